@@ -1,0 +1,62 @@
+"""A claim that lives in memory: it keeps intents as the database would and can lose its lease at a chosen moment."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from core.errors import LeaseLostError
+from core.gateways import Intent, Json
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class MemoryClaim:
+    """``stored`` is the intent as the link row has it: set it to play the retry after a crash, None once it ended."""
+
+    def __init__(self, stored: Intent | None = None, now: Callable[[], datetime] = _utc_now) -> None:
+        self.stored = stored
+        self.written: list[Intent] = []
+        self.resent: list[Intent] = []
+        self.holds = 0
+        self.lost_after: int | None = None
+        """How many more times the lease is held; None for ever."""
+        self._now = now
+        self._generation = stored.generation if stored else 0
+
+    def hold(self) -> None:
+        if self.lost_after is not None:
+            if self.lost_after == 0:
+                raise LeaseLostError
+            self.lost_after -= 1
+        self.holds += 1
+
+    @property
+    def intent(self) -> Intent | None:
+        return self.stored
+
+    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
+        self._generation += 1
+        now = self._now()
+        self.stored = Intent(
+            operation=operation,
+            generation=self._generation,
+            key=uuid.uuid4().hex,
+            body=dict(body),
+            first_sent_at=now,
+            last_sent_at=now,
+        )
+        self.written.append(self.stored)
+        return self.stored
+
+    def resend(self) -> Intent:
+        if self.stored is None:
+            message = "nothing was written ahead"
+            raise LookupError(message)
+        self.stored = replace(self.stored, last_sent_at=self._now())
+        self.resent.append(self.stored)
+        return self.stored
