@@ -1,0 +1,12 @@
+"""One clock for the domain: aware UTC, whole microseconds, so both databases give back what was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

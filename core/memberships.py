@@ -1,0 +1,47 @@
+"""Changes to memberships. Each records the event it causes; none of them concerns a biller."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core import outbox
+from core.events import Change
+from core.models import ROLES, EventData, Membership, Organization
+from core.organizations import InvalidChangeError, one_of
+
+USER_ID_LIMIT = 255
+
+
+def find(session: Session, org_id: str, user_id: str) -> Membership | None:
+    return session.scalars(
+        select(Membership).where(Membership.org_id == org_id, Membership.user_id == user_id).with_for_update()
+    ).one_or_none()
+
+
+def add(change: Change, organization: Organization, user_id: str, role: str) -> Membership:
+    """Expects the organization's row to be locked, so that two who add the same user meet here."""
+    checked = one_of("role", role, ROLES)
+    if not user_id.strip() or len(user_id) > USER_ID_LIMIT:
+        raise InvalidChangeError("user_id", f"user_id must be 1 to {USER_ID_LIMIT} characters long")
+    if find(change.session, organization.id, user_id) is not None:
+        raise InvalidChangeError("user_id", f"User {user_id} already in organization {organization.id}")
+    membership = Membership(org_id=organization.id, user_id=user_id, role=checked, joined_at=change.now)
+    change.session.add(membership)
+    change.session.flush()
+    outbox.record(change, "membership.added", organization.id, {"user_id": user_id, "role": checked})
+    return membership
+
+
+def remove(change: Change, membership: Membership) -> None:
+    change.session.delete(membership)
+    outbox.record(change, "membership.removed", membership.org_id, {"user_id": membership.user_id})
+
+
+def change_role(change: Change, membership: Membership, role: str) -> None:
+    checked = one_of("role", role, ROLES)
+    if checked == membership.role:
+        return
+    data: EventData = {"user_id": membership.user_id, "from": membership.role, "to": checked}
+    membership.role = checked
+    outbox.record(change, "membership.role_changed", membership.org_id, data)

@@ -1,0 +1,88 @@
+"""Transactional outbox: an event is stored with the change that caused it.
+
+A row leaves the pending set only after the broker took it, so a crash in between sends it twice and never zero times.
+No transaction is open while the broker is talked to: rows are leased first, marked afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import or_, select, text, update
+from sqlalchemy.orm import Session
+
+from core.events import Change, EventType
+from core.models import Event, EventData
+
+CHANNEL = "billing_sync_events"
+"""Postgres NOTIFY: a hint that rows are pending, never the queue itself."""
+
+LEASE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    seq: int
+    id: str
+    type: str
+    org_id: str
+
+
+def record(change: Change, event_type: EventType, org_id: str, data: EventData) -> Event:
+    """Store the event in the caller's transaction, and ring for the relay when that commits."""
+    event = Event(
+        id=str(uuid4()),
+        type=event_type,
+        org_id=org_id,
+        actor=change.cause.actor,
+        source=change.cause.source,
+        caused_by=change.cause.caused_by,
+        data=data,
+        occurred_at=change.now,
+    )
+    change.session.add(event)
+    if change.session.get_bind().dialect.name == "postgresql":
+        change.session.execute(text(f"NOTIFY {CHANNEL}"))
+    return event
+
+
+def lease(session: Session, limit: int, now: datetime) -> tuple[str, list[Pending]]:
+    """Take up to ``limit`` pending events, oldest first, for ``LEASE``; returns the token that marks them."""
+    token = str(uuid4())
+    free = (
+        select(Event.seq)
+        .where(Event.published_at.is_(None), or_(Event.lease_until.is_(None), Event.lease_until < now))
+        .order_by(Event.seq)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = session.execute(
+        update(Event)
+        .where(Event.seq.in_(free))
+        .values(lease_token=token, lease_until=now + LEASE)
+        .returning(Event.seq, Event.id, Event.type, Event.org_id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    return token, sorted((Pending(*row) for row in rows), key=lambda pending: pending.seq)
+
+
+def mark_published(session: Session, token: str, now: datetime) -> None:
+    """Call only after the broker took them all."""
+    session.execute(
+        update(Event)
+        .where(Event.lease_token == token, Event.published_at.is_(None))
+        .values(published_at=now, lease_token=None, lease_until=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def give_back(session: Session, token: str) -> None:
+    """The broker did not take them: pending again at once."""
+    session.execute(
+        update(Event)
+        .where(Event.lease_token == token, Event.published_at.is_(None))
+        .values(lease_token=None, lease_until=None)
+        .execution_options(synchronize_session=False)
+    )
