@@ -1,0 +1,97 @@
+"""Lago: JSON bodies with every object closed, query parameters by their exact names.
+
+Lago answers 200 to a key or filter it does not know and drops it, so a misspelt one looks like success (lago.md 3.1,
+5.3): nowhere does this check pay more.
+"""
+
+import functools
+import json
+import re
+
+from .documents import Json, Object, array, lago_document, obj
+from .forms import Tree, pairs, plant, typed
+from .lago_overlay import OVERLAY
+from .operations import Key, Operation, Operations, Parts, Request, query_schema
+from .schemas import faults
+
+BASE = "/api/v1"
+JSON = "application/json"
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+_NESTED = re.compile(r"(\w+)\[([^\[\]]+)\]")
+
+
+def lago_violations(request: Request) -> list[str]:
+    """What the document and ``lago_overlay`` do not allow in the request."""
+    operation = operations().find(request.method, request.path)
+    if operation is None:
+        return ["the document has no such operation"]
+    return _query_violations(request, operation) + _body_violations(request, operation)
+
+
+@functools.cache
+def operations() -> Operations:
+    document = lago_document()
+    described: dict[Key, Parts] = {}
+    for path, item in obj(document["paths"]).items():
+        shared = array(obj(item).get("parameters", []))
+        for method, operation in obj(item).items():
+            if method in _METHODS:
+                described[method.upper(), BASE + path] = _parts(obj(operation), shared, document)
+    return Operations(described, document, OVERLAY)
+
+
+def _parts(operation: Object, shared: list[Json], document: Object) -> Parts:
+    parameters = [_parameter(obj(one), document) for one in [*shared, *array(operation.get("parameters") or [])]]
+    parts: Parts = {"query": query_schema(parameters)}
+    if "requestBody" in operation:
+        parts["body"] = obj(obj(obj(operation["requestBody"])["content"])[JSON])["schema"]
+    return parts
+
+
+def _parameter(given: Object, document: Object) -> Object:
+    if "$ref" in given:
+        named = obj(obj(document["components"])["parameters"])
+        return obj(named[str(given["$ref"]).rpartition("/")[2]])
+    if str(given["name"]).endswith("[key]"):
+        # The document's way to write "any key": metadata[key].
+        inside: Object = {"type": "object", "additionalProperties": given["schema"]}
+        return {**given, "name": str(given["name"]).removesuffix("[key]"), "schema": inside}
+    return given
+
+
+def _query_violations(request: Request, operation: Operation) -> list[str]:
+    try:
+        tree = _tree(request.query)
+    except ValueError as error:
+        return [f"query: {error}"]
+    return [f"query: {fault}" for fault in faults(operation.query_check, typed(tree, operation.query))]
+
+
+def _tree(query: str) -> Tree:
+    """Rails reads ``a[]`` as a list and ``a[b]`` as an object; ``a[0]`` is an object too, and no filter takes it."""
+    root: Tree = {}
+    for name, text in pairs(query):
+        if name.endswith("[]"):
+            plant(root, name, [name, str(len(root.get(name, "")))], text)
+        elif nested := _NESTED.fullmatch(name):
+            plant(root, name, [nested[1], nested[2]], text)
+        else:
+            plant(root, name, [name], text)
+    return root
+
+
+def _body_violations(request: Request, operation: Operation) -> list[str]:
+    if operation.body is None:
+        return ["this operation takes no body"] if request.body else []
+    if request.media_type != JSON:
+        return [f"the body must be {JSON}, not '{request.content_type}'"]
+    try:
+        value = json.loads(request.body, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return ["the body is not JSON"]
+    return faults(operation.body_check, value)
+
+
+def _refuse(constant: str) -> Json:
+    raise ValueError(constant)

@@ -1,0 +1,140 @@
+"""What a document says about one method on one path, found by a request's own path and compiled once.
+
+A ``Difference`` says where the server and its document part. Each carries its evidence, and names a place that must
+exist: when a newer document moves it, the difference fails loudly instead of doing nothing.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from jsonschema import Draft202012Validator
+
+from .documents import Json, Object, obj
+from .schemas import NOTHING, closed, compiled
+
+Key: TypeAlias = tuple[str, str]  # method in capitals, path as the document writes it
+Parts: TypeAlias = Object  # {"query": schema, "body": schema}: what one operation takes
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it went over the wire."""
+
+    method: str
+    path: str
+    query: str
+    body: bytes
+    content_type: str
+
+    @property
+    def media_type(self) -> str:
+        return self.content_type.partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One fact about a server that its document does not state.
+
+    ``at`` leads from the operation's parts to the place that becomes ``now``: ``("query", "properties", "limit")``.
+    Empty, ``now`` is the parts of an operation the document lacks.
+    """
+
+    method: str
+    path: str
+    at: tuple[str, ...]
+    now: Json
+    reason: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``query`` and ``body`` are closed schemas; no ``body`` means the operation takes none."""
+
+    query: Object
+    body: Object | None
+    query_check: Draft202012Validator
+    body_check: Draft202012Validator
+
+
+class Operations:
+    """The operations of one document with its overlay. Compiles each at its first use.
+
+    Threads may meet at a first use: both then build the same thing and one copy is kept.
+    """
+
+    def __init__(self, described: Mapping[Key, Parts], document: Object, overlay: Sequence[Difference]) -> None:
+        self._overlay = overlay
+        self._documented = frozenset(described)
+        self._described = {**described, **{(one.method, one.path): obj(one.now) for one in overlay if not one.at}}
+        self._document = document
+        self._compiled: dict[Key, Operation] = {}
+        self._by_length: dict[int, list[Key]] = {}
+        # Literal segments first: OpenAPI prefers /customers/search to /customers/{customer}.
+        for key in sorted(self._described, key=lambda key: key[1].count("{")):
+            self._by_length.setdefault(key[1].count("/"), []).append(key)
+
+    def find(self, method: str, path: str) -> Operation | None:
+        """The operation of a concrete path, or None when the document does not know it."""
+        steps = path.split("/")
+        for key in self._by_length.get(len(steps) - 1, []):
+            if key[0] == method and all(map(_fits, key[1].split("/"), steps)):
+                return self._compiled.get(key) or self._compile(key)
+        return None
+
+    def superfluous(self) -> list[Difference]:
+        """Differences the document has caught up with. Raises ``KeyError`` for one that names a place it lacks."""
+        return [one for one in self._overlay if self._says_nothing_new(one)]
+
+    def compile_all(self) -> int:
+        """Compile every operation now; return how many there are. Raises ``SchemaError`` for a broken schema."""
+        for key in self._described:
+            operation = self._compile(key)
+            operation.query_check.check_schema(operation.query)
+            operation.body_check.check_schema(operation.body or NOTHING)
+        return len(self._described)
+
+    def _says_nothing_new(self, one: Difference) -> bool:
+        key = (one.method, one.path)
+        if not one.at:
+            return key in self._documented
+        parts = self._parts(key)
+        put(parts, one, self._document)
+        return parts == self._parts(key)
+
+    def _parts(self, key: Key) -> Parts:
+        return {part: closed(schema, self._document) for part, schema in self._described[key].items()}
+
+    def _compile(self, key: Key) -> Operation:
+        parts = self._parts(key)
+        for one in self._overlay:
+            if one.at and (one.method, one.path) == key:
+                put(parts, one, self._document)
+        query, body = obj(parts["query"]), obj(parts["body"]) if "body" in parts else None
+        operation = Operation(query, body, compiled(query), compiled(body or NOTHING))
+        self._compiled[key] = operation
+        return operation
+
+
+def put(parts: Parts, difference: Difference, document: Object) -> None:
+    """Change the parts as the difference says. Raises ``KeyError`` when the document has no such place."""
+    place: Json = parts
+    for step in difference.at[:-1]:
+        place = place[int(step)] if isinstance(place, list) else obj(place)[step]
+    now = difference.now
+    obj(place)[difference.at[-1]] = closed(now, document) if isinstance(now, dict) else copy.deepcopy(now)
+
+
+def query_schema(parameters: Sequence[Object]) -> Object:
+    """The query parameters as one object, so that an unknown or missing one is found like any other key."""
+    listed = [one for one in parameters if one["in"] == "query"]
+    return {
+        "type": "object",
+        "properties": {str(one["name"]): one["schema"] for one in listed},
+        "required": [one["name"] for one in listed if one.get("required")],
+    }
+
+
+def _fits(described: str, given: str) -> bool:
+    return described == given or (described.startswith("{") and given != "")
