@@ -178,12 +178,12 @@ def test_every_operation_of_both_documents_compiles() -> None:
     assert lago_requests.operations().compile_all() >= 200
 
 
-BIG_FORM = "&".join(
-    ["customer=c", *(f"items[{n}][price]=p{n}" for n in range(20)), *(f"metadata[k{n}]=v" for n in range(50))]
+LONG_FORM = "&".join(
+    ["customer=c", *(f"items[{n}][price]=p{n}" for n in range(5)), *(f"metadata[k{n}]=v" for n in range(10))]
 ).encode()
 CUSTOMER = b'{"customer": {"external_id": "org_1", "country": "ZW", "currency": "ZMW", "timezone": "UTC"}}'
 KNOWN: list[tuple[Literal["stripe", "lago"], Sent, int]] = [
-    ("stripe", ("POST", "/v1/subscriptions", "", BIG_FORM, FORM), 0),
+    ("stripe", ("POST", "/v1/subscriptions", "", LONG_FORM, FORM), 0),
     ("stripe", ("GET", "/v1/events", "created[gte]=1", b"", ""), 0),
     ("stripe", ("POST", "/v1/customers", "", b"naem=Acme", FORM), 1),
     ("lago", ("POST", "/api/v1/customers", "", CUSTOMER, "application/json"), 0),
