@@ -161,10 +161,13 @@ def _model(call: Call[Answer], response: httpx.Response) -> Answer:
 
 def _read(call: Call[Answer], response: httpx.Response, key: str) -> object:
     try:
-        return get_response_data(response=response, key=key)
+        data: object = get_response_data(response=response, key=key)
     except LagoApiError:
+        data = None
+    if data is None:  # a proxy's page, or nothing at all, for which the SDK's create returns None
         message = f"{call.about}: Lago's address answered {response.status_code} without Lago's JSON"
-        raise UnavailableError("lago", message) from None
+        raise UnavailableError("lago", message)
+    return data
 
 
 def _parsed(call: Call[Answer], data: object) -> Answer:

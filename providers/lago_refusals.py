@@ -14,13 +14,15 @@ from core.errors import MisconfiguredError, ProviderError, RejectedError, Thrott
 
 LONGEST_WAIT = 600.0  # seconds; a longer wish is a moment in epoch seconds or a mistake (Lago's window is one second)
 
+NO_SUCH_ADDRESS = "there is no such address; LAGO_API_URL must be the API's own, without a path"
+
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _STRIPE_ID = re.compile(r"\b(?:cus|pm|acct|req)_[A-Za-z0-9]{1,60}\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``word`` is Lago's code, or ``field:code`` of a validation; None fits every answer of that status."""
+    """``word`` is Lago's code, or ``field:code`` of a validation; "" fits an answer without any code, None each one."""
 
     statuses: Container[int]
     word: str | None
@@ -44,12 +46,8 @@ TABLE: tuple[Row, ...] = (
     Row(_is(404), "plan_not_found", RejectedError, "Lago has no such plan; run `billing-sync plans push`, then retry"),
     Row(_is(404), "customer_not_found", RejectedError, "Lago has no such customer"),
     Row(_is(404), "subscription_not_found", RejectedError, "Lago has no such subscription"),
-    Row(
-        _is(404),
-        None,
-        MisconfiguredError,
-        "there is no such address; LAGO_API_URL must be the API's own, without a path",
-    ),
+    Row(_is(404), "resource_not_found", MisconfiguredError, NO_SUCH_ADDRESS),
+    Row(_is(404), "", MisconfiguredError, NO_SUCH_ADDRESS),
     Row(
         range(300, 400),
         None,
@@ -123,9 +121,8 @@ class Refusal:
 
     def named(self, about: str) -> ProviderError:
         words = self.words
-        row = next(
-            (row for row in TABLE if self.status in row.statuses and (row.word is None or row.word in words)), UNLISTED
-        )
+        fitting = (None, *(words or ("",)))
+        row = next((row for row in TABLE if self.status in row.statuses and row.word in fitting), UNLISTED)
         seen = " ".join(
             [str(self.status), *(words or (["not JSON"] if self.body is None else [])), *self._stripe_ids()]
         )
