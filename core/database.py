@@ -109,7 +109,10 @@ def _understood(url: str) -> URL:
 
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     engine = create_engine(
-        url, pool_size=pool_size, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+        url,
+        pool_size=pool_size,
+        hide_parameters=True,  # an error must not carry a name or an email
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -134,6 +137,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         url,
         pool_size=pool_size,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "options": f"-c timezone=UTC -c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT}"

@@ -187,6 +187,8 @@ class BillingLink(Base):
     """Digest of the customer as last made there; NULL: not known, so it is read or made again."""
     applied_plan: Mapped[str | None] = mapped_column(String(255))
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
+    payer_id: Mapped[str | None] = mapped_column(String(255))
+    """Lago only: the Stripe customer it was told to charge. While it is set, nothing else may charge."""
     synced_at: Mapped[datetime | None]
 
     state: Mapped[str] = mapped_column(String(8))
@@ -194,6 +196,8 @@ class BillingLink(Base):
     attempts: Mapped[int] = mapped_column(Integer)
     next_attempt_at: Mapped[datetime | None]
     """No claim before this time; NULL: now."""
+    rest_until: Mapped[datetime | None]
+    """No round before this time either: what changes meanwhile is taken along by the next one."""
     sweep_at: Mapped[datetime]
     """When the sweep hands a link that is behind to the broker once more."""
     error_kind: Mapped[str | None] = mapped_column(String(32))

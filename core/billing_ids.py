@@ -1,0 +1,71 @@
+"""Billing ids that people bring: stored as the link, believed only after the biller was read.
+
+An id belongs to one organization. Setting one makes the link look at everything there anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import select, update
+
+from core import organizations
+from core.events import Change
+from core.gateways import Provider
+from core.models import BillingLink, Organization
+from core.organizations import InvalidChangeError
+
+
+def replace(change: Change, organization: Organization, ids: Mapping[Provider, str | None]) -> None:
+    """Set the customer ids that are given; ``None`` leaves one as it is. Raises ``InvalidChangeError``."""
+    given = {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
+    for provider, customer_id in given.items():
+        _refuse_unusable(change, organization, provider, customer_id)
+    changed = [_set(change, organization, provider, customer_id) for provider, customer_id in given.items()]
+    if any(changed):
+        organizations.bump(change, organization)
+
+
+def _refuse_unusable(change: Change, organization: Organization, provider: Provider, customer_id: str) -> None:
+    field = f"{provider}_id"
+    if not customer_id.strip() or len(customer_id) > 255:  # noqa: PLR2004 - the column's width
+        raise InvalidChangeError(
+            field, f"{field} must be 1 to 255 characters long; leave it out to keep the present one"
+        )
+    owner = change.session.scalar(
+        select(BillingLink.org_id).where(BillingLink.provider == provider, BillingLink.customer_id == customer_id)
+    )
+    if owner not in {None, organization.id}:
+        raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
+    link = change.session.get_one(BillingLink, (organization.id, provider))
+    if provider == "stripe" and link.subscription_id is not None and link.customer_id != customer_id:
+        message = (
+            f"{field} cannot change while subscription {link.subscription_id} runs on {link.customer_id}: end it first"
+        )
+        raise InvalidChangeError(field, message)
+
+
+def _set(change: Change, organization: Organization, provider: Provider, customer_id: str) -> bool:
+    """A new id makes the link unverified, whatever was believed of the old one; a held link is freed by it."""
+    return (
+        change.session.execute(
+            update(BillingLink)
+            .where(
+                BillingLink.org_id == organization.id,
+                BillingLink.provider == provider,
+                BillingLink.customer_id.is_distinct_from(customer_id),
+            )
+            .values(
+                customer_id=customer_id,
+                applied_customer=None,
+                applied_plan=None,
+                applied_next_plan=None,
+                state="open",
+                intent=None,
+                generation=BillingLink.generation + 1,
+            )
+            .returning(BillingLink.org_id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        is not None
+    )

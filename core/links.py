@@ -1,0 +1,397 @@
+"""A link's work: who may do it now, what was done, when to try again, and when to stop and wait for a person.
+
+One turn at a time: the lease is a row, fenced by its token, and it always ends. Whoever comes back after its lease was
+taken changes nothing and makes the next turn look at everything anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import case, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from core import organizations
+from core.clock import Clock
+from core.database import Database
+from core.errors import LeaseLostError, MisconfiguredError, ProviderError, RetryableError, ThrottledError
+from core.events import Change
+from core.gateways import Customer, Intent, Json, Known, Provider, Subscription
+from core.models import LINK_IS_BEHIND, BillingLink, Organization
+from core.organizations import SWEEP_GRACE
+
+LEASE = timedelta(seconds=45)
+# The longest one call to a biller can take, blips bridged: 10 s deadline, 3 tries within 3 s, and some air.
+CALL = timedelta(seconds=20)
+# After a round with calls: what changes within it is taken along by one more, so a burst costs two rounds.
+REST = timedelta(seconds=2)
+
+LONGEST_RETRY = 60.0  # seconds; beyond it the broker does not hold the wait, the row does (celery.md 0.2)
+LONGEST_WAIT = 900.0  # seconds
+MISCONFIGURED_WAIT = 60.0  # seconds; every organization fails alike until a person has changed a setting
+
+Jitter = Callable[[float, float], float]
+
+
+@dataclass(slots=True)
+class Turn:
+    """One worker's turn at one link; implements ``gateways.Claim``. ``calls`` counts the requests it allowed."""
+
+    database: Database
+    clock: Clock
+    provider: Provider
+    organization: Organization
+    link: BillingLink
+    other: BillingLink
+    token: str
+    lease_until: datetime
+    generation: int
+    intent: Intent | None
+    calls: int = field(default=0)
+
+    @property
+    def known(self) -> Known:
+        return Known(
+            customer_id=self.link.customer_id,
+            verified=self.link.applied_customer is not None,
+            subscription_id=self.link.subscription_id,
+            plan_code=self.link.applied_plan,
+            next_plan_code=self.link.applied_next_plan,
+        )
+
+    def intent_is(self, operation: str) -> bool:
+        return self.intent is not None and self.intent.operation == operation
+
+    def hold(self) -> None:
+        if self.lease_until - self.clock() < CALL:
+            self._write({})
+        self.calls += 1
+
+    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
+        now = self.clock()
+        generation = self.generation + 1
+        intent = Intent(
+            operation=operation,
+            generation=generation,
+            key=f"billing-sync:{operation}:{self.organization.id}:{generation}",
+            body=body,
+            first_sent_at=now,
+            last_sent_at=now,
+        )
+        self._write({"intent": _stored(intent), "generation": generation})
+        self.generation, self.intent = generation, intent
+        return intent
+
+    def resend(self) -> Intent:
+        if self.intent is None:
+            message = "there is no stored intent to send again"
+            raise RuntimeError(message)
+        again = replace(self.intent, last_sent_at=self.clock())
+        self._write({"intent": _stored(again)})
+        self.intent = again
+        return again
+
+    def keep_customer(self, customer: Customer, digest: str) -> None:
+        """Store what was made before going on: a crash in the next call must find it."""
+        self._write(_customer_values(customer, digest))
+        self.intent = None
+        self.link.customer_id, self.link.applied_customer = customer.id, digest
+
+    def _write(self, values: dict[str, Any]) -> None:
+        until = self.clock() + LEASE
+        with self.database.write() as session:
+            _fenced(session, self, {**values, "lease_until": until})
+        self.lease_until = until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a turn made there, as the biller answered; the parts that are None were left alone."""
+
+    customer: Customer | None = None
+    customer_digest: str | None = None
+    payer_id: str | None = None
+    subscription: Subscription | None = None
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consequences:
+    """What the turn means for the organization itself; none of it applies once the organization has moved on."""
+
+    downgrade_comes_at: datetime | None = None
+    downgrade_came: bool = False
+    announces_payer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """``behind``: the organization moved on meanwhile, so this biller needs another round, after ``rest`` seconds."""
+
+    behind: bool
+    rest: float
+
+
+def claim(database: Database, clock: Clock, org_id: str, provider: Provider) -> Turn | float | None:
+    """A turn; or the seconds until one may be had; or ``None``: nothing to do, parked, or somebody else's turn.
+
+    Somebody else's turn looks at the version again before it ends, so nothing is missed.
+    """
+    now = clock()
+    token = str(uuid4())
+    with database.write() as session:
+        taken = session.execute(
+            update(BillingLink)
+            .where(
+                BillingLink.org_id == org_id,
+                BillingLink.provider == provider,
+                BillingLink.state == "open",
+                text(f"({LINK_IS_BEHIND})"),
+                or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
+                or_(BillingLink.next_attempt_at.is_(None), BillingLink.next_attempt_at <= now),
+                or_(BillingLink.rest_until.is_(None), BillingLink.rest_until <= now),
+            )
+            .values(
+                lease_token=token,
+                lease_until=now + LEASE,
+                attempts=BillingLink.attempts + 1,
+                # A turn that dies without a word is tried again later and later.
+                sweep_at=now + LEASE + SWEEP_GRACE,
+            )
+            .returning(BillingLink.org_id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        if taken is None:
+            return _wait(session, org_id, provider, now)
+        links = {
+            link.provider: link for link in session.scalars(select(BillingLink).where(BillingLink.org_id == org_id))
+        }
+        organization = session.get_one(Organization, org_id)
+        link = links.pop(provider)
+        (other,) = links.values()
+        return Turn(
+            database=database,
+            clock=clock,
+            provider=provider,
+            organization=organization,
+            link=link,
+            other=other,
+            token=token,
+            lease_until=now + LEASE,
+            generation=link.generation,
+            intent=_loaded(link.intent),
+        )
+
+
+def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
+    """Write back what was made and what is applied; the lease ends. Raises ``LeaseLostError``."""
+    now = turn.clock()
+    with turn.database.write() as session:
+        organization = organizations.lock(session, turn.organization.id)
+        if organization is None:
+            message = f"{turn.organization.id} is gone"
+            raise LeaseLostError(message)
+        moved_on = organization.billing_version > turn.organization.billing_version
+        _fenced(session, turn, {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)})
+        change = Change(session, now)
+        if not moved_on and consequences.downgrade_came:
+            organizations.settle_plan(change, organization)
+        elif not moved_on and organization.pending_plan_tier and consequences.downgrade_comes_at:
+            organization.plan_effective_at = consequences.downgrade_comes_at
+        if consequences.announces_payer:
+            _tell_the_other(change, organization, turn, in_sync=not moved_on)
+    return Finished(behind=moved_on, rest=REST.total_seconds() if turn.calls else 0.0)
+
+
+def postpone(turn: Turn, until: datetime, kind: str, message: str) -> None:
+    """Nothing was sent and nothing is wrong: the link waits for something else until then."""
+    with turn.database.write() as session:
+        values: dict[str, Any] = {"attempts": BillingLink.attempts - 1, "next_attempt_at": until, "sweep_at": until}
+        if turn.link.error_kind != kind:
+            values |= {"error_kind": kind, "error_message": message, "error_at": turn.clock()}
+        _fenced(session, turn, {**values, **_NO_LEASE})
+
+
+def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform) -> float:
+    """Record the failure and when to try again; returns the seconds until then."""
+    now = turn.clock()
+    seconds = delay(error, turn.link.attempts, jitter)
+    due = now + timedelta(seconds=seconds)
+    sweep_at = due if seconds > LONGEST_RETRY else due + SWEEP_GRACE
+    with turn.database.write() as session:
+        _fenced(session, turn, {**_error_values(error, now), **_NO_LEASE, "next_attempt_at": due, "sweep_at": sweep_at})
+    return seconds
+
+
+def park(turn: Turn, error: ProviderError) -> None:
+    """Repeating cannot help: the link waits for its data to change, or for a person."""
+    with turn.database.write() as session:
+        _fenced(session, turn, {**_error_values(error, turn.clock()), **_NO_LEASE, "state": "parked"})
+
+
+def disturb(turn: Turn) -> None:
+    """This turn sent something and lost the link: whatever is believed applied there is made again."""
+    with turn.database.write() as session:
+        organization = organizations.lock(session, turn.organization.id)
+        if organization is None:
+            return
+        ours = BillingLink.lease_token == turn.token
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.org_id == organization.id, BillingLink.provider == turn.provider)
+            .values(
+                applied_customer=None,
+                applied_plan=None,
+                generation=BillingLink.generation + 1,
+                lease_until=case((ours, None), else_=BillingLink.lease_until),
+            )
+            .execution_options(synchronize_session=False)
+        )
+        organizations.bump(Change(session, turn.clock()), organization)
+
+
+def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform) -> float:
+    """Seconds to wait: the biller's wish if it named one, else full jitter over 2, 4, 8 … up to ``LONGEST_WAIT``."""
+    ceiling = min(LONGEST_WAIT, 2.0 ** min(attempts, 16))
+    wait = max(0.2, jitter(0.0, ceiling))
+    match error:
+        case ThrottledError(retry_after=float() | int() as wish):
+            return min(LONGEST_WAIT, wish + jitter(0.0, 1.0))
+        case MisconfiguredError():
+            return max(MISCONFIGURED_WAIT, wait)
+    return wait
+
+
+_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
+_NO_ERROR: dict[str, Any] = {
+    "error_kind": None,
+    "error_code": None,
+    "error_message": None,
+    "error_request_id": None,
+    "error_at": None,
+}
+
+
+def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> None:
+    """Write to the link if it is still this turn's and nobody changed what the turn believes of it."""
+    held = session.execute(
+        update(BillingLink)
+        .where(
+            BillingLink.org_id == turn.organization.id,
+            BillingLink.provider == turn.provider,
+            BillingLink.lease_token == turn.token,
+            BillingLink.generation == turn.generation,
+        )
+        .values(values)
+        .returning(BillingLink.org_id)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if held is None:
+        message = f"{turn.organization.id} at {turn.provider} was taken over by another worker or a person"
+        raise LeaseLostError(message)
+
+
+def _wait(session: Session, org_id: str, provider: str, now: datetime) -> float | None:
+    """Why there was no turn: only a link that is open, behind and free will have one by waiting."""
+    row = session.execute(
+        select(BillingLink.next_attempt_at, BillingLink.rest_until).where(
+            BillingLink.org_id == org_id,
+            BillingLink.provider == provider,
+            BillingLink.state == "open",
+            text(f"({LINK_IS_BEHIND})"),
+            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
+        )
+    ).one_or_none()
+    moments = [moment for moment in row or () if moment is not None]
+    return max(0.05, (max(moments) - now).total_seconds()) if moments else None
+
+
+def _done_values(turn: Turn, now: datetime, *, behind: bool) -> dict[str, Any]:
+    rest = now + REST if turn.calls else None
+    values: dict[str, Any] = {
+        **_NO_LEASE,
+        **_NO_ERROR,
+        "applied_version": turn.organization.billing_version,
+        "attempts": 0,
+        "next_attempt_at": None,
+        "rest_until": rest,
+        "intent": None,
+    }
+    return values | ({"sweep_at": now + SWEEP_GRACE} if behind else {"synced_at": now})
+
+
+def _made_values(turn: Turn, made: Made) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if made.customer is not None and made.customer_digest is not None:
+        values |= _customer_values(made.customer, made.customer_digest)
+        if turn.provider == "lago" and made.payer_id is not None:
+            values["payer_id"] = made.payer_id
+    if made.subscription is not None:
+        values |= {
+            "subscription_id": made.subscription.id,
+            "applied_plan": made.subscription.plan_code,
+            "applied_next_plan": made.subscription.next_plan_code,
+        }
+    if made.ended:
+        values |= {"subscription_id": None, "applied_plan": None, "applied_next_plan": None}
+    return values
+
+
+def _customer_values(customer: Customer, digest: str) -> dict[str, Any]:
+    return {
+        "customer_id": customer.id,
+        "livemode": customer.livemode,
+        "applied_customer": digest,
+        "intent": None,
+    }
+
+
+def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
+    return {
+        "error_kind": type(error).__name__.removesuffix("Error").lower(),
+        "error_code": error.code,
+        "error_message": error.message,
+        "error_request_id": error.request_id,
+        "error_at": now,
+    }
+
+
+def _tell_the_other(change: Change, organization: Organization, turn: Turn, *, in_sync: bool) -> None:
+    """A new payer id is a change that the other biller must see; this one has seen it."""
+    organizations.bump(change, organization)
+    if in_sync:
+        change.session.execute(
+            update(BillingLink)
+            .where(BillingLink.org_id == organization.id, BillingLink.provider == turn.provider)
+            .values(applied_version=organization.billing_version)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _stored(intent: Intent) -> dict[str, Any]:
+    return {
+        "operation": intent.operation,
+        "generation": intent.generation,
+        "key": intent.key,
+        "body": dict(intent.body),
+        "first_sent_at": intent.first_sent_at.isoformat(),
+        "last_sent_at": intent.last_sent_at.isoformat(),
+    }
+
+
+def _loaded(stored: dict[str, Any] | None) -> Intent | None:
+    if stored is None:
+        return None
+    return Intent(
+        operation=stored["operation"],
+        generation=stored["generation"],
+        key=stored["key"],
+        body=stored["body"],
+        first_sent_at=datetime.fromisoformat(stored["first_sent_at"]),
+        last_sent_at=datetime.fromisoformat(stored["last_sent_at"]),
+    )

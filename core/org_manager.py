@@ -1,0 +1,239 @@
+"""The organization manager's own face, for code that was written against the old one: same names, results and errors.
+
+Underneath is the database: many threads and processes may write at once, nothing is lost, and every change reaches the
+billers through the events that it records. Nothing happens on import; the first call connects.
+
+A plan change to a lower tier waits for the end of the period (``pending_plan_tier``), as both billers do it. A deleted
+organization can still be read by its id; it is in no list and takes no new members.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, ScalarSelect, select
+from sqlalchemy.orm import Session
+
+from core import billing_ids, catalog, memberships, models, organizations
+from core.catalog import Catalog
+from core.clock import utc_now
+from core.database import Database
+from core.events import Change
+from core.organizations import NewOrganization, name_key, one_of
+
+DATABASE_FILE = "billing-sync.db"
+DEFAULT_DATA_DIR = Path("data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organization:
+    """``lago_customer_id`` is Lago's ``lago_id``; ``created_at`` is UTC."""
+
+    id: str
+    name: str
+    created_at: datetime
+    plan_tier: str
+    lago_customer_id: str | None
+    stripe_customer_id: str | None
+    status: str
+    pending_plan_tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrgUser:
+    org_id: str
+    user_id: str
+    role: str
+    joined_at: datetime
+
+
+_Condition = ColumnElement[bool]
+_NOT_DELETED: _Condition = models.Organization.status != "deleted"
+
+
+class OrgManager:
+    """Keeps its data in ``database_url``, or in a file in ``data_dir``.
+
+    With neither, the environment's ``DATABASE_URL`` counts, then the folder ``data``. A server's schema must be this
+    version's (``billing-sync db upgrade``); a file is brought there by itself. Raises ``core.database.DatabaseError``.
+    """
+
+    def __init__(self, database_url: str | None = None, data_dir: str | os.PathLike[str] | None = None) -> None:
+        if database_url is not None and data_dir is not None:
+            message = "give OrgManager a database_url or a data_dir, not both"
+            raise ValueError(message)
+        self._url = database_url
+        self._data_dir = Path(data_dir) if data_dir is not None else None
+        self._opening = threading.Lock()
+        self._opened: tuple[int, Database, Catalog] | None = None
+
+    def create_organization(self, name: str, plan_tier: str = "founders_friend") -> str:
+        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (trimmed, without case), unknown plan."""
+        with self._change() as (change, plans):
+            new = NewOrganization(name=name, plan_tier=plan_tier)
+            return organizations.create(change, new, plans).id
+
+    def get_org(self, org_id: str) -> Organization | None:
+        found = self._select(models.Organization.id == org_id)
+        return found[0] if found else None
+
+    def update_org_billing_ids(self, org_id: str, lago_id: str | None = None, stripe_id: str | None = None) -> bool:
+        """Set what is given. The id is read at the biller before it is used.
+
+        ValueError: an empty id, or one that another organization has.
+        """
+        with self._change() as (change, _):
+            organization = organizations.lock(change.session, org_id)
+            if organization is None:
+                return False
+            billing_ids.replace(change, organization, {"lago": lago_id, "stripe": stripe_id})
+            return True
+
+    def update_org_plan(self, org_id: str, plan_tier: str) -> bool:
+        """A higher tier applies now, a lower one at the end of the period. ValueError: unknown plan."""
+        with self._change() as (change, plans):
+            one_of("plan_tier", plan_tier, plans.tiers())
+            organization = organizations.lock(change.session, org_id)
+            if organization is not None:
+                organizations.change_plan(change, organization, plan_tier, plans)
+            return organization is not None
+
+    def update_org_status(self, org_id: str, status: str) -> bool:
+        """ValueError: not active, suspended or deleted; or a deleted one whose name is taken by now."""
+        with self._change() as (change, _):
+            one_of("status", status, models.STATUSES)
+            organization = organizations.lock(change.session, org_id)
+            if organization is not None:
+                organizations.change_status(change, organization, status)
+            return organization is not None
+
+    def add_user_to_org(self, org_id: str, user_id: str, role: str = "member") -> bool:
+        """ValueError: unknown role, or already in the organization."""
+        with self._change() as (change, _):
+            one_of("role", role, models.ROLES)
+            organization = organizations.lock(change.session, org_id)
+            if organization is None or organization.status == "deleted":
+                return False
+            memberships.add(change, organization, user_id, role)
+            return True
+
+    def remove_user_from_org(self, org_id: str, user_id: str) -> bool:
+        """False when the user was not in the organization."""
+        with self._change() as (change, _):
+            membership = memberships.find(change.session, org_id, user_id)
+            if membership is not None:
+                memberships.remove(change, membership)
+            return membership is not None
+
+    def update_user_role(self, org_id: str, user_id: str, role: str) -> bool:
+        """ValueError: unknown role."""
+        with self._change() as (change, _):
+            one_of("role", role, models.ROLES)
+            membership = memberships.find(change.session, org_id, user_id)
+            if membership is not None:
+                memberships.change_role(change, membership, role)
+            return membership is not None
+
+    def get_user_orgs(self, user_id: str) -> list[Organization]:
+        mine = select(models.Membership.org_id).where(models.Membership.user_id == user_id)
+        return self._select(models.Organization.id.in_(mine), _NOT_DELETED)
+
+    def get_org_users(self, org_id: str) -> list[OrgUser]:
+        with self._read() as session:
+            rows = session.scalars(
+                select(models.Membership)
+                .where(models.Membership.org_id == org_id)
+                .order_by(models.Membership.joined_at, models.Membership.user_id)
+            )
+            return [OrgUser(org_id=m.org_id, user_id=m.user_id, role=m.role, joined_at=m.joined_at) for m in rows]
+
+    def get_user_role_in_org(self, org_id: str, user_id: str) -> str | None:
+        with self._read() as session:
+            membership = session.get(models.Membership, (org_id, user_id))
+            return membership.role if membership is not None else None
+
+    def list_all_organizations(self) -> list[Organization]:
+        return self._select(_NOT_DELETED)
+
+    def search_organizations(self, query: str) -> list[Organization]:
+        """Those whose name contains the words, letter case aside."""
+        return self._select(models.Organization.name_key.contains(name_key(query), autoescape=True), _NOT_DELETED)
+
+    def get_organizations_by_plan(self, plan_tier: str) -> list[Organization]:
+        return self._select(models.Organization.plan_tier == plan_tier, _NOT_DELETED)
+
+    def close(self) -> None:
+        """Give the connections back; the next call opens new ones."""
+        with self._opening:
+            if self._opened is not None:
+                self._opened[1].close()
+            self._opened = None
+
+    def _select(self, *conditions: _Condition) -> list[Organization]:
+        lago, stripe = (_customer_id(provider) for provider in ("lago", "stripe"))
+        with self._read() as session:
+            rows = session.execute(
+                select(models.Organization, lago, stripe)
+                .where(*conditions)
+                .order_by(models.Organization.created_at, models.Organization.id)
+            )
+            return [_face(organization, lago_id, stripe_id) for organization, lago_id, stripe_id in rows]
+
+    @contextmanager
+    def _change(self) -> Iterator[tuple[Change, Catalog]]:
+        database, plans = self._open()
+        with database.write() as session:
+            yield Change(session, utc_now()), plans
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with self._open()[0].read() as session:
+            yield session
+
+    def _open(self) -> tuple[Database, Catalog]:
+        # A connection that came over a fork would be used by two processes at once.
+        with self._opening:
+            if self._opened is None or self._opened[0] != os.getpid():
+                database = Database(self._where())
+                database.prepare()
+                self._opened = (os.getpid(), database, catalog.load())
+            return self._opened[1:]
+
+    def _where(self) -> str:
+        if self._url is not None:
+            return self._url
+        if self._data_dir is None and (url := os.environ.get("DATABASE_URL")):
+            return url
+        folder = self._data_dir or DEFAULT_DATA_DIR
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder / DATABASE_FILE}"
+
+
+def _customer_id(provider: str) -> ScalarSelect[str | None]:
+    return (
+        select(models.BillingLink.customer_id)
+        .where(models.BillingLink.org_id == models.Organization.id, models.BillingLink.provider == provider)
+        .scalar_subquery()
+    )
+
+
+def _face(organization: models.Organization, lago_id: str | None, stripe_id: str | None) -> Organization:
+    return Organization(
+        id=organization.id,
+        name=organization.name,
+        created_at=organization.created_at,
+        plan_tier=organization.plan_tier,
+        lago_customer_id=lago_id,
+        stripe_customer_id=stripe_id,
+        status=organization.status,
+        pending_plan_tier=organization.pending_plan_tier,
+    )
+
+
+org_manager = OrgManager()

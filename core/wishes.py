@@ -1,0 +1,117 @@
+"""What a biller must hold for an organization, computed from its row and the catalog; nobody else decides it.
+
+An unknown plan is a ``RejectedError``: it parks billing, it never means free. Two chargers at once are one too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+
+from core.catalog import Catalog, Plan
+from core.errors import RejectedError
+from core.gateways import CustomerSpec, Provider
+from core.models import BillingLink, Organization
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Decisions of the deployment. ``links_payer``: Lago is told the Stripe customer that it charges."""
+
+    links_payer: bool = False
+    payer_wait: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """``plan_code`` None: no subscription of ours may live there. ``alive`` False: nothing new is made there either.
+
+    ``settles``: this biller charges, so its word decides when a scheduled plan took effect.
+    """
+
+    customer: CustomerSpec
+    alive: bool = True
+    plan_code: str | None = None
+    next_plan_code: str | None = None
+    settles: bool = False
+    needs_payer: bool = False
+    announces_payer: bool = False
+
+
+def wish(provider: Provider, organization: Organization, other: BillingLink, catalog: Catalog, policy: Policy) -> Wish:
+    """``other`` is the organization's link at the other biller. Raises ``RejectedError``."""
+    spec = CustomerSpec(
+        org_id=organization.id,
+        name=organization.name,
+        email=organization.billing_email,
+        currency=organization.currency,
+    )
+    if organization.status == "deleted":
+        return Wish(customer=spec, alive=False)
+    plan = _plan(provider, organization.plan_tier, catalog)
+    following = _plan(provider, organization.pending_plan_tier, catalog) if organization.pending_plan_tier else None
+    _refuse_second_charger(provider, plan, other)
+    if provider == "stripe":
+        return _at_stripe(spec, plan, following, other, policy)
+    return _at_lago(spec, plan, following, other, policy)
+
+
+def _at_stripe(spec: CustomerSpec, plan: Plan, following: Plan | None, other: BillingLink, policy: Policy) -> Wish:
+    """The payer; a subscription only where Stripe charges (money.md 1)."""
+    if plan.charged_by == "lago":
+        return Wish(customer=spec, announces_payer=policy.links_payer and other.payer_id is None)
+    return Wish(
+        customer=spec,
+        plan_code=plan.stripe_lookup_key,
+        next_plan_code=following.stripe_lookup_key if following else None,
+        settles=True,
+    )
+
+
+def _at_lago(spec: CustomerSpec, plan: Plan, following: Plan | None, other: BillingLink, policy: Policy) -> Wish:
+    """Customer and subscription always; the payer only where Lago charges, and only one that Stripe has confirmed."""
+    linked = policy.links_payer and plan.charged_by == "lago"
+    payer = other.customer_id if linked and other.applied_customer is not None else None
+    return Wish(
+        customer=replace(spec, payer_id=payer),
+        plan_code=plan.lago_plan_code,
+        next_plan_code=following.lago_plan_code if following else None,
+        settles=plan.charged_by == "lago",
+        needs_payer=linked and payer is None,
+    )
+
+
+def digest(spec: CustomerSpec) -> str:
+    """Names a customer spec without repeating the name and email that are in it."""
+    return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
+
+
+def _plan(provider: Provider, tier: str, catalog: Catalog) -> Plan:
+    plan = catalog.plans.get(tier)
+    if plan is None:
+        raise RejectedError(
+            provider,
+            f"plan {tier!r} is not in the catalog ({', '.join(catalog.tiers())}): "
+            "give the organization one of these, or add a table for it to plans.toml",
+            "unknown_plan",
+        )
+    return plan
+
+
+def _refuse_second_charger(provider: Provider, plan: Plan, other: BillingLink) -> None:
+    if provider == "stripe" and plan.charged_by == "stripe" and other.payer_id:
+        raise RejectedError(
+            provider,
+            f"plan {plan.tier} is charged by Stripe, but Lago still charges {other.payer_id}: "
+            "unlink the payment provider in Lago first, then retry",
+            "second_payer",
+        )
+    if provider == "lago" and plan.charged_by == "lago" and other.subscription_id:
+        raise RejectedError(
+            provider,
+            f"plan {plan.tier} is charged by Lago, but Stripe subscription {other.subscription_id} still runs: "
+            "end it in Stripe first, then retry",
+            "second_payer",
+        )
