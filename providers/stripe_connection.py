@@ -1,0 +1,72 @@
+"""The wire to Stripe: one pooled HTTP client a process, a total deadline per call, and the cause of every silence.
+
+The SDK's own clients bound each read but not the call, and say "should retry" of a broken certificate
+(stripe.md 1.2, 1.3). Here a call that got no answer is ``Unanswered`` with the one thing that decides what to do:
+whether the request left this machine, and whether TLS was the reason.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Literal
+
+import httpx
+import stripe
+
+from . import deadline
+
+Silence = Literal["not_sent", "no_answer", "tls"]
+
+_CAUSES_FOLLOWED = 8
+
+
+class Unanswered(stripe.StripeError):
+    """No answer; ``silence`` says why. Not an ``APIConnectionError``: of those the SDK would want to retry some."""
+
+    def __init__(self, silence: Silence) -> None:
+        super().__init__(silence)
+        self.silence = silence
+
+
+class PooledConnection(stripe.HTTPClient):
+    """Build it after the fork: a socket shared by two processes corrupts both streams."""
+
+    name = "httpx"
+
+    def __init__(self, seconds: float, max_connections: int) -> None:
+        super().__init__()
+        self._http = deadline.client(seconds, max_connections=max_connections)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        post_data: str | None = None,
+        *,
+        _usage: list[str] | None = None,
+    ) -> tuple[str, int, Mapping[str, str]]:
+        try:
+            answer = self._http.request(method, url, headers=headers, content=post_data)
+        except httpx.RequestError as error:
+            silence = Unanswered(_silence(error))
+        else:
+            return answer.content.decode("utf-8", "replace"), answer.status_code, answer.headers
+        # Raised outside the handler: httpx's error holds the request, and with it the key.
+        raise silence
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _silence(error: httpx.RequestError) -> Silence:
+    if not isinstance(error, httpx.ConnectError):
+        return "not_sent" if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout) else "no_answer"
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_FOLLOWED):
+        # A peer that hangs up during the handshake is a blip; every other TLS failure stays until a person acts.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return "tls"
+        cause = cause and (cause.__cause__ or cause.__context__)
+    return "not_sent"
