@@ -129,8 +129,8 @@ class Door:
             got = request()
             if not isinstance(got, stripe.StripeObject):
                 return _Named(*stripe_errors.name(doing, Failure(kind="not_stripe")))
-            headers = got.last_response.headers if got.last_response else {}
-            return answer.model_validate(got.to_dict() | {"replayed": _replayed(headers)})
+            replayed = got.last_response is not None and _replayed(got.last_response.headers)
+            return answer.model_validate(got.to_dict() | {"replayed": replayed})
         except stripe.StripeError as error:
             return _Named(*stripe_errors.name(doing, _failure(error)))
         except (ValidationError, decimal.InvalidOperation):
@@ -161,7 +161,7 @@ def _last_outcome(state: tenacity.RetryCallState) -> _Named:
 
 
 def _replayed(headers: Mapping[str, str]) -> bool:
-    return headers.get("Idempotent-Replayed", "") == "true"
+    return headers.get("idempotent-replayed") == "true"
 
 
 def _failure(error: stripe.StripeError) -> Failure:

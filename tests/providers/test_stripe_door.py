@@ -1,0 +1,362 @@
+"""What leaves the door to Stripe: named errors with ids in them, never a key, a name, an address or an SDK object."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+import pytest
+
+from core.errors import (
+    LeaseLostError,
+    MisconfiguredError,
+    ProviderError,
+    RejectedError,
+    ThrottledError,
+    UnavailableError,
+)
+from providers import stripe_errors
+from providers.stripe_answers import CustomerAnswer, Page
+from providers.stripe_door import Door, NoLease, keyed, once
+
+from .claims import MemoryClaim
+
+KEY = "sk_test_do_not_tell"
+NAME = "Secret Customer GmbH"
+EMAIL = "someone@private.example"
+HEADERS = {"Request-Id": "req_1"}
+INVALID = "invalid_request_error"
+
+
+@dataclass
+class Stub:
+    """Answers every request with the next answer, the last one for ever; remembers what it was asked."""
+
+    answers: list[tuple[int, Mapping[str, str], bytes]] = field(default_factory=list)
+    requests: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    connections: set[tuple[str, int]] = field(default_factory=set)
+    url: str = ""
+
+    def answer(self, status: int, body: object, headers: Mapping[str, str] = HEADERS) -> None:
+        text = body if isinstance(body, str) else json.dumps(body)
+        self.answers.append((status, headers, text.encode()))
+
+    def refuse(self, status: int, error: Mapping[str, str], headers: Mapping[str, str] = HEADERS) -> None:
+        """Stripe's error body, whose sentence repeats what we sent."""
+        self.answer(status, {"error": {"message": f"{NAME} <{EMAIL}> {KEY}", **error}}, headers)
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    stub = Stub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet: else each answer waits 40 ms for an acknowledgement
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            stub.requests.append((f"{self.command} {self.path}", dict(self.headers)))
+            stub.connections.add(self.client_address)
+            status, headers, body = stub.answers.pop(0) if len(stub.answers) > 1 else stub.answers[0]
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST  # noqa: N815 - the name that http.server calls
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002, ARG002 - http.server's signature
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    stub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield stub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@contextlib.contextmanager
+def opened(url: str, seconds: float = 5.0) -> Iterator[Door]:
+    door = Door(KEY, url, seconds)
+    try:
+        yield door
+    finally:
+        door.close()
+
+
+@pytest.fixture
+def door(stub: Stub) -> Iterator[Door]:
+    with opened(stub.url) as door:
+        yield door
+
+
+def update(door: Door, claim: MemoryClaim | None = None) -> CustomerAnswer:
+    options = once("test")
+    return door.send(
+        claim or NoLease(),
+        "update customer cus_1",
+        lambda: door.v1.customers.update("cus_1", {"name": NAME, "email": EMAIL}, options),
+        CustomerAnswer,
+    )
+
+
+def failure(door: Door) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        update(door)
+    return caught.value
+
+
+class Case(NamedTuple):
+    status: int
+    error: dict[str, str]
+    kind: type[ProviderError]
+    says: str
+
+
+CASES = [
+    Case(400, {"type": INVALID, "code": "parameter_missing", "param": "items"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID, "code": "parameter_unknown", "param": "nam"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID, "code": "parameter_invalid_empty", "param": "x"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID, "code": "parameter_invalid_integer"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID, "code": "parameters_exclusive"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID, "code": "email_invalid", "param": "email"}, RejectedError, "billing email"),
+    Case(400, {"type": INVALID, "code": "url_invalid"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID}, RejectedError, "correct"),
+    Case(404, {"type": INVALID, "code": "resource_missing", "param": "id"}, RejectedError, "not know"),
+    Case(400, {"type": INVALID, "code": "resource_missing", "param": "customer"}, RejectedError, "know"),
+    Case(400, {"type": INVALID, "code": "resource_already_exists"}, RejectedError, "exists already"),
+    Case(400, {"type": INVALID, "code": "invalid_canceled_subscription_fields"}, RejectedError, "ended"),
+    Case(400, {"type": INVALID, "code": "customer_max_subscriptions"}, RejectedError, "duplicates"),
+    Case(400, {"type": INVALID, "code": "livemode_mismatch"}, MisconfiguredError, "STRIPE_SECRET_KEY"),
+    Case(400, {"type": INVALID, "code": "testmode_charges_only"}, MisconfiguredError, "STRIPE_SECRET_KEY"),
+    Case(400, {"type": "idempotency_error"}, RejectedError, "idempotency key"),
+    Case(401, {"type": INVALID}, MisconfiguredError, "STRIPE_SECRET_KEY"),
+    Case(401, {"type": INVALID, "code": "api_key_expired"}, MisconfiguredError, "STRIPE_SECRET_KEY"),
+    Case(402, {"type": "card_error", "code": "card_declined"}, RejectedError, "customer must act"),
+    Case(403, {"type": INVALID}, MisconfiguredError, "right"),
+    Case(424, {"type": "api_error"}, UnavailableError, "depends on"),
+    Case(429, {"type": INVALID, "code": "rate_limit"}, ThrottledError, "too many"),
+    Case(400, {"type": INVALID, "code": "rate_limit"}, ThrottledError, "too many"),
+    Case(500, {"type": "api_error"}, UnavailableError, "fails"),
+    Case(503, {"type": "api_error"}, UnavailableError, "fails"),
+    Case(400, {"type": INVALID, "code": "made_up_tomorrow"}, RejectedError, "not listed"),
+    Case(418, {"type": "teapot_error"}, RejectedError, "not listed"),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_failure_is_named_once_and_after_one_request(stub: Stub, door: Door, case: Case) -> None:
+    stub.refuse(case.status, case.error)
+    named = failure(door)
+    assert type(named) is case.kind
+    assert case.says in named.message
+    assert "update customer cus_1" in named.message
+    assert named.request_id == "req_1"
+    assert case.error.get("param", "") in named.message
+    assert case.error.get("code") in {named.code, None}
+    assert len(stub.requests) == 1
+
+
+BLIPS = [(429, "lock_timeout"), (409, "idempotency_key_in_use"), (409, "")]
+
+
+@pytest.mark.parametrize(("status", "code"), BLIPS)
+def test_blip_is_bridged_under_the_same_key(stub: Stub, door: Door, status: int, code: str) -> None:
+    stub.refuse(status, {"type": INVALID, **({"code": code} if code else {})})
+    stub.answer(200, {"id": "cus_1", "object": "customer"})
+    claim = MemoryClaim()
+    assert update(door, claim).id == "cus_1"
+    assert len({headers["Idempotency-Key"] for _, headers in stub.requests}) == 1
+    assert (len(stub.requests), claim.holds) == (2, 2)
+
+
+@pytest.mark.parametrize(("status", "code"), BLIPS)
+def test_blip_that_stays_is_unavailable_after_three_tries(stub: Stub, door: Door, status: int, code: str) -> None:
+    stub.refuse(status, {"type": INVALID, **({"code": code} if code else {})})
+    started = time.monotonic()
+    assert type(failure(door)) is UnavailableError
+    assert time.monotonic() - started < 3.0
+    assert len(stub.requests) == 3
+
+
+def test_limiter_is_the_code_and_a_named_wait_is_passed_on(stub: Stub, door: Door) -> None:
+    stub.refuse(429, {"code": "rate_limit"}, {"Stripe-Rate-Limited-Reason": "endpoint-rate", "Retry-After": "7"})
+    named = failure(door)
+    assert isinstance(named, ThrottledError)
+    assert (named.code, named.retry_after) == ("endpoint-rate", 7.0)
+    assert len(stub.requests) == 1
+
+
+def test_saved_failure_is_told_apart_by_the_replay_header(stub: Stub, door: Door) -> None:
+    stub.refuse(500, {"type": "api_error"}, {"Idempotent-Replayed": "true"})
+    assert failure(door).code == stripe_errors.SAVED_FAILURE
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (502, "<html>Bad Gateway</html>", UnavailableError),
+        (200, "<html>Log in to the hotel's network</html>", MisconfiguredError),
+        (404, "<html>not here</html>", MisconfiguredError),
+        (200, '"a text"', MisconfiguredError),
+        (200, '{"object": "customer"}', MisconfiguredError),
+    ],
+)
+def test_answer_that_is_not_stripes_never_counts_as_success(
+    stub: Stub, door: Door, status: int, body: str, kind: type[ProviderError]
+) -> None:
+    stub.answer(status, body)
+    assert type(failure(door)) is kind
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 429, 500])
+def test_error_tells_no_key_no_name_and_no_address_however_it_is_printed(stub: Stub, door: Door, status: int) -> None:
+    stub.refuse(status, {"type": INVALID, "param": "email"})
+    named = failure(door)
+    told = [
+        str(named),
+        repr(named),
+        repr(vars(named)),
+        pickle.dumps(named).decode("latin-1"),
+        "".join(traceback.format_exception(named)),
+        repr(door),
+    ]
+    for secret in (KEY, NAME, EMAIL):
+        assert not [text for text in told if secret in text]
+    assert (named.__cause__, named.__context__) == (None, None)
+    again = pickle.loads(pickle.dumps(named))  # noqa: S301 - our own bytes
+    assert (type(again), again.args) == (type(named), named.args)
+
+
+def test_sdk_logs_nothing_of_a_request(stub: Stub, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    stub.refuse(400, {"type": INVALID})
+    with caplog.at_level("DEBUG"):
+        failure(door)
+    for secret in (KEY, NAME, EMAIL, "Secret+Customer"):
+        assert secret not in caplog.text
+
+
+def test_refused_connection_is_tried_three_times_and_then_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    claim = MemoryClaim()
+    with opened(f"http://127.0.0.1:{port}") as door, pytest.raises(UnavailableError, match="nothing was sent"):
+        update(door, claim)
+    assert claim.holds == 3
+
+
+def served(serve: Callable[[socket.socket], None]) -> contextlib.AbstractContextManager[str]:
+    """One connection, given to ``serve`` in a thread."""
+
+    @contextlib.contextmanager
+    def running() -> Iterator[str]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def accept() -> None:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    serve(connection)
+
+            thread = threading.Thread(target=accept)
+            thread.start()
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+            thread.join()
+
+    return running()
+
+
+def drip(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(100):
+        connection.sendall(b" ")
+        time.sleep(0.05)
+
+
+def test_dripping_answer_ends_at_the_total_deadline() -> None:
+    with served(drip) as address, opened(f"http://{address}", seconds=0.4) as door:
+        started = time.monotonic()
+        with pytest.raises(UnavailableError, match="outcome is unknown"):
+            update(door)
+        assert time.monotonic() - started < 2.0
+        door.close()
+
+
+def test_tls_that_cannot_be_is_a_matter_for_a_person() -> None:
+    with served(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
+        claim = MemoryClaim()
+        with opened(f"https://{address}") as door, pytest.raises(MisconfiguredError, match="TLS"):
+            update(door, claim)
+        assert claim.holds == 1
+
+
+def test_lost_lease_stops_before_anything_is_sent(stub: Stub, door: Door) -> None:
+    stub.answer(200, {"id": "cus_1", "object": "customer"})
+    claim = MemoryClaim()
+    claim.lost_after = 0
+    with pytest.raises(LeaseLostError):
+        update(door, claim)
+    assert stub.requests == []
+
+
+def test_lease_lost_between_two_tries_stops_the_second(stub: Stub, door: Door) -> None:
+    stub.refuse(409, {"type": INVALID})
+    claim = MemoryClaim()
+    claim.lost_after = 1
+    with pytest.raises(LeaseLostError):
+        update(door, claim)
+    assert len(stub.requests) == 1
+
+
+def test_many_calls_of_many_threads_share_few_connections(stub: Stub, door: Door) -> None:
+    stub.answer(200, {"id": "cus_1", "object": "customer"})
+    for _ in range(30):
+        update(door)
+    assert len(stub.connections) == 1
+    for _ in range(20):
+        thread = threading.Thread(target=update, args=(door,))
+        thread.start()
+        thread.join()
+    assert len(stub.connections) == 1
+
+
+def test_nothing_about_the_last_call_is_reported_with_the_next(stub: Stub, door: Door) -> None:
+    stub.answer(200, {"id": "cus_1", "object": "customer"})
+    update(door)
+    update(door)
+    assert not [headers for _, headers in stub.requests if "X-Stripe-Client-Telemetry" in headers]
+
+
+def test_list_that_does_not_end_is_ambiguous_not_half_read(stub: Stub, door: Door) -> None:
+    stub.answer(200, {"object": "list", "has_more": True, "data": [{"id": "cus_1", "object": "customer"}]})
+    with pytest.raises(ProviderError, match="too many to be sure"):
+        door.pages(
+            NoLease(), "list customers", lambda _: door.v1.customers.list({"limit": 100}), Page[CustomerAnswer], 3
+        )
+    assert len(stub.requests) == 3
+
+
+def test_empty_idempotency_key_is_refused_before_the_sdk_makes_one_up() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        keyed("")
+
+
+@pytest.mark.parametrize(("key", "base"), [("", "http://127.0.0.1:1"), (KEY, ""), (KEY, "api.stripe.com")])
+def test_missing_key_or_address_is_refused_at_once(key: str, base: str) -> None:
+    with pytest.raises(ValueError, match=r"set STRIPE_(SECRET_KEY|API_BASE)"):
+        Door(key, base, 1.0)
