@@ -165,6 +165,7 @@ def _ours(spec: SubscriptionSpec, answer: SubscriptionResponse) -> SubscriptionR
         )
     if answer.status != "active":
         raise _rejected(spec.org_id, f"it is {answer.status} in Lago, not active; settle it there, then retry")
+    _state(answer)  # before anything is built on an answer that cannot be read
     return answer
 
 

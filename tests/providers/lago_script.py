@@ -128,7 +128,7 @@ def subscription(**changed: Json) -> Reply:
     return Reply(200, {"subscription": shown})
 
 
-def refusal(status: int, code: str | None = None, **details: Json) -> Reply:
+def refusal(status: int, code: str | None = None, /, **details: Json) -> Reply:
     body: dict[str, Json] = {"status": status, "error": "Refused"}
     if code:
         body["code"] = code

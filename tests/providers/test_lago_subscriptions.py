@@ -1,0 +1,311 @@
+"""Lago's judgement of a plan change is never assumed: each answer is checked, and the cheapest safe way is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from core.catalog import Ending
+from core.errors import MisconfiguredError, RejectedError, UnavailableError
+from core.gateways import Json, Known, Offer, Subscription, SubscriptionSpec
+from providers.lago import LagoBiller
+from tests.providers.claims import MemoryClaim
+from tests.providers.lago_script import NO_ID, Reply, Script, refusal, subscription
+
+ID = "3a000000-0000-4000-8000-000000000000"
+ENDING = Ending(lago_invoice="skip", lago_credit_note="refund", stripe_invoice_now=True, stripe_prorate=True)
+ABSENT = refusal(404, "subscription_not_found")
+PERIOD_END = datetime(2026, 12, 1, tzinfo=UTC)
+
+POST, READ, TAKE_BACK = "POST /subscriptions", "GET /subscriptions/org_1", "DELETE /subscriptions/org_1?status=pending"
+
+
+@pytest.fixture
+def lago() -> Iterator[Script]:
+    script = Script()
+    yield script
+    script.close()
+    assert script.violations == []
+    assert not script.replies
+
+
+@pytest.fixture
+def biller(lago: Script) -> Iterator[LagoBiller]:
+    built = LagoBiller(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def claim() -> MemoryClaim:
+    return MemoryClaim()
+
+
+def wish(plan: str, then: str | None = None) -> SubscriptionSpec:
+    return SubscriptionSpec(org_id="org_1", customer_id=NO_ID, plan_code=plan, next_plan_code=then)
+
+
+def seen(plan: str | None = None, then: str | None = None) -> Known:
+    return Known(
+        customer_id=NO_ID,
+        verified=True,
+        subscription_id=ID if plan else None,
+        plan_code=plan,
+        next_plan_code=then,
+    )
+
+
+def on(plan: str, then: str | None = None, **changed: Json) -> Reply:
+    date = "2026-12-01" if then else None
+    return subscription(plan_code=plan, next_plan_code=then, downgrade_plan_date=date, **changed)
+
+
+def canceled(plan: str, before: str | None) -> Reply:
+    return subscription(plan_code=plan, previous_plan_code=before, status="canceled")
+
+
+def asked(lago: Script) -> list[str]:
+    return [f"{each.method} {each.target.removeprefix('/api/v1')}" for each in lago.asked]
+
+
+def posted(lago: Script) -> list[Json]:
+    """The plan codes that were posted, in order."""
+    bodies = [each.body["subscription"] for each in lago.asked if isinstance(each.body, dict)]
+    return [body["plan_code"] for body in bodies if isinstance(body, dict)]
+
+
+WAYS = {
+    "first create": (wish("pro"), seen(), [on("pro")], [POST]),
+    "same again": (wish("pro"), seen("pro"), [on("pro")], [POST]),
+    "upgrade": (wish("pro"), seen("starter"), [on("pro", previous_plan_code="starter")], [POST]),
+    "upgrade over a scheduled downgrade": (wish("big"), seen("pro", "starter"), [on("big")], [POST]),
+    "schedule a downgrade": (wish("pro", "starter"), seen("pro"), [on("pro", "starter")], [POST]),
+    "schedule the plan it is on": (wish("pro", "pro"), seen("pro"), [on("pro")], [POST]),
+    "take it back": (wish("pro"), seen("pro", "starter"), [canceled("starter", "pro")], [TAKE_BACK]),
+    "take it back, unproven": (
+        wish("pro"),
+        seen("pro", "starter"),
+        [canceled("starter", None), on("pro")],
+        [TAKE_BACK, POST],
+    ),
+    "take back what took effect": (wish("pro"), seen("pro", "starter"), [ABSENT, on("pro")], [TAKE_BACK, POST]),
+    "scheduled already": (wish("pro", "starter"), seen("pro", "starter"), [on("pro", "starter")], [READ]),
+    "scheduled, unknown to us": (wish("pro", "starter"), seen(), [on("pro", "starter")], [READ]),
+    "schedule, nothing known": (
+        wish("pro", "starter"),
+        seen(),
+        [on("pro"), on("pro", "starter")],
+        [READ, POST],
+    ),
+    "took effect": (wish("pro", "starter"), seen("pro", "starter"), [on("starter")], [READ]),
+    "took effect, and more was scheduled": (
+        wish("pro", "starter"),
+        seen("pro", "starter"),
+        [on("starter", "free"), canceled("free", "starter")],
+        [READ, TAKE_BACK],
+    ),
+    "another downgrade in its place": (
+        wish("pro", "free"),
+        seen("pro", "starter"),
+        [on("pro", "starter"), on("pro", "free")],
+        [READ, POST],
+    ),
+    "create and schedule": (
+        wish("pro", "starter"),
+        seen(),
+        [ABSENT, on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
+    ),
+    "upgrade and schedule": (
+        wish("pro", "free"),
+        seen("starter"),
+        [on("starter"), on("pro"), on("pro", "free")],
+        [READ, POST, POST],
+    ),
+    "a scheduled plan nobody wished": (
+        wish("pro"),
+        seen(),
+        [on("pro", "starter"), canceled("starter", "pro")],
+        [POST, TAKE_BACK],
+    ),
+    "changed by somebody else": (
+        wish("pro", "starter"),
+        seen("pro"),
+        [on("big", "starter"), on("pro", "starter")],
+        [POST, READ],
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cheapest_safe_way_is_taken(lago: Script, biller: LagoBiller, claim: MemoryClaim, way: str) -> None:
+    spec, known, replies, calls = WAYS[way]
+    lago.say(*replies)
+    made = biller.make_subscription(spec, known, claim)
+    assert asked(lago) == calls
+    assert claim.holds == len(calls)
+    if made.plan_code == spec.plan_code and spec.next_plan_code not in (None, spec.plan_code):
+        assert made == Subscription(
+            id=ID, plan_code=spec.plan_code, next_plan_code=spec.next_plan_code, next_plan_at=PERIOD_END
+        )
+    else:
+        now = spec.next_plan_code if way.startswith("took effect") else spec.plan_code
+        assert made == Subscription(id=ID, plan_code=now or "")
+
+
+def test_plans_are_posted_in_their_order_under_the_organizations_id(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim
+) -> None:
+    lago.say(ABSENT, on("pro"), on("pro", "starter"))
+    biller.make_subscription(wish("pro", "starter"), seen(), claim)
+    assert posted(lago) == ["pro", "starter"]
+    assert lago.asked[1].body == {
+        "subscription": {"external_customer_id": "org_1", "external_id": "org_1", "plan_code": "pro"}
+    }
+
+
+def test_scheduled_plan_that_took_effect_meanwhile_is_told_and_not_undone(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim
+) -> None:
+    """The answer to the first POST was lost, and its period ended before the second."""
+    lago.say(on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z"))
+    made = biller.make_subscription(wish("pro", "starter"), seen("pro"), claim)
+    assert made == Subscription(id=ID, plan_code="starter")
+    assert asked(lago) == [POST]
+
+
+@pytest.mark.parametrize("started_at", ["2026-11-23T07:00:01.500Z", None])
+def test_downgrade_that_lago_makes_at_once_is_rejected(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim, started_at: str | None
+) -> None:
+    lago.say(on("monthly", started_at=started_at))
+    with pytest.raises(RejectedError, match=r"monthly at once and not at period end.*billing-sync plans check"):
+        biller.make_subscription(wish("yearly", "monthly"), seen("yearly"), claim)
+
+
+def test_upgrade_that_lago_schedules_is_taken_back_and_rejected(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim
+) -> None:
+    lago.say(on("yearly", "monthly"), canceled("monthly", "yearly"))
+    with pytest.raises(RejectedError, match=r"on yearly in Lago.*nothing was changed.*billing-sync plans check"):
+        biller.make_subscription(wish("monthly"), seen(), claim)
+    assert asked(lago) == [POST, TAKE_BACK]
+
+
+def test_answer_that_is_neither_plan_is_rejected(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+    lago.say(on("pro"), on("pro", "other"))
+    with pytest.raises(RejectedError, match="Lago answers pro and then other"):
+        biller.make_subscription(wish("pro", "starter"), seen(), claim)
+
+
+def test_switch_between_two_answers_is_left_to_the_next_try(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim
+) -> None:
+    lago.say(on("pro", "starter"), ABSENT)
+    with pytest.raises(UnavailableError, match="changed in Lago while"):
+        biller.make_subscription(wish("pro"), seen(), claim)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"status": "pending"}, "it is pending in Lago"),
+        ({"status": "incomplete"}, "it is incomplete in Lago"),
+        ({"external_id": "org_2"}, "another customer"),
+        ({"external_customer_id": "org_2"}, "another customer"),
+        ({"lago_customer_id": "lago-new"}, f"customer lago-new, not on {NO_ID}, which was deleted there"),
+    ],
+)
+def test_answer_that_is_not_our_active_subscription_is_rejected(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim, changed: dict[str, Json], says: str
+) -> None:
+    lago.say(subscription(**changed))
+    with pytest.raises(RejectedError, match=says):
+        biller.make_subscription(wish("starter"), seen(), claim)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"plan_code": None}, {"downgrade_plan_date": None}, {"downgrade_plan_date": "soon"}]
+)
+def test_answer_without_what_must_be_checked_is_not_believed(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim, changed: dict[str, Json]
+) -> None:
+    lago.say(subscription(**{"plan_code": "pro", "next_plan_code": "starter", **changed}))
+    with pytest.raises(MisconfiguredError):
+        biller.make_subscription(wish("pro", "starter"), seen("pro"), claim)
+
+
+def test_end_is_told_how_and_checked(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+    lago.say(subscription(status="terminated"))
+    biller.end_subscription(seen("pro"), "org_1", claim)
+    assert asked(lago) == ["DELETE /subscriptions/org_1?on_termination_invoice=skip&on_termination_credit_note=refund"]
+    lago.say(subscription(status="active"))
+    with pytest.raises(RejectedError, match="answers active to its end"):
+        biller.end_subscription(seen("pro"), "org_1", claim)
+
+
+@pytest.mark.parametrize("waiting", [ABSENT, canceled("pro", None)], ids=["nothing", "one that has not begun"])
+def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim, waiting: Reply
+) -> None:
+    lago.say(ABSENT, waiting)
+    biller.end_subscription(seen(), "org_1", claim)
+    assert asked(lago)[1] == TAKE_BACK
+
+
+def test_refused_take_back_is_rejected(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+    lago.say(subscription(status="active"))
+    with pytest.raises(RejectedError, match="taking the scheduled plan back"):
+        biller.make_subscription(wish("pro"), seen("pro", "starter"), claim)
+
+
+def plan(**changed: Json) -> Reply:
+    shown: dict[str, Json] = {
+        "lago_id": "9f000000-0000-4000-8000-000000000000",
+        "name": "Starter",
+        "code": "starter",
+        "created_at": "2026-11-01T00:00:00Z",
+        "interval": "monthly",
+        "amount_cents": 1900,
+        "amount_currency": "USD",
+        "pay_in_advance": True,
+        **changed,
+    }
+    return Reply(200, {"plan": shown})
+
+
+OFFER = Offer(code="starter", name="Starter", amount=1900, currency="USD", interval="monthly")
+
+
+def test_plan_is_found_or_is_not_there(lago: Script, biller: LagoBiller) -> None:
+    lago.say(plan(), refusal(404, "plan_not_found"))
+    assert biller.find_offer("starter") == OFFER
+    assert biller.find_offer("starter") is None
+
+
+def test_plan_is_added_in_advance_and_once(lago: Script, biller: LagoBiller) -> None:
+    there = refusal(422, "validation_errors", code=["value_already_exist"])
+    lago.say(plan(), there, plan())
+    biller.add_offer(OFFER)
+    assert lago.asked[0].body == {
+        "plan": {
+            "code": "starter",
+            "name": "Starter",
+            "interval": "monthly",
+            "amount_cents": 1900,
+            "amount_currency": "USD",
+            "pay_in_advance": True,
+        }
+    }
+    biller.add_offer(OFFER)
+    lago.say(there, plan(amount_cents=2900))
+    with pytest.raises(RejectedError, match=r"differs from plans\.toml"):
+        biller.add_offer(OFFER)
+
+
+def test_plan_without_a_price_is_not_believed(lago: Script, biller: LagoBiller) -> None:
+    lago.say(plan(amount_cents=None))
+    with pytest.raises(MisconfiguredError, match="amount_cents"):
+        biller.find_offer("starter")
