@@ -74,7 +74,7 @@ class OrgManager:
         self._opened: tuple[int, Database, Catalog] | None = None
 
     def create_organization(self, name: str, plan_tier: str = "founders_friend") -> str:
-        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (trimmed, without case), unknown plan."""
+        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (blanks and case aside), bad plan."""
         with self._change() as (change, plans):
             new = NewOrganization(name=name, plan_tier=plan_tier)
             return organizations.create(change, new, plans).id

@@ -1,0 +1,121 @@
+"""What is due: links that are behind and were not heard of, and downgrades whose day has come.
+
+The sweep needs nothing but these rows: with the broker wiped, workers killed or the database restored, it alone brings
+everything home. A link handed over is not handed over again for a while, so a long queue is not filled with repeats.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import cast
+from uuid import uuid4
+
+from sqlalchemy import case, func, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from core import organizations
+from core.database import Database
+from core.events import Change
+from core.gateways import Provider
+from core.models import LINK_IS_BEHIND, BillingLink, Job, Organization
+
+HANDED_OVER = timedelta(seconds=120)
+# Lago's billing job runs every hour (lago.md 5.1); until it has run, the downgrade has not come.
+ASK_AGAIN = timedelta(hours=1)
+
+
+def links(session: Session, limit: int, now: datetime) -> list[tuple[str, Provider]]:
+    """Up to ``limit`` links that are behind and whose time has come, longest due first."""
+    due = (
+        select(BillingLink.org_id, BillingLink.provider)
+        .where(
+            BillingLink.state == "open",
+            text(f"({LINK_IS_BEHIND})"),
+            BillingLink.sweep_at <= now,
+            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
+        )
+        .order_by(BillingLink.sweep_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    keys = session.execute(due).all()
+    for start in range(0, len(keys), 400):  # SQLite takes a bounded number of parameters
+        session.execute(
+            update(BillingLink)
+            .where(
+                or_(*((BillingLink.org_id == o) & (BillingLink.provider == p) for o, p in keys[start : start + 400]))
+            )
+            .values(sweep_at=now + HANDED_OVER)
+            .execution_options(synchronize_session=False)
+        )
+    return [(org_id, cast("Provider", provider)) for org_id, provider in keys]
+
+
+def downgrades(database: Database, limit: int, now: datetime) -> int:
+    """Have the billers asked about downgrades whose moment has passed; returns how many."""
+    with database.write() as session:
+        org_ids = session.scalars(
+            select(Organization.id)
+            .where(Organization.pending_plan_tier.is_not(None), Organization.plan_effective_at <= now)
+            .order_by(Organization.plan_effective_at)
+            .limit(limit)
+        ).all()
+        for org_id in org_ids:
+            organization = organizations.lock(session, org_id)
+            if organization is None or organization.pending_plan_tier is None:
+                continue
+            organization.plan_effective_at = now + ASK_AGAIN
+            look_again(Change(session, now), organization)
+    return len(org_ids)
+
+
+def look_again(change: Change, organization: Organization) -> None:
+    """Nothing is believed of the subscriptions any more: the next round reads them at the billers."""
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == organization.id, BillingLink.applied_plan.is_not(None))
+        .values(applied_plan=None)
+        .execution_options(synchronize_session=False)
+    )
+    organizations.bump(change, organization)
+
+
+def retry(change: Change, organization: Organization) -> None:
+    """A person's word: whatever parked or waits is tried now, and everything is read or made again."""
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == organization.id)
+        .values(
+            state=case((BillingLink.state == "held", "open"), else_=BillingLink.state),
+            applied_customer=None,
+            rest_until=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    look_again(change, organization)
+
+
+def take_job(session: Session, name: str, seconds: float, now: datetime) -> bool:
+    """Whether this caller may run the periodic job now; nobody else may for ``seconds``."""
+    values = {"name": name, "lease_token": str(uuid4()), "lease_until": now + timedelta(seconds=seconds)}
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(Job).values(values)
+    taken = session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Job.name],
+            set_={"lease_token": statement.excluded.lease_token, "lease_until": statement.excluded.lease_until},
+            where=Job.lease_until < now,
+        ).returning(Job.name)
+    ).one_or_none()
+    return taken is not None
+
+
+def count_behind(session: Session) -> dict[str, int]:
+    """Links that are not in sync and not parked, by biller."""
+    rows = session.execute(
+        select(BillingLink.provider, func.count())
+        .where(BillingLink.state == "open", text(f"({LINK_IS_BEHIND})"))
+        .group_by(BillingLink.provider)
+    )
+    return {provider: count for provider, count in rows}

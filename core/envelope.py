@@ -1,0 +1,131 @@
+"""What other services may send: one CloudEvents 1.0 object a message, its ``data`` checked field by field.
+
+``(source, id)`` names it once and for ever; ``subject`` is the organization's id; ``time``, where given, orders the
+messages of one source about one organization. The JSON Schemas in ``docs/schemas`` are generated from these models.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from core.events import EVENT_TYPES, EventType
+from core.models import Role, Status
+
+LARGEST_BYTES: Final = 64 * 1024
+
+ShortText = Annotated[str, Field(min_length=1, max_length=255)]
+OrganizationId = Annotated[str, Field(pattern=r"^org_[A-Za-z0-9_-]{1,60}$")]
+Email = Annotated[str, Field(max_length=512, pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+class RefusedError(ValueError):
+    """The message cannot be taken; the text names the field and what it may be."""
+
+
+class Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OrganizationCreated(Data):
+    """``owner_user_id`` becomes the first owner."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    plan_tier: ShortText = "founders_friend"
+    billing_email: Email | None = None
+    currency: Currency | None = None
+    owner_user_id: ShortText | None = None
+
+
+class OrganizationRenamed(Data):
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class PlanChanged(Data):
+    plan_tier: ShortText
+
+
+class StatusChanged(Data):
+    status: Status
+
+
+class BillingDetailsChanged(Data):
+    billing_email: Email | None = None
+    currency: Currency | None = None
+
+
+class MembershipAdded(Data):
+    user_id: ShortText
+    role: Role = "member"
+
+
+class MembershipRemoved(Data):
+    user_id: ShortText
+
+
+class MembershipRoleChanged(Data):
+    user_id: ShortText
+    role: Role
+
+
+DATA_OF: Final[dict[EventType, type[Data]]] = {
+    "organization.created": OrganizationCreated,
+    "organization.renamed": OrganizationRenamed,
+    "organization.plan_changed": PlanChanged,
+    "organization.status_changed": StatusChanged,
+    "organization.billing_details_changed": BillingDetailsChanged,
+    "membership.added": MembershipAdded,
+    "membership.removed": MembershipRemoved,
+    "membership.role_changed": MembershipRoleChanged,
+}
+
+
+class Envelope(BaseModel):
+    """CloudEvents 1.0; attributes that are not named here are allowed and ignored, as that standard asks."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    specversion: Literal["1.0"]
+    id: ShortText
+    source: ShortText
+    type: ShortText
+    subject: OrganizationId
+    time: AwareDatetime | None = None
+    datacontenttype: Literal["application/json"] = "application/json"
+    data: dict[str, Any]
+
+    @property
+    def cause(self) -> str:
+        return f"{self.source}#{self.id}"
+
+
+def parse(raw: object) -> tuple[Envelope, EventType, Data]:
+    """The checked message. Raises ``RefusedError``."""
+    if not isinstance(raw, dict):
+        message = f"the message must be one JSON object in CloudEvents 1.0 form; got {type(raw).__name__}"
+        raise RefusedError(message)
+    size = len(json.dumps(raw, default=str))
+    if size > LARGEST_BYTES:
+        message = f"the message has {size} bytes; at most {LARGEST_BYTES} are taken"
+        raise RefusedError(message)
+    try:
+        envelope = Envelope.model_validate(raw)
+    except ValidationError as error:
+        raise RefusedError(_sentence(error, ())) from None
+    event_type = next((known for known in EVENT_TYPES if known == envelope.type), None)
+    if event_type is None:
+        message = f"type must be one of {', '.join(EVENT_TYPES)}; got {envelope.type!r}"
+        raise RefusedError(message)
+    try:
+        return envelope, event_type, DATA_OF[event_type].model_validate(envelope.data)
+    except ValidationError as error:
+        raise RefusedError(_sentence(error, ("data",))) from None
+
+
+def _sentence(error: ValidationError, prefix: tuple[str, ...]) -> str:
+    """Every bad field with what it wants; what was given is not repeated, it may be a person's name or address."""
+    parts = [f"{'.'.join((*prefix, *map(str, part['loc'])))}: {part['msg']}" for part in error.errors()]
+    return "; ".join(parts[:10])
