@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import cast
 from uuid import uuid4
 
-from sqlalchemy import case, func, or_, select, text, update
+from sqlalchemy import case, func, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -41,11 +41,10 @@ def links(session: Session, limit: int, now: datetime) -> list[tuple[str, Provid
     )
     keys = session.execute(due).all()
     for start in range(0, len(keys), 400):  # SQLite takes a bounded number of parameters
+        chunk = [(org_id, provider) for org_id, provider in keys[start : start + 400]]
         session.execute(
             update(BillingLink)
-            .where(
-                or_(*((BillingLink.org_id == o) & (BillingLink.provider == p) for o, p in keys[start : start + 400]))
-            )
+            .where(tuple_(BillingLink.org_id, BillingLink.provider).in_(chunk))
             .values(sweep_at=now + HANDED_OVER)
             .execution_options(synchronize_session=False)
         )
@@ -118,4 +117,4 @@ def count_behind(session: Session) -> dict[str, int]:
         .where(BillingLink.state == "open", text(f"({LINK_IS_BEHIND})"))
         .group_by(BillingLink.provider)
     )
-    return {provider: count for provider, count in rows}
+    return {row[0]: row[1] for row in rows}
