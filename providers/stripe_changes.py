@@ -39,6 +39,11 @@ class State:
     item: ItemAnswer
     metadata: dict[str, str]
 
+    @property
+    def seats(self) -> int:
+        """The item's quantity, or what it was before a free next plan made it 0; 1 unless a person changed it."""
+        return self.item.quantity or _number(self.metadata.get("seats")) or 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -53,7 +58,7 @@ class Change:
 def state_of(subscription: SubscriptionAnswer) -> State:
     metadata = subscription.metadata
     scheduled = metadata.get("next_plan") or None
-    at = _unix(metadata.get("next_plan_at"))
+    at = _number(metadata.get("next_plan_at"))
     item = _our_item(subscription)
     plan = metadata.get("plan", "")
     if scheduled is None or at is None or not plan:
@@ -104,7 +109,7 @@ def _next_while_pending(state: State, spec: SubscriptionSpec, after: str | None,
 def _set(state: State, plan: str, priced: Priced, proration: Proration, spec: SubscriptionSpec) -> Change:
     return Change(
         price=priced(plan).id,
-        quantity=state.item.quantity or 1,
+        quantity=state.seats,
         proration=proration,
         metadata=_metadata(spec, plan),
     )
@@ -121,9 +126,11 @@ def _schedule(state: State, plan: str, at: int, priced: Priced, spec: Subscripti
     waits_as_nothing = _is_free(price) and not _is_free(paid)
     return Change(
         price=paid.id if waits_as_nothing else price.id,
-        quantity=0 if waits_as_nothing else state.item.quantity or 1,
+        quantity=0 if waits_as_nothing else state.seats,
         proration="none",
-        metadata=_metadata(spec, state.entitled) | {"next_plan": plan, "next_plan_at": str(at)},
+        metadata=_metadata(spec, state.entitled)
+        | {"next_plan": plan, "next_plan_at": str(at)}
+        | ({"seats": str(state.seats)} if waits_as_nothing else {}),
     )
 
 
@@ -136,7 +143,7 @@ def _only(state: State, metadata: dict[str, str]) -> Change:
 
 
 def _metadata(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
-    return {"org_id": spec.org_id, "plan": plan, "next_plan": "", "next_plan_at": ""}
+    return {"org_id": spec.org_id, "plan": plan, "next_plan": "", "next_plan_at": "", "seats": ""}
 
 
 def _shows(metadata: dict[str, str], wished: dict[str, str]) -> bool:
@@ -161,5 +168,5 @@ def _our_item(subscription: SubscriptionAnswer) -> ItemAnswer:
     return items[0]
 
 
-def _unix(text: str | None) -> int | None:
+def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
