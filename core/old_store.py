@@ -239,17 +239,20 @@ class _Window:
 
     def fill(self) -> None:
         while not self.ended and self.at >= self.reach:
-            try:
-                chunk = self._file.read(_READ)
-            except OSError as error:
-                raise UnreadableFileError(_cannot_read(self._path, error)) from error
-            self.place(self.at)
-            self._start += self.at
-            self.text = self.text[self.at :] + chunk.decode("latin-1")
-            self.at = self._counted = 0
-            self.ended = not chunk
-            if chunk and self._on_bytes is not None:
-                self._on_bytes(len(chunk))
+            self.read_on()
+
+    def read_on(self) -> None:
+        try:
+            chunk = self._file.read(_READ)
+        except OSError as error:
+            raise UnreadableFileError(_cannot_read(self._path, error)) from error
+        self.place(self.at)
+        self._start += self.at
+        self.text = self.text[self.at :] + chunk.decode("latin-1")
+        self.at = self._counted = 0
+        self.ended = not chunk
+        if chunk and self._on_bytes is not None:
+            self._on_bytes(len(chunk))
 
     def place(self, index: int) -> Place:
         if index >= self._counted:
@@ -552,6 +555,7 @@ class _Reader(ABC, Generic[Record]):
             cut = window.cut()
             yield from between.read(window.at, cut)
             window.at = cut
+            window.read_on()  # or the beginning of a key behind the cut would be judged without its end
             return
         notes: list[Finding] = []
         place = window.place(found.start())

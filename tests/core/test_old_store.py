@@ -592,6 +592,26 @@ def test_records_across_every_border_of_the_window_come_out_and_memory_stays_fla
     assert peak < 6_000_000
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_no_border_of_the_window_cuts_a_key_or_a_record(
+    organizations: ReadOrganizations, members: ReadMembers, *, backwards: bool
+) -> None:
+    padding = [organization(n, name="x" * 195_000) for n in range(6)]  # the first border stands 6 kB behind four
+    small = [organization(n, plan_tier="p" * 40) for n in range(6, 46)]
+    for shift in range(0, 330, 3):
+        records = [organization(99, plan_tier="p" * shift), *padding[:4], *small, *padding[4:]]
+        laid_out = [dict(reversed(record.items())) if backwards else record for record in records]
+        items = organizations(organizations_text(laid_out, None))
+        assert len(ids(items)) == len(records)
+        assert {reason[:10] for _, reason, *_ in findings(items)} == {"the name i"}
+        lists = {f"org_{n:08d}-aaaa": [member(n, u) for u in range(n % 3)] for n in range(1, 90)}
+        lists["org_last"] = [member(0, n, org_id="org_last", role="x" * 195_000) for n in range(2)]
+        first = [member(0, n, role="x" * 195_000) for n in range(4)] + [member(0, 4, role="x" * shift)]
+        again = members(members_text({"org_00000000-aaaa": first} | lists, None))
+        assert len(users(again)) == 5 + 90 + 2
+        assert findings(again) == []
+
+
 # --- the way back ---
 
 
@@ -641,6 +661,14 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_beside_it(t
     assert list(tmp_path.iterdir()) == [path]
     write_organizations(path, [])
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_who_reads_while_it_is_written_sees_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "organizations.json"
+    path.write_text("before")
+    with path.open() as reader:
+        write_organizations(path, [])
+        assert (reader.read(), path.read_text()) == ("before", "{}")
 
 
 def test_a_folder_that_is_not_there_cannot_be_written_to(tmp_path: Path) -> None:
