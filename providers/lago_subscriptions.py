@@ -28,9 +28,10 @@ class LagoSubscriptions:
         self._ending = ending
 
     def make(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
-        """One call to create, to upgrade, to schedule a downgrade or to take one back when ``known`` is right.
+        """One call to create, to upgrade, to schedule a downgrade or to take one back.
 
-        Where it may not be (a scheduled plan may have taken effect meanwhile), Lago's state is read first.
+        Lago's state is read first where ``known`` may not be it: on a customer that was there before us, and where
+        a scheduled plan may have taken effect.
         """
         if spec.next_plan_code in (None, spec.plan_code):
             return self._make_now(spec, known, claim)
@@ -38,7 +39,7 @@ class LagoSubscriptions:
             answer = self._post(spec, spec.next_plan_code, claim)
             if answer.plan_code in (spec.plan_code, spec.next_plan_code):
                 return self._scheduled(spec, answer, claim)
-        return self._make_both(spec, claim)
+        return self._make_both(spec, known, claim)
 
     def end(self, org_id: str, claim: Claim) -> None:
         """End the active subscription, its scheduled plan with it, or else one that has not begun."""
@@ -61,19 +62,30 @@ class LagoSubscriptions:
             canceled = self._take_back(spec.org_id, claim)
             if canceled is not None and canceled.previous_plan_code == spec.plan_code:
                 return Subscription(id=known.subscription_id, plan_code=spec.plan_code)
-        return self._without_next(spec, self._at_once(spec, claim), claim)
+        found = self._read(spec, claim) if known.customer_id is not None and known.plan_code is None else None
+        if found is None or found.plan_code != spec.plan_code:
+            found = self._at_once(spec, known, found, claim)
+        return self._without_next(spec, found, claim)
 
-    def _make_both(self, spec: SubscriptionSpec, claim: Claim) -> Subscription:
+    def _make_both(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
         found = self._read(spec, claim)
         if found is None or found.plan_code not in (spec.plan_code, spec.next_plan_code):
-            found = self._at_once(spec, claim)
+            found = self._at_once(spec, known, found, claim)
         if found.plan_code == spec.next_plan_code:  # it took effect
             return self._without_next(spec, found, claim)
         if found.next_plan_code == spec.next_plan_code:
             return _state(found)
         return self._scheduled(spec, self._post(spec, spec.next_plan_code, claim), claim)
 
-    def _at_once(self, spec: SubscriptionSpec, claim: Claim) -> SubscriptionResponse:
+    def _at_once(
+        self, spec: SubscriptionSpec, known: Known, found: SubscriptionResponse | None, claim: Claim
+    ) -> SubscriptionResponse:
+        if found is not None and found.next_plan_code not in (None, known.next_plan_code):
+            raise _rejected(
+                spec.org_id,
+                f"it is on {found.plan_code} in Lago and goes to {found.next_plan_code} there, which is not of our "
+                f"making; any change would undo that; make it {spec.plan_code} there or take it back, then retry",
+            )
         answer = self._post(spec, spec.plan_code, claim)
         if answer.plan_code == spec.plan_code:
             return answer
@@ -82,7 +94,7 @@ class LagoSubscriptions:
         raise _rejected(
             spec.org_id,
             f"it is on {answer.plan_code} in Lago, which costs more a year there, so Lago would change to "
-            f"{spec.plan_code} only at period end; nothing was changed; see `billing-sync plans check`",
+            f"{spec.plan_code} only at period end; that was taken back; see `billing-sync plans check`",
         )
 
     def _scheduled(self, spec: SubscriptionSpec, answer: SubscriptionResponse, claim: Claim) -> Subscription:

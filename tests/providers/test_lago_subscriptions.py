@@ -77,7 +77,10 @@ def posted(lago: Script) -> list[Json]:
 
 
 WAYS = {
-    "first create": (wish("pro"), seen(), [on("pro")], [POST]),
+    "first create": (wish("pro"), Known(), [on("pro")], [POST]),
+    "first on an old customer": (wish("pro"), seen(), [ABSENT, on("pro")], [READ, POST]),
+    "there already on an old customer": (wish("pro"), seen(), [on("pro")], [READ]),
+    "upgrade on an old customer": (wish("pro"), seen(), [on("starter"), on("pro")], [READ, POST]),
     "same again": (wish("pro"), seen("pro"), [on("pro")], [POST]),
     "upgrade": (wish("pro"), seen("starter"), [on("pro", previous_plan_code="starter")], [POST]),
     "upgrade over a scheduled downgrade": (wish("big"), seen("pro", "starter"), [on("big")], [POST]),
@@ -126,9 +129,21 @@ WAYS = {
     ),
     "a scheduled plan nobody wished": (
         wish("pro"),
-        seen(),
+        seen("pro"),
         [on("pro", "starter"), canceled("starter", "pro")],
         [POST, TAKE_BACK],
+    ),
+    "the same on an old customer": (
+        wish("pro"),
+        seen(),
+        [on("pro", "starter"), canceled("starter", "pro")],
+        [READ, TAKE_BACK],
+    ),
+    "upgrade and schedule over our own downgrade": (
+        wish("big", "starter"),
+        seen("pro", "starter"),
+        [on("pro", "starter"), on("big"), on("big", "starter")],
+        [READ, POST, POST],
     ),
     "changed by somebody else": (
         wish("pro", "starter"),
@@ -189,9 +204,19 @@ def test_upgrade_that_lago_schedules_is_taken_back_and_rejected(
     lago: Script, biller: LagoBiller, claim: MemoryClaim
 ) -> None:
     lago.say(on("yearly", "monthly"), canceled("monthly", "yearly"))
-    with pytest.raises(RejectedError, match=r"on yearly in Lago.*nothing was changed.*billing-sync plans check"):
-        biller.make_subscription(wish("monthly"), seen(), claim)
+    with pytest.raises(RejectedError, match=r"on yearly in Lago.*taken back.*billing-sync plans check"):
+        biller.make_subscription(wish("monthly"), Known(), claim)
     assert asked(lago) == [POST, TAKE_BACK]
+
+
+@pytest.mark.parametrize("spec", [wish("starter"), wish("starter", "free")], ids=["now", "now and next"])
+def test_downgrade_that_somebody_else_scheduled_is_not_undone(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim, spec: SubscriptionSpec
+) -> None:
+    lago.say(on("pro", "starter"))
+    with pytest.raises(RejectedError, match="on pro in Lago and goes to starter there"):
+        biller.make_subscription(spec, seen(), claim)
+    assert asked(lago) == [READ]
 
 
 def test_answer_that_is_neither_plan_is_rejected(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
@@ -205,7 +230,7 @@ def test_switch_between_two_answers_is_left_to_the_next_try(
 ) -> None:
     lago.say(on("pro", "starter"), ABSENT)
     with pytest.raises(UnavailableError, match="changed in Lago while"):
-        biller.make_subscription(wish("pro"), seen(), claim)
+        biller.make_subscription(wish("pro"), seen("pro"), claim)
 
 
 @pytest.mark.parametrize(
