@@ -1,0 +1,213 @@
+"""The sandbox turned from Python: the control routes of control.py with types. Raises ``SandboxError`` with its sentence."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from sandbox.exchange import Doc
+
+SECONDS = 30.0
+
+
+class SandboxError(Exception):
+    """The sandbox refused a control request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One provider request as the sandbox saw it; ``status`` None: it was dropped without an answer."""
+
+    number: int
+    provider: str
+    operation: str
+    method: str
+    path: str
+    query: str
+    body: str
+    at: float
+    status: int | None
+    idempotency_key: str | None
+    replayed: bool
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Calls to one provider: all, by operation (``POST /v1/customers``), by status (``200``, ``dropped``)."""
+
+    total: int
+    operations: Mapping[str, int]
+    statuses: Mapping[str, int]
+
+    def of(self, operation: str) -> int:
+        return self.operations.get(operation, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    stripe: Counts
+    lago: Counts
+
+
+class SandboxClient:
+    def __init__(self, url: str) -> None:
+        # No environment: a proxy set there must not come between a test and its loopback server.
+        self._http = httpx.Client(base_url=url, timeout=SECONDS, trust_env=False)
+
+    def clock(self) -> datetime:
+        return datetime.fromisoformat(self._get("/clock")["now"])
+
+    def advance(self, by: float | timedelta) -> datetime:
+        """Seconds or a timedelta; what falls due on the way happens, in order."""
+        seconds = by.total_seconds() if isinstance(by, timedelta) else by
+        return datetime.fromisoformat(self._send("POST", "/clock", {"advance": seconds})["now"])
+
+    def set_clock(self, moment: datetime) -> datetime:
+        """Time runs on from there. Going back undoes nothing."""
+        return datetime.fromisoformat(self._send("POST", "/clock", {"set": moment.isoformat()})["now"])
+
+    def add_fault(  # noqa: PLR0913  # a fault has this many fields; see faults.py
+        self,
+        provider: str,
+        operation: str,
+        kind: str,
+        *,
+        times: int = 1,
+        skip: int = 0,
+        match: str = "",
+        seconds: float = 1.0,
+        reason: str = "",
+        retry_after: int | None = None,
+        headers: bool = True,
+        status: int = 500,
+        body: str = "",
+    ) -> int:
+        """``add_fault("stripe", "POST /v1/customers", "lost_answer")``; ``times`` 0 keeps it. Kinds: faults.py."""
+        fault = {
+            "provider": provider,
+            "operation": operation,
+            "kind": kind,
+            "times": times,
+            "skip": skip,
+            "match": match,
+            "seconds": seconds,
+            "reason": reason,
+            "retry_after": retry_after,
+            "headers": headers,
+            "status": status,
+            "body": body,
+        }
+        return int(self._send("POST", "/faults", fault)["id"])
+
+    def faults(self) -> list[Doc]:
+        """Those still waiting."""
+        return list(self._get("/faults"))
+
+    def remove_fault(self, fault_id: int) -> None:
+        self._send("DELETE", f"/faults/{fault_id}")
+
+    def clear_faults(self) -> None:
+        self._send("DELETE", "/faults")
+
+    def calls(self, provider: str | None = None) -> list[Call]:
+        """Oldest first; the last 20,000."""
+        query = "" if provider is None else f"?provider={provider}"
+        return [Call(**call) for call in self._get(f"/calls{query}")]
+
+    def counters(self) -> Counters:
+        found = self._get("/counters")
+        return Counters(stripe=Counts(**found["stripe"]), lago=Counts(**found["lago"]))
+
+    def reset_calls(self) -> None:
+        self._send("DELETE", "/calls")
+
+    def preload_stripe_customers(self, customers: Iterable[Doc]) -> list[Doc]:
+        """Customers made by hand; ``id`` and ``created`` may be chosen: ``[{"id": "cus_1", "name": "Acme"}]``."""
+        return self._make("stripe/customers", customers)
+
+    def preload_stripe_prices(self, prices: Iterable[Doc]) -> list[Doc]:
+        """``[{"lookup_key", "currency", "unit_amount", "recurring": {"interval"}, "product_data": {"name"}}]``"""
+        return self._make("stripe/prices", prices)
+
+    def preload_stripe_subscription(self, customer: str, price: str, **fields: Any) -> Doc:  # noqa: ANN401
+        """A rogue one, billed by invoice."""
+        return self._make("stripe/subscriptions", [{"customer": customer, "price": price, **fields}])[0]
+
+    def preload_lago_customers(self, customers: Iterable[Doc]) -> list[Doc]:
+        """Customers made by hand; ``lago_id`` may be chosen: ``[{"external_id": "org_1", "name": "Acme"}]``."""
+        return self._make("lago/customers", customers)
+
+    def preload_lago_plans(self, plans: Iterable[Doc]) -> list[Doc]:
+        return self._make("lago/plans", plans)
+
+    def preload_lago_subscription(
+        self,
+        external_customer_id: str,
+        plan_code: str,
+        external_id: str,
+        **fields: Any,  # noqa: ANN401
+    ) -> Doc:
+        wanted = {"external_customer_id": external_customer_id, "plan_code": plan_code, "external_id": external_id}
+        return self._make("lago/subscriptions", [{**wanted, **fields}])[0]
+
+    def patch(self, biller: str, noun: str, key: str, **fields: Any) -> Doc:  # noqa: ANN401
+        """As somebody in the dashboard would: ``patch("stripe", "customers", "cus_1", name="Other")``."""
+        return dict(self._send("PATCH", f"/{biller}/{noun}/{quote(key, safe='')}", fields))
+
+    def delete(self, biller: str, noun: str, key: str) -> Doc:
+        """As somebody in the dashboard would. Lago's key is the external id."""
+        return dict(self._send("DELETE", f"/{biller}/{noun}/{quote(key, safe='')}"))
+
+    def settings(self, **changes: Any) -> Doc:  # noqa: ANN401
+        """All settings (settings.py) after the changes."""
+        return dict(self._send("POST", "/settings", changes) if changes else self._get("/settings"))
+
+    def state(self) -> Doc:
+        """``{"stripe": {"customers", "subscriptions", "products", "prices"}, "lago": {"customers", "subscriptions",
+        "plans"}, "charges"}``: lists of the billers' documents, sorted by id. Equal states mean nothing changed."""
+        return dict(self._get("/state"))
+
+    def outline(self) -> Doc:
+        """Both billers without ids and times: equal between two worlds in which the same was achieved."""
+        return dict(self._get("/outline"))
+
+    def charges(self) -> list[Doc]:
+        """What would have been charged, oldest first (ledger.py)."""
+        return list(self.state()["charges"])
+
+    def reset(self) -> None:
+        self._send("POST", "/reset")
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(self, noun: str, objects: Iterable[Doc]) -> list[Doc]:
+        return list(self._send("POST", f"/{noun}", list(objects)))
+
+    def _get(self, path: str) -> Any:  # noqa: ANN401  # JSON; the callers above give it its type
+        return self._send("GET", path)
+
+    def _send(self, method: str, path: str, body: Doc | list[Doc] | None = None) -> Any:  # noqa: ANN401
+        answer = self._http.request(method, f"/sandbox{path}", json=body)
+        if answer.is_error:
+            raise SandboxError(_sentence(answer))
+        return answer.json()
+
+
+def _sentence(answer: httpx.Response) -> str:
+    if answer.headers.get("content-type", "").startswith("application/json"):
+        return str(answer.json().get("error", answer.text))
+    return f"{answer.status_code} {answer.text[:200]}"

@@ -1,0 +1,77 @@
+"""One request and what became of it: the only shapes the doors, the billers and the observers share."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# A document as a provider shows it: JSON, whose keys are the provider's, not ours.
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to a provider. ``path`` and ``query`` are raw (still percent-encoded): Lago tells ``%2E`` from ``.``."""
+
+    id: str
+    provider: str
+    operation: str
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def bearer(self) -> str:
+        """The second word of Authorization; Lago does not look at the scheme (lago.md 1.1), Stripe's clients send Bearer."""
+        words = self.headers.get("authorization", "").split()
+        return words[1] if len(words) > 1 else ""
+
+    @property
+    def raw(self) -> str:
+        """What a fault's ``match`` is looked for in."""
+        return f"{self.method} {self.path}?{self.query}\n{self.body.decode(errors='replace')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = "application/json"
+    drip_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, status: int, document: object, *headers: tuple[str, str]) -> "Answer":
+        return cls(status, json.dumps(document, ensure_ascii=False).encode(), headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The connection dies without an answer: closed, or reset (RST) when ``reset``."""
+
+    reset: bool = False
+
+
+Outcome = Answer | Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What an observer sees: the request without its key, and the answer (``status`` None when the connection was dropped).
+
+    ``fault`` names the fault that shaped the answer, so that whoever holds answers against a provider's documents can
+    leave those out.
+    """
+
+    provider: str
+    operation: str
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes
+    status: int | None
+    answer: bytes
+    fault: str | None

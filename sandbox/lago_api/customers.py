@@ -1,0 +1,248 @@
+"""Lago's customers (lago.md 3): one POST creates or updates, only what was sent is written, metadata is replaced."""
+
+import re
+from collections.abc import Callable
+
+from sandbox.exchange import Doc
+from sandbox.lago_api import link
+from sandbox.lago_api.link import StripeSide
+from sandbox.lago_api.metadata import replaced
+from sandbox.lago_api.refusals import invalid, not_allowed, not_found
+from sandbox.lago_api.tables import CURRENCIES, INVISIBLE, Query, Tables, new_id, paged, stamp, text
+
+EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
+LONGEST_NAME = 255
+SHIPPING = ("address_line1", "address_line2", "city", "zipcode", "state", "country")
+PLAIN = (
+    "name",
+    "firstname",
+    "lastname",
+    "customer_type",
+    "address_line1",
+    "address_line2",
+    "state",
+    "zipcode",
+    "email",
+    "city",
+    "url",
+    "phone",
+    "logo_url",
+    "legal_name",
+    "legal_number",
+    "tax_identification_number",
+    "net_payment_term",
+    "external_salesforce_id",
+)
+ENTITY = "sandbox"
+
+
+class Customers:
+    """``end_subscriptions`` is told a deleted customer's lago_id once Lago's job runs."""
+
+    def __init__(self, tables: Tables, stripe: StripeSide, end_subscriptions: Callable[[str], None]) -> None:
+        self._tables = tables
+        self._stripe = stripe
+        self._end_subscriptions = end_subscriptions
+        tables.customers.schedule(_due, self._clean_up)
+
+    def upsert(self, sent: Doc) -> Doc:
+        external_id = text(sent.get("external_id")) or ""
+        old = self._tables.customer(external_id) if external_id else None
+        errors = _wrong(sent, old)
+        if not external_id.strip():
+            errors["external_id"] = ["value_is_mandatory"]
+        if errors:
+            raise invalid(errors)
+        if sent.get("billing_entity_code") not in (None, ENTITY):
+            raise not_found("billing_entity_not_found")
+        if sent.get("tax_codes"):
+            raise not_found("tax_not_found")
+        self._check_currency(sent, old)
+        row = dict(old) if old is not None else self.blank(external_id)
+        _apply(row, sent)
+        now = self._tables.now()
+        if "metadata" in sent:
+            row["metadata"] = replaced(row["metadata"] if old else [], sent["metadata"], now)
+        row["updated_at"] = now
+        self._tables.customers.put(row["lago_id"], row)
+        return {"customer": shown(self._linked(row, sent, created=old is None))}
+
+    def _linked(self, row: Doc, sent: Doc, *, created: bool) -> Doc:
+        """The provider's part comes after the row was saved: a refusal here leaves the row (lago.md 3.5)."""
+        was_linked = row["provider_customer_id"] is not None
+        wanted = sent.get("billing_configuration")
+        row = link.configured(self._tables, row, wanted if isinstance(wanted, dict) else {}, created=created)
+        self._tables.customers.put(row["lago_id"], row)
+        if row["sync_with_provider"] and row["payment_provider"] and row["provider_customer_id"] is None:
+            made = {**row, "provider_customer_id": self._stripe.make(row)}
+            self._tables.customers.put(row["lago_id"], made)
+            # Without ``sync`` a job does it: the answer does not know the id yet.
+            return made if isinstance(wanted, dict) and wanted.get("sync") is True else row
+        if was_linked and row["provider_customer_id"] and self._tables.world.settings.lago_writes_to_stripe:
+            self._stripe.write(row)
+        return row
+
+    def _check_currency(self, sent: Doc, old: Doc | None) -> None:
+        if old is None or "currency" not in sent or sent["currency"] == old["currency"] or old["currency"] is None:
+            return
+        if self._tables.world.settings.lago_currency_locked and self._tables.subscriptions.by(
+            "customer", old["lago_id"]
+        ):
+            raise invalid({"currency": ["currencies_does_not_match"]})
+
+    def blank(self, external_id: str) -> Doc:
+        now = self._tables.now()
+        return {
+            "lago_id": new_id(),
+            "external_id": external_id,
+            "sequential_id": len(self._tables.customers) + 1,
+            **dict.fromkeys(PLAIN),
+            "country": None,
+            "currency": None,
+            "finalize_zero_amount_invoice": "inherit",
+            "document_locale": None,
+            "shipping": dict.fromkeys(SHIPPING),
+            "metadata": [],
+            "created_at": now,
+            "updated_at": now,
+            "deleted_at": None,
+            "clean_up_at": None,
+            **link.UNLINKED,
+        }
+
+    def retrieve(self, external_id: str) -> Doc:
+        return {"customer": shown(self.living(external_id))}
+
+    def listing(self, query: Query) -> Doc:
+        rows = [row for row in self._tables.customers if row["deleted_at"] is None and _wanted(row, query)]
+        rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
+        page, meta = paged(rows, query)
+        left_out = ("error_details", "applicable_invoice_custom_sections")
+        listed = [{name: value for name, value in shown(row).items() if name not in left_out} for row in page]
+        return {"customers": listed, "meta": meta}
+
+    def delete(self, external_id: str) -> Doc:
+        row = dict(self.living(external_id))
+        now = self._tables.now()
+        row["deleted_at"] = now
+        row["clean_up_at"] = now + self._tables.world.settings.lago_job_delay_seconds
+        self._tables.customers.put(row["lago_id"], row)
+        self._tables.world.agenda.run()
+        return {"customer": shown(row)}
+
+    def current_usage(self, external_id: str, query: Query) -> Doc:
+        """An empty one: usage itself is not part of the sandbox."""
+        row = self._tables.customer(external_id)
+        if row is None:
+            raise not_found("resource_not_found")
+        wanted = query.one("external_subscription_id")
+        for subscription in self._tables.subscriptions.by("customer", row["lago_id"]):
+            if subscription["external_id"] == wanted and subscription["status"] == "active":
+                return {"customer_usage": _no_usage(subscription, self._tables.plan_of(subscription))}
+        raise not_allowed("no_active_subscription")
+
+    def living(self, external_id: str) -> Doc:
+        if (row := self._tables.customer(external_id)) is None:
+            raise not_found("customer_not_found")
+        return row
+
+    def _clean_up(self, row: Doc, _moment: float) -> None:
+        self._tables.customers.put(row["lago_id"], {**row, "clean_up_at": None})
+        self._end_subscriptions(row["lago_id"])
+
+
+def shown(row: Doc) -> Doc:
+    metadata = [{**entry, "created_at": stamp(entry["created_at"])} for entry in row["metadata"]]
+    return {
+        "lago_id": row["lago_id"],
+        "billing_entity_code": ENTITY,
+        "external_id": row["external_id"],
+        "account_type": "customer",
+        "sequential_id": row["sequential_id"],
+        "slug": f"SAN-0001-{row['sequential_id']:03}",
+        **{name: row[name] for name in PLAIN},
+        "country": row["country"],
+        "currency": row["currency"],
+        "timezone": None,
+        "applicable_timezone": "UTC",
+        "created_at": stamp(row["created_at"]),
+        "updated_at": stamp(row["updated_at"]),
+        "finalize_zero_amount_invoice": row["finalize_zero_amount_invoice"],
+        "billing_configuration": link.shown(row),
+        "shipping_address": row["shipping"],
+        "skip_invoice_custom_sections": False,
+        "metadata": metadata,
+        "taxes": [],
+        "integration_customers": [],
+        "applicable_invoice_custom_sections": [],
+        "error_details": [],
+    }
+
+
+def _due(row: Doc) -> float | None:
+    return None if row["clean_up_at"] is None else float(row["clean_up_at"])
+
+
+def _apply(row: Doc, sent: Doc) -> None:
+    for name in PLAIN:
+        if name in sent:
+            value = sent[name]
+            row[name] = INVISIBLE.sub("", value) if name == "email" and isinstance(value, str) else value
+    if "country" in sent:
+        row["country"] = sent["country"].upper() if sent["country"] else None
+    for name in ("currency", "finalize_zero_amount_invoice"):
+        if name in sent:
+            row[name] = sent[name]
+    if isinstance(shipping := sent.get("shipping_address"), dict):
+        row["shipping"] = {**row["shipping"], **{name: shipping[name] for name in SHIPPING if name in shipping}}
+    configuration = sent.get("billing_configuration")
+    if isinstance(configuration, dict) and "document_locale" in configuration:
+        row["document_locale"] = configuration["document_locale"]
+
+
+def _wrong(sent: Doc, old: Doc | None) -> dict[str, list[str]]:
+    errors: dict[str, list[str]] = {}
+    for name in ("name", "firstname", "lastname"):
+        if isinstance(sent.get(name), str) and len(sent[name]) > LONGEST_NAME:
+            errors[name] = ["value_is_too_long"]
+    address = INVISIBLE.sub("", sent["email"]) if isinstance(sent.get("email"), str) else ""
+    if address and (old is None or address != old["email"]):
+        if not all(EMAIL.fullmatch(each.strip()) for each in address.split(",")):
+            errors["email"] = ["invalid_email_format"]
+    if sent.get("currency") is not None and sent["currency"] not in CURRENCIES:
+        errors["currency"] = ["value_is_invalid"]
+    if sent.get("country") and not re.fullmatch(r"[A-Za-z]{2}", str(sent["country"])):
+        errors["country"] = ["not_a_valid_country_code"]
+    term = sent.get("net_payment_term")
+    if term is not None and (not isinstance(term, int) or term < 0):
+        errors["net_payment_term"] = ["value_is_out_of_range"]
+    if sent.get("customer_type") not in (None, "company", "individual"):
+        errors["customer_type"] = ["value_is_invalid"]
+    if sent.get("finalize_zero_amount_invoice", "inherit") not in ("inherit", "skip", "finalize"):
+        errors["finalize_zero_amount_invoice"] = ["invalid_value"]
+    return errors
+
+
+def _wanted(row: Doc, query: Query) -> bool:
+    external_id, term = query.one("external_id"), query.one("search_term")
+    if external_id is not None and row["external_id"] != external_id:
+        return False
+    if not term:
+        return True
+    searched = ("name", "firstname", "lastname", "legal_name", "external_id", "email")
+    return any(term.lower() in str(row[name] or "").lower() for name in searched)
+
+
+def _no_usage(subscription: Doc, plan: Doc) -> Doc:
+    end = stamp(subscription["period_end"] - 1)
+    return {
+        "from_datetime": stamp(subscription["period_start"]),
+        "to_datetime": end,
+        "issuing_date": str(end)[:10],
+        "currency": plan["amount_currency"],
+        "amount_cents": 0,
+        "total_amount_cents": 0,
+        "taxes_amount_cents": 0,
+        "lago_invoice_id": None,
+        "charges_usage": [],
+    }

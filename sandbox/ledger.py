@@ -1,0 +1,31 @@
+"""What the two billers would have charged: one entry for each subscription begun, changed or renewed.
+
+Amounts are the full price of a period, never prorated, so a test's expectation does not depend on the day it runs.
+``reason`` says why: ``subscription_create``, ``plan_change``, ``renewal``; Lago also ``upgrade``, ``downgrade``,
+``upgrade_credit`` and ``termination_credit`` (negative), ``termination_invoice``.
+"""
+
+from sandbox.clock import Clock, utc
+from sandbox.exchange import Doc
+from sandbox.store import Store
+
+
+class Ledger:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._table = store.table("charges")
+        self._clock = clock
+
+    def charge(self, biller: str, *, customer: str, subscription: str, amount: int, currency: str, reason: str) -> None:
+        entry: Doc = {
+            "biller": biller,
+            "customer": customer,
+            "subscription": subscription,
+            "amount": amount,
+            "currency": currency.lower(),
+            "reason": reason,
+            "at": utc(self._clock.now()).isoformat(),
+        }
+        self._table.put(str(len(self._table)), entry)
+
+    def entries(self) -> list[Doc]:
+        return list(self._table)

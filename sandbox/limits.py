@@ -1,0 +1,41 @@
+"""Rate limits in real time: the sandbox's clock may jump, a provider's limiter does not."""
+
+import time
+
+
+class Bucket:
+    """A token bucket that starts full: ``rate`` a second, at most ``rate`` at once."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._tokens = rate
+        self._filled_at = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._rate, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Window:
+    """A fixed window of one second, as Lago Cloud's headers describe it (lago.md 2)."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._second = 0
+        self._used = 0
+
+    def take(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._used = second, 0
+        self._used += 1
+        return self._used <= self.limit
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self._used)

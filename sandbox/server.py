@@ -1,0 +1,273 @@
+"""The sandbox as a server on loopback: one port for Stripe (``/v1``), Lago (``/api/v1``, ``/health``) and ``/sandbox``.
+
+A dropped connection is a dropped TCP connection: the transport is closed or reset, no HTTP error is sent.
+"""
+
+import asyncio
+import signal
+import socket
+import struct
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sandbox.control import control_app
+from sandbox.exchange import Answer, Dropped
+from sandbox.gate import Gate, Observer
+from sandbox.lago_api.biller import Lago
+from sandbox.stripe_api.biller import Stripe
+from sandbox.world import World
+
+LARGEST_BODY = 4 * 1024 * 1024
+START_SECONDS = 15.0
+STOP_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 75
+NO_LINGER = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
+
+
+class _Connections:
+    """The open connections by the peer's address, so that a request's connection can be cut under it."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, int], asyncio.Transport] = {}
+
+    def add(self, client: tuple[str, int], transport: asyncio.Transport) -> None:
+        self._open[client] = transport
+
+    def remove(self, client: tuple[str, int]) -> None:
+        self._open.pop(client, None)
+
+    def cut(self, client: tuple[str, int], *, reset: bool) -> None:
+        transport = self._open.get(client)
+        if transport is None:
+            return
+        if reset:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        transport.abort()
+
+    def cut_all(self) -> None:
+        for transport in list(self._open.values()):
+            transport.abort()
+
+
+def _protocol(connections: _Connections) -> type[asyncio.Protocol]:
+    class CuttableProtocol(H11Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)  # noqa: S101  # for the type: a TCP connection's always is
+            # Head and body leave as two segments; without this the second waits 40 ms for the client's ACK.
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            super().connection_made(transport)
+            if self.client is not None:
+                connections.add(self.client, transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.client is not None:
+                connections.remove(self.client)
+            super().connection_lost(exc)
+
+    return CuttableProtocol
+
+
+class _Door:
+    """The ASGI application: provider requests go through the gate as raw bytes, the rest to the control routes."""
+
+    def __init__(self, world: World, observer: Observer | None, connections: _Connections) -> None:
+        stripe = Stripe(world)
+        lago = Lago(world, stripe)
+        world.open()
+        self._gate = Gate(world, {"stripe": stripe, "lago": lago}, observer)
+        self._control = control_app(world, stripe, lago)
+        self._connections = connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/sandbox"):
+            await self._control(scope, receive, send)
+            return
+        provider = "stripe" if scope["path"].startswith("/v1/") else "lago"
+        try:
+            await self._serve(provider, scope, receive, send)
+        except asyncio.CancelledError:
+            return  # the server stops and has cut the connection; there is nobody left to answer
+
+    async def _serve(self, provider: str, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            await _send(send, Answer.of(413, {"error": "The sandbox takes bodies of at most 4 MiB."}))
+            return
+        outcome = await self._gate.serve(
+            provider,
+            scope["method"],
+            scope["raw_path"].decode("ascii"),
+            scope["query_string"].decode("ascii"),
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            body,
+        )
+        if isinstance(outcome, Dropped):
+            self._connections.cut(scope["client"], reset=outcome.reset)
+            await receive()  # returns once the connection is gone, so that nothing is sent on it
+        elif outcome.drip_seconds:
+            await _drip(send, outcome)
+        else:
+            await _send(send, outcome)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The request's body; None when it is too large."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > LARGEST_BODY:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _head(answer: Answer) -> dict[str, object]:
+    headers = [(b"content-type", answer.content_type.encode()), (b"content-length", str(len(answer.body)).encode())]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    await send(_head(answer))
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _drip(send: Send, answer: Answer) -> None:
+    await send(_head(answer))
+    for number in range(len(answer.body)):
+        await send({"type": "http.response.body", "body": answer.body[number : number + 1], "more_body": True})
+        await asyncio.sleep(answer.drip_seconds / len(answer.body))
+    await send({"type": "http.response.body", "body": b""})
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling and its waits: told to stop, it cuts every connection and is gone."""
+
+    def __init__(self, config: uvicorn.Config, connections: _Connections) -> None:
+        super().__init__(config)
+        self._connections = connections
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def main_loop(self) -> None:
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        self._connections.cut_all()
+        await asyncio.sleep(0)  # lets every connection notice
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Sandbox:
+    """Stripe and Lago on one loopback port.
+
+    ``limits``: answer 429 above the published rates. ``state``: a file that keeps the world over a restart or kill -9.
+    ``observer``: called in the server's thread with every provider exchange; one that raises spoils that answer.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        limits: bool = True,
+        state: Path | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._limits = limits
+        self._state = state
+        self._observer = observer
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._world: World | None = None
+
+    @property
+    def url(self) -> str:
+        """The origin for STRIPE_API_BASE and LAGO_API_URL, without a slash at the end."""
+        return f"http://{self._host}:{self._port}"
+
+    def start(self) -> Self:
+        """Listening when it returns. Raises OSError when the port is taken."""
+        listener = socket.create_server((self._host, self._port), backlog=512)
+        self._port = listener.getsockname()[1]
+        connections = _Connections()
+        self._world = World(limits=self._limits, state=self._state)
+        config = uvicorn.Config(
+            _Door(self._world, self._observer, connections),
+            loop="asyncio",
+            http=_protocol(connections),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        self._server = _Server(config, connections)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="sandbox", daemon=True)
+        self._thread.start()
+        if not self._server.ready.wait(START_SECONDS):
+            raise TimeoutError(f"The sandbox did not start within {START_SECONDS:.0f} s.")
+        return self
+
+    def stop(self) -> None:
+        """Cuts what is open. Safe to repeat; the same port can be started again."""
+        if self._server is None or self._thread is None or self._world is None:
+            return
+        self._server.stop()
+        self._thread.join(STOP_SECONDS)
+        self._world.close()
+        self._server = self._thread = self._world = None
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; call it in the main thread."""
+        stopping = threading.Event()
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            stopping.set()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with self:
+                stopping.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Self:
+        return self if self._thread is not None else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,38 @@
+"""What a test may turn while the sandbox runs. Unknown names and wrong types are refused with the field named."""
+
+from dataclasses import asdict, dataclass, field, fields
+
+from sandbox.exchange import Doc
+
+
+@dataclass(slots=True)
+class Settings:
+    limits: bool = True
+    """Answer 429 above 25/s an operation and 100/s in all (Stripe) and 50/s (Lago)."""
+    latency_ms: int = 0
+    search_lag_seconds: int = 60
+    """How far Stripe's search is behind, on the sandbox's clock (stripe.md 2: usually under a minute)."""
+    revoked_keys: list[str] = field(default_factory=list)
+    stripe_account: str = "acct_sandbox"
+    lago_organization: str = "1a901a90-1a90-1a90-1a90-1a901a901a90"
+    lago_providers: list[str] = field(default_factory=lambda: ["stripe_main"])
+    """Codes of the Stripe connections made in Lago's UI."""
+    lago_currency_locked: bool = True
+    """Up to v1.51 a customer with subscriptions keeps its currency; later versions let it change (lago.md 3.2)."""
+    lago_writes_to_stripe: bool = True
+    """Lago updates the linked Stripe customer at every later upsert (lago.md 3.5)."""
+    lago_job_delay_seconds: int = 0
+    """How long Lago takes to end the subscriptions of a deleted customer."""
+
+    def change(self, wanted: Doc) -> None:
+        for name, value in wanted.items():
+            current = getattr(self, name, None)
+            if name not in {each.name for each in fields(self)}:
+                raise ValueError(f"There is no setting {name!r}.")
+            if type(value) is not type(current):
+                raise ValueError(f"Setting {name!r} takes a {type(current).__name__}, not {value!r}.")
+        for name, value in wanted.items():
+            setattr(self, name, value)
+
+    def document(self) -> Doc:
+        return asdict(self)

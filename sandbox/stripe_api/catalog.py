@@ -1,0 +1,278 @@
+"""Stripe's products and prices (stripe.md 5): one price per lookup key, a price's amount never changes."""
+
+from decimal import Decimal
+
+from sandbox.exchange import Doc
+from sandbox.stripe_api import forms
+from sandbox.stripe_api.refusals import Refusal, invalid, missing_param, no_such
+from sandbox.stripe_api.tables import Tables, new_id
+
+PRODUCT_FIELDS: forms.Schema = {
+    "active": forms.boolean,
+    "description": forms.text(),
+    "id": forms.text(clears=False),
+    "images": forms.array(forms.text(), 8),
+    "marketing_features": forms.array(forms.record({"name": forms.text(80)}), 15),
+    "metadata": forms.metadata,
+    "name": forms.text(clears=False),
+    "shippable": forms.boolean,
+    "statement_descriptor": forms.text(22),
+    "tax_code": forms.text(),
+    "unit_label": forms.text(12),
+    "url": forms.text(),
+    **dict.fromkeys(("default_price_data", "package_dimensions"), forms.refused),
+    **forms.EXPAND,
+}
+PRODUCT_UPDATE: forms.Schema = {
+    **{name: check for name, check in PRODUCT_FIELDS.items() if name not in ("id", "default_price_data")},
+    "default_price": forms.text(),
+}
+PRODUCT_LIST: forms.Schema = {
+    **forms.PAGE,
+    "active": forms.boolean,
+    "created": forms.window,
+    "ids": forms.array(forms.text()),
+    "shippable": forms.refused,
+    "url": forms.refused,
+}
+RECURRING = forms.record(
+    {
+        "interval": forms.choice(("day", "week", "month", "year")),
+        "interval_count": forms.integer(1, 1095),
+        "usage_type": forms.choice(("licensed",)),
+        "meter": forms.refused,
+        "trial_period_days": forms.refused,
+    },
+    required=("interval",),
+)
+PRICE_FIELDS: forms.Schema = {
+    "active": forms.boolean,
+    "billing_scheme": forms.choice(("per_unit",)),
+    "currency": forms.text(3, clears=False),
+    "lookup_key": forms.text(200),
+    "metadata": forms.metadata,
+    "nickname": forms.text(),
+    "product": forms.text(clears=False),
+    "product_data": forms.record(
+        {
+            "id": forms.text(clears=False),
+            "name": forms.text(clears=False),
+            "active": forms.boolean,
+            "metadata": forms.metadata,
+            "statement_descriptor": forms.text(22),
+            "tax_code": forms.text(),
+            "unit_label": forms.text(12),
+        },
+        required=("name",),
+    ),
+    "recurring": RECURRING,
+    "tax_behavior": forms.choice(("exclusive", "inclusive", "unspecified")),
+    "transfer_lookup_key": forms.boolean,
+    "unit_amount": forms.integer(0, 99_999_999),
+    "unit_amount_decimal": forms.amount,
+    **dict.fromkeys(
+        ("currency_options", "custom_unit_amount", "tiers", "tiers_mode", "transform_quantity"), forms.refused
+    ),
+    **forms.EXPAND,
+}
+PRICE_UPDATE: forms.Schema = {
+    name: PRICE_FIELDS[name]
+    for name in (
+        "active",
+        "currency_options",
+        "expand",
+        "lookup_key",
+        "metadata",
+        "nickname",
+        "tax_behavior",
+        "transfer_lookup_key",
+    )
+}
+PRICE_LIST: forms.Schema = {
+    **forms.PAGE,
+    "active": forms.boolean,
+    "created": forms.window,
+    "currency": forms.text(3, clears=False),
+    "lookup_keys": forms.array(forms.text(200, clears=False), 10),
+    "product": forms.text(clears=False),
+    "type": forms.choice(("one_time", "recurring")),
+    "recurring": forms.refused,
+}
+
+
+class Catalog:
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def create_product(self, form: Doc) -> Doc:
+        sent = forms.read(form, PRODUCT_FIELDS, "name")
+        return self._tables.expanded(self._new_product(sent), sent)
+
+    def _new_product(self, sent: Doc) -> Doc:
+        product_id = str(sent.get("id") or new_id("prod_"))
+        if self._tables.products.get(product_id) is not None:
+            message = f"Product already exists with the ID: {product_id}"
+            raise Refusal(400, message, code="resource_already_exists", param="id", stored=True)
+        now = self._tables.now()
+        row: Doc = {
+            "id": product_id,
+            "object": "product",
+            "active": True,
+            "attributes": [],
+            "created": now,
+            "default_price": None,
+            "description": None,
+            "images": [],
+            "livemode": False,
+            "marketing_features": [],
+            "metadata": {},
+            "name": None,
+            "package_dimensions": None,
+            "shippable": None,
+            "statement_descriptor": None,
+            "tax_code": None,
+            "type": "service",
+            "unit_label": None,
+            "updated": now,
+            "url": None,
+        }
+        _apply(row, sent)
+        self._tables.products.put(product_id, row)
+        self._tables.event("product.created", row)
+        return row
+
+    def retrieve_product(self, product_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, forms.EXPAND)
+        return self._tables.expanded(self._product(product_id), sent)
+
+    def update_product(self, product_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, PRODUCT_UPDATE)
+        row = {**self._product(product_id), "updated": self._tables.now()}
+        if (price := sent.get("default_price")) is not None and self._tables.prices.get(price) is None:
+            raise no_such("price", price, "default_price", own=False)
+        _apply(row, sent)
+        self._tables.products.put(product_id, row)
+        self._tables.event("product.updated", row)
+        return self._tables.expanded(row, sent)
+
+    def delete_product(self, product_id: str, form: Doc) -> Doc:
+        forms.read(form, {})
+        row = self._product(product_id)
+        if any(price["product"] == product_id for price in self._tables.prices):
+            raise Refusal(400, "This product cannot be deleted because it has one or more user-created prices.")
+        self._tables.products.drop(product_id)
+        self._tables.event("product.deleted", row)
+        return {"id": product_id, "object": "product", "deleted": True}
+
+    def list_products(self, form: Doc) -> Doc:
+        sent = forms.read(form, PRODUCT_LIST)
+        rows = [row for row in self._tables.products if _fits(row, sent, "active")]
+        if "ids" in sent:
+            rows = [row for row in rows if row["id"] in sent["ids"]]
+        return self._tables.expanded(self._tables.page(rows, sent, "/v1/products"), sent)
+
+    def create_price(self, form: Doc) -> Doc:
+        sent = forms.read(form, PRICE_FIELDS, "currency")
+        if ("product" in sent) == ("product_data" in sent):
+            raise missing_param("product") if "product" not in sent else invalid("Pass product or product_data.")
+        if "unit_amount" not in sent and "unit_amount_decimal" not in sent:
+            raise missing_param("unit_amount")
+        if "product" in sent and self._tables.products.get(sent["product"]) is None:
+            raise no_such("product", sent["product"], "product", own=False)
+        self._free_lookup_key(sent)
+        product_id = sent["product"] if "product" in sent else self._new_product(sent["product_data"])["id"]
+        row = _price(new_id("price_", 24), product_id, self._tables.now(), sent)
+        self._tables.prices.put(row["id"], row)
+        self._tables.event("price.created", row)
+        return self._tables.expanded(row, sent)
+
+    def retrieve_price(self, price_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, forms.EXPAND)
+        return self._tables.expanded(self._price(price_id), sent)
+
+    def update_price(self, price_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, PRICE_UPDATE)
+        row = dict(self._price(price_id))
+        if sent.get("lookup_key") != row["lookup_key"]:
+            self._free_lookup_key(sent)
+        _apply(row, {name: value for name, value in sent.items() if name != "transfer_lookup_key"})
+        self._tables.prices.put(price_id, row)
+        self._tables.event("price.updated", row)
+        return self._tables.expanded(row, sent)
+
+    def list_prices(self, form: Doc) -> Doc:
+        sent = forms.read(form, PRICE_LIST)
+        rows = [
+            row
+            for row in self._tables.prices
+            if all(_fits(row, sent, name) for name in ("active", "currency", "product", "type"))
+        ]
+        if "lookup_keys" in sent:
+            rows = [row for row in rows if row["lookup_key"] in sent["lookup_keys"]]
+        return self._tables.expanded(self._tables.page(rows, sent, "/v1/prices"), sent)
+
+    def _free_lookup_key(self, sent: Doc) -> None:
+        """A taken key moves only when told to (``transfer_lookup_key``)."""
+        key = sent.get("lookup_key")
+        if key is None:
+            return
+        for holder in self._tables.prices.by("lookup_key", key):
+            if not sent.get("transfer_lookup_key"):
+                message = f"A price (`{holder['id']}`) already uses that lookup key."
+                raise Refusal(400, message, code="resource_already_exists", param="lookup_key", stored=True)
+            self._tables.prices.put(holder["id"], {**holder, "lookup_key": None})
+
+    def _product(self, product_id: str) -> Doc:
+        if (row := self._tables.products.get(product_id)) is None:
+            raise no_such("product", product_id)
+        return row
+
+    def _price(self, price_id: str) -> Doc:
+        if (row := self._tables.prices.get(price_id)) is None:
+            raise no_such("price", price_id, "price")
+        return row
+
+
+def _price(price_id: str, product_id: str, created: int, sent: Doc) -> Doc:
+    recurring = sent.get("recurring")
+    exact = sent.get("unit_amount_decimal", Decimal(sent.get("unit_amount", 0)))
+    return {
+        "id": price_id,
+        "object": "price",
+        "active": sent.get("active", True),
+        "billing_scheme": "per_unit",
+        "created": created,
+        "currency": sent["currency"].lower(),
+        "custom_unit_amount": None,
+        "livemode": False,
+        "lookup_key": sent.get("lookup_key"),
+        "metadata": forms.merged_metadata({}, sent.get("metadata", {})),
+        "nickname": sent.get("nickname"),
+        "product": product_id,
+        "recurring": recurring
+        and {
+            "interval": recurring["interval"],
+            "interval_count": recurring.get("interval_count", 1),
+            "meter": None,
+            "trial_period_days": None,
+            "usage_type": "licensed",
+        },
+        "tax_behavior": sent.get("tax_behavior", "unspecified"),
+        "tiers_mode": None,
+        "transform_quantity": None,
+        "type": "recurring" if recurring else "one_time",
+        "unit_amount": int(exact) if exact == int(exact) else None,
+        "unit_amount_decimal": f"{exact.normalize():f}",
+    }
+
+
+def _fits(row: Doc, sent: Doc, name: str) -> bool:
+    return name not in sent or bool(row[name] == sent[name])
+
+
+def _apply(row: Doc, sent: Doc) -> None:
+    for name, value in sent.items():
+        if name == "metadata":
+            row["metadata"] = forms.merged_metadata(row["metadata"], value)
+        elif name not in ("expand", "id"):
+            row[name] = value

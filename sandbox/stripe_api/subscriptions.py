@@ -1,0 +1,562 @@
+"""Stripe's subscriptions (stripe.md 6), flexible billing mode, periods on the items.
+
+Kept where naive code double-bills: an update without the item's id adds an item, a price change without a quantity
+goes back to 1, a canceled one takes metadata only, canceling twice is 404. Trials, invoices and metered prices are not
+there: their parameters are refused aloud.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sandbox.exchange import Doc
+from sandbox.months import at, period_of
+from sandbox.stripe_api import forms
+from sandbox.stripe_api.refusals import Refusal, invalid, missing_param, no_such
+from sandbox.stripe_api.tables import API_VERSION, NOBODY, Tables, new_id
+
+MOST_ITEMS = 20
+MOST_SUBSCRIPTIONS = 500
+INCOMPLETE_SECONDS = 23 * 3600
+ENDED = frozenset({"canceled", "incomplete_expired"})
+STATUSES = ("incomplete", "incomplete_expired", "trialing", "active", "past_due", "canceled", "unpaid", "paused")
+DAYS = {"day": 1, "week": 7}
+MONTHS = {"month": 1, "year": 12}
+OBJECT_ANCHOR_SINCE = "2026-09-30"
+
+PRORATION = forms.choice(("create_prorations", "always_invoice", "none"))
+CANCELLATION = forms.record(
+    {
+        "comment": forms.text(),
+        "feedback": forms.choice(
+            (
+                "customer_service",
+                "low_quality",
+                "missing_features",
+                "other",
+                "switched_service",
+                "too_complex",
+                "too_expensive",
+                "unused",
+            ),
+            clears=True,
+        ),
+    }
+)
+ITEM = forms.record(
+    {
+        "price": forms.text(clears=False),
+        "quantity": forms.integer(0),
+        "metadata": forms.metadata,
+        **dict.fromkeys(("billing_thresholds", "discounts", "plan", "price_data", "tax_rates", "trial"), forms.refused),
+    }
+)
+CHANGED_ITEM = forms.record(
+    {**ITEM.schema, "id": forms.text(clears=False), "deleted": forms.boolean, "clear_usage": forms.refused}
+)
+COMMON: forms.Schema = {
+    "automatic_tax": forms.record({"enabled": forms.boolean, "liability": forms.refused}, required=("enabled",)),
+    "cancel_at": forms.integer(0, clears=True),
+    "cancel_at_period_end": forms.boolean,
+    "collection_method": forms.choice(("charge_automatically", "send_invoice")),
+    "days_until_due": forms.integer(0, clears=True),
+    "default_payment_method": forms.text(),
+    "description": forms.text(500),
+    "metadata": forms.metadata,
+    "off_session": forms.boolean,
+    "payment_behavior": forms.choice(
+        ("allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete")
+    ),
+    "payment_settings": forms.record(
+        {"save_default_payment_method": forms.choice(("off", "on_subscription")), "payment_method_types": forms.refused}
+    ),
+    "proration_behavior": PRORATION,
+    **dict.fromkeys(
+        (
+            "add_invoice_items",
+            "application_fee_percent",
+            "billing_schedules",
+            "billing_thresholds",
+            "default_source",
+            "default_tax_rates",
+            "discounts",
+            "invoice_settings",
+            "on_behalf_of",
+            "pending_invoice_item_interval",
+            "transfer_data",
+            "trial_end",
+            "trial_from_plan",
+            "trial_settings",
+        ),
+        forms.refused,
+    ),
+    **forms.EXPAND,
+}
+CREATE_FIELDS: forms.Schema = {
+    **COMMON,
+    "billing_mode": forms.record({"type": forms.choice(("classic", "flexible")), "flexible": forms.refused}),
+    "currency": forms.text(3, clears=False),
+    "customer": forms.text(clears=False),
+    "items": forms.array(ITEM, MOST_ITEMS),
+    **dict.fromkeys(
+        (
+            "backdate_start_date",
+            "billing_cycle_anchor",
+            "billing_cycle_anchor_config",
+            "customer_account",
+            "trial_period_days",
+        ),
+        forms.refused,
+    ),
+}
+
+
+def _anchor(param: str, value: forms.Node) -> Any:
+    """An object since endive, a word before (stripe.md 6); which one is right depends on Stripe-Version."""
+    if isinstance(value, dict):
+        return forms.record({"type": forms.choice(("now", "unchanged"))}, required=("type",))(param, value)
+    return forms.choice(("now", "unchanged"))(param, value)
+
+
+UPDATE_FIELDS: forms.Schema = {
+    **COMMON,
+    "billing_cycle_anchor": _anchor,
+    "cancellation_details": CANCELLATION,
+    "items": forms.array(CHANGED_ITEM, MOST_ITEMS),
+    "pause_collection": forms.record(
+        {"behavior": forms.choice(("keep_as_draft", "mark_uncollectible", "void")), "resumes_at": forms.integer(0)},
+        required=("behavior",),
+    ),
+    "proration_date": forms.integer(0),
+}
+CANCEL_FIELDS: forms.Schema = {
+    "cancellation_details": CANCELLATION,
+    "invoice_now": forms.boolean,
+    "prorate": forms.boolean,
+    **forms.EXPAND,
+}
+LIST_FIELDS: forms.Schema = {
+    **forms.PAGE,
+    "collection_method": COMMON["collection_method"],
+    "created": forms.window,
+    "customer": forms.text(clears=False),
+    "price": forms.text(clears=False),
+    "status": forms.choice((*STATUSES, "all", "ended")),
+    **dict.fromkeys(
+        ("automatic_tax", "current_period_end", "current_period_start", "customer_account", "test_clock"), forms.refused
+    ),
+}
+
+
+class Subscriptions:
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        tables.subscriptions.schedule(_due, self._tick)
+
+    def create(self, form: Doc) -> Doc:
+        sent = forms.read(form, CREATE_FIELDS, "customer", "items")
+        if not sent["items"]:
+            raise missing_param("items")
+        _check_collection(sent.get("collection_method", "charge_automatically"), sent.get("days_until_due"))
+        customer = self._tables.customers.get(sent["customer"])
+        if customer is None or customer.get("deleted"):
+            raise no_such("customer", sent["customer"], "customer", own=False)
+        self._check_count(customer["id"])
+        now = self._tables.now()
+        row = _blank(new_id("sub_", 24), customer["id"], now, sent)
+        for number, item in enumerate(sent["items"]):
+            self._add_item(row, item, f"items[{number}]")
+        row["currency"] = self._currency(row, customer)
+        row["status"] = self._first_status(row, customer, sent)
+        _set_cancel(row, sent, self._tables.now())
+        if customer["currency"] is None:
+            self._tables.customers.put(customer["id"], {**customer, "currency": row["currency"]})
+        self._save(row, "customer.subscription.created")
+        self._charge(row, self._worth(row), "subscription_create")
+        return self._tables.expanded(self.shown(row), sent)
+
+    def retrieve(self, subscription_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, forms.EXPAND)
+        return self._tables.expanded(self.shown(self._row(subscription_id)), sent)
+
+    def update(self, subscription_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, UPDATE_FIELDS)
+        old = self._row(subscription_id)
+        if old["status"] in ENDED and set(sent) - {"metadata", "cancellation_details", "expand"}:
+            raise Refusal(
+                400,
+                "A canceled subscription can only update its cancellation_details and metadata.",
+                code="invalid_canceled_subscription_fields",
+                stored=True,
+            )
+        self._check_anchor(sent)
+        row = {**old, "metadata": dict(old["metadata"]), "items": [dict(item) for item in old["items"]]}
+        self._change_items(row, sent.get("items", []))
+        _set_plain(row, sent)
+        _check_collection(row["collection_method"], row["days_until_due"])
+        if "billing_cycle_anchor" in sent and sent["billing_cycle_anchor"] in ("now", {"type": "now"}):
+            self._restart(row)
+        _set_cancel(row, sent, self._tables.now())
+        before, after = self._worth(old), self._worth(row)
+        self._save(row, "customer.subscription.updated")
+        if before != after or _prices(old) != _prices(row):
+            none = sent.get("proration_behavior") == "none"
+            self._charge(row, 0 if none else after - before, "plan_change")
+        return self._tables.expanded(self.shown(row), sent)
+
+    def cancel(self, subscription_id: str, form: Doc) -> Doc:
+        sent = forms.read(form, CANCEL_FIELDS)
+        row = self._row(subscription_id)
+        if row["status"] in ENDED:
+            raise no_such("subscription", subscription_id)
+        row = {**row, "cancellation_details": _cancellation(row, sent, "cancellation_requested")}
+        return self._tables.expanded(self.shown(self._end(row)), sent)
+
+    def listing(self, form: Doc) -> Doc:
+        sent = forms.read(form, LIST_FIELDS)
+        if "customer" in sent:
+            if self._tables.customers.get(sent["customer"]) is None:
+                raise no_such("customer", sent["customer"], "customer", own=False)
+            rows = sorted(self._tables.subscriptions.by("customer", sent["customer"]), key=lambda row: row["number"])
+        else:
+            rows = list(self._tables.subscriptions)
+        rows = [row for row in rows if _wanted(row, sent)]
+        page = self._tables.page(rows, sent, "/v1/subscriptions")
+        page["data"] = [self.shown(row) for row in page["data"]]
+        return self._tables.expanded(page, sent)
+
+    def end_all(self, customer_id: str) -> None:
+        for row in self._tables.subscriptions.by("customer", customer_id):
+            if row["status"] not in ENDED:
+                self._end(dict(row))
+
+    def shown(self, row: Doc) -> Doc:
+        """As Stripe shows it: items as a list object, each with its whole price."""
+        items = [
+            {key: value for key, value in item.items() if key != "price"} | {"price": self._price(item["price"])}
+            for item in row["items"]
+        ]
+        document = {name: value for name, value in row.items() if name != "number"}
+        document["items"] = {
+            "object": "list",
+            "data": items,
+            "has_more": False,
+            "total_count": len(items),
+            "url": f"/v1/subscription_items?subscription={row['id']}",
+        }
+        return document
+
+    def _price(self, price_id: str) -> Doc:
+        price = self._tables.prices.get(price_id)
+        assert price is not None, price_id  # noqa: S101  # prices cannot be deleted
+        return price
+
+    def _row(self, subscription_id: str) -> Doc:
+        if (row := self._tables.subscriptions.get(subscription_id)) is None:
+            raise no_such("subscription", subscription_id)
+        return row
+
+    def _save(self, row: Doc, event: str) -> None:
+        self._tables.subscriptions.put(row["id"], row)
+        self._tables.event(event, self.shown(row))
+
+    def _check_count(self, customer_id: str) -> None:
+        rows = self._tables.subscriptions.by("customer", customer_id)
+        if sum(row["status"] not in ENDED for row in rows) >= MOST_SUBSCRIPTIONS:
+            message = f"The customer {customer_id} has already reached the maximum {MOST_SUBSCRIPTIONS} subscriptions."
+            raise Refusal(400, message, code="customer_max_subscriptions", stored=True)
+
+    def _add_item(self, row: Doc, item: Doc, param: str) -> None:
+        if "price" not in item:
+            raise missing_param(f"{param}[price]")
+        price = self._usable(item["price"], f"{param}[price]")
+        if price["id"] in _prices(row):
+            message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
+            raise Refusal(400, message, param="items", stored=True)
+        if len(row["items"]) >= MOST_ITEMS:
+            raise invalid(f"A subscription may have at most {MOST_ITEMS} items.", "items")
+        now = self._tables.now()
+        row["items"].append(
+            {
+                "id": new_id("si_"),
+                "object": "subscription_item",
+                "billing_thresholds": None,
+                "created": now,
+                **_period(row["billing_cycle_anchor"], now, price),
+                "discounts": [],
+                "metadata": forms.merged_metadata({}, item.get("metadata", {})),
+                "price": price["id"],
+                "quantity": item.get("quantity", 1),
+                "subscription": row["id"],
+                "tax_rates": [],
+            }
+        )
+
+    def _usable(self, price_id: str, param: str) -> Doc:
+        price = self._tables.prices.get(price_id)
+        if price is None:
+            raise no_such("price", price_id, param, own=False)
+        if not price["active"]:
+            message = "The price specified is inactive. This field only accepts active prices."
+            raise Refusal(400, message, param=param, stored=True)
+        if price["type"] != "recurring":
+            message = (
+                "The price specified is set to `type=one_time` but this field only accepts prices with "
+                "`type=recurring`."
+            )
+            raise Refusal(400, message, param=param, stored=True)
+        return price
+
+    def _change_items(self, row: Doc, changes: list[Doc]) -> None:
+        for number, change in enumerate(changes):
+            param = f"items[{number}]"
+            if "id" not in change:
+                self._add_item(row, change, param)
+                continue
+            item = next((item for item in row["items"] if item["id"] == change["id"]), None)
+            if item is None:
+                raise no_such("subscription item", change["id"], f"{param}[id]", own=False)
+            if change.get("deleted"):
+                row["items"].remove(item)
+                continue
+            if "price" in change and change["price"] != item["price"]:
+                self._swap_price(row, item, self._usable(change["price"], f"{param}[price]"))
+            if "quantity" in change:
+                item["quantity"] = change["quantity"]
+            if "metadata" in change:
+                item["metadata"] = forms.merged_metadata(item["metadata"], change["metadata"])
+        if changes and not row["items"]:
+            raise invalid("A subscription must have at least one active plan.", "items")
+        if changes:
+            self._currency(row, None)
+
+    def _swap_price(self, row: Doc, item: Doc, price: Doc) -> None:
+        if price["id"] in _prices(row):
+            message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
+            raise Refusal(400, message, param="items", stored=True)
+        old = self._price(item["price"])
+        item["price"] = price["id"]
+        item["quantity"] = 1  # the published default: a price change without a quantity loses the seats
+        if old["recurring"] != price["recurring"]:
+            self._restart(row)
+
+    def _restart(self, row: Doc) -> None:
+        """The billing cycle begins anew now: on ``billing_cycle_anchor: now`` and when the interval changes."""
+        now = self._tables.now()
+        row["billing_cycle_anchor"] = now
+        for item in row["items"]:
+            item |= _period(now, now, self._price(item["price"]))
+
+    def _check_anchor(self, sent: Doc) -> None:
+        anchor = sent.get("billing_cycle_anchor")
+        if anchor is None:
+            return
+        version = self._tables.cause.version or API_VERSION
+        if isinstance(anchor, dict) != (version[:10] >= OBJECT_ANCHOR_SINCE):
+            raise invalid("Invalid billing_cycle_anchor", "billing_cycle_anchor")
+
+    def _currency(self, row: Doc, customer: Doc | None) -> str:
+        found = {str(self._price(item["price"])["currency"]) for item in row["items"]}
+        wanted = customer["currency"] if customer is not None else row["currency"]
+        if len(found | ({wanted} if wanted else set())) > 1:
+            message = (
+                "You cannot combine currencies on a single customer. This customer has had a subscription, coupon, "
+                f"or invoice item with currency {wanted}."
+            )
+            raise Refusal(400, message, stored=True)
+        return found.pop()
+
+    def _first_status(self, row: Doc, customer: Doc, sent: Doc) -> str:
+        if row["collection_method"] == "send_invoice" or self._worth(row) == 0:
+            return "active"
+        if sent.get("payment_behavior") == "default_incomplete":
+            return "incomplete"
+        if not (row["default_payment_method"] or customer["invoice_settings"]["default_payment_method"]):
+            raise Refusal(
+                400,
+                "This customer has no attached payment source or default payment method. Please consider adding a "
+                "default payment method.",
+                code="resource_missing",
+                stored=True,
+            )
+        return "active"
+
+    def _worth(self, row: Doc) -> int:
+        return sum(int(self._price(item["price"])["unit_amount"] or 0) * int(item["quantity"]) for item in row["items"])
+
+    def _charge(self, row: Doc, amount: int, reason: str) -> None:
+        self._tables.world.ledger.charge(
+            "stripe",
+            customer=row["customer"],
+            subscription=row["id"],
+            amount=amount,
+            currency=row["currency"],
+            reason=reason,
+        )
+
+    def _end(self, row: Doc, status: str = "canceled") -> Doc:
+        now = self._tables.now()
+        row["status"] = status
+        row["ended_at"] = now
+        row["canceled_at"] = row["canceled_at"] or now
+        self._save(row, "customer.subscription.deleted" if status == "canceled" else "customer.subscription.updated")
+        return row
+
+    def _tick(self, row: Doc, moment: float) -> None:
+        self._tables.cause = NOBODY
+        row = {**row, "items": [dict(item) for item in row["items"]]}
+        if row["status"] == "incomplete":
+            self._end(row, "incomplete_expired")
+            return
+        if row["cancel_at"] is not None and row["cancel_at"] <= moment:
+            self._end(row)
+            return
+        renewed = 0
+        for item in row["items"]:
+            if item["current_period_end"] <= moment:
+                price = self._price(item["price"])
+                item |= _period(row["billing_cycle_anchor"], int(moment), price)
+                renewed += int(price["unit_amount"] or 0) * int(item["quantity"])
+        self._save(row, "customer.subscription.updated")
+        self._charge(row, renewed, "renewal")
+
+
+def _due(row: Doc) -> float | None:
+    if row["status"] in ENDED:
+        return None
+    if row["status"] == "incomplete":
+        return float(row["created"] + INCOMPLETE_SECONDS)
+    return float(min(_ends(row)))
+
+
+def _ends(row: Doc) -> Iterator[int]:
+    yield from (item["current_period_end"] for item in row["items"])
+    if row["cancel_at"] is not None:
+        yield row["cancel_at"]
+
+
+def _prices(row: Doc) -> list[str]:
+    return [item["price"] for item in row["items"]]
+
+
+def _period(anchor: int, moment: int, price: Doc) -> Doc:
+    interval, count = price["recurring"]["interval"], price["recurring"]["interval_count"]
+    start, end = period_of(
+        at(anchor), at(moment), days=DAYS.get(interval, 0) * count, months=MONTHS.get(interval, 0) * count
+    )
+    return {"current_period_end": int(end.timestamp()), "current_period_start": int(start.timestamp())}
+
+
+def _wanted(row: Doc, sent: Doc) -> bool:
+    status = sent.get("status")
+    if status is None:
+        fits = row["status"] != "canceled"
+    elif status == "all":
+        fits = True
+    else:
+        fits = row["status"] in (ENDED if status == "ended" else {status})
+    if "collection_method" in sent and row["collection_method"] != sent["collection_method"]:
+        return False
+    return fits and ("price" not in sent or sent["price"] in _prices(row))
+
+
+def _check_collection(method: str, days: int | None) -> None:
+    if method == "send_invoice" and days is None:
+        message = "If you specify `collection_method` as `send_invoice`, you must specify `days_until_due` for the subscription."
+        raise invalid(message, "days_until_due", "parameter_missing")
+    if method == "charge_automatically" and days is not None:
+        message = "`days_until_due` is only allowed when `collection_method` is `send_invoice`."
+        raise invalid(message, "days_until_due")
+
+
+def _cancellation(row: Doc, sent: Doc, reason: str | None) -> Doc:
+    details = sent.get("cancellation_details") or {}
+    return {**row["cancellation_details"], **details, "reason": reason}
+
+
+def _set_plain(row: Doc, sent: Doc) -> None:
+    for name in ("collection_method", "days_until_due", "default_payment_method", "description", "pause_collection"):
+        if name in sent:
+            row[name] = sent[name]
+    if sent.get("collection_method") == "charge_automatically" and "days_until_due" not in sent:
+        row["days_until_due"] = None
+    if "metadata" in sent:
+        row["metadata"] = forms.merged_metadata(row["metadata"], sent["metadata"])
+    if "cancellation_details" in sent:
+        row["cancellation_details"] = _cancellation(row, sent, row["cancellation_details"]["reason"])
+    if "automatic_tax" in sent and sent["automatic_tax"] is not None:
+        row["automatic_tax"] = {**row["automatic_tax"], "enabled": sent["automatic_tax"]["enabled"]}
+
+
+def _set_cancel(row: Doc, sent: Doc, now: int) -> None:
+    if "cancel_at_period_end" in sent:
+        row["cancel_at_period_end"] = sent["cancel_at_period_end"]
+        row["cancel_at"] = None
+    elif "cancel_at" in sent:
+        row["cancel_at_period_end"] = False
+        row["cancel_at"] = sent["cancel_at"]
+    else:
+        return
+    if row["cancel_at_period_end"]:
+        row["cancel_at"] = max(item["current_period_end"] for item in row["items"])
+    reason = "cancellation_requested" if row["cancel_at"] is not None else None
+    row["canceled_at"] = now if reason else None
+    row["cancellation_details"] = {**row["cancellation_details"], "reason": reason}
+
+
+def _blank(subscription_id: str, customer_id: str, now: int, sent: Doc) -> Doc:
+    row: Doc = {
+        "id": subscription_id,
+        "object": "subscription",
+        "application": None,
+        "application_fee_percent": None,
+        "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
+        "billing_cycle_anchor": now,
+        "billing_cycle_anchor_config": None,
+        "billing_mode": {"type": (sent.get("billing_mode") or {}).get("type", "flexible"), "flexible": None},
+        "billing_schedules": [],
+        "billing_thresholds": None,
+        "cancel_at": None,
+        "cancel_at_period_end": False,
+        "canceled_at": None,
+        "cancellation_details": {"comment": None, "feedback": None, "reason": None},
+        "collection_method": "charge_automatically",
+        "created": now,
+        "currency": None,
+        "customer": customer_id,
+        "customer_account": None,
+        "days_until_due": None,
+        "default_payment_method": None,
+        "default_source": None,
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "ended_at": None,
+        "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
+        "items": [],
+        "latest_invoice": None,
+        "livemode": False,
+        "metadata": {},
+        "next_pending_invoice_item_invoice": None,
+        "on_behalf_of": None,
+        "pause_collection": None,
+        "payment_settings": {
+            "payment_method_options": None,
+            "payment_method_types": None,
+            "save_default_payment_method": (sent.get("payment_settings") or {}).get(
+                "save_default_payment_method", "off"
+            ),
+        },
+        "pending_invoice_item_interval": None,
+        "pending_setup_intent": None,
+        "pending_update": None,
+        "schedule": None,
+        "start_date": now,
+        "status": "active",
+        "test_clock": None,
+        "transfer_data": None,
+        "trial_end": None,
+        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_start": None,
+    }
+    _set_plain(row, sent)
+    return row
