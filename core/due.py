@@ -7,10 +7,9 @@ everything home. A link handed over is not handed over again for a while, so a l
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import cast
 from uuid import uuid4
 
-from sqlalchemy import case, func, or_, select, text, tuple_, update
+from sqlalchemy import case, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -25,11 +24,12 @@ HANDED_OVER = timedelta(seconds=120)
 ASK_AGAIN = timedelta(hours=1)
 
 
-def links(session: Session, limit: int, now: datetime) -> list[tuple[str, Provider]]:
-    """Up to ``limit`` links that are behind and whose time has come, longest due first."""
+def links(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
+    """Organizations, up to ``limit``, whose link is behind and whose time has come, longest due first."""
     due = (
-        select(BillingLink.org_id, BillingLink.provider)
+        select(BillingLink.org_id)
         .where(
+            BillingLink.provider == provider,
             BillingLink.state == "open",
             text(f"({LINK_IS_BEHIND})"),
             BillingLink.sweep_at <= now,
@@ -39,16 +39,14 @@ def links(session: Session, limit: int, now: datetime) -> list[tuple[str, Provid
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    keys = session.execute(due).all()
-    for start in range(0, len(keys), 400):  # SQLite takes a bounded number of parameters
-        chunk = [(org_id, provider) for org_id, provider in keys[start : start + 400]]
-        session.execute(
-            update(BillingLink)
-            .where(tuple_(BillingLink.org_id, BillingLink.provider).in_(chunk))
-            .values(sweep_at=now + HANDED_OVER)
-            .execution_options(synchronize_session=False)
-        )
-    return [(org_id, cast("Provider", provider)) for org_id, provider in keys]
+    org_ids = list(session.scalars(due))
+    session.execute(
+        update(BillingLink)
+        .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))
+        .values(sweep_at=now + HANDED_OVER)
+        .execution_options(synchronize_session=False)
+    )
+    return org_ids
 
 
 def downgrades(database: Database, limit: int, now: datetime) -> int:

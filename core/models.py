@@ -222,6 +222,7 @@ class BillingLink(Base):
         ),
         Index(
             "ix_billing_links_due",
+            "provider",
             "sweep_at",
             sqlite_where=text(f"state = 'open' AND ({LINK_IS_BEHIND})"),
             postgresql_where=text(f"state = 'open' AND ({LINK_IS_BEHIND})"),

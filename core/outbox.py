@@ -86,3 +86,8 @@ def give_back(session: Session, token: str) -> None:
         .values(lease_token=None, lease_until=None)
         .execution_options(synchronize_session=False)
     )
+
+
+def any_pending(session: Session) -> bool:
+    """A cheap look that takes no lock; an idle relay asks nothing else."""
+    return session.scalar(select(Event.seq).where(Event.published_at.is_(None)).limit(1)) is not None

@@ -163,7 +163,7 @@ def _billing_links() -> None:
     op.create_index(
         "ix_billing_links_due",
         "billing_links",
-        ["sweep_at"],
+        ["provider", "sweep_at"],
         unique=False,
         sqlite_where=sa.text("state = 'open' AND (applied_version < wanted_version OR intent IS NOT NULL)"),
         postgresql_where=sa.text("state = 'open' AND (applied_version < wanted_version OR intent IS NOT NULL)"),

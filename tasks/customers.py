@@ -1,0 +1,18 @@
+"""One task a biller: make it match one organization. A message that comes twice, late or out of order does no harm."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from tasks.base import BillingTask
+from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE
+
+
+@shared_task(bind=True, base=BillingTask, name=SYNC_TO_STRIPE)
+def sync_to_stripe(self: BillingTask, org_id: str) -> None:
+    self.follow(self.runtime.sync.run(org_id, "stripe"), "stripe", org_id)
+
+
+@shared_task(bind=True, base=BillingTask, name=SYNC_TO_LAGO)
+def sync_to_lago(self: BillingTask, org_id: str) -> None:
+    self.follow(self.runtime.sync.run(org_id, "lago"), "lago", org_id)

@@ -1,0 +1,161 @@
+"""The Celery app: settings as ``facts`` of the broker ask, tasks registered, the runtime wired on first use.
+
+JSON only, no result backend: the rows are the truth. Late acknowledgement, one message a slot, bounded sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery.signals import worker_process_shutdown, worker_shutdown
+from kombu import Exchange, Queue
+
+from core import catalog
+from core.clock import utc_now
+from core.database import Database
+from core.gateways import Biller, Provider
+from core.sync import Sync
+from core.wishes import Policy
+from providers.lago import LagoBiller
+from providers.stripe_biller import StripeBiller
+from tasks.base import BillingApp, Runtime
+from tasks.routing import QUEUE_OF, SWEEP
+from worker.settings import Settings, SettingsError
+
+# One call to a biller, the last byte included; ``core.links.CALL`` leaves room for bridged blips on top.
+CALL_SECONDS: Final = 10.0
+SWEEP_EVERY: Final = 5.0
+
+# The visibility timeout must outlast the longest countdown and the longest task, else both run again (celery.md 0.2).
+REDIS_OPTIONS: Final[dict[str, Any]] = {
+    "visibility_timeout": 300,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    "max_connections": 200,
+}
+AMQP_OPTIONS: Final[dict[str, Any]] = {"confirm_publish": True, "read_timeout": 5, "write_timeout": 5}
+MEMORY_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
+
+
+def build(settings: Settings) -> BillingApp:
+    """An app for this process; nothing is opened before the first task or publish."""
+    app = BillingApp("billing-sync", open_runtime=lambda: open_runtime(settings), set_as_current=True)
+    app.conf.update(_configuration(settings))
+    app.set_default()
+    worker_shutdown.connect(_close(app), weak=False)
+    worker_process_shutdown.connect(_close(app), weak=False)
+    return app
+
+
+def open_runtime(settings: Settings) -> Runtime:
+    """Raises ``SettingsError``, ``CatalogError`` or ``DatabaseError``: nothing is started half."""
+    plans = catalog.load(settings.plans_file, settings.charged_by)
+    billers = open_billers(settings, plans)
+    database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
+    database.prepare()
+    policy = Policy(links_payer=bool(settings.lago_stripe_provider_code))
+
+    def close() -> None:
+        for biller in billers.values():
+            biller.close()
+        database.close()
+
+    sync = Sync(database=database, billers=billers, catalog=plans, policy=policy, clock=utc_now)
+    return Runtime(database=database, sync=sync, catalog=plans, clock=utc_now, close=close)
+
+
+def open_billers(settings: Settings, plans: catalog.Catalog) -> dict[Provider, Biller]:
+    """Both billers, at the addresses that the settings name. Raises ``SettingsError`` where they name none."""
+    stripe_key, stripe_base = settings.stripe_secret_key, settings.stripe_api_base
+    lago_key, lago_url = settings.lago_api_key, settings.lago_api_url
+    if stripe_key is None or stripe_base is None or lago_key is None or lago_url is None:
+        message = (
+            "no biller is named: set STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY and LAGO_API_URL, "
+            "or run `billing-sync up`, which brings its own sandbox"
+        )
+        raise SettingsError(message)
+    return {
+        "stripe": StripeBiller(
+            stripe_key.get_secret_value(),
+            stripe_base,
+            ending=plans.ending,
+            days_until_due=settings.stripe_days_until_due,
+            timeout=CALL_SECONDS,
+        ),
+        "lago": LagoBiller(
+            lago_url,
+            lago_key.get_secret_value(),
+            payment_provider_code=settings.lago_stripe_provider_code,
+            ending=plans.ending,
+            timeout=CALL_SECONDS,
+        ),
+    }
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    # Direct queues are published to by their name alone, so a wiped Redis loses no binding (celery.md 1.2). RabbitMQ's
+    # quorum queues hold countdowns in the broker, which asks for a topic exchange (celery.md 1.4).
+    amqp = settings.broker.startswith("amqp")
+    kind = {"x-queue-type": "quorum"} if amqp else None
+    exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
+    queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in sorted(set(QUEUE_OF.values()))]
+    return {
+        "imports": ["tasks.customers", "tasks.events", "tasks.sweep"],
+        "broker_url": settings.broker,
+        "broker_transport_options": _transport_options(settings.broker),
+        "broker_connection_timeout": 4,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": 10,
+        "broker_pool_acquire_timeout": 5,
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_queues": queues,
+        "task_routes": {task: {"queue": queue} for task, queue in QUEUE_OF.items()},
+        "task_default_queue": "events",
+        "task_default_exchange": exchange.name,
+        "task_default_exchange_type": exchange.type,
+        "task_default_routing_key": "events",
+        "task_create_missing_queues": False,
+        "task_acks_late": True,
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+        "task_repr_maxlevels": 2,
+        "task_send_sent_event": True,
+        "timezone": "UTC",
+        "enable_utc": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": 1000,
+        "worker_send_task_events": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "beat_schedule": {"sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}}},
+        "beat_enable_remote_control": True,
+    }
+
+
+def _transport_options(broker: str) -> dict[str, Any]:
+    scheme = broker.split(":", 1)[0]
+    if scheme in {"redis", "rediss"}:
+        return REDIS_OPTIONS
+    if scheme in {"amqp", "amqps", "pyamqp"}:
+        return AMQP_OPTIONS
+    if scheme == "memory":
+        return MEMORY_OPTIONS
+    message = f"CELERY_BROKER_URL begins with {scheme}; use redis://, rediss://, amqp:// or amqps://"
+    raise SettingsError(message)
+
+
+def _close(app: BillingApp) -> Any:  # noqa: ANN401 - Celery's signals take any callable
+    def close(**_: object) -> None:
+        app.close_runtime()
+
+    return close

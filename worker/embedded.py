@@ -1,0 +1,121 @@
+"""Everything in one process: database file, Celery worker, relay, sweep, and the sandbox where no biller is named.
+
+Durable because the database is the truth: what was queued in memory when the process died, the sweep finds again.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+from pydantic import SecretStr
+
+from core import offers
+from sandbox.server import Sandbox
+from tasks import sweep
+from tasks.base import BillingApp
+from worker import app as celery_app
+from worker.relay import BROKER_IS_AWAY, Relay
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+SWEEP_EVERY: Final = 1.0
+STOP_SECONDS: Final = 30.0
+
+
+class Embedded:
+    """A context: running inside, stopped after; one a process, since Celery's stop switch is the process's own."""
+
+    def __init__(self, settings: Settings, *, sandbox_limits: bool = True) -> None:
+        self._settings = settings
+        self._limits = sandbox_limits
+        self._sandbox: Sandbox | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._app: BillingApp | None = None
+        self._worker: Any = None
+        self._relay: Relay | None = None
+
+    @property
+    def app(self) -> BillingApp:
+        if self._app is None:
+            message = "not started"
+            raise RuntimeError(message)
+        return self._app
+
+    @property
+    def sandbox_url(self) -> str | None:
+        return self._sandbox.url if self._sandbox else None
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        settings = self._settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if settings.uses_sandbox:
+            self._sandbox = Sandbox(limits=self._limits, state=settings.data_dir / "sandbox.jsonl").start()
+            settings = _pointed_at(settings, self._sandbox.url)
+        self._app = celery_app.build(settings)
+        runtime = self._app.runtime
+        if self._sandbox is not None:
+            offers.push(runtime.catalog, runtime.sync.billers.values())
+        self._relay = Relay(self._app, runtime.database)
+        self._worker = self._app.WorkController(
+            pool="threads",
+            concurrency=settings.worker_concurrency,
+            hostname="embedded@localhost",
+            without_heartbeat=True,
+            without_mingle=True,
+            without_gossip=True,
+        )
+        for name, target in (("worker", self._worker.start), ("relay", self._relay.run), ("sweep", self._sweep)):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(SWEEP_EVERY):
+            try:
+                sweep.run(self.app)
+            except BROKER_IS_AWAY as error:
+                log.warning("broker_away", error=type(error).__name__)
+
+    def _stop(self) -> None:
+        """What runs is finished; what waits in memory is in the rows."""
+        self._stopping.set()
+        if self._relay is not None:
+            self._relay.stop()
+        if self._worker is not None:
+            self._worker.stop()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
+        if self._app is not None:
+            self._app.close_runtime()
+        if self._sandbox is not None:
+            self._sandbox.stop()
+
+
+def _pointed_at(settings: Settings, sandbox_url: str) -> Settings:
+    return settings.model_copy(
+        update={
+            "stripe_secret_key": SecretStr("sk_test_sandbox"),
+            "stripe_api_base": sandbox_url,
+            "lago_api_key": SecretStr("sandbox"),
+            "lago_api_url": sandbox_url,
+            "lago_stripe_provider_code": settings.lago_stripe_provider_code or "stripe_main",
+        }
+    )
