@@ -34,7 +34,7 @@ MAX_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
 # Blips only: three tries that all start within three seconds. Longer waits belong to the queue (design.md 6).
 _TRIES = 3
 _SECONDS = 3.0
-_WAIT = tenacity.wait_random_exponential(multiplier=0.2, max=1.0)
+_WAIT = tenacity.wait_exponential(multiplier=0.2, max=1.0) + tenacity.wait_random(0.0, 0.2)
 
 
 class Lease(Protocol):

@@ -1,0 +1,168 @@
+"""Our biller against the sandbox's Stripe: what is there, what was asked, what was charged, what goes wrong next.
+
+Every request that the biller sends is held against Stripe's own document where that lies beside the checkout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import httpx
+
+from core.catalog import Ending
+from core.gateways import Offer
+from providers.stripe_biller import StripeBiller
+from sandbox.client import SandboxClient
+from sandbox.exchange import Exchange
+from sandbox.server import Sandbox
+from tests import contract
+
+from .claims import MemoryClaim
+
+T = TypeVar("T")
+
+PLANS = {"founders_friend": 0, "starter": 1900, "professional": 4900, "enterprise": 9900}
+ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
+SPY = "X-Test-Spy"  # marks the test's own look at Stripe, which is no call of the biller's
+PATIENCE = 5.0
+
+
+class Watch:
+    """Stands in the sandbox's door and remembers what the biller asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[Exchange] = []
+        self.violations: list[str] = []
+
+    def forget(self) -> None:
+        self.seen.clear()
+        self.violations.clear()
+
+    def __call__(self, exchange: Exchange) -> None:
+        if SPY.lower() in exchange.headers:
+            return
+        self.seen.append(exchange)
+        if contract.available() and exchange.path != "/v1/account":
+            self.violations += contract.violations(
+                "stripe",
+                exchange.method,
+                exchange.path,
+                exchange.query,
+                exchange.body,
+                exchange.headers.get("content-type", ""),
+            )
+
+
+@contextlib.contextmanager
+def running() -> Iterator[tuple[Sandbox, Watch]]:
+    """One sandbox for many tests."""
+    watch = Watch()
+    with Sandbox(limits=False, observer=watch) as sandbox:
+        yield sandbox, watch
+
+
+@contextlib.contextmanager
+def fresh(sandbox: Sandbox, watch: Watch) -> Iterator[StripeWorld]:
+    """Nothing is there and nothing was asked; at the end, nothing may have been asked that Stripe does not document."""
+    world = StripeWorld(sandbox, watch)
+    try:
+        yield world
+    finally:
+        world.close()
+    assert watch.violations == []
+
+
+class StripeWorld:
+    def __init__(self, sandbox: Sandbox, watch: Watch) -> None:
+        self._watch = watch
+        self._ahead = timedelta(0)
+        watch.forget()
+        self._control = SandboxClient(sandbox.url)
+        self._control.reset()
+        self._spy = httpx.Client(
+            base_url=sandbox.url, headers={SPY: "1", "Authorization": "Bearer sk_test_spy"}, trust_env=False
+        )
+        self.biller = StripeBiller("sk_test_biller", sandbox.url, ending=ENDING, timeout=3.0, clock=self.now)
+
+    def close(self) -> None:
+        self.biller.close()
+        self._spy.close()
+        self._control.close()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
+
+    def advance(self, step: timedelta) -> None:
+        """Their clock and ours go on together."""
+        self._ahead += step
+        self._control.advance(step)
+
+    def fault(self, operation: str, kind: str, *, times: int = 1, skip: int = 0, seconds: float = 0.3) -> None:
+        self._control.add_fault("stripe", operation, kind, times=times, skip=skip, seconds=seconds)
+
+    def calls(self) -> list[str]:
+        return [exchange.operation for exchange in self._watch.seen]
+
+    def queries(self, operation: str) -> list[str]:
+        return [exchange.query for exchange in self._watch.seen if exchange.operation == operation]
+
+    def forget_calls(self) -> None:
+        self._watch.seen.clear()
+
+    def charged(self) -> int:
+        """The whole of what Stripe charged and credited, in minor units."""
+        return sum(int(entry["amount"]) for entry in self._control.charges() if entry["biller"] == "stripe")
+
+    def sell_all(self) -> None:
+        for code, amount in PLANS.items():
+            self.biller.add_offer(Offer(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
+        self.forget_calls()
+
+    def price(self, lookup_key: str) -> str:
+        return str(self._get("/v1/prices", {"lookup_keys[0]": lookup_key})["data"][0]["id"])
+
+    def customers(self) -> list[dict[str, Any]]:
+        return list(self._get("/v1/customers", {"limit": "100"})["data"])
+
+    def subscriptions(self, customer: str) -> list[dict[str, Any]]:
+        return list(self._get("/v1/subscriptions", {"customer": customer, "status": "all"})["data"])
+
+    def post(self, path: str, form: dict[str, str]) -> dict[str, Any]:
+        return self._document(self._spy.post(path, data=form))
+
+    def delete(self, path: str) -> None:
+        self._document(self._spy.delete(path))
+
+    def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        return self._document(self._spy.get(path, params=query))
+
+    @staticmethod
+    def _document(answer: httpx.Response) -> dict[str, Any]:
+        assert answer.status_code == httpx.codes.OK, answer.text
+        document: dict[str, Any] = answer.json()
+        return document
+
+    @staticmethod
+    def in_thread(work: Callable[[], T]) -> Callable[[], T]:
+        """Start it now; calling the result waits for it."""
+        done: list[T] = []
+        thread = threading.Thread(target=lambda: done.append(work()))
+        thread.start()
+
+        def result() -> T:
+            thread.join(PATIENCE)
+            return done[0]
+
+        return result
+
+    @staticmethod
+    def wait_until_written(claim: MemoryClaim) -> None:
+        ends_at = time.monotonic() + PATIENCE
+        while claim.stored is None and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        time.sleep(0.1)  # the request is on its way once its intent is written

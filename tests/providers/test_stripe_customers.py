@@ -1,0 +1,303 @@
+"""One Stripe customer an organization, whatever is lost, saved, forgotten, renamed or deleted on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from core.errors import AmbiguousError, MisconfiguredError, ProviderError, RejectedError, UnavailableError
+from core.gateways import CustomerSpec, Known
+from sandbox.server import Sandbox
+
+from .claims import MemoryClaim
+from .stripe_world import StripeWorld, Watch, fresh, running
+
+ORG = "org_1"
+SPEC = CustomerSpec(org_id=ORG, name="Acme", email="billing@acme.example")
+UNKNOWN = Known()
+
+CREATE = "POST /v1/customers"
+READ = "GET /v1/customers/{id}"
+UPDATE = "POST /v1/customers/{id}"
+EVENTS = "GET /v1/events"
+LIST = "GET /v1/customers"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[tuple[Sandbox, Watch]]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def world(sandbox: tuple[Sandbox, Watch]) -> Iterator[StripeWorld]:
+    with fresh(*sandbox) as world:
+        yield world
+
+
+@pytest.fixture
+def claim(world: StripeWorld) -> MemoryClaim:
+    return MemoryClaim(now=world.now)
+
+
+def lose_the_answer(world: StripeWorld, claim: MemoryClaim, spec: CustomerSpec = SPEC) -> str:
+    """The customer that is there now, and that nobody here knows of."""
+    world.fault(CREATE, "lost_answer")
+    with pytest.raises(UnavailableError, match="outcome is unknown"):
+        world.biller.make_customer(spec, UNKNOWN, claim)
+    (left,) = world.customers()
+    world.forget_calls()
+    return str(left["id"])
+
+
+def make(world: StripeWorld, claim: MemoryClaim, spec: CustomerSpec = SPEC, known: Known = UNKNOWN) -> str:
+    return world.biller.make_customer(spec, known, claim).id
+
+
+def test_new_customer_is_one_call_with_our_mark_on_it(world: StripeWorld, claim: MemoryClaim) -> None:
+    made = world.biller.make_customer(SPEC, UNKNOWN, claim)
+    assert world.calls() == [CREATE]
+    (there,) = world.customers()
+    assert (there["id"], made.livemode) == (made.id, False)
+    assert (there["name"], there["email"], there["metadata"]) == ("Acme", "billing@acme.example", {"org_id": ORG})
+    assert [intent.body for intent in claim.written] == [
+        {"name": "Acme", "email": "billing@acme.example", "metadata": {"org_id": ORG}}
+    ]
+
+
+def test_unknown_address_is_not_sent_and_not_erased(world: StripeWorld, claim: MemoryClaim) -> None:
+    made = make(world, claim)
+    make(world, claim, CustomerSpec(org_id=ORG, name="Acme"), Known(customer_id=made, verified=True))
+    assert world.customers()[0]["email"] == "billing@acme.example"
+
+
+def test_lost_answer_then_retry_is_one_customer(world: StripeWorld, claim: MemoryClaim) -> None:
+    left = lose_the_answer(world, claim)
+    assert make(world, claim) == left
+    assert len(world.customers()) == 1
+    assert world.calls() == [CREATE, READ]
+    assert (len(claim.written), len(claim.resent)) == (1, 1)
+
+
+def test_renamed_between_lost_answer_and_retry_is_one_customer_with_the_new_name(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    left = lose_the_answer(world, claim)
+    assert make(world, claim, replace(SPEC, name="Acme GmbH", email="new@acme.example")) == left
+    (there,) = world.customers()
+    assert (there["name"], there["email"]) == ("Acme GmbH", "new@acme.example")
+
+
+def test_renamed_before_a_request_that_never_arrived_ends_with_the_new_name(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    world.fault(CREATE, "reset")
+    with pytest.raises(UnavailableError):
+        make(world, claim)
+    make(world, claim, replace(SPEC, name="Acme GmbH"))
+    assert [there["name"] for there in world.customers()] == ["Acme GmbH"]
+    assert world.calls() == [CREATE, CREATE, UPDATE]
+
+
+@pytest.mark.parametrize("kind", ["500_before", "hang", "html_502", "reset", "429", "lock_timeout"])
+def test_failure_that_did_nothing_costs_a_retry_under_the_same_key(
+    world: StripeWorld, claim: MemoryClaim, kind: str
+) -> None:
+    world.fault(CREATE, kind, times=3 if kind == "lock_timeout" else 1)
+    with pytest.raises(ProviderError):
+        make(world, claim)
+    make(world, claim)
+    assert len(world.customers()) == 1
+    assert len(claim.written) == 1
+
+
+def test_saved_failure_that_did_nothing_is_searched_for_and_then_made_under_a_new_key(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    world.fault(CREATE, "500_stored")
+    with pytest.raises(UnavailableError):
+        make(world, claim)
+    world.forget_calls()
+    make(world, claim)
+    assert world.calls() == [CREATE, LIST, EVENTS, CREATE]
+    assert len(world.customers()) == 1
+    assert [intent.generation for intent in claim.written] == [1, 2]
+    assert len({intent.key for intent in claim.written}) == 2
+
+
+def test_saved_failure_that_did_it_all_the_same_is_adopted(world: StripeWorld, claim: MemoryClaim) -> None:
+    world.fault(CREATE, "500_after")
+    with pytest.raises(UnavailableError):
+        make(world, claim)
+    (left,) = world.customers()
+    world.forget_calls()
+    assert make(world, claim, replace(SPEC, name="Acme GmbH")) == left["id"]
+    assert world.calls() == [CREATE, LIST, EVENTS, UPDATE]
+    assert [there["name"] for there in world.customers()] == ["Acme GmbH"]
+    assert len(claim.written) == 1
+
+
+def grow_old(world: StripeWorld) -> None:
+    """A day and an hour later: the key is forgotten there and not trusted here."""
+    world.advance(timedelta(hours=25))
+    world.forget_calls()
+
+
+def test_forgotten_key_finds_the_customer_by_our_mark(world: StripeWorld, claim: MemoryClaim) -> None:
+    left = lose_the_answer(world, claim)
+    grow_old(world)
+    assert make(world, claim) == left
+    assert world.calls() == [LIST, EVENTS]
+    assert len(world.customers()) == 1
+
+
+def test_forgotten_key_finds_the_customer_by_its_event_where_the_mark_was_removed(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    left = lose_the_answer(world, claim)
+    world.post(f"/v1/customers/{left}", {"metadata[org_id]": ""})
+    grow_old(world)
+    assert make(world, claim) == left
+    assert world.calls() == [LIST, EVENTS, READ, UPDATE]
+    assert [there["metadata"] for there in world.customers()] == [{"org_id": ORG}]
+
+
+def test_forgotten_key_that_left_nothing_allows_one_more_create(world: StripeWorld, claim: MemoryClaim) -> None:
+    world.fault(CREATE, "reset")
+    with pytest.raises(UnavailableError):
+        make(world, claim)
+    grow_old(world)
+    make(world, claim)
+    assert world.calls() == [LIST, EVENTS, CREATE]
+    assert (len(claim.written), len(world.customers())) == (2, 1)
+
+
+def test_forgotten_key_is_searched_for_in_the_whole_time_it_was_sent(world: StripeWorld, claim: MemoryClaim) -> None:
+    world.fault(CREATE, "reset")
+    with pytest.raises(UnavailableError):
+        make(world, claim)
+    world.advance(timedelta(hours=20))
+    left = lose_the_answer(world, claim)
+    world.advance(timedelta(hours=6))
+    assert make(world, claim) == left
+
+
+def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, claim: MemoryClaim) -> None:
+    left = lose_the_answer(world, claim)
+    for number in range(210):
+        world.post("/v1/customers", {"name": f"other {number}", "metadata[org_id]": f"org_other_{number}"})
+    grow_old(world)
+    assert make(world, claim) == left
+    assert world.calls() == [LIST, LIST, LIST, EVENTS, EVENTS, EVENTS]
+
+
+def test_two_live_customers_are_named_and_neither_is_taken(world: StripeWorld, claim: MemoryClaim) -> None:
+    left = lose_the_answer(world, claim)
+    other = world.post("/v1/customers", {"name": "by hand", "metadata[org_id]": ORG})["id"]
+    grow_old(world)
+    with pytest.raises(AmbiguousError) as caught:
+        make(world, claim)
+    assert left in caught.value.message
+    assert other in caught.value.message
+    assert len(claim.written) == 1
+
+
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=25)])
+def test_customer_deleted_meanwhile_is_not_made_again_by_itself(
+    world: StripeWorld, claim: MemoryClaim, age: timedelta
+) -> None:
+    left = lose_the_answer(world, claim)
+    world.delete(f"/v1/customers/{left}")
+    world.advance(age)
+    with pytest.raises(RejectedError, match=f"{left} was deleted in Stripe"):
+        make(world, claim)
+    assert world.customers() == []
+
+
+def test_refused_body_is_replaced_by_the_corrected_one(world: StripeWorld, claim: MemoryClaim) -> None:
+    with pytest.raises(RejectedError, match="email"):
+        make(world, claim, replace(SPEC, email="not an address"))
+    make(world, claim)
+    assert [there["email"] for there in world.customers()] == ["billing@acme.example"]
+
+
+def test_two_workers_at_once_make_one_customer(world: StripeWorld, claim: MemoryClaim) -> None:
+    world.fault(CREATE, "slow", seconds=0.3)
+    first = world.in_thread(lambda: make(world, claim))
+    world.wait_until_written(claim)
+    second = make(world, MemoryClaim(claim.stored, world.now))
+    assert first() == second
+    assert len(world.customers()) == 1
+
+
+def test_known_customer_is_updated_in_one_call(world: StripeWorld, claim: MemoryClaim) -> None:
+    made = make(world, claim)
+    world.forget_calls()
+    again = make(world, MemoryClaim(), replace(SPEC, name="Acme GmbH"), Known(customer_id=made, verified=True))
+    assert (again, world.calls()) == (made, [UPDATE])
+    assert world.customers()[0]["name"] == "Acme GmbH"
+
+
+def test_name_that_goes_there_and_back_within_a_day_ends_where_it_should(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    made = Known(customer_id=make(world, claim), verified=True)
+    for name in ("Acme", "Acme GmbH", "Acme"):
+        make(world, claim, replace(SPEC, name=name), made)
+        assert world.customers()[0]["name"] == name
+
+
+def test_brought_in_customer_is_read_before_it_is_written(world: StripeWorld, claim: MemoryClaim) -> None:
+    made = str(world.post("/v1/customers", {"name": "Old Name", "metadata[crm]": "42"})["id"])
+    world.forget_calls()
+    assert make(world, claim, known=Known(customer_id=made)) == made
+    assert world.calls() == [READ, UPDATE]
+    assert world.customers()[0]["metadata"] == {"crm": "42", "org_id": ORG}
+    assert claim.written == []
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_known_id_that_stripe_does_not_know_is_refused_with_the_way_out(
+    world: StripeWorld, claim: MemoryClaim, *, verified: bool
+) -> None:
+    with pytest.raises(RejectedError, match=r"knows no customer cus_nowhere: another account's.*correct the id"):
+        make(world, claim, known=Known(customer_id="cus_nowhere", verified=verified))
+    assert CREATE not in world.calls()
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_known_customer_that_was_deleted_is_refused_and_not_replaced(
+    world: StripeWorld, claim: MemoryClaim, *, verified: bool
+) -> None:
+    made = make(world, claim)
+    world.delete(f"/v1/customers/{made}")
+    with pytest.raises(RejectedError, match="deleted"):
+        make(world, claim, known=Known(customer_id=made, verified=verified))
+    assert world.customers() == []
+
+
+def test_brought_in_customer_of_another_organization_is_refused_and_untouched(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[org_id]": "org_2"})["id"])
+    with pytest.raises(RejectedError, match="linked to organization org_2"):
+        make(world, claim, known=Known(customer_id=made))
+    assert world.customers()[0]["name"] == "Theirs"
+
+
+def test_bad_key_is_our_configuration_and_not_the_organizations_fault(world: StripeWorld, claim: MemoryClaim) -> None:
+    world.fault(CREATE, "401")
+    with pytest.raises(MisconfiguredError, match="STRIPE_SECRET_KEY"):
+        make(world, claim)
+    make(world, claim)
+    assert len(world.customers()) == 1
+
+
+def test_account_is_told_with_its_mode_once_something_shows_it(world: StripeWorld) -> None:
+    assert world.biller.account().livemode is None
+    world.sell_all()
+    account = world.biller.account()
+    assert (account.id, account.livemode) == ("acct_sandbox", False)
