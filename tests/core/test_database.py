@@ -1,0 +1,82 @@
+"""The database does what its docstring promises, on SQLite and Postgres."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from core.database import Database, DatabaseError
+from core.models import Base
+
+
+def test_the_migrations_make_exactly_the_models_tables(database: Database) -> None:
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_many_may_upgrade_at_once(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(4)]
+    threads = [threading.Thread(target=database.upgrade) for database in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for database in databases:
+        database.prepare()
+        database.close()
+
+
+def test_a_server_without_the_schema_is_refused_with_the_way_out(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(DatabaseError, match="billing-sync db upgrade"):
+        database.prepare()
+    database.close()
+
+
+def test_a_file_is_brought_to_the_schema_by_itself(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    database.prepare()
+    with database.read() as session:
+        assert session.execute(text("SELECT count(*) FROM organizations")).scalar_one() == 0
+    database.close()
+
+
+def test_a_server_that_is_away_is_named_as_that() -> None:
+    database = Database("postgresql://nobody:hunter2@127.0.0.1:1/none")
+    with pytest.raises(DatabaseError, match="does not answer") as caught:
+        database.prepare()
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(database)
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://h/d", "sqlite://", "sqlite:///:memory:"])
+def test_an_address_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(DatabaseError, match="DATABASE_URL"):
+        Database(url)
+
+
+def test_a_change_that_fails_leaves_nothing(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as session:
+            session.execute(text("INSERT INTO jobs (name) VALUES ('x')"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read() as session:
+        assert session.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
+
+
+def test_an_error_carries_no_parameters(sqlite_url: str, tmp_path: Path) -> None:
+    database = Database(sqlite_url)
+    with pytest.raises(Exception, match="no such table") as caught, database.write() as session:
+        session.execute(text("INSERT INTO nowhere VALUES (:email)"), {"email": "a@secret.test"})
+    assert "secret" not in str(caught.value)
+    database.close()
+    assert tmp_path.exists()

