@@ -1,7 +1,7 @@
 """Real servers for every test: databases, brokers, and the sandbox, its every request held to the official documents.
 
-Whatever a test sends to the sandbox must be what the providers' own OpenAPI documents allow; a test that sends what they
-do not, on purpose, is marked ``sends_wrong_requests``.
+Whatever a test sends to the sandbox must be what the providers' own OpenAPI documents allow; a test that sends what
+they do not, on purpose, is marked ``sends_wrong_requests``.
 """
 
 from __future__ import annotations
