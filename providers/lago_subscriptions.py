@@ -69,10 +69,10 @@ class LagoSubscriptions:
 
     def _make_both(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
         found = self._read(spec, claim)
-        if found is None or found.plan_code not in (spec.plan_code, spec.next_plan_code):
-            found = self._at_once(spec, known, found, claim)
-        if found.plan_code == spec.next_plan_code:  # it took effect
+        if found is not None and _took_effect(spec, known, found):
             return self._without_next(spec, found, claim)
+        if found is None or found.plan_code != spec.plan_code:
+            found = self._at_once(spec, known, found, claim)
         if found.next_plan_code == spec.next_plan_code:
             return _state(found)
         return self._scheduled(spec, self._post(spec, spec.next_plan_code, claim), claim)
@@ -191,6 +191,15 @@ def _state(answer: SubscriptionResponse) -> Subscription:
         next_plan_code=answer.next_plan_code,
         next_plan_at=moment(about, answer.downgrade_plan_date) if answer.next_plan_code else None,
     )
+
+
+def _took_effect(spec: SubscriptionSpec, known: Known, found: SubscriptionResponse) -> bool:
+    """Whether Lago has made the scheduled change, which gives the subscription a new row.
+
+    On the row that we knew before, the organization has not been on the first plan yet.
+    """
+    was_scheduled = known.next_plan_code == spec.next_plan_code or found.previous_plan_code == spec.plan_code
+    return found.plan_code == spec.next_plan_code and found.lago_id != known.subscription_id and was_scheduled
 
 
 def _made_at_once(answer: SubscriptionResponse) -> bool:

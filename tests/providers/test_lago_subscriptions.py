@@ -15,6 +15,7 @@ from tests.providers.claims import MemoryClaim
 from tests.providers.lago_script import NO_ID, Reply, Script, refusal, subscription
 
 ID = "3a000000-0000-4000-8000-000000000000"
+NEXT_ID = "3b000000-0000-4000-8000-000000000000"
 ENDING = Ending(lago_invoice="skip", lago_credit_note="refund", stripe_invoice_now=True, stripe_prorate=True)
 ABSENT = refusal(404, "subscription_not_found")
 PERIOD_END = datetime(2026, 12, 1, tzinfo=UTC)
@@ -102,12 +103,30 @@ WAYS = {
         [on("pro"), on("pro", "starter")],
         [READ, POST],
     ),
-    "took effect": (wish("pro", "starter"), seen("pro", "starter"), [on("starter")], [READ]),
+    "took effect": (wish("pro", "starter"), seen("pro", "starter"), [on("starter", lago_id=NEXT_ID)], [READ]),
+    "took effect, unknown to us": (
+        wish("pro", "starter"),
+        seen(),
+        [on("starter", lago_id=NEXT_ID, previous_plan_code="pro")],
+        [READ],
+    ),
     "took effect, and more was scheduled": (
         wish("pro", "starter"),
         seen("pro", "starter"),
-        [on("starter", "free"), canceled("free", "starter")],
+        [on("starter", "free", lago_id=NEXT_ID), canceled("free", "starter")],
         [READ, TAKE_BACK],
+    ),
+    "up and down again between two rounds": (
+        wish("pro", "starter"),
+        seen("starter"),
+        [on("starter", previous_plan_code="pro"), on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
+    ),
+    "the same on an old customer": (
+        wish("pro", "starter"),
+        seen(),
+        [on("starter"), on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
     ),
     "another downgrade in its place": (
         wish("pro", "free"),
@@ -133,7 +152,7 @@ WAYS = {
         [on("pro", "starter"), canceled("starter", "pro")],
         [POST, TAKE_BACK],
     ),
-    "the same on an old customer": (
+    "a scheduled plan nobody wished on an old customer": (
         wish("pro"),
         seen(),
         [on("pro", "starter"), canceled("starter", "pro")],
@@ -167,7 +186,7 @@ def test_cheapest_safe_way_is_taken(lago: Script, biller: LagoBiller, claim: Mem
         )
     else:
         now = spec.next_plan_code if way.startswith("took effect") else spec.plan_code
-        assert made == Subscription(id=ID, plan_code=now or "")
+        assert made == Subscription(id=NEXT_ID if way.startswith("took effect") else ID, plan_code=now or "")
 
 
 def test_plans_are_posted_in_their_order_under_the_organizations_id(
