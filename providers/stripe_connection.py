@@ -7,6 +7,7 @@ whether the request left this machine, and whether TLS was the reason.
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Mapping
 from typing import Literal
@@ -52,12 +53,24 @@ class PooledConnection(stripe.HTTPClient):
         except httpx.RequestError as error:
             silence = Unanswered(_silence(error))
         else:
+            if not answer.is_success and not _is_refusal(answer.content):
+                # The SDK breaks on an error that is a text, and keeps the whole page of a proxy in its own.
+                raise stripe.APIError(http_status=answer.status_code)
             return answer.content.decode("utf-8", "replace"), answer.status_code, answer.headers
         # Raised outside the handler: httpx's error holds the request, and with it the key.
         raise silence
 
     def close(self) -> None:
         self._http.close()
+
+
+def _is_refusal(content: bytes) -> bool:
+    """Whether this is Stripe's error body: a proxy or a wrong address answers a page, or JSON of its own."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(body, dict) and isinstance(body.get("error"), dict)
 
 
 def _silence(error: httpx.RequestError) -> Silence:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from core.errors import AmbiguousError, MisconfiguredError, ProviderError, RejectedError, UnavailableError
-from core.gateways import CustomerSpec, Known
+from core.gateways import Biller, CustomerSpec, Known
 from sandbox.server import Sandbox
 
 from .claims import MemoryClaim
@@ -89,6 +89,8 @@ def test_renamed_between_lost_answer_and_retry_is_one_customer_with_the_new_name
     assert make(world, claim, replace(SPEC, name="Acme GmbH", email="new@acme.example")) == left
     (there,) = world.customers()
     assert (there["name"], there["email"]) == ("Acme GmbH", "new@acme.example")
+    assert world.calls() == [CREATE, READ, UPDATE]
+    assert world.replays() == 1
 
 
 def test_renamed_before_a_request_that_never_arrived_ends_with_the_new_name(
@@ -294,6 +296,11 @@ def test_bad_key_is_our_configuration_and_not_the_organizations_fault(world: Str
         make(world, claim)
     make(world, claim)
     assert len(world.customers()) == 1
+
+
+def test_stripe_is_a_biller_like_any_other(world: StripeWorld) -> None:
+    biller: Biller = world.biller
+    assert biller.provider == "stripe"
 
 
 def test_account_is_told_with_its_mode_once_something_shows_it(world: StripeWorld) -> None:

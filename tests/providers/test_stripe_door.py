@@ -213,7 +213,12 @@ def test_saved_failure_is_told_apart_by_the_replay_header(stub: Stub, door: Door
         (502, "<html>Bad Gateway</html>", UnavailableError),
         (200, "<html>Log in to the hotel's network</html>", MisconfiguredError),
         (404, "<html>not here</html>", MisconfiguredError),
+        (404, '{"error": "no such route"}', MisconfiguredError),
+        (503, '{"error": "no healthy upstream"}', UnavailableError),
+        (429, '{"message": "slow down"}', ThrottledError),
+        (302, "", MisconfiguredError),
         (200, '"a text"', MisconfiguredError),
+        (200, '[{"id": "cus_1"}]', MisconfiguredError),
         (200, '{"object": "customer"}', MisconfiguredError),
     ],
 )
