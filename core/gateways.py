@@ -31,6 +31,8 @@ class CustomerSpec:
     currency: str | None = None
     payer_id: str | None = None
     """The Stripe customer that Lago charges through; Stripe itself ignores it."""
+    unlinked: bool = False
+    """Lago only: somebody else charges, so a payer that is found there is refused (money.md 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ def _at_lago(spec: CustomerSpec, plan: Plan, following: Plan | None, other: Bill
     linked = policy.links_payer and plan.charged_by == "lago"
     payer = other.customer_id if linked and other.applied_customer is not None else None
     return Wish(
-        customer=replace(spec, payer_id=payer),
+        customer=replace(spec, payer_id=payer, unlinked=plan.charged_by != "lago"),
         plan_code=plan.lago_plan_code,
         next_plan_code=following.lago_plan_code if following else None,
         settles=plan.charged_by == "lago",

@@ -42,6 +42,12 @@ class LagoCustomers:
                 f"Lago made a new one, {answer.lago_id}, because the known one, {lago_id}, is no longer there; "
                 "decide which of them stays",
             )
+        if spec.unlinked and _payer(answer) is not None:
+            raise _rejected(
+                spec,
+                f"Lago charges {_shown(_payer(answer))}, but Stripe charges for this plan; "
+                "unlink the payment provider in Lago, then retry",
+            )
         if self._shows_another_payer(spec, answer):
             # A provider sent with the create itself can be ignored, sent again it is set (lago.md 3.5).
             answer = self._upsert(spec, claim)

@@ -223,3 +223,16 @@ def test_customer_that_was_there_before_us_is_checked_for_subscriptions(
     with pytest.raises(RejectedError, match="would bill twice"):
         biller.make_customer(SPEC, Known(), claim)
     assert asked(lago) == ["POST /customers", LIST] * 2
+
+
+def test_payer_at_lago_is_refused_where_stripe_charges(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+    lago.replies.append(linked("cus_9"))
+    with pytest.raises(RejectedError, match=r"cus_9.*Stripe charges for this plan"):
+        biller.make_customer(replace(SPEC, unlinked=True), Known(), claim)
+
+
+def test_customer_without_a_payer_is_fine_where_stripe_charges(
+    lago: Script, biller: LagoBiller, claim: MemoryClaim
+) -> None:
+    lago.replies.append(customer())
+    assert biller.make_customer(replace(SPEC, unlinked=True), Known(), claim).id
