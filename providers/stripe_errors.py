@@ -66,6 +66,7 @@ def _word(*words: str) -> frozenset[str]:
 
 
 _SERVER_FAULTS = frozenset(range(500, 600))
+
 # The first row that fits names the failure.
 TABLE: tuple[Row, ...] = (
     Row(

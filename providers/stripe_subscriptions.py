@@ -45,6 +45,10 @@ class Subscriptions:
         self._clock = clock
 
     def make(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
+        if not spec.customer_id:
+            # An empty filter lists everybody's subscriptions, and Stripe's schema lets an empty customer pass.
+            message = f"organization {spec.org_id} has no Stripe customer yet; its subscription comes after that"
+            raise RejectedError(PROVIDER, message)
         if known.subscription_id is None:
             return self._bring(self._first(spec, claim), spec, claim)
         found = self._read(known.subscription_id, claim)
@@ -58,7 +62,7 @@ class Subscriptions:
             self._cancel(known.subscription_id, claim)
             return
         intent = claim.intent
-        if intent is None or intent.operation != CREATE_SUBSCRIPTION or known.customer_id is None:
+        if intent is None or intent.operation != CREATE_SUBSCRIPTION or not known.customer_id:
             return
         # A create whose answer was lost: what it left behind would charge for ever.
         for found in self._all_of(known.customer_id, claim):
@@ -96,9 +100,6 @@ class Subscriptions:
         return _refuse_ended(ours[0], spec) if ours else None
 
     def _body(self, spec: SubscriptionSpec, claim: Claim) -> dict[str, Json]:
-        if not spec.customer_id:
-            message = "a subscription needs a customer; Stripe's schema lets an empty one pass"
-            raise ValueError(message)
         return {
             "customer": spec.customer_id,
             "collection_method": "send_invoice",

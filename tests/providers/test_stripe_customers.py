@@ -281,6 +281,16 @@ def test_known_customer_that_was_deleted_is_refused_and_not_replaced(
     assert world.customers() == []
 
 
+@pytest.mark.parametrize("customer_id", ["", ".", "..", " "])
+@pytest.mark.parametrize("verified", [False, True])
+def test_id_that_names_no_customer_makes_none(
+    world: StripeWorld, claim: MemoryClaim, customer_id: str, *, verified: bool
+) -> None:
+    with pytest.raises(RejectedError, match="is no customer id"):
+        make(world, claim, known=Known(customer_id=customer_id, verified=verified))
+    assert world.calls() == []
+
+
 def test_brought_in_customer_of_another_organization_is_refused_and_untouched(
     world: StripeWorld, claim: MemoryClaim
 ) -> None:

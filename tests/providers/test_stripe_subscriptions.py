@@ -78,6 +78,12 @@ def test_new_subscription_is_sent_an_invoice_and_carries_our_mark(world: StripeW
     assert world.charged() == 4900
 
 
+def test_subscription_without_a_customer_is_refused_before_anything_is_asked(world: StripeWorld) -> None:
+    with pytest.raises(RejectedError, match="no Stripe customer yet"):
+        begin(world, "")
+    assert world.calls() == []
+
+
 def test_price_is_looked_up_once_for_many_organizations(world: StripeWorld, customer: str) -> None:
     begin(world, customer)
     other = str(world.post("/v1/customers", {"name": "Other"})["id"])
