@@ -1,4 +1,7 @@
-"""The sandbox turned from Python: the control routes of control.py with types. Raises ``SandboxError`` with its sentence."""
+"""The sandbox turned from Python: the control routes of control.py with types.
+
+What it refuses raises ``SandboxError`` with its sentence.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

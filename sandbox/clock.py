@@ -1,11 +1,13 @@
-"""The sandbox's time: starts at real time and runs on; moved forward, it lets everything due on the way happen in order."""
+"""The sandbox's time: starts at real time and runs on.
+
+Moved forward, it lets everything due on the way happen in order.
+"""
 
 import heapq
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 

@@ -19,8 +19,8 @@ PATCH       /sandbox/{biller}/{noun}/{id}    changed by hand
 DELETE      /sandbox/{biller}/{noun}/{id}    deleted by hand
 ==========  ===============================  ===============================================================
 
-Billers and nouns: ``stripe`` customers, subscriptions, products, prices; ``lago`` customers, subscriptions, plans. Lago's
-``{id}`` is the external id, or the plan's code.
+Billers and nouns: ``stripe`` customers, subscriptions, products, prices; ``lago`` customers, subscriptions, plans.
+Lago's ``{id}`` is the external id, or the plan's code.
 """
 
 import json
@@ -36,7 +36,7 @@ from starlette.types import ASGIApp
 
 from sandbox import dump
 from sandbox.clock import utc
-from sandbox.exchange import Doc
+from sandbox.exchange import Doc, WrongRequestError
 from sandbox.hand import Hand
 from sandbox.lago_api.biller import Lago
 from sandbox.lago_api.refusals import Refusal as LagoRefusal
@@ -85,7 +85,9 @@ class _Control:
                 return _refused(json.dumps(refusal.body))
             except KeyError as error:
                 return _refused(f"{error} is missing or cannot be made, changed or deleted by hand.")
-            except ValueError as error:
+            except WrongRequestError as error:
+                return _refused(error.sentence)
+            except ValueError as error:  # not JSON, or not a time
                 return _refused(str(error))
             finally:
                 self._world.store.commit()
@@ -106,7 +108,7 @@ class _Control:
             moment = datetime.fromisoformat(text)
             clock.set((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
         else:
-            raise ValueError("Send 'advance' with seconds (0 to ten years) or 'set' with an ISO time.")
+            raise WrongRequestError("clock", "Send 'advance' with seconds (0 to ten years) or 'set' with an ISO time.")
         self._world.keep()
         return self._clock(request, body)
 
@@ -168,5 +170,5 @@ def _noun(request: Request) -> str:
 
 def _object(body: Doc | list[Doc]) -> Doc:
     if not isinstance(body, dict):
-        raise ValueError("Send one JSON object.")  # noqa: TRY004  # answered as a 400
+        raise WrongRequestError("body", "Send one JSON object.")  # answered as a 400
     return body

@@ -5,13 +5,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+
+class WrongRequestError(ValueError):
+    """A control request, setting or fault that makes no sense: the field, and the sentence that says why."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(field, sentence)
+        self.field = field
+        self.sentence = sentence
+
+
 # A document as a provider shows it: JSON, whose keys are the provider's, not ours.
 Doc = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to a provider. ``path`` and ``query`` are raw (still percent-encoded): Lago tells ``%2E`` from ``.``."""
+    """A request to a provider; ``path`` and ``query`` are still percent-encoded, for Lago tells ``%2E`` from ``.``."""
 
     id: str
     provider: str
@@ -24,7 +34,7 @@ class Request:
 
     @property
     def bearer(self) -> str:
-        """The second word of Authorization; Lago does not look at the scheme (lago.md 1.1), Stripe's clients send Bearer."""
+        """The second word of Authorization; Lago does not look at the scheme (lago.md 1.1)."""
         words = self.headers.get("authorization", "").split()
         return words[1] if len(words) > 1 else ""
 
@@ -59,7 +69,7 @@ Outcome = Answer | Dropped
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What an observer sees: the request without its key, and the answer (``status`` None when the connection was dropped).
+    """What an observer sees: the request without its key, and the answer (``status`` None: connection dropped).
 
     ``fault`` names the fault that shaped the answer, so that whoever holds answers against a provider's documents can
     leave those out.

@@ -23,7 +23,7 @@ first; after ``times`` it is spent (0: it stays). Kinds:
 
 from dataclasses import dataclass, field, fields
 
-from sandbox.exchange import Doc, Request
+from sandbox.exchange import Doc, Request, WrongRequestError
 
 KINDS = frozenset(
     {
@@ -81,7 +81,7 @@ class FaultPlan:
         """Raises ValueError with a sentence that names the field."""
         fault = _checked(wanted)
         if len(self._faults) >= MOST_FAULTS:
-            raise ValueError(f"At most {MOST_FAULTS} faults are kept; clear some first.")
+            raise WrongRequestError("faults", f"At most {MOST_FAULTS} faults are kept; clear some first.")
         self._last += 1
         fault.id = self._last
         self._faults[fault.id] = fault
@@ -113,18 +113,18 @@ class FaultPlan:
 def _checked(wanted: Doc) -> Fault:
     allowed = {each.name for each in fields(Fault)} - {"id", "taken"}
     if unknown := sorted(set(wanted) - allowed):
-        raise ValueError(f"A fault has no field {unknown[0]!r}; it has {', '.join(sorted(allowed))}.")
+        raise WrongRequestError("fields", f"A fault has no field {unknown[0]!r}; it has {', '.join(sorted(allowed))}.")
     for name in ("provider", "operation", "kind"):
         if not isinstance(wanted.get(name), str):
-            raise ValueError(f"A fault needs the field {name!r} as text.")
+            raise WrongRequestError(name, f"A fault needs the field {name!r} as text.")
     fault = Fault(**wanted)
     if fault.kind not in KINDS:
-        raise ValueError(f"There is no fault kind {fault.kind!r}; there are {', '.join(sorted(KINDS))}.")
+        raise WrongRequestError("kind", f"There is no fault kind {fault.kind!r}; there are {', '.join(sorted(KINDS))}.")
     if fault.provider not in ("stripe", "lago", "*"):
-        raise ValueError(f"Field 'provider' is stripe, lago or *, not {fault.provider!r}.")
+        raise WrongRequestError("provider", f"Field 'provider' is stripe, lago or *, not {fault.provider!r}.")
     for number in (fault.times, fault.skip, fault.seconds, fault.status):
         if not isinstance(number, int | float) or isinstance(number, bool) or number < 0:
-            raise ValueError("Fields times, skip, seconds and status take numbers from 0.")
+            raise WrongRequestError("times", "Fields times, skip, seconds and status take numbers from 0.")
     if fault.seconds > LONGEST_SECONDS:
-        raise ValueError(f"Field 'seconds' is at most {LONGEST_SECONDS:.0f}.")
+        raise WrongRequestError("seconds", f"Field 'seconds' is at most {LONGEST_SECONDS:.0f}.")
     return fault

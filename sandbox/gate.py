@@ -53,7 +53,7 @@ class Gate:
         self._billers = billers
         self._observer = observer
 
-    async def serve(  # noqa: PLR0913  # the parts of one request
+    async def serve(  # noqa: PLR0913, PLR0917  # the parts of one request
         self, provider: str, method: str, path: str, query: str, headers: dict[str, str], body: bytes
     ) -> Outcome:
         biller = self._billers[provider]

@@ -5,7 +5,7 @@ None of it is in the call log, under the limits or under a fault; Stripe's event
 
 from collections.abc import Callable
 
-from sandbox.exchange import Doc
+from sandbox.exchange import Doc, WrongRequestError
 from sandbox.lago_api.biller import Lago
 from sandbox.lago_api.tables import Query
 from sandbox.stripe_api.biller import Stripe
@@ -46,7 +46,7 @@ class Hand:
     def make(self, noun: str, wanted: list[Doc]) -> list[Doc]:
         """Raises KeyError for a noun that cannot be made, and the billers' refusals."""
         if len(wanted) > MOST_AT_ONCE:
-            raise ValueError(f"At most {MOST_AT_ONCE} objects can be preloaded at once.")
+            raise WrongRequestError("body", f"At most {MOST_AT_ONCE} objects can be preloaded at once.")
         maker = self._make[noun]
         return [maker(each) for each in wanted]
 
@@ -59,7 +59,7 @@ class Hand:
     def _stripe_customer(self, wanted: Doc) -> Doc:
         fields = {name: value for name, value in wanted.items() if name not in ("id", "created")}
         if wanted.get("id") is not None and self._stripe.tables.customers.get(wanted["id"]) is not None:
-            raise ValueError(f"There is already a Stripe customer {wanted['id']!r}.")
+            raise WrongRequestError("id", f"There is already a Stripe customer {wanted['id']!r}.")
         return self._stripe.customers.create(form(fields), wanted.get("id"), wanted.get("created"))
 
     def _stripe_subscription(self, wanted: Doc) -> Doc:
@@ -73,7 +73,7 @@ class Hand:
         """``lago_id`` may be chosen."""
         customers, tables = self._lago.customers, self._lago.tables
         if tables.customer(str(wanted.get("external_id"))) is not None:
-            raise ValueError(f"There is already a Lago customer {wanted['external_id']!r}.")
+            raise WrongRequestError("external_id", f"There is already a Lago customer {wanted['external_id']!r}.")
         if (chosen := wanted.get("lago_id")) is not None:
             tables.customers.put(chosen, {**customers.blank(str(wanted["external_id"])), "lago_id": chosen})
         fields = {name: value for name, value in wanted.items() if name != "lago_id"}

@@ -15,7 +15,9 @@ class Ledger:
         self._table = store.table("charges")
         self._clock = clock
 
-    def charge(self, biller: str, *, customer: str, subscription: str, amount: int, currency: str, reason: str) -> None:
+    def charge(  # noqa: PLR0913  # an entry's fields
+        self, biller: str, *, customer: str, subscription: str, amount: int, currency: str, reason: str
+    ) -> None:
         entry: Doc = {
             "biller": biller,
             "customer": customer,

@@ -1,4 +1,7 @@
-"""Calendar arithmetic of billing periods, in UTC: months keep the anchor's day, or the month's last where it is shorter."""
+"""Calendar arithmetic of billing periods, in UTC.
+
+Months keep the anchor's day, or end on the month's last where it is shorter.
+"""
 
 import calendar
 from datetime import UTC, datetime, timedelta

@@ -237,7 +237,8 @@ class Sandbox:
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="sandbox", daemon=True)
         self._thread.start()
         if not self._server.ready.wait(START_SECONDS):
-            raise TimeoutError(f"The sandbox did not start within {START_SECONDS:.0f} s.")
+            message = f"The sandbox did not start within {START_SECONDS:.0f} s."
+            raise TimeoutError(message)
         return self
 
     def stop(self) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
-from sandbox.exchange import Doc
+from sandbox.exchange import Doc, WrongRequestError
 
 
 @dataclass(slots=True)
@@ -28,9 +28,9 @@ class Settings:
         for name, value in wanted.items():
             current = getattr(self, name, None)
             if name not in {each.name for each in fields(self)}:
-                raise ValueError(f"There is no setting {name!r}.")
+                raise WrongRequestError(name, f"There is no setting {name!r}.")
             if type(value) is not type(current):
-                raise ValueError(f"Setting {name!r} takes a {type(current).__name__}, not {value!r}.")
+                raise WrongRequestError(name, f"Setting {name!r} takes a {type(current).__name__}, not {value!r}.")
         for name, value in wanted.items():
             setattr(self, name, value)
 

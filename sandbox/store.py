@@ -58,9 +58,9 @@ class Table:
             self._rows.pop(key, None)
             return
         self._rows[key] = row
-        entries = tuple((index, value) for index, of in self._indexes.items() if (value := of(row)) is not None)
-        for index, value in entries:
-            self._found[index].setdefault(value, {})[key] = None
+        entries = tuple((index, entry) for index, of in self._indexes.items() if (entry := of(row)) is not None)
+        for index, entry in entries:
+            self._found[index].setdefault(entry, {})[key] = None
         if entries:
             self._indexed[key] = entries
         self._plan(key, row)
@@ -118,8 +118,8 @@ class Store:
         if self._path is None:
             return
         for line in _whole_lines(self._path):
-            for table, key, row in line:
-                self._tables[table].load(key, row)
+            for name, key, row in line:
+                self._tables[name].load(key, row)
         fresh = self._path.with_name(self._path.name + ".new")
         with fresh.open("w", encoding="utf-8") as file:
             for name, table in self._tables.items():

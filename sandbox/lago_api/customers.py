@@ -206,9 +206,9 @@ def _wrong(sent: Doc, old: Doc | None) -> dict[str, list[str]]:
         if isinstance(sent.get(name), str) and len(sent[name]) > LONGEST_NAME:
             errors[name] = ["value_is_too_long"]
     address = INVISIBLE.sub("", sent["email"]) if isinstance(sent.get("email"), str) else ""
-    if address and (old is None or address != old["email"]):
-        if not all(EMAIL.fullmatch(each.strip()) for each in address.split(",")):
-            errors["email"] = ["invalid_email_format"]
+    changed = address and (old is None or address != old["email"])
+    if changed and not all(EMAIL.fullmatch(each.strip()) for each in address.split(",")):
+        errors["email"] = ["invalid_email_format"]
     if sent.get("currency") is not None and sent["currency"] not in CURRENCIES:
         errors["currency"] = ["value_is_invalid"]
     if sent.get("country") and not re.fullmatch(r"[A-Za-z]{2}", str(sent["country"])):

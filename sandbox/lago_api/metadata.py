@@ -1,6 +1,7 @@
-"""Lago's customer metadata (lago.md 3.3): the list sent replaces the whole set, and only ids tell old entries from new."""
+"""Lago's customer metadata (lago.md 3.3): the list sent replaces the whole set.
 
-from typing import Any
+Only ids tell old entries from new.
+"""
 
 from sandbox.exchange import Doc
 from sandbox.lago_api.refusals import invalid
@@ -9,7 +10,7 @@ from sandbox.lago_api.tables import new_id
 MOST, LONGEST_KEY, LONGEST_VALUE = 5, 20, 100
 
 
-def replaced(old: list[Doc], sent: Any, now: float) -> list[Doc]:
+def replaced(old: list[Doc], sent: object, now: float) -> list[Doc]:
     """The entries after the request. Raises 422, and nothing is saved.
 
     Entries are written one by one and what is left over goes last, so the same key without its id meets its old self:
@@ -34,9 +35,15 @@ def replaced(old: list[Doc], sent: Any, now: float) -> list[Doc]:
 
 
 def _written(entry: Doc, known: Doc | None, now: float) -> Doc:
-    base = known or {"lago_id": new_id(), "key": None, "value": None, "display_in_invoice": False, "created_at": now}
-    sent = {name: entry[name] for name in ("key", "value", "display_in_invoice") if name in entry}
-    written = {**base, **sent}
+    base: Doc = known or {
+        "lago_id": new_id(),
+        "key": None,
+        "value": None,
+        "display_in_invoice": False,
+        "created_at": now,
+    }
+    changes: Doc = {name: entry[name] for name in ("key", "value", "display_in_invoice") if name in entry}
+    written = base | changes
     errors: dict[str, list[str]] = {}
     for name, longest in (("key", LONGEST_KEY), ("value", LONGEST_VALUE)):
         value = str(written[name]) if written[name] is not None else ""

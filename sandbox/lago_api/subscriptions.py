@@ -39,7 +39,10 @@ class Subscriptions:
         current = self._current(customer["lago_id"], external_id)
         if current is None:
             self._check_free(external_id)
-            return self._answer(self._begin(customer, plan, external_id, sent, starts, ends))
+            row = _blank(customer["lago_id"], plan, external_id, self._tables.now(), sent)
+            row |= {"subscription_at": starts, "ending_at": ends}
+            row["billing_time"] = sent.get("billing_time") or "calendar"
+            return self._answer(self._begin(row))
         if current["plan"] == plan["lago_id"]:
             return self._answer(current)
         if current["status"] == "pending":
@@ -156,13 +159,13 @@ class Subscriptions:
 
     # --- what happens to rows
 
-    def _begin(self, customer: Doc, plan: Doc, external_id: str, sent: Doc, starts: float, ends: float | None) -> Doc:  # noqa: PLR0913
-        row = _blank(customer["lago_id"], plan, external_id, self._tables.now(), sent)
-        row |= {"subscription_at": starts, "ending_at": ends, "billing_time": sent.get("billing_time") or "calendar"}
-        if _day(starts) > _day(self._tables.now()):
+    def _begin(self, row: Doc) -> Doc:
+        """Today or earlier: active at once; later: it waits."""
+        starts, now = row["subscription_at"], self._tables.now()
+        if _day(starts) > _day(now):
             self._save(row)
             return row
-        return self._activate(row, "subscription_create", started_at=min(starts, self._tables.now()))
+        return self._activate(row, "subscription_create", started_at=min(starts, now))
 
     def _activate(self, row: Doc, reason: str, started_at: float | None = None) -> Doc:
         now = self._tables.now()

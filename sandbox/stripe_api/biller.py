@@ -138,8 +138,8 @@ class Stripe:
         route = self._routes.get(request.operation)
         if route is None:
             message = (
-                f"Unrecognized request URL ({request.method}: {request.path}). Please see https://stripe.com/docs or we "
-                "can help at https://support.stripe.com/."
+                f"Unrecognized request URL ({request.method}: {request.path}). Please see https://stripe.com/docs or "
+                "we can help at https://support.stripe.com/."
             )
             raise Refusal(404, message)
         form = request.query if request.method == "GET" else request.body.decode(errors="replace")

@@ -174,7 +174,7 @@ class Catalog:
     def create_price(self, form: Doc) -> Doc:
         sent = forms.read(form, PRICE_FIELDS, "currency")
         if ("product" in sent) == ("product_data" in sent):
-            raise missing_param("product") if "product" not in sent else invalid("Pass product or product_data.")
+            raise missing_param("product") if "product" not in sent else invalid(None, "Pass product or product_data.")
         if "unit_amount" not in sent and "unit_amount_decimal" not in sent:
             raise missing_param("unit_amount")
         if "product" in sent and self._tables.products.get(sent["product"]) is None:

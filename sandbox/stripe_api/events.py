@@ -27,7 +27,7 @@ class Events:
     def listing(self, form: Doc) -> Doc:
         sent = forms.read(form, FIELDS)
         if "type" in sent and "types" in sent:
-            raise invalid("You may only specify one of these parameters: type, types.", "type", "parameters_exclusive")
+            raise invalid("type", "You may only specify one of these parameters: type, types.", "parameters_exclusive")
         wanted = [sent["type"]] if "type" in sent else sent.get("types")
         edge = self._tables.now() - EVENT_SECONDS
         rows = (row for row in self._tables.events if row["created"] >= edge)

@@ -29,12 +29,12 @@ def tree(form: str) -> Doc:
     for key, value in pairs:
         path = [key.split("[", 1)[0], *re.findall(r"\[([^\]]*)\]", key)]
         if len(path) > MOST_DEPTH:
-            raise invalid(f"The parameter {key[:80]} is nested too deeply.", path[0])
+            raise invalid(path[0], f"The parameter {key[:80]} is nested too deeply.")
         node = root
         for name in path[:-1]:
             inner = node.setdefault(name or str(len(node)), {})
             if not isinstance(inner, dict):
-                raise invalid(f"Invalid {path[0]}", path[0])
+                raise invalid(path[0], f"Invalid {path[0]}")
             node = inner
         node[path[-1] or str(len(node))] = value
     return {name: _listed(value) for name, value in root.items()}
@@ -54,7 +54,7 @@ def read(form: Doc, schema: Schema, *required: str, at: str = "") -> Doc:
     if unknown:
         names = ", ".join(_at(at, name) for name in unknown)
         plural = "s" if len(unknown) > 1 else ""
-        raise invalid(f"Received unknown parameter{plural}: {names}", _at(at, unknown[0]), "parameter_unknown")
+        raise invalid(_at(at, unknown[0]), f"Received unknown parameter{plural}: {names}", "parameter_unknown")
     for name in required:
         if name not in form:
             raise missing_param(_at(at, name))
@@ -74,18 +74,19 @@ class text:  # noqa: N801  # reads as a word in the schemas
 
     def __call__(self, param: str, value: Node) -> str | None:
         if not isinstance(value, str):
-            raise invalid(f"Invalid string: {value}", param)
+            raise invalid(param, f"Invalid string: {value}")
         if value == "":
-            return _unset(param, clears=self.clears)
+            _check_unset(param, clears=self.clears)
+            return None
         if len(value) > self.most:
-            raise invalid(f"Invalid string: {value[:20]}...; must be at most {self.most} characters", param)
+            raise invalid(param, f"Invalid string: {value[:20]}...; must be at most {self.most} characters")
         return value
 
 
 def email(param: str, value: Node) -> str | None:
     address = text(512)(param, value)
     if address is not None and not EMAIL.fullmatch(address):
-        raise invalid(f"Invalid email address: {address}", param, "email_invalid")
+        raise invalid(param, f"Invalid email address: {address}", "email_invalid")
     return address
 
 
@@ -97,25 +98,26 @@ class integer:  # noqa: N801
 
     def __call__(self, param: str, value: Node) -> int | None:
         if value == "":
-            return None if self.clears else _unset(param, clears=False)
+            _check_unset(param, clears=self.clears)
+            return None
         if not isinstance(value, str) or not re.fullmatch(r"-?\d{1,18}", value):
-            raise invalid(f"Invalid integer: {value}", param, "parameter_invalid_integer")
+            raise invalid(param, f"Invalid integer: {value}", "parameter_invalid_integer")
         number = int(value)
         if not self.least <= number <= self.most:
             side, bound = ("greater", self.least) if number < self.least else ("less", self.most)
-            raise invalid(f"This value must be {side} than or equal to {bound}.", param, "parameter_invalid_integer")
+            raise invalid(param, f"This value must be {side} than or equal to {bound}.", "parameter_invalid_integer")
         return number
 
 
 def amount(param: str, value: Node) -> Decimal:
     if not isinstance(value, str) or not re.fullmatch(r"-?\d{1,15}(\.\d{1,12})?", value):
-        raise invalid(f"Invalid decimal: {value}", param)
+        raise invalid(param, f"Invalid decimal: {value}")
     return Decimal(value)
 
 
 def boolean(param: str, value: Node) -> bool:
     if value not in ("true", "false"):
-        raise invalid(f"Invalid boolean: {value}", param)
+        raise invalid(param, f"Invalid boolean: {value}")
     return bool(value == "true")
 
 
@@ -128,7 +130,7 @@ class choice:  # noqa: N801
         if value == "" and self.clears:
             return None
         if value not in self.allowed:
-            raise invalid(f"Invalid {param}: must be one of {', '.join(self.allowed)}", param)
+            raise invalid(param, f"Invalid {param}: must be one of {', '.join(self.allowed)}")
         return str(value)
 
 
@@ -139,14 +141,14 @@ def metadata(param: str, value: Node) -> dict[str, str] | None:
     if isinstance(value, list):  # {"0": "x"} looks like a list in bracket form
         value = {str(number): each for number, each in enumerate(value)}
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise invalid("Invalid hash", param)
+        raise invalid(param, "Invalid hash")
     if len(value) > METADATA_KEYS:
-        raise invalid(f"You can only specify {METADATA_KEYS} metadata keys.", param)
+        raise invalid(param, f"You can only specify {METADATA_KEYS} metadata keys.")
     for key, each in value.items():
         if len(key) > METADATA_KEY:
-            raise invalid(f"Metadata keys must be at most {METADATA_KEY} characters: {key[:50]}", param)
+            raise invalid(param, f"Metadata keys must be at most {METADATA_KEY} characters: {key[:50]}")
         if len(each) > METADATA_VALUE:
-            raise invalid(f"Metadata values must be at most {METADATA_VALUE} characters.", f"{param}[{key}]")
+            raise invalid(f"{param}[{key}]", f"Metadata values must be at most {METADATA_VALUE} characters.")
     return dict(value)
 
 
@@ -155,7 +157,7 @@ def merged_metadata(old: dict[str, str], sent: dict[str, str] | None) -> dict[st
         return {}
     merged = {key: value for key, value in (old | sent).items() if value != ""}
     if len(merged) > METADATA_KEYS:
-        raise invalid(f"You can only specify {METADATA_KEYS} metadata keys.", "metadata")
+        raise invalid("metadata", f"You can only specify {METADATA_KEYS} metadata keys.")
     return merged
 
 
@@ -170,7 +172,7 @@ class record:  # noqa: N801
         if value == "":
             return None
         if not isinstance(value, dict):
-            raise invalid("Invalid hash", param)
+            raise invalid(param, "Invalid hash")
         return read(value, self.schema, *self.required, at=param)
 
 
@@ -183,13 +185,13 @@ class array:  # noqa: N801
         if value == "":
             return []
         if not isinstance(value, list):
-            raise invalid("Invalid array", param)
+            raise invalid(param, "Invalid array")
         if len(value) > self.most:
-            raise invalid(f"Array {param} may hold at most {self.most} entries.", param)
+            raise invalid(param, f"Array {param} may hold at most {self.most} entries.")
         return [self.each(f"{param}[{number}]", node) for number, node in enumerate(value)]
 
 
-def refused(param: str, value: Node) -> None:
+def refused(param: str, _value: Node) -> None:
     """Stripe takes it, the stand-in does not implement it."""
     raise unsupported(param)
 
@@ -201,13 +203,13 @@ def window(param: str, value: Node) -> Doc:
     return {"gte": integer()(param, value), "lte": integer()(param, value)}
 
 
-def _unset(param: str, *, clears: bool) -> None:
+def _check_unset(param: str, *, clears: bool) -> None:
     if not clears:
         raise invalid(
+            param,
             f"You passed an empty string for '{param}'. We assume empty values are an attempt to unset a parameter; "
             f"however '{param}' cannot be unset. You should remove '{param}' from your request or supply a non-empty "
             "value.",
-            param,
             "parameter_invalid_empty",
         )
 

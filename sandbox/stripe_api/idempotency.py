@@ -19,7 +19,7 @@ class IdempotencyKeys:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._kept = store.table("stripe.idempotency")
         self._clock = clock
-        self._in_flight: dict[str, str] = {}
+        self._in_flight: set[str] = set()
 
     def claim(self, request: Request) -> Answer | None:
         """The answer for a key that is known or in use; None: go on and ``keep`` the answer."""
@@ -38,21 +38,9 @@ class IdempotencyKeys:
             )
         kept = self._kept.get(key)
         if kept is None:
-            self._in_flight[key] = request.path
+            self._in_flight.add(key)
             return None
-        if kept["path"] != request.path:
-            return _mismatch(
-                f"Keys for idempotent requests can only be used for the same endpoint they were first used for "
-                f"('{kept['path']}' vs '{request.path}'). Try using a key other than '{key}' if you meant to execute a "
-                "different request."
-            )
-        if kept["fingerprint"] != _fingerprint(request):
-            return _mismatch(
-                "Keys for idempotent requests can only be used with the same parameters they were first used with. "
-                f"Try using a key other than '{key}' if you meant to execute a different request."
-            )
-        headers = (("Idempotent-Replayed", "true"), ("Original-Request", kept["request_id"]))
-        return Answer(kept["status"], kept["body"].encode(), headers)
+        return _known(key, kept, request)
 
     def keep(self, request: Request, answer: Answer) -> None:
         key = _key(request)
@@ -70,7 +58,7 @@ class IdempotencyKeys:
 
     def release(self, request: Request) -> None:
         if (key := _key(request)) is not None:
-            self._in_flight.pop(key, None)
+            self._in_flight.discard(key)
 
     def _forget(self) -> None:
         edge = self._clock.now() - KEPT_SECONDS
@@ -80,6 +68,22 @@ class IdempotencyKeys:
 
 def _key(request: Request) -> str | None:
     return request.headers.get("idempotency-key") or None if request.method == "POST" else None
+
+
+def _known(key: str, kept: Doc, request: Request) -> Answer:
+    if kept["path"] != request.path:
+        return _mismatch(
+            f"Keys for idempotent requests can only be used for the same endpoint they were first used for "
+            f"('{kept['path']}' vs '{request.path}'). Try using a key other than '{key}' if you meant to execute a "
+            "different request."
+        )
+    if kept["fingerprint"] != _fingerprint(request):
+        return _mismatch(
+            "Keys for idempotent requests can only be used with the same parameters they were first used with. "
+            f"Try using a key other than '{key}' if you meant to execute a different request."
+        )
+    headers = (("Idempotent-Replayed", "true"), ("Original-Request", kept["request_id"]))
+    return Answer(kept["status"], kept["body"].encode(), headers)
 
 
 def _mismatch(message: str) -> Answer:

@@ -37,17 +37,18 @@ def error(
     return Answer.of(status, {"error": body}, *headers)
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:
+def invalid(param: str | None, message: str, code: str | None = None) -> Refusal:
+    """Validation: the endpoint has not begun, so nothing is kept under the idempotency key."""
     return Refusal(400, message, code=code, param=param)
 
 
 def missing_param(param: str) -> Refusal:
-    return invalid(f"Missing required param: {param}.", param, "parameter_missing")
+    return invalid(param, f"Missing required param: {param}.", "parameter_missing")
 
 
 def unsupported(param: str) -> Refusal:
     """Stripe knows it, this stand-in does not: refused aloud, for silence would be a false green."""
-    return invalid(f"The sandbox does not implement the parameter {param}.", param, "sandbox_unsupported")
+    return invalid(param, f"The sandbox does not implement the parameter {param}.", "sandbox_unsupported")
 
 
 def no_such(noun: str, key: str, param: str = "id", *, own: bool = True) -> Refusal:

@@ -30,7 +30,7 @@ def parse_query(query: str) -> list[Clause]:
     while True:
         found = CLAUSE.match(query, position)
         if found is None or len(clauses) == MOST_CLAUSES:
-            raise invalid(f"We were unable to parse your search query: {query}", "query")
+            raise invalid("query", f"We were unable to parse your search query: {query}")
         value = found["number"] or (re.sub(r"\\(.)", r"\1", found["value"]) if found["value"] is not None else None)
         name = "metadata" if found["key"] else found["field"]
         clauses.append(Clause(name, found["key"], found["operator"], value, bool(found["minus"]), alternative))
@@ -39,7 +39,7 @@ def parse_query(query: str) -> list[Clause]:
             return clauses
         joined = JOIN.match(query, position)
         if joined is None:
-            raise invalid(f"We were unable to parse your search query: {query}", "query")
+            raise invalid("query", f"We were unable to parse your search query: {query}")
         alternative = joined[1].upper() == "OR"
         position = joined.end()
 

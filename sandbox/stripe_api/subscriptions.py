@@ -6,7 +6,6 @@ there: their parameters are refused aloud.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from sandbox.exchange import Doc
 from sandbox.months import at, period_of
@@ -110,7 +109,7 @@ CREATE_FIELDS: forms.Schema = {
 }
 
 
-def _anchor(param: str, value: forms.Node) -> Any:
+def _anchor(param: str, value: forms.Node) -> str | Doc | None:
     """An object since endive, a word before (stripe.md 6); which one is right depends on Stripe-Version."""
     if isinstance(value, dict):
         return forms.record({"type": forms.choice(("now", "unchanged"))}, required=("type",))(param, value)
@@ -163,6 +162,7 @@ class Subscriptions:
         self._check_count(customer["id"])
         now = self._tables.now()
         row = _blank(new_id("sub_", 24), customer["id"], now, sent)
+        row["number"] = len(self._tables.subscriptions)  # the order of creation, within a second too
         for number, item in enumerate(sent["items"]):
             self._add_item(row, item, f"items[{number}]")
         row["currency"] = self._currency(row, customer)
@@ -273,7 +273,7 @@ class Subscriptions:
             message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
             raise Refusal(400, message, param="items", stored=True)
         if len(row["items"]) >= MOST_ITEMS:
-            raise invalid(f"A subscription may have at most {MOST_ITEMS} items.", "items")
+            raise invalid("items", f"A subscription may have at most {MOST_ITEMS} items.")
         now = self._tables.now()
         row["items"].append(
             {
@@ -314,7 +314,7 @@ class Subscriptions:
                 continue
             item = next((item for item in row["items"] if item["id"] == change["id"]), None)
             if item is None:
-                raise no_such("subscription item", change["id"], f"{param}[id]", own=False)
+                raise no_such("subscription_item", change["id"], f"{param}[id]", own=False)
             if change.get("deleted"):
                 row["items"].remove(item)
                 continue
@@ -325,7 +325,7 @@ class Subscriptions:
             if "metadata" in change:
                 item["metadata"] = forms.merged_metadata(item["metadata"], change["metadata"])
         if changes and not row["items"]:
-            raise invalid("A subscription must have at least one active plan.", "items")
+            raise invalid("items", "A subscription must have at least one active plan.")
         if changes:
             self._currency(row, None)
 
@@ -344,7 +344,7 @@ class Subscriptions:
         now = self._tables.now()
         row["billing_cycle_anchor"] = now
         for item in row["items"]:
-            item |= _period(now, now, self._price(item["price"]))
+            item.update(_period(now, now, self._price(item["price"])))
 
     def _check_anchor(self, sent: Doc) -> None:
         anchor = sent.get("billing_cycle_anchor")
@@ -352,7 +352,7 @@ class Subscriptions:
             return
         version = self._tables.cause.version or API_VERSION
         if isinstance(anchor, dict) != (version[:10] >= OBJECT_ANCHOR_SINCE):
-            raise invalid("Invalid billing_cycle_anchor", "billing_cycle_anchor")
+            raise invalid("billing_cycle_anchor", "Invalid billing_cycle_anchor")
 
     def _currency(self, row: Doc, customer: Doc | None) -> str:
         found = {str(self._price(item["price"])["currency"]) for item in row["items"]}
@@ -414,7 +414,7 @@ class Subscriptions:
         for item in row["items"]:
             if item["current_period_end"] <= moment:
                 price = self._price(item["price"])
-                item |= _period(row["billing_cycle_anchor"], int(moment), price)
+                item.update(_period(row["billing_cycle_anchor"], int(moment), price))
                 renewed += int(price["unit_amount"] or 0) * int(item["quantity"])
         self._save(row, "customer.subscription.updated")
         self._charge(row, renewed, "renewal")
@@ -461,11 +461,11 @@ def _wanted(row: Doc, sent: Doc) -> bool:
 
 def _check_collection(method: str, days: int | None) -> None:
     if method == "send_invoice" and days is None:
-        message = "If you specify `collection_method` as `send_invoice`, you must specify `days_until_due` for the subscription."
-        raise invalid(message, "days_until_due", "parameter_missing")
+        message = "If you specify `collection_method` as `send_invoice`, you must also specify `days_until_due`."
+        raise invalid("days_until_due", message, "parameter_missing")
     if method == "charge_automatically" and days is not None:
         message = "`days_until_due` is only allowed when `collection_method` is `send_invoice`."
-        raise invalid(message, "days_until_due")
+        raise invalid("days_until_due", message)
 
 
 def _cancellation(row: Doc, sent: Doc, reason: str | None) -> Doc:

@@ -73,7 +73,7 @@ class Tables:
 
     def page(self, rows: Iterable[Doc], params: Doc, url: str) -> Doc:
         """One page, newest first; ``rows`` come in order of creation."""
-        ordered = sorted(reversed(list(rows)), key=lambda row: -int(row["created"]))
+        ordered = sorted(rows, key=lambda row: int(row["created"]))[::-1]
         if "created" in params:
             ordered = [row for row in ordered if _inside(int(row["created"]), params["created"])]
         limit = params.get("limit", DEFAULT_LIMIT)
@@ -103,7 +103,7 @@ class Tables:
                 self._expand(each, names, path)
             return
         if not isinstance(node, dict) or names[0] not in node:
-            raise invalid(f"This property cannot be expanded ({path}).", "expand")
+            raise invalid("expand", f"This property cannot be expanded ({path}).")
         value = node[names[0]]
         if isinstance(value, str):
             value = node[names[0]] = self._object(value, path)
@@ -114,7 +114,7 @@ class Tables:
         for table in (self.customers, self.subscriptions, self.prices, self.products):
             if (row := table.get(key)) is not None:
                 return copy.deepcopy(row)
-        raise invalid(f"This property cannot be expanded ({path}).", "expand")
+        raise invalid("expand", f"This property cannot be expanded ({path}).")
 
 
 def _inside(created: int, bounds: Doc) -> bool:
