@@ -91,6 +91,11 @@ class Catalog(BaseModel):
         except KeyError:
             raise UnknownPlanError(tier) from None
 
+    def tier_of(self, provider: Literal["stripe", "lago"], code: str) -> str | None:
+        """The tier that has this code at the biller."""
+        field = "lago_plan_code" if provider == "lago" else "stripe_lookup_key"
+        return next((plan.tier for plan in self.plans.values() if getattr(plan, field) == code), None)
+
     def disagreements(self) -> list[str]:
         """Neighbours in rank that Lago would order the other way round, as sentences (money.md 7)."""
         ordered = [self.plans[tier] for tier in self.tiers()]

@@ -125,7 +125,7 @@ class Consequences:
     """What the turn means for the organization itself; none of it applies once the organization has moved on."""
 
     downgrade_comes_at: datetime | None = None
-    downgrade_came: bool = False
+    tier_in_effect: str | None = None
     announces_payer: bool = False
 
 
@@ -199,8 +199,8 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
         moved_on = organization.billing_version > turn.organization.billing_version
         _fenced(session, turn, {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)})
         change = Change(session, now)
-        if not moved_on and consequences.downgrade_came:
-            organizations.settle_plan(change, organization)
+        if not moved_on and consequences.tier_in_effect is not None:
+            organizations.settle_plan(change, organization, consequences.tier_in_effect)
         elif not moved_on and organization.pending_plan_tier and consequences.downgrade_comes_at:
             organization.plan_effective_at = consequences.downgrade_comes_at
         if consequences.announces_payer:

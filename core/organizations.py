@@ -165,14 +165,19 @@ def change_plan(change: Change, organization: Organization, plan_tier: str, cata
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
-def settle_plan(change: Change, organization: Organization) -> None:
-    """The biller says that the waiting downgrade took effect: it is what the organization may use from now on."""
-    if organization.pending_plan_tier is None:
-        return
-    before, organization.plan_tier = organization.plan_tier, organization.pending_plan_tier
-    organization.pending_plan_tier = organization.plan_effective_at = None
+def settle_plan(change: Change, organization: Organization, tier: str) -> None:
+    """The biller says that a waiting downgrade took effect: ``tier`` is what the organization may use from now on.
+
+    Where another one waits by now, the billers are told of that anew.
+    """
+    before, organization.plan_tier = organization.plan_tier, tier
+    organization.plan_effective_at = None
     organization.updated_at = change.now
-    data: EventData = {"from": before, "to": organization.plan_tier, "at": "now"}
+    if organization.pending_plan_tier == tier:
+        organization.pending_plan_tier = None
+    else:
+        bump(change, organization)
+    data: EventData = {"from": before, "to": tier, "at": "now"}
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 

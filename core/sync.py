@@ -15,7 +15,7 @@ from core import links
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
-from core.errors import LeaseLostError, ParkedError, RetryableError
+from core.errors import LeaseLostError, ParkedError, RejectedError, RetryableError
 from core.gateways import Biller, Provider, Subscription, SubscriptionSpec
 from core.links import Consequences, Made, Turn
 from core.wishes import Policy, Wish, digest, wish
@@ -73,7 +73,7 @@ class Sync:
             return Outcome(kind="waiting", again_in=wait)
         biller = self.billers[turn.provider]
         made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
-        done = links.finish(turn, made, _consequences(turn, wanted, made))
+        done = links.finish(turn, made, _consequences(turn, wanted, made, self.catalog))
         wake: tuple[Provider, ...] = ("lago",) if wanted.announces_payer else ()
         return Outcome(kind="synced", again_in=done.rest if done.behind else None, wake=wake)
 
@@ -129,19 +129,22 @@ def _end(biller: Biller, turn: Turn, wanted: Wish) -> Made:
     return Made(ended=True)
 
 
-def _consequences(turn: Turn, wanted: Wish, made: Made) -> Consequences:
-    came = _came(wanted, made.subscription)
+def _consequences(turn: Turn, wanted: Wish, made: Made, catalog: Catalog) -> Consequences:
+    known_payer = made.customer is not None or turn.link.customer_id is not None
+    subscription = made.subscription if wanted.settles else None
     return Consequences(
-        downgrade_comes_at=made.subscription.next_plan_at if wanted.settles and made.subscription else None,
-        downgrade_came=wanted.settles and came,
-        announces_payer=wanted.announces_payer and (made.customer is not None or turn.link.customer_id is not None),
+        downgrade_comes_at=subscription.next_plan_at if subscription else None,
+        tier_in_effect=_tier_in_effect(turn.provider, wanted, subscription, catalog) if subscription else None,
+        announces_payer=wanted.announces_payer and known_payer,
     )
 
 
-def _came(wanted: Wish, made: Subscription | None) -> bool:
-    return (
-        made is not None
-        and wanted.next_plan_code is not None
-        and made.plan_code == wanted.next_plan_code
-        and made.next_plan_code is None
-    )
+def _tier_in_effect(provider: Provider, wanted: Wish, made: Subscription, catalog: Catalog) -> str | None:
+    """A downgrade that came: the one that still waits here, or one that was replaced before its coming was known."""
+    if made.plan_code == wanted.plan_code:
+        return None
+    tier = catalog.tier_of(provider, made.plan_code)
+    if tier is None:
+        message = f"subscription {made.id} is on {made.plan_code}, which no plan of the catalog has as its code"
+        raise RejectedError(provider, message, "unknown_plan")
+    return tier

@@ -194,12 +194,16 @@ def _state(answer: SubscriptionResponse) -> Subscription:
 
 
 def _took_effect(spec: SubscriptionSpec, known: Known, found: SubscriptionResponse) -> bool:
-    """Whether Lago has made the scheduled change, which gives the subscription a new row.
+    """Whether Lago has made a scheduled change, which gives the subscription a new row.
 
-    On the row that we knew before, the organization has not been on the first plan yet.
+    It may be one that was replaced here by another before we learned that it came: then too what is in effect counts,
+    and going back to the first plan would charge for a period that was never asked for.
     """
-    was_scheduled = known.next_plan_code == spec.next_plan_code or found.previous_plan_code == spec.plan_code
-    return found.plan_code == spec.next_plan_code and found.lago_id != known.subscription_id and was_scheduled
+    if found.lago_id == known.subscription_id:
+        return False
+    came_as_known = known.next_plan_code is not None and found.plan_code == known.next_plan_code
+    came_as_asked = found.plan_code == spec.next_plan_code and found.previous_plan_code == spec.plan_code
+    return came_as_known or came_as_asked
 
 
 def _made_at_once(answer: SubscriptionResponse) -> bool:
