@@ -118,7 +118,7 @@ def test_search_lags_behind_by_the_sandboxs_clock(billing: stripe.StripeClient, 
     ],
 )
 def test_search_understands_its_language(
-    billing: stripe.StripeClient, sandbox: SandboxClient, query: str, found: bool
+    billing: stripe.StripeClient, sandbox: SandboxClient, query: str, *, found: bool
 ) -> None:
     sandbox.settings(search_lag_seconds=0)
     billing.v1.customers.create({"name": "Acme", "email": "a@acme.test"})

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 import stripe
 
 from sandbox.client import SandboxClient
@@ -94,9 +95,6 @@ def test_a_key_is_forgotten_after_a_day_of_the_sandboxs_clock(raw: httpx.Client,
 
 def test_the_sdk_meets_the_mismatch_as_its_own_error(billing: stripe.StripeClient) -> None:
     billing.v1.customers.create({"name": "Acme"}, {"idempotency_key": "k"})
-    try:
+    with pytest.raises(stripe.IdempotencyError) as error:
         billing.v1.customers.create({"name": "Other"}, {"idempotency_key": "k"})
-    except stripe.IdempotencyError as error:
-        assert error.http_status == 400
-    else:
-        raise AssertionError
+    assert error.value.http_status == 400

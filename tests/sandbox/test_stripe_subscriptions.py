@@ -115,7 +115,7 @@ def test_a_subscription_by_invoice_is_active_at_once_with_its_periods_on_the_ite
         ({"customer": "CUS", "items[0][price]": "PRICE", "trial_end": "now"}, "sandbox_unsupported", "trial_end"),
     ],
 )
-def test_a_wrong_subscription_is_400_and_the_field_named(  # noqa: PLR0913  # the fixtures and the case
+def test_a_wrong_subscription_is_400_and_the_field_named(  # noqa: PLR0913, PLR0917  # the fixtures and the case
     raw: httpx.Client, customer: str, prices: dict[str, str], fields: dict[str, str], code: str, param: str
 ) -> None:
     real = {"CUS": customer, "PRICE": prices["starter"]}
