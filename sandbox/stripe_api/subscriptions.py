@@ -503,60 +503,68 @@ def _set_cancel(row: Doc, sent: Doc, now: int) -> None:
     row["cancellation_details"] = {**row["cancellation_details"], "reason": reason}
 
 
+# What a subscription has and nobody here sets.
+NEVER_SET = (
+    "application",
+    "application_fee_percent",
+    "billing_cycle_anchor_config",
+    "billing_thresholds",
+    "customer_account",
+    "default_source",
+    "latest_invoice",
+    "next_pending_invoice_item_invoice",
+    "on_behalf_of",
+    "pending_invoice_item_interval",
+    "pending_setup_intent",
+    "pending_update",
+    "schedule",
+    "test_clock",
+    "transfer_data",
+    "trial_end",
+    "trial_start",
+)
+NOT_YET = (
+    "cancel_at",
+    "canceled_at",
+    "currency",
+    "days_until_due",
+    "default_payment_method",
+    "description",
+    "ended_at",
+    "pause_collection",
+)
+
+
 def _blank(subscription_id: str, customer_id: str, now: int, sent: Doc) -> Doc:
+    saved = (sent.get("payment_settings") or {}).get("save_default_payment_method", "off")
     row: Doc = {
         "id": subscription_id,
         "object": "subscription",
-        "application": None,
-        "application_fee_percent": None,
+        **dict.fromkeys(NEVER_SET),
+        **dict.fromkeys(NOT_YET),
         "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
         "billing_cycle_anchor": now,
-        "billing_cycle_anchor_config": None,
         "billing_mode": {"type": (sent.get("billing_mode") or {}).get("type", "flexible"), "flexible": None},
         "billing_schedules": [],
-        "billing_thresholds": None,
-        "cancel_at": None,
         "cancel_at_period_end": False,
-        "canceled_at": None,
         "cancellation_details": {"comment": None, "feedback": None, "reason": None},
         "collection_method": "charge_automatically",
         "created": now,
-        "currency": None,
         "customer": customer_id,
-        "customer_account": None,
-        "days_until_due": None,
-        "default_payment_method": None,
-        "default_source": None,
         "default_tax_rates": [],
-        "description": None,
         "discounts": [],
-        "ended_at": None,
         "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
         "items": [],
-        "latest_invoice": None,
         "livemode": False,
         "metadata": {},
-        "next_pending_invoice_item_invoice": None,
-        "on_behalf_of": None,
-        "pause_collection": None,
         "payment_settings": {
             "payment_method_options": None,
             "payment_method_types": None,
-            "save_default_payment_method": (sent.get("payment_settings") or {}).get(
-                "save_default_payment_method", "off"
-            ),
+            "save_default_payment_method": saved,
         },
-        "pending_invoice_item_interval": None,
-        "pending_setup_intent": None,
-        "pending_update": None,
-        "schedule": None,
         "start_date": now,
         "status": "active",
-        "test_clock": None,
-        "transfer_data": None,
-        "trial_end": None,
         "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
-        "trial_start": None,
     }
     _set_plain(row, sent)
     return row
