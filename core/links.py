@@ -160,7 +160,7 @@ def claim(database: Database, clock: Clock, org_id: str, provider: Provider) -> 
                 lease_token=token,
                 lease_until=now + LEASE,
                 attempts=BillingLink.attempts + 1,
-                # A turn that dies without a word is tried again later and later.
+                # A turn that dies without a word is found by the sweep when its lease is over.
                 sweep_at=now + LEASE + SWEEP_GRACE,
             )
             .returning(BillingLink.org_id)

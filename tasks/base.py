@@ -72,6 +72,11 @@ class IdsOnlyRequest(Request):
         self._argsrepr, self._kwargsrepr = shown, "{}"
         self.request_dict.update(argsrepr=shown, kwargsrepr="{}")
 
+    def info(self, *, safe: bool = True) -> dict[str, Any]:  # noqa: ARG002 - asked for either way, it stays ids
+        """What ``inspect`` and Flower's worker page show of messages at hand."""
+        shown: dict[str, Any] = super().info(safe=True)
+        return shown
+
 
 class ParkedForAPersonError(Exception):
     """Ends a task red in Flower: the link waits for a person, who finds it with ``billing-sync parked``."""

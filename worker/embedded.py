@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import structlog
 from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
 
 from core import offers
 from sandbox.server import Sandbox
@@ -91,8 +92,8 @@ class Embedded:
         while not self._stopping.wait(SWEEP_EVERY):
             try:
                 sweep.run(self.app)
-            except BROKER_IS_AWAY as error:
-                log.warning("broker_away", error=type(error).__name__)
+            except (*BROKER_IS_AWAY, OperationalError) as error:
+                log.warning("sweep_failed", error=type(error).__name__)
 
     def _stop(self) -> None:
         """What runs is finished; what waits in memory is in the rows."""
