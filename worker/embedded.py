@@ -51,6 +51,11 @@ class Embedded:
     def sandbox_url(self) -> str | None:
         return self._sandbox.url if self._sandbox else None
 
+    @property
+    def alive(self) -> bool:
+        """Worker, relay and sweep all run."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
     def __enter__(self) -> Self:
         try:
             self._start()
