@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.worker.request import Request
@@ -23,6 +23,9 @@ from core.links import LONGEST_RETRY
 from core.organizations import ID_PATTERN
 from core.sync import Outcome, Sync
 from tasks.routing import TASK_OF
+
+if TYPE_CHECKING:
+    from celery.worker.request import _InfoDict  # only the published types have it
 
 # What a sweep puts into a provider's queue at most; a longer queue is not topped up.
 QUEUE_IS_FULL = 1000
@@ -72,10 +75,9 @@ class IdsOnlyRequest(Request):
         self._argsrepr, self._kwargsrepr = shown, "{}"
         self.request_dict.update(argsrepr=shown, kwargsrepr="{}")
 
-    def info(self, *, safe: bool = True) -> dict[str, Any]:  # noqa: ARG002 - asked for either way, it stays ids
+    def info(self, safe: bool = True) -> _InfoDict:  # noqa: ARG002, FBT001, FBT002 - Celery's signature; it stays ids
         """What ``inspect`` and Flower's worker page show of messages at hand."""
-        shown: dict[str, Any] = super().info(safe=True)
-        return shown
+        return super().info(safe=True)
 
 
 class ParkedForAPersonError(Exception):
