@@ -1,0 +1,76 @@
+"""All commands under one name, in the order in which somebody new meets them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import Annotated
+
+import typer
+
+from worker import logs
+from worker.cli import demonstration, errors, plans, processes, status, store, stuck
+from worker.settings import Settings
+
+TRY = "Try it"
+LOOK = "Look"
+STORE = "Organizations in and out"
+RUN = "Run it"
+
+app = typer.Typer(
+    name="billing-sync",
+    help="Keeps organizations right in Lago and Stripe at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+plan_commands = typer.Typer(no_args_is_help=True)
+database_commands = typer.Typer(no_args_is_help=True)
+
+
+def main() -> None:
+    """The console script."""
+    logs.configure(Settings.model_construct(log_level="ERROR"))
+    sys.exit(errors.run(app, sys.argv[1:]))
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if asked:
+        typer.echo(f"billing-sync {importlib.metadata.version('billing-sync')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What every command takes."""
+
+
+app.command(rich_help_panel=TRY)(demonstration.demo)
+app.command(rich_help_panel=TRY)(processes.up)
+app.command(rich_help_panel=TRY)(processes.sandbox)
+app.command(rich_help_panel=LOOK)(status.status)
+app.command(rich_help_panel=LOOK)(store.orgs)
+app.command(rich_help_panel=LOOK)(stuck.parked)
+app.command(rich_help_panel=LOOK)(stuck.retry)
+app.command(rich_help_panel=LOOK)(stuck.received)
+app.command("worker", rich_help_panel=RUN)(processes.run_worker)
+app.command(rich_help_panel=RUN)(processes.relay)
+app.command(rich_help_panel=RUN)(processes.beat)
+app.command(
+    rich_help_panel=RUN,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(processes.flower)
+plan_commands.command("check")(plans.check)
+plan_commands.command("push")(plans.push)
+database_commands.command("upgrade")(store.upgrade)
+app.add_typer(
+    plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=RUN
+)
+app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=RUN)

@@ -1,0 +1,90 @@
+"""The demo's story on standard error, its table on standard output."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from core.reports import OrganizationReport
+from worker import demo as story
+from worker import logs
+from worker.cli import tables, words
+from worker.cli.errors import FailedError
+from worker.cli.tables import Column
+from worker.demo import Shown
+from worker.settings import Settings
+
+
+def demo(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log as well.")] = False,
+    as_json: tables.AsJson = False,
+) -> None:
+    """Import, create, rename, upgrade and downgrade organizations against a sandbox of its own, and show the result.
+
+    JSON: {"in_sync", "problem", "seconds", "stripe_calls", "lago_calls", "organizations": [{"id", "name", "plan_tier",
+    "pending_plan_tier", "in_sync", "stripe_customer_id", "lago_customer_id", "lago_subscription_id", "stripe_calls",
+    "lago_calls"}]}
+    """
+    if verbose:
+        logs.configure(Settings.model_construct(log_level="INFO"))
+    started = time.monotonic()
+    notes = tables.notes()
+    result = story.run(lambda line: notes.print(f"· {line}", markup=False, soft_wrap=True))
+    seconds = round(time.monotonic() - started, 1)
+    if as_json:
+        tables.show_json(
+            {
+                "in_sync": result.problem is None,
+                "problem": result.problem,
+                "seconds": seconds,
+                "stripe_calls": result.stripe_calls,
+                "lago_calls": result.lago_calls,
+                "organizations": [_fields(row) for row in result.shown],
+            }
+        )
+    else:
+        tables.show("", tables.table(result.shown, _COLUMNS), "")
+        tables.show(
+            f"Calls: Stripe + Lago, {result.stripe_calls} + {result.lago_calls} in all, counted by the sandbox."
+        )
+    if result.problem is not None:
+        raise FailedError(result.problem)
+    if not as_json:
+        tables.show(
+            f"All {len(result.shown)} in sync after {seconds} s: one customer each at Stripe and Lago.",
+            "Next: `billing-sync up` keeps it running, with a sandbox of its own and no key.",
+        )
+
+
+def _plan(organization: OrganizationReport) -> str:
+    return words.plan(organization.plan_tier, organization.pending_plan_tier, "\n")
+
+
+def _fields(row: Shown) -> dict[str, object]:
+    organization = row.organization
+    return {
+        "id": organization.id,
+        "name": organization.name,
+        "plan_tier": organization.plan_tier,
+        "pending_plan_tier": organization.pending_plan_tier,
+        "in_sync": organization.in_sync,
+        "stripe_customer_id": organization.links["stripe"].customer_id,
+        "lago_customer_id": organization.links["lago"].customer_id,
+        "lago_subscription_id": organization.links["lago"].subscription_id,
+        "stripe_calls": row.stripe_calls,
+        "lago_calls": row.lago_calls,
+    }
+
+
+_COLUMNS: list[Column[Shown]] = [
+    Column("organization", lambda row: row.organization.name, kind="fold", most=20),
+    Column("plan", lambda row: _plan(row.organization)),
+    Column("Stripe\ncustomer", lambda row: words.id_at(row.organization, "stripe"), kind="id"),
+    Column("Lago\ncustomer", lambda row: words.id_at(row.organization, "lago"), kind="id"),
+    Column("Lago\nsubscription", lambda row: row.organization.links["lago"].subscription_id, kind="id"),
+    Column("in sync", lambda row: words.standing(row.organization.links.values())),
+    Column("calls", lambda row: f"{row.stripe_calls} + {row.lago_calls}", justify="right"),
+]

@@ -1,0 +1,100 @@
+"""Every failure that can be foreseen becomes one sentence with a way out; what is left is a bug and shows its trace.
+
+No sentence repeats a secret: those of settings and databases are made without values.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+
+import typer
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy.exc import DBAPIError
+
+from core.catalog import CatalogError
+from core.database import DatabaseError
+from core.errors import ProviderError
+from core.importing import ImportInterruptedError
+from core.old_store import UnreadableFileError, UnwritableFileError
+from sandbox.client import SandboxError
+from worker.settings import SettingsError
+
+FAILED = 1
+WRONG = 2
+INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """What was typed cannot be done; the message says what can."""
+
+
+class FailedError(Exception):
+    """The work was tried and did not succeed; the message says what to do."""
+
+
+# Words, settings and files that a person can put right; the sentence is the error's own.
+_WRONG = (UsageError, SettingsError, CatalogError, DatabaseError, UnreadableFileError, UnwritableFileError)
+# Work that was tried.
+_FAILED = (FailedError, ProviderError, SandboxError, ImportInterruptedError)
+FORESEEN = (*_WRONG, *_FAILED, BrokerError, DBAPIError, OSError, typer.TyperException)
+
+
+def run(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        code = app(list(arguments), prog_name="billing-sync", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except typer.Abort:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Somebody piped the output into `head`; Python must not complain about it once more at exit.
+        sys.stdout = None
+        code = FAILED
+    except FORESEEN as error:
+        told = _told(error)
+        if told is None:
+            raise
+        sentence, code = told
+        say(sentence)
+    return code if isinstance(code, int) else 0
+
+
+def say(sentence: str) -> None:
+    """One sentence to standard error."""
+    sys.stderr.write(f"billing-sync: {sentence}\n")
+    sys.stderr.flush()
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """The sentence and the exit code; ``None``: a kind of this error that nobody foresaw."""
+    match error:
+        case BrokerError():
+            return "the broker does not answer; check REDIS_URL or CELERY_BROKER_URL and that it is running", FAILED
+        case DBAPIError():
+            return f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running", FAILED
+        case OSError():
+            return _about_os(error)
+        case typer.TyperException():
+            return f"{error.format_message().rstrip('.')}; `billing-sync --help` lists what there is", WRONG
+    return str(error), WRONG if isinstance(error, _WRONG) else FAILED
+
+
+def _about_os(error: OSError) -> tuple[str, int] | None:
+    place = f"{error.filename}: " if error.filename else ""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "that port is taken; name another with --port, or leave it out for a free one", WRONG
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{place}not allowed here; choose another place (DATA_DIR) or give this user the right", WRONG
+        case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST:
+            return f"{place}{error.strerror}; name a path that fits", WRONG
+        case errno.ENOSPC:
+            return f"{place}the disk is full; make room and run it again", FAILED
+    return None
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or ["no answer"])[0]

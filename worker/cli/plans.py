@@ -1,0 +1,77 @@
+"""The plan catalog held against what the billers sell: what is missing may be added, what exists is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from core import catalog, offers
+from core.catalog import Catalog
+from core.gateways import Biller
+from core.offers import Offering
+from worker import settings as settings_of
+from worker.app import open_billers
+from worker.cli import errors, tables, words
+from worker.cli.tables import Column
+
+
+def check(*, as_json: tables.AsJson = False) -> None:
+    """Compare plans.toml with what Lago and Stripe sell; exit code 1 if a plan is missing or differs there.
+
+    JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "problem"}]}
+    """
+    with _open() as (plans, billers):
+        found = offers.check(plans, billers)
+    in_order = all(each.problem is None for each in found)
+    if as_json:
+        tables.show_json({"in_order": in_order, "warnings": plans.disagreements(), "plans": found})
+    else:
+        tables.show(tables.table(found, _columns(added=False)), *plans.disagreements())
+        if any(each.missing for each in found):
+            tables.show("`billing-sync plans push` puts the missing ones on sale.")
+    raise typer.Exit(0 if in_order else errors.FAILED)
+
+
+def push(*, as_json: tables.AsJson = False) -> None:
+    """Put on sale what is missing at Lago and Stripe; exit code 1 if a plan that is there differs.
+
+    JSON: {"in_order", "plans": [{"tier", "provider", "code", "missing", "problem"}]}, as it stood before.
+    """
+    with _open() as (plans, billers):
+        found = offers.push(plans, billers)
+    in_order = all(each.missing or each.problem is None for each in found)
+    if as_json:
+        tables.show_json({"in_order": in_order, "plans": found})
+    else:
+        tables.show(tables.table(found, _columns(added=True)))
+        if not in_order:
+            tables.show("A plan that exists is never changed: correct plans.toml, or give the plan a new code.")
+    raise typer.Exit(0 if in_order else errors.FAILED)
+
+
+@contextmanager
+def _open() -> Iterator[tuple[Catalog, list[Biller]]]:
+    settings = settings_of.read()
+    plans = catalog.load(settings.plans_file, settings.charged_by)
+    billers = list(open_billers(settings, plans).values())
+    try:
+        yield plans, billers
+    finally:
+        for biller in billers:
+            biller.close()
+
+
+def _columns(*, added: bool) -> list[Column[Offering]]:
+    def verdict(row: Offering) -> str:
+        if added and row.missing:
+            return "added now"
+        return row.problem or "as in the catalog"
+
+    return [
+        Column("plan", lambda row: row.tier),
+        Column("at", lambda row: words.NAMES[row.provider]),
+        Column("code", lambda row: row.code),
+        Column("there", verdict, kind="fold"),
+    ]

@@ -1,0 +1,182 @@
+"""The long-running commands. Each opens what it needs before it says that it runs, and ends cleanly on SIGTERM.
+
+The worker finishes what it runs and gives back what it only holds; the relay finishes its batch. ``up`` may be killed
+at any moment: the database is the truth, and the next start brings everything home.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from sandbox.server import Sandbox
+from tasks.base import BillingApp
+from tasks.routing import QUEUE_OF
+from worker import logs
+from worker import settings as settings_of
+from worker.app import build
+from worker.cli import opening, tables
+from worker.cli.errors import FailedError, UsageError
+from worker.embedded import Embedded
+from worker.relay import Relay
+from worker.settings import Settings
+
+LOOK_EVERY = 1.0  # seconds
+# Flower can shut workers down and run tasks: here it is a window, for this machine alone unless told otherwise.
+FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers=60")
+
+
+def up() -> None:
+    """Run everything in this process: worker, relay, sweep, and a sandbox where no biller is named."""
+    settings = settings_of.read()
+    logs.configure(settings)
+    with opening.alone(settings.data_dir), stop_asked() as stopping, Embedded(settings) as running:
+        tables.show(*_welcome(settings, running.sandbox_url))
+        while not stopping.wait(LOOK_EVERY):
+            if not running.alive:
+                message = "a part of it ended by itself: see the log above, then start it again; nothing is lost"
+                raise FailedError(message)
+
+
+def sandbox(
+    *,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 inside a container.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8700,
+    no_limits: Annotated[bool, typer.Option("--no-limits", help="Never answer 429.")] = False,
+    state: Annotated[
+        Path | None, typer.Option(help="File that keeps its objects; without it they are forgotten.")
+    ] = None,
+) -> None:
+    """Run the stand-ins of Stripe and Lago alone, for tests."""
+    logs.configure(settings_of.read())
+    with stop_asked() as stopping, Sandbox(host, port, limits=not no_limits, state=state).start() as served:
+        tables.show(
+            f"The sandbox listens on {served.url}",
+            f"  STRIPE_API_BASE={served.url}  STRIPE_SECRET_KEY=sk_test_…   (any key of that form)",
+            f"  LAGO_API_URL={served.url}  LAGO_API_KEY=…   (any key)",
+            f"  {served.url}/sandbox/state shows what it holds. Stop it with Ctrl-C.",
+        )
+        stopping.wait()
+
+
+def run_worker(
+    *,
+    concurrency: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; else WORKER_CONCURRENCY.")] = None,
+    queues: Annotated[
+        str | None, typer.Option(help="Of events, stripe, lago; with commas between. All if left out.")
+    ] = None,
+) -> None:
+    """Run one Celery worker process; run as many as you need."""
+    settings = opening.with_broker("worker")
+    chosen = _queues(queues)
+    if concurrency is not None:
+        settings = settings.model_copy(update={"worker_concurrency": concurrency})
+    app = _opened(settings)
+    worker = app.Worker(
+        hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
+        pool_cls="threads",
+        concurrency=settings.worker_concurrency,
+        queues=chosen,
+        task_events=True,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    worker.start()
+    app.close_runtime()
+    raise typer.Exit(worker.exitcode or 0)
+
+
+def relay() -> None:
+    """Hand committed events to the broker; run one, or several."""
+    settings = opening.with_broker("relay")
+    app = _opened(settings)
+    runs = Relay(app, app.runtime.database)
+    try:
+        with stop_asked(runs.stop):
+            tables.show("The relay runs. Stop it with Ctrl-C.")
+            runs.run()
+    finally:
+        app.close_runtime()
+
+
+def beat() -> None:
+    """Ring for the sweep every few seconds; one is enough, a second does no harm."""
+    settings = opening.with_broker("beat")
+    logs.configure(settings)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    app = build(settings)
+    app.Beat(schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
+
+
+def flower(context: typer.Context) -> None:
+    """Run Flower on this broker; what follows goes to Flower, e.g. --port=5555 --basic-auth=user:password."""
+    settings = opening.with_broker("flower")
+    build(settings).start(["flower", *FLOWER_OPTIONS, *context.args])
+
+
+@contextmanager
+def stop_asked(then: Callable[[], None] | None = None) -> Iterator[threading.Event]:
+    """Set on SIGINT or SIGTERM, from inside the main thread; ``then`` is called as well."""
+    asked = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+        if then is not None:
+            then()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _opened(settings: Settings) -> BillingApp:
+    """The app with its runtime open: what is missing is said now, not at the first task."""
+    logs.configure(settings)
+    app = build(settings)
+    opening.make_folder(settings)
+    app.runtime  # noqa: B018 - opens it
+    return app
+
+
+def _queues(words: str | None) -> list[str] | None:
+    known = sorted(set(QUEUE_OF.values()))
+    if words is None:
+        return None
+    chosen = [word.strip() for word in words.split(",") if word.strip()]
+    unknown = [word for word in chosen if word not in known]
+    if unknown or not chosen:
+        message = f"--queues: {', '.join(unknown) or 'nothing'} is no queue; choose from {', '.join(known)}"
+        raise UsageError(message)
+    return chosen
+
+
+def _welcome(settings: Settings, sandbox_url: str | None) -> list[str]:
+    folder = settings.data_dir
+    billers = (
+        f"sandbox   {sandbox_url}   (stand-ins of Stripe and Lago; {sandbox_url}/sandbox/state shows what they hold)"
+        if sandbox_url
+        else f"billers   {settings.stripe_api_base} and {settings.lago_api_url}"
+    )
+    return [
+        "billing-sync is up. Stop it with Ctrl-C; nothing is lost, whatever ends it.",
+        f"  {billers}",
+        f"  data      {folder.resolve()}",
+        "Next, in another terminal and this folder:",
+        "  billing-sync import organizations.json org_users.json",
+        "  python -c 'from core.org_manager import org_manager; org_manager.create_organization(\"Acme\")'",
+        "  billing-sync orgs",
+        "  billing-sync status Acme",
+    ]

@@ -1,0 +1,149 @@
+"""How organizations stand, from rows alone: no biller is asked, and the broker only whether it is there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+
+from kombu.exceptions import KombuError
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy.orm import Session
+
+from core import reports
+from core.clock import utc_now
+from core.reports import LinkReport, OrganizationReport, Overview, Trouble
+from worker import settings as settings_of
+from worker.app import build
+from worker.cli import opening, tables, words
+from worker.cli.tables import Column
+from worker.relay import BROKER_IS_AWAY
+from worker.settings import Settings
+
+PROBE_SECONDS = 2
+
+
+def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> None:
+    """Show what is in sync, behind and parked; of one organization also why, and what happens next.
+
+    JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since"},
+    "lago": …}, "troubles": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
+    "unpublished_since", "received": {verdict: count}, "broker": {"address", "answers"}}.
+
+    With ORG: an organization as in `orgs`; its links: {"provider", "standing", "customer_id", "subscription_id",
+    "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
+    "error_request_id", "error_at", "next_step"}. Standings: in_sync, working, waiting, retrying, queued, parked, held.
+    """
+    settings = settings_of.read()
+    with opening.store(settings) as database, database.read() as session:
+        if org is not None:
+            _show_one(session, org, as_json=as_json)
+            return
+        found = reports.overview(session)
+    _show_all(found, settings, as_json=as_json)
+
+
+def _show_one(session: Session, word: str, *, as_json: bool) -> None:
+    now = utc_now()
+    report = reports.organization(session, words.meant(session, word).id, now)
+    if report is None:
+        return
+    if as_json:
+        tables.show_json(words.organization(report, now))
+        return
+    plan = words.plan(report.plan_tier, report.pending_plan_tier)
+    tables.show(
+        Text.assemble((report.name, "bold"), "  ", report.id),
+        f"{plan}, {report.status}, {report.members} members, last changed {tables.age(report.updated_at, now)}",
+    )
+    for link in report.links.values():
+        tables.show("", *_link(link, report, now))
+
+
+def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[RenderableType]:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True, min_width=12)
+    grid.add_column(overflow="fold")
+    for label, line in (
+        ("customer", link.customer_id),
+        ("subscription", link.subscription_id),
+        ("plan", words.plan(link.plan_code, link.next_plan_code) if link.plan_code else None),
+        ("why", words.why(link)),
+        ("next", words.next_step(link, report.id, now)),
+    ):
+        if line:
+            grid.add_row(label, Text(line))
+    head = Text.assemble((f"{words.NAMES[link.provider]:<7}", "bold"), words.state(link, now))
+    return [head, Padding(grid, (0, 0, 0, 2))]
+
+
+def _show_all(found: Overview, settings: Settings, *, as_json: bool) -> None:
+    address, answers = _probe(settings)
+    if as_json:
+        broker = {"address": address, "answers": answers}
+        tables.show_json({"in_sync": found.in_sync, **asdict(found), "broker": broker})
+        return
+    now = utc_now()
+    counts = list(found.billers.items())
+    tables.show(
+        f"{found.organizations} organizations",
+        "",
+        tables.table(
+            counts,
+            [
+                Column("", lambda row: words.NAMES[row[0]]),
+                Column("in sync", lambda row: str(row[1].in_sync), justify="right"),
+                Column("behind", lambda row: str(row[1].behind), justify="right"),
+                Column("parked", lambda row: str(row[1].parked), justify="right"),
+                Column("longest behind", lambda row: tables.age(row[1].behind_since, now)),
+            ],
+        ),
+    )
+    if found.troubles:
+        tables.show("", tables.table(found.troubles, _trouble_columns(now)))
+    tables.show("", *_lines(found, settings, answers, now))
+
+
+def _lines(found: Overview, settings: Settings, answers: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - three answers
+    since = f", the oldest {tables.age(found.unpublished_since, now)}" if found.unpublished else ""
+    lines = [f"events to publish: {found.unpublished}{since}"]
+    if answers is None:
+        lines.append("broker: none named; a running `billing-sync up` does the work")
+    else:
+        lines.append(f"broker: {'answers' if answers else 'does not answer; the rows wait, nothing is lost'}")
+    untaken = [
+        f"{found.received[verdict]} {verdict}" for verdict in ("refused", "waiting") if found.received.get(verdict)
+    ]
+    if untaken:
+        lines.append(f"messages of other services: {', '.join(untaken)}; `billing-sync received` lists them")
+    if any(each.parked for each in found.billers.values()):
+        lines.append("`billing-sync parked` says what to do about those that are parked")
+    if settings.uses_sandbox and not settings.is_embedded:
+        lines.append("no biller is named: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL")
+    return lines
+
+
+def _trouble_columns(now: datetime) -> list[Column[Trouble]]:
+    return [
+        Column("links", lambda row: str(row.links), justify="right"),
+        Column("biller", lambda row: row.provider),
+        Column("state", lambda row: "retrying" if row.state == "open" else "parked"),
+        Column("error", lambda row: row.code or row.kind, kind="fold"),
+        Column("since", lambda row: tables.age(row.since, now)),
+        Column("for example", lambda row: row.message, kind="fold"),
+    ]
+
+
+def _probe(settings: Settings) -> tuple[str | None, bool | None]:
+    """The broker's address without its password, and whether it answers; one try, a few seconds at most."""
+    if settings.is_embedded:
+        return None, None
+    with build(settings).connection_for_write() as connection:
+        address = connection.as_uri()
+        try:
+            connection.ensure_connection(max_retries=1, timeout=PROBE_SECONDS)
+        except (*BROKER_IS_AWAY, KombuError):
+            return address, False
+        return address, True

@@ -1,0 +1,162 @@
+"""What waits for a person: links that are parked, trying them again, and messages that were not taken."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from core import due, organizations, reports
+from core.clock import utc_now
+from core.database import Database
+from core.events import Cause, Change
+from core.reports import Message, Stopped
+from worker import settings as settings_of
+from worker.cli import opening, tables, words
+from worker.cli.errors import UsageError
+from worker.cli.tables import Column
+
+AT_ONCE = 200
+BY_A_PERSON = Cause(actor="person", source="billing-sync retry")
+
+
+class Verdict(StrEnum):
+    accepted = "accepted"
+    refused = "refused"
+    waiting = "waiting"
+    superseded = "superseded"
+
+
+def parked(*, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
+    """List what waits for a person: the error, since when, and what to do.
+
+    JSON: {"total", "parked": [{"org_id", "name", "link": …}]}; a link as in `status ORG`.
+    """
+    now = utc_now()
+    with opening.store() as database, database.read() as session:
+        found, total = reports.stopped(session, now, limit)
+    if as_json:
+        rows = [
+            {"org_id": row.org_id, "name": row.name, "link": words.link(row.link, row.org_id, now)} for row in found
+        ]
+        tables.show_json({"total": total, "parked": rows})
+        return
+    if not found:
+        tables.show("Nothing is parked.")
+        return
+    for row in found:
+        tables.show(*_lines(row, now), "")
+    tables.show(tables.how_many(len(found), total))
+
+
+def retry(
+    *,
+    org: words.MaybeOrg = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that wait for a person.")] = False,
+    error: Annotated[str | None, typer.Option(metavar="CODE", help="All that met this error code or kind.")] = None,
+    as_json: tables.AsJson = False,
+) -> None:
+    """Try organizations again now: everything about them is read or made once more. Repeating it does no harm.
+
+    JSON: {"organizations": count}
+    """
+    if [org is not None, everything, error is not None].count(True) != 1:
+        message = "say what to retry: an organization, or --all, or --error CODE"
+        raise UsageError(message)
+    settings = settings_of.read()
+    with opening.store(settings) as database:
+        count = _retry_one(database, org) if org is not None else _retry_stuck(database, error)
+        if count == 0 and error is not None:
+            _refuse_unmet(database, error)
+    if as_json:
+        tables.show_json({"organizations": count})
+        return
+    tables.show("Nothing is parked." if count == 0 else f"{count} to be tried again.")
+    if count and settings.is_embedded:
+        tables.show(words.EMBEDDED)
+
+
+def received(
+    *,
+    verdict: Annotated[list[Verdict] | None, typer.Option(help="May be given more than once.")] = None,
+    limit: tables.Limit = 50,
+    as_json: tables.AsJson = False,
+) -> None:
+    """List what other services sent and was not taken, with the reason; --verdict shows the rest.
+
+    JSON: {"total", "messages": [{"source", "id", "type", "subject", "verdict", "reason", "occurred_at",
+    "received_at"}]}
+    """
+    wanted = [each.value for each in verdict or (Verdict.refused, Verdict.waiting)]
+    with opening.store() as database, database.read() as session:
+        found, total = reports.messages(session, wanted, limit)
+    if as_json:
+        tables.show_json({"total": total, "messages": found})
+        return
+    if not found:
+        tables.show(f"No message is {' or '.join(wanted)}.")
+        return
+    tables.show(tables.table(found, _columns(utc_now())), tables.how_many(len(found), total))
+
+
+def _retry_one(database: Database, word: str) -> int:
+    with database.read() as session:
+        found = words.meant(session, word)
+    return _retry(database, [found.id])
+
+
+def _retry_stuck(database: Database, error: str | None) -> int:
+    """In small transactions, by rising id: ends even while new ones are parked, and may be broken off and repeated."""
+    count, last = 0, ""
+    while True:
+        with database.read() as session:
+            org_ids = reports.stuck(session, last, AT_ONCE, error)
+        if not org_ids:
+            return count
+        count += _retry(database, org_ids)
+        last = org_ids[-1]
+
+
+def _retry(database: Database, org_ids: list[str]) -> int:
+    count = 0
+    with database.write() as session:
+        for org_id in org_ids:
+            organization = organizations.lock(session, org_id)
+            if organization is not None:
+                due.retry(Change(session, utc_now(), BY_A_PERSON), organization)
+                count += 1
+    return count
+
+
+def _refuse_unmet(database: Database, error: str) -> None:
+    with database.read() as session:
+        met = reports.error_words(session)
+    known = f"met so far: {', '.join(met)}" if met else "there is none at all"
+    message = f"no organization has met the error {error!r}; {known}"
+    raise UsageError(message)
+
+
+def _lines(row: Stopped, now: datetime) -> list[RenderableType]:
+    head = Text.assemble((row.name, "bold"), f"  {row.org_id}  at ", (words.NAMES[row.link.provider], "bold"))
+    since = f"parked {tables.age(row.link.error_at, now)}: " if row.link.error_at else "parked: "
+    lines: list[RenderableType] = [
+        head,
+        Padding(Text(since + (words.why(row.link) or "no reason was kept")), (0, 0, 0, 2)),
+    ]
+    return [*lines, Padding(Text(f"→ {words.advice(row.link, row.org_id)}"), (0, 0, 0, 2))]
+
+
+def _columns(now: datetime) -> list[Column[Message]]:
+    return [
+        Column("received", lambda row: tables.age(row.received_at, now)),
+        Column("verdict", lambda row: row.verdict),
+        Column("source", lambda row: row.source, kind="fold"),
+        Column("type", lambda row: row.type, kind="fold"),
+        Column("about", lambda row: row.subject, kind="fold"),
+        Column("reason", lambda row: row.reason, kind="fold"),
+    ]
