@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from worker import logs
-from worker.cli import demonstration, errors, plans, processes, status, store, stuck
+from worker.cli import demonstration, errors, files, plans, processes, status, store, stuck
 from worker.settings import Settings
 
 TRY = "Try it"
@@ -59,6 +59,8 @@ app.command(rich_help_panel=LOOK)(store.orgs)
 app.command(rich_help_panel=LOOK)(stuck.parked)
 app.command(rich_help_panel=LOOK)(stuck.retry)
 app.command(rich_help_panel=LOOK)(stuck.received)
+app.command("import", rich_help_panel=STORE)(files.bring_in)
+app.command("export", rich_help_panel=STORE)(files.take_out)
 app.command("worker", rich_help_panel=RUN)(processes.run_worker)
 app.command(rich_help_panel=RUN)(processes.relay)
 app.command(rich_help_panel=RUN)(processes.beat)

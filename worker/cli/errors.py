@@ -58,7 +58,8 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         if told is None:
             raise
         sentence, code = told
-        say(sentence)
+        if sentence:
+            say(sentence)
     return code if isinstance(code, int) else 0
 
 
@@ -78,7 +79,7 @@ def _told(error: Exception) -> tuple[str, int] | None:
         case OSError():
             return _about_os(error)
         case typer.TyperException():
-            return f"{error.format_message().rstrip('.')}; `billing-sync --help` lists what there is", WRONG
+            return _about_words(error.format_message()), WRONG
     return str(error), WRONG if isinstance(error, _WRONG) else FAILED
 
 
@@ -94,6 +95,13 @@ def _about_os(error: OSError) -> tuple[str, int] | None:
         case errno.ENOSPC:
             return f"{place}the disk is full; make room and run it again", FAILED
     return None
+
+
+def _about_words(sentence: str) -> str:
+    """What Typer says of the words typed; of none at all it says nothing, the help stands there already."""
+    if not sentence or sentence.endswith("?"):
+        return sentence
+    return f"{sentence.rstrip('.')}; `billing-sync --help` lists what there is"
 
 
 def _first_line(error: object) -> str:

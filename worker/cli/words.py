@@ -95,12 +95,14 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
 
 def advice(link: LinkReport, org_id: str) -> str:
     """What a person does about a parked link. The message says what is wrong; this says how it goes on."""
-    again = f"billing-sync retry {org_id}"
+    again = f"`billing-sync retry {org_id}`"
     if link.error_code == "unknown_plan":
-        return f"give it a plan of the catalog (it goes on by itself), or add the plan to plans.toml, then {again}"
+        return f"give it a plan of the catalog and it goes on by itself; or add the plan to plans.toml, then {again}"
     if link.error_kind == "ambiguous":
         return f"look at {NAMES[link.provider]} which of them is right and remove the others, then {again}"
-    return f"put right what the message names, then {again}; changing the organization tries again too"
+    if link.standing == "held":
+        return f"decide it, then {again}; nothing is sent before"
+    return f"put that right, then {again}; a change of the organization has it tried again, too"
 
 
 def meant(session: Session, word: str) -> Named:
