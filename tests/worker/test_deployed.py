@@ -1,0 +1,220 @@
+"""Worker, relay and beat as processes: what is committed reaches both billers, whatever the broker does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+import redis as redis_client
+from celery import Celery
+from sqlalchemy import text
+
+from core import offers
+from core.catalog import Catalog
+from core.database import Database
+from core.org_manager import OrgManager
+from providers.lago import LagoBiller
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tests.worker.deployment import LAGO_KEY, ROOT, STRIPE_KEY, Deployment, deployment, in_sync, until
+
+NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
+
+
+@pytest.fixture
+def plans_on_sale(sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog) -> SandboxClient:
+    lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
+    offers.push(plans, [lago])
+    lago.close()
+    sandbox.reset_calls()
+    return sandbox
+
+
+@pytest.fixture(params=["redis", "rabbit"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def deployed(
+    database: Database, broker_url: str, plans_on_sale: SandboxClient, sandbox_server: Sandbox, tmp_path: Path
+) -> Iterator[Deployment]:
+    """Nothing runs yet."""
+    assert plans_on_sale
+    url = database.url.render_as_string(hide_password=False)
+    with deployment(url, broker_url, sandbox_server.url, tmp_path) as ready:
+        yield ready
+
+
+@pytest.fixture
+def manager(database: Database) -> Iterator[OrgManager]:
+    opened = OrgManager(database_url=database.url.render_as_string(hide_password=False))
+    yield opened
+    opened.close()
+
+
+def start_all(deployed: Deployment, workers: int = 1) -> None:
+    for _ in range(workers):
+        deployed.start("worker")
+    deployed.start("relay")
+    deployed.start("beat")
+
+
+def test_a_committed_change_reaches_both_billers(
+    deployed: Deployment, manager: OrgManager, database: Database, sandbox: SandboxClient
+) -> None:
+    start_all(deployed)
+    org_id = manager.create_organization(NAME, "starter")
+    until(lambda: in_sync(database), 40, "create")
+    manager.update_org_plan(org_id, "enterprise")
+    until(lambda: in_sync(database), 20, "upgrade")
+    counters = sandbox.counters()
+    organization = manager.get_org(org_id)
+    assert organization is not None
+    assert organization.stripe_customer_id is not None
+    assert organization.lago_customer_id is not None
+    assert counters.stripe.operations == {"POST /v1/customers": 1}
+    assert counters.lago.operations == {"POST /api/v1/customers": 1, "POST /api/v1/subscriptions": 2}
+    assert STRIPE_KEY not in deployed.logs
+    assert LAGO_KEY not in deployed.logs
+    assert NAME not in deployed.logs
+
+
+def test_another_service_enqueues_as_the_readme_shows(
+    deployed: Deployment, manager: OrgManager, database: Database, broker_url: str, tmp_path: Path
+) -> None:
+    start_all(deployed)
+    code = readme_block("events.receive").replace("redis://localhost:6379/0", broker_url)
+    org_id = code.split('"subject": "')[1].split('"')[0]
+    for _ in range(3):
+        # -I and an empty folder: nothing of ours can be imported.
+        subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=60)
+    until(lambda: manager.get_org(org_id) is not None, 40, "received")
+    until(lambda: in_sync(database), 30, "sync")
+    assert manager.get_user_role_in_org(org_id, "user_1") == "owner"
+    with database.read() as session:
+        assert session.execute(text("SELECT count(*) FROM received_events")).scalar_one() == 1
+    assert "Acme" not in deployed.logs
+
+
+def readme_block(word: str) -> str:
+    parts = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    return next(code for code in (part.split("```")[0] for part in parts) if word in code)
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
+class TestOnPostgresAndRedis:
+    def test_a_wiped_broker_costs_nothing_but_seconds(
+        self, deployed: Deployment, manager: OrgManager, database: Database, redis_url: str, sandbox: SandboxClient
+    ) -> None:
+        sandbox.settings(latency_ms=30)
+        start_all(deployed, workers=2)
+        for number in range(300):
+            manager.create_organization(f"Company {number}")
+            if number in {100, 200}:
+                with redis_client.Redis.from_url(redis_url) as client:
+                    client.flushall()
+        until(lambda: in_sync(database), 100, "all in sync")
+        counters = sandbox.counters()
+        assert counters.stripe.operations == {"POST /v1/customers": 300}
+        assert counters.lago.operations == {"POST /api/v1/customers": 300, "POST /api/v1/subscriptions": 300}
+
+    def test_a_worker_told_to_stop_finishes_or_returns_what_it_holds(
+        self, deployed: Deployment, manager: OrgManager, database: Database, sandbox: SandboxClient
+    ) -> None:
+        deployed.start("relay")
+        first = deployed.start("worker", "--concurrency", "2")
+        sandbox.settings(latency_ms=1500)
+        for number in range(6):
+            manager.create_organization(f"Company {number}")
+        until(lambda: sandbox.counters().stripe.total > 0, 30, "first call")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(20) == 0
+        sandbox.settings(latency_ms=0)
+        deployed.start("worker")
+        until(lambda: in_sync(database), 15, "the next worker takes over at once, no lease has to run out")
+        assert sandbox.counters().stripe.operations == {"POST /v1/customers": 6}
+
+    def test_a_burst_costs_two_rounds_at_each_biller(
+        self, deployed: Deployment, manager: OrgManager, database: Database, sandbox: SandboxClient
+    ) -> None:
+        start_all(deployed, workers=2)
+        org_id = manager.create_organization("Burst")
+        until(lambda: in_sync(database), 40, "create")
+        time.sleep(2.1)
+        sandbox.reset_calls()
+        for number in range(100):
+            manager.update_org_plan(org_id, ("enterprise", "founders_friend")[number % 2])
+        until(lambda: in_sync(database), 20, "burst")
+        assert sandbox.counters().lago.total <= 4
+        assert sandbox.counters().stripe.total == 0
+
+    def test_flower_shows_a_sync_and_its_retry_and_nothing_private(
+        self,
+        deployed: Deployment,
+        manager: OrgManager,
+        database: Database,
+        sandbox: SandboxClient,
+        redis_url: str,
+    ) -> None:
+        deployed.environment["FLOWER_UNAUTHENTICATED_API"] = "true"
+        port = free_port()
+        flower = f"http://127.0.0.1:{port}"
+        deployed.start("flower", f"--port={port}")
+        until(lambda: answers(f"{flower}/healthcheck"), 30, "Flower")
+        start_all(deployed)
+        until(lambda: len(httpx.get(f"{flower}/api/workers?refresh=1").json()) == 1, 30, "worker in Flower")
+        sandbox.add_fault(provider="stripe", operation="POST /v1/customers", kind="500_before", times=2)
+        org_id = f"org_{uuid4()}"
+        event = {
+            "specversion": "1.0",
+            "id": "1",
+            "source": "/signup",
+            "type": "organization.created",
+            "subject": org_id,
+            "data": {"name": NAME, "billing_email": EMAIL},
+        }
+        with Celery("signup", broker=redis_url, set_as_current=False) as signup:
+            signup.send_task("events.receive", args=[event], queue="events", ignore_result=True)
+        until(lambda: manager.get_org(org_id) is not None, 20, "received")
+        until(lambda: in_sync(database), 60, "sync after two failures")
+        until(lambda: _finished(flower, org_id), 15, "the retried sync in Flower")
+        tasks = list(httpx.get(f"{flower}/api/tasks").json().values())
+        mine = [task for task in tasks if task["name"] == "customers.sync_to_stripe" and org_id in task["args"]]
+        assert any(task["retries"] for task in mine) or any(task["retried"] for task in mine)
+        shown = json.dumps(tasks) + httpx.get(f"{flower}/tasks").text + deployed.logs
+        for private in (NAME, EMAIL, STRIPE_KEY, LAGO_KEY):
+            assert private not in shown
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _finished(flower: str, org_id: str) -> bool:
+    tasks = httpx.get(f"{flower}/api/tasks").json().values()
+    return any(
+        task["name"] == "customers.sync_to_stripe" and org_id in (task["args"] or "") and task["state"] == "SUCCESS"
+        for task in tasks
+    )
