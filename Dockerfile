@@ -1,23 +1,24 @@
 # One image for every process of billing-sync; docker-compose.yml says which it is.
 FROM python:3.13-slim AS build
-WORKDIR /build
 RUN python -m venv /venv
+WORKDIR /app
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md plans.toml ./
 COPY core ./core
 COPY providers ./providers
 COPY tasks ./tasks
 COPY worker ./worker
 COPY sandbox ./sandbox
 COPY migrations ./migrations
-RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+# Editable, as in a checkout: the packages find plans.toml beside them, and who mounts another one changes that file.
+RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --create-home billing && install -d -o billing /data
 COPY --from=build /venv /venv
+COPY --from=build /app /app
 WORKDIR /app
-COPY plans.toml ./
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 DATA_DIR=/data
 USER billing
 CMD ["billing-sync", "--help"]
