@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from celery.worker.request import _InfoDict  # only the published types have it
 
 # What a sweep puts into a provider's queue at most; a longer queue is not topped up.
-QUEUE_IS_FULL = 1000
+QUEUE_IS_FULL = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

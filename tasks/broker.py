@@ -50,4 +50,5 @@ def length(app: Celery, queue: str) -> int:
     with app.connection_for_write() as connection, connection.channel() as channel:
         bound = app.amqp.queues[queue](channel)
         bound.declare()
-        return cast("_Declarable", bound).queue_declare(passive=True).message_count
+        # Not passively: on Redis an empty queue is a list that does not exist, and that would raise.
+        return cast("_Declarable", bound).queue_declare(passive=False).message_count
