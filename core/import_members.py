@@ -1,0 +1,139 @@
+"""Members of the old store's file, a part at a time. A member of no organization is a loss, never an orphan.
+
+Somebody who was removed here since the first import stays removed, whatever the file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import exists, insert, select, tuple_
+
+from core.events import Change
+from core.import_events import record_published
+from core.import_report import Chunk
+from core.memberships import USER_ID_LIMIT
+from core.models import ROLES, Event, EventData, Membership, Organization
+from core.old_store import Finding, OldMember
+
+LEAST_RIGHT = "member"
+# Postgres parses a list of pairs as a tree; ten thousand of them exceed its stack.
+KEYS_AT_ONCE = 1000
+
+Key = tuple[str, str]
+
+
+class MemberImport:
+    def __init__(self) -> None:
+        self._removed: dict[str, set[str]] = {}
+
+    def run(self, change: Change, olds: list[OldMember]) -> Chunk:
+        chunk = Chunk()
+        org_ids = _organizations(change, {old.org_id for old in olds})
+        usable = [old for old in olds if _is_usable(old, org_ids, chunk)]
+        here = _here(change, [(old.org_id, old.user_id) for old in usable])
+        self._learn_removed(change, {old.org_id for old in usable if (old.org_id, old.user_id) not in here})
+        new: list[tuple[OldMember, str]] = []
+        for old in usable:
+            role = _role(old, chunk)
+            if old.joined_at is None:
+                _repair(old, "the time of the import stands for joined_at", chunk)
+            ours = here.get((old.org_id, old.user_id))
+            if ours is not None:
+                _compare(old, role, ours, chunk)
+            elif old.user_id in self._removed.get(old.org_id, ()):
+                _keep(old, "removed here since", chunk)
+            else:
+                new.append((old, role))
+        if new:
+            _insert(change, new)
+        chunk.counted.new = len(new)
+        chunk.counted.unchanged = len(usable) - len(new)
+        return chunk
+
+    def _learn_removed(self, change: Change, org_ids: set[str]) -> None:
+        """Asked once an organization: a list that fills many parts of the file would read its history in each."""
+        unknown = org_ids - self._removed.keys()
+        self._removed = {org_id: self._removed.get(org_id, set()) for org_id in org_ids}
+        rows = change.session.execute(
+            select(Event.org_id, Event.data).where(Event.org_id.in_(unknown), Event.type == "membership.removed")
+        )
+        for org_id, data in rows:
+            self._removed[org_id].add(str(data["user_id"]))
+
+
+def _organizations(change: Change, org_ids: set[str]) -> set[str]:
+    return set(change.session.scalars(select(Organization.id).where(Organization.id.in_(org_ids))))
+
+
+def _is_usable(old: OldMember, org_ids: set[str], chunk: Chunk) -> bool:
+    if old.org_id not in org_ids:
+        reason = "its organization is not there: it stands in neither the file nor the database"
+    elif len(old.user_id) > USER_ID_LIMIT:
+        reason = f"the user_id is {len(old.user_id)} characters long, more than {USER_ID_LIMIT}"
+    else:
+        return True
+    chunk.findings.append(Finding("loss", reason, old.place, _subject(old)))
+    chunk.counted.refused += 1
+    return False
+
+
+def _here(change: Change, keys: list[Key]) -> dict[Key, tuple[str, datetime]]:
+    """Only organizations that have members at all are asked for them one by one: in a first import, nearly none."""
+    peopled = set(
+        change.session.scalars(
+            select(Organization.id).where(
+                Organization.id.in_({org_id for org_id, _ in keys}),
+                exists().where(Membership.org_id == Organization.id),
+            )
+        )
+    )
+    wanted = [key for key in keys if key[0] in peopled]
+    here: dict[Key, tuple[str, datetime]] = {}
+    for start in range(0, len(wanted), KEYS_AT_ONCE):
+        rows = change.session.execute(
+            select(Membership.org_id, Membership.user_id, Membership.role, Membership.joined_at).where(
+                tuple_(Membership.org_id, Membership.user_id).in_(wanted[start : start + KEYS_AT_ONCE])
+            )
+        )
+        here |= {(org_id, user_id): (role, joined_at) for org_id, user_id, role, joined_at in rows}
+    return here
+
+
+def _role(old: OldMember, chunk: Chunk) -> str:
+    if old.role in ROLES:
+        return old.role
+    role = old.role if len(old.role) <= 60 else f"{old.role[:60]}…"  # noqa: PLR2004 - what fits on a line
+    _repair(old, f"the unknown role {role!r} was read as {LEAST_RIGHT!r}, the least right", chunk)
+    return LEAST_RIGHT
+
+
+def _repair(old: OldMember, reason: str, chunk: Chunk) -> None:
+    chunk.findings.append(Finding("repair", reason, old.place, _subject(old)))
+
+
+def _compare(old: OldMember, role: str, ours: tuple[str, datetime], chunk: Chunk) -> None:
+    differs = [] if role == ours[0] else ["role"]
+    if old.joined_at not in {None, ours[1]}:
+        differs.append("joined_at")
+    if differs:
+        _keep(old, f"{', '.join(differs)} changed here since", chunk)
+
+
+def _keep(old: OldMember, what: str, chunk: Chunk) -> None:
+    chunk.kept_ours.append(Finding("repair", f"kept ours: {what}", old.place, _subject(old)))
+
+
+def _insert(change: Change, new: list[tuple[OldMember, str]]) -> None:
+    rows = [
+        {"org_id": old.org_id, "user_id": old.user_id, "role": role, "joined_at": old.joined_at or change.now}
+        for old, role in new
+    ]
+    change.session.connection().execute(insert(Membership), rows)
+    facts: Iterator[tuple[str, EventData]] = ((old.org_id, {"user_id": old.user_id, "role": role}) for old, role in new)
+    record_published(change, "membership.added", facts)
+
+
+def _subject(old: OldMember) -> str:
+    return f"{old.org_id} {old.user_id[:USER_ID_LIMIT]}"

@@ -1,0 +1,17 @@
+"""What the tests of the import share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.catalog import Catalog
+from core.clock import Clock
+from core.database import Database
+from tests.core.importing.runs import Importer
+
+
+@pytest.fixture
+def importer(database: Database, plans: Catalog, clock: Clock, tmp_path: Path) -> Importer:
+    return Importer(database, plans, clock, tmp_path)

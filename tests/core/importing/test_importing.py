@@ -1,0 +1,211 @@
+"""An import may be killed anywhere and repeated at will: each record comes once, nothing here is overwritten."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core import memberships, organizations
+from core.catalog import Catalog
+from core.clock import Clock
+from core.database import Database
+from core.importing import import_files
+from core.old_store import Finding, UnreadableFileError
+from tests.conftest import SetClock
+from tests.core.importing.runs import Importer, said, without_chance
+from tests.core.old_store.files import (
+    A_ID,
+    B_ID,
+    PREDECESSOR,
+    A,
+    B,
+    member,
+    members_text,
+    organization,
+    organizations_text,
+)
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+def test_everything_of_the_healthy_files_is_here_and_nothing_was_to_be_said(importer: Importer) -> None:
+    report = importer.run(PREDECESSOR / "healthy")
+    assert (report.organizations.new, report.members.new, said(report), report.ok) == (14, 15, [], True)
+    acme = importer.organization("org_cf3906a1-33af-4f6a-bfa5-12e26ea0c8d2")
+    assert (acme.name, acme.plan_tier, acme.status) == ("Acme Corporation", "professional", "active")
+    assert acme.created_at.isoformat() == "2026-11-23T07:38:39.616401+00:00"
+    bob = importer.members()[acme.id, "user_bob"]
+    assert (bob.role, bob.joined_at.isoformat()) == ("billing_admin", "2026-11-23T07:38:39.619204+00:00")
+
+
+def test_links_are_due_at_once_with_the_old_ids_unverified(importer: Importer, clock: Clock) -> None:
+    importer.bring([organization(0, lago_customer_id="b1c2"), B])
+    stripe, lago = (importer.link("org_00000000-aaaa", provider) for provider in ("stripe", "lago"))
+    assert (stripe.customer_id, lago.customer_id) == ("cus_0", "b1c2")
+    for link in (stripe, lago, importer.link(B_ID, "stripe"), importer.link(B_ID, "lago")):
+        assert (link.state, link.wanted_version, link.applied_version, link.applied_customer) == ("open", 1, 0, None)
+        assert link.sweep_at == clock()
+    assert importer.link(B_ID, "stripe").customer_id is None
+
+
+def test_every_record_has_its_event_which_the_relay_has_nothing_to_do_with(importer: Importer, clock: Clock) -> None:
+    importer.bring([A, B], {A_ID: [member(1, 0), member(1, 1)]})
+    events = importer.tables()["events"]
+    assert [(event["type"], event["org_id"], event["data"]) for event in events] == [
+        ("organization.created", A_ID, {"plan_tier": "starter"}),
+        ("organization.created", B_ID, {"plan_tier": "starter"}),
+        ("membership.added", A_ID, {"user_id": "user_0", "role": "owner"}),
+        ("membership.added", A_ID, {"user_id": "user_1", "role": "member"}),
+    ]
+    assert all(event["source"] == "import" and event["published_at"] == clock() for event in events)
+    assert len({event["id"] for event in events}) == 4
+
+
+def test_a_second_run_changes_nothing_and_says_the_same(importer: Importer, clock: SetClock) -> None:
+    for state, counts in {"healthy": (14, 15), "torn": (24, 0), "poisoned": (5, 5)}.items():
+        first = importer.run(PREDECESSOR / state)
+        before = importer.tables()
+        clock.advance(hours=1)
+        second = importer.run(PREDECESSOR / state)
+        assert importer.tables() == before
+        assert (first.organizations.new, first.members.new) == counts
+        assert (second.organizations.new, second.organizations.unchanged) == (0, counts[0])
+        assert (second.members.new, second.members.unchanged) == (0, counts[1])
+        assert said(second) == said(first)
+        assert second.ok == first.ok == (state == "healthy")
+
+
+def test_what_people_changed_here_since_is_kept_and_named(importer: Importer, plans: Catalog) -> None:
+    lists = {A_ID: [member(1, user) for user in range(4)]}
+    importer.bring([A, B], lists)
+    with importer.change(A_ID) as (change, acme):
+        organizations.rename(change, acme, "Acme Holding")
+        organizations.change_plan(change, acme, "enterprise", plans)
+        organizations.change_status(change, acme, "suspended")
+        for user, role in (("user_1", "owner"), ("user_2", None)):
+            membership = memberships.find(change.session, A_ID, user)
+            assert membership is not None
+            if role is None:
+                memberships.remove(change, membership)
+            else:
+                memberships.change_role(change, membership, role)
+    before = importer.tables()
+    report = importer.bring([A, B], lists)
+    assert importer.tables() == before
+    assert report.ok
+    assert report.kept_ours == 3
+    assert said(report) == [
+        ("repair", "kept ours: name, plan_tier, status changed here since", A_ID),
+        ("repair", "kept ours: role changed here since", f"{A_ID} user_1"),
+        ("repair", "kept ours: removed here since", f"{A_ID} user_2"),
+    ]
+    assert (report.organizations.unchanged, report.members.unchanged) == (2, 4)
+
+
+def test_an_id_that_the_sync_made_meanwhile_is_no_difference(importer: Importer) -> None:
+    importer.bring([A])
+    with importer.database.write() as session:
+        link = importer.link(A_ID, "stripe")
+        link.customer_id = "cus_made"
+        session.merge(link)
+    assert said(importer.bring([A])) == []
+
+
+def test_thousands_of_changes_here_are_counted_and_only_the_first_are_named(importer: Importer) -> None:
+    records = [organization(n) for n in range(300)]
+    importer.bring(records)
+    heard: list[Finding] = []
+    changed = organizations_text([record | {"plan_tier": "enterprise"} for record in records])
+    path = importer.folder / "organizations.json"
+    path.write_bytes(changed)
+    report = import_files(
+        importer.database,
+        importer.plans,
+        importer.clock,
+        path,
+        path.with_name("org_users.json"),
+        on_finding=heard.append,
+    )
+    assert (report.kept_ours, report.repaired) == (300, 300)
+    assert len(heard) == len(report.repairs) == 100
+
+
+def test_all_bytes_of_both_files_are_told_as_they_are_read(importer: Importer) -> None:
+    importer.bring([A], {A_ID: [member(1, 0)]})
+    told: list[int] = []
+    files = [importer.folder / name for name in ("organizations.json", "org_users.json")]
+    import_files(importer.database, importer.plans, importer.clock, *files, on_bytes=told.append)
+    assert sum(told) == sum(file.stat().st_size for file in files)
+
+
+def test_nothing_is_written_when_one_of_the_files_is_not_what_it_was_given_for(importer: Importer) -> None:
+    importer.bring([A], {A_ID: [member(1, 0)]})
+    before = importer.tables()
+    path = importer.folder / "organizations.json"
+    path.write_bytes(organizations_text([B]))
+    for members in (path, importer.folder / "gone.json"):
+        with pytest.raises(UnreadableFileError):
+            import_files(importer.database, importer.plans, importer.clock, path, members)
+    assert importer.tables() == before
+
+
+# --- killed in the middle ---
+
+COUNT = 1_200
+DYING = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlalchemy import event
+from core import catalog
+from core.database import Database
+from core.importing import import_files
+
+url, folder, table, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+database = Database(url)
+seen = 0
+
+@event.listens_for(database.engine, "after_cursor_execute")
+def die(connection, cursor, statement, *_):
+    global seen
+    seen += statement.startswith(f"INSERT INTO {table} ")
+    if seen == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+import_files(
+    database, catalog.load(), lambda: datetime(2026, 11, 23, 12, tzinfo=UTC),
+    folder / "organizations.json", folder / "org_users.json",
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "nth"), [("organizations", 1), ("billing_links", 2), ("memberships", 2), ("events", 4)]
+)
+def test_killed_anywhere_and_run_again_is_the_same_as_one_run(
+    importer: Importer, tmp_path: Path, table: str, nth: int
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    records = [organization(n, stripe_customer_id=f"cus_{n % (COUNT - 5)}") for n in range(COUNT)]
+    (folder / "organizations.json").write_bytes(organizations_text(records))
+    lists = {str(record["id"]): [member(n, user) for user in range(9)] for n, record in enumerate(records)}
+    (folder / "org_users.json").write_bytes(members_text(lists))
+    url = importer.database.url.render_as_string(hide_password=False)
+    child = subprocess.run(
+        [sys.executable, "-c", DYING, url, str(folder), table, str(nth)], cwd=ROOT, check=False, timeout=60
+    )
+    assert child.returncode == -signal.SIGKILL
+    second = importer.run(folder)
+    assert second.members.new > 0
+    assert second.lost == 5
+    whole = Database(f"sqlite:///{tmp_path / 'whole.db'}")
+    whole.upgrade()
+    Importer(whole, importer.plans, importer.clock, tmp_path).run(folder)
+    at_once = Importer(whole, importer.plans, importer.clock, tmp_path).tables()
+    whole.close()
+    assert without_chance(importer.tables()) == without_chance(at_once)
