@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 from sqlalchemy import select, update
 
-from core import organizations
+from core import organizations, outbox
+from core.database import one_at_a_time
 from core.events import Change
-from core.gateways import Provider
+from core.gateways import Json, Provider
 from core.models import BillingLink, Organization
 from core.organizations import InvalidChangeError
 
@@ -24,6 +25,8 @@ def replace(change: Change, organization: Organization, ids: Mapping[Provider, s
     changed = [_set(change, organization, provider, customer_id) for provider, customer_id in given.items()]
     if any(changed):
         organizations.bump(change, organization)
+        fields: list[Json] = [f"{provider}_id" for provider, new in zip(given, changed, strict=True) if new]
+        outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": fields})
 
 
 def _refuse_unusable(change: Change, organization: Organization, provider: Provider, customer_id: str) -> None:
@@ -32,15 +35,20 @@ def _refuse_unusable(change: Change, organization: Organization, provider: Provi
         raise InvalidChangeError(
             field, f"{field} must be 1 to 255 characters long; leave it out to keep the present one"
         )
+    if not customer_id.isprintable() or customer_id != customer_id.strip():
+        raise InvalidChangeError(field, f"{field} has blanks around it or control characters in it; write the bare id")
+    one_at_a_time(change.session, f"{provider}:{customer_id}")
     owner = change.session.scalar(
         select(BillingLink.org_id).where(BillingLink.provider == provider, BillingLink.customer_id == customer_id)
     )
     if owner not in {None, organization.id}:
         raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
     link = change.session.get_one(BillingLink, (organization.id, provider))
-    if provider == "stripe" and link.subscription_id is not None and link.customer_id != customer_id:
+    making = link.intent is not None and link.intent["operation"] == "create_subscription"
+    if provider == "stripe" and link.customer_id != customer_id and (link.subscription_id is not None or making):
         message = (
-            f"{field} cannot change while subscription {link.subscription_id} runs on {link.customer_id}: end it first"
+            f"{field} cannot change while subscription {link.subscription_id or 'in the making'} "
+            f"runs on {link.customer_id}: end it first"
         )
         raise InvalidChangeError(field, message)
 

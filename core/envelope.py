@@ -7,9 +7,11 @@ messages of one source about one organization. The JSON Schemas in ``docs/schema
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from core.events import EVENT_TYPES, EventType
 from core.models import Role, Status
@@ -20,6 +22,10 @@ ShortText = Annotated[str, Field(min_length=1, max_length=255)]
 OrganizationId = Annotated[str, Field(pattern=r"^org_[A-Za-z0-9_-]{1,60}$")]
 Email = Annotated[str, Field(max_length=512, pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+# NUL as json.dumps writes it, not the six characters of a text that merely says so.
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class RefusedError(ValueError):
@@ -83,6 +89,14 @@ DATA_OF: Final[dict[EventType, type[Data]]] = {
 }
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        message = "must lie between the years 1 and 9999 in UTC"
+        raise ValueError(message) from None
+
+
 class Envelope(BaseModel):
     """CloudEvents 1.0; attributes that are not named here are allowed and ignored, as that standard asks."""
 
@@ -93,7 +107,7 @@ class Envelope(BaseModel):
     source: ShortText
     type: ShortText
     subject: OrganizationId
-    time: AwareDatetime | None = None
+    time: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any]
 
@@ -107,10 +121,8 @@ def parse(raw: object) -> tuple[Envelope, EventType, Data]:
     if not isinstance(raw, dict):
         message = f"the message must be one JSON object in CloudEvents 1.0 form; got {type(raw).__name__}"
         raise RefusedError(message)
-    size = len(json.dumps(raw, default=str))
-    if size > LARGEST_BYTES:
-        message = f"the message has {size} bytes; at most {LARGEST_BYTES} are taken"
-        raise RefusedError(message)
+    if (problem := unstorable(raw)) is not None:
+        raise RefusedError(problem)
     try:
         envelope = Envelope.model_validate(raw)
     except ValidationError as error:
@@ -125,7 +137,35 @@ def parse(raw: object) -> tuple[Envelope, EventType, Data]:
         raise RefusedError(_sentence(error, ("data",))) from None
 
 
+def unstorable(value: object) -> str | None:
+    """Why this cannot be kept in a JSON column, or ``None``: too large, too deep, or not what both databases take."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return "the message must be plain JSON: texts, finite numbers, lists and objects that are not nested too deep"
+    if len(text) > LARGEST_BYTES:
+        return f"the message has {len(text)} bytes; at most {LARGEST_BYTES} are taken"
+    if _NUL.search(text) or not _is_utf8(json.dumps(value, ensure_ascii=False)):
+        return "the message holds a character that is no text: NUL, or half of a surrogate pair"
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _sentence(error: ValidationError, prefix: tuple[str, ...]) -> str:
     """Every bad field with what it wants; what was given is not repeated, it may be a person's name or address."""
-    parts = [f"{'.'.join((*prefix, *map(str, part['loc'])))}: {part['msg']}" for part in error.errors()]
+    parts = [
+        f"{'.'.join((*prefix, *map(_shown, part['loc'])))}: {part['msg']}" for part in error.errors(include_input=False)
+    ]
     return "; ".join(parts[:10])
+
+
+def _shown(part: str | int) -> str:
+    """A field's name, unless it is one that the sender made up: that may hold anything."""
+    return str(part) if re.fullmatch(r"[A-Za-z0-9_]{1,40}", str(part)) else "(a field that is not known)"

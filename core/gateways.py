@@ -64,8 +64,11 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
+    """``payer_id``: the Stripe customer that Lago, by its own answer, charges."""
+
     id: str
     livemode: bool | None = None
+    payer_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

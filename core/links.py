@@ -7,23 +7,33 @@ taken changes nothing and makes the next turn look at everything anew.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import case, or_, select, text, update
+from sqlalchemy import ColumnElement, case, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core import organizations
 from core.clock import Clock
 from core.database import Database
-from core.errors import LeaseLostError, MisconfiguredError, ProviderError, RetryableError, ThrottledError
+from core.errors import (
+    LeaseLostError,
+    MisconfiguredError,
+    ProviderError,
+    RejectedError,
+    RetryableError,
+    ThrottledError,
+)
 from core.events import Change
 from core.gateways import Customer, Intent, Json, Known, Provider, Subscription
 from core.models import LINK_IS_BEHIND, BillingLink, Organization
 from core.organizations import SWEEP_GRACE
+from core.wishes import refuse_second_payer
 
 LEASE = timedelta(seconds=45)
 # The longest one call to a biller can take, blips bridged: 10 s deadline, 3 tries within 3 s, and some air.
@@ -34,6 +44,9 @@ REST = timedelta(seconds=2)
 LONGEST_RETRY = 60.0  # seconds; beyond it the broker does not hold the wait, the row does (celery.md 0.2)
 LONGEST_WAIT = 900.0  # seconds
 MISCONFIGURED_WAIT = 60.0  # seconds; every organization fails alike until a person has changed a setting
+
+UNSURE = ""
+"""``applied_customer`` or ``applied_plan`` of ours that was told something whose outcome is not known."""
 
 Jitter = Callable[[float, float], float]
 
@@ -83,7 +96,8 @@ class Turn:
             first_sent_at=now,
             last_sent_at=now,
         )
-        self._write({"intent": _stored(intent), "generation": generation})
+        charges = operation == "create_subscription"
+        self._write({"intent": _stored(intent), "generation": generation}, charges=charges)
         self.generation, self.intent = generation, intent
         return intent
 
@@ -96,15 +110,47 @@ class Turn:
         self.intent = again
         return again
 
+    def doubt_customer(self, payer_id: str | None) -> None:
+        """Before the customer is told anything: after a crash or a lost answer, what it was told last is not known.
+
+        A payer that Lago is about to be told counts as charged from here on, so that Stripe cannot begin to charge.
+        """
+        values: dict[str, Any] = {}
+        if self.link.applied_customer:
+            values["applied_customer"] = UNSURE
+        charges = payer_id is not None and payer_id != self.link.payer_id
+        if charges:
+            values["payer_id"] = payer_id
+        if values:
+            self._write(values, charges=charges)
+
+    def doubt_plan(self, next_plan_code: str | None) -> None:
+        """Before the subscription is told anything, for the same reason; ``next_plan_code`` may wait there then."""
+        values: dict[str, Any] = {}
+        if self.link.applied_plan is not None:
+            values["applied_plan"] = None
+        if next_plan_code is not None and next_plan_code != self.link.applied_next_plan:
+            values["applied_next_plan"] = next_plan_code
+        if values:
+            self._write(values)
+
+    def leave_plan(self) -> None:
+        """Before the subscription is ended because the other biller charges from now on."""
+        self._write({"applied_plan": UNSURE})
+
     def keep_customer(self, customer: Customer, digest: str) -> None:
         """Store what was made before going on: a crash in the next call must find it."""
         self._write(_customer_values(customer, digest))
         self.intent = None
         self.link.customer_id, self.link.applied_customer = customer.id, digest
 
-    def _write(self, values: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Any], *, charges: bool = False) -> None:
+        """``charges``: after this, this biller may charge; refused, under the organization's lock, if the other may."""
         until = self.clock() + LEASE
-        with self.database.write() as session:
+        with _ids_are_free(self), self.database.write() as session:
+            if charges:
+                organizations.lock(session, self.organization.id)
+                refuse_second_payer(session.get_one(BillingLink, (self.organization.id, self.other.provider)))
             _fenced(session, self, {**values, "lease_until": until})
         self.lease_until = until
 
@@ -122,19 +168,26 @@ class Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consequences:
-    """What the turn means for the organization itself; none of it applies once the organization has moved on."""
+    """What the turn means for the organization and for the other biller. ``payer_id``: whom Lago is to charge.
+
+    The first two apply only while the organization's plans are those that the turn was about.
+    """
 
     downgrade_comes_at: datetime | None = None
     tier_in_effect: str | None = None
-    announces_payer: bool = False
+    payer_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """``behind``: the organization moved on meanwhile, so this biller needs another round, after ``rest`` seconds."""
+    """``behind``: the organization moved on meanwhile, so this biller needs another round, after ``rest`` seconds.
+
+    ``wakes_other``: what was learned or made here concerns the other biller, whose link is behind now.
+    """
 
     behind: bool
     rest: float
+    wakes_other: bool = False
 
 
 def claim(database: Database, clock: Clock, org_id: str, provider: Provider) -> Turn | float | None:
@@ -189,9 +242,9 @@ def claim(database: Database, clock: Clock, org_id: str, provider: Provider) -> 
 
 
 def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
-    """Write back what was made and what is applied; the lease ends. Raises ``LeaseLostError``."""
+    """Write back what was made and what is applied; the lease ends. Raises ``LeaseLostError``, ``RejectedError``."""
     now = turn.clock()
-    with turn.database.write() as session:
+    with _ids_are_free(turn), turn.database.write() as session:
         organization = organizations.lock(session, turn.organization.id)
         if organization is None:
             message = f"{turn.organization.id} is gone"
@@ -199,22 +252,35 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
         moved_on = organization.billing_version > turn.organization.billing_version
         _fenced(session, turn, {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)})
         change = Change(session, now)
-        if not moved_on and consequences.tier_in_effect is not None:
-            organizations.settle_plan(change, organization, consequences.tier_in_effect)
-        elif not moved_on and organization.pending_plan_tier and consequences.downgrade_comes_at:
-            organization.plan_effective_at = consequences.downgrade_comes_at
-        if consequences.announces_payer:
+        if not moved_on or _same_plans(organization, turn.organization):
+            # Also for one that moved on otherwise: the next round would not be told again, since nothing changes there.
+            if consequences.tier_in_effect is not None:
+                organizations.settle_plan(change, organization, consequences.tier_in_effect)
+            elif organization.pending_plan_tier and consequences.downgrade_comes_at:
+                organization.plan_effective_at = consequences.downgrade_comes_at
+        wakes_other = _concerns_the_other(session, turn, made, consequences)
+        if wakes_other:
             _tell_the_other(change, organization, turn, in_sync=not moved_on)
-    return Finished(behind=moved_on, rest=REST.total_seconds() if turn.calls else 0.0)
+    return Finished(behind=moved_on, rest=REST.total_seconds() if turn.calls else 0.0, wakes_other=wakes_other)
 
 
-def postpone(turn: Turn, until: datetime, kind: str, message: str) -> None:
-    """Nothing was sent and nothing is wrong: the link waits for something else until then."""
+def postpone(turn: Turn, until: datetime, kind: str, message: str) -> float:
+    """Nothing was sent and nothing is wrong: the link waits for something else until then, or for any change.
+
+    Returns the seconds. What it waits for may have come during this very turn: then it does not wait.
+    """
+    now = turn.clock()
     with turn.database.write() as session:
-        values: dict[str, Any] = {"attempts": BillingLink.attempts - 1, "next_attempt_at": until, "sweep_at": until}
+        values: dict[str, Any] = {
+            **_NO_LEASE,
+            "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
+            "next_attempt_at": case((_moved_on(turn), None), else_=until),
+            "sweep_at": case((_moved_on(turn), now + SWEEP_GRACE), else_=until),
+        }
         if turn.link.error_kind != kind:
-            values |= {"error_kind": kind, "error_message": message, "error_at": turn.clock()}
-        _fenced(session, turn, {**values, **_NO_LEASE})
+            values |= {**_NO_ERROR, "error_kind": kind, "error_message": message, "error_at": now}
+        link = _fenced(session, turn, values)
+    return (until - now).total_seconds() if link.next_attempt_at is not None else 0.0
 
 
 def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform) -> float:
@@ -228,10 +294,37 @@ def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform
     return seconds
 
 
-def park(turn: Turn, error: ProviderError) -> None:
-    """Repeating cannot help: the link waits for its data to change, or for a person."""
+def park(turn: Turn, error: ProviderError) -> float | None:
+    """Repeating cannot help: the link waits for its data to change, or for a person.
+
+    If its data changed during this very turn, nothing is parked: returns the seconds until it is tried with that.
+    """
+    now = turn.clock()
     with turn.database.write() as session:
-        _fenced(session, turn, {**_error_values(error, turn.clock()), **_NO_LEASE, "state": "parked"})
+        values = {
+            **_error_values(error, now),
+            **_NO_LEASE,
+            "state": case((_moved_on(turn), "open"), else_="parked"),
+            "rest_until": now + REST,
+            "sweep_at": now + SWEEP_GRACE,
+        }
+        link = _fenced(session, turn, values)
+    return REST.total_seconds() if link.state == "open" else None
+
+
+def let_go(turn: Turn) -> None:
+    """This turn lost the link before it sent anything; if nobody has it by now, the next may begin."""
+    with turn.database.write() as session:
+        session.execute(
+            update(BillingLink)
+            .where(
+                BillingLink.org_id == turn.organization.id,
+                BillingLink.provider == turn.provider,
+                BillingLink.lease_token == turn.token,
+            )
+            .values(_NO_LEASE)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def disturb(turn: Turn) -> None:
@@ -245,7 +338,7 @@ def disturb(turn: Turn) -> None:
             update(BillingLink)
             .where(BillingLink.org_id == organization.id, BillingLink.provider == turn.provider)
             .values(
-                applied_customer=None,
+                applied_customer=case((BillingLink.applied_customer.is_not(None), UNSURE), else_=None),
                 applied_plan=None,
                 generation=BillingLink.generation + 1,
                 lease_until=case((ours, None), else_=BillingLink.lease_until),
@@ -267,6 +360,13 @@ def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform)
     return wait
 
 
+class Fenced(NamedTuple):
+    """The link after a write of its own turn."""
+
+    state: str
+    next_attempt_at: datetime | None
+
+
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
 _NO_ERROR: dict[str, Any] = {
     "error_kind": None,
@@ -277,7 +377,46 @@ _NO_ERROR: dict[str, Any] = {
 }
 
 
-def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> None:
+@contextmanager
+def _ids_are_free(turn: Turn) -> Iterator[None]:
+    """A customer id that another organization's link holds is a person's to sort out, not a crash for ever."""
+    try:
+        yield
+    except IntegrityError as error:
+        message = (
+            f"the customer of {turn.organization.id} there is the one that another organization's link names; "
+            "give that one its own with update_org_billing_ids, then retry"
+        )
+        raise RejectedError(turn.provider, message, "billing_id_twice") from error
+
+
+def _moved_on(turn: Turn) -> ColumnElement[bool]:
+    return BillingLink.wanted_version > turn.organization.billing_version
+
+
+def _same_plans(now: Organization, then: Organization) -> bool:
+    """Whether the downgrade that the turn was about still waits, whatever else changed."""
+    plans = (now.plan_tier, now.pending_plan_tier)
+    return now.pending_plan_tier is not None and plans == (then.plan_tier, then.pending_plan_tier)
+
+
+def _concerns_the_other(session: Session, turn: Turn, made: Made, consequences: Consequences) -> bool:
+    """A payer that Lago has not been told, or a charger that gave way; seen in the rows as they are now."""
+    if turn.organization.status == "deleted":
+        return False
+    if turn.provider == "lago":
+        return turn.link.payer_id is not None and made.customer is not None and _payer_of(made) is None
+    other = session.get_one(BillingLink, (turn.organization.id, turn.other.provider), populate_existing=True)
+    new_payer = consequences.payer_id is not None and consequences.payer_id != other.payer_id
+    return new_payer or made.ended
+
+
+def _payer_of(made: Made) -> str | None:
+    """Whom Lago charges: whom it was told, or whom it shows where it was told nobody."""
+    return made.payer_id or (made.customer.payer_id if made.customer else None)
+
+
+def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> Fenced:
     """Write to the link if it is still this turn's and nobody changed what the turn believes of it."""
     held = session.execute(
         update(BillingLink)
@@ -288,12 +427,13 @@ def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> None:
             BillingLink.generation == turn.generation,
         )
         .values(values)
-        .returning(BillingLink.org_id)
+        .returning(BillingLink.state, BillingLink.next_attempt_at)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if held is None:
         message = f"{turn.organization.id} at {turn.provider} was taken over by another worker or a person"
         raise LeaseLostError(message)
+    return Fenced(*held)
 
 
 def _wait(session: Session, org_id: str, provider: str, now: datetime) -> float | None:
@@ -329,8 +469,8 @@ def _made_values(turn: Turn, made: Made) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if made.customer is not None and made.customer_digest is not None:
         values |= _customer_values(made.customer, made.customer_digest)
-        if turn.provider == "lago" and made.payer_id is not None:
-            values["payer_id"] = made.payer_id
+        if turn.provider == "lago":
+            values["payer_id"] = _payer_of(made)
     if made.subscription is not None:
         values |= {
             "subscription_id": made.subscription.id,
@@ -362,7 +502,7 @@ def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
 
 
 def _tell_the_other(change: Change, organization: Organization, turn: Turn, *, in_sync: bool) -> None:
-    """A new payer id is a change that the other biller must see; this one has seen it."""
+    """What happened here is a change that the other biller must see; this one has seen it."""
     organizations.bump(change, organization)
     if in_sync:
         change.session.execute(

@@ -24,6 +24,8 @@ def add(change: Change, organization: Organization, user_id: str, role: str) -> 
     checked = one_of("role", role, ROLES)
     if not user_id.strip() or len(user_id) > USER_ID_LIMIT:
         raise InvalidChangeError("user_id", f"user_id must be 1 to {USER_ID_LIMIT} characters long")
+    if not user_id.isprintable():
+        raise InvalidChangeError("user_id", "user_id holds control characters; write it in one line of plain text")
     if find(change.session, organization.id, user_id) is not None:
         raise InvalidChangeError("user_id", f"User {user_id} already in organization {organization.id}")
     membership = Membership(org_id=organization.id, user_id=user_id, role=checked, joined_at=change.now)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, ScalarSelect, select
+from sqlalchemy import URL, ColumnElement, ScalarSelect, select
 from sqlalchemy.orm import Session
 
 from core import billing_ids, catalog, memberships, models, organizations
@@ -70,8 +70,8 @@ class OrgManager:
             raise ValueError(message)
         self._url = database_url
         self._data_dir = Path(data_dir) if data_dir is not None else None
-        self._opening = threading.Lock()
-        self._opened: tuple[int, Database, Catalog] | None = None
+        self._opened: dict[int, tuple[Database, Catalog]] = {}
+        self._opening: dict[int, threading.Lock] = {}
 
     def create_organization(self, name: str, plan_tier: str = "founders_friend") -> str:
         """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (blanks and case aside), bad plan."""
@@ -170,10 +170,9 @@ class OrgManager:
 
     def close(self) -> None:
         """Give the connections back; the next call opens new ones."""
-        with self._opening:
-            if self._opened is not None:
-                self._opened[1].close()
-            self._opened = None
+        with self._one_opener():
+            if (opened := self._opened.pop(os.getpid(), None)) is not None:
+                opened[0].close()
 
     def _select(self, *conditions: _Condition) -> list[Organization]:
         lago, stripe = (_customer_id(provider) for provider in ("lago", "stripe"))
@@ -197,13 +196,19 @@ class OrgManager:
             yield session
 
     def _open(self) -> tuple[Database, Catalog]:
-        # A connection that came over a fork would be used by two processes at once.
-        with self._opening:
-            if self._opened is None or self._opened[0] != os.getpid():
+        # A connection that came over a fork would be used by two processes at once. The parent's is kept and left
+        # alone: even to close it here would end it there.
+        with self._one_opener():
+            opened = self._opened.get(os.getpid())
+            if opened is None:
                 database = Database(self._where())
                 database.prepare()
-                self._opened = (os.getpid(), database, catalog.load())
-            return self._opened[1:]
+                opened = self._opened[os.getpid()] = (database, catalog.load())
+            return opened
+
+    def _one_opener(self) -> threading.Lock:
+        # One for each process: a lock that a thread of the parent held at the fork is never given back here.
+        return self._opening.setdefault(os.getpid(), threading.Lock())
 
     def _where(self) -> str:
         if self._url is not None:
@@ -212,7 +217,7 @@ class OrgManager:
             return url
         folder = self._data_dir or DEFAULT_DATA_DIR
         folder.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{folder / DATABASE_FILE}"
+        return URL.create("sqlite", database=str(folder / DATABASE_FILE)).render_as_string()
 
 
 def _customer_id(provider: str) -> ScalarSelect[str | None]:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from core import outbox
 from core.catalog import Catalog
+from core.database import one_at_a_time
 from core.events import Change
 from core.gateways import PROVIDERS, Json
 from core.models import STATUSES, BillingLink, EventData, Organization
@@ -237,6 +238,7 @@ def bump(change: Change, organization: Organization) -> None:
 
 
 def _refuse_taken(session: Session, name: str) -> None:
+    one_at_a_time(session, f"name:{name_key(name)}")
     taken = session.scalar(
         select(Organization.id).where(Organization.name_key == name_key(name), Organization.status != "deleted")
     )

@@ -57,10 +57,12 @@ def lease(session: Session, limit: int, now: datetime) -> tuple[str, list[Pendin
         .order_by(Event.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        # A subquery may be run again for every row and lock more than the limit; this runs once.
+        .cte("free")
     )
     rows = session.execute(
         update(Event)
-        .where(Event.seq.in_(free))
+        .where(Event.seq.in_(select(free.c.seq)))
         .values(lease_token=token, lease_until=now + LEASE)
         .returning(Event.seq, Event.id, Event.type, Event.org_id)
         .execution_options(synchronize_session=False)

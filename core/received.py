@@ -1,7 +1,8 @@
 """What other services send, taken once each: applied, refused with the reason, or waiting for its organization.
 
 The verdict and the change commit together, so a repeat finds the verdict and does nothing. A message that comes before
-its organization waits for it; one that is older than what the same source has said since changes nothing.
+its organization or its member waits for it; one that is older than what the same source has said since changes nothing.
+A reason names the field, never what was in it: the message itself is kept beside it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core import memberships, organizations
 from core.catalog import Catalog
 from core.clock import Clock
-from core.database import Database
+from core.database import Database, one_at_a_time
 from core.envelope import (
     BillingDetailsChanged,
     Data,
@@ -33,12 +34,21 @@ from core.envelope import (
     RefusedError,
     StatusChanged,
     parse,
+    unstorable,
 )
 from core.events import Cause, Change
 from core.models import Organization, ReceivedEvent, Verdict
-from core.organizations import InvalidChangeError, NewOrganization
+from core.organizations import InvalidChangeError, NameTakenError, NewOrganization
 
 UNNAMED_SOURCE = "(no source)"
+# One message of the far future would make all that its source says until then look old.
+CLOCKS_MAY_DIFFER = timedelta(days=1)
+MOST_WAITING = 500
+KEY_LENGTH = 255
+
+
+class NotYetError(InvalidChangeError):
+    """What the message is about may be on its way: a member whose addition has not come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +72,7 @@ def receive(database: Database, catalog: Catalog, clock: Clock, raw: object) -> 
         with database.write() as session:
             return _take(session, catalog, envelope, data, now)
     except InvalidChangeError as error:
-        return _keep_refused(database, raw, f"data.{error.field}: {error}", now)
+        return _keep_refused(database, raw, _reason(error), now)
 
 
 def _take(session: Session, catalog: Catalog, envelope: Envelope, data: Data, now: datetime) -> Receipt:
@@ -76,25 +86,41 @@ def _take(session: Session, catalog: Catalog, envelope: Envelope, data: Data, no
         verdict="accepted",
         data=envelope.data,
     )
-    _one_at_a_time(session, envelope.subject)
+    # Messages about one organization are judged one after the other, also while its row is not there to lock.
+    one_at_a_time(session, f"subject:{envelope.subject}")
     if (earlier := _insert_once(session, row)) is not None:
         return earlier
+    if envelope.time is not None and envelope.time > now + CLOCKS_MAY_DIFFER:
+        return _verdict(session, row, "refused", "time: lies in the future; send the moment at which it happened")
     change = Change(session, now, Cause(actor="service", source=envelope.source, caused_by=envelope.cause))
     organization = organizations.lock(session, envelope.subject)
     if isinstance(data, OrganizationCreated):
         return _take_new(change, catalog, row, data, organization)
     if organization is None:
-        return _verdict(session, row, "waiting", f"subject: {envelope.subject} is not known yet")
-    if _said_since(session, row):
-        return _verdict(session, row, "superseded", "time: the same source has sent a later one of this type")
-    _apply(change, organization, data, catalog)
-    return _verdict(session, row, "accepted", None)
+        return _wait(session, row, f"subject: {envelope.subject} is not known yet")
+    try:
+        receipt = _judge(change, organization, row, data, catalog)
+    except NotYetError as error:
+        return _wait(session, row, _reason(error))
+    if isinstance(data, MembershipAdded):
+        _take_those_that_waited(change, catalog, organization.id)
+    return receipt
 
 
-def _one_at_a_time(session: Session, subject: str) -> None:
-    """Messages about one organization are judged one after the other, also while its row is not there to lock."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:subject, 0))"), {"subject": subject})
+def _judge(change: Change, organization: Organization, row: ReceivedEvent, data: Data, catalog: Catalog) -> Receipt:
+    still_news = _still_news(change.session, row, data)
+    if still_news is None:
+        reason = "time: the same source has sent a later one of this type"
+        return _verdict(change.session, row, "superseded", reason)
+    _apply(change, organization, still_news, catalog)
+    return _verdict(change.session, row, "accepted", None)
+
+
+def _wait(session: Session, row: ReceivedEvent, reason: str) -> Receipt:
+    waiting = select(func.count()).where(ReceivedEvent.subject == row.subject, ReceivedEvent.verdict == "waiting")
+    if (session.scalar(waiting) or 0) >= MOST_WAITING:
+        return _verdict(session, row, "refused", f"{reason}, and {MOST_WAITING} messages wait for it already")
+    return _verdict(session, row, "waiting", reason)
 
 
 def _take_new(
@@ -144,13 +170,15 @@ def _apply_to_member(
 ) -> None:
     membership = memberships.find(change.session, organization.id, data.user_id)
     if isinstance(data, MembershipAdded):
+        if organization.status == "deleted":
+            raise InvalidChangeError("user_id", f"{organization.id} is deleted and takes no new members")
         if membership is None:
             memberships.add(change, organization, data.user_id, data.role)
         else:
             memberships.change_role(change, membership, data.role)
     elif membership is None:
         if isinstance(data, MembershipRoleChanged):
-            raise InvalidChangeError("user_id", f"{data.user_id} is not in organization {organization.id}")
+            raise NotYetError("user_id", f"this user is not in organization {organization.id}")
     elif isinstance(data, MembershipRemoved):
         memberships.remove(change, membership)
     else:
@@ -162,7 +190,8 @@ def _take_those_that_waited(change: Change, catalog: Catalog, org_id: str) -> No
     waited = change.session.scalars(
         select(ReceivedEvent)
         .where(ReceivedEvent.subject == org_id, ReceivedEvent.verdict == "waiting")
-        .order_by(ReceivedEvent.occurred_at, ReceivedEvent.received_at)
+        .order_by(func.coalesce(ReceivedEvent.occurred_at, ReceivedEvent.received_at), ReceivedEvent.received_at)
+        .limit(MOST_WAITING)
         .with_for_update()
     ).all()
     for row in waited:
@@ -173,11 +202,12 @@ def _take_those_that_waited(change: Change, catalog: Catalog, org_id: str) -> No
         try:
             with change.session.begin_nested():
                 _, _, data = parse(_as_message(row))
-                _apply(Change(change.session, change.now, cause), organization, data, catalog)
-                _verdict(change.session, row, "accepted", "waited for its organization")
+                _judge(Change(change.session, change.now, cause), organization, row, data, catalog)
+        except NotYetError:
+            continue
         except (InvalidChangeError, RefusedError) as error:
             change.session.refresh(organization)
-            _verdict(change.session, row, "refused", str(error))
+            _verdict(change.session, row, "refused", _reason(error))
 
 
 def _as_message(row: ReceivedEvent) -> dict[str, Any]:
@@ -191,10 +221,23 @@ def _as_message(row: ReceivedEvent) -> dict[str, Any]:
     }
 
 
-def _said_since(session: Session, row: ReceivedEvent) -> bool:
-    """Members are told apart by user: a later word about one says nothing about another."""
+def _still_news(session: Session, row: ReceivedEvent, data: Data) -> Data | None:
+    """What of the message the same source has not said otherwise since; ``None``: nothing of it.
+
+    Members are told apart by user, billing details by field: a later word about one says nothing about another.
+    """
+    later = _said_since(session, row)
+    if isinstance(data, BillingDetailsChanged):
+        said = {field for each in later for field, value in each.items() if value is not None}
+        given = {field for field, value in data if value is not None}
+        return data.model_copy(update=dict.fromkeys(said)) if not later or given - said else None
+    about = (row.data or {}).get("user_id")
+    return None if any(each.get("user_id") == about for each in later) else data
+
+
+def _said_since(session: Session, row: ReceivedEvent) -> list[dict[str, Any]]:
     if row.occurred_at is None:
-        return False
+        return []
     later = session.scalars(
         select(ReceivedEvent.data).where(
             ReceivedEvent.subject == row.subject,
@@ -206,8 +249,7 @@ def _said_since(session: Session, row: ReceivedEvent) -> bool:
             ReceivedEvent.occurred_at > row.occurred_at,
         )
     )
-    about = (row.data or {}).get("user_id")
-    return any((data or {}).get("user_id") == about for data in later)
+    return [data or {} for data in later]
 
 
 def _insert_once(session: Session, row: ReceivedEvent) -> Receipt | None:
@@ -253,21 +295,36 @@ def _receipt(row: ReceivedEvent, *, repeated: bool) -> Receipt:
 def _keep_refused(database: Database, raw: object, reason: str, now: datetime) -> Receipt:
     """Kept where a person sees it, under its own name, or under its content's where it has none."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
-    digest = hashlib.sha256(json.dumps(raw, sort_keys=True, default=str).encode()).hexdigest()
     data = fields.get("data")
     row = ReceivedEvent(
         source=_short(fields.get("source")) or UNNAMED_SOURCE,
-        id=_short(fields.get("id")) or digest,
+        id=_short(fields.get("id")) or _digest(raw),
         type=_short(fields.get("type")),
         subject=_short(fields.get("subject")),
         received_at=now,
         verdict="refused",
         reason=reason,
-        data=data if isinstance(data, dict) and len(json.dumps(data, default=str)) <= 64 * 1024 else None,
+        data=data if isinstance(data, dict) and unstorable(data) is None else None,
     )
     with database.write() as session:
         return _insert_once(session, row) or _receipt(row, repeated=False)
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, NameTakenError):
+        return "data.name: another organization has this name"
+    return f"data.{error.field}: {error}" if isinstance(error, InvalidChangeError) else str(error)
+
+
 def _short(value: object) -> str | None:
-    return value[:255] if isinstance(value, str) and value else None
+    """A text that fits its column. A longer one is not cut: it could then be taken for another one's name."""
+    fits = isinstance(value, str) and 0 < len(value) <= KEY_LENGTH and unstorable(value) is None
+    return str(value) if fits else None
+
+
+def _digest(raw: object) -> str:
+    try:
+        content = json.dumps(raw, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):
+        content = repr(type(raw))
+    return hashlib.sha256(content.encode()).hexdigest()

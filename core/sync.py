@@ -8,7 +8,7 @@ again later, or parked with a sentence for a person.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core import links
@@ -16,11 +16,13 @@ from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
 from core.errors import LeaseLostError, ParkedError, RejectedError, RetryableError
-from core.gateways import Biller, Provider, Subscription, SubscriptionSpec
+from core.gateways import Biller, Known, Provider, Subscription, SubscriptionSpec
 from core.links import Consequences, Made, Turn
-from core.wishes import Policy, Wish, digest, wish
+from core.wishes import SECOND_PAYER, Policy, Wish, digest, wish
 
 WAITING_FOR_PAYER = "waiting"
+# Failures of a call that was made: whoever failed so has waited long enough, or did not have to.
+_GONE_AHEAD = frozenset({"unavailable", "throttled", "misconfigured"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +56,11 @@ class Sync:
         try:
             return self._attempt(turn)
         except LeaseLostError:
-            if turn.calls:
-                links.disturb(turn)
-            return IDLE
+            if not turn.calls:
+                links.let_go(turn)
+                return IDLE
+            links.disturb(turn)
+            return Outcome(kind="waiting", again_in=links.REST.total_seconds())
 
     def _attempt(self, turn: Turn) -> Outcome:
         try:
@@ -64,29 +68,31 @@ class Sync:
         except RetryableError as error:
             return Outcome(kind="retry", again_in=links.try_later(turn, error), error=str(error))
         except ParkedError as error:
-            links.park(turn, error)
-            return Outcome(kind="parked", error=str(error))
+            again_in = links.park(turn, error)
+            kind: Literal["parked", "retry"] = "parked" if again_in is None else "retry"
+            return Outcome(kind=kind, again_in=again_in, error=str(error))
 
     def _round(self, turn: Turn) -> Outcome:
         wanted = wish(turn.provider, turn.organization, turn.other, self.catalog, self.policy)
-        if wanted.needs_payer and (wait := self._payer_wait(turn)) > 0:
+        if wanted.needs_payer and (wait := self._payer_wait(turn)) is not None:
             return Outcome(kind="waiting", again_in=wait)
         biller = self.billers[turn.provider]
         made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
         done = links.finish(turn, made, _consequences(turn, wanted, made, self.catalog))
-        wake: tuple[Provider, ...] = ("lago",) if wanted.announces_payer else ()
-        return Outcome(kind="synced", again_in=done.rest if done.behind else None, wake=wake)
+        others: tuple[Provider, ...] = ("lago",) if turn.provider == "stripe" else ("stripe",)
+        return Outcome(
+            kind="synced", again_in=done.rest if done.behind else None, wake=others if done.wakes_other else ()
+        )
 
-    def _payer_wait(self, turn: Turn) -> float:
-        """Seconds that this link still waits for the payer's id; from then on it goes ahead without."""
+    def _payer_wait(self, turn: Turn) -> float | None:
+        """Seconds that this link still waits for the payer's id; ``None``: it goes ahead without."""
         now = self.clock()
         waiting = turn.link.error_kind == WAITING_FOR_PAYER
         since = turn.link.error_at if waiting and turn.link.error_at is not None else now
         until = since + self.policy.payer_wait
-        if until > now and turn.link.payer_id is None:
-            links.postpone(turn, until, WAITING_FOR_PAYER, "waits for the Stripe customer that Lago is to charge")
-            return (until - now).total_seconds()
-        return 0.0
+        if until <= now or turn.link.payer_id is not None or turn.link.error_kind in _GONE_AHEAD:
+            return None
+        return links.postpone(turn, until, WAITING_FOR_PAYER, "waits for the Stripe customer that Lago is to charge")
 
 
 def _make(biller: Biller, turn: Turn, wanted: Wish) -> Made:
@@ -94,48 +100,88 @@ def _make(biller: Biller, turn: Turn, wanted: Wish) -> Made:
     mark = digest(wanted.customer)
     customer = None
     if known.customer_id is None or turn.link.applied_customer != mark or turn.intent_is("create_customer"):
+        turn.doubt_customer(wanted.customer.payer_id)
         customer = biller.make_customer(wanted.customer, known, turn)
     customer_id = customer.id if customer else known.customer_id
-    changed = (wanted.plan_code, wanted.next_plan_code) != (known.plan_code, known.next_plan_code)
-    subscription = None
-    if customer_id is not None and wanted.plan_code is not None and (changed or turn.intent is not None):
-        if customer is not None:
-            turn.keep_customer(customer, mark)
-        spec = SubscriptionSpec(
-            org_id=turn.organization.id,
-            customer_id=customer_id,
-            plan_code=wanted.plan_code,
-            next_plan_code=wanted.next_plan_code,
-        )
-        subscription = biller.make_subscription(spec, known, turn)
-    return Made(
+    made = Made(
         customer=customer,
         customer_digest=mark if customer else None,
         payer_id=wanted.customer.payer_id if customer else None,
-        subscription=subscription,
     )
+    if customer_id is None:
+        return made
+    if wanted.plan_code is None:
+        return _give_way(biller, turn, wanted, known, made)
+    if not _plan_is_open(turn, wanted, known):
+        return made
+    if customer is not None:
+        turn.keep_customer(customer, mark)
+    turn.doubt_plan(wanted.next_plan_code)
+    spec = SubscriptionSpec(
+        org_id=turn.organization.id,
+        customer_id=customer_id,
+        plan_code=wanted.plan_code,
+        next_plan_code=wanted.next_plan_code,
+    )
+    return replace(made, subscription=biller.make_subscription(spec, known, turn))
+
+
+def _plan_is_open(turn: Turn, wanted: Wish, known: Known) -> bool:
+    """Whether the subscription must be made, changed, or asked when its scheduled plan comes."""
+    if turn.intent is not None:
+        return True
+    if (wanted.plan_code, wanted.next_plan_code) == (known.plan_code, known.next_plan_code):
+        return wanted.settles and wanted.next_plan_code is not None and turn.organization.plan_effective_at is None
+    # Where the other biller charges and its period ended first, this one comes to the same plan on its own day.
+    on_its_way = known.plan_code is not None and known.next_plan_code == wanted.plan_code
+    return wanted.settles or wanted.next_plan_code is not None or not on_its_way
+
+
+def _give_way(biller: Biller, turn: Turn, wanted: Wish, known: Known, made: Made) -> Made:
+    """No subscription of ours may live here: one that does is ended when the plan changed, by the declared policy.
+
+    When only a setting changed, a person must have said so with a retry: a setting that was lost ends nothing
+    (money.md 23).
+    """
+    if known.subscription_id is None and not turn.intent_is("create_subscription"):
+        return made
+    asked_for = not known.verified
+    if made.customer is not None and made.customer_digest is not None and not turn.intent_is("create_subscription"):
+        turn.keep_customer(made.customer, made.customer_digest)
+    if known.plan_code in {None, wanted.unsold_code} and not asked_for:
+        raise RejectedError(
+            turn.provider,
+            f"the settings say now that Lago charges this plan, but Stripe has the subscription "
+            f"{known.subscription_id or 'in the making'}: set charged_by back, or retry to have it ended",
+            SECOND_PAYER,
+        )
+    turn.leave_plan()
+    biller.end_subscription(known, turn.organization.id, turn)
+    return replace(made, ended=True)
 
 
 def _end(biller: Biller, turn: Turn, wanted: Wish) -> Made:
     """End the subscription that we made, if one can be there; the customer stays (money.md 12)."""
-    customer = None
+    made = Made()
     if turn.intent_is("create_customer"):
         # It may exist already: learn its id rather than leave a customer that nobody knows.
         customer = biller.make_customer(wanted.customer, turn.known, turn)
+        made = Made(customer=customer, customer_digest=digest(wanted.customer))
     lago_may_have_one = turn.provider == "lago" and turn.link.applied_customer is not None
     if turn.link.subscription_id is None and not lago_may_have_one and not turn.intent_is("create_subscription"):
-        return Made(customer=customer, customer_digest=digest(wanted.customer) if customer else None)
+        return made
+    turn.doubt_plan(None)
     biller.end_subscription(turn.known, turn.organization.id, turn)
-    return Made(ended=True)
+    return replace(made, ended=True)
 
 
 def _consequences(turn: Turn, wanted: Wish, made: Made, catalog: Catalog) -> Consequences:
-    known_payer = made.customer is not None or turn.link.customer_id is not None
+    customer_id = made.customer.id if made.customer else turn.link.customer_id
     subscription = made.subscription if wanted.settles else None
     return Consequences(
         downgrade_comes_at=subscription.next_plan_at if subscription else None,
         tier_in_effect=_tier_in_effect(turn.provider, wanted, subscription, catalog) if subscription else None,
-        announces_payer=wanted.announces_payer and known_payer,
+        payer_id=customer_id if wanted.announces_payer else None,
     )
 
 

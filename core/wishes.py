@@ -15,6 +15,8 @@ from core.errors import RejectedError
 from core.gateways import CustomerSpec, Provider
 from core.models import BillingLink, Organization
 
+SECOND_PAYER = "second_payer"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -28,7 +30,8 @@ class Policy:
 class Wish:
     """``plan_code`` None: no subscription of ours may live there. ``alive`` False: nothing new is made there either.
 
-    ``settles``: this biller charges, so its word decides when a scheduled plan took effect.
+    ``settles``: this biller charges, so its word decides when a scheduled plan took effect. ``unsold_code``: what the
+    plan would be called here if this biller charged for it.
     """
 
     customer: CustomerSpec
@@ -38,6 +41,7 @@ class Wish:
     settles: bool = False
     needs_payer: bool = False
     announces_payer: bool = False
+    unsold_code: str | None = None
 
 
 def wish(provider: Provider, organization: Organization, other: BillingLink, catalog: Catalog, policy: Policy) -> Wish:
@@ -52,16 +56,19 @@ def wish(provider: Provider, organization: Organization, other: BillingLink, cat
         return Wish(customer=spec, alive=False)
     plan = _plan(provider, organization.plan_tier, catalog)
     following = _plan(provider, organization.pending_plan_tier, catalog) if organization.pending_plan_tier else None
-    _refuse_second_charger(provider, plan, other)
+    if following is not None and following.charged_by != plan.charged_by:
+        raise _moves_between_chargers(provider, plan, following)
+    if plan.charged_by == provider:
+        refuse_second_payer(other)
     if provider == "stripe":
-        return _at_stripe(spec, plan, following, other, policy)
+        return _at_stripe(spec, plan, following, policy)
     return _at_lago(spec, plan, following, other, policy)
 
 
-def _at_stripe(spec: CustomerSpec, plan: Plan, following: Plan | None, other: BillingLink, policy: Policy) -> Wish:
+def _at_stripe(spec: CustomerSpec, plan: Plan, following: Plan | None, policy: Policy) -> Wish:
     """The payer; a subscription only where Stripe charges (money.md 1)."""
     if plan.charged_by == "lago":
-        return Wish(customer=spec, announces_payer=policy.links_payer and other.payer_id is None)
+        return Wish(customer=spec, announces_payer=policy.links_payer, unsold_code=plan.stripe_lookup_key)
     return Wish(
         customer=spec,
         plan_code=plan.stripe_lookup_key,
@@ -100,18 +107,29 @@ def _plan(provider: Provider, tier: str, catalog: Catalog) -> Plan:
     return plan
 
 
-def _refuse_second_charger(provider: Provider, plan: Plan, other: BillingLink) -> None:
-    if provider == "stripe" and plan.charged_by == "stripe" and other.payer_id:
+def refuse_second_payer(other: BillingLink) -> None:
+    """Before this biller charges: the other one must not, nor be about to. Raises ``RejectedError``."""
+    if other.provider == "lago" and other.payer_id is not None:
         raise RejectedError(
-            provider,
-            f"plan {plan.tier} is charged by Stripe, but Lago still charges {other.payer_id}: "
-            "unlink the payment provider in Lago first, then retry",
-            "second_payer",
+            "stripe",
+            f"the plan is charged by Stripe, but Lago charges {other.payer_id}: "
+            "unlink the payment provider of its customer in Lago, then retry",
+            SECOND_PAYER,
         )
-    if provider == "lago" and plan.charged_by == "lago" and other.subscription_id:
+    making = other.intent is not None and other.intent["operation"] == "create_subscription"
+    if other.provider == "stripe" and (other.subscription_id is not None or making):
         raise RejectedError(
-            provider,
-            f"plan {plan.tier} is charged by Lago, but Stripe subscription {other.subscription_id} still runs: "
-            "end it in Stripe first, then retry",
-            "second_payer",
+            "lago",
+            f"the plan is charged by Lago, but Stripe has the subscription {other.subscription_id or 'in the making'}: "
+            "Lago follows once that has ended; what its Stripe link waits for says how",
+            SECOND_PAYER,
         )
+
+
+def _moves_between_chargers(provider: Provider, plan: Plan, following: Plan) -> RejectedError:
+    return RejectedError(
+        provider,
+        f"the downgrade from {plan.tier} to {following.tier} would move it from {plan.charged_by} to "
+        f"{following.charged_by} at period end, which neither can schedule: take it back, or let one charge both plans",
+        "other_charger",
+    )

@@ -59,7 +59,7 @@ class LagoCustomers:
                 )
         if lago_id is None and _was_there_before(answer, asked_at):
             self._refuse_other_subscriptions(spec, claim)
-        return Customer(id=answer.lago_id)
+        return Customer(id=answer.lago_id, payer_id=_payer(answer))
 
     def _proven(self, spec: CustomerSpec, imported: str, claim: Claim) -> str:
         """The ``lago_id`` of our customer, if the id that came from outside really means it. Reads only."""
