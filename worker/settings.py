@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.catalog import ChargedBy
 
-LOOPBACK_BROKER = "memory://"
+LOOPBACK_BROKER = "memory://localhost"
 
 
 class SettingsError(Exception):

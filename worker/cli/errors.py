@@ -87,7 +87,7 @@ def _about_os(error: OSError) -> tuple[str, int] | None:
     place = f"{error.filename}: " if error.filename else ""
     match error.errno:
         case errno.EADDRINUSE:
-            return "that port is taken; name another with --port, or leave it out for a free one", WRONG
+            return "that port is taken: name another with --port; 0 takes a free one", WRONG
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{place}not allowed here; choose another place (DATA_DIR) or give this user the right", WRONG
         case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST:

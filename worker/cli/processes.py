@@ -38,7 +38,7 @@ FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers
 def up() -> None:
     """Run everything in this process: worker, relay, sweep, and a sandbox where no biller is named."""
     settings = settings_of.read()
-    logs.configure(settings)
+    logs.configure(_quiet(settings))
     with opening.alone(settings.data_dir), stop_asked() as stopping, Embedded(settings) as running:
         tables.show(*_welcome(settings, running.sandbox_url))
         while not stopping.wait(LOOK_EVERY):
@@ -57,7 +57,7 @@ def sandbox(
     ] = None,
 ) -> None:
     """Run the stand-ins of Stripe and Lago alone, for tests."""
-    logs.configure(settings_of.read())
+    logs.configure(_quiet(settings_of.read()))
     with stop_asked() as stopping, Sandbox(host, port, limits=not no_limits, state=state).start() as served:
         tables.show(
             f"The sandbox listens on {served.url}",
@@ -140,6 +140,13 @@ def stop_asked(then: Callable[[], None] | None = None) -> Iterator[threading.Eve
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _quiet(settings: Settings) -> Settings:
+    """A person looks on: only what is wrong is logged, unless LOG_LEVEL asks for more."""
+    return (
+        settings if "log_level" in settings.model_fields_set else settings.model_copy(update={"log_level": "WARNING"})
+    )
 
 
 def _opened(settings: Settings) -> BillingApp:

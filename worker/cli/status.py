@@ -76,7 +76,7 @@ def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[R
         if line:
             grid.add_row(label, Text(line))
     head = Text.assemble((f"{words.NAMES[link.provider]:<7}", "bold"), words.state(link, now))
-    return [head, Padding(grid, (0, 0, 0, 2))]
+    return [head, Padding(grid, (0, 0, 0, 2), expand=False)]
 
 
 def _show_all(found: Overview, settings: Settings, *, as_json: bool) -> None:

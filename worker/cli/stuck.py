@@ -146,9 +146,9 @@ def _lines(row: Stopped, now: datetime) -> list[RenderableType]:
     since = f"parked {tables.age(row.link.error_at, now)}: " if row.link.error_at else "parked: "
     lines: list[RenderableType] = [
         head,
-        Padding(Text(since + (words.why(row.link) or "no reason was kept")), (0, 0, 0, 2)),
+        Padding(Text(since + (words.why(row.link) or "no reason was kept")), (0, 0, 0, 2), expand=False),
     ]
-    return [*lines, Padding(Text(f"→ {words.advice(row.link, row.org_id)}"), (0, 0, 0, 2))]
+    return [*lines, Padding(Text(f"→ {words.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False)]
 
 
 def _columns(now: datetime) -> list[Column[Message]]:

@@ -1,0 +1,111 @@
+"""What can be foreseen to go wrong is one sentence on standard error with a way out, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tests.worker import console
+
+NO_DATABASE = {"DATABASE_URL": "postgresql://me:secret-word@127.0.0.1:9/none"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return console.prepare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "code", "sentence"),
+    [
+        (("stauts",), {}, 2, "Did you mean 'status'?"),
+        (("orgs", "--limit", "many"), {}, 2, "`billing-sync --help`"),
+        (("status",), {"WORKER_CONCURRENCY": "many"}, 2, "WORKER_CONCURRENCY"),
+        (("status",), {"STRIPE_SECRET_KEY": "sk_test_secret-word"}, 2, "STRIPE_API_BASE is missing"),
+        (("status",), NO_DATABASE, 2, "check DATABASE_URL and that it is running"),
+        (("status",), {"DATABASE_URL": "mysql://me:secret-word@host/db"}, 2, "only sqlite:// and postgresql://"),
+        (("db", "upgrade"), NO_DATABASE, 1, "check DATABASE_URL and that it is running"),
+        (("plans", "check"), {}, 2, "no biller is named"),
+        (("plans", "check"), {"PLANS_FILE": "none.toml"}, 2, "none.toml: no such plan file"),
+        (("import", "none.json", "users.json"), {}, 2, "none.json"),
+        (("export", "no/folder/o.json", "u.json"), {}, 2, "no/folder"),
+        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "CELERY_BROKER_URL"),
+        (("up",), {"DATA_DIR": "plans.toml/data"}, 2, "plans.toml"),
+    ],
+)
+def test_a_foreseen_failure_is_one_sentence(
+    folder: Path, words: tuple[str, ...], settings: Mapping[str, str], code: int, sentence: str
+) -> None:
+    failed = console.run(folder, *words, settings=settings)
+    assert sentence in failed.stderr
+    assert failed.stderr.startswith("billing-sync: ")
+    assert failed.stderr.count("\n") == 1
+    assert failed.returncode == code
+    assert "secret-word" not in failed.stderr
+    assert failed.stdout == ""
+
+
+def test_status_says_that_the_broker_is_away(folder: Path) -> None:
+    shown = console.run(folder, "status", settings={"REDIS_URL": "redis://:secret-word@127.0.0.1:9/0"}, seconds=20)
+    assert shown.returncode == 0
+    assert "broker: does not answer" in shown.stdout
+    assert "secret-word" not in shown.stdout + shown.stderr
+
+
+def test_status_says_that_the_broker_answers(folder: Path, redis_url: str) -> None:
+    shown = console.run(folder, "status", "--json", settings={"REDIS_URL": redis_url})
+    assert json.loads(shown.stdout)["broker"]["answers"] is True
+
+
+def biller_settings(url: str) -> dict[str, str]:
+    return {
+        "STRIPE_SECRET_KEY": "sk_test_secret-word",
+        "STRIPE_API_BASE": url,
+        "LAGO_API_KEY": "secret-word",
+        "LAGO_API_URL": url,
+    }
+
+
+def test_plans_are_checked_and_pushed(folder: Path, sandbox: SandboxClient, sandbox_server: Sandbox) -> None:
+    settings = {**biller_settings(sandbox_server.url), "CHARGED_BY": "stripe"}
+    missing = console.run(folder, "plans", "check", settings=settings)
+    assert missing.returncode == 1
+    assert "not on sale there" in missing.stdout
+    pushed = console.run(folder, "plans", "push", settings=settings)
+    assert (pushed.returncode, pushed.stdout.count("added now")) == (0, 8)
+    assert console.run(folder, "plans", "check", settings=settings).returncode == 0
+    sandbox.patch("lago", "plans", "starter", amount_cents=500)
+    differs = console.run(folder, "plans", "check", "--json", settings=settings)
+    assert differs.returncode == 1
+    assert [each["problem"] for each in json.loads(differs.stdout)["plans"] if each["problem"]] == [
+        "amount is 500, the catalog says 1900"
+    ]
+    assert console.run(folder, "plans", "push", settings=settings).returncode == 1
+
+
+def test_a_biller_that_is_away_is_said_so(folder: Path) -> None:
+    failed = console.run(folder, "plans", "check", settings=biller_settings("http://127.0.0.1:9"))
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(("billing-sync: stripe: ", "billing-sync: lago: "))
+    assert failed.stderr.count("\n") == 1
+    assert "secret-word" not in failed.stderr
+
+
+def test_ctrl_c_ends_without_a_word(folder: Path) -> None:
+    with console.running(folder, "demo") as demo:
+        demo.says("run at")
+        assert demo.stop(signal.SIGINT) == 130
+        assert "Traceback" not in demo.output
+
+
+def test_a_pipe_that_is_closed_is_no_error(folder: Path) -> None:
+    """As with ``billing-sync orgs | head``."""
+    version = console.run(folder, "--version")
+    assert version.returncode == 0
+    assert version.stdout.startswith("billing-sync 0.")
