@@ -191,7 +191,7 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
 @pytest.mark.parametrize(
     ("values", "standing"),
     [
-        ({}, "queued"),
+        ({"attempts": 0}, "queued"),
         ({"lease_until": utc_now() + timedelta(hours=1)}, "working"),
         ({"error_kind": "unavailable", "next_attempt_at": utc_now() + timedelta(hours=1)}, "retrying"),
         ({"state": "held"}, "held"),
