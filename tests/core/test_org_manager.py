@@ -1,0 +1,209 @@
+"""The organization manager's own face: names, defaults, results and errors as its users know them, and nothing lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from core.database import Database
+from core.org_manager import OrgManager
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES, EACH = 8, 200
+
+
+@pytest.fixture
+def manager(database: Database) -> Iterator[OrgManager]:
+    opened = OrgManager(database_url=database.url.render_as_string(hide_password=False))
+    yield opened
+    opened.close()
+
+
+def test_importing_it_touches_nothing(tmp_path: Path) -> None:
+    looks = (
+        "import sys, os, logging; sys.path.insert(0, sys.argv[1]); before = list(logging.root.handlers);"
+        "from core.org_manager import OrgManager, Organization, OrgUser, org_manager;"
+        "assert logging.root.handlers == before; assert os.listdir('.') == [], os.listdir('.')"
+    )
+    subprocess.run([sys.executable, "-I", "-c", looks, str(ROOT)], cwd=tmp_path, check=True)
+
+
+def test_a_new_organization_has_the_defaults(manager: OrgManager) -> None:
+    org_id = manager.create_organization("  Acme  ")
+    found = manager.get_org(org_id)
+    assert found is not None
+    assert org_id.startswith("org_")
+    assert len(org_id) == 40
+    assert (found.name, found.plan_tier, found.status) == ("Acme", "founders_friend", "active")
+    assert (found.lago_customer_id, found.stripe_customer_id, found.pending_plan_tier) == (None, None, None)
+    assert found.created_at.utcoffset() is not None
+
+
+@pytest.mark.parametrize("name", ["", "   ", "\t\n"])
+def test_an_empty_name_is_refused(manager: OrgManager, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be empty"):
+        manager.create_organization(name)
+
+
+@pytest.mark.parametrize("name", ["Straße AG", " straße ag", "STRASSE AG", "Straße AG  "])
+def test_a_name_is_taken_whatever_its_blanks_and_case(manager: OrgManager, name: str) -> None:
+    manager.create_organization("Straße AG")
+    with pytest.raises(ValueError, match="already exists"):
+        manager.create_organization(name)
+
+
+def test_a_deleted_organization_frees_its_name_and_takes_no_members(manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    assert manager.update_org_status(org_id, "deleted")
+    assert manager.create_organization("Acme") != org_id
+    assert not manager.add_user_to_org(org_id, "user_1")
+    found = manager.get_org(org_id)
+    assert found is not None
+    assert found.status == "deleted"
+    assert org_id not in [organization.id for organization in manager.list_all_organizations()]
+    with pytest.raises(ValueError, match="already exists"):
+        manager.update_org_status(org_id, "active")
+
+
+def test_unknown_words_are_refused_with_the_known_ones(manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    with pytest.raises(ValueError, match="founders_friend, starter, professional, enterprise"):
+        manager.create_organization("Other", "platinum")
+    with pytest.raises(ValueError, match="founders_friend, starter, professional, enterprise"):
+        manager.update_org_plan(org_id, "platinum")
+    with pytest.raises(ValueError, match="active, suspended, deleted"):
+        manager.update_org_status(org_id, "bogus")
+    with pytest.raises(ValueError, match="must be one of owner, billing_admin, member"):
+        manager.add_user_to_org(org_id, "user_1", "admin")
+    manager.add_user_to_org(org_id, "user_1")
+    with pytest.raises(ValueError, match="must be one of owner, billing_admin, member"):
+        manager.update_user_role(org_id, "user_1", "admin")
+
+
+def test_an_unknown_organization_is_no_exception(manager: OrgManager) -> None:
+    assert manager.get_org("org_no") is None
+    assert manager.update_org_billing_ids("org_no", lago_id="x") is False
+    assert manager.update_org_plan("org_no", "starter") is False
+    assert manager.update_org_status("org_no", "active") is False
+    assert manager.add_user_to_org("org_no", "user_1") is False
+    assert manager.remove_user_from_org("org_no", "user_1") is False
+    assert manager.update_user_role("org_no", "user_1", "owner") is False
+    assert manager.get_user_role_in_org("org_no", "user_1") is None
+    assert manager.get_org_users("org_no") == []
+    assert manager.get_user_orgs("nobody") == []
+    assert manager.search_organizations("nothing") == []
+    assert manager.get_organizations_by_plan("platinum") == []
+
+
+def test_members_come_change_and_go(manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    assert manager.add_user_to_org(org_id, "user_1", "owner")
+    assert manager.add_user_to_org(org_id, "user_2")
+    with pytest.raises(ValueError, match="already in organization"):
+        manager.add_user_to_org(org_id, "user_2")
+    assert manager.get_user_role_in_org(org_id, "user_2") == "member"
+    assert manager.update_user_role(org_id, "user_2", "billing_admin")
+    assert [(user.user_id, user.role) for user in manager.get_org_users(org_id)] == [
+        ("user_1", "owner"),
+        ("user_2", "billing_admin"),
+    ]
+    assert [organization.id for organization in manager.get_user_orgs("user_2")] == [org_id]
+    assert manager.remove_user_from_org(org_id, "user_2")
+    assert not manager.remove_user_from_org(org_id, "user_2")
+
+
+def test_a_higher_plan_is_now_and_a_lower_one_waits_and_can_be_taken_back(manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    plans: list[tuple[str, str | None]] = []
+    for tier in ("enterprise", "starter", "enterprise"):
+        assert manager.update_org_plan(org_id, tier)
+        found = manager.get_org(org_id)
+        assert found is not None
+        plans.append((found.plan_tier, found.pending_plan_tier))
+    assert plans == [("enterprise", None), ("enterprise", "starter"), ("enterprise", None)]
+    assert [organization.id for organization in manager.get_organizations_by_plan("enterprise")] == [org_id]
+
+
+def test_billing_ids_are_set_one_by_one_and_belong_to_one_organization(manager: OrgManager) -> None:
+    org_id, other = manager.create_organization("Acme"), manager.create_organization("Other")
+    assert manager.update_org_billing_ids(org_id, stripe_id="cus_1")
+    assert manager.update_org_billing_ids(org_id, lago_id="lago_1")
+    found = manager.get_org(org_id)
+    assert found is not None
+    assert (found.stripe_customer_id, found.lago_customer_id) == ("cus_1", "lago_1")
+    with pytest.raises(ValueError, match=f"already belongs to organization {org_id}"):
+        manager.update_org_billing_ids(other, stripe_id="cus_1")
+    with pytest.raises(ValueError, match="stripe_id must be"):
+        manager.update_org_billing_ids(org_id, stripe_id="")
+    assert manager.get_org(org_id) == found
+
+
+@pytest.mark.parametrize(("words", "found"), [("ACM", 1), ("100%", 1), ("_", 0), ("zzz", 0)])
+def test_search_is_by_part_of_the_name_without_case_or_wildcards(manager: OrgManager, words: str, found: int) -> None:
+    manager.create_organization("Acme")
+    manager.create_organization("100% Juice")
+    assert len(manager.search_organizations(words)) == found
+
+
+def test_a_folder_keeps_its_own_database(tmp_path: Path) -> None:
+    first = OrgManager(data_dir=tmp_path / "new" / "folder")
+    org_id = first.create_organization("Acme")
+    first.close()
+    again = OrgManager(data_dir=tmp_path / "new" / "folder")
+    assert again.get_org(org_id) is not None
+    again.close()
+    assert (tmp_path / "new" / "folder" / "billing-sync.db").exists()
+
+
+def test_two_who_take_one_name_at_once_get_one_organization(manager: OrgManager) -> None:
+    gate = threading.Barrier(8)
+    results: list[str] = []
+
+    def take() -> None:
+        gate.wait()
+        try:
+            results.append(manager.create_organization("Acme"))
+        except ValueError as error:
+            results.append(str(error))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([result for result in results if result.startswith("org_")]) == 1
+    assert len([result for result in results if "already exists" in result]) == 7
+
+
+def write_many(url: str, process: int) -> None:
+    """One of eight writers, in a process of its own."""
+    manager = OrgManager(database_url=url)
+    for number in range(EACH):
+        org_id = manager.create_organization(f"Organization {process}-{number}")
+        assert manager.add_user_to_org(org_id, f"user_{number}", "owner")
+    manager.close()
+
+
+def test_eight_processes_write_at_once_and_nothing_is_lost(database: Database) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=write_many, args=(url, number)) for number in range(PROCESSES)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(100)
+    assert [writer.exitcode for writer in writers] == [0] * PROCESSES
+    with database.read() as session:
+        counts = {
+            table: session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608 - our own names
+            for table in ("organizations", "memberships", "events", "billing_links")
+        }
+    many = PROCESSES * EACH
+    assert counts == {"organizations": many, "memberships": many, "events": 2 * many, "billing_links": 2 * many}
