@@ -1,0 +1,129 @@
+"""The rows alone say what is due; whatever the broker forgot is handed over again, and never too often."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text, update
+
+from core import due, organizations
+from core.catalog import Catalog
+from core.database import Database
+from core.events import Change
+from core.models import BillingLink, Organization
+from core.organizations import SWEEP_GRACE, NewOrganization
+from tests.conftest import SetClock
+
+
+def create(database: Database, plans: Catalog, clock: SetClock, count: int = 1) -> list[str]:
+    with database.write() as session:
+        change = Change(session, clock())
+        return [
+            organizations.create(change, NewOrganization(name=f"Company {n}", plan_tier="professional"), plans).id
+            for n in range(count)
+        ]
+
+
+def swept(database: Database, clock: SetClock, limit: int = 100) -> list[str]:
+    with database.write() as session:
+        return due.links(session, "lago", limit, clock())
+
+
+def test_a_link_is_swept_once_its_grace_is_over_and_not_again_for_a_while(
+    database: Database, plans: Catalog, clock: SetClock
+) -> None:
+    org_ids = create(database, plans, clock, 3)
+    assert swept(database, clock) == []
+    clock.now += SWEEP_GRACE
+    assert sorted(swept(database, clock)) == sorted(org_ids)
+    assert swept(database, clock) == []
+    clock.now += due.HANDED_OVER
+    assert len(swept(database, clock, limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"state": "parked"},
+        {"state": "held"},
+        {"applied_version": 1},
+        {"lease_until": "later"},
+    ],
+)
+def test_what_is_parked_in_sync_or_in_hand_is_left_alone(
+    database: Database, plans: Catalog, clock: SetClock, values: dict[str, object]
+) -> None:
+    create(database, plans, clock)
+    clock.now += SWEEP_GRACE
+    put = {name: clock() + timedelta(seconds=30) if value == "later" else value for name, value in values.items()}
+    with database.write() as session:
+        session.execute(update(BillingLink).values(**put))
+    assert swept(database, clock) == []
+
+
+def test_an_unfinished_create_is_due_even_in_sync(database: Database, plans: Catalog, clock: SetClock) -> None:
+    (org_id,) = create(database, plans, clock)
+    clock.now += SWEEP_GRACE
+    with database.write() as session:
+        session.execute(update(BillingLink).values(applied_version=1, intent={"operation": "create_customer"}))
+    assert swept(database, clock) == [org_id]
+
+
+def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_hourly_from_then(
+    database: Database, plans: Catalog, clock: SetClock
+) -> None:
+    (org_id,) = create(database, plans, clock)
+    with database.write() as session:
+        organization = session.get_one(Organization, org_id)
+        organizations.change_plan(Change(session, clock()), organization, "starter", plans)
+        organization.plan_effective_at = clock() + timedelta(days=3)
+        before = organization.billing_version
+    assert due.downgrades(database, 10, clock()) == 0
+    clock.advance(days=3)
+    assert due.downgrades(database, 10, clock()) == 1
+    assert due.downgrades(database, 10, clock()) == 0
+    clock.advance(hours=1)
+    assert due.downgrades(database, 10, clock()) == 1
+    with database.read() as session:
+        assert session.get_one(Organization, org_id).billing_version == before + 2
+
+
+def test_a_job_is_run_by_one_of_many(database: Database, clock: SetClock) -> None:
+    taken: list[bool] = []
+    gate = threading.Barrier(6)
+
+    def take() -> None:
+        gate.wait()
+        with database.write() as session:
+            taken.append(due.take_job(session, "sweep", 4, clock()))
+
+    threads = [threading.Thread(target=take) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [False] * 5 + [True]
+    clock.advance(seconds=5)
+    with database.write() as session:
+        assert due.take_job(session, "sweep", 4, clock())
+
+
+def test_finding_what_is_due_reads_the_index_of_what_is_due(
+    database: Database, plans: Catalog, clock: SetClock
+) -> None:
+    create(database, plans, clock, 200)
+    with database.write() as session:
+        session.execute(update(BillingLink).values(applied_version=1))
+    explain = "EXPLAIN" if not database.is_sqlite else "EXPLAIN QUERY PLAN"
+    with database.read() as session:
+        if not database.is_sqlite:
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = session.execute(
+            text(
+                f"{explain} SELECT org_id FROM billing_links WHERE provider = 'lago' AND {due.LINK_IS_OPEN_AND_BEHIND}"  # noqa: S608 - our own words
+                " AND sweep_at <= '2027-01-01' ORDER BY sweep_at LIMIT 100"
+            )
+        ).all()
+    assert "ix_billing_links_due" in str(plan)
