@@ -1,0 +1,39 @@
+"""Writes the JSON Schemas beside this file from the models that check the messages, so that neither can say otherwise.
+
+Run it from the project's folder after changing ``core/envelope.py``: ``python -m docs.schemas.generate``.
+"""
+# ruff: noqa: INP001 - documents that hold one program, not a package
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from core.envelope import DATA_OF, Envelope
+from core.events import EVENT_TYPES
+
+FOLDER = Path(__file__).resolve().parent
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def documents() -> dict[str, str]:
+    """What each file holds, by its name: the envelope, and the ``data`` of every event type."""
+    of_data = {f"{event_type}.json": _document(model) for event_type, model in DATA_OF.items()}
+    schema = Envelope.model_json_schema()
+    schema["properties"]["type"]["enum"] = list(EVENT_TYPES)
+    return {"envelope.json": _text(schema), **of_data}
+
+
+def _document(model: type[BaseModel]) -> str:
+    return _text(model.model_json_schema())
+
+
+def _text(schema: dict[str, object]) -> str:
+    return json.dumps({"$schema": DIALECT, **schema}, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for name, text in documents().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
