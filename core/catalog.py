@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 ChargedBy = Literal["lago", "stripe"]
 Interval = Literal["weekly", "monthly", "quarterly", "semiannual", "yearly"]
@@ -76,8 +77,11 @@ class Catalog(BaseModel):
             for plan in self.plans.values():
                 value = getattr(plan, field)
                 if value in seen:
-                    problem = f"plans.{plan.tier}.{field} is {value!r}, which plans.{seen[value]} has already"
-                    raise ValueError(problem)
+                    where = f"plans.{plan.tier}.{field}"
+                    problem = "{where} is {value}, which plans.{other} has already"
+                    raise PydanticCustomError(
+                        "stands_twice", problem, {"where": where, "value": repr(value), "other": seen[value]}
+                    )
                 seen[value] = plan.tier
         return self
 
@@ -144,8 +148,8 @@ def load(path: Path = DEFAULT_FILE, charged_by: ChargedBy | None = None) -> Cata
 def _sentence(path: Path, text: str, error: ValidationError) -> str:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
-    if not where:
-        return f"{path}: {first['msg'].removeprefix('Value error, ')}"
+    if first["type"] == "stands_twice":
+        return f"{path} line {_line_of(text, first['ctx']['where'].split('.'))}: {first['msg']}"
     given = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
     return f"{path} line {_line_of(text, where)}: {'.'.join(where)}: {first['msg']}{given}"
 
