@@ -80,7 +80,8 @@ class Database:
         if current == head:
             return
         if not self.is_sqlite:
-            message = f"the database schema is at {current}, this version needs {head}: run `billing-sync db upgrade`"
+            present = f"schema {current}" if current else "no schema yet"
+            message = f"the database has {present}, this version needs {head}: run `billing-sync db upgrade`"
             raise DatabaseError(message)
         self.upgrade()
 
