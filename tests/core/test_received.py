@@ -1,0 +1,408 @@
+"""What other services send gets one verdict each, whatever it is, in whatever order and however often it comes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from core import organizations, received
+from core.catalog import Catalog
+from core.database import Database
+from core.events import Change
+from core.models import BillingLink, Event, Membership, Organization, ReceivedEvent
+from core.received import MOST_WAITING, Receipt
+from tests.conftest import SetClock
+
+ORG = "org_shop-1"
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+class Door:
+    """``events.receive`` without the broker."""
+
+    def __init__(self, database: Database, plans: Catalog, clock: SetClock) -> None:
+        self.database = database
+        self.plans = plans
+        self.clock = clock
+        self._count = 0
+
+    def take(self, raw: object) -> Receipt:
+        return received.receive(self.database, self.plans, self.clock, raw)
+
+    def send(self, event_type: str, at: int | None = None, subject: str = ORG, **data: object) -> Receipt:
+        self._count += 1
+        return self.take(message(event_type, data, f"m{self._count}", at, subject))
+
+    def organization(self, org_id: str = ORG) -> Organization | None:
+        with self.database.read() as session:
+            return session.get(Organization, org_id)
+
+    def present(self, org_id: str = ORG) -> Organization:
+        found = self.organization(org_id)
+        assert found is not None
+        return found
+
+    def roles(self) -> dict[str, str]:
+        with self.database.read() as session:
+            return {member.user_id: member.role for member in session.scalars(select(Membership))}
+
+    def kept(self) -> list[ReceivedEvent]:
+        with self.database.read() as session:
+            return list(session.scalars(select(ReceivedEvent).order_by(ReceivedEvent.id)))
+
+    def count(self, table: type[Organization | Event | BillingLink | ReceivedEvent]) -> int:
+        with self.database.read() as session:
+            return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def message(
+    event_type: str, data: dict[str, object], message_id: str = "m", at: int | None = None, subject: str = ORG
+) -> dict[str, Any]:
+    """``at``: minutes after noon."""
+    time = {} if at is None else {"time": (NOON + timedelta(minutes=at)).isoformat()}
+    return {
+        "specversion": "1.0",
+        "id": message_id,
+        "source": "/shop",
+        "type": event_type,
+        "subject": subject,
+        "datacontenttype": "application/json",
+        "data": data,
+        **time,
+    }
+
+
+@pytest.fixture
+def door(database: Database, plans: Catalog, clock: SetClock) -> Door:
+    return Door(database, plans, clock)
+
+
+@pytest.fixture
+def acme(door: Door) -> Door:
+    assert door.send("organization.created", name="Acme", plan_tier="professional").verdict == "accepted"
+    return door
+
+
+def test_a_created_organization_keeps_the_senders_id_and_everything_sent(door: Door) -> None:
+    receipt = door.send(
+        "organization.created",
+        name="Acme",
+        plan_tier="starter",
+        billing_email="billing@acme.test",
+        currency="EUR",
+        owner_user_id="u1",
+    )
+    assert receipt == Receipt(verdict="accepted", reason=None, org_id=ORG)
+    there = door.present()
+    assert (there.name, there.plan_tier, there.billing_email, there.currency) == (
+        "Acme",
+        "starter",
+        "billing@acme.test",
+        "EUR",
+    )
+    assert door.roles() == {"u1": "owner"}
+    with door.database.read() as session:
+        event = session.scalars(select(Event).where(Event.type == "organization.created")).one()
+    assert (event.actor, event.source, event.caused_by) == ("service", "/shop", "/shop#m1")
+
+
+def test_every_other_type_changes_what_it_names(acme: Door) -> None:
+    for receipt in (
+        acme.send("organization.renamed", name="Acme GmbH"),
+        acme.send("organization.plan_changed", plan_tier="enterprise"),
+        acme.send("organization.status_changed", status="suspended"),
+        acme.send("organization.billing_details_changed", billing_email="a@b.test", currency="USD"),
+        acme.send("membership.added", user_id="u1", role="owner"),
+        acme.send("membership.added", user_id="u2"),
+        acme.send("membership.role_changed", user_id="u2", role="billing_admin"),
+        acme.send("membership.removed", user_id="u1"),
+    ):
+        assert receipt.verdict == "accepted", receipt
+    there = acme.present()
+    assert (there.name, there.plan_tier, there.status) == ("Acme GmbH", "enterprise", "suspended")
+    assert (there.billing_email, there.currency) == ("a@b.test", "USD")
+    assert acme.roles() == {"u2": "billing_admin"}
+
+
+def test_a_repeat_finds_the_verdict_and_does_nothing(acme: Door) -> None:
+    raw = message("organization.renamed", {"name": "Acme GmbH"}, "again")
+    first = acme.take(raw)
+    acme.send("organization.renamed", name="Acme AG")
+    repeat = acme.take(raw)
+    assert (repeat.verdict, repeat.org_id, repeat.repeated) == ("accepted", first.org_id, True)
+    assert acme.present().name == "Acme AG"
+
+
+def test_a_refused_message_keeps_its_verdict_too(acme: Door) -> None:
+    bad = message("organization.plan_changed", {"plan_tier": "gold"}, "bad")
+    assert acme.take(bad).verdict == "refused"
+    again = acme.take(bad)
+    assert (again.verdict, again.repeated) == ("refused", True)
+    assert len([row for row in acme.kept() if row.id == "bad"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"specversion": "0.3"}, "specversion"),
+        ({"id": ""}, "id"),
+        ({"id": None}, "id"),
+        ({"id": "x" * 256}, "id"),
+        ({"source": "x" * 256}, "source"),
+        ({"source": 5}, "source"),
+        ({"type": "organization.exploded"}, "type must be one of organization.created"),
+        ({"subject": "acme.com"}, "subject"),
+        ({"subject": None}, "subject"),
+        ({"time": "yesterday"}, "time"),
+        ({"time": "2026-11-23T12:00:00"}, "time"),
+        ({"time": "0001-01-01T00:00:00+14:00"}, "time"),
+        ({"time": "9999-12-31T23:59:59-14:00"}, "time"),
+        ({"time": "2027-11-23T12:00:00Z"}, "time"),
+        ({"datacontenttype": "text/xml"}, "datacontenttype"),
+        ({"data": None}, "data"),
+        ({"data": [1]}, "data"),
+        ({"data": {"name": ""}}, "data.name"),
+        ({"data": {"name": " "}}, "data.name"),
+        ({"data": {"name": "x" * 201}}, "data.name"),
+        ({"data": {"name": "a\nb"}}, "data.name"),
+        ({"data": {}}, "data.name"),
+        ({"data": {"name": "A", "plan_tier": "gold"}}, "data.plan_tier"),
+        ({"data": {"name": "A", "billing_email": "nobody"}}, "data.billing_email"),
+        ({"data": {"name": "A", "currency": "eur"}}, "data.currency"),
+        ({"data": {"name": "A", "owner_user_id": ""}}, "data.owner_user_id"),
+        ({"data": {"name": "A", "nmae": "B"}}, "data.nmae"),
+        ({"data": {"name": "A\x00"}}, "NUL"),
+        ({"data": {"name": "A\ud800"}}, "surrogate"),
+        ({"id": "m\x00"}, "NUL"),
+        ({"extra": float("nan")}, "finite"),
+        ({"extra": float("inf")}, "finite"),
+        ({"extra": object()}, "plain JSON"),
+        ({"extra": "x" * 70_000}, "at most 65536"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_the_field_named_and_kept(
+    door: Door, change: dict[str, object], named: str
+) -> None:
+    raw = message("organization.created", {"name": "Acme"}) | change
+    receipt = door.take(raw)
+    assert receipt.verdict == "refused"
+    assert receipt.reason is not None
+    assert named in receipt.reason
+    (row,) = door.kept()
+    assert (row.verdict, row.reason) == ("refused", receipt.reason)
+    assert door.count(Organization) == door.count(Event) == 0
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [None, 5, "text", [], [{"id": "x"}], b"bytes", {}, {1: 2}, {"data": {"x": object()}}, nested(5), nested(50_000)],
+    ids=["none", "number", "text", "list", "list of one", "bytes", "empty", "keys", "object", "nested", "deep"],
+)
+def test_whatever_comes_is_refused_and_never_raises(door: Door, raw: object) -> None:
+    assert door.take(raw).verdict == "refused"
+    assert door.take({"source": "/s", "id": "1", "data": raw}).verdict == "refused"
+    assert len(door.kept()) == 2
+
+
+def test_two_long_ids_that_begin_alike_are_not_taken_for_one(door: Door) -> None:
+    raw = message("organization.created", {"name": "Acme"})
+    door.take(raw | {"id": "x" * 255 + "a"})
+    assert door.take(raw | {"id": "x" * 255}).verdict == "accepted"
+
+
+def test_reasons_hold_no_name_no_address_and_no_user(acme: Door) -> None:
+    acme.send("organization.created", subject="org_2", name="Secret Ltd")
+    acme.send("organization.created", subject="org_3", name="secret ltd")
+    acme.send("organization.created", subject="org_4", name="Secret\x01", billing_email="secret")
+    acme.send("organization.billing_details_changed", billing_email="secret at secret")
+    acme.send("membership.role_changed", user_id="boss@secret.test", role="owner")
+    acme.take(message("membership.added", {"user_id": "u", "boss@secret.test": 1, "secret" * 30: 2}, "mx"))
+    reasons = [row.reason for row in acme.kept() if row.verdict != "accepted"]
+    assert len(reasons) == 5
+    assert "ecret" not in json.dumps(reasons)
+    assert any(reason and "another organization has this name" in reason for reason in reasons)
+
+
+def test_messages_before_their_organization_wait_and_are_applied_in_the_order_of_their_time(door: Door) -> None:
+    assert door.send("organization.renamed", at=3, name="Third").verdict == "waiting"
+    assert door.send("membership.role_changed", at=2, user_id="u1", role="owner").verdict == "waiting"
+    assert door.send("organization.renamed", at=1, name="Second").verdict == "waiting"
+    assert door.send("membership.added", at=1, user_id="u1").verdict == "waiting"
+    assert door.send("organization.plan_changed", at=2, plan_tier="gold").verdict == "waiting"
+    assert door.count(Organization) == 0
+    assert door.send("organization.created", at=0, name="First").verdict == "accepted"
+    assert door.present().name == "Third"
+    assert door.roles() == {"u1": "owner"}
+    assert [row.verdict for row in door.kept()] == [
+        "accepted",
+        "accepted",
+        "accepted",
+        "accepted",
+        "refused",
+        "accepted",
+    ]
+    refused = next(row for row in door.kept() if row.verdict == "refused")
+    assert refused.reason is not None
+    assert refused.reason.startswith("data.plan_tier: ")
+
+
+def test_a_role_for_somebody_who_is_not_a_member_yet_waits_for_the_addition(acme: Door) -> None:
+    assert acme.send("membership.role_changed", at=2, user_id="u1", role="owner").verdict == "waiting"
+    assert acme.send("membership.role_changed", at=2, user_id="u2", role="owner").verdict == "waiting"
+    assert acme.send("membership.added", at=1, user_id="u1").verdict == "accepted"
+    assert acme.roles() == {"u1": "owner"}
+    assert acme.send("membership.added", at=3, user_id="u2").verdict == "accepted"
+    assert acme.roles() == {"u1": "owner", "u2": "member"}
+    assert [row.verdict for row in acme.kept()].count("superseded") == 1
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_later_word_of_a_source_counts_in_whatever_order_they_come(acme: Door, order: tuple[int, int]) -> None:
+    verdicts = {at: acme.send("organization.renamed", at=at, name=f"Name {at}").verdict for at in order}
+    assert acme.present().name == "Name 2"
+    assert verdicts[1] == ("accepted" if order == (1, 2) else "superseded")
+
+
+def test_a_removal_is_not_undone_by_the_addition_that_comes_after_it(acme: Door) -> None:
+    assert acme.send("membership.removed", at=2, user_id="u1").verdict == "accepted"
+    assert acme.send("membership.added", at=1, user_id="u2").verdict == "accepted"
+    assert acme.send("membership.added", at=1, user_id="u1").verdict == "superseded"
+    assert acme.roles() == {"u2": "member"}
+
+
+def test_an_older_word_about_another_billing_field_is_still_news(acme: Door) -> None:
+    assert acme.send("organization.billing_details_changed", at=2, currency="EUR").verdict == "accepted"
+    late = acme.send("organization.billing_details_changed", at=1, currency="USD", billing_email="a@b.test")
+    assert late.verdict == "accepted"
+    assert (acme.present().currency, acme.present().billing_email) == ("EUR", "a@b.test")
+    assert acme.send("organization.billing_details_changed", at=1, currency="CHF").verdict == "superseded"
+
+
+def test_another_sources_clock_says_nothing(acme: Door) -> None:
+    acme.send("organization.renamed", at=5, name="Ours")
+    other = message("organization.renamed", {"name": "Theirs"}, "x", 1) | {"source": "/crm"}
+    assert acme.take(other).verdict == "accepted"
+    assert acme.present().name == "Theirs"
+
+
+def test_a_message_from_the_far_future_cannot_silence_its_source(acme: Door) -> None:
+    assert acme.send("organization.renamed", at=60 * 24 * 400, name="Future").verdict == "refused"
+    assert acme.send("organization.renamed", at=1, name="Now").verdict == "accepted"
+
+
+def test_waiting_is_bounded(door: Door) -> None:
+    with door.database.write() as session:
+        session.add_all(
+            ReceivedEvent(
+                source="/shop", id=f"w{number}", type="membership.removed", subject=ORG, received_at=NOON,
+                verdict="waiting", data={"user_id": "u"},
+            )
+            for number in range(MOST_WAITING)
+        )  # fmt: skip
+    receipt = door.send("organization.renamed", name="One too many")
+    assert receipt.verdict == "refused"
+    assert receipt.reason is not None
+    assert "wait for it already" in receipt.reason
+    assert door.send("organization.created", name="Acme").verdict == "accepted"
+    assert {row.verdict for row in door.kept()} == {"accepted", "refused"}
+
+
+def test_created_twice_under_two_ids_is_one_organization(acme: Door) -> None:
+    assert acme.send("organization.created", name="Acme").reason == "existed already"
+    refused = acme.send("organization.created", name="Other")
+    assert (refused.verdict, acme.count(Organization)) == ("refused", 1)
+
+
+def test_a_deleted_organization_takes_no_new_members(acme: Door) -> None:
+    acme.send("organization.status_changed", status="deleted")
+    assert acme.send("membership.added", user_id="u1").verdict == "refused"
+    assert acme.roles() == {}
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    results: list[object] = []
+    gate = threading.Barrier(len(works))
+
+    def run(work: Callable[[], object]) -> None:
+        gate.wait()
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - the test judges whatever came
+            results.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_the_same_message_many_times_at_once_is_applied_once(door: Door) -> None:
+    for number in range(5):
+        raw = message("organization.created", {"name": f"Acme {number}"}, f"m{number}", subject=f"org_{number}")
+        results = at_once(*[partial(door.take, raw)] * 4)
+        receipts = [result for result in results if isinstance(result, Receipt)]
+        assert len(receipts) == 4, results
+        assert {receipt.verdict for receipt in receipts} == {"accepted"}
+        assert sorted(receipt.repeated for receipt in receipts) == [False, True, True, True]
+    assert door.count(Organization) == door.count(Event) == 5
+
+
+def test_a_member_and_its_organization_at_once_are_both_there_whoever_wins(door: Door) -> None:
+    for number in range(10):
+        subject = f"org_{number}"
+        created = message("organization.created", {"name": f"Acme {number}"}, f"c{number}", subject=subject)
+        added = message("membership.added", {"user_id": f"u{number}"}, f"a{number}", subject=subject)
+        results = at_once(partial(door.take, created), partial(door.take, added))
+        assert all(isinstance(result, Receipt) for result in results), results
+    assert door.roles() == {f"u{number}": "member" for number in range(10)}
+    assert {row.verdict for row in door.kept()} == {"accepted"}
+
+
+def test_two_organizations_that_want_one_name_at_once_get_it_once(door: Door) -> None:
+    for number in range(10):
+        raws = [
+            message(
+                "organization.created", {"name": f"Acme {number}"}, f"{side}{number}", subject=f"org_{side}{number}"
+            )
+            for side in "ab"
+        ]
+        results = at_once(*[partial(door.take, raw) for raw in raws])
+        verdicts = sorted(result.verdict for result in results if isinstance(result, Receipt))
+        assert verdicts == ["accepted", "refused"], results
+
+
+def test_a_change_by_a_person_and_a_message_at_once_lose_nothing(acme: Door) -> None:
+    def by_a_person() -> None:
+        for number in range(20):
+            with acme.database.write() as session:
+                organization = organizations.lock(session, ORG)
+                assert organization is not None
+                organizations.rename(Change(session, NOON), organization, f"Person {number}")
+
+    def by_messages() -> None:
+        for number in range(20):
+            raw = message("organization.billing_details_changed", {"billing_email": f"a{number}@b.test"}, f"e{number}")
+            assert acme.take(raw).verdict == "accepted"
+
+    assert at_once(by_a_person, by_messages) == [None, None]
+    there = acme.present()
+    assert (there.name, there.billing_email, there.billing_version) == ("Person 19", "a19@b.test", 41)
+    with acme.database.read() as session:
+        links = list(session.scalars(select(BillingLink)))
+    assert {link.wanted_version for link in links} == {41}
