@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -201,10 +201,17 @@ class OrgManager:
         with self._one_opener():
             opened = self._opened.get(os.getpid())
             if opened is None:
-                database = Database(self._where())
-                database.prepare()
-                opened = self._opened[os.getpid()] = (database, catalog.load())
+                opened = self._opened[os.getpid()] = self._connected()
             return opened
+
+    def _connected(self) -> tuple[Database, Catalog]:
+        plans = catalog.load()
+        database = Database(self._where())
+        with ExitStack() as undo:
+            undo.callback(database.close)
+            database.prepare()
+            undo.pop_all()
+        return database, plans
 
     def _one_opener(self) -> threading.Lock:
         # One for each process: a lock that a thread of the parent held at the fork is never given back here.
