@@ -129,7 +129,7 @@ def parse(raw: object) -> tuple[Envelope, EventType, Data]:
         raise RefusedError(_sentence(error, ())) from None
     event_type = next((known for known in EVENT_TYPES if known == envelope.type), None)
     if event_type is None:
-        message = f"type must be one of {', '.join(EVENT_TYPES)}; got {envelope.type!r}"
+        message = f"type must be one of {', '.join(EVENT_TYPES)}"
         raise RefusedError(message)
     try:
         return envelope, event_type, DATA_OF[event_type].model_validate(envelope.data)

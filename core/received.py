@@ -137,6 +137,7 @@ def _take_new(
 
 
 def _create(change: Change, org_id: str, data: OrganizationCreated, catalog: Catalog) -> None:
+    _refuse_unknown_plan(data.plan_tier, catalog)
     new = NewOrganization(
         name=data.name,
         plan_tier=data.plan_tier,
@@ -146,7 +147,10 @@ def _create(change: Change, org_id: str, data: OrganizationCreated, catalog: Cat
     )
     organization = organizations.create(change, new, catalog)
     if data.owner_user_id is not None:
-        memberships.add(change, organization, data.owner_user_id, "owner")
+        try:
+            memberships.add(change, organization, data.owner_user_id, "owner")
+        except InvalidChangeError as error:
+            raise InvalidChangeError("owner_user_id", str(error)) from None
 
 
 def _apply(change: Change, organization: Organization, data: Data, catalog: Catalog) -> None:
@@ -154,6 +158,7 @@ def _apply(change: Change, organization: Organization, data: Data, catalog: Cata
         case OrganizationRenamed():
             organizations.rename(change, organization, data.name)
         case PlanChanged():
+            _refuse_unknown_plan(data.plan_tier, catalog)
             organizations.change_plan(change, organization, data.plan_tier, catalog)
         case StatusChanged():
             organizations.change_status(change, organization, data.status)
@@ -163,6 +168,12 @@ def _apply(change: Change, organization: Organization, data: Data, catalog: Cata
             )
         case MembershipAdded() | MembershipRemoved() | MembershipRoleChanged():
             _apply_to_member(change, organization, data)
+
+
+def _refuse_unknown_plan(tier: str, catalog: Catalog) -> None:
+    """Like every change does, without repeating what was sent."""
+    if tier not in catalog.plans:
+        raise InvalidChangeError("plan_tier", f"must be one of {', '.join(catalog.tiers())}")
 
 
 def _apply_to_member(
