@@ -5,10 +5,11 @@ Somebody who was removed here since the first import stays removed, whatever the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
-from sqlalchemy import exists, insert, select, tuple_
+from sqlalchemy import ColumnElement, and_, insert, select
 
 from core.events import Change
 from core.import_events import record_published
@@ -18,6 +19,7 @@ from core.models import ROLES, Event, EventData, Membership, Organization
 from core.old_store import Finding, OldMember
 
 LEAST_RIGHT = "member"
+_LONG_LIST = 200
 # Postgres parses a list of pairs as a tree; ten thousand of them exceed its stack.
 KEYS_AT_ONCE = 1000
 
@@ -32,7 +34,7 @@ class MemberImport:
         chunk = Chunk()
         org_ids = _organizations(change, {old.org_id for old in olds})
         usable = [old for old in olds if _is_usable(old, org_ids, chunk)]
-        here = _here(change, [(old.org_id, old.user_id) for old in usable])
+        here = _here(change, {(old.org_id, old.user_id) for old in usable})
         self._learn_removed(change, {old.org_id for old in usable if (old.org_id, old.user_id) not in here})
         new: list[tuple[OldMember, str]] = []
         for old in usable:
@@ -79,25 +81,25 @@ def _is_usable(old: OldMember, org_ids: set[str], chunk: Chunk) -> bool:
     return False
 
 
-def _here(change: Change, keys: list[Key]) -> dict[Key, tuple[str, datetime]]:
-    """Only organizations that have members at all are asked for them one by one: in a first import, nearly none."""
-    peopled = set(
-        change.session.scalars(
-            select(Organization.id).where(
-                Organization.id.in_({org_id for org_id, _ in keys}),
-                exists().where(Membership.org_id == Organization.id),
-            )
-        )
-    )
-    wanted = [key for key in keys if key[0] in peopled]
+def _here(change: Change, keys: set[Key]) -> dict[Key, tuple[str, datetime]]:
+    """Short lists are asked for whole and together, a long one by its users.
+
+    Pairs of keys would be simpler, but Postgres makes a tree of ORs of them, and 10,000 are too deep for it.
+    """
+    users: dict[str, list[str]] = defaultdict(list)
+    for org_id, user_id in keys:
+        users[org_id].append(user_id)
+    long = [org_id for org_id in users if len(users[org_id]) >= _LONG_LIST]
+    conditions: list[ColumnElement[bool]] = [
+        and_(Membership.org_id == org_id, Membership.user_id.in_(users.pop(org_id))) for org_id in long
+    ]
+    conditions.append(Membership.org_id.in_(users))
     here: dict[Key, tuple[str, datetime]] = {}
-    for start in range(0, len(wanted), KEYS_AT_ONCE):
+    for condition in conditions:
         rows = change.session.execute(
-            select(Membership.org_id, Membership.user_id, Membership.role, Membership.joined_at).where(
-                tuple_(Membership.org_id, Membership.user_id).in_(wanted[start : start + KEYS_AT_ONCE])
-            )
+            select(Membership.org_id, Membership.user_id, Membership.role, Membership.joined_at).where(condition)
         )
-        here |= {(org_id, user_id): (role, joined_at) for org_id, user_id, role, joined_at in rows}
+        here |= {(row.org_id, row.user_id): (row.role, row.joined_at) for row in rows if row[:2] in keys}
     return here
 
 

@@ -32,7 +32,7 @@ from core.import_report import Chunk, Counted, OnFinding, Report
 from core.old_store import Finding, OldMember, OldOrganization, OnBytes, read_members, read_organizations
 
 ORGANIZATIONS_AT_ONCE = 500
-MEMBERS_AT_ONCE = 10_000  # a key is two parameters, of which SQLite takes 32,766
+MEMBERS_AT_ONCE = 10_000
 BY_IMPORT = Cause(source="import")
 _TRIES = 5
 
