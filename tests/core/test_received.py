@@ -15,9 +15,9 @@ from sqlalchemy import func, select
 from core import organizations, received
 from core.catalog import Catalog
 from core.database import Database
-from core.events import Change
+from core.events import EVENT_TYPES, Change
 from core.models import BillingLink, Event, Membership, Organization, ReceivedEvent
-from core.received import MOST_WAITING, Receipt
+from core.received import MOST_WAITING, UNNAMED_SOURCE, Receipt
 from tests.conftest import SetClock
 
 ORG = "org_shop-1"
@@ -124,7 +124,11 @@ def test_every_other_type_changes_what_it_names(acme: Door) -> None:
         acme.send("membership.role_changed", user_id="u2", role="billing_admin"),
         acme.send("membership.removed", user_id="u1"),
     ):
-        assert receipt.verdict == "accepted", receipt
+        assert (receipt.verdict, receipt.org_id) == ("accepted", ORG), receipt
+    with acme.database.read() as session:
+        events = list(session.scalars(select(Event).order_by(Event.seq)))
+    assert {event.type for event in events} == set(EVENT_TYPES)
+    assert [event.caused_by for event in events] == [f"/shop#m{number}" for number in range(1, 10)]
     there = acme.present()
     assert (there.name, there.plan_tier, there.status) == ("Acme GmbH", "enterprise", "suspended")
     assert (there.billing_email, there.currency) == ("a@b.test", "USD")
@@ -177,6 +181,7 @@ def test_a_refused_message_keeps_its_verdict_too(acme: Door) -> None:
         ({"data": {"name": "A", "billing_email": "nobody"}}, "data.billing_email"),
         ({"data": {"name": "A", "currency": "eur"}}, "data.currency"),
         ({"data": {"name": "A", "owner_user_id": ""}}, "data.owner_user_id"),
+        ({"data": {"name": "A", "owner_user_id": "a\nb"}}, "data.owner_user_id"),
         ({"data": {"name": "A", "nmae": "B"}}, "data.nmae"),
         ({"data": {"name": "A\x00"}}, "NUL"),
         ({"data": {"name": "A\ud800"}}, "surrogate"),
@@ -198,6 +203,21 @@ def test_what_cannot_be_taken_is_refused_with_the_field_named_and_kept(
     (row,) = door.kept()
     assert (row.verdict, row.reason) == ("refused", receipt.reason)
     assert door.count(Organization) == door.count(Event) == 0
+
+
+@pytest.mark.parametrize("missing", ["source", "id"])
+def test_a_message_without_its_name_is_kept_once_under_what_it_holds(door: Door, missing: str) -> None:
+    raw = message("organization.created", {"name": "Acme"})
+    del raw[missing]
+    assert door.take(raw).reason == f"{missing}: Field required"
+    assert door.take(raw).repeated is True
+    assert door.take(raw | {"data": {"name": "Other"}} | ({"id": "n"} if missing == "source" else {})).repeated is False
+    row = next(row for row in door.kept() if row.data == {"name": "Acme"})
+    assert (row.source, row.type, row.subject) == (
+        UNNAMED_SOURCE if missing == "source" else "/shop",
+        "organization.created",
+        ORG,
+    )
 
 
 def nested(depth: int) -> object:
@@ -230,9 +250,14 @@ def test_reasons_hold_no_name_no_address_and_no_user(acme: Door) -> None:
     acme.send("organization.created", subject="org_4", name="Secret\x01", billing_email="secret")
     acme.send("organization.billing_details_changed", billing_email="secret at secret")
     acme.send("membership.role_changed", user_id="boss@secret.test", role="owner")
+    acme.send("organization.plan_changed", plan_tier="secret")
+    acme.send("organization.created", subject="org_5", name="A", plan_tier="secret")
+    acme.send("organization.created", subject="org_6", name="B", owner_user_id="secret\x01")
+    acme.send("organization.status_changed", status="secret")
+    acme.send("secret@secret.test")
     acme.take(message("membership.added", {"user_id": "u", "boss@secret.test": 1, "secret" * 30: 2}, "mx"))
     reasons = [row.reason for row in acme.kept() if row.verdict != "accepted"]
-    assert len(reasons) == 5
+    assert len(reasons) == 10
     assert "ecret" not in json.dumps(reasons)
     assert any(reason and "another organization has this name" in reason for reason in reasons)
 
@@ -355,12 +380,35 @@ def at_once(*works: Callable[[], object]) -> list[object]:
 def test_the_same_message_many_times_at_once_is_applied_once(door: Door) -> None:
     for number in range(5):
         raw = message("organization.created", {"name": f"Acme {number}"}, f"m{number}", subject=f"org_{number}")
-        results = at_once(*[partial(door.take, raw)] * 4)
+        results = at_once(*[partial(door.take, raw)] * 8)
         receipts = [result for result in results if isinstance(result, Receipt)]
-        assert len(receipts) == 4, results
+        assert len(receipts) == 8, results
         assert {receipt.verdict for receipt in receipts} == {"accepted"}
-        assert sorted(receipt.repeated for receipt in receipts) == [False, True, True, True]
-    assert door.count(Organization) == door.count(Event) == 5
+        assert [receipt.repeated for receipt in receipts].count(False) == 1
+    assert door.count(Organization) == door.count(Event) == door.count(ReceivedEvent) == 5
+    assert door.count(BillingLink) == 10
+
+
+@pytest.mark.parametrize(
+    ("raw", "verdict"),
+    [
+        (message("organization.renamed", {"name": "Early"}), "waiting"),
+        (message("organization.created", {"name": " "}), "refused"),
+        (message("organization.exploded", {}), "refused"),
+        ({"data": {"name": "Nobody's"}}, "refused"),
+        ("no object", "refused"),
+    ],
+    ids=["waiting", "refused by the rules", "unknown type", "without a name", "text"],
+)
+def test_what_is_not_applied_is_kept_once_too_however_often_it_comes_at_once(
+    door: Door, raw: object, verdict: str
+) -> None:
+    results = at_once(*[partial(door.take, raw)] * 8)
+    receipts = [result for result in results if isinstance(result, Receipt)]
+    assert len(receipts) == 8, results
+    assert [receipt.repeated for receipt in receipts].count(False) == 1
+    assert {receipt.verdict for receipt in receipts} == {verdict}
+    assert [row.verdict for row in door.kept()] == [verdict]
 
 
 def test_a_member_and_its_organization_at_once_are_both_there_whoever_wins(door: Door) -> None:
