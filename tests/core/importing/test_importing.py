@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from core import memberships, organizations
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
+from core.import_report import Report
 from core.importing import import_files
 from core.old_store import Finding, UnreadableFileError
 from tests.conftest import SetClock
@@ -151,6 +154,26 @@ def test_nothing_is_written_when_one_of_the_files_is_not_what_it_was_given_for(i
         with pytest.raises(UnreadableFileError):
             import_files(importer.database, importer.plans, importer.clock, path, members)
     assert importer.tables() == before
+
+
+def test_imports_at_the_same_time_bring_each_record_once(importer: Importer) -> None:
+    records = [organization(n) for n in range(600)]
+    lists = {str(record["id"]): [member(n, user) for user in range(3)] for n, record in enumerate(records)}
+    (importer.folder / "organizations.json").write_bytes(organizations_text(records))
+    (importer.folder / "org_users.json").write_bytes(members_text(lists))
+    together = threading.Barrier(3)
+
+    def run() -> Report:
+        together.wait()
+        return importer.run(importer.folder)
+
+    with ThreadPoolExecutor(3) as pool:
+        reports = [future.result() for future in [pool.submit(run) for _ in range(3)]]
+    assert sum(report.organizations.new for report in reports) == 600
+    assert sum(report.members.new for report in reports) == 1_800
+    assert all(report.members.new + report.members.unchanged == 1_800 for report in reports)
+    assert all(said(report) == [] for report in reports)
+    assert len(importer.tables()["events"]) == 2_400
 
 
 # --- killed in the middle ---
