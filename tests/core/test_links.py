@@ -1,0 +1,252 @@
+"""A link's turn: who has it, what it may write, and that nothing waits for ever."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from core import due, links, organizations
+from core.catalog import Catalog
+from core.database import Database
+from core.errors import LeaseLostError, MisconfiguredError, RejectedError, ThrottledError, UnavailableError
+from core.events import Change
+from core.gateways import Customer, Provider, Subscription
+from core.links import CALL, LEASE, LONGEST_WAIT, REST, UNSURE, Consequences, Made, Turn
+from core.models import BillingLink, Organization
+from core.organizations import NewOrganization
+from tests.conftest import SetClock
+
+CUSTOMER = Customer(id="cus_1", livemode=False)
+MADE = Made(customer=CUSTOMER, customer_digest="d1")
+NO_CONSEQUENCES = Consequences()
+BODY = {"name": "Acme"}
+
+
+class Rows:
+    def __init__(self, database: Database, plans: Catalog, clock: SetClock) -> None:
+        self.database = database
+        self.plans = plans
+        self.clock = clock
+
+    def create(self, name: str = "Acme") -> str:
+        with self.database.write() as session:
+            new = NewOrganization(name=name, plan_tier="professional")
+            return organizations.create(Change(session, self.clock()), new, self.plans).id
+
+    def rename(self, org_id: str, name: str) -> None:
+        with self.database.write() as session:
+            organization = organizations.lock(session, org_id)
+            assert organization is not None
+            organizations.rename(Change(session, self.clock()), organization, name)
+
+    def link(self, org_id: str, provider: Provider = "stripe") -> BillingLink:
+        with self.database.read() as session:
+            return session.get_one(BillingLink, (org_id, provider))
+
+    def organization(self, org_id: str) -> Organization:
+        with self.database.read() as session:
+            return session.get_one(Organization, org_id)
+
+    def claim(self, org_id: str, provider: Provider = "stripe") -> Turn | float | None:
+        return links.claim(self.database, self.clock, org_id, provider)
+
+    def turn(self, org_id: str, provider: Provider = "stripe") -> Turn:
+        claimed = self.claim(org_id, provider)
+        assert isinstance(claimed, Turn)
+        return claimed
+
+    def swept(self, at: datetime, provider: Provider = "stripe") -> list[str]:
+        with self.database.write() as session:
+            return due.links(session, provider, 10, at)
+
+
+@pytest.fixture
+def rows(database: Database, plans: Catalog, clock: SetClock) -> Rows:
+    return Rows(database, plans, clock)
+
+
+def test_a_turn_is_had_by_one_at_a_time_and_per_biller(rows: Rows) -> None:
+    org_id = rows.create()
+    rows.turn(org_id)
+    assert rows.claim(org_id) is None
+    rows.turn(org_id, "lago")
+    assert rows.claim("org_unknown") is None
+
+
+def test_a_turn_is_taken_over_once_its_lease_is_over_and_the_late_one_may_write_nothing(rows: Rows) -> None:
+    org_id = rows.create()
+    late = rows.turn(org_id)
+    late.write_ahead("create_customer", BODY)
+    rows.clock.advance(seconds=LEASE.total_seconds() + 1)
+    new = rows.turn(org_id)
+    assert new.intent is not None
+    assert new.intent.body == BODY
+    for write in (
+        lambda: late.write_ahead("create_customer", BODY),
+        late.resend,
+        late.hold,
+        lambda: late.keep_customer(CUSTOMER, "d0"),
+        lambda: links.finish(late, MADE, NO_CONSEQUENCES),
+        lambda: links.park(late, RejectedError("stripe", "no")),
+        lambda: links.try_later(late, UnavailableError("stripe", "down")),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+    assert rows.link(org_id).customer_id is None
+    assert links.finish(new, MADE, NO_CONSEQUENCES).behind is False
+    assert rows.link(org_id).customer_id == "cus_1"
+
+
+def test_a_turn_that_lost_its_lease_to_nobody_goes_on(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    rows.clock.advance(hours=1)
+    turn.hold()
+    assert rows.link(org_id).lease_until == rows.clock() + LEASE
+
+
+def test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    first = rows.link(org_id).lease_until
+    turn.hold()
+    assert rows.link(org_id).lease_until == first
+    for _ in range(10):
+        rows.clock.advance(seconds=CALL.total_seconds() - 1)
+        turn.hold()
+        until = rows.link(org_id).lease_until
+        assert until is not None
+        assert until - rows.clock() >= CALL
+    assert turn.calls == 11
+
+
+def test_a_resent_intent_keeps_its_key_its_body_and_its_first_moment(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    with pytest.raises(RuntimeError):
+        turn.resend()
+    written = turn.write_ahead("create_customer", BODY)
+    assert written.key == f"billing-sync:create_customer:{org_id}:1"
+    rows.rename(org_id, "Other")
+    rows.clock.advance(minutes=5)
+    again = rows.turn(org_id).resend()
+    assert (again.key, again.body, again.first_sent_at) == (written.key, written.body, written.first_sent_at)
+    assert again.last_sent_at == rows.clock()
+    assert again.key_is_trusted(written.first_sent_at + timedelta(hours=22))
+    assert not again.key_is_trusted(written.first_sent_at + timedelta(hours=23))
+
+
+def test_a_second_intent_has_a_key_of_its_own(rows: Rows) -> None:
+    turn = rows.turn(rows.create())
+    assert turn.write_ahead("create_customer", BODY).key != turn.write_ahead("create_customer", BODY).key
+
+
+def test_what_is_about_to_be_told_is_doubted_first_and_ours_stays_ours(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    links.finish(turn, Made(customer=CUSTOMER, customer_digest="d1", subscription=Subscription(id="s", plan_code="p")), NO_CONSEQUENCES)  # fmt: skip  # noqa: E501
+    rows.rename(org_id, "Other")
+    turn = rows.turn(org_id)
+    turn.doubt_customer(None)
+    turn.doubt_plan("q")
+    rows.clock.advance(minutes=5)
+    known = rows.turn(org_id).known
+    assert (known.customer_id, known.verified, known.plan_code, known.next_plan_code) == ("cus_1", True, None, "q")
+    assert rows.link(org_id).applied_customer == UNSURE
+
+
+def test_nothing_known_means_nothing_to_doubt(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    before = rows.link(org_id).lease_until
+    rows.clock.advance(seconds=1)
+    turn.doubt_customer(None)
+    turn.doubt_plan(None)
+    assert rows.link(org_id).lease_until == before
+
+
+def test_a_finished_turn_rests_only_if_it_called(rows: Rows) -> None:
+    org_id = rows.create()
+    links.finish(rows.turn(org_id), MADE, NO_CONSEQUENCES)
+    assert rows.link(org_id).rest_until is None
+    rows.rename(org_id, "Other")
+    turn = rows.turn(org_id)
+    turn.hold()
+    links.finish(turn, MADE, NO_CONSEQUENCES)
+    rows.rename(org_id, "Third")
+    assert rows.claim(org_id) == REST.total_seconds()
+    rows.clock.advance(seconds=1.5)
+    assert rows.claim(org_id) == pytest.approx(0.5)
+    rows.clock.advance(seconds=0.5)
+    assert isinstance(rows.claim(org_id), Turn)
+
+
+def test_an_organization_that_moved_on_leaves_the_link_behind_and_swept(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    rows.rename(org_id, "Other")
+    assert links.finish(turn, MADE, NO_CONSEQUENCES).behind
+    link = rows.link(org_id)
+    assert (link.applied_version, link.wanted_version, link.synced_at) == (1, 2, None)
+    assert rows.swept(rows.clock() + organizations.SWEEP_GRACE) == [org_id]
+
+
+def test_every_failure_comes_due_again(rows: Rows) -> None:
+    org_id = rows.create()
+    for error in (
+        UnavailableError("stripe", "down"),
+        ThrottledError("stripe", "slow", None, None, 5.0),
+        ThrottledError("stripe", "slow", None, None, 10_000.0),
+        MisconfiguredError("stripe", "key"),
+    ):
+        seconds = links.try_later(rows.turn(org_id), error)
+        assert 0 < seconds <= LONGEST_WAIT + 1
+        waits = rows.claim(org_id)
+        assert isinstance(waits, float)
+        assert waits == pytest.approx(seconds, abs=0.1)
+        assert rows.swept(rows.clock() + timedelta(seconds=seconds + 21)) == [org_id]
+        rows.clock.advance(seconds=seconds)
+
+
+def test_a_turn_that_died_comes_due_after_its_lease_and_not_before(rows: Rows) -> None:
+    org_id = rows.create()
+    rows.turn(org_id)
+    assert rows.swept(rows.clock() + LEASE) == []
+    assert rows.swept(rows.clock() + LEASE + organizations.SWEEP_GRACE) == [org_id]
+
+
+def test_a_turn_that_lost_the_link_before_it_sent_anything_frees_it_at_once(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id)
+    with rows.database.write() as session:
+        link = session.get_one(BillingLink, (org_id, "stripe"))
+        link.generation += 1
+    with pytest.raises(LeaseLostError):
+        links.finish(turn, MADE, NO_CONSEQUENCES)
+    links.let_go(turn)
+    assert isinstance(rows.claim(org_id), Turn)
+
+
+def test_waiting_costs_no_attempt_also_when_a_change_came_meanwhile(rows: Rows) -> None:
+    org_id = rows.create()
+    turn = rows.turn(org_id, "lago")
+    rows.rename(org_id, "Other")
+    assert links.postpone(turn, rows.clock() + timedelta(seconds=30), "waiting", "waits") == 0.0
+    link = rows.link(org_id, "lago")
+    assert (link.attempts, link.next_attempt_at, link.lease_until) == (0, None, None)
+
+
+def test_two_links_that_would_name_one_customer_are_a_persons_matter_and_no_crash(rows: Rows) -> None:
+    first, second = rows.create("One"), rows.create("Two")
+    links.finish(rows.turn(first), MADE, NO_CONSEQUENCES)
+    turn = rows.turn(second)
+    for write in (
+        lambda: turn.keep_customer(CUSTOMER, "d2"),
+        lambda: links.finish(turn, MADE, NO_CONSEQUENCES),
+    ):
+        with pytest.raises(RejectedError, match="another organization's link") as caught:
+            write()
+        assert caught.value.code == "billing_id_twice"
+    assert links.park(turn, caught.value) is None
+    assert rows.link(second).state == "parked"

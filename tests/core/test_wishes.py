@@ -1,0 +1,133 @@
+"""What a biller must hold: computed from the row and the catalog alone, and never two who charge."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from core import catalog
+from core.catalog import Catalog, ChargedBy
+from core.errors import RejectedError
+from core.gateways import PROVIDERS, Provider
+from core.models import BillingLink, Organization
+from core.wishes import Policy, Wish, digest, wish
+
+LINKED = Policy(links_payer=True)
+
+
+def organization(**changes: Any) -> Organization:  # noqa: ANN401 - columns of all types
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    row = {
+        "id": "org_1",
+        "name": "Acme",
+        "plan_tier": "professional",
+        "status": "active",
+        "created_at": now,
+        "updated_at": now,
+        "billing_version": 1,
+    }
+    return Organization(**(row | changes))
+
+
+def link(provider: Provider, **changes: Any) -> BillingLink:  # noqa: ANN401 - columns of all types
+    return BillingLink(org_id="org_1", provider=provider, **changes)
+
+
+def charged_by(who: ChargedBy, *tiers: str) -> Catalog:
+    plans = catalog.load()
+    changed = {
+        tier: plan.model_copy(update={"charged_by": who}) if not tiers or tier in tiers else plan
+        for tier, plan in plans.plans.items()
+    }
+    return plans.model_copy(update={"plans": changed})
+
+
+def at(provider: Provider, plans: Catalog, other: BillingLink | None = None, **changes: Any) -> Wish:  # noqa: ANN401
+    there: Provider = "lago" if provider == "stripe" else "stripe"
+    return wish(provider, organization(**changes), other or link(there), plans, LINKED)
+
+
+def test_where_lago_charges_stripe_holds_the_customer_only() -> None:
+    plans = charged_by("lago")
+    stripe, lago = at("stripe", plans), at("lago", plans)
+    assert (stripe.plan_code, stripe.settles, stripe.announces_payer) == (None, False, True)
+    assert (lago.plan_code, lago.settles, lago.needs_payer) == ("professional", True, True)
+
+
+def test_where_stripe_charges_lago_holds_a_subscription_and_no_payer() -> None:
+    plans = charged_by("stripe")
+    confirmed = link("stripe", customer_id="cus_1", applied_customer="d")
+    stripe, lago = at("stripe", plans), at("lago", plans, confirmed)
+    assert (stripe.plan_code, stripe.settles, stripe.announces_payer) == ("professional_monthly_usd", True, False)
+    assert (lago.plan_code, lago.settles, lago.needs_payer) == ("professional", False, False)
+    assert (lago.customer.payer_id, lago.customer.unlinked) == (None, True)
+
+
+@pytest.mark.parametrize(("applied", "payer"), [(None, None), ("d", "cus_1"), ("", "cus_1")])
+def test_only_a_payer_that_stripe_confirmed_is_told_to_lago(applied: str | None, payer: str | None) -> None:
+    other = link("stripe", customer_id="cus_1", applied_customer=applied)
+    assert at("lago", charged_by("lago"), other).customer.payer_id == payer
+
+
+def test_without_a_connection_nobody_is_linked_and_nobody_waits() -> None:
+    other = link("stripe", customer_id="cus_1", applied_customer="d")
+    made = wish("lago", organization(), other, charged_by("lago"), Policy())
+    assert (made.customer.payer_id, made.needs_payer) == (None, False)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("field", ["plan_tier", "pending_plan_tier"])
+def test_an_unknown_plan_is_refused_with_the_known_ones_and_never_free(provider: Provider, field: str) -> None:
+    with pytest.raises(RejectedError, match=r"not in the catalog.*founders_friend, starter") as caught:
+        at(provider, charged_by("lago"), None, **{field: "gold"})
+    assert caught.value.code == "unknown_plan"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_deleted_organization_wants_nothing_new_whatever_its_plan(provider: Provider) -> None:
+    made = at(provider, charged_by("lago"), plan_tier="gold", status="deleted")
+    assert (made.alive, made.plan_code) == (False, None)
+
+
+def test_a_suspended_organization_is_billed_as_before() -> None:
+    plans = charged_by("lago")
+    assert at("lago", plans, status="suspended") == at("lago", plans)
+
+
+@pytest.mark.parametrize(
+    ("provider", "other"),
+    [
+        ("stripe", link("lago", payer_id="cus_1")),
+        ("lago", link("stripe", subscription_id="sub_1")),
+        ("lago", link("stripe", intent={"operation": "create_subscription"})),
+    ],
+)
+def test_a_second_charger_is_refused_while_the_first_may_charge(provider: Provider, other: BillingLink) -> None:
+    with pytest.raises(RejectedError) as caught:
+        at(provider, charged_by("stripe" if provider == "stripe" else "lago"), other)
+    assert caught.value.code == "second_payer"
+    assert caught.value.provider == provider
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_downgrade_across_chargers_is_refused_with_the_way_out(provider: Provider) -> None:
+    with pytest.raises(RejectedError, match="take it back") as caught:
+        at(provider, charged_by("stripe", "professional"), pending_plan_tier="starter")
+    assert caught.value.code == "other_charger"
+
+
+def test_the_digest_names_every_field_and_repeats_none() -> None:
+    plans = charged_by("lago")
+    wished = [
+        at("lago", plans),
+        at("lago", plans, name="Other"),
+        at("lago", plans, billing_email="a@b.test"),
+        at("lago", plans, currency="USD"),
+        at("lago", plans, link("stripe", customer_id="cus_1", applied_customer="d")),
+        at("lago", charged_by("stripe")),
+    ]
+    marks = [digest(each.customer) for each in wished]
+    assert len(set(marks)) == len(marks)
+    assert all(len(mark) <= 64 and "Acme" not in mark for mark in marks)
