@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from core.database import Database
+from core.database import Database, DatabaseError
 from core.org_manager import OrgManager
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,3 +207,80 @@ def test_eight_processes_write_at_once_and_nothing_is_lost(database: Database) -
         }
     many = PROCESSES * EACH
     assert counts == {"organizations": many, "memberships": many, "events": 2 * many, "billing_links": 2 * many}
+
+
+def test_two_who_bring_one_member_at_once_add_it_once(manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    gate = threading.Barrier(6)
+    results: list[str] = []
+
+    def add() -> None:
+        gate.wait()
+        try:
+            results.append(str(manager.add_user_to_org(org_id, "u1")))
+        except ValueError as error:
+            results.append(str(error))
+
+    threads = [threading.Thread(target=add) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["True", *[f"User u1 already in organization {org_id}"] * 5]
+
+
+def create_one(folder: str, number: int) -> None:
+    """One of many that find no database yet."""
+    manager = OrgManager(data_dir=folder)
+    manager.create_organization(f"Acme {number}")
+    manager.close()
+
+
+def test_many_processes_may_open_a_new_folder_at_once_whatever_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "new? folder %20"
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=create_one, args=(str(folder), number)) for number in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 6
+    manager = OrgManager(data_dir=folder)
+    assert len(manager.list_all_organizations()) == 6
+    manager.close()
+    assert (folder / "billing-sync.db").is_file()
+
+
+def test_a_forked_child_and_its_parent_do_not_disturb_each_other(database: Database) -> None:
+    script = (
+        "import os, sys\n"
+        "from core.org_manager import OrgManager\n"
+        "manager = OrgManager(sys.argv[1])\n"
+        "manager.create_organization('Parent')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    manager.create_organization('Child')\n"
+        "    manager.close()\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "manager.create_organization('After')\n"
+        "print(len(manager.list_all_organizations()))\n"
+    )
+    url = database.url.render_as_string(hide_password=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, url], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("3", 0), done.stderr
+
+
+def test_a_server_without_our_tables_is_refused_again_and_again_and_no_connection_stays(postgres_url: str) -> None:
+    manager = OrgManager(postgres_url)
+    for _ in range(3):
+        with pytest.raises(DatabaseError, match="billing-sync db upgrade"):
+            manager.list_all_organizations()
+    manager.close()
+    watching = Database(postgres_url)
+    with watching.read() as session:
+        others = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        assert session.execute(others).scalar_one() == 1
+    watching.close()

@@ -390,6 +390,20 @@ def test_two_messages_for_one_organization_at_once_are_one_turn(world: World) ->
     assert world.calls()[0] == 1
 
 
+def test_with_the_broker_wiped_the_sweep_alone_brings_everything_home(world: World) -> None:
+    org_ids = [world.create(f"Acme {number}") for number in range(5)]
+    for _ in range(5):
+        world.wait(organizations.SWEEP_GRACE.total_seconds() + 1)
+        for provider in BILLERS:
+            with world.database.write() as session:
+                swept = due.links(session, provider, 100, world.now)
+            for org_id in swept:
+                world.run(org_id, provider)
+    assert all(world.settled(org_id) for org_id in org_ids)
+    assert len(world.stripe("customers")) == len(world.lago("customers")) == 5
+    assert world.calls()[0] == 5
+
+
 # Changes in the middle of a turn.
 
 
