@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,7 +108,22 @@ def test_ctrl_c_ends_without_a_word(folder: Path) -> None:
 
 
 def test_a_pipe_that_is_closed_is_no_error(folder: Path) -> None:
-    """As with ``billing-sync orgs | head``."""
+    """As with ``billing-sync status | head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody_reads:
+        process = subprocess.Popen(
+            [console.SCRIPT, "status"],
+            cwd=folder,
+            env=console.environment({}),
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    _, errors = process.communicate(timeout=60)
+    assert errors == ""
+
+
+def test_the_version_is_told(folder: Path) -> None:
     version = console.run(folder, "--version")
-    assert version.returncode == 0
-    assert version.stdout.startswith("billing-sync 0.")
+    assert (version.returncode, version.stdout) == (0, f"billing-sync {importlib.metadata.version('billing-sync')}\n")
