@@ -1,0 +1,107 @@
+"""The reads that run every second touch only what is due: held against the plan that each database really chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, insert, text
+from sqlalchemy.orm import Session
+
+from core import due, organizations, outbox
+from core.catalog import Catalog
+from core.database import Database
+from core.models import BillingLink, Event, Organization
+from core.organizations import name_key, new_link
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+MANY = 10_000
+FEW = 20
+
+
+@pytest.fixture
+def large(database: Database, plans: Catalog) -> Database:
+    """Ten thousand organizations, all in sync but a few."""
+    assert plans
+    ids = [f"org_{number}" for number in range(MANY)]
+    with database.write() as session:
+        session.execute(insert(Organization), [_organization(org_id) for org_id in ids])
+        for provider in ("stripe", "lago"):
+            done = [{"applied_version": 1 if number >= FEW else 0} for number in range(MANY)]
+            rows = [new_link(org_id, provider, NOW) for org_id in ids]
+            session.execute(insert(BillingLink), [row | extra for row, extra in zip(rows, done, strict=True)])
+        session.execute(insert(Event), [_event(number, org_id) for number, org_id in enumerate(ids)])
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    return database
+
+
+def _organization(org_id: str) -> dict[str, object]:
+    return {
+        "id": org_id,
+        "name": org_id,
+        "name_key": name_key(org_id),
+        "plan_tier": "starter",
+        "status": "active",
+        "created_at": NOW,
+        "updated_at": NOW,
+        "billing_version": 1,
+    }
+
+
+def _event(number: int, org_id: str) -> dict[str, object]:
+    return {
+        "id": f"e{number}",
+        "type": "organization.created",
+        "org_id": org_id,
+        "actor": "system",
+        "source": "test",
+        "data": {},
+        "occurred_at": NOW,
+        "published_at": NOW if number >= FEW else None,
+    }
+
+
+def plans_of(database: Database, work: Callable[[Session], object]) -> str:
+    """The plans of all statements of the work, with the values that they really ran with."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 - the driver's own
+        if statement.startswith(("SELECT", "UPDATE", "WITH")):
+            sent.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        with database.write() as session:
+            work(session)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    with database.engine.connect() as connection:
+        found = [connection.exec_driver_sql(explain + statement, values).all() for statement, values in sent]
+    assert found
+    return str(found)
+
+
+def test_the_sweep_reads_only_links_that_are_behind(large: Database) -> None:
+    swept: list[str] = []
+    later = NOW + organizations.SWEEP_GRACE
+    plans = plans_of(large, lambda session: swept.extend(due.links(session, "lago", 100, later)))
+    assert len(swept) == FEW
+    assert "ix_billing_links_due" in plans
+    assert "Seq Scan" not in plans
+
+
+def test_counting_what_is_behind_reads_only_that(large: Database) -> None:
+    plans = plans_of(large, due.count_behind)
+    assert "ix_billing_links_due" in plans
+
+
+def test_the_relay_reads_only_events_that_are_pending(large: Database) -> None:
+    leased: list[object] = []
+    plans = plans_of(large, lambda session: leased.extend(outbox.lease(session, 100, NOW)[1]))
+    assert len(leased) == FEW
+    assert "ix_events_unpublished" in plans
+    assert "ix_events_unpublished" in plans_of(large, outbox.any_pending)
