@@ -79,7 +79,8 @@ def _tell(runtime: Runtime, sandbox: SandboxClient, folder: Path, say: Say) -> s
     started = time.monotonic()
     found = _import(runtime, sandbox, folder)
     problem = _until_in_sync(runtime.database)
-    say(f"Imported {found}; both billers match after {time.monotonic() - started:.1f} s")
+    say(f"Imported {found}")
+    say(f"Both billers match after {time.monotonic() - started:.1f} s")
     with runtime.database.write() as session:
         new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.tiers()[0])
         org_id = organizations.create(Change(session, utc_now(), BY_DEMO), new, runtime.catalog).id
@@ -139,23 +140,29 @@ def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
 
 _HERE: Final = Place("the demo", 0, 0)
 _WRITTEN: Final = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
-_NAMES: Final = ("Acme Corporation", "Pro Tech Inc", "Zürich Analytics", "Blue Harbor Foods", "Kite & Sons")
+# Name, Lago's id, Stripe's id: the first two have been customers for long.
+_OLD: Final[tuple[tuple[str, str | None, str | None], ...]] = (
+    ("Acme Corporation", "5d2c8f10-0000-4000-8000-000000000001", "cus_AcmeSince2024"),
+    ("Pro Tech Inc", "a7e90b42-0000-4000-8000-000000000002", "cus_ProTechSince25"),
+    ("Zürich Analytics", None, None),
+    ("Blue Harbor Foods", None, None),
+    ("Kite & Sons", None, None),
+)
 
 
 def _old_organizations(tiers: list[str]) -> list[OldOrganization]:
-    """The first two have been customers for long."""
     return [
         OldOrganization(
             id=f"org_5e1f0c00-7a11-4000-8000-{number:012d}",
             name=name,
             created_at=_WRITTEN + timedelta(days=number),
             plan_tier=tiers[number % len(tiers)],
-            lago_customer_id=f"1a901a90-0000-4000-8000-{number:012d}" if number < 2 else None,  # noqa: PLR2004 - as told above
-            stripe_customer_id=f"cus_OldStore{number:04d}" if number < 2 else None,  # noqa: PLR2004 - as told above
+            lago_customer_id=lago_id,
+            stripe_customer_id=stripe_id,
             status="active",
             place=_HERE,
         )
-        for number, name in enumerate(_NAMES)
+        for number, (name, lago_id, stripe_id) in enumerate(_OLD)
     ]
 
 

@@ -25,7 +25,7 @@ def test_the_demo_shows_every_organization_in_sync(tmp_path: Path, columns: str)
     shown = console.run(tmp_path, "demo", settings={"COLUMNS": columns})
     assert shown.returncode == 0, shown.stderr
     assert "All 6 in sync" in shown.stdout
-    assert "cus_OldSt" in shown.stdout
+    assert "cus_AcmeS" in shown.stdout
     assert "→ starter" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= int(columns)
     assert [line for line in shown.stderr.splitlines() if not line.startswith("· ")] == []
@@ -40,7 +40,7 @@ def test_the_demo_meets_nothing_that_the_environment_names(tmp_path: Path) -> No
     assert told["in_sync"] is True
     assert told["problem"] is None
     known, new, changed = told["organizations"][:2], told["organizations"][2:-1], told["organizations"][-1]
-    assert [each["stripe_customer_id"] for each in known] == ["cus_OldStore0000", "cus_OldStore0001"]
+    assert [each["stripe_customer_id"] for each in known] == ["cus_AcmeSince2024", "cus_ProTechSince25"]
     assert [(each["stripe_calls"], each["lago_calls"]) for each in new] == [(1, 2)] * 3
     assert (changed["name"], changed["plan_tier"]) == ("Northwind Traders", "enterprise")
     assert changed["pending_plan_tier"] == "starter"
