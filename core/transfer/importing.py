@@ -7,6 +7,9 @@ Every organization and member records its event (``organization.created``, ``mem
 that transaction, but as already published: the audit is whole, and a hundred thousand organizations do not flood the
 broker. Their links are due at once instead, and the sweep hands them over at its own pace.
 
+What other services said of an organization before it was here waits in the database (``core.received``); it is taken
+once both files are in.
+
 A billing id of the file is unverified: it is read at the biller before the first write. One that stands on two
 organizations is believed of neither; the files are looked through for those first, so that no worker that runs
 meanwhile meets one of the two alone.
@@ -22,14 +25,15 @@ from typing import TypeAlias, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 
+from core import received
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
 from core.events import Cause, Change
-from core.import_members import MemberImport
-from core.import_organizations import OrganizationImport, ids_in_doubt
-from core.import_report import Chunk, Counted, OnFinding, Report
 from core.old_store import Finding, OldMember, OldOrganization, OnBytes, read_members, read_organizations
+from core.transfer.members import MemberImport
+from core.transfer.organizations import OrganizationImport, ids_in_doubt
+from core.transfer.report import Chunk, Counted, OnFinding, Report
 
 ORGANIZATIONS_AT_ONCE = 500
 MEMBERS_AT_ONCE = 10_000
@@ -65,6 +69,7 @@ def import_files(  # noqa: PLR0913 - where from, where to, and two who listen
     bringing = OrganizationImport(catalog, ids_in_doubt(organizations_path))
     writer.write(organizations, ORGANIZATIONS_AT_ONCE, bringing.run, report.organizations)
     writer.write(members, MEMBERS_AT_ONCE, MemberImport().run, report.members)
+    received.take_those_that_waited(database, catalog, clock)
     return report
 
 

@@ -9,7 +9,7 @@ import pytest
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
-from tests.core.importing.runs import Importer
+from tests.core.transfer.runs import Importer
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from core import memberships
 from core.clock import Clock
-from tests.core.importing.runs import Importer, said
 from tests.core.old_store.files import A_ID, B_ID, A, member, organization
+from tests.core.transfer.runs import Importer, said
 
 
 def test_members_of_an_organization_that_is_not_there_are_losses_by_name(importer: Importer) -> None:

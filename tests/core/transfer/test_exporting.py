@@ -10,11 +10,11 @@ import pytest
 from core import memberships, organizations
 from core.catalog import Catalog
 from core.events import Change
-from core.exporting import Exported, export_files
 from core.old_store import UnwritableFileError
 from core.organizations import NewOrganization
-from tests.core.importing.runs import Importer
+from core.transfer.exporting import Exported, export_files
 from tests.core.old_store.files import A_ID, PREDECESSOR, A, B, member, members_text, organization, organizations_text
+from tests.core.transfer.runs import Importer
 
 NAMES = ("organizations.json", "org_users.json")
 

@@ -14,9 +14,9 @@ from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
 from core.events import Change
-from core.import_report import Report
-from core.importing import import_files
 from core.models import Base, BillingLink, Membership, Organization
+from core.transfer.importing import import_files
+from core.transfer.report import Report
 from tests.core.old_store.files import Text, members_text, organizations_text
 
 Tables = dict[str, list[dict[str, object]]]

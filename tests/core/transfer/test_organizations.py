@@ -8,8 +8,8 @@ from core import billing_ids, due, organizations
 from core.clock import Clock
 from core.gateways import PROVIDERS
 from core.models import BillingLink
-from tests.core.importing.runs import Importer, said
 from tests.core.old_store.files import A_ID, B_ID, C_ID, PREDECESSOR, A, B, organization
+from tests.core.transfer.runs import Importer, said
 
 BOGUS = "org_959dc5c4-67d4-46a1-8f1d-1e3f3bd8b66f"
 FIRST, SECOND = "org_626d0b03-5996-4a14-8b0c-7f9b6768e5f2", "org_ccd46089-9739-4a81-9f31-489b61e5cfce"

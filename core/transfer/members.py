@@ -12,11 +12,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, insert, select
 
 from core.events import Change
-from core.import_events import record_published
-from core.import_report import Chunk
 from core.memberships import USER_ID_LIMIT
 from core.models import ROLES, Event, EventData, Membership, Organization
 from core.old_store import Finding, OldMember
+from core.transfer.published import record_published
+from core.transfer.report import Chunk
 
 LEAST_RIGHT = "member"
 _LONG_LIST = 200

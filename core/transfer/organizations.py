@@ -15,13 +15,15 @@ from typing import Final
 from sqlalchemy import Row, insert, select, update
 
 from core.catalog import Catalog
+from core.database import one_at_a_time
 from core.events import Change
 from core.gateways import PROVIDERS, Provider
-from core.import_events import record_published
-from core.import_report import Chunk
 from core.models import STATUSES, BillingLink, EventData, Organization
 from core.old_store import Finding, OldOrganization, read_organizations
 from core.organizations import ID_PATTERN, NAME_LIMIT, name_key, new_link
+from core.received import about
+from core.transfer.published import record_published
+from core.transfer.report import Chunk
 
 ID_LIMIT: Final = 255
 PLAN_LIMIT: Final = 200
@@ -282,6 +284,8 @@ def _if_it_has_one(org_id: str) -> str:
 
 
 def _insert(change: Change, new: list[Wanted]) -> None:
+    # A message about one of them is judged either before, and waits to be taken, or after, and finds it.
+    one_at_a_time(change.session, *(about(each.id) for each in new))
     connection = change.session.connection()
     connection.execute(insert(Organization), [_organization_row(each, change.now) for each in new])
     connection.execute(insert(BillingLink), [row for each in new for row in _link_rows(each, change.now)])

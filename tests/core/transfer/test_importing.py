@@ -6,20 +6,25 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from core import memberships, organizations
+from core import memberships, organizations, received
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
-from core.import_report import Report
-from core.importing import import_files
-from core.old_store import Finding, UnreadableFileError
+from core.events import Change
+from core.models import ReceivedEvent
+from core.old_store import Finding, OldOrganization, UnreadableFileError, read_organizations
+from core.transfer.importing import BY_IMPORT, import_files
+from core.transfer.organizations import OrganizationImport
+from core.transfer.report import Report
 from tests.conftest import SetClock
-from tests.core.importing.runs import Importer, said, without_chance
 from tests.core.old_store.files import (
     A_ID,
     B_ID,
@@ -31,6 +36,7 @@ from tests.core.old_store.files import (
     organization,
     organizations_text,
 )
+from tests.core.transfer.runs import Importer, said, without_chance
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -53,6 +59,52 @@ def test_links_are_due_at_once_with_the_old_ids_unverified(importer: Importer, c
         assert (link.state, link.wanted_version, link.applied_version, link.applied_customer) == ("open", 1, 0, None)
         assert link.sweep_at == clock()
     assert importer.link(B_ID, "stripe").customer_id is None
+
+
+def say(importer: Importer, message_id: str, event_type: str, subject: str = A_ID, **data: str) -> str:
+    """What another service sends; the verdict."""
+    message = {"specversion": "1.0", "id": message_id, "source": "/shop", "type": event_type, "subject": subject}
+    return received.receive(importer.database, importer.plans, importer.clock, {**message, "data": data}).verdict
+
+
+def test_what_was_said_of_an_organization_and_its_members_before_they_came_is_taken(importer: Importer) -> None:
+    assert say(importer, "1", "organization.plan_changed", plan_tier="enterprise") == "waiting"
+    assert say(importer, "2", "membership.role_changed", user_id="user_1", role="billing_admin") == "waiting"
+    assert say(importer, "3", "organization.renamed", subject="org_of-no-file", name="Nobody") == "waiting"
+    importer.bring([A, B], {A_ID: [member(1, 0), member(1, 1)]})
+    assert importer.organization(A_ID).plan_tier == "enterprise"
+    assert importer.members()[A_ID, "user_1"].role == "billing_admin"
+    assert [row["verdict"] for row in importer.tables()["received_events"]] == ["accepted", "accepted", "waiting"]
+
+
+def test_what_is_said_while_its_organization_is_being_imported_is_not_left_waiting(importer: Importer) -> None:
+    with during_the_import(importer) as start:
+        plan = start(lambda: say(importer, "1", "organization.plan_changed", plan_tier="enterprise"))
+    assert plan.result(20) == "accepted"
+    assert importer.organization(A_ID).plan_tier == "enterprise"
+
+
+def test_a_new_organization_with_the_name_of_one_being_imported_is_refused_and_kept(importer: Importer) -> None:
+    name = str(A["name"])
+    with during_the_import(importer) as start:
+        new = start(lambda: say(importer, "1", "organization.created", subject="org_new-one", name=name))
+    assert new.result(20) == "refused"
+    with importer.database.read() as session:
+        kept = session.get_one(ReceivedEvent, ("/shop", "1"))
+    assert kept.reason == "data.name: another organization has this name"
+
+
+@contextmanager
+def during_the_import(importer: Importer) -> Iterator[Callable[[Callable[[], str]], Future[str]]]:
+    """What is started inside begins when A has been put in, and has half a second before that is committed."""
+    path = importer.folder / "organizations.json"
+    path.write_bytes(organizations_text([A]))
+    olds = [item for item in read_organizations(path) if isinstance(item, OldOrganization)]
+    bringing = OrganizationImport(importer.plans, frozenset())
+    with ThreadPoolExecutor(1) as pool, importer.database.write() as session:
+        bringing.run(Change(session, importer.clock(), BY_IMPORT), olds)
+        yield pool.submit
+        time.sleep(0.5)
 
 
 def test_every_record_has_its_event_which_the_relay_has_nothing_to_do_with(importer: Importer, clock: Clock) -> None:
@@ -186,7 +238,7 @@ from pathlib import Path
 from sqlalchemy import event
 from core import catalog
 from core.database import Database
-from core.importing import import_files
+from core.transfer.importing import import_files
 
 url, folder, table, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 database = Database(url)
