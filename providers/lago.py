@@ -7,15 +7,34 @@ them with ``pay_in_advance`` true, so a period is billed when it begins.
 
 from __future__ import annotations
 
+from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models import Plan as PlanBody
 from lago_python_client.models.plan import PlanResponse
 
 from core.catalog import Ending
 from core.errors import RejectedError
-from core.gateways import Claim, Customer, CustomerSpec, Known, Offer, Provider, Subscription, SubscriptionSpec
+from core.gateways import (
+    Account,
+    Claim,
+    Customer,
+    CustomerSpec,
+    Known,
+    Offer,
+    Provider,
+    Subscription,
+    SubscriptionSpec,
+    key_ends,
+)
+from providers.lago_audit import LagoAudit
 from providers.lago_customers import LagoCustomers
 from providers.lago_http import Call, LagoHttp, unreadable
 from providers.lago_subscriptions import LagoSubscriptions
+
+
+class Tenant(BaseResponseModel):
+    """Lago's organization; the SDK's model drops its id (lago.md 1.3)."""
+
+    lago_id: str
 
 
 class LagoBiller:
@@ -28,6 +47,8 @@ class LagoBiller:
         self, api_url: str, api_key: str, *, payment_provider_code: str | None, ending: Ending, timeout: float = 10.0
     ) -> None:
         self._http = LagoHttp(api_url, api_key, timeout)
+        self._key_ends = key_ends(api_key)
+        self.audit = LagoAudit(self._http)
         self._customers = LagoCustomers(self._http, payment_provider_code)
         self._subscriptions = LagoSubscriptions(self._http, ending)
 
@@ -72,6 +93,17 @@ class LagoBiller:
         if there != offer:
             message = f"plan {offer.code}: Lago has one that differs from plans.toml; it is not changed; see there"
             raise RejectedError("lago", message)
+
+    def account(self) -> Account:
+        """A key belongs to one organization of Lago's (lago.md 1.1). One call."""
+        call = Call(
+            about="the organization of the key",
+            method="GET",
+            path=("organizations",),
+            root="organization",
+            answer=Tenant,
+        )
+        return Account(id=self._http.send(call, claim=None).lago_id, key_ends=self._key_ends)
 
     def close(self) -> None:
         self._http.close()

@@ -7,7 +7,6 @@ never deleted. ``metadata`` is never sent: it would replace what others keep the
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 
 from lago_python_client.models import Customer as CustomerBody
@@ -17,6 +16,7 @@ from lago_python_client.models.subscription import SubscriptionResponse
 from core.errors import RejectedError
 from core.gateways import Claim, Customer, CustomerSpec, Known
 from providers.lago_http import Call, LagoHttp, moment
+from providers.outside_ids import shown
 
 # A customer of this age was not made by this call, clocks apart; Lago writes a new one twice within a second.
 OLD = timedelta(seconds=60)
@@ -34,6 +34,8 @@ class LagoCustomers:
         lago_id = known.customer_id
         if lago_id is not None and not known.verified:
             lago_id = self._proven(spec, lago_id, claim)
+        elif known.may_be_forgotten and self._payment_provider_code is not None:
+            self._refuse_another_payer(spec, self._find(spec, spec.org_id, claim))
         asked_at = datetime.now(UTC)
         answer = self._upsert(spec, claim)
         if lago_id is not None and answer.lago_id != lago_id:
@@ -45,7 +47,7 @@ class LagoCustomers:
         if spec.unlinked and _payer(answer) is not None:
             raise _rejected(
                 spec,
-                f"Lago charges {_shown(_payer(answer))}, but Stripe charges for this plan; "
+                f"Lago charges {shown(_payer(answer))}, but Stripe charges for this plan; "
                 "unlink the payment provider in Lago, then retry",
             )
         if self._shows_another_payer(spec, answer):
@@ -69,28 +71,31 @@ class LagoCustomers:
         if imported not in (found.lago_id, spec.org_id):
             raise _rejected(
                 spec,
-                f"Lago knows it as {found.lago_id}, not as {_shown(imported)}; correct the imported id, then retry",
+                f"Lago knows it as {found.lago_id}, not as {shown(imported)}; correct the imported id, then retry",
             )
-        payer = _payer(found)
-        if self._linked(spec) and payer not in (None, spec.payer_id):
-            raise _rejected(
-                spec,
-                f"Lago charges {_shown(payer)}, but our payer is {spec.payer_id}; decide which one it is, then retry",
-            )
+        self._refuse_another_payer(spec, found)
         self._refuse_other_subscriptions(spec, claim)
         return found.lago_id
+
+    def _refuse_another_payer(self, spec: CustomerSpec, found: CustomerResponse | None) -> None:
+        """A payer that stands there is never replaced, also while ours is not known yet: it takes cards with it."""
+        payer = _payer(found) if found else None
+        if self._payment_provider_code is None or spec.unlinked or payer in (None, spec.payer_id):
+            return
+        ours = f"our payer is {spec.payer_id}" if spec.payer_id else "our payer is not known yet"
+        raise _rejected(spec, f"Lago charges {shown(payer)}, but {ours}; decide which one it is, then retry")
 
     def _not_ours(self, spec: CustomerSpec, imported: str, claim: Claim) -> RejectedError:
         other = None if imported == spec.org_id else self._find(spec, imported, claim)
         if other is None:
             return _rejected(
                 spec,
-                f"Lago knows no customer {_shown(imported)}: deleted there, another account's key, or an old id; "
+                f"Lago knows no customer {shown(imported)}: deleted there, another account's key, or an old id; "
                 "correct the imported id or the key, then retry",
             )
         return _rejected(
             spec,
-            f"Lago holds {_shown(imported)} as {other.lago_id} under another external id (an old identity), "
+            f"Lago holds {shown(imported)} as {other.lago_id} under another external id (an old identity), "
             "and an external id cannot be changed; end it there or correct the imported id, then retry",
         )
 
@@ -129,7 +134,7 @@ class LagoCustomers:
         )
         answer = self._http.send(call, claim)
         if answer.external_id != spec.org_id:
-            raise _rejected(spec, f"Lago answered for another customer, {_shown(answer.external_id)}; look there")
+            raise _rejected(spec, f"Lago answered for another customer, {shown(answer.external_id)}; look there")
         return answer
 
     def _linked(self, spec: CustomerSpec) -> bool:
@@ -154,7 +159,7 @@ class LagoCustomers:
         if others:
             raise _rejected(
                 spec,
-                f"Lago has the {others[0].status} subscription {_shown(others[0].external_id)} on it "
+                f"Lago has the {others[0].status} subscription {shown(others[0].external_id)} on it "
                 f"({others[0].lago_id}), and ours would bill twice; end that one there, then retry",
             )
         if more:
@@ -170,12 +175,6 @@ def _was_there_before(answer: CustomerResponse, asked_at: datetime) -> bool:
 def _payer(customer: CustomerResponse) -> str | None:
     configuration = customer.billing_configuration
     return configuration.provider_customer_id if configuration else None
-
-
-def _shown(identifier: str | None) -> str:
-    """An id made elsewhere; some old ids are emails, which no message may hold."""
-    plain = identifier is not None and re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", identifier)
-    return str(identifier) if plain else "an id that is not shown here"
 
 
 def _rejected(spec: CustomerSpec, sentence: str) -> RejectedError:

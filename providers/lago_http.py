@@ -1,9 +1,9 @@
 """Requests to Lago over one pooled connection per process: the SDK's models, headers and reading of answers, kept.
 
-Each call ends within its deadline, answers with a model of the SDK, or raises ``core.errors``; the true status of
-an answer that is no JSON is kept. Only a connection that could not be made is tried again here. Sent once more is
-also what lost a race for a new ``external_id`` (lago.md 5.2). The SDK's own client is not used because it builds an
-HTTP client, TLS included, for every call, sleeps on 429 and does not escape ids (lago.md 1.2 to 1.4).
+Each call ends within its deadline, answers with a model of the SDK, or raises ``core.errors`` as the table of failures
+says; the true status of an answer that is no JSON is kept. Sent once more is, blips apart, only what lost a race for
+a new ``external_id`` (lago.md 5.2). The SDK's own client is not used because it builds an HTTP client, TLS included,
+for every call, sleeps on 429 and does not escape ids (lago.md 1.2 to 1.4).
 """
 
 from __future__ import annotations
@@ -21,24 +21,16 @@ from lago_python_client.services.json import to_json
 from lago_python_client.services.request import make_headers, make_url
 from lago_python_client.services.response import get_response_data, prepare_object_response
 from pydantic.v1 import BaseModel, ValidationError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from core.errors import MisconfiguredError, UnavailableError
-from core.gateways import Claim
+from core.errors import ProviderError
+from core.gateways import Pace
 from providers import deadline
-from providers.lago_refusals import Refusal
+from providers.bridging import over_blips
+from providers.lago_refusals import Refusal, Silence, failed
 
 LOST_A_RACE = "external_id:value_already_exist"
 
 Answer = TypeVar("Answer", bound=BaseModel)
-
-# Refused or unreachable before anything was sent: at most 3 tries in 3 s. All else is the task's retry.
-_bridging_blips = Retrying(
-    retry=retry_if_exception_type(httpx.ConnectError),
-    stop=stop_after_attempt(3) | stop_after_delay(2.0),
-    wait=wait_random_exponential(multiplier=0.1, max=0.5),
-    reraise=True,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,65 +64,64 @@ class LagoHttp:
     def close(self) -> None:
         self._http.close()
 
-    def send(self, call: Call[Answer], claim: Claim | None) -> Answer:
-        answer = self._answer(call, claim)
-        if isinstance(answer, Refusal):
-            raise answer.named(call.about)
-        return _model(call, answer)
+    def send(self, call: Call[Answer], claim: Pace | None) -> Answer:
+        return _model(call, self._success(call, claim))
 
-    def send_unless(self, word: str, call: Call[Answer], claim: Claim | None) -> Answer | None:
+    def send_unless(self, word: str, call: Call[Answer], claim: Pace | None) -> Answer | None:
         """None only when Lago refuses with exactly this code (or ``field:code``); a proxy's 404 has none."""
         answer = self._answer(call, claim)
-        if isinstance(answer, Refusal):
-            if word in answer.words:
-                return None
-            raise answer.named(call.about)
-        return _model(call, answer)
+        if isinstance(answer, httpx.Response):
+            return _model(call, answer)
+        if word in answer.words:
+            return None
+        raise answer.failure(call.about).error()
 
-    def page(self, call: Call[Answer], claim: Claim | None) -> tuple[list[Answer], bool]:
+    def page(self, call: Call[Answer], claim: Pace | None) -> tuple[list[Answer], bool]:
         """The first page of a list, and whether there are more."""
-        answer = self._answer(call, claim)
-        if isinstance(answer, Refusal):
-            raise answer.named(call.about)
-        whole = _read(call, answer, key="")
+        whole = _read(call, self._success(call, claim), key="")
         rows, meta = (whole.get(call.root), whole.get("meta")) if isinstance(whole, Mapping) else (None, None)
         if not isinstance(rows, list) or not isinstance(meta, Mapping):
             raise unreadable(call.about, f"{call.root}, meta")
         return [_parsed(call, row) for row in rows], meta.get("next_page") is not None
 
-    def _answer(self, call: Call[Answer], claim: Claim | None) -> httpx.Response | Refusal:
+    def _success(self, call: Call[Answer], claim: Pace | None) -> httpx.Response:
+        answer = self._answer(call, claim)
+        if isinstance(answer, httpx.Response):
+            return answer
+        raise answer.failure(call.about).error()
+
+    def _answer(self, call: Call[Answer], claim: Pace | None) -> httpx.Response | Refusal | Silence:
         answer = self._sent(call, claim)
         if isinstance(answer, Refusal) and LOST_A_RACE in answer.words:
             answer = self._sent(call, claim)
         return answer
 
-    def _sent(self, call: Call[Answer], claim: Claim | None) -> httpx.Response | Refusal:
-        try:
-            response = _bridging_blips(self._once, call, claim)
-        except httpx.ConnectError as error:
-            message = f"{call.about}: no connection to Lago ({error})"
-            raise UnavailableError("lago", message) from None
-        except httpx.TimeoutException as error:
-            message = f"{call.about}: no whole answer from Lago in time ({type(error).__name__}); it may have been done"
-            raise UnavailableError("lago", message) from None
-        except httpx.RequestError as error:
-            message = f"{call.about}: the answer of Lago was lost ({type(error).__name__}); it may have been done"
-            raise UnavailableError("lago", message) from None
-        if response.is_success:
-            return response
-        return Refusal(response.status_code, _error_body(response), response.headers)
+    def _sent(self, call: Call[Answer], claim: Pace | None) -> httpx.Response | Refusal | Silence:
+        return over_blips(
+            lambda: self._once(call, claim),
+            lambda answer: not isinstance(answer, httpx.Response) and answer.failure(call.about).is_blip,
+        )
 
-    def _once(self, call: Call[Answer], claim: Claim | None) -> httpx.Response:
+    def _once(self, call: Call[Answer], claim: Pace | None) -> httpx.Response | Refusal | Silence:
         if claim is not None:
-            claim.hold()
+            claim.hold(_operation(call))
         url = make_url(origin=self._origin, path_parts=[_escaped(part) for part in call.path], query_pairs=call.params)
         content = None if call.body is None else to_json({call.root: call.body.dict(exclude_none=True)})
-        return self._http.request(call.method, url, headers=self._headers, content=content)
+        try:
+            response = self._http.request(call.method, url, headers=self._headers, content=content)
+        except httpx.RequestError as error:
+            return Silence(error)
+        return response if response.is_success else Refusal(response.status_code, _body(response), response.headers)
 
 
-def unreadable(about: str, fields: str) -> MisconfiguredError:
-    message = f"{about}: Lago's answer cannot be read (missing or wrong: {fields}); is this version of Lago supported?"
-    return MisconfiguredError("lago", message)
+def _operation(call: Call[Answer]) -> str:
+    """Lago counts all requests of an organization together (lago.md 2): the name is for people."""
+    noun, *rest = call.path
+    return f"{call.method} /api/v1/{'/'.join([noun, *('{id}' for _ in rest)])}"
+
+
+def unreadable(about: str, fields: str) -> ProviderError:
+    return failed(about, "unreadable", f"missing or wrong: {fields}").error()
 
 
 def moment(about: str, value: str | None) -> datetime:
@@ -147,7 +138,7 @@ def _escaped(part: str) -> str:
     return quote(part, safe="").replace(".", "%2E")
 
 
-def _error_body(response: httpx.Response) -> object:
+def _body(response: httpx.Response) -> object:
     try:
         body: object = response.json()
     except ValueError:
@@ -165,8 +156,7 @@ def _read(call: Call[Answer], response: httpx.Response, key: str) -> object:
     except LagoApiError:
         data = None
     if data is None:  # a proxy's page, or nothing at all, for which the SDK's create returns None
-        message = f"{call.about}: Lago's address answered {response.status_code} without Lago's JSON"
-        raise UnavailableError("lago", message)
+        raise failed(call.about, "foreign", f"{response.status_code} not JSON", response.status_code).error()
     return data
 
 

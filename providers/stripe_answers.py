@@ -22,6 +22,27 @@ class Object(Answer):
     livemode: bool | None = None
 
 
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Page(Answer, Generic[AnswerT]):
+    data: list[AnswerT]
+    has_more: bool = False
+
+
+class MarkedSubscription(Object):
+    status: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in {"canceled", "incomplete_expired"}
+
+    @property
+    def org_id(self) -> str | None:
+        return self.metadata.get("org_id") or None
+
+
 class CustomerAnswer(Object):
     """A deleted customer answers 200 with ``deleted`` and an id, nothing else (stripe.md 4)."""
 
@@ -29,6 +50,8 @@ class CustomerAnswer(Object):
     name: str | None = Field(default=None, repr=False)
     email: str | None = Field(default=None, repr=False)
     metadata: dict[str, str] | None = None
+    subscriptions: Page[MarkedSubscription] | None = None
+    """Those that have not ended; None unless they were asked for."""
 
     @property
     def org_id(self) -> str | None:
@@ -59,24 +82,10 @@ class ItemAnswer(Object):
     current_period_end: int
 
 
-AnswerT = TypeVar("AnswerT", bound=Answer)
-
-
-class Page(Answer, Generic[AnswerT]):
-    data: list[AnswerT]
-    has_more: bool = False
-
-
-class SubscriptionAnswer(Object):
+class SubscriptionAnswer(MarkedSubscription):
     customer: str
-    status: str
     created: int
-    metadata: dict[str, str] = Field(default_factory=dict)
     items: Page[ItemAnswer]
-
-    @property
-    def org_id(self) -> str | None:
-        return self.metadata.get("org_id") or None
 
 
 class EventRequest(Answer):

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from core.catalog import Ending
-from core.gateways import Claim, Customer, CustomerSpec, Known, Offer, Provider, Subscription, SubscriptionSpec
+from core.gateways import (
+    Account,
+    Claim,
+    Customer,
+    CustomerSpec,
+    Known,
+    Offer,
+    Provider,
+    Subscription,
+    SubscriptionSpec,
+    key_ends,
+)
 
-from .stripe_answers import Object, Page
+from .stripe_answers import Object
+from .stripe_audit import StripeAudit
 from .stripe_customers import Customers
 from .stripe_door import Door, NoLease
 from .stripe_prices import Prices
 from .stripe_subscriptions import Subscriptions
 
+_MODES = {"live_": True, "test_": False}
 TIMEOUT = 20.0  # seconds for one request, the last byte of the answer included
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Whose key this is. ``livemode`` is None while the account holds nothing that could tell."""
-
-    id: str
-    livemode: bool | None
 
 
 def _utc_now() -> datetime:
@@ -49,6 +53,9 @@ class StripeBiller:
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._door = Door(secret_key, api_base, timeout)
+        self._key_ends = key_ends(secret_key)
+        self._livemode = _MODES.get(secret_key[3:8]) if secret_key.startswith(("sk_", "rk_")) else None
+        self.audit = StripeAudit(self._door)
         self._prices = Prices(self._door)
         self._customers = Customers(self._door, clock)
         self._subscriptions = Subscriptions(self._door, self._prices, ending, days_until_due, clock)
@@ -69,12 +76,11 @@ class StripeBiller:
         self._prices.add_offer(offer)
 
     def account(self) -> Account:
-        """Whose key this is, for the guard against a key of another account or mode (money.md 17). Two calls."""
-        owner = self._door.send(NoLease(), "read the account", self._door.v1.accounts.retrieve_current, Object)
-        any_price = self._door.send(
-            NoLease(), "read a price", lambda: self._door.v1.prices.list({"limit": 1}), Page[Object]
+        """One account has both modes under one id, so it is the key that tells which of them is meant. One call."""
+        owner = self._door.send(
+            NoLease(), "GET /v1/account", "read the account", self._door.v1.accounts.retrieve_current, Object
         )
-        return Account(owner.id, any_price.data[0].livemode if any_price.data else None)
+        return Account(id=owner.id, livemode=self._livemode, key_ends=self._key_ends)
 
     def close(self) -> None:
         self._door.close()

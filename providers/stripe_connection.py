@@ -8,18 +8,13 @@ whether the request left this machine, and whether TLS was the reason.
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Mapping
-from typing import Literal
 
 import httpx
 import stripe
 
 from . import deadline
-
-Silence = Literal["not_sent", "no_answer", "tls"]
-
-_CAUSES_FOLLOWED = 8
+from .silence import Silence, silence
 
 
 class Unanswered(stripe.StripeError):
@@ -51,14 +46,14 @@ class PooledConnection(stripe.HTTPClient):
         try:
             answer = self._http.request(method, url, headers=headers, content=post_data)
         except httpx.RequestError as error:
-            silence = Unanswered(_silence(error))
+            unanswered = Unanswered(silence(error))
         else:
             if not answer.is_success and not _is_refusal(answer.content):
                 # The SDK breaks on an error that is a text, and keeps the whole page of a proxy in its own.
                 raise stripe.APIError(http_status=answer.status_code)
             return answer.content.decode("utf-8", "replace"), answer.status_code, answer.headers
         # Raised outside the handler: httpx's error holds the request, and with it the key.
-        raise silence
+        raise unanswered
 
     def close(self) -> None:
         self._http.close()
@@ -71,15 +66,3 @@ def _is_refusal(content: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(body, dict) and isinstance(body.get("error"), dict)
-
-
-def _silence(error: httpx.RequestError) -> Silence:
-    if not isinstance(error, httpx.ConnectError):
-        return "not_sent" if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout) else "no_answer"
-    cause: BaseException | None = error
-    for _ in range(_CAUSES_FOLLOWED):
-        # A peer that hangs up during the handshake is a blip; every other TLS failure stays until a person acts.
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return "tls"
-        cause = cause and (cause.__cause__ or cause.__context__)
-    return "not_sent"

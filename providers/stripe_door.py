@@ -1,7 +1,7 @@
 """The only place that talks to Stripe: one client a process, the lease held before every request, errors named once.
 
 Nothing of the SDK's passes the door outwards: answers become copies (``stripe_answers``), failures become
-``core.errors`` (``stripe_errors``), raised outside the SDK's own handlers so that no traceback leads back to a body.
+``core.errors`` (``failures``), raised outside the SDK's own handlers so that no traceback leads back to a body.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import decimal
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import stripe
-import tenacity
 from pydantic import ValidationError
 
-from core.errors import AmbiguousError, ProviderError
+from core.errors import AmbiguousError
 
 from . import stripe_errors
+from .bridging import over_blips
+from .failures import Failure
 from .stripe_answers import Answer, Object, Page
-from .stripe_connection import PooledConnection, Unanswered
-from .stripe_errors import PROVIDER, Failure
+from .stripe_connection import PooledConnection
+from .stripe_errors import PROVIDER
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 ObjectT = TypeVar("ObjectT", bound=Object)
@@ -31,27 +31,16 @@ ObjectT = TypeVar("ObjectT", bound=Object)
 PAGE_SIZE = 100  # the most Stripe gives at once
 MAX_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
 
-# Blips only: three tries that all start within three seconds. Longer waits belong to the queue (design.md 6).
-_TRIES = 3
-_SECONDS = 3.0
-_WAIT = tenacity.wait_exponential(multiplier=0.2, max=1.0) + tenacity.wait_random(0.0, 0.2)
-
 
 class Lease(Protocol):
-    def hold(self) -> None: ...
+    def hold(self, operation: str) -> None: ...
 
 
 class NoLease:
     """For reads that concern no organization: prices, the account."""
 
-    def hold(self) -> None:
+    def hold(self, operation: str) -> None:  # noqa: ARG002 - nobody counts them
         return
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    error: ProviderError
-    blip: bool
 
 
 class Door:
@@ -80,30 +69,32 @@ class Door:
         ).v1
 
     def send(
-        self, lease: Lease, doing: str, request: Callable[[], stripe.StripeObject], answer: type[AnswerT]
+        self,
+        lease: Lease,
+        operation: str,
+        doing: str,
+        request: Callable[[], stripe.StripeObject],
+        answer: type[AnswerT],
     ) -> AnswerT:
         """Send one request and read its answer; ``doing`` completes the sentence "could not …" and holds ids only.
 
+        ``operation`` is what Stripe's limits go by: the method and the path, every id an ``{id}`` (stripe.md 3).
         The callable may run three times, so it must carry its idempotency key with it (``keyed``).
         """
 
-        def attempt() -> AnswerT | _Named:
-            lease.hold()
+        def attempt() -> AnswerT | Failure:
+            lease.hold(operation)
             return self._attempt(doing, request, answer)
 
-        outcome = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(_TRIES) | tenacity.stop_before_delay(_SECONDS),
-            wait=_WAIT,
-            retry=tenacity.retry_if_result(lambda result: isinstance(result, _Named) and result.blip),
-            retry_error_callback=_last_outcome,
-        )(attempt)
-        if isinstance(outcome, _Named):
-            raise outcome.error
+        outcome = over_blips(attempt, lambda result: isinstance(result, Failure) and result.is_blip)
+        if isinstance(outcome, Failure):
+            raise outcome.error()
         return outcome
 
-    def pages(
+    def pages(  # noqa: PLR0913, PLR0917 - as for one request
         self,
         lease: Lease,
+        operation: str,
         doing: str,
         page: Callable[[str | None], stripe.StripeObject],
         listed: type[Page[ObjectT]],
@@ -113,7 +104,7 @@ class Door:
         found: list[ObjectT] = []
         for _ in range(most):
             after = found[-1].id if found else None
-            answer = self.send(lease, doing, functools.partial(page, after), listed)
+            answer = self.send(lease, operation, doing, functools.partial(page, after), listed)
             found += answer.data
             if not answer.has_more or not answer.data:
                 return found
@@ -124,17 +115,17 @@ class Door:
         self._connection.close()
 
     @staticmethod
-    def _attempt(doing: str, request: Callable[[], stripe.StripeObject], answer: type[AnswerT]) -> AnswerT | _Named:
+    def _attempt(doing: str, request: Callable[[], stripe.StripeObject], answer: type[AnswerT]) -> AnswerT | Failure:
         try:
             got = request()
             if not isinstance(got, stripe.StripeObject):
-                return _Named(*stripe_errors.name(doing, Failure(kind="not_stripe")))
-            replayed = got.last_response is not None and _replayed(got.last_response.headers)
+                return stripe_errors.ours(doing, "foreign")
+            replayed = got.last_response is not None and stripe_errors.replayed(got.last_response.headers)
             return answer.model_validate(got.to_dict() | {"replayed": replayed})
         except stripe.StripeError as error:
-            return _Named(*stripe_errors.name(doing, _failure(error)))
+            return stripe_errors.failure(doing, error)
         except (ValidationError, decimal.InvalidOperation):
-            return _Named(*stripe_errors.name(doing, Failure(kind="not_stripe")))
+            return stripe_errors.ours(doing, "unreadable")
 
 
 def keyed(key: str) -> stripe.RequestOptions:
@@ -150,52 +141,3 @@ def once(operation: str) -> stripe.RequestOptions:
     from its content would replay a stale answer when a name goes from A to B and back.
     """
     return keyed(f"{operation}:{uuid.uuid4().hex}")
-
-
-def _last_outcome(state: tenacity.RetryCallState) -> _Named:
-    outcome = state.outcome.result() if state.outcome else None
-    if not isinstance(outcome, _Named):
-        message = "tenacity gave up on something that is no failure"
-        raise TypeError(message)
-    return outcome
-
-
-def _replayed(headers: Mapping[str, str]) -> bool:
-    return headers.get("idempotent-replayed") == "true"
-
-
-def _failure(error: stripe.StripeError) -> Failure:
-    if isinstance(error, Unanswered):
-        return Failure(kind=error.silence)
-    headers = {key.lower(): value for key, value in (error.headers or {}).items()}
-    body = error.error
-    if body is None:
-        return Failure(status=error.http_status, kind="not_stripe", request_id=error.request_id)
-    code = error.code or getattr(body, "code", None)
-    return Failure(
-        status=error.http_status,
-        kind=_kind(code, getattr(body, "type", None)),
-        code=code,
-        param=getattr(body, "param", None),
-        request_id=error.request_id,
-        limiter=headers.get("stripe-rate-limited-reason"),
-        retry_after=_seconds(headers.get("retry-after")),
-        replayed=_replayed(headers),
-    )
-
-
-def _kind(code: str | None, its_type: str | None) -> str | None:
-    """The words that Stripe's answer holds only by type, by a family of codes, or by the lack of one."""
-    if its_type == stripe_errors.KEY_REUSED:
-        return stripe_errors.KEY_REUSED
-    if code is None and its_type == "invalid_request_error":
-        return "no_code"
-    return "parameter_invalid" if code and code.startswith("parameter_invalid") else None
-
-
-def _seconds(header: str | None) -> float | None:
-    """Stripe documents no Retry-After; a proxy before it may send one, and then it counts."""
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:
-        return None

@@ -74,6 +74,7 @@ class Prices:
         try:
             self._door.send(
                 NoLease(),
+                "POST /v1/prices",
                 f"create the price with lookup key {offer.code}",
                 lambda: self._door.v1.prices.create(
                     {
@@ -102,6 +103,7 @@ class Prices:
         try:
             self._door.send(
                 NoLease(),
+                "POST /v1/products",
                 f"create product {product_id}",
                 lambda: self._door.v1.products.create({"id": product_id, "name": offer.name}, options),
                 ProductAnswer,
@@ -114,6 +116,7 @@ class Prices:
         try:
             self._door.send(
                 NoLease(),
+                "GET /v1/products/{id}",
                 f"read product {product_id}",
                 lambda: self._door.v1.products.retrieve(product_id),
                 ProductAnswer,
@@ -127,6 +130,7 @@ class Prices:
     def _read(self, lookup_key: str, lease: Lease) -> PriceAnswer | None:
         found = self._door.send(
             lease,
+            "GET /v1/prices",
             f"look up price {lookup_key}",
             lambda: self._door.v1.prices.list(
                 {"lookup_keys": [lookup_key], "active": True, "expand": ["data.product"], "limit": 1}

@@ -7,26 +7,28 @@ is the guard before a create and the proof after a lost answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn, cast
 
 import stripe
 from stripe.params import SubscriptionCreateParams, SubscriptionListParams, SubscriptionUpdateParams
 
 from core.catalog import Ending
-from core.errors import AmbiguousError, RejectedError, UnavailableError
+from core.errors import AmbiguousError, MustWaitError, RejectedError, UnsettledError
 from core.gateways import Claim, Intent, Json, Known, Subscription, SubscriptionSpec
 
-from .stripe_answers import Page, SubscriptionAnswer
+from .outside_ids import shown
+from .stripe_answers import CustomerAnswer, MarkedSubscription, Page, SubscriptionAnswer
 from .stripe_changes import Change, next_change, state_of
-from .stripe_customers import proves_nothing, window
+from .stripe_customers import CREATE_SUBSCRIPTION, window
 from .stripe_door import PAGE_SIZE, Door, keyed, once
 from .stripe_errors import MISSING, PROVIDER
 from .stripe_prices import Prices
 
-CREATE_SUBSCRIPTION = "create_subscription"
+CREATES = "POST /v1/subscriptions"
 
-_ENDED = frozenset({"canceled", "incomplete_expired"})
+# Stripe gives up a request of its own within minutes; until then it may still take effect.
+A_REQUEST_LINGERS = timedelta(minutes=5)
 _LIVE = frozenset({"active", "trialing", "past_due", "unpaid", "incomplete", "paused"})
 
 # Back to the paid plan, up, scheduled: three. One more reads that nothing is left to do.
@@ -52,22 +54,31 @@ class Subscriptions:
         if known.subscription_id is None:
             return self._bring(self._first(spec, claim), spec, claim)
         found = self._read(known.subscription_id, claim)
-        if found.status in _ENDED:
+        if found.has_ended and known.ended_by_us:
+            return self._bring(self._first(spec, claim), spec, claim)
+        if found.has_ended:
             # A successor that a person made and marked in Stripe is joined; without one, charging again is theirs.
             found = self._ours_alive(spec, self._all_of(spec.customer_id, claim)) or _refuse_ended(found, spec)
         return self._bring(found, spec, claim)
 
     def end(self, known: Known, org_id: str, claim: Claim) -> None:
+        intent = claim.intent if claim.intent and claim.intent.operation == CREATE_SUBSCRIPTION else None
         if known.subscription_id is not None:
             self._cancel(known.subscription_id, claim)
+        if not known.customer_id or (known.subscription_id is not None and intent is None):
             return
-        intent = claim.intent
-        if intent is None or intent.operation != CREATE_SUBSCRIPTION or not known.customer_id:
-            return
-        # A create whose answer was lost: what it left behind would charge for ever.
-        for found in self._all_of(known.customer_id, claim):
-            if found.org_id == org_id and found.status not in _ENDED:
-                self._cancel(found.id, claim)
+        # What a lost answer or a late worker left behind would charge for ever.
+        left = [found.id for found in self._alive_on(known.customer_id, claim) if found.org_id == org_id]
+        for subscription_id in left:
+            self._cancel(subscription_id, claim)
+        if intent is not None and not left:
+            self._outlast(intent)
+
+    def _outlast(self, intent: Intent) -> None:
+        """A create that Stripe may still be working on: that nothing is there yet proves nothing."""
+        left = (intent.last_sent_at + A_REQUEST_LINGERS - self._clock()).total_seconds()
+        if left > 0:
+            raise MustWaitError(left, in_line=False)
 
     def _first(self, spec: SubscriptionSpec, claim: Claim) -> SubscriptionAnswer:
         """The subscription that is there after a lost answer, or a new one; never a second."""
@@ -77,19 +88,24 @@ class Subscriptions:
         intent = claim.intent
         if intent is not None and intent.operation == CREATE_SUBSCRIPTION:
             if intent.key_is_trusted(self._clock()):
+                claim.book(CREATES)
                 intent = claim.resend()
                 try:
                     created = self._post(intent, spec, claim)
-                except (UnavailableError, RejectedError) as error:
-                    if not proves_nothing(error):
-                        raise
+                except (UnsettledError, RejectedError):
                     there = self._all_of(spec.customer_id, claim)
                 else:
-                    # A replay is a snapshot: it shows as active what has been cancelled since.
-                    return self._alive(self._read(created.id, claim), spec) if created.replayed else created
+                    return self._as_it_is(created, spec, claim)
             if (found := self._left_behind(intent, spec, there)) is not None:
                 return found
-        return self._post(claim.write_ahead(CREATE_SUBSCRIPTION, self._body(spec, claim)), spec, claim)
+        body = self._body(spec, claim)
+        claim.book(CREATES)
+        intent = claim.write_ahead(CREATE_SUBSCRIPTION, body)
+        return self._as_it_is(self._post(intent, spec, claim), spec, claim)
+
+    def _as_it_is(self, created: SubscriptionAnswer, spec: SubscriptionSpec, claim: Claim) -> SubscriptionAnswer:
+        """A replay is a snapshot: it shows as active what has been cancelled since."""
+        return self._alive(self._read(created.id, claim), spec) if created.replayed else created
 
     def _left_behind(
         self, intent: Intent, spec: SubscriptionSpec, there: list[SubscriptionAnswer]
@@ -113,6 +129,7 @@ class Subscriptions:
         body = cast("SubscriptionCreateParams", dict(intent.body))
         return self._door.send(
             claim,
+            CREATES,
             f"create the subscription of {spec.org_id} for customer {spec.customer_id}",
             lambda: self._door.v1.subscriptions.create(body, keyed(intent.key)),
             SubscriptionAnswer,
@@ -148,6 +165,7 @@ class Subscriptions:
         options = once("change_subscription")
         return self._door.send(
             claim,
+            "POST /v1/subscriptions/{id}",
             f"change subscription {subscription_id}",
             lambda: self._door.v1.subscriptions.update(subscription_id, params, options),
             SubscriptionAnswer,
@@ -157,6 +175,7 @@ class Subscriptions:
         try:
             self._door.send(
                 claim,
+                "DELETE /v1/subscriptions/{id}",
                 f"end subscription {subscription_id}",
                 lambda: self._door.v1.subscriptions.cancel(
                     subscription_id,
@@ -167,13 +186,14 @@ class Subscriptions:
         except RejectedError as error:
             # Stripe answers 404 for one that is cancelled already, and for one of another account. The first can
             # still be read; taking the second for ended would leave it charging.
-            if error.code != MISSING or self._read(subscription_id, claim).status not in _ENDED:
+            if error.code != MISSING or not self._read(subscription_id, claim).has_ended:
                 raise
 
     def _read(self, subscription_id: str, claim: Claim) -> SubscriptionAnswer:
         try:
             return self._door.send(
                 claim,
+                "GET /v1/subscriptions/{id}",
                 f"read subscription {subscription_id}",
                 lambda: self._door.v1.subscriptions.retrieve(subscription_id),
                 SubscriptionAnswer,
@@ -187,16 +207,32 @@ class Subscriptions:
             )
             raise RejectedError(PROVIDER, message, error.code, error.request_id) from None
 
+    def _alive_on(self, customer_id: str, claim: Claim) -> list[MarkedSubscription]:
+        """What has not ended on a customer; on a deleted one Stripe has ended all."""
+        customer = self._door.send(
+            claim,
+            "GET /v1/customers/{id}",
+            f"read the subscriptions of customer {shown(customer_id)}",
+            lambda: self._door.v1.customers.retrieve(customer_id, {"expand": ["subscriptions"]}),
+            CustomerAnswer,
+        )
+        if customer.deleted:
+            return []
+        shown_ones = customer.subscriptions
+        if shown_ones is None or shown_ones.has_more:
+            return [found for found in self._all_of(customer_id, claim) if not found.has_ended]
+        return [found for found in shown_ones.data if not found.has_ended]
+
     def _all_of(self, customer_id: str, claim: Claim) -> list[SubscriptionAnswer]:
         def page(after: str | None) -> stripe.StripeObject:
             params: SubscriptionListParams = {"customer": customer_id, "status": "all", "limit": PAGE_SIZE}
             return self._door.v1.subscriptions.list(params if after is None else {**params, "starting_after": after})
 
         doing = f"list the subscriptions of customer {customer_id}"
-        return self._door.pages(claim, doing, page, Page[SubscriptionAnswer], _MOST_PAGES)
+        return self._door.pages(claim, "GET /v1/subscriptions", doing, page, Page[SubscriptionAnswer], _MOST_PAGES)
 
     def _ours_alive(self, spec: SubscriptionSpec, there: list[SubscriptionAnswer]) -> SubscriptionAnswer | None:
-        alive = [found for found in there if found.status not in _ENDED]
+        alive = [found for found in there if not found.has_ended]
         if strangers := [found.id for found in alive if found.org_id != spec.org_id]:
             message = (
                 f"customer {spec.customer_id} already pays for subscriptions that we did not make: "
@@ -213,7 +249,7 @@ class Subscriptions:
         return alive[0] if alive else None
 
     def _alive(self, found: SubscriptionAnswer, spec: SubscriptionSpec) -> SubscriptionAnswer:
-        return _refuse_ended(found, spec) if found.status in _ENDED else found
+        return _refuse_ended(found, spec) if found.has_ended else found
 
     def _check_ours(self, found: SubscriptionAnswer, spec: SubscriptionSpec) -> None:
         problem = None

@@ -22,18 +22,27 @@ class MemoryClaim:
         self.stored = stored
         self.written: list[Intent] = []
         self.resent: list[Intent] = []
-        self.holds = 0
+        self.operations: list[str] = []
+        """Every request that was allowed, by the name that the biller counts it under."""
+        self.booked: list[str] = []
         self.lost_after: int | None = None
         """How many more times the lease is held; None for ever."""
         self._now = now
         self._generation = stored.generation if stored else 0
 
-    def hold(self) -> None:
+    @property
+    def holds(self) -> int:
+        return len(self.operations)
+
+    def book(self, operation: str) -> None:
+        self.booked.append(operation)
+
+    def hold(self, operation: str) -> None:
         if self.lost_after is not None:
             if self.lost_after == 0:
                 raise LeaseLostError
             self.lost_after -= 1
-        self.holds += 1
+        self.operations.append(operation)
 
     @property
     def intent(self) -> Intent | None:

@@ -155,7 +155,7 @@ def test_slow_answer_ends_at_the_total_deadline() -> None:
         started = time.monotonic()
         with (
             connected(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.4) as biller,
-            pytest.raises(UnavailableError, match="in time"),
+            pytest.raises(UnavailableError, match="ReadTimeout"),
         ):
             biller.make_customer(SPEC, Known(), MemoryClaim())
         assert time.monotonic() - started < 1.0

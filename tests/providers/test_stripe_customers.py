@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from core.errors import AmbiguousError, MisconfiguredError, ProviderError, RejectedError, UnavailableError
-from core.gateways import Biller, CustomerSpec, Known
+from core.errors import (
+    AmbiguousError,
+    MisconfiguredError,
+    ProviderError,
+    RejectedError,
+    UnavailableError,
+    UnsettledError,
+)
+from core.gateways import Biller, CustomerSpec, Intent, Json, Known
 from sandbox.server import Sandbox
 
 from .claims import MemoryClaim
@@ -137,7 +144,7 @@ def test_saved_failure_that_did_it_all_the_same_is_adopted(world: StripeWorld, c
     (left,) = world.customers()
     world.forget_calls()
     assert make(world, claim, replace(SPEC, name="Acme GmbH")) == left["id"]
-    assert world.calls() == [CREATE, LIST, EVENTS, UPDATE]
+    assert world.calls() == [CREATE, LIST, EVENTS, READ, UPDATE]
     assert [there["name"] for there in world.customers()] == ["Acme GmbH"]
     assert len(claim.written) == 1
 
@@ -152,7 +159,7 @@ def test_forgotten_key_finds_the_customer_by_our_mark(world: StripeWorld, claim:
     left = lose_the_answer(world, claim)
     grow_old(world)
     assert make(world, claim) == left
-    assert world.calls() == [LIST, EVENTS]
+    assert world.calls() == [LIST, EVENTS, READ]
     assert len(world.customers()) == 1
 
 
@@ -163,7 +170,7 @@ def test_forgotten_key_finds_the_customer_by_its_event_where_the_mark_was_remove
     world.post(f"/v1/customers/{left}", {"metadata[org_id]": ""})
     grow_old(world)
     assert make(world, claim) == left
-    assert world.calls() == [LIST, EVENTS, READ, UPDATE]
+    assert world.calls() == [LIST, EVENTS, READ, READ, UPDATE]
     assert [there["metadata"] for there in world.customers()] == [{"org_id": ORG}]
 
 
@@ -187,13 +194,46 @@ def test_forgotten_key_is_searched_for_in_the_whole_time_it_was_sent(world: Stri
     assert make(world, claim) == left
 
 
+class RestoredClaim(MemoryClaim):
+    """As after a restored backup: the create is forgotten, and the next one is written under the same key."""
+
+    def __init__(self, forgotten: Intent, world: StripeWorld) -> None:
+        super().__init__(now=world.now)
+        self._keys = [forgotten.key]
+
+    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
+        written = super().write_ahead(operation, body)
+        self.stored = replace(written, key=self._keys.pop()) if self._keys else written
+        return self.stored
+
+
+def test_create_that_a_restored_database_forgot_is_found_though_the_name_changed(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    left = lose_the_answer(world, claim)
+    world.advance(timedelta(hours=5))
+    restored = RestoredClaim(claim.written[0], world)
+    renamed = replace(SPEC, name="Acme GmbH")
+    with pytest.raises(UnsettledError, match="used for another request"):
+        make(world, restored, renamed)
+    assert make(world, restored, renamed) == left
+    assert [customer["name"] for customer in world.customers()] == ["Acme GmbH"]
+
+
+def test_create_that_a_restored_database_forgot_is_read_as_it_is_now(world: StripeWorld, claim: MemoryClaim) -> None:
+    left = lose_the_answer(world, claim)
+    world.post(f"/v1/customers/{left}", {"name": "Changed since"})
+    assert make(world, RestoredClaim(claim.written[0], world)) == left
+    assert [customer["name"] for customer in world.customers()] == ["Acme"]
+
+
 def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, claim: MemoryClaim) -> None:
     left = lose_the_answer(world, claim)
     for number in range(210):
         world.post("/v1/customers", {"name": f"other {number}", "metadata[org_id]": f"org_other_{number}"})
     grow_old(world)
     assert make(world, claim) == left
-    assert world.calls() == [LIST, LIST, LIST, EVENTS, EVENTS, EVENTS]
+    assert world.calls() == [LIST, LIST, LIST, EVENTS, EVENTS, EVENTS, READ]
 
 
 def test_two_live_customers_are_named_and_neither_is_taken(world: StripeWorld, claim: MemoryClaim) -> None:
@@ -270,6 +310,20 @@ def test_known_id_that_stripe_does_not_know_is_refused_with_the_way_out(
     assert CREATE not in world.calls()
 
 
+def test_brought_in_id_that_is_an_email_is_not_shown(world: StripeWorld, claim: MemoryClaim) -> None:
+    with pytest.raises(RejectedError) as refused:
+        make(world, claim, known=Known(customer_id="jane@acme.example"))
+    assert "jane" not in str(refused.value)
+    assert "correct the id with update_org_billing_ids" in str(refused.value)
+
+
+def test_mark_that_is_an_email_is_not_shown(world: StripeWorld, claim: MemoryClaim) -> None:
+    made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[org_id]": "jane@acme.example"})["id"])
+    with pytest.raises(RejectedError, match="linked to organization") as refused:
+        make(world, claim, known=Known(customer_id=made))
+    assert "jane" not in str(refused.value)
+
+
 @pytest.mark.parametrize("verified", [False, True])
 def test_known_customer_that_was_deleted_is_refused_and_not_replaced(
     world: StripeWorld, claim: MemoryClaim, *, verified: bool
@@ -313,8 +367,7 @@ def test_stripe_is_a_biller_like_any_other(world: StripeWorld) -> None:
     assert biller.provider == "stripe"
 
 
-def test_account_is_told_with_its_mode_once_something_shows_it(world: StripeWorld) -> None:
-    assert world.biller.account().livemode is None
-    world.sell_all()
+def test_the_account_is_told_with_the_mode_that_the_key_names(world: StripeWorld) -> None:
     account = world.biller.account()
     assert (account.id, account.livemode) == ("acct_sandbox", False)
+    assert world.calls() == ["GET /v1/account"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from core.errors import AmbiguousError, ProviderError, RejectedError, UnavailableError
+from core.errors import AmbiguousError, MustWaitError, ProviderError, RejectedError, UnavailableError
 from core.gateways import Known, Offer, Subscription, SubscriptionSpec
 from sandbox.server import Sandbox
 
@@ -367,9 +368,52 @@ def test_ending_one_that_stripe_does_not_know_is_not_taken_for_done(world: Strip
         world.biller.end_subscription(Known(customer_id="cus_1", subscription_id="sub_elsewhere"), ORG, claim)
 
 
-def test_ending_without_a_subscription_asks_nothing(world: StripeWorld, customer: str, claim: MemoryClaim) -> None:
+def test_ending_where_none_is_known_looks_once_and_ends_ours_only(
+    world: StripeWorld, customer: str, claim: MemoryClaim
+) -> None:
     world.biller.end_subscription(known(customer), ORG, claim)
-    assert world.calls() == []
+    assert world.calls() == ["GET /v1/customers/{id}"]
+    begin(world, customer)
+    by_hand = {"items[0][price]": world.price("starter"), "collection_method": "send_invoice", "days_until_due": "30"}
+    strangers = world.post("/v1/subscriptions", {"customer": customer, **by_hand})["id"]
+    world.biller.end_subscription(known(customer), ORG, claim)
+    assert [there["id"] for there in world.subscriptions(customer) if there["status"] != "canceled"] == [strangers]
+
+
+def test_ending_on_a_deleted_customer_is_done(world: StripeWorld, customer: str, claim: MemoryClaim) -> None:
+    begin(world, customer)
+    world.delete(f"/v1/customers/{customer}")
+    world.biller.end_subscription(known(customer), ORG, claim)
+
+
+def test_ending_while_a_create_may_still_be_under_way_waits_until_it_cannot(
+    world: StripeWorld, customer: str, claim: MemoryClaim
+) -> None:
+    world.fault(CREATE, "slow", seconds=4.5)
+    with pytest.raises(UnavailableError):
+        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+    with pytest.raises(MustWaitError) as caught:
+        world.biller.end_subscription(known(customer), ORG, claim)
+    assert caught.value.seconds == pytest.approx(300, abs=10)
+    for _ in range(100):
+        if world.subscriptions(customer):
+            break
+        time.sleep(0.05)
+    world.biller.end_subscription(known(customer), ORG, claim)
+    assert [there["status"] for there in world.subscriptions(customer)] == ["canceled"]
+
+
+def test_one_that_we_set_out_to_end_is_made_anew_when_it_is_found_ended(
+    world: StripeWorld, customer: str, claim: MemoryClaim
+) -> None:
+    made = begin(world, customer)
+    world.biller.end_subscription(known(customer, made), ORG, claim)
+    with pytest.raises(RejectedError, match="not by us"):
+        world.biller.make_subscription(spec(customer, "starter"), known(customer, made), claim)
+    unsure = replace(known(customer, made), ended_by_us=True)
+    again = world.biller.make_subscription(spec(customer, "starter"), unsure, claim)
+    assert again.id != made.id
+    assert [there["status"] for there in world.subscriptions(customer)] == ["active", "canceled"]
 
 
 OFFER = Offer(code="team_quarterly_jpy", name="Team", amount=5000, currency="JPY", interval="quarterly")

@@ -1,0 +1,221 @@
+"""The table of failures, row by row and word by word over real HTTP: what it says is what leaves the doors.
+
+What each row should say is held by hand in ``test_stripe_door`` and ``test_lago_refusals``; here, that no row is out of
+reach, that no code of the billers' own lists is missing, and that what is on no list parks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+import pytest
+import stripe
+
+from core.catalog import Ending
+from core.errors import ProviderError, RejectedError
+from core.gateways import CustomerSpec, Json, Known, Provider
+from providers.failures import ERROR_OF, TABLES, UNLISTED, Failure, Row
+from providers.lago import LagoBiller
+from providers.stripe_answers import CustomerAnswer
+from providers.stripe_door import Door, NoLease, once
+from tests import contract
+from tests.contract.documents import array, lago_document, obj, stripe_document
+
+from .claims import MemoryClaim
+from .lago_script import Reply, Script, customer, refusal
+from .stripe_stub import KEY, Stub, running
+
+SPEC = CustomerSpec(org_id="org_1", name="Umbra Labs")
+ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
+# Without an answer there is no answer to write down: these have tests of their own beside each door.
+SILENCES = {"tls", "not_sent", "no_answer"}
+TRIES = {"bridge": 3}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    error: Mapping[str, str] | str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def status_of(row: Row, otherwise: int) -> int:
+    return int(min(row.status).replace("x", "0")) if row.status else otherwise
+
+
+def ways(row: Row) -> list[str]:
+    """The words to try: each of the row's, or none where the status alone decides."""
+    return sorted(row.words - SILENCES) if row.words else [""]
+
+
+def rows(provider: Provider) -> list[Row]:
+    return [row for row in TABLES[provider] if not row.words or row.words - SILENCES]
+
+
+def names(provider: Provider) -> list[str]:
+    return [f"{row.action} {min(row.words | row.status)}" for row in rows(provider)]
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with running() as stub:
+        yield stub
+
+
+@pytest.fixture
+def door(stub: Stub) -> Iterator[Door]:
+    opened = Door(KEY, stub.url, 5.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def lago() -> Iterator[Script]:
+    script = Script()
+    yield script
+    script.close()
+
+
+@pytest.fixture
+def biller(lago: Script) -> Iterator[LagoBiller]:
+    built = LagoBiller(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
+    yield built
+    built.close()
+
+
+def stripe_answer(row: Row, word: str) -> Answer:
+    invalid = {"type": "invalid_request_error"}
+    ours = {
+        "no_code": Answer(400, invalid),
+        "idempotency_error": Answer(400, {"type": "idempotency_error"}),
+        "saved_failure": Answer(500, {"type": "api_error"}, {"Idempotent-Replayed": "true"}),
+        "not_to_be_repeated": Answer(500, {"type": "api_error"}, {"Stripe-Should-Retry": "false"}),
+        "foreign": Answer(404, "<html>not here</html>"),
+        "unreadable": Answer(200, "{}"),
+    }
+    return ours.get(word, Answer(status_of(row, 400), {**invalid, "code": word or "made_up_tomorrow"}))
+
+
+def told_by_stripe(stub: Stub, door: Door, answer: Answer) -> ProviderError:
+    if isinstance(answer.error, str):
+        stub.answer(answer.status, answer.error, answer.headers)
+    else:
+        stub.refuse(answer.status, answer.error, answer.headers)
+    options = once("test")
+    with pytest.raises(ProviderError) as caught:
+        door.send(
+            NoLease(),
+            "POST /v1/customers/{id}",
+            "update it",
+            lambda: door.v1.customers.update("cus_1", {"name": "n"}, options),
+            CustomerAnswer,
+        )
+    return caught.value
+
+
+@pytest.mark.parametrize("row", rows("stripe"), ids=names("stripe"))
+def test_the_door_to_stripe_does_what_the_row_says(stub: Stub, door: Door, row: Row) -> None:
+    for word in ways(row):
+        stub.answers.clear()
+        stub.requests.clear()
+        named = told_by_stripe(stub, door, stripe_answer(row, word))
+        assert (type(named), row.says in named.message) == (ERROR_OF[row.action], True), word
+        assert len(stub.requests) == TRIES.get(row.action, 1), word
+
+
+def lago_answer(row: Row, word: str) -> Reply:
+    status = status_of(row, 422)
+    ours = {
+        "no_code": Reply(status, {"status": status, "error": "Not Found"}),
+        "foreign": Reply(status, b"<html>not here</html>"),
+        "unreadable": customer(created_at="yesterday"),
+        "stripe_authentication_failed": Reply(401, {"status": 401, "error": "Stripe authentication failed. ..."}),
+    }
+    if word in ours:
+        return ours[word]
+    at, _, code = word.rpartition(":")
+    details: dict[str, Json] = {at: [code]} if at else {}
+    return refusal(status, "validation_errors" if at else word or "made_up_tomorrow", **details)
+
+
+def told_by_lago(lago: Script, biller: LagoBiller, reply: Reply) -> ProviderError:
+    lago.replies.clear()
+    lago.asked.clear()
+    lago.say(*[reply] * 6)
+    with pytest.raises(ProviderError) as caught:
+        biller.make_customer(SPEC, Known(), MemoryClaim())
+    return caught.value
+
+
+@pytest.mark.parametrize("row", rows("lago"), ids=names("lago"))
+def test_the_door_to_lago_does_what_the_row_says(lago: Script, biller: LagoBiller, row: Row) -> None:
+    for word in ways(row):
+        named = told_by_lago(lago, biller, lago_answer(row, word))
+        assert (type(named), row.says in named.message) == (ERROR_OF[row.action], True), word
+        race = word == "external_id:value_already_exist"
+        assert len(lago.asked) == (2 if race else TRIES.get(row.action, 1)), word
+
+
+@pytest.mark.parametrize("code", ["value_is_too_long", "invalid_email_format", "payment_provider_not_found"])
+def test_a_code_means_the_same_about_whatever_field(lago: Script, biller: LagoBiller, code: str) -> None:
+    row = next(row for row in TABLES["lago"] if code in row.words)
+    assert row.says in told_by_lago(lago, biller, refusal(422, "validation_errors", field=[code])).message
+
+
+@pytest.mark.parametrize("status", [400, 404, 406, 410, 413, 418, 422])
+def test_a_code_on_no_list_is_parked_after_one_try(
+    stub: Stub, door: Door, lago: Script, biller: LagoBiller, status: int
+) -> None:
+    unknown = Answer(status, {"type": "invalid_request_error", "code": "made_up_tomorrow"})
+    assert type(told_by_stripe(stub, door, unknown)) is RejectedError
+    assert type(told_by_lago(lago, biller, refusal(status, "made_up_tomorrow"))) is RejectedError
+    assert (len(stub.requests), len(lago.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("provider", TABLES)
+def test_a_word_stands_in_one_row_only(provider: Provider) -> None:
+    counted = Counter(word for row in TABLES[provider] for word in row.words)
+    assert [word for word, times in counted.items() if times > 1 and word != "foreign"] == []
+
+
+def codes_of(annotation: object) -> set[str]:
+    return {code for part in get_args(annotation) for code in get_args(part) if isinstance(code, str)}
+
+
+@pytest.mark.parametrize("error", [stripe.Invoice.LastFinalizationError, stripe.SetupIntent.LastSetupError])
+def test_every_code_of_stripes_own_list_is_in_the_table(error: type[stripe.StripeObject]) -> None:
+    """The list is generated from Stripe's document into its SDK; a new version of it with a new code fails here."""
+    codes = codes_of(error.__annotations__["code"])
+    assert {"lock_timeout", "resource_missing", "card_declined"} < codes
+    listed = {word for row in TABLES["stripe"] for word in row.words}
+    assert codes - listed == set(), "name each in providers/failures.toml"
+
+
+@pytest.mark.skipif(not contract.available(), reason=contract.where())
+class TestAgainstTheDocuments:
+    def test_every_type_of_stripes_document_leads_somewhere(self) -> None:
+        schemas = obj(obj(stripe_document()["components"])["schemas"])
+        types = array(obj(obj(obj(schemas["api_errors"])["properties"])["type"])["enum"])
+        answers = {"api_error": 500, "card_error": 402, "idempotency_error": 400, "invalid_request_error": 400}
+        assert set(map(str, types)) == set(answers)
+        kinds = {"idempotency_error": "idempotency_error", "invalid_request_error": "no_code"}
+        for kind, status in answers.items():
+            assert row_of("stripe", status, kinds.get(kind, "")) is not UNLISTED, kind
+
+    def test_every_refusal_of_lagos_document_is_in_the_table(self) -> None:
+        components = obj(lago_document()["components"])
+        schemas = obj(components["schemas"])
+        refusals = [name for name in schemas if name.startswith("ApiError")]
+        assert len(refusals) >= 6
+        for name in refusals:
+            properties = obj(obj(schemas[name])["properties"])
+            status = int(str(obj(properties["status"])["example"]))
+            code = str(obj(properties["code"])["example"]) if "code" in properties else "no_code"
+            assert row_of("lago", status, code) is not UNLISTED, name
+
+
+def row_of(provider: Provider, status: int, word: str) -> Row:
+    return Failure(provider=provider, about="it", words=(word,), seen="", status=status).row
