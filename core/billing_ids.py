@@ -44,6 +44,13 @@ def _refuse_unusable(change: Change, organization: Organization, provider: Provi
     if owner not in {None, organization.id}:
         raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
     link = change.session.get_one(BillingLink, (organization.id, provider))
+    if link.state == "open" and link.intent is not None and link.intent["operation"] == "create_customer":
+        # Parked it has told a person what may be there; before that, the customer in the making would be orphaned.
+        message = (
+            f"{field} cannot be set while a customer of {organization.id} is in the making there: "
+            f"try again when `billing-sync status {organization.id}` shows its id, or why there is none"
+        )
+        raise InvalidChangeError(field, message)
     making = link.intent is not None and link.intent["operation"] == "create_subscription"
     if provider == "stripe" and link.customer_id != customer_id and (link.subscription_id is not None or making):
         message = (
@@ -65,6 +72,8 @@ def _set(change: Change, organization: Organization, provider: Provider, custome
             )
             .values(
                 customer_id=customer_id,
+                account_id=None,
+                livemode=None,
                 applied_customer=None,
                 applied_plan=None,
                 applied_next_plan=None,

@@ -65,8 +65,12 @@ class Ending(BaseModel):
 
 
 class Catalog(BaseModel):
+    """``charged_by`` is the file's word for plans that have none of their own; what counts stands in each plan."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    # The first field: a bad word is told where it stands, not at the plans that take it over.
+    charged_by: ChargedBy | None = None
     ending: Ending
     plans: dict[str, Plan] = Field(min_length=1)
 
@@ -132,17 +136,23 @@ def load(path: Path = DEFAULT_FILE, charged_by: ChargedBy | None = None) -> Cata
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: not valid TOML: {error}"
         raise CatalogError(message) from None
-    default = charged_by or raw.pop("charged_by", None)
-    raw.pop("charged_by", None)
+    default = charged_by or raw.get("charged_by")
     plans = raw.get("plans")
     if isinstance(plans, dict):
-        for tier, plan in plans.items():
-            if isinstance(plan, dict):
-                plans[tier] = {"charged_by": default, **plan, "tier": tier}
+        for tier, table in plans.items():
+            if isinstance(table, dict):
+                if "tier" in table:
+                    raise CatalogError(_named_inside(path, text, tier))
+                plans[tier] = {"tier": tier, **({"charged_by": default} if default else {}), **table}
     try:
         return Catalog.model_validate(raw)
     except ValidationError as error:
         raise CatalogError(_sentence(path, text, error)) from None
+
+
+def _named_inside(path: Path, text: str, tier: str) -> str:
+    line = _line_of(text, ["plans", tier, "tier"])
+    return f"{path} line {line}: plans.{tier}.tier: the table's own name is the tier; leave this line out"
 
 
 def _sentence(path: Path, text: str, error: ValidationError) -> str:

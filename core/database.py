@@ -1,7 +1,12 @@
 """The database: SQLite or Postgres behind one door, with transactions that are short and say what they do.
 
 ``write()`` commits or leaves nothing. On SQLite it begins IMMEDIATE: a read that turns into a write would be refused
-at once, whatever the busy timeout (celery.md 8.1). ``read()`` takes no write lock. No wait is without an end.
+at once, whatever the busy timeout (celery.md 8.1). ``read()`` takes no write lock.
+
+A wait for a lock, for a statement, for a server to accept or for a host that is gone has an end. A server that is
+there and frozen is waited for until it goes on: its kernel answers for it, so nothing tells it from a slow one.
+
+An error tells what went wrong and where, never what was in a row: Postgres repeats that behind its first line.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +22,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
+from sqlalchemy.orm import DeclarativeBase, Session
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -27,11 +35,24 @@ CONNECT_TIMEOUT_SECONDS = 5
 # Lets the organizations' rows be fought for, never for ever; a lease is renewed well within this.
 LOCK_TIMEOUT = "10s"
 STATEMENT_TIMEOUT = "30s"
+# A host that is gone: what was sent to it is not acknowledged, or its silence is asked about and stays silence.
+GONE_HOST: dict[str, int] = {
+    "tcp_user_timeout": 20_000,  # milliseconds
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 2,
+}
+# Of SQLSTATE: a value that does not fit. Its first line repeats the value, too.
+_DATA_EXCEPTION = "22"
 _SCHEMA_LOCK = 0x62696C6C  # any constant: one upgrade at a time
 
 
 class DatabaseError(Exception):
     """The database cannot be used as it is; the message says why and what to do."""
+
+
+# What passes by itself or once a person has mended the database: away, restarting, full, read-only, a deadlock.
+DATABASE_IS_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionError, DatabaseError)
 
 
 class Database:
@@ -70,12 +91,12 @@ class Database:
 
         Raises ``DatabaseError``: a deployed schema changes when its owner says so.
         """
-        head = ScriptDirectory.from_config(_alembic()).get_current_head()
+        head = _head()
         try:
-            with self._reading.connect() as connection:
-                current = MigrationContext.configure(connection).get_current_revision()
+            current = self._revision()
         except OperationalError as error:
-            message = f"the database does not answer ({_first_line(error)}); check DATABASE_URL and that it is running"
+            said = _first_line(error.orig)
+            message = f"the database does not answer ({said}); check DATABASE_URL and that it is running"
             raise DatabaseError(message) from error
         if current == head:
             return
@@ -85,17 +106,36 @@ class Database:
             raise DatabaseError(message)
         self.upgrade()
 
+    def has_this_schema(self) -> bool:
+        """Whether it is this version's; a database that does not answer raises one of ``DATABASE_IS_AWAY``."""
+        return self._revision() == _head()
+
     def close(self) -> None:
         self.engine.dispose()
 
+    def _revision(self) -> str | None:
+        with self._reading.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
 
-def one_at_a_time(session: Session, word: str) -> None:
-    """Whoever says the same word waits here until this transaction ends; on SQLite every writer does so anyway.
 
-    For what has no row yet to lock: a name, a billing id, an organization that a message is about.
+def one_at_a_time(session: Session, *words: str) -> None:
+    """Whoever says one of these words waits here until this transaction ends; on SQLite every writer does so anyway.
+
+    For what has no row yet to lock: a name, a billing id, an organization that a message is about. Several are taken
+    in their order, so that two who want the same ones do not wait for each other; at most some hundreds, since each
+    takes a place in the server's table of locks.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:word, 0))"), {"word": word})
+        in_order = "(SELECT DISTINCT unnest(CAST(:words AS text[])) AS word ORDER BY word)"
+        statement = f"SELECT pg_advisory_xact_lock(hashtextextended(word, 0)) FROM {in_order} AS said"  # noqa: S608 - constants
+        session.execute(text(statement), {"words": list(words)})
+
+
+def insert_once(session: Session, table: type[DeclarativeBase], row: dict[str, Any]) -> bool:
+    """Put the row in; False: one with its key is there. Waits for a transaction that is putting one in."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(row).on_conflict_do_nothing().returning(*table.__table__.primary_key)
+    return session.execute(statement).one_or_none() is not None
 
 
 def _understood(url: str) -> URL:
@@ -143,17 +183,30 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            **GONE_HOST,
             "options": f"-c timezone=UTC -c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT}"
             " -c idle_in_transaction_session_timeout=60s",
         },
     )
+    event.listen(engine, "handle_error", _leave_values_out)
+    return engine
+
+
+def _leave_values_out(context: ExceptionContext) -> None:
+    """hide_parameters hides what we sent; this, what Postgres answers behind DETAIL, CONTEXT and LINE."""
+    cause = context.original_exception
+    state = str(getattr(cause, "sqlstate", None) or "")
+    for error in (cause, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            said = f"({type(cause).__name__})" if state.startswith(_DATA_EXCEPTION) else _first_line(error.args[0])
+            error.args = (said, *error.args[1:])
 
 
 def _alembic() -> Config:
@@ -162,5 +215,10 @@ def _alembic() -> Config:
     return config
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+@cache
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def _first_line(error: object) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -19,11 +19,12 @@ from core.events import Change
 from core.gateways import Provider
 from core.links import UNSURE
 from core.models import LINK_IS_BEHIND, BillingLink, Job, Organization
+from core.organizations import SWEEP_GRACE
 
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
 LINK_IS_OPEN_AND_BEHIND = f"state = 'open' AND ({LINK_IS_BEHIND})"
 
-# Longer than a full queue takes at 25 calls a second, the quota of creates (stripe.md 3).
+# Longer than what a sweep hands over takes at the biller's quota, with room for a turn and a place in line.
 HANDED_OVER = timedelta(seconds=30)
 # Lago's billing job runs every hour (lago.md 5.1); until it has run, the downgrade has not come.
 ASK_AGAIN = timedelta(hours=1)
@@ -53,6 +54,21 @@ def links(session: Session, provider: Provider, limit: int, now: datetime) -> li
     return org_ids
 
 
+def in_hand(session: Session, provider: Provider, most: int, now: datetime) -> int:
+    """Links that are behind and on their way: a message, a turn or a short wait has them. Counted up to ``most``."""
+    on_their_way = (
+        select(BillingLink.org_id)
+        .where(
+            BillingLink.provider == provider,
+            text(LINK_IS_OPEN_AND_BEHIND),
+            BillingLink.sweep_at > now,
+            BillingLink.sweep_at <= now + HANDED_OVER,
+        )
+        .limit(most)
+    )
+    return session.scalar(select(func.count()).select_from(on_their_way.subquery())) or 0
+
+
 def downgrades(database: Database, limit: int, now: datetime) -> int:
     """Have the billers asked about downgrades whose moment has passed; returns how many."""
     with database.write() as session:
@@ -77,7 +93,7 @@ def look_again(change: Change, organization: Organization) -> None:
     """Nothing is believed of the subscriptions any more: the next round reads them at the billers."""
     change.session.execute(
         update(BillingLink)
-        .where(BillingLink.org_id == organization.id, BillingLink.applied_plan.is_not(None))
+        .where(BillingLink.org_id == organization.id, BillingLink.applied_plan != UNSURE)
         .values(applied_plan=None)
         .execution_options(synchronize_session=False)
     )
@@ -103,6 +119,27 @@ def retry(change: Change, organization: Organization) -> None:
         .execution_options(synchronize_session=False)
     )
     look_again(change, organization)
+
+
+def forget(change: Change, org_id: str, provider: Provider, *, customer: bool, plan: bool) -> bool:
+    """One link's round makes or reads these again; nothing changes for the other biller. Only while it is in sync."""
+    values: dict[str, object] = {"applied_customer": UNSURE} if customer else {}
+    values |= {"applied_plan": None} if plan else {}
+    forgotten = change.session.execute(
+        update(BillingLink)
+        .where(
+            BillingLink.org_id == org_id,
+            BillingLink.provider == provider,
+            BillingLink.state == "open",
+            BillingLink.applied_version == BillingLink.wanted_version,
+            BillingLink.intent.is_(None),
+            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < change.now),
+        )
+        .values(applied_version=BillingLink.wanted_version - 1, sweep_at=change.now + SWEEP_GRACE, **values)
+        .returning(BillingLink.org_id)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    return forgotten is not None
 
 
 def take_job(session: Session, name: str, seconds: float, now: datetime) -> bool:

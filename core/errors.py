@@ -4,12 +4,14 @@ ProviderError
     RetryableError      the same work, later, may succeed
         UnavailableError    no answer, or an answer that says nothing about our request (5xx, a proxy's page)
         ThrottledError      too fast; ``retry_after`` seconds when the biller named a wait
+        UnsettledError      an answer that a key keeps for ever and that proves nothing: look there, then send anew
         MisconfiguredError  our key, address or permission: every organization fails alike until a person acts
     ParkedError         repeating cannot help: a person must act on this organization
         RejectedError       the biller refuses what we ask, or holds something that we must not touch
         AmbiguousError      we cannot prove what exists there; going on could make a second customer
 
-LeaseLostError is not about the biller: another worker owns the organization now, so this one stops.
+LeaseLostError is not about the biller: another worker owns the organization now, so this one stops. Nor is
+MustWaitError: a request may not be sent or judged by now, so the turn comes back later.
 
 Every argument goes to ``args``: Celery and pickle rebuild errors from it. Messages are shown to people and
 must hold ids only: no key, no name, no email.
@@ -54,6 +56,10 @@ class ThrottledError(RetryableError):
         self.retry_after = retry_after
 
 
+class UnsettledError(RetryableError):
+    pass
+
+
 class MisconfiguredError(RetryableError):
     pass
 
@@ -72,3 +78,12 @@ class AmbiguousError(ParkedError):
 
 class LeaseLostError(Exception):
     """The lease ran out or was taken; nothing may be sent or written for this organization any more."""
+
+
+class MustWaitError(Exception):
+    """``in_line``: a place is kept that comes up after ``seconds``. If not, no place is to be had before then."""
+
+    def __init__(self, seconds: float, *, in_line: bool) -> None:
+        super().__init__(seconds, in_line)
+        self.seconds = seconds
+        self.in_line = in_line

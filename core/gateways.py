@@ -2,23 +2,26 @@
 
 A biller makes what exists there match the spec it is given. Every method may be repeated after a crash at any
 point and ends in the same state, with one customer and at most one subscription. It raises ``errors.ProviderError``
-kinds and ``errors.LeaseLostError``, nothing else, and it knows neither database nor Celery.
+kinds, ``errors.LeaseLostError`` and ``errors.MustWaitError``, nothing else, and it knows neither database nor Celery.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 Provider = Literal["stripe", "lago"]
 PROVIDERS: tuple[Provider, ...] = ("stripe", "lago")
 
+Seen = TypeVar("Seen")
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 # Stripe may forget an idempotency key once it is 24 hours old (stripe.md 2); one hour is margin for clocks.
 KEY_IS_TRUSTED_FOR = timedelta(hours=23)
+
+LONG_KEY = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class CustomerSpec:
     payer_id: str | None = None
     """The Stripe customer that Lago charges through; Stripe itself ignores it."""
     unlinked: bool = False
-    """Lago only: somebody else charges, so a payer that is found there is refused (money.md 1)."""
+    """The other biller charges: a payer found at Lago, or a subscription found at Stripe, is refused (money.md 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,11 @@ class Known:
 
     customer_id: str | None = None
     verified: bool = False
+    may_be_forgotten: bool = False
+    """No customer is known after longer than a key tells: a restored database may have forgotten one."""
     subscription_id: str | None = None
+    ended_by_us: bool = False
+    """We set out to end the subscription and may have: one that is found ended says nothing against a new one."""
     plan_code: str | None = None
     next_plan_code: str | None = None
 
@@ -93,6 +100,20 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose key this is. ``livemode`` None: the biller has no modes, or nothing tells. ``key_ends`` is for messages."""
+
+    id: str
+    livemode: bool | None = None
+    key_ends: str = ""
+
+
+def key_ends(key: str) -> str:
+    """The last four characters, by which a person finds the key among others; none of one that they would give away."""
+    return f" …{key[-4:]}" if len(key) >= LONG_KEY else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """A create that was written down before it was sent: a retry sends this ``body`` under this ``key``, unchanged."""
 
@@ -110,8 +131,17 @@ class Intent:
 class Claim(Protocol):
     """One worker's turn at one organization at one biller. Each method is its own short transaction."""
 
-    def hold(self) -> None:
-        """Call before every request: makes the lease outlast it, or raises ``LeaseLostError``."""
+    def book(self, operation: str) -> None:
+        """Call before a create is written ahead: takes its place in the biller's quota, or raises ``MustWaitError``
+        while nothing of it is written. The next ``hold`` of that operation takes no other.
+        """
+
+    def hold(self, operation: str) -> None:
+        """Call before every request: it is within the biller's quota now, or ``MustWaitError`` is raised; the lease
+        outlasts it, or ``LeaseLostError`` is raised.
+
+        ``operation`` is what the biller counts by: ``POST /v1/customers``.
+        """
 
     @property
     def intent(self) -> Intent | None:
@@ -127,11 +157,113 @@ class Claim(Protocol):
         """Stamp the stored intent as sent again now and return it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenCustomer:
+    """A customer as the biller shows it. ``org_id``: whose it is by its own mark (Stripe's metadata, Lago's id)."""
+
+    id: str
+    org_id: str | None = None
+    name: str | None = None
+    email: str | None = None
+    currency: str | None = None
+    payer_id: str | None = None
+    deleted: bool = False
+    changed_at: datetime | None = None
+    """Where the biller tells it: when anybody last wrote it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenSubscription:
+    """One that has not ended. ``plan_code`` None: it has no plan of a kind that we make.
+
+    ``begun`` is False for one that waits for a later day.
+    """
+
+    id: str
+    customer_id: str
+    org_id: str | None = None
+    plan_code: str | None = None
+    next_plan_code: str | None = None
+    begun: bool = True
+    note: Literal["waits", "came"] | None = None
+    """Stripe only: our note of a scheduled plan, which the next change clears first once it came."""
+    changed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """All that a biller shows of one organization."""
+
+    customers: tuple[SeenCustomer, ...] = ()
+    subscriptions: tuple[SeenSubscription, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed(Generic[Seen]):
+    """One page of a list; ``after`` asks for the next one, None: this was the last."""
+
+    rows: tuple[Seen, ...]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Somebody wrote an object there. ``ours``: the request carried one of our keys."""
+
+    object_id: str
+    at: datetime
+    ours: bool
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What one round at a biller has to make again; ``seen`` is the subscription as it is now, None: there is none."""
+
+    org_id: str
+    customer_id: str
+    customer: bool
+    subscription: SubscriptionSpec | None = None
+    seen: SeenSubscription | None = None
+
+
+class Pace(Protocol):
+    def hold(self, operation: str) -> None:
+        """Call before every request; raises ``MustWaitError`` where it would be one too many now."""
+
+
+class Auditor(Protocol):
+    """The same biller, read only, to compare what it holds with what it should. Raises ``errors.ProviderError`` kinds.
+
+    Pages may repeat an object, and miss one that moved while they were turned: what they show is looked at again
+    before anybody acts on it.
+    """
+
+    def paced(self, pace: Pace) -> Auditor:
+        """The same, every request of it passing here first."""
+
+    def customers(self, after: str | None) -> Listed[SeenCustomer]: ...
+
+    def subscriptions(self, after: str | None) -> Listed[SeenSubscription]: ...
+
+    def look(self, org_id: str, customer_ids: Collection[str]) -> Sight:
+        """One organization as it is now: these customers, what is marked as its own, and their subscriptions."""
+
+    def writes(self) -> list[Write]:
+        """The last that were made there, newest first; as far back as a few calls go, empty where nobody keeps it."""
+
+    def calls(self, repair: Repair) -> list[str]:
+        """The requests that a round would send for this; look-ups of prices, which are kept a while, left out."""
+
+
 class Biller(Protocol):
     """Stripe or Lago. ``make_*`` are absolute: the same spec twice changes nothing the second time."""
 
     @property
     def provider(self) -> Provider: ...
+
+    @property
+    def audit(self) -> Auditor: ...
 
     def make_customer(self, spec: CustomerSpec, known: Known, claim: Claim) -> Customer:
         """Create or update the customer and return its id (``cus_…``; Lago's ``lago_id``).
@@ -157,6 +289,9 @@ class Biller(Protocol):
 
     def add_offer(self, offer: Offer) -> None:
         """Put a plan or price on sale that ``find_offer`` did not find; never changes one that exists."""
+
+    def account(self) -> Account:
+        """Whose key this is; asks the biller each time, outside any claim."""
 
     def close(self) -> None:
         """Release pooled connections."""

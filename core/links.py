@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, case, or_, select, text, update
+from sqlalchemy import Boolean, ColumnElement, case, literal_column, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from core import organizations
+from core import billers, organizations
 from core.clock import Clock
 from core.database import Database
 from core.errors import (
@@ -28,10 +28,12 @@ from core.errors import (
     RejectedError,
     RetryableError,
     ThrottledError,
+    UnavailableError,
 )
 from core.events import Change
-from core.gateways import Customer, Intent, Json, Known, Provider, Subscription
-from core.models import LINK_IS_BEHIND, BillingLink, Organization
+from core.gate import Gate
+from core.gateways import KEY_IS_TRUSTED_FOR, Account, Customer, Intent, Json, Known, Provider, Subscription
+from core.models import LINK_IS_BEHIND, BillerStanding, BillingLink, Organization
 from core.organizations import SWEEP_GRACE
 from core.wishes import refuse_second_payer
 
@@ -40,8 +42,13 @@ LEASE = timedelta(seconds=45)
 CALL = timedelta(seconds=20)
 # After a round with calls: what changes within it is taken along by one more, so a burst costs two rounds.
 REST = timedelta(seconds=2)
+# After one whose organization moved on while it ran: a burst is under way, and its end is waited for a little longer.
+BURST_REST = timedelta(seconds=5)
 
-LONGEST_RETRY = 60.0  # seconds; beyond it the broker does not hold the wait, the row does (celery.md 0.2)
+# Seconds. A wait that is longer is the row's and the sweep's: on Redis a message with a countdown lies in a worker's
+# memory until then, so what one holds is what it can handle within so many seconds. Long enough for a rest, a place in
+# a quota's line and the first retries; short of a wait for a payer or for a person's new key.
+LONGEST_RETRY = 15.0
 LONGEST_WAIT = 900.0  # seconds
 MISCONFIGURED_WAIT = 60.0  # seconds; every organization fails alike until a person has changed a setting
 
@@ -53,7 +60,10 @@ Jitter = Callable[[float, float], float]
 
 @dataclass(slots=True)
 class Turn:
-    """One worker's turn at one link; implements ``gateways.Claim``. ``calls`` counts the requests it allowed."""
+    """One worker's turn at one link; implements ``gateways.Claim``. ``calls`` counts the requests it allowed.
+
+    ``probing``: the biller is stopped, and this turn alone tries whether it answers again.
+    """
 
     database: Database
     clock: Clock
@@ -61,11 +71,17 @@ class Turn:
     organization: Organization
     link: BillingLink
     other: BillingLink
+    standing: BillerStanding
+    probing: bool
     token: str
     lease_until: datetime
     generation: int
     intent: Intent | None
     calls: int = field(default=0)
+    account: Account | None = None
+    """Whose key this turn sends with; its ids are kept with that."""
+    gate: Gate | None = None
+    """The way to the biller; ``None``: nothing limits it."""
 
     @property
     def known(self) -> Known:
@@ -73,14 +89,27 @@ class Turn:
             customer_id=self.link.customer_id,
             verified=self.link.applied_customer is not None,
             subscription_id=self.link.subscription_id,
-            plan_code=self.link.applied_plan,
+            may_be_forgotten=self._may_be_forgotten(),
+            ended_by_us=self.link.applied_plan == UNSURE,
+            plan_code=self.link.applied_plan or None,
             next_plan_code=self.link.applied_next_plan,
         )
+
+    def _may_be_forgotten(self) -> bool:
+        """A link is worked on within moments; one that was not for so long may be what a backup held of it."""
+        made_at = self.link.made_at or self.organization.created_at
+        return self.link.customer_id is None and self.clock() - made_at > KEY_IS_TRUSTED_FOR
 
     def intent_is(self, operation: str) -> bool:
         return self.intent is not None and self.intent.operation == operation
 
-    def hold(self) -> None:
+    def book(self, operation: str) -> None:
+        if self.gate is not None:
+            self.gate.book(operation)
+
+    def hold(self, operation: str) -> None:
+        if self.gate is not None:
+            self.gate.hold(operation)
         if self.lease_until - self.clock() < CALL:
             self._write({})
         self.calls += 1
@@ -127,7 +156,7 @@ class Turn:
     def doubt_plan(self, next_plan_code: str | None) -> None:
         """Before the subscription is told anything, for the same reason; ``next_plan_code`` may wait there then."""
         values: dict[str, Any] = {}
-        if self.link.applied_plan is not None:
+        if self.link.applied_plan:
             values["applied_plan"] = None
         if next_plan_code is not None and next_plan_code != self.link.applied_next_plan:
             values["applied_next_plan"] = next_plan_code
@@ -135,14 +164,16 @@ class Turn:
             self._write(values)
 
     def leave_plan(self) -> None:
-        """Before the subscription is ended because the other biller charges from now on."""
+        """Before the subscription is ended: after a crash or a lost answer, one found ended there ended by us."""
         self._write({"applied_plan": UNSURE})
 
-    def keep_customer(self, customer: Customer, digest: str) -> None:
-        """Store what was made before going on: a crash in the next call must find it."""
-        self._write(_customer_values(customer, digest))
-        self.intent = None
-        self.link.customer_id, self.link.applied_customer = customer.id, digest
+    def keep_customer(self, made: Made) -> None:
+        """Store what was made before going on: a crash in the next call must find it, and whom Lago charges."""
+        values = _customer_values(self, made)
+        if values:
+            self._write(values)
+            self.intent = None if self.intent_is("create_customer") else self.intent
+            self.link.customer_id, self.link.applied_customer = values["customer_id"], values["applied_customer"]
 
     def _write(self, values: dict[str, Any], *, charges: bool = False) -> None:
         """``charges``: after this, this biller may charge; refused, under the organization's lock, if the other may."""
@@ -193,52 +224,66 @@ class Finished:
 def claim(database: Database, clock: Clock, org_id: str, provider: Provider) -> Turn | float | None:
     """A turn; or the seconds until one may be had; or ``None``: nothing to do, parked, or somebody else's turn.
 
-    Somebody else's turn looks at the version again before it ends, so nothing is missed.
+    Somebody else's turn looks at the version again before it ends, so nothing is missed. ``None`` as well while the
+    biller is stopped: the row waits, and the sweep hands it over when the biller answers again.
     """
+    try:
+        with database.write() as session:
+            return _claimed(session, database, clock, org_id, provider)
+    except _ProbeTakenError:
+        return None
+
+
+class _ProbeTakenError(Exception):
+    """Another turn tries the stopped biller; rolls this claim back."""
+
+
+def _claimed(
+    session: Session, database: Database, clock: Clock, org_id: str, provider: Provider
+) -> Turn | float | None:
     now = clock()
     token = str(uuid4())
-    with database.write() as session:
-        taken = session.execute(
-            update(BillingLink)
-            .where(
-                BillingLink.org_id == org_id,
-                BillingLink.provider == provider,
-                BillingLink.state == "open",
-                text(f"({LINK_IS_BEHIND})"),
-                or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
-                or_(BillingLink.next_attempt_at.is_(None), BillingLink.next_attempt_at <= now),
-                or_(BillingLink.rest_until.is_(None), BillingLink.rest_until <= now),
-            )
-            .values(
-                lease_token=token,
-                lease_until=now + LEASE,
-                attempts=BillingLink.attempts + 1,
-                # A turn that dies without a word is found by the sweep when its lease is over.
-                sweep_at=now + LEASE + SWEEP_GRACE,
-            )
-            .returning(BillingLink.org_id)
-            .execution_options(synchronize_session=False)
-        ).one_or_none()
-        if taken is None:
-            return _wait(session, org_id, provider, now)
-        links = {
-            link.provider: link for link in session.scalars(select(BillingLink).where(BillingLink.org_id == org_id))
-        }
-        organization = session.get_one(Organization, org_id)
-        link = links.pop(provider)
-        (other,) = links.values()
-        return Turn(
-            database=database,
-            clock=clock,
-            provider=provider,
-            organization=organization,
-            link=link,
-            other=other,
-            token=token,
+    taken = session.execute(
+        update(BillingLink)
+        .where(*_is_due(org_id, provider, now), billers.lets_in(provider, now))
+        .values(
+            lease_token=token,
             lease_until=now + LEASE,
-            generation=link.generation,
-            intent=_loaded(link.intent),
+            attempts=BillingLink.attempts + 1,
+            # A turn that dies without a word is found by the sweep when its lease is over.
+            sweep_at=now + LEASE + SWEEP_GRACE,
         )
+        .returning(BillingLink.org_id)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if taken is None:
+        return _wait(session, org_id, provider, now)
+    rows = session.execute(
+        select(BillingLink, BillerStanding)
+        .join(BillerStanding, BillerStanding.provider == provider)
+        .where(BillingLink.org_id == org_id)
+    ).all()
+    links, standing = {link.provider: link for link, _ in rows}, rows[0][1]
+    probing = standing.stop_kind is not None
+    if probing and not billers.take_probe(session, provider, now):
+        raise _ProbeTakenError
+    organization = session.get_one(Organization, org_id)
+    link = links.pop(provider)
+    (other,) = links.values()
+    return Turn(
+        database=database,
+        clock=clock,
+        provider=provider,
+        organization=organization,
+        link=link,
+        other=other,
+        standing=standing,
+        probing=probing,
+        token=token,
+        lease_until=now + LEASE,
+        generation=link.generation,
+        intent=_loaded(link.intent),
+    )
 
 
 def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
@@ -250,18 +295,25 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
             message = f"{turn.organization.id} is gone"
             raise LeaseLostError(message)
         moved_on = organization.billing_version > turn.organization.billing_version
-        _fenced(session, turn, {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)})
+        link = _fenced(session, turn, {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)})
+        _learnt(session, turn, link, now)
         change = Change(session, now)
-        if not moved_on or _same_plans(organization, turn.organization):
-            # Also for one that moved on otherwise: the next round would not be told again, since nothing changes there.
-            if consequences.tier_in_effect is not None:
-                organizations.settle_plan(change, organization, consequences.tier_in_effect)
-            elif organization.pending_plan_tier and consequences.downgrade_comes_at:
-                organization.plan_effective_at = consequences.downgrade_comes_at
+        # Also for one that moved on otherwise: the next round would not be told again, since nothing changes there.
+        if consequences.tier_in_effect is not None and (
+            not moved_on or _still_goes_down(organization, turn.organization)
+        ):
+            organizations.settle_plan(change, organization, consequences.tier_in_effect)
+        elif (
+            consequences.downgrade_comes_at is not None
+            and organization.pending_plan_tier is not None
+            and (not moved_on or _same_plans(organization, turn.organization))
+        ):
+            organization.plan_effective_at = consequences.downgrade_comes_at
         wakes_other = _concerns_the_other(session, turn, made, consequences)
         if wakes_other:
             _tell_the_other(change, organization, turn, in_sync=not moved_on)
-    return Finished(behind=moved_on, rest=REST.total_seconds() if turn.calls else 0.0, wakes_other=wakes_other)
+    rest = _rest(turn, behind=moved_on)
+    return Finished(behind=moved_on, rest=rest.total_seconds() if rest else 0.0, wakes_other=wakes_other)
 
 
 def postpone(turn: Turn, until: datetime, kind: str, message: str) -> float:
@@ -280,7 +332,29 @@ def postpone(turn: Turn, until: datetime, kind: str, message: str) -> float:
         if turn.link.error_kind != kind:
             values |= {**_NO_ERROR, "error_kind": kind, "error_message": message, "error_at": now}
         link = _fenced(session, turn, values)
+        _learnt(session, turn, link, now)
     return (until - now).total_seconds() if link.next_attempt_at is not None else 0.0
+
+
+def stand_in_line(turn: Turn, seconds: float, *, rung: bool) -> float | None:
+    """The biller's quota is used up until then. Like ``postpone``, and an error that the link met before stays.
+
+    Returns the seconds after which it must be rung; ``None``: the sweep finds it (``rung`` False).
+    """
+    now = turn.clock()
+    until = now + timedelta(seconds=seconds)
+    with turn.database.write() as session:
+        values: dict[str, Any] = {
+            **_NO_LEASE,
+            "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
+            "next_attempt_at": case((_moved_on(turn), None), else_=until),
+            "sweep_at": until + SWEEP_GRACE if rung else until,
+        }
+        link = _fenced(session, turn, values)
+        _learnt(session, turn, link, now)
+    if not rung:
+        return None
+    return seconds if link.next_attempt_at is not None else 0.0
 
 
 def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform) -> float:
@@ -290,7 +364,13 @@ def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform
     due = now + timedelta(seconds=seconds)
     sweep_at = due if seconds > LONGEST_RETRY else due + SWEEP_GRACE
     with turn.database.write() as session:
-        _fenced(session, turn, {**_error_values(error, now), **_NO_LEASE, "next_attempt_at": due, "sweep_at": sweep_at})
+        values = {**_error_values(error, now), **_NO_LEASE, "next_attempt_at": due, "sweep_at": sweep_at}
+        link = _fenced(session, turn, values)
+        if isinstance(error, UnavailableError | MisconfiguredError):
+            again = turn.link.error_kind == "unavailable"
+            billers.failed(session, error, now, again=again, probing=turn.probing)
+        else:
+            _learnt(session, turn, link, now)
     return seconds
 
 
@@ -309,12 +389,24 @@ def park(turn: Turn, error: ProviderError) -> float | None:
             "sweep_at": now + SWEEP_GRACE,
         }
         link = _fenced(session, turn, values)
+        _learnt(session, turn, link, now)
     return REST.total_seconds() if link.state == "open" else None
+
+
+def stop_biller(turn: Turn, message: str) -> None:
+    """The key is another account's: nothing was sent, and no turn begins before a person has acted."""
+    now = turn.clock()
+    with turn.database.write() as session:
+        attempts = case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0)
+        _fenced(session, turn, {**_NO_LEASE, "attempts": attempts, "sweep_at": now})
+        billers.stop(session, turn.provider, message, now)
 
 
 def let_go(turn: Turn) -> None:
     """This turn lost the link before it sent anything; if nobody has it by now, the next may begin."""
     with turn.database.write() as session:
+        if turn.probing:
+            billers.give_probe_back(session, turn.provider, turn.clock())
         session.execute(
             update(BillingLink)
             .where(
@@ -339,7 +431,7 @@ def disturb(turn: Turn) -> None:
             .where(BillingLink.org_id == organization.id, BillingLink.provider == turn.provider)
             .values(
                 applied_customer=case((BillingLink.applied_customer.is_not(None), UNSURE), else_=None),
-                applied_plan=None,
+                applied_plan=case((BillingLink.applied_plan == UNSURE, UNSURE), else_=None),
                 generation=BillingLink.generation + 1,
                 lease_until=case((ours, None), else_=BillingLink.lease_until),
             )
@@ -361,10 +453,11 @@ def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform)
 
 
 class Fenced(NamedTuple):
-    """The link after a write of its own turn."""
+    """The link after a write of its own turn, and how often its biller failed in a row by now."""
 
     state: str
     next_attempt_at: datetime | None
+    failures: int
 
 
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
@@ -392,6 +485,11 @@ def _ids_are_free(turn: Turn) -> Iterator[None]:
 
 def _moved_on(turn: Turn) -> ColumnElement[bool]:
     return BillingLink.wanted_version > turn.organization.billing_version
+
+
+def _still_goes_down(now: Organization, then: Organization) -> bool:
+    """Whether a downgrade waits, be it another one by now: the one that came is not undone for that."""
+    return now.pending_plan_tier is not None and now.plan_tier == then.plan_tier
 
 
 def _same_plans(now: Organization, then: Organization) -> bool:
@@ -427,7 +525,7 @@ def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> Fenced:
             BillingLink.generation == turn.generation,
         )
         .values(values)
-        .returning(BillingLink.state, BillingLink.next_attempt_at)
+        .returning(BillingLink.state, BillingLink.next_attempt_at, billers.failures(turn.provider))
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if held is None:
@@ -436,41 +534,84 @@ def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> Fenced:
     return Fenced(*held)
 
 
-def _wait(session: Session, org_id: str, provider: str, now: datetime) -> float | None:
-    """Why there was no turn: only a link that is open, behind and free will have one by waiting."""
+def _learnt(session: Session, turn: Turn, link: Fenced, now: datetime) -> None:
+    """What this turn shows of the biller itself. Nothing is written where all goes well."""
+    if turn.calls and (turn.probing or link.failures):
+        billers.answered(session, turn.provider, now, probing=turn.probing)
+    elif turn.probing:
+        billers.give_probe_back(session, turn.provider, now)
+
+
+def _is_due(org_id: str, provider: Provider, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        *_has_work(org_id, provider, now),
+        or_(BillingLink.next_attempt_at.is_(None), BillingLink.next_attempt_at <= now),
+        or_(BillingLink.rest_until.is_(None), BillingLink.rest_until <= now),
+    )
+
+
+def _has_work(org_id: str, provider: Provider, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Only a link that is open, behind and free will have a turn by waiting."""
+    return (
+        BillingLink.org_id == org_id,
+        BillingLink.provider == provider,
+        BillingLink.state == "open",
+        literal_column(f"({LINK_IS_BEHIND})", Boolean),
+        or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
+    )
+
+
+def _wait(session: Session, org_id: str, provider: Provider, now: datetime) -> float | None:
+    """Why there was no turn: the link's own wait, or a biller that is stopped."""
     row = session.execute(
-        select(BillingLink.next_attempt_at, BillingLink.rest_until).where(
-            BillingLink.org_id == org_id,
-            BillingLink.provider == provider,
-            BillingLink.state == "open",
-            text(f"({LINK_IS_BEHIND})"),
-            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
-        )
+        select(BillingLink.next_attempt_at, BillingLink.rest_until, BillerStanding.stop_kind, BillerStanding.probe_at)
+        .join(BillerStanding, BillerStanding.provider == provider)
+        .where(*_has_work(org_id, provider, now))
     ).one_or_none()
-    moments = [moment for moment in row or () if moment is not None]
+    if row is None:
+        return None
+    if row.stop_kind is not None:
+        _wait_for_probe(session, org_id, provider, row.probe_at, now)
+        return None
+    moments = [moment for moment in (row.next_attempt_at, row.rest_until) if moment is not None]
     return max(0.05, (max(moments) - now).total_seconds()) if moments else None
 
 
+def _wait_for_probe(
+    session: Session, org_id: str, provider: Provider, probe_at: datetime | None, now: datetime
+) -> None:
+    """What came while its biller is stopped is handed over once that may answer again, after all that is older."""
+    if probe_at is not None:
+        session.execute(
+            update(BillingLink)
+            .where(*_is_due(org_id, provider, now), BillingLink.sweep_at > probe_at)
+            .values(sweep_at=probe_at)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _rest(turn: Turn, *, behind: bool) -> timedelta | None:
+    if not turn.calls:
+        return None
+    return BURST_REST if behind else REST
+
+
 def _done_values(turn: Turn, now: datetime, *, behind: bool) -> dict[str, Any]:
-    rest = now + REST if turn.calls else None
+    rest = _rest(turn, behind=behind)
     values: dict[str, Any] = {
         **_NO_LEASE,
         **_NO_ERROR,
         "applied_version": turn.organization.billing_version,
         "attempts": 0,
         "next_attempt_at": None,
-        "rest_until": rest,
+        "rest_until": now + rest if rest else None,
         "intent": None,
     }
     return values | ({"sweep_at": now + SWEEP_GRACE} if behind else {"synced_at": now})
 
 
 def _made_values(turn: Turn, made: Made) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    if made.customer is not None and made.customer_digest is not None:
-        values |= _customer_values(made.customer, made.customer_digest)
-        if turn.provider == "lago":
-            values["payer_id"] = _payer_of(made)
+    values = _customer_values(turn, made)
     if made.subscription is not None:
         values |= {
             "subscription_id": made.subscription.id,
@@ -482,12 +623,18 @@ def _made_values(turn: Turn, made: Made) -> dict[str, Any]:
     return values
 
 
-def _customer_values(customer: Customer, digest: str) -> dict[str, Any]:
+def _customer_values(turn: Turn, made: Made) -> dict[str, Any]:
+    if made.customer is None or made.customer_digest is None:
+        return {}
+    payer = {"payer_id": _payer_of(made)} if turn.provider == "lago" else {}
+    settled = {"intent": None} if turn.intent_is("create_customer") else {}
     return {
-        "customer_id": customer.id,
-        "livemode": customer.livemode,
-        "applied_customer": digest,
-        "intent": None,
+        "customer_id": made.customer.id,
+        "account_id": turn.account.id if turn.account else turn.link.account_id,
+        "livemode": made.customer.livemode,
+        "applied_customer": made.customer_digest,
+        **payer,
+        **settled,
     }
 
 

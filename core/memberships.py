@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core import outbox
@@ -11,6 +11,14 @@ from core.models import ROLES, EventData, Membership, Organization
 from core.organizations import InvalidChangeError, one_of
 
 USER_ID_LIMIT = 255
+
+
+class AlreadyMemberError(InvalidChangeError):
+    pass
+
+
+class LastOwnerError(InvalidChangeError):
+    """Somebody must stay who may decide about the organization."""
 
 
 def find(session: Session, org_id: str, user_id: str) -> Membership | None:
@@ -27,7 +35,7 @@ def add(change: Change, organization: Organization, user_id: str, role: str) -> 
     if not user_id.isprintable():
         raise InvalidChangeError("user_id", "user_id holds control characters; write it in one line of plain text")
     if find(change.session, organization.id, user_id) is not None:
-        raise InvalidChangeError("user_id", f"User {user_id} already in organization {organization.id}")
+        raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
     membership = Membership(org_id=organization.id, user_id=user_id, role=checked, joined_at=change.now)
     change.session.add(membership)
     change.session.flush()
@@ -47,3 +55,14 @@ def change_role(change: Change, membership: Membership, role: str) -> None:
     data: EventData = {"user_id": membership.user_id, "from": membership.role, "to": checked}
     membership.role = checked
     outbox.record(change, "membership.role_changed", membership.org_id, data)
+
+
+def refuse_without_owner(session: Session, membership: Membership) -> None:
+    """Before an owner leaves or becomes something else: another one must stay. Raises ``LastOwnerError``.
+
+    Expects the organization's row to be locked, so that of two who leave at the same moment one stays.
+    """
+    owners = select(func.count()).where(Membership.org_id == membership.org_id, Membership.role == "owner")
+    if membership.role == "owner" and (session.scalar(owners) or 0) <= 1:
+        message = f"{membership.user_id} is the last owner of {membership.org_id}: make somebody else an owner first"
+        raise LastOwnerError("user_id", message)

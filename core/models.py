@@ -33,6 +33,7 @@ Status = Literal["active", "suspended", "deleted"]
 Role = Literal["owner", "billing_admin", "member"]
 LinkState = Literal["open", "parked", "held"]
 Verdict = Literal["accepted", "refused", "waiting", "superseded"]
+StopKind = Literal["unavailable", "misconfigured", "wrong_account"]
 
 STATUSES: tuple[Status, ...] = ("active", "suspended", "deleted")
 ROLES: tuple[Role, ...] = ("owner", "billing_admin", "member")
@@ -181,6 +182,8 @@ class BillingLink(Base):
     account_id: Mapped[str | None] = mapped_column(String(255))
     livemode: Mapped[bool | None] = mapped_column(Boolean)
 
+    made_at: Mapped[datetime | None]
+    """NULL: before this column was."""
     wanted_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
     applied_customer: Mapped[str | None] = mapped_column(String(64))
@@ -234,6 +237,125 @@ class BillingLink(Base):
             postgresql_where=text("state <> 'open'"),
         ),
     )
+
+
+class BillerStanding(Base):
+    """One biller as all processes see it: whose account it is, and whether it is stopped. Its row is always there."""
+
+    __tablename__ = "billers"
+
+    provider: Mapped[str] = mapped_column(String(16), primary_key=True)
+    account_id: Mapped[str | None] = mapped_column(String(255))
+    """Stored at first use and never replaced: the links' ids mean nothing in another account."""
+    livemode: Mapped[bool | None] = mapped_column(Boolean)
+    failures: Mapped[int] = mapped_column(Integer)
+    """Unavailable answers in a row, over all workers."""
+    stop_kind: Mapped[StopKind | None] = mapped_column(String(16))
+    """NULL: it is not stopped."""
+    stop_message: Mapped[str | None] = mapped_column(Text)
+    stopped_since: Mapped[datetime | None]
+    probe_at: Mapped[datetime | None]
+    """While stopped: no turn before this time, and one then."""
+    updated_at: Mapped[datetime | None]
+
+
+class DriftPlan(Base):
+    """One comparison of ours with what the billers hold: a run that can be taken up again, then a plan under its id."""
+
+    __tablename__ = "drift_plans"
+
+    run_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    plan_id: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """SHA-256 of the findings; NULL until the run has ended."""
+    token: Mapped[str] = mapped_column(String(36))
+    """Whoever goes on with the run replaces it, so that whoever had it before stops."""
+    stage: Mapped[str] = mapped_column(String(32))
+    cursor: Mapped[str | None] = mapped_column(String(255))
+    done: Mapped[int] = mapped_column(Integer)
+    """Of this stage: rows listed, or organizations compared."""
+    counts: Mapped[dict[str, Any]]
+    started_at: Mapped[datetime]
+    touched_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    applied_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_drift_plans_started_at", "started_at"),)
+
+
+class DriftSighting(Base):
+    """A customer or subscription as a biller listed it; gone when its run has ended."""
+
+    __tablename__ = "drift_sightings"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("drift_plans.run_id", ondelete="CASCADE"), primary_key=True)
+    provider: Mapped[str] = mapped_column(String(16), primary_key=True)
+    noun: Mapped[str] = mapped_column(String(16), primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    org_id: Mapped[str | None] = mapped_column(String(64))
+    """The organization that it belongs to by what the biller says; NULL: it names none of our form."""
+    customer_id: Mapped[str | None] = mapped_column(String(255))
+    seen: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_drift_sightings_org_id", "run_id", "provider", "noun", "org_id"),
+        Index("ix_drift_sightings_customer_id", "run_id", "provider", "noun", "customer_id"),
+    )
+
+
+class DriftFinding(Base):
+    """What was found about one organization, or about a stranger that names itself one."""
+
+    __tablename__ = "drift_findings"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("drift_plans.run_id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    org_id: Mapped[str | None] = mapped_column(String(64))
+    repairable: Mapped[bool] = mapped_column(Boolean)
+    found: Mapped[dict[str, Any]]
+
+
+class Person(Base):
+    """Somebody who has signed in once; the row itself says that the first sign-in has been."""
+
+    __tablename__ = "people"
+
+    user_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(200))
+    email: Mapped[str | None] = mapped_column(String(512))
+    """Only one that the sign-in service has verified."""
+    first_seen_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """A service account. The key itself is nowhere; whoever made it was shown it once."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[str] = mapped_column(String(500))
+    """With blanks between, as OAuth writes them."""
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class KeptAnswer(Base):
+    """What a request under an Idempotency-Key was answered, stored in the transaction of its change."""
+
+    __tablename__ = "kept_answers"
+
+    caller: Mapped[str] = mapped_column(String(300), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    """Digest of what was asked: the same key for something else is refused."""
+    status: Mapped[int] = mapped_column(Integer)
+    body: Mapped[str] = mapped_column(Text)
+    """As sent, byte for byte."""
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_kept_answers_expires_at", "expires_at"),)
 
 
 class Job(Base):

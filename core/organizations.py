@@ -122,6 +122,7 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
     return {
         "org_id": org_id,
         "provider": provider,
+        "made_at": now,
         "wanted_version": 1,
         "applied_version": 0,
         "state": "open",

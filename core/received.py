@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core import memberships, organizations
@@ -36,7 +39,7 @@ from core.envelope import (
     parse,
     unstorable,
 )
-from core.events import Cause, Change
+from core.events import EVENT_TYPES, Cause, Change
 from core.models import Organization, ReceivedEvent, Verdict
 from core.organizations import InvalidChangeError, NameTakenError, NewOrganization
 
@@ -45,6 +48,10 @@ UNNAMED_SOURCE = "(no source)"
 CLOCKS_MAY_DIFFER = timedelta(days=1)
 MOST_WAITING = 500
 KEY_LENGTH = 255
+SUBJECTS_AT_ONCE: Final = 500
+_TRIES: Final = 3
+
+T = TypeVar("T")
 
 
 class NotYetError(InvalidChangeError):
@@ -62,20 +69,77 @@ class Receipt:
 
 
 def receive(database: Database, catalog: Catalog, clock: Clock, raw: object) -> Receipt:
-    """Take one message, whatever it is; never raises for what is in it."""
+    """Take one message, whatever it is; never raises for what is in it.
+
+    A database that is away is the caller's to outlast, and so is a deadlock: two organizations that swap their names.
+    ``IntegrityError``, the caller's too: others kept putting in the same at the same moments.
+    """
     now = clock()
     try:
         envelope, _, data = parse(raw)
     except RefusedError as error:
         return _keep_refused(database, raw, str(error), now)
+
     try:
-        with database.write() as session:
-            return _take(session, catalog, envelope, data, now)
+        return _looked_at_anew(partial(_take, database, catalog, envelope, data, now))
     except InvalidChangeError as error:
         return _keep_refused(database, raw, _reason(error), now)
 
 
-def _take(session: Session, catalog: Catalog, envelope: Envelope, data: Data, now: datetime) -> Receipt:
+def refuse(database: Database, clock: Clock, raw: object, reason: str) -> Receipt:
+    """Keep that something came which is no message, under what it holds; the reason repeats nothing of it."""
+    return _keep_refused(database, raw, reason, clock())
+
+
+def take_those_that_waited(database: Database, catalog: Catalog, clock: Clock) -> None:
+    """After an import: what other services said before of organizations and members that it brought."""
+    last = ""
+    while subjects := _subjects_that_wait(database, last):
+        for last in subjects:
+            _looked_at_anew(partial(_take_waiting, database, catalog, clock, last))
+
+
+def about(org_id: str) -> str:
+    """The word for ``one_at_a_time`` under which messages about an organization are judged, and it is imported."""
+    return f"subject:{org_id}"
+
+
+def _looked_at_anew(take: Callable[[], T]) -> T:
+    """Another, an import above all, may put in the same name or member at the same moment: then it is there to see."""
+    for _ in range(_TRIES - 1):
+        try:
+            return take()
+        except IntegrityError:
+            continue
+    return take()
+
+
+def _subjects_that_wait(database: Database, last: str) -> list[str]:
+    """Of organizations that are here, in order, from the one behind ``last`` on."""
+    with database.read() as session:
+        here = select(Organization.id).where(Organization.id == ReceivedEvent.subject).exists()
+        found = (
+            select(ReceivedEvent.subject)
+            .where(ReceivedEvent.verdict == "waiting", ReceivedEvent.subject > last, here)
+            .distinct()
+            .order_by(ReceivedEvent.subject)
+            .limit(SUBJECTS_AT_ONCE)
+        )
+        return [subject for subject in session.scalars(found) if subject is not None]
+
+
+def _take(database: Database, catalog: Catalog, envelope: Envelope, data: Data, now: datetime) -> Receipt:
+    with database.write() as session:
+        return _taken(session, catalog, envelope, data, now)
+
+
+def _take_waiting(database: Database, catalog: Catalog, clock: Clock, org_id: str) -> None:
+    with database.write() as session:
+        one_at_a_time(session, about(org_id))
+        _take_those_that_waited(session, clock(), catalog, org_id)
+
+
+def _taken(session: Session, catalog: Catalog, envelope: Envelope, data: Data, now: datetime) -> Receipt:
     row = ReceivedEvent(
         source=envelope.source,
         id=envelope.id,
@@ -87,13 +151,16 @@ def _take(session: Session, catalog: Catalog, envelope: Envelope, data: Data, no
         data=envelope.data,
     )
     # Messages about one organization are judged one after the other, also while its row is not there to lock.
-    one_at_a_time(session, f"subject:{envelope.subject}")
+    one_at_a_time(session, about(envelope.subject))
     if (earlier := _insert_once(session, row)) is not None:
         return earlier
     if envelope.time is not None and envelope.time > now + CLOCKS_MAY_DIFFER:
         return _verdict(session, row, "refused", "time: lies in the future; send the moment at which it happened")
     change = Change(session, now, Cause(actor="service", source=envelope.source, caused_by=envelope.cause))
     organization = organizations.lock(session, envelope.subject)
+    if organization is not None:
+        # An import may have brought what they waited for; without times, who came first is judged first.
+        _take_those_that_waited(session, now, catalog, organization.id)
     if isinstance(data, OrganizationCreated):
         return _take_new(change, catalog, row, data, organization)
     if organization is None:
@@ -103,7 +170,7 @@ def _take(session: Session, catalog: Catalog, envelope: Envelope, data: Data, no
     except NotYetError as error:
         return _wait(session, row, _reason(error))
     if isinstance(data, MembershipAdded):
-        _take_those_that_waited(change, catalog, organization.id)
+        _take_those_that_waited(session, now, catalog, organization.id)
     return receipt
 
 
@@ -117,7 +184,7 @@ def _judge(change: Change, organization: Organization, row: ReceivedEvent, data:
 
 
 def _wait(session: Session, row: ReceivedEvent, reason: str) -> Receipt:
-    waiting = select(func.count()).where(ReceivedEvent.subject == row.subject, ReceivedEvent.verdict == "waiting")
+    waiting = _waiting_for(row.subject).with_only_columns(func.count())
     if (session.scalar(waiting) or 0) >= MOST_WAITING:
         return _verdict(session, row, "refused", f"{reason}, and {MOST_WAITING} messages wait for it already")
     return _verdict(session, row, "waiting", reason)
@@ -132,7 +199,7 @@ def _take_new(
     if present is not None:
         return _verdict(change.session, row, "accepted", "existed already")
     _create(change, subject, data, catalog)
-    _take_those_that_waited(change, catalog, subject)
+    _take_those_that_waited(change.session, change.now, catalog, subject)
     return _verdict(change.session, row, "accepted", None)
 
 
@@ -196,29 +263,35 @@ def _apply_to_member(
         memberships.change_role(change, membership, data.role)
 
 
-def _take_those_that_waited(change: Change, catalog: Catalog, org_id: str) -> None:
+def _waiting_for(subject: str | None) -> Select[ReceivedEvent]:
+    # The types are named because the index has them before the verdict; what waits is always of a known one.
+    return select(ReceivedEvent).where(
+        ReceivedEvent.subject == subject, ReceivedEvent.type.in_(EVENT_TYPES), ReceivedEvent.verdict == "waiting"
+    )
+
+
+def _take_those_that_waited(session: Session, now: datetime, catalog: Catalog, org_id: str) -> None:
     """In the order of their own time; each for itself, so that a bad one spoils no other."""
-    waited = change.session.scalars(
-        select(ReceivedEvent)
-        .where(ReceivedEvent.subject == org_id, ReceivedEvent.verdict == "waiting")
+    waited = session.scalars(
+        _waiting_for(org_id)
         .order_by(func.coalesce(ReceivedEvent.occurred_at, ReceivedEvent.received_at), ReceivedEvent.received_at)
         .limit(MOST_WAITING)
         .with_for_update()
     ).all()
     for row in waited:
         cause = Cause(actor="service", source=row.source, caused_by=f"{row.source}#{row.id}")
-        organization = organizations.lock(change.session, org_id)
+        organization = organizations.lock(session, org_id)
         if organization is None:
             return
         try:
-            with change.session.begin_nested():
+            with session.begin_nested():
                 _, _, data = parse(_as_message(row))
-                _judge(Change(change.session, change.now, cause), organization, row, data, catalog)
+                _judge(Change(session, now, cause), organization, row, data, catalog)
         except NotYetError:
             continue
         except (InvalidChangeError, RefusedError) as error:
-            change.session.refresh(organization)
-            _verdict(change.session, row, "refused", _reason(error))
+            session.refresh(organization)
+            _verdict(session, row, "refused", _reason(error))
 
 
 def _as_message(row: ReceivedEvent) -> dict[str, Any]:

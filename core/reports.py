@@ -9,17 +9,20 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Literal
 
 from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from core import billers
+from core.billers import Stop
 from core.gateways import PROVIDERS, Provider
-from core.models import LINK_IS_BEHIND, BillingLink, Event, Membership, Organization, ReceivedEvent
+from core.models import LINK_IS_BEHIND, BillerStanding, BillingLink, Event, Membership, Organization, ReceivedEvent
 from core.organizations import name_key
 from core.sync import WAITING_FOR_PAYER
 
-Standing = Literal["in_sync", "working", "waiting", "retrying", "queued", "parked", "held"]
+Standing = Literal["in_sync", "working", "waiting", "stopped", "retrying", "queued", "parked", "held"]
 
 SHORTEST_BEGINNING = 8  # "org_" and four more
 CLOSE_AT_MOST = 5
@@ -35,6 +38,7 @@ class LinkReport:
     """One organization at one biller. ``next_at``: when it is tried next by itself; None: at once, or never.
 
     ``waiting`` is no error: the other biller goes first. ``retrying`` has failed and is tried again by itself.
+    ``stopped``: its biller is, so nothing of it is tried; ``next_at`` is the biller's next probe then.
     """
 
     provider: Provider
@@ -81,12 +85,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Links at one biller. ``behind_since``: the last change of the organization that has waited longest."""
+    """One biller and its links. ``behind_since``: the last change of the organization that has waited longest.
+
+    ``account_id``: whose key it must be; None: nothing was asked there yet. ``stop`` None: it is not stopped.
+    """
 
     in_sync: int
     behind: int
     parked: int
     behind_since: datetime | None
+    account_id: str | None
+    livemode: bool | None
+    stop: Stop | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +221,7 @@ def stopped(session: Session, now: datetime, limit: int) -> tuple[list[Stopped],
         .order_by(BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
         .limit(limit)
     )
-    found = [Stopped(org_id=link.org_id, name=name, link=_link(link, now)) for link, name in rows]
+    found = [Stopped(org_id=link.org_id, name=name, link=link_report(link, now)) for link, name in rows]
     return found, session.scalar(select(func.count()).select_from(BillingLink).where(_NEEDS_A_PERSON)) or 0
 
 
@@ -264,12 +274,21 @@ def _counts(session: Session) -> dict[Provider, Counts]:
             .group_by(BillingLink.provider)
         )
     }
+    standings = {row.provider: row for row in session.scalars(select(BillerStanding))}
     counts: dict[Provider, Counts] = {}
     for provider in PROVIDERS:
         late, since = behind.get(provider, (0, None))
         stuck_there = parked.get(provider, 0)
         in_sync = max(0, total.get(provider, 0) - late - stuck_there)
-        counts[provider] = Counts(in_sync=in_sync, behind=late, parked=stuck_there, behind_since=since)
+        counts[provider] = Counts(
+            in_sync=in_sync,
+            behind=late,
+            parked=stuck_there,
+            behind_since=since,
+            account_id=standings[provider].account_id,
+            livemode=standings[provider].livemode,
+            stop=billers.stop_of(standings[provider]),
+        )
     return counts
 
 
@@ -304,9 +323,10 @@ def _reports(session: Session, rows: Collection[Organization], now: datetime) ->
             select(Membership.org_id, func.count()).where(Membership.org_id.in_(ids)).group_by(Membership.org_id)
         )
     }
+    stops = billers.stops(session)
     links: dict[str, dict[Provider, LinkReport]] = {org_id: {} for org_id in ids}
     for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(ids))):
-        report = _link(link, now)
+        report = link_report(link, now, stops)
         links[link.org_id][report.provider] = report
     return [
         OrganizationReport(
@@ -325,17 +345,20 @@ def _reports(session: Session, rows: Collection[Organization], now: datetime) ->
     ]
 
 
-def _link(link: BillingLink, now: datetime) -> LinkReport:
-    standing = _standing(link, now)
+def link_report(link: BillingLink, now: datetime, stops: Mapping[Provider, Stop] = MappingProxyType({})) -> LinkReport:
+    """``stops``: the billers that are stopped, for what waits for them."""
+    provider: Provider = "stripe" if link.provider == "stripe" else "lago"
+    standing, stop = _standing(link, now), stops.get(provider)
+    waits = stop is not None and standing in {"retrying", "queued"}
     return LinkReport(
-        provider="stripe" if link.provider == "stripe" else "lago",
-        standing=standing,
+        provider=provider,
+        standing="stopped" if waits else standing,
         customer_id=link.customer_id,
         subscription_id=link.subscription_id,
         plan_code=link.applied_plan,
         next_plan_code=link.applied_next_plan,
         synced_at=link.synced_at,
-        next_at=_next_at(link, standing, now),
+        next_at=stop.probe_at if stop is not None and waits else _next_at(link, standing, now),
         attempts=link.attempts,
         error_kind=link.error_kind,
         error_code=link.error_code,

@@ -8,16 +8,19 @@ again later, or parked with a sentence for a person.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from core import links
+from core.accounts import Accounts, WrongAccountError
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
-from core.errors import LeaseLostError, ParkedError, RejectedError, RetryableError
+from core.errors import LeaseLostError, MustWaitError, ParkedError, RejectedError, RetryableError, ThrottledError
+from core.gate import Gates
 from core.gateways import Biller, Known, Provider, Subscription, SubscriptionSpec
 from core.links import Consequences, Made, Turn
+from core.quota import Urgency
 from core.wishes import SECOND_PAYER, Policy, Wish, digest, wish
 
 WAITING_FOR_PAYER = "waiting"
@@ -45,14 +48,22 @@ class Sync:
     catalog: Catalog
     policy: Policy
     clock: Clock
+    accounts: Accounts
+    gates: Gates = field(default_factory=Gates)
 
-    def run(self, org_id: str, provider: Provider) -> Outcome:
-        """One round. Raises nothing of the billers; a database that does not answer is the caller's to see."""
+    def run(self, org_id: str, provider: Provider, *, bulk: bool = False) -> Outcome:
+        """One round. Raises nothing of the billers; a database that does not answer is the caller's to see.
+
+        ``bulk``: nobody waits for it, so it lets fresh changes go first.
+        """
         turn = links.claim(self.database, self.clock, org_id, provider)
         if turn is None:
             return IDLE
         if isinstance(turn, float):
             return Outcome(kind="waiting", again_in=turn)
+        # A probe of a stopped biller must not be kept from asking.
+        urgency: Urgency = "started" if turn.probing else "bulk" if bulk else "fresh"
+        turn.gate = gate = self.gates.to(provider, org_id, urgency)
         try:
             return self._attempt(turn)
         except LeaseLostError:
@@ -61,11 +72,20 @@ class Sync:
                 return IDLE
             links.disturb(turn)
             return Outcome(kind="waiting", again_in=links.REST.total_seconds())
+        finally:
+            gate.leave()
 
     def _attempt(self, turn: Turn) -> Outcome:
         try:
             return self._round(turn)
+        except MustWaitError as wait:
+            return Outcome(kind="waiting", again_in=links.stand_in_line(turn, wait.seconds, rung=wait.in_line))
+        except WrongAccountError as error:
+            links.stop_biller(turn, error.message)
+            return Outcome(kind="waiting", error=str(error))
         except RetryableError as error:
+            if isinstance(error, ThrottledError) and turn.gate is not None:
+                turn.gate.throttled(error)
             return Outcome(kind="retry", again_in=links.try_later(turn, error), error=str(error))
         except ParkedError as error:
             again_in = links.park(turn, error)
@@ -76,6 +96,7 @@ class Sync:
         wanted = wish(turn.provider, turn.organization, turn.other, self.catalog, self.policy)
         if wanted.needs_payer and (wait := self._payer_wait(turn)) is not None:
             return Outcome(kind="waiting", again_in=wait)
+        turn.account = self.accounts.check(turn)
         biller = self.billers[turn.provider]
         made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
         done = links.finish(turn, made, _consequences(turn, wanted, made, self.catalog))
@@ -114,8 +135,7 @@ def _make(biller: Biller, turn: Turn, wanted: Wish) -> Made:
         return _give_way(biller, turn, wanted, known, made)
     if not _plan_is_open(turn, wanted, known):
         return made
-    if customer is not None:
-        turn.keep_customer(customer, mark)
+    turn.keep_customer(made)
     turn.doubt_plan(wanted.next_plan_code)
     spec = SubscriptionSpec(
         org_id=turn.organization.id,
@@ -146,9 +166,8 @@ def _give_way(biller: Biller, turn: Turn, wanted: Wish, known: Known, made: Made
     if known.subscription_id is None and not turn.intent_is("create_subscription"):
         return made
     asked_for = not known.verified
-    if made.customer is not None and made.customer_digest is not None and not turn.intent_is("create_subscription"):
-        turn.keep_customer(made.customer, made.customer_digest)
-    if known.plan_code in {None, wanted.unsold_code} and not asked_for:
+    turn.keep_customer(made)
+    if known.plan_code in {None, wanted.unsold_code} and not known.ended_by_us and not asked_for:
         raise RejectedError(
             turn.provider,
             f"the settings say now that Lago charges this plan, but Stripe has the subscription "
@@ -167,10 +186,11 @@ def _end(biller: Biller, turn: Turn, wanted: Wish) -> Made:
         # It may exist already: learn its id rather than leave a customer that nobody knows.
         customer = biller.make_customer(wanted.customer, turn.known, turn)
         made = Made(customer=customer, customer_digest=digest(wanted.customer))
-    lago_may_have_one = turn.provider == "lago" and turn.link.applied_customer is not None
-    if turn.link.subscription_id is None and not lago_may_have_one and not turn.intent_is("create_subscription"):
+    # Also where none is known: one that a late worker made would charge for ever.
+    may_have_one = turn.link.applied_customer is not None
+    if turn.link.subscription_id is None and not may_have_one and not turn.intent_is("create_subscription"):
         return made
-    turn.doubt_plan(None)
+    turn.leave_plan()
     biller.end_subscription(turn.known, turn.organization.id, turn)
     return replace(made, ended=True)
 

@@ -68,7 +68,8 @@ def wish(provider: Provider, organization: Organization, other: BillingLink, cat
 def _at_stripe(spec: CustomerSpec, plan: Plan, following: Plan | None, policy: Policy) -> Wish:
     """The payer; a subscription only where Stripe charges (money.md 1)."""
     if plan.charged_by == "lago":
-        return Wish(customer=spec, announces_payer=policy.links_payer, unsold_code=plan.stripe_lookup_key)
+        unlinked = replace(spec, unlinked=True)
+        return Wish(customer=unlinked, announces_payer=policy.links_payer, unsold_code=plan.stripe_lookup_key)
     return Wish(
         customer=spec,
         plan_code=plan.stripe_lookup_key,

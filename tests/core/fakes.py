@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from core import links, memberships, offers, organizations
+from core.accounts import Accounts
 from core.billing_ids import replace as replace_ids
 from core.catalog import Catalog, ChargedBy
 from core.database import Database
 from core.events import Change
 from core.gateways import (
+    Account,
+    Auditor,
     Biller,
     Claim,
     Customer,
@@ -49,10 +52,15 @@ class Meanwhile:
         self.after_customer = nothing
         self.before_subscription = nothing
         self.after_subscription = nothing
+        self.after_end = nothing
 
     @property
     def provider(self) -> Provider:
         return self._biller.provider
+
+    @property
+    def audit(self) -> Auditor:
+        return self._biller.audit
 
     def make_customer(self, spec: CustomerSpec, known: Known, claim: Claim) -> Customer:
         self._once("before_customer")
@@ -68,12 +76,16 @@ class Meanwhile:
 
     def end_subscription(self, known: Known, org_id: str, claim: Claim) -> None:
         self._biller.end_subscription(known, org_id, claim)
+        self._once("after_end")
 
     def find_offer(self, code: str) -> Offer | None:
         return self._biller.find_offer(code)
 
     def add_offer(self, offer: Offer) -> None:
         self._biller.add_offer(offer)
+
+    def account(self) -> Account:
+        return self._biller.account()
 
     def close(self) -> None:
         self._biller.close()
@@ -100,8 +112,12 @@ class World:
     sandbox: SandboxClient
     catalog: Catalog
     billers: Mapping[Provider, Meanwhile]
+    accounts: Accounts = field(init=False)
     policy: Policy = field(default_factory=lambda: Policy(links_payer=True))
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        self.accounts = Accounts(database=self.database, billers=self.billers, clock=self.clock)
 
     def clock(self) -> datetime:
         return self.now
@@ -114,6 +130,7 @@ class World:
             catalog=self.catalog,
             policy=self.policy,
             clock=self.clock,
+            accounts=self.accounts,
         )
 
     def pass_time(self, **by: float) -> None:
@@ -230,6 +247,7 @@ def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url
     lago = LagoBiller(url, "sandbox", payment_provider_code=PAYER_CODE, ending=catalog.ending, timeout=2.0)
     billers["stripe"], billers["lago"] = Meanwhile(stripe), Meanwhile(lago)
     offers.push(catalog, world.billers.values())
+    world.accounts.confirm()
     sandbox.reset_calls()
     return world
 

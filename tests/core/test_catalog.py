@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.catalog import DEFAULT_FILE, Catalog, CatalogError, UnknownPlanError, load
+from core.catalog import DEFAULT_FILE, Catalog, CatalogError, ChargedBy, UnknownPlanError, load
 
 SHIPPED = DEFAULT_FILE.read_text()
 ONE_MORE = """
@@ -36,10 +36,10 @@ def _line(text: str, wanted: str, after: str = "") -> int:
     return text.count("\n", 0, text.index(wanted, start)) + 1
 
 
-def _problem(file: Path, text: str) -> str:
+def _problem(file: Path, text: str, setting: ChargedBy | None = None) -> str:
     file.write_text(text)
     with pytest.raises(CatalogError) as caught:
-        load(file)
+        load(file, setting)
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
@@ -161,16 +161,27 @@ def test_an_unknown_key_beside_the_tables_is_refused(file: Path) -> None:
     assert _problem(file, f'charge_by = "stripe"\n{SHIPPED}').startswith(f"{file} line 1: charge_by: ")
 
 
-def test_a_word_for_who_charges_that_is_none_is_refused(file: Path) -> None:
-    sentence = _problem(file, SHIPPED.replace('charged_by = "lago"', 'charged_by = "paypal"', 1))
-    assert "charged_by" in sentence
-    assert "'lago' or 'stripe'" in sentence
-    assert "paypal" in sentence
+@pytest.mark.parametrize("setting", [None, "stripe"])
+def test_a_word_for_who_charges_that_is_none_is_told_where_it_stands(file: Path, setting: ChargedBy | None) -> None:
+    """Whatever the setting says: it would come into force on the day the setting is lost."""
+    text = SHIPPED.replace('charged_by = "lago"', 'charged_by = "paypal"', 1)
+    line = _line(text, "charged_by")
+    assert _problem(file, text, setting) == (
+        f"{file} line {line}: charged_by: Input should be 'lago' or 'stripe' (it is 'paypal')"
+    )
 
 
 def test_a_file_that_does_not_say_who_charges_is_refused(file: Path) -> None:
-    sentence = _problem(file, SHIPPED.replace('charged_by = "lago"', "", 1))
-    assert "charged_by" in sentence
+    text = SHIPPED.replace('charged_by = "lago"', "", 1)
+    line = _line(text, "[plans.founders_friend]")
+    assert _problem(file, text) == f"{file} line {line}: plans.founders_friend.charged_by: Field required"
+
+
+@pytest.mark.parametrize("tier", ["starter", "gold"])
+def test_a_table_is_named_by_its_header_alone(file: Path, tier: str) -> None:
+    text = _in_starter("rank = 1", f'rank = 1\ntier = "{tier}"')
+    line = _line(text, "tier =", after="[plans.starter]")
+    assert _problem(file, text).startswith(f"{file} line {line}: plans.starter.tier: ")
 
 
 def test_how_a_subscription_ends_is_never_left_to_a_default(file: Path) -> None:

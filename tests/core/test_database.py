@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from core.database import Database, DatabaseError
+from core.database import GONE_HOST, Database, DatabaseError
 from core.models import Base
+
+EMAIL = "a@secret.test"
 
 
 def test_the_migrations_make_exactly_the_models_tables(database: Database) -> None:
@@ -48,7 +53,7 @@ def test_a_file_is_brought_to_the_schema_by_itself(sqlite_url: str) -> None:
 
 def test_a_server_that_is_away_is_named_as_that() -> None:
     database = Database("postgresql://nobody:hunter2@127.0.0.1:1/none")
-    with pytest.raises(DatabaseError, match="does not answer") as caught:
+    with pytest.raises(DatabaseError, match=r"does not answer \(connection failed: ") as caught:
         database.prepare()
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(database)
@@ -71,6 +76,37 @@ def test_a_change_that_fails_leaves_nothing(database: Database) -> None:
         fail()
     with database.read() as session:
         assert session.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("INSERT INTO people VALUES (:email, 1), (:email, 2)", "UniqueViolation"),
+        ("INSERT INTO people VALUES (:email, NULL)", "NotNullViolation"),
+        ("SELECT CAST(CAST(:email AS text) AS integer)", "InvalidTextRepresentation"),
+    ],
+)
+def test_an_error_of_postgres_carries_no_values_of_rows(
+    postgres_url: str, statement: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    database = Database(postgres_url)
+    request.addfinalizer(database.close)
+    with database.write() as session:
+        session.execute(text("CREATE TABLE people (email text PRIMARY KEY, age integer NOT NULL)"))
+    with pytest.raises(DBAPIError, match=kind) as caught, database.read() as session:
+        session.execute(text(statement), {"email": EMAIL})
+    # As a log shows it: with the driver's own error, which caused it.
+    assert EMAIL not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_connection_gives_up_a_host_that_is_gone(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.read() as session:
+        driver = session.connection().connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        known = driver.info.get_parameters()
+    database.close()
+    assert {name: int(known[name]) for name in GONE_HOST} == GONE_HOST
 
 
 def test_an_error_carries_no_parameters(sqlite_url: str, tmp_path: Path) -> None:

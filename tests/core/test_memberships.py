@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Barrier
 
 import pytest
 from sqlalchemy import select
@@ -11,6 +13,7 @@ from core import memberships, organizations
 from core.catalog import Catalog
 from core.database import Database
 from core.events import Change
+from core.memberships import LastOwnerError
 from core.models import Event, EventData, Membership, Organization
 from core.organizations import InvalidChangeError, NewOrganization
 
@@ -72,3 +75,41 @@ def test_who_is_there_already_and_an_unknown_role_are_refused_and_leave_nothing(
     with pytest.raises(InvalidChangeError, match="role must be one of owner, billing_admin, member; got 'boss'"):
         add(database, org_id, "u2", "boss")
     assert len(events(database)) == 1
+
+
+@pytest.mark.parametrize("leaving", ["removed", "demoted"])
+def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database, org_id: str, leaving: str) -> None:
+    add(database, org_id, "u1", "owner")
+    add(database, org_id, "u2", "owner")
+    together = Barrier(2)
+
+    def leave(user_id: str) -> bool:
+        together.wait()
+        try:
+            with database.write() as session:
+                organizations.lock(session, org_id)
+                member = memberships.find(session, org_id, user_id)
+                assert member is not None
+                memberships.refuse_without_owner(session, member)
+                change = Change(session, NOW)
+                if leaving == "removed":
+                    memberships.remove(change, member)
+                else:
+                    memberships.change_role(change, member, "member")
+        except LastOwnerError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(leave, ["u1", "u2"])) == [False, True]
+    with database.read() as session:
+        roles = session.scalars(select(Membership.role).where(Membership.org_id == org_id)).all()
+    assert list(roles).count("owner") == 1
+
+
+def test_somebody_who_is_no_owner_may_always_leave(database: Database, org_id: str) -> None:
+    add(database, org_id, "u1", "member")
+    with database.write() as session:
+        member = memberships.find(session, org_id, "u1")
+        assert member is not None
+        memberships.refuse_without_owner(session, member)

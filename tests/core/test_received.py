@@ -285,6 +285,29 @@ def test_messages_before_their_organization_wait_and_are_applied_in_the_order_of
     assert refused.reason.startswith("data.plan_tier: ")
 
 
+def test_what_still_waits_is_taken_before_the_next_message_about_the_same_organization(door: Door) -> None:
+    assert door.send("organization.plan_changed", plan_tier="enterprise").verdict == "waiting"
+    make_acme(door)
+    door.send("organization.billing_details_changed", billing_email="a@b.test")
+    assert door.present().plan_tier == "enterprise"
+    assert [row.verdict for row in door.kept()] == ["accepted", "accepted"]
+
+
+def test_what_waited_without_a_time_does_not_undo_what_came_later(door: Door) -> None:
+    assert door.send("organization.renamed", name="Acme Early").verdict == "waiting"
+    make_acme(door)
+    door.send("organization.renamed", name="Acme Late")
+    assert door.present().name == "Acme Late"
+    assert [row.verdict for row in door.kept()] == ["accepted", "accepted"]
+
+
+def make_acme(door: Door) -> None:
+    """Not by a message: as an import does, or a person."""
+    new = organizations.NewOrganization(name="Acme", plan_tier="starter", org_id=ORG)
+    with door.database.write() as session:
+        organizations.create(Change(session, NOON), new, door.plans)
+
+
 def test_a_role_for_somebody_who_is_not_a_member_yet_waits_for_the_addition(acme: Door) -> None:
     assert acme.send("membership.role_changed", at=2, user_id="u1", role="owner").verdict == "waiting"
     assert acme.send("membership.role_changed", at=2, user_id="u2", role="owner").verdict == "waiting"

@@ -143,6 +143,7 @@ def test_lago_asked_first_waits_for_its_payer_and_costs_no_more(world: World) ->
     org_id = world.create()
     outcome = world.run(org_id, "lago")
     assert (outcome.kind, outcome.again_in) == ("waiting", 30.0)
+    assert world.policy.payer_wait.total_seconds() > links.LONGEST_RETRY  # so it is the sweep's
     assert world.link(org_id, "lago").attempts == 0
     world.settle(org_id)
     assert world.calls() == (1, 2)
@@ -331,14 +332,14 @@ def test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made
     world.rename(org_id, "Late")
     late = links.claim(world.database, world.clock, org_id, "lago")
     assert isinstance(late, links.Turn)
-    late.hold()
+    late.hold("POST /v1/customers")
     world.outlive_the_lease()
     world.rename(org_id, "Acme GmbH")
     world.settle(org_id)
     world.calls()
     before = world.link(org_id, "lago")
     with pytest.raises(LeaseLostError):
-        late.hold()
+        late.hold("POST /v1/customers")
     with pytest.raises(LeaseLostError):
         links.finish(late, links.Made(), links.Consequences())
     after = world.link(org_id, "lago")
@@ -413,7 +414,7 @@ def test_a_change_in_mid_turn_is_seen_by_one_more_round(world: World, provider: 
     world.rename(org_id, "Acme 1")
     world.billers[provider].after_customer = lambda: world.rename(org_id, "Acme 2")
     outcome = world.run(org_id, provider)
-    assert (outcome.kind, outcome.again_in) == ("synced", links.REST.total_seconds())
+    assert (outcome.kind, outcome.again_in) == ("synced", links.BURST_REST.total_seconds())
     world.wait(2.1)
     world.settle(org_id)
     assert world.stripe("customers")[0]["name"] == world.lago("customers")[0]["name"] == "Acme 2"
@@ -829,7 +830,9 @@ def test_a_key_that_is_refused_waits_and_is_never_parked(world: World) -> None:
     assert outcome.kind == "retry"
     assert outcome.again_in is not None
     assert outcome.again_in >= links.MISCONFIGURED_WAIT
-    assert world.link(org_id, "lago").error_kind == "misconfigured"
+    link = world.link(org_id, "lago")
+    assert link.error_kind == "misconfigured"
+    assert link.sweep_at == link.next_attempt_at  # no worker holds such a wait in its memory
 
 
 def test_errors_and_rows_hold_no_name_and_no_email(world: World) -> None:

@@ -1,0 +1,137 @@
+"""Do what a plan says, exactly that, and only while nothing has moved since: ours by its rows, theirs by a fresh look.
+
+What is repaired is forgotten in our rows, and the usual round of the sync makes it: a crash in between leaves links
+that are behind, which the sweep brings home. Nothing else of a plan is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from core import due, organizations
+from core.drift import ours as our_side
+from core.drift import runs
+from core.drift.asking import Asking
+from core.drift.comparing import Rules
+from core.drift.findings import Drift
+from core.drift.looking import Looking
+from core.drift.runs import Plan
+from core.events import Change
+from core.gateways import Provider
+from core.sync import Sync
+
+ROUNDS = 5  # of one link, the waits between them up to ``LONGEST_WAIT`` seconds; then the workers go on with it
+LONGEST_WAIT = 10.0
+
+OnStep = Callable[[str], None]
+
+
+class MovedError(Exception):
+    """Something is not as the plan says any more; nothing was done. The message names the organizations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A link that the round did not bring home. ``parked``: a person is needed; else it goes on by itself."""
+
+    org_id: str
+    provider: Provider
+    parked: bool
+    why: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Applied:
+    organizations: int = 0
+    left: list[Left] = field(default_factory=list)
+
+
+def _unwatched(_org_id: str) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applier:
+    looking: Looking
+    sync: Sync
+
+    @classmethod
+    def beside(cls, sync: Sync) -> Applier:
+        """Raises ``WrongAccountError``, and what a biller raises that is asked whose the key is."""
+        accounts = {provider: sync.accounts.ask(provider).id for provider in sync.billers}
+        looking = Looking(
+            database=sync.database,
+            ask=Asking.beside(sync),
+            rules=Rules(catalog=sync.catalog, policy=sync.policy, accounts=accounts),
+            clock=sync.clock,
+        )
+        return cls(looking=looking, sync=sync)
+
+    def apply(self, plan: Plan, on_look: OnStep = _unwatched, on_round: OnStep = _unwatched) -> Applied:
+        """Raises ``MovedError`` before anything was done, ``ProviderError`` where a biller cannot be asked."""
+        database = self.looking.database
+        self._refuse_moved(plan, on_look)
+        with database.write() as session:
+            runs.mark_applied(session, plan, self.looking.clock())
+        applied = Applied()
+        for drift in runs.found_by(database, plan, repairable=True):
+            applied.organizations += 1
+            applied.left += self._rounds(drift)
+            on_round(str(drift.org_id))
+        return applied
+
+    def _refuse_moved(self, plan: Plan, on_look: OnStep) -> None:
+        if plan.applied_at is not None:
+            message = f"plan {plan.id[:12]} was applied already; make a new one"
+            raise MovedError(message)
+        moved = []
+        for drift in runs.found_by(self.looking.database, plan, repairable=True):
+            seen = self.looking.at(str(drift.org_id), drift.looked)
+            if isinstance(seen, str) or not drift.says(seen):
+                moved.append(str(drift.org_id))
+            on_look(str(drift.org_id))
+        if moved:
+            others = f" and {len(moved) - 5} more" if len(moved) > 5 else ""  # noqa: PLR2004 - as many as a line holds
+            message = (
+                f"nothing was done: {', '.join(moved[:5])}{others} changed since plan {plan.id[:12]}, here or at a "
+                "biller; make a new one with `billing-sync plan`"
+            )
+            raise MovedError(message)
+
+    def _rounds(self, drift: Drift) -> list[Left]:
+        org_id = str(drift.org_id)
+        if not self._forget(org_id, drift):
+            why = "it changed just now and was left alone"
+            return [Left(org_id=org_id, provider=each.provider, parked=False, why=why) for each in drift.rounds]
+        left = [self._round(org_id, each.provider) for each in drift.rounds]
+        return [each for each in left if each is not None]
+
+    def _forget(self, org_id: str, drift: Drift) -> bool:
+        """Its row is held meanwhile, so that what is forgotten is what was looked at."""
+        now = self.looking.clock()
+        with self.looking.database.write() as session:
+            organizations.lock(session, org_id)
+            found = our_side.load(session, org_id)
+            if found is None or found.moves(now) or found.basis != drift.basis:
+                return False
+            for each in drift.rounds:
+                change = Change(session, now)
+                due.forget(change, org_id, each.provider, customer=each.customer, plan=each.subscription)
+        return True
+
+    def _round(self, org_id: str, provider: Provider) -> Left | None:
+        for _ in range(ROUNDS):
+            outcome = self.sync.run(org_id, provider)
+            if outcome.kind in {"synced", "parked"} or outcome.again_in is None or outcome.again_in > LONGEST_WAIT:
+                break
+            self.looking.ask.sleep(outcome.again_in)
+        return self._left(org_id, provider)
+
+    def _left(self, org_id: str, provider: Provider) -> Left | None:
+        with self.looking.database.read() as session:
+            found = our_side.load(session, org_id)
+        link = found.links[provider] if found is not None else None
+        if link is None or (link.state == "open" and link.applied_version == link.wanted_version):
+            return None
+        return Left(org_id=org_id, provider=provider, parked=link.state != "open", why=link.error_message)

@@ -1,0 +1,13 @@
+"""When a link was made: one whose first create comes long after may have been forgotten by a restored database."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("billing_links", sa.Column("made_at", sa.DateTime(timezone=True), nullable=True))

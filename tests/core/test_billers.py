@@ -1,0 +1,317 @@
+"""A biller that is stopped: who stops it, who may try it, and what the others do meanwhile."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, event
+
+from core import billers, due, links
+from core.billers import IN_A_ROW, LONGEST_WAIT, Stop
+from core.errors import MisconfiguredError, RejectedError, RetryableError, ThrottledError, UnavailableError
+from core.gateways import Provider
+from core.links import Consequences, Made, Turn
+from core.models import BillerStanding
+from tests.core.fakes import CREATE_CUSTOMER, World
+
+DOWN = UnavailableError("stripe", "no answer")
+REFUSED = MisconfiguredError("stripe", "Stripe does not accept the key")
+MANY = 50
+
+
+def stop(world: World, provider: Provider = "stripe") -> Stop | None:
+    with world.database.read() as session:
+        return billers.stops(session).get(provider)
+
+
+def failures(world: World) -> int:
+    with world.database.read() as session:
+        return session.get_one(BillerStanding, "stripe").failures
+
+
+def claim(world: World, org_id: str) -> Turn | float | None:
+    return links.claim(world.database, world.clock, org_id, "stripe")
+
+
+def turn(world: World, org_id: str) -> Turn:
+    taken = claim(world, org_id)
+    assert isinstance(taken, Turn)
+    return taken
+
+
+def fail(world: World, org_id: str, error: RetryableError = DOWN) -> None:
+    failing = turn(world, org_id)
+    failing.hold("POST /v1/customers")
+    links.try_later(failing, error)
+
+
+def succeed(world: World, org_id: str) -> None:
+    working = turn(world, org_id)
+    working.hold("POST /v1/customers")
+    links.finish(working, Made(), Consequences())
+
+
+def organizations(world: World, count: int) -> list[str]:
+    return [world.create(f"Acme {number}") for number in range(count)]
+
+
+def stopped(world: World, error: RetryableError = DOWN) -> list[str]:
+    """A world whose Stripe is stopped, and three organizations that have not met it."""
+    failing = organizations(world, IN_A_ROW)
+    for org_id in failing:
+        fail(world, org_id, error)
+        if stop(world) is not None:
+            break
+    return [world.create(f"Other {number}") for number in range(3)]
+
+
+def swept(world: World) -> list[str]:
+    """What one sweep would hand over."""
+    with world.database.write() as session:
+        return due.links(session, "stripe", billers.room(session, "stripe", 100, world.now), world.now)
+
+
+def pass_until_probe(world: World) -> None:
+    found = stop(world)
+    assert found is not None
+    assert found.probe_at is not None
+    world.now = max(world.now, found.probe_at)
+
+
+def test_so_many_in_a_row_stop_a_biller_and_one_less_does_not(world: World) -> None:
+    for org_id in organizations(world, IN_A_ROW - 1):
+        fail(world, org_id)
+    assert stop(world) is None
+    fail(world, world.create("The last"))
+    found = stop(world)
+    assert found is not None
+    assert (found.kind, found.since, found.message) == ("unavailable", world.now, "no answer")
+    assert stop(world, "lago") is None
+
+
+def test_an_answer_in_between_begins_the_count_anew(world: World) -> None:
+    *failing, answered = organizations(world, IN_A_ROW)
+    for org_id in failing:
+        fail(world, org_id)
+    succeed(world, answered)
+    assert failures(world) == 0
+
+
+@pytest.mark.parametrize("answer", [ThrottledError("stripe", "slow"), RejectedError("stripe", "no")])
+def test_a_refusal_of_one_organization_is_an_answer_too(world: World, answer: ThrottledError | RejectedError) -> None:
+    *failing, answered = organizations(world, IN_A_ROW)
+    for org_id in failing:
+        fail(world, org_id)
+    taken = turn(world, answered)
+    taken.hold("POST /v1/customers")
+    if isinstance(answer, RetryableError):
+        links.try_later(taken, answer)
+    else:
+        links.park(taken, answer)
+    assert failures(world) == 0
+
+
+def test_a_turn_that_asked_nothing_is_no_answer(world: World) -> None:
+    *failing, idle = organizations(world, IN_A_ROW)
+    for org_id in failing:
+        fail(world, org_id)
+    links.finish(turn(world, idle), Made(), Consequences())
+    assert failures(world) == IN_A_ROW - 1
+
+
+def test_an_answer_that_came_while_others_failed_begins_the_count_anew(world: World) -> None:
+    early, failing = world.create("Early"), world.create("Failing")
+    under_way = turn(world, early)
+    fail(world, failing)
+    under_way.hold("POST /v1/customers")
+    links.finish(under_way, Made(), Consequences())
+    assert failures(world) == 0
+
+
+def test_one_organization_alone_never_stops_a_biller(world: World) -> None:
+    org_id = world.create()
+    for _ in range(2 * IN_A_ROW):
+        fail(world, org_id)
+        world.wait(links.LONGEST_WAIT)
+    assert stop(world) is None
+    assert failures(world) == 1
+
+
+def test_a_refused_key_stops_a_biller_after_one_try(world: World) -> None:
+    fail(world, world.create(), REFUSED)
+    found = stop(world)
+    assert found is not None
+    assert found.kind == "misconfigured"
+    assert found.probe_at == world.now + timedelta(seconds=60)
+
+
+def test_while_stopped_nobody_gets_a_turn_and_nothing_is_counted_against_anybody(world: World) -> None:
+    waiting = stopped(world)
+    for org_id in waiting:
+        assert claim(world, org_id) is None
+        link = world.link(org_id, "stripe")
+        assert (link.attempts, link.error_kind, link.lease_until) == (0, None, None)
+        assert link.sweep_at == world.now + timedelta(seconds=billers.FIRST_WAIT)
+
+
+def test_when_its_time_has_come_one_turn_alone_is_the_probe(world: World) -> None:
+    first, second, _ = stopped(world)
+    pass_until_probe(world)
+    probe = turn(world, first)
+    assert probe.probing
+    assert claim(world, second) is None
+    assert world.link(second, "stripe").attempts == 0
+
+
+def test_an_answered_probe_opens_the_biller_for_all(world: World) -> None:
+    first, second, third = stopped(world)
+    pass_until_probe(world)
+    succeed(world, first)
+    assert stop(world) is None
+    assert failures(world) == 0
+    assert not turn(world, second).probing
+    assert not turn(world, third).probing
+
+
+def test_each_probe_that_fails_doubles_the_wait_up_to_a_minute(world: World) -> None:
+    stopped(world)
+    since = world.now
+    waits = []
+    for number in range(8):
+        pass_until_probe(world)
+        fail(world, world.create(f"Probe {number}"))
+        found = stop(world)
+        assert found is not None
+        assert found.probe_at is not None
+        waits.append((found.probe_at - world.now).total_seconds())
+        assert found.since == since
+    assert waits == [4.0, 8.0, 16.0, 32.0, LONGEST_WAIT, LONGEST_WAIT, LONGEST_WAIT, LONGEST_WAIT]
+
+
+def test_a_probe_that_asked_nothing_leaves_it_to_the_next(world: World) -> None:
+    first, second, third = stopped(world)
+    pass_until_probe(world)
+    links.finish(turn(world, first), Made(), Consequences())
+    assert stop(world) is not None
+    links.postpone(turn(world, second), world.now + timedelta(seconds=5), "waiting", "for something")
+    lost = turn(world, third)
+    links.let_go(lost)
+    assert turn(world, third).probing
+
+
+def test_a_probe_that_died_is_followed_by_another(world: World) -> None:
+    first, second, _ = stopped(world)
+    pass_until_probe(world)
+    turn(world, first)
+    world.outlive_the_lease()
+    assert turn(world, second).probing
+
+
+@pytest.mark.parametrize("error", [DOWN, REFUSED])
+def test_what_was_under_way_when_it_was_stopped_changes_nothing(world: World, error: RetryableError) -> None:
+    fine, failing = turn(world, world.create("Fine")), turn(world, world.create("Failing"))
+    stopped(world, error)
+    before = stop(world)
+    fine.hold("POST /v1/customers")
+    links.finish(fine, Made(), Consequences())
+    failing.hold("POST /v1/customers")
+    links.try_later(failing, DOWN)
+    assert stop(world) == before
+
+
+def test_the_kind_of_trouble_is_the_last_probes(world: World) -> None:
+    first, second, _ = stopped(world)
+    pass_until_probe(world)
+    fail(world, first, REFUSED)
+    found = stop(world)
+    assert found is not None
+    assert (found.kind, found.message) == ("misconfigured", REFUSED.message)
+    pass_until_probe(world)
+    fail(world, second)
+    again = stop(world)
+    assert again is not None
+    assert (again.kind, again.since) == ("unavailable", found.since)
+
+
+def test_the_sweep_hands_over_one_probe_and_afterwards_the_oldest_first(world: World) -> None:
+    early = [*stopped(world), world.create("Never rung")]
+    rung, never_rung = early[:3], early[3]
+    for org_id in rung:
+        assert claim(world, org_id) is None
+    world.wait(60)
+    probe = swept(world)
+    assert len(probe) == 1
+    taken = turn(world, probe[0])
+    assert swept(world) == []
+    late = world.create("Late")
+    assert claim(world, late) is None
+    taken.hold("POST /v1/customers")
+    links.finish(taken, Made(), Consequences())
+    world.wait(60)
+    handed = swept(world)
+    assert never_rung in handed
+    assert handed.index(late) > max(handed.index(org_id) for org_id in early if org_id not in probe)
+
+
+def test_a_persons_word_has_a_stopped_biller_tried_at_once_and_changes_no_open_one(world: World) -> None:
+    first, second, _ = stopped(world, REFUSED)
+    assert claim(world, first) is None
+    with world.database.write() as session:
+        assert billers.probe_now(session, world.now) == ["stripe"]
+        assert billers.probe_now(session, world.now) == ["stripe"]
+    assert turn(world, first).probing
+    assert claim(world, second) is None
+
+
+def test_the_key_of_another_account_stops_it_until_a_process_starts_with_the_right_one(world: World) -> None:
+    org_id = world.create()
+    with world.database.write() as session:
+        billers.stop(session, "stripe", "another account", world.now)
+        assert billers.probe_now(session, world.now) == []
+    world.wait(3600)
+    assert claim(world, org_id) is None
+    assert swept(world) == []
+    with world.database.write() as session:
+        billers.resume(session, "stripe", world.now)
+    assert not turn(world, org_id).probing
+
+
+def test_while_all_goes_well_a_turn_pays_no_statement_for_it(world: World) -> None:
+    org_id = world.create()
+    sent: list[str] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(world.database.engine, "before_cursor_execute", note)
+    assert world.run(org_id, "stripe").kind == "synced"
+    event.remove(world.database.engine, "before_cursor_execute", note)
+    assert any("billers" in each for each in sent)
+    assert [each for each in sent if each.startswith(("UPDATE billers", "SELECT billers"))] == []
+
+
+def test_fifty_organizations_and_a_refused_key_cost_one_call(world: World) -> None:
+    org_ids = organizations(world, MANY)
+    world.sandbox.settings(revoked_keys=["sk_test_sandbox"])
+    for org_id in org_ids:
+        world.run(org_id, "stripe")
+    assert world.calls() == (1, 0)
+    for org_id in org_ids:
+        world.run(org_id, "lago")
+    assert world.calls()[0] == 0
+
+
+def test_a_biller_that_is_back_gets_one_create_for_each_organization(world: World) -> None:
+    org_ids = organizations(world, MANY)
+    world.sandbox.add_fault("stripe", "*", "500_before", times=0)
+    for org_id in org_ids:
+        world.run(org_id, "stripe")
+    assert world.calls() == (IN_A_ROW, 0)
+    world.sandbox.clear_faults()
+    pass_until_probe(world)
+    for org_id in reversed(org_ids):
+        world.settle(org_id)
+    counted = world.sandbox.counters().stripe
+    assert counted.operations == {CREATE_CUSTOMER: MANY}
+    assert len(world.stripe("customers")) == MANY

@@ -1,0 +1,229 @@
+"""What must wait gives its turn back unharmed, what has begun goes on, and a slow biller keeps to its own lanes."""
+
+from __future__ import annotations
+
+import threading
+import time as real_time
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from core.errors import MustWaitError
+from core.gate import LATEST, SOONEST, Gates, Lanes
+from core.gateways import Provider
+from core.links import LONGEST_RETRY
+from core.organizations import SWEEP_GRACE
+from core.quota import SECOND, Limit, Limits, LocalQuota
+from core.sync import Outcome, Sync
+from tests.core.fakes import CREATE_CUSTOMER, World
+
+LIMITS: dict[Provider, Limits] = {"stripe": Limits(Limit(10.0, 1), Limit(5.0, 1)), "lago": Limits(Limit(5.0, 1))}
+
+
+class Time:
+    """The quota's; it stands still."""
+
+    def __init__(self) -> None:
+        self.now = SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def quota(time: Time) -> LocalQuota:
+    return LocalQuota(LIMITS, time)
+
+
+@pytest.fixture
+def sync(world: World, quota: LocalQuota) -> Sync:
+    return replace(world.sync, gates=Gates(quota))
+
+
+def take_all(quota: LocalQuota, provider: Provider, operation: str = CREATE_CUSTOMER) -> None:
+    number = 0
+    while quota.take(provider, operation, f"other_{number}", "fresh").state != "full":
+        number += 1
+
+
+def take_some(quota: LocalQuota, provider: Provider, many: int, operation: str = CREATE_CUSTOMER) -> None:
+    for number in range(many):
+        quota.take(provider, operation, f"other_{number}", "fresh")
+
+
+def test_who_must_wait_has_sent_and_counted_nothing_and_passes_at_his_place(
+    sync: Sync, world: World, quota: LocalQuota, time: Time
+) -> None:
+    org_id = world.create()
+    take_some(quota, "stripe", 6)
+    outcome = sync.run(org_id, "stripe")
+    link = world.link(org_id, "stripe")
+    assert outcome.kind == "waiting"
+    assert outcome.again_in == pytest.approx(1.2)
+    assert (link.attempts, link.error_kind, link.intent, link.lease_token) == (0, None, None, None)
+    assert link.next_attempt_at == world.now + timedelta(seconds=1.2)
+    assert link.sweep_at == world.now + timedelta(seconds=1.2) + SWEEP_GRACE
+    assert world.sandbox.counters().stripe.of(CREATE_CUSTOMER) == 0
+    world.pass_time(seconds=1.2)
+    time.now += round(1.2 * SECOND)
+    assert sync.run(org_id, "stripe").kind == "synced"
+
+
+def test_an_organization_that_finds_the_line_full_is_left_to_the_sweep(
+    sync: Sync, world: World, quota: LocalQuota
+) -> None:
+    org_id = world.create()
+    take_all(quota, "stripe")
+    assert sync.run(org_id, "stripe") == Outcome(kind="waiting", again_in=None)
+    assert world.link(org_id, "stripe").sweep_at == world.now + timedelta(seconds=1)
+
+
+def test_an_error_that_the_link_met_before_stays_in_sight_while_it_waits(
+    sync: Sync, world: World, quota: LocalQuota
+) -> None:
+    org_id = world.create()
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "500_before")
+    world.sync.run(org_id, "stripe")
+    world.pass_time(seconds=60)
+    take_some(quota, "stripe", 6)
+    sync.run(org_id, "stripe")
+    link = world.link(org_id, "stripe")
+    assert (link.attempts, link.error_kind) == (1, "unavailable")
+
+
+def test_a_change_while_it_waits_is_taken_along_without_a_second_place(
+    sync: Sync, world: World, quota: LocalQuota, time: Time
+) -> None:
+    org_id = world.create()
+    take_some(quota, "stripe", 6)
+    first = sync.run(org_id, "stripe").again_in
+    for number in range(20):
+        world.rename(org_id, f"Acme {number}")
+        assert sync.run(org_id, "stripe").again_in == first
+    other = quota.take("stripe", CREATE_CUSTOMER, "somebody", "fresh")
+    assert other.seconds == pytest.approx((first or 0) + 0.2)
+    world.pass_time(seconds=2)
+    time.now += 2 * SECOND
+    assert sync.run(org_id, "stripe").kind == "synced"
+    assert [each["name"] for each in world.sandbox.state()["stripe"]["customers"]] == ["Acme 19"]
+
+
+def test_a_round_that_has_begun_ends_though_a_crowd_waits(sync: Sync, world: World, quota: LocalQuota) -> None:
+    """Lago takes two requests from one bucket: the second does not go to the end of the line."""
+    world.policy = replace(world.policy, links_payer=False)
+    org_id = world.create()
+    began = replace(sync, policy=world.policy)
+    world.billers["lago"].after_customer = lambda: take_all(quota, "lago")
+    since = real_time.monotonic()
+    assert began.run(org_id, "lago").kind == "synced"
+    assert real_time.monotonic() - since > 0.2  # one interval of the bucket
+    assert world.sandbox.counters().lago.operations["POST /api/v1/subscriptions"] == 1
+
+
+def test_what_was_booked_is_paid_once_and_a_second_request_again(quota: LocalQuota) -> None:
+    gate = Gates(quota).to("stripe", "org_1", "fresh")
+    gate.book(CREATE_CUSTOMER)
+    gate.hold(CREATE_CUSTOMER)
+    assert quota.take("stripe", CREATE_CUSTOMER, "org_2", "started").seconds == pytest.approx(0.2)
+    gate.hold(CREATE_CUSTOMER)
+    assert quota.take("stripe", CREATE_CUSTOMER, "org_2", "started").seconds == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("reason", ["endpoint-rate", "global-rate"])
+def test_a_429_slows_everybody_by_its_reason(
+    sync: Sync, world: World, quota: LocalQuota, time: Time, reason: str
+) -> None:
+    org_id = world.create()
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "429", reason=reason)
+    assert sync.run(org_id, "stripe").kind == "retry"
+    assert world.link(org_id, "stripe").error_kind == "throttled"
+    one_operation = reason == "endpoint-rate"
+    assert spacing(quota, time, CREATE_CUSTOMER) == pytest.approx(0.4 if one_operation else 0.2)
+    assert spacing(quota, time, "GET /v1/customers") == pytest.approx(0.2)
+    assert spacing(quota, time, None) == pytest.approx(0.1 if one_operation else 0.2)
+
+
+def spacing(quota: LocalQuota, time: Time, operation: str | None) -> float:
+    """Seconds between two requests of one operation, or of a different one each."""
+    time.now += 5 * SECOND
+    slots = [quota.take("stripe", operation or f"operation {number}", "org", "started") for number in range(4)]
+    return slots[3].seconds - slots[2].seconds
+
+
+def test_a_probe_of_a_stopped_biller_is_not_kept_waiting(sync: Sync, world: World, quota: LocalQuota) -> None:
+    for number in range(5):
+        world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "500_before")
+        world.sync.run(world.create(f"Failing {number}"), "stripe")
+    waiting = world.create()
+    assert world.sync.run(waiting, "stripe").kind == "idle"
+    world.pass_time(seconds=5)
+    take_all(quota, "stripe")
+    assert sync.run(waiting, "stripe").kind == "synced"
+
+
+def test_the_lanes_of_a_process_leave_room_for_the_other_biller() -> None:
+    gates = Gates(threads=8)
+    inside = [gates.to("stripe", f"org_{number}", "fresh") for number in range(6)]
+    for gate in inside:
+        gate.hold(CREATE_CUSTOMER)
+    with pytest.raises(MustWaitError) as caught:
+        gates.to("stripe", "org_late", "fresh").book(CREATE_CUSTOMER)
+    assert caught.value.in_line
+    gates.to("lago", "org_1", "fresh").hold("POST /api/v1/customers")
+    inside[0].leave()
+    inside[0].leave()
+    gates.to("stripe", "org_late", "fresh").hold(CREATE_CUSTOMER)
+    with pytest.raises(MustWaitError):
+        gates.to("stripe", "org_later", "fresh").hold(CREATE_CUSTOMER)
+
+
+def test_those_who_find_the_lanes_full_come_back_as_slowly_as_turns_end() -> None:
+    moment = 100.0
+    lanes = Lanes(2, lambda: moment)
+    for _ in range(40):
+        lanes.enter()
+        lanes.leave(4.0)
+    assert (lanes.enter(), lanes.enter()) == (None, None)
+    waits = [lanes.enter() or 0.0 for _ in range(40)]
+    assert waits[0] == SOONEST
+    assert waits[2] - waits[1] == pytest.approx(2.0, abs=0.1)
+    assert max(waits) == LATEST < LONGEST_RETRY
+
+
+def test_a_round_that_fails_leaves_its_lane(world: World) -> None:
+    gates = Gates(threads=2)  # one lane each
+    sync = replace(world.sync, gates=gates)
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "500_before", times=3)
+    outcomes = [sync.run(world.create(f"Acme {number}"), "stripe").kind for number in range(4)]
+    assert outcomes == ["retry", "retry", "retry", "synced"]
+
+
+def test_many_threads_never_have_more_turns_at_a_biller_than_lanes() -> None:
+    lanes, most, inside, lock = Lanes(3), 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal most, inside
+        for _ in range(200):
+            if lanes.enter() is not None:
+                continue
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            real_time.sleep(0)
+            with lock:
+                inside -= 1
+            lanes.leave(0.0)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most <= 3
+    assert [lanes.enter() for _ in range(3)] == [None] * 3

@@ -1,0 +1,95 @@
+"""The first sign-in makes one organization, whoever signs in at the same moment; every later one makes none."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Barrier
+
+import pytest
+from sqlalchemy import func, select
+
+from core import memberships, people
+from core.catalog import Catalog
+from core.database import Database
+from core.events import Change
+from core.models import Membership, Organization, Person
+from core.people import Profile
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+LATER = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+ALICE = Profile(user_id="alice", name="Alice", email="alice@example.test")
+
+
+def sign_in(database: Database, plans: Catalog, profile: Profile, now: datetime = NOW) -> Organization | None:
+    with database.write() as session:
+        return people.sign_in(Change(session, now), profile, plans)
+
+
+def test_the_first_sign_in_makes_an_organization_with_the_person_as_owner(database: Database, plans: Catalog) -> None:
+    made = sign_in(database, plans, ALICE)
+    assert made is not None
+    assert (made.name, made.plan_tier, made.billing_email) == (
+        "Alice's Organization",
+        "founders_friend",
+        "alice@example.test",
+    )
+    with database.read() as session:
+        assert session.get_one(Membership, (made.id, "alice")).role == "owner"
+
+
+def test_a_later_sign_in_notes_who_the_person_is_now_and_makes_nothing(database: Database, plans: Catalog) -> None:
+    assert sign_in(database, plans, ALICE) is not None
+    assert sign_in(database, plans, Profile(user_id="alice", name="Alice B."), LATER) is None
+    with database.read() as session:
+        person = session.get_one(Person, "alice")
+        assert (person.name, person.email) == ("Alice B.", None)
+        assert (person.first_seen_at, person.last_seen_at) == (NOW, LATER)
+        assert session.scalar(select(func.count(Organization.id))) == 1
+
+
+def test_of_sign_ins_at_the_same_moment_one_makes_the_organization(database: Database, plans: Catalog) -> None:
+    together = Barrier(6)
+
+    def once(_: int) -> bool:
+        together.wait()
+        return sign_in(database, plans, ALICE) is not None
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(once, range(6))) == [False] * 5 + [True]
+    with database.read() as session:
+        assert session.scalar(select(func.count(Organization.id))) == 1
+
+
+def test_somebody_who_was_added_before_gets_none(database: Database, plans: Catalog) -> None:
+    made = sign_in(database, plans, ALICE)
+    assert made is not None
+    with database.write() as session:
+        memberships.add(Change(session, NOW), session.get_one(Organization, made.id), "bob", "member")
+    assert sign_in(database, plans, Profile(user_id="bob", name="Bob")) is None
+
+
+def test_two_people_of_one_name_have_two_organizations(database: Database, plans: Catalog) -> None:
+    first = sign_in(database, plans, ALICE)
+    second = sign_in(database, plans, Profile(user_id="alice-2", name="alice"))
+    assert first is not None
+    assert second is not None
+    assert second.name.startswith("alice's Organization ")
+
+
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [
+        (Profile(user_id="u", name=" \n "), "Somebody's Organization"),
+        (Profile(user_id="u", email="carol@example.test"), "carol's Organization"),
+        (Profile(user_id="u", name="A\x00\nB"), "A B's Organization"),
+        (Profile(user_id="u", name="x" * 500), f"{'x' * 178}'s Organization"),
+        (Profile(user_id="u", name="D", email="no address"), "D's Organization"),
+    ],
+)
+def test_any_name_that_a_sign_in_service_sends_will_do(
+    database: Database, plans: Catalog, profile: Profile, name: str
+) -> None:
+    made = sign_in(database, plans, profile)
+    assert made is not None
+    assert made.name == name
