@@ -1,0 +1,312 @@
+"""Each way to drift: made by hand in the sandbox, found by one plan, and repaired or left to a person."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from core.drift.findings import Drift, Finding
+from core.drift.runs import Plan
+from core.gateways import Provider
+from core.models import BillingLink
+from sandbox.server import Sandbox
+from tests.core.drift.conftest import Audit
+from tests.core.fakes import World
+
+
+def price_of(world: World, tier: str) -> str:
+    prices = {price["lookup_key"]: str(price["id"]) for price in world.stripe("prices")}
+    if not prices:
+        (made,) = world.sandbox.preload_stripe_prices(
+            [
+                {
+                    "lookup_key": f"{tier}_by_hand",
+                    "currency": "usd",
+                    "unit_amount": 1900,
+                    "recurring": {"interval": "month"},
+                    "product_data": {"name": tier},
+                }
+            ]
+        )
+        return str(made["id"])
+    return prices[world.catalog.plan(tier).stripe_lookup_key]
+
+
+def settled(world: World, **fields: str) -> str:
+    org_id = world.create(**fields)
+    world.settle(org_id)
+    world.pass_time(minutes=5)
+    world.calls()
+    return org_id
+
+
+def test_nothing_has_drifted_where_nobody_touched_anything(world: World, audit: Audit) -> None:
+    settled(world)
+    plan = audit.plan()
+    assert plan.counts.compared == 1
+    assert audit.drifts(plan) == []
+
+
+def test_a_customer_renamed_in_stripe_is_renamed_back(world: World, audit: Audit) -> None:
+    org_id = settled(world, email="pay@acme.test")
+    customer = str(world.link(org_id, "stripe").customer_id)
+    world.sandbox.patch("stripe", "customers", customer, name="Mallory", email="else@where.test")
+    plan = audit.plan()
+    (drift,) = audit.drifts(plan)
+    assert [(each.kind, each.ours, each.theirs) for each in drift.findings] == [
+        ("renamed", "Acme", "Mallory"),
+        ("email", "pay@acme.test", "else@where.test"),
+    ]
+    assert drift.findings[0].their_write is not None
+    assert drift.findings[0].their_write.by == "not us"
+    listed = [call for each in drift.rounds for call in each.calls]
+    world.sandbox.reset_calls()
+    applied = audit.apply(plan)
+    assert (applied.organizations, applied.left) == (1, [])
+    assert audit.writes() == listed == [f"POST /v1/customers/{customer}"]
+    assert audit.findings() == []
+
+
+def only(audit: Audit) -> tuple[Finding, Drift, Plan]:
+    """The one finding of a plan made now."""
+    plan = audit.plan()
+    (drift,) = audit.drifts(plan)
+    (finding,) = drift.findings
+    return finding, drift, plan
+
+
+def assert_repaired(world: World, audit: Audit) -> Finding:
+    """One finding; its plan sends exactly the writes that it lists, and leaves nothing to find."""
+    finding, drift, plan = only(audit)
+    assert finding.repaired
+    world.sandbox.reset_calls()
+    assert audit.apply(plan).left == []
+    listed = [call for each in drift.rounds for call in each.calls]
+    assert audit.writes() == [call for call in listed if not call.startswith("GET ")]
+    assert audit.findings() == []
+    return finding
+
+
+def assert_for_a_person(world: World, audit: Audit) -> Finding:
+    """One finding, which no round repairs: nothing is sent, and it is found again."""
+    finding, drift, plan = only(audit)
+    assert not finding.repaired
+    assert drift.rounds == ()
+    before = world.sandbox.state()
+    world.sandbox.reset_calls()
+    assert audit.apply(plan).organizations == 0
+    assert world.sandbox.state() == before
+    assert audit.plan().id == plan.id
+    return finding
+
+
+def test_a_customer_renamed_in_lago_is_renamed_back(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.settings(lago_writes_to_stripe=False)
+    world.sandbox.patch("lago", "customers", org_id, name="Mallory")
+    finding = assert_repaired(world, audit)
+    assert (finding.kind, finding.provider, finding.theirs) == ("renamed", "lago", "Mallory")
+    assert finding.their_write is not None
+    assert finding.their_write.by == "not us"
+
+
+def test_a_mark_that_was_cleared_in_stripe_is_set_again(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    customer = str(world.link(org_id, "stripe").customer_id)
+    world.sandbox.patch("stripe", "customers", customer, metadata={"org_id": None})
+    assert assert_repaired(world, audit).kind == "back_link"
+
+
+def test_a_mark_of_another_organization_is_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    customer = str(world.link(org_id, "stripe").customer_id)
+    world.sandbox.patch("stripe", "customers", customer, metadata={"org_id": "shop-17"})
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.theirs) == ("back_link", "shop-17")
+
+
+def test_a_customer_deleted_in_stripe_is_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    customer = str(world.link(org_id, "stripe").customer_id)
+    world.sandbox.delete("stripe", "customers", customer)
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.ours, finding.theirs) == ("deleted", customer, None)
+    assert finding.their_write is not None
+
+
+def test_a_customer_that_stripe_does_not_know_is_missing_and_one_that_bears_our_mark_is_named(
+    world: World, audit: Audit
+) -> None:
+    org_id = settled(world)
+    marked = str(world.link(org_id, "stripe").customer_id)
+    with world.database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).customer_id = "cus_restored"
+    world.sandbox.settings(lago_writes_to_stripe=False)
+    world.sandbox.patch("lago", "customers", org_id, billing_configuration={"provider_customer_id": "cus_restored"})
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.ours, finding.theirs) == ("missing", "cus_restored", marked)
+    world.sandbox.patch("stripe", "customers", marked, metadata={"org_id": None})
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.theirs) == ("missing", None)
+    assert "another account" in finding.to_do
+
+
+def test_a_customer_deleted_in_lago_is_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.delete("lago", "customers", org_id)
+    assert assert_for_a_person(world, audit).kind == "missing"
+
+
+def test_a_customer_made_anew_in_lago_is_not_taken_for_ours(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.delete("lago", "customers", org_id)
+    (anew,) = world.sandbox.preload_lago_customers([{"external_id": org_id, "name": "Acme"}])
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.theirs) == ("deleted", anew["lago_id"])
+
+
+def test_two_customers_with_our_mark_are_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.preload_stripe_customers([{"id": "cus_twin", "name": "Acme", "metadata": {"org_id": org_id}}])
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.object_id) == ("duplicate", "cus_twin")
+    assert str(world.link(org_id, "stripe").customer_id) in finding.to_do
+
+
+@pytest.mark.parametrize("provider", ["stripe", "lago"])
+def test_a_customer_of_an_organization_that_is_not_here_is_told(world: World, audit: Audit, provider: Provider) -> None:
+    settled(world)
+    stranger = "org_of_another_deployment"
+    if provider == "stripe":
+        world.sandbox.preload_stripe_customers([{"id": "cus_1", "metadata": {"org_id": stranger}}])
+    else:
+        world.sandbox.preload_lago_customers([{"external_id": stranger, "lago_id": "cus_1"}])
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.provider, finding.object_id) == ("unknown_customer", provider, "cus_1")
+    assert finding.theirs == stranger
+
+
+def test_customers_of_others_in_the_same_account_are_none_of_our_business(world: World, audit: Audit) -> None:
+    settled(world)
+    world.sandbox.preload_stripe_customers([{"name": "another shop"}, {"metadata": {"org_id": "shop-17"}}])
+    world.sandbox.preload_lago_customers([{"external_id": "shop-17"}])
+    assert audit.findings() == []
+
+
+def test_a_payer_that_lago_lost_is_linked_again(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
+    finding = assert_repaired(world, audit)
+    assert (finding.kind, finding.ours) == ("broken_link", world.link(org_id, "stripe").customer_id)
+
+
+def test_another_payer_at_lago_is_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.settings(lago_writes_to_stripe=False)
+    world.sandbox.patch("lago", "customers", org_id, billing_configuration={"provider_customer_id": "cus_other"})
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.theirs) == ("broken_link", "cus_other")
+
+
+def test_a_cheaper_plan_set_in_lago_is_put_right(world: World, audit: Audit) -> None:
+    org_id = settled(world, plan_tier="starter")
+    world.sandbox.delete("lago", "subscriptions", org_id)
+    world.sandbox.preload_lago_subscription(org_id, "founders_friend", org_id)
+    finding = assert_repaired(world, audit)
+    assert (finding.kind, finding.ours, finding.theirs) == ("wrong_plan", "starter", "founders_friend")
+
+
+def test_a_dearer_plan_set_in_lago_is_lowered_by_no_machine(world: World, audit: Audit) -> None:
+    org_id = settled(world, plan_tier="starter")
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.ours, finding.theirs) == ("wrong_plan", "starter", "enterprise")
+
+
+def test_a_plan_that_is_not_in_the_catalog_is_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.preload_lago_plans(
+        [
+            {
+                "name": "Special",
+                "code": "special",
+                "interval": "monthly",
+                "amount_cents": 99_999,
+                "amount_currency": "USD",
+                "pay_in_advance": True,
+            }
+        ]
+    )
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="special")
+    assert assert_for_a_person(world, audit).theirs == "special"
+
+
+def test_a_downgrade_that_somebody_scheduled_is_taken_back(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
+    finding = assert_repaired(world, audit)
+    assert (finding.field, finding.ours, finding.theirs) == ("next_plan", None, "starter")
+
+
+def test_a_downgrade_that_somebody_took_back_is_scheduled_again(
+    world: World, audit: Audit, sandbox_server: Sandbox
+) -> None:
+    org_id = settled(world)
+    world.change_plan(org_id, "starter")
+    world.settle(org_id)
+    world.pass_time(minutes=5)
+    pending = f"{sandbox_server.url}/api/v1/subscriptions/{org_id}?status=pending"
+    httpx.delete(pending, headers={"Authorization": "Bearer sandbox"}, trust_env=False).raise_for_status()
+    finding = assert_repaired(world, audit)
+    assert (finding.field, finding.ours, finding.theirs) == ("next_plan", "starter", None)
+
+
+def test_a_subscription_ended_in_lago_is_made_again(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.delete("lago", "subscriptions", org_id)
+    finding = assert_repaired(world, audit)
+    assert (finding.kind, finding.field) == ("missing", "subscription")
+
+
+def test_a_subscription_beside_ours_in_lago_is_for_a_person(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.preload_lago_subscription(org_id, "starter", "made-by-hand")
+    finding = assert_for_a_person(world, audit)
+    assert (finding.kind, finding.theirs) == ("foreign_subscription", "starter")
+
+
+def test_a_stripe_subscription_where_lago_charges_is_a_second_payer(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.preload_stripe_subscription(str(world.link(org_id, "stripe").customer_id), price_of(world, "starter"))
+    assert assert_for_a_person(world, audit).kind == "second_payer"
+
+
+def test_a_deleted_organization_that_is_charged_is_told(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.change_status(org_id, "deleted")
+    world.settle(org_id)
+    world.pass_time(minutes=5)
+    assert audit.findings() == []
+    world.sandbox.preload_lago_subscription(org_id, "starter", org_id)
+    finding = assert_for_a_person(world, audit)
+    assert finding.kind == "foreign_subscription"
+    assert "deleted" in finding.to_do
+
+
+def test_what_is_behind_or_at_work_is_not_drift(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.rename(org_id, "Acme GmbH")
+    plan = audit.plan()
+    assert (plan.counts.behind, plan.counts.compared, plan.counts.drifted) == (1, 0, 0)
+
+
+def test_of_a_parked_organization_only_what_may_cost_money_is_told(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    with world.database.write() as session:
+        session.get_one(BillingLink, (org_id, "lago")).state = "parked"
+    world.sandbox.settings(lago_writes_to_stripe=False)
+    world.sandbox.patch("lago", "customers", org_id, name="Mallory")
+    assert audit.findings() == []
+    world.sandbox.preload_lago_subscription(org_id, "starter", "made-by-hand")
+    plan = audit.plan()
+    assert (plan.counts.parked, plan.counts.kinds) == (1, {"foreign_subscription": 1})
