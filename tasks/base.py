@@ -1,34 +1,40 @@
 """The shared task: where it finds its runtime, what Flower may see of it, and how an outcome becomes the next step.
 
 Arguments that leave a worker in events and logs are organization ids, whatever the sender put into the message, on the
-first run and on every retry (celery.md 0.10). Waits up to a minute are Celery retries, seen in Flower; longer ones are
-the row's and the sweep's.
+first run and on every retry (celery.md 0.10). Waits of a few seconds (``LONGEST_RETRY``) are Celery's countdowns and
+retries, seen in Flower; longer ones are the row's and the sweep's.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from celery import Celery, Task
+from celery.exceptions import Reject, Retry
+from celery.utils.time import get_exponential_backoff_interval
 from celery.worker.request import Request
+from sqlalchemy.exc import IntegrityError
 
 from core.catalog import Catalog
 from core.clock import Clock
-from core.database import Database
+from core.database import DATABASE_IS_AWAY, Database
 from core.gateways import Provider
 from core.links import LONGEST_RETRY
 from core.organizations import ID_PATTERN
-from core.sync import Outcome, Sync
-from tasks.routing import TASK_OF
+from core.sync import Sync
+from tasks import broker
+from tasks.routing import TASK_OF, Ring
 
 if TYPE_CHECKING:
     from celery.worker.request import _InfoDict  # only the published types have it
 
-# What a sweep puts into a provider's queue at most; a longer queue is not topped up.
-QUEUE_IS_FULL = 500
+# Seconds in the slot of a worker that met a database which is away: a few tries a second, whatever the backlog.
+PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +76,24 @@ class IdsOnlyRequest(Request):
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
-        ids = [value for value in self.args or () if isinstance(value, str) and ID_PATTERN.fullmatch(value)]
-        shown = "(" + ", ".join(ids) + ")"
+        shown = _ids(self.args)
         self._argsrepr, self._kwargsrepr = shown, "{}"
         self.request_dict.update(argsrepr=shown, kwargsrepr="{}")
 
     def info(self, safe: bool = True) -> _InfoDict:  # noqa: ARG002, FBT001, FBT002 - Celery's signature; it stays ids
         """What ``inspect`` and Flower's worker page show of messages at hand."""
         return super().info(safe=True)
+
+
+def _ids(arguments: Sequence[object] | None) -> str:
+    ids = [value for value in arguments or () if isinstance(value, str) and ID_PATTERN.fullmatch(value)]
+    return "(" + ", ".join(ids) + ")"
+
+
+class _Retrying(Protocol):
+    """What Celery hands on to the message of a retry; its published types name fewer."""
+
+    def retry(self, *, exc: Exception, countdown: float, throw: bool, argsrepr: str, kwargsrepr: str) -> Retry: ...
 
 
 class ParkedForAPersonError(Exception):
@@ -105,18 +121,51 @@ class BillingTask(Task[Any, Any]):
             raise TypeError(message)
         return app.runtime
 
-    def ring(self, provider: Provider, org_id: str, countdown: float = 0.0) -> None:
-        task = TASK_OF[provider]
-        self.app.send_task(task, args=[org_id], countdown=countdown or None, argsrepr=f"({org_id})")
+    @contextmanager
+    def outlasting_the_database(self) -> Iterator[None]:
+        """While the database is away the message comes again, for as long as it takes: it may be nowhere else.
 
-    def follow(self, outcome: Outcome, provider: Provider, org_id: str) -> None:
-        """Do what the outcome asks for next. Raises Celery's ``Retry`` or ``ParkedForAPersonError``."""
+        So does one that kept meeting others who put in the same (``core.received``). Whoever meets such waits where he
+        is before he sends it: a slot that waits takes no further message, so a backlog stays with the broker.
+        """
+        try:
+            yield
+        except (*DATABASE_IS_AWAY, IntegrityError) as error:
+            # The class alone: a database's own words may repeat what was sent to it.
+            reason = f"the database does not take it now ({type(error).__name__})"
+        else:
+            return
+        time.sleep(PAUSE)
+        wait = get_exponential_backoff_interval(1, self.request.retries, int(LONGEST_RETRY), full_jitter=True)
+        raise self.again(reason, max(0.2, wait)) from None
+
+    def again(self, reason: str | None, seconds: float) -> Exception:
+        """What ends this run and brings the message once more; if it cannot be sent, the broker keeps the present one.
+
+        Raised where an error is at hand, it is raised ``from None``: a traceback in Flower would show that one too.
+        """
+        try:
+            return cast("_Retrying", self).retry(
+                exc=NotYetError(reason),
+                countdown=broker.wait(self.app, seconds),
+                throw=False,
+                argsrepr=_ids(self.request.args),
+                kwargsrepr="{}",
+            )
+        except Reject as unsent:
+            # The class alone here, too: Redis repeats what it refuses.
+            return Reject(type(unsent.args[0]).__name__, requeue=True)
+
+    def sync(self, provider: Provider, org_id: str, *, bulk: bool) -> None:
+        """One round, and what it asks for next. Raises Celery's ``Retry`` or ``ParkedForAPersonError``."""
+        with self.outlasting_the_database():
+            outcome = self.runtime.sync.run(org_id, provider, bulk=bulk)
         for woken in outcome.wake:
-            self.ring(woken, org_id)
+            broker.send(self.app, Ring(TASK_OF[woken], org_id, bulk))
         if outcome.kind == "parked":
             raise ParkedForAPersonError(outcome.error)
         if outcome.again_in is None or outcome.again_in > LONGEST_RETRY:
             return
         if outcome.kind == "retry":
-            raise self.retry(exc=NotYetError(outcome.error), countdown=outcome.again_in)
-        self.ring(provider, org_id, countdown=outcome.again_in)
+            raise self.again(outcome.error, outcome.again_in)
+        broker.send(self.app, Ring(TASK_OF[provider], org_id, bulk, outcome.again_in))

@@ -1,4 +1,4 @@
-"""The broker, as those use it who ring it: many messages in one pipeline, and a look at how long a queue is.
+"""The broker, as those use it who ring it: one message, perhaps for later, or many in one pipeline.
 
 A publish that raised may have been delivered all the same (celery.md 0.5); whoever rings twice does no harm.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from celery import Celery
+from kombu import Producer
 
 from tasks.routing import Ring
 
@@ -23,16 +24,6 @@ class _Batching(Protocol):
     def batch(self, max_size: int) -> AbstractContextManager[object]: ...
 
 
-class _Declared(NamedTuple):
-    queue: str
-    message_count: int
-    consumer_count: int
-
-
-class _Declarable(Protocol):
-    def queue_declare(self, *, passive: bool) -> _Declared: ...
-
-
 def publish(app: Celery, rings: Sequence[Ring]) -> None:
     """Hand all to the broker; returns only when it took them, raises when it may not have."""
     if not rings:
@@ -42,13 +33,23 @@ def publish(app: Celery, rings: Sequence[Ring]) -> None:
         cast("_Batching", producer).batch(max_size=AT_ONCE),
     ):
         for ring in rings:
-            app.send_task(ring.task, args=[ring.org_id], argsrepr=f"({ring.org_id})", producer=producer)
+            send(app, ring, producer=producer)
 
 
-def length(app: Celery, queue: str) -> int:
-    """Messages that wait in the queue, those that a worker holds not counted. The queue is made if it is not there."""
-    with app.connection_for_write() as connection, connection.channel() as channel:
-        bound = app.amqp.queues[queue](channel)
-        bound.declare()
-        # Not passively: on Redis an empty queue is a list that does not exist, and that would raise.
-        return cast("_Declarable", bound).queue_declare(passive=False).message_count
+def send(app: Celery, ring: Ring, producer: Producer | None = None) -> None:
+    """Hand one to the broker."""
+    app.send_task(
+        ring.task,
+        args=[ring.org_id],
+        kwargs={"bulk": True} if ring.bulk else None,
+        argsrepr=f"({ring.org_id})",
+        queue=ring.queue,
+        countdown=wait(app, ring.after) or None,
+        producer=producer,
+    )
+
+
+def wait(app: Celery, seconds: float) -> float:
+    """What a countdown of so many seconds must be: RabbitMQ's delays begin at one (celery.md 1.4)."""
+    native = str(app.conf.broker_url).startswith(("amqp", "pyamqp"))
+    return max(1.0, seconds) if native and seconds > 0 else seconds

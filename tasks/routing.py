@@ -13,13 +13,19 @@ RECEIVE: Final = "events.receive"
 SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
+PLAN: Final = "billing.plan"
 
 QUEUE_OF: Final[dict[str, str]] = {
     RECEIVE: "events",
-    SWEEP: "events",
+    PLAN: "events",
+    # By itself: a backlog of events would outlast the few seconds for which a sweep is worth anything.
+    SWEEP: "sweep",
     SYNC_TO_STRIPE: "stripe",
     SYNC_TO_LAGO: "lago",
 }
+# What the sweep hands over stands in queues of its own, so that no fresh change waits behind an import.
+BULK_QUEUE_OF: Final[dict[str, str]] = {SYNC_TO_STRIPE: "stripe_bulk", SYNC_TO_LAGO: "lago_bulk"}
+QUEUES: Final = tuple(sorted({*QUEUE_OF.values(), *BULK_QUEUE_OF.values()}))
 TASK_OF: Final[dict[Provider, str]] = {"stripe": SYNC_TO_STRIPE, "lago": SYNC_TO_LAGO}
 
 _BOTH: Final = (SYNC_TO_STRIPE, SYNC_TO_LAGO)
@@ -38,14 +44,23 @@ TASKS_OF: Final[dict[EventType, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One task for one organization; the broker is only a doorbell."""
+    """One task for one organization; the broker is only a doorbell. ``bulk``: nobody waits for it.
+
+    ``after``: seconds until it is to be worked on.
+    """
 
     task: str
     org_id: str
+    bulk: bool = False
+    after: float = 0.0
+
+    @property
+    def provider(self) -> Provider:
+        return "stripe" if self.task == SYNC_TO_STRIPE else "lago"
 
     @property
     def queue(self) -> str:
-        return QUEUE_OF[self.task]
+        return BULK_QUEUE_OF[self.task] if self.bulk else QUEUE_OF[self.task]
 
 
 def rings(events: Iterable[tuple[str, str]]) -> list[Ring]:

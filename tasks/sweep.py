@@ -1,6 +1,7 @@
 """The sweep: what the broker forgot or never heard of is handed to it again; downgrades whose day came are looked at.
 
-It needs only rows. Two schedulers do the work once (a database lease), and a queue that is long already is left alone.
+It needs only rows. Two schedulers do the work once (a database lease). A biller is handed as many links as its quota
+takes within a few seconds and no more, oldest first: a backlog drains at the allowed rate, and waits in the rows.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import structlog
 from celery import shared_task
 
-from core import due
+from core import billers, due
 from core.gateways import PROVIDERS, Provider
 from tasks import broker
-from tasks.base import QUEUE_IS_FULL, BillingApp, BillingTask
-from tasks.routing import QUEUE_OF, SWEEP, TASK_OF, Ring
+from tasks.base import BillingApp, BillingTask
+from tasks.routing import SWEEP, TASK_OF, Ring
 
 log = structlog.get_logger()
 
 JOB_SECONDS = 4.0
 DOWNGRADES_AT_ONCE = 200
+# Twice as long as until the next sweep, so that the quota is used in full even when one comes late.
+AHEAD_SECONDS = 10.0
 
 
 @shared_task(bind=True, base=BillingTask, name=SWEEP)
@@ -39,13 +42,25 @@ def run(app: BillingApp) -> int:
 
 
 def _top_up(app: BillingApp, provider: Provider) -> int:
-    """A biller that is slow has a long queue of its own; it takes no room from the other's."""
-    room = QUEUE_IS_FULL - broker.length(app, QUEUE_OF[TASK_OF[provider]])
-    if room <= 0:
-        return 0
-    with app.runtime.database.write() as session:
-        org_ids = due.links(session, provider, room, app.runtime.clock())
-    broker.publish(app, [Ring(TASK_OF[provider], org_id) for org_id in org_ids])
+    """A biller that is slow has a long queue of its own; it takes no room from the other's. One that is stopped is
+    rung once, when its probe is due.
+    """
+    runtime = app.runtime
+    pace = runtime.sync.gates.quota.pace(provider)
+    most = int(pace * AHEAD_SECONDS)
+    with runtime.database.write() as session:
+        now = runtime.clock()
+        before = due.in_hand(session, provider, most, now)
+        # One at least: what is in hand must not keep a probe of a stopped biller back.
+        free = max(1, most - before)
+        room = billers.room(session, provider, free, now)
+        org_ids = due.links(session, provider, room, now)
+    # Each when those before it are done, so that it finds the way free; a probe at once.
+    first = before if room == free else 0
+    rings = [
+        Ring(TASK_OF[provider], org_id, bulk=True, after=number / pace) for number, org_id in enumerate(org_ids, first)
+    ]
+    broker.publish(app, rings)
     if org_ids:
         log.info("swept", provider=provider, links=len(org_ids))
     return len(org_ids)

@@ -7,24 +7,40 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import structlog
 from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu import Exchange, Queue
 
 from core import catalog
+from core.accounts import Accounts
 from core.clock import utc_now
 from core.database import Database
+from core.gate import Gates
 from core.gateways import Biller, Provider
+from core.quota import Limit, Limits, LocalQuota, Quota
 from core.sync import Sync
 from core.wishes import Policy
 from providers.lago import LagoBiller
 from providers.stripe_biller import StripeBiller
+from tasks import drift
 from tasks.base import BillingApp, Runtime
-from tasks.routing import QUEUE_OF, SWEEP
+from tasks.routing import PLAN, QUEUE_OF, QUEUES, SWEEP
 from worker.settings import Settings, SettingsError
+from worker.shared_quota import SharedQuota
+
+log = structlog.get_logger()
+
 
 # One call to a biller, the last byte included; ``core.links.CALL`` leaves room for bridged blips on top.
 CALL_SECONDS: Final = 10.0
 SWEEP_EVERY: Final = 5.0
+
+# Of the published limits. Stripe's buckets forgive a burst (stripe.md 3); Lago's window of one second does not (lago.md
+# 2), so there the share leaves room for requests that were let through evenly and arrive in a crowd.
+STRIPE_ACCOUNT: Final = 100.0
+STRIPE_TEST_ACCOUNT: Final = 25.0
+STRIPE_SHARE: Final = 0.98
+LAGO_SHARE: Final = 0.9
 
 # The visibility timeout must outlast the longest countdown and the longest task, else both run again (celery.md 0.2).
 REDIS_OPTIONS: Final[dict[str, Any]] = {
@@ -58,14 +74,52 @@ def open_runtime(settings: Settings) -> Runtime:
     database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
     database.prepare()
     policy = Policy(links_payer=bool(settings.lago_stripe_provider_code))
+    quota = open_quota(settings)
 
     def close() -> None:
         for biller in billers.values():
             biller.close()
         database.close()
+        if isinstance(quota, SharedQuota):
+            quota.close()
 
-    sync = Sync(database=database, billers=billers, catalog=plans, policy=policy, clock=utc_now)
+    accounts = Accounts(database=database, billers=billers, clock=utc_now)
+    sync = Sync(
+        database=database,
+        billers=billers,
+        catalog=plans,
+        policy=policy,
+        clock=utc_now,
+        accounts=accounts,
+        gates=Gates(quota, settings.worker_concurrency),
+    )
     return Runtime(database=database, sync=sync, catalog=plans, clock=utc_now, close=close)
+
+
+def start_accounts(runtime: Runtime) -> None:
+    """At the start of a process that does the work. Raises ``WrongAccountError``; a biller may be away."""
+    for error in runtime.sync.accounts.start():
+        log.warning("account_not_asked", provider=error.provider, reason=error.message)
+
+
+def open_quota(settings: Settings) -> Quota:
+    """Shared through Redis where there is one; else each process keeps within the limits by itself."""
+    test_mode = settings.stripe_secret_key is not None and "_test_" in settings.stripe_secret_key.get_secret_value()
+    account = settings.stripe_rate_limit or (STRIPE_TEST_ACCOUNT if test_mode else STRIPE_ACCOUNT)
+    limits: dict[Provider, Limits] = {
+        "stripe": Limits(_stripe_limit(account), _stripe_limit(settings.stripe_operation_rate_limit)),
+        # A new organization there is a customer and a subscription, and Lago counts all requests together.
+        "lago": Limits(Limit(settings.lago_rate_limit * LAGO_SHARE, burst=2), round_takes=2),
+    }
+    if settings.redis is not None:
+        return SharedQuota(limits, settings.redis)
+    if not settings.is_embedded:
+        log.warning("quota_is_not_shared", reason="REDIS_URL is not set: every process takes the whole of it")
+    return LocalQuota(limits)
+
+
+def _stripe_limit(published: float) -> Limit:
+    return Limit(published * STRIPE_SHARE, burst=max(1, int(published / 5)))
 
 
 def open_billers(settings: Settings, plans: catalog.Catalog) -> dict[Provider, Biller]:
@@ -102,9 +156,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     amqp = settings.broker.startswith("amqp")
     kind = {"x-queue-type": "quorum"} if amqp else None
     exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
-    queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in sorted(set(QUEUE_OF.values()))]
+    queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in QUEUES]
     return {
-        "imports": ["tasks.customers", "tasks.events", "tasks.sweep"],
+        "imports": ["tasks.customers", "tasks.drift", "tasks.events", "tasks.sweep"],
         "broker_url": settings.broker,
         "broker_transport_options": _transport_options(settings.broker),
         "broker_connection_timeout": 4,
@@ -114,6 +168,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_pool_acquire_timeout": 5,
         "result_backend": None,
         "task_ignore_result": True,
+        "task_annotations": {"*": {"Strategy": "tasks.strategy:form_or_refuse"}},
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_queues": queues,
@@ -132,25 +187,40 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "timezone": "UTC",
         "enable_utc": True,
         "worker_prefetch_multiplier": 1,
-        "worker_eta_task_limit": 1000,
+        # No worker_eta_task_limit: kombu lets no wait raise the prefetch count beyond it, but lets every one that ends
+        # lower it, so after a crowd of waits a worker takes one message at a time for good. LONGEST_RETRY bounds them.
         "worker_send_task_events": True,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "beat_schedule": {"sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}}},
+        "beat_schedule": _schedule(settings),
         "beat_enable_remote_control": True,
     }
 
 
+def _schedule(settings: Settings) -> dict[str, Any]:
+    """A ring that is late is worth nothing: the next one does its work."""
+    rings: dict[str, Any] = {"sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}}}
+    if settings.plan_every_hours is not None:
+        seconds = settings.plan_every_hours * 3600
+        options = {"expires": drift.RING_EVERY}
+        rings["plan"] = {"task": PLAN, "schedule": drift.RING_EVERY, "args": [seconds], "options": options}
+    return rings
+
+
 def _transport_options(broker: str) -> dict[str, Any]:
-    scheme = broker.split(":", 1)[0]
+    # Without "://" there is no scheme, and what stands before the colon may be a password.
+    scheme = broker.split("://", 1)[0] if "://" in broker else "nothing of the kind"
     if scheme in {"redis", "rediss"}:
         return REDIS_OPTIONS
     if scheme in {"amqp", "amqps", "pyamqp"}:
         return AMQP_OPTIONS
     if scheme == "memory":
         return MEMORY_OPTIONS
-    message = f"CELERY_BROKER_URL begins with {scheme}; use redis://, rediss://, amqp:// or amqps://"
+    message = (
+        f"the broker's address (CELERY_BROKER_URL, else REDIS_URL) begins with {scheme}; "
+        "use redis://, rediss://, amqp:// or amqps://"
+    )
     raise SettingsError(message)
 
 

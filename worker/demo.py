@@ -19,11 +19,11 @@ from core import catalog, organizations, reports
 from core.clock import utc_now
 from core.database import Database
 from core.events import Cause, Change
-from core.importing import import_files
 from core.models import Organization
 from core.old_store import OldMember, OldOrganization, Place, write_members, write_organizations
 from core.organizations import NewOrganization
 from core.reports import OrganizationReport
+from core.transfer.importing import import_files
 from sandbox.client import Call, SandboxClient
 from sandbox.exchange import Doc
 from tasks.base import Runtime

@@ -6,16 +6,17 @@ Durable because the database is the truth: what was queued in memory when the pr
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
 from pydantic import SecretStr
-from sqlalchemy.exc import OperationalError
 
 from core import offers
+from core.database import DATABASE_IS_AWAY
 from sandbox.server import Sandbox
-from tasks import sweep
+from tasks import drift, sweep
 from tasks.base import BillingApp
 from worker import app as celery_app
 from worker.relay import BROKER_IS_AWAY, Relay
@@ -77,6 +78,7 @@ class Embedded:
             settings = _pointed_at(settings, self._sandbox.url)
         self._app = celery_app.build(settings)
         runtime = self._app.runtime
+        celery_app.start_accounts(runtime)
         if self._sandbox is not None:
             offers.push(runtime.catalog, runtime.sync.billers.values())
         self._relay = Relay(self._app, runtime.database)
@@ -88,7 +90,10 @@ class Embedded:
             without_mingle=True,
             without_gossip=True,
         )
-        for name, target in (("worker", self._worker.start), ("relay", self._relay.run), ("sweep", self._sweep)):
+        threads = {"worker": self._worker.start, "relay": self._relay.run, "sweep": self._sweep}
+        if settings.plan_every_hours is not None:
+            threads["plan"] = self._plan
+        for name, target in threads.items():
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -97,8 +102,16 @@ class Embedded:
         while not self._stopping.wait(SWEEP_EVERY):
             try:
                 sweep.run(self.app)
-            except (*BROKER_IS_AWAY, OperationalError) as error:
+            except (*BROKER_IS_AWAY, *DATABASE_IS_AWAY) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
+
+    def _plan(self) -> None:
+        every = timedelta(hours=self._settings.plan_every_hours or 0)
+        while not self._stopping.wait(drift.RING_EVERY):
+            try:
+                drift.run(self.app, every)
+            except DATABASE_IS_AWAY as error:
+                log.warning("plan_failed", error=type(error).__name__)
 
     def _stop(self) -> None:
         """What runs is finished; what waits in memory is in the rows."""

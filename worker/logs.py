@@ -1,11 +1,13 @@
 """Logging for our processes: one line an event, constant names and fields, to standard error.
 
 Task and organization ids only; the SDKs' own loggers stay at WARNING: their INFO lines hold emails (stripe.md 1.7).
+Of a message that Celery throws away, its log line says why, and not what was in it.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -16,7 +18,10 @@ from celery.signals import setup_logging
 
 from worker.settings import Settings
 
-QUIET = ("stripe", "httpx", "httpcore", "urllib3", "requests", "amqp", "kombu", "asyncio", "alembic")
+# celery.pool's DEBUG lines hold the arguments of each task.
+QUIET = ("stripe", "httpx", "httpcore", "urllib3", "requests", "amqp", "kombu", "asyncio", "alembic", "celery.pool")
+CONSUMER = "celery.worker.consumer.consumer"
+TASK_NAME = re.compile(r"[a-zA-Z_.]{1,100}")
 
 
 def configure(settings: Settings) -> None:
@@ -46,6 +51,7 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+    logging.getLogger(CONSUMER).addFilter(_without_the_message)
     structlog.configure(
         processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -53,6 +59,17 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     setup_logging.connect(_keep_ours, weak=False)
+
+
+def _without_the_message(record: logging.LogRecord) -> bool:
+    """Celery writes out the whole message that it throws away, and the error's own text may quote it."""
+    if "body" in str(record.msg):
+        error = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        named = error.args[0] if isinstance(error, KeyError) and error.args else ""
+        shown = named if TASK_NAME.fullmatch(str(named)) else type(error).__name__
+        record.msg, record.args = "message_thrown_away: %s, %s", (record.funcName.removeprefix("on_"), shown)
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _keep_ours(**_: object) -> None:

@@ -1,7 +1,8 @@
 """The relay: committed events to the broker, oldest first. It may repeat a message and never loses one.
 
 Rows are leased, handed over, then marked; no transaction is open while the broker is talked to. Woken by LISTEN on
-Postgres, by a short poll on SQLite; several relays share the work.
+Postgres, by a short poll on SQLite; several relays share the work. A broker or a database that is away, full or
+read-only is outlasted.
 """
 
 from __future__ import annotations
@@ -11,23 +12,27 @@ from typing import Final
 
 import psycopg
 import structlog
-from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import OperationalError
+from kombu.exceptions import KombuError
+from psycopg.conninfo import make_conninfo
+from redis.exceptions import RedisError
 
 from core import outbox
-from core.database import Database
+from core.database import DATABASE_IS_AWAY, GONE_HOST, Database
 from tasks import broker, routing
 from tasks.base import BillingApp
+from worker.turnstile import Turnstile
 
 log = structlog.get_logger()
 
 AT_ONCE: Final = 500
 POLL_SQLITE: Final = 0.02  # seconds
 POLL_POSTGRES: Final = 1.0  # seconds; the fallback when a notification was missed
-AFTER_FAILURE: Final = 1.0  # seconds
+AFTER_FAILURE: Final = 0.5  # seconds; doubled by each failure in a row
+LONGEST_PAUSE: Final = 8.0  # seconds
 
-# What a broker that is away raises: kombu's own error, or the socket's.
-BROKER_IS_AWAY: Final = (BrokerError, OSError)
+# What a broker that is away, full, read-only or of another password raises: kombu's own errors, the socket's, and
+# those of Redis' client where kombu lets them through.
+BROKER_IS_AWAY: Final = (KombuError, OSError, RedisError)
 
 
 class Relay:
@@ -37,20 +42,21 @@ class Relay:
         self._app = app
         self._database = database
         self._stopping = threading.Event()
+        self._turnstile = Turnstile(app.runtime.sync.gates.quota.pace)
         self._ear: psycopg.Connection[tuple[object, ...]] | None = None
+        self._failures = 0
 
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
                 if self.relay_once() == 0:
                     self._wait()
+                self._failures = 0
             except BROKER_IS_AWAY as error:
-                log.warning("broker_away", error=type(error).__name__)
-                self._stopping.wait(AFTER_FAILURE)
-            except (OperationalError, psycopg.OperationalError) as error:
-                log.warning("database_away", error=type(error).__name__)
+                self._pause("broker_away", error)
+            except (*DATABASE_IS_AWAY, psycopg.Error) as error:
                 self._hang_up()
-                self._stopping.wait(AFTER_FAILURE)
+                self._pause("database_away", error)
         self._hang_up()
 
     def stop(self) -> None:
@@ -67,7 +73,8 @@ class Relay:
         if not events:
             return 0
         try:
-            broker.publish(self._app, routing.rings((event.type, event.org_id) for event in events))
+            rings = routing.rings((event.type, event.org_id) for event in events)
+            broker.publish(self._app, list(self._turnstile.sort(rings)))
         except BROKER_IS_AWAY:
             with self._database.write() as session:
                 outbox.give_back(session, token)
@@ -76,6 +83,12 @@ class Relay:
             outbox.mark_published(session, token, now())
         log.debug("relayed", events=len(events))
         return len(events)
+
+    def _pause(self, what: str, error: Exception) -> None:
+        # The class alone: the text may hold the address with its password.
+        log.warning(what, error=type(error).__name__)
+        self._stopping.wait(min(LONGEST_PAUSE, AFTER_FAILURE * 2.0 ** min(self._failures, 10)))
+        self._failures += 1
 
     def _wait(self) -> None:
         if self._database.is_sqlite:
@@ -87,7 +100,7 @@ class Relay:
     def _listen(self) -> psycopg.Connection[tuple[object, ...]]:
         if self._ear is None:
             url = self._database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            self._ear = psycopg.connect(url, autocommit=True, connect_timeout=5)
+            self._ear = psycopg.connect(make_conninfo(url, connect_timeout=5, **GONE_HOST), autocommit=True)
             self._ear.execute(f"LISTEN {outbox.CHANNEL}")
         return self._ear
 

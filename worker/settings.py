@@ -6,15 +6,18 @@ its own sandbox on loopback, never to a live system.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.catalog import ChargedBy
 
+ENV_FILE = Path(".env")
 LOOPBACK_BROKER = "memory://localhost"
 
 
@@ -24,7 +27,12 @@ class SettingsError(Exception):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,  # NAME= says nothing, as in Compose
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     data_dir: Path = Field(default=Path("data"), description="Folder of the embedded database and sandbox.")
@@ -38,14 +46,23 @@ class Settings(BaseSettings):
     stripe_api_base: str | None = Field(default=None, description="https://api.stripe.com for live; no default.")
     stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_… of the webhook endpoint.")
     stripe_days_until_due: int = Field(default=30, ge=1, le=365, description="Of invoices, where Stripe charges.")
+    stripe_rate_limit: float | None = Field(
+        default=None, gt=0, description="Requests a second of the account; default: 100, 25 with a test key."
+    )
+    stripe_operation_rate_limit: float = Field(default=25.0, gt=0, description="Requests a second of one operation.")
     lago_api_url: str | None = Field(default=None, description="Lago's origin, without /api/v1; no default.")
     lago_api_key: SecretStr | None = Field(default=None, description="Key of one Lago organization.")
     lago_stripe_provider_code: str | None = Field(default=None, description="Lago's code of its Stripe connection.")
     lago_webhook_secret: SecretStr | None = Field(default=None, description="HMAC key of Lago's webhooks.")
 
+    lago_rate_limit: float = Field(default=50.0, gt=0, description="Requests a second of the Lago organization.")
+
     worker_concurrency: int = Field(default=8, ge=1, le=64, description="Threads of one worker process.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The least that is logged."
+    )
+    plan_every_hours: float | None = Field(
+        default=None, gt=0, description="How often a comparison with the billers begins by itself; default: never."
     )
     log_format: Literal["console", "json"] = Field(default="console", description="json where a collector reads it.")
 
@@ -91,11 +108,20 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str:
-        if self.celery_broker_url or self.redis_url:
-            return self.celery_broker_url or self.redis_url or LOOPBACK_BROKER
-        if self.redis_host:
-            return f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
-        return LOOPBACK_BROKER
+        return self.celery_broker_url or self._named_redis or LOOPBACK_BROKER
+
+    @property
+    def redis(self) -> str | None:
+        """Where processes share the quota: the named Redis, else a broker that is one; None: there is none."""
+        if self._named_redis is None and self.broker.startswith(("redis://", "rediss://")):
+            return self.broker
+        return self._named_redis
+
+    @property
+    def _named_redis(self) -> str | None:
+        if self.redis_url or not self.redis_host:
+            return self.redis_url
+        return f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
 
     @property
     def is_embedded(self) -> bool:
@@ -109,11 +135,36 @@ class Settings(BaseSettings):
 
 def read() -> Settings:
     """Raises ``SettingsError`` with one sentence for each bad setting; no value is repeated."""
+    _refuse_unread_lines()
     try:
         return Settings()
     except ValidationError as error:
         sentences = [_sentence(list(map(str, part["loc"])), part["msg"]) for part in error.errors(include_input=False)]
         raise SettingsError("; ".join(sentences)) from None
+
+
+def _refuse_unread_lines() -> None:
+    """A line that the reader of the file skips would leave its setting at the default: another database, a sandbox."""
+    if not ENV_FILE.is_file():
+        return
+    try:
+        lines = list(parse_stream(io.StringIO(ENV_FILE.read_text(encoding="utf-8"))))
+    except UnicodeDecodeError:
+        message = f"{ENV_FILE} is not text in UTF-8: save it as such"
+        raise SettingsError(message) from None
+    unread = [
+        str(each.original.line + _blank_before(each.original.string))
+        for each in lines
+        if each.error or (each.key is not None and each.value is None)
+    ]
+    if unread:
+        message = f"{ENV_FILE} line {', '.join(unread)}: cannot be read; write NAME=value, a comment after #"
+        raise SettingsError(message)
+
+
+def _blank_before(part: str) -> int:
+    """The reader counts blank lines to what follows them."""
+    return part[: len(part) - len(part.lstrip())].count("\n")
 
 
 def _sentence(where: list[str], problem: str) -> str:

@@ -1,4 +1,7 @@
-"""The real console script, run as a person or an init system runs it, with no setting but those that are named."""
+"""The real console script, run as a person or an init system runs it, with no setting but those that are named.
+
+What it says is searched for the keys and passwords that it was given.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.worker import leaks
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).parent / "billing-sync"
@@ -32,7 +37,7 @@ def prepare(folder: Path) -> Path:
 def run(
     folder: Path, *words: str, settings: Mapping[str, str] = NONE, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    ended = subprocess.run(
         [SCRIPT, *words],
         cwd=folder,
         env=environment(settings),
@@ -41,6 +46,8 @@ def run(
         timeout=seconds,
         check=False,
     )
+    assert leaks.found([(" ".join(words), ended.stdout + ended.stderr)], leaks.secrets_of(settings)) == []
+    return ended
 
 
 @dataclass
@@ -81,3 +88,4 @@ def running(folder: Path, *words: str, settings: Mapping[str, str] = NONE) -> It
     finally:
         process.kill()
         process.wait()
+    assert leaks.found(leaks.files(folder, log.name), leaks.secrets_of(settings)) == []

@@ -28,7 +28,13 @@ def folder(tmp_path: Path) -> Path:
     ("words", "settings", "code", "sentence"),
     [
         (("stauts",), {}, 2, "Did you mean 'status'?"),
-        (("orgs", "--limit", "many"), {}, 2, "`billing-sync --help`"),
+        (("zzz",), {}, 2, "No such command 'zzz'; `billing-sync --help` lists what there is"),
+        (("--zzz",), {}, 2, "; `billing-sync --help` lists what there is"),
+        (("orgs", "--limit", "many"), {}, 2, "`billing-sync orgs --help` lists what there is"),
+        (("keys", "create"), {}, 2, "Missing argument 'NAME'; `billing-sync keys create --help`"),
+        (("keys", "make"), {}, 2, "`billing-sync keys --help`"),
+        (("import",), {}, 2, "Missing argument 'ORGS'; `billing-sync import --help`"),
+        (("received", "--verdict", "lost"), {}, 2, "Invalid value for '--verdict': 'lost' is not one of"),
         (("status",), {"WORKER_CONCURRENCY": "many"}, 2, "WORKER_CONCURRENCY"),
         (("status",), {"STRIPE_SECRET_KEY": "sk_test_secret-word"}, 2, "STRIPE_API_BASE is missing"),
         (("status",), NO_DATABASE, 2, "check DATABASE_URL and that it is running"),
@@ -38,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
         (("plans", "check"), {"PLANS_FILE": "none.toml"}, 2, "none.toml: no such plan file"),
         (("import", "none.json", "users.json"), {}, 2, "none.json"),
         (("export", "no/folder/o.json", "u.json"), {}, 2, "no/folder"),
-        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "CELERY_BROKER_URL"),
+        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "else REDIS_URL) begins with http; use redis://"),
+        (("status",), {"REDIS_URL": "secret-word:x@127.0.0.1"}, 2, "begins with nothing of the kind"),
+        (("status",), {"STRIPE_SECRET_KEY": "", "STRIPE_API_BASE": "http://127.0.0.1:9"}, 2, "STRIPE_SECRET_KEY is"),
         (("up",), {"DATA_DIR": "plans.toml/data"}, 2, "plans.toml"),
     ],
 )
@@ -52,6 +60,32 @@ def test_a_foreseen_failure_is_one_sentence(
     assert failed.returncode == code
     assert "secret-word" not in failed.stderr
     assert failed.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"LOG_LEVEL=INFO\nDATABASE_URL='secret-word\n", ".env line 2: cannot be read"),
+        (b"# a comment\n\nDATABASE_URL\n=x\n", ".env line 3, 4: cannot be read"),
+        (b"DATABASE_URL=\xff", ".env is not text in UTF-8"),
+        (b"WORKER_CONCURRENCY=many", "WORKER_CONCURRENCY: "),
+    ],
+)
+def test_a_line_of_the_env_file_that_cannot_be_read_is_never_skipped(
+    folder: Path, content: bytes, sentence: str
+) -> None:
+    (folder / ".env").write_bytes(content)
+    failed = console.run(folder, "status")
+    assert failed.returncode == 2
+    assert sentence in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert "secret-word" not in failed.stderr
+
+
+def test_an_env_file_is_read_and_a_name_without_a_value_says_nothing(folder: Path) -> None:
+    (folder / ".env").write_text("# settings\nexport DATA_DIR='else where'  # with a blank\nCHARGED_BY=\n")
+    assert console.run(folder, "status").returncode == 0
+    assert (folder / "else where").is_dir()
 
 
 def test_status_says_that_the_broker_is_away(folder: Path) -> None:

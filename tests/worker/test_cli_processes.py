@@ -49,6 +49,15 @@ def test_up_runs_until_it_is_told_to_stop(folder: Path, number: int) -> None:
         assert "Traceback" not in up.output
 
 
+def test_up_says_what_to_type_so_that_it_works_there(folder: Path) -> None:
+    scripts = str(console.SCRIPT.parent)
+    for path, before in ((f"{scripts}:/usr/bin:/bin", ""), ("/usr/bin:/bin", f"{scripts}/")):
+        with console.running(folder, "up", settings={"PATH": path}) as up:
+            up.says(f"  {before}billing-sync status Acme")
+            assert f"  {before}python -c" in up.output
+            assert up.stop() == 0
+
+
 def test_up_survives_being_killed(folder: Path) -> None:
     manager = OrgManager(data_dir=folder / "data")
     try:
@@ -123,7 +132,8 @@ def test_a_worker_refuses_a_database_whose_schema_is_not_its_own(
 def test_a_worker_names_the_queues_there_are(folder: Path, deployed: dict[str, str]) -> None:
     refused = console.run(folder, "worker", "--queues", "stripe,paypal", settings=deployed)
     assert refused.returncode == 2
-    assert refused.stderr == "billing-sync: --queues: paypal is no queue; choose from events, lago, stripe\n"
+    known = "events, lago, lago_bulk, stripe, stripe_bulk, sweep"
+    assert refused.stderr == f"billing-sync: --queues: paypal is no queue; choose from {known}\n"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
-from core import received
+from core import billers, received
 from core.catalog import Catalog
 from core.clock import utc_now
 from core.database import Database
+from core.errors import MisconfiguredError, RetryableError
 from core.models import BillingLink
 from core.org_manager import OrgManager
 from worker.cli.application import app
@@ -122,7 +123,7 @@ def test_orgs_can_be_narrowed(types: Type, manager: OrgManager) -> None:
     assert told(types("orgs", "--search", "ZÜRICH", "--json"))["organizations"][0]["name"] == "Zürich Analytics"
     limited = types("orgs", "--search", "kite", "--limit", "2")
     assert "2 of 3; --limit shows more" in limited.stdout
-    assert "No organizations." in types("orgs", "--search", "100%").stdout
+    assert "No organization matches." in types("orgs", "--search", "100%").stdout
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -260,7 +261,7 @@ def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Datab
     ids = [manager.create_organization(f"Company {number}") for number in range(3)]
     park(database, ids[0], "stripe")
     park(database, ids[1], "lago", "unknown_plan")
-    assert told(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1}
+    assert told(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1, "billers": []}
     assert told(types("parked", "--json"))["total"] == 1
     assert "1 to be tried again." in types("retry", "--all").stdout
     assert "Nothing is parked." in types("retry", "--all").stdout
@@ -309,3 +310,60 @@ def test_import_names_what_was_lost_and_export_gives_it_back(types: Type, tmp_pa
     document = json.loads(again.stdout)
     assert document["lost"] == 4 == sum(each["kind"] == "loss" for each in document["findings"])
     assert document["organizations"]["new"] == 0
+
+
+def stop(database: Database, error: RetryableError) -> None:
+    with database.write() as session:
+        billers.failed(session, error, utc_now(), again=False, probing=False)
+
+
+def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    stop(database, MisconfiguredError("stripe", "Stripe does not accept the key; check STRIPE_SECRET_KEY"))
+    for words in (["status"], ["parked"]):
+        shown = " ".join(types(*words).stdout.split())
+        assert "Stripe is stopped since" in shown
+        assert "Stripe does not accept the key" in shown
+        assert "correct the setting and restart the workers" in shown
+        assert "next try in" in shown
+    document = told(types("status", "--json"))["billers"]
+    assert document["stripe"]["stop"]["kind"] == "misconfigured"
+    assert document["stripe"]["stop"]["probe_at"].endswith("Z")
+    assert document["lago"]["stop"] is None
+    assert told(types("parked", "--json"))["stops"]["stripe"]["kind"] == "misconfigured"
+    one = types("status", org_id).stdout
+    assert "waits: Stripe is stopped" in one
+    assert "taken up by itself once Stripe answers" in one
+    links = told(types("status", org_id, "--json"))["links"]
+    assert {name: link["standing"] for name, link in links.items()} == {"stripe": "stopped", "lago": "queued"}
+
+
+def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    manager.create_organization("Acme", "starter")
+    stop(database, MisconfiguredError("stripe", "no"))
+    for _ in range(2):
+        assert told(types("retry", "--all", "--json")) == {"organizations": 0, "billers": ["stripe"]}
+    assert "Stripe, which was stopped, is tried again now" in types("retry", "--all").stdout
+    assert "next try now" in types("status").stdout
+
+
+def test_the_key_of_another_account_is_not_retried_away(types: Type, manager: OrgManager, database: Database) -> None:
+    manager.create_organization("Acme", "starter")
+    with database.write() as session:
+        billers.stop(session, "lago", "this database belongs to another", utc_now())
+    assert told(types("retry", "--all", "--json")) == {"organizations": 0, "billers": []}
+    assert "set the right key and restart every worker" in types("status").stdout
+
+
+def test_a_parked_organization_leaves_by_itself_when_its_data_changes(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    park(database, org_id, "stripe")
+    assert told(types("parked", "--json"))["total"] == 1
+    manager.update_org_billing_ids(org_id, stripe_id="cus_right")
+    assert told(types("parked", "--json"))["total"] == 0

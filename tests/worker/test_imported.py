@@ -86,7 +86,8 @@ def import_all(deployed: Deployment, old_store: OldStore) -> None:
 
 def assert_exactly_what_it_takes(sandbox: SandboxClient, old_store: OldStore) -> None:
     """One Stripe create each, two Lago writes each; where an id was known, reads and an update instead of a create."""
-    stripe, lago = sandbox.counters().stripe.operations, sandbox.counters().lago.operations
+    stripe, lago = dict(sandbox.counters().stripe.operations), sandbox.counters().lago.operations
+    stripe.pop("GET /v1/account")  # each process asks at its start whose key it has
     known, known_at_lago = len(old_store.with_stripe_id), len(old_store.with_lago_id)
     assert stripe == {
         "POST /v1/customers": ORGANIZATIONS - known,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from worker import logs
-from worker.cli import demonstration, errors, files, plans, processes, status, store, stuck
+from worker.cli import demonstration, drift, errors, files, keys, plans, processes, serving, status, store, stuck
 from worker.settings import Settings
 
 TRY = "Try it"
@@ -22,10 +22,12 @@ app = typer.Typer(
     help="Keeps organizations right in Lago and Stripe at once.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",  # sets the paragraphs anew to the width of the screen
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 plan_commands = typer.Typer(no_args_is_help=True)
+key_commands = typer.Typer(no_args_is_help=True)
 database_commands = typer.Typer(no_args_is_help=True)
 
 
@@ -59,9 +61,12 @@ app.command(rich_help_panel=LOOK)(store.orgs)
 app.command(rich_help_panel=LOOK)(stuck.parked)
 app.command(rich_help_panel=LOOK)(stuck.retry)
 app.command(rich_help_panel=LOOK)(stuck.received)
+app.command(rich_help_panel=LOOK)(drift.plan)
+app.command(rich_help_panel=LOOK)(drift.apply)
 app.command("import", rich_help_panel=STORE)(files.bring_in)
 app.command("export", rich_help_panel=STORE)(files.take_out)
 app.command("worker", rich_help_panel=RUN)(processes.run_worker)
+app.command(rich_help_panel=RUN)(serving.api)
 app.command(rich_help_panel=RUN)(processes.relay)
 app.command(rich_help_panel=RUN)(processes.beat)
 app.command(
@@ -71,8 +76,12 @@ app.command(
 )(processes.flower)
 plan_commands.command("check")(plans.check)
 plan_commands.command("push")(plans.push)
+key_commands.command("create")(keys.create)
+key_commands.command("list")(keys.show)
+key_commands.command("revoke")(keys.revoke)
 database_commands.command("upgrade")(store.upgrade)
 app.add_typer(
     plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=RUN
 )
+app.add_typer(key_commands, name="keys", help="Keys that open the API for other systems.", rich_help_panel=RUN)
 app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=RUN)

@@ -55,7 +55,7 @@ def demo(
     if not as_json:
         tables.show(
             f"All {len(result.shown)} in sync after {seconds} s: one customer each at Stripe and Lago.",
-            "Next: `billing-sync up` keeps it running, with a sandbox of its own and no key.",
+            f"Next: `{words.typed()} up` keeps it running, with a sandbox of its own and no key.",
         )
 
 

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 import typer
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from core.accounts import WrongAccountError
 from core.catalog import CatalogError
 from core.database import DatabaseError
 from core.errors import ProviderError
-from core.importing import ImportInterruptedError
 from core.old_store import UnreadableFileError, UnwritableFileError
+from core.transfer.importing import ImportInterruptedError
 from sandbox.client import SandboxError
 from worker.settings import SettingsError
 
@@ -35,7 +38,15 @@ class FailedError(Exception):
 
 
 # Words, settings and files that a person can put right; the sentence is the error's own.
-_WRONG = (UsageError, SettingsError, CatalogError, DatabaseError, UnreadableFileError, UnwritableFileError)
+_WRONG = (
+    UsageError,
+    SettingsError,
+    CatalogError,
+    DatabaseError,
+    UnreadableFileError,
+    UnwritableFileError,
+    WrongAccountError,
+)
 # Work that was tried.
 _FAILED = (FailedError, ProviderError, SandboxError, ImportInterruptedError)
 FORESEEN = (*_WRONG, *_FAILED, BrokerError, DBAPIError, OSError, typer.TyperException)
@@ -54,7 +65,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         sys.stdout = None
         code = FAILED
     except FORESEEN as error:
-        told = _told(error)
+        told = _told(error, _command(app, arguments))
         if told is None:
             raise
         sentence, code = told
@@ -69,7 +80,7 @@ def say(sentence: str) -> None:
     sys.stderr.flush()
 
 
-def _told(error: Exception) -> tuple[str, int] | None:
+def _told(error: Exception, command: str) -> tuple[str, int] | None:
     """The sentence and the exit code; ``None``: a kind of this error that nobody foresaw."""
     match error:
         case BrokerError():
@@ -79,7 +90,7 @@ def _told(error: Exception) -> tuple[str, int] | None:
         case OSError():
             return _about_os(error)
         case typer.TyperException():
-            return _about_words(error.format_message()), WRONG
+            return _about_words(error.format_message(), command), WRONG
     return str(error), WRONG if isinstance(error, _WRONG) else FAILED
 
 
@@ -97,11 +108,22 @@ def _about_os(error: OSError) -> tuple[str, int] | None:
     return None
 
 
-def _about_words(sentence: str) -> str:
+def _about_words(sentence: str, command: str) -> str:
     """What Typer says of the words typed; of none at all it says nothing, the help stands there already."""
     if not sentence or sentence.endswith("?"):
         return sentence
-    return f"{sentence.rstrip('.')}; `billing-sync --help` lists what there is"
+    return f"{sentence.rstrip('.').replace('Value error, ', '')}; `{command} --help` lists what there is"
+
+
+def _command(app: typer.Typer, arguments: Sequence[str]) -> str:
+    """As far as the words typed name one that there is."""
+    words, at = ["billing-sync"], get_command(app)
+    for word in arguments:
+        found = at.commands.get(word) if isinstance(at, TyperGroup) else None
+        if found is None:
+            break
+        words, at = [*words, word], found
+    return " ".join(words)
 
 
 def _first_line(error: object) -> str:

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 
 from core import catalog
 from core.clock import utc_now
-from core.exporting import export_files
-from core.import_report import Report
-from core.importing import import_files
 from core.old_store import Finding, OnBytes
+from core.transfer.exporting import export_files
+from core.transfer.importing import import_files
+from core.transfer.report import Report
 from worker import settings as settings_of
 from worker.cli import errors, opening, tables, words
 from worker.cli.errors import UsageError

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 import typer
 
 from core import catalog, offers
+from core.accounts import Accounts
 from core.catalog import Catalog
+from core.clock import utc_now
 from core.gateways import Biller
 from core.offers import Offering
 from worker import settings as settings_of
 from worker.app import open_billers
-from worker.cli import errors, tables, words
+from worker.cli import errors, opening, tables, words
 from worker.cli.tables import Column
 
 
@@ -40,6 +42,7 @@ def push(*, as_json: tables.AsJson = False) -> None:
     JSON: {"in_order", "plans": [{"tier", "provider", "code", "missing", "problem"}]}, as it stood before.
     """
     with _open() as (plans, billers):
+        _refuse_other_accounts(billers)
         found = offers.push(plans, billers)
     in_order = all(each.missing or each.problem is None for each in found)
     if as_json:
@@ -61,6 +64,15 @@ def _open() -> Iterator[tuple[Catalog, list[Biller]]]:
     finally:
         for biller in billers:
             biller.close()
+
+
+def _refuse_other_accounts(billers: list[Biller]) -> None:
+    """Nothing is put on sale in an account that is not this database's."""
+    with opening.store() as database:
+        by_name = {biller.provider: biller for biller in billers}
+        unasked = Accounts(database=database, billers=by_name, clock=utc_now).confirm()
+    if unasked:
+        raise unasked[0]
 
 
 def _columns(*, added: bool) -> list[Column[Offering]]:

@@ -20,11 +20,11 @@ import typer
 
 from sandbox.server import Sandbox
 from tasks.base import BillingApp
-from tasks.routing import QUEUE_OF
-from worker import logs
+from tasks.routing import QUEUES
+from worker import api_settings, logs, serving
 from worker import settings as settings_of
-from worker.app import build
-from worker.cli import opening, tables
+from worker.app import build, start_accounts
+from worker.cli import opening, tables, words
 from worker.cli.errors import FailedError, UsageError
 from worker.embedded import Embedded
 from worker.relay import Relay
@@ -36,13 +36,18 @@ FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers
 
 
 def up() -> None:
-    """Run everything in this process: worker, relay, sweep, and a sandbox where no biller is named."""
-    settings = settings_of.read()
+    """Run everything in this process: worker, relay, sweep, the API, and a sandbox where no biller is named."""
+    settings, api = settings_of.read(), api_settings.read()
     logs.configure(_quiet(settings))
-    with opening.alone(settings.data_dir), stop_asked() as stopping, Embedded(settings) as running:
-        tables.show(*_welcome(settings, running.sandbox_url))
+    with (
+        opening.alone(settings.data_dir),
+        stop_asked() as stopping,
+        Embedded(settings) as running,
+        serving.api(settings, api) as served,
+    ):
+        tables.show(*_welcome(settings, running.sandbox_url, served.url))
         while not stopping.wait(LOOK_EVERY):
-            if not running.alive:
+            if not (running.alive and served.alive):
                 message = "a part of it ended by itself: see the log above, then start it again; nothing is lost"
                 raise FailedError(message)
 
@@ -72,7 +77,8 @@ def run_worker(
     *,
     concurrency: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; else WORKER_CONCURRENCY.")] = None,
     queues: Annotated[
-        str | None, typer.Option(help="Of events, stripe, lago; with commas between. All if left out.")
+        str | None,
+        typer.Option(help="Of events, sweep, stripe, lago and the latter with _bulk; commas between. All if left out."),
     ] = None,
 ) -> None:
     """Run one Celery worker process; run as many as you need."""
@@ -81,6 +87,7 @@ def run_worker(
     if concurrency is not None:
         settings = settings.model_copy(update={"worker_concurrency": concurrency})
     app = _opened(settings)
+    start_accounts(app.runtime)
     worker = app.Worker(
         hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
         pool_cls="threads",
@@ -158,32 +165,33 @@ def _opened(settings: Settings) -> BillingApp:
     return app
 
 
-def _queues(words: str | None) -> list[str] | None:
-    known = sorted(set(QUEUE_OF.values()))
-    if words is None:
+def _queues(given: str | None) -> list[str] | None:
+    if given is None:
         return None
-    chosen = [word.strip() for word in words.split(",") if word.strip()]
-    unknown = [word for word in chosen if word not in known]
+    chosen = [word.strip() for word in given.split(",") if word.strip()]
+    unknown = [word for word in chosen if word not in QUEUES]
     if unknown or not chosen:
-        message = f"--queues: {', '.join(unknown) or 'nothing'} is no queue; choose from {', '.join(known)}"
+        message = f"--queues: {', '.join(unknown) or 'nothing'} is no queue; choose from {', '.join(QUEUES)}"
         raise UsageError(message)
     return chosen
 
 
-def _welcome(settings: Settings, sandbox_url: str | None) -> list[str]:
+def _welcome(settings: Settings, sandbox_url: str | None, api_url: str) -> list[str]:
     folder = settings.data_dir
     billers = (
         f"sandbox   {sandbox_url}   (stand-ins of Stripe and Lago; {sandbox_url}/sandbox/state shows what they hold)"
         if sandbox_url
         else f"billers   {settings.stripe_api_base} and {settings.lago_api_url}"
     )
+    create = "from core.org_manager import org_manager; org_manager.create_organization('Acme')"
     return [
         "billing-sync is up. Stop it with Ctrl-C; nothing is lost, whatever ends it.",
         f"  {billers}",
+        f"  API       {api_url}   ({api_url}/docs describes it; `{words.typed()} keys create` opens it)",
         f"  data      {folder.resolve()}",
         "Next, in another terminal and this folder:",
-        "  billing-sync import organizations.json org_users.json",
-        "  python -c 'from core.org_manager import org_manager; org_manager.create_organization(\"Acme\")'",
-        "  billing-sync orgs",
-        "  billing-sync status Acme",
+        f"  {words.typed()} import organizations.json org_users.json",
+        f'  {words.typed("python")} -c "{create}"',
+        f"  {words.typed()} orgs",
+        f"  {words.typed()} status Acme",
     ]

@@ -28,13 +28,15 @@ PROBE_SECONDS = 2
 def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> None:
     """Show what is in sync, behind and parked; of one organization also why, and what happens next.
 
-    JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since"},
-    "lago": …}, "troubles": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
+    JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
+    "account_id", "livemode", "stop": {"kind", "since", "message", "probe_at"} or null}, "lago": …},
+    "troubles": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "received": {verdict: count}, "broker": {"address", "answers"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "standing", "customer_id", "subscription_id",
     "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
-    "error_request_id", "error_at", "next_step"}. Standings: in_sync, working, waiting, retrying, queued, parked, held.
+    "error_request_id", "error_at", "next_step"}. Standings: in_sync, working, waiting, stopped, retrying,
+    queued, parked, held.
     """
     settings = settings_of.read()
     with opening.store(settings) as database, database.read() as session:
@@ -54,9 +56,10 @@ def _show_one(session: Session, word: str, *, as_json: bool) -> None:
         tables.show_json(words.organization(report, now))
         return
     plan = words.plan(report.plan_tier, report.pending_plan_tier)
+    members = words.count(report.members, "member")
     tables.show(
         Text.assemble((report.name, "bold"), "  ", report.id),
-        f"{plan}, {report.status}, {report.members} members, last changed {tables.age(report.updated_at, now)}",
+        f"{plan}, {report.status}, {members}, last changed {tables.age(report.updated_at, now)}",
     )
     for link in report.links.values():
         tables.show("", *_link(link, report, now))
@@ -88,7 +91,7 @@ def _show_all(found: Overview, settings: Settings, *, as_json: bool) -> None:
     now = utc_now()
     counts = list(found.billers.items())
     tables.show(
-        f"{found.organizations} organizations",
+        words.count(found.organizations, "organization"),
         "",
         tables.table(
             counts,
@@ -101,6 +104,9 @@ def _show_all(found: Overview, settings: Settings, *, as_json: bool) -> None:
             ],
         ),
     )
+    for provider, each in counts:
+        if each.stop is not None:
+            tables.show("", *words.about_stop(provider, each.stop, now))
     if found.troubles:
         tables.show("", tables.table(found.troubles, _trouble_columns(now)))
     tables.show("", *_lines(found, settings, answers, now))

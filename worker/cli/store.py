@@ -37,7 +37,7 @@ def orgs(
         return
     if not page.total:
         tables.show(
-            "No organizations." if plan or search else "No organizations yet: `billing-sync import` brings some."
+            "No organization matches." if plan or search else "No organizations yet: `billing-sync import` brings some."
         )
         return
     tables.show(tables.table(page.organizations, _COLUMNS), tables.how_many(len(page.organizations), page.total))

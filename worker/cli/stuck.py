@@ -11,10 +11,11 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from core import due, organizations, reports
+from core import billers, due, organizations, reports
 from core.clock import utc_now
 from core.database import Database
 from core.events import Cause, Change
+from core.gateways import Provider
 from core.reports import Message, Stopped
 from worker import settings as settings_of
 from worker.cli import opening, tables, words
@@ -35,17 +36,21 @@ class Verdict(StrEnum):
 def parked(*, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
     """List what waits for a person: the error, since when, and what to do.
 
-    JSON: {"total", "parked": [{"org_id", "name", "link": …}]}; a link as in `status ORG`.
+    JSON: {"total", "parked": [{"org_id", "name", "link": …}], "stops": {provider: {"kind", "since", "message",
+    "probe_at"}}}; a link as in `status ORG`, stops are billers that no work is sent to.
     """
     now = utc_now()
     with opening.store() as database, database.read() as session:
         found, total = reports.stopped(session, now, limit)
+        stops = billers.stops(session)
     if as_json:
         rows = [
             {"org_id": row.org_id, "name": row.name, "link": words.link(row.link, row.org_id, now)} for row in found
         ]
-        tables.show_json({"total": total, "parked": rows})
+        tables.show_json({"total": total, "parked": rows, "stops": stops})
         return
+    for provider, stop in stops.items():
+        tables.show(*words.about_stop(provider, stop, now), "")
     if not found:
         tables.show("Nothing is parked.")
         return
@@ -63,7 +68,9 @@ def retry(
 ) -> None:
     """Try organizations again now: everything about them is read or made once more. Repeating it does no harm.
 
-    JSON: {"organizations": count}
+    A biller that is stopped is tried at once as well, unless our key is another account's.
+
+    JSON: {"organizations": count, "billers": [those that were stopped and are tried]}
     """
     if [org is not None, everything, error is not None].count(True) != 1:
         message = "say what to retry: an organization, or --all, or --error CODE"
@@ -71,13 +78,16 @@ def retry(
     settings = settings_of.read()
     with opening.store(settings) as database:
         count = _retry_one(database, org) if org is not None else _retry_stuck(database, error)
-        if count == 0 and error is not None:
+        tried = _probe(database)
+        if count == 0 and error is not None and not tried:
             _refuse_unmet(database, error)
     if as_json:
-        tables.show_json({"organizations": count})
+        tables.show_json({"organizations": count, "billers": tried})
         return
+    for provider in tried:
+        tables.show(f"{words.NAMES[provider]}, which was stopped, is tried again now.")
     tables.show("Nothing is parked." if count == 0 else f"{count} to be tried again.")
-    if count and settings.is_embedded:
+    if (count or tried) and settings.is_embedded:
         tables.show(words.EMBEDDED)
 
 
@@ -131,6 +141,16 @@ def _retry(database: Database, org_ids: list[str]) -> int:
                 due.retry(Change(session, utc_now(), BY_A_PERSON), organization)
                 count += 1
     return count
+
+
+def _probe(database: Database) -> list[Provider]:
+    now = utc_now()
+    with database.write() as session:
+        tried = billers.probe_now(session, now)
+    for provider in tried:
+        with database.write() as session:
+            billers.forget_waits(session, provider, now)
+    return tried
 
 
 def _refuse_unmet(database: Database, error: str) -> None:

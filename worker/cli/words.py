@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +15,7 @@ from rich.text import Text
 from sqlalchemy.orm import Session
 
 from core import reports
+from core.billers import Stop
 from core.gateways import Provider
 from core.reports import LinkReport, Lookup, Named, OrganizationReport
 from worker.cli import tables
@@ -26,6 +30,19 @@ NAMES: dict[Provider, str] = {"stripe": "Stripe", "lago": "Lago"}
 _FINE = "green"
 _SOON = "yellow"
 _STOPPED = "bold red"
+
+
+def typed(program: str = "billing-sync") -> str:
+    """A program of this environment as a person types it here: by its name where PATH leads to it, else by its path."""
+    folder, called = Path(sys.executable).parent, Path(sys.argv[0]).parent
+    found = shutil.which(program)
+    if found is not None and Path(found).parent.resolve() == folder.resolve():
+        return program
+    return str((called if called.resolve() == folder.resolve() else folder) / program)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plan(tier: str, pending: str | None, between: str = " ") -> str:
@@ -43,6 +60,8 @@ def standing(links: Iterable[LinkReport]) -> Text:
     found = {link.standing for link in links}
     if found & {"parked", "held"}:
         return Text("parked", style=_STOPPED)
+    if "stopped" in found:
+        return Text("stopped", style=_STOPPED)
     if found <= {"in_sync"}:
         return Text("yes", style=_FINE)
     return Text("retrying" if "retrying" in found else "soon", style=_SOON)
@@ -58,8 +77,9 @@ def state(link: LinkReport, now: datetime) -> Text:
             return Text(f"parked {tables.age(link.error_at, now)}", style=_STOPPED)
         case "working":
             return Text("a worker is at it", style=_SOON)
-        case "waiting":
-            return Text("waits", style=_SOON)
+        case "waiting" | "stopped":
+            stopped = link.standing == "stopped"
+            return Text(f"waits: {NAMES[link.provider]} is stopped" if stopped else "waits", style=_SOON)
         case "retrying":
             return Text(f"failed {link.attempts} times, tried again by itself", style=_SOON)
         case "queued":
@@ -84,8 +104,10 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
             return advice(link, org_id)
         case "working":
             return f"nothing to do; should the worker die, another takes over {at}"
-        case "waiting":
-            return f"goes ahead as soon as Stripe's customer is there, without it {at}"
+        case "waiting" | "stopped":
+            there = f"taken up by itself once {NAMES[link.provider]} answers; `billing-sync status` says why not now"
+            first = f"goes ahead as soon as Stripe's customer is there, without it {at}"
+            return there if link.standing == "stopped" else first
         case "retrying":
             wait = f"next try {at}" if link.next_at and link.next_at > now else "next try now"
             return f"correct the setting, then wait: {wait}" if link.error_kind == "misconfigured" else wait
@@ -103,6 +125,27 @@ def advice(link: LinkReport, org_id: str) -> str:
     if link.standing == "held":
         return f"decide it, then {again}; nothing is sent before"
     return f"put that right, then {again}; a change of the organization has it tried again, too"
+
+
+def about_stop(provider: Provider, stop: Stop, now: datetime) -> list[str]:
+    """Since when and why; what happens next and what a person does."""
+    since = f"{tables.clock_time(stop.since)} ({tables.age(stop.since, now)})"
+    return [f"{NAMES[provider]} is stopped since {since}: {stop.message}", f"→ {_way_out(provider, stop, now)}"]
+
+
+def _way_out(provider: Provider, stop: Stop, now: datetime) -> str:
+    soon = stop.probe_at is None or stop.probe_at <= now
+    probe = "next try now" if soon else f"next try {tables.age(stop.probe_at, now)}"
+    match stop.kind:
+        case "unavailable":
+            return f"{probe}; what waits is taken up by itself once {NAMES[provider]} answers"
+        case "misconfigured":
+            return (
+                f"{probe}; correct the setting and restart the workers, or where it is right already, "
+                "`billing-sync retry --all`"
+            )
+        case "wrong_account":
+            return "set the right key and restart every worker; nothing is sent there before"
 
 
 def meant(session: Session, word: str) -> Named:

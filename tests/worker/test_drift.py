@@ -1,0 +1,211 @@
+"""Plan and apply as a person types them and as a schedule rings them, against the sandbox."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from core import offers, organizations
+from core.catalog import Catalog
+from core.clock import utc_now
+from core.database import Database
+from core.events import Change
+from core.gateways import PROVIDERS
+from core.models import BillingLink
+from core.organizations import NewOrganization
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tasks import drift
+from tasks.base import BillingApp
+from tests.core.drift.test_planning import in_sync
+from tests.core.fakes import open_world
+from tests.worker import console
+from tests.worker.deployment import deployment, until
+from worker.app import build
+from worker.cli.application import app as commands
+from worker.cli.errors import FailedError
+from worker.settings import Settings
+
+Type = Callable[..., Result]
+LAGO_KEY = "lago-nobody-may-read-this"
+A_DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def environment(database: Database, sandbox_server: Sandbox, tmp_path: Path) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database.url.render_as_string(hide_password=False),
+        "DATA_DIR": str(tmp_path),
+        "PLANS_FILE": str(console.ROOT / "plans.toml"),
+        "STRIPE_SECRET_KEY": "sk_test_sandbox",
+        "STRIPE_API_BASE": sandbox_server.url,
+        "LAGO_API_KEY": LAGO_KEY,
+        "LAGO_API_URL": sandbox_server.url,
+        "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
+    }
+
+
+@pytest.fixture
+def app(environment: Mapping[str, str], sandbox: SandboxClient) -> Iterator[BillingApp]:
+    built = build(Settings.model_validate({name.lower(): value for name, value in environment.items()}))
+    offers.push(built.runtime.catalog, built.runtime.sync.billers.values())
+    sandbox.reset_calls()
+    yield built
+    built.close_runtime()
+    built.close()
+
+
+@pytest.fixture
+def acme(app: BillingApp, database: Database, plans: Catalog) -> str:
+    """An organization that is in sync, and has been for a while."""
+    with database.write() as session:
+        new = NewOrganization(name="Acme", plan_tier="starter")
+        org_id = organizations.create(Change(session, utc_now()), new, plans).id
+    for provider in PROVIDERS:
+        assert app.runtime.sync.run(org_id, provider).kind == "synced"
+    return org_id
+
+
+@pytest.fixture
+def types(environment: Mapping[str, str]) -> Type:
+    forgotten = dict.fromkeys(("REDIS_URL", "CELERY_BROKER_URL"))
+
+    def typed(*words: str) -> Result:
+        return CliRunner().invoke(commands, list(words), env={**forgotten, **environment, "COLUMNS": "120"})
+
+    return typed
+
+
+def rename_there(sandbox: SandboxClient, database: Database, org_id: str) -> str:
+    with database.read() as session:
+        customer = str(session.get_one(BillingLink, (org_id, "stripe")).customer_id)
+    sandbox.patch("stripe", "customers", customer, name="Mallory")
+    return customer
+
+
+def told(result: Result, code: int) -> dict[str, Any]:
+    assert result.exit_code == code, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.mark.usefixtures("acme")
+def test_nothing_drifted_is_zero(types: Type) -> None:
+    result = types("plan")
+    assert (result.exit_code, result.stdout) == (0, "1 organizations compared, none drifted.\n")
+    assert told(types("plan", "--json"), 0)["drift"] == []
+
+
+def test_drift_is_two_and_is_gone_after_apply(
+    types: Type, acme: str, sandbox: SandboxClient, database: Database
+) -> None:
+    customer = rename_there(sandbox, database, acme)
+    plan = told(types("plan", "--json"), 2)
+    (drifted,) = plan["drift"]
+    assert (drifted["org_id"], plan["counts"]["kinds"]) == (acme, {"renamed": 1})
+    (finding,) = drifted["findings"]
+    assert (finding["ours"], finding["theirs"], finding["their_write"]["by"]) == ("Acme", "Mallory", "not us")
+    (made,) = drifted["rounds"]
+    assert made["calls"] == [f"POST /v1/customers/{customer}"]
+    applied = told(types("apply", plan["id"][:12], "--json"), 0)
+    assert (applied["organizations"], applied["left"]) == (1, [])
+    assert types("plan").exit_code == 0
+
+
+def test_a_person_reads_what_differs_who_wrote_it_and_what_apply_sends(
+    types: Type, acme: str, sandbox: SandboxClient, database: Database
+) -> None:
+    customer = rename_there(sandbox, database, acme)
+    shown = " ".join(types("plan").stdout.split())
+    assert f"Acme {acme}" in shown
+    assert f"Stripe, renamed: name ours Acme, theirs Mallory ({customer})" in shown
+    assert "not by us (evt_" in shown
+    assert f"apply sends: POST /v1/customers/{customer}" in shown
+    assert "`billing-sync apply " in shown
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_plan_that_there_is_not_is_a_wrong_word(environment: Mapping[str, str], tmp_path: Path) -> None:
+    result = console.run(tmp_path, "apply", "0123456789ab", settings=environment)
+    assert result.returncode == 2
+    assert result.stderr == "billing-sync: '0123456789ab' is no plan's id; `billing-sync plan` makes one and names it\n"
+
+
+def test_a_plan_that_moved_is_refused_with_a_sentence(
+    types: Type, acme: str, sandbox: SandboxClient, database: Database
+) -> None:
+    customer = rename_there(sandbox, database, acme)
+    plan = told(types("plan", "--json"), 2)
+    sandbox.patch("stripe", "customers", customer, name="Mallory & Sons")
+    refused = types("apply", plan["id"]).exception
+    assert isinstance(refused, FailedError)
+    assert str(refused).startswith(f"nothing was done: {acme} changed since plan ")
+
+
+def test_what_cannot_be_told_is_one(environment: Mapping[str, str], tmp_path: Path) -> None:
+    """Two has a meaning of its own here, so a setting that is wrong is one as well."""
+    keyless = {name: value for name, value in environment.items() if name != "LAGO_API_KEY"}
+    result = console.run(tmp_path, "plan", settings=keyless)
+    assert (result.returncode, "LAGO_API_KEY is missing" in result.stderr) == (1, True)
+    away = {**environment, "LAGO_API_URL": "http://127.0.0.1:1"}
+    result = console.run(tmp_path, "plan", settings=away)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_run_that_is_killed_goes_on_where_it_was(
+    database: Database, sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog, tmp_path: Path
+) -> None:
+    world = open_world(database, sandbox, plans, sandbox_server.url)
+    in_sync(world, 800)
+    for biller in world.billers.values():
+        biller.close()
+    sandbox.settings(latency_ms=300)
+    url = database.url.render_as_string(hide_password=False)
+    with deployment(url, "memory://", sandbox_server.url, tmp_path) as deployed:
+        killed = deployed.start("plan")
+        until(lambda: sandbox.counters().stripe.of("GET /v1/customers") >= 4, 30, "four pages listed")
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        sandbox.settings(latency_ms=0)
+        result = deployed.run("plan", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads(result.stdout)["counts"]["compared"] == 800
+    # Eight pages, and at most one that was answered to a dead process.
+    assert sandbox.counters().stripe.of("GET /v1/customers") <= 9
+
+
+def test_a_schedule_makes_a_plan_and_one_line_that_a_monitor_can_count(
+    app: BillingApp, acme: str, sandbox: SandboxClient, database: Database
+) -> None:
+    rename_there(sandbox, database, acme)
+    with capture_logs() as lines:
+        plan = drift.run(app, A_DAY)
+    assert plan is not None
+    (line,) = [each for each in lines if each["event"] == "planned"]
+    assert (line["log_level"], line["drifted"], line["kinds"]) == ("warning", 1, {"renamed": 1})
+    assert "Mallory" not in str(lines)
+    assert drift.run(app, A_DAY) is None
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_schedule_waits_for_a_biller_that_is_away(app: BillingApp, sandbox: SandboxClient) -> None:
+    sandbox.settings(revoked_keys=[LAGO_KEY])
+    with capture_logs() as lines:
+        assert drift.run(app, A_DAY) is None
+    assert [each["event"] for each in lines if each["event"].startswith("plan")] == ["plan_interrupted"]
+
+
+def test_no_schedule_unless_one_is_set(environment: Mapping[str, str]) -> None:
+    named = {name.lower(): value for name, value in environment.items()}
+    assert set(build(Settings.model_validate(named)).conf.beat_schedule) == {"sweep"}
+    daily = build(Settings.model_validate({**named, "plan_every_hours": 24})).conf.beat_schedule
+    assert (daily["plan"]["task"], daily["plan"]["args"]) == ("billing.plan", [86_400.0])

@@ -1,0 +1,51 @@
+"""The relay alone: what the broker did not take is not marked, and waits for nobody's lease."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kombu.exceptions import OperationalError
+from sqlalchemy import select
+
+from core.catalog import Catalog
+from core.clock import utc_now
+from core.database import Database
+from core.events import Cause, Change
+from core.models import Event
+from core.organizations import NewOrganization, create
+from worker.app import build
+from worker.relay import Relay
+from worker.settings import Settings
+
+
+def test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once(
+    database: Database, plans: Catalog, tmp_path: Path
+) -> None:
+    with database.write() as session:
+        create(
+            Change(session, utc_now(), Cause(actor="test")), NewOrganization(name="Acme", plan_tier="starter"), plans
+        )
+    app = build(
+        Settings.model_validate(
+            {
+                "data_dir": tmp_path,
+                "database_url": database.url.render_as_string(hide_password=False),
+                # Nobody listens on this port, so a connection is refused.
+                "celery_broker_url": "redis://127.0.0.1:1/0",
+                "stripe_secret_key": "sk_test_nobody",
+                "stripe_api_base": "http://127.0.0.1:1",
+                "lago_api_key": "nobody",
+                "lago_api_url": "http://127.0.0.1:1",
+            }
+        )
+    )
+    try:
+        with pytest.raises(OperationalError):
+            Relay(app, database).relay_once()
+    finally:
+        app.close_runtime()
+    with database.read() as session:
+        [event] = session.scalars(select(Event))
+        assert event.published_at is None
+        assert event.lease_until is None

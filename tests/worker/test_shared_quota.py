@@ -1,0 +1,136 @@
+"""The buckets in Redis and those in memory decide alike, and whatever comes, nobody is let through too fast."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.gateways import PROVIDERS, Provider
+from core.quota import SECOND, Limit, Limits, LocalQuota, Urgency
+from worker.shared_quota import PROCESSES, SharedQuota
+
+LIMITS: dict[Provider, Limits] = {
+    "stripe": Limits(Limit(98.0, 20), Limit(24.5, 5)),
+    "lago": Limits(Limit(45.0, 2), round_takes=2),
+}
+OPERATIONS = ("POST /v1/customers", "GET /v1/customers/{id}")
+BEGIN = 1_790_000_000 * SECOND
+
+providers = st.sampled_from(PROVIDERS)
+operations = st.sampled_from(OPERATIONS)
+reasons = st.sampled_from([None, "global-rate", "endpoint-rate", "endpoint-concurrency"])
+urgencies: st.SearchStrategy[Urgency] = st.sampled_from(["fresh", "bulk", "started"])
+pauses = st.integers(0, 400_000) | st.sampled_from([0, 1, 5 * SECOND, 40 * SECOND, 90 * SECOND])
+takes = st.tuples(st.just("take"), pauses, providers, operations, st.integers(0, 6), urgencies)
+slow_downs = st.tuples(st.just("slow"), pauses, providers, operations, reasons, st.sampled_from([0.0, 0.5, 3.0]))
+# Enough takes at one moment that lines form.
+crowds = st.tuples(st.just("crowd"), st.integers(0, 60_000), providers, operations, st.integers(1, 60), urgencies)
+
+
+@pytest.fixture
+def shared(redis_url: str) -> Iterator[SharedQuota]:
+    quota = SharedQuota(LIMITS, redis_url)
+    yield quota
+    quota.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(takes | slow_downs | crowds, max_size=40))
+def test_redis_decides_as_memory_does(steps: list[tuple[object, ...]], shared: SharedQuota, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+    now = BEGIN
+    local = LocalQuota(LIMITS, lambda: now)
+    for step in steps:
+        match step:
+            case ("slow", int() as pause, provider, str() as operation, reason, float() as seconds):
+                now += pause
+                shared.moment = now
+                for quota in (local, shared):
+                    quota.slow_down(_provider(provider), operation, _text(reason), seconds)
+            case (kind, int() as pause, provider, str() as operation, int() as many, urgency):
+                now += pause
+                shared.moment = now
+                holders = [f"org_{n}_{now}" for n in range(many)] if kind == "crowd" else [f"org_{many}"]
+                for holder in holders:
+                    here = local.take(_provider(provider), operation, holder, _urgency(urgency))
+                    there = shared.take(_provider(provider), operation, holder, _urgency(urgency))
+                    assert here == there
+            case _:
+                pytest.fail("a step of an unknown kind")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_redis_decides_as_memory_does_through_a_long_day(seed: int, shared: SharedQuota) -> None:
+    """Lines that form and drain, people who come back early, in time and late, and one 429 after the other."""
+    now = BEGIN
+    local = LocalQuota(LIMITS, lambda: now)
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    for _ in range(1500):
+        now += chance.choice([0, 0, 0, 20_000, 100_000, 300_000, 2_500_000])
+        shared.moment = now
+        provider, operation = chance.choice(PROVIDERS), chance.choice(OPERATIONS)
+        if chance.random() < 0.05:
+            reason, pause = chance.choice([None, "global-rate"]), chance.choice([0.0, 1.0])
+            for quota in (local, shared):
+                quota.slow_down(provider, operation, reason, pause)
+            continue
+        holder, urgency = f"org_{chance.randrange(200)}", _urgency(chance.choice(["fresh", "bulk", "bulk", "started"]))
+        assert local.take(provider, operation, holder, urgency) == shared.take(provider, operation, holder, urgency)
+
+
+def test_threads_that_share_redis_get_the_rate_and_the_burst_together(shared: SharedQuota) -> None:
+    shared.moment = BEGIN
+
+    def ask(number: int) -> str:
+        return shared.take("stripe", OPERATIONS[0], f"org_{number}", "fresh").state
+
+    with ThreadPoolExecutor(8) as pool:
+        states = Counter(pool.map(ask, range(400)))
+    # The burst, a quarter of a second of patience at 24.5, and a line of five seconds.
+    assert states["go"] == 5 + int(24.5 / 4)
+    assert states["go"] + states["queued"] in range(5 + int(24.5 * 5), 9 + int(24.5 * 5))
+
+
+def test_a_wiped_redis_starts_the_buckets_anew(shared: SharedQuota, redis_url: str) -> None:
+    shared.moment = BEGIN
+    while shared.take("lago", "POST /customers", "org_1", "bulk").state == "go":
+        pass
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        client.script_flush()
+    assert shared.take("lago", "POST /customers", "org_1", "bulk").state == "go"
+
+
+def test_without_redis_each_process_goes_on_with_its_share() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    quota = SharedQuota(LIMITS, f"redis://127.0.0.1:{port}")
+    slots = [quota.take("stripe", OPERATIONS[0], f"org_{number}", "fresh") for number in range(20)]
+    assert slots[0].state == "go"
+    queued = [slot for slot in slots if slot.state == "queued"]
+    spacing = {round(after.seconds - before.seconds, 2) for before, after in pairwise(queued)}
+    assert spacing == {round(PROCESSES / 24.5, 2)}
+    quota.slow_down("stripe", OPERATIONS[0], None, 0.0)
+    quota.close()
+
+
+def _provider(value: object) -> Provider:
+    return "stripe" if value == "stripe" else "lago"
+
+
+def _urgency(value: object) -> Urgency:
+    return "fresh" if value == "fresh" else "bulk" if value == "bulk" else "started"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,82 @@
+"""Settings of the API, from the same environment and ``.env``. Without a sign-in service only keys of services open."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from api.issuer import Algorithm, IssuerSettings
+from worker.settings import ENV_FILE, SettingsError
+
+PORT: Final = 8080
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ApiSettings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    api_host: str = Field(default="127.0.0.1", description="Where the API listens; 0.0.0.0 inside a container.")
+    api_port: int | None = Field(default=None, ge=0, le=65_535, description="8080 where it is not set.")
+    api_public_url: str | None = Field(default=None, description="Its origin as browsers see it, https://….")
+    oidc_issuer: str | None = Field(default=None, description="The sign-in service, as its tokens spell it.")
+    oidc_audience: str | None = Field(default=None, description="What access tokens for this API name as audience.")
+    oidc_algorithm: Algorithm = Field(default="RS256", description="The one with which its tokens are signed.")
+    oidc_client_id: str | None = Field(default=None, description="For /auth/login; with API_PUBLIC_URL.")
+    oidc_client_secret: SecretStr | None = Field(default=None, description="Of that client, where it has one.")
+
+    @field_validator("api_public_url", "oidc_issuer")
+    @classmethod
+    def _is_https(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "https://none")
+        if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
+            problem = "must be an https:// address (http:// on this machine alone)"
+            raise ValueError(problem)
+        return url
+
+    @model_validator(mode="after")
+    def _is_named_whole(self) -> ApiSettings:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
+            raise ValueError(problem)
+        if (self.oidc_client_id is None) != (self.api_public_url is None) or (
+            self.oidc_client_id is not None and self.oidc_issuer is None
+        ):
+            problem = "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER are set together: for signing in by browser"
+            raise ValueError(problem)
+        return self
+
+    @property
+    def secure(self) -> bool:
+        return self.api_public_url is not None and self.api_public_url.startswith("https:")
+
+    @property
+    def issuer(self) -> IssuerSettings | None:
+        if self.oidc_issuer is None or self.oidc_audience is None:
+            return None
+        return IssuerSettings(
+            issuer=self.oidc_issuer,
+            audience=self.oidc_audience,
+            algorithm=self.oidc_algorithm,
+            client_id=self.oidc_client_id,
+            client_secret=self.oidc_client_secret,
+            public_url=self.api_public_url.rstrip("/") if self.api_public_url else None,
+        )
+
+
+def read() -> ApiSettings:
+    """Raises ``SettingsError`` with one sentence for each bad setting; no value is repeated."""
+    try:
+        return ApiSettings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_sentence, error.errors(include_input=False)))) from None
+
+
+def _sentence(wrong: ErrorDetails) -> str:
+    problem = wrong["msg"].removeprefix("Value error, ")
+    return f"{str(wrong['loc'][0]).upper()}: {problem}" if wrong["loc"] else problem

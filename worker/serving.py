@@ -1,0 +1,53 @@
+"""The API as a process, or a part of one: its own connections, its own threads, closed in the order of their making."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from api.issuer import Issuer
+from api.runtime import Runtime
+from api.server import Server
+from core import catalog
+from core.clock import utc_now
+from core.database import Database
+from worker.api_settings import PORT, ApiSettings
+from worker.settings import Settings
+
+# As many as threads answer requests (anyio's limit): nobody waits for a connection while holding a thread.
+CONNECTIONS: Final = 40
+
+
+@contextmanager
+def api(settings: Settings, own: ApiSettings) -> Iterator[Server]:
+    """Serving inside, stopped after. On 8080, or any free port where that is taken and none was asked for.
+
+    Raises ``CatalogError``, ``DatabaseError``, or OSError where the port that was asked for is taken.
+    """
+    plans = catalog.load(settings.plans_file, settings.charged_by)
+    with ExitStack() as open_things:
+        database = Database(settings.database, pool_size=CONNECTIONS)
+        open_things.callback(database.close)
+        database.prepare()
+        issuer = Issuer(own.issuer) if own.issuer else None
+        if issuer is not None:
+            open_things.callback(issuer.close)
+        runtime = Runtime(database=database, catalog=plans, clock=utc_now, issuer=issuer)
+        yield open_things.enter_context(_started(runtime, own))
+
+
+def _started(runtime: Runtime, own: ApiSettings) -> Server:
+    try:
+        return _server(runtime, own, PORT if own.api_port is None else own.api_port).start()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or own.api_port is not None:
+            raise
+    return _server(runtime, own, 0).start()
+
+
+def _server(runtime: Runtime, own: ApiSettings, port: int) -> Server:
+    version = importlib.metadata.version("billing-sync")
+    return Server(runtime, own.api_host, port, version=version, secure=own.secure)
