@@ -1,0 +1,160 @@
+"""The API as one ASGI application: the routes, the table that guards them, and the document that describes both."""
+
+from __future__ import annotations
+
+import re
+import threading
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.routing import compile_path
+
+from api import problems
+from api.admission import HEADER, admit
+from api.door import Door
+from api.permissions import TABLE, Rule
+from api.problems import MEDIA_TYPE, Problem, ProblemError
+from api.routes import dashboard, health, members, older, organizations, sign_in, sync
+from api.runtime import Runtime
+
+ROUTERS: Final = (organizations, members, sync, dashboard, sign_in, health, older)
+_PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
+ABOUT: Final = """
+Organizations, their members and plans; every change reaches Lago and Stripe, and answers with `sync.sequence`:
+`GET /api/organizations/{org_id}/sync?through=…&wait=5s` says when both billers hold it.
+
+Send `Authorization: Bearer …` with an access token of the sign-in service, or with a key of a service
+(`billing-sync keys create`). Errors are RFC 9457 problem details.
+"""
+
+
+class TableError(Exception):
+    """A route without a rule, or a rule without a route."""
+
+
+def build(runtime: Runtime, *, version: str, secure: bool = False) -> tuple[Door, FastAPI]:
+    """The application as a server runs it, and the FastAPI app inside. Raises ``TableError``."""
+    app = FastAPI(
+        title="billing-sync",
+        version=version,
+        description=ABOUT,
+        dependencies=[Depends(admit)],
+        docs_url="/docs",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.runtime = runtime
+    app.state.stopping = threading.Event()
+    problems.install(app)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _other_method)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    document = _described(app.openapi())
+    app.openapi_schema = document
+    _compare(document)
+    return Door(app, secure=secure), app
+
+
+def _compare(document: dict[str, Any]) -> None:
+    """The table and the routes name the same."""
+    routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    if odd := routes ^ set(TABLE):
+        message = f"routes and permissions differ: {sorted(odd)}"
+        raise TableError(message)
+
+
+def _other_method(request: Request, _error: Exception) -> Response:
+    """405 names every method that the path takes; the framework knows of one route at a time."""
+    taken = sorted({method for (method, _), path in _PATHS.items() if path.fullmatch(request.url.path)})
+    refusal = ProblemError(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        f"This path takes {' and '.join(taken)}.",
+        headers={"Allow": ", ".join(taken)},
+    )
+    return problems.response(refusal, request.state.request_id)
+
+
+def _described(document: dict[str, Any]) -> dict[str, Any]:
+    """Each operation with who may call it and how it refuses, as the table says."""
+    schemas = document["components"]["schemas"]
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs"))
+    schemas["Problem"] = problem
+    document["components"]["securitySchemes"] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An access token of the sign-in service, or a service's key (`bsk_…`).",
+        }
+    }
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            rule = TABLE.get((method.upper(), path))
+            if rule is not None:
+                _describe(operation, rule, method)
+    return document
+
+
+def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    changes = method != "get"
+    refusals = {
+        "400": operation["operationId"].endswith("auth_callback_get"),
+        "401": not rule.public,
+        "403": not rule.public,
+        "404": not rule.public or "auth" in operation["operationId"],
+        "408": "requestBody" in operation,
+        "409": changes,
+        "413": "requestBody" in operation,
+        "422": "parameters" in operation or "requestBody" in operation,
+        "503": True,
+    }
+    for status, possible in refusals.items():
+        if possible:
+            responses[status] = _REFUSED[status]
+    if rule.public:
+        return
+    operation["security"] = [{"bearer": []}]
+    operation["description"] = f"{operation.get('description', '')}\n\n{_who(rule)}".strip()
+    if rule.about != "organization":
+        operation.setdefault("parameters", []).append(_HEADER)
+
+
+def _who(rule: Rule) -> str:
+    people = {
+        "organization": f"members who are {', '.join(sorted(rule.roles))}" if rule.roles else "",
+        "user": "the user",
+        "nothing": "whoever is signed in" if rule.people else "",
+    }[rule.about]
+    services = f"services with the scope `{rule.scope}`" if rule.scope else ""
+    return "Who may: " + ", ".join(filter(None, (people, services))) + "."
+
+
+def _refused(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+
+_REFUSED: Final = {
+    "400": _refused("The sign-in could not be finished."),
+    "401": _refused("Nobody is signed in, or what was shown does not open."),
+    "403": _refused("Signed in, but this role or key may not."),
+    "404": _refused("Not there, or not the caller's business."),
+    "408": _refused("The body did not arrive in time."),
+    "409": _refused("It collides with what is there: a taken name, a member who is one, the last owner."),
+    "413": _refused("The body is too large."),
+    "422": _refused("A value is not what it must be; `errors` names the fields."),
+    "503": _refused("The database or the sign-in service does not answer; nothing was changed."),
+}
+_HEADER: Final = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "The organization that is meant; left out: the caller's first.",
+}

@@ -1,0 +1,190 @@
+"""What goes wrong, said once: every error leaves as an RFC 9457 problem, with the request's id and no value in it.
+
+The ``type`` names the kind for programs, ``detail`` says to people what to do. What nobody foresaw is a 500 without
+words of its own; its trace is in the log under the request's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from core.database import DATABASE_IS_AWAY
+from core.kept_answers import KeyReusedError
+from core.memberships import AlreadyMemberError, LastOwnerError
+from core.organizations import InvalidChangeError, NameTakenError
+
+MEDIA_TYPE: Final = "application/problem+json"
+KINDS: Final = "urn:billing-sync:problem:"
+_RETRY_SECONDS: Final = "2"
+_COLLISIONS: Final[dict[type[InvalidChangeError], str]] = {
+    NameTakenError: "name-taken",
+    AlreadyMemberError: "already-member",
+    LastOwnerError: "last-owner",
+}
+
+
+class FieldError(BaseModel):
+    """Which part of the request, and what it must be."""
+
+    field: str = Field(examples=["body.name"])
+    detail: str = Field(examples=["name cannot be empty"])
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": f"{KINDS}not-found",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "There is no such organization, or you are not in it.",
+                    "request_id": "0c9c8f5e6a4b4f0f8f6f0a1b2c3d4e5f",
+                    "errors": [],
+                }
+            ]
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[FieldError]
+
+
+class ProblemError(Exception):
+    """Ends a request. ``kind`` is the last word of the problem's type."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        kind: str,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, kind, detail)
+        self.status, self.kind, self.detail = status, kind, detail
+        self.errors, self.headers = list(errors), headers or {}
+
+
+def unauthorized(detail: str, *, refused: bool) -> ProblemError:
+    """``refused``: something was shown and does not open; else nothing was."""
+    word = 'Bearer realm="billing-sync"' + (', error="invalid_token"' if refused else "")
+    return ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"WWW-Authenticate": word})
+
+
+def forbidden(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.FORBIDDEN, "forbidden", detail)
+
+
+def no_organization() -> ProblemError:
+    """The same words for one that is not there and one that is not the caller's business."""
+    return ProblemError(
+        HTTPStatus.NOT_FOUND, "not-found", "There is no such organization, or you are not in it: look at its id."
+    )
+
+
+def not_found(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.NOT_FOUND, "not-found", detail)
+
+
+def conflict(kind: str, detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.CONFLICT, kind, detail)
+
+
+def unprocessable(field: str, detail: str) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        f"{field}: {detail}",
+        [FieldError(field=field, detail=detail)],
+    )
+
+
+def unavailable(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, headers={"Retry-After": _RETRY_SECONDS})
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of this app answered as a problem."""
+    foreseen = (ProblemError, RequestValidationError, HTTPException, InvalidChangeError, KeyReusedError)
+    for kind in (*foreseen, *DATABASE_IS_AWAY, Exception):
+        app.add_exception_handler(kind, _answer)
+
+
+def _answer(request: Request, error: Exception) -> Response:
+    problem = _named(error)
+    return response(problem, str(request.scope.get("state", {}).get("request_id", "")))
+
+
+def response(problem: ProblemError, request_id: str) -> Response:
+    body = Problem(
+        type=f"{KINDS}{problem.kind}",
+        title=problem.status.phrase,
+        status=problem.status,
+        detail=problem.detail,
+        request_id=request_id,
+        errors=problem.errors,
+    )
+    return Response(body.model_dump_json(), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def _named(error: Exception) -> ProblemError:
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, DATABASE_IS_AWAY):
+        return unavailable("The database does not answer in time; nothing was changed. Try again.")
+    match error:
+        case RequestValidationError() | InvalidChangeError() | KeyReusedError():
+            return _refused(error)
+        case HTTPException():
+            return _of_status(HTTPStatus(error.status_code), error.headers)
+    return ProblemError(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "This is a fault of ours. Tell us the request_id."
+    )
+
+
+def _refused(error: RequestValidationError | InvalidChangeError | KeyReusedError) -> ProblemError:
+    match error:
+        case RequestValidationError():
+            return _invalid(error)
+        case KeyReusedError():
+            return unprocessable("Idempotency-Key", "it was used for another request: take a new one")
+    return _unchanged(error)
+
+
+def _invalid(error: RequestValidationError) -> ProblemError:
+    """Where and what, never the value: it may be a secret in the wrong place."""
+    errors = [FieldError(field=".".join(map(str, each["loc"])), detail=each["msg"]) for each in error.errors()]
+    detail = "; ".join(f"{each.field}: {each.detail}" for each in errors[:3])
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail, errors)
+
+
+def _unchanged(error: InvalidChangeError) -> ProblemError:
+    """What core refuses: a collision with what is there, or a value that cannot be."""
+    for kind, word in _COLLISIONS.items():
+        if isinstance(error, kind):
+            errors = [FieldError(field=error.field, detail=str(error))]
+            return ProblemError(HTTPStatus.CONFLICT, word, str(error), errors)
+    return unprocessable(error.field, str(error))
+
+
+def _of_status(status: HTTPStatus, headers: object) -> ProblemError:
+    """What the framework answers by itself: no such path, no such method."""
+    if status is HTTPStatus.BAD_REQUEST:
+        return unprocessable("body", "it is not JSON in UTF-8")
+    kept = {str(name): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {}
+    detail = "There is nothing under this path." if status is HTTPStatus.NOT_FOUND else status.phrase
+    return ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=kept)

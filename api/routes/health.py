@@ -1,0 +1,32 @@
+"""Is the process alive, and can it do its work: for load balancers and those who look on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from api import problems
+from api.runtime import TheRuntime
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz")
+async def alive() -> Health:
+    """The process answers; asks nothing of anybody else."""
+    return Health()
+
+
+@router.get("/readyz")
+def ready(runtime: TheRuntime) -> Health:
+    """The database answers and has this version's schema."""
+    if not runtime.database.has_this_schema():
+        detail = "The database has another version's schema: run `billing-sync db upgrade`."
+        raise problems.unavailable(detail)
+    return Health()

@@ -1,0 +1,85 @@
+"""The API on one port, in a thread of its own: listening when ``start`` returns, gone when ``stop`` does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from types import TracebackType
+from typing import Final, Self
+
+import uvicorn
+
+from api.application import build
+from api.runtime import Runtime
+
+START_SECONDS: Final = 15.0
+STOP_SECONDS: Final = 10.0  # what runs may finish; then it is cut
+AT_ONCE: Final = 500  # requests; more are told to come back
+
+
+class Server:
+    """``secure``: it stands behind https. The runtime stays its owner's to close, after ``stop``."""
+
+    def __init__(self, runtime: Runtime, host: str, port: int, *, version: str, secure: bool = False) -> None:
+        self._host, self._port = host, port
+        application, self._app = build(runtime, version=version, secure=secure)
+        self._server = _Server(
+            uvicorn.Config(
+                application,
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=AT_ONCE,
+                timeout_graceful_shutdown=int(STOP_SECONDS),
+            )
+        )
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> Self:
+        """Raises OSError when the port is taken."""
+        listener = socket.create_server((self._host, self._port), backlog=512)
+        self._port = listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="api", daemon=True)
+        self._thread.start()
+        if not self._server.ready.wait(START_SECONDS):
+            message = f"The API did not start within {START_SECONDS:.0f} s."
+            raise TimeoutError(message)
+        return self
+
+    def stop(self) -> None:
+        """Safe to repeat."""
+        self._app.state.stopping.set()
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS + 5)
+
+    def __enter__(self) -> Self:
+        return self if self._thread is not None else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()

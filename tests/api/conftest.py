@@ -1,0 +1,111 @@
+"""The API as a server on loopback, on each database, with a sign-in service of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from api.issuer import Issuer, IssuerSettings
+from api.runtime import Runtime
+from api.server import Server
+from core import api_keys, memberships, organizations
+from core.api_keys import SCOPES, Scope
+from core.catalog import Catalog
+from core.clock import utc_now
+from core.database import Database
+from core.events import Change
+from core.models import Role
+from core.organizations import NewOrganization
+from tests.api.provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Provider
+
+OWN_ORIGIN = "http://testserver.test"
+
+
+@dataclass
+class Api:
+    """The server as its callers see it; ``as_`` gives the headers of somebody who signed in, ``log`` its lines."""
+
+    url: str
+    database: Database
+    catalog: Catalog
+    provider: Provider
+    issuer: Issuer
+    http: httpx.Client
+    log: list[MutableMapping[str, Any]]
+    made: int = field(default=0)
+
+    def as_(self, user_id: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.provider.token(user_id)}"}
+
+    def as_service(self, *scopes: Scope) -> dict[str, str]:
+        with self.database.write() as session:
+            _, key = api_keys.create(session, "a service", scopes or SCOPES, utc_now())
+        return {"Authorization": f"Bearer {key}"}
+
+    def organization(self, plan_tier: str = "professional", **roles: Role) -> str:
+        """An organization with these members, made beside the API."""
+        self.made += 1
+        with self.database.write() as session:
+            change = Change(session, utc_now())
+            new = NewOrganization(name=f"Organization {self.made}", plan_tier=plan_tier)
+            organization = organizations.create(change, new, self.catalog)
+            for user_id, role in roles.items():
+                memberships.add(change, organization, user_id, role)
+            return organization.id
+
+    def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
+        return self.http.get(path, headers=headers, params=params)
+
+    def post(self, path: str, body: object, headers: dict[str, str], key: str | None = None) -> httpx.Response:
+        named = {"Idempotency-Key": key} if key else {}
+        return self.http.post(path, json=body, headers=headers | named)
+
+    def send(self, method: str, path: str, headers: dict[str, str], body: object = None) -> httpx.Response:
+        return self.http.request(method, path, headers=headers, json=body)
+
+
+@pytest.fixture(scope="session")
+def provider_server() -> Iterator[Provider]:
+    with Provider() as running:
+        yield running
+
+
+@pytest.fixture
+def provider(provider_server: Provider) -> Provider:
+    """As new: its first key, nobody away, Alice at its page."""
+    provider_server.away = False
+    provider_server.nonce_is = None
+    provider_server.signs_in = {"sub": "alice", "name": "Alice"}
+    provider_server.asked.clear()
+    return provider_server
+
+
+@pytest.fixture
+def issuer(provider: Provider) -> Iterator[Issuer]:
+    settings = IssuerSettings(
+        issuer=provider.issuer,
+        audience=AUDIENCE,
+        client_id=CLIENT_ID,
+        client_secret=SecretStr(CLIENT_SECRET),
+        public_url=OWN_ORIGIN,
+    )
+    opened = Issuer(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def api(database: Database, plans: Catalog, provider: Provider, issuer: Issuer) -> Iterator[Api]:
+    runtime = Runtime(database=database, catalog=plans, clock=utc_now, issuer=issuer)
+    with (
+        capture_logs() as log,
+        Server(runtime, "127.0.0.1", 0, version="test") as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=40) as http,
+    ):
+        yield Api(server.url, database, plans, provider, issuer, http, log)

@@ -1,0 +1,124 @@
+"""Every route and everybody who may stand before it, compared with the table that says who is let in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from api.permissions import TABLE, Rule
+from core.api_keys import SCOPES
+from core.models import Role
+from tests.api.conftest import Api
+
+PEOPLE = ("stranger", "member of another organization", "member", "billing_admin", "owner")
+CALLERS = ("nobody", *PEOPLE, "service", "service without the scope")
+ADMITTED = "admitted"
+
+# One request for each changing route that is right in itself, so that what refuses it is the table alone.
+BODIES: dict[tuple[str, str], dict[str, str]] = {
+    ("POST", "/api/organizations"): {"name": "New {n}"},
+    ("PATCH", "/api/organizations/{org_id}"): {"name": "Renamed {n}"},
+    ("PATCH", "/api/organizations/{org_id}/billing"): {"stripe_id": "cus_{n}"},
+    ("PATCH", "/api/organizations/{org_id}/plan"): {"plan_tier": "enterprise"},
+    ("PUT", "/api/organizations/{org_id}/status"): {"status": "deleted"},
+    ("POST", "/api/organizations/{org_id}/users"): {"user_id": "somebody"},
+    ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): {"role": "billing_admin"},
+    ("POST", "/api/v1/org/{org_id}/members"): {"user_id": "somebody"},
+    ("PUT", "/api/v1/org/{org_id}/members/{user_id}/role"): {"role": "billing_admin"},
+    ("PUT", "/api/v1/org/{org_id}/settings"): {"name": "Renamed {n}"},
+}
+GUARDED = [(route, rule) for route, rule in TABLE.items() if not rule.public]
+
+
+def expected(rule: Rule, caller: str) -> str:
+    if caller == "nobody":
+        return "401"
+    if caller.startswith("service"):
+        return ADMITTED if rule.scope is not None and caller == "service" else "403"
+    if rule.about == "user":
+        return ADMITTED if caller == "member" else "404"
+    if rule.about == "nothing":
+        return ADMITTED if rule.people else "403"
+    if caller in {"stranger", "member of another organization"}:
+        return "404"
+    return ADMITTED if caller in rule.roles else "403"
+
+
+def headers(api: Api, rule: Rule, caller: str) -> dict[str, str]:
+    match caller:
+        case "nobody":
+            return {}
+        case "service":
+            return api.as_service(*([rule.scope] if rule.scope else SCOPES))
+        case "service without the scope":
+            return api.as_service(*[scope for scope in SCOPES if scope != rule.scope])
+    return api.as_(caller)
+
+
+def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
+    """What the request was answered, on an organization of its own."""
+    method, path = route
+    org_id = api.organization(owner="owner", billing_admin="billing_admin", member="member", target="member")
+    user_id = "member" if TABLE[route].about == "user" else "target"
+    body = {name: word.format(n=number) for name, word in BODIES.get(route, {}).items()} or None
+    answer = api.send(method, path.format(org_id=org_id, user_id=user_id), headers(api, TABLE[route], caller), body)
+    return ADMITTED if answer.is_success else str(answer.status_code)
+
+
+def walk(api: Api) -> Iterator[tuple[str, str, str, str]]:
+    elsewhere: dict[str, Role] = {"member of another organization": "owner"}
+    api.organization(**elsewhere)
+    for number, ((route, rule), caller) in enumerate(itertools.product(GUARDED, CALLERS)):
+        got = outcome(api, route, caller, number)
+        if got != (wanted := expected(rule, caller)):
+            yield " ".join(route), caller, got, wanted
+
+
+def test_each_route_lets_in_whom_the_table_names_and_nobody_else(api: Api) -> None:
+    assert list(walk(api)) == []
+
+
+def test_every_changing_route_is_walked_with_a_right_request() -> None:
+    assert {route for route, _ in GUARDED if route[0] not in {"GET", "DELETE"}} == set(BODIES)
+
+
+@pytest.mark.parametrize(("route", "rule"), TABLE.items())
+def test_what_belongs_to_an_organization_is_never_for_everybody(route: tuple[str, str], rule: Rule) -> None:
+    assert ("{org_id}" in route[1]) == (rule.about == "organization")
+    assert rule.public == route[1].startswith(("/auth/", "/healthz", "/readyz"))
+    if route[0] != "GET" and rule.about == "organization":
+        assert "member" not in rule.roles
+
+
+def test_the_header_names_the_organization_and_opens_no_other(api: Api) -> None:
+    first, second = api.organization(u1="owner"), api.organization(u1="member")
+    strange = api.organization(u2="owner")
+    mine = api.as_("u1")
+    assert api.get("/api/organizations/selector", mine).json()["default"] == first
+    chosen = api.get("/api/organizations/selector", mine | {"X-Organization-ID": second})
+    assert chosen.json()["default"] == second
+    for org_id in (strange, "org_none", "nonsense", "org_\x7f", "org_" + "x" * 100):
+        refused = api.get("/api/organizations/selector", mine | {"X-Organization-ID": org_id})
+        assert refused.status_code == 404, org_id
+    assert api.get("/api/dashboard", mine | {"X-Organization-ID": strange}).status_code == 404
+
+
+def test_a_role_given_a_moment_ago_counts_and_one_taken_does_not(api: Api) -> None:
+    org_id = api.organization(u1="owner", u2="owner")
+    assert api.send("PUT", f"/api/organizations/{org_id}/users/u2/role", api.as_("u1"), {"role": "member"}).is_success
+    renamed = api.send("PATCH", f"/api/organizations/{org_id}", api.as_("u2"), {"name": "Mine now"})
+    assert renamed.status_code == 403
+    assert api.send("DELETE", f"/api/organizations/{org_id}/users/u2", api.as_("u1")).is_success
+    assert api.get(f"/api/organizations/{org_id}", api.as_("u2")).status_code == 404
+
+
+def test_a_stranger_learns_nothing_from_the_answer(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    there = api.get(f"/api/organizations/{org_id}", api.as_("stranger")).json()
+    nowhere = api.get("/api/organizations/org_none", api.as_("stranger")).json()
+    there.pop("request_id"), nowhere.pop("request_id")
+    assert there == nowhere
+    malformed = api.send("PATCH", f"/api/organizations/{org_id}/plan", api.as_("stranger"), {"no": 1})
+    assert malformed.status_code == 404
