@@ -108,7 +108,7 @@ class Customers:
         row = self._tables.customers.get(customer_id)
         if row is None:
             raise no_such("customer", customer_id)
-        return row if row.get("deleted") else self._tables.expanded(row, sent)
+        return row if row.get("deleted") else self._shown(row, sent)
 
     def update(self, customer_id: str, form: Doc) -> Doc:
         sent = forms.read(form, UPDATE_FIELDS)
@@ -121,7 +121,7 @@ class Customers:
         previous = {name: old[name] for name in old if old[name] != changed[name]}
         if previous:
             self._tables.event("customer.updated", changed, previous)
-        return self._tables.expanded(changed, sent)
+        return self._shown(changed, sent)
 
     def delete(self, customer_id: str, form: Doc) -> Doc:
         forms.read(form, {})
@@ -161,6 +161,14 @@ class Customers:
             "next_page": str(start + limit) if more else None,
             "data": data,
         }
+
+    def _shown(self, row: Doc, sent: Doc) -> Doc:
+        """``subscriptions`` is a field only for who asks for it: the newest ten that have not ended."""
+        wanted = sent.get("expand") or []
+        if "subscriptions" not in wanted:
+            return self._tables.expanded(row, sent)
+        row = {**row, "subscriptions": self._subscriptions.of(row["id"])}
+        return self._tables.expanded(row, {"expand": [path for path in wanted if path != "subscriptions"]})
 
     def living(self, customer_id: str) -> Doc:
         row = self._tables.customers.get(customer_id)

@@ -224,6 +224,10 @@ class Subscriptions:
         page["data"] = [self.shown(row) for row in page["data"]]
         return self._tables.expanded(page, sent)
 
+    def of(self, customer_id: str) -> Doc:
+        """What a customer shows of them when they are expanded."""
+        return {**self.listing({"customer": customer_id}), "url": f"/v1/customers/{customer_id}/subscriptions"}
+
     def end_all(self, customer_id: str) -> None:
         for row in self._tables.subscriptions.by("customer", customer_id):
             if row["status"] not in ENDED:

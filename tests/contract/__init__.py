@@ -7,12 +7,20 @@ The documents stay outside the repository; where they are missing, ``available``
 
 from typing import Literal
 
+from . import lago_requests, stripe_requests
 from .documents import available, where
 from .lago_requests import lago_violations
 from .operations import Request
 from .stripe_requests import stripe_violations
 
-__all__ = ["available", "violations", "where"]
+__all__ = ["available", "read", "violations", "where"]
+
+
+def read() -> None:
+    """Read both documents now, which takes a second, and not within somebody's first request and its deadline."""
+    if available():
+        stripe_requests.operations()
+        lago_requests.operations()
 
 
 def violations(  # noqa: PLR0913, PLR0917 - the six parts of a request, as an observer receives them

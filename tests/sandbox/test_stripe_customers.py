@@ -159,3 +159,24 @@ def test_an_unknown_route_and_a_missing_key_are_answered_like_stripe(raw: httpx.
     assert unknown.status_code == 404
     assert "Unrecognized request URL (GET: /v1/nothing)" in unknown.json()["error"]["message"]
     assert raw.get("/v1/customers", headers={"Authorization": ""}).status_code == 401
+
+
+def test_a_customer_shows_its_live_subscriptions_only_to_who_asks(
+    billing: stripe.StripeClient, sandbox: SandboxClient
+) -> None:
+    made = billing.v1.customers.create({"name": "Acme"})
+    price = sandbox.preload_stripe_prices([{**MONTHLY, "lookup_key": "old"}])[0]
+    ended, live = (sandbox.preload_stripe_subscription(made.id, price["id"])["id"] for _ in range(2))
+    billing.v1.subscriptions.cancel(ended)
+    assert "subscriptions" not in billing.v1.customers.retrieve(made.id).to_dict()
+    shown = billing.v1.customers.retrieve(made.id, {"expand": ["subscriptions"]}).to_dict()
+    assert [subscription["id"] for subscription in shown["subscriptions"]["data"]] == [live]
+    assert shown["subscriptions"]["has_more"] is False
+
+
+MONTHLY = {
+    "currency": "usd",
+    "unit_amount": 4900,
+    "recurring": {"interval": "month"},
+    "product_data": {"name": "Old"},
+}

@@ -1,0 +1,171 @@
+"""Five hundred changes of sixty organizations, from a seed, and a sender that does not rest before each is taken.
+
+Half are messages on the broker, half go straight to the door as the API's do. Each carries its time, so whatever order
+outages force upon them, the last word about a thing is known from the start.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import select
+
+from core import received
+from core.catalog import Catalog
+from core.clock import utc_now
+from core.database import DATABASE_IS_AWAY, Database
+from core.models import ReceivedEvent
+
+SOURCE = "/chaos"
+AGAIN_SECONDS = 4.0
+AFTER_REFUSAL_SECONDS = 0.3
+REST_SECONDS = 0.03
+TAKEN = ("accepted", "superseded")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an organization must be in the end."""
+
+    name: str
+    email: str
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    messages: list[dict[str, Any]]
+    wanted: dict[str, Wanted]
+
+
+def story(chance: random.Random, organizations: int, changes: int, tiers: Sequence[str]) -> Story:
+    ids = [f"org_{UUID(int=chance.getrandbits(128), version=4)}" for _ in range(organizations)]
+    began = datetime.now(UTC) - timedelta(hours=1)
+    messages: list[dict[str, Any]] = []
+    wanted: dict[str, Wanted] = {}
+
+    def say(org_id: str, kind: str, **data: str) -> None:
+        number = len(messages)
+        messages.append(
+            {
+                "specversion": "1.0",
+                "id": f"change-{number}",
+                "source": SOURCE,
+                "type": f"organization.{kind}",
+                "subject": org_id,
+                "time": (began + timedelta(seconds=number)).isoformat(),
+                "data": data,
+            }
+        )
+
+    # Every third change or so is the first of its organization, until all are there.
+    waiting = deque(ids)
+    while len(messages) < changes:
+        number = len(messages)
+        if waiting and (not wanted or chance.random() < 3 * len(waiting) / (changes - number)):
+            org_id = waiting.popleft()
+            wanted[org_id] = Wanted(f"Chaos {number}", f"first-{number}@chaos.test", chance.choice(tiers))
+            one = wanted[org_id]
+            say(org_id, "created", name=one.name, plan_tier=one.tier, billing_email=one.email)
+            continue
+        org_id = chance.choice(list(wanted))
+        one = wanted[org_id]
+        match chance.choice(("renamed", "plan_changed", "billing_details_changed")):
+            case "renamed":
+                wanted[org_id] = Wanted(f"Chaos {number}", one.email, one.tier)
+                say(org_id, "renamed", name=wanted[org_id].name)
+            case "plan_changed":
+                wanted[org_id] = Wanted(one.name, one.email, chance.choice(tiers))
+                say(org_id, "plan_changed", plan_tier=wanted[org_id].tier)
+            case _:
+                wanted[org_id] = Wanted(one.name, f"later-{number}@chaos.test", one.tier)
+                say(org_id, "billing_details_changed", billing_email=wanted[org_id].email)
+    return Story(messages, wanted)
+
+
+@dataclass
+class Sender:
+    """Sends one after the other, and again whatever was refused or has no verdict. ``broker`` None: straight only.
+
+    ``sent`` counts those that were taken, by the broker or by the door.
+    """
+
+    story: Story
+    database: Database
+    catalog: Catalog
+    broker: str | None
+    sent: int = 0
+    refused: int = 0
+    sent_again: int = 0
+    ended_at: float | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        app = Celery("sender", broker=self.broker, set_as_current=False) if self.broker else None
+        if app is not None:
+            app.conf.task_create_missing_queue_type = "quorum"
+        todo = deque(enumerate(self.story.messages))
+        without_verdict: dict[str, tuple[float, dict[str, Any]]] = {}
+        while (todo or without_verdict) and not self._stopping.is_set():
+            if todo:
+                number, message = todo.popleft()
+                if not self._send(app if number % 2 else None, message):
+                    self.refused += 1
+                    todo.append((number, message))
+                    self._stopping.wait(AFTER_REFUSAL_SECONDS)
+                    continue
+                self.sent += 1
+                if app is not None and number % 2:
+                    without_verdict[str(message["id"])] = (time.monotonic(), message)
+            self._stopping.wait(REST_SECONDS if todo else AFTER_REFUSAL_SECONDS)
+            self._look_for_verdicts(app, without_verdict)
+        self.ended_at = time.monotonic()
+        if app is not None:
+            app.close()
+
+    def _send(self, app: Celery | None, message: dict[str, Any]) -> bool:
+        try:
+            if app is None:
+                received.receive(self.database, self.catalog, utc_now, message)
+            else:
+                app.send_task("events.receive", args=[message], queue="events", retry=False, ignore_result=True)
+        except (*DATABASE_IS_AWAY, BrokerError, OSError):
+            return False
+        return True
+
+    def _look_for_verdicts(self, app: Celery | None, waiting: dict[str, tuple[float, dict[str, Any]]]) -> None:
+        """A message that a wiped broker lost is sent again: the sender's part of the contract."""
+        late = {key for key, (sent, _) in waiting.items() if time.monotonic() - sent > AGAIN_SECONDS}
+        if not late:
+            return
+        try:
+            with self.database.read() as session:
+                known = set(session.scalars(select(ReceivedEvent.id).where(ReceivedEvent.id.in_(late))))
+        except DATABASE_IS_AWAY:
+            return
+        for key in known:
+            del waiting[key]
+        for key in late - known:
+            message = waiting[key][1]
+            waiting[key] = (time.monotonic(), message)
+            self.sent_again += self._send(app, message)

@@ -1,0 +1,375 @@
+"""``make chaos SEED=1``: changes flow while servers and processes come and go; all must be in sync soon after.
+
+    python -m tests.chaos.run [--seed 1] [--story postgres-redis|sqlite|postgres-rabbitmq] [--changes 500]
+
+The seed decides the changes, the faults, their order and their pauses; each story prints what it did and the figures.
+Exit 1 when something was lost, made twice or late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import SecretStr
+from sqlalchemy import func, select
+
+from core import catalog, due, offers
+from core.catalog import Catalog
+from core.database import DATABASE_IS_AWAY, Database
+from core.models import BillingLink, Organization, ReceivedEvent
+from sandbox.client import SandboxClient
+from sandbox.exchange import Doc
+from sandbox.server import Sandbox
+from tests.chaos import outside
+from tests.chaos.changes import TAKEN, Sender, Story, story
+from tests.chaos.crew import Crew
+from tests.crash.matrix import leave_nothing_behind
+from worker import app
+from worker.settings import Settings
+
+Name = Literal["postgres-redis", "sqlite", "postgres-rabbitmq"]
+STORIES: tuple[Name, ...] = ("postgres-redis", "sqlite", "postgres-rabbitmq")
+
+ORGANIZATIONS = 60
+CHANGES = 500
+SYNC_SECONDS = 60.0
+# Longer than the promise, so that what is late is told with how late it was.
+PATIENCE_SECONDS = 180.0
+LATENCY_MS = 40
+DISK_MEGABYTES = 12
+LOOK_EVERY = 0.1
+GONE_WRONG_THERE = ("lost_answer", "500_after", "500_before", "reset", "html_502", "500_stored")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``strike`` returns when it is over; ``words`` say what it does."""
+
+    words: str
+    strike: Callable[[], None]
+
+
+# The seed has its say in what is made.
+Maker = Callable[[], Fault]
+
+
+@dataclass(kw_only=True)
+class Report:
+    """``problems`` empty: nothing lost, nothing twice, in time. ``seconds``: from the last fault to all in sync."""
+
+    name: str
+    seed: int
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    figures: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """What a story plays in."""
+
+    crew: Crew
+    database: Database
+    sandbox: SandboxClient
+    sender: Sender
+    plans: Catalog
+    faults: list[Fault]
+
+
+def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int = 1) -> Report:
+    """``rounds``: how often each fault comes."""
+    chance = random.Random(f"{name} {seed}")  # noqa: S311 - a seeded story, no secret
+    report = Report(name=name, seed=seed)
+    plans = catalog.load()
+    tale = story(chance, min(ORGANIZATIONS, max(1, changes // 8)), changes, plans.tiers())
+    with _scene(name, chance, tale, plans, rounds) as scene:
+        began = time.monotonic()
+        say(f"{name}, seed {seed}: {len(tale.wanted)} organizations, {changes} changes, {len(scene.faults)} faults")
+        scene.sender.start()
+        for fault, number in zip(scene.faults, _moments(chance, changes, len(scene.faults)), strict=True):
+            while scene.sender.sent < number:
+                time.sleep(LOOK_EVERY / 5)
+            say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  {fault.words}")
+            fault.strike()
+        last_fault = time.monotonic()
+        say(f"  {last_fault - began:5.1f} s, {scene.sender.sent:4} sent  the last fault is over")
+        _wait_until_home(scene, report, last_fault)
+        say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  all in sync")
+        scene.sender.stop()
+        report.problems += _judge(scene, tale, report)
+    for problem in report.problems:
+        say(f"  ✗ {problem}")
+    told = ", ".join(f"{value} {key}" for key, value in report.figures.items())
+    say(f"  in sync {report.seconds:.1f} s after the last fault or change; {told}")
+    return report
+
+
+def _moments(chance: random.Random, changes: int, faults: int) -> list[int]:
+    """After how many changes each fault comes: all along the way, so that some always flow."""
+    return sorted(chance.randint(1, max(1, changes * 19 // 20)) for _ in range(faults))
+
+
+@contextmanager
+def _scene(name: Name, chance: random.Random, tale: Story, plans: Catalog, rounds: int) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        served = stack.enter_context(Sandbox(limits=True))
+        sandbox = stack.enter_context(SandboxClient(served.url))
+        _put_on_sale(plans, served.url)
+        sandbox.settings(latency_ms=LATENCY_MS)
+        sandbox.reset_calls()
+        ground = _on_sqlite(stack, folder, chance) if name == "sqlite" else _on_servers(stack, name, chance)
+        database = Database(ground.database_url)
+        stack.callback(database.close)
+        database.upgrade()
+        environment = _environment(served.url, folder) | {"DATABASE_URL": ground.database_url}
+        if ground.broker is not None:
+            environment["CELERY_BROKER_URL"] = ground.broker
+        crew = stack.enter_context(Crew.of(ground.processes, environment, folder))
+        makers: list[Maker] = [
+            *ground.faults,
+            *(partial(_signal, crew, words[0], chance) for words in ground.processes),
+        ]
+        makers += [
+            partial(_at_the_billers, sandbox, chance, kinds) for kinds in (GONE_WRONG_THERE[:1], GONE_WRONG_THERE)
+        ]
+        faults = [maker() for _ in range(rounds) for maker in makers]
+        chance.shuffle(faults)
+        sender = Sender(tale, database, plans, ground.broker)
+        stack.callback(sender.stop)
+        yield Scene(crew=crew, database=database, sandbox=sandbox, sender=sender, plans=plans, faults=faults)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a story stands on, and what may go wrong with it."""
+
+    database_url: str
+    processes: Sequence[tuple[str, ...]]
+    faults: Sequence[Maker]
+    broker: str | None = None
+
+
+def _on_sqlite(stack: ExitStack, folder: Path, chance: random.Random) -> Ground:
+    place = stack.enter_context(outside.disk(DISK_MEGABYTES))
+    file = (place.folder if place else folder) / "billing-sync.db"
+    faults = [partial(_full, place, chance)] * 2 if place else []
+    return Ground(database_url=f"sqlite:///{file}", processes=[("up",)], faults=faults)
+
+
+def _on_servers(stack: ExitStack, name: Name, chance: random.Random) -> Ground:
+    postgres = stack.enter_context(outside.postgres())
+    processes = [("worker",), ("worker",), ("relay",), ("beat",)]
+    faults: list[Maker] = [partial(_outage, postgres, chance)]
+    broker: outside.Server
+    if name == "postgres-redis":
+        broker = valkey = stack.enter_context(outside.valkey())
+        faults.append(lambda: Fault("Redis FLUSHALL", valkey.flush))
+    else:
+        broker = stack.enter_context(outside.rabbit())
+    faults.append(partial(_outage, broker, chance))
+    return Ground(database_url=postgres.url, processes=processes, faults=faults, broker=broker.url)
+
+
+def _outage(server: outside.Server, chance: random.Random) -> Fault:
+    seconds = chance.uniform(0.0, 4.0)
+
+    def strike() -> None:
+        server.stop()
+        time.sleep(seconds)
+        server.start()
+
+    return Fault(f"{server.name} stopped, started {seconds:.1f} s later", strike)
+
+
+def _signal(crew: Crew, words: str, chance: random.Random) -> Fault:
+    number, signalled = chance.randrange(2), chance.choice((signal.SIGTERM, signal.SIGKILL))
+    return Fault(f"{signalled.name} to {words}", partial(crew.strike, words, number, signalled))
+
+
+def _at_the_billers(sandbox: SandboxClient, chance: random.Random, kinds: Sequence[str]) -> Fault:
+    kind, times = chance.choice(kinds), chance.randint(2, 5)
+    # Only Stripe stores an answer, a failure too, under the key of a create.
+    provider, operation = ("stripe", "POST /v1/customers") if kind == "500_stored" else ("*", "*")
+
+    def strike() -> None:
+        sandbox.add_fault(provider, operation, kind, times=times)
+
+    return Fault(f"{times} requests end with {kind} ({provider} {operation})", strike)
+
+
+def _full(place: outside.Disk, chance: random.Random) -> Fault:
+    seconds = chance.uniform(1.0, 4.0)
+
+    def strike() -> None:
+        place.fill()
+        time.sleep(seconds)
+        place.free()
+
+    return Fault(f"the disk full for {seconds:.1f} s", strike)
+
+
+def _wait_until_home(scene: Scene, report: Report, last_fault: float) -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not (scene.sender.ended_at is not None and _in_sync(scene.database)):
+        if time.monotonic() > until:
+            report.problems.append(f"not in sync within {PATIENCE_SECONDS:.0f} s of the last fault: {_behind(scene)}")
+            break
+        time.sleep(LOOK_EVERY)
+    report.seconds = time.monotonic() - max(last_fault, scene.sender.ended_at or last_fault)
+    if report.seconds > SYNC_SECONDS:
+        report.problems.append(f"in sync {report.seconds:.1f} s after the last fault, more than {SYNC_SECONDS:.0f} s")
+
+
+def _in_sync(database: Database) -> bool:
+    try:
+        with database.read() as session:
+            waiting = select(func.count()).select_from(ReceivedEvent).where(ReceivedEvent.verdict == "waiting")
+            return not due.count_behind(session) and not session.scalar(waiting)
+    except DATABASE_IS_AWAY:
+        return False
+
+
+def _behind(scene: Scene) -> str:
+    with scene.database.read() as session:
+        rows = session.execute(
+            select(BillingLink.provider, BillingLink.error_kind, func.count())
+            .where(BillingLink.applied_version < BillingLink.wanted_version)
+            .group_by(BillingLink.provider, BillingLink.error_kind)
+        ).all()
+    return f"{[tuple(row) for row in rows]}; sender {'ended' if scene.sender.ended_at else 'still sends'}"
+
+
+def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
+    """What was lost, or is there twice, by the rows and by what the billers hold."""
+    state = scene.sandbox.state()
+    problems: list[str] = []
+    with scene.database.read() as session:
+        organizations = {each.id: each for each in session.scalars(select(Organization))}
+        verdicts = Counter(session.scalars(select(ReceivedEvent.verdict)))
+        parked = session.scalars(select(BillingLink.error_message).where(BillingLink.state != "open")).all()
+    problems += [f"parked: {message}" for message in parked]
+    if sum(verdicts[each] for each in TAKEN) != len(tale.messages):
+        problems.append(f"{len(tale.messages)} changes, but the verdicts are {dict(verdicts)}")
+    at_stripe, at_lago = _by(state["stripe"]["customers"], _mark), _by(state["lago"]["customers"], _external)
+    active = _by([row for row in state["lago"]["subscriptions"] if row["status"] == "active"], _external)
+    for org_id, wanted in tale.wanted.items():
+        found = organizations.get(org_id)
+        if found is None:
+            problems.append(f"{org_id} was lost")
+            continue
+        tier = found.pending_plan_tier or found.plan_tier
+        if (found.name, found.billing_email, tier) != (wanted.name, wanted.email, wanted.tier):
+            problems.append(
+                f"{org_id}: the last word was {wanted}, the row is {found.name}, {found.billing_email}, {tier}"
+            )
+        held = [(row["name"], row["email"]) for rows in (at_stripe, at_lago) for row in rows.get(org_id, [])]
+        if held != [(wanted.name, wanted.email)] * 2:
+            problems.append(f"{org_id}: the billers hold {held}, not {wanted.name} once each")
+        plans = [(row["plan_code"], row["next_plan_code"]) for row in active.get(org_id, [])]
+        if plans != [_plans(scene.plans, found)]:
+            problems.append(f"{org_id}: Lago has {plans}, the row says {_plans(scene.plans, found)}")
+    made = len(state["stripe"]["customers"]), len(state["lago"]["customers"])
+    if made != (len(tale.wanted),) * 2:
+        problems.append(f"{len(tale.wanted)} organizations, but {made[0]} Stripe and {made[1]} Lago customers")
+    counters = scene.sandbox.counters()
+    report.figures = {
+        "customers at each biller": made[0],
+        "calls to Stripe": counters.stripe.total,
+        "calls to Lago": counters.lago.total,
+        "answers lost": counters.stripe.statuses.get("dropped", 0) + counters.lago.statuses.get("dropped", 0),
+        "429s": counters.stripe.statuses.get("429", 0) + counters.lago.statuses.get("429", 0),
+        "process starts": scene.crew.starts,
+        "changes refused at first": scene.sender.refused,
+        "messages sent again": scene.sender.sent_again,
+    }
+    return problems
+
+
+def _plans(plans: Catalog, organization: Organization) -> tuple[str, str | None]:
+    pending = organization.pending_plan_tier
+    return plans.plan(organization.plan_tier).lago_plan_code, plans.plan(pending).lago_plan_code if pending else None
+
+
+def _by(rows: list[Doc], key: Callable[[Doc], str]) -> dict[str, list[Doc]]:
+    found: dict[str, list[Doc]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _mark(row: Doc) -> str:
+    return str(row["metadata"].get("org_id"))
+
+
+def _external(row: Doc) -> str:
+    return str(row["external_id"])
+
+
+def _put_on_sale(plans: Catalog, url: str) -> None:
+    billers = app.open_billers(Settings.model_construct(**_keys(url, SecretStr)), plans)
+    offers.push(plans, billers.values())
+    for biller in billers.values():
+        biller.close()
+
+
+def _keys(url: str, secret: Callable[[str], Any]) -> dict[str, Any]:
+    return {
+        "stripe_secret_key": secret("sk_test_chaos"),
+        "stripe_api_base": url,
+        "lago_api_key": secret("chaos"),
+        "lago_api_url": url,
+    }
+
+
+def _environment(url: str, folder: Path) -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ},
+        **{name.upper(): value for name, value in _keys(url, str).items()},
+        "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
+        "DATA_DIR": str(folder),
+        "PLANS_FILE": str(catalog.DEFAULT_FILE),
+        "WORKER_CONCURRENCY": "4",
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="chaos", description="Changes flow while servers and processes come and go.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--story", choices=STORIES, action="append", help="Which; all that can be played if left out.")
+    parser.add_argument("--changes", type=int, default=CHANGES)
+    parser.add_argument("--rounds", type=int, default=2, help="How often each fault comes.")
+    options = parser.parse_args(arguments)
+    leave_nothing_behind()
+    failed = False
+    for name in options.story or STORIES:
+        if name == "postgres-rabbitmq" and not outside.rabbit_is_installed():
+            _print(f"{name}: not played, no RabbitMQ is installed here")
+            continue
+        report = play(cast("Name", name), options.seed, _print, changes=options.changes, rounds=options.rounds)
+        failed = failed or bool(report.problems)
+    return int(failed)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

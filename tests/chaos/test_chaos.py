@@ -1,0 +1,17 @@
+"""A short piece of ``make chaos``: everything that may go away goes away once while changes flow."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos import run
+
+SEED = 1
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", ["sqlite", "postgres-redis"])
+def test_changes_that_flow_through_outages_are_in_sync_soon_after_and_once_each(name: run.Name) -> None:
+    said: list[str] = []
+    report = run.play(name, SEED, said.append, changes=60)
+    assert not report.problems, "\n".join(said)

@@ -1,0 +1,274 @@
+"""``make crash-matrix``: every operation, killed at every point, started again, compared with one that was not.
+
+    python -m tests.crash.matrix [--place embedded|deployed] [--only WORD] [--lanes 4]
+
+Prints a grid for each place: a row a point, a column an operation. ``✓`` all the same, ``✓3`` three times that it comes
+by, ``✗`` a difference, ``-`` never there, ``·`` did not come by again. Exit 1 with the differences where there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self, TypeVar
+
+from core.database import Database
+from tests import servers
+from tests.crash.lane import Lane, Recorded, StuckError, Zygote
+from tests.crash.operations import OPERATIONS, Operation
+from tests.crash.outcome import difference
+from tests.crash.places import SQLITE_FILES, Deployed, Embedded, Place, first_database
+from tests.crash.points import Point
+
+PLACES = ("embedded", "deployed")
+# A point that depends on which of two things comes first may be missed; it is tried for again.
+TRIES = 3
+MOST_TIMES = 2
+
+Say = Callable[[str], None]
+Work = TypeVar("Work")
+# Of all the points that the operations pass, by operation: those that are tried.
+Choice = Callable[[list[tuple[str, Point]]], list[tuple[str, Point]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """``problem`` None: what was left is what the undisturbed run left. ``reached`` False: nothing was killed."""
+
+    operation: str
+    point: Point
+    reached: bool
+    points: list[Point] = field(default_factory=list)
+    problem: str | None = None
+
+
+@dataclass(kw_only=True)
+class Matrix:
+    place: str
+    operations: list[Operation]
+    recorded: dict[str, Recorded] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def problems(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.problem is not None]
+
+    @property
+    def missed(self) -> list[Cell]:
+        return [cell for cell in self.cells if not cell.reached]
+
+
+class Lanes:
+    """Lanes of one place that share the moments they can be set back to. A context."""
+
+    def __init__(self, place: str, lanes: int) -> None:
+        self._stack = ExitStack()
+        self._place = place
+        self._wanted = lanes
+        self.lanes: list[Lane] = []
+
+    def __enter__(self) -> Self:
+        try:
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-")))
+            kept = folder / "kept"
+            kept.mkdir()
+            zygote = self._stack.enter_context(Zygote())
+            self.lanes = [self._stack.enter_context(Lane(place, kept, zygote)) for place in self._places(folder, kept)]
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _places(self, folder: Path, kept: Path) -> list[Place]:
+        numbers = range(1, self._wanted + 1)
+        if self._place == "embedded":
+            (kept / "empty").mkdir()
+            first = Database(f"sqlite:///{kept / 'empty' / SQLITE_FILES[0]}")
+            first.upgrade()
+            first.close()
+            return [Embedded(folder / f"lane-{number}", kept) for number in numbers]
+        postgres, redis = self._stack.enter_context(servers.postgres()), self._stack.enter_context(servers.redis())
+        self._stack.enter_context(first_database(postgres))
+        return [Deployed(folder / f"lane-{number}", postgres, redis, number) for number in numbers]
+
+
+def record(lanes: Sequence[Lane], operations: Sequence[Operation], say: Say) -> dict[str, Recorded]:
+    """One undisturbed run each; those that build on each other one after the other, in one lane."""
+    recorded: dict[str, Recorded] = {}
+
+    def follow(lane: Lane, line: list[Operation]) -> None:
+        for operation in line:
+            started = time.monotonic()
+            made = lane.record(operation)
+            recorded[operation.name] = made
+            say(f"  {operation.name}: {len(made.points)} points, {time.monotonic() - started:.1f} s undisturbed")
+
+    _share(lanes, _lines(operations), follow)
+    return {operation.name: recorded[operation.name] for operation in operations}
+
+
+def _lines(operations: Sequence[Operation]) -> list[list[Operation]]:
+    lines: dict[str, list[Operation]] = {}
+    first: dict[str, str] = {}
+    for operation in operations:
+        first[operation.name] = first[operation.after] if operation.after else operation.name
+        lines.setdefault(first[operation.name], []).append(operation)
+    return list(lines.values())
+
+
+def _share(lanes: Sequence[Lane], work: Sequence[Work], do: Callable[[Lane, Work], None]) -> None:
+    """Each lane takes the next; when one raises, the others stop after theirs, and it is raised here."""
+    todo: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    for each in work:
+        todo.put(each)
+    stopped = threading.Event()
+
+    def take(lane: Lane) -> None:
+        try:
+            while not (stopped.is_set() or todo.empty()):
+                do(lane, todo.get_nowait())
+        except queue.Empty:
+            return  # another was faster
+        finally:
+            # Whether nothing is left or this one raised: nobody begins another.
+            stopped.set()
+
+    with ThreadPoolExecutor(len(lanes)) as threads:
+        try:
+            for ended in [threads.submit(take, lane) for lane in lanes]:
+                ended.result()
+        finally:
+            stopped.set()
+
+
+def cell(lane: Lane, operation: Operation, recorded: Recorded, point: Point) -> Cell:
+    for _ in range(TRIES):
+        try:
+            crashed = lane.crash(operation, point)
+        except StuckError as error:
+            return Cell(operation=operation.name, point=point, reached=True, problem=f"{error}\n{lane.log[-3000:]}")
+        if found := difference(recorded.outcome, crashed.outcome):
+            return Cell(operation=operation.name, point=point, reached=crashed.reached, problem="\n".join(found))
+        if crashed.reached:
+            return Cell(operation=operation.name, point=point, reached=True, points=crashed.points)
+    return Cell(operation=operation.name, point=point, reached=False)
+
+
+def run(place: str, operations: Sequence[Operation], lanes: int, say: Say, choose: Choice) -> Matrix:
+    started = time.monotonic()
+    by_name = {operation.name: operation for operation in operations}
+    with Lanes(place, lanes) as opened:
+        matrix = Matrix(place=place, operations=list(operations), recorded=record(opened.lanes, operations, say))
+        chosen = choose([(name, point) for name, made in matrix.recorded.items() for point in _each_once(made.points)])
+
+        def try_one(lane: Lane, one: tuple[str, Point]) -> None:
+            name, point = one
+            done = cell(lane, by_name[name], matrix.recorded[name], point)
+            matrix.cells.append(done)
+            if done.problem is not None:
+                say(f"  ✗ {name}, {point.name}, {point.number}.: {done.problem}")
+            if len(matrix.cells) % 50 == 0:
+                say(f"  {len(matrix.cells)} of {len(chosen)}, {time.monotonic() - started:.0f} s")
+
+        _share(opened.lanes, chosen, try_one)
+    matrix.seconds = time.monotonic() - started
+    return matrix
+
+
+def _each_once(points: list[Point]) -> list[Point]:
+    """A point that a run comes by again and again, as the sweep does while it waits, is tried the first times."""
+    return [point for point in dict.fromkeys(points) if point.number <= MOST_TIMES]
+
+
+def grid(matrix: Matrix) -> Iterator[str]:
+    """Points down, operations across; both in the order of the code's own run."""
+    cells: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for each in matrix.cells:
+        cells[each.point.name, each.operation].append(each)
+    names = list(dict.fromkeys(point.name for made in matrix.recorded.values() for point in made.points))
+    names = [name for name in names if any(key[0] == name for key in cells)]
+    width = max(len(name) for name in names)
+    for number, operation in enumerate(matrix.operations):
+        yield f"{' ' * width} {'  │ ' * number}  ┌ {operation.name}"
+    for name in sorted(names):
+        marks = [_mark(cells.get((name, operation.name), [])) for operation in matrix.operations]
+        yield f"{name:<{width}} {''.join(f'{mark:>4}' for mark in marks)}"
+
+
+def _mark(cells: list[Cell]) -> str:
+    if not cells:
+        return "-"
+    if any(each.problem is not None for each in cells):
+        return "✗"
+    if not any(each.reached for each in cells):
+        return "·"
+    reached = sum(each.reached for each in cells)
+    return "✓" if reached == 1 else f"✓{reached}"
+
+
+def totals(matrix: Matrix) -> str:
+    killed = sum(each.reached for each in matrix.cells)
+    kinds = len({each.point.name for each in matrix.cells})
+    return (
+        f"{matrix.place}: {killed} processes killed at {kinds} kinds of point in {len(matrix.operations)} operations; "
+        f"{len(matrix.problems)} ended differently, {len(matrix.missed)} points did not come by again; "
+        f"{matrix.seconds:.0f} s"
+    )
+
+
+@contextmanager
+def _chosen(words: Sequence[str]) -> Iterator[list[Operation]]:
+    """The operations that a word of the command line names, with those that they start from."""
+    wanted = {each.name for each in OPERATIONS if not words or any(word in each.name for word in words)}
+    for operation in reversed(OPERATIONS):
+        if operation.name in wanted and operation.after is not None:
+            wanted.add(operation.after)
+    yield [each for each in OPERATIONS if each.name in wanted]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="crash-matrix", description="Kill at every point, start again, compare.")
+    parser.add_argument("--place", choices=PLACES, action="append", help="Where; both if left out.")
+    parser.add_argument("--only", action="append", default=[], help="Operations with this word in their name.")
+    parser.add_argument("--lanes", type=int, default=4, help="Runs at the same time.")
+    options = parser.parse_args(arguments)
+    leave_nothing_behind()
+    failed = False
+    with _chosen(options.only) as operations:
+        for place in options.place or PLACES:
+            _print(f"{place}: {len(operations)} operations")
+            matrix = run(place, operations, options.lanes, _print, list)
+            for line in grid(matrix):
+                _print(line)
+            _print(totals(matrix))
+            failed = failed or bool(matrix.problems)
+    return int(failed)
+
+
+def leave_nothing_behind() -> None:
+    """Told to stop, a program of ours stops its servers first, as at its own end."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

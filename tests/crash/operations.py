@@ -1,0 +1,154 @@
+"""What is done to one organization, each as the messages another service sends, from the state an earlier one left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+ORG = "org_c4a5e000-0000-4000-8000-000000000001"
+NAME = "Crash Test Dummies"
+REFUSED = "Refused By Stripe"
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A deployment. ``tiers``: charged by whom, where the plan file says it for each plan; ``also``: more settings."""
+
+    charged_by: str | None
+    links_payer: bool = True
+    tiers: tuple[tuple[str, str], ...] = ()
+    also: tuple[tuple[str, str], ...] = ()
+
+
+BY_LAGO = Setting(charged_by="lago")
+BY_STRIPE = Setting(charged_by="stripe")
+# A plan that moves to Stripe waits for a person while Lago charges a linked customer; here it is not linked.
+BY_PLAN = Setting(charged_by=None, links_payer=False, tiers=(("professional", "stripe"),))
+# So slowly that the second organization must wait for the first.
+SLOWLY = Setting(charged_by="lago", also=(("LAGO_RATE_LIMIT", "2"),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """``after``: the operation that leaves what this one starts from. ``faults`` wait for it at the sandbox.
+
+    ``period_ends``: before it starts, the day of a scheduled downgrade has come, there and here.
+    """
+
+    name: str
+    setting: Setting
+    messages: tuple[Message, ...] = ()
+    after: str | None = None
+    faults: tuple[dict[str, Any], ...] = field(default=())
+    period_ends: bool = False
+
+
+def message(number: int, kind: str, org: str = ORG, **data: object) -> Message:
+    return {
+        "specversion": "1.0",
+        "id": f"{number}",
+        "source": "/crash",
+        "type": kind,
+        "subject": org,
+        "data": data,
+    }
+
+
+def _created(number: int = 1, name: str = NAME, tier: str = "professional", org: str = ORG) -> Message:
+    data = {"name": name, "plan_tier": tier, "billing_email": "first@dummies.test", "owner_user_id": "user_1"}
+    return message(number, "organization.created", org, **data)
+
+
+def _plan(number: int, tier: str) -> Message:
+    return message(number, "organization.plan_changed", plan_tier=tier)
+
+
+def _status(number: int, status: str) -> Message:
+    return message(number, "organization.status_changed", status=status)
+
+
+_RENAMED = (
+    message(2, "organization.renamed", name="Dummies & Sons"),
+    message(3, "organization.billing_details_changed", billing_email="second@dummies.test"),
+)
+
+
+def _charged(by: str, setting: Setting) -> list[Operation]:
+    return [
+        Operation(name=f"{by}: create", setting=setting, messages=(_created(),)),
+        Operation(name=f"{by}: update", setting=setting, messages=_RENAMED, after=f"{by}: create"),
+        Operation(name=f"{by}: upgrade", setting=setting, messages=(_plan(4, "enterprise"),), after=f"{by}: create"),
+        Operation(name=f"{by}: downgrade", setting=setting, messages=(_plan(5, "starter"),), after=f"{by}: create"),
+        Operation(
+            name=f"{by}: take back", setting=setting, messages=(_plan(6, "professional"),), after=f"{by}: downgrade"
+        ),
+        Operation(name=f"{by}: it comes", setting=setting, after=f"{by}: downgrade", period_ends=True),
+        Operation(name=f"{by}: end", setting=setting, messages=(_status(7, "deleted"),), after=f"{by}: create"),
+        Operation(name=f"{by}: subscribe", setting=setting, messages=(_status(8, "active"),), after=f"{by}: end"),
+    ]
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    *_charged("lago", BY_LAGO),
+    *_charged("stripe", BY_STRIPE),
+    Operation(name="by plan: create", setting=BY_PLAN, messages=(_created(tier="starter"),)),
+    Operation(
+        name="by plan: to stripe", setting=BY_PLAN, messages=(_plan(9, "professional"),), after="by plan: create"
+    ),
+    Operation(
+        name="by plan: to lago", setting=BY_PLAN, messages=(_plan(10, "enterprise"),), after="by plan: to stripe"
+    ),
+    Operation(
+        name="refused there",
+        setting=BY_LAGO,
+        messages=(_created(name=REFUSED),),
+        faults=(
+            {
+                "provider": "stripe",
+                "operation": "POST /v1/customers",
+                "kind": "status",
+                "times": 0,
+                "status": 400,
+                "body": '{"error": {"type": "invalid_request_error", "code": "email_invalid", "message": "no"}}',
+            },
+        ),
+    ),
+    Operation(
+        name="fails once",
+        setting=BY_LAGO,
+        messages=(_created(),),
+        faults=(
+            {"provider": "stripe", "operation": "POST /v1/customers", "kind": "500_before"},
+            {"provider": "lago", "operation": "POST /api/v1/subscriptions", "kind": "html_502"},
+        ),
+    ),
+    Operation(
+        name="saved failure",
+        setting=BY_LAGO,
+        messages=(_created(),),
+        faults=({"provider": "stripe", "operation": "POST /v1/customers", "kind": "500_stored"},),
+    ),
+    Operation(
+        name="saved, but done",
+        setting=BY_STRIPE,
+        messages=(_created(),),
+        faults=(
+            {"provider": "stripe", "operation": "POST /v1/customers", "kind": "500_after"},
+            {"provider": "stripe", "operation": "POST /v1/subscriptions", "kind": "500_after"},
+        ),
+    ),
+    Operation(
+        name="stands in line",
+        setting=SLOWLY,
+        messages=tuple(_created(number, f"{NAME} {number}", org=f"{ORG[:-1]}{number}") for number in range(1, 4)),
+    ),
+    Operation(
+        name="refused here",
+        setting=BY_LAGO,
+        messages=(message(11, "organization.renamed", name=""),),
+        after="lago: create",
+    ),
+)
+BY_NAME = {operation.name: operation for operation in OPERATIONS}

@@ -1,0 +1,98 @@
+"""Every place in the code that commits, sends or publishes, read from the code itself: what a run must come by.
+
+A new ``database.write()``, a new request, a new publish is in these lists the moment it is written; the test that
+compares them with what the recorded runs passed is red until an operation covers it or a reason stands below.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.points import CARRIERS, CARRYING_METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_SENDERS = {"send", "send_unless", "page", "pages"}
+_SENDS_THROUGH = {"_door", "_http"}
+_PUBLISHERS = {"send_task", "retry"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """``kind``: commit, send or publish. ``name`` as in ``points.Point.site``; ``spot`` without its line: the second
+    transaction of a function is ``#2``.
+    """
+
+    kind: str
+    name: str
+    spot: str
+
+
+def sites() -> set[Site]:
+    """Of the paths that a change takes: relay, tasks, sync and its links, what is received and due, the billers."""
+    found: set[Site] = set()
+    for path in _modules():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if module in CARRIERS:
+            continue
+        for name, function in _functions(ast.parse(path.read_text(encoding="utf-8"))):
+            site = f"{module}:{name}"
+            if site not in CARRYING_METHODS:
+                kinds = {kind for call in _calls(function) if (kind := _kind(module, call)) is not None}
+                found |= {Site(kind, site, site) for kind in kinds}
+                found |= {
+                    Site("commit", f"{site}:{line}", site if number == 1 else f"{site}#{number}")
+                    for number, line in enumerate(sorted(_transactions(function)), 1)
+                }
+    return found
+
+
+def _modules() -> Iterator[Path]:
+    for package in ("core", "providers", "tasks"):
+        yield from sorted((ROOT / package).glob("*.py"))
+    yield ROOT / "worker" / "relay.py"
+
+
+def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Of the module and its classes; what is nested in one belongs to it."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef):
+                    yield f"{node.name}.{member.name}", member
+
+
+def _calls(function: ast.FunctionDef) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(function) if isinstance(node, ast.Call))
+
+
+def _transactions(function: ast.FunctionDef) -> Iterator[int]:
+    """The lines of ``with … .write() as session``."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.With):
+            for item in node.items:
+                call = item.context_expr
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "write":
+                    yield call.lineno
+
+
+def _kind(module: str, call: ast.Call) -> str | None:
+    if not isinstance(call.func, ast.Attribute):
+        return None
+    name, holder = call.func.attr, call.func.value
+    if name == "_write" and module == "core.links":
+        return "commit"
+    if module.startswith("providers.") and name in _SENDERS and _last(holder) in _SENDS_THROUGH:
+        return "send"
+    if not module.startswith(("core.", "providers.")) and name in _PUBLISHERS:
+        return "publish"
+    return None
+
+
+def _last(holder: ast.expr) -> str | None:
+    return holder.attr if isinstance(holder, ast.Attribute) else holder.id if isinstance(holder, ast.Name) else None

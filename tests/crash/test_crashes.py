@@ -1,0 +1,112 @@
+"""Killed anywhere, started again, the same in the end: a sample of ``make crash-matrix``, which forgets no call."""
+
+from __future__ import annotations
+
+import ast
+import random
+
+import pytest
+
+from core.database import Database
+from sandbox.client import SandboxClient
+from tests.crash import elsewhere, matrix
+from tests.crash.matrix import Matrix
+from tests.crash.operations import OPERATIONS
+from tests.crash.outcome import difference, outcome
+from tests.crash.points import (
+    BEFORE_COMMIT,
+    BEFORE_PUBLISH,
+    BEFORE_SENDING,
+    NOT_ANSWERED,
+    Point,
+)
+from tests.crash.sites import ROOT, Site, sites
+
+SEED = 20261123
+KIND = {BEFORE_COMMIT: "commit", BEFORE_SENDING: "send", BEFORE_PUBLISH: "publish"}
+# Here lies what must never happen twice: one that makes something, done and not answered.
+DEADLIEST = {
+    Point(NOT_ANSWERED, "POST /v1/customers"),
+    Point(NOT_ANSWERED, "POST /v1/subscriptions"),
+    Point(NOT_ANSWERED, "POST /api/v1/customers"),
+}
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Matrix:
+    """Every operation once undisturbed; the deadliest points, and one of each moment wherever the seed says."""
+    return matrix.run("embedded", OPERATIONS, 4, _quietly, _sample(random.Random(SEED), 8))  # noqa: S311 - a sample
+
+
+def _quietly(_: str) -> None:
+    return
+
+
+def _sample(chance: random.Random, others: int) -> matrix.Choice:
+    def choose(points: list[tuple[str, Point]]) -> list[tuple[str, Point]]:
+        deadliest = [(name, point) for name, point in points if name.endswith(": create") and point in DEADLIEST]
+        return deadliest + chance.sample([each for each in points if each not in deadliest], others)
+
+    return choose
+
+
+def test_whatever_is_killed_ends_as_if_nothing_had_been(embedded: Matrix) -> None:
+    assert not embedded.problems, "\n".join(
+        f"{cell.operation}, {cell.point}: {cell.problem}" for cell in embedded.problems
+    )
+    assert sum(cell.reached for cell in embedded.cells) >= len(DEADLIEST)
+
+
+@pytest.mark.timeout(120)
+def test_the_same_on_postgres_and_redis() -> None:
+    ran = matrix.run("deployed", OPERATIONS[:1], 3, _quietly, _sample(random.Random(SEED), 4))  # noqa: S311 - a sample
+    assert not ran.problems, "\n".join(f"{cell.operation}, {cell.point}: {cell.problem}" for cell in ran.problems)
+    assert sum(cell.reached for cell in ran.cells) >= 3
+
+
+def test_no_commit_no_request_and_no_publish_is_forgotten(embedded: Matrix) -> None:
+    passed = _passed(embedded)
+    written = {site.name for site in sites()}
+    forgotten = [
+        f"{site.kind}: {site.name}" for site in sorted(sites()) if site.name not in passed and not _excused(site)
+    ]
+    assert not forgotten, f"{forgotten}: give an operation in operations.py that does it, or a reason in elsewhere.py"
+    strange = sorted(passed - written)
+    assert not strange, f"{strange}: passed, but not found in the code; see CARRIERS in points.py"
+
+
+def test_each_reason_names_a_test_and_a_place_in_the_code() -> None:
+    spots = {site.spot for site in sites()}
+    for spot, test in elsewhere.SITES.items():
+        path, _, name = test.partition("::")
+        names = {
+            node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)
+        }
+        assert name in names, f"{spot}: {test} is not there"
+        assert spot in spots, f"{spot} is no longer in the code"
+    for module, tests in elsewhere.WHOLE.items():
+        assert (ROOT / tests).exists(), f"{module}: {tests} is not there"
+
+
+def test_an_effect_that_happened_twice_is_seen(sandbox: SandboxClient, sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    database.upgrade()
+    sandbox.preload_stripe_customers([{"name": "Acme", "metadata": {"org_id": "org_1"}}])
+    once = outcome(sandbox, database)
+    assert difference(once, outcome(sandbox, database)) == []
+    sandbox.preload_stripe_customers([{"name": "Acme", "metadata": {"org_id": "org_1"}}])
+    assert difference(once, outcome(sandbox, database)) != []
+    database.close()
+
+
+def _passed(ran: Matrix) -> set[str]:
+    """Sites that any run came by, the undisturbed ones and those after a crash."""
+    points = [point for made in ran.recorded.values() for point in made.points]
+    points += [point for cell in ran.cells for point in cell.points]
+    return {point.site for point in points if point.moment in KIND}
+
+
+def _excused(site: Site) -> bool:
+    return site.spot in elsewhere.SITES or any(
+        site.name.startswith((f"{each}:", f"{each}.")) for each in elsewhere.WHOLE
+    )
