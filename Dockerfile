@@ -8,6 +8,7 @@ COPY pyproject.toml README.md plans.toml ./
 COPY core ./core
 COPY providers ./providers
 COPY tasks ./tasks
+COPY api ./api
 COPY worker ./worker
 COPY sandbox ./sandbox
 COPY migrations ./migrations

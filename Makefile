@@ -4,6 +4,9 @@
 #   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers your environment names)
 #   make check     all that CI runs: lint types layers test
 #   make install   .venv with what runs; then .venv/bin/billing-sync
+#   make crash-matrix       every operation killed at every point, started again and compared; minutes
+#   make quota              2,000 creates by four workers within the billers' limits: how much is used; two minutes
+#   make chaos SEED=1       changes flow while servers and processes come and go; a minute or two
 #   make lock      the lock files again, after a change of dependencies in pyproject.toml
 
 PYTHON ?= python3
@@ -15,7 +18,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test check lint types layers lock
+.PHONY: install demo test check lint types layers crash-matrix quota chaos lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -38,6 +41,16 @@ layers: $(VENV)/installed-test
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest
+
+crash-matrix: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.crash.matrix
+
+SEED ?= 1
+quota: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m benchmarks.quota
+
+chaos: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.chaos.run --seed $(SEED)
 
 # Keeps the versions that still fit; remove the lock files first to move everything to the newest.
 lock:

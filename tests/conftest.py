@@ -115,6 +115,7 @@ class Watch:
 
 @pytest.fixture(scope="session")
 def watch() -> Watch:
+    contract.read()
     return Watch()
 
 

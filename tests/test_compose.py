@@ -32,6 +32,7 @@ from core.database import Database
 from core.links import LEASE
 from core.org_manager import OrgManager
 from sandbox.client import SandboxClient
+from worker.api_settings import ApiSettings
 from worker.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -84,6 +85,7 @@ class Place:
     redis_url: str
     sandbox_port: int
     flower_port: int
+    api_port: int
     words: list[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class Place:
             ("sandbox:8090", f"127.0.0.1:{self.sandbox_port}"),
             ("8090", str(self.sandbox_port)),
             ("5555", str(self.flower_port)),
+            ("8080", str(self.api_port)),
             ("0.0.0.0", "127.0.0.1"),  # noqa: S104 - it is what is replaced
             ("/data", str(self.folder)),
         ]
@@ -238,6 +241,7 @@ def place(tmp_path: Path, postgres_url: str, redis_url: str) -> Place:
         redis_url=redis_url,
         sandbox_port=_free_port(),
         flower_port=_free_port(),
+        api_port=_free_port(),
     )
 
 
@@ -321,9 +325,9 @@ def test_a_service_can_be_scaled(name: str) -> None:
     assert not {"container_name", "hostname"} & set(services()[name])
 
 
-def test_only_flower_is_reached_from_outside_and_only_from_this_machine() -> None:
+def test_flower_and_the_api_are_reached_from_outside_and_only_from_this_machine() -> None:
     open_ports = {name: each["ports"] for name, each in services().items() if "ports" in each}
-    assert open_ports == {"flower": ["127.0.0.1:5555:5555"]}
+    assert open_ports == {"flower": ["127.0.0.1:5555:5555"], "api": ["127.0.0.1:8080:8080"]}
     assert "--read-only" in services()["flower"]["command"]
 
 
@@ -335,7 +339,7 @@ def test_redis_keeps_what_it_holds() -> None:
 
 @pytest.mark.parametrize("name", set(services()) - SERVERS)
 def test_every_variable_is_one_that_the_program_reads(name: str) -> None:
-    known = {field.upper() for field in Settings.model_fields} | OF_FLOWER
+    known = {field.upper() for field in (*Settings.model_fields, *ApiSettings.model_fields)} | OF_FLOWER
     assert set(services()[name].get("environment") or {}) <= known
 
 
@@ -365,14 +369,10 @@ def test_the_example_names_every_variable_that_the_file_takes() -> None:
 
 
 def test_the_image_holds_every_package_that_runs() -> None:
-    packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    folders = {name.split(".")[0] for name in packages}
-    on_disk = {
-        str(path.parent.relative_to(ROOT)).replace("/", ".")
-        for folder in folders
-        for path in (ROOT / folder).rglob("*.py")
-    }
-    assert on_disk == packages, "pyproject.toml, tool.setuptools: packages"
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    folders = {name.removesuffix("*") for name in found}
+    modules = {path.parent for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    assert [str(folder) for folder in modules if not (folder / "__init__.py").exists()] == []
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert set(re.findall(r"^COPY (\w+) \./\1$", dockerfile, re.MULTILINE)) == folders
     assert set(re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)) == folders
