@@ -70,14 +70,20 @@ def lease(session: Session, limit: int, now: datetime) -> tuple[str, list[Pendin
     return token, sorted((Pending(*row) for row in rows), key=lambda pending: pending.seq)
 
 
-def mark_published(session: Session, token: str, now: datetime) -> None:
-    """Call only after the broker took them all."""
-    session.execute(
+def mark_published(session: Session, token: str, now: datetime) -> set[int]:
+    """Call only after the broker took them all; returns the numbers of those that left the pending set by this.
+
+    Each event is in one such answer and in no other, however often it was handed to the broker: what must be made of an
+    event once is made in this transaction.
+    """
+    marked = session.scalars(
         update(Event)
         .where(Event.lease_token == token, Event.published_at.is_(None))
         .values(published_at=now, lease_token=None, lease_until=None)
+        .returning(Event.seq)
         .execution_options(synchronize_session=False)
     )
+    return set(marked)
 
 
 def give_back(session: Session, token: str) -> None:

@@ -61,6 +61,23 @@ def test_a_relay_that_died_before_marking_is_repeated_after_its_lease(
     assert again == taken
 
 
+def test_an_event_that_two_relays_handed_over_leaves_the_pending_set_once(
+    database: Database, five_events: list[str], clock: SetClock
+) -> None:
+    with database.write() as session:
+        slow, _ = outbox.lease(session, 10, clock())
+    clock.now += outbox.LEASE + timedelta(seconds=1)
+    with database.write() as session:
+        quick, taken = outbox.lease(session, 10, clock())
+    with database.write() as session:
+        assert outbox.mark_published(session, slow, clock()) == set()
+    with database.write() as session:
+        assert outbox.mark_published(session, quick, clock()) == {event.seq for event in taken}
+    with database.write() as session:
+        assert outbox.mark_published(session, quick, clock()) == set()
+    assert len(taken) == len(five_events)
+
+
 def test_what_was_marked_is_gone_and_what_was_given_back_is_pending_at_once(
     database: Database, five_events: list[str], clock: SetClock
 ) -> None:
