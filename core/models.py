@@ -34,6 +34,11 @@ Role = Literal["owner", "billing_admin", "member"]
 LinkState = Literal["open", "parked", "held"]
 Verdict = Literal["accepted", "refused", "waiting", "superseded"]
 StopKind = Literal["unavailable", "misconfigured", "wrong_account"]
+InvitationState = Literal["open", "accepted", "revoked"]
+MailState = Literal["open", "sent", "given_up", "overtaken"]
+MailKind = Literal[
+    "welcome", "invitation", "plan_upgraded", "downgrade_scheduled", "downgrade_taken_back", "downgrade_took_effect"
+]
 
 STATUSES: tuple[Status, ...] = ("active", "suspended", "deleted")
 ROLES: tuple[Role, ...] = ("owner", "billing_admin", "member")
@@ -356,6 +361,90 @@ class KeptAnswer(Base):
     expires_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_kept_answers_expires_at", "expires_at"),)
+
+
+class Invitation(Base):
+    """Somebody is asked to join by mail. The tokens that were mailed lie in ``invitation_tokens``, hashed."""
+
+    __tablename__ = "invitations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    email: Mapped[str] = mapped_column(String(512))
+    email_key: Mapped[str] = mapped_column(String(1024))
+    role: Mapped[str] = mapped_column(String(16))
+    invited_by: Mapped[str | None] = mapped_column(String(255))
+    """The user id; NULL: a service."""
+    state: Mapped[InvitationState] = mapped_column(String(16))
+    mailed: Mapped[int] = mapped_column(Integer)
+    """How many mails it was given."""
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "uq_invitations_open",
+            "org_id",
+            "email_key",
+            unique=True,
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+    )
+
+
+class InvitationToken(Base):
+    """One mail's token for one invitation. The token itself is in that mail and nowhere else."""
+
+    __tablename__ = "invitation_tokens"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    invitation_id: Mapped[str] = mapped_column(ForeignKey("invitations.id"))
+    expires_at: Mapped[datetime]
+
+
+class Mail(Base):
+    """One mail to one address, because of one event or invitation."""
+
+    __tablename__ = "mails"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    """Its Message-ID is made of this, the same at each try."""
+    cause: Mapped[str] = mapped_column(String(80))
+    """An event's id, or an invitation's and the how many-eth mail of it this is."""
+    kind: Mapped[MailKind] = mapped_column(String(32))
+    recipient: Mapped[str] = mapped_column(String(512))
+    org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    invitation_id: Mapped[str | None] = mapped_column(ForeignKey("invitations.id"))
+    waits_for_version: Mapped[int | None] = mapped_column(BigInteger)
+    """Not sent before both billers hold it."""
+    state: Mapped[MailState] = mapped_column(String(16))
+    """open; sent; given_up (refused for good, see ``error``); overtaken (not true any more when its turn came)."""
+    attempts: Mapped[int] = mapped_column(Integer)
+    next_attempt_at: Mapped[datetime]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("uq_mails_cause", "cause", "kind", "recipient", unique=True),
+        Index(
+            "ix_mails_due",
+            "next_attempt_at",
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+        Index(
+            "ix_mails_given_up",
+            "created_at",
+            sqlite_where=text("state = 'given_up'"),
+            postgresql_where=text("state = 'given_up'"),
+        ),
+        Index("ix_mails_org_id", "org_id", "kind", "created_at"),
+    )
 
 
 class Job(Base):
