@@ -34,6 +34,7 @@ Role = Literal["owner", "billing_admin", "member"]
 LinkState = Literal["open", "parked", "held"]
 Verdict = Literal["accepted", "refused", "waiting", "superseded"]
 StopKind = Literal["unavailable", "misconfigured", "wrong_account"]
+DeliveryState = Literal["pending", "delivered", "failed"]
 InvitationState = Literal["open", "accepted", "revoked"]
 MailState = Literal["open", "sent", "given_up", "overtaken"]
 MailKind = Literal[
@@ -444,6 +445,66 @@ class Mail(Base):
             postgresql_where=text("state = 'given_up'"),
         ),
         Index("ix_mails_org_id", "org_id", "kind", "created_at"),
+    )
+
+
+class WebhookEndpoint(Base):
+    """An address of another service that is told what happens. Its secret is nowhere: it is derived for each use."""
+
+    __tablename__ = "webhook_endpoints"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[str] = mapped_column(String(1000))
+    """With blanks between; empty: all there are."""
+    description: Mapped[str | None] = mapped_column(String(200))
+    generation: Mapped[int] = mapped_column(Integer)
+    """Of its secret; each rotation raises it."""
+    rotated_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    """NULL: it is told."""
+    disabled_because: Mapped[str | None] = mapped_column(String(200))
+    failures: Mapped[int] = mapped_column(Integer)
+    """In a row, whichever event it was."""
+    rest_until: Mapped[datetime | None]
+    """Nothing is sent there before."""
+
+
+class WebhookDelivery(Base):
+    """One event to one endpoint, by the endpoint's name of it."""
+
+    __tablename__ = "webhook_deliveries"
+
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id"), primary_key=True)
+    event_seq: Mapped[int] = mapped_column(Counter, ForeignKey("events.seq"), primary_key=True)
+    type: Mapped[str] = mapped_column(String(64))
+    state: Mapped[DeliveryState] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer)
+    next_attempt_at: Mapped[datetime]
+    made_at: Mapped[datetime]
+    lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[datetime | None]
+    last_attempt_at: Mapped[datetime | None]
+    last_status: Mapped[int | None] = mapped_column(Integer)
+    """NULL: there was no answer, see ``last_error``."""
+    last_error: Mapped[str | None] = mapped_column(String(32))
+    delivered_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "ix_webhook_deliveries_due",
+            "endpoint_id",
+            "next_attempt_at",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_failed",
+            "last_attempt_at",
+            sqlite_where=text("state = 'failed'"),
+            postgresql_where=text("state = 'failed'"),
+        ),
     )
 
 
