@@ -18,11 +18,11 @@ from core.database import Database
 from core.events import Change
 from core.gateways import Provider
 from core.links import UNSURE
-from core.models import LINK_IS_BEHIND, BillingLink, Job, Organization
+from core.models import LINK_HAS_WORK, BillingLink, Job, Organization
 from core.organizations import SWEEP_GRACE
 
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
-LINK_IS_OPEN_AND_BEHIND = f"state = 'open' AND ({LINK_IS_BEHIND})"
+LINK_IS_OPEN_AND_BEHIND = f"state = 'open' AND ({LINK_HAS_WORK})"
 
 # Longer than what a sweep hands over takes at the biller's quota, with room for a turn and a place in line.
 HANDED_OVER = timedelta(seconds=30)

@@ -33,7 +33,7 @@ from core.errors import (
 from core.events import Change
 from core.gate import Gate
 from core.gateways import KEY_IS_TRUSTED_FOR, Account, Customer, Intent, Json, Known, Provider, Subscription
-from core.models import LINK_IS_BEHIND, BillerStanding, BillingLink, Organization
+from core.models import LINK_HAS_WORK, BillerStanding, BillingLink, Organization
 from core.organizations import SWEEP_GRACE
 from core.wishes import refuse_second_payer
 
@@ -556,7 +556,7 @@ def _has_work(org_id: str, provider: Provider, now: datetime) -> tuple[ColumnEle
         BillingLink.org_id == org_id,
         BillingLink.provider == provider,
         BillingLink.state == "open",
-        literal_column(f"({LINK_IS_BEHIND})", Boolean),
+        literal_column(f"({LINK_HAS_WORK})", Boolean),
         or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
     )
 

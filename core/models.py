@@ -34,6 +34,9 @@ Role = Literal["owner", "billing_admin", "member"]
 LinkState = Literal["open", "parked", "held"]
 Verdict = Literal["accepted", "refused", "waiting", "superseded"]
 StopKind = Literal["unavailable", "misconfigured", "wrong_account"]
+Concern = Literal["look", "failed", "refused", "taken"]
+HintState = Literal["stored", "handled", "ignored", "refused"]
+Payment = Literal["failed", "refused"]
 DeliveryState = Literal["pending", "delivered", "failed"]
 InvitationState = Literal["open", "accepted", "revoked"]
 MailState = Literal["open", "sent", "given_up", "overtaken"]
@@ -45,6 +48,7 @@ STATUSES: tuple[Status, ...] = ("active", "suspended", "deleted")
 ROLES: tuple[Role, ...] = ("owner", "billing_admin", "member")
 
 LINK_IS_BEHIND = "applied_version < wanted_version OR intent IS NOT NULL"
+LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR looked < hinted"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -220,6 +224,16 @@ class BillingLink(Base):
     generation: Mapped[int] = mapped_column(Integer)
     intent: Mapped[dict[str, Any] | None]
 
+    hinted: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """How many hints came that something changed there."""
+    looked: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """How many of them a look has answered; fewer: one is due."""
+    payment: Mapped[Payment | None] = mapped_column(String(16))
+    """What is wrong with paying there: ``failed``, an invoice was not paid; ``refused``, the payer is not taken."""
+    payment_since: Mapped[datetime | None]
+    payment_code: Mapped[str | None] = mapped_column(String(255))
+    """The biller's own word for it, as it was last told."""
+
     __table_args__ = (
         Index(
             "uq_billing_links_customer_id",
@@ -233,8 +247,8 @@ class BillingLink(Base):
             "ix_billing_links_due",
             "provider",
             "sweep_at",
-            sqlite_where=text(f"state = 'open' AND ({LINK_IS_BEHIND})"),
-            postgresql_where=text(f"state = 'open' AND ({LINK_IS_BEHIND})"),
+            sqlite_where=text(f"state = 'open' AND ({LINK_HAS_WORK})"),
+            postgresql_where=text(f"state = 'open' AND ({LINK_HAS_WORK})"),
         ),
         Index(
             "ix_billing_links_parked",
@@ -242,6 +256,40 @@ class BillingLink(Base):
             sqlite_where=text("state <> 'open'"),
             postgresql_where=text("state <> 'open'"),
         ),
+    )
+
+
+class Hint(Base):
+    """A webhook, stored once: that something changed at a biller and where to look, never how it is."""
+
+    __tablename__ = "hints"
+
+    provider: Mapped[str] = mapped_column(String(16), primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """The biller's own: Stripe's event, Lago's unique key."""
+    type: Mapped[str] = mapped_column(String(255))
+    concern: Mapped[Concern | None] = mapped_column(String(16))
+    object_id: Mapped[str | None] = mapped_column(String(255))
+    customer_id: Mapped[str | None] = mapped_column(String(255))
+    org_id: Mapped[str | None] = mapped_column(String(64))
+    code: Mapped[str | None] = mapped_column(String(255))
+    """The reason of a failure, in the biller's word."""
+    account_id: Mapped[str | None] = mapped_column(String(255))
+    livemode: Mapped[bool | None] = mapped_column(Boolean)
+    received_at: Mapped[datetime]
+    state: Mapped[HintState] = mapped_column(String(8))
+    reason: Mapped[str | None] = mapped_column(Text)
+    due_at: Mapped[datetime]
+    """When somebody is told of it once more, while it is stored."""
+
+    __table_args__ = (
+        Index(
+            "ix_hints_stored",
+            "due_at",
+            sqlite_where=text("state = 'stored'"),
+            postgresql_where=text("state = 'stored'"),
+        ),
+        Index("ix_hints_received_at", "received_at"),
     )
 
 
