@@ -12,6 +12,7 @@ from sandbox.stripe_api.catalog import Catalog
 from sandbox.stripe_api.customers import Customers
 from sandbox.stripe_api.events import Events
 from sandbox.stripe_api.idempotency import IdempotencyKeys
+from sandbox.stripe_api.previews import Previews
 from sandbox.stripe_api.refusals import Refusal, error, internal_error
 from sandbox.stripe_api.subscriptions import Subscriptions
 from sandbox.stripe_api.tables import API_VERSION, NOBODY, Cause, Tables
@@ -22,6 +23,7 @@ GLOBAL_RATE = 100.0
 SEARCH_RATE = 20.0
 MOST_BUCKETS = 200
 BAD_KEY = "sk_bad"
+NO_IDS = frozenset({"search", "create_preview"})
 WITH_ID, WITH_CHILD = 2, 3  # segments of /v1/customers/cus_1 and of /v1/customers/cus_1/subscriptions
 
 Collection = Callable[[Doc], Doc]
@@ -74,13 +76,14 @@ class Stripe:
             "GET /v1/subscriptions/{id}": _Route(member=subscriptions.retrieve),
             "POST /v1/subscriptions/{id}": _Route(member=subscriptions.update),
             "DELETE /v1/subscriptions/{id}": _Route(member=subscriptions.cancel),
+            "POST /v1/invoices/create_preview": _Route(Previews(self.tables, subscriptions).create),
             "GET /v1/events": _Route(events.listing),
             "GET /v1/events/{id}": _Route(member=events.retrieve),
         }
 
     def operation(self, method: str, path: str) -> str:
         parts = path.strip("/").split("/")[1:]
-        if len(parts) == WITH_ID and parts[1] != "search":
+        if len(parts) == WITH_ID and parts[1] not in NO_IDS:
             parts[1] = "{id}"
         elif len(parts) >= WITH_CHILD:
             parts[1] = "{id}"

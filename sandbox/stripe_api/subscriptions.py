@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from sandbox.exchange import Doc
 from sandbox.months import at, period_of
 from sandbox.stripe_api import forms
+from sandbox.stripe_api.prorations import Prorations
 from sandbox.stripe_api.refusals import Refusal, invalid, missing_param, no_such
 from sandbox.stripe_api.tables import API_VERSION, NOBODY, Tables, new_id
 
@@ -149,6 +150,7 @@ LIST_FIELDS: forms.Schema = {
 class Subscriptions:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
+        self.prorations = Prorations(tables)
         tables.subscriptions.schedule(_due, self._tick)
 
     def create(self, form: Doc) -> Doc:
@@ -176,11 +178,11 @@ class Subscriptions:
 
     def retrieve(self, subscription_id: str, form: Doc) -> Doc:
         sent = forms.read(form, forms.EXPAND)
-        return self._tables.expanded(self.shown(self._row(subscription_id)), sent)
+        return self._tables.expanded(self.shown(self.row(subscription_id)), sent)
 
     def update(self, subscription_id: str, form: Doc) -> Doc:
         sent = forms.read(form, UPDATE_FIELDS)
-        old = self._row(subscription_id)
+        old = self.row(subscription_id)
         if old["status"] in ENDED and set(sent) - {"metadata", "cancellation_details", "expand"}:
             raise Refusal(
                 400,
@@ -189,13 +191,13 @@ class Subscriptions:
                 stored=True,
             )
         self._check_anchor(sent)
-        row = {**old, "metadata": dict(old["metadata"]), "items": [dict(item) for item in old["items"]]}
-        self._change_items(row, sent.get("items", []))
+        row = self.changed(old, sent.get("items", []))
         _set_plain(row, sent)
         _check_collection(row["collection_method"], row["days_until_due"])
-        if "billing_cycle_anchor" in sent and sent["billing_cycle_anchor"] in ("now", {"type": "now"}):
+        if _is_now(sent):
             self._restart(row)
         _set_cancel(row, sent, self._tables.now())
+        self._prorate(old, row, sent)
         before, after = self._worth(old), self._worth(row)
         self._save(row, "customer.subscription.updated")
         if before != after or _prices(old) != _prices(row):
@@ -205,7 +207,7 @@ class Subscriptions:
 
     def cancel(self, subscription_id: str, form: Doc) -> Doc:
         sent = forms.read(form, CANCEL_FIELDS)
-        row = self._row(subscription_id)
+        row = self.row(subscription_id)
         if row["status"] in ENDED:
             raise no_such("subscription", subscription_id)
         row = {**row, "cancellation_details": _cancellation(row, sent, "cancellation_requested")}
@@ -254,10 +256,33 @@ class Subscriptions:
         assert price is not None, price_id  # noqa: S101  # prices cannot be deleted
         return price
 
-    def _row(self, subscription_id: str) -> Doc:
+    def row(self, subscription_id: str) -> Doc:
         if (row := self._tables.subscriptions.get(subscription_id)) is None:
             raise no_such("subscription", subscription_id)
         return row
+
+    def changed(self, old: Doc, items: list[Doc]) -> Doc:
+        """A copy with its items changed; nothing is saved."""
+        row = {**old, "metadata": dict(old["metadata"]), "items": [dict(item) for item in old["items"]]}
+        self._change_items(row, items)
+        return row
+
+    def begins_anew(self, old: Doc, row: Doc) -> bool:
+        """Whether the change of items ends the running period and bills a new one at once."""
+        prices = {item["id"]: self._price(item["price"]) for item in old["items"]}
+        return any(
+            _begins_anew(prices[item["id"]], self._price(item["price"]))
+            for item in row["items"]
+            if item["id"] in prices
+        )
+
+    def _prorate(self, old: Doc, row: Doc, sent: Doc) -> None:
+        behavior = sent.get("proration_behavior", "create_prorations")
+        if _is_now(sent) or self.begins_anew(old, row) or behavior == "always_invoice":
+            self.prorations.invoiced(row["id"])
+        elif behavior == "create_prorations":
+            moment = sent.get("proration_date") or self._tables.now()
+            self.prorations.keep(row["id"], self.prorations.between(old, row, moment, anew=False))
 
     def _save(self, row: Doc, event: str) -> None:
         self._tables.subscriptions.put(row["id"], row)
@@ -285,7 +310,7 @@ class Subscriptions:
                 "object": "subscription_item",
                 "billing_thresholds": None,
                 "created": now,
-                **_period(row["billing_cycle_anchor"], now, price),
+                **period_at(row["billing_cycle_anchor"], now, price),
                 "discounts": [],
                 "metadata": forms.merged_metadata({}, item.get("metadata", {})),
                 "price": price["id"],
@@ -340,15 +365,15 @@ class Subscriptions:
         old = self._price(item["price"])
         item["price"] = price["id"]
         item["quantity"] = 1  # the published default: a price change without a quantity loses the seats
-        if old["recurring"] != price["recurring"]:
+        if _begins_anew(old, price):
             self._restart(row)
 
     def _restart(self, row: Doc) -> None:
-        """The billing cycle begins anew now: on ``billing_cycle_anchor: now`` and when the interval changes."""
+        """The billing cycle begins anew now: on ``billing_cycle_anchor: now``, another interval, from free to paid."""
         now = self._tables.now()
         row["billing_cycle_anchor"] = now
         for item in row["items"]:
-            item.update(_period(now, now, self._price(item["price"])))
+            item.update(period_at(now, now, self._price(item["price"])))
 
     def _check_anchor(self, sent: Doc) -> None:
         anchor = sent.get("billing_cycle_anchor")
@@ -418,8 +443,9 @@ class Subscriptions:
         for item in row["items"]:
             if item["current_period_end"] <= moment:
                 price = self._price(item["price"])
-                item.update(_period(row["billing_cycle_anchor"], int(moment), price))
+                item.update(period_at(row["billing_cycle_anchor"], int(moment), price))
                 renewed += int(price["unit_amount"] or 0) * int(item["quantity"])
+        self.prorations.invoiced(row["id"])
         self._save(row, "customer.subscription.updated")
         self._charge(row, renewed, "renewal")
 
@@ -438,11 +464,21 @@ def _ends(row: Doc) -> Iterator[int]:
         yield row["cancel_at"]
 
 
+def _is_now(sent: Doc) -> bool:
+    return sent.get("billing_cycle_anchor") in ("now", {"type": "now"})
+
+
+def _begins_anew(old: Doc, price: Doc) -> bool:
+    """Another interval, or from free to paid (the document's text of the update)."""
+    return bool(old["recurring"] != price["recurring"] or (old["unit_amount"] == 0 and price["unit_amount"] != 0))
+
+
 def _prices(row: Doc) -> list[str]:
     return [item["price"] for item in row["items"]]
 
 
-def _period(anchor: int, moment: int, price: Doc) -> Doc:
+def period_at(anchor: int, moment: int, price: Doc) -> Doc:
+    """``current_period_start`` and ``current_period_end``, as an item has them."""
     interval, count = price["recurring"]["interval"], price["recurring"]["interval_count"]
     start, end = period_of(
         at(anchor), at(moment), days=DAYS.get(interval, 0) * count, months=MONTHS.get(interval, 0) * count

@@ -80,6 +80,7 @@ def test_stripes_answers_fit_its_document(client: httpx.Client, seen: list[Excha
         days_until_due="30",
         **{"items[0][price]": price, "expand[]": "customer"},
     )
+    post("invoices/create_preview", subscription=subscription)
     post(f"subscriptions/{subscription}", cancel_at_period_end="true", **{"pause_collection[behavior]": "void"})
     for path in (
         "customers",

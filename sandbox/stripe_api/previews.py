@@ -1,0 +1,222 @@
+"""Stripe's preview of the next invoice (stripe.md 6): of a subscription as it is, or as a change would leave it.
+
+Prorated by the second, as Stripe does it: the unused time of the old price is credited, the rest of the period charged
+at the new one. Both wait for the next invoice, unless the change begins a new period: then that invoice is due at once.
+Only subscriptions that are there are previewed; taxes, discounts and balances there are none.
+"""
+
+from sandbox.exchange import Doc
+from sandbox.stripe_api import forms
+from sandbox.stripe_api.refusals import Refusal, invalid
+from sandbox.stripe_api.subscriptions import CHANGED_ITEM, ENDED, MOST_ITEMS, PRORATION, Subscriptions, period_at
+from sandbox.stripe_api.tables import Tables, new_id
+
+DETAILS = forms.record(
+    {
+        "items": forms.array(CHANGED_ITEM, MOST_ITEMS),
+        "proration_behavior": PRORATION,
+        "proration_date": forms.integer(0),
+        **dict.fromkeys(
+            (
+                "billing_cycle_anchor",
+                "billing_mode",
+                "billing_schedules",
+                "cancel_at",
+                "cancel_at_period_end",
+                "cancel_now",
+                "default_tax_rates",
+                "metadata",
+                "resume_at",
+                "start_date",
+                "trial_end",
+            ),
+            forms.refused,
+        ),
+    }
+)
+FIELDS: forms.Schema = {
+    "customer": forms.text(clears=False),
+    "preview_mode": forms.choice(("next",)),
+    "subscription": forms.text(clears=False),
+    "subscription_details": DETAILS,
+    **dict.fromkeys(
+        (
+            "automatic_tax",
+            "currency",
+            "customer_account",
+            "customer_details",
+            "discounts",
+            "invoice_items",
+            "issuer",
+            "on_behalf_of",
+            "schedule",
+            "schedule_details",
+        ),
+        forms.refused,
+    ),
+    **forms.EXPAND,
+}
+
+
+class Previews:
+    def __init__(self, tables: Tables, subscriptions: Subscriptions) -> None:
+        self._tables = tables
+        self._subscriptions = subscriptions
+        self._prorations = subscriptions.prorations
+
+    def create(self, form: Doc) -> Doc:
+        sent = forms.read(form, FIELDS, "subscription")
+        details = sent.get("subscription_details") or {}
+        before = self._subscriptions.row(sent["subscription"])
+        if "customer" in sent and sent["customer"] != before["customer"]:
+            raise invalid("customer", "The subscription does not belong to this customer.")
+        if before["status"] in ENDED:
+            raise _none_upcoming(before)
+        moment = self._moment(details.get("proration_date"), before)
+        after = self._subscriptions.changed(before, details.get("items") or [])
+        anew = self._subscriptions.begins_anew(before, after)
+        behavior = details.get("proration_behavior", "create_prorations")
+        prorated = [] if behavior == "none" else self._prorations.between(before, after, moment, anew=anew)
+        if behavior == "always_invoice" and prorated:
+            lines, due = prorated, moment
+        else:
+            renewed, due = self._renewal(after, anew=anew)
+            lines = [*self._prorations.pending(before["id"]), *prorated, *renewed]
+        if not lines:
+            raise _none_upcoming(before)
+        return self._tables.expanded(self._invoice(after, lines, due), sent)
+
+    def _moment(self, proration_date: int | None, row: Doc) -> int:
+        moment = self._tables.now() if proration_date is None else proration_date
+        starts = min(item["current_period_start"] for item in row["items"])
+        ends = max(item["current_period_end"] for item in row["items"])
+        if not starts <= moment <= ends:
+            message = "Cannot specify `proration_date` outside of the subscription's current period."
+            raise invalid("subscription_details[proration_date]", message)
+        return moment
+
+    def _renewal(self, after: Doc, *, anew: bool) -> tuple[list[Doc], int]:
+        """The full price of the period that the invoice begins, and when that is."""
+        due = self._tables.now() if anew else min(item["current_period_end"] for item in after["items"])
+        if after["cancel_at"] is not None and after["cancel_at"] <= due:
+            return [], due
+        items = [item for item in after["items"] if anew or item["current_period_end"] == due]
+        return [self._prorations.of_period(item, *self._period(after, item, due)) for item in items], due
+
+    def _period(self, row: Doc, item: Doc, due: int) -> tuple[int, int]:
+        price = self._tables.prices.get(item["price"])
+        assert price is not None, item["price"]  # noqa: S101  # prices cannot be deleted
+        period = period_at(row["billing_cycle_anchor"], due, price)
+        return period["current_period_start"], period["current_period_end"]
+
+    def _invoice(self, row: Doc, lines: list[Doc], due: int) -> Doc:
+        invoice_id = new_id("upcoming_in_", 24)
+        total = sum(line["amount"] for line in lines)
+        shown = [_line(line, invoice_id, row) for line in lines]
+        return {
+            "id": invoice_id,
+            "object": "invoice",
+            **_amounts(total),
+            "attempt_count": 0,
+            "attempted": False,
+            "auto_advance": False,
+            "automatic_tax": {
+                "disabled_reason": None,
+                "enabled": False,
+                "liability": None,
+                "provider": None,
+                "status": None,
+            },
+            "billing_reason": "upcoming",
+            "collection_method": row["collection_method"],
+            "created": due,
+            "currency": row["currency"],
+            "customer": row["customer"],
+            "default_tax_rates": [],
+            "discounts": [],
+            "issuer": {"type": "self"},
+            "lines": {
+                "object": "list",
+                "data": shown,
+                "has_more": False,
+                "total_count": len(shown),
+                "url": f"/v1/invoices/upcoming/lines?subscription={row['id']}",
+            },
+            "livemode": False,
+            "next_payment_attempt": None if row["collection_method"] == "send_invoice" else due + 3600,
+            "parent": {
+                "quote_details": None,
+                "subscription_details": {"metadata": row["metadata"], "subscription": row["id"]},
+                "type": "subscription_details",
+            },
+            "payment_settings": {
+                "default_mandate": None,
+                "payment_method_options": None,
+                "payment_method_types": None,
+            },
+            "period_end": due,
+            "period_start": min(item["current_period_start"] for item in row["items"]),
+            "status": "draft",
+            "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
+        }
+
+
+def _amounts(total: int) -> Doc:
+    """A negative total is kept for the invoice after; nobody is paid out."""
+    due = max(0, total)
+    return {
+        "amount_due": due,
+        "amount_overpaid": 0,
+        "amount_paid": 0,
+        "amount_paid_off_stripe": 0,
+        "amount_remaining": due,
+        "amount_shipping": 0,
+        "ending_balance": min(0, total),
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "starting_balance": 0,
+        "subtotal": total,
+        "total": total,
+    }
+
+
+def _line(line: Doc, invoice_id: str, row: Doc) -> Doc:
+    return {
+        "id": new_id("il_tmp_", 24),
+        "object": "line_item",
+        "amount": line["amount"],
+        "currency": row["currency"],
+        "description": None,
+        "discount_amounts": [],
+        "discountable": not line["proration"],
+        "discounts": [],
+        "invoice": invoice_id,
+        "livemode": False,
+        "metadata": {},
+        "parent": {
+            "invoice_item_details": None,
+            "subscription_item_details": {
+                "invoice_item": None,
+                "proration": line["proration"],
+                "proration_details": {"credited_items": None},
+                "subscription": row["id"],
+                "subscription_item": line["item"],
+            },
+            "type": "subscription_item_details",
+        },
+        "period": {"start": line["start"], "end": line["end"]},
+        "pretax_credit_amounts": [],
+        "pricing": {
+            "price_details": {"price": line["price"], "product": line["product"]},
+            "type": "price_details",
+            "unit_amount_decimal": str(line["unit_amount"]),
+        },
+        "quantity": line["quantity"],
+        "subscription": row["id"],
+        "subtotal": line["amount"],
+        "taxes": [],
+    }
+
+
+def _none_upcoming(row: Doc) -> Refusal:
+    return Refusal(404, f"No upcoming invoices for customer: {row['customer']}", code="invoice_upcoming_none")
