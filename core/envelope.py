@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from core.events import EVENT_TYPES, EventType
+from core.events import CHANGE_TYPES, ChangeType
 from core.models import Role, Status
 
 LARGEST_BYTES: Final = 64 * 1024
@@ -77,7 +77,7 @@ class MembershipRoleChanged(Data):
     role: Role
 
 
-DATA_OF: Final[dict[EventType, type[Data]]] = {
+DATA_OF: Final[dict[ChangeType, type[Data]]] = {
     "organization.created": OrganizationCreated,
     "organization.renamed": OrganizationRenamed,
     "organization.plan_changed": PlanChanged,
@@ -116,7 +116,7 @@ class Envelope(BaseModel):
         return f"{self.source}#{self.id}"
 
 
-def parse(raw: object) -> tuple[Envelope, EventType, Data]:
+def parse(raw: object) -> tuple[Envelope, ChangeType, Data]:
     """The checked message. Raises ``RefusedError``."""
     if not isinstance(raw, dict):
         message = f"the message must be one JSON object in CloudEvents 1.0 form; got {type(raw).__name__}"
@@ -127,9 +127,9 @@ def parse(raw: object) -> tuple[Envelope, EventType, Data]:
         envelope = Envelope.model_validate(raw)
     except ValidationError as error:
         raise RefusedError(_sentence(error, ())) from None
-    event_type = next((known for known in EVENT_TYPES if known == envelope.type), None)
+    event_type = next((known for known in CHANGE_TYPES if known == envelope.type), None)
     if event_type is None:
-        message = f"type must be one of {', '.join(EVENT_TYPES)}"
+        message = f"type must be one of {', '.join(CHANGE_TYPES)}"
         raise RefusedError(message)
     try:
         return envelope, event_type, DATA_OF[event_type].model_validate(envelope.data)

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 from sqlalchemy.orm import Session
 
-EventType = Literal[
+ChangeType = Literal[
     "organization.created",
     "organization.renamed",
     "organization.plan_changed",
@@ -21,7 +21,11 @@ EventType = Literal[
     "membership.removed",
     "membership.role_changed",
 ]
-EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
+CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
+"""What a change is, here and in another service's message."""
+
+EventType = ChangeType | Literal["organization.synced"]
+"""What we say besides: nobody else can send it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

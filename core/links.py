@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Boolean, ColumnElement, case, literal_column, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, case, exists, false, func, literal_column, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from core import billers, organizations
+from core import billers, organizations, outbox
 from core.clock import Clock
 from core.database import Database
 from core.errors import (
@@ -33,7 +33,7 @@ from core.errors import (
 from core.events import Change
 from core.gate import Gate
 from core.gateways import KEY_IS_TRUSTED_FOR, Account, Customer, Intent, Json, Known, Provider, Subscription
-from core.models import LINK_HAS_WORK, BillerStanding, BillingLink, Organization
+from core.models import LINK_HAS_WORK, BillerStanding, BillingLink, Event, Organization
 from core.organizations import SWEEP_GRACE
 from core.wishes import refuse_second_payer
 
@@ -295,7 +295,8 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
             message = f"{turn.organization.id} is gone"
             raise LeaseLostError(message)
         moved_on = organization.billing_version > turn.organization.billing_version
-        link = _fenced(session, turn, {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)})
+        values = {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)}
+        link = _fenced(session, turn, values, _completes(turn))
         _learnt(session, turn, link, now)
         change = Change(session, now)
         # Also for one that moved on otherwise: the next round would not be told again, since nothing changes there.
@@ -312,6 +313,9 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
         wakes_other = _concerns_the_other(session, turn, made, consequences)
         if wakes_other:
             _tell_the_other(change, organization, turn, in_sync=not moved_on)
+        through = organization.billing_version
+        if link.completes and through == turn.organization.billing_version:
+            outbox.record(change, "organization.synced", organization.id, {"through": through}, hurry=False)
     rest = _rest(turn, behind=moved_on)
     return Finished(behind=moved_on, rest=rest.total_seconds() if rest else 0.0, wakes_other=wakes_other)
 
@@ -453,13 +457,18 @@ def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform)
 
 
 class Fenced(NamedTuple):
-    """The link after a write of its own turn, and how often its biller failed in a row by now."""
+    """The link after a write of its own turn, and how often its biller failed in a row by now.
+
+    ``completes``: with this write both billers hold the turn's version, and that was said of no such version yet.
+    """
 
     state: str
     next_attempt_at: datetime | None
     failures: int
+    completes: bool
 
 
+_NOTHING_ENDS: ColumnElement[bool] = false()
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
 _NO_ERROR: dict[str, Any] = {
     "error_kind": None,
@@ -514,7 +523,32 @@ def _payer_of(made: Made) -> str | None:
     return made.payer_id or (made.customer.payer_id if made.customer else None)
 
 
-def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> Fenced:
+def _completes(turn: Turn) -> ColumnElement[bool]:
+    """To be returned by the write that ends the turn, under the organization's lock.
+
+    What was said last is read from the events themselves: a round that repeats an old version says nothing new.
+    """
+    org_id, version = turn.organization.id, turn.organization.billing_version
+    other = aliased(BillingLink)
+    other_holds = exists().where(
+        other.org_id == org_id,
+        other.provider == turn.other.provider,
+        other.applied_version == version,
+        other.intent.is_(None),
+    )
+    said = (
+        select(Event.data["through"].as_integer())
+        .where(Event.org_id == org_id, Event.type == "organization.synced")
+        .order_by(Event.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return case((other_holds, func.coalesce(said, 0) < version), else_=false())
+
+
+def _fenced(
+    session: Session, turn: Turn, values: dict[str, Any], completes: ColumnElement[bool] = _NOTHING_ENDS
+) -> Fenced:
     """Write to the link if it is still this turn's and nobody changed what the turn believes of it."""
     held = session.execute(
         update(BillingLink)
@@ -525,7 +559,7 @@ def _fenced(session: Session, turn: Turn, values: dict[str, Any]) -> Fenced:
             BillingLink.generation == turn.generation,
         )
         .values(values)
-        .returning(BillingLink.state, BillingLink.next_attempt_at, billers.failures(turn.provider))
+        .returning(BillingLink.state, BillingLink.next_attempt_at, billers.failures(turn.provider), completes)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if held is None:

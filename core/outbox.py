@@ -30,8 +30,11 @@ class Pending:
     org_id: str
 
 
-def record(change: Change, event_type: EventType, org_id: str, data: EventData) -> Event:
-    """Store the event in the caller's transaction, and ring for the relay when that commits."""
+def record(change: Change, event_type: EventType, org_id: str, data: EventData, *, hurry: bool = True) -> Event:
+    """Store the event in the caller's transaction, and ring for the relay when that commits.
+
+    Without ``hurry`` nobody is rung: the relay's next look finds it, within a second.
+    """
     event = Event(
         id=str(uuid4()),
         type=event_type,
@@ -43,7 +46,7 @@ def record(change: Change, event_type: EventType, org_id: str, data: EventData) 
         occurred_at=change.now,
     )
     change.session.add(event)
-    if change.session.get_bind().dialect.name == "postgresql":
+    if hurry and change.session.get_bind().dialect.name == "postgresql":
         change.session.execute(text(f"NOTIFY {CHANNEL}"))
     return event
 

@@ -39,7 +39,7 @@ from core.envelope import (
     parse,
     unstorable,
 )
-from core.events import EVENT_TYPES, Cause, Change
+from core.events import CHANGE_TYPES, Cause, Change
 from core.models import Organization, ReceivedEvent, Verdict
 from core.organizations import InvalidChangeError, NameTakenError, NewOrganization
 
@@ -266,7 +266,7 @@ def _apply_to_member(
 def _waiting_for(subject: str | None) -> Select[ReceivedEvent]:
     # The types are named because the index has them before the verdict; what waits is always of a known one.
     return select(ReceivedEvent).where(
-        ReceivedEvent.subject == subject, ReceivedEvent.type.in_(EVENT_TYPES), ReceivedEvent.verdict == "waiting"
+        ReceivedEvent.subject == subject, ReceivedEvent.type.in_(CHANGE_TYPES), ReceivedEvent.verdict == "waiting"
     )
 
 

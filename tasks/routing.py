@@ -39,6 +39,8 @@ TASKS_OF: Final[dict[EventType, tuple[str, ...]]] = {
     "membership.added": (),
     "membership.removed": (),
     "membership.role_changed": (),
+    # It came from them.
+    "organization.synced": (),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from core.envelope import DATA_OF, Envelope
-from core.events import EVENT_TYPES
+from core.events import CHANGE_TYPES
 
 FOLDER = Path(__file__).resolve().parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -22,7 +22,7 @@ def documents() -> dict[str, str]:
     """What each file holds, by its name: the envelope, and the ``data`` of every event type."""
     of_data = {f"{event_type}.json": _document(model) for event_type, model in DATA_OF.items()}
     schema = Envelope.model_json_schema()
-    schema["properties"]["type"]["enum"] = list(EVENT_TYPES)
+    schema["properties"]["type"]["enum"] = list(CHANGE_TYPES)
     return {"envelope.json": _text(schema), **of_data}
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from core import organizations, received
 from core.catalog import Catalog
 from core.database import Database
-from core.events import EVENT_TYPES, Change
+from core.events import CHANGE_TYPES, Change
 from core.models import BillingLink, Event, Membership, Organization, ReceivedEvent
 from core.received import MOST_WAITING, UNNAMED_SOURCE, Receipt
 from tests.conftest import SetClock
@@ -127,7 +127,7 @@ def test_every_other_type_changes_what_it_names(acme: Door) -> None:
         assert (receipt.verdict, receipt.org_id) == ("accepted", ORG), receipt
     with acme.database.read() as session:
         events = list(session.scalars(select(Event).order_by(Event.seq)))
-    assert {event.type for event in events} == set(EVENT_TYPES)
+    assert {event.type for event in events} == set(CHANGE_TYPES)
     assert [event.caused_by for event in events] == [f"/shop#m{number}" for number in range(1, 10)]
     there = acme.present()
     assert (there.name, there.plan_tier, there.status) == ("Acme GmbH", "enterprise", "suspended")

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 from core.envelope import RefusedError, parse
-from core.events import EVENT_TYPES
+from core.events import CHANGE_TYPES
 from core.gateways import Json
 from docs.schemas.generate import FOLDER, documents
 
@@ -68,10 +68,10 @@ def test_every_published_schema_is_the_one_the_models_give() -> None:
 
 
 def test_there_is_one_for_the_envelope_and_for_every_type() -> None:
-    assert {path.stem for path in FOLDER.glob("*.json")} == {"envelope", *EVENT_TYPES}
+    assert {path.stem for path in FOLDER.glob("*.json")} == {"envelope", *CHANGE_TYPES}
 
 
-@pytest.mark.parametrize("event_type", EVENT_TYPES)
+@pytest.mark.parametrize("event_type", CHANGE_TYPES)
 def test_what_is_taken_is_what_the_schema_allows(event_type: str) -> None:
     message = ENVELOPE | {"type": event_type, "data": GOOD[event_type]}
     _schema("envelope").validate(message)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from core.database import Database
 from core.models import BillingLink, Event, Membership, Organization, ReceivedEvent
@@ -102,9 +104,22 @@ def _rows(database: Database, names: dict[str, str]) -> Outcome:
             ],
             "links": [_link(each, names) for each in links],
             "members": session.scalar(select(func.count()).select_from(Membership)),
-            "events": sorted(session.scalars(select(Event.type))),
+            "events": sorted(session.scalars(select(Event.type).where(Event.type != "organization.synced"))),
+            "said in sync": _said_in_sync(session, organizations),
             "received": sorted(f"{row[0]} {row[1]}" for row in session.execute(_VERDICTS)),
         }
+
+
+def _said_in_sync(session: Session, organizations: Sequence[Organization]) -> list[bool]:
+    """Whether it was said of the newest version, and of none twice. How many there were on the way is chance."""
+    told = select(Event.org_id, Event.data).where(Event.type == "organization.synced").order_by(Event.seq)
+    through: dict[str, list[int]] = {}
+    for org_id, data in session.execute(told):
+        through.setdefault(org_id, []).append(data["through"])
+    return [
+        (said := through.get(each.id, [0]))[-1] == each.billing_version and len(said) == len(set(said))
+        for each in organizations
+    ]
 
 
 _VERDICTS = select(ReceivedEvent.id, ReceivedEvent.verdict)
