@@ -15,10 +15,10 @@ from api.admission import HEADER, admit
 from api.door import Door
 from api.permissions import TABLE, Rule
 from api.problems import MEDIA_TYPE, Problem, ProblemError
-from api.routes import dashboard, health, members, older, organizations, sign_in, sync
+from api.routes import dashboard, events, health, members, older, organizations, plans, sign_in, sync
 from api.runtime import Runtime
 
-ROUTERS: Final = (organizations, members, sync, dashboard, sign_in, health, older)
+ROUTERS: Final = (organizations, plans, members, sync, events, dashboard, sign_in, health, older)
 _PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
 ABOUT: Final = """
 Organizations, their members and plans; every change reaches Lago and Stripe, and answers with `sync.sequence`:

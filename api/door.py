@@ -20,11 +20,15 @@ from api import problems
 from api.admission import Admission
 from api.problems import ProblemError
 from core.api_keys import Service
+from core.envelope import LARGEST_BYTES
 
 log = structlog.get_logger()
 
 REQUEST_ID: Final = "X-Request-ID"
 LARGEST_BODY: Final = 1024 * 1024
+# A whole batch of events, each of which may be as large as one that comes alone.
+LARGEST_BATCH: Final = 100 * LARGEST_BYTES + LARGEST_BODY
+_BATCHES: Final = "/api/events"
 BODY_SECONDS: Final = 20.0
 PAGES: Final = frozenset({"/docs"})
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -72,7 +76,7 @@ class Door:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(receive)
+            body = await _body(receive, LARGEST_BATCH if scope["path"] == _BATCHES else LARGEST_BODY)
         except ProblemError as problem:
             refusal = problems.response(problem, scope["state"]["request_id"])
             refusal.headers["Connection"] = "close"
@@ -101,7 +105,7 @@ def _request_id(scope: Scope) -> str:
     return given if _USABLE_ID.fullmatch(given) else uuid4().hex
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, largest: int) -> bytes:
     """The whole body, within bounds of size and time. Raises ``ProblemError``."""
     parts: list[bytes] = []
     size = 0
@@ -111,8 +115,8 @@ async def _body(receive: Receive) -> bytes:
                 message = await receive()
                 part = message.get("body", b"")
                 size += len(part)
-                if size > LARGEST_BODY:
-                    raise _too_large()
+                if size > largest:
+                    raise _too_large(largest)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)
@@ -121,8 +125,8 @@ async def _body(receive: Receive) -> bytes:
         raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail) from None
 
 
-def _too_large() -> ProblemError:
-    detail = f"A body holds at most {LARGEST_BODY} bytes."
+def _too_large(largest: int) -> ProblemError:
+    detail = f"A body holds at most {largest} bytes."
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 

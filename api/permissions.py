@@ -44,6 +44,7 @@ LOOK: Final = Rule(scope="organizations:read")
 BEGIN: Final = Rule(scope="organizations:write")
 ONESELF: Final = Rule(about="user", scope="organizations:read")
 PERSON: Final = Rule()
+SAY: Final = Rule(people=False, scope="events:write")
 
 TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/healthz"): PUBLIC,
@@ -57,6 +58,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("PATCH", "/api/organizations/{org_id}"): CHANGE,
     ("PATCH", "/api/organizations/{org_id}/billing"): BILLING,
     ("PATCH", "/api/organizations/{org_id}/plan"): CHANGE,
+    ("POST", "/api/organizations/{org_id}/plan/preview"): CHANGE,
     ("PUT", "/api/organizations/{org_id}/status"): GOVERN,
     ("GET", "/api/organizations/{org_id}/sync"): READ,
     ("GET", "/api/organizations/{org_id}/users"): READ,
@@ -65,6 +67,7 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): GOVERN,
     ("GET", "/api/users/{user_id}/organizations"): ONESELF,
     ("GET", "/api/dashboard"): PERSON,
+    ("POST", "/api/events"): SAY,
     # The older paths: the same core, the words that their callers know.
     ("GET", "/api/v1/org/my-orgs"): PERSON,
     ("GET", "/api/v1/org/roles"): LOOK,

@@ -51,9 +51,14 @@ def receipts(session: Session, org_ids: Collection[str], now: datetime) -> dict[
     return _receipts(session, org_ids, now, None)
 
 
+def newest(session: Session, org_ids: Collection[str]) -> dict[str, int]:
+    """The number of each organization's newest change."""
+    versions = select(Organization.id, Organization.billing_version).where(Organization.id.in_(org_ids))
+    return {row[0]: row[1] for row in session.execute(versions)}
+
+
 def _receipts(session: Session, org_ids: Collection[str], now: datetime, through: int | None) -> dict[str, Receipt]:
-    newest = select(Organization.id, Organization.billing_version).where(Organization.id.in_(org_ids))
-    versions = {row[0]: row[1] for row in session.execute(newest)}
+    versions = newest(session, org_ids)
     asked = {org_id: version if through is None else through for org_id, version in versions.items()}
     found: dict[str, dict[Provider, Standing]] = {org_id: {} for org_id in versions}
     links = select(BillingLink).where(BillingLink.org_id.in_(list(versions))).order_by(BillingLink.provider.desc())

@@ -104,6 +104,12 @@ def about(org_id: str) -> str:
     return f"subject:{org_id}"
 
 
+def short(value: object) -> str | None:
+    """A text that fits its column. A longer one is not cut: it could then be taken for another one's name."""
+    fits = isinstance(value, str) and 0 < len(value) <= KEY_LENGTH and unstorable(value) is None
+    return str(value) if fits else None
+
+
 def _looked_at_anew(take: Callable[[], T]) -> T:
     """Another, an import above all, may put in the same name or member at the same moment: then it is there to see."""
     for _ in range(_TRIES - 1):
@@ -381,10 +387,10 @@ def _keep_refused(database: Database, raw: object, reason: str, now: datetime) -
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
     data = fields.get("data")
     row = ReceivedEvent(
-        source=_short(fields.get("source")) or UNNAMED_SOURCE,
-        id=_short(fields.get("id")) or _digest(raw),
-        type=_short(fields.get("type")),
-        subject=_short(fields.get("subject")),
+        source=short(fields.get("source")) or UNNAMED_SOURCE,
+        id=short(fields.get("id")) or _digest(raw),
+        type=short(fields.get("type")),
+        subject=short(fields.get("subject")),
         received_at=now,
         verdict="refused",
         reason=reason,
@@ -398,12 +404,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, NameTakenError):
         return "data.name: another organization has this name"
     return f"data.{error.field}: {error}" if isinstance(error, InvalidChangeError) else str(error)
-
-
-def _short(value: object) -> str | None:
-    """A text that fits its column. A longer one is not cut: it could then be taken for another one's name."""
-    fits = isinstance(value, str) and 0 < len(value) <= KEY_LENGTH and unstorable(value) is None
-    return str(value) if fits else None
 
 
 def _digest(raw: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,14 +18,23 @@ CALLERS = ("nobody", *PEOPLE, "service", "service without the scope")
 ADMITTED = "admitted"
 
 # One request for each changing route that is right in itself, so that what refuses it is the table alone.
-BODIES: dict[tuple[str, str], dict[str, str]] = {
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/organizations"): {"name": "New {n}"},
     ("PATCH", "/api/organizations/{org_id}"): {"name": "Renamed {n}"},
     ("PATCH", "/api/organizations/{org_id}/billing"): {"stripe_id": "cus_{n}"},
     ("PATCH", "/api/organizations/{org_id}/plan"): {"plan_tier": "enterprise"},
+    ("POST", "/api/organizations/{org_id}/plan/preview"): {"plan_tier": "enterprise"},
     ("PUT", "/api/organizations/{org_id}/status"): {"status": "deleted"},
     ("POST", "/api/organizations/{org_id}/users"): {"user_id": "somebody"},
     ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): {"role": "billing_admin"},
+    ("POST", "/api/events"): {
+        "specversion": "1.0",
+        "id": "{n}",
+        "source": "/walk",
+        "type": "organization.created",
+        "subject": "org_walk_{n}",
+        "data": {"name": "Walked"},
+    },
     ("POST", "/api/v1/org/{org_id}/members"): {"user_id": "somebody"},
     ("PUT", "/api/v1/org/{org_id}/members/{user_id}/role"): {"role": "billing_admin"},
     ("PUT", "/api/v1/org/{org_id}/settings"): {"name": "Renamed {n}"},
@@ -62,7 +72,9 @@ def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     method, path = route
     org_id = api.organization(owner="owner", billing_admin="billing_admin", member="member", target="member")
     user_id = "member" if TABLE[route].about == "user" else "target"
-    body = {name: word.format(n=number) for name, word in BODIES.get(route, {}).items()} or None
+    body = {
+        name: word.format(n=number) if isinstance(word, str) else word for name, word in BODIES.get(route, {}).items()
+    } or None
     answer = api.send(method, path.format(org_id=org_id, user_id=user_id), headers(api, TABLE[route], caller), body)
     return ADMITTED if answer.is_success else str(answer.status_code)
 
