@@ -310,3 +310,21 @@ def test_of_a_parked_organization_only_what_may_cost_money_is_told(world: World,
     world.sandbox.preload_lago_subscription(org_id, "starter", "made-by-hand")
     plan = audit.plan()
     assert (plan.counts.parked, plan.counts.kinds) == (1, {"foreign_subscription": 1})
+
+
+def test_a_customer_whose_making_was_parked_without_an_answer_is_learnt_by_its_round_and_not_told(
+    world: World, audit: Audit
+) -> None:
+    org_id = world.create(plan_tier="professional")
+    world.run(org_id, "stripe")
+    world.sandbox.add_fault("lago", "POST /api/v1/customers", "500_after")
+    world.run(org_id, "lago")
+    world.charged_by("stripe", "starter")
+    world.change_plan(org_id, "starter")
+    world.settle(org_id)
+    assert world.link(org_id, "lago").state == "parked"
+    assert audit.findings() == []
+    world.change_plan(org_id, "professional")
+    world.wait(10)
+    world.settle(org_id)
+    assert world.link(org_id, "lago").customer_id == world.lago("customers")[0]["lago_id"]
