@@ -14,6 +14,7 @@ from typing import Literal
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from core import catalog
 from core.catalog import Catalog
@@ -25,6 +26,16 @@ from tests import contract, servers
 
 Provider = Literal["stripe", "lago"]
 PROVIDERS: dict[str, Provider] = {"stripe": "stripe", "lago": "lago"}
+
+# Asked for by name: see ``tests/core/money``.
+settings.register_profile(
+    "long",
+    max_examples=400,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def pytest_report_header() -> list[str]:

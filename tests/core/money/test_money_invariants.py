@@ -1,0 +1,394 @@
+"""Whatever happens in whatever order, money stays right: one charger, one customer, nothing of others ended or joined.
+
+A machine tells stories: changes, rounds in any order, turns that are overtaken or die, faults, clocks that jump, and
+people at the dashboards. After each step both billers are read from outside (``books``). At the end all faults are
+over: the sweep alone must bring everything home or park it with a sentence, and one plan must name what people did.
+
+A longer run, another one each time: ``pytest --hypothesis-profile=long tests/core/money``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from core import billers, due, links, organizations
+from core.catalog import Catalog
+from core.database import Database
+from core.drift.applying import MovedError
+from core.drift.findings import Drift
+from core.errors import ProviderError
+from core.events import Change
+from core.gateways import PROVIDERS, Provider
+from core.models import BillingLink, Organization
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tests.core.drift.conftest import Audit
+from tests.core.fakes import WorkerDiedError, die, nothing, open_world
+from tests.core.money.books import Books, Story
+from tests.core.money.hands import DEEDS, Hands
+
+LONG: Final = settings.get_current_profile_name() == "long"
+SHORT: Final = settings(
+    max_examples=20,
+    stateful_step_count=25,
+    derandomize=True,
+    phases=[Phase.generate],  # a story can be read as it is; to shorten one takes minutes
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+# Far from today, so that no story depends on the day on which it is told.
+BEGINNING: Final = datetime(2031, 3, 10, 12, tzinfo=UTC)
+MOST_ORGANIZATIONS: Final = 3
+UNKNOWN: Final = "legacy"
+LAYOUTS: Final = [("starter", "enterprise"), (), ("professional", "enterprise"), ("founders_friend", "starter")]
+"""The tiers that Stripe charges; Lago charges the others."""
+
+CHANGES: Final = [
+    *("Globex", "Initech", "pay@acme.test", "bills@acme.test"),
+    *("active", "suspended", "deleted", "retry", "lose the plan"),
+]
+THENS: Final = ["nothing", "stripe", "lago", "both", *["until nothing is left"] * 3]
+FAULTS: Final = ["lost_answer", "500_before", "500_stored", "500_after", "429", "reset", "hang", "html_502", "401"]
+MOMENTS: Final = ["before_customer", "after_customer", "before_subscription", "after_subscription", "after_end"]
+JUMPS: Final[list[dict[str, float]]] = [{"minutes": 5}, {"hours": 6}, {"hours": 25}, {"days": 32}]
+# Why a link may wait for a person though nobody touched anything at the dashboards.
+OUR_OWN_REASONS: Final = (
+    *("unlink the payment provider", "once that has ended", "neither can schedule", "is not in the catalog"),
+)
+# Longer than any link waits by itself, so that each sweep finds whatever is left.
+SWEPT_EVERY: Final = links.LONGEST_WAIT + organizations.SWEEP_GRACE.total_seconds()
+MOST_SWEEPS: Final = 30
+MOST_RINGS: Final = 12
+LEASE: Final = links.LEASE.total_seconds() + 1
+BURST_REST: Final = links.BURST_REST.total_seconds() + 0.1
+
+TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
+numbers = st.integers(0, MOST_ORGANIZATIONS - 1)
+tiers = st.sampled_from(TIERS)
+providers = st.sampled_from(PROVIDERS)
+thens = st.sampled_from(THENS)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every story of a run begins with. ``empty``: a database to copy."""
+
+    empty: Path
+    sandbox: SandboxClient
+    url: str
+    plans: Catalog
+
+
+class AnyStory(RuleBasedStateMachine):
+    stage: ClassVar[Stage]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = TemporaryDirectory()
+        file = Path(self._folder.name) / "story.db"
+        shutil.copy(self.stage.empty, file)
+        sandbox = self.stage.sandbox
+        sandbox.reset()
+        sandbox.settings(limits=False)
+        sandbox.set_clock(BEGINNING)
+        self.world = open_world(Database(f"sqlite:///{file}"), sandbox, self.stage.plans, self.stage.url)
+        self.world.now = BEGINNING
+        self.story = Story()
+        self.hands = Hands(world=self.world, story=self.story)
+        self.org_ids: list[str] = []
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self._end()
+        finally:
+            for biller in self.world.billers.values():
+                biller.close()
+            self.world.database.close()
+            self._folder.cleanup()
+
+    @initialize(charged_by_stripe=st.sampled_from(LAYOUTS), first=tiers, second=tiers, then=thens)
+    def begin(self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str) -> None:
+        self.world.charged_by("stripe")
+        self.world.charged_by("lago", *[tier for tier in TIERS if tier not in charged_by_stripe])
+        for tier in (first, second):
+            self._then(self._create(tier), then)
+
+    # What is asked of us.
+
+    @precondition(lambda self: len(self.org_ids) < MOST_ORGANIZATIONS)
+    @rule(tier=tiers, then=thens)
+    def create(self, tier: str, then: str) -> None:
+        self._then(self._create(tier), then)
+
+    @rule(number=numbers, tier=tiers, then=thens)
+    def change_plan(self, number: int, tier: str, then: str) -> None:
+        """Up, down, or back."""
+        self._change_plan(self._org(number), tier)
+        self._then(self._org(number), then)
+
+    @rule(number=numbers, change=st.sampled_from(CHANGES), then=thens)
+    def change(self, number: int, change: str, then: str) -> None:
+        self._change(self._org(number), change)
+        self._then(self._org(number), then)
+
+    # What workers do.
+
+    @rule(number=numbers, then=thens)
+    def ring(self, number: int, then: str) -> None:
+        self._then(self._org(number), then)
+
+    @rule(
+        number=numbers,
+        provider=providers,
+        change=st.sampled_from(CHANGES),
+        moment=st.sampled_from(MOMENTS),
+        happens=st.sampled_from(["die", "overtaken", "the other biller", "change", "plan"]),
+        tier=tiers,
+    )
+    def ring_and_meanwhile(  # noqa: PLR0913, PLR0917 - a turn, what came before, and what comes in between
+        self, number: int, provider: Provider, change: str, moment: str, happens: str, tier: str
+    ) -> None:
+        org_id = self._org(number)
+        other: Provider = "lago" if provider == "stripe" else "stripe"
+        meanwhile: dict[str, Callable[[], object]] = {
+            "die": die,
+            "overtaken": lambda: self._overtake(org_id, provider),
+            "the other biller": lambda: self.world.run(org_id, other),
+            "change": lambda: self._change(org_id, change),
+            "plan": lambda: self._change_plan(org_id, tier),
+        }
+        if happens != "plan":
+            self._change_plan(org_id, tier)
+        self.world.pass_time(seconds=BURST_REST)
+        setattr(self.world.billers[provider], moment, meanwhile[happens])
+        try:
+            self.world.run(org_id, provider)
+        except WorkerDiedError:
+            self.world.pass_time(seconds=LEASE)
+        finally:
+            setattr(self.world.billers[provider], moment, nothing)
+
+    def _overtake(self, org_id: str, provider: Provider) -> None:
+        """The turn is held up past its lease, and another has its way meanwhile."""
+        self.world.pass_time(seconds=LEASE)
+        self.world.run(org_id, provider)
+
+    @rule(people_apply=st.booleans())
+    def sweep(self, *, people_apply: bool) -> None:
+        self._sweep()
+        audit = self._audit()
+        try:
+            plan = audit.plan()
+            if people_apply:
+                audit.apply(plan)
+        except (ProviderError, MovedError):
+            return
+
+    # What goes wrong, and what people do.
+
+    @rule(provider=providers, kind=st.sampled_from(FAULTS), times=st.integers(1, 3), skip=st.integers(0, 2))
+    def break_something(self, provider: Provider, kind: str, times: int, skip: int) -> None:
+        self.world.sandbox.add_fault(provider, "*", kind, times=times, skip=skip, seconds=0.02)
+
+    @rule(by=st.sampled_from(JUMPS), number=numbers, then=thens)
+    def pass_time(self, by: dict[str, float], number: int, then: str) -> None:
+        self.world.pass_time(**by)
+        due.downgrades(self.world.database, 100, self.world.now)
+        self._then(self._org(number), then)
+
+    @rule(number=numbers, deed=st.sampled_from(sorted(DEEDS)), tier=tiers, then=thens)
+    def have_people_do(self, number: int, deed: str, tier: str, then: str) -> None:
+        self.hands.do(deed, self._org(number), tier)
+        self._then(self._org(number), then)
+
+    @invariant()
+    def money_is_right(self) -> None:
+        self._books().check()
+        sold_by_hand = {link.subscription_id for link in self._links()} & set(self.story.rogues)
+        assert not sold_by_hand, f"{sold_by_hand} were made by hand, and taken for ours"
+
+    # The end.
+
+    def _end(self) -> None:
+        self.world.sandbox.clear_faults()
+        for _ in range(MOST_SWEEPS):
+            self.world.pass_time(seconds=SWEPT_EVERY)
+            self._sweep()
+            self.money_is_right()
+            if not self._behind():
+                break
+        assert not self._behind(), f"not settled after {MOST_SWEEPS} sweeps: {self._behind()}"
+        for link in self._links():
+            assert link.state == "open" or (link.error_message or "").strip(), f"{link.org_id} is parked, not why"
+        audit = self._audit()
+        plan = audit.plan()
+        assert (plan.counts.behind, plan.counts.left_out) == (0, [])
+        drifts = audit.drifts(plan)
+        self._all_rogues_are_told(drifts)
+        for org_id in self.org_ids:
+            found = next((each for each in drifts if each.org_id == org_id), None)
+            self._what_is_not_told_is_right(org_id, found)
+        audit.apply(plan)
+        self.money_is_right()
+        assert audit.plan().counts.repairable == 0, "what was repaired is not right yet"
+
+    def _all_rogues_are_told(self, drifts: list[Drift]) -> None:
+        told = {finding.object_id for drift in drifts for finding in drift.findings}
+        assert told >= set(self._books().rogues_alive()), "a subscription that people made is not told"
+
+    def _what_is_not_told_is_right(self, org_id: str, drift: Drift | None) -> None:
+        organization = self.world.organization(org_id)
+        stripe, lago = (self.world.link(org_id, provider) for provider in PROVIDERS)
+        parked = [link for link in (stripe, lago) if link.state != "open"]
+        if org_id not in self.story.touched:
+            assert drift is None, f"nobody touched {org_id}: {drift}"
+            for link in parked:
+                assert any(each in str(link.error_message) for each in OUR_OWN_REASONS), link.error_message
+        if drift is not None or parked:
+            return
+        books = self._books()
+        ours, theirs = books.stripe_customer(stripe.customer_id), books.lago_customer(org_id)
+        if organization.status == "deleted":
+            assert (books.stripe_subscriptions(org_id), books.lago_subscriptions(org_id)) == ([], [])
+            return
+        assert ours is not None
+        assert theirs is not None
+        assert ours["metadata"].get("org_id") == theirs["external_id"] == org_id
+        assert ours["name"] == theirs["name"] == organization.name
+        assert organization.billing_email in {None, ours["email"]}
+        assert organization.billing_email in {None, theirs["email"]}
+        plan = self.world.catalog.plan(organization.plan_tier)
+        assert books.payer(org_id) == (stripe.customer_id if plan.charged_by == "lago" else None)
+        assert len(books.stripe_subscriptions(org_id)) == (1 if plan.charged_by == "stripe" else 0)
+        (active,) = [each for each in books.lago_subscriptions(org_id) if each["status"] == "active"]
+        if plan.charged_by == "lago":
+            pending = organization.pending_plan_tier
+            following = self.world.catalog.plan(pending).lago_plan_code if pending else None
+            assert (active["plan_code"], active["next_plan_code"]) == (plan.lago_plan_code, following)
+
+    # The machinery.
+
+    def _org(self, number: int) -> str:
+        return self.org_ids[number % len(self.org_ids)]
+
+    def _create(self, tier: str) -> str:
+        org_id = self.world.create(f"Acme {len(self.org_ids)}", tier)
+        self.org_ids.append(org_id)
+        self.story.asked[org_id].add(tier)
+        return org_id
+
+    def _change_plan(self, org_id: str, tier: str) -> None:
+        self.story.asked[org_id].add(tier)
+        self.world.change_plan(org_id, tier)
+
+    def _change(self, org_id: str, change: str) -> None:
+        match change:
+            case "Globex" | "Initech" as name:
+                self.world.rename(org_id, f"{name} {self.org_ids.index(org_id)}")
+            case "active" | "suspended" | "deleted" as status:
+                self.world.change_status(org_id, status)
+            case "retry":
+                self.world.change(org_id, due.retry)
+            case "lose the plan":
+                self.story.touched.add(org_id)
+                self.world.change(org_id, _lose_the_plan)
+            case email:
+                self.world.change(
+                    org_id, lambda change, it: organizations.change_billing_details(change, it, billing_email=email)
+                )
+
+    def _then(self, org_id: str, then: str) -> None:
+        """What workers do next about it, if anything."""
+        match then:
+            case "stripe" | "lago" as provider:
+                self.world.run(org_id, provider)
+            case "both":
+                for each in PROVIDERS:
+                    self.world.run(org_id, each)
+            case "until nothing is left":
+                self._ring_until_nothing_is_left(org_id)
+
+    def _ring_until_nothing_is_left(self, org_id: str) -> None:
+        """As the broker does: each outcome is followed; the waits pass."""
+        waiting: list[Provider] = [*PROVIDERS]
+        self.world.pass_time(seconds=BURST_REST)
+        for _ in range(MOST_RINGS):
+            if not waiting:
+                return
+            provider = waiting.pop(0)
+            outcome = self.world.run(org_id, provider)
+            waiting += [woken for woken in outcome.wake if woken not in waiting]
+            if outcome.again_in is not None:
+                self.world.pass_time(seconds=outcome.again_in + 0.01)
+                waiting.append(provider)
+
+    def _sweep(self) -> None:
+        due.downgrades(self.world.database, 100, self.world.now)
+        for provider in PROVIDERS:
+            with self.world.database.write() as session:
+                room = billers.room(session, provider, 100, self.world.now)
+                swept = due.links(session, provider, room, self.world.now)
+            for org_id in swept:
+                self.world.run(org_id, provider)
+
+    def _behind(self) -> list[str]:
+        return [
+            f"{link.org_id} at {link.provider}: {link.error_message}"
+            for link in self._links()
+            if link.state == "open" and (link.applied_version < link.wanted_version or link.intent is not None)
+        ]
+
+    def _links(self) -> list[BillingLink]:
+        return [self.world.link(org_id, provider) for org_id in self.org_ids for provider in PROVIDERS]
+
+    def _books(self) -> Books:
+        return Books(state=self.world.sandbox.state(), story=self.story, catalog=self.world.catalog)
+
+    def _audit(self) -> Audit:
+        return Audit(self.world)
+
+
+def _lose_the_plan(change: Change, organization: Organization) -> None:
+    """As after an import, or with a catalog that lost a table."""
+    organization.plan_tier, organization.pending_plan_tier = UNKNOWN, None
+    organizations.bump(change, organization)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    file = tmp_path / "empty.db"
+    database = Database(f"sqlite:///{file}")
+    database.upgrade()
+    database.close()
+    return file
+
+
+@pytest.mark.timeout(0 if LONG else 300)
+def test_money_is_right_after_each_step_of_any_story(
+    empty: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox
+) -> None:
+    class Told(AnyStory):
+        stage = Stage(empty, sandbox, sandbox_server.url, plans)
+
+    run_state_machine_as_test(Told, settings=settings() if LONG else SHORT)
