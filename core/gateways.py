@@ -168,6 +168,8 @@ class SeenCustomer:
     currency: str | None = None
     payer_id: str | None = None
     deleted: bool = False
+    owes: bool = False
+    """Stripe only: a payment failed or came too late, and the invoice is not settled since."""
     changed_at: datetime | None = None
     """Where the biller tells it: when anybody last wrote it."""
 
@@ -248,6 +250,9 @@ class Auditor(Protocol):
 
     def look(self, org_id: str, customer_ids: Collection[str]) -> Sight:
         """One organization as it is now: these customers, what is marked as its own, and their subscriptions."""
+
+    def owes(self, org_id: str, sight: Sight) -> bool:
+        """Whether an invoice of its customer, who is in the sight, could not be charged and is still open."""
 
     def writes(self) -> list[Write]:
         """The last that were made there, newest first; as far back as a few calls go, empty where nobody keeps it."""

@@ -84,6 +84,21 @@ class Turn:
     """The way to the biller; ``None``: nothing limits it."""
 
     @property
+    def links(self) -> Mapping[Provider, BillingLink]:
+        """Both of the organization, as this turn knows them."""
+        other: Provider = "lago" if self.provider == "stripe" else "stripe"
+        return {self.provider: self.link, other: self.other}
+
+    @property
+    def is_hinted(self) -> bool:
+        return self.link.looked < self.link.hinted
+
+    @property
+    def only_looks(self) -> bool:
+        in_sync = self.link.applied_version == self.organization.billing_version and self.link.intent is None
+        return in_sync and self.is_hinted
+
+    @property
     def known(self) -> Known:
         return Known(
             customer_id=self.link.customer_id,
@@ -175,6 +190,21 @@ class Turn:
             self.intent = None if self.intent_is("create_customer") else self.intent
             self.link.customer_id, self.link.applied_customer = values["customer_id"], values["applied_customer"]
 
+    def keep(self, made: Made) -> None:
+        """Store all that was made before it is looked at: what is found then may end the turn."""
+        values = _made_values(self, made)
+        if not values:
+            return
+        self._write({**values, "intent": None})
+        self.intent = None
+        for name, value in values.items():
+            setattr(self.link, name, value)
+
+    def forget_plan(self) -> None:
+        """The subscription is read before anything is believed of it again."""
+        self._write({"applied_plan": None})
+        self.link.applied_plan = None
+
     def _write(self, values: dict[str, Any], *, charges: bool = False) -> None:
         """``charges``: after this, this biller may charge; refused, under the organization's lock, if the other may."""
         until = self.clock() + LEASE
@@ -207,11 +237,14 @@ class Consequences:
     downgrade_comes_at: datetime | None = None
     tier_in_effect: str | None = None
     payer_id: str | None = None
+    owes: bool | None = None
+    """Whether a payment failed there and is still open; ``None``: nobody looked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """``behind``: the organization moved on meanwhile, so this biller needs another round, after ``rest`` seconds.
+    """``behind``: the organization moved on meanwhile, or a hint came, so this biller needs another round, after
+    ``rest`` seconds.
 
     ``wakes_other``: what was learned or made here concerns the other biller, whose link is behind now.
     """
@@ -295,7 +328,11 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
             message = f"{turn.organization.id} is gone"
             raise LeaseLostError(message)
         moved_on = organization.billing_version > turn.organization.billing_version
-        values = {**_made_values(turn, made), **_done_values(turn, now, behind=moved_on)}
+        values = {
+            **_made_values(turn, made),
+            **_done_values(turn, now, behind=moved_on),
+            **_payment_values(turn, consequences.owes, now),
+        }
         link = _fenced(session, turn, values, _completes(turn))
         _learnt(session, turn, link, now)
         change = Change(session, now)
@@ -317,7 +354,8 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
         if link.completes and through == turn.organization.billing_version:
             outbox.record(change, "organization.synced", organization.id, {"through": through}, hurry=False)
     rest = _rest(turn, behind=moved_on)
-    return Finished(behind=moved_on, rest=rest.total_seconds() if rest else 0.0, wakes_other=wakes_other)
+    behind = moved_on or link.hinted > turn.link.hinted
+    return Finished(behind=behind, rest=rest.total_seconds() if rest else 0.0, wakes_other=wakes_other)
 
 
 def postpone(turn: Turn, until: datetime, kind: str, message: str) -> float:
@@ -457,13 +495,14 @@ def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform)
 
 
 class Fenced(NamedTuple):
-    """The link after a write of its own turn, and how often its biller failed in a row by now.
+    """The link after a write of its own turn, its hints, and how often its biller failed in a row by now.
 
     ``completes``: with this write both billers hold the turn's version, and that was said of no such version yet.
     """
 
     state: str
     next_attempt_at: datetime | None
+    hinted: int
     failures: int
     completes: bool
 
@@ -559,7 +598,13 @@ def _fenced(
             BillingLink.generation == turn.generation,
         )
         .values(values)
-        .returning(BillingLink.state, BillingLink.next_attempt_at, billers.failures(turn.provider), completes)
+        .returning(
+            BillingLink.state,
+            BillingLink.next_attempt_at,
+            BillingLink.hinted,
+            billers.failures(turn.provider),
+            completes,
+        )
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if held is None:
@@ -640,8 +685,29 @@ def _done_values(turn: Turn, now: datetime, *, behind: bool) -> dict[str, Any]:
         "next_attempt_at": None,
         "rest_until": now + rest if rest else None,
         "intent": None,
+        "looked": turn.link.hinted,
     }
-    return values | ({"sweep_at": now + SWEEP_GRACE} if behind else {"synced_at": now})
+    if behind:
+        return values | {"sweep_at": now + SWEEP_GRACE}
+    # It was in sync before it was looked at, too.
+    return values if turn.only_looks else values | {"synced_at": now}
+
+
+def _payment_values(turn: Turn, owes: bool | None, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - three answers
+    """What was told of a payer that is not taken stays: no biller can be asked for that."""
+    failed = BillingLink.payment == "failed"
+    if owes is None:
+        return {}
+    if owes:
+        since = case((failed, BillingLink.payment_since), else_=now)
+        return {"payment": "failed", "payment_since": since}
+    # A reason that was told in mid-turn belongs to the next look.
+    told = or_(BillingLink.hinted > turn.link.hinted, BillingLink.payment == "refused")
+    return {
+        "payment": case((failed, None), else_=BillingLink.payment),
+        "payment_since": case((failed, None), else_=BillingLink.payment_since),
+        "payment_code": case((told, BillingLink.payment_code), else_=None),
+    }
 
 
 def _made_values(turn: Turn, made: Made) -> dict[str, Any]:

@@ -34,7 +34,7 @@ Role = Literal["owner", "billing_admin", "member"]
 LinkState = Literal["open", "parked", "held"]
 Verdict = Literal["accepted", "refused", "waiting", "superseded"]
 StopKind = Literal["unavailable", "misconfigured", "wrong_account"]
-Concern = Literal["look", "failed", "refused", "taken"]
+Concern = Literal["look", "began", "ended", "failed", "refused", "taken"]
 HintState = Literal["stored", "handled", "ignored", "refused"]
 Payment = Literal["failed", "refused"]
 DeliveryState = Literal["pending", "delivered", "failed"]
@@ -464,7 +464,8 @@ class Mail(Base):
     """An event's id, or an invitation's and the how many-eth mail of it this is."""
     kind: Mapped[MailKind] = mapped_column(String(32))
     recipient: Mapped[str] = mapped_column(String(512))
-    org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    org_id: Mapped[str] = mapped_column(String(64))
+    """No foreign key: the relay, which writes many at once, would wait for every organization that is locked."""
     invitation_id: Mapped[str | None] = mapped_column(ForeignKey("invitations.id"))
     waits_for_version: Mapped[int | None] = mapped_column(BigInteger)
     """Not sent before both billers hold it."""

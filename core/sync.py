@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from core import links
+from core import links, looks
 from core.accounts import Accounts, WrongAccountError
 from core.catalog import Catalog
 from core.clock import Clock
@@ -20,6 +20,7 @@ from core.errors import LeaseLostError, MustWaitError, ParkedError, RejectedErro
 from core.gate import Gates
 from core.gateways import Biller, Known, Provider, Subscription, SubscriptionSpec
 from core.links import Consequences, Made, Turn
+from core.looks import Seen
 from core.quota import Urgency
 from core.wishes import SECOND_PAYER, Policy, Wish, digest, wish
 
@@ -99,11 +100,21 @@ class Sync:
         turn.account = self.accounts.check(turn)
         biller = self.billers[turn.provider]
         made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
-        done = links.finish(turn, made, _consequences(turn, wanted, made, self.catalog))
+        seen = self._look(biller, turn, made, wanted) if turn.is_hinted and wanted.alive else None
+        if seen is not None and seen.came:
+            turn.forget_plan()
+            made = _make(biller, turn, wanted)
+        consequences = _consequences(turn, wanted, made, self.catalog)
+        done = links.finish(turn, made, replace(consequences, owes=seen.owes if seen else None))
         others: tuple[Provider, ...] = ("lago",) if turn.provider == "stripe" else ("stripe",)
         return Outcome(
             kind="synced", again_in=done.rest if done.behind else None, wake=others if done.wakes_other else ()
         )
+
+    def _look(self, biller: Biller, turn: Turn, made: Made, wanted: Wish) -> Seen | None:
+        """After what was to be made: then all that differs there is somebody else's doing."""
+        turn.keep(made)
+        return looks.look(biller.audit, turn, wanted, self.catalog, self.policy)
 
     def _payer_wait(self, turn: Turn) -> float | None:
         """Seconds that this link still waits for the payer's id; ``None``: it goes ahead without."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
+from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
@@ -19,6 +20,13 @@ from providers.lago_http import Call, LagoHttp, moment
 PAGE_SIZE = 200
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
 _ALIVE = ["active", "pending"]
+
+
+class InvoiceState(BaseResponseModel):
+    """Of an invoice, whether it was paid; the SDK's model asks for much more."""
+
+    lago_id: str
+    payment_status: str | None = None
 
 
 class LagoAudit:
@@ -59,6 +67,25 @@ class LagoAudit:
             stray = self._http.send_unless("subscription_not_found", self._subscription(org_id), self._pace)
             rows += [stray] if stray is not None else []
         return Sight(customers=(_customer(found),) if found is not None else (), subscriptions=_standing(rows))
+
+    def owes(self, org_id: str, sight: Sight) -> bool:  # noqa: ARG002 - Lago's customers do not tell
+        """One call: the invoices that stand and whose payment failed."""
+        call = Call(
+            about=f"unpaid invoices of customer {org_id}",
+            method="GET",
+            path=("invoices",),
+            root="invoices",
+            answer=InvoiceState,
+            params={
+                "external_customer_id": org_id,
+                "statuses[]": ["finalized"],
+                "payment_statuses[]": ["failed"],
+                "per_page": "20",
+            },
+        )
+        rows, _ = self._http.page(call, self._pace)
+        # A Lago that does not know a filter ignores it.
+        return any(row.payment_status == "failed" for row in rows)
 
     def writes(self) -> list[Write]:
         return []

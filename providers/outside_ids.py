@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Final
+
+LONGEST: Final = 255
 
 
 def shown(identifier: str | None) -> str:
     plain = identifier is not None and re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", identifier)
     return str(identifier) if plain else "an id that is not shown here"
+
+
+def found(document: object, *path: str) -> str | None:
+    """The id or word under these names; ``None``: there is none, or none that a column holds."""
+    for name in path:
+        if not isinstance(document, dict):
+            return None
+        document = document.get(name)
+    if not isinstance(document, str) or not 0 < len(document) <= LONGEST:
+        return None
+    # No biller's own ids and words have others; a lone surrogate could not be stored.
+    return document if document.isascii() and document.isprintable() else None

@@ -50,6 +50,7 @@ class CustomerAnswer(Object):
     name: str | None = Field(default=None, repr=False)
     email: str | None = Field(default=None, repr=False)
     metadata: dict[str, str] | None = None
+    delinquent: bool | None = None
     subscriptions: Page[MarkedSubscription] | None = None
     """Those that have not ended; None unless they were asked for."""
 

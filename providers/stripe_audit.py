@@ -26,7 +26,7 @@ from .stripe_errors import MISSING
 
 _MOST_PAGES = 10
 # What our requests begin their keys with: written ahead (core/links.py), and for one request (stripe_door.once).
-_OUR_KEYS = ("billing-sync:", "update_customer:", "change_subscription:")
+OUR_KEYS = ("billing-sync:", "update_customer:", "change_subscription:")
 _WRITES = [
     "customer.created",
     "customer.updated",
@@ -86,6 +86,10 @@ class StripeAudit:
                 seen for each in customers if not each.deleted for seen in self._subscriptions_of(org_id, each.id)
             ),
         )
+
+    def owes(self, org_id: str, sight: Sight) -> bool:  # noqa: ARG002 - the sight is of that one
+        """By the customer's own flag, which Stripe sets and clears with each invoice that fails or is paid; no call."""
+        return any(each.owes for each in sight.customers)
 
     def writes(self) -> list[Write]:
         """The last thousand, of the thirty days that Stripe keeps."""
@@ -154,7 +158,12 @@ def _next(page: Page[ObjectT]) -> str | None:
 
 def _customer(answer: CustomerAnswer) -> SeenCustomer:
     return SeenCustomer(
-        id=answer.id, org_id=answer.org_id, name=answer.name, email=answer.email, deleted=answer.deleted
+        id=answer.id,
+        org_id=answer.org_id,
+        name=answer.name,
+        email=answer.email,
+        deleted=answer.deleted,
+        owes=answer.delinquent is True,
     )
 
 
@@ -190,7 +199,7 @@ def _write(event: _Event) -> Write:
     return Write(
         object_id=event.data.object.id,
         at=datetime.fromtimestamp(event.created, UTC),
-        ours=key is not None and key.startswith(_OUR_KEYS),
+        ours=key is not None and key.startswith(OUR_KEYS),
         evidence=event.id,
     )
 
