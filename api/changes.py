@@ -69,9 +69,7 @@ def open_organization(change: Change, org_id: str) -> Organization:
     organization = organizations.lock(change.session, org_id)
     if organization is None:
         raise problems.no_organization()
-    if organization.status == "deleted":
-        detail = "The organization is deleted: a service can open it again by its status."
-        raise problems.conflict("deleted", detail)
+    problems.refuse_deleted(organization)
     return organization
 
 

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from core.database import DATABASE_IS_AWAY
 from core.kept_answers import KeyReusedError
 from core.memberships import AlreadyMemberError, LastOwnerError
+from core.models import Organization
 from core.organizations import InvalidChangeError, NameTakenError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -102,6 +103,12 @@ def not_found(detail: str) -> ProblemError:
 
 def conflict(kind: str, detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.CONFLICT, kind, detail)
+
+
+def refuse_deleted(organization: Organization) -> None:
+    """Raises ``ProblemError`` for one that is deleted."""
+    if organization.status == "deleted":
+        raise conflict("deleted", "The organization is deleted: a service can open it again by its status.")
 
 
 def unprocessable(field: str, detail: str) -> ProblemError:

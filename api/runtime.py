@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.asking import Asking
 from api.issuer import Issuer
 from core.catalog import Catalog
 from core.clock import Clock
@@ -15,12 +16,16 @@ from core.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """``issuer`` None: no sign-in service is named, so only keys of services are let in."""
+    """``issuer`` None: no sign-in service is named, so only keys of services are let in.
+
+    ``asking`` None: no biller is named, so what they would tell is unavailable.
+    """
 
     database: Database
     catalog: Catalog
     clock: Clock
     issuer: Issuer | None = None
+    asking: Asking | None = None
 
 
 def runtime_of(request: Request) -> Runtime:

@@ -261,6 +261,73 @@ class Auditor(Protocol):
         """The requests that a round would send for this; look-ups of prices, which are kept a while, left out."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanQuestion:
+    """A plan change that is not made yet: what the subscription would have to be, ``subscription_id`` the one that is
+    there. ``listed``: the price in the catalog of the plan that the next period takes, in minor units.
+    """
+
+    spec: SubscriptionSpec
+    subscription_id: str | None
+    listed: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What a change costs by the biller's own word, in minor units of ``currency``. None: it does not tell, not 0.
+
+    ``now`` is invoiced with the change. ``prorated`` settles the period that runs (negative: a credit), in that invoice
+    or the next one. ``next`` is what the invoice at ``next_at`` takes. ``why`` says what is missing or comes on top.
+    """
+
+    currency: str
+    now: int | None = None
+    prorated: int | None = None
+    next: int | None = None
+    next_at: datetime | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metered:
+    """One metric of the running period. ``units`` is the biller's own decimal; ``amount`` in minor units."""
+
+    code: str
+    name: str
+    units: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What was used in the running period and not yet billed; the plan's own price is not in it."""
+
+    since: datetime
+    until: datetime
+    currency: str
+    amount: int
+    metrics: tuple[Metered, ...]
+
+
+class Teller(Protocol):
+    """The same biller, read only, for people who wait for the answer. Raises ``errors.ProviderError`` kinds."""
+
+    def paced(self, pace: Pace) -> Teller:
+        """The same, every request of it passing here first."""
+
+    def quote(self, question: PlanQuestion) -> Quote: ...
+
+
+class Meter(Protocol):
+    """Where usage is counted. Raises ``errors.ProviderError`` kinds."""
+
+    def paced(self, pace: Pace) -> Meter: ...
+
+    def usage(self, org_id: str) -> Usage | None:
+        """``None``: it holds no subscription that usage could belong to."""
+
+
 class Biller(Protocol):
     """Stripe or Lago. ``make_*`` are absolute: the same spec twice changes nothing the second time."""
 

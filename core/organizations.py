@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import case, insert, select, update
@@ -148,22 +148,43 @@ def rename(change: Change, organization: Organization, name: str) -> None:
     outbox.record(change, "organization.renamed", organization.id, {})
 
 
-def change_plan(change: Change, organization: Organization, plan_tier: str, catalog: Catalog) -> None:
-    """A higher rank applies now; a lower one waits for the end of the period; the present one takes that back."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanStep:
+    """What asking for a plan comes to: these are the plans afterwards."""
+
+    kind: Literal["nothing", "now", "period_end", "taken_back"]
+    plan_tier: str
+    pending_plan_tier: str | None
+
+
+def plan_step(organization: Organization, plan_tier: str, catalog: Catalog) -> PlanStep:
+    """A higher rank applies now; a lower one waits for the end of the period; the present one takes that back.
+
+    Raises ``InvalidChangeError``.
+    """
     one_of("plan_tier", plan_tier, catalog.tiers())
-    before = (organization.plan_tier, organization.pending_plan_tier)
-    current = catalog.plans.get(organization.plan_tier)
+    present, pending = organization.plan_tier, organization.pending_plan_tier
+    current = catalog.plans.get(present)
     billed = organization.status != "deleted"
     if billed and current is not None and catalog.plan(plan_tier).rank < current.rank:
-        organization.pending_plan_tier = plan_tier
-    else:
-        organization.plan_tier, organization.pending_plan_tier = plan_tier, None
-    if before == (organization.plan_tier, organization.pending_plan_tier):
+        kind: Literal["nothing", "period_end"] = "nothing" if pending == plan_tier else "period_end"
+        return PlanStep(kind=kind, plan_tier=present, pending_plan_tier=plan_tier)
+    if plan_tier != present:
+        return PlanStep(kind="now", plan_tier=plan_tier, pending_plan_tier=None)
+    return PlanStep(kind="taken_back" if pending else "nothing", plan_tier=present, pending_plan_tier=None)
+
+
+def change_plan(change: Change, organization: Organization, plan_tier: str, catalog: Catalog) -> None:
+    """As ``plan_step`` says."""
+    step = plan_step(organization, plan_tier, catalog)
+    if step.kind == "nothing":
         return
+    before = organization.plan_tier
+    organization.plan_tier, organization.pending_plan_tier = step.plan_tier, step.pending_plan_tier
     organization.plan_effective_at = None
     bump(change, organization)
-    at = "period_end" if organization.pending_plan_tier else "now"
-    data: EventData = {"from": before[0], "to": plan_tier, "at": at}
+    at = "period_end" if step.pending_plan_tier else "now"
+    data: EventData = {"from": before, "to": plan_tier, "at": at}
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 

@@ -29,6 +29,7 @@ from providers.lago_audit import LagoAudit
 from providers.lago_customers import LagoCustomers
 from providers.lago_http import Call, LagoHttp, unreadable
 from providers.lago_subscriptions import LagoSubscriptions
+from providers.lago_teller import LagoTeller
 
 
 class Tenant(BaseResponseModel):
@@ -49,6 +50,7 @@ class LagoBiller:
         self._http = LagoHttp(api_url, api_key, timeout)
         self._key_ends = key_ends(api_key)
         self.audit = LagoAudit(self._http)
+        self.teller = LagoTeller(self._http)
         self._customers = LagoCustomers(self._http, payment_provider_code)
         self._subscriptions = LagoSubscriptions(self._http, ending)
 

@@ -116,8 +116,8 @@ class LagoHttp:
 
 def _operation(call: Call[Answer]) -> str:
     """Lago counts all requests of an organization together (lago.md 2): the name is for people."""
-    noun, *rest = call.path
-    return f"{call.method} /api/v1/{'/'.join([noun, *('{id}' for _ in rest)])}"
+    names = [part if number != 1 else "{id}" for number, part in enumerate(call.path)]
+    return f"{call.method} /api/v1/{'/'.join(names)}"
 
 
 def unreadable(about: str, fields: str) -> ProviderError:

@@ -25,6 +25,7 @@ from .stripe_customers import Customers
 from .stripe_door import Door, NoLease
 from .stripe_prices import Prices
 from .stripe_subscriptions import Subscriptions
+from .stripe_teller import StripeTeller
 
 _MODES = {"live_": True, "test_": False}
 TIMEOUT = 20.0  # seconds for one request, the last byte of the answer included
@@ -57,6 +58,7 @@ class StripeBiller:
         self._livemode = _MODES.get(secret_key[3:8]) if secret_key.startswith(("sk_", "rk_")) else None
         self.audit = StripeAudit(self._door)
         self._prices = Prices(self._door)
+        self.teller = StripeTeller(self._door, self._prices)
         self._customers = Customers(self._door, clock)
         self._subscriptions = Subscriptions(self._door, self._prices, ending, days_until_due, clock)
 

@@ -124,6 +124,12 @@ def _stripe_limit(published: float) -> Limit:
 
 def open_billers(settings: Settings, plans: catalog.Catalog) -> dict[Provider, Biller]:
     """Both billers, at the addresses that the settings name. Raises ``SettingsError`` where they name none."""
+    stripe, lago = open_both(settings, plans, CALL_SECONDS)
+    return {"stripe": stripe, "lago": lago}
+
+
+def open_both(settings: Settings, plans: catalog.Catalog, call_seconds: float) -> tuple[StripeBiller, LagoBiller]:
+    """Raises as ``open_billers`` does."""
     stripe_key, stripe_base = settings.stripe_secret_key, settings.stripe_api_base
     lago_key, lago_url = settings.lago_api_key, settings.lago_api_url
     if stripe_key is None or stripe_base is None or lago_key is None or lago_url is None:
@@ -132,22 +138,21 @@ def open_billers(settings: Settings, plans: catalog.Catalog) -> dict[Provider, B
             "or run `billing-sync up`, which brings its own sandbox"
         )
         raise SettingsError(message)
-    return {
-        "stripe": StripeBiller(
-            stripe_key.get_secret_value(),
-            stripe_base,
-            ending=plans.ending,
-            days_until_due=settings.stripe_days_until_due,
-            timeout=CALL_SECONDS,
-        ),
-        "lago": LagoBiller(
-            lago_url,
-            lago_key.get_secret_value(),
-            payment_provider_code=settings.lago_stripe_provider_code,
-            ending=plans.ending,
-            timeout=CALL_SECONDS,
-        ),
-    }
+    stripe = StripeBiller(
+        stripe_key.get_secret_value(),
+        stripe_base,
+        ending=plans.ending,
+        days_until_due=settings.stripe_days_until_due,
+        timeout=call_seconds,
+    )
+    lago = LagoBiller(
+        lago_url,
+        lago_key.get_secret_value(),
+        payment_provider_code=settings.lago_stripe_provider_code,
+        ending=plans.ending,
+        timeout=call_seconds,
+    )
+    return stripe, lago
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:

@@ -49,6 +49,11 @@ class Embedded:
         return self._app
 
     @property
+    def settings(self) -> Settings:
+        """With the sandbox's address where no biller is named; once it runs."""
+        return self._settings
+
+    @property
     def sandbox_url(self) -> str | None:
         return self._sandbox.url if self._sandbox else None
 
@@ -75,7 +80,7 @@ class Embedded:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if settings.uses_sandbox:
             self._sandbox = Sandbox(limits=self._limits, state=settings.data_dir / "sandbox.jsonl").start()
-            settings = _pointed_at(settings, self._sandbox.url)
+            self._settings = settings = _pointed_at(settings, self._sandbox.url)
         self._app = celery_app.build(settings)
         runtime = self._app.runtime
         celery_app.start_accounts(runtime)

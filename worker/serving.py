@@ -8,22 +8,30 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
+from api.asking import CALL_SECONDS, Asking
 from api.issuer import Issuer
 from api.runtime import Runtime
 from api.server import Server
 from core import catalog
+from core.catalog import Catalog
 from core.clock import utc_now
 from core.database import Database
+from core.gate import Gates
+from core.quota import Quota
+from worker import app
 from worker.api_settings import PORT, ApiSettings
 from worker.settings import Settings
+from worker.shared_quota import SharedQuota
 
 # As many as threads answer requests (anyio's limit): nobody waits for a connection while holding a thread.
 CONNECTIONS: Final = 40
 
 
 @contextmanager
-def api(settings: Settings, own: ApiSettings) -> Iterator[Server]:
+def api(settings: Settings, own: ApiSettings, quota: Quota | None = None) -> Iterator[Server]:
     """Serving inside, stopped after. On 8080, or any free port where that is taken and none was asked for.
+
+    ``quota``: of this process's workers, where it has some. Without billers named, what they would tell is unavailable.
 
     Raises ``CatalogError``, ``DatabaseError``, or OSError where the port that was asked for is taken.
     """
@@ -35,8 +43,23 @@ def api(settings: Settings, own: ApiSettings) -> Iterator[Server]:
         issuer = Issuer(own.issuer) if own.issuer else None
         if issuer is not None:
             open_things.callback(issuer.close)
-        runtime = Runtime(database=database, catalog=plans, clock=utc_now, issuer=issuer)
+        asking = None if settings.uses_sandbox else _asking(settings, plans, quota, open_things)
+        runtime = Runtime(database=database, catalog=plans, clock=utc_now, issuer=issuer, asking=asking)
         yield open_things.enter_context(_started(runtime, own))
+
+
+def _asking(settings: Settings, plans: Catalog, quota: Quota | None, open_things: ExitStack) -> Asking:
+    """Billers of its own: somebody waits for what these answer, so their calls are shorter than a worker's."""
+    stripe, lago = app.open_both(settings, plans, CALL_SECONDS)
+    open_things.callback(stripe.close)
+    open_things.callback(lago.close)
+    if quota is None:
+        quota = app.open_quota(settings)
+        if isinstance(quota, SharedQuota):
+            open_things.callback(quota.close)
+    asking = Asking({"stripe": stripe.teller, "lago": lago.teller}, lago.teller, Gates(quota))
+    open_things.callback(asking.close)
+    return asking
 
 
 def _started(runtime: Runtime, own: ApiSettings) -> Server:

@@ -116,6 +116,14 @@ def test_a_higher_plan_applies_now_and_a_lower_one_waits(api: Api) -> None:
     assert (back["pending_plan_tier"], back["sync"]) == (None, {"sequence": 4})
 
 
+def test_where_no_biller_is_named_a_preview_tells_the_change_and_no_amount(api: Api) -> None:
+    org_id = api.organization("starter", u1="owner")
+    path = f"/api/organizations/{org_id}/plan/preview"
+    said = api.post(path, {"plan_tier": "enterprise"}, api.as_("u1")).json()
+    assert (said["change"], said["billers"]["lago"]["state"]) == ("now", "unavailable")
+    assert "no biller" in api.post(path, {"plan_tier": "enterprise"}, api.as_service()).json()["billers"]["lago"]["why"]
+
+
 def test_a_billing_id_belongs_to_one_organization(api: Api) -> None:
     service, org_id = api.as_service("billing:write"), api.organization()
     path = f"/api/organizations/{org_id}/billing"

@@ -11,6 +11,8 @@ WHOLE: Final[dict[str, str]] = {
     # They read; what they find is repaired by the usual rounds.
     "tasks.drift": "tests/worker/test_drift.py",
     "providers.lago_audit": "tests/core/drift",
+    "providers.lago_teller": "tests/api/test_plan_flows.py",
+    "providers.stripe_teller": "tests/api/test_plan_flows.py",
     "providers.stripe_audit": "tests/core/drift",
     # Whose key it is, asked when a process starts.
     "core.accounts:Accounts.confirm": "tests/core/test_accounts.py",

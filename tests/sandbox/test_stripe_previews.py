@@ -60,7 +60,8 @@ def preview(billing: stripe.StripeClient, subscription: str, items: list[Item], 
 
 
 def lines(invoice: stripe.Invoice) -> list[tuple[int, bool]]:
-    return [(line.amount, line.parent.subscription_item_details.proration) for line in invoice.lines.data]
+    shown = invoice.to_dict()["lines"]["data"]
+    return [(line["amount"], line["parent"]["subscription_item_details"]["proration"]) for line in shown]
 
 
 def test_a_subscription_as_it_is_renews_at_its_price(

@@ -43,7 +43,7 @@ def up() -> None:
         opening.alone(settings.data_dir),
         stop_asked() as stopping,
         Embedded(settings) as running,
-        serving.api(settings, api) as served,
+        serving.api(running.settings, api, running.app.runtime.sync.gates.quota) as served,
     ):
         tables.show(*_welcome(settings, running.sandbox_url, served.url))
         while not stopping.wait(LOOK_EVERY):
