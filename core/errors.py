@@ -4,6 +4,7 @@ ProviderError
     RetryableError      the same work, later, may succeed
         UnavailableError    no answer, or an answer that says nothing about our request (5xx, a proxy's page)
         ThrottledError      too fast; ``retry_after`` seconds when the biller named a wait
+            ObjectThrottledError    one object too often: its organization waits, and nobody else
         UnsettledError      an answer that a key keeps for ever and that proves nothing: look there, then send anew
         MisconfiguredError  our key, address or permission: every organization fails alike until a person acts
     ParkedError         repeating cannot help: a person must act on this organization
@@ -54,6 +55,10 @@ class ThrottledError(RetryableError):
         super().__init__(provider, message, code, request_id)
         self.args = (provider, message, code, request_id, retry_after)
         self.retry_after = retry_after
+
+
+class ObjectThrottledError(ThrottledError):
+    pass
 
 
 class UnsettledError(RetryableError):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from core.errors import MustWaitError, ThrottledError
+from core.errors import MustWaitError, ObjectThrottledError, ThrottledError
 from core.gateways import PROVIDERS, Provider
 from core.quota import Quota, Unlimited, Urgency
 
@@ -76,7 +76,12 @@ class Gate:
         self._paid = False
 
     def throttled(self, error: ThrottledError) -> None:
-        """The biller says that the last request was one too many: everybody goes more slowly for a while."""
+        """The biller says that the last request was one too many: everybody goes more slowly for a while.
+
+        Not where it speaks of one object: more slowly, that one's limit would be met all the same.
+        """
+        if isinstance(error, ObjectThrottledError):
+            return
         self.quota.slow_down(self.provider, self._operation, error.code, error.retry_after or 0.0)
 
     def leave(self) -> None:

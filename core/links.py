@@ -24,6 +24,7 @@ from core.database import Database
 from core.errors import (
     LeaseLostError,
     MisconfiguredError,
+    ObjectThrottledError,
     ProviderError,
     RejectedError,
     RetryableError,
@@ -51,6 +52,8 @@ BURST_REST = timedelta(seconds=5)
 LONGEST_RETRY = 15.0
 LONGEST_WAIT = 900.0  # seconds
 MISCONFIGURED_WAIT = 60.0  # seconds; every organization fails alike until a person has changed a setting
+# Seconds; doubled by each. What one object may see Stripe counts by the minute, the hour and the day (stripe.md 3).
+OBJECT_WAIT = 60.0
 
 UNSURE = ""
 """``applied_customer`` or ``applied_plan`` of ours that was told something whose outcome is not known."""
@@ -407,6 +410,8 @@ def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform
     sweep_at = due if seconds > LONGEST_RETRY else due + SWEEP_GRACE
     with turn.database.write() as session:
         values = {**_error_values(error, now), **_NO_LEASE, "next_attempt_at": due, "sweep_at": sweep_at}
+        if isinstance(error, ObjectThrottledError):
+            values["rest_until"] = due  # one more change of it is one more that would be refused
         link = _fenced(session, turn, values)
         if isinstance(error, UnavailableError | MisconfiguredError):
             again = turn.link.error_kind == "unavailable"
@@ -487,6 +492,9 @@ def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform)
     ceiling = min(LONGEST_WAIT, 2.0 ** min(attempts, 16))
     wait = max(0.2, jitter(0.0, ceiling))
     match error:
+        case ObjectThrottledError():
+            doubled = OBJECT_WAIT * 2.0 ** min(max(attempts - 1, 0), 16)
+            return min(LONGEST_WAIT, max(doubled, error.retry_after or 0.0))
         case ThrottledError(retry_after=float() | int() as wish):
             return min(LONGEST_WAIT, wish + jitter(0.0, 1.0))
         case MisconfiguredError():
@@ -739,8 +747,10 @@ def _customer_values(turn: Turn, made: Made) -> dict[str, Any]:
 
 
 def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
+    # To a reader a throttle is one, whomever it is about: the code tells that.
+    kind = ThrottledError if isinstance(error, ThrottledError) else type(error)
     return {
-        "error_kind": type(error).__name__.removesuffix("Error").lower(),
+        "error_kind": kind.__name__.removesuffix("Error").lower(),
         "error_code": error.code,
         "error_message": error.message,
         "error_request_id": error.request_id,

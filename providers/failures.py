@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from core.errors import (
     MisconfiguredError,
+    ObjectThrottledError,
     ProviderError,
     RejectedError,
     ThrottledError,
@@ -39,14 +40,22 @@ ERROR_OF: Final[dict[Action, type[ProviderError]]] = {
 
 
 class Row(BaseModel):
-    """``status`` takes 404 and 4xx alike; empty it fits each, as empty ``words`` do."""
+    """``status`` takes 404 and 4xx alike; empty it fits each, as empty ``words`` do.
+
+    ``only``: a throttle that is about one object, so that nobody but its organization waits.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Action
     says: str
+    only: Literal["object"] | None = None
     status: frozenset[Status] = frozenset()
     words: frozenset[str] = frozenset()
+
+    @property
+    def error(self) -> type[ProviderError]:
+        return ObjectThrottledError if self.only == "object" else ERROR_OF[self.action]
 
     def fits(self, status: int | None, words: Iterable[str]) -> bool:
         return (not self.words or not self.words.isdisjoint(words)) and (
@@ -87,7 +96,7 @@ class Failure:
     def error(self) -> ProviderError:
         row = self.row
         message = f"{self.about}: {row.says} ({self.seen})"
-        kind = ERROR_OF[row.action]
-        if kind is ThrottledError:
-            return ThrottledError(self.provider, message, self.code, self.request_id, self.retry_after)
+        kind = row.error
+        if issubclass(kind, ThrottledError):
+            return kind(self.provider, message, self.code, self.request_id, self.retry_after)
         return kind(self.provider, message, self.code, self.request_id)

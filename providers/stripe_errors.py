@@ -18,6 +18,7 @@ PROVIDER: Final = "stripe"
 
 MISSING = "resource_missing"
 KEY_REUSED = "idempotency_error"
+REASON: Final = "stripe-rate-limited-reason"
 
 
 def failure(doing: str, error: stripe.StripeError) -> Failure:
@@ -34,7 +35,7 @@ def failure(doing: str, error: stripe.StripeError) -> Failure:
         doing,
         words,
         status=error.http_status,
-        code=headers.get("stripe-rate-limited-reason") or code or next(iter(words), None),
+        code=headers.get(REASON) or code or next(iter(words), None),
         param=getattr(body, "param", None),
         request_id=error.request_id,
         retry_after=_seconds(headers.get("retry-after")),
@@ -71,14 +72,16 @@ def _failure(  # noqa: PLR0913 - one line a field
 
 
 def _words(code: str | None, its_type: str | None, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """The code, and our words for what Stripe says by type, by header, or by naming no code."""
+    """Stripe's code, why it was too fast, and our words for what it says by type, by header, or by naming no code."""
     said = {
         KEY_REUSED: its_type == KEY_REUSED,
         "saved_failure": replayed(headers),
         "not_to_be_repeated": headers.get("stripe-should-retry") == "false",
         "no_code": code is None and its_type == "invalid_request_error",
     }
-    return (*([code] if code else []), *(word for word, is_so in said.items() if is_so))
+    reason = headers.get(REASON)
+    named = [word for word in (code, reason) if word]
+    return (*named, *(word for word, is_so in said.items() if is_so))
 
 
 def replayed(headers: Mapping[str, str]) -> bool:

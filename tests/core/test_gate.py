@@ -149,6 +149,42 @@ def test_a_429_slows_everybody_by_its_reason(
     assert spacing(quota, time, None) == pytest.approx(0.1 if one_operation else 0.2)
 
 
+def test_a_429_about_one_object_keeps_its_organization_out_and_slows_nobody(
+    sync: Sync, world: World, quota: LocalQuota, time: Time
+) -> None:
+    org_id, other = world.create(), world.create("Other")
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "429", times=2, reason="resource-specific")
+    outcome, link = sync.run(org_id, "stripe"), world.link(org_id, "stripe")
+    assert (outcome.kind, outcome.again_in) == ("retry", 60.0)
+    assert (link.error_kind, link.error_code) == ("throttled", "resource-specific")
+    assert spacing(quota, time, CREATE_CUSTOMER) == pytest.approx(0.2)
+    assert spacing(quota, time, None) == pytest.approx(0.1)
+    time.now += 5 * SECOND
+    world.sandbox.clear_faults()
+    assert sync.run(other, "stripe").kind == "synced"
+
+
+def test_one_that_stripe_sees_too_often_waits_longer_each_time_and_no_change_hurries_it(
+    sync: Sync, world: World, time: Time
+) -> None:
+    org_id = world.create()
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "429", times=3, reason="resource-specific")
+    waits = []
+    for number in range(3):
+        outcome = sync.run(org_id, "stripe")
+        waits.append(outcome.again_in)
+        world.pass_time(seconds=30)
+        assert sync.run(org_id, "stripe").kind == "waiting"
+        if number == 2:
+            world.rename(org_id, "Acme GmbH")
+            assert sync.run(org_id, "stripe").kind == "waiting"
+        world.pass_time(seconds=outcome.again_in or 0.0)
+        time.now += 300 * SECOND
+    assert waits == [60.0, 120.0, 240.0]
+    assert sync.run(org_id, "stripe").kind == "synced"
+    assert [each["name"] for each in world.stripe("customers")] == ["Acme GmbH"]
+
+
 def spacing(quota: LocalQuota, time: Time, operation: str | None) -> float:
     """Seconds between two requests of one operation, or of a different one each."""
     time.now += 5 * SECOND

@@ -17,7 +17,7 @@ import stripe
 from core.catalog import Ending
 from core.errors import ProviderError, RejectedError
 from core.gateways import CustomerSpec, Json, Known, Provider
-from providers.failures import ERROR_OF, TABLES, UNLISTED, Failure, Row
+from providers.failures import TABLES, UNLISTED, Failure, Row
 from providers.lago import LagoBiller
 from providers.stripe_answers import CustomerAnswer
 from providers.stripe_door import Door, NoLease, once
@@ -95,6 +95,9 @@ def stripe_answer(row: Row, word: str) -> Answer:
         "not_to_be_repeated": Answer(500, {"type": "api_error"}, {"Stripe-Should-Retry": "false"}),
         "foreign": Answer(404, "<html>not here</html>"),
         "unreadable": Answer(200, "{}"),
+        "resource-specific": Answer(
+            429, {**invalid, "code": "rate_limit"}, {"Stripe-Rate-Limited-Reason": "resource-specific"}
+        ),
     }
     return ours.get(word, Answer(status_of(row, 400), {**invalid, "code": word or "made_up_tomorrow"}))
 
@@ -122,7 +125,7 @@ def test_the_door_to_stripe_does_what_the_row_says(stub: Stub, door: Door, row: 
         stub.answers.clear()
         stub.requests.clear()
         named = told_by_stripe(stub, door, stripe_answer(row, word))
-        assert (type(named), row.says in named.message) == (ERROR_OF[row.action], True), word
+        assert (type(named), row.says in named.message) == (row.error, True), word
         assert len(stub.requests) == TRIES.get(row.action, 1), word
 
 
@@ -154,7 +157,7 @@ def told_by_lago(lago: Script, biller: LagoBiller, reply: Reply) -> ProviderErro
 def test_the_door_to_lago_does_what_the_row_says(lago: Script, biller: LagoBiller, row: Row) -> None:
     for word in ways(row):
         named = told_by_lago(lago, biller, lago_answer(row, word))
-        assert (type(named), row.says in named.message) == (ERROR_OF[row.action], True), word
+        assert (type(named), row.says in named.message) == (row.error, True), word
         race = word == "external_id:value_already_exist"
         assert len(lago.asked) == (2 if race else TRIES.get(row.action, 1)), word
 
