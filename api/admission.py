@@ -135,6 +135,8 @@ def _service(request: Request, session: Session, rule: Rule, service: Service) -
         raise problems.forbidden(detail)
     org_id = _named(request)
     organization = None if org_id is None else _known(session, org_id, None)
+    if rule.about == "current" and organization is None:
+        raise problems.no_organization()
     return Admission(
         caller=service,
         request_id=request.state.request_id,
@@ -155,7 +157,9 @@ def _person(request: Request, session: Session, rule: Rule, person: Profile) -> 
     if not rule.people:
         detail = "This is for services alone."
         raise problems.forbidden(detail)
-    if rule.about == "organization" and role not in rule.roles:
+    if rule.about == "current" and organization is None:
+        raise problems.no_organization()
+    if rule.about in {"organization", "current"} and role not in rule.roles:
         detail = f"In this organization it is for {' and '.join(sorted(rule.roles))} alone."
         raise problems.forbidden(detail)
     return Admission(

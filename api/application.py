@@ -15,10 +15,22 @@ from api.admission import HEADER, admit
 from api.door import Door
 from api.permissions import TABLE, Rule
 from api.problems import MEDIA_TYPE, Problem, ProblemError
-from api.routes import dashboard, events, health, members, older, organizations, plans, sign_in, sync
+from api.routes import (
+    dashboard,
+    events,
+    health,
+    members,
+    older,
+    older_plans,
+    organizations,
+    plans,
+    sign_in,
+    sync,
+    webhooks,
+)
 from api.runtime import Runtime
 
-ROUTERS: Final = (organizations, plans, members, sync, events, dashboard, sign_in, health, older)
+ROUTERS: Final = (organizations, plans, members, sync, events, dashboard, sign_in, webhooks, health, older, older_plans)
 _PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
 ABOUT: Final = """
 Organizations, their members and plans; every change reaches Lago and Stripe, and answers with `sync.sequence`:
@@ -127,8 +139,10 @@ def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:
 
 
 def _who(rule: Rule) -> str:
+    members = f"members who are {', '.join(sorted(rule.roles))}" if rule.roles else ""
     people = {
-        "organization": f"members who are {', '.join(sorted(rule.roles))}" if rule.roles else "",
+        "organization": members,
+        "current": members,
         "user": "the user",
         "nothing": "whoever is signed in" if rule.people else "",
     }[rule.about]

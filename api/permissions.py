@@ -6,18 +6,19 @@ member whose role does not suffice gets 403, and so does a service whose key lac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from core.api_keys import Scope
 from core.models import Role
 
-About = Literal["nothing", "organization", "user"]
+About = Literal["nothing", "organization", "current", "user"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """``about``: whose business the path names; ``organization`` is {org_id}, ``user`` is {user_id}, only oneself.
+    """``about``: whose business the path names; ``organization`` is {org_id}, ``user`` is {user_id}, only oneself;
+    ``current`` is the organization of the header, else the caller's first.
 
     ``roles``: members of the organization who may; where the path names none, whoever may is any person signed in.
     ``scope``: what a service's key must hold; ``None``: no service may.
@@ -40,6 +41,8 @@ READ_MONEY: Final = _members("owner", "billing_admin", scope="organizations:read
 CHANGE: Final = _members("owner", "billing_admin", scope="organizations:write")
 GOVERN: Final = _members("owner", scope="organizations:write")
 BILLING: Final = _members(scope="billing:write")
+READ_CURRENT: Final = replace(READ, about="current")
+CHANGE_CURRENT: Final = replace(CHANGE, about="current")
 LOOK: Final = Rule(scope="organizations:read")
 BEGIN: Final = Rule(scope="organizations:write")
 ONESELF: Final = Rule(about="user", scope="organizations:read")
@@ -51,6 +54,9 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/auth/login"): PUBLIC,
     ("GET", "/auth/callback"): PUBLIC,
+    # The signature is the sign-in.
+    ("POST", "/webhooks/stripe"): PUBLIC,
+    ("POST", "/webhooks/lago"): PUBLIC,
     ("POST", "/api/organizations"): BEGIN,
     ("GET", "/api/organizations"): LOOK,
     ("GET", "/api/organizations/selector"): PERSON,
@@ -79,4 +85,15 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/org/{org_id}/billing"): READ_MONEY,
     ("GET", "/api/v1/org/{org_id}/settings"): READ,
     ("PUT", "/api/v1/org/{org_id}/settings"): CHANGE,
+    ("POST", "/api/v1/webhooks/lago"): PUBLIC,
+    ("POST", "/api/v1/webhooks/stripe/checkout-completed"): PUBLIC,
+    ("POST", "/api/v1/webhooks/stripe/subscription-updated"): PUBLIC,
+    ("POST", "/api/v1/billing/webhooks/stripe"): PUBLIC,
+    ("POST", "/api/v1/billing/webhooks/stripe/checkout"): PUBLIC,
+    ("GET", "/api/v1/subscriptions/plans"): LOOK,
+    ("GET", "/api/v1/subscriptions/current"): READ_CURRENT,
+    ("GET", "/api/v1/subscriptions/preview-change"): CHANGE_CURRENT,
+    ("POST", "/api/v1/subscriptions/upgrade"): CHANGE_CURRENT,
+    ("POST", "/api/v1/subscriptions/downgrade"): CHANGE_CURRENT,
+    ("POST", "/api/v1/subscriptions/change"): CHANGE_CURRENT,
 }

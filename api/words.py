@@ -65,6 +65,12 @@ class WantedPlan(Body):
     plan_tier: Tier
 
 
+class TargetPlan(Body):
+    """The older paths' word for it."""
+
+    target_tier: Tier
+
+
 class WantedStatus(Body):
     status: Status
 

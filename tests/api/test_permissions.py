@@ -38,7 +38,12 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/v1/org/{org_id}/members"): {"user_id": "somebody"},
     ("PUT", "/api/v1/org/{org_id}/members/{user_id}/role"): {"role": "billing_admin"},
     ("PUT", "/api/v1/org/{org_id}/settings"): {"name": "Renamed {n}"},
+    ("POST", "/api/v1/subscriptions/upgrade"): {"target_tier": "enterprise"},
+    ("POST", "/api/v1/subscriptions/downgrade"): {"target_tier": "starter"},
+    ("POST", "/api/v1/subscriptions/change"): {"target_tier": "starter"},
 }
+QUERIES = {("GET", "/api/v1/subscriptions/preview-change"): "?target_tier=starter"}
+WEBHOOKS = ("/webhooks/stripe", "/webhooks/lago", "/api/v1/webhooks/", "/api/v1/billing/webhooks/")
 GUARDED = [(route, rule) for route, rule in TABLE.items() if not rule.public]
 
 
@@ -75,7 +80,9 @@ def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     body = {
         name: word.format(n=number) if isinstance(word, str) else word for name, word in BODIES.get(route, {}).items()
     } or None
-    answer = api.send(method, path.format(org_id=org_id, user_id=user_id), headers(api, TABLE[route], caller), body)
+    asked = path.format(org_id=org_id, user_id=user_id) + QUERIES.get(route, "")
+    named = {"X-Organization-ID": org_id} if TABLE[route].about == "current" else {}
+    answer = api.send(method, asked, headers(api, TABLE[route], caller) | named, body)
     return ADMITTED if answer.is_success else str(answer.status_code)
 
 
@@ -99,8 +106,8 @@ def test_every_changing_route_is_walked_with_a_right_request() -> None:
 @pytest.mark.parametrize(("route", "rule"), TABLE.items())
 def test_what_belongs_to_an_organization_is_never_for_everybody(route: tuple[str, str], rule: Rule) -> None:
     assert ("{org_id}" in route[1]) == (rule.about == "organization")
-    assert rule.public == route[1].startswith(("/auth/", "/healthz", "/readyz"))
-    if route[0] != "GET" and rule.about == "organization":
+    assert rule.public == (route[1].startswith(("/auth/", "/healthz", "/readyz", *WEBHOOKS)))
+    if route[0] != "GET" and rule.about in {"organization", "current"}:
         assert "member" not in rule.roles
 
 
