@@ -157,6 +157,11 @@ def take_job(session: Session, name: str, seconds: float, now: datetime) -> bool
     return taken is not None
 
 
+def rest(session: Session, name: str, until: datetime) -> None:
+    """The job is over: the next one may take it from then on."""
+    session.execute(update(Job).where(Job.name == name).values(lease_token=None, lease_until=until))
+
+
 def count_behind(session: Session) -> dict[str, int]:
     """Links that are not in sync and not parked, by biller."""
     rows = session.execute(

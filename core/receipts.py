@@ -65,14 +65,15 @@ def _receipts(session: Session, org_ids: Collection[str], now: datetime, through
     stops = billers.stops(session)
     for link in session.scalars(links):
         report = reports.link_report(link, now, stops)
-        found[link.org_id][report.provider] = Standing(holds=_holds(link, asked[link.org_id]), link=report)
+        found[link.org_id][report.provider] = Standing(holds=holds(link, asked[link.org_id]), link=report)
     return {
         org_id: Receipt(sequence=version, through=asked[org_id], billers=found[org_id])
         for org_id, version in versions.items()
     }
 
 
-def _holds(link: BillingLink, through: int) -> bool:
+def holds(link: BillingLink, through: int) -> bool:
+    """Whether the link's biller has everything up to that change."""
     if link.applied_version < through or link.intent is not None:
         return False
     # A worker that lost its turn may have written something old after this round: then the customer is not known,

@@ -26,6 +26,7 @@ from core.database import DATABASE_IS_AWAY, Database
 from core.gateways import Provider
 from core.links import LONGEST_RETRY
 from core.organizations import ID_PATTERN
+from core.posting import Post
 from core.sync import Sync
 from tasks import broker
 from tasks.routing import TASK_OF, Ring
@@ -39,13 +40,14 @@ PAUSE = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What the tasks of one process work with; opened once, after the fork."""
+    """What the tasks of one process work with; opened once, after the fork. ``post`` None: no mail server is named."""
 
     database: Database
     sync: Sync
     catalog: Catalog
     clock: Clock
     close: Callable[[], None]
+    post: Post | None = None
 
 
 class BillingApp(Celery):

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from core import offers
 from core.database import DATABASE_IS_AWAY
 from sandbox.server import Sandbox
-from tasks import drift, sweep
+from tasks import drift, mails, sweep
 from tasks.base import BillingApp
 from worker import app as celery_app
 from worker.relay import BROKER_IS_AWAY, Relay
@@ -96,6 +96,8 @@ class Embedded:
             without_gossip=True,
         )
         threads = {"worker": self._worker.start, "relay": self._relay.run, "sweep": self._sweep}
+        if runtime.post is not None:
+            threads["mails"] = self._mails
         if settings.plan_every_hours is not None:
             threads["plan"] = self._plan
         for name, target in threads.items():
@@ -109,6 +111,14 @@ class Embedded:
                 sweep.run(self.app)
             except (*BROKER_IS_AWAY, *DATABASE_IS_AWAY) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
+
+    def _mails(self) -> None:
+        post = self.app.runtime.post
+        while post is not None and not self._stopping.wait(SWEEP_EVERY):
+            try:
+                mails.run(post)
+            except DATABASE_IS_AWAY as error:
+                log.warning("mails_failed", error=type(error).__name__)
 
     def _plan(self) -> None:
         every = timedelta(hours=self._settings.plan_every_hours or 0)

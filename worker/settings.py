@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from core.catalog import ChargedBy
+from worker.mail_settings import MailSettings
 
 ENV_FILE = Path(".env")
 LOOPBACK_BROKER = "memory://localhost"
@@ -25,7 +26,7 @@ class SettingsError(Exception):
     """A setting is missing or cannot be used; the message names it and what it wants, never its value."""
 
 
-class Settings(BaseSettings):
+class Settings(MailSettings):
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
         env_file_encoding="utf-8",

@@ -70,7 +70,6 @@ def _mails() -> None:
         sa.Column("lease_token", sa.String(length=36), nullable=True),
         sa.Column("lease_until", MOMENT, nullable=True),
         sa.ForeignKeyConstraint(["invitation_id"], ["invitations.id"]),
-        sa.ForeignKeyConstraint(["org_id"], ["organizations.id"]),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("uq_mails_cause", "mails", ["cause", "kind", "recipient"], unique=True)

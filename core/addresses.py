@@ -1,0 +1,22 @@
+"""Email addresses that a mail can be written to: the usual form, in ASCII, one at a time."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+LIMIT: Final = 254
+LOCAL_LIMIT: Final = 64
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_FORM: Final = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+")
+
+
+def addressable(address: str) -> bool:
+    local = address.partition("@")[0]
+    return len(address) <= LIMIT and len(local) <= LOCAL_LIMIT and _FORM.fullmatch(address) is not None
+
+
+def key(address: str) -> str:
+    """What makes two addresses the same: letter case does not count."""
+    return address.lower()
