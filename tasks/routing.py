@@ -14,6 +14,7 @@ SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
 PLAN: Final = "billing.plan"
+MAILS: Final = "mails.send"
 
 QUEUE_OF: Final[dict[str, str]] = {
     RECEIVE: "events",
@@ -22,6 +23,7 @@ QUEUE_OF: Final[dict[str, str]] = {
     SWEEP: "sweep",
     SYNC_TO_STRIPE: "stripe",
     SYNC_TO_LAGO: "lago",
+    MAILS: "mails",
 }
 # What the sweep hands over stands in queues of its own, so that no fresh change waits behind an import.
 BULK_QUEUE_OF: Final[dict[str, str]] = {SYNC_TO_STRIPE: "stripe_bulk", SYNC_TO_LAGO: "lago_bulk"}

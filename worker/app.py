@@ -22,9 +22,10 @@ from core.sync import Sync
 from core.wishes import Policy
 from providers.lago import LagoBiller
 from providers.stripe_biller import StripeBiller
-from tasks import drift
+from tasks import drift, mails
 from tasks.base import BillingApp, Runtime
-from tasks.routing import PLAN, QUEUE_OF, QUEUES, SWEEP
+from tasks.routing import MAILS, PLAN, QUEUE_OF, QUEUES, SWEEP
+from worker.post import open_post
 from worker.settings import Settings, SettingsError
 from worker.shared_quota import SharedQuota
 
@@ -93,7 +94,8 @@ def open_runtime(settings: Settings) -> Runtime:
         accounts=accounts,
         gates=Gates(quota, settings.worker_concurrency),
     )
-    return Runtime(database=database, sync=sync, catalog=plans, clock=utc_now, close=close)
+    post = open_post(settings, database, plans)
+    return Runtime(database=database, sync=sync, catalog=plans, clock=utc_now, close=close, post=post)
 
 
 def start_accounts(runtime: Runtime) -> None:
@@ -163,7 +165,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
     queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in QUEUES]
     return {
-        "imports": ["tasks.customers", "tasks.drift", "tasks.events", "tasks.sweep"],
+        "imports": ["tasks.customers", "tasks.drift", "tasks.events", "tasks.mails", "tasks.sweep"],
         "broker_url": settings.broker,
         "broker_transport_options": _transport_options(settings.broker),
         "broker_connection_timeout": 4,
@@ -205,7 +207,10 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 def _schedule(settings: Settings) -> dict[str, Any]:
     """A ring that is late is worth nothing: the next one does its work."""
-    rings: dict[str, Any] = {"sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}}}
+    rings: dict[str, Any] = {
+        "sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}},
+        "mails": {"task": MAILS, "schedule": mails.RING_EVERY, "options": {"expires": mails.RING_EVERY}},
+    }
     if settings.plan_every_hours is not None:
         seconds = settings.plan_every_hours * 3600
         options = {"expires": drift.RING_EVERY}

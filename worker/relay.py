@@ -16,7 +16,7 @@ from kombu.exceptions import KombuError
 from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
 
-from core import outbox
+from core import mails, outbox
 from core.database import DATABASE_IS_AWAY, GONE_HOST, Database
 from tasks import broker, routing
 from tasks.base import BillingApp
@@ -64,7 +64,8 @@ class Relay:
 
     def relay_once(self) -> int:
         """One batch; returns how many events left the pending set. A failure gives them back and is raised."""
-        now = self._app.runtime.clock
+        runtime = self._app.runtime
+        now = runtime.clock
         with self._database.read() as session:
             if not outbox.any_pending(session):
                 return 0
@@ -80,7 +81,8 @@ class Relay:
                 outbox.give_back(session, token)
             raise
         with self._database.write() as session:
-            outbox.mark_published(session, token, now())
+            published = outbox.mark_published(session, token, now())
+            mails.of_events(session, [event for event in events if event.seq in published], runtime.catalog, now())
         log.debug("relayed", events=len(events))
         return len(events)
 
