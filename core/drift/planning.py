@@ -79,11 +79,18 @@ class Planner:
         with self.database.write() as session:
             run = runs.take_up(session, self.clock())
         accounts = dict(self.rules.accounts)
+        wrong: dict[Provider, WrongAccountError] = {}
         for provider in self.ask.auditors:
             try:
                 accounts[provider] = self.accounts.ask(provider).id
             except WrongAccountError as error:
-                self._leave_out(run, provider, error)
+                wrong[provider] = error
+        if not wrong.keys() >= set(run.counts.left_out):
+            # The key was put right since: what the run left out, it would never look at.
+            with self.database.write() as session:
+                run = runs.begin_anew(session, self.clock())
+        for provider, refused in wrong.items():
+            self._leave_out(run, provider, refused)
         self.rules = replace(self.rules, accounts=accounts)
         return run
 

@@ -113,17 +113,25 @@ def take_up(session: Session, now: datetime) -> Run:
         .with_for_update()
     ).one_or_none()
     if row is None:
-        session.execute(delete(DriftPlan).where(DriftPlan.finished_at.is_(None)))
-        row = DriftPlan(
-            run_id=str(uuid4()),
-            token="",
-            stage=STAGES[0],
-            done=0,
-            counts=asdict(Counts(kinds={}, left_out=[])),
-            started_at=now,
-        )
-        session.add(row)
+        return begin_anew(session, now)
     row.token, row.touched_at = str(uuid4()), now
+    session.flush()
+    return _run(row)
+
+
+def begin_anew(session: Session, now: datetime) -> Run:
+    """From the first page; what was broken off is forgotten."""
+    session.execute(delete(DriftPlan).where(DriftPlan.finished_at.is_(None)))
+    row = DriftPlan(
+        run_id=str(uuid4()),
+        token=str(uuid4()),
+        stage=STAGES[0],
+        done=0,
+        counts=asdict(Counts(kinds={}, left_out=[])),
+        started_at=now,
+        touched_at=now,
+    )
+    session.add(row)
     session.flush()
     return _run(row)
 

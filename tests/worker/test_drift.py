@@ -104,6 +104,24 @@ def test_nothing_drifted_is_zero(types: Type) -> None:
     assert told(types("plan", "--json"), 0)["drift"] == []
 
 
+def test_a_key_of_another_account_is_said_and_nothing_is_called_missing(
+    types: Type, acme: str, sandbox: SandboxClient, database: Database
+) -> None:
+    rename_there(sandbox, database, acme)
+    right = told(types("plan", "--json"), 2)
+    sandbox.settings(stripe_account="acct_theirs")
+    plan = told(types("plan", "--json"), 2)
+    assert (plan["counts"]["kinds"], plan["counts"]["left_out"]) == ({"wrong_account": 1}, ["stripe"])
+    (finding,) = plan["drift"][0]["findings"]
+    for words in ("acct_sandbox", "acct_theirs", "STRIPE_SECRET_KEY"):
+        assert words in finding["to_do"]
+    assert "wrong account" in types("plan").stdout
+    refused = types("apply", right["id"])
+    assert isinstance(refused.exception, FailedError)
+    assert "acct_theirs" in str(refused.exception)
+    assert not [call for call in sandbox.calls("stripe") if call.method == "POST" and call.path != "/v1/customers"]
+
+
 def test_drift_is_two_and_is_gone_after_apply(
     types: Type, acme: str, sandbox: SandboxClient, database: Database
 ) -> None:

@@ -138,6 +138,18 @@ def test_a_key_of_another_account_is_told_and_nothing_else_of_that_biller(world:
     assert audit.plan().id == plan.id
 
 
+def test_a_key_that_was_put_right_meanwhile_has_the_comparison_begin_anew(world: World, audit: Audit) -> None:
+    org_id = settled(world)
+    world.sandbox.patch("stripe", "customers", str(world.link(org_id, "stripe").customer_id), name="Mallory")
+    world.sandbox.settings(stripe_account="acct_theirs", lago_organization="another-organization")
+    planner = audit.planner
+    planner.step(planner.take_up())
+    world.sandbox.settings(stripe_account="acct_sandbox")
+    plan = audit.plan()
+    assert plan.counts.left_out == ["lago"]
+    assert plan.counts.kinds == {"wrong_account": 1, "renamed": 1}
+
+
 def test_ids_of_another_account_are_told_of_their_organization(world: World, audit: Audit) -> None:
     org_id = settled(world)
     with world.database.write() as session:
