@@ -118,7 +118,7 @@ def measure(url: str, redis_url: str, folder: Path, asked: Crowd) -> Figures:
 def _figures(sandbox: SandboxClient, creates: int, fresh: dict[Provider, list[float]]) -> Figures:
     calls = sandbox.calls()
     sent = [call.at for call in calls if call.operation == CREATE]
-    too_many: Counter[str] = Counter(call.operation for call in calls if call.status == 429)  # noqa: PLR2004 - the status
+    too_many: Counter[str] = Counter(call.operation for call in calls if call.status == 429)
     return Figures(
         creates=creates,
         seconds=max(sent) - min(sent),

@@ -1,0 +1,62 @@
+"""The floor of throughput: the calls of a rename through our own doors, in a loop, with no queue and no database.
+
+    python -m benchmarks.floor STUB_URL CHANGES
+
+Says "ready", begins when it is told a line, and says "done".
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+from core import catalog
+from core.gateways import CustomerSpec, Intent, Json, Known
+from providers.lago import LagoBiller
+from providers.stripe_biller import StripeBiller
+
+
+class Unlimited:
+    """A claim that nothing limits and nothing takes away; a rename writes nothing ahead."""
+
+    intent: Intent | None = None
+
+    def book(self, operation: str) -> None:
+        """Never refused."""
+
+    def hold(self, operation: str) -> None:
+        """Never lost."""
+
+    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
+        raise NotImplementedError
+
+    def resend(self) -> Intent:
+        raise NotImplementedError
+
+
+def main(stub_url: str, changes: int) -> None:
+    ending = catalog.load().ending
+    stripe = StripeBiller("sk_test_floor", stub_url, ending=ending)
+    lago = LagoBiller(stub_url, "floor", payment_provider_code=None, ending=ending)
+    claim = Unlimited()
+    _say("ready")
+    sys.stdin.readline()
+    for _ in range(changes):
+        org_id = f"org_{uuid4()}"
+        spec = CustomerSpec(org_id=org_id, name=f"Renamed {org_id}")
+        customer_id = f"cus_{org_id.replace('-', '')}"
+        stripe.make_customer(spec, Known(customer_id=customer_id, verified=True), claim)
+        lago.make_customer(spec, Known(customer_id=str(uuid5(NAMESPACE_URL, org_id)), verified=True), claim)
+    _say("done")
+    stripe.close()
+    lago.close()
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

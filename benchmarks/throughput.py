@@ -1,0 +1,260 @@
+"""How many changes a second reach both billers and come back, beside a plain task and beside the bare calls.
+
+    python -m benchmarks.throughput [--changes 600] [--workers 2] [--runs 3]
+
+A change is a rename: one call to each biller. Worker processes and a relay run as an operator runs them, on a Postgres
+and a Redis, against a stub that answers at once (``benchmarks.stub``), with the quotas out of the way. The clock runs
+from the first commit until every id and version is written back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from celery import Celery
+from sqlalchemy import make_url, update
+
+from benchmarks.comparison import Comparison, interleaved
+from core import catalog, organizations
+from core.clock import utc_now
+from core.database import Database
+from core.events import Change
+from core.models import BillingLink
+from core.organizations import NewOrganization
+from tests import servers
+from tests.worker.deployment import Deployment, deployment, free_port, in_sync, until
+
+AT_ONCE = 50
+PATIENCE = 300.0  # seconds
+QUOTAS_ASIDE = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    changes: int = 600
+    workers: int = 2
+    runs: int = 3
+
+
+@contextmanager
+def stub() -> Iterator[str]:
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.stub", str(port)])
+    try:
+        until(lambda: _listens(port), 20, "the stub")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Ours:
+    """Our processes with organizations that both billers hold; ``rate`` renames them all and waits."""
+
+    def __init__(self, database: Database, org_ids: list[str]) -> None:
+        self._database = database
+        self._org_ids = org_ids
+
+    def rate(self) -> float:
+        self._rest()
+        started = time.monotonic()
+        for start in range(0, len(self._org_ids), AT_ONCE):
+            with self._database.write() as session:
+                change = Change(session, utc_now())
+                for org_id in self._org_ids[start : start + AT_ONCE]:
+                    organization = organizations.lock(session, org_id)
+                    if organization is not None:
+                        organizations.rename(change, organization, f"Renamed {uuid4()}")
+        until(lambda: in_sync(self._database), PATIENCE, "all in sync")
+        return len(self._org_ids) / (time.monotonic() - started)
+
+    def _rest(self) -> None:
+        """As if the last change of each were a while ago: a burst would rest before its next round."""
+        with self._database.write() as session:
+            session.execute(update(BillingLink).values(rest_until=None))
+
+
+@contextmanager
+def ours(url: str, redis_url: str, stub_url: str, folder: Path, size: Size) -> Iterator[Ours]:
+    with deployment(url, redis_url, stub_url, folder) as deployed:
+        deployed.environment |= dict.fromkeys(QUOTAS_ASIDE, "100000")
+        deployed.environment["LOG_LEVEL"] = "WARNING"
+        database = Database(url)
+        database.upgrade()
+        try:
+            org_ids = _signed_up(database, size.changes)
+            _start(deployed, size.workers)
+            until(lambda: in_sync(database), PATIENCE, "the organizations in sync")
+            yield Ours(database, org_ids)
+        finally:
+            database.close()
+
+
+def _start(deployed: Deployment, workers: int) -> None:
+    for process in (*["worker"] * workers, "relay", "beat"):
+        deployed.start(process)
+
+
+def _signed_up(database: Database, many: int) -> list[str]:
+    plans = catalog.load()
+    made: list[str] = []
+    for start in range(0, many, AT_ONCE):
+        with database.write() as session:
+            change = Change(session, utc_now())
+            made += [
+                organizations.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans).id
+                for _ in range(start, min(start + AT_ONCE, many))
+            ]
+    return made
+
+
+class Plain:
+    """The same organizations, renamed by an UPDATE and a ``delay`` each."""
+
+    def __init__(self, database_url: str, broker_url: str, many: int) -> None:
+        self._url = database_url
+        self._app = Celery("plain", broker=broker_url)
+        self._org_ids = [f"org_{uuid4()}" for _ in range(many)]
+        with psycopg.connect(self._url) as connection:
+            connection.execute(
+                "CREATE TABLE plain "
+                "(id text PRIMARY KEY, name text, stripe_id text, lago_id text, synced_at timestamptz)"
+            )
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO plain (id, name, stripe_id) VALUES (%s, %s, %s)",
+                    [(org_id, org_id, f"cus_{org_id[4:].replace('-', '')}") for org_id in self._org_ids],
+                )
+
+    def rate(self) -> float:
+        started, since = time.monotonic(), datetime.now(UTC)
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            for org_id in self._org_ids:
+                connection.execute("UPDATE plain SET name = %s WHERE id = %s", (f"Renamed {uuid4()}", org_id))
+                self._app.send_task("plain.sync", args=[org_id])
+            until(lambda: self._done(connection, since), PATIENCE, "the plain tasks")
+        return len(self._org_ids) / (time.monotonic() - started)
+
+    def _done(self, connection: psycopg.Connection[tuple[object, ...]], since: datetime) -> bool:
+        late = connection.execute("SELECT 1 FROM plain WHERE synced_at IS NULL OR synced_at < %s LIMIT 1", (since,))
+        return late.fetchone() is None
+
+
+@contextmanager
+def plain(url: str, redis_url: str, stub_url: str, folder: Path, size: Size) -> Iterator[Plain]:
+    database_url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    environment = {
+        **os.environ,
+        "PLAIN_BROKER": redis_url,
+        "PLAIN_DATABASE": database_url,
+        "STRIPE_SECRET_KEY": "sk_test_plain",
+        "STRIPE_API_BASE": stub_url,
+        "LAGO_API_KEY": "plain",
+        "LAGO_API_URL": stub_url,
+    }
+    words = ["--app", "benchmarks.plain", "worker", "--concurrency", str(size.workers), "--loglevel", "WARNING"]
+    with (folder / "plain.log").open("wb") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "celery", *words], env=environment, stdout=log, stderr=log
+        )
+    try:
+        yield Plain(database_url, redis_url, size.changes)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def floor(stub_url: str, size: Size) -> float:
+    """As many processes, each with the same pooled calls in a loop: no queue, no database."""
+    share = size.changes // size.workers
+    words = [sys.executable, "-m", "benchmarks.floor", stub_url, str(share)]
+    processes = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(size.workers)
+    ]
+    for process in processes:
+        _hears(process)
+    started = time.monotonic()
+    for process in processes:
+        _say(process)
+    for process in processes:
+        _hears(process)
+    seconds = time.monotonic() - started
+    for process in processes:
+        process.communicate(timeout=30)
+    return share * size.workers / seconds
+
+
+def _hears(process: subprocess.Popen[str]) -> None:
+    if process.stdout is None or not process.stdout.readline():
+        message = "a process of the floor ended early"
+        raise RuntimeError(message)
+
+
+def _say(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def measure(url: str, redis_url: str, size: Size) -> list[Comparison]:
+    with (
+        tempfile.TemporaryDirectory(prefix="throughput-") as folder,
+        stub() as stub_url,
+        servers.database(url) as database_url,
+        ours(database_url, redis_url, stub_url, Path(folder), size) as we,
+    ):
+        we.rate()
+        against_plain = _beside_plain(we, url, redis_url, stub_url, size)
+        bare = interleaved(size.runs, we.rate, lambda: floor(stub_url, size))
+    name = f"changes with {size.workers} workers"
+    return [
+        Comparison(
+            name=name, unit="/s", figures=against_plain[0], baseline=against_plain[1], against="a plain task", wanted=10
+        ),
+        Comparison(name=name, unit="/s", figures=bare[0], baseline=bare[1], against="the bare calls", wanted=0.5),
+    ]
+
+
+def _beside_plain(we: Ours, url: str, redis_url: str, stub_url: str, size: Size) -> tuple[list[float], list[float]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="plain-") as folder,
+        servers.database(url) as database_url,
+        plain(database_url, redis_url, stub_url, Path(folder), size) as they,
+    ):
+        they.rate()
+        return interleaved(size.runs, we.rate, they.rate)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Changes a second, beside a plain task and the bare calls.")
+    parser.add_argument("--changes", type=int, default=600)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3)
+    size = Size(**vars(parser.parse_args()))
+    with servers.postgres() as postgres, servers.redis() as redis_url:
+        compared = measure(postgres, redis_url, size)
+    for each in compared:
+        print(each.line())
+    return 0 if all(each.reached for each in compared) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
