@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -12,16 +13,20 @@ from api.asking import CALL_SECONDS, Asking
 from api.issuer import Issuer
 from api.runtime import Runtime
 from api.server import Server
+from api.usage import LocalShelf, Shelf
 from core import catalog
 from core.catalog import Catalog
 from core.clock import utc_now
 from core.database import Database
 from core.gate import Gates
 from core.quota import Quota
+from providers.lago_webhooks import Hmac, Jwt, LagoWebhooks
+from providers.stripe_webhooks import StripeWebhooks
 from worker import app
 from worker.api_settings import PORT, ApiSettings
 from worker.settings import Settings
 from worker.shared_quota import SharedQuota
+from worker.shared_shelf import SharedShelf
 
 # As many as threads answer requests (anyio's limit): nobody waits for a connection while holding a thread.
 CONNECTIONS: Final = 40
@@ -44,8 +49,29 @@ def api(settings: Settings, own: ApiSettings, quota: Quota | None = None) -> Ite
         if issuer is not None:
             open_things.callback(issuer.close)
         asking = None if settings.uses_sandbox else _asking(settings, plans, quota, open_things)
-        runtime = Runtime(database=database, catalog=plans, clock=utc_now, issuer=issuer, asking=asking)
+        runtime = Runtime(
+            database=database,
+            catalog=plans,
+            clock=utc_now,
+            issuer=issuer,
+            asking=asking,
+            shelf=_shelf(settings, open_things),
+            stripe_webhooks=_stripe_webhooks(settings),
+            lago_webhooks=_lago_webhooks(settings, own),
+        )
         yield open_things.enter_context(_started(runtime, own))
+
+
+def _stripe_webhooks(settings: Settings) -> StripeWebhooks | None:
+    secret = settings.stripe_webhook_secret
+    return None if secret is None else StripeWebhooks(secret.get_secret_value())
+
+
+def _lago_webhooks(settings: Settings, own: ApiSettings) -> LagoWebhooks | None:
+    if own.lago_webhook_public_key is not None:
+        return LagoWebhooks(Jwt(own.lago_webhook_public_key))
+    secret = settings.lago_webhook_secret
+    return None if secret is None else LagoWebhooks(Hmac(secret.get_secret_value()))
 
 
 def _asking(settings: Settings, plans: Catalog, quota: Quota | None, open_things: ExitStack) -> Asking:
@@ -60,6 +86,14 @@ def _asking(settings: Settings, plans: Catalog, quota: Quota | None, open_things
     asking = Asking({"stripe": stripe.teller, "lago": lago.teller}, lago.teller, Gates(quota))
     open_things.callback(asking.close)
     return asking
+
+
+def _shelf(settings: Settings, open_things: ExitStack) -> Shelf:
+    if settings.redis is None:
+        return LocalShelf(time.monotonic)
+    shared = SharedShelf(settings.redis, "usage")
+    open_things.callback(shared.close)
+    return shared
 
 
 def _started(runtime: Runtime, own: ApiSettings) -> Server:

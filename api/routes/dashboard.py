@@ -1,4 +1,4 @@
-"""The dashboard: where a person belongs, as what, on which plan, and whether both billers know it."""
+"""The dashboard: where a person belongs, as what, on which plan, whether both billers know it, and what was used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from api.admission import TheAdmission
 from api.runtime import TheRuntime
-from core import receipts
+from api.usage import Usage
+from core import billers, receipts
 from core.directory import Entry
 from core.gateways import Provider
 from core.models import STATUSES, Role, Status
@@ -42,22 +43,29 @@ class Row(BaseModel):
 
 
 class Dashboard(BaseModel):
-    """``current``: the organization of `X-Organization-ID`, else the first."""
+    """``current``: the organization of `X-Organization-ID`, else the first; ``usage`` is its own."""
 
     organizations: list[Row]
     count: int
     current: str | None
+    usage: Usage | None
 
 
 @router.get("/api/dashboard")
 def show(admission: TheAdmission, runtime: TheRuntime) -> Dashboard:
-    """All organizations of the caller at a glance."""
+    """All organizations of the caller at a glance; answered within two seconds, whatever Lago does."""
     ids = [entry.organization.id for entry in admission.organizations]
     with runtime.database.read() as session:
         found = receipts.receipts(session, ids, runtime.clock())
+        stopped = "lago" in billers.stops(session)
     rows = [_row(entry, found[entry.organization.id]) for entry in admission.organizations]
     current = admission.organization
-    return Dashboard(organizations=rows, count=len(rows), current=current.organization.id if current else None)
+    return Dashboard(
+        organizations=rows,
+        count=len(rows),
+        current=current.organization.id if current else None,
+        usage=runtime.usage.of(current.organization.id, stopped=stopped) if current else None,
+    )
 
 
 def _row(entry: Entry, receipt: Receipt) -> Row:

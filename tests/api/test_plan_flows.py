@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from api.asking import Asking
 from core import billers, catalog, due
 from core.catalog import Catalog, ChargedBy
 from core.clock import utc_now
-from core.database import Database
 from core.gateways import Provider
-from providers.lago import LagoBiller
-from providers.stripe_biller import StripeBiller
-from sandbox.client import SandboxClient
-from sandbox.server import Sandbox
+from tests.api.billed import asking, world
 from tests.api.conftest import Api
-from tests.core.fakes import PAYER_CODE, World, open_world
+from tests.core.fakes import World
+
+__all__ = ["asking", "world"]
 
 AMOUNTS = {"founders_friend": 0, "starter": 1900, "professional": 4900, "enterprise": 9900}
 PREVIEW = "POST /v1/invoices/create_preview"
@@ -40,26 +36,6 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 @pytest.fixture
 def plans(charged_by: ChargedBy) -> Catalog:
     return catalog.load(charged_by=charged_by)
-
-
-@pytest.fixture
-def world(database: Database, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox) -> Iterator[World]:
-    """The worker's side."""
-    opened = open_world(database, sandbox, plans, sandbox_server.url)
-    yield opened
-    for biller in opened.billers.values():
-        biller.close()
-
-
-@pytest.fixture
-def asking(sandbox_server: Sandbox, plans: Catalog) -> Iterator[Asking]:
-    stripe = StripeBiller("sk_test_sandbox", sandbox_server.url, ending=plans.ending, timeout=2.0)
-    lago = LagoBiller(sandbox_server.url, "sandbox", payment_provider_code=PAYER_CODE, ending=plans.ending, timeout=2.0)
-    asked = Asking({"stripe": stripe.teller, "lago": lago.teller}, lago.teller)
-    yield asked
-    asked.close()
-    stripe.close()
-    lago.close()
 
 
 class Organization:
