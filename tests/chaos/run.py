@@ -89,6 +89,7 @@ class Scene:
     sender: Sender
     plans: Catalog
     faults: list[Fault]
+    left_out: str | None
 
 
 def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int = 1) -> Report:
@@ -100,6 +101,8 @@ def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int
     with _scene(name, chance, tale, plans, rounds) as scene:
         began = time.monotonic()
         say(f"{name}, seed {seed}: {len(tale.wanted)} organizations, {changes} changes, {len(scene.faults)} faults")
+        if scene.left_out is not None:
+            say(f"  left out: {scene.left_out}")
         scene.sender.start()
         for fault, number in zip(scene.faults, _moments(chance, changes, len(scene.faults)), strict=True):
             while scene.sender.sent < number:
@@ -152,24 +155,34 @@ def _scene(name: Name, chance: random.Random, tale: Story, plans: Catalog, round
         chance.shuffle(faults)
         sender = Sender(tale, database, plans, ground.broker)
         stack.callback(sender.stop)
-        yield Scene(crew=crew, database=database, sandbox=sandbox, sender=sender, plans=plans, faults=faults)
+        yield Scene(
+            crew=crew,
+            database=database,
+            sandbox=sandbox,
+            sender=sender,
+            plans=plans,
+            faults=faults,
+            left_out=ground.left_out,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What a story stands on, and what may go wrong with it."""
+    """What a story stands on, and what may go wrong with it. ``left_out``: what cannot go wrong on this machine."""
 
     database_url: str
     processes: Sequence[tuple[str, ...]]
     faults: Sequence[Maker]
     broker: str | None = None
+    left_out: str | None = None
 
 
 def _on_sqlite(stack: ExitStack, folder: Path, chance: random.Random) -> Ground:
     place = stack.enter_context(outside.disk(DISK_MEGABYTES))
     file = (place.folder if place else folder) / "billing-sync.db"
     faults = [partial(_full, place, chance)] * 2 if place else []
-    return Ground(database_url=f"sqlite:///{file}", processes=[("up",)], faults=faults)
+    left_out = None if place else "the full disk, since nothing may be mounted here"
+    return Ground(database_url=f"sqlite:///{file}", processes=[("up",)], faults=faults, left_out=left_out)
 
 
 def _on_servers(stack: ExitStack, name: Name, chance: random.Random) -> Ground:
