@@ -19,6 +19,7 @@ from api.routes import (
     dashboard,
     events,
     health,
+    invitations,
     members,
     older,
     older_plans,
@@ -30,7 +31,20 @@ from api.routes import (
 )
 from api.runtime import Runtime
 
-ROUTERS: Final = (organizations, plans, members, sync, events, dashboard, sign_in, webhooks, health, older, older_plans)
+ROUTERS: Final = (
+    organizations,
+    plans,
+    members,
+    invitations,
+    sync,
+    events,
+    dashboard,
+    sign_in,
+    webhooks,
+    health,
+    older,
+    older_plans,
+)
 _PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
 ABOUT: Final = """
 Organizations, their members and plans; every change reaches Lago and Stripe, and answers with `sync.sequence`:

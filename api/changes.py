@@ -17,10 +17,11 @@ from pydantic import BaseModel
 from api import problems
 from api.admission import TheAdmission
 from api.runtime import TheRuntime
-from core import kept_answers, organizations
+from core import kept_answers, organizations, people
 from core.events import Change
 from core.kept_answers import Answer, Question
 from core.models import Organization
+from core.people import Profile
 
 REPLAYED: Final = "Idempotent-Replayed"
 Result = TypeVar("Result")
@@ -44,9 +45,13 @@ class Writer:
         self._request, self._runtime, self._admission = request, runtime, admission
 
     def change(self, work: Callable[[Change], Result]) -> Result:
-        """Everything that ``work`` does, or nothing."""
+        """Everything that ``work`` does, or nothing. A person who changes something is known by it."""
+        caller = self._admission.caller
         with self._runtime.database.write() as session:
-            return work(Change(session, self._runtime.clock(), self._admission.cause))
+            change = Change(session, self._runtime.clock(), self._admission.cause)
+            if isinstance(caller, Profile):
+                people.remember(change, caller)
+            return work(change)
 
     def once(self, key: str | None, asked: BaseModel, status: int, work: Callable[[Change], BaseModel]) -> Response:
         """The same for a POST. ``asked`` is its body: with method and path it is what the key stands for."""

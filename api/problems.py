@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from core.database import DATABASE_IS_AWAY
+from core.invitations import InvitationError, Obstacle, TooManyInvitationsError
 from core.kept_answers import KeyReusedError
 from core.memberships import AlreadyMemberError, LastOwnerError
 from core.models import Organization
@@ -28,6 +29,17 @@ _COLLISIONS: Final[dict[type[InvalidChangeError], str]] = {
     NameTakenError: "name-taken",
     AlreadyMemberError: "already-member",
     LastOwnerError: "last-owner",
+    TooManyInvitationsError: "too-many-invitations",
+}
+_OBSTACLES: Final[dict[Obstacle, tuple[HTTPStatus, str]]] = {
+    "unknown": (HTTPStatus.NOT_FOUND, "not-found"),
+    "unverified": (HTTPStatus.FORBIDDEN, "email-not-verified"),
+    "not-yours": (HTTPStatus.FORBIDDEN, "invitation-not-yours"),
+    "used": (HTTPStatus.CONFLICT, "invitation-used"),
+    "revoked": (HTTPStatus.CONFLICT, "invitation-revoked"),
+    "expired": (HTTPStatus.CONFLICT, "invitation-expired"),
+    "void": (HTTPStatus.CONFLICT, "invitation-void"),
+    "deleted": (HTTPStatus.CONFLICT, "deleted"),
 }
 
 
@@ -126,7 +138,14 @@ def unavailable(detail: str) -> ProblemError:
 
 def install(app: FastAPI) -> None:
     """Have every error of this app answered as a problem."""
-    foreseen = (ProblemError, RequestValidationError, HTTPException, InvalidChangeError, KeyReusedError)
+    foreseen = (
+        ProblemError,
+        RequestValidationError,
+        HTTPException,
+        InvalidChangeError,
+        InvitationError,
+        KeyReusedError,
+    )
     for kind in (*foreseen, *DATABASE_IS_AWAY, Exception):
         app.add_exception_handler(kind, _answer)
 
@@ -156,6 +175,8 @@ def _named(error: Exception) -> ProblemError:
     match error:
         case RequestValidationError() | InvalidChangeError() | KeyReusedError():
             return _refused(error)
+        case InvitationError():
+            return ProblemError(*_OBSTACLES[error.obstacle], str(error))
         case HTTPException():
             return _of_status(HTTPStatus(error.status_code), error.headers)
     return ProblemError(

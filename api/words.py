@@ -12,6 +12,7 @@ from core.organizations import NAME_LIMIT
 
 # A text that both databases can hold; what it may be beyond that, core says.
 _STORABLE = r"^[^\x00]*$"
+_TOKEN = "q5v0bq0dFf0Bq3p0o1k8zq1m2n3v4c5x6z7l8k9j0h1"  # noqa: S105 - an example
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT + 100, pattern=_STORABLE, examples=["Acme"])]
 Tier = Annotated[str, Field(min_length=1, max_length=200, pattern=_STORABLE, examples=["professional"])]
@@ -26,6 +27,9 @@ CustomerId = Annotated[str, Field(min_length=1, max_length=255, pattern=_STORABL
 
 OrgId = Annotated[str, Path(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])]
 UserIdInPath = Annotated[str, Path(min_length=1, max_length=255, pattern=_STORABLE, examples=["user_1"])]
+InvitationId = Annotated[
+    str, Path(max_length=64, pattern=_STORABLE, examples=["inv_5a0c9c62-0f3e-4f5b-8c63-3b8f1d6f5a11"])
+]
 Search = Annotated[str | None, Query(max_length=200, pattern=_STORABLE, description="A part of the name.")]
 Plan = Annotated[str | None, Query(max_length=200, pattern=_STORABLE, description="A tier of the catalog.")]
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -82,3 +86,14 @@ class NewMember(Body):
 
 class WantedRole(Body):
     role: Role
+
+
+class NewInvitation(Body):
+    email: Annotated[Email, Field(examples=["bob@acme.example"])]
+    role: Role = "member"
+
+
+class Acceptance(Body):
+    """``token``: from the mail."""
+
+    token: Annotated[str, Field(min_length=1, max_length=200, pattern=_STORABLE, examples=[_TOKEN])]

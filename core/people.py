@@ -47,6 +47,23 @@ def sign_in(change: Change, profile: Profile, catalog: Catalog) -> Organization 
     return organization
 
 
+def remember(change: Change, profile: Profile) -> None:
+    """Note somebody whom an access token names: mails and invitations go by addresses that are known to be verified.
+
+    Whoever changes something belongs to an organization once that is done, so no sign-in would make one any more.
+    """
+    said = {"name": _plain(profile.name or "", NAME_LIMIT), "email": _usable(profile.email)}
+    values = {field: value for field, value in said.items() if value}
+    known = change.session.get(Person, profile.user_id)
+    if known is None:
+        seen = {"first_seen_at": change.now, "last_seen_at": change.now}
+        insert_once(change.session, Person, {"user_id": profile.user_id, **values, **seen})
+    elif any(getattr(known, field) != value for field, value in values.items()):
+        change.session.execute(
+            update(Person).where(Person.user_id == profile.user_id).values(**values, last_seen_at=change.now)
+        )
+
+
 def _is_first(change: Change, profile: Profile) -> bool:
     values = {
         "name": _plain(profile.name or "", NAME_LIMIT) or None,
