@@ -38,6 +38,11 @@ MANNERS: Final[Mapping[Urgency, Manner]] = {
     "started": Manner(2 * SECOND, 5 * SECOND),
 }
 
+# A turn that has begun waits for two intervals where those are longer: given back before its next request, it would
+# begin again, spend what it waits for on its first one, and never end. Shorter than a turn's lease.
+MOST_PATIENT: Final = 20 * SECOND
+LEAST_RATE: Final = 0.1  # a second; slower than this even that would not do
+
 # A 429 that comes anyway: others use the account too, so this bucket goes at half its speed for a while. Answers to
 # requests that were under way together count once.
 SLOW_FOR: Final = 30 * SECOND
@@ -130,6 +135,12 @@ def slowed(limits: Limits, provider: Provider, operation: str, reason: str | Non
     return passed[0] if (reason or "").startswith("global") else passed[-1]
 
 
+def patience(urgency: Urgency, interval: int) -> int:
+    """How long one may wait inside where requests are so far apart."""
+    least = MANNERS[urgency].patience
+    return max(least, min(MOST_PATIENT, 2 * interval)) if urgency == "started" else least
+
+
 def monotonic() -> int:
     return time.monotonic_ns() // 1000
 
@@ -168,14 +179,15 @@ class LocalQuota:
                 (bucket := self._bucket(name), bucket.interval(limit, now), limit.burst)
                 for name, limit in buckets(self.limits[provider], provider, operation)
             ]
+            patient = patience(urgency, max(interval for _, interval, _ in passed))
             wait = max(0, *(bucket.next_at - (burst - 1) * interval - now for bucket, interval, burst in passed))
             ends = [max(bucket.fresh, bucket.bulk if urgency == "bulk" else 0) for bucket, _, _ in passed]
             place = self._places.get((provider, holder))
             if place is not None and place < now - PLACE_KEPT:
                 place = None
-            due = place is not None and place <= now + manner.patience
-            in_turn = urgency == "started" or due or max(ends) <= now + manner.patience
-            if wait <= manner.patience and in_turn:
+            due = place is not None and place <= now + patient
+            in_turn = urgency == "started" or due or max(ends) <= now + patient
+            if wait <= patient and in_turn:
                 self._places.pop((provider, holder), None)
                 for bucket, interval, _ in passed:
                     bucket.next_at = max(bucket.next_at, now) + interval

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from core.catalog import ChargedBy
+from core.quota import LEAST_RATE
 from worker.mail_settings import MailSettings
 
 ENV_FILE = Path(".env")
@@ -48,15 +49,19 @@ class Settings(MailSettings):
     stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_… of the webhook endpoint.")
     stripe_days_until_due: int = Field(default=30, ge=1, le=365, description="Of invoices, where Stripe charges.")
     stripe_rate_limit: float | None = Field(
-        default=None, gt=0, description="Requests a second of the account; default: 100, 25 with a test key."
+        default=None, ge=LEAST_RATE, description="Requests a second of the account; default: 100, 25 with a test key."
     )
-    stripe_operation_rate_limit: float = Field(default=25.0, gt=0, description="Requests a second of one operation.")
+    stripe_operation_rate_limit: float = Field(
+        default=25.0, ge=LEAST_RATE, description="Requests a second of one operation."
+    )
     lago_api_url: str | None = Field(default=None, description="Lago's origin, without /api/v1; no default.")
     lago_api_key: SecretStr | None = Field(default=None, description="Key of one Lago organization.")
     lago_stripe_provider_code: str | None = Field(default=None, description="Lago's code of its Stripe connection.")
     lago_webhook_secret: SecretStr | None = Field(default=None, description="HMAC key of Lago's webhooks.")
 
-    lago_rate_limit: float = Field(default=50.0, gt=0, description="Requests a second of the Lago organization.")
+    lago_rate_limit: float = Field(
+        default=50.0, ge=LEAST_RATE, description="Requests a second of the Lago organization."
+    )
 
     worker_concurrency: int = Field(default=8, ge=1, le=64, description="Threads of one worker process.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

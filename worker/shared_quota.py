@@ -18,6 +18,7 @@ import structlog
 from core.gateways import Provider
 from core.quota import (
     MANNERS,
+    MOST_PATIENT,
     PLACE_KEPT,
     SAME_MOMENT,
     SECOND,
@@ -47,19 +48,21 @@ local now = tonumber(ARGV[1])
 if now == 0 then local t = redis.call('TIME'); now = t[1] * 1000000 + t[2] end
 local holder, urgency = ARGV[2], ARGV[3]
 local patience, horizon = tonumber(ARGV[4]), tonumber(ARGV[5])
-local kept, soonest = tonumber(ARGV[6]), tonumber(ARGV[7])
+local kept, soonest, most_patient = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now - kept))
-local wait, line, passed = 0, 0, {}
+local wait, line, widest, passed = 0, 0, 0, {}
 for n = 2, #KEYS do
   local row = redis.call('HMGET', KEYS[n], 'next_at', 'fresh', 'bulk', 'halvings', 'slow_until')
   local b = {key = KEYS[n], next_at = tonumber(row[1]) or 0}
   b.fresh, b.bulk = tonumber(row[2]) or 0, tonumber(row[3]) or 0
-  b.interval = tonumber(ARGV[4 + 2 * n])
+  b.interval = tonumber(ARGV[5 + 2 * n])
   if (tonumber(row[5]) or 0) > now then b.interval = b.interval * 2 ^ tonumber(row[4]) end
-  wait = math.max(wait, b.next_at - (tonumber(ARGV[5 + 2 * n]) - 1) * b.interval - now)
+  wait = math.max(wait, b.next_at - (tonumber(ARGV[6 + 2 * n]) - 1) * b.interval - now)
+  widest = math.max(widest, b.interval)
   line = math.max(line, b.fresh, urgency == 'bulk' and b.bulk or 0)
   passed[#passed + 1] = b
 end
+if urgency == 'started' then patience = math.max(patience, math.min(most_patient, 2 * widest)) end
 local place = tonumber(redis.call('ZSCORE', KEYS[1], holder) or nil)
 local due = place and place <= now + patience
 if wait <= patience and (urgency == 'started' or due or line <= now + patience) then
@@ -133,6 +136,7 @@ class SharedQuota:
             manner.horizon,
             PLACE_KEPT,
             SOONEST,
+            MOST_PATIENT,
         ]
         arguments += [number for _, limit in passed for number in (limit.interval, limit.burst)]
         keys = [_key(provider, "places"), *(_key(provider, name) for name, _ in passed)]

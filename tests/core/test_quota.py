@@ -179,6 +179,32 @@ def within(sent: list[int], limit: Limit, most_late: int = 0) -> None:
         assert last - first + 1 <= allowed + 1e-6
 
 
+@pytest.mark.parametrize("burst", [1, 2, 5])
+@pytest.mark.parametrize("rate", [0.1, 0.45, 0.9, 4.5])
+@pytest.mark.parametrize("halvings", [0, 1])
+def test_turns_of_several_requests_end_however_slow_the_bucket_is(
+    quota: LocalQuota, time: Time, rate: float, burst: int, halvings: int
+) -> None:
+    """One that is given back begins again with its first request."""
+    limit = Limit(rate, burst)
+    quota.limits = {**LIMITS, "lago": Limits(limit)}
+    for _ in range(halvings):
+        quota.slow_down("lago", CREATE, None, 0.0)
+    interval, began, ended = limit.interval << halvings, time.now, 0
+    coming: list[tuple[int, int, int]] = [(time.now, member, 3) for member in range(8)]
+    while coming:
+        time.now, member, left = heapq.heappop(coming)
+        slot = quota.take("lago", CREATE, f"org_{member}", "fresh" if left == 3 else "started")
+        back = time.now + round(slot.seconds * SECOND) + 1000
+        if slot.state != "go":
+            heapq.heappush(coming, (back, member, 3))
+        elif left > 1:
+            heapq.heappush(coming, (back + SECOND // 5, member, left - 1))
+        else:
+            ended += 1
+        assert time.now - began < 2 * 24 * interval + 60 * SECOND, f"{ended} of 8 ended"
+
+
 @dataclass
 class Crowd:
     """``requests`` each, in made-up time. The bulk of it is handed over as the sweep does it: every five seconds."""

@@ -36,6 +36,13 @@ slow_downs = st.tuples(st.just("slow"), pauses, providers, operations, reasons, 
 crowds = st.tuples(st.just("crowd"), st.integers(0, 60_000), providers, operations, st.integers(1, 60), urgencies)
 
 
+# Slower than one a second, where a turn that has begun waits for longer.
+SLOW: dict[Provider, Limits] = {
+    "stripe": Limits(Limit(1.5, 3), Limit(0.3, 2)),
+    "lago": Limits(Limit(0.45, 2), round_takes=2),
+}
+
+
 @pytest.fixture
 def shared(redis_url: str) -> Iterator[SharedQuota]:
     quota = SharedQuota(LIMITS, redis_url)
@@ -69,11 +76,14 @@ def test_redis_decides_as_memory_does(steps: list[tuple[object, ...]], shared: S
                 pytest.fail("a step of an unknown kind")
 
 
+@pytest.mark.parametrize("limits", [LIMITS, SLOW], ids=["as published", "slow"])
 @pytest.mark.parametrize("seed", range(4))
-def test_redis_decides_as_memory_does_through_a_long_day(seed: int, shared: SharedQuota) -> None:
+def test_redis_decides_as_memory_does_through_a_long_day(
+    seed: int, limits: dict[Provider, Limits], redis_url: str
+) -> None:
     """Lines that form and drain, people who come back early, in time and late, and one 429 after the other."""
     now = BEGIN
-    local = LocalQuota(LIMITS, lambda: now)
+    local, shared = LocalQuota(limits, lambda: now), SharedQuota(limits, redis_url)
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     for _ in range(1500):
         now += chance.choice([0, 0, 0, 20_000, 100_000, 300_000, 2_500_000])
@@ -86,6 +96,7 @@ def test_redis_decides_as_memory_does_through_a_long_day(seed: int, shared: Shar
             continue
         holder, urgency = f"org_{chance.randrange(200)}", _urgency(chance.choice(["fresh", "bulk", "bulk", "started"]))
         assert local.take(provider, operation, holder, urgency) == shared.take(provider, operation, holder, urgency)
+    shared.close()
 
 
 def test_threads_that_share_redis_get_the_rate_and_the_burst_together(shared: SharedQuota) -> None:
