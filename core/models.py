@@ -549,6 +549,12 @@ class WebhookDelivery(Base):
             postgresql_where=text("state = 'pending'"),
         ),
         Index(
+            "ix_webhook_deliveries_leased",
+            "endpoint_id",
+            sqlite_where=text("lease_token IS NOT NULL"),
+            postgresql_where=text("lease_token IS NOT NULL"),
+        ),
+        Index(
             "ix_webhook_deliveries_failed",
             "last_attempt_at",
             sqlite_where=text("state = 'failed'"),

@@ -12,6 +12,7 @@ MOMENT = sa.DateTime(timezone=True)
 # Written out: a counter column of Postgres, the row's own number on SQLite.
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 IS_PENDING = sa.text("state = 'pending'")
+IS_LEASED = sa.text("lease_token IS NOT NULL")
 IS_FAILED = sa.text("state = 'failed'")
 
 
@@ -56,6 +57,13 @@ def upgrade() -> None:
         ["endpoint_id", "next_attempt_at"],
         sqlite_where=IS_PENDING,
         postgresql_where=IS_PENDING,
+    )
+    op.create_index(
+        "ix_webhook_deliveries_leased",
+        "webhook_deliveries",
+        ["endpoint_id"],
+        sqlite_where=IS_LEASED,
+        postgresql_where=IS_LEASED,
     )
     op.create_index(
         "ix_webhook_deliveries_failed",

@@ -1,0 +1,77 @@
+"""Sends deliveries: claim one, send it, write down what came of it; each its own transaction, none open meanwhile.
+
+Killed between the other side's yes and our commit, an event is sent again under the same id. An endpoint that is slow
+or away costs one wait of one thread and then rests; of a process's threads webhooks take a few and no more.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from core import announcements, deliveries
+from core.announcements import MEDIA_TYPE
+from core.clock import Clock
+from core.database import Database
+from core.deliveries import Answer, Try
+from core.signing import Signer
+
+log = structlog.get_logger()
+
+
+class Wire(Protocol):
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """One request, ended in time, whatever the other side does. Raises nothing of the network's."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Courier:
+    """``lanes``: as many of this process's threads as may be out at once."""
+
+    database: Database
+    clock: Clock
+    signer: Signer
+    wire: Wire
+    lanes: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(2))
+
+    def run(self, endpoint_id: str, seconds: float) -> bool:
+        """Send what is due there for so long; whether there may be more. One that was not taken ends it."""
+        if not self.lanes.acquire(blocking=False):
+            # The sweep rings again in a few seconds.
+            return False
+        try:
+            return self._run(endpoint_id, time.monotonic() + seconds)
+        finally:
+            self.lanes.release()
+
+    def _run(self, endpoint_id: str, ends: float) -> bool:
+        while time.monotonic() < ends:
+            with self.database.write() as session:
+                tried = deliveries.claim(session, endpoint_id, self.clock())
+            if tried is None or not self._send(tried):
+                return False
+        return True
+
+    def _send(self, tried: Try) -> bool:
+        body = announcements.announcement(tried.event, tried.name).model_dump_json().encode()
+        signed = self.signer.headers(tried.endpoint, tried.event.id, body, self.clock())
+        answer = self.wire.post(tried.endpoint.url, body, {"Content-Type": MEDIA_TYPE, **signed})
+        with self.database.write() as session:
+            deliveries.settle(session, tried, answer, self.clock())
+        tell = log.info if answer.took else log.warning
+        tell(
+            "webhook_sent" if answer.took else "webhook_not_taken",
+            endpoint=tried.endpoint.id,
+            event_id=tried.event.id,
+            org_id=tried.event.org_id,
+            status=answer.status,
+            error=answer.error,
+        )
+        return answer.took
