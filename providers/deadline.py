@@ -20,7 +20,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 import httpcore
 import httpx
@@ -46,25 +47,42 @@ _AS_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
 _WIRE_ERRORS = tuple(_AS_HTTPX)
 
 
-def client(seconds: float, *, max_connections: int = 20, tls: ssl.SSLContext | None = None) -> httpx.Client:
+Admits = Callable[[str], bool]
+"""Whether a numeric address may be connected to."""
+
+
+class AddressRefusedError(Exception):
+    """The host leads to no address that may be connected to. It is the cause of a ``ConnectError``."""
+
+
+def client(
+    seconds: float, *, max_connections: int = 20, tls: ssl.SSLContext | None = None, admits: Admits | None = None
+) -> httpx.Client:
     """A pooled keep-alive client: each call, answer read, takes at most ``seconds``.
 
     TLS is verified; ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured for companies with their own authority.
     Proxy variables are not: a proxy would see the keys. Redirects are answers, not followed. Build it after the
     fork: a socket shared by two processes corrupts both streams.
     """
-    transport = DeadlineTransport(seconds, max_connections=max_connections, tls=tls)
+    transport = DeadlineTransport(seconds, max_connections=max_connections, tls=tls, admits=admits)
     return httpx.Client(transport=transport, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the transport's deadline
 
 
 class DeadlineTransport(httpx.BaseTransport):
-    def __init__(self, seconds: float, *, max_connections: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        max_connections: int,
+        tls: ssl.SSLContext | None = None,
+        admits: Admits | None = None,
+    ) -> None:
         self._seconds = seconds
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or httpx.create_ssl_context(),
             max_connections=max_connections,
             keepalive_expiry=KEEP_IDLE,
-            network_backend=_Network(),
+            network_backend=_Network(admits),
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -140,8 +158,9 @@ class _Body(httpx.SyncByteStream):
 
 
 class _Network(httpcore.NetworkBackend):
-    def __init__(self) -> None:
+    def __init__(self, admits: Admits | None) -> None:
         self._sockets = httpcore.SyncBackend()
+        self._admits = admits
 
     def connect_tcp(
         self,
@@ -155,6 +174,8 @@ class _Network(httpcore.NetworkBackend):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(str(error)) from error
+        if self._admits is not None:
+            found = [each for each in found if self._admits(str(each[4][0]))] or _refuse(host)
         # One by one, because socket.create_connection gives the whole timeout to each address.
         refused: httpcore.ConnectError = httpcore.ConnectError(f"{host} has no address")
         for *_, address in found:
@@ -166,6 +187,11 @@ class _Network(httpcore.NetworkBackend):
             else:
                 return _Stream(stream)
         raise refused
+
+
+def _refuse(host: str) -> NoReturn:
+    message = f"{host} leads to no address that may be connected to"
+    raise httpcore.ConnectError(message) from AddressRefusedError(host)
 
 
 class _Stream(httpcore.NetworkStream):
