@@ -170,6 +170,18 @@ class SandboxClient:
         """All settings (settings.py) after the changes."""
         return dict(self._send("POST", "/settings", changes) if changes else self._get("/settings"))
 
+    def set_webhooks(self, **endpoints: Doc | None) -> Doc:
+        """``set_webhooks(stripe={"url": …, "secret": …})``; None takes one away."""
+        return dict(self._send("POST", "/webhooks", endpoints))
+
+    def webhooks(self) -> Doc:
+        """``{"endpoints", "deliveries": [{"biller", "id", "type", "status", "tries"}], "waiting", "dropped"}``."""
+        return dict(self._get("/webhooks"))
+
+    def make(self, biller: str, noun: str, **fields: Any) -> Doc:  # noqa: ANN401
+        """As somebody in the dashboard would: ``make("stripe", "invoices", customer="cus_1", status="failed")``."""
+        return self._make(f"{biller}/{noun}", [fields])[0]
+
     def state(self) -> Doc:
         """``{"stripe": {"customers", "subscriptions", "products", "prices"}, "lago": {"customers", "subscriptions",
         "plans"}, "charges"}``: lists of the billers' documents, sorted by id. Equal states mean nothing changed."""

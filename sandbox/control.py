@@ -13,6 +13,7 @@ GET         /sandbox/counters                ``{"stripe": {"total", "operations"
 GET, POST   /sandbox/settings                settings.py; POST changes those named
 GET         /sandbox/state                   every object with its ids, and the charges
 GET         /sandbox/outline                 both billers without ids and times, comparable between worlds
+GET, POST   /sandbox/webhooks                endpoints (``{"stripe": {"url", "secret"}}``), the last deliveries
 POST        /sandbox/reset                   an empty world, real time, default settings
 POST        /sandbox/{biller}/{noun}         a list of objects made by hand (hand.py)
 PATCH       /sandbox/{biller}/{noun}/{id}    changed by hand
@@ -20,7 +21,8 @@ DELETE      /sandbox/{biller}/{noun}/{id}    deleted by hand
 ==========  ===============================  ===============================================================
 
 Billers and nouns: ``stripe`` customers, subscriptions, products, prices; ``lago`` customers, subscriptions, plans.
-Lago's ``{id}`` is the external id, or the plan's code.
+Lago's ``{id}`` is the external id, or the plan's code. For payments: ``invoices`` of both, ``payer_errors`` and
+``payers`` of ``lago`` (stripe_api/payments.py, lago_api/invoices.py).
 """
 
 import json
@@ -67,6 +69,7 @@ class _Control:
                 self._route("/settings", GET=self._settings, POST=self._change_settings),
                 self._route("/state", GET=lambda *_: dump.state(self._world, self._stripe, self._lago)),
                 self._route("/outline", GET=lambda *_: dump.outline(self._stripe, self._lago)),
+                self._route("/webhooks", GET=self._webhooks, POST=self._set_webhooks),
                 self._route("/reset", POST=self._reset),
                 self._route("/{biller}/{noun}", POST=self._make),
                 self._route("/{biller}/{noun}/{id:path}", PATCH=self._patch, DELETE=self._delete),
@@ -139,6 +142,13 @@ class _Control:
         self._world.settings.change(_object(body))
         self._world.keep()
         return self._world.settings.document()
+
+    def _webhooks(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
+        return self._world.webhooks.document()
+
+    def _set_webhooks(self, _request: Request, body: Doc | list[Doc]) -> Doc:
+        self._world.set_webhooks(_object(body))
+        return self._world.webhooks.document()
 
     def _reset(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
         self._world.reset()

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 from sandbox.exchange import Answer, Doc, Request
 from sandbox.faults import Fault
 from sandbox.lago_api.customers import Customers
+from sandbox.lago_api.invoices import Invoices
 from sandbox.lago_api.plans import Plans
 from sandbox.lago_api.refusals import (
     Refusal,
@@ -59,6 +60,7 @@ class Lago:
         self.subscriptions = Subscriptions(self.tables)
         self.customers = Customers(self.tables, LagoAtStripe(stripe), self.subscriptions.end_all)
         self.plans = Plans(self.tables)
+        self.invoices = Invoices(self.tables, self.customers)
         self._routes = self._table()
         self.refill()
 
@@ -80,6 +82,7 @@ class Lago:
             "GET /api/v1/customers/{id}/subscriptions": lambda request, key: subscriptions.listing(
                 Query.of(request.query), customers.living(key)
             ),
+            "GET /api/v1/invoices": lambda request, _: self.invoices.listing(Query.of(request.query)),
             "POST /api/v1/plans": lambda request, _: plans.create(_root(request, "plan")),
             "GET /api/v1/plans": lambda request, _: plans.listing(Query.of(request.query)),
             "GET /api/v1/plans/{id}": lambda _, key: plans.retrieve(key),

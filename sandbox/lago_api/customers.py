@@ -65,7 +65,9 @@ class Customers:
             row["metadata"] = replaced(row["metadata"] if old else [], sent["metadata"], now)
         row["updated_at"] = now
         self._tables.customers.put(row["lago_id"], row)
-        return {"customer": shown(self._linked(row, sent, created=old is None))}
+        made = shown(self._linked(row, sent, created=old is None))
+        self._tables.tell("customer.created" if old is None else "customer.updated", "customer", lambda: made)
+        return {"customer": made}
 
     def _linked(self, row: Doc, sent: Doc, *, created: bool) -> Doc:
         """The provider's part comes after the row was saved: a refusal here leaves the row (lago.md 3.5)."""

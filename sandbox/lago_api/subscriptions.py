@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from sandbox.exchange import Doc
 from sandbox.lago_api import plans
 from sandbox.lago_api.customers import Customers
+from sandbox.lago_api.customers import shown as shown_customer
 from sandbox.lago_api.periods import period
 from sandbox.lago_api.refusals import forbidden, invalid, not_found
 from sandbox.lago_api.tables import Query, Tables, fine_stamp, moment, new_id, paged, stamp, text
@@ -177,13 +178,13 @@ class Subscriptions:
         self._save(row)
         if plan["pay_in_advance"]:
             self._charge(row, plan["amount_cents"], reason)
+        self._tell("subscription.started", row)
         return row
 
     def _upgrade(self, current: Doc, plan: Doc, sent: Doc) -> Doc:
         self._cancel_pending(current)
         old_plan = self._tables.plan_of(current)
-        now = self._tables.now()
-        self._save({**current, "status": "terminated", "terminated_at": now})
+        self._replaced(current)
         if old_plan["pay_in_advance"]:
             self._charge(current, -old_plan["amount_cents"], "upgrade_credit")
         else:
@@ -193,7 +194,14 @@ class Subscriptions:
     def _downgrade(self, current: Doc, plan: Doc, sent: Doc) -> Doc:
         self._cancel_pending(current)
         self._save(self._successor(current, plan, sent))
+        self._tell("subscription.updated", current)
         return current
+
+    def _replaced(self, row: Doc) -> None:
+        """By its successor, which begins now."""
+        row = {**row, "status": "terminated", "terminated_at": self._tables.now()}
+        self._save(row)
+        self._tell("subscription.terminated", row)
 
     def _successor(self, current: Doc, plan: Doc, sent: Doc) -> Doc:
         """Keeps dates and billing time; the name only when it is sent again (lago.md 5.1)."""
@@ -214,6 +222,10 @@ class Subscriptions:
     def _cancel(self, row: Doc) -> Doc:
         row = {**row, "status": "canceled", "canceled_at": self._tables.now()}
         self._save(row)
+        self._tell("subscription.terminated", row)
+        previous = self._tables.subscriptions.get(row["previous"]) if row["previous"] else None
+        if previous is not None and previous["status"] == "active":
+            self._tell("subscription.updated", previous)
         return row
 
     def _terminate(self, row: Doc) -> Doc:
@@ -225,6 +237,7 @@ class Subscriptions:
                 self._charge(row, -plan["amount_cents"], "termination_credit")
         elif row["on_termination_invoice"] == "generate":
             self._charge(row, plan["amount_cents"], "termination_invoice")
+        self._tell("subscription.terminated", row)
         return row
 
     def _tick(self, row: Doc, when: float) -> None:
@@ -243,7 +256,7 @@ class Subscriptions:
             self._charge(row, plan["amount_cents"], "renewal")
         for successor in self._tables.subscriptions.by("previous", row["lago_id"]):
             if successor["status"] == "pending":
-                self._save({**row, "status": "terminated", "terminated_at": self._tables.now()})
+                self._replaced(row)
                 self._activate(successor, "downgrade")
                 return
         begun, ends = self._period(row, plan, self._tables.now())
@@ -270,6 +283,14 @@ class Subscriptions:
             currency=self._tables.plan_of(row)["amount_currency"],
             reason=reason,
         )
+
+    def _tell(self, kind: str, row: Doc) -> None:
+        def document() -> Doc:
+            customer = self._tables.customers.get(row["lago_customer_id"])
+            theirs = shown_customer(customer) if customer is not None else None
+            return {**self._answer(row)["subscription"], "customer": theirs}
+
+        self._tables.tell(kind, "subscription", document)
 
     def _save(self, row: Doc) -> None:
         self._tables.subscriptions.put(row["lago_id"], row)

@@ -3,7 +3,7 @@
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
@@ -43,6 +43,12 @@ class Tables:
             customer=lambda row: str(row["lago_customer_id"]),
             previous=lambda row: row["previous"],
         )
+
+        self.invoices = store.table("lago.invoices")
+
+    def tell(self, kind: str, noun: str, document: Callable[[], Doc]) -> None:
+        """By webhook, where somebody listens."""
+        self.world.webhooks.lago(kind, noun, self.world.settings.lago_organization, document)
 
     def now(self) -> float:
         return self.world.clock.now()

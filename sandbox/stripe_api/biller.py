@@ -12,6 +12,7 @@ from sandbox.stripe_api.catalog import Catalog
 from sandbox.stripe_api.customers import Customers
 from sandbox.stripe_api.events import Events
 from sandbox.stripe_api.idempotency import IdempotencyKeys
+from sandbox.stripe_api.payments import Payments
 from sandbox.stripe_api.previews import Previews
 from sandbox.stripe_api.refusals import Refusal, error, internal_error
 from sandbox.stripe_api.subscriptions import Subscriptions
@@ -44,6 +45,7 @@ class Stripe:
         self.subscriptions = Subscriptions(self.tables)
         self.customers = Customers(self.tables, self.subscriptions)
         self.catalog = Catalog(self.tables)
+        self.payments = Payments(self.tables, self.customers)
         self._routes = self._table()
         self.refill()
 

@@ -45,6 +45,7 @@ class Tables:
         self.prices = store.table("stripe.prices", lookup_key=lambda row: row["lookup_key"])
         self.subscriptions = store.table("stripe.subscriptions", customer=lambda row: str(row["customer"]))
         self.events = store.table("stripe.events")
+        self.invoices = store.table("stripe.invoices")
         # What search still shows: the customer before its last change, and when that was.
         self.before: dict[str, tuple[float, Doc | None]] = {}
 
@@ -68,6 +69,7 @@ class Tables:
             "type": kind,
         }
         self.events.put(event_id, event)
+        self.world.webhooks.stripe(event)
         while (oldest := self.events.oldest()) and oldest[1]["created"] < self.now() - EVENT_SECONDS:
             self.events.drop(oldest[0])
 

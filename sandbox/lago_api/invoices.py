@@ -1,0 +1,128 @@
+"""Lago's invoices, as far as somebody asks whether they were paid. Made by hand: the sandbox itself sends no bills."""
+
+from sandbox.exchange import Doc, WrongRequestError
+from sandbox.lago_api.customers import Customers
+from sandbox.lago_api.customers import shown as shown_customer
+from sandbox.lago_api.tables import Query, Tables, new_id, paged, stamp
+
+PAYMENT_STATUSES = ("pending", "succeeded", "failed")
+NO_AMOUNTS = (
+    "coupons_amount_cents",
+    "credit_notes_amount_cents",
+    "taxes_amount_cents",
+    "prepaid_credit_amount_cents",
+    "progressive_billing_credit_amount_cents",
+)
+
+
+class Invoices:
+    def __init__(self, tables: Tables, customers: Customers) -> None:
+        self._tables = tables
+        self._customers = customers
+
+    def listing(self, query: Query) -> Doc:
+        rows = [row for row in self._tables.invoices if _wanted(row, query)]
+        rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
+        page, meta = paged(rows, query)
+        return {"invoices": [shown(row) for row in page], "meta": meta}
+
+    def make(self, wanted: Doc) -> Doc:
+        """A finalized one: ``{"external_customer_id", "payment_status" = "failed", "error_code"}``."""
+        customer = self._customers.living(str(wanted.get("external_customer_id")))
+        row = {
+            "lago_id": new_id(),
+            "external_customer_id": customer["external_id"],
+            "payment_status": "pending",
+            "number": len(self._tables.invoices) + 1,
+            "currency": customer["currency"] or "USD",
+            "amount": int(wanted.get("amount_cents", 1900)),
+            "created_at": self._tables.now(),
+        }
+        return self._settle(row, str(wanted.get("payment_status", "failed")), wanted.get("error_code"))
+
+    def patch(self, lago_id: str, wanted: Doc) -> Doc:
+        """``{"payment_status": "succeeded"}``: what became of another try to charge it."""
+        row = self._tables.invoices.get(lago_id)
+        if row is None:
+            raise WrongRequestError("lago_id", f"There is no invoice {lago_id!r}.")
+        return self._settle(row, str(wanted["payment_status"]), wanted.get("error_code"))
+
+    def refuse_payer(self, wanted: Doc) -> Doc:
+        """Lago could not tell its payment provider about a customer: ``{"external_customer_id", "error_code"}``."""
+        customer = self._customers.living(str(wanted.get("external_customer_id")))
+        error = self._error(customer, wanted.get("error_code"))
+        self._tables.tell("customer.payment_provider_error", "payment_provider_customer_error", lambda: error)
+        return error
+
+    def take_payer(self, wanted: Doc) -> Doc:
+        """It could, in the end: ``{"external_customer_id"}``."""
+        customer = shown_customer(self._customers.living(str(wanted.get("external_customer_id"))))
+        self._tables.tell("customer.payment_provider_created", "customer", lambda: customer)
+        return customer
+
+    def _settle(self, row: Doc, status: str, error_code: object) -> Doc:
+        if status not in PAYMENT_STATUSES:
+            raise WrongRequestError("payment_status", f"payment_status is one of {', '.join(PAYMENT_STATUSES)}.")
+        row = {**row, "payment_status": status, "updated_at": self._tables.now()}
+        self._tables.invoices.put(row["lago_id"], row)
+        customer = self._customers.living(row["external_customer_id"])
+        if status == "failed":
+            error = {"lago_invoice_id": row["lago_id"], **self._error(customer, error_code)}
+            self._tables.tell("invoice.payment_failure", "payment_provider_invoice_payment_error", lambda: error)
+        self._tables.tell(
+            "invoice.payment_status_updated",
+            "invoice",
+            lambda: {**shown(row), "customer": shown_customer(customer), "fees": []},
+        )
+        return shown(row)
+
+    @staticmethod
+    def _error(customer: Doc, code: object) -> Doc:
+        return {
+            "lago_customer_id": customer["lago_id"],
+            "external_customer_id": customer["external_id"],
+            "provider_customer_id": customer["provider_customer_id"],
+            "payment_provider": "stripe",
+            "payment_provider_code": customer["payment_provider_code"],
+            "provider_error": {"message": "Your card was declined.", "error_code": code or "card_declined"},
+        }
+
+
+def shown(row: Doc) -> Doc:
+    day = str(stamp(row["created_at"]))[:10]
+    return {
+        "lago_id": row["lago_id"],
+        "billing_entity_code": "sandbox",
+        "sequential_id": row["number"],
+        "number": f"SAN-0001-{row['number']:03}",
+        "issuing_date": day,
+        "payment_due_date": day,
+        "payment_overdue": False,
+        "net_payment_term": 0,
+        "invoice_type": "subscription",
+        "status": "finalized",
+        "payment_status": row["payment_status"],
+        "currency": row["currency"],
+        "fees_amount_cents": row["amount"],
+        **dict.fromkeys(NO_AMOUNTS, 0),
+        "sub_total_excluding_taxes_amount_cents": row["amount"],
+        "sub_total_including_taxes_amount_cents": row["amount"],
+        "total_amount_cents": row["amount"],
+        "version_number": 4,
+        "self_billed": False,
+        "created_at": stamp(row["created_at"]),
+        "updated_at": stamp(row["updated_at"]),
+    }
+
+
+def _wanted(row: Doc, query: Query) -> bool:
+    customer, paid, statuses = (
+        query.one("external_customer_id"),
+        query.many("payment_statuses"),
+        query.many("statuses"),
+    )
+    return (
+        customer in {None, row["external_customer_id"]}
+        and (not paid or row["payment_status"] in paid)
+        and (not statuses or "finalized" in statuses)
+    )
