@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Boolean, case, delete, func, literal_column, or_, select, text, tuple_, update
+from sqlalchemy import Boolean, ColumnElement, case, delete, func, literal_column, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -114,6 +114,10 @@ def any_due(session: Session, now: datetime) -> bool:
     return session.scalar(select(Hint.id).where(text(IS_STORED), Hint.due_at <= now).limit(1)) is not None
 
 
+def any_old(session: Session, now: datetime) -> bool:
+    return session.scalar(select(Hint.id).where(*_is_old(now)).limit(1)) is not None
+
+
 def hand_over(session: Session, now: datetime) -> int:
     """How many somebody must be told of; they are not due again for a while."""
     due = (
@@ -163,13 +167,7 @@ def take(database: Database, clock: Clock, limit: int = AT_ONCE) -> tuple[int, l
 def drop_old(database: Database, clock: Clock, limit: int = AT_ONCE) -> int:
     """Forget those that are done with and that no biller sends again."""
     with database.write() as session:
-        old = (
-            select(Hint.provider, Hint.id)
-            .where(Hint.received_at < clock() - KEPT, Hint.state != "stored")
-            .order_by(Hint.received_at)
-            .limit(limit)
-            .cte("old")
-        )
+        old = select(Hint.provider, Hint.id).where(*_is_old(clock())).order_by(Hint.received_at).limit(limit).cte("old")
         gone = session.execute(
             delete(Hint)
             .where(tuple_(Hint.provider, Hint.id).in_(select(old.c.provider, old.c.id)))
@@ -177,6 +175,10 @@ def drop_old(database: Database, clock: Clock, limit: int = AT_ONCE) -> int:
             .execution_options(synchronize_session=False)
         )
         return len(gone.all())
+
+
+def _is_old(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return Hint.received_at < now - KEPT, Hint.state != "stored"
 
 
 def _verdict(session: Session, told: Told) -> tuple[HintState, str | None]:

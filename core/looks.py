@@ -71,6 +71,6 @@ def _sentence(finding: Finding, org_id: str) -> str:
     what = "is on" if finding.field == "plan" else "goes on to"
     return (
         f"subscription {finding.object_id} {what} {finding.theirs or 'no other plan'} in {there}, here it is "
-        f"{finding.ours or 'none'}, and that was not by us: change the plan here to what was meant, or {again} makes "
-        "it ours there"
+        f"{finding.ours or 'none'}, and that was not by us: change the plan here to what was meant, or {again} has "
+        "it made ours there"
     )

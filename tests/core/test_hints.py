@@ -1,0 +1,409 @@
+"""A hint costs a look and nothing else: read in the link's turn, never written, once for any number of them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+
+import pytest
+from sqlalchemy import select
+
+from core import due, hints, links, receipts, reports
+from core.gateways import Provider
+from core.hints import About, Kept, Told
+from core.models import Concern, Hint
+from tests.core.fakes import World
+
+NUMBERS = count(1)
+BOTH: tuple[Provider, ...] = ("stripe", "lago")
+
+
+def synced(world: World, plan_tier: str = "professional", name: str = "Acme") -> str:
+    org_id = world.create(name, plan_tier)
+    world.settle(org_id)
+    world.wait(10)
+    world.sandbox.reset_calls()
+    return org_id
+
+
+def told(world: World, org_id: str, provider: Provider, concern: Concern | None = "look") -> Told:
+    return Told(
+        provider=provider,
+        id=f"evt_{next(NUMBERS)}",
+        type="customer.subscription.updated",
+        concern=concern,
+        customer_id=world.link(org_id, provider).customer_id,
+        org_id=org_id if provider == "lago" else None,
+    )
+
+
+def keep(world: World, *told: Told) -> list[Kept]:
+    with world.database.write() as session:
+        return [hints.keep(session, each, world.now) for each in told]
+
+
+def take(world: World) -> list[About]:
+    return hints.take(world.database, world.clock)[1]
+
+
+def look(  # noqa: PLR0913 - a hint has so many parts
+    world: World,
+    org_id: str,
+    provider: Provider,
+    concern: Concern = "look",
+    *,
+    object_id: str | None = None,
+    code: str | None = None,
+) -> None:
+    """The whole way of one hint: stored, counted, looked at."""
+    keep(world, replace(told(world, org_id, provider, concern), object_id=object_id, code=code))
+    assert take(world) == [(provider, org_id)]
+    world.settle(org_id)
+    world.wait(10)
+
+
+def writes(world: World) -> list[str]:
+    return [call.operation for call in world.sandbox.calls() if call.method != "GET"]
+
+
+def row(world: World, name: str) -> Hint:
+    with world.database.read() as session:
+        return session.scalars(select(Hint).where(Hint.id == name)).one()
+
+
+@pytest.mark.parametrize("provider", BOTH)
+def test_a_look_that_finds_nothing_changed_reads_and_changes_nothing_here_or_there(
+    world: World, provider: Provider
+) -> None:
+    org_id = synced(world)
+    before, state = world.link(org_id, provider), world.sandbox.state()
+    look(world, org_id, provider)
+    after = world.link(org_id, provider)
+    assert writes(world) == []
+    assert world.sandbox.state() == state
+    assert (after.looked, after.hinted) == (1, 1)
+    kept = ("state", "applied_version", "wanted_version", "applied_plan", "applied_customer", "synced_at", "payment")
+    assert {name: getattr(after, name) for name in kept} == {name: getattr(before, name) for name in kept}
+    assert world.calls() == ((2, 0) if provider == "stripe" else (0, 3))
+
+
+@pytest.mark.parametrize("provider", BOTH)
+def test_a_burst_about_one_organization_costs_two_looks_at_most(world: World, provider: Provider) -> None:
+    org_id = synced(world)
+    keep(world, *[told(world, org_id, provider) for _ in range(30)])
+    assert take(world) == [(provider, org_id)]
+    one = world.run(org_id, provider)
+    keep(world, *[told(world, org_id, provider) for _ in range(30)])
+    take(world)
+    assert one.kind == "synced"
+    world.settle(org_id)
+    world.wait(60)
+    world.settle(org_id)
+    stripe, lago = world.calls()
+    assert (stripe, lago) == ((4, 0) if provider == "stripe" else (0, 6))
+
+
+def test_a_hint_in_mid_turn_is_looked_at_by_one_more(world: World) -> None:
+    org_id = synced(world)
+    world.rename(org_id, "Acme Ltd")
+
+    def somebody_changes_it() -> None:
+        keep(world, told(world, org_id, "stripe"))
+        take(world)
+
+    world.billers["stripe"].after_customer = somebody_changes_it
+    assert world.run(org_id, "stripe").again_in is not None
+    assert world.link(org_id, "stripe").looked < world.link(org_id, "stripe").hinted
+    world.settle(org_id)
+    assert world.link(org_id, "stripe").looked == world.link(org_id, "stripe").hinted
+
+
+def test_our_own_round_after_a_change_looks_behind_itself_and_rests(world: World) -> None:
+    """Whatever we do comes back as webhooks; they end in looks that write nothing, so there is no circle."""
+    org_id = synced(world)
+    world.change_plan(org_id, "enterprise")
+    world.settle(org_id)
+    world.sandbox.reset_calls()
+    concerns: tuple[Concern, ...] = ("began", "ended", "look")
+    ours = world.link(org_id, "lago").subscription_id
+    for concern in concerns:
+        keep(world, replace(told(world, org_id, "lago", concern), object_id=ours))
+        take(world)
+        world.settle(org_id)
+        world.wait(10)
+    assert writes(world) == []
+
+
+@pytest.mark.parametrize("charger", BOTH)
+def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(world: World, charger: Provider) -> None:
+    world.charged_by(charger)
+    org_id = synced(world)
+    customer_id = world.link(org_id, "stripe").customer_id
+    world.sandbox.delete("stripe", "customers", str(customer_id))
+    look(world, org_id, "stripe")
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.error_code) == ("parked", "changed_there")
+    assert str(link.error_message).startswith(f"{customer_id} in Stripe: deleted in Stripe, which is final: bring the")
+    assert writes(world) == []
+
+
+def test_a_customer_deleted_in_lago_parks_the_link_and_makes_no_other(world: World) -> None:
+    org_id = synced(world)
+    world.sandbox.delete("lago", "customers", org_id)
+    look(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
+    link = world.link(org_id, "lago")
+    assert link.state == "parked"
+    assert "Lago knows no such customer: deleted there" in str(link.error_message)
+    assert world.lago("customers") == []
+    assert writes(world) == []
+
+
+def test_a_subscription_that_ended_in_lago_is_not_charged_again_before_a_person_says_so(world: World) -> None:
+    org_id = synced(world)
+    charged = len(world.sandbox.charges())
+    world.sandbox.delete("lago", "subscriptions", org_id)
+    after_its_end = len(world.sandbox.charges())
+    look(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
+    link = world.link(org_id, "lago")
+    assert (link.state, after_its_end >= charged) == ("parked", True)
+    assert "ended in Lago, and not by us, so nothing is charged again by itself" in str(link.error_message)
+    assert len(world.sandbox.charges()) == after_its_end
+    world.change(org_id, due.retry)
+    world.settle(org_id)
+    assert world.settled(org_id)
+    assert world.link(org_id, "lago").state == "open"
+    assert [each["status"] for each in world.lago("subscriptions") if each["status"] == "active"] == ["active"]
+
+
+def test_a_subscription_that_ended_in_stripe_is_for_a_person(world: World) -> None:
+    world.charged_by("stripe")
+    org_id = synced(world)
+    ours = world.link(org_id, "stripe").subscription_id
+    world.sandbox.delete("stripe", "subscriptions", str(ours))
+    look(world, org_id, "stripe", "ended", object_id=ours)
+    link = world.link(org_id, "stripe")
+    assert link.state == "parked"
+    assert str(link.error_message).startswith(f"subscription {ours}: it ended in Stripe, not by us; to charge again")
+    assert writes(world) == []
+
+
+@pytest.mark.parametrize("tier", ["starter", "enterprise"])
+def test_a_plan_changed_in_lago_is_shown_and_not_changed_back(world: World, tier: str) -> None:
+    org_id = synced(world, "professional")
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code=tier)
+    look(world, org_id, "lago")
+    link = world.link(org_id, "lago")
+    assert link.state == "parked"
+    assert "and that was not by us: change the plan here to what was meant, or" in str(link.error_message)
+    assert writes(world) == []
+    assert world.organization(org_id).plan_tier == "professional"
+
+
+def test_a_plan_changed_in_lago_is_made_ours_again_when_a_person_retries(world: World) -> None:
+    org_id = synced(world, "professional")
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
+    look(world, org_id, "lago")
+    world.change(org_id, due.retry)
+    world.settle(org_id)
+    ours = world.link(org_id, "lago")
+    assert (ours.state, ours.applied_plan, ours.applied_next_plan) == ("open", "professional", None)
+
+
+def test_a_foreign_subscription_is_named_and_neither_joined_nor_ended(world: World) -> None:
+    org_id = synced(world)
+    customer_id = str(world.link(org_id, "stripe").customer_id)
+    (price,) = world.sandbox.preload_stripe_prices(
+        [{"currency": "usd", "unit_amount": 500, "recurring": {"interval": "month"}, "product_data": {"name": "x"}}]
+    )
+    rogue = world.sandbox.preload_stripe_subscription(customer_id, price["id"])
+    look(world, org_id, "stripe", "began", object_id=rogue["id"])
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.subscription_id) == ("parked", None)
+    assert rogue["id"] in str(link.error_message)
+    assert "end it in Stripe" in str(link.error_message)
+    assert writes(world) == []
+
+
+@pytest.mark.parametrize("charger", BOTH)
+def test_a_downgrade_that_took_effect_settles_the_plan(world: World, charger: Provider) -> None:
+    world.charged_by(charger)
+    org_id = synced(world, "professional")
+    world.change_plan(org_id, "starter")
+    world.settle(org_id)
+    world.pass_time(days=32)
+    look(world, org_id, charger)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.pending_plan_tier) == ("starter", None)
+    world.settle(org_id)
+    assert world.settled(org_id)
+    assert all(world.link(org_id, provider).state == "open" for provider in BOTH)
+
+
+def test_a_failed_payment_is_shown_until_it_is_paid_and_changes_no_plan(world: World) -> None:
+    org_id = synced(world)
+    invoice = world.sandbox.make("lago", "invoices", external_customer_id=org_id, error_code="insufficient_funds")
+    look(world, org_id, "lago", "failed", code="insufficient_funds")
+    link = world.link(org_id, "lago")
+    since = link.payment_since
+    assert (link.payment, link.payment_code, link.state) == ("failed", "insufficient_funds", "open")
+    look(world, org_id, "lago")
+    assert world.link(org_id, "lago").payment_since == since
+    world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_status="succeeded")
+    look(world, org_id, "lago")
+    link = world.link(org_id, "lago")
+    assert (link.payment, link.payment_since, link.payment_code) == (None, None, None)
+    assert world.organization(org_id).plan_tier == "professional"
+    assert writes(world) == []
+
+
+def test_a_payment_that_failed_at_stripe_is_read_from_the_customer(world: World) -> None:
+    world.charged_by("stripe")
+    org_id = synced(world)
+    customer_id = world.link(org_id, "stripe").customer_id
+    invoice = world.sandbox.make("stripe", "invoices", customer=customer_id)
+    look(world, org_id, "stripe", "failed", code="invoice.payment_failed")
+    link = world.link(org_id, "stripe")
+    assert (link.payment, link.payment_code, link.state) == ("failed", "invoice.payment_failed", "open")
+    world.sandbox.patch("stripe", "invoices", invoice["id"], status="paid")
+    look(world, org_id, "stripe")
+    assert world.link(org_id, "stripe").payment is None
+
+
+def test_a_failure_that_was_paid_before_it_was_heard_of_is_never_shown(world: World) -> None:
+    org_id = synced(world)
+    look(world, org_id, "lago", "failed", code="card_declined")
+    link = world.link(org_id, "lago")
+    assert (link.payment, link.payment_code) == (None, None)
+
+
+def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: World) -> None:
+    org_id = synced(world)
+    look(world, org_id, "lago", "refused", code="resource_missing")
+    link = world.link(org_id, "lago")
+    assert (link.payment, link.payment_code) == ("refused", "resource_missing")
+    look(world, org_id, "lago")
+    assert world.link(org_id, "lago").payment == "refused"
+    look(world, org_id, "lago", "taken")
+    assert world.link(org_id, "lago").payment is None
+
+
+def test_what_this_link_knows_costs_no_look(world: World) -> None:
+    org_id = synced(world)
+    ours = str(world.link(org_id, "lago").subscription_id)
+    keep(world, replace(told(world, org_id, "lago", "began"), object_id=ours, id="a"))
+    keep(world, replace(told(world, org_id, "lago", "ended"), object_id="the row before an upgrade", id="b"))
+    assert take(world) == []
+    assert {row(world, name).state for name in "ab"} == {"ignored"}
+    assert world.calls() == (0, 0)
+
+
+def test_whoever_is_unknown_or_deleted_costs_nothing_and_the_row_says_why(world: World) -> None:
+    org_id = synced(world)
+    keep(world, Told(provider="stripe", id="s", type="invoice.paid", concern="look", customer_id="cus_somebody"))
+    keep(world, Told(provider="lago", id="l", type="invoice.voided", concern="look", org_id="org_somebody"))
+    keep(world, Told(provider="lago", id="n", type="payment.succeeded", concern="taken"))
+    assert take(world) == []
+    assert {row(world, name).reason for name in "sln"} == {"it is about no customer of ours"}
+    world.change_status(org_id, "deleted")
+    world.settle(org_id)
+    world.sandbox.reset_calls()
+    keep(world, replace(told(world, org_id, "lago", "ended"), id="d"))
+    assert take(world) == []
+    assert "is deleted" in str(row(world, "d").reason)
+    assert world.calls() == (0, 0)
+
+
+def test_another_account_or_mode_is_refused_and_has_no_effect(world: World) -> None:
+    org_id = synced(world)
+    refused = keep(
+        world,
+        replace(told(world, org_id, "stripe"), account_id="acct_other"),
+        replace(told(world, org_id, "stripe"), livemode=True),
+        replace(told(world, org_id, "lago"), account_id="0c0ffee0-0000-4000-8000-000000000000"),
+    )
+    assert [each.state for each in refused] == ["refused"] * 3
+    assert take(world) == []
+    assert world.link(org_id, "stripe").hinted == 0
+    assert "live mode, this database belongs to test mode" in str(refused[1].reason)
+
+
+def test_the_same_hint_is_one_row_however_often_and_however_many_bring_it(world: World) -> None:
+    org_id = synced(world)
+    same = told(world, org_id, "stripe")
+    found: list[Kept] = []
+    threads = [threading.Thread(target=lambda: found.extend(keep(world, same))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(each.repeated for each in found) == [False] + [True] * 7
+    assert take(world) == [("stripe", org_id)]
+    assert keep(world, same) == [Kept(state="handled", reason=None, repeated=True)]
+    assert take(world) == []
+
+
+def test_a_link_that_waits_for_a_person_is_not_woken_and_looks_when_it_goes_on(world: World) -> None:
+    org_id = synced(world)
+    world.sandbox.delete("stripe", "customers", str(world.link(org_id, "stripe").customer_id))
+    look(world, org_id, "stripe")
+    world.sandbox.reset_calls()
+    keep(world, replace(told(world, org_id, "stripe"), id="again"))
+    assert take(world) == []
+    world.settle(org_id)
+    assert (row(world, "again").state, world.calls()) == ("handled", (0, 0))
+
+
+def test_the_sweep_hands_over_a_link_whose_ring_was_lost(world: World) -> None:
+    org_id = synced(world)
+    keep(world, told(world, org_id, "lago"))
+    take(world)
+    with world.database.write() as session:
+        assert due.links(session, "lago", 10, world.now) == []
+    world.wait(links.LONGEST_RETRY * 2)
+    with world.database.write() as session:
+        assert due.links(session, "lago", 10, world.now) == [org_id]
+
+
+def test_what_nobody_handled_comes_due_again_and_what_is_old_goes(world: World) -> None:
+    org_id = synced(world)
+    fresh, dull = told(world, org_id, "stripe"), told(world, org_id, "stripe", None)
+    keep(world, fresh, dull)
+    with world.database.write() as session:
+        assert (hints.hand_over(session, world.now), hints.hand_over(session, world.now)) == (1, 0)
+    world.wait(hints.HANDED_OVER.total_seconds())
+    with world.database.write() as session:
+        assert hints.any_due(session, world.now)
+        assert hints.hand_over(session, world.now) == 1
+    world.wait((hints.KEPT + timedelta(days=1)).total_seconds())
+    assert hints.drop_old(world.database, world.clock) == 1
+    with world.database.read() as session:
+        assert session.scalars(select(Hint.id)).all() == [fresh.id]
+
+
+def test_a_look_that_fails_is_tried_again_like_any_work(world: World) -> None:
+    org_id = synced(world)
+    world.sandbox.add_fault("lago", "GET /api/v1/customers/{id}", "500_before", times=9)
+    keep(world, told(world, org_id, "lago"))
+    take(world)
+    outcome = world.run(org_id, "lago")
+    assert outcome.kind == "retry"
+    assert world.link(org_id, "lago").looked == 0
+    world.sandbox.clear_faults()
+    world.wait(60)
+    world.settle(org_id)
+    link = world.link(org_id, "lago")
+    assert (link.looked, link.error_kind, link.attempts) == (1, None, 0)
+
+
+def test_an_organization_that_is_looked_at_stays_in_sync(world: World) -> None:
+    org_id = synced(world)
+    keep(world, told(world, org_id, "stripe"))
+    take(world)
+    with world.database.read() as session:
+        receipt = receipts.receipt(session, org_id, world.now)
+        overview = reports.overview(session)
+    assert receipt is not None
+    assert receipt.in_sync
+    assert (overview.billers["stripe"].in_sync, overview.billers["stripe"].behind) == (1, 0)
