@@ -15,6 +15,7 @@ import re
 from typing import Final, Protocol
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -67,7 +68,10 @@ class Jwt:
         pem = public_key.strip().encode()
         if not pem.startswith(b"-----"):
             pem = base64.b64decode(b"".join(pem.split()), validate=True)
-        key = load_pem_public_key(pem)
+        try:
+            key = load_pem_public_key(pem)
+        except UnsupportedAlgorithm as error:
+            raise ValueError(str(error)) from None
         if not isinstance(key, RSAPublicKey):
             message = "it is no RSA key"
             raise ValueError(message)  # noqa: TRY004 - one error for every key that cannot be used

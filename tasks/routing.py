@@ -10,6 +10,7 @@ from core.events import EventType
 from core.gateways import Provider
 
 RECEIVE: Final = "events.receive"
+HANDLE_WEBHOOKS: Final = "webhooks.handle"
 SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
@@ -19,6 +20,7 @@ MAILS: Final = "mails.send"
 QUEUE_OF: Final[dict[str, str]] = {
     RECEIVE: "events",
     PLAN: "events",
+    HANDLE_WEBHOOKS: "events",
     # By itself: a backlog of events would outlast the few seconds for which a sweep is worth anything.
     SWEEP: "sweep",
     SYNC_TO_STRIPE: "stripe",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -10,6 +10,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.issuer import Algorithm, IssuerSettings
+from api.pacing import DEFAULT_RATE
+from providers.lago_webhooks import Jwt
 from worker.settings import ENV_FILE, SettingsError
 
 PORT: Final = 8080
@@ -34,6 +36,12 @@ class ApiSettings(BaseSettings):
     @classmethod
     def _is_https(cls, url: str | None) -> str | None:
         parts = urlsplit(url or "https://none")
+    lago_webhook_algorithm: Literal["hmac", "jwt"] = Field(
+        default="hmac", description="How Lago signs its webhooks; never taken from a webhook."
+    )
+    lago_webhook_public_key: str | None = Field(
+        default=None, description="For jwt: a PEM, or its base64 as Lago's /api/v1/webhooks/json_public_key gives it."
+    )
         if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
             problem = "must be an https:// address (http:// on this machine alone)"
             raise ValueError(problem)
@@ -45,6 +53,35 @@ class ApiSettings(BaseSettings):
             problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
             raise ValueError(problem)
         if (self.oidc_client_id is None) != (self.api_public_url is None) or (
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str | None) -> str | None:
+        for origin in _listed(text):
+            parts = urlsplit(origin)
+            exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
+            if not (exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK)):
+                problem = "takes origins like https://app.example.com, commas between; no path, and no * for everybody"
+                raise ValueError(problem)
+        return text
+
+    @field_validator("lago_webhook_public_key")
+    @classmethod
+    def _is_a_key(cls, key: str | None) -> str | None:
+        if key is not None:
+            try:
+                Jwt(key)
+            except ValueError:
+                problem = "is no RSA public key: give the PEM, or its base64 as Lago answers it"
+                raise ValueError(problem) from None
+        return key
+
+    @model_validator(mode="after")
+    def _webhooks_are_named_whole(self) -> ApiSettings:
+        if (self.lago_webhook_algorithm == "jwt") != (self.lago_webhook_public_key is not None):
+            problem = "LAGO_WEBHOOK_ALGORITHM=jwt and LAGO_WEBHOOK_PUBLIC_KEY are set together, or both left out"
+            raise ValueError(problem)
+        return self
+
             self.oidc_client_id is not None and self.oidc_issuer is None
         ):
             problem = "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER are set together: for signing in by browser"

@@ -165,7 +165,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
     queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in QUEUES]
     return {
-        "imports": ["tasks.customers", "tasks.drift", "tasks.events", "tasks.mails", "tasks.sweep"],
+        "imports": ["tasks.customers", "tasks.drift", "tasks.events", "tasks.hints", "tasks.mails", "tasks.sweep"],
         "broker_url": settings.broker,
         "broker_transport_options": _transport_options(settings.broker),
         "broker_connection_timeout": 4,

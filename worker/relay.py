@@ -16,9 +16,10 @@ from kombu.exceptions import KombuError
 from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
 
-from core import mails, outbox
+from core import hints, mails, outbox
 from core.database import DATABASE_IS_AWAY, GONE_HOST, Database
 from tasks import broker, routing
+from tasks import hints as told
 from tasks.base import BillingApp
 from worker.turnstile import Turnstile
 
@@ -67,8 +68,11 @@ class Relay:
         runtime = self._app.runtime
         now = runtime.clock
         with self._database.read() as session:
-            if not outbox.any_pending(session):
-                return 0
+            pending, hinted = outbox.any_pending(session), hints.any_due(session, now())
+        if hinted:
+            self._tell_of_hints()
+        if not pending:
+            return 0
         with self._database.write() as session:
             token, events = outbox.lease(session, AT_ONCE, now())
         if not events:
@@ -85,6 +89,13 @@ class Relay:
             mails.of_events(session, [event for event in events if event.seq in published], runtime.catalog, now())
         log.debug("relayed", events=len(events))
         return len(events)
+
+    def _tell_of_hints(self) -> None:
+        """One ring for all: whoever answers it takes whatever is stored then."""
+        with self._database.write() as session:
+            found = hints.hand_over(session, self._app.runtime.clock())
+        if found:
+            told.ring(self._app)
 
     def _pause(self, what: str, error: Exception) -> None:
         # The class alone: the text may hold the address with its password.
