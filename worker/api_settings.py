@@ -10,7 +10,6 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.issuer import Algorithm, IssuerSettings
-from api.pacing import DEFAULT_RATE
 from providers.lago_webhooks import Jwt
 from worker.settings import ENV_FILE, SettingsError
 
@@ -30,39 +29,22 @@ class ApiSettings(BaseSettings):
     oidc_audience: str | None = Field(default=None, description="What access tokens for this API name as audience.")
     oidc_algorithm: Algorithm = Field(default="RS256", description="The one with which its tokens are signed.")
     oidc_client_id: str | None = Field(default=None, description="For /auth/login; with API_PUBLIC_URL.")
-    oidc_client_secret: SecretStr | None = Field(default=None, description="Of that client, where it has one.")
-
-    @field_validator("api_public_url", "oidc_issuer")
-    @classmethod
-    def _is_https(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "https://none")
     lago_webhook_algorithm: Literal["hmac", "jwt"] = Field(
         default="hmac", description="How Lago signs its webhooks; never taken from a webhook."
     )
     lago_webhook_public_key: str | None = Field(
         default=None, description="For jwt: a PEM, or its base64 as Lago's /api/v1/webhooks/json_public_key gives it."
     )
+    oidc_client_secret: SecretStr | None = Field(default=None, description="Of that client, where it has one.")
+
+    @field_validator("api_public_url", "oidc_issuer")
+    @classmethod
+    def _is_https(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "https://none")
         if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
             problem = "must be an https:// address (http:// on this machine alone)"
             raise ValueError(problem)
         return url
-
-    @model_validator(mode="after")
-    def _is_named_whole(self) -> ApiSettings:
-        if (self.oidc_issuer is None) != (self.oidc_audience is None):
-            problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
-            raise ValueError(problem)
-        if (self.oidc_client_id is None) != (self.api_public_url is None) or (
-    @field_validator("api_cors_origins")
-    @classmethod
-    def _are_origins(cls, text: str | None) -> str | None:
-        for origin in _listed(text):
-            parts = urlsplit(origin)
-            exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
-            if not (exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK)):
-                problem = "takes origins like https://app.example.com, commas between; no path, and no * for everybody"
-                raise ValueError(problem)
-        return text
 
     @field_validator("lago_webhook_public_key")
     @classmethod
@@ -82,6 +64,12 @@ class ApiSettings(BaseSettings):
             raise ValueError(problem)
         return self
 
+    @model_validator(mode="after")
+    def _is_named_whole(self) -> ApiSettings:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
+            raise ValueError(problem)
+        if (self.oidc_client_id is None) != (self.api_public_url is None) or (
             self.oidc_client_id is not None and self.oidc_issuer is None
         ):
             problem = "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER are set together: for signing in by browser"
