@@ -21,7 +21,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
 
 import httpcore
 import httpx
@@ -52,7 +51,7 @@ Admits = Callable[[str], bool]
 
 
 class AddressRefusedError(Exception):
-    """The host leads to no address that may be connected to. It is the cause of a ``ConnectError``."""
+    """The host leads to no address that may be connected to: why there was a ``ConnectError``."""
 
 
 def client(
@@ -171,27 +170,31 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+            found = self._found(host, port)
+        except (OSError, UnicodeError, AddressRefusedError) as error:
+            # Within this handler the error is the context, too: httpcore's pool takes its cause away.
             raise httpcore.ConnectError(str(error)) from error
-        if self._admits is not None:
-            found = [each for each in found if self._admits(str(each[4][0]))] or _refuse(host)
         # One by one, because socket.create_connection gives the whole timeout to each address.
         refused: httpcore.ConnectError = httpcore.ConnectError(f"{host} has no address")
-        for *_, address in found:
+        for address in found:
             left = _left(timeout, httpcore.ConnectTimeout)
             try:
-                stream = self._sockets.connect_tcp(str(address[0]), port, left, local_address, socket_options)
+                stream = self._sockets.connect_tcp(address, port, left, local_address, socket_options)
             except httpcore.ConnectError as error:
                 refused = error
             else:
                 return _Stream(stream)
         raise refused
 
-
-def _refuse(host: str) -> NoReturn:
-    message = f"{host} leads to no address that may be connected to"
-    raise httpcore.ConnectError(message) from AddressRefusedError(host)
+    def _found(self, host: str, port: int) -> list[str]:
+        found = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        if self._admits is None:
+            return found
+        admitted = [address for address in found if self._admits(address)]
+        if not admitted:
+            message = f"{host} leads to no address that may be connected to"
+            raise AddressRefusedError(message)
+        return admitted
 
 
 class _Stream(httpcore.NetworkStream):

@@ -73,5 +73,5 @@ def _was_refused(error: BaseException) -> bool:
     for _ in range(_CAUSES_FOLLOWED):
         if isinstance(cause, AddressRefusedError):
             return True
-        cause = cause and cause.__cause__
+        cause = cause and (cause.__cause__ or cause.__context__)
     return False

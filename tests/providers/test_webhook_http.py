@@ -1,0 +1,92 @@
+"""A post to another service ends in time, says what came of it, follows nothing and stays out of our network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from core.deliveries import Answer
+from providers.webhook_http import WebhookHttp
+from tests.receiver import Receiver, Says, receiving
+
+SECONDS = 0.5
+BODY = b'{"id":"1"}'
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+def wire() -> Iterator[WebhookHttp]:
+    opened = WebhookHttp(private=True, seconds=SECONDS)
+    yield opened
+    opened.close()
+
+
+def post(wire: WebhookHttp, url: str) -> Answer:
+    return wire.post(url, BODY, {"Content-Type": "application/cloudevents+json", "webhook-id": "1"})
+
+
+def test_what_is_sent_arrives_byte_for_byte_and_the_status_is_told(wire: WebhookHttp, receiver: Receiver) -> None:
+    assert post(wire, f"{receiver.url}?token=1") == Answer(status=200)
+    [sent] = receiver.sent
+    assert (sent.path, sent.body) == ("/hook?token=1", BODY)
+    assert sent.headers["webhook-id"] == "1"
+    assert sent.headers["User-Agent"] == "billing-sync"
+
+
+@pytest.mark.parametrize("status", [204, 400, 410, 500])
+def test_a_status_is_what_it_is(wire: WebhookHttp, receiver: Receiver, status: int) -> None:
+    receiver.answers = [Says(status=status)]
+    answer = post(wire, receiver.url)
+    assert (answer.status, answer.took) == (status, status == 204)
+
+
+def test_a_redirect_is_not_followed_and_not_taken(wire: WebhookHttp, receiver: Receiver) -> None:
+    receiver.answers = [Says(status=307, headers={"Location": receiver.url})]
+    answer = post(wire, receiver.url)
+    assert (answer, answer.took, len(receiver.sent)) == (Answer(status=307), False, 1)
+
+
+def test_an_answer_that_does_not_come_ends_in_time(wire: WebhookHttp, receiver: Receiver) -> None:
+    receiver.answers = [Says(after=2 * SECONDS)]
+    began = time.monotonic()
+    assert post(wire, receiver.url) == Answer(error="timeout")
+    assert time.monotonic() - began < 1.5 * SECONDS
+
+
+def test_a_body_that_drips_is_waited_for_no_longer_and_its_status_counts(wire: WebhookHttp, receiver: Receiver) -> None:
+    receiver.answers = [Says(body=b"x" * 100, drips=True)]
+    began = time.monotonic()
+    assert post(wire, receiver.url) == Answer(status=200)
+    assert time.monotonic() - began < 1.5 * SECONDS
+
+
+def test_of_a_large_body_little_is_read(wire: WebhookHttp, receiver: Receiver) -> None:
+    receiver.answers = [Says(body=b"x" * 50_000_000), Says()]
+    began = time.monotonic()
+    assert post(wire, receiver.url) == Answer(status=200)
+    assert time.monotonic() - began < SECONDS
+    assert post(wire, receiver.url) == Answer(status=200)
+
+
+def test_silence_is_told_by_its_reason(wire: WebhookHttp, receiver: Receiver) -> None:
+    receiver.answers = [Says(hangs_up=True)]
+    assert post(wire, receiver.url) == Answer(error="no_answer")
+    assert post(wire, "http://127.0.0.1:1/") == Answer(error="no_connection")
+    assert post(wire, f"https://127.0.0.1:{receiver.port}/") == Answer(error="tls")
+    assert post(wire, "https://no-such-host.invalid/") == Answer(error="no_connection")
+    assert post(wire, "https://" + "a" * 300 + "/").error in {"bad_address", "no_connection"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"])
+def test_no_spelling_of_this_machine_is_connected_to(receiver: Receiver, host: str) -> None:
+    wire = WebhookHttp(private=False, seconds=SECONDS)
+    assert post(wire, f"http://{host}:{receiver.port}/").error == "private_address"
+    assert receiver.sent == []
+    wire.close()
