@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import case, insert, select, update
+from sqlalchemy import bindparam, case, insert, select, update
 from sqlalchemy.orm import Session
 
 from core import outbox
@@ -30,6 +30,21 @@ EMAIL_PATTERN = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,]+")
 
 # The relay rings the broker within moments of the commit; a link still behind after this was not heard.
 SWEEP_GRACE = timedelta(seconds=20)
+
+# Written once: to build a statement costs more than to send it.
+_LOCKED = select(Organization).where(Organization.id == bindparam("org_id")).with_for_update()
+_BEHIND = (
+    update(BillingLink)
+    .where(BillingLink.org_id == bindparam("of"))
+    .values(
+        wanted_version=bindparam("version"),
+        state=case((BillingLink.state == "parked", "open"), else_=BillingLink.state),
+        attempts=0,
+        next_attempt_at=None,
+        sweep_at=bindparam("sweep"),
+    )
+    .execution_options(synchronize_session=False)
+)
 
 Word = TypeVar("Word", bound=str)
 
@@ -134,7 +149,7 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
 
 def lock(session: Session, org_id: str) -> Organization | None:
     """The organization, its row held until the transaction ends; ``None``: there is no such organization."""
-    return session.scalars(select(Organization).where(Organization.id == org_id).with_for_update()).one_or_none()
+    return session.scalars(_LOCKED, {"org_id": org_id}).one_or_none()
 
 
 def rename(change: Change, organization: Organization, name: str) -> None:
@@ -245,18 +260,8 @@ def bump(change: Change, organization: Organization) -> None:
     organization.billing_version += 1
     organization.updated_at = change.now
     change.session.flush()
-    change.session.execute(
-        update(BillingLink)
-        .where(BillingLink.org_id == organization.id)
-        .values(
-            wanted_version=organization.billing_version,
-            state=case((BillingLink.state == "parked", "open"), else_=BillingLink.state),
-            attempts=0,
-            next_attempt_at=None,
-            sweep_at=change.now + SWEEP_GRACE,
-        )
-        .execution_options(synchronize_session=False)
-    )
+    sweep_at = change.now + SWEEP_GRACE
+    change.session.execute(_BEHIND, {"of": organization.id, "version": organization.billing_version, "sweep": sweep_at})
 
 
 def _refuse_taken(session: Session, name: str) -> None:
