@@ -1,0 +1,70 @@
+"""A database full of organizations that both billers hold, written by the database itself: a million in a few minutes.
+
+As an import and a sync would have left them, events aside: organizations, their members, and links in sync.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from core.database import Database
+
+FIRST = 100_000_000_000
+"""Of the twelve digits at the end of an organization's id."""
+AT_ONCE = 50_000
+
+_ORGANIZATIONS = """
+    INSERT INTO organizations (id, name, name_key, plan_tier, status, created_at, updated_at, billing_version)
+    WITH RECURSIVE numbers(n) AS (
+        SELECT CAST(:start AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < CAST(:stop AS bigint)
+    )
+    SELECT 'org_00000000-0000-4000-8000-' || CAST(CAST(:first AS bigint) + n AS text),
+           'Organization ' || CAST(n AS text), 'organization ' || CAST(n AS text),
+           CASE n % 2 WHEN 0 THEN 'founders_friend' ELSE 'starter' END, 'active',
+           CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1
+    FROM numbers
+"""
+_LINKS = """
+    INSERT INTO billing_links (org_id, provider, customer_id, wanted_version, applied_version, applied_customer,
+                               synced_at, state, attempts, sweep_at, generation, made_at)
+    WITH RECURSIVE numbers(n) AS (
+        SELECT CAST(:start AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < CAST(:stop AS bigint)
+    )
+    SELECT 'org_00000000-0000-4000-8000-' || CAST(CAST(:first AS bigint) + n AS text), CAST(:provider AS text),
+           CAST(:prefix AS text) || CAST(n AS text), 1, 1, '-', CURRENT_TIMESTAMP, 'open', 0, CURRENT_TIMESTAMP, 1,
+           CURRENT_TIMESTAMP
+    FROM numbers
+"""
+_MEMBERS = """
+    INSERT INTO memberships (org_id, user_id, role, joined_at)
+    WITH RECURSIVE numbers(n) AS (
+        SELECT CAST(:start AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < CAST(:stop AS bigint)
+    ), seats(seat) AS (
+        SELECT CAST(0 AS bigint) UNION ALL SELECT seat + 1 FROM seats WHERE seat + 1 < CAST(:seats AS bigint)
+    )
+    SELECT 'org_00000000-0000-4000-8000-' || CAST(CAST(:first AS bigint) + n AS text),
+           'user_' || CAST((n * 7 + seat * 13) % CAST(:people AS bigint) AS text) || '_' || CAST(seat % 3 AS text),
+           CASE seat WHEN 0 THEN 'owner' WHEN 1 THEN 'billing_admin' ELSE 'member' END, CURRENT_TIMESTAMP
+    FROM numbers, seats
+"""
+
+
+def org_id(number: int) -> str:
+    return f"org_00000000-0000-4000-8000-{FIRST + number}"
+
+
+def user_id(number: int) -> str:
+    """Somebody who is in three or four organizations."""
+    return f"user_{number}_0"
+
+
+def fill(database: Database, organizations: int, seats: int = 10) -> None:
+    for start in range(0, organizations, AT_ONCE):
+        numbers = {"first": FIRST, "start": start, "stop": min(start + AT_ONCE, organizations)}
+        with database.engine.begin() as connection:
+            connection.execute(text(_ORGANIZATIONS), numbers)
+            for provider, prefix in (("stripe", "cus_"), ("lago", "lago-")):
+                connection.execute(text(_LINKS), {**numbers, "provider": provider, "prefix": prefix})
+            connection.execute(text(_MEMBERS), {**numbers, "seats": seats, "people": organizations})
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))

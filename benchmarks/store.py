@@ -1,0 +1,158 @@
+"""What a change and a look cost in the store, beside two JSON files, and beside ourselves at a hundredth of the size.
+
+python -m benchmarks.store [--organizations 10000] [--larger]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from benchmarks import population
+from benchmarks.comparison import Comparison, interleaved
+from benchmarks.json_store import JsonStore
+from core.database import Database
+from core.org_manager import OrgManager
+from tests import servers
+
+SEATS = 10
+RUNS = 3
+REPEATS = 200  # of ours in one run: a median of one would be noise
+WANTED = {"create_organization + owner": 1000.0, "get_user_orgs": 500.0, "update_org_plan": 200.0}
+LARGER = 100  # times
+GROWS_AT_MOST = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """``operations``: by name, one go of each; what it touches is another organization each time."""
+
+    operations: dict[str, Callable[[], object]]
+
+
+@contextmanager
+def ours(url: str, organizations: int) -> Iterator[Store]:
+    database = Database(url)
+    database.upgrade()
+    population.fill(database, organizations, SEATS)
+    database.close()
+    manager = OrgManager(database_url=url)
+    # Far apart, as in life: neighbours would lie in the same pages.
+    numbers = count(1)
+
+    def somewhere() -> int:
+        return next(numbers) * 7919 % organizations
+
+    def create() -> None:
+        manager.add_user_to_org(manager.create_organization(f"New {uuid4()}"), "somebody", "owner")
+
+    yield Store(
+        {
+            "create_organization + owner": create,
+            "get_user_orgs": lambda: manager.get_user_orgs(population.user_id(somewhere())),
+            "update_org_plan": lambda: manager.update_org_plan(population.org_id(somewhere()), "enterprise"),
+        }
+    )
+    manager.close()
+
+
+def theirs(folder: Path, organizations: int) -> Store:
+    store = JsonStore(folder)
+    store.fill(organizations, SEATS)
+    numbers = count(1)
+
+    def create() -> None:
+        store.add_user_to_org(store.create_organization(f"New {uuid4()}"), "somebody")
+
+    return Store(
+        {
+            "create_organization + owner": create,
+            "get_user_orgs": lambda: store.get_user_orgs(f"user_{next(numbers)}_0"),
+            "update_org_plan": lambda: store.update_org_plan(f"org_{next(numbers)}", "enterprise"),
+        }
+    )
+
+
+def beside_files(name: str, we: Store, they: Store) -> Iterator[Comparison]:
+    """Times a second."""
+    for operation, wanted in WANTED.items():
+        figures, baseline = interleaved(
+            RUNS, _rate(we.operations[operation], REPEATS), _rate(they.operations[operation], 1)
+        )
+        yield Comparison(
+            name=f"{operation}, {name}",
+            unit="/s",
+            figures=figures,
+            baseline=baseline,
+            against="JSON files",
+            wanted=wanted,
+        )
+
+
+def beside_ourselves(large: Store, small: Store, times: int) -> Iterator[Comparison]:
+    """Milliseconds each."""
+    for operation in WANTED:
+        figures, baseline = interleaved(RUNS, _cost(large.operations[operation]), _cost(small.operations[operation]))
+        yield Comparison(
+            name=f"{operation}, Postgres, {times} times as many",
+            unit="ms",
+            figures=figures,
+            baseline=baseline,
+            against="the smaller",
+            wanted=GROWS_AT_MOST,
+            smaller=True,
+        )
+
+
+def _rate(operation: Callable[[], object], repeats: int) -> Callable[[], float]:
+    def run() -> float:
+        started = time.perf_counter()
+        for _ in range(repeats):
+            operation()
+        return repeats / (time.perf_counter() - started)
+
+    return run
+
+
+def _cost(operation: Callable[[], object]) -> Callable[[], float]:
+    rate = _rate(operation, REPEATS)
+    return lambda: 1000 / rate()
+
+
+def measure(postgres: str, organizations: int, *, larger: bool) -> Iterator[Comparison]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="store-")))
+        files = theirs(folder, organizations)
+        on_sqlite = stack.enter_context(ours(f"sqlite:///{folder / 'store.db'}", organizations))
+        yield from beside_files("SQLite", on_sqlite, files)
+        small = stack.enter_context(ours(stack.enter_context(servers.database(postgres)), organizations))
+        yield from beside_files("Postgres", small, files)
+        if larger:
+            url = stack.enter_context(servers.database(postgres))
+            large = stack.enter_context(ours(url, organizations * LARGER))
+            yield from beside_ourselves(large, small, LARGER)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The store, beside JSON files and beside itself at another size.")
+    parser.add_argument("--organizations", type=int, default=10_000)
+    parser.add_argument("--larger", action="store_true", help="Also a hundred times as many, on Postgres; minutes.")
+    asked = parser.parse_args()
+    missed = False
+    with servers.postgres() as postgres:
+        for compared in measure(postgres, asked.organizations, larger=asked.larger):
+            print(compared.line(), flush=True)
+            missed = missed or not compared.reached
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
