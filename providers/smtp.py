@@ -82,7 +82,7 @@ class SmtpServer:
     def _client(self) -> SMTP:
         address = self._address
         user, password = address.login or (None, None)
-        return SMTP(
+        return _Client(
             hostname=address.host,
             port=address.port,
             username=user,
@@ -94,6 +94,15 @@ class SmtpServer:
             start_tls=address.tls == "starttls",
             tls_context=self._context,
         )
+
+
+class _Client(SMTP):
+    def close(self) -> None:
+        """At once: a farewell in TLS may be waited for in vain, and the loop ends before."""
+        transport = self.transport
+        super().close()
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
 
 
 class SmtpLine:
@@ -133,6 +142,7 @@ async def _leave(client: SMTP) -> None:
         if client.is_connected:
             await _within(LEAVE_SECONDS, client.quit())
     client.close()
+    await asyncio.sleep(0)
 
 
 def _verdict(refusal: SMTPResponseException) -> MailError:
@@ -155,6 +165,8 @@ def _why_away(error: SMTPException | OSError) -> str:
             return "it does not offer what SMTP_TLS, or a login, asks for"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return "its certificate is not good for SMTP_HOST"
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
     return f"it does not answer ({type(cause).__name__})"
 
 

@@ -1,0 +1,198 @@
+"""Mails over SMTP to a real server: what each answer means, certificates, logins, and an end to every wait."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.headerregistry import Address
+from email.message import EmailMessage
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from core import letters
+from core.letters import Facts
+from core.posting import MailError, MailPostponedError, MailRefusedError, MailServerAwayError
+from providers.mail_folder import MailFolder
+from providers.smtp import SmtpAddress, SmtpServer, Tls
+from tests.mail_server import LOGIN, MailServer, knows_the_login, mail_server, page, silent_server, text
+
+SENDER = Address("Billing", addr_spec="billing@acme.test")
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    with mail_server() as running:
+        yield running
+
+
+def letter(organization: str = "Acme", recipient: str = "alice@acme.test") -> EmailMessage:
+    facts = Facts(organization=organization, plan="Starter", reader="Alice")
+    message = letters.write("welcome", facts, sender=SENDER, recipient=recipient, message_id="<welcome.1@acme.test>")
+    return letters.dated(message, datetime(2026, 11, 23, 12, tzinfo=UTC))
+
+
+def connection(port: int, tls: Tls = "none", login: tuple[str, str] | None = None) -> SmtpServer:
+    return SmtpServer(
+        SmtpAddress(host="127.0.0.1", port=port, tls=tls, login=login), reach_seconds=2.0, mail_seconds=2.0
+    )
+
+
+def send(smtp: SmtpServer, *messages: EmailMessage) -> None:
+    with smtp.line() as line:
+        for message in messages:
+            line.send(message)
+
+
+def test_a_mail_arrives_with_text_page_and_the_headers_that_matter(server: MailServer) -> None:
+    send(connection(server.port), letter("Sönke & <b>Söhne</b>"))
+    [mail] = server.taken
+    assert mail["Subject"] == "Sönke & <b>Söhne</b> is set up"
+    assert (mail["From"], mail["To"]) == ("Billing <billing@acme.test>", "alice@acme.test")
+    assert (mail["Message-ID"], mail["Date"]) == ("<welcome.1@acme.test>", "Mon, 23 Nov 2026 12:00:00 +0000")
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert "Sönke & <b>Söhne</b>" in text(mail)
+    assert "Sönke &amp; &lt;b&gt;Söhne&lt;/b&gt;" in page(mail)
+    assert "<b>" not in page(mail)
+    assert server.senders == ["billing@acme.test"]
+
+
+@pytest.mark.parametrize("ending", ["\r\n", "\n", "\r", "\u2028", "\u0085", "\x0b"])
+def test_a_name_with_line_ends_begins_no_header_and_no_paragraph(server: MailServer, ending: str) -> None:
+    send(connection(server.port), letter(f"Acme{ending}Bcc: eve@evil.test{ending}{ending}Pay here"))
+    [mail] = server.taken
+    assert mail["Bcc"] is None
+    assert mail["Subject"] == "Acme Bcc: eve@evil.test Pay here is set up"
+    assert "\nBcc" not in text(mail)
+    assert len(mail.get_all("To", [])) == 1
+
+
+def test_many_mails_go_through_one_connection(server: MailServer) -> None:
+    send(connection(server.port), *[letter(recipient=f"u{number}@acme.test") for number in range(5)])
+    assert (len(server.taken), server.connections) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("queue", "answer", "kind"),
+    [
+        ("rcpt", "550 5.1.1 <alice@acme.test> is nobody here", MailRefusedError),
+        ("rcpt", "450 4.2.1 <alice@acme.test> is busy", MailPostponedError),
+        ("data", "554 5.7.1 Acme is spam", MailRefusedError),
+        ("data", "451 4.3.0 later", MailPostponedError),
+        ("data", "421 4.3.2 closing", MailServerAwayError),
+    ],
+)
+def test_a_refusal_is_named_by_its_codes_alone(
+    server: MailServer, queue: str, answer: str, kind: type[MailError]
+) -> None:
+    getattr(server, queue).append(answer)
+    with pytest.raises(kind) as caught:
+        send(connection(server.port), letter())
+    assert answer[:9] in caught.value.reason
+    for private in ("alice", "Acme", "nobody", "spam"):
+        assert private not in caught.value.reason
+    assert server.taken == []
+
+
+def test_after_a_refusal_the_next_mail_goes_through(server: MailServer) -> None:
+    server.rcpt.append("550 5.1.1 nobody")
+    with connection(server.port).line() as line:
+        with pytest.raises(MailRefusedError):
+            line.send(letter(recipient="nobody@acme.test"))
+        line.send(letter())
+    assert [mail["To"] for mail in server.taken] == ["alice@acme.test"]
+
+
+def test_a_connection_that_breaks_after_the_mail_leaves_it_open_whether_it_was_taken(server: MailServer) -> None:
+    server.hang_up = 1
+    with connection(server.port).line() as line:
+        with pytest.raises(MailPostponedError, match="lost before it said"):
+            line.send(letter())
+        with pytest.raises(MailServerAwayError, match="closed the connection"):
+            line.send(letter())
+    assert len(server.seen) == 1
+
+
+def test_a_server_that_is_not_there_is_away() -> None:
+    with pytest.raises(MailServerAwayError, match="ConnectionRefusedError"):
+        send(connection(1), letter())
+
+
+def test_a_server_that_drips_is_left_in_time() -> None:
+    with silent_server() as port:
+        began = time.monotonic()
+        with pytest.raises(MailServerAwayError, match="does not answer"):
+            send(connection(port), letter())
+        assert time.monotonic() - began < 5.0
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate of 127.0.0.1 that signed itself, as a file and as a server's context."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    both = tmp_path / "both.pem"
+    both.write_bytes(secret + file.read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    return file, context
+
+
+# aiosmtpd takes TLS from the first byte on for none.
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_mails_go_through_tls_with_a_login_to_a_server_that_is_trusted(
+    certificates: tuple[Path, ssl.SSLContext], tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, context = certificates
+    begun = {"tls": context} if tls == "tls" else {"tls_context": context, "require_starttls": True}
+    with mail_server(
+        authenticator=knows_the_login, auth_required=True, auth_require_tls=tls == "starttls", **begun
+    ) as server:
+        with pytest.raises(MailServerAwayError, match="its certificate is not good"):
+            send(connection(server.port, tls, LOGIN), letter())
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        with pytest.raises(MailServerAwayError, match=r"refuses SMTP_USER and SMTP_PASSWORD \(535 5\.7\.8\)") as caught:
+            send(connection(server.port, tls, ("billing", "another password")), letter())
+        assert "password" not in caught.value.reason.replace("SMTP_PASSWORD", "")
+        send(connection(server.port, tls, LOGIN), letter())
+        assert len(server.taken) == 1
+
+
+def test_without_starttls_nothing_is_said_in_clear(server: MailServer) -> None:
+    with pytest.raises(MailServerAwayError, match="SMTP_TLS"):
+        send(connection(server.port, "starttls", LOGIN), letter())
+    assert server.seen == []
+
+
+def test_a_folder_takes_mails_as_files_and_the_same_one_once(tmp_path: Path) -> None:
+    with MailFolder(tmp_path / "mails").line() as line:
+        line.send(letter("First"))
+        line.send(letter("Second"))
+    [file] = (tmp_path / "mails").iterdir()
+    assert file.name == "welcome.1.eml"
+    assert "Second" in file.read_text()
