@@ -16,6 +16,7 @@ from starlette.routing import Route
 from api import problems
 from api.issuer import IssuerAwayError, TokenRefusedError
 from api.permissions import TABLE, Rule
+from api.problems import ProblemError
 from api.runtime import Runtime, TheRuntime
 from core import api_keys, directory
 from core.api_keys import Service
@@ -49,7 +50,7 @@ class Admission:
     @property
     def name(self) -> str:
         """Tells callers apart, people from services too."""
-        return f"person:{self.caller.user_id}" if isinstance(self.caller, Profile) else f"service:{self.caller.id}"
+        return name_of(self.caller)
 
     @property
     def cause(self) -> Cause:
@@ -57,8 +58,12 @@ class Admission:
         return Cause(actor=actor, source=SOURCE, caused_by=f"request:{self.request_id}")
 
 
+def name_of(caller: Caller) -> str:
+    return f"person:{caller.user_id}" if isinstance(caller, Profile) else f"service:{caller.id}"
+
+
 def admit(request: Request, runtime: TheRuntime) -> None:
-    """For every route. Raises ``ProblemError``: 401, 403, 404, or 503 where the sign-in service is away."""
+    """For every route. Raises ``ProblemError``: 401, 403, 404, 429, or 503 where the sign-in service is away."""
     rule = rule_of(request)
     if rule.public:
         return
@@ -89,11 +94,22 @@ def rule_of(request: Request) -> Rule:
 
 
 def _admitted(request: Request, runtime: Runtime, rule: Rule) -> Admission:
-    caller = _caller(request, runtime)
+    try:
+        caller = _caller(request, runtime)
+    except ProblemError:
+        # Who shows nothing that opens is told apart by the address alone.
+        _keep_pace(runtime, f"address:{request.client.host if request.client else ''}")
+        raise
+    _keep_pace(runtime, name_of(caller))
     with runtime.database.read() as session:
         if isinstance(caller, Service):
             return _service(request, session, rule, caller)
         return _person(request, session, rule, caller)
+
+
+def _keep_pace(runtime: Runtime, caller: str) -> None:
+    if (seconds := runtime.paces.take(caller)) > 0:
+        raise problems.too_many(seconds)
 
 
 def _caller(request: Request, runtime: Runtime) -> Caller:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import compile_path
+from starlette.types import ASGIApp
 
-from api import problems
+from api import pages, problems
 from api.admission import HEADER, admit
-from api.door import Door
+from api.changes import REPLAYED
+from api.door import REQUEST_ID, Door
+from api.measures import Measures
 from api.permissions import TABLE, Rule
 from api.problems import MEDIA_TYPE, Problem, ProblemError
 from api.routes import (
@@ -22,6 +27,7 @@ from api.routes import (
     invitations,
     members,
     older,
+    metrics,
     older_plans,
     organizations,
     plans,
@@ -31,6 +37,8 @@ from api.routes import (
 )
 from api.runtime import Runtime
 
+from core import figures
+from core.figures import Figures
 ROUTERS: Final = (
     organizations,
     plans,
@@ -44,6 +52,7 @@ ROUTERS: Final = (
     health,
     older,
     older_plans,
+    metrics,
 )
 _PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
 ABOUT: Final = """
@@ -59,14 +68,19 @@ class TableError(Exception):
     """A route without a rule, or a rule without a route."""
 
 
-def build(runtime: Runtime, *, version: str, secure: bool = False) -> tuple[Door, FastAPI]:
-    """The application as a server runs it, and the FastAPI app inside. Raises ``TableError``."""
+def build(
+    runtime: Runtime, *, version: str, secure: bool = False, origins: Collection[str] = ()
+) -> tuple[Door, FastAPI]:
+    """The application as a server runs it, and the FastAPI app inside. Raises ``TableError``.
+
+    ``origins``: whose pages may call it from a browser.
+    """
     app = FastAPI(
         title="billing-sync",
         version=version,
         description=ABOUT,
         dependencies=[Depends(admit)],
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         separate_input_output_schemas=False,
@@ -74,13 +88,33 @@ def build(runtime: Runtime, *, version: str, secure: bool = False) -> tuple[Door
     app.state.runtime = runtime
     app.state.stopping = threading.Event()
     problems.install(app)
+    app.state.measures = measures = Measures(lambda: _figures(runtime), runtime.clock)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _other_method)
     for module in ROUTERS:
         app.include_router(module.router)
     document = _described(app.openapi())
+    pages.add(app)
     app.openapi_schema = document
     _compare(document)
-    return Door(app, secure=secure), app
+    return Door(_open_to(origins, app), measures, secure=secure), app
+
+
+def _open_to(origins: Collection[str], app: FastAPI) -> ASGIApp:
+    """Without credentials: what opens is in the Authorization header, which a page must know to send it."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", HEADER, REQUEST_ID],
+        expose_headers=[REQUEST_ID, REPLAYED, "Retry-After"],
+    )
+
+
+def _figures(runtime: Runtime) -> Figures:
+    with runtime.database.read() as session:
+        return figures.read(session)
 
 
 def _compare(document: dict[str, Any]) -> None:
@@ -141,6 +175,7 @@ def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:
         "422": "parameters" in operation or "requestBody" in operation,
         "503": True,
     }
+        "429": not rule.public,
     for status, possible in refusals.items():
         if possible:
             responses[status] = _REFUSED[status]
@@ -179,6 +214,7 @@ _REFUSED: Final = {
     "422": _refused("A value is not what it must be; `errors` names the fields."),
     "503": _refused("The database or the sign-in service does not answer; nothing was changed."),
 }
+    "429": _refused("The caller asks too often; `Retry-After` says for how many seconds to wait."),
 _HEADER: Final = {
     "name": HEADER,
     "in": "header",

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.admission import Admission
+from api.measures import Measures
 from api.problems import ProblemError
 from core.api_keys import Service
 from core.envelope import LARGEST_BYTES
@@ -30,7 +31,6 @@ LARGEST_BODY: Final = 1024 * 1024
 LARGEST_BATCH: Final = 100 * LARGEST_BYTES + LARGEST_BODY
 _BATCHES: Final = "/api/events"
 BODY_SECONDS: Final = 20.0
-PAGES: Final = frozenset({"/docs"})
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -40,18 +40,14 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
-# The page of /docs brings its script and style from where FastAPI has them; nothing else is fetched or framed.
-_DOCS = (
-    "default-src 'none'; frame-ancestors 'none'; connect-src 'self'; img-src data: https://fastapi.tiangolo.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' https://cdn.jsdelivr.net"
-)
 
 
 class Door:
     """The ASGI application around the routes. ``secure``: browsers reach it by https and are told to keep to it."""
 
-    def __init__(self, inner: ASGIApp, *, secure: bool = False) -> None:
+    def __init__(self, inner: ASGIApp, measures: Measures, *, secure: bool = False) -> None:
         self._inner = inner
+        self._measures = measures
         self._secure = secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,13 +62,15 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                self._add_headers(scope, message, request_id)
+                self._add_headers(message, request_id)
             await send(message)
 
         try:
             await self._pass(scope, receive, answer)
         finally:
-            _log(scope, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._measures.saw(scope["method"], _route(scope), status, seconds)
+            _log(scope, status, seconds)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -89,11 +87,11 @@ class Door:
 
         await self._inner(scope, again, send)
 
-    def _add_headers(self, scope: Scope, message: Message, request_id: str) -> None:
+    def _add_headers(self, message: Message, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        headers.setdefault("Content-Security-Policy", _DOCS if scope["path"] in PAGES else _NOTHING)
+        headers.setdefault("Content-Security-Policy", _NOTHING)
         if self._secure:
             headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         headers[REQUEST_ID] = request_id
@@ -130,12 +128,18 @@ def _too_large(largest: int) -> ProblemError:
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 
+def _route(scope: Scope) -> str | None:
+    """The template: a path itself may hold an address."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else None
+
+
 def _log(scope: Scope, status: int, seconds: float) -> None:
     admission = scope["state"].get("admission")
     known = admission if isinstance(admission, Admission) else None
     fields = {
         "method": scope["method"],
-        "route": getattr(scope.get("route"), "path", None),
+        "route": _route(scope),
         "status": status,
         "ms": round(seconds * 1000, 1),
         "request_id": scope["state"]["request_id"],

@@ -47,12 +47,14 @@ LOOK: Final = Rule(scope="organizations:read")
 BEGIN: Final = Rule(scope="organizations:write")
 ONESELF: Final = Rule(about="user", scope="organizations:read")
 PERSON: Final = Rule()
+MEASURE: Final = Rule(people=False, scope="metrics:read")
 SAY: Final = Rule(people=False, scope="events:write")
 
 TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/auth/login"): PUBLIC,
+    ("GET", "/metrics"): MEASURE,
     ("GET", "/auth/callback"): PUBLIC,
     # The signature is the sign-in.
     ("POST", "/webhooks/stripe"): PUBLIC,

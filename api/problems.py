@@ -6,6 +6,7 @@ words of its own; its trace is in the log under the request's id.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
@@ -129,6 +130,14 @@ def unprocessable(field: str, detail: str) -> ProblemError:
         "invalid-request",
         f"{field}: {detail}",
         [FieldError(field=field, detail=detail)],
+    )
+
+
+def too_many(seconds: float) -> ProblemError:
+    """``seconds``: until the caller may ask again."""
+    detail = "You ask too often: wait as long as Retry-After says, then go on. Nothing was changed."
+    return ProblemError(
+        HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", detail, headers={"Retry-After": str(math.ceil(seconds))}
     )
 
 

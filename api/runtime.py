@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from api.asking import Asking
 from api.issuer import Issuer
+from api.pacing import DEFAULT_RATE, LocalPaces, Paces
 from api.usage import LocalShelf, Shelf, UsageReader
 from core.catalog import Catalog
 from core.clock import Clock
@@ -34,6 +35,7 @@ class Runtime:
     shelf: Shelf = field(default_factory=lambda: LocalShelf(time.monotonic))
     stripe_webhooks: StripeWebhooks | None = None
     lago_webhooks: LagoWebhooks | None = None
+    paces: Paces = field(default_factory=lambda: LocalPaces(DEFAULT_RATE))
 
     @property
     def usage(self) -> UsageReader:

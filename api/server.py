@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,11 +19,23 @@ AT_ONCE: Final = 500  # requests; more are told to come back
 
 
 class Server:
-    """``secure``: it stands behind https. The runtime stays its owner's to close, after ``stop``."""
+    """``secure``: it stands behind https. The runtime stays its owner's to close, after ``stop``.
 
-    def __init__(self, runtime: Runtime, host: str, port: int, *, version: str, secure: bool = False) -> None:
+    ``origins``: whose pages may call it from a browser.
+    """
+
+    def __init__(  # noqa: PLR0913 - the settings of one server, all named
+        self,
+        runtime: Runtime,
+        host: str,
+        port: int,
+        *,
+        version: str,
+        secure: bool = False,
+        origins: Collection[str] = (),
+    ) -> None:
         self._host, self._port = host, port
-        application, self._app = build(runtime, version=version, secure=secure)
+        application, self._app = build(runtime, version=version, secure=secure, origins=origins)
         self._server = _Server(
             uvicorn.Config(
                 application,

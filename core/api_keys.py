@@ -20,7 +20,9 @@ from sqlalchemy.orm import Session
 from core.models import ApiKey
 from core.organizations import InvalidChangeError, one_of
 
-Scope = Literal["organizations:read", "organizations:write", "billing:write", "events:write"]
+Scope = Literal[
+    "organizations:read", "organizations:write", "billing:write", "events:write", "webhooks:write", "metrics:read"
+]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 PREFIX: Final = "bsk_"

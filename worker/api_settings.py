@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.issuer import Algorithm, IssuerSettings
+from api.pacing import DEFAULT_RATE
 from providers.lago_webhooks import Jwt
 from worker.settings import ENV_FILE, SettingsError
 
@@ -25,6 +26,12 @@ class ApiSettings(BaseSettings):
     api_host: str = Field(default="127.0.0.1", description="Where the API listens; 0.0.0.0 inside a container.")
     api_port: int | None = Field(default=None, ge=0, le=65_535, description="8080 where it is not set.")
     api_public_url: str | None = Field(default=None, description="Its origin as browsers see it, https://….")
+    api_cors_origins: str | None = Field(
+        default=None, description="Whose pages may call it from a browser: origins, commas between; default: none."
+    )
+    api_rate_limit: float = Field(
+        default=DEFAULT_RATE, gt=0, le=100_000, description="Requests a second of one caller; twice as many at once."
+    )
     oidc_issuer: str | None = Field(default=None, description="The sign-in service, as its tokens spell it.")
     oidc_audience: str | None = Field(default=None, description="What access tokens for this API name as audience.")
     oidc_algorithm: Algorithm = Field(default="RS256", description="The one with which its tokens are signed.")
@@ -45,6 +52,17 @@ class ApiSettings(BaseSettings):
             problem = "must be an https:// address (http:// on this machine alone)"
             raise ValueError(problem)
         return url
+
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str | None) -> str | None:
+        for origin in _listed(text):
+            parts = urlsplit(origin)
+            exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
+            if not (exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK)):
+                problem = "takes origins like https://app.example.com, commas between; no path, and no * for everybody"
+                raise ValueError(problem)
+        return text
 
     @field_validator("lago_webhook_public_key")
     @classmethod
@@ -77,6 +95,10 @@ class ApiSettings(BaseSettings):
         return self
 
     @property
+    def cors_origins(self) -> list[str]:
+        return _listed(self.api_cors_origins)
+
+    @property
     def secure(self) -> bool:
         return self.api_public_url is not None and self.api_public_url.startswith("https:")
 
@@ -92,6 +114,10 @@ class ApiSettings(BaseSettings):
             client_secret=self.oidc_client_secret,
             public_url=self.api_public_url.rstrip("/") if self.api_public_url else None,
         )
+
+
+def _listed(text: str | None) -> list[str]:
+    return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
 def read() -> ApiSettings:

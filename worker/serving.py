@@ -11,6 +11,7 @@ from typing import Final
 
 from api.asking import CALL_SECONDS, Asking
 from api.issuer import Issuer
+from api.pacing import LocalPaces, Paces
 from api.runtime import Runtime
 from api.server import Server
 from api.usage import LocalShelf, Shelf
@@ -25,6 +26,7 @@ from providers.stripe_webhooks import StripeWebhooks
 from worker import app
 from worker.api_settings import PORT, ApiSettings
 from worker.settings import Settings
+from worker.shared_paces import SharedPaces
 from worker.shared_quota import SharedQuota
 from worker.shared_shelf import SharedShelf
 
@@ -55,6 +57,7 @@ def api(settings: Settings, own: ApiSettings, quota: Quota | None = None) -> Ite
             clock=utc_now,
             issuer=issuer,
             asking=asking,
+            paces=_paces(settings, own, open_things),
             shelf=_shelf(settings, open_things),
             stripe_webhooks=_stripe_webhooks(settings),
             lago_webhooks=_lago_webhooks(settings, own),
@@ -90,6 +93,14 @@ def _asking(settings: Settings, plans: Catalog, quota: Quota | None, open_things
 
 def _shelf(settings: Settings, open_things: ExitStack) -> Shelf:
     if settings.redis is None:
+def _paces(settings: Settings, own: ApiSettings, open_things: ExitStack) -> Paces:
+    if settings.redis is None:
+        return LocalPaces(own.api_rate_limit)
+    shared = SharedPaces(own.api_rate_limit, settings.redis)
+    open_things.callback(shared.close)
+    return shared
+
+
         return LocalShelf(time.monotonic)
     shared = SharedShelf(settings.redis, "usage")
     open_things.callback(shared.close)
@@ -107,4 +118,4 @@ def _started(runtime: Runtime, own: ApiSettings) -> Server:
 
 def _server(runtime: Runtime, own: ApiSettings, port: int) -> Server:
     version = importlib.metadata.version("billing-sync")
-    return Server(runtime, own.api_host, port, version=version, secure=own.secure)
+    return Server(runtime, own.api_host, port, version=version, secure=own.secure, origins=own.cors_origins)

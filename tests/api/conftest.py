@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from api.asking import Asking
 from api.issuer import Issuer, IssuerSettings
+from api.pacing import LocalPaces, Paces
 from api.runtime import Runtime
 from api.server import Server
 from core import api_keys, memberships, organizations
@@ -108,11 +109,39 @@ def asking() -> Asking | None:
 
 
 @pytest.fixture
-def api(database: Database, plans: Catalog, provider: Provider, issuer: Issuer, asking: Asking | None) -> Iterator[Api]:
-    runtime = Runtime(database=database, catalog=plans, clock=utc_now, issuer=issuer, asking=asking)
+def paces() -> Paces:
+    """As fast as a test can, but where its own fixture says otherwise."""
+    return LocalPaces(1_000_000)
+
+
+@pytest.fixture
+def origins() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def api(  # noqa: PLR0913, PLR0917 - what a test may take over
+    database: Database,
+    plans: Catalog,
+    provider: Provider,
+    issuer: Issuer,
+    asking: Asking | None,
+    paces: Paces,
+    origins: list[str],
+) -> Iterator[Api]:
+    runtime = Runtime(
+        database=database,
+        catalog=plans,
+        clock=utc_now,
+        issuer=issuer,
+        asking=asking,
+        paces=paces,
+        signer=Signer(SIGNING_SECRET),
+        private_webhooks=True,
+    )
     with (
         capture_logs() as log,
-        Server(runtime, "127.0.0.1", 0, version="test") as server,
+        Server(runtime, "127.0.0.1", 0, version="test", origins=origins) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=40) as http,
     ):
         yield Api(server.url, database, plans, provider, issuer, http, log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -46,7 +47,25 @@ def test_every_answer_tells_browsers_to_keep_to_it(api: Api) -> None:
     preflight = {"Origin": "https://evil.test", "Access-Control-Request-Method": "GET"}
     asked = api.http.options("/api/organizations", headers=preflight)
     assert (asked.status_code, "access-control-allow-origin" in asked.headers) == (405, False)
-    assert "script-src" in api.get("/docs").headers["content-security-policy"]
+
+
+def test_the_page_of_the_document_loads_everything_from_here(api: Api) -> None:
+    page = api.get("/docs")
+    policy = page.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "http" not in policy
+    assert "unsafe-eval" not in policy
+    parts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(parts) == 4
+    for part in parts:
+        answer = api.get(part)
+        assert answer.status_code == 200, part
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-type"].split(";")[0] in {"text/javascript", "text/css", "image/png"}
+    assert "<script>" not in page.text
+    assert 'url: "/openapi.json"' in api.get("/docs/start.js").text
+    assert api.get("/docs/../conftest.py").status_code == 404
+    assert api.get("/docs/redoc.standalone.js").status_code == 404
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(api: Api) -> None:
@@ -105,6 +124,20 @@ def test_the_log_says_what_was_asked_and_nothing_that_is_personal(api: Api) -> N
     assert headers["Authorization"][-43:] not in text
 
 
+def test_the_log_holds_no_query_and_no_path_that_nobody_wrote_down(api: Api) -> None:
+    private = ("SECRET-CODE", "SECRET-STATE", "alice@acme.test", "SECRET-TOKEN")
+    api.get("/auth/callback", code=private[0], state=private[1])
+    api.get("/api/organizations", api.as_("u1"), search=private[2], cursor=private[3])
+    api.get(f"/api/organizations/{private[2]}", api.as_("u1"))
+    api.get("/api/organizations", {"Authorization": f"Bearer {private[3]}", "X-Organization-ID": private[2]})
+    until = time.monotonic() + 5
+    while len(api.log) < 4 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert len(api.log) >= 4
+    text = json.dumps(api.log, default=str)
+    assert [each for each in private if each in text] == []
+
+
 def test_a_database_that_is_away_is_said_to_be_away(api: Api, tmp_path: Path) -> None:
     assert api.get("/readyz").json() == {"status": "ok"}
     headers = api.as_service()
@@ -141,7 +174,7 @@ def test_the_document_names_each_route_with_who_may_and_how_it_refuses(api: Api)
         operation = document["paths"][path][method.lower()]
         assert operation["summary"]
         assert ("security" in operation) == (not rule.public)
-        assert ("401" in operation["responses"]) == (not rule.public)
+        assert rule.public or {"401", "403", "404", "429"} <= set(operation["responses"])
         for status, answer in operation["responses"].items():
             if status.startswith("4"):
                 assert list(answer["content"]) == ["application/problem+json"], (method, path, status)

@@ -1,0 +1,192 @@
+"""Metrics: what the rows say at the moment of the scrape, and nothing that names anybody."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import insert, update
+
+from api.measures import Measures
+from core import billers, figures
+from core.clock import utc_now
+from core.database import Database
+from core.figures import Figures
+from core.models import BillingLink, DriftPlan, Event
+from tests.api.conftest import Api
+from tests.core.test_reads import FEW, large, plans_of
+
+__all__ = ["large"]
+
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+
+Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def values(text: str) -> Values:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scraped(api: Api) -> Values:
+    answer = api.get("/metrics", api.as_service("metrics:read"))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return values(answer.text)
+
+
+def value(found: Values, name: str, **labels: str) -> float | None:
+    return found.get((f"billing_sync_{name}", frozenset(labels.items())))
+
+
+def shown(database: Database, at: Callable[[], datetime] = utc_now) -> Values:
+    def read() -> Figures:
+        with database.read() as session:
+            return figures.read(session)
+
+    return values(Measures(read, at).text().decode())
+
+
+def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
+    for _ in range(3):
+        api.organization()
+    parked, held, _ = [api.organization() for _ in range(3)]
+    with api.database.write() as session:
+        for org_id, state in ((parked, "parked"), (held, "held")):
+            link = (BillingLink.org_id == org_id, BillingLink.provider == "lago")
+            session.execute(update(BillingLink).where(*link).values(state=state))
+    found = shown(api.database, lambda: utc_now() + timedelta(minutes=5))
+    assert [value(found, f"links_{what}", provider="lago") for what in ("behind", "parked", "held")] == [4, 1, 1]
+    assert [value(found, f"links_{what}", provider="stripe") for what in ("behind", "parked", "held")] == [6, 0, 0]
+    age = value(found, "links_oldest_behind_seconds", provider="stripe")
+    assert age is not None
+    assert 300 <= age < 360
+
+
+def test_a_stopped_biller_shows_for_what_reason(api: Api) -> None:
+    with api.database.write() as session:
+        billers.stop(session, "stripe", "the key is of another account", utc_now())
+    found = shown(api.database)
+    assert value(found, "biller_stopped", provider="stripe", kind="wrong_account") == 1
+    assert value(found, "biller_stopped", provider="stripe", kind="unavailable") == 0
+    assert value(found, "biller_stopped", provider="lago", kind="wrong_account") == 0
+
+
+def test_the_last_comparison_shows_its_age_and_what_it_found_and_none_shows_nothing(api: Api) -> None:
+    assert value(shown(api.database), "drift_plan_age_seconds") is None
+    began = utc_now() - timedelta(hours=1)
+    with api.database.write() as session:
+        session.execute(
+            insert(DriftPlan).values(
+                run_id="r",
+                plan_id="p",
+                token="t",
+                stage="done",
+                done=0,
+                counts={"drifted": 3, "kinds": {"renamed": 2, "missing": 1}},
+                started_at=began,
+                touched_at=began,
+                finished_at=began,
+            )
+        )
+    found = shown(api.database)
+    age = value(found, "drift_plan_age_seconds")
+    assert age is not None
+    assert 3600 <= age < 3700
+    assert value(found, "drift_organizations") == 3
+    assert value(found, "drift_findings", kind="renamed") == 2
+
+
+def test_what_the_relay_has_not_published_shows(api: Api) -> None:
+    api.organization(u1="owner")
+    assert value(shown(api.database), "events_pending") == 2
+    with api.database.write() as session:
+        session.execute(update(Event).values(published_at=utc_now()))
+    found = shown(api.database)
+    assert (value(found, "events_pending"), value(found, "events_oldest_pending_seconds")) == (0, 0)
+
+
+@one_database
+def test_requests_are_counted_by_route_and_status_and_no_label_names_anybody(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    for _ in range(3):
+        api.get(f"/api/organizations/{org_id}", api.as_("u1"))
+    api.get(f"/api/organizations/{org_id}", api.as_("stranger"))
+    api.get("/api/users/somebody@acme.test/organizations", api.as_("u1"))
+    api.get("/nowhere/somebody@acme.test")
+    api.http.request("BREW", "/healthz")
+    found = counted(api, 7)
+    route = "/api/organizations/{org_id}"
+    assert value(found, "http_requests_total", method="GET", route=route, status="200") == 3
+    assert value(found, "http_requests_total", method="GET", route=route, status="404") == 1
+    assert value(found, "http_requests_total", method="GET", route="none", status="404") == 1
+    assert value(found, "http_request_seconds_count", method="GET", route=route) == 4
+    labels = str(sorted(map(str, found)))
+    assert "other" in labels
+    for private in ("acme.test", org_id, "BREW", "stranger", "u1"):
+        assert private not in labels
+
+
+def counted(api: Api, requests: int) -> Values:
+    """A request counts once its answer is sent; the client may be a moment ahead of that."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        found = scraped(api)
+        if sum(each for (name, _), each in found.items() if name.endswith("requests_total")) >= requests:
+            return found
+    raise AssertionError(requests)
+
+
+@one_database
+def test_only_a_service_with_the_scope_reads_them(api: Api) -> None:
+    assert api.get("/metrics").status_code == 401
+    assert api.get("/metrics", api.as_("u1")).status_code == 403
+    assert api.get("/metrics", api.as_service("organizations:read")).status_code == 403
+
+
+@one_database
+def test_however_many_scrape_the_rows_are_read_once_in_a_while(database: Database) -> None:
+    reads: list[int] = []
+
+    def read() -> Figures:
+        reads.append(1)
+        with database.read() as session:
+            return figures.read(session)
+
+    measures = Measures(read, utc_now)
+    for _ in range(10):
+        measures.text()
+    assert len(reads) == 1
+
+
+def test_at_ten_thousand_organizations_only_what_waits_is_read(large: Database) -> None:
+    found: list[Figures] = []
+    plans = plans_of(large, lambda session: found.append(figures.read(session)))
+    assert (found[0].links["lago"].behind, found[0].events_pending) == (FEW, FEW)
+    assert "ix_billing_links_due" in plans
+    assert "ix_billing_links_parked" in plans
+    assert "ix_events_unpublished" in plans
+    assert "Seq Scan on billing_links" not in plans
+    assert "SCAN billing_links'" not in plans
+    assert "Seq Scan on organizations" not in plans
+
+
+@one_database
+def test_the_document_names_each_metric_and_no_other(api: Api) -> None:
+    text = api.get("/metrics", api.as_service("metrics:read")).text
+    served = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    named = set(re.findall(r"^\| `(\w+)`", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
+    only_after_a_comparison = {
+        f"billing_sync_drift_{each}" for each in ("plan_age_seconds", "organizations", "findings")
+    }
+    unasked = {"billing_sync_http_requests_created", "billing_sync_http_request_seconds_created"}
+    assert served | only_after_a_comparison == named | (served & unasked)

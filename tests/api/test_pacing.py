@@ -1,0 +1,115 @@
+"""Each caller has a bucket: who asks too often is told when to come back, and nobody else notices."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from api.pacing import LocalPaces, Paces
+from tests.api.conftest import Api
+from worker.shared_paces import SharedPaces
+
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+RATE = 5.0
+
+
+class Moment:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def moment() -> Moment:
+    return Moment()
+
+
+@pytest.fixture
+def paces(moment: Moment) -> Paces:
+    return LocalPaces(RATE, moment)
+
+
+@one_database
+def test_a_caller_who_asks_too_often_is_told_when_to_come_back(api: Api, moment: Moment) -> None:
+    mine, others = api.as_("u1"), api.as_("u2")
+    assert {api.get("/api/organizations", mine).status_code for _ in range(10)} == {200}
+    refused = api.get("/api/organizations", mine)
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["type"] == "urn:billing-sync:problem:too-many-requests"
+    assert api.get("/api/organizations", others).status_code == 200
+    moment.now += 0.2
+    assert [api.get("/api/organizations", mine).status_code for _ in range(2)] == [200, 429]
+
+
+@one_database
+def test_a_key_and_its_holder_are_callers_of_their_own(api: Api) -> None:
+    first, second = api.as_service(), api.as_service()
+    assert [api.get("/api/organizations", first).status_code for _ in range(11)] == [200] * 10 + [429]
+    assert api.get("/api/organizations", second).status_code == 200
+
+
+@one_database
+def test_who_shows_nothing_that_opens_is_counted_by_address_and_holds_up_nobody_who_does(api: Api) -> None:
+    bad = {"Authorization": "Bearer bsk_0000000000000000_" + "A" * 43}
+    assert [api.get("/api/organizations", bad).status_code for _ in range(11)] == [401] * 10 + [429]
+    assert api.get("/api/organizations").status_code == 429
+    assert api.get("/api/organizations", api.as_("u1")).status_code == 200
+
+
+@one_database
+def test_what_is_open_to_all_is_counted_for_nobody(api: Api) -> None:
+    assert {api.get("/healthz").status_code for _ in range(30)} == {200}
+
+
+def let_through(paces: Paces, callers: int = 1, tries: int = 30) -> int:
+    return sum(paces.take(f"caller {each}") == 0 for _ in range(tries) for each in range(callers))
+
+
+def test_a_bucket_is_full_after_a_pause_and_never_fuller(moment: Moment) -> None:
+    paces = LocalPaces(RATE, moment)
+    assert let_through(paces) == 10
+    moment.now += 1
+    assert let_through(paces) == 5
+    moment.now += 3600
+    assert let_through(paces) == 10
+
+
+def test_a_rate_below_one_a_second_lets_one_through_at_a_time(moment: Moment) -> None:
+    paces = LocalPaces(0.25, moment)
+    assert let_through(paces) == 1
+    assert paces.take("caller 0") == pytest.approx(4)
+    moment.now += 4
+    assert let_through(paces) == 1
+
+
+def test_callers_beyond_number_cost_no_memory_beyond_bound(moment: Moment) -> None:
+    paces = LocalPaces(RATE, moment, most=10)
+    for number in range(1000):
+        assert paces.take(f"caller {number}") == 0
+    assert len(paces.__dict__["_due"]) == 10
+
+
+def test_processes_share_a_callers_bucket_through_redis(redis_url: str) -> None:
+    first, second = SharedPaces(RATE, redis_url), SharedPaces(RATE, redis_url)
+    began = time.monotonic()
+    passed = let_through(first, tries=8) + let_through(second, tries=20)
+    assert 10 <= passed <= 10 + RATE * (time.monotonic() - began) + 1
+    wait = second.take("caller 0")
+    assert 0 < wait <= 1 / RATE
+    time.sleep(wait)
+    assert first.take("caller 0") == 0
+    first.close()
+    second.close()
+
+
+def test_without_redis_each_process_keeps_pace_by_itself() -> None:
+    alone = SharedPaces(RATE, "redis://127.0.0.1:1/0")
+    began = time.monotonic()
+    assert 10 <= let_through(alone) <= 12
+    assert time.monotonic() - began < 1
+    alone.close()
