@@ -22,12 +22,13 @@ from api.permissions import TABLE, Rule
 from api.problems import MEDIA_TYPE, Problem, ProblemError
 from api.routes import (
     dashboard,
+    endpoints,
     events,
     health,
     invitations,
     members,
-    older,
     metrics,
+    older,
     older_plans,
     organizations,
     plans,
@@ -36,9 +37,9 @@ from api.routes import (
     webhooks,
 )
 from api.runtime import Runtime
-
 from core import figures
 from core.figures import Figures
+
 ROUTERS: Final = (
     organizations,
     plans,
@@ -46,13 +47,14 @@ ROUTERS: Final = (
     invitations,
     sync,
     events,
+    endpoints,
     dashboard,
     sign_in,
     webhooks,
     health,
+    metrics,
     older,
     older_plans,
-    metrics,
 )
 _PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
 ABOUT: Final = """
@@ -82,18 +84,18 @@ def build(
         dependencies=[Depends(admit)],
         docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         separate_input_output_schemas=False,
     )
     app.state.runtime = runtime
     app.state.stopping = threading.Event()
-    problems.install(app)
     app.state.measures = measures = Measures(lambda: _figures(runtime), runtime.clock)
+    problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _other_method)
     for module in ROUTERS:
         app.include_router(module.router)
-    document = _described(app.openapi())
     pages.add(app)
+    document = _described(app.openapi())
+    endpoints.describe(document)
     app.openapi_schema = document
     _compare(document)
     return Door(_open_to(origins, app), measures, secure=secure), app
@@ -173,9 +175,9 @@ def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:
         "409": changes,
         "413": "requestBody" in operation,
         "422": "parameters" in operation or "requestBody" in operation,
+        "429": not rule.public,
         "503": True,
     }
-        "429": not rule.public,
     for status, possible in refusals.items():
         if possible:
             responses[status] = _REFUSED[status]
@@ -212,9 +214,9 @@ _REFUSED: Final = {
     "409": _refused("It collides with what is there: a taken name, a member who is one, the last owner."),
     "413": _refused("The body is too large."),
     "422": _refused("A value is not what it must be; `errors` names the fields."),
+    "429": _refused("The caller asks too often; `Retry-After` says for how many seconds to wait."),
     "503": _refused("The database or the sign-in service does not answer; nothing was changed."),
 }
-    "429": _refused("The caller asks too often; `Retry-After` says for how many seconds to wait."),
 _HEADER: Final = {
     "name": HEADER,
     "in": "header",

@@ -49,12 +49,13 @@ ONESELF: Final = Rule(about="user", scope="organizations:read")
 PERSON: Final = Rule()
 MEASURE: Final = Rule(people=False, scope="metrics:read")
 SAY: Final = Rule(people=False, scope="events:write")
+SUBSCRIBE: Final = Rule(people=False, scope="webhooks:write")
 
 TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
-    ("GET", "/auth/login"): PUBLIC,
     ("GET", "/metrics"): MEASURE,
+    ("GET", "/auth/login"): PUBLIC,
     ("GET", "/auth/callback"): PUBLIC,
     # The signature is the sign-in.
     ("POST", "/webhooks/stripe"): PUBLIC,
@@ -80,6 +81,11 @@ TABLE: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/api/users/{user_id}/organizations"): ONESELF,
     ("GET", "/api/dashboard"): PERSON,
     ("POST", "/api/events"): SAY,
+    ("POST", "/api/webhooks"): SUBSCRIBE,
+    ("GET", "/api/webhooks"): SUBSCRIBE,
+    ("DELETE", "/api/webhooks/{endpoint_id}"): SUBSCRIBE,
+    ("POST", "/api/webhooks/{endpoint_id}/rotate"): SUBSCRIBE,
+    ("POST", "/api/webhooks/{endpoint_id}/replay"): SUBSCRIBE,
     # The older paths: the same core, the words that their callers know.
     ("GET", "/api/v1/org/my-orgs"): PERSON,
     ("GET", "/api/v1/org/roles"): LOOK,

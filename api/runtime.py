@@ -15,6 +15,7 @@ from api.usage import LocalShelf, Shelf, UsageReader
 from core.catalog import Catalog
 from core.clock import Clock
 from core.database import Database
+from core.signing import Signer
 from providers.lago_webhooks import LagoWebhooks
 from providers.stripe_webhooks import StripeWebhooks
 
@@ -22,6 +23,8 @@ from providers.stripe_webhooks import StripeWebhooks
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """``issuer`` None: no sign-in service is named, so only keys of services are let in.
+
+    ``signer`` None: nobody is told by webhook; ``private_webhooks``: who is told may be on a network of our own.
 
     ``asking`` None: no biller is named, so what they would tell is unavailable. Webhooks are taken of a biller whose
     secret is set.
@@ -32,10 +35,12 @@ class Runtime:
     clock: Clock
     issuer: Issuer | None = None
     asking: Asking | None = None
+    paces: Paces = field(default_factory=lambda: LocalPaces(DEFAULT_RATE))
     shelf: Shelf = field(default_factory=lambda: LocalShelf(time.monotonic))
     stripe_webhooks: StripeWebhooks | None = None
     lago_webhooks: LagoWebhooks | None = None
-    paces: Paces = field(default_factory=lambda: LocalPaces(DEFAULT_RATE))
+    signer: Signer | None = None
+    private_webhooks: bool = False
 
     @property
     def usage(self) -> UsageReader:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core.catalog import Catalog
 from core.clock import Clock
+from core.courier import Courier
 from core.database import DATABASE_IS_AWAY, Database
 from core.gateways import Provider
 from core.links import LONGEST_RETRY
@@ -40,7 +41,10 @@ PAUSE = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What the tasks of one process work with; opened once, after the fork. ``post`` None: no mail server is named."""
+    """What the tasks of one process work with; opened once, after the fork.
+
+    ``post`` None: no mail server is named. ``courier`` None: no secret to sign webhooks with is set.
+    """
 
     database: Database
     sync: Sync
@@ -48,6 +52,7 @@ class Runtime:
     clock: Clock
     close: Callable[[], None]
     post: Post | None = None
+    courier: Courier | None = None
 
 
 class BillingApp(Celery):

@@ -16,6 +16,7 @@ SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
 PLAN: Final = "billing.plan"
 MAILS: Final = "mails.send"
+DELIVER: Final = "webhooks.deliver"
 
 QUEUE_OF: Final[dict[str, str]] = {
     RECEIVE: "events",
@@ -26,6 +27,7 @@ QUEUE_OF: Final[dict[str, str]] = {
     SYNC_TO_STRIPE: "stripe",
     SYNC_TO_LAGO: "lago",
     MAILS: "mails",
+    DELIVER: "webhooks",
 }
 # What the sweep hands over stands in queues of its own, so that no fresh change waits behind an import.
 BULK_QUEUE_OF: Final[dict[str, str]] = {SYNC_TO_STRIPE: "stripe_bulk", SYNC_TO_LAGO: "lago_bulk"}

@@ -11,7 +11,7 @@ from celery import shared_task
 
 from core import billers, due
 from core.gateways import PROVIDERS, Provider
-from tasks import broker, hints
+from tasks import broker, deliveries, hints
 from tasks.base import BillingApp, BillingTask
 from tasks.routing import SWEEP, TASK_OF, Ring
 
@@ -39,6 +39,7 @@ def run(app: BillingApp) -> int:
             return 0
     due.downgrades(runtime.database, DOWNGRADES_AT_ONCE, now)
     hints.sweep(app)
+    deliveries.sweep(app)
     return sum(_top_up(app, provider) for provider in PROVIDERS)
 
 

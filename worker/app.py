@@ -5,6 +5,7 @@ JSON only, no result backend: the rows are the truth. Late acknowledgement, one 
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final
 
 import structlog
@@ -14,14 +15,17 @@ from kombu import Exchange, Queue
 from core import catalog
 from core.accounts import Accounts
 from core.clock import utc_now
+from core.courier import Courier
 from core.database import Database
 from core.gate import Gates
 from core.gateways import Biller, Provider
 from core.quota import Limit, Limits, LocalQuota, Quota
+from core.signing import Signer
 from core.sync import Sync
 from core.wishes import Policy
 from providers.lago import LagoBiller
 from providers.stripe_biller import StripeBiller
+from providers.webhook_http import WebhookHttp
 from tasks import drift, mails
 from tasks.base import BillingApp, Runtime
 from tasks.routing import MAILS, PLAN, QUEUE_OF, QUEUES, SWEEP
@@ -34,6 +38,9 @@ log = structlog.get_logger()
 
 # One call to a biller, the last byte included; ``core.links.CALL`` leaves room for bridged blips on top.
 CALL_SECONDS: Final = 10.0
+TASK_MODULES: Final = [
+    f"tasks.{noun}" for noun in ("customers", "deliveries", "drift", "events", "hints", "mails", "sweep")
+]
 SWEEP_EVERY: Final = 5.0
 
 # Of the published limits. Stripe's buckets forgive a burst (stripe.md 3); Lago's window of one second does not (lago.md
@@ -76,8 +83,11 @@ def open_runtime(settings: Settings) -> Runtime:
     database.prepare()
     policy = Policy(links_payer=bool(settings.lago_stripe_provider_code))
     quota = open_quota(settings)
+    courier = open_courier(settings, database)
 
     def close() -> None:
+        if courier is not None:
+            courier.wire.close()
         for biller in billers.values():
             biller.close()
         database.close()
@@ -95,7 +105,27 @@ def open_runtime(settings: Settings) -> Runtime:
         gates=Gates(quota, settings.worker_concurrency),
     )
     post = open_post(settings, database, plans)
-    return Runtime(database=database, sync=sync, catalog=plans, clock=utc_now, close=close, post=post)
+    return Runtime(database=database, sync=sync, catalog=plans, clock=utc_now, close=close, post=post, courier=courier)
+
+
+def open_signer(settings: Settings) -> Signer | None:
+    """None: no secret is set, so nobody is told by webhook."""
+    secret = settings.webhook_signing_secret
+    return None if secret is None else Signer(secret.get_secret_value())
+
+
+def open_courier(settings: Settings, database: Database) -> Courier | None:
+    """Other services' servers may be slow: they have a quarter of the threads at most."""
+    signer = open_signer(settings)
+    if signer is None:
+        return None
+    return Courier(
+        database=database,
+        clock=utc_now,
+        signer=signer,
+        wire=WebhookHttp(private=settings.webhook_allow_private),
+        lanes=threading.BoundedSemaphore(max(1, settings.worker_concurrency // 4)),
+    )
 
 
 def start_accounts(runtime: Runtime) -> None:
@@ -165,7 +195,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
     queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in QUEUES]
     return {
-        "imports": ["tasks.customers", "tasks.drift", "tasks.events", "tasks.hints", "tasks.mails", "tasks.sweep"],
+        "imports": TASK_MODULES,
         "broker_url": settings.broker,
         "broker_transport_options": _transport_options(settings.broker),
         "broker_connection_timeout": 4,

@@ -16,9 +16,10 @@ from kombu.exceptions import KombuError
 from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
 
-from core import hints, mails, outbox
+from core import deliveries, hints, mails, outbox
 from core.database import DATABASE_IS_AWAY, GONE_HOST, Database
 from tasks import broker, routing
+from tasks import deliveries as webhooks
 from tasks import hints as told
 from tasks.base import BillingApp
 from worker.turnstile import Turnstile
@@ -87,6 +88,8 @@ class Relay:
         with self._database.write() as session:
             published = outbox.mark_published(session, token, now())
             mails.of_events(session, [event for event in events if event.seq in published], runtime.catalog, now())
+            waiting = deliveries.make(session, published, now())
+        webhooks.ring(self._app, waiting)
         log.debug("relayed", events=len(events))
         return len(events)
 

@@ -61,6 +61,8 @@ def api(settings: Settings, own: ApiSettings, quota: Quota | None = None) -> Ite
             shelf=_shelf(settings, open_things),
             stripe_webhooks=_stripe_webhooks(settings),
             lago_webhooks=_lago_webhooks(settings, own),
+            signer=app.open_signer(settings),
+            private_webhooks=settings.webhook_allow_private,
         )
         yield open_things.enter_context(_started(runtime, own))
 
@@ -91,8 +93,6 @@ def _asking(settings: Settings, plans: Catalog, quota: Quota | None, open_things
     return asking
 
 
-def _shelf(settings: Settings, open_things: ExitStack) -> Shelf:
-    if settings.redis is None:
 def _paces(settings: Settings, own: ApiSettings, open_things: ExitStack) -> Paces:
     if settings.redis is None:
         return LocalPaces(own.api_rate_limit)
@@ -101,6 +101,8 @@ def _paces(settings: Settings, own: ApiSettings, open_things: ExitStack) -> Pace
     return shared
 
 
+def _shelf(settings: Settings, open_things: ExitStack) -> Shelf:
+    if settings.redis is None:
         return LocalShelf(time.monotonic)
     shared = SharedShelf(settings.redis, "usage")
     open_things.callback(shared.close)

@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from dotenv.parser import parse_stream
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from core.catalog import ChargedBy
@@ -21,6 +21,7 @@ from worker.mail_settings import MailSettings
 
 ENV_FILE = Path(".env")
 LOOPBACK_BROKER = "memory://localhost"
+SHORTEST_SECRET = 32
 
 
 class SettingsError(Exception):
@@ -59,6 +60,11 @@ class Settings(MailSettings):
     lago_stripe_provider_code: str | None = Field(default=None, description="Lago's code of its Stripe connection.")
     lago_webhook_secret: SecretStr | None = Field(default=None, description="HMAC key of Lago's webhooks.")
 
+    webhook_signing_secret: SecretStr | None = Field(
+        default=None, description="Of it each subscriber's own secret is made; without it nobody is told by webhook."
+    )
+    webhook_allow_private: bool = Field(default=False, description="Subscribers may be on private networks.")
+
     lago_rate_limit: float = Field(
         default=50.0, ge=LEAST_RATE, description="Requests a second of the Lago organization."
     )
@@ -80,6 +86,14 @@ class Settings(MailSettings):
     redis_host: str | None = Field(default=None, description="With REDIS_*, where REDIS_URL is not set.")
     redis_port: int = 6379
     redis_db: int = 0
+
+    @field_validator("webhook_signing_secret")
+    @classmethod
+    def _is_long(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < SHORTEST_SECRET:
+            problem = f"must be {SHORTEST_SECRET} random characters or more; `openssl rand -base64 32` makes them"
+            raise ValueError(problem)
+        return secret
 
     @model_validator(mode="after")
     def _billers_are_named_whole(self) -> Settings:

@@ -16,16 +16,19 @@ from api.issuer import Issuer, IssuerSettings
 from api.pacing import LocalPaces, Paces
 from api.runtime import Runtime
 from api.server import Server
-from core import api_keys, memberships, organizations
+from core import api_keys, endpoints, memberships, organizations
 from core.api_keys import SCOPES, Scope
 from core.catalog import Catalog
 from core.clock import utc_now
 from core.database import Database
+from core.endpoints import NewEndpoint
 from core.events import Change
 from core.models import Role
 from core.organizations import NewOrganization
+from core.signing import Signer
 from tests.api.provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Provider
 
+SIGNING_SECRET = "a signing secret of the tests, long enough"
 OWN_ORIGIN = "http://testserver.test"
 
 
@@ -60,6 +63,14 @@ class Api:
             for user_id, role in roles.items():
                 memberships.add(change, organization, user_id, role)
             return organization.id
+
+    def webhook(self) -> str:
+        """A webhook endpoint, made beside the API; the one that was made before makes room for it."""
+        with self.database.write() as session:
+            for earlier in endpoints.every(session):
+                endpoints.remove(session, earlier.id)
+            new = NewEndpoint(url="https://hooks.example.com")
+            return endpoints.add(session, new, utc_now(), private=False).id
 
     def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
         return self.http.get(path, headers=headers, params=params)

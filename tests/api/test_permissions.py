@@ -35,6 +35,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "subject": "org_walk_{n}",
         "data": {"name": "Walked"},
     },
+    ("POST", "/api/webhooks"): {"url": "https://hooks.example.com/{n}"},
+    ("POST", "/api/webhooks/{endpoint_id}/rotate"): {},
+    ("POST", "/api/webhooks/{endpoint_id}/replay"): {"since": None},
     ("POST", "/api/v1/org/{org_id}/members"): {"user_id": "somebody"},
     ("PUT", "/api/v1/org/{org_id}/members/{user_id}/role"): {"role": "billing_admin"},
     ("PUT", "/api/v1/org/{org_id}/settings"): {"name": "Renamed {n}"},
@@ -80,7 +83,8 @@ def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     body = {
         name: word.format(n=number) if isinstance(word, str) else word for name, word in BODIES.get(route, {}).items()
     } or None
-    asked = path.format(org_id=org_id, user_id=user_id) + QUERIES.get(route, "")
+    ids = {"org_id": org_id, "user_id": user_id, "endpoint_id": api.webhook() if "{endpoint_id}" in path else None}
+    asked = path.format(**ids) + QUERIES.get(route, "")
     named = {"X-Organization-ID": org_id} if TABLE[route].about == "current" else {}
     answer = api.send(method, asked, headers(api, TABLE[route], caller) | named, body)
     return ADMITTED if answer.is_success else str(answer.status_code)
