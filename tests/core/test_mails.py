@@ -1,0 +1,266 @@
+"""Who is told what by mail, and when: each once, plans when both billers hold them, and nothing that is not true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from core import mails, memberships, organizations, outbox, people
+from core.catalog import Catalog
+from core.clock import utc_now
+from core.database import Database
+from core.events import Cause, Change
+from core.mails import Claimed
+from core.models import BillingLink, Mail, Organization, Role
+from core.org_manager import OrgManager
+from core.organizations import NewOrganization
+from core.people import Profile
+from tests.conftest import SetClock
+
+Work = Callable[[Change, Organization], None]
+
+
+class Office:
+    """Organizations, their people, and the relay's part in it."""
+
+    def __init__(self, database: Database, catalog: Catalog, clock: SetClock) -> None:
+        self.database, self.catalog, self.clock = database, catalog, clock
+
+    def register(self, name: str = "Acme", owner: str = "alice", billing_email: str | None = None) -> str:
+        with self.database.write() as session:
+            change = Change(session, self.clock(), Cause(actor=owner))
+            new = NewOrganization(name=name, plan_tier="professional", billing_email=billing_email)
+            organization = organizations.create(change, new, self.catalog)
+            memberships.add(change, organization, owner, "owner")
+            return organization.id
+
+    def know(self, *user_ids: str) -> None:
+        for user_id in user_ids:
+            with self.database.write() as session:
+                person = Profile(user_id=user_id, name=user_id.title(), email=f"{user_id}@acme.test")
+                people.remember(Change(session, self.clock()), person)
+
+    def join(self, org_id: str, **roles: Role) -> None:
+        def join(change: Change, organization: Organization) -> None:
+            for user_id, role in roles.items():
+                memberships.add(change, organization, user_id, role)
+
+        self.change(org_id, join)
+
+    def change(self, org_id: str, work: Work) -> None:
+        with self.database.write() as session:
+            organization = organizations.lock(session, org_id)
+            assert organization is not None
+            work(Change(session, self.clock()), organization)
+
+    def plan(self, org_id: str, tier: str) -> None:
+        self.change(org_id, lambda change, found: organizations.change_plan(change, found, tier, self.catalog))
+
+    def relay(self) -> None:
+        """As the relay does: leased, handed over, marked."""
+        with self.database.write() as session:
+            token, events = outbox.lease(session, 500, self.clock())
+        with self.database.write() as session:
+            marked = outbox.mark_published(session, token, self.clock())
+            mails.of_events(session, [each for each in events if each.seq in marked], self.catalog, self.clock())
+
+    def sync(self, org_id: str) -> None:
+        with self.database.write() as session:
+            session.execute(
+                update(BillingLink)
+                .where(BillingLink.org_id == org_id)
+                .values(applied_version=BillingLink.wanted_version, applied_customer="known")
+            )
+
+    def told(self) -> set[tuple[str, str, str]]:
+        with self.database.read() as session:
+            return {(row.kind, row.recipient, row.state) for row in session.scalars(select(Mail))}
+
+    def claim(self) -> Claimed | None:
+        with self.database.write() as session:
+            mails.look(session, self.clock())
+        with self.database.write() as session:
+            return mails.claim(session, self.clock())
+
+    def deliver(self) -> list[tuple[str, str]]:
+        """What goes out now."""
+        gone = []
+        while (claimed := self.claim()) is not None:
+            gone.append((claimed.kind, claimed.recipient))
+            with self.database.write() as session:
+                mails.sent(session, claimed, self.clock())
+        return gone
+
+
+@pytest.fixture
+def office(database: Database, plans: Catalog, clock: SetClock) -> Office:
+    return Office(database, plans, clock)
+
+
+def test_whoever_registers_an_organization_is_welcomed_once(office: Office) -> None:
+    office.know("alice")
+    office.register()
+    office.relay()
+    office.relay()
+    assert office.told() == {("welcome", "alice@acme.test", "open")}
+
+
+def test_an_owner_whose_address_nobody_knows_is_welcomed_at_the_billing_address(office: Office) -> None:
+    office.register(billing_email="billing@acme.test")
+    office.register("Globex", owner="bob")
+    office.relay()
+    assert office.told() == {("welcome", "billing@acme.test", "open")}
+
+
+def test_who_joins_later_or_is_no_owner_is_not_welcomed(office: Office) -> None:
+    office.know("alice", "bob", "carol")
+    org_id = office.register()
+    office.clock.advance(seconds=1)
+    office.join(org_id, bob="owner", carol="member")
+    office.relay()
+    assert office.told() == {("welcome", "alice@acme.test", "open")}
+
+
+def test_an_event_that_is_relayed_twice_is_told_once(office: Office) -> None:
+    office.know("alice")
+    office.register()
+    with office.database.write() as session:
+        first, _ = outbox.lease(session, 500, office.clock())
+    office.clock.advance(seconds=31)
+    office.relay()
+    with office.database.write() as session:
+        assert outbox.mark_published(session, first, office.clock()) == set()
+    assert len(office.told()) == 1
+
+
+def test_those_who_decide_are_told_of_a_plan_when_both_billers_hold_it(office: Office) -> None:
+    office.know("alice", "bob", "carol")
+    org_id = office.register(billing_email="Alice@acme.test")
+    office.join(org_id, bob="billing_admin", carol="member", dave="owner")
+    office.relay()
+    office.deliver()
+    office.plan(org_id, "enterprise")
+    office.relay()
+    assert office.deliver() == []
+    with office.database.write() as session:
+        at_lago = (BillingLink.org_id == org_id, BillingLink.provider == "lago")
+        session.execute(
+            update(BillingLink).where(*at_lago).values(applied_version=BillingLink.wanted_version, applied_customer="x")
+        )
+    office.clock.advance(minutes=2)
+    assert office.deliver() == []
+    office.sync(org_id)
+    office.clock.advance(minutes=2)
+    gone = office.deliver()
+    assert {kind for kind, _ in gone} == {"plan_upgraded"}
+    assert sorted(address.lower() for _, address in gone) == ["alice@acme.test", "bob@acme.test"]
+    assert office.deliver() == []
+
+
+@pytest.mark.parametrize(
+    ("tiers", "kinds"),
+    [
+        (["enterprise"], ["plan_upgraded"]),
+        (["starter"], ["downgrade_scheduled"]),
+        (["starter", "professional"], ["downgrade_scheduled", "downgrade_taken_back"]),
+    ],
+)
+def test_each_step_of_a_plan_has_its_mail(office: Office, tiers: list[str], kinds: list[str]) -> None:
+    office.know("alice")
+    org_id = office.register()
+    office.relay()
+    office.deliver()
+    gone = []
+    for tier in tiers:
+        office.plan(org_id, tier)
+        office.relay()
+        office.sync(org_id)
+        gone += office.deliver()
+    assert gone == [(kind, "alice@acme.test") for kind in kinds]
+
+
+def test_a_downgrade_that_took_effect_is_told(office: Office) -> None:
+    office.know("alice")
+    org_id = office.register()
+    office.relay()
+    office.plan(org_id, "starter")
+    office.relay()
+    office.sync(org_id)
+    office.deliver()
+    office.change(org_id, lambda change, found: organizations.settle_plan(change, found, "starter"))
+    office.relay()
+    assert office.deliver() == [("downgrade_took_effect", "alice@acme.test")]
+
+
+def test_what_is_not_true_any_more_is_not_sent(office: Office) -> None:
+    office.know("alice")
+    org_id = office.register()
+    office.relay()
+    office.deliver()
+    office.plan(org_id, "starter")
+    office.relay()
+    office.plan(org_id, "professional")
+    office.relay()
+    office.sync(org_id)
+    assert office.deliver() == [("downgrade_taken_back", "alice@acme.test")]
+    assert ("downgrade_scheduled", "alice@acme.test", "overtaken") in office.told()
+
+
+def test_a_deleted_organization_writes_no_mails(office: Office) -> None:
+    office.know("alice")
+    org_id = office.register()
+    office.relay()
+    office.change(org_id, lambda change, found: organizations.change_status(change, found, "deleted"))
+    office.relay()
+    assert office.deliver() == []
+    assert office.told() == {("welcome", "alice@acme.test", "overtaken")}
+
+
+def test_two_workers_never_hold_the_same_mail(office: Office) -> None:
+    office.know("alice")
+    office.register()
+    office.relay()
+    first = office.claim()
+    assert first is not None
+    assert office.claim() is None
+    office.clock.advance(seconds=mails.LEASE.total_seconds() + 1)
+    second = office.claim()
+    assert second is not None
+    assert (second.id, second.lease != first.lease) == (first.id, True)
+    with office.database.write() as session:
+        mails.give_up(session, first, "too late to say so", office.clock())
+    assert office.told() == {("welcome", "alice@acme.test", "open")}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_mails_that_wait_are_looked_at_less_and_less_often(office: Office) -> None:
+    office.know("alice")
+    org_id = office.register()
+    office.relay()
+    office.deliver()
+    office.plan(org_id, "enterprise")
+    office.relay()
+    began, looks = office.clock(), 0
+    while office.clock() - began < timedelta(minutes=30):
+        assert office.claim() is None
+        with office.database.read() as session:
+            office.clock.now = session.scalars(select(Mail.next_attempt_at).where(Mail.state == "open")).one()
+        looks += 1
+    assert looks < 60
+
+
+def test_the_old_managers_calls_are_told_of_as_well(database: Database, office: Office) -> None:
+    office.know("alice")
+    manager = OrgManager(database_url=database.url.render_as_string(hide_password=False))
+    org_id = manager.create_organization("Acme", "starter")
+    manager.add_user_to_org(org_id, "alice", "owner")
+    manager.update_org_plan(org_id, "professional")
+    manager.close()
+    office.clock.now = utc_now() + timedelta(minutes=1)
+    office.relay()
+    office.sync(org_id)
+    office.clock.advance(minutes=2)
+    assert office.deliver() == [("plan_upgraded", "alice@acme.test")]
