@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
-from api import pages, problems
+from api import examples, pages, problems
 from api.admission import HEADER, admit
 from api.changes import REPLAYED
 from api.door import REQUEST_ID, Door
@@ -159,6 +159,7 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
             rule = TABLE.get((method.upper(), path))
             if rule is not None:
                 _describe(operation, rule, method)
+    examples.add(document)
     return document
 
 

@@ -61,7 +61,7 @@ class Details(Body):
 class CustomerIds(Body):
     """Ids of customers that exist at the billers; each is read there before it is used. Left out: stays as it is."""
 
-    lago_id: CustomerId | None = None
+    lago_id: Annotated[CustomerId | None, Field(examples=["1a901a90-1a90-1a90-1a90-1a901a901a90"])] = None
     stripe_id: CustomerId | None = None
 
 
