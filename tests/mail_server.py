@@ -27,7 +27,7 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass
 class MailServer:
-    """``taken`` is what it said yes to, ``seen`` what came through DATA. The next answers to RCPT and DATA may be given
+    """``taken`` is what it said yes to, ``seen`` what came through DATA. The next answers to MAIL, RCPT and DATA may be given
     ahead; ``hang_up`` counts mails after whose DATA it breaks the connection without a word.
     """
 
@@ -35,6 +35,7 @@ class MailServer:
     taken: list[EmailMessage] = field(default_factory=list)
     seen: list[EmailMessage] = field(default_factory=list)
     senders: list[str | None] = field(default_factory=list)
+    mail: deque[str] = field(default_factory=deque)
     rcpt: deque[str] = field(default_factory=deque)
     data: deque[str] = field(default_factory=deque)
     hang_up: int = 0
@@ -50,6 +51,8 @@ class MailServer:
     async def handle_MAIL(  # noqa: N802 - aiosmtpd's name and arguments
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        if self.mail:
+            return self.mail.popleft()
         self.senders.append(address)
         envelope.mail_from = address
         envelope.mail_options.extend(options)

@@ -1,0 +1,262 @@
+"""Mails leave their rows for a real SMTP server: once each, again where nobody knows, never where it is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from email.headerregistry import Address
+
+import pytest
+from sqlalchemy import select, text, update
+from structlog.testing import capture_logs
+
+from core import due, invitations, mails, organizations
+from core.catalog import Catalog
+from core.database import Database
+from core.events import Change
+from core.models import InvitationToken, Job, Mail
+from core.organizations import NewOrganization
+from core.posting import ATTEMPTS_AT_MOST, Post, Sender
+from providers.smtp import SmtpAddress, SmtpServer
+from tasks import mails as task
+from tasks.routing import MAILS
+from tests.conftest import SetClock
+from tests.mail_server import MailServer, free_port, mail_server, page, token
+from tests.mail_server import text as text_of
+
+SENDER = Sender(address=Address("Billing", addr_spec="billing@acme.test"), page="https://app.test/join#{token}")
+SECONDS = 15.0
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    with mail_server() as running:
+        yield running
+
+
+@pytest.fixture
+def post(database: Database, plans: Catalog, clock: SetClock, server: MailServer) -> Post:
+    return to_port(Post(database=database, catalog=plans, clock=clock, sender=SENDER, server=nowhere()), server.port)
+
+
+def nowhere() -> SmtpServer:
+    return SmtpServer(SmtpAddress(host="127.0.0.1", port=1, tls="none"))
+
+
+def to_port(post: Post, port: int) -> Post:
+    server = SmtpServer(SmtpAddress(host="127.0.0.1", port=port, tls="none"), reach_seconds=2.0, mail_seconds=2.0)
+    return replace(post, server=server)
+
+
+def invite(post: Post, *addresses: str, name: str = "Acme") -> str:
+    with post.database.write() as session:
+        change = Change(session, post.clock())
+        organization = organizations.create(change, NewOrganization(name=name, plan_tier="starter"), post.catalog)
+        for address in addresses:
+            invitations.invite(change, organization, address, "member", None)
+        return organization.id
+
+
+def rows(post: Post) -> list[Mail]:
+    with post.database.read() as session:
+        return list(session.scalars(select(Mail).order_by(Mail.recipient)))
+
+
+def test_a_mail_is_sent_once_however_often_somebody_rings(post: Post, server: MailServer) -> None:
+    invite(post, "bob@acme.test")
+    for _ in range(3):
+        task.run(post)
+    [mail] = server.taken
+    assert mail["Subject"] == "You are invited to Acme"
+    assert [row.state for row in rows(post)] == ["sent"]
+
+
+def test_many_workers_at_once_send_each_mail_once(post: Post, server: MailServer) -> None:
+    addresses = [f"u{number}@acme.test" for number in range(12)]
+    invite(post, *addresses)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: post.run(SECONDS), range(4)))
+    assert sorted(str(mail["To"]) for mail in server.taken) == sorted(addresses)
+
+
+def test_the_token_is_in_the_mail_alone(post: Post, server: MailServer) -> None:
+    invite(post, "bob@acme.test")
+    with capture_logs() as log:
+        post.run(SECONDS)
+    [mail] = server.taken
+    secret = token(mail)
+    assert f"https://app.test/join#{secret}" in text_of(mail)
+    assert f'href="https://app.test/join#{secret}"' in page(mail)
+    with post.database.read() as session:
+        [kept] = session.scalars(select(InvitationToken.token_hash))
+        assert kept == hashlib.sha256(secret.encode()).hexdigest()
+        tables = session.scalars(text(_TABLES[post.database.is_sqlite])).all()
+        stored = [str(row) for table in tables for row in session.execute(text(f'SELECT * FROM "{table}"'))]  # noqa: S608 - our own tables
+    assert stored
+    assert not [row for row in [*stored, str(log)] if secret in row]
+    assert "bob" not in str(log)
+
+
+def test_without_a_page_the_mail_holds_the_code_itself(post: Post, server: MailServer) -> None:
+    invite(post, "bob@acme.test")
+    replace(post, sender=Sender(address=SENDER.address)).run(SECONDS)
+    [mail] = server.taken
+    assert "hand in this code" in text_of(mail)
+    assert token(mail) in page(mail)
+    assert "href" not in page(mail)
+
+
+def test_what_is_refused_for_good_is_given_up_with_the_servers_codes(
+    post: Post, server: MailServer, clock: SetClock
+) -> None:
+    server.rcpt.append("550 5.1.1 <bob@acme.test> is nobody here")
+    invite(post, "bob@acme.test", "carol@acme.test")
+    post.run(SECONDS)
+    bob, carol = rows(post)
+    assert (bob.state, bob.error) == ("given_up", "the mail server refuses the recipient (550 5.1.1)")
+    assert (carol.state, carol.error) == ("sent", None)
+    clock.advance(days=1)
+    post.run(SECONDS)
+    assert len(server.taken) == 1
+    with post.database.read() as session:
+        [shown] = mails.given_up(session, post.clock(), 10)
+        assert (shown.recipient, mails.counts(session, post.clock()).given_up) == ("bob@acme.test", 1)
+
+
+def test_later_means_later_and_then_it_is_taken(post: Post, server: MailServer, clock: SetClock) -> None:
+    server.data.extend(["451 4.3.0 later", "451 4.3.0 later"])
+    invite(post, "bob@acme.test")
+    post.run(SECONDS)
+    [row] = rows(post)
+    assert (row.state, row.attempts, row.next_attempt_at - clock()) == ("open", 1, timedelta(minutes=1))
+    post.run(SECONDS)
+    assert len(server.seen) == 1
+    clock.advance(minutes=1)
+    post.run(SECONDS)
+    clock.advance(minutes=2)
+    post.run(SECONDS)
+    assert ([row.state for row in rows(post)], len(server.taken)) == (["sent"], 1)
+    first, second, third = server.seen
+    assert first["Message-ID"] == second["Message-ID"] == third["Message-ID"]
+    assert len({token(mail) for mail in server.seen}) == 3
+
+
+def test_later_for_ever_means_no(post: Post, server: MailServer, clock: SetClock) -> None:
+    server.rcpt.extend(["450 4.2.1 busy"] * 20)
+    invite(post, "bob@acme.test")
+    for _ in range(ATTEMPTS_AT_MOST + 3):
+        post.run(SECONDS)
+        clock.advance(hours=5)
+    [row] = rows(post)
+    assert (row.state, len(server.rcpt)) == ("given_up", 20 - ATTEMPTS_AT_MOST)
+    assert row.error == "the mail server refuses the recipient (450 4.2.1), 10 times"
+
+
+def test_a_mail_whose_answer_was_lost_comes_again_as_the_same(post: Post, server: MailServer, clock: SetClock) -> None:
+    server.hang_up = 1
+    invite(post, "bob@acme.test")
+    post.run(SECONDS)
+    assert [(row.state, row.attempts) for row in rows(post)] == [("open", 1)]
+    clock.advance(minutes=1)
+    post.run(SECONDS)
+    lost, again = server.seen
+    assert lost["Message-ID"] == again["Message-ID"]
+    assert [row.state for row in rows(post)] == ["sent"]
+
+
+def test_a_worker_that_died_after_the_yes_has_it_sent_again_as_the_same(
+    post: Post, server: MailServer, clock: SetClock
+) -> None:
+    invite(post, "bob@acme.test")
+    post.run(SECONDS)
+    with post.database.write() as session:
+        # As it was when the server had said yes and nothing was written yet.
+        session.execute(
+            update(Mail).values(
+                state="open", closed_at=None, lease_token="of a dead one", lease_until=clock() + mails.LEASE
+            )
+        )
+    post.run(SECONDS)
+    assert len(server.taken) == 1
+    clock.advance(seconds=mails.LEASE.total_seconds() + 1)
+    post.run(SECONDS)
+    first, second = server.taken
+    assert first["Message-ID"] == second["Message-ID"]
+
+
+def test_a_server_that_is_away_costs_one_try_and_no_mail(post: Post, server: MailServer, clock: SetClock) -> None:
+    invite(post, *[f"u{number}@acme.test" for number in range(5)])
+    gone = to_port(post, free_port())
+    with capture_logs() as log:
+        for _ in range(3):
+            task.run(gone)
+    assert [line["event"] for line in log].count("mail_server_away") == 1
+    with post.database.read() as session:
+        counts = mails.counts(session, clock())
+    assert (counts.waiting, counts.given_up, counts.reason) == (5, 0, "it does not answer (ConnectionRefusedError)")
+    for _ in range(30):
+        clock.advance(minutes=10)
+        task.run(gone)
+    assert {(row.state, row.attempts) for row in rows(post)} == {("open", 0)}
+    clock.advance(minutes=10)
+    task.run(post)
+    assert len(server.taken) == 5
+
+
+def test_a_sender_that_is_refused_is_no_mails_fault(post: Post, server: MailServer, clock: SetClock) -> None:
+    server.mail.append("550 5.7.1 not from you")
+    invite(post, "bob@acme.test")
+    posted = post.run(SECONDS)
+    assert posted.away == "it refuses the sender, MAIL_FROM (550 5.7.1)"
+    assert [(row.state, row.attempts) for row in rows(post)] == [("open", 0)]
+    clock.advance(minutes=1)
+    assert post.run(SECONDS).sent == 1
+
+
+def test_an_address_that_no_mail_can_be_sent_to_is_given_up(post: Post, server: MailServer) -> None:
+    org_id = invite(post, "bob@acme.test")
+    with post.database.write() as session:
+        session.execute(update(Mail).where(Mail.org_id == org_id).values(recipient='"a b"@acme.test'))
+    post.run(SECONDS)
+    assert [(row.state, row.error) for row in rows(post)] == [
+        ("given_up", "the address is none that a mail can be sent to")
+    ]
+    assert server.seen == []
+
+
+def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(post: Post, server: MailServer) -> None:
+    org_id = invite(post, "bob@acme.test", "carol@acme.test")
+    with post.database.write() as session:
+        change = Change(session, post.clock())
+        organization = organizations.lock(session, org_id)
+        assert organization is not None
+        [bob, _] = sorted(invitations.pending(session, org_id, post.clock()), key=lambda each: each.email)
+        assert invitations.revoke(change, org_id, bob.id)
+        invitations.invite(change, organization, "Carol@acme.test", "owner", None)
+    post.run(SECONDS)
+    [mail] = server.taken
+    assert mail["To"] == "carol@acme.test"
+    assert "as an owner" in text_of(mail).replace("\n", " ")
+    assert sorted(row.state for row in rows(post)) == ["overtaken", "overtaken", "sent"]
+
+
+def test_one_run_at_a_time_and_the_next_one_at_once(post: Post, server: MailServer, clock: SetClock) -> None:
+    invite(post, "bob@acme.test")
+    with post.database.write() as session:
+        assert due.take_job(session, MAILS, 60, clock())
+    assert task.run(post) == 0
+    with post.database.write() as session:
+        session.execute(update(Job).values(lease_until=clock() - timedelta(seconds=1)))
+    assert task.run(post) == 1
+    invite(post, "carol@acme.test", name="Globex")
+    clock.advance(seconds=1)
+    assert (task.run(post), len(server.taken)) == (1, 2)
+
+
+_TABLES = {
+    True: "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+    False: "SELECT tablename FROM pg_tables WHERE schemaname = 'public'",
+}
