@@ -115,6 +115,8 @@ def retry(change: Change, organization: Organization) -> None:
             # Lago may hold a subscription that was never heard of; the customer stays ours, so that it can be ended.
             applied_customer=case((unheard, UNSURE), else_=None),
             rest_until=None,
+            # Nobody can be asked for a payer that was refused; the person has seen it.
+            payment=case((BillingLink.payment == "refused", None), else_=BillingLink.payment),
         )
         .execution_options(synchronize_session=False)
     )

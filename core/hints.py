@@ -289,6 +289,6 @@ def _name(hint: Hint) -> _Name:
     return _Name(hint.provider, hint.id)
 
 
-def counts(session: Session) -> Mapping[str, int]:
+def counts(session: Session) -> Mapping[HintState, int]:
     """How many there are in each state."""
     return {row[0]: row[1] for row in session.execute(select(Hint.state, func.count()).group_by(Hint.state))}

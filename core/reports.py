@@ -15,10 +15,21 @@ from typing import Literal
 from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from core import billers
+from core import billers, hints
 from core.billers import Stop
 from core.gateways import PROVIDERS, Provider
-from core.models import LINK_IS_BEHIND, BillerStanding, BillingLink, Event, Membership, Organization, ReceivedEvent
+from core.models import (
+    LINK_IS_BEHIND,
+    BillerStanding,
+    BillingLink,
+    Event,
+    Hint,
+    HintState,
+    Membership,
+    Organization,
+    Payment,
+    ReceivedEvent,
+)
 from core.organizations import name_key
 from core.sync import WAITING_FOR_PAYER
 
@@ -31,6 +42,13 @@ TROUBLES_AT_MOST = 20
 
 _IS_BEHIND = text(f"state = 'open' AND ({LINK_IS_BEHIND})")  # these names stand in no other table
 _NEEDS_A_PERSON = BillingLink.state != "open"
+# A webhook's state in the words that are used for what other services send.
+_VERDICTS: dict[HintState, str] = {
+    "stored": "waiting",
+    "handled": "accepted",
+    "refused": "refused",
+    "ignored": "ignored",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,10 @@ class LinkReport:
     error_message: str | None
     error_request_id: str | None
     error_at: datetime | None
+    payment: Payment | None
+    """What is wrong with paying there; no reason to wait for anything."""
+    payment_since: datetime | None
+    payment_code: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +159,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What another service sent, and what became of it."""
+    """What another service sent, or a biller by webhook, and what became of it."""
 
     source: str
     id: str
@@ -175,7 +197,7 @@ def overview(session: Session) -> Overview:
         troubles=_troubles(session),
         unpublished=unpublished,
         unpublished_since=since,
-        received={row[0]: row[1] for row in received},
+        received=_together({row[0]: row[1] for row in received}, hints.counts(session)),
     )
 
 
@@ -241,7 +263,14 @@ def error_words(session: Session) -> list[str]:
 
 
 def messages(session: Session, verdicts: Collection[str], limit: int) -> tuple[list[Message], int]:
-    """Newest first, and how many there are beyond the limit too."""
+    """Of other services and of billers, newest first, and how many there are beyond the limit too."""
+    events, of_services = _events(session, verdicts, limit)
+    webhooks, of_billers = _webhooks(session, verdicts, limit)
+    found = sorted([*events, *webhooks], key=lambda each: each.received_at, reverse=True)
+    return found[:limit], of_services + of_billers
+
+
+def _events(session: Session, verdicts: Collection[str], limit: int) -> tuple[list[Message], int]:
     condition = ReceivedEvent.verdict.in_(verdicts)
     rows = session.scalars(
         select(ReceivedEvent).where(condition).order_by(ReceivedEvent.received_at.desc()).limit(limit)
@@ -260,6 +289,32 @@ def messages(session: Session, verdicts: Collection[str], limit: int) -> tuple[l
         for row in rows
     ]
     return found, session.scalar(select(func.count()).select_from(ReceivedEvent).where(condition)) or 0
+
+
+def _webhooks(session: Session, verdicts: Collection[str], limit: int) -> tuple[list[Message], int]:
+    condition = Hint.state.in_([state for state, verdict in _VERDICTS.items() if verdict in verdicts])
+    rows = session.scalars(select(Hint).where(condition).order_by(Hint.received_at.desc()).limit(limit))
+    found = [
+        Message(
+            source=row.provider,
+            id=row.id,
+            type=row.type,
+            subject=row.org_id or row.customer_id or row.object_id,
+            verdict=_VERDICTS[row.state],
+            reason=row.reason,
+            occurred_at=None,
+            received_at=row.received_at,
+        )
+        for row in rows
+    ]
+    return found, session.scalar(select(func.count()).select_from(Hint).where(condition)) or 0
+
+
+def _together(received: Mapping[str, int], webhooks: Mapping[HintState, int]) -> dict[str, int]:
+    counts = dict(received)
+    for state, number in webhooks.items():
+        counts[_VERDICTS[state]] = counts.get(_VERDICTS[state], 0) + number
+    return counts
 
 
 def _counts(session: Session) -> dict[Provider, Counts]:
@@ -365,6 +420,9 @@ def link_report(link: BillingLink, now: datetime, stops: Mapping[Provider, Stop]
         error_message=link.error_message,
         error_request_id=link.error_request_id,
         error_at=link.error_at,
+        payment=link.payment,
+        payment_since=link.payment_since,
+        payment_code=link.payment_code if link.payment is not None else None,
     )
 
 

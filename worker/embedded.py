@@ -5,6 +5,7 @@ Durable because the database is the truth: what was queued in memory when the pr
 
 from __future__ import annotations
 
+import secrets
 import threading
 from datetime import timedelta
 from types import TracebackType
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from core import offers
 from core.database import DATABASE_IS_AWAY
+from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks import drift, mails, sweep
 from tasks.base import BillingApp
@@ -52,6 +54,17 @@ class Embedded:
     def settings(self) -> Settings:
         """With the sandbox's address where no biller is named; once it runs."""
         return self._settings
+
+    def hear_the_sandbox(self, api_url: str) -> None:
+        """Where it is our own, its webhooks go to this API."""
+        stripe, lago = self._settings.stripe_webhook_secret, self._settings.lago_webhook_secret
+        if self._sandbox is None or stripe is None or lago is None:
+            return
+        with SandboxClient(self._sandbox.url) as client:
+            client.set_webhooks(
+                stripe={"url": f"{api_url}/webhooks/stripe", "secret": stripe.get_secret_value()},
+                lago={"url": f"{api_url}/webhooks/lago", "secret": lago.get_secret_value()},
+            )
 
     @property
     def sandbox_url(self) -> str | None:
@@ -151,5 +164,7 @@ def _pointed_at(settings: Settings, sandbox_url: str) -> Settings:
             "lago_api_key": SecretStr("sandbox"),
             "lago_api_url": sandbox_url,
             "lago_stripe_provider_code": settings.lago_stripe_provider_code or "stripe_main",
+            "stripe_webhook_secret": settings.stripe_webhook_secret or SecretStr(f"whsec_{secrets.token_hex(16)}"),
+            "lago_webhook_secret": settings.lago_webhook_secret or SecretStr(secrets.token_hex(16)),
         }
     )

@@ -20,6 +20,7 @@ from api.runtime import Runtime, TheRuntime
 from api.words import OrgId
 from core import receipts
 from core.gateways import Provider
+from core.models import Payment
 from core.receipts import Receipt
 from core.receipts import Standing as Held
 from core.reports import LinkReport
@@ -56,8 +57,20 @@ class Trouble(BaseModel):
     at: datetime | None
 
 
+class PaymentTrouble(BaseModel):
+    """``failed``: an invoice could not be charged and is open. ``refused``: the payment provider does not take the
+    customer. ``code`` is the biller's own word. The plan stays as it is.
+    """
+
+    state: Payment
+    since: datetime | None
+    code: str | None = Field(examples=["card_declined"])
+
+
 class ProviderSync(BaseModel):
-    """``next_at``: when it is tried by itself; null: nothing waits, or a person must act."""
+    """``next_at``: when it is tried by itself; null: nothing waits, or a person must act. ``payment`` null: nothing is
+    known to be wrong with paying there.
+    """
 
     in_sync: bool
     since: datetime | None
@@ -66,6 +79,7 @@ class ProviderSync(BaseModel):
     next: str | None = Field(examples=["It is tried again by itself."])
     next_at: datetime | None
     error: Trouble | None
+    payment: PaymentTrouble | None
 
 
 class SyncReport(BaseModel):
@@ -124,7 +138,14 @@ def _provider(held: Held, *, full: bool) -> ProviderSync:
     link = held.link
     if held.holds:
         return ProviderSync(
-            in_sync=True, since=link.synced_at, standing="in_sync", why=None, next=None, next_at=None, error=None
+            in_sync=True,
+            since=link.synced_at,
+            standing="in_sync",
+            why=None,
+            next=None,
+            next_at=None,
+            error=None,
+            payment=_payment(link),
         )
     return ProviderSync(
         in_sync=False,
@@ -134,7 +155,14 @@ def _provider(held: Held, *, full: bool) -> ProviderSync:
         next=_next(link),
         next_at=link.next_at,
         error=_trouble(link, full=full),
+        payment=_payment(link),
     )
+
+
+def _payment(link: LinkReport) -> PaymentTrouble | None:
+    if link.payment is None:
+        return None
+    return PaymentTrouble(state=link.payment, since=link.payment_since, code=link.payment_code)
 
 
 def _why(link: LinkReport) -> str:

@@ -45,6 +45,7 @@ def up() -> None:
         Embedded(settings) as running,
         serving.api(running.settings, api, running.app.runtime.sync.gates.quota) as served,
     ):
+        running.hear_the_sandbox(served.url)
         tables.show(*_welcome(settings, running.sandbox_url, served.url))
         while not stopping.wait(LOOK_EVERY):
             if not (running.alive and served.alive):

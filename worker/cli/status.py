@@ -35,8 +35,8 @@ def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> Non
 
     With ORG: an organization as in `orgs`; its links: {"provider", "standing", "customer_id", "subscription_id",
     "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
-    "error_request_id", "error_at", "next_step"}. Standings: in_sync, working, waiting, stopped, retrying,
-    queued, parked, held.
+    "error_request_id", "error_at", "payment", "payment_since", "payment_code", "next_step"}. Standings: in_sync,
+    working, waiting, stopped, retrying, queued, parked, held. Payments: null, failed, refused.
     """
     settings = settings_of.read()
     with opening.store(settings) as database, database.read() as session:
@@ -75,6 +75,7 @@ def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[R
         ("plan", words.plan(link.plan_code, link.next_plan_code) if link.plan_code else None),
         ("why", words.why(link)),
         ("next", words.next_step(link, report.id, now)),
+        ("payment", words.payment(link, now)),
     ):
         if line:
             grid.add_row(label, Text(line))
@@ -123,7 +124,9 @@ def _lines(found: Overview, settings: Settings, answers: bool | None, now: datet
         f"{found.received[verdict]} {verdict}" for verdict in ("refused", "waiting") if found.received.get(verdict)
     ]
     if untaken:
-        lines.append(f"messages of other services: {', '.join(untaken)}; `billing-sync received` lists them")
+        lines.append(
+            f"messages of other services and billers: {', '.join(untaken)}; `billing-sync received` lists them"
+        )
     if any(each.parked for each in found.billers.values()):
         lines.append("`billing-sync parked` says what to do about those that are parked")
     if settings.uses_sandbox and not settings.is_embedded:

@@ -31,6 +31,7 @@ class Verdict(StrEnum):
     refused = "refused"
     waiting = "waiting"
     superseded = "superseded"
+    ignored = "ignored"
 
 
 def parked(*, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
@@ -97,7 +98,7 @@ def received(
     limit: tables.Limit = 50,
     as_json: tables.AsJson = False,
 ) -> None:
-    """List what other services sent and was not taken, with the reason; --verdict shows the rest.
+    """List what other services and billers sent and was not taken, with the reason; --verdict shows the rest.
 
     JSON: {"total", "messages": [{"source", "id", "type", "subject", "verdict", "reason", "occurred_at",
     "received_at"}]}

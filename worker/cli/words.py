@@ -94,6 +94,16 @@ def why(link: LinkReport) -> str | None:
     return link.error_message + (f" [{', '.join(named)}]" if named else "")
 
 
+def payment(link: LinkReport, now: datetime) -> str | None:
+    """What is wrong with paying, and since when. The plan stays as it is."""
+    if link.payment is None:
+        return None
+    said = {"failed": "an invoice could not be charged", "refused": "the payment provider does not take the customer"}
+    since = f", since {tables.clock_time(link.payment_since)}" if link.payment_since else ""
+    age = f" ({tables.age(link.payment_since, now)})" if link.payment_since else ""
+    return f"{said[link.payment]}{since}{age}" + (f" [{link.payment_code}]" if link.payment_code else "")
+
+
 def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
     """What happens next and when; for a parked link, what a person does."""
     at = tables.age(link.next_at, now)
