@@ -27,8 +27,10 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass
 class MailServer:
-    """``taken`` is what it said yes to, ``seen`` what came through DATA. The next answers to MAIL, RCPT and DATA may be given
-    ahead; ``hang_up`` counts mails after whose DATA it breaks the connection without a word.
+    """``taken`` is what it said yes to, ``seen`` what came through DATA.
+
+    Its next answers to MAIL, RCPT and DATA may be given ahead; ``hang_up`` counts mails after whose DATA it breaks the
+    connection without a word.
     """
 
     port: int

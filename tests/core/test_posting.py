@@ -174,11 +174,8 @@ def test_a_worker_that_died_after_the_yes_has_it_sent_again_as_the_same(
     post.run(SECONDS)
     with post.database.write() as session:
         # As it was when the server had said yes and nothing was written yet.
-        session.execute(
-            update(Mail).values(
-                state="open", closed_at=None, lease_token="of a dead one", lease_until=clock() + mails.LEASE
-            )
-        )
+        lease = {"lease_token": "of a dead one", "lease_until": clock() + mails.LEASE}
+        session.execute(update(Mail).values(state="open", closed_at=None, **lease))
     post.run(SECONDS)
     assert len(server.taken) == 1
     clock.advance(seconds=mails.LEASE.total_seconds() + 1)
