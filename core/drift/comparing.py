@@ -294,15 +294,15 @@ def _about_subscriptions(side: _Side) -> Iterable[Finding]:
         if side.at_rest:
             kind: Kind = "second_payer" if wanted.code == SECOND_PAYER else "wrong_plan"
             yield side.finding(kind, "plan", side.organization.plan_tier, None, wanted.message)
+        # What we cannot wish for now says nothing of what others sell it.
+        yield from _foreign_ones(side)
         return
     if wanted.plan_code is None:
         for each in side.sight.subscriptions:
             yield _unwanted(side, each, wanted)
         return
+    yield from _foreign_ones(side)
     ours = side.subscription
-    for each in side.sight.subscriptions:
-        if ours is None or each.id != ours.id:
-            yield _foreign(side, each)
     if side.at_rest and side.customer is not None and not side.customer.deleted:
         yield from _ended(side, wanted.plan_code) if ours is None else _plans(side, ours, wanted)
 
@@ -313,6 +313,11 @@ def _unwanted(side: _Side, seen: SeenSubscription, wanted: Wish) -> Finding:
         return side.finding("foreign_subscription", "subscription", None, seen.plan_code, to_do, seen=seen)
     to_do = "Lago charges for this plan: end it in Stripe, or have Stripe charge (charged_by)"
     return side.finding("second_payer", "subscription", None, seen.plan_code or seen.id, to_do, seen=seen)
+
+
+def _foreign_ones(side: _Side) -> Iterable[Finding]:
+    ours = side.subscription
+    return (_foreign(side, each) for each in side.sight.subscriptions if ours is None or each.id != ours.id)
 
 
 def _foreign(side: _Side, seen: SeenSubscription) -> Finding:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from core import organizations
 from core.drift.findings import Drift, Finding
 from core.drift.runs import Plan
+from core.events import Change
 from core.gateways import Provider
-from core.models import BillingLink
+from core.models import BillingLink, Organization
 from sandbox.server import Sandbox
 from tests.core.drift.conftest import Audit
 from tests.core.fakes import World
@@ -328,3 +330,30 @@ def test_a_customer_whose_making_was_parked_without_an_answer_is_learnt_by_its_r
     world.wait(10)
     world.settle(org_id)
     assert world.link(org_id, "lago").customer_id == world.lago("customers")[0]["lago_id"]
+
+
+@pytest.mark.parametrize("provider", ["stripe", "lago"])
+@pytest.mark.parametrize("why", ["unknown plan", "two chargers"])
+def test_a_subscription_beside_ours_is_told_also_while_a_person_is_waited_for(
+    world: World, audit: Audit, provider: Provider, why: str
+) -> None:
+    world.charged_by("stripe", "enterprise")
+    org_id = settled(world)
+    if why == "unknown plan":
+        world.change(org_id, lose_the_plan)
+    else:
+        world.change_plan(org_id, "enterprise")
+    world.settle(org_id)
+    assert {world.link(org_id, each).state for each in ("stripe", "lago")} == {"parked"}
+    if provider == "stripe":
+        customer = str(world.link(org_id, "stripe").customer_id)
+        rogue = world.sandbox.preload_stripe_subscription(customer, price_of(world, "enterprise"))["id"]
+    else:
+        rogue = world.sandbox.preload_lago_subscription(org_id, "starter", "made-by-hand")["lago_id"]
+    (finding,) = audit.findings()
+    assert (finding.kind, finding.object_id) == ("foreign_subscription", rogue)
+
+
+def lose_the_plan(change: Change, organization: Organization) -> None:
+    organization.plan_tier = "legacy"
+    organizations.bump(change, organization)
