@@ -1,0 +1,275 @@
+"""Invitations: for one address, once, for a week, as long as it is not taken back and whoever invited still may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from sqlalchemy import select, update
+
+from core import invitations, memberships, organizations, people
+from core.catalog import Catalog
+from core.database import Database
+from core.events import Cause, Change
+from core.invitations import InvitationError, TooManyInvitationsError
+from core.memberships import AlreadyMemberError
+from core.models import Event, Invitation, Mail, Membership, Organization, Role
+from core.organizations import InvalidChangeError, NewOrganization
+from core.people import Profile
+from tests.conftest import SetClock
+
+Work = Callable[[Change, Organization], None]
+
+
+class Club:
+    """One organization: Olga owns it, Bill is its billing admin. Bob is invited."""
+
+    def __init__(self, database: Database, catalog: Catalog, clock: SetClock) -> None:
+        self.database, self.clock = database, clock
+        with database.write() as session:
+            change = Change(session, clock())
+            organization = organizations.create(change, NewOrganization(name="Club", plan_tier="starter"), catalog)
+            memberships.add(change, organization, "olga", "owner")
+            memberships.add(change, organization, "bill", "billing_admin")
+        self.org_id = organization.id
+        self.know("bob")
+
+    def know(self, user_id: str, email: str | None = "given") -> None:
+        profile = Profile(user_id=user_id, name=user_id, email=f"{user_id}@club.test" if email == "given" else email)
+        with self.database.write() as session:
+            people.remember(Change(session, self.clock()), profile)
+
+    def change(self, work: Work) -> None:
+        with self.database.write() as session:
+            organization = organizations.lock(session, self.org_id)
+            assert organization is not None
+            work(Change(session, self.clock()), organization)
+
+    def invite(self, email: str = "bob@club.test", role: Role = "member", by: str | None = "olga") -> str:
+        """Returns the token of the mail."""
+        with self.database.write() as session:
+            organization = organizations.lock(session, self.org_id)
+            assert organization is not None
+            made = invitations.invite(Change(session, self.clock()), organization, email, role, by)
+            return invitations.new_token(session, made.id)[1]
+
+    def accept(self, token: str, user_id: str = "bob") -> Role:
+        with self.database.write() as session:
+            return invitations.accept(Change(session, self.clock(), Cause(actor=user_id)), token, user_id).role
+
+    def obstacle(self, token: str, user_id: str = "bob") -> str:
+        with pytest.raises(InvitationError) as caught:
+            self.accept(token, user_id)
+        return caught.value.obstacle
+
+    def role(self, user_id: str = "bob") -> str | None:
+        with self.database.read() as session:
+            membership = session.get(Membership, (self.org_id, user_id))
+            return membership.role if membership else None
+
+    def give(self, user_id: str, role: Role) -> None:
+        def work(change: Change, organization: Organization) -> None:
+            membership = memberships.find(change.session, organization.id, user_id)
+            assert membership is not None
+            memberships.change_role(change, membership, role)
+
+        self.change(work)
+
+
+@pytest.fixture
+def club(database: Database, plans: Catalog, clock: SetClock) -> Club:
+    return Club(database, plans, clock)
+
+
+def test_whoever_is_invited_joins_with_the_role_and_it_is_on_record(club: Club) -> None:
+    token = club.invite("Bob@Club.TEST", "billing_admin")
+    assert club.accept(token) == club.role() == "billing_admin"
+    with club.database.read() as session:
+        event = session.scalars(select(Event).order_by(Event.seq.desc()).limit(1)).one()
+        [invitation] = session.scalars(select(Invitation))
+    assert (event.type, event.actor, event.data) == (
+        "membership.added",
+        "bob",
+        {"user_id": "bob", "role": "billing_admin"},
+    )
+    assert (invitation.state, invitation.closed_at) == ("accepted", club.clock())
+
+
+def test_an_invitation_is_good_once(club: Club) -> None:
+    token = club.invite()
+    club.accept(token)
+    assert club.obstacle(token) == "used"
+
+
+def test_it_is_for_the_invited_address_alone(club: Club) -> None:
+    token = club.invite()
+    club.know("eve")
+    club.know("nobody", None)
+    assert club.obstacle(token, "eve") == "not-yours"
+    assert club.obstacle(token, "nobody") == "unverified"
+    assert club.obstacle(token, "never seen") == "unverified"
+    assert club.obstacle("x" * 43) == "unknown"
+    assert club.accept(token) == "member"
+
+
+def test_whom_it_is_not_for_does_not_learn_how_it_stands(club: Club) -> None:
+    token = club.invite()
+    club.accept(token)
+    club.know("eve")
+    assert club.obstacle(token, "eve") == "not-yours"
+
+
+def test_it_ends_after_seven_days_and_a_new_mail_begins_them_anew(club: Club) -> None:
+    first = club.invite()
+    club.clock.advance(days=6)
+    second = club.invite(role="owner")
+    club.clock.advance(days=1, seconds=1)
+    assert club.obstacle(first) == "expired"
+    assert club.accept(second) == "owner"
+    assert club.obstacle(first) == "used"
+
+
+def test_one_that_has_ended_can_be_sent_anew(club: Club) -> None:
+    first = club.invite()
+    club.clock.advance(days=8)
+    assert club.obstacle(first) == "expired"
+    second = club.invite()
+    assert club.obstacle(first) == "expired"
+    assert club.accept(second) == "member"
+    with club.database.read() as session:
+        [invitation] = session.scalars(select(Invitation))
+        assert invitation.mailed == 2
+
+
+def test_one_that_is_taken_back_opens_nothing(club: Club) -> None:
+    token = club.invite()
+    with club.database.write() as session:
+        [invitation] = invitations.pending(session, club.org_id, club.clock())
+        assert not invitations.revoke(Change(session, club.clock()), "org_other", invitation.id)
+        assert invitations.revoke(Change(session, club.clock()), club.org_id, invitation.id)
+        assert not invitations.revoke(Change(session, club.clock()), club.org_id, invitation.id)
+    assert club.obstacle(token) == "revoked"
+    assert club.accept(club.invite()) == "member"
+
+
+def test_a_deleted_organization_takes_nobody_in(club: Club) -> None:
+    token = club.invite()
+    club.change(lambda change, found: organizations.change_status(change, found, "deleted"))
+    assert club.obstacle(token) == "deleted"
+
+
+@pytest.mark.parametrize(
+    ("role", "inviter", "then", "good"),
+    [
+        ("owner", "olga", "owner", True),
+        ("owner", "olga", "billing_admin", False),
+        ("member", "olga", "billing_admin", True),
+        ("member", "olga", "member", False),
+        ("billing_admin", "bill", "billing_admin", True),
+        ("billing_admin", "bill", None, False),
+        ("owner", None, None, True),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_somebody_may_give_is_looked_at_when_it_is_taken(
+    club: Club, role: Role, inviter: str | None, then: Role | None, *, good: bool
+) -> None:
+    token = club.invite(role=role, by=inviter)
+    if inviter is not None and then is not None:
+        club.give(inviter, then)
+    elif inviter is not None:
+        with club.database.write() as session:
+            session.delete(session.get_one(Membership, (club.org_id, inviter)))
+    if good:
+        assert club.accept(token) == role
+    else:
+        assert club.obstacle(token) == "void"
+        assert club.role() is None
+
+
+def test_a_member_is_not_invited_and_accepts_nothing(club: Club) -> None:
+    token = club.invite()
+    club.change(lambda change, found: memberships.add(change, found, "bob", "billing_admin") and None)
+    with pytest.raises(AlreadyMemberError):
+        club.accept(token)
+    with pytest.raises(AlreadyMemberError):
+        club.invite("BOB@club.test")
+    assert club.role() == "billing_admin"
+
+
+@pytest.mark.parametrize(
+    "email", ["", "bob", "bob@club", "b ob@club.test", "bob@club.test\nBcc: x@y.z", "böb@club.test"]
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_is_no_address_is_refused(club: Club, email: str) -> None:
+    with pytest.raises(InvalidChangeError, match="email must be one address"):
+        club.invite(email)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_nobody_is_mailed_without_end(club: Club) -> None:
+    for _ in range(invitations.MAILS_A_DAY_TO_ONE):
+        club.invite()
+    with pytest.raises(TooManyInvitationsError, match="this address was mailed 5"):
+        club.invite("Bob@club.test")
+    with club.database.write() as session:
+        [invitation] = invitations.pending(session, club.org_id, club.clock())
+        invitations.revoke(Change(session, club.clock()), club.org_id, invitation.id)
+    with pytest.raises(TooManyInvitationsError, match="within a day"):
+        club.invite()
+    club.clock.advance(days=1, seconds=1)
+    club.invite()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_organization_invites_so_many_at_once_and_so_many_a_day(club: Club) -> None:
+    for number in range(invitations.PENDING_AT_MOST):
+        club.invite(f"u{number}@club.test")
+    with pytest.raises(TooManyInvitationsError, match="50 invitations are pending"):
+        club.invite()
+    club.invite("u0@club.test")
+    with club.database.write() as session:
+        session.execute(update(Invitation).values(state="revoked"))
+    for number in range(invitations.MAILS_A_DAY - invitations.PENDING_AT_MOST - 1):
+        club.invite(f"v{number}@club.test")
+        with club.database.write() as session:
+            session.execute(update(Invitation).values(state="revoked"))
+    with pytest.raises(TooManyInvitationsError, match="100 invitations within a day"):
+        club.invite()
+
+
+def test_of_two_who_accept_at_the_same_moment_one_joins_and_the_other_is_told(club: Club) -> None:
+    for _ in range(5):
+        token, together = club.invite(), Barrier(2)
+
+        def accept(_: int, token: str = token, together: Barrier = together) -> str:
+            together.wait()
+            try:
+                return club.accept(token)
+            except InvitationError as error:
+                return error.obstacle
+
+        with ThreadPoolExecutor(2) as pool:
+            assert sorted(pool.map(accept, range(2))) == ["member", "used"]
+        with club.database.write() as session:
+            session.delete(session.get_one(Membership, (club.org_id, "bob")))
+            session.execute(update(Mail).values(created_at=club.clock.now.replace(year=2020)))
+
+
+def test_of_two_who_invite_the_same_at_the_same_moment_both_have_the_one_invitation(club: Club) -> None:
+    together = Barrier(2)
+
+    def invite(_: int) -> str:
+        together.wait()
+        return club.invite()
+
+    with ThreadPoolExecutor(2) as pool:
+        tokens = list(pool.map(invite, range(2)))
+    with club.database.read() as session:
+        [invitation] = session.scalars(select(Invitation))
+        assert invitation.mailed == 2
+        assert len(session.scalars(select(Mail)).all()) == 2
+    assert club.accept(tokens[0]) == "member"
+    assert club.obstacle(tokens[1]) == "used"
