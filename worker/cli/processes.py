@@ -27,6 +27,7 @@ from worker.app import build, start_accounts
 from worker.cli import opening, tables, words
 from worker.cli.errors import FailedError, UsageError
 from worker.embedded import Embedded
+from worker.post import FOLDER
 from worker.relay import Relay
 from worker.settings import Settings
 
@@ -79,7 +80,7 @@ def run_worker(
     concurrency: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; else WORKER_CONCURRENCY.")] = None,
     queues: Annotated[
         str | None,
-        typer.Option(help="Of events, sweep, stripe, lago and the latter with _bulk; commas between. All if left out."),
+        typer.Option(help=f"Of {', '.join(QUEUES)}; commas between. All if left out."),
     ] = None,
 ) -> None:
     """Run one Celery worker process; run as many as you need."""
@@ -177,6 +178,12 @@ def _queues(given: str | None) -> list[str] | None:
     return chosen
 
 
+def _mails(settings: Settings) -> str:
+    if settings.smtp_host is not None:
+        return settings.smtp_host
+    return f"{settings.data_dir / FOLDER}   (one file each)" if settings.is_embedded else "wait until SMTP_HOST is set"
+
+
 def _welcome(settings: Settings, sandbox_url: str | None, api_url: str) -> list[str]:
     folder = settings.data_dir
     billers = (
@@ -190,6 +197,7 @@ def _welcome(settings: Settings, sandbox_url: str | None, api_url: str) -> list[
         f"  {billers}",
         f"  API       {api_url}   ({api_url}/docs describes it; `{words.typed()} keys create` opens it)",
         f"  data      {folder.resolve()}",
+        f"  mails     {_mails(settings)}",
         "Next, in another terminal and this folder:",
         f"  {words.typed()} import organizations.json org_users.json",
         f'  {words.typed("python")} -c "{create}"',

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from core import reports
+from core import mails, reports
 from core.clock import utc_now
 from core.reports import LinkReport, OrganizationReport, Overview, Trouble
 from worker import settings as settings_of
@@ -31,7 +31,8 @@ def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> Non
     JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
     "account_id", "livemode", "stop": {"kind", "since", "message", "probe_at"} or null}, "lago": …},
     "troubles": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
-    "unpublished_since", "received": {verdict: count}, "broker": {"address", "answers"}}.
+    "unpublished_since", "received": {verdict: count}, "broker": {"address", "answers"}, "mails": {"waiting",
+    "waiting_since", "reason", "given_up"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "standing", "customer_id", "subscription_id",
     "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
@@ -43,8 +44,8 @@ def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> Non
         if org is not None:
             _show_one(session, org, as_json=as_json)
             return
-        found = reports.overview(session)
-    _show_all(found, settings, as_json=as_json)
+        found, posted = reports.overview(session), mails.counts(session, utc_now())
+    _show_all(found, posted, settings, as_json=as_json)
 
 
 def _show_one(session: Session, word: str, *, as_json: bool) -> None:
@@ -83,11 +84,11 @@ def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[R
     return [head, Padding(grid, (0, 0, 0, 2), expand=False)]
 
 
-def _show_all(found: Overview, settings: Settings, *, as_json: bool) -> None:
+def _show_all(found: Overview, posted: mails.Counts, settings: Settings, *, as_json: bool) -> None:
     address, answers = _probe(settings)
     if as_json:
         broker = {"address": address, "answers": answers}
-        tables.show_json({"in_sync": found.in_sync, **asdict(found), "broker": broker})
+        tables.show_json({"in_sync": found.in_sync, **asdict(found), "broker": broker, "mails": asdict(posted)})
         return
     now = utc_now()
     counts = list(found.billers.items())
@@ -110,7 +111,7 @@ def _show_all(found: Overview, settings: Settings, *, as_json: bool) -> None:
             tables.show("", *words.about_stop(provider, each.stop, now))
     if found.troubles:
         tables.show("", tables.table(found.troubles, _trouble_columns(now)))
-    tables.show("", *_lines(found, settings, answers, now))
+    tables.show("", *_lines(found, settings, answers, now), *_mails(posted, settings, now))
 
 
 def _lines(found: Overview, settings: Settings, answers: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - three answers
@@ -131,6 +132,18 @@ def _lines(found: Overview, settings: Settings, answers: bool | None, now: datet
         lines.append("`billing-sync parked` says what to do about those that are parked")
     if settings.uses_sandbox and not settings.is_embedded:
         lines.append("no biller is named: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL")
+    return lines
+
+
+def _mails(posted: mails.Counts, settings: Settings, now: datetime) -> list[str]:
+    lines = []
+    if posted.waiting:
+        nowhere = settings.smtp_host is None and not settings.is_embedded
+        why = "SMTP_HOST is not set" if nowhere else posted.reason
+        oldest = f"the oldest since {tables.age(posted.waiting_since, now)}"
+        lines.append(f"mails to send: {posted.waiting}, {oldest}{f'; {why}' if why else ''}")
+    if posted.given_up:
+        lines.append(f"mails given up: {posted.given_up}; `billing-sync parked` lists them")
     return lines
 
 

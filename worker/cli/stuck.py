@@ -11,11 +11,12 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from core import billers, due, organizations, reports
+from core import billers, due, mails, organizations, reports
 from core.clock import utc_now
 from core.database import Database
 from core.events import Cause, Change
 from core.gateways import Provider
+from core.mails import GivenUp
 from core.reports import Message, Stopped
 from worker import settings as settings_of
 from worker.cli import opening, tables, words
@@ -35,23 +36,27 @@ class Verdict(StrEnum):
 
 
 def parked(*, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
-    """List what waits for a person: the error, since when, and what to do.
+    """List what waits for a person: the error, since when, and what to do; and mails that could not be sent.
 
     JSON: {"total", "parked": [{"org_id", "name", "link": …}], "stops": {provider: {"kind", "since", "message",
-    "probe_at"}}}; a link as in `status ORG`, stops are billers that no work is sent to.
+    "probe_at"}}, "mails": [{"id", "kind", "org_id", "recipient", "reason", "given_up_at"}]}; a link as in `status ORG`,
+    stops are billers that no work is sent to, mails those of thirty days.
     """
     now = utc_now()
     with opening.store() as database, database.read() as session:
         found, total = reports.stopped(session, now, limit)
         stops = billers.stops(session)
+        unsent = mails.given_up(session, now, limit)
     if as_json:
         rows = [
             {"org_id": row.org_id, "name": row.name, "link": words.link(row.link, row.org_id, now)} for row in found
         ]
-        tables.show_json({"total": total, "parked": rows, "stops": stops})
+        tables.show_json({"total": total, "parked": rows, "stops": stops, "mails": unsent})
         return
     for provider, stop in stops.items():
         tables.show(*words.about_stop(provider, stop, now), "")
+    if unsent:
+        tables.show("Mails that were given up:", tables.table(unsent, _mail_columns(now)), "")
     if not found:
         tables.show("Nothing is parked.")
         return
@@ -170,6 +175,16 @@ def _lines(row: Stopped, now: datetime) -> list[RenderableType]:
         Padding(Text(since + (words.why(row.link) or "no reason was kept")), (0, 0, 0, 2), expand=False),
     ]
     return [*lines, Padding(Text(f"→ {words.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False)]
+
+
+def _mail_columns(now: datetime) -> list[Column[GivenUp]]:
+    return [
+        Column("given up", lambda row: tables.age(row.given_up_at, now)),
+        Column("mail", lambda row: row.kind),
+        Column("organization", lambda row: row.org_id, kind="id"),
+        Column("to", lambda row: row.recipient, kind="fold"),
+        Column("why", lambda row: row.reason, kind="fold"),
+    ]
 
 
 def _columns(now: datetime) -> list[Column[Message]]:
