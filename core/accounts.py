@@ -19,8 +19,8 @@ from core.clock import Clock
 from core.database import Database
 from core.errors import MisconfiguredError, ParkedError, ProviderError, RejectedError
 from core.gateways import Account, Biller, Provider
-from core.links import Turn
 from core.models import BillerStanding, BillingLink
+from core.turns import Turn
 
 _KEY: Final[dict[Provider, str]] = {"stripe": "STRIPE_SECRET_KEY", "lago": "LAGO_API_KEY"}
 _KIND: Final[dict[Provider, str]] = {"stripe": "account", "lago": "organization"}

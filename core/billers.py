@@ -41,7 +41,7 @@ class Stop:
     probe_at: datetime | None
 
 
-def lets_in(provider: Provider, now: datetime) -> ColumnElement[bool]:
+def lets_in(provider: ColumnElement[str], now: ColumnElement[datetime]) -> ColumnElement[bool]:
     """A condition for a claim's own statement: the biller is not stopped, or its probe is due."""
     return ~exists().where(
         BillerStanding.provider == provider,
@@ -75,7 +75,7 @@ def give_probe_back(session: Session, provider: Provider, now: datetime) -> None
     )
 
 
-def failures(provider: Provider) -> ScalarSelect[int]:
+def failures(provider: ColumnElement[str]) -> ScalarSelect[int]:
     """Failures in a row as they stand now, to be returned by a statement that is made anyway."""
     return select(BillerStanding.failures).where(BillerStanding.provider == provider).scalar_subquery()
 

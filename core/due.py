@@ -17,9 +17,9 @@ from core import organizations
 from core.database import Database
 from core.events import Change
 from core.gateways import Provider
-from core.links import UNSURE
 from core.models import LINK_HAS_WORK, BillingLink, Job, Organization
 from core.organizations import SWEEP_GRACE
+from core.turns import UNSURE
 
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
 LINK_IS_OPEN_AND_BEHIND = f"state = 'open' AND ({LINK_HAS_WORK})"

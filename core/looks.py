@@ -16,7 +16,7 @@ from core.drift.findings import Finding, Kind
 from core.drift.ours import Ours
 from core.errors import RejectedError
 from core.gateways import Auditor, Sight
-from core.links import Turn
+from core.turns import Turn
 from core.wishes import Policy, Wish
 
 # Whose customer it is, what is charged, and by whom. The rest is no reason to stop an organization.

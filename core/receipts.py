@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from core import billers, reports
 from core.gateways import PROVIDERS, Provider
-from core.links import UNSURE
 from core.models import BillingLink, Organization
 from core.reports import LinkReport
+from core.turns import UNSURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

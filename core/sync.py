@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from core import links, looks
+from core import claiming, links, looks
 from core.accounts import Accounts, WrongAccountError
 from core.catalog import Catalog
 from core.clock import Clock
@@ -19,9 +19,10 @@ from core.database import Database
 from core.errors import LeaseLostError, MustWaitError, ParkedError, RejectedError, RetryableError, ThrottledError
 from core.gate import Gates
 from core.gateways import Biller, Known, Provider, Subscription, SubscriptionSpec
-from core.links import Consequences, Made, Turn
+from core.links import Consequences
 from core.looks import Seen
 from core.quota import Urgency
+from core.turns import Made, Turn
 from core.wishes import SECOND_PAYER, Policy, Wish, digest, wish
 
 WAITING_FOR_PAYER = "waiting"
@@ -57,7 +58,7 @@ class Sync:
 
         ``bulk``: nobody waits for it, so it lets fresh changes go first.
         """
-        turn = links.claim(self.database, self.clock, org_id, provider)
+        turn = claiming.claim(self.database, self.clock, org_id, provider)
         if turn is None:
             return IDLE
         if isinstance(turn, float):
@@ -114,7 +115,11 @@ class Sync:
     def _look(self, biller: Biller, turn: Turn, made: Made, wanted: Wish) -> Seen | None:
         """After what was to be made: then all that differs there is somebody else's doing."""
         turn.keep(made)
-        return looks.look(biller.audit, turn, wanted, self.catalog, self.policy)
+        try:
+            return looks.look(biller.audit, turn, wanted, self.catalog, self.policy)
+        except RejectedError:
+            turn.disbelieve()
+            raise
 
     def _payer_wait(self, turn: Turn) -> float | None:
         """Seconds that this link still waits for the payer's id; ``None``: it goes ahead without."""

@@ -25,7 +25,7 @@ from .stripe_door import PAGE_SIZE, Door, NoLease
 from .stripe_errors import MISSING
 
 _MOST_PAGES = 10
-# What our requests begin their keys with: written ahead (core/links.py), and for one request (stripe_door.once).
+# What our requests begin their keys with: written ahead (core/turns.py), and for one request (stripe_door.once).
 OUR_KEYS = ("billing-sync:", "update_customer:", "change_subscription:")
 _WRITES = [
     "customer.created",

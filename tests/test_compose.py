@@ -29,8 +29,8 @@ import yaml
 from core import reports
 from core.clock import utc_now
 from core.database import Database
-from core.links import LEASE
 from core.org_manager import OrgManager
+from core.turns import LEASE
 from sandbox.client import SandboxClient
 from worker.api_settings import ApiSettings
 from worker.settings import Settings

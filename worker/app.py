@@ -36,7 +36,7 @@ from worker.shared_quota import SharedQuota
 log = structlog.get_logger()
 
 
-# One call to a biller, the last byte included; ``core.links.CALL`` leaves room for bridged blips on top.
+# One call to a biller, the last byte included; ``core.turns.CALL`` leaves room for bridged blips on top.
 CALL_SECONDS: Final = 10.0
 TASK_MODULES: Final = [
     f"tasks.{noun}" for noun in ("customers", "deliveries", "drift", "events", "hints", "mails", "sweep")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from core import links, memberships, offers, organizations
+from core import memberships, offers, organizations, turns
 from core.accounts import Accounts
 from core.billing_ids import replace as replace_ids
 from core.catalog import Catalog, ChargedBy
@@ -237,7 +237,7 @@ class World:
         raise AssertionError(message)
 
     def outlive_the_lease(self) -> None:
-        self.wait(links.LEASE.total_seconds() + 1)
+        self.wait(turns.LEASE.total_seconds() + 1)
 
 
 def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url: str) -> World:

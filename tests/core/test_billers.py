@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, event
 
-from core import billers, due, links
+from core import billers, claiming, due, links
 from core.billers import IN_A_ROW, LONGEST_WAIT, Stop
 from core.errors import MisconfiguredError, RejectedError, RetryableError, ThrottledError, UnavailableError
 from core.gateways import Provider
-from core.links import Consequences, Made, Turn
+from core.links import Consequences
 from core.models import BillerStanding
+from core.turns import Made, Turn
 from tests.core.fakes import CREATE_CUSTOMER, World
 
 DOWN = UnavailableError("stripe", "no answer")
@@ -31,7 +32,7 @@ def failures(world: World) -> int:
 
 
 def claim(world: World, org_id: str) -> Turn | float | None:
-    return links.claim(world.database, world.clock, org_id, "stripe")
+    return claiming.claim(world.database, world.clock, org_id, "stripe")
 
 
 def turn(world: World, org_id: str) -> Turn:

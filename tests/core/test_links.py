@@ -6,15 +6,16 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from core import due, links, organizations
+from core import claiming, due, links, organizations
 from core.catalog import Catalog
 from core.database import Database
 from core.errors import LeaseLostError, MisconfiguredError, RejectedError, ThrottledError, UnavailableError
 from core.events import Change
 from core.gateways import Customer, Provider, Subscription
-from core.links import BURST_REST, CALL, LEASE, LONGEST_WAIT, REST, UNSURE, Consequences, Made, Turn
+from core.links import BURST_REST, LONGEST_WAIT, REST, Consequences
 from core.models import BillingLink, Organization
 from core.organizations import NewOrganization
+from core.turns import CALL, LEASE, UNSURE, Made, Turn
 from tests.conftest import SetClock
 
 CUSTOMER = Customer(id="cus_1", livemode=False)
@@ -49,7 +50,7 @@ class Rows:
             return session.get_one(Organization, org_id)
 
     def claim(self, org_id: str, provider: Provider = "stripe") -> Turn | float | None:
-        return links.claim(self.database, self.clock, org_id, provider)
+        return claiming.claim(self.database, self.clock, org_id, provider)
 
     def turn(self, org_id: str, provider: Provider = "stripe") -> Turn:
         claimed = self.claim(org_id, provider)

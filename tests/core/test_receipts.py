@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import update
 
 from core import receipts
-from core.links import UNSURE
 from core.models import BillingLink
 from core.receipts import Receipt
+from core.turns import UNSURE
 from tests.core.fakes import World, die
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from core import due, links
+from core import claiming, due, links, turns
 from core.gateways import Provider
 from core.models import BillingLink
 from core.organizations import InvalidChangeError
@@ -141,8 +141,8 @@ def test_one_that_a_late_worker_made_for_a_deleted_organization_is_ended(world: 
     world.billers["stripe"].before_subscription = die
     world.die_after(org_id, "stripe")
     world.outlive_the_lease()
-    late = links.claim(world.database, world.clock, org_id, "stripe")
-    assert isinstance(late, links.Turn)
+    late = claiming.claim(world.database, world.clock, org_id, "stripe")
+    assert isinstance(late, turns.Turn)
     world.outlive_the_lease()
     world.change_status(org_id, "deleted")
     world.settle(org_id)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.pool import QueuePool
 
-from core import billing_ids, due, links, organizations
+from core import billing_ids, claiming, due, links, organizations, turns
 from core.clock import utc_now
 from core.errors import LeaseLostError, ThrottledError, UnavailableError
 from core.events import Change
@@ -168,8 +168,8 @@ def test_lago_goes_ahead_without_a_payer_after_thirty_seconds_and_is_linked_by_o
 
 def test_a_payer_that_comes_while_lago_decides_to_wait_is_not_waited_for(world: World) -> None:
     org_id = world.create()
-    turn = links.claim(world.database, world.clock, org_id, "lago")
-    assert isinstance(turn, links.Turn)
+    turn = claiming.claim(world.database, world.clock, org_id, "lago")
+    assert isinstance(turn, turns.Turn)
     assert world.run(org_id, "stripe").wake == ("lago",)
     assert links.postpone(turn, world.now + world.policy.payer_wait, "waiting", "waits") == 0.0
     assert world.run(org_id, "lago").kind == "synced"
@@ -330,8 +330,8 @@ def test_an_upgrade_after_a_downgrade_whose_answer_was_lost_goes_through(world: 
 def test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made_again(world: World) -> None:
     org_id = synced(world)
     world.rename(org_id, "Late")
-    late = links.claim(world.database, world.clock, org_id, "lago")
-    assert isinstance(late, links.Turn)
+    late = claiming.claim(world.database, world.clock, org_id, "lago")
+    assert isinstance(late, turns.Turn)
     late.hold("POST /v1/customers")
     world.outlive_the_lease()
     world.rename(org_id, "Acme GmbH")
@@ -341,7 +341,7 @@ def test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made
     with pytest.raises(LeaseLostError):
         late.hold("POST /v1/customers")
     with pytest.raises(LeaseLostError):
-        links.finish(late, links.Made(), links.Consequences())
+        links.finish(late, turns.Made(), links.Consequences())
     after = world.link(org_id, "lago")
     assert (after.applied_version, after.applied_customer) == (before.applied_version, before.applied_customer)
     links.disturb(late)

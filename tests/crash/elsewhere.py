@@ -14,6 +14,9 @@ WHOLE: Final[dict[str, str]] = {
     "providers.lago_teller": "tests/api/test_plan_flows.py",
     "providers.stripe_teller": "tests/api/test_plan_flows.py",
     "providers.stripe_audit": "tests/core/drift",
+    # Other services are told; nothing of an organization hangs on it.
+    "core.courier": "tests/core/test_courier.py",
+    "tasks.deliveries": "tests/worker/test_webhooks_out.py",
     # Whose key it is, asked when a process starts.
     "core.accounts:Accounts.confirm": "tests/core/test_accounts.py",
     "core.accounts:Accounts.start": "tests/core/test_accounts.py",
@@ -32,7 +35,7 @@ SITES: Final[dict[str, str]] = {
         f"{_SYNC}::test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made_again"
     ),
     # A lease that would not outlast the next call; no call here takes that long.
-    "core.links:Turn.hold": f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must",
+    "core.turns:Turn.hold": f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must",
     # A key of another account: nothing is sent.
     "core.links:stop_biller": (
         "tests/core/test_accounts.py"

@@ -32,7 +32,7 @@ CARRIERS = {
     "providers.stripe_connection",
     "providers.stripe_door",
 }
-CARRYING_METHODS = {"core.links:Turn._write"}
+CARRYING_METHODS = {"core.turns:Turn._write"}
 WHOSE_TASK = {"sync_to_stripe": "stripe", "sync_to_lago": "lago"}
 
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
@@ -149,7 +149,7 @@ def _frames() -> Iterator[tuple[str, FrameType]]:
 
 
 def _site(*, lines: bool = False) -> str | None:
-    """The function of ours that does it, ``core.links:claim``; None: not one of ours.
+    """The function of ours that does it, ``core.claiming:claim``; None: not one of ours.
 
     ``lines``: with that of its ``with``, for a function may have several: ``worker.relay:Relay.relay_once:70``.
     """

@@ -85,7 +85,7 @@ def _kind(module: str, call: ast.Call) -> str | None:
     if not isinstance(call.func, ast.Attribute):
         return None
     name, holder = call.func.attr, call.func.value
-    if name == "_write" and module == "core.links":
+    if name == "_write" and module == "core.turns":
         return "commit"
     if module.startswith("providers.") and name in _SENDERS and _last(holder) in _SENDS_THROUGH:
         return "send"

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from core import billers, due, links, organizations
+from core import billers, due, links, organizations, turns
 from core.catalog import Catalog
 from core.database import Database
 from core.drift.applying import MovedError
@@ -79,7 +79,7 @@ OUR_OWN_REASONS: Final = (
 SWEPT_EVERY: Final = links.LONGEST_WAIT + organizations.SWEEP_GRACE.total_seconds()
 MOST_SWEEPS: Final = 30
 MOST_RINGS: Final = 12
-LEASE: Final = links.LEASE.total_seconds() + 1
+LEASE: Final = turns.LEASE.total_seconds() + 1
 BURST_REST: Final = links.BURST_REST.total_seconds() + 0.1
 
 TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
