@@ -64,6 +64,8 @@ class Server:
     def start(self) -> Self:
         """Raises OSError when the port is taken."""
         listener = socket.create_server((self._host, self._port), backlog=512)
+        # asyncio asks for this on sockets of its own making alone; without it an answer waits for the client's ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="api", daemon=True)
         self._thread.start()

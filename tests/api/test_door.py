@@ -150,6 +150,15 @@ def test_a_database_that_is_away_is_said_to_be_away(api: Api, tmp_path: Path) ->
         assert answer.headers["retry-after"]
 
 
+def test_no_answer_waits_for_the_packet_before_it_to_be_acknowledged(api: Api) -> None:
+    took = []
+    for _ in range(20):
+        began = time.perf_counter()
+        assert api.get("/healthz").is_success
+        took.append(time.perf_counter() - began)
+    assert min(took[1:]) < 0.03  # an acknowledgement may be 40 ms late
+
+
 def test_a_server_that_stops_answers_who_waits(database: Database, plans: Catalog, api: Api) -> None:
     org_id = api.organization()
     headers = api.as_service()

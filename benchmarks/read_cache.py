@@ -1,0 +1,168 @@
+"""Whether a read cache in Redis would pay: the reads that it would save, beside a Redis that always holds the answer.
+
+    python -m benchmarks.read_cache [--organizations 10000] [--reads 2000]
+
+One organization as a member sees it, and the selector of one person, each read from SQLite, from Postgres and from
+Redis, in turn, at random; then the whole request over HTTP. The cache is given everything: it is always hit, and its
+membership is not looked up. Postgres and Redis are those that DATABASE_URL and REDIS_URL name, else from wheels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+import httpx
+import redis
+import structlog
+from sqlalchemy import select
+
+from api import answers
+from api.answers import Organization, Organizations
+from api.pacing import LocalPaces
+from api.runtime import Runtime
+from api.server import Server
+from benchmarks import population
+from core import api_keys, catalog, directory
+from core.clock import utc_now
+from core.database import Database
+from core.models import Membership
+from tests import servers
+
+Read = Callable[[], str]
+
+
+class Reads:
+    """What is compared: each takes a random organization or person, and gives the JSON that would be answered."""
+
+    def __init__(self, databases: Mapping[str, Database], cache: redis.Redis, seats: list[tuple[str, str]]) -> None:
+        self._databases, self._cache, self._seats = databases, cache, seats
+
+    def fill_cache(self) -> None:
+        """Each organization as somebody sees it, and each person's selector, as they would be kept."""
+        database = next(iter(self._databases.values()))
+        with self._cache.pipeline(transaction=False) as pipe:
+            for org_id, user_id in self._seats:
+                pipe.set(f"entry:{org_id}:{user_id}", self._entry(database, org_id, user_id))
+                pipe.set(f"seats:{user_id}", self._selector(database, user_id))
+            pipe.execute()
+
+    def organization(self) -> dict[str, Read]:
+        return {
+            **{name: self._from(database) for name, database in self._databases.items()},
+            "redis": lambda: self._kept("entry:{}:{}", Organization),
+        }
+
+    def selector(self) -> dict[str, Read]:
+        def of(database: Database) -> Read:
+            return lambda: self._selector(database, random.choice(self._seats)[1])  # noqa: S311 - no secret
+
+        return {
+            **{name: of(database) for name, database in self._databases.items()},
+            "redis": lambda: self._kept("seats:{1}", Organizations),
+        }
+
+    def _from(self, database: Database) -> Read:
+        return lambda: self._entry(database, *random.choice(self._seats))  # noqa: S311
+
+    def _kept(self, key: str, kind: type[Organization | Organizations]) -> str:
+        """Read into the model, as any code that uses it must."""
+        found = self._cache.get(key.format(*random.choice(self._seats)))  # noqa: S311
+        return kind.model_validate_json(cast("bytes", found)).model_dump_json()
+
+    @staticmethod
+    def _entry(database: Database, org_id: str, user_id: str) -> str:
+        with database.read() as session:
+            found = directory.entry(session, org_id, user_id)
+        if found is None:
+            raise LookupError(org_id)
+        return answers.organization(found).model_dump_json()
+
+    @staticmethod
+    def _selector(database: Database, user_id: str) -> str:
+        with database.read() as session:
+            found = [answers.organization(entry) for entry in directory.seats(session, user_id)]
+        return Organizations(organizations=found, count=len(found)).model_dump_json()
+
+
+def measured(ways: Mapping[str, Read], reads: int) -> dict[str, list[float]]:
+    """Milliseconds of each read, one way after the other, so that a slow moment of the machine is everybody's."""
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(reads + reads // 10):
+        for name, read in ways.items():
+            began = time.perf_counter()
+            read()
+            if number >= reads // 10:
+                took[name].append((time.perf_counter() - began) * 1000)
+    return took
+
+
+def show(title: str, took: Mapping[str, list[float]]) -> None:
+    print(f"\n{title:<34} {'min':>8} {'median':>8} {'p99':>8} {'max':>8}   ms")
+    for name, each in took.items():
+        ranked = sorted(each)
+        p99 = ranked[int(len(ranked) * 0.99)]
+        print(f"  {name:<32} {ranked[0]:8.3f} {statistics.median(ranked):8.3f} {p99:8.3f} {ranked[-1]:8.3f}")
+
+
+def requests(
+    databases: Mapping[str, Database], seats: list[tuple[str, str]], open_things: ExitStack
+) -> dict[str, Read]:
+    """A service's GET of one organization: what a caller waits for, of which the read is a part."""
+    ways: dict[str, Read] = {}
+    for name, database in databases.items():
+        with database.write() as session:
+            _, key = api_keys.create(session, "benchmark", ["organizations:read"], utc_now())
+        runtime = Runtime(database=database, catalog=catalog.load(), clock=utc_now, paces=LocalPaces(1_000_000))
+        server = open_things.enter_context(Server(runtime, "127.0.0.1", 0, version="benchmark"))
+        headers = {"Authorization": f"Bearer {key}"}
+        http = open_things.enter_context(httpx.Client(base_url=server.url, headers=headers, trust_env=False))
+        ways[name] = _getting(http, seats)
+    return ways
+
+
+def _getting(http: httpx.Client, seats: list[tuple[str, str]]) -> Read:
+    return lambda: http.get(f"/api/organizations/{random.choice(seats)[0]}").raise_for_status().text  # noqa: S311
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--organizations", type=int, default=10_000)
+    parser.add_argument("--reads", type=int, default=2_000)
+    asked = parser.parse_args()
+    random.seed(1)
+    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
+    with ExitStack() as open_things:
+        folder = open_things.enter_context(tempfile.TemporaryDirectory())
+        server = open_things.enter_context(servers.postgres())
+        databases = {
+            "sqlite": Database(f"sqlite:///{Path(folder) / 'billing-sync.db'}"),
+            "postgres": Database(open_things.enter_context(servers.database(server))),
+        }
+        for database in databases.values():
+            open_things.callback(database.close)
+            database.upgrade()
+            population.fill(database, asked.organizations)
+        with databases["sqlite"].read() as session:
+            rows = session.execute(select(Membership.org_id, Membership.user_id).limit(200_000)).all()
+        seats = [(row[0], row[1]) for row in random.sample(rows, min(1_000, len(rows)))]
+        cache = redis.Redis.from_url(open_things.enter_context(servers.redis()))
+        open_things.callback(cache.close)
+        reads = Reads(databases, cache, seats)
+        reads.fill_cache()
+        print(f"{asked.organizations} organizations, {len(rows)} memberships; {asked.reads} reads of each, in turn")
+        show("one organization", measured(reads.organization(), asked.reads))
+        show("the selector of one person", measured(reads.selector(), asked.reads))
+        ways = requests(databases, seats, open_things)
+        show("a whole request", measured(ways, asked.reads // 4))
+
+
+if __name__ == "__main__":
+    main()
