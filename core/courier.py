@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,25 +32,44 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
+class Lanes:
+    """As many threads of one process as may be out at once; half of them, at least one, at the same endpoint."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._out: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def enter(self, endpoint_id: str) -> bool:
+        with self._lock:
+            if self._out.total() >= self._width or self._out[endpoint_id] >= max(1, self._width // 2):
+                return False
+            self._out[endpoint_id] += 1
+            return True
+
+    def leave(self, endpoint_id: str) -> None:
+        with self._lock:
+            self._out[endpoint_id] -= 1
+            self._out += Counter()  # forgets those at nought
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Courier:
-    """``lanes``: as many of this process's threads as may be out at once."""
-
     database: Database
     clock: Clock
     signer: Signer
     wire: Wire
-    lanes: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(2))
+    lanes: Lanes = field(default_factory=lambda: Lanes(2))
 
     def run(self, endpoint_id: str, seconds: float) -> bool:
         """Send what is due there for so long; whether there may be more. One that was not taken ends it."""
-        if not self.lanes.acquire(blocking=False):
+        if not self.lanes.enter(endpoint_id):
             # The sweep rings again in a few seconds.
             return False
         try:
             return self._run(endpoint_id, time.monotonic() + seconds)
         finally:
-            self.lanes.release()
+            self.lanes.leave(endpoint_id)
 
     def _run(self, endpoint_id: str, ends: float) -> bool:
         while time.monotonic() < ends:

@@ -5,7 +5,6 @@ JSON only, no result backend: the rows are the truth. Late acknowledgement, one 
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final
 
 import structlog
@@ -15,7 +14,7 @@ from kombu import Exchange, Queue
 from core import catalog
 from core.accounts import Accounts
 from core.clock import utc_now
-from core.courier import Courier
+from core.courier import Courier, Lanes
 from core.database import Database
 from core.gate import Gates
 from core.gateways import Biller, Provider
@@ -124,7 +123,7 @@ def open_courier(settings: Settings, database: Database) -> Courier | None:
         clock=utc_now,
         signer=signer,
         wire=WebhookHttp(private=settings.webhook_allow_private),
-        lanes=threading.BoundedSemaphore(max(1, settings.worker_concurrency // 4)),
+        lanes=Lanes(max(1, settings.worker_concurrency // 4)),
     )
 
 

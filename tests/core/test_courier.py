@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from core import endpoints
 from core.catalog import Catalog
-from core.courier import Courier
+from core.courier import Courier, Lanes
 from core.database import Database
 from core.deliveries import LEASE, RETRIES, Answer
 from core.endpoints import NewEndpoint
@@ -171,12 +171,21 @@ def test_a_slow_endpoint_takes_one_wait_and_then_rests_while_another_is_told_eve
         assert (len(slow.sent), shop.states(quick_id)) == (1, ["delivered"] * 5)
 
 
-def test_a_process_has_no_more_out_than_its_lanes(shop: Shop, courier: Courier, receiver: Receiver) -> None:
+def test_a_process_has_no_more_out_than_its_lanes_and_half_of_them_at_one_endpoint() -> None:
+    lanes = Lanes(4)
+    assert [lanes.enter(name) for name in "aaabbc"] == [True, True, False, True, True, False]
+    lanes.leave("a")
+    assert [lanes.enter(name) for name in "bc"] == [False, True]
+    assert [Lanes(1).enter("a"), Lanes(2).enter("a")] == [True, True]
+
+
+def test_who_finds_no_lane_leaves_what_is_due_for_later(shop: Shop, courier: Courier, receiver: Receiver) -> None:
     endpoint_id = subscribe(shop, receiver)
     shop.happens()
-    with courier.lanes, courier.lanes:
-        assert not courier.run(endpoint_id, SECONDS)
+    assert courier.lanes.enter(endpoint_id)
+    assert not courier.run(endpoint_id, SECONDS)
     assert receiver.sent == []
+    courier.lanes.leave(endpoint_id)
     courier.run(endpoint_id, SECONDS)
     assert len(receiver.sent) == 1
 

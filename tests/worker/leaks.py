@@ -14,7 +14,14 @@ from urllib.parse import unquote, urlsplit
 import redis as redis_client
 from sqlalchemy import MetaData, create_engine, select
 
-SECRETS: Final = ("STRIPE_SECRET_KEY", "LAGO_API_KEY", "STRIPE_WEBHOOK_SECRET", "LAGO_WEBHOOK_SECRET")
+SECRETS: Final = (
+    "STRIPE_SECRET_KEY",
+    "LAGO_API_KEY",
+    "STRIPE_WEBHOOK_SECRET",
+    "LAGO_WEBHOOK_SECRET",
+    "WEBHOOK_SIGNING_SECRET",
+    "SMTP_PASSWORD",
+)
 ADDRESSES: Final = ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL")
 
 # Where names and emails belong: the rows themselves, what others sent, and the body of a create on its way.
@@ -24,6 +31,11 @@ PLACES_FOR_NAMES: Final = {
     ("organizations", "billing_email"),
     ("received_events", "data"),
     ("billing_links", "intent"),
+    ("people", "name"),
+    ("people", "email"),
+    ("invitations", "email"),
+    ("invitations", "email_key"),
+    ("mails", "recipient"),
 }
 SHORTEST_NAME = 4  # letters; a shorter one is found in any text
 
@@ -54,7 +66,13 @@ def found(written: Written, forbidden: Iterable[str]) -> list[str]:
 
 def names(database_url: str) -> set[str]:
     """The names and emails that the run had to do with."""
-    wanted = {("organizations", "name"), ("organizations", "billing_email"), ("received_events", "data")}
+    wanted = {
+        ("organizations", "name"),
+        ("organizations", "billing_email"),
+        ("received_events", "data"),
+        ("people", "email"),
+        ("mails", "recipient"),
+    }
     known: set[str] = set()
     for place, value in _cells(database_url):
         if place not in wanted:

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from worker import logs
-from worker.cli import demonstration, drift, errors, files, keys, plans, processes, serving, status, store, stuck
+from worker.cli import (
+    demonstration,
+    drift,
+    errors,
+    files,
+    keys,
+    plans,
+    processes,
+    serving,
+    status,
+    store,
+    stuck,
+    webhooks,
+)
 from worker.settings import Settings
 
 TRY = "Try it"
@@ -28,6 +41,7 @@ app = typer.Typer(
 )
 plan_commands = typer.Typer(no_args_is_help=True)
 key_commands = typer.Typer(no_args_is_help=True)
+webhook_commands = typer.Typer(no_args_is_help=True)
 database_commands = typer.Typer(no_args_is_help=True)
 
 
@@ -79,9 +93,16 @@ plan_commands.command("push")(plans.push)
 key_commands.command("create")(keys.create)
 key_commands.command("list")(keys.show)
 key_commands.command("revoke")(keys.revoke)
+webhook_commands.command("add")(webhooks.add)
+webhook_commands.command("list")(webhooks.show)
+webhook_commands.command("remove")(webhooks.remove)
+webhook_commands.command("rotate")(webhooks.rotate)
+webhook_commands.command("replay")(webhooks.replay)
+webhook_commands.command("failed")(webhooks.failed)
 database_commands.command("upgrade")(store.upgrade)
 app.add_typer(
     plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=RUN
 )
 app.add_typer(key_commands, name="keys", help="Keys that open the API for other systems.", rich_help_panel=RUN)
+app.add_typer(webhook_commands, name="webhooks", help="Other services that are told what happens.", rich_help_panel=RUN)
 app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=RUN)

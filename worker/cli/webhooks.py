@@ -1,0 +1,205 @@
+"""Webhooks out: which services are told what happens, what they did not take, and telling them again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from core import deliveries, endpoints
+from core.announcements import NAMES
+from core.clock import utc_now
+from core.deliveries import Failed
+from core.endpoints import EndpointReport, NewEndpoint
+from core.organizations import InvalidChangeError
+from core.signing import Signer
+from worker import settings as settings_of
+from worker.app import open_signer
+from worker.cli import opening, tables, words
+from worker.cli.errors import UsageError
+from worker.cli.tables import Column
+from worker.settings import Settings, SettingsError
+
+EndpointId = Annotated[str, typer.Argument(metavar="ID", help="As `webhooks list` shows it.")]
+EndpointIdOption = Annotated[str | None, typer.Option("--of", metavar="ID", help="Only those of this endpoint.")]
+
+
+def add(
+    url: Annotated[str, typer.Argument(metavar="URL", help="https://…; http:// on this machine alone.")],
+    *,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help=f"May be given more than once; without it all. {', '.join(NAMES)}."),
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="For people: whose it is.")] = None,
+    as_json: tables.AsJson = False,
+) -> None:
+    """Tell another service what happens; prints the secret that it verifies with, this one time.
+
+    JSON: {"id", "url", "events", "description", "created_at", "disabled_at", "disabled_because", "pending", "failed",
+    "secret"}
+    """
+    settings = settings_of.read()
+    signer = _signer(settings)
+    with opening.store(settings) as database, database.write() as session:
+        new = NewEndpoint(url=url, events=event or (), description=description)
+        try:
+            report = endpoints.add(session, new, utc_now(), private=settings.webhook_allow_private)
+        except InvalidChangeError as error:
+            raise UsageError(str(error)) from None
+    _show_secret(report.id, signer.secret(report.id, report.generation), _document(report), as_json=as_json)
+
+
+def show(*, as_json: tables.AsJson = False) -> None:
+    """List who is told, of what, and how much of it waits or was given up.
+
+    JSON: {"webhooks": [{"id", "url", "events", "description", "created_at", "disabled_at", "disabled_because",
+    "pending", "failed"}]}
+    """
+    with opening.store() as database, database.read() as session:
+        found = endpoints.every(session)
+    if as_json:
+        tables.show_json({"webhooks": [_document(report) for report in found]})
+        return
+    if not found:
+        tables.show("Nobody is told by webhook: `billing-sync webhooks add URL` changes that.")
+        return
+    tables.show(tables.table(found, _columns()))
+
+
+def remove(endpoint_id: EndpointId) -> None:
+    """End a webhook: nothing is sent there any more, and what was to be sent is forgotten."""
+    with opening.store() as database, database.write() as session:
+        known = endpoints.remove(session, endpoint_id)
+    if not known:
+        raise _unknown(endpoint_id)
+    tables.show(f"{endpoint_id} is told nothing any more.")
+
+
+def rotate(endpoint_id: EndpointId, *, as_json: tables.AsJson = False) -> None:
+    """Make a new secret and print it, this one time; for a day the one before signs as well.
+
+    JSON: {"id", "secret"}
+    """
+    settings = settings_of.read()
+    signer = _signer(settings)
+    with opening.store(settings) as database, database.write() as session:
+        generation = endpoints.rotate(session, endpoint_id, utc_now())
+    if generation is None:
+        raise _unknown(endpoint_id)
+    _show_secret(endpoint_id, signer.secret(endpoint_id, generation), {"id": endpoint_id}, as_json=as_json)
+
+
+def replay(
+    endpoint_id: EndpointId,
+    *,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
+            help="All that happened from then on, UTC where it says nothing else; without it only what failed.",
+        ),
+    ] = None,
+    as_json: tables.AsJson = False,
+) -> None:
+    """Send again, each event under the id that it had before; a webhook that was disabled is told again.
+
+    JSON: {"count": how many are due now}
+    """
+    with opening.store() as database, database.write() as session:
+        try:
+            count = deliveries.replay(session, endpoint_id, utc_now(), None if since is None else _in_utc(since))
+        except InvalidChangeError as error:
+            raise UsageError(str(error)) from None
+    if count is None:
+        raise _unknown(endpoint_id)
+    if as_json:
+        tables.show_json({"count": count})
+        return
+    tables.show(f"{words.count(count, 'event')} to be sent again.")
+
+
+def failed(*, of: EndpointIdOption = None, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
+    """List what was given up, the latest first: what was answered, and for which organization.
+
+    JSON: {"total", "failed": [{"endpoint_id", "url", "event_id", "type", "org_id", "attempts", "status", "error",
+    "at"}]}
+    """
+    with opening.store() as database, database.read() as session:
+        found, total = deliveries.failed(session, limit, of)
+    if as_json:
+        tables.show_json({"total": total, "failed": found})
+        return
+    if not found:
+        tables.show("Nothing was given up.")
+        return
+    tables.show(
+        tables.table(found, _failed_columns(utc_now())),
+        tables.how_many(len(found), total),
+        f"Once they can take it: `{words.typed()} webhooks replay ID`.",
+    )
+
+
+def _signer(settings: Settings) -> Signer:
+    signer = open_signer(settings)
+    if signer is None:
+        message = (
+            "WEBHOOK_SIGNING_SECRET is not set, so nothing can be signed: set it for every process, "
+            "`openssl rand -base64 32` makes one"
+        )
+        raise SettingsError(message)
+    return signer
+
+
+def _show_secret(endpoint_id: str, secret: str, document: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        tables.show_json({**document, "secret": secret})
+        return
+    tables.notes().print(f"Webhook {endpoint_id}. Keep what follows secret; it is not shown again.")
+    typer.echo(secret)
+
+
+def _unknown(endpoint_id: str) -> UsageError:
+    return UsageError(f"there is no webhook {endpoint_id!r}; `billing-sync webhooks list` shows all")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _document(report: EndpointReport) -> dict[str, object]:
+    return {
+        "id": report.id,
+        "url": report.url,
+        "events": report.events,
+        "description": report.description,
+        "created_at": report.created_at,
+        "disabled_at": report.disabled_at,
+        "disabled_because": report.disabled_because,
+        "pending": report.pending,
+        "failed": report.failed,
+    }
+
+
+def _columns() -> list[Column[EndpointReport]]:
+    return [
+        Column("id", lambda row: row.id),
+        Column("url", lambda row: row.url, kind="fold"),
+        Column("events", lambda row: ", ".join(row.events) or "all", kind="fold"),
+        Column("for", lambda row: row.description, kind="fold"),
+        Column("waits", lambda row: str(row.pending)),
+        Column("given up", lambda row: str(row.failed)),
+        Column("disabled", lambda row: row.disabled_because, kind="fold"),
+    ]
+
+
+def _failed_columns(now: datetime) -> list[Column[Failed]]:
+    return [
+        Column("given up", lambda row: tables.age(row.at, now)),
+        Column("webhook", lambda row: row.endpoint_id),
+        Column("type", lambda row: row.type, kind="fold"),
+        Column("about", lambda row: row.org_id, kind="fold"),
+        Column("tries", lambda row: str(row.attempts)),
+        Column("answer", lambda row: str(row.status) if row.status is not None else row.error),
+    ]
