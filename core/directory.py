@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, func, literal, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.models import ROLES, BillingLink, Membership, Organization, Role
+from core.models import ROLES, BillingLink, Membership, Organization, Role, UtcDateTime
 from core.organizations import name_key, one_of
 
 # More than anybody belongs to; whoever does reaches the others by their id.
@@ -100,8 +100,8 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.plan is not None:
         conditions.append(Organization.plan_tier == wanted.plan)
     if (after := wanted.after) is not None:
-        same_moment = and_(Organization.created_at == after.created_at, Organization.id > after.org_id)
-        conditions.append(or_(Organization.created_at > after.created_at, same_moment))
+        place = tuple_(literal(after.created_at, UtcDateTime), literal(after.org_id))
+        conditions.append(tuple_(Organization.created_at, Organization.id) > place)
     return conditions
 
 

@@ -107,6 +107,7 @@ class Organization(Base):
             postgresql_where=text("status <> 'deleted'"),
         ),
         Index("ix_organizations_plan_tier", "plan_tier"),
+        Index("ix_organizations_created_at", "created_at", "id"),
         Index(
             "ix_organizations_plan_effective_at",
             "plan_effective_at",

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
-from core import due, organizations, outbox
+from core import directory, due, organizations, outbox
 from core.catalog import Catalog
 from core.database import Database
-from core.models import BillingLink, Event, Organization
+from core.directory import Cursor, Wanted
+from core.models import BillingLink, Event, Membership, Organization
 from core.organizations import name_key, new_link
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -32,6 +33,8 @@ def large(database: Database, plans: Catalog) -> Database:
             done = [{"applied_version": 1 if number >= FEW else 0} for number in range(MANY)]
             rows = [new_link(org_id, provider, NOW) for org_id in ids]
             session.execute(insert(BillingLink), [row | extra for row, extra in zip(rows, done, strict=True)])
+        seats = [{"org_id": org_id, "user_id": f"user_{number % 3000}"} for number, org_id in enumerate(ids)]
+        session.execute(insert(Membership), [{**seat, "role": "member", "joined_at": NOW} for seat in seats])
         session.execute(insert(Event), [_event(number, org_id) for number, org_id in enumerate(ids)])
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
@@ -105,3 +108,25 @@ def test_the_relay_reads_only_events_that_are_pending(large: Database) -> None:
     assert len(leased) == FEW
     assert "ix_events_unpublished" in plans
     assert "ix_events_unpublished" in plans_of(large, outbox.any_pending)
+
+
+def test_a_member_is_looked_up_and_a_persons_seats_are_found_without_a_walk(large: Database) -> None:
+    found: list[object] = []
+    plans = plans_of(large, lambda session: found.append(directory.entry(session, "org_7", "user_7")))
+    plans += plans_of(large, lambda session: found.append(len(directory.seats(session, "user_7"))))
+    assert found[0] is not None
+    assert found[1] == 4
+    assert "ix_memberships_user_id" in plans
+    for table in ("organizations", "memberships", "billing_links"):
+        assert f"Seq Scan on {table}" not in plans
+        assert f"SCAN {table}'" not in plans
+
+
+def test_a_page_of_all_begins_at_its_cursor_however_deep(large: Database) -> None:
+    found: list[int] = []
+    deep = Wanted(after=Cursor(created_at=NOW, org_id="org_9"))
+    plans = plans_of(large, lambda session: found.append(len(directory.page(session, deep, 50))))
+    assert found == [50]
+    assert "ix_organizations_created_at" in plans
+    assert "Sort Key: organizations" not in plans
+    assert "TEMP B-TREE FOR ORDER BY" not in plans

@@ -1,0 +1,12 @@
+"""The list of all organizations, walked page by page in the order of their making, at any size."""
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index("ix_organizations_created_at", "organizations", ["created_at", "id"])
