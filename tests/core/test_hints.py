@@ -147,6 +147,10 @@ def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(world: Wor
     assert (link.state, link.error_code) == ("parked", "changed_there")
     assert str(link.error_message).startswith(f"{customer_id} in Stripe: deleted in Stripe, which is final: bring the")
     assert writes(world) == []
+    with world.database.read() as session:
+        receipt = receipts.receipt(session, org_id, world.now)
+    assert receipt is not None
+    assert {provider: held.holds for provider, held in receipt.billers.items()} == {"stripe": False, "lago": True}
 
 
 def test_a_customer_deleted_in_lago_parks_the_link_and_makes_no_other(world: World) -> None:
