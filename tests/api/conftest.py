@@ -16,7 +16,7 @@ from api.issuer import Issuer, IssuerSettings
 from api.pacing import LocalPaces, Paces
 from api.runtime import Runtime
 from api.server import Server
-from core import api_keys, endpoints, memberships, organizations
+from core import api_keys, endpoints, invitations, memberships, organizations, people
 from core.api_keys import SCOPES, Scope
 from core.catalog import Catalog
 from core.clock import utc_now
@@ -25,6 +25,7 @@ from core.endpoints import NewEndpoint
 from core.events import Change
 from core.models import Role
 from core.organizations import NewOrganization
+from core.people import Profile
 from core.signing import Signer
 from tests.api.provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Provider
 
@@ -71,6 +72,17 @@ class Api:
                 endpoints.remove(session, earlier.id)
             new = NewEndpoint(url="https://hooks.example.com")
             return endpoints.add(session, new, utc_now(), private=False).id
+
+    def invitation(self, org_id: str, user_id: str) -> tuple[str, str]:
+        """Id and token of one for somebody whose address is known, made beside the API."""
+        email = f"{user_id.replace(' ', '.')}@acme.test"
+        with self.database.write() as session:
+            change = Change(session, utc_now())
+            organization = organizations.lock(session, org_id)
+            assert organization is not None
+            people.remember(change, Profile(user_id=user_id, email=email))
+            made = invitations.invite(change, organization, email, "member", None)
+            return made.id, invitations.new_token(session, made.id)[1]
 
     def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
         return self.http.get(path, headers=headers, params=params)

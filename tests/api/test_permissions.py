@@ -27,6 +27,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/api/organizations/{org_id}/status"): {"status": "deleted"},
     ("POST", "/api/organizations/{org_id}/users"): {"user_id": "somebody"},
     ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): {"role": "billing_admin"},
+    ("POST", "/api/organizations/{org_id}/invitations"): {"email": "somebody@acme.test"},
+    ("POST", "/api/invitations/accept"): {"token": "{token}"},
     ("POST", "/api/events"): {
         "specversion": "1.0",
         "id": "{n}",
@@ -80,10 +82,14 @@ def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     method, path = route
     org_id = api.organization(owner="owner", billing_admin="billing_admin", member="member", target="member")
     user_id = "member" if TABLE[route].about == "user" else "target"
+    by_id = "{org_id}" in path
+    invited, token = api.invitation(org_id, "guest") if by_id else api.invitation(api.organization(), caller)
     body = {
-        name: word.format(n=number) if isinstance(word, str) else word for name, word in BODIES.get(route, {}).items()
+        name: word.format(n=number, token=token) if isinstance(word, str) else word
+        for name, word in BODIES.get(route, {}).items()
     } or None
-    ids = {"org_id": org_id, "user_id": user_id, "endpoint_id": api.webhook() if "{endpoint_id}" in path else None}
+    ids = {"org_id": org_id, "user_id": user_id, "invitation_id": invited}
+    ids["endpoint_id"] = api.webhook() if "{endpoint_id}" in path else ""
     asked = path.format(**ids) + QUERIES.get(route, "")
     named = {"X-Organization-ID": org_id} if TABLE[route].about == "current" else {}
     answer = api.send(method, asked, headers(api, TABLE[route], caller) | named, body)
