@@ -217,15 +217,11 @@ def test_a_plan_changed_in_lago_is_made_ours_again_when_a_person_retries(world: 
 
 def test_a_foreign_subscription_is_named_and_neither_joined_nor_ended(world: World) -> None:
     org_id = synced(world)
-    customer_id = str(world.link(org_id, "stripe").customer_id)
-    (price,) = world.sandbox.preload_stripe_prices(
-        [{"currency": "usd", "unit_amount": 500, "recurring": {"interval": "month"}, "product_data": {"name": "x"}}]
-    )
-    rogue = world.sandbox.preload_stripe_subscription(customer_id, price["id"])
-    look(world, org_id, "stripe", "began", object_id=rogue["id"])
+    rogue = rogue_on(world, str(world.link(org_id, "stripe").customer_id))
+    look(world, org_id, "stripe", "began", object_id=rogue)
     link = world.link(org_id, "stripe")
     assert (link.state, link.subscription_id) == ("parked", None)
-    assert rogue["id"] in str(link.error_message)
+    assert rogue in str(link.error_message)
     assert "end it in Stripe" in str(link.error_message)
     assert writes(world) == []
 
@@ -291,6 +287,35 @@ def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: World) -> None:
     assert world.link(org_id, "lago").payment == "refused"
     look(world, org_id, "lago", "taken")
     assert world.link(org_id, "lago").payment is None
+
+
+def test_what_a_turn_made_is_kept_also_where_its_look_parks_it(world: World) -> None:
+    org_id = world.create()
+    keep(world, Told(provider="stripe", id="early", type="invoice.paid", concern="look", org_id=org_id))
+    assert take(world) == [("stripe", org_id)]
+    rogues: list[str] = []
+
+    def somebody_sells_it_something() -> None:
+        (customer,) = world.stripe("customers")
+        rogues.append(rogue_on(world, str(customer["id"])))
+
+    world.billers["stripe"].after_customer = somebody_sells_it_something
+    world.run(org_id, "stripe")
+    link = world.link(org_id, "stripe")
+    (customer,) = world.stripe("customers")
+    assert (link.state, link.customer_id, link.intent) == ("parked", customer["id"], None)
+    world.sandbox.delete("stripe", "subscriptions", rogues[0])
+    world.change(org_id, due.retry)
+    world.settle(org_id)
+    assert world.settled(org_id)
+    assert len(world.stripe("customers")) == 1
+
+
+def rogue_on(world: World, customer_id: str) -> str:
+    (price,) = world.sandbox.preload_stripe_prices(
+        [{"currency": "usd", "unit_amount": 500, "recurring": {"interval": "month"}, "product_data": {"name": "x"}}]
+    )
+    return str(world.sandbox.preload_stripe_subscription(customer_id, price["id"])["id"])
 
 
 def test_what_this_link_knows_costs_no_look(world: World) -> None:

@@ -20,6 +20,9 @@ WHOLE: Final[dict[str, str]] = {
     # Other services are told; nothing of an organization hangs on it.
     "core.courier": "tests/core/test_courier.py",
     "tasks.deliveries": "tests/worker/test_webhooks_out.py",
+    # Webhooks of the billers cause looks, which write nothing there; a hint that is lost on the way comes due again.
+    "core.hints": "tests/core/test_hints.py",
+    "tasks.hints": "tests/worker/test_webhooks.py",
     # Whose key it is, asked when a process starts.
     "core.accounts:Accounts.confirm": "tests/core/test_accounts.py",
     "core.accounts:Accounts.start": "tests/core/test_accounts.py",
@@ -27,6 +30,7 @@ WHOLE: Final[dict[str, str]] = {
 }
 
 _CUSTOMERS: Final = "tests/providers/test_lago_customers.py"
+_HINTS: Final = "tests/core/test_hints.py"
 _LINKS: Final = "tests/core/test_links.py"
 _STRIPE: Final = "tests/providers/test_stripe_subscriptions.py"
 _SYNC: Final = "tests/core/test_sync.py"
@@ -43,6 +47,13 @@ SITES: Final[dict[str, str]] = {
     "core.links:stop_biller": (
         "tests/core/test_accounts.py"
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
+    ),
+    # A look after a webhook.
+    "core.turns:Turn.keep": f"{_HINTS}::test_what_a_turn_made_is_kept_also_where_its_look_parks_it",
+    "core.turns:Turn.disbelieve": f"{_HINTS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out",
+    "core.turns:Turn.forget_plan": f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan",
+    "worker.relay:Relay._tell_of_hints": (
+        "tests/worker/test_webhooks.py::test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence"
     ),
     # A database or a broker that is away, not a process that dies.
     "tasks.base:BillingTask.again": (
