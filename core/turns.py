@@ -278,7 +278,7 @@ def fenced(session: Session, turn: Turn, values: dict[str, Any], *, ends: bool =
 
 
 @cache
-def _written(names: frozenset[str], *, ends: bool) -> ReturningUpdate[Any]:
+def _written(names: frozenset[str], *, ends: bool) -> ReturningUpdate[str, datetime | None, int, int, bool]:
     """The statement that writes these columns: to build one costs more than to send it, and there are few."""
     org_id, biller = bindparam("this_org", type_=String()), bindparam("this_biller", type_=String())
     columns = BillingLink.__table__.c

@@ -1,0 +1,113 @@
+"""What each change costs, counted: requests to the billers exactly, statements to the database at most.
+
+A look at whose key it is costs each process one more request at its start (``core.accounts``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import event
+
+from core import memberships, organizations
+from core.events import Change
+from core.models import Membership, Organization
+from core.wishes import Policy
+from tests.core.fakes import World, with_policy
+
+LAGO_ONLY = Policy(links_payer=False)
+
+Doing = Callable[[World, str], None]
+
+CHANGES: dict[str, tuple[Doing, tuple[int, int]]] = {
+    "renamed": (lambda world, org_id: world.rename(org_id, "Globex"), (1, 1)),
+    "a higher plan": (lambda world, org_id: world.change_plan(org_id, "enterprise"), (0, 1)),
+    "a lower plan": (lambda world, org_id: world.change_plan(org_id, "starter"), (0, 1)),
+    "another address": (
+        lambda world, org_id: world.change(
+            org_id,
+            lambda change, organization: organizations.change_billing_details(
+                change, organization, billing_email="new@acme.test"
+            ),
+        ),
+        (1, 1),
+    ),
+    "a member more": (lambda world, org_id: world.add_member(org_id, "user_2"), (0, 0)),
+    "another role": (
+        lambda world, org_id: world.change(
+            org_id,
+            lambda change, organization: memberships.change_role(change, _seat(change, organization), "billing_admin"),
+        ),
+        (0, 0),
+    ),
+    "the same name": (lambda world, org_id: world.rename(org_id, "Acme"), (0, 0)),
+    "the same plan": (lambda world, org_id: world.change_plan(org_id, "professional"), (0, 0)),
+    "suspended": (lambda world, org_id: world.change_status(org_id, "suspended"), (0, 0)),
+}
+
+
+@contextmanager
+def _statements(world: World) -> Iterator[list[str]]:
+    """Sent to the database meanwhile; where a transaction begins aside."""
+    sent: list[str] = []
+
+    def note(*about: object) -> None:
+        if not str(about[2]).startswith("BEGIN"):
+            sent.append(str(about[2]))
+
+    event.listen(world.database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(world.database.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_costs_these_calls_and_no_other(world: World, name: str) -> None:
+    org_id = world.create()
+    world.add_member(org_id, "user_1")
+    world.settle(org_id)
+    world.calls()
+    change, calls = CHANGES[name]
+    change(world, org_id)
+    world.settle(org_id)
+    assert world.calls() == calls
+    world.settle(org_id)
+    assert world.calls() == (0, 0)
+
+
+def test_a_new_organization_costs_one_call_to_stripe_and_two_to_lago(world: World) -> None:
+    world.calls()
+    world.settle(world.create())
+    assert world.calls() == (1, 2)
+
+
+def test_a_round_that_changes_a_customer_takes_six_statements(world: World) -> None:
+    """Claim and read; doubt before the call; lock and end; and a look at the other, or the word that both hold it."""
+    world = with_policy(world, LAGO_ONLY)
+    org_id = world.create()
+    world.settle(org_id)
+    world.wait(10)
+    world.rename(org_id, "Globex")
+    with _statements(world) as first:
+        world.run(org_id, "stripe")
+    with _statements(world) as last:
+        world.run(org_id, "lago")
+    assert world.settled(org_id)
+    assert (len(first), len(last)) == (6, 6), (first, last)
+
+
+def test_a_message_that_finds_nothing_to_do_takes_two_statements(world: World) -> None:
+    org_id = world.create()
+    world.settle(org_id)
+    with _statements(world) as sent:
+        world.run(org_id, "stripe")
+    assert len(sent) == 2, sent
+
+
+def _seat(change: Change, organization: Organization) -> Membership:
+    found = memberships.find(change.session, organization.id, "user_1")
+    assert found is not None
+    return found
