@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from core import organizations, outbox
 from core.database import one_at_a_time
 from core.events import Change
-from core.gateways import Json, Provider
+from core.gateways import CUSTOMER_DELETED, Json, Provider
 from core.models import BillingLink, Organization
 from core.organizations import InvalidChangeError
 
@@ -52,16 +52,20 @@ def _refuse_unusable(change: Change, organization: Organization, provider: Provi
         )
         raise InvalidChangeError(field, message)
     making = link.intent is not None and link.intent["operation"] == "create_subscription"
-    if provider == "stripe" and link.customer_id != customer_id and (link.subscription_id is not None or making):
+    runs = (link.subscription_id is not None or making) and link.error_code != CUSTOMER_DELETED
+    if provider == "stripe" and link.customer_id != customer_id and runs:
         message = (
             f"{field} cannot change while subscription {link.subscription_id or 'in the making'} "
-            f"runs on {link.customer_id}: end it first"
+            f"runs on {link.customer_id}: end it first; if that customer was deleted in Stripe, "
+            f"`billing-sync retry {organization.id}` finds it out"
         )
         raise InvalidChangeError(field, message)
 
 
 def _set(change: Change, organization: Organization, provider: Provider, customer_id: str) -> bool:
     """A new id makes the link unverified, whatever was believed of the old one; a held link is freed by it."""
+    # One that could still charge was refused above: this one ended with its customer.
+    ended: dict[str, object] = {"subscription_id": None} if provider == "stripe" else {}
     return (
         change.session.execute(
             update(BillingLink)
@@ -79,7 +83,9 @@ def _set(change: Change, organization: Organization, provider: Provider, custome
                 applied_next_plan=None,
                 state="open",
                 intent=None,
+                error_code=None,  # it spoke of the former customer
                 generation=BillingLink.generation + 1,
+                **ended,
             )
             .returning(BillingLink.org_id)
             .execution_options(synchronize_session=False)

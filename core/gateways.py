@@ -21,6 +21,9 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 # Stripe may forget an idempotency key once it is 24 hours old (stripe.md 2); one hour is margin for clocks.
 KEY_IS_TRUSTED_FOR = timedelta(hours=23)
 
+# Code of a refusal: the biller shows that the known customer was deleted, and with it whatever it paid for.
+CUSTOMER_DELETED = "customer_deleted"
+
 LONG_KEY = 20
 
 

@@ -22,7 +22,7 @@ from stripe.params import (
 )
 
 from core.errors import AmbiguousError, RejectedError, UnsettledError
-from core.gateways import Claim, Customer, CustomerSpec, Intent, Json, Known
+from core.gateways import CUSTOMER_DELETED, Claim, Customer, CustomerSpec, Intent, Json, Known
 from core.wishes import SECOND_PAYER
 
 from .outside_ids import shown
@@ -145,8 +145,10 @@ class Customers:
                 CustomerAnswer,
             )
         except RejectedError as error:
-            _explain_missing(error, customer_id, spec)
-            raise
+            # Stripe says the same of one that was deleted and of one that it never had; read, only the first is shown.
+            if error.code != MISSING or not self._read(customer_id, claim, spec).deleted:
+                raise
+            _refuse_deleted(customer_id, spec)
         if updated.deleted:
             _refuse_deleted(customer_id, spec)
         return updated
@@ -267,4 +269,4 @@ def _explain_missing(error: RejectedError, customer_id: str, spec: CustomerSpec)
 
 def _refuse_deleted(customer_id: str, spec: CustomerSpec) -> NoReturn:
     message = f"customer {customer_id} was deleted in Stripe, which is final; {_correct_the_id(spec)}"
-    raise RejectedError(PROVIDER, message)
+    raise RejectedError(PROVIDER, message, CUSTOMER_DELETED)

@@ -224,3 +224,35 @@ def test_an_id_cannot_be_brought_while_a_customer_is_in_the_making(world: World)
         world.bring_id(org_id, "stripe", "cus_mine")
     world.settle(org_id)
     world.bring_id(org_id, "stripe", "cus_mine")
+
+
+@pytest.mark.parametrize("plan_says", ["first", "not"])
+def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays_anew(
+    world: World, plan_says: str
+) -> None:
+    """Its subscription ended with it, so nothing of it stands in the way."""
+    world.charged_by("stripe")
+    org_id = world.create()
+    world.settle(org_id)
+    world.sandbox.delete("stripe", "customers", str(world.link(org_id, "stripe").customer_id))
+    world.wait(60)
+    if plan_says == "first":
+        # Nothing of ours has met it yet: a plan told the person.
+        world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
+        with pytest.raises(InvalidChangeError, match=f"retry {org_id}"):
+            world.bring_id(org_id, "stripe", "cus_new")
+        world.change(org_id, due.retry)
+    else:
+        world.rename(org_id, "Acme GmbH")
+        world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
+    world.settle(org_id)
+    assert world.link(org_id, "stripe").error_code == "customer_deleted"
+    world.bring_id(org_id, "stripe", "cus_new")
+    world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "lost_answer")
+    world.run(org_id, "stripe")
+    with pytest.raises(InvalidChangeError, match="in the making"):
+        world.bring_id(org_id, "stripe", "cus_other")
+    world.settle(org_id)
+    assert world.settled(org_id)
+    (charged,) = [each for each in world.stripe("subscriptions") if each["status"] == "active"]
+    assert (charged["id"], charged["customer"]) == (world.link(org_id, "stripe").subscription_id, "cus_new")
