@@ -95,6 +95,7 @@ def build(
         app.include_router(module.router)
     pages.add(app)
     document = _described(app.openapi())
+    events.describe(document)
     endpoints.describe(document)
     app.openapi_schema = document
     _compare(document)

@@ -40,6 +40,7 @@ class NewWebhook(Body):
     url: str = Field(
         min_length=1,
         max_length=endpoints.URL_LIMIT,
+        pattern=r"^https?://[!-~]+$",
         description="https://…; http:// on this machine alone.",
         examples=["https://hooks.example.com/billing"],
     )

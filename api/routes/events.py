@@ -24,7 +24,7 @@ from api.answers import Sync
 from api.problems import MEDIA_TYPE, FieldError, ProblemError
 from api.runtime import Runtime, TheRuntime
 from core import receipts, received
-from core.envelope import Envelope
+from core.envelope import DATA_OF, Data, Envelope
 from core.models import Verdict
 from core.received import Receipt
 
@@ -66,8 +66,9 @@ _EXAMPLE: Final = {
     "subject": "org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11",
     "data": {"name": "Initech", "plan_tier": "starter", "owner_user_id": "user_1"},
 }
-_EVENT: Final = Envelope.model_json_schema()
-_LIST: Final = {"type": "array", "maxItems": MOST, "items": _EVENT}
+_EVENT: Final = {"$ref": "#/components/schemas/CloudEvent"}
+# What is no event has its own verdict there and is no fault of the list.
+_LIST: Final = {"type": "array", "maxItems": MOST, "items": {"anyOf": [_EVENT, {}]}}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -103,6 +104,22 @@ async def receive(request: Request, runtime: TheRuntime) -> Response:
     if verdict.verdict == "refused":
         raise _refusal(verdict.reason or "")
     return _answer(HTTPStatus.ACCEPTED if verdict.verdict == "waiting" else HTTPStatus.OK, verdict)
+
+
+def describe(document: dict[str, Any]) -> None:
+    """Add what an event may be to the document: each type with its data."""
+    each = {f"CloudEvent.{kind}": _described(kind, model) for kind, model in DATA_OF.items()}
+    refs = {kind: f"#/components/schemas/CloudEvent.{kind}" for kind in DATA_OF}
+    one_of = [{"$ref": ref} for ref in refs.values()]
+    whole = {"oneOf": one_of, "discriminator": {"propertyName": "type", "mapping": refs}}
+    document["components"]["schemas"] |= {**each, "CloudEvent": whole}
+
+
+def _described(kind: str, data: type[Data]) -> dict[str, Any]:
+    schema = Envelope.model_json_schema()
+    schema["properties"]["type"] = {"const": kind, "type": "string"}
+    schema["properties"]["data"] = data.model_json_schema()
+    return schema
 
 
 def _answer(status: HTTPStatus, body: BaseModel) -> Response:
