@@ -249,6 +249,7 @@ def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays
     assert world.link(org_id, "stripe").error_code == "customer_deleted"
     world.bring_id(org_id, "stripe", "cus_new")
     world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "lost_answer")
+    world.wait(5)
     world.run(org_id, "stripe")
     with pytest.raises(InvalidChangeError, match="in the making"):
         world.bring_id(org_id, "stripe", "cus_other")
