@@ -87,7 +87,7 @@ class Office:
 
     def deliver(self) -> list[tuple[str, str]]:
         """What goes out now."""
-        gone = []
+        gone: list[tuple[str, str]] = []
         while (claimed := self.claim()) is not None:
             gone.append((claimed.kind, claimed.recipient))
             with self.database.write() as session:

@@ -93,3 +93,31 @@ def test_any_name_that_a_sign_in_service_sends_will_do(
     made = sign_in(database, plans, profile)
     assert made is not None
     assert made.name == name
+
+
+def test_whoever_changes_something_is_known_by_a_verified_address(database: Database) -> None:
+    for profile, now in (
+        (Profile(user_id="bob"), NOW),
+        (Profile(user_id="bob", name="Bob", email="bob@example.test"), NOW),
+        (Profile(user_id="bob"), LATER),
+        (Profile(user_id="bob", email="no address"), LATER),
+    ):
+        with database.write() as session:
+            people.remember(Change(session, now), profile)
+    with database.read() as session:
+        bob = session.get_one(Person, "bob")
+        assert (bob.name, bob.email, bob.last_seen_at) == ("Bob", "bob@example.test", NOW)
+
+
+def test_many_first_changes_of_one_person_at_once_do_each_other_no_harm(database: Database) -> None:
+    together = Barrier(6)
+
+    def once(_: int) -> None:
+        together.wait()
+        with database.write() as session:
+            people.remember(Change(session, NOW), ALICE)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(once, range(6)))
+    with database.read() as session:
+        assert session.get_one(Person, "alice").email == ALICE.email

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
-from core import directory, due, organizations, outbox
+from core import directory, due, mails, organizations, outbox
 from core.catalog import Catalog
 from core.database import Database
 from core.directory import Cursor, Wanted
-from core.models import BillingLink, Event, Membership, Organization
+from core.models import BillingLink, Event, Mail, Membership, Organization
 from core.organizations import name_key, new_link
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -130,3 +131,34 @@ def test_a_page_of_all_begins_at_its_cursor_however_deep(large: Database) -> Non
     assert "ix_organizations_created_at" in plans
     assert "Sort Key: organizations" not in plans
     assert "TEMP B-TREE FOR ORDER BY" not in plans
+
+
+def test_mails_are_read_only_where_they_are_due(database: Database) -> None:
+    with database.write() as session:
+        session.execute(insert(Organization), [_organization("org_0")])
+        session.execute(insert(Mail), [_mail(number) for number in range(MANY)])
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    reads: tuple[Callable[[Session, datetime], object], ...] = (mails.any_due, mails.look, mails.claim)
+    for read in reads:
+        plans = plans_of(database, partial(read, now=NOW))
+        assert "ix_mails_due" in plans
+        assert "Seq Scan on mails" not in plans
+        assert "SCAN mails" not in plans.replace("SCAN mails USING INDEX ix_mails_due", "")
+    asked = plans_of(database, lambda session: mails.invitations_since(session, "org_1", NOW))
+    assert "ix_mails_org_id" in asked
+
+
+def _mail(number: int) -> dict[str, object]:
+    return {
+        "id": f"m{number}",
+        "cause": f"e{number}",
+        "kind": "welcome",
+        "recipient": "a@acme.test",
+        "org_id": f"org_{number}" if number >= FEW else "org_0",
+        "waits_for_version": 1 if number == 1 else None,
+        "state": "sent" if number >= FEW else "open",
+        "attempts": 0,
+        "next_attempt_at": NOW,
+        "created_at": NOW,
+    }
