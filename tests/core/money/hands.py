@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from core import due
+from core.gateways import CUSTOMER_DELETED
 from sandbox.client import SandboxError
 from tests.core.fakes import PAYER_CODE, World
 from tests.core.money.books import Books, Doc, Story
@@ -67,9 +68,9 @@ class Hands:
             self.world.sandbox.delete("stripe", "customers", customer["id"])
 
     def bring_another_customer(self, org_id: str, _tier: str) -> None:
-        """The way out that the parked link names, where the customer was deleted."""
-        known = self.world.link(org_id, "stripe").customer_id
-        if known in self.story.deleted_by_hand:
+        """The way out that the parked link names, where the customer was deleted: never refused then."""
+        link = self.world.link(org_id, "stripe")
+        if link.state == "parked" and link.error_code == CUSTOMER_DELETED:
             made = self._customer("cus_brought", org_id)
             self._touch(org_id)
             self.world.bring_id(org_id, "stripe", made)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -47,10 +47,12 @@ from tests.core.money.books import Books, Story
 from tests.core.money.hands import DEEDS, Hands
 
 LONG: Final = settings.get_current_profile_name() == "long"
+# From its eleventh on hypothesis varies the stories it has; ten of several seeds each are forty different ones.
+SEEDS: Final = [1] if LONG else [1, 2, 3, 4]
 SHORT: Final = settings(
-    max_examples=20,
+    max_examples=10,
     stateful_step_count=25,
-    derandomize=True,
+    database=None,
     phases=[Phase.generate],  # a story can be read as it is; to shorten one takes minutes
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -67,8 +69,18 @@ CHANGES: Final = [
     *("Globex", "Initech", "pay@acme.test", "bills@acme.test"),
     *("active", "suspended", "deleted", "retry", "lose the plan"),
 ]
-THENS: Final = ["nothing", "stripe", "lago", "both", *["until nothing is left"] * 3]
-FAULTS: Final = ["lost_answer", "500_before", "500_stored", "500_after", "429", "reset", "hang", "html_502", "401"]
+THENS: Final = ["nothing", "stripe", "lago", "both", "both, after a day again", *["until nothing is left"] * 3]
+SALES: Final = ["sell_beside_in_stripe", "sell_beside_in_lago"]
+
+Trouble = tuple[Provider, str, str, int] | None
+"""Biller, operation, kind of fault, and how often."""
+OPERATIONS: Final[list[tuple[Provider, str]]] = [
+    *(("stripe", "*"), ("stripe", "POST /v1/customers"), ("stripe", "POST /v1/subscriptions")),
+    *(("stripe", "POST /v1/subscriptions/{id}"), ("stripe", "DELETE /v1/subscriptions/{id}")),
+    *(("lago", "*"), ("lago", "POST /api/v1/customers"), ("lago", "POST /api/v1/subscriptions")),
+]
+LOST: Final = ["lost_answer", "500_after", "500_stored"]
+FAULTS: Final = [*LOST, *LOST, "500_before", "429", "reset", "hang", "html_502", "401"]
 MOMENTS: Final = ["before_customer", "after_customer", "before_subscription", "after_subscription", "after_end"]
 JUMPS: Final[list[dict[str, float]]] = [{"minutes": 5}, {"hours": 6}, {"hours": 25}, {"days": 32}]
 # Why a link may wait for a person though nobody touched anything at the dashboards.
@@ -83,7 +95,10 @@ LEASE: Final = turns.LEASE.total_seconds() + 1
 BURST_REST: Final = links.BURST_REST.total_seconds() + 0.1
 
 TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
-numbers = st.integers(0, MOST_ORGANIZATIONS - 1)
+numbers = st.sampled_from([0, 0, 0, 1, 1, 2])
+troubles = st.none() | st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(FAULTS), st.integers(1, 2)).map(
+    lambda drawn: (*drawn[0], *drawn[1:])
+)
 tiers = st.sampled_from(TIERS)
 providers = st.sampled_from(PROVIDERS)
 thens = st.sampled_from(THENS)
@@ -129,56 +144,57 @@ class AnyStory(RuleBasedStateMachine):
 
     @initialize(charged_by_stripe=st.sampled_from(LAYOUTS), first=tiers, second=tiers, then=thens)
     def begin(self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str) -> None:
+        """The first organization is at home; how the second comes there differs."""
         self.world.charged_by("stripe")
         self.world.charged_by("lago", *[tier for tier in TIERS if tier not in charged_by_stripe])
-        for tier in (first, second):
-            self._then(self._create(tier), then)
+        self._then(self._create(first), "until nothing is left")
+        self._then(self._create(second), then)
 
-    # What is asked of us.
+    # What is asked of us, what goes wrong at the billers about it, and what workers do next.
 
     @precondition(lambda self: len(self.org_ids) < MOST_ORGANIZATIONS)
-    @rule(tier=tiers, then=thens)
-    def create(self, tier: str, then: str) -> None:
+    @rule(tier=tiers, trouble=troubles, then=thens)
+    def create(self, tier: str, trouble: Trouble, then: str) -> None:
+        self._make(trouble)
         self._then(self._create(tier), then)
 
-    @rule(number=numbers, tier=tiers, then=thens)
-    def change_plan(self, number: int, tier: str, then: str) -> None:
+    @rule(number=numbers, tier=tiers, trouble=troubles, then=thens)
+    def change_plan(self, number: int, tier: str, trouble: Trouble, then: str) -> None:
         """Up, down, or back."""
+        self._make(trouble)
         self._change_plan(self._org(number), tier)
         self._then(self._org(number), then)
 
-    @rule(number=numbers, change=st.sampled_from(CHANGES), then=thens)
-    def change(self, number: int, change: str, then: str) -> None:
+    @rule(number=numbers, change=st.sampled_from(CHANGES), trouble=troubles, then=thens)
+    def change(self, number: int, change: str, trouble: Trouble, then: str) -> None:
+        self._make(trouble)
         self._change(self._org(number), change)
-        self._then(self._org(number), then)
-
-    # What workers do.
-
-    @rule(number=numbers, then=thens)
-    def ring(self, number: int, then: str) -> None:
         self._then(self._org(number), then)
 
     @rule(
         number=numbers,
         provider=providers,
+        tier=tiers,
         change=st.sampled_from(CHANGES),
         moment=st.sampled_from(MOMENTS),
         happens=st.sampled_from(["die", "overtaken", "the other biller", "change", "plan"]),
-        tier=tiers,
+        then=thens,
     )
-    def ring_and_meanwhile(  # noqa: PLR0913, PLR0917 - a turn, what came before, and what comes in between
-        self, number: int, provider: Provider, change: str, moment: str, happens: str, tier: str
+    def change_in_mid_turn(  # noqa: PLR0913, PLR0917 - a turn, what it is about, and what comes in between
+        self, number: int, provider: Provider, tier: str, change: str, moment: str, happens: str, then: str
     ) -> None:
         org_id = self._org(number)
         other: Provider = "lago" if provider == "stripe" else "stripe"
         meanwhile: dict[str, Callable[[], object]] = {
             "die": die,
-            "overtaken": lambda: self._overtake(org_id, provider),
+            "overtaken": lambda: self._overtake(org_id, provider, change),
             "the other biller": lambda: self.world.run(org_id, other),
             "change": lambda: self._change(org_id, change),
             "plan": lambda: self._change_plan(org_id, tier),
         }
-        if happens != "plan":
+        if happens == "plan":
+            self._change(org_id, change)
+        else:
             self._change_plan(org_id, tier)
         self.world.pass_time(seconds=BURST_REST)
         setattr(self.world.billers[provider], moment, meanwhile[happens])
@@ -188,39 +204,43 @@ class AnyStory(RuleBasedStateMachine):
             self.world.pass_time(seconds=LEASE)
         finally:
             setattr(self.world.billers[provider], moment, nothing)
+        self._then(org_id, then)
 
-    def _overtake(self, org_id: str, provider: Provider) -> None:
-        """The turn is held up past its lease, and another has its way meanwhile."""
+    def _overtake(self, org_id: str, provider: Provider, change: str) -> None:
+        """The turn is held up past its lease; there is a change, and another turn has its way meanwhile."""
         self.world.pass_time(seconds=LEASE)
+        self._change(org_id, change)
         self.world.run(org_id, provider)
-
-    @rule(people_apply=st.booleans())
-    def sweep(self, *, people_apply: bool) -> None:
-        self._sweep()
-        audit = self._audit()
-        try:
-            plan = audit.plan()
-            if people_apply:
-                audit.apply(plan)
-        except (ProviderError, MovedError):
-            return
-
-    # What goes wrong, and what people do.
-
-    @rule(provider=providers, kind=st.sampled_from(FAULTS), times=st.integers(1, 3), skip=st.integers(0, 2))
-    def break_something(self, provider: Provider, kind: str, times: int, skip: int) -> None:
-        self.world.sandbox.add_fault(provider, "*", kind, times=times, skip=skip, seconds=0.02)
 
     @rule(by=st.sampled_from(JUMPS), number=numbers, then=thens)
     def pass_time(self, by: dict[str, float], number: int, then: str) -> None:
         self.world.pass_time(**by)
-        due.downgrades(self.world.database, 100, self.world.now)
+        self._sweep()
         self._then(self._org(number), then)
+
+    # What people do.
 
     @rule(number=numbers, deed=st.sampled_from(sorted(DEEDS)), tier=tiers, then=thens)
     def have_people_do(self, number: int, deed: str, tier: str, then: str) -> None:
         self.hands.do(deed, self._org(number), tier)
         self._then(self._org(number), then)
+
+    @rule(number=numbers, deed=st.sampled_from(SALES), tier=tiers, next_tier=tiers, then=thens)
+    def have_people_sell(self, number: int, deed: str, tier: str, next_tier: str, then: str) -> None:
+        """Beside ours, or before there is one of ours."""
+        self.hands.do(deed, self._org(number), tier)
+        self._change_plan(self._org(number), next_tier)
+        self._then(self._org(number), then)
+
+    @rule(apply=st.booleans())
+    def have_people_compare(self, *, apply: bool) -> None:
+        audit = self._audit()
+        try:
+            plan = audit.plan()
+            if apply:
+                audit.apply(plan)
+        except (ProviderError, MovedError):
+            return
 
     @invariant()
     def money_is_right(self) -> None:
@@ -318,6 +338,11 @@ class AnyStory(RuleBasedStateMachine):
                     org_id, lambda change, it: organizations.change_billing_details(change, it, billing_email=email)
                 )
 
+    def _make(self, trouble: Trouble) -> None:
+        if trouble is not None:
+            provider, operation, kind, times = trouble
+            self.world.sandbox.add_fault(provider, operation, kind, times=times, seconds=0.02)
+
     def _then(self, org_id: str, then: str) -> None:
         """What workers do next about it, if anything."""
         match then:
@@ -326,6 +351,11 @@ class AnyStory(RuleBasedStateMachine):
             case "both":
                 for each in PROVIDERS:
                     self.world.run(org_id, each)
+            case "both, after a day again":
+                for hours in (25, 0):
+                    for each in PROVIDERS:
+                        self.world.run(org_id, each)
+                    self.world.pass_time(hours=hours)
             case "until nothing is left":
                 self._ring_until_nothing_is_left(org_id)
 
@@ -385,10 +415,14 @@ def empty(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(0 if LONG else 300)
+@pytest.mark.parametrize("number", SEEDS)
 def test_money_is_right_after_each_step_of_any_story(
-    empty: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox
+    number: int, empty: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox
 ) -> None:
     class Told(AnyStory):
         stage = Stage(empty, sandbox, sandbox_server.url, plans)
 
-    run_state_machine_as_test(Told, settings=settings() if LONG else SHORT)
+    if LONG:
+        run_state_machine_as_test(Told, settings=settings())
+    else:
+        run_state_machine_as_test(seed(number)(Told), settings=SHORT)
