@@ -38,3 +38,8 @@ def sync(org_id: str) -> None:
             "UPDATE plain SET stripe_id = %s, lago_id = %s, synced_at = now() WHERE id = %s",
             (customer.id, there.lago_id if there else None, org_id),
         )
+
+
+@app.task(name="plain.nothing")
+def nothing(_: str) -> None:
+    """For how soon a task begins."""

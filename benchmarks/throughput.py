@@ -71,22 +71,22 @@ class Ours:
 
     def __init__(self, database: Database, org_ids: list[str]) -> None:
         self._database = database
-        self._org_ids = org_ids
+        self.org_ids = org_ids
 
     def rate(self) -> float:
-        self._rest()
+        self.rest()
         started = time.monotonic()
-        for start in range(0, len(self._org_ids), AT_ONCE):
+        for start in range(0, len(self.org_ids), AT_ONCE):
             with self._database.write() as session:
                 change = Change(session, utc_now())
-                for org_id in self._org_ids[start : start + AT_ONCE]:
+                for org_id in self.org_ids[start : start + AT_ONCE]:
                     organization = organizations.lock(session, org_id)
                     if organization is not None:
                         organizations.rename(change, organization, f"Renamed {uuid4()}")
         until(lambda: in_sync(self._database), PATIENCE, "all in sync")
-        return len(self._org_ids) / (time.monotonic() - started)
+        return len(self.org_ids) / (time.monotonic() - started)
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """As if the last change of each were a while ago: a burst would rest before its next round."""
         with self._database.write() as session:
             session.execute(update(BillingLink).values(rest_until=None))
