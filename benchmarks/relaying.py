@@ -1,0 +1,121 @@
+"""Messages a second that the relay hands to the broker, beside Celery's own publishing of the same messages.
+
+    python -m benchmarks.relaying [--organizations 2000]
+
+Each new organization is one event and two messages. Nobody takes them; the broker is emptied after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+from redis import Redis
+
+from benchmarks.comparison import Comparison, interleaved
+from benchmarks.throughput import AT_ONCE
+from core import catalog, organizations
+from core.clock import utc_now
+from core.database import Database
+from core.events import Change
+from core.organizations import NewOrganization
+from tasks.base import BillingApp
+from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE
+from tests import servers
+from worker import app as celery_app
+from worker.relay import Relay
+from worker.settings import Settings
+
+WANTED = 0.8
+RUNS = 3
+# So that what comes at once is no crowd: a crowd is left to the sweep, and nothing would be published.
+NO_LIMIT = 1_000_000.0
+
+
+def measure(postgres: str, redis_url: str, organizations_: int) -> Comparison:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relaying-")))
+        url = stack.enter_context(servers.database(postgres))
+        database = Database(url)
+        stack.callback(database.close)
+        database.upgrade()
+        app = celery_app.build(_settings(url, redis_url, folder))
+        stack.callback(app.close_runtime)
+        redis = stack.enter_context(Redis.from_url(redis_url))
+
+        def ours() -> float:
+            _sign_up(database, organizations_)
+            relay = Relay(app, database)
+            started = time.monotonic()
+            events = 0
+            while found := relay.relay_once():
+                events += found
+            rate = 2 * events / (time.monotonic() - started)
+            redis.flushdb()
+            return rate
+
+        def bare() -> float:
+            org_ids = [f"org_{uuid4()}" for _ in range(organizations_)]
+            started = time.monotonic()
+            _publish(app, org_ids)
+            rate = 2 * organizations_ / (time.monotonic() - started)
+            redis.flushdb()
+            return rate
+
+        ours()
+        figures, baseline = interleaved(RUNS, ours, bare)
+    return Comparison(
+        name="messages relayed", unit="/s", figures=figures, baseline=baseline, against="send_task", wanted=WANTED
+    )
+
+
+def _publish(app: BillingApp, org_ids: list[str]) -> None:
+    for org_id in org_ids:
+        for task, queue in ((SYNC_TO_STRIPE, "stripe"), (SYNC_TO_LAGO, "lago")):
+            app.send_task(task, args=[org_id], argsrepr=f"({org_id})", queue=queue)
+
+
+def _sign_up(database: Database, many: int) -> None:
+    plans = catalog.load()
+    for start in range(0, many, AT_ONCE):
+        with database.write() as session:
+            change = Change(session, utc_now())
+            for _ in range(start, min(start + AT_ONCE, many)):
+                organizations.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans)
+
+
+def _settings(url: str, redis_url: str, folder: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "data_dir": folder,
+            "database_url": url,
+            "redis_url": redis_url,
+            "celery_broker_url": redis_url,
+            "stripe_secret_key": "sk_test_nobody",
+            "stripe_api_base": "http://127.0.0.1:1",
+            "lago_api_key": "nobody",
+            "lago_api_url": "http://127.0.0.1:1",
+            "stripe_rate_limit": NO_LIMIT,
+            "stripe_operation_rate_limit": NO_LIMIT,
+            "lago_rate_limit": NO_LIMIT,
+        }
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Messages relayed a second, beside Celery's own publishing.")
+    parser.add_argument("--organizations", type=int, default=2000)
+    asked = parser.parse_args()
+    with servers.postgres() as postgres, servers.redis() as redis_url:
+        compared = measure(postgres, redis_url, asked.organizations)
+    print(compared.line())
+    return 0 if compared.reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What the sweep pays to find 100 due links among a million, beside among ten thousand.
+
+python -m benchmarks.sweeping [--many 1000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
+from sqlalchemy import update
+
+from benchmarks import population
+from benchmarks.comparison import Comparison, interleaved
+from core import due
+from core.clock import utc_now
+from core.database import Database
+from core.models import BillingLink
+from tests import servers
+
+FEW = 10_000
+DUE = 100
+RUNS = 5
+REPEATS = 40
+WANTED = 1.5
+
+
+@contextmanager
+def populated(postgres: str, organizations: int, seats: int = 1) -> Iterator[Database]:
+    with servers.database(postgres) as url:
+        database = Database(url)
+        database.upgrade()
+        population.fill(database, organizations, seats)
+        yield database
+        database.close()
+
+
+def finding(database: Database, organizations: int) -> Callable[[], float]:
+    """Milliseconds of one look that finds them all; they are due again after it."""
+    org_ids = [population.org_id(number * (organizations // DUE)) for number in range(DUE)]
+
+    def make_due() -> None:
+        with database.write() as session:
+            session.execute(
+                update(BillingLink)
+                .where(BillingLink.org_id.in_(org_ids), BillingLink.provider == "stripe")
+                .values(wanted_version=2, sweep_at=utc_now() - timedelta(minutes=1))
+                .execution_options(synchronize_session=False)
+            )
+
+    def cost() -> float:
+        spent = 0.0
+        for _ in range(REPEATS):
+            make_due()
+            started = time.perf_counter()
+            with database.write() as session:
+                found = due.links(session, "stripe", DUE, utc_now())
+            spent += time.perf_counter() - started
+            if len(found) != DUE:
+                message = f"{len(found)} links were found, not {DUE}"
+                raise AssertionError(message)
+        return 1000 * spent / REPEATS
+
+    return cost
+
+
+def compare(large: Database, many: int, small: Database) -> Comparison:
+    figures, baseline = interleaved(RUNS, finding(large, many), finding(small, FEW))
+    return Comparison(
+        name=f"{DUE} due links among {many:,}",
+        unit="ms",
+        figures=figures,
+        baseline=baseline,
+        against=f"among {FEW:,}",
+        wanted=WANTED,
+        smaller=True,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Finding what is due, at two sizes.")
+    parser.add_argument("--many", type=int, default=1_000_000)
+    asked = parser.parse_args()
+    with servers.postgres() as postgres, ExitStack() as stack:
+        small = stack.enter_context(populated(postgres, FEW))
+        large = stack.enter_context(populated(postgres, asked.many))
+        compared = compare(large, asked.many, small)
+    print(compared.line())
+    return 0 if compared.reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
