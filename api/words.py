@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from core import addresses
 from core.models import Role, Status
 from core.organizations import NAME_LIMIT
 
@@ -89,7 +90,9 @@ class WantedRole(Body):
 
 
 class NewInvitation(Body):
-    email: Annotated[Email, Field(examples=["bob@acme.example"])]
+    email: Annotated[
+        str, Field(max_length=addresses.LIMIT, pattern=f"^{addresses.FORM}$", examples=["bob@acme.example"])
+    ]
     role: Role = "member"
 
 

@@ -9,12 +9,13 @@ LIMIT: Final = 254
 LOCAL_LIMIT: Final = 64
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_FORM: Final = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+")
+FORM: Final = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+"
+"""A regular expression for all of it; lengths aside."""
 
 
 def addressable(address: str) -> bool:
     local = address.partition("@")[0]
-    return len(address) <= LIMIT and len(local) <= LOCAL_LIMIT and _FORM.fullmatch(address) is not None
+    return len(address) <= LIMIT and len(local) <= LOCAL_LIMIT and re.fullmatch(FORM, address) is not None
 
 
 def key(address: str) -> str:

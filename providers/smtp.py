@@ -35,8 +35,8 @@ Tls = Literal["starttls", "tls", "none"]
 Result = TypeVar("Result")
 
 # Together well below ``core.mails.LEASE``.
-REACH_SECONDS: Final = 20.0
-MAIL_SECONDS: Final = 30.0
+REACH_SECONDS: Final = 10.0
+MAIL_SECONDS: Final = 20.0
 LEAVE_SECONDS: Final = 3.0
 CLOSING: Final = 421
 _FOR_GOOD: Final = range(500, 600)
