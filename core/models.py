@@ -370,7 +370,7 @@ class DriftFinding(Base):
 
 
 class Person(Base):
-    """Somebody who has signed in once; the row itself says that the first sign-in has been."""
+    """Somebody who has signed in, or changed something: from then on no sign-in makes an organization any more."""
 
     __tablename__ = "people"
 

@@ -22,7 +22,6 @@ from aiosmtplib import (
     SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
-    SMTPNotSupported,
     SMTPRecipientRefused,
     SMTPRecipientsRefused,
     SMTPResponseException,
@@ -76,7 +75,7 @@ class SmtpServer:
     def _reach(self, runner: asyncio.Runner, client: SMTP) -> None:
         try:
             runner.run(_within(self._reach_seconds, client.connect()))
-        except (SMTPException, OSError) as error:
+        except (SMTPException, OSError, UnicodeError) as error:
             raise MailServerAwayError(_why_away(error)) from None
 
     def _client(self) -> SMTP:
@@ -154,14 +153,14 @@ def _verdict(refusal: SMTPResponseException) -> MailError:
     return MailRefusedError(reason) if refusal.code in _FOR_GOOD else MailPostponedError(reason)
 
 
-def _why_away(error: SMTPException | OSError) -> str:
+def _why_away(error: Exception) -> str:
     cause = error.__cause__ or error
     match error:
         case SMTPAuthenticationError():
             return f"it refuses SMTP_USER and SMTP_PASSWORD ({_codes(error)})"
         case SMTPResponseException():
             return f"it takes no mail now ({_codes(error)})"
-        case SMTPNotSupported() | SMTPException() if not isinstance(error, OSError):
+        case SMTPException() if not isinstance(error, OSError):
             return "it does not offer what SMTP_TLS, or a login, asks for"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return "its certificate is not good for SMTP_HOST"
