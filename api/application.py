@@ -37,6 +37,7 @@ from api.routes import (
     webhooks,
 )
 from api.runtime import Runtime
+from api.words import TIERS
 from core import figures
 from core.figures import Figures
 
@@ -95,6 +96,8 @@ def build(
         app.include_router(module.router)
     pages.add(app)
     document = _described(app.openapi())
+    _list_tiers(document, runtime.catalog.tiers())
+    examples.add(document)
     events.describe(document)
     endpoints.describe(document)
     app.openapi_schema = document
@@ -130,7 +133,10 @@ def _compare(document: dict[str, Any]) -> None:
 
 def _other_method(request: Request, _error: Exception) -> Response:
     """405 names every method that the path takes; the framework knows of one route at a time."""
-    taken = sorted({method for (method, _), path in _PATHS.items() if path.fullmatch(request.url.path)})
+    fitting = {route for route, path in _PATHS.items() if path.fullmatch(request.url.path)}
+    # What is written out goes before what stands for anything: /selector is no {org_id}.
+    least = min((path.count("{") for _, path in fitting), default=0)
+    taken = sorted({method for method, path in fitting if path.count("{") == least})
     refusal = ProblemError(
         HTTPStatus.METHOD_NOT_ALLOWED,
         "method-not-allowed",
@@ -160,8 +166,21 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
             rule = TABLE.get((method.upper(), path))
             if rule is not None:
                 _describe(operation, rule, method)
-    examples.add(document)
     return document
+
+
+def _list_tiers(node: Any, tiers: list[str]) -> None:  # noqa: ANN401 - any JSON
+    """Where a tier of the catalog is meant, the document says which there are."""
+    if isinstance(node, list):
+        for each in node:
+            _list_tiers(each, tiers)
+    elif isinstance(node, dict):
+        if node.pop(TIERS, None):
+            for name in ("minLength", "maxLength", "pattern"):
+                node.pop(name, None)
+            node["enum"], node["examples"] = tiers, [tiers[-1]]
+        for each in node.values():
+            _list_tiers(each, tiers)
 
 
 def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:

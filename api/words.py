@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,10 +15,18 @@ from core.organizations import NAME_LIMIT
 _STORABLE = r"^[^\x00]*$"
 _TOKEN = "q5v0bq0dFf0Bq3p0o1k8zq1m2n3v4c5x6z7l8k9j0h1"  # noqa: S105 - an example
 
-Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT + 100, pattern=_STORABLE, examples=["Acme"])]
-Tier = Annotated[str, Field(min_length=1, max_length=200, pattern=_STORABLE, examples=["professional"])]
+# One line of plain text that is not blank.
+_LINE = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+
+# The document lists the catalog's tiers in place of this word.
+TIERS: Final = "x-tiers"
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT, pattern=_LINE, examples=["Acme"])]
+Tier = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=_STORABLE, examples=["professional"], json_schema_extra={TIERS: 1})
+]
 # Without a slash: it stands in paths, too.
-UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00/]*$", examples=["user_1"])]
+UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f/]*$", examples=["user_1"])]
 Email = Annotated[
     str,
     Field(max_length=512, pattern=r"^[^@\s,\x00]+@[^@\s,\x00]+\.[^@\s,\x00]+$", examples=["billing@acme.example"]),

@@ -98,6 +98,7 @@ def test_a_path_or_method_that_is_not_there_is_a_problem_too(api: Api) -> None:
     assert api.get("/nowhere").json()["type"] == "urn:billing-sync:problem:not-found"
     wrong = api.http.put("/api/organizations")
     assert (wrong.status_code, wrong.json()["status"], wrong.headers["allow"]) == (405, 405, "GET, POST")
+    assert api.http.put("/api/organizations/selector").headers["allow"] == "GET"
 
 
 def test_the_log_says_what_was_asked_and_nothing_that_is_personal(api: Api) -> None:
