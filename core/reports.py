@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from core import billers, hints
 from core.billers import Stop
+from core.figures import Comparison, comparison
 from core.gateways import PROVIDERS, Provider
 from core.models import (
     LINK_IS_BEHIND,
@@ -142,6 +143,7 @@ class Overview:
     unpublished: int
     unpublished_since: datetime | None
     received: Mapping[str, int]
+    comparison: Comparison | None
 
     @property
     def in_sync(self) -> bool:
@@ -198,6 +200,7 @@ def overview(session: Session) -> Overview:
         unpublished=unpublished,
         unpublished_since=since,
         received=_together({row[0]: row[1] for row in received}, hints.counts(session)),
+        comparison=comparison(session),
     )
 
 

@@ -16,6 +16,7 @@ from core import billers, received
 from core.catalog import Catalog
 from core.clock import utc_now
 from core.database import Database
+from core.drift import runs
 from core.errors import MisconfiguredError, RetryableError
 from core.models import BillingLink
 from core.org_manager import OrgManager
@@ -165,6 +166,18 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
     assert "5 organizations" in shown
     assert "broker: none named" in shown
     assert "`billing-sync parked`" in shown
+
+
+def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: Type, database: Database) -> None:
+    assert told(types("status", "--json"))["comparison"] is None
+    with database.write() as session:
+        run = runs.take_up(session, utc_now())
+        run.counts.drifted, run.counts.kinds["renamed"] = 1, 1
+        runs.keep(session, run, utc_now())
+        runs.finish(session, run, utc_now())
+    last = told(types("status", "--json"))["comparison"]
+    assert (last["drifted"], last["kinds"]) == (1, {"renamed": 1})
+    assert "1 organization drifted" in types("status").stdout
 
 
 def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, database: Database) -> None:

@@ -31,8 +31,9 @@ def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> Non
     JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
     "account_id", "livemode", "stop": {"kind", "since", "message", "probe_at"} or null}, "lago": …},
     "troubles": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
-    "unpublished_since", "received": {verdict: count}, "broker": {"address", "answers"}, "mails": {"waiting",
-    "waiting_since", "reason", "given_up"}}.
+    "unpublished_since", "received": {verdict: count},
+    "comparison": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "answers"},
+    "mails": {"waiting", "waiting_since", "reason", "given_up"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "standing", "customer_id", "subscription_id",
     "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
@@ -128,6 +129,9 @@ def _lines(found: Overview, settings: Settings, answers: bool | None, now: datet
         lines.append(
             f"messages of other services and billers: {', '.join(untaken)}; `billing-sync received` lists them"
         )
+    if (last := found.comparison) is not None:
+        drifted = f"{words.count(last.drifted, 'organization')} drifted" if last.drifted else "nothing drifted"
+        lines.append(f"last comparison with the billers, {tables.age(last.finished_at, now)}: {drifted}")
     if any(each.parked for each in found.billers.values()):
         lines.append("`billing-sync parked` says what to do about those that are parked")
     if settings.uses_sandbox and not settings.is_embedded:
