@@ -60,7 +60,7 @@ SHORT: Final = settings(
 
 # Far from today, so that no story depends on the day on which it is told.
 BEGINNING: Final = datetime(2031, 3, 10, 12, tzinfo=UTC)
-MOST_ORGANIZATIONS: Final = 3
+MOST_ORGANIZATIONS: Final = 4
 UNKNOWN: Final = "legacy"
 LAYOUTS: Final = [("starter", "enterprise"), (), ("professional", "enterprise"), ("founders_friend", "starter")]
 """The tiers that Stripe charges; Lago charges the others."""
@@ -79,6 +79,10 @@ OPERATIONS: Final[list[tuple[Provider, str]]] = [
     *(("stripe", "POST /v1/subscriptions/{id}"), ("stripe", "DELETE /v1/subscriptions/{id}")),
     *(("lago", "*"), ("lago", "POST /api/v1/customers"), ("lago", "POST /api/v1/subscriptions")),
 ]
+CREATES: Final[list[tuple[Provider, str]]] = [
+    *(("stripe", "POST /v1/customers"), ("stripe", "POST /v1/subscriptions")),
+    *(("lago", "POST /api/v1/customers"), ("lago", "POST /api/v1/subscriptions")),
+]
 LOST: Final = ["lost_answer", "500_after", "500_stored"]
 FAULTS: Final = [*LOST, *LOST, "500_before", "429", "reset", "hang", "html_502", "401"]
 MOMENTS: Final = ["before_customer", "after_customer", "before_subscription", "after_subscription", "after_end"]
@@ -95,7 +99,7 @@ LEASE: Final = turns.LEASE.total_seconds() + 1
 BURST_REST: Final = links.BURST_REST.total_seconds() + 0.1
 
 TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
-numbers = st.sampled_from([0, 0, 0, 1, 1, 2])
+numbers = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
 troubles = st.none() | st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(FAULTS), st.integers(1, 2)).map(
     lambda drawn: (*drawn[0], *drawn[1:])
 )
@@ -157,6 +161,25 @@ class AnyStory(RuleBasedStateMachine):
     def create(self, tier: str, trouble: Trouble, then: str) -> None:
         self._make(trouble)
         self._then(self._create(tier), then)
+
+    @precondition(lambda self: len(self.org_ids) < MOST_ORGANIZATIONS)
+    @rule(
+        tier=tiers,
+        operation=st.sampled_from(CREATES),
+        kind=st.sampled_from(LOST),
+        change=st.sampled_from(CHANGES),
+        by=st.sampled_from(JUMPS),
+        then=thens,
+    )
+    def lose_a_create(  # noqa: PLR0913, PLR0917 - what is lost, and what comes before it is tried again
+        self, tier: str, operation: tuple[Provider, str], kind: str, change: str, by: dict[str, float], then: str
+    ) -> None:
+        self._make((*operation, kind, 1))
+        org_id = self._create(tier)
+        self._then(org_id, "both")
+        self._change(org_id, change)
+        self.world.pass_time(**by)
+        self._then(org_id, then)
 
     @rule(number=numbers, tier=tiers, trouble=troubles, then=thens)
     def change_plan(self, number: int, tier: str, trouble: Trouble, then: str) -> None:
