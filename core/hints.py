@@ -201,6 +201,8 @@ def _about(session: Session, hints: Collection[Hint]) -> dict[_Name, About]:
     about: dict[_Name, About] = {}
     for provider in PROVIDERS:
         here = [hint for hint in hints if hint.provider == provider]
+        if not here:
+            continue
         customers = {hint.customer_id for hint in here} - {None}
         named = {hint.org_id for hint in here} - {None}
         rows = session.execute(

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from sandbox.client import SandboxClient
 from sandbox.exchange import Exchange
 from sandbox.server import Sandbox
 from tests import contract
@@ -118,7 +119,11 @@ def test_lagos_answers_fit_its_document(client: httpx.Client, seen: list[Exchang
         send("POST", "subscriptions", "subscription", **ids, plan_code=code)
     send("PUT", "subscriptions/org_1", "subscription", name="Main")
     usage = "customers/org_1/current_usage?external_subscription_id=org_1"
-    for path in ("plans", "plans/free", "customers", "customers/org_1", "subscriptions", "subscriptions/org_1", usage):
+    with SandboxClient(str(client.base_url)) as hand:
+        hand.make("lago", "invoices", external_customer_id="org_1")
+    unpaid = "invoices?external_customer_id=org_1&payment_statuses[]=failed"
+    nouns = ("plans", "plans/free", "customers", "customers/org_1", "subscriptions", "subscriptions/org_1")
+    for path in (*nouns, usage, unpaid):
         client.get(f"/api/v1/{path}")
     for path in ("subscriptions/org_1?status=pending", "subscriptions/org_1", "customers/org_1"):
         client.delete(f"/api/v1/{path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,19 @@ from typing import Any
 import httpx
 import pytest
 
+from core import catalog, organizations
+from core.clock import utc_now
+from core.database import Database
+from core.events import Change
+from core.models import BillingLink
+from core.organizations import NewOrganization
 from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
 from tests.worker import console
+from tests.worker.deployment import answers, deployment, free_port, in_sync, until
 
 SECONDS = 30.0
+WHSEC, LAGO_SECRET = "whsec_nobody_may_read_this", "lago-hmac-nobody-may-read-this"
 NUMBERS = count(1)
 
 
@@ -218,6 +228,47 @@ def test_what_another_account_sent_is_shown_to_a_person(up: Up) -> None:
     assert (refused["source"], refused["type"]) == ("lago", "customer.payment_provider_created")
     assert "this database belongs to" in refused["reason"]
     assert "1 refused" in up.billing_sync("status").stdout
+
+
+def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
+    postgres_url: str, redis_url: str, sandbox: SandboxClient, sandbox_server: Sandbox, tmp_path: Path
+) -> None:
+    database = Database(postgres_url)
+    database.upgrade()
+    port = free_port()
+    with deployment(postgres_url, redis_url, sandbox_server.url, tmp_path) as deployed:
+        deployed.environment |= {"STRIPE_WEBHOOK_SECRET": WHSEC, "LAGO_WEBHOOK_SECRET": LAGO_SECRET}
+        assert deployed.run("plans", "push").returncode == 0
+        relay = deployed.start("relay")
+        for arguments in (("worker",), ("beat",), ("api", "--port", str(port))):
+            deployed.start(*arguments)
+        until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 40, "the API")
+        hooks = {"stripe": WHSEC, "lago": LAGO_SECRET}
+        at = f"http://127.0.0.1:{port}/webhooks"
+        sandbox.set_webhooks(**{name: {"url": f"{at}/{name}", "secret": secret} for name, secret in hooks.items()})
+        org_id = made(database)
+        until(lambda: in_sync(database), 40, "in sync")
+
+        customer_id = link(database, org_id, "stripe").customer_id
+        sandbox.delete("stripe", "customers", str(customer_id))
+        until(lambda: link(database, org_id, "stripe").state == "parked", 30, "parked")
+
+        relay.send_signal(signal.SIGTERM)
+        relay.wait(30)
+        sandbox.make("lago", "invoices", external_customer_id=org_id)
+        until(lambda: link(database, org_id, "lago").payment == "failed", 30, "shown")
+    database.close()
+
+
+def made(database: Database) -> str:
+    with database.write() as session:
+        new = NewOrganization(name="Deployed", plan_tier="professional")
+        return organizations.create(Change(session, utc_now()), new, catalog.load()).id
+
+
+def link(database: Database, org_id: str, provider: str) -> BillingLink:
+    with database.read() as session:
+        return session.get_one(BillingLink, (org_id, provider))
 
 
 def test_a_downgrade_that_took_effect_settles_the_tier(up: Up) -> None:

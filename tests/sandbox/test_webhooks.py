@@ -1,0 +1,146 @@
+"""The sandbox's webhooks: signed as the billers sign them, in order, three tries, never in anybody's way."""
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+import stripe
+
+from sandbox.client import SandboxClient, SandboxError
+from sandbox.webhooks import TRIES
+
+SECRET = "whsec_test"
+
+
+@dataclass
+class Receiver:
+    """Keeps what it is sent; refuses the first ``refusing``."""
+
+    url: str
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    refusing: int = 0
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            heard.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(500 if len(heard.got) <= heard.refusing else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    heard = Receiver(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield heard
+    server.shutdown()
+    server.server_close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_an_event_of_stripe_is_the_one_in_its_list_and_opens_with_the_sdk(
+    sandbox: SandboxClient, receiver: Receiver, billing: stripe.StripeClient
+) -> None:
+    sandbox.set_webhooks(stripe={"url": receiver.url, "secret": SECRET})
+    (customer,) = sandbox.preload_stripe_customers([{"name": "Acme"}])
+    sandbox.delete("stripe", "customers", customer["id"])
+    until(lambda: len(receiver.got) == 2)
+    types = []
+    for headers, body in receiver.got:
+        event = stripe.Webhook.construct_event(body, headers["stripe-signature"], SECRET)
+        types.append(event.type)
+        assert billing.v1.events.retrieve(event.id).type == event.type
+    assert types == ["customer.created", "customer.deleted"]
+
+
+def test_lago_tells_of_subscriptions_as_they_come_and_go(sandbox: SandboxClient, receiver: Receiver) -> None:
+    sold = {"interval": "monthly", "amount_currency": "USD", "pay_in_advance": True}
+    for code, cents in (("starter", 1900), ("professional", 4900)):
+        sandbox.preload_lago_plans([{"name": code, "code": code, "amount_cents": cents, **sold}])
+    sandbox.preload_lago_customers([{"external_id": "org_1", "name": "Acme"}])
+    sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
+    sandbox.preload_lago_subscription("org_1", "starter", "org_1")
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="professional")
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="starter")
+    sandbox.advance(40 * 24 * 3600)
+    sandbox.delete("lago", "subscriptions", "org_1")
+    sandbox.make("lago", "invoices", external_customer_id="org_1")
+    until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 9)
+    told = []
+    for headers, body in receiver.got:
+        digest = hmac.new(SECRET.encode(), body, hashlib.sha256).digest()
+        assert headers["x-lago-signature"] == base64.b64encode(digest).decode()
+        document = json.loads(body)
+        assert document["organization_id"] == sandbox.settings()["lago_organization"]
+        assert isinstance(document[document["object_type"]], dict)
+        told.append(document["webhook_type"])
+    assert [kind for kind in told if kind != "subscription.updated"] == [
+        "subscription.started",  # starter
+        "subscription.terminated",  # upgrade
+        "subscription.started",
+        "subscription.terminated",  # downgrade at period end
+        "subscription.started",
+        "subscription.terminated",  # ended
+        "invoice.payment_failure",
+        "invoice.payment_status_updated",
+    ]
+    assert len({headers["x-lago-unique-key"] for headers, _ in receiver.got}) == len(receiver.got)
+
+
+def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
+    sandbox: SandboxClient, receiver: Receiver
+) -> None:
+    receiver.refusing = 1
+    sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
+    sandbox.preload_lago_customers([{"external_id": "org_1"}])
+    until(lambda: len(receiver.got) == 2)
+    assert len({headers["x-lago-unique-key"] for headers, _ in receiver.got}) == 1
+    receiver.refusing = 1000
+    sandbox.preload_lago_customers([{"external_id": "org_2"}])
+    until(lambda: sandbox.webhooks()["deliveries"][-1]["tries"] == TRIES)
+    assert len(receiver.got) == 2 + TRIES
+
+
+def test_without_an_endpoint_nothing_is_sent_and_a_wrong_one_is_refused(
+    sandbox: SandboxClient, receiver: Receiver
+) -> None:
+    sandbox.set_webhooks(stripe={"url": receiver.url, "secret": SECRET})
+    sandbox.set_webhooks(stripe=None)
+    sandbox.preload_stripe_customers([{"name": "Acme"}])
+    assert sandbox.webhooks() == {"endpoints": {}, "deliveries": [], "waiting": 0, "dropped": 0}
+    for wrong in ({"url": receiver.url}, {"url": "", "secret": "x"}):
+        with pytest.raises(SandboxError, match="url and secret"):
+            sandbox.set_webhooks(stripe=wrong)
+    assert receiver.got == []
+
+
+def test_invoices_are_found_by_customer_and_payment(sandbox: SandboxClient, lago: httpx.Client) -> None:
+    sandbox.preload_lago_customers([{"external_id": "org_1"}, {"external_id": "org_2"}])
+    made = sandbox.make("lago", "invoices", external_customer_id="org_1")
+    query = "external_customer_id=org_1&payment_statuses[]=failed&statuses[]=finalized"
+    assert [each["lago_id"] for each in lago.get(f"/invoices?{query}").json()["invoices"]] == [made["lago_id"]]
+    assert lago.get(f"/invoices?{query.replace('org_1', 'org_2')}").json()["invoices"] == []
+    sandbox.patch("lago", "invoices", made["lago_id"], payment_status="succeeded")
+    assert lago.get(f"/invoices?{query}").json()["invoices"] == []
+    with pytest.raises(SandboxError, match="payment_status is one of"):
+        sandbox.patch("lago", "invoices", made["lago_id"], payment_status="lost")
