@@ -73,7 +73,7 @@ def previewed(runtime: Runtime, org_id: str, plan_tier: str, *, full: bool) -> P
         outlook = plan_outlook.outlook(session, organization, plan_tier, runtime.catalog)
         present, pending = organization.plan_tier, organization.pending_plan_tier
     charging = _charging(runtime, outlook, full=full)
-    billers = {outlook.charged_by: charging, **{other: _nothing(other) for other in outlook.others}}
+    billers = {outlook.charged_by: charging, **{other: _nothing(outlook.charged_by) for other in outlook.others}}
     return PlanPreview(
         org_id=org_id,
         change=outlook.step.kind if outlook.can_be else "refused",
@@ -130,7 +130,7 @@ def _unknown(state: Literal["unknown", "unavailable"], outlook: Outlook, why: st
     )
 
 
-def _nothing(provider: Provider) -> Charge:
+def _nothing(charged_by: Provider) -> Charge:
     return Charge(
         charges=False,
         state="nothing",
@@ -139,7 +139,7 @@ def _nothing(provider: Provider) -> Charge:
         prorated=None,
         next=None,
         next_at=None,
-        why=f"{NAMES[provider]} charges nothing for this plan.",
+        why=f"{NAMES[charged_by]} bills this plan.",
     )
 
 
