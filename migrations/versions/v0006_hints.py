@@ -1,4 +1,4 @@
-"""What the billers tell by webhook, once each; and for each link how many hints wait for a look, and a failed payment."""
+"""What the billers tell by webhook, once each; for each link, how many hints wait for a look, and a failed payment."""
 
 import sqlalchemy as sa
 from alembic import op
