@@ -7,6 +7,7 @@
 #   make crash-matrix       every operation killed at every point, started again and compared; minutes
 #   make quota              2,000 creates by four workers within the billers' limits: how much is used; two minutes
 #   make chaos SEED=1       changes flow while servers and processes come and go; a minute or two
+#   make bench     how fast, each figure beside its baseline; a quarter of an hour (make bench-quick: two minutes)
 #   make lock      the lock files again, after a change of dependencies in pyproject.toml
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test check lint types layers crash-matrix quota chaos lock
+.PHONY: install demo test check lint types layers crash-matrix quota chaos bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -48,6 +49,12 @@ crash-matrix: $(VENV)/installed-test
 SEED ?= 1
 quota: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m benchmarks.quota
+
+bench: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m benchmarks.run
+
+bench-quick: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m benchmarks.run --quick
 
 chaos: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.chaos.run --seed $(SEED)

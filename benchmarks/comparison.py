@@ -34,11 +34,19 @@ class Comparison:
         middle = median(self.ratios)
         return middle <= self.wanted if self.smaller else middle >= self.wanted
 
+    @property
+    def ours(self) -> str:
+        return _spread(self.figures)
+
+    @property
+    def theirs(self) -> str:
+        return _spread(self.baseline)
+
     def line(self) -> str:
         sign = "≤" if self.smaller else "≥"
         return (
-            f"{'reached' if self.reached else 'MISSED '}  {self.name}: {_spread(self.figures)} {self.unit}; "
-            f"{self.against}: {_spread(self.baseline)}; ratio {_spread(self.ratios)} (wanted {sign} {self.wanted:g})"
+            f"{'reached' if self.reached else 'MISSED '}  {self.name}: {self.ours} {self.unit}; "
+            f"{self.against}: {self.theirs}; ratio {_spread(self.ratios)} (wanted {sign} {self.wanted:g})"
         )
 
 
@@ -48,7 +56,9 @@ def interleaved(runs: int, ours: Callable[[], float], baseline: Callable[[], flo
 
 
 def _spread(values: Sequence[float]) -> str:
-    """min / median / max"""
+    """min / median / max; one run is one number."""
+    if len(values) == 1:
+        return f"{values[0]:,.4g}"
     return " / ".join(f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in _three(values))
 
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -110,6 +110,16 @@ def beside_ourselves(large: Store, small: Store, times: int) -> Iterator[Compari
             wanted=GROWS_AT_MOST,
             smaller=True,
         )
+
+
+def costs(postgres: str, sizes: Sequence[int]) -> dict[str, list[tuple[float, float]]]:
+    """By operation: milliseconds of each at each size."""
+    found: dict[str, list[tuple[float, float]]] = {operation: [] for operation in WANTED}
+    for size in sizes:
+        with servers.database(postgres) as url, ours(url, size) as store:
+            for operation, points in found.items():
+                points.append((float(size), min(_cost(store.operations[operation])() for _ in range(RUNS))))
+    return found
 
 
 def _rate(operation: Callable[[], object], repeats: int) -> Callable[[], float]:

@@ -233,6 +233,18 @@ def measure(url: str, redis_url: str, size: Size) -> list[Comparison]:
     ]
 
 
+def rate(url: str, redis_url: str, size: Size) -> float:
+    """Of ours alone: the best of its runs."""
+    with (
+        tempfile.TemporaryDirectory(prefix="throughput-") as folder,
+        stub() as stub_url,
+        servers.database(url) as database_url,
+        ours(database_url, redis_url, stub_url, Path(folder), size) as we,
+    ):
+        we.rate()
+        return max(we.rate() for _ in range(size.runs))
+
+
 def _beside_plain(we: Ours, url: str, redis_url: str, stub_url: str, size: Size) -> tuple[list[float], list[float]]:
     with (
         tempfile.TemporaryDirectory(prefix="plain-") as folder,
