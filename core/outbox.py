@@ -10,16 +10,43 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import or_, select, text, update
+from sqlalchemy import Integer, bindparam, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.events import Change, EventType
-from core.models import Event, EventData
+from core.models import Event, EventData, UtcDateTime
 
 CHANNEL = "billing_sync_events"
 """Postgres NOTIFY: a hint that rows are pending, never the queue itself."""
 
 LEASE = timedelta(seconds=30)
+
+# Written once: to build a statement costs more than to send it.
+_NOW = bindparam("this_moment", type_=UtcDateTime())
+_FREE = (
+    select(Event.seq)
+    .where(Event.published_at.is_(None), or_(Event.lease_until.is_(None), Event.lease_until < _NOW))
+    .order_by(Event.seq)
+    .limit(bindparam("most", type_=Integer()))
+    .with_for_update(skip_locked=True)
+    # A subquery may be run again for every row and lock more than the limit; this runs once.
+    .cte("free")
+)
+_TAKE = (
+    update(Event)
+    .where(Event.seq.in_(select(_FREE.c.seq)))
+    .values(lease_token=bindparam("token"), lease_until=bindparam("until"))
+    .returning(Event.seq, Event.id, Event.type, Event.org_id)
+    .execution_options(synchronize_session=False)
+)
+_MARK = (
+    update(Event)
+    .where(Event.lease_token == bindparam("token"), Event.published_at.is_(None))
+    .values(published_at=_NOW, lease_token=None, lease_until=None)
+    .returning(Event.seq)
+    .execution_options(synchronize_session=False)
+)
+_ANY = select(Event.seq).where(Event.published_at.is_(None)).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +81,8 @@ def record(change: Change, event_type: EventType, org_id: str, data: EventData, 
 def lease(session: Session, limit: int, now: datetime) -> tuple[str, list[Pending]]:
     """Take up to ``limit`` pending events, oldest first, for ``LEASE``; returns the token that marks them."""
     token = str(uuid4())
-    free = (
-        select(Event.seq)
-        .where(Event.published_at.is_(None), or_(Event.lease_until.is_(None), Event.lease_until < now))
-        .order_by(Event.seq)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        # A subquery may be run again for every row and lock more than the limit; this runs once.
-        .cte("free")
-    )
-    rows = session.execute(
-        update(Event)
-        .where(Event.seq.in_(select(free.c.seq)))
-        .values(lease_token=token, lease_until=now + LEASE)
-        .returning(Event.seq, Event.id, Event.type, Event.org_id)
-        .execution_options(synchronize_session=False)
-    ).all()
+    taken = {"most": limit, "this_moment": now, "token": token, "until": now + LEASE}
+    rows = session.execute(_TAKE, taken).all()
     return token, sorted((Pending(*row) for row in rows), key=lambda pending: pending.seq)
 
 
@@ -79,14 +92,7 @@ def mark_published(session: Session, token: str, now: datetime) -> set[int]:
     Each event is in one such answer and in no other, however often it was handed to the broker: what must be made of an
     event once is made in this transaction.
     """
-    marked = session.scalars(
-        update(Event)
-        .where(Event.lease_token == token, Event.published_at.is_(None))
-        .values(published_at=now, lease_token=None, lease_until=None)
-        .returning(Event.seq)
-        .execution_options(synchronize_session=False)
-    )
-    return set(marked)
+    return set(session.scalars(_MARK, {"token": token, "this_moment": now}))
 
 
 def give_back(session: Session, token: str) -> None:
@@ -101,4 +107,4 @@ def give_back(session: Session, token: str) -> None:
 
 def any_pending(session: Session) -> bool:
     """A cheap look that takes no lock; an idle relay asks nothing else."""
-    return session.scalar(select(Event.seq).where(Event.published_at.is_(None)).limit(1)) is not None
+    return session.scalar(_ANY) is not None
