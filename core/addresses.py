@@ -7,7 +7,8 @@ from typing import Final
 
 LIMIT: Final = 254
 LOCAL_LIMIT: Final = 64
-_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+# Without the question mark: "=?…?=" is code in a header, and is read as something else there.
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=^_`{|}~-]+"
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 FORM: Final = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+"
 """A regular expression for all of it; lengths aside."""
@@ -19,5 +20,8 @@ def addressable(address: str) -> bool:
 
 
 def key(address: str) -> str:
-    """What makes two addresses the same: letter case does not count."""
-    return address.lower()
+    """What makes two addresses the same: letter case does not count.
+
+    Of ASCII alone: other letters become ASCII by it, and somebody else's address would be taken for this one.
+    """
+    return address.lower() if address.isascii() else address

@@ -58,7 +58,7 @@ def write(kind: MailKind, facts: Facts, *, sender: Address, recipient: str, mess
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender
     message["To"] = Address(addr_spec=recipient)
-    message["Subject"] = subject
+    message["Subject"] = _literal(subject)
     message["Message-ID"] = message_id
     # Nobody's holiday notice answers it.
     message["Auto-Submitted"] = "auto-generated"
@@ -73,6 +73,11 @@ def write(kind: MailKind, facts: Facts, *, sender: Address, recipient: str, mess
 def dated(message: EmailMessage, now: datetime) -> EmailMessage:
     message["Date"] = format_datetime(now.astimezone(UTC))
     return message
+
+
+def _literal(subject: str) -> str:
+    """Code in a header ("=?…?=") is read where it stands, line ends and all, when the header is set: none is left."""
+    return subject.replace("=?", "= ?")
 
 
 def _said(kind: MailKind, facts: Facts) -> tuple[str, list[str]]:

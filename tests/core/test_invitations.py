@@ -114,6 +114,14 @@ def test_it_is_for_the_invited_address_alone(club: Club) -> None:
     assert club.accept(token) == "member"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_address_that_only_looks_like_the_invited_one_opens_nothing(club: Club) -> None:
+    kelvin = "\N{KELVIN SIGN}"
+    assert kelvin.lower() == "k"
+    club.know("eve", f"{kelvin}ate@club.test")
+    assert club.obstacle(club.invite("kate@club.test"), "eve") == "not-yours"
+
+
 def test_whom_it_is_not_for_does_not_learn_how_it_stands(club: Club) -> None:
     token = club.invite()
     club.accept(token)
@@ -200,7 +208,17 @@ def test_a_member_is_not_invited_and_accepts_nothing(club: Club) -> None:
 
 
 @pytest.mark.parametrize(
-    "email", ["", "bob", "bob@club", "b ob@club.test", "bob@club.test\nBcc: x@y.z", "böb@club.test"]
+    "email",
+    [
+        "",
+        "bob",
+        "bob@club",
+        "b ob@club.test",
+        "bob@club.test\nBcc: x@y.z",
+        "böb@club.test",
+        # The code of mail headers: it would be read as another address, or as none.
+        "=?utf-8?q?eve=40evil.test=2C?=@club.test",
+    ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_is_no_address_is_refused(club: Club, email: str) -> None:

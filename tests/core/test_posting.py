@@ -213,10 +213,11 @@ def test_a_sender_that_is_refused_is_no_mails_fault(post: Post, server: MailServ
     assert post.run(SECONDS).sent == 1
 
 
-def test_an_address_that_no_mail_can_be_sent_to_is_given_up(post: Post, server: MailServer) -> None:
+@pytest.mark.parametrize("recipient", ['"a b"@acme.test', "=?utf-8?q?eve=40evil.test?=@acme.test"])
+def test_an_address_that_no_mail_can_be_sent_to_is_given_up(post: Post, server: MailServer, recipient: str) -> None:
     org_id = invite(post, "bob@acme.test")
     with post.database.write() as session:
-        session.execute(update(Mail).where(Mail.org_id == org_id).values(recipient='"a b"@acme.test'))
+        session.execute(update(Mail).where(Mail.org_id == org_id).values(recipient=recipient))
     post.run(SECONDS)
     assert [(row.state, row.error) for row in rows(post)] == [
         ("given_up", "the address is none that a mail can be sent to")

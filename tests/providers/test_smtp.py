@@ -74,6 +74,23 @@ def test_a_name_with_line_ends_begins_no_header_and_no_paragraph(server: MailSer
     assert len(mail.get_all("To", [])) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=?utf-8?q?Acme=0D=0ABcc:_eve@evil.test=0D=0A=0D=0APay_here?=",
+        "Acme=?utf-8?b?DQpCY2M6IGV2ZUBldmlsLnRlc3Q=?=",
+        "==??utf-8?q?Acme=0ABcc:_eve@evil.test?=",
+    ],
+)
+def test_a_name_in_the_code_of_headers_stays_a_name_and_begins_no_header(server: MailServer, name: str) -> None:
+    send(connection(server.port), letter(name))
+    [mail] = server.taken
+    assert set(mail.keys()) >= {"Subject", "To", "Auto-Submitted", "Content-Type"}
+    assert mail["Bcc"] is None
+    assert mail["Subject"].strip().replace("= ?", "=?") == f"{name} is set up"
+    assert name in text(mail)
+
+
 def test_many_mails_go_through_one_connection(server: MailServer) -> None:
     send(connection(server.port), *[letter(recipient=f"u{number}@acme.test") for number in range(5)])
     assert (len(server.taken), server.connections) == (5, 1)
