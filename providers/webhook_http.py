@@ -8,6 +8,7 @@ used again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http.cookiejar import DefaultCookiePolicy
 from typing import Final
 
 import httpx
@@ -32,6 +33,8 @@ class WebhookHttp:
 
     def __init__(self, *, private: bool, seconds: float = SECONDS) -> None:
         self._http = deadline.client(seconds, admits=None if private else is_public)
+        # One endpoint's cookies would go to others of its domain, and grow for as long as the process lives.
+        self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         try:

@@ -75,6 +75,13 @@ def test_of_a_large_body_little_is_read(wire: WebhookHttp, receiver: Receiver) -
     assert post(wire, receiver.url) == Answer(status=200)
 
 
+def test_nothing_that_an_endpoint_hands_over_is_kept_and_sent_along(wire: WebhookHttp, receiver: Receiver) -> None:
+    receiver.answers = [Says(headers={"Set-Cookie": "c=1; Max-Age=9999"})]
+    assert post(wire, receiver.url) == Answer(status=200)
+    assert post(wire, receiver.url) == Answer(status=200)
+    assert "Cookie" not in receiver.sent[1].headers
+
+
 def test_silence_is_told_by_its_reason(wire: WebhookHttp, receiver: Receiver) -> None:
     receiver.answers = [Says(hangs_up=True)]
     assert post(wire, receiver.url) == Answer(error="no_answer")
