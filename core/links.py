@@ -57,6 +57,8 @@ class Consequences:
     downgrade_comes_at: datetime | None = None
     tier_in_effect: str | None = None
     payer_id: str | None = None
+    looked: bool = False
+    """Whether none of the hints that the turn knew of is left to be looked at."""
     owes: bool | None = None
     """Whether a payment failed there and is still open; ``None``: nobody looked."""
 
@@ -83,9 +85,11 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
             message = f"{turn.organization.id} is gone"
             raise LeaseLostError(message)
         moved_on = organization.billing_version > turn.organization.billing_version
+        seen = turn.link.hinted if consequences.looked else turn.link.looked
         values = {
             **made_values(turn, made),
-            **_done_values(turn, now, behind=moved_on),
+            **_done_values(turn, now, behind=moved_on or seen < turn.link.hinted),
+            "looked": seen,
             **_payment_values(turn, consequences.owes, now),
         }
         link = fenced(session, turn, values, ends=True)
@@ -109,7 +113,7 @@ def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
         if link.completes and through == turn.organization.billing_version:
             outbox.record(change, "organization.synced", organization.id, {"through": through}, hurry=False)
     rest = _rest(turn, behind=moved_on)
-    behind = moved_on or link.hinted > turn.link.hinted
+    behind = moved_on or link.hinted > seen
     return Finished(behind=behind, rest=rest.total_seconds() if rest else 0.0, wakes_other=wakes_other)
 
 
@@ -314,7 +318,6 @@ def _done_values(turn: Turn, now: datetime, *, behind: bool) -> dict[str, Any]:
         "next_attempt_at": None,
         "rest_until": now + rest if rest else None,
         "intent": None,
-        "looked": turn.link.hinted,
     }
     if behind:
         return values | {"sweep_at": now + SWEEP_GRACE}

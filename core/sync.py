@@ -101,20 +101,22 @@ class Sync:
         turn.account = self.accounts.check(turn)
         biller = self.billers[turn.provider]
         made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
-        seen = self._look(biller, turn, made, wanted) if turn.is_hinted and wanted.alive else None
+        # What a round makes has consequences that end with it: they must not wait for a look, which may fail.
+        seen = self._look(biller, turn, wanted) if turn.only_looks and wanted.alive else None
         if seen is not None and seen.came:
             turn.forget_plan()
             made = _make(biller, turn, wanted)
         consequences = _consequences(turn, wanted, made, self.catalog)
-        done = links.finish(turn, made, replace(consequences, owes=seen.owes if seen else None))
+        looked = turn.only_looks or not wanted.alive
+        owes = seen.owes if seen is not None else None
+        done = links.finish(turn, made, replace(consequences, looked=looked, owes=owes))
         others: tuple[Provider, ...] = ("lago",) if turn.provider == "stripe" else ("stripe",)
         return Outcome(
             kind="synced", again_in=done.rest if done.behind else None, wake=others if done.wakes_other else ()
         )
 
-    def _look(self, biller: Biller, turn: Turn, made: Made, wanted: Wish) -> Seen | None:
-        """After what was to be made: then all that differs there is somebody else's doing."""
-        turn.keep(made)
+    def _look(self, biller: Biller, turn: Turn, wanted: Wish) -> Seen | None:
+        """Where nothing is left to make: then all that differs there is somebody else's doing."""
         try:
             return looks.look(biller.audit, turn, wanted, self.catalog, self.policy)
         except RejectedError:

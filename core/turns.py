@@ -178,16 +178,6 @@ class Turn:
             self.intent = None if self.intent_is("create_customer") else self.intent
             self.link.customer_id, self.link.applied_customer = values["customer_id"], values["applied_customer"]
 
-    def keep(self, made: Made) -> None:
-        """Store all that was made before it is looked at: what is found then may end the turn."""
-        values = made_values(self, made)
-        if not values:
-            return
-        self._write({**values, "intent": None})
-        self.intent = None
-        for name, value in values.items():
-            setattr(self.link, name, value)
-
     def forget_plan(self) -> None:
         """The subscription is read before anything is believed of it again."""
         self._write({"applied_plan": None})

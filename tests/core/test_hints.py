@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 
+import httpx
 import pytest
 from sqlalchemy import select
 
@@ -14,7 +15,9 @@ from core import due, hints, links, receipts, reports
 from core.gateways import Provider
 from core.hints import About, Kept, Told
 from core.models import Concern, Hint
-from tests.core.fakes import World
+from core.wishes import Policy
+from sandbox.server import Sandbox
+from tests.core.fakes import World, with_policy
 
 NUMBERS = count(1)
 BOTH: tuple[Provider, ...] = ("stripe", "lago")
@@ -300,7 +303,7 @@ def test_what_a_turn_made_is_kept_also_where_its_look_parks_it(world: World) -> 
         rogues.append(rogue_on(world, str(customer["id"])))
 
     world.billers["stripe"].after_customer = somebody_sells_it_something
-    world.run(org_id, "stripe")
+    world.settle(org_id)
     link = world.link(org_id, "stripe")
     (customer,) = world.stripe("customers")
     assert (link.state, link.customer_id, link.intent) == ("parked", customer["id"], None)
@@ -436,3 +439,59 @@ def test_an_organization_that_is_looked_at_stays_in_sync(world: World) -> None:
     assert receipt is not None
     assert receipt.in_sync
     assert (overview.billers["stripe"].in_sync, overview.billers["stripe"].behind) == (1, 0)
+
+
+@pytest.mark.parametrize("charger", BOTH)
+def test_a_downgrade_that_came_is_not_undone_where_the_look_after_it_fails(world: World, charger: Provider) -> None:
+    world.charged_by(charger)
+    org_id = synced(world, "professional")
+    world.change_plan(org_id, "starter")
+    world.settle(org_id)
+    world.pass_time(days=32)
+    charged = len(world.sandbox.charges())
+    due.downgrades(world.database, 10, world.now)
+    keep(world, told(world, org_id, charger))
+    take(world)
+    world.sandbox.add_fault(charger, customer_reads(charger), "500_before", times=9)
+    world.run(org_id, charger)
+    world.sandbox.clear_faults()
+    world.wait(60)
+    world.settle(org_id)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.pending_plan_tier) == ("starter", None)
+    assert len(world.sandbox.charges()) == charged
+    assert world.settled(org_id)
+
+
+@pytest.mark.parametrize("look_fails", [False, True])
+@pytest.mark.parametrize("charger", BOTH)
+def test_a_charger_that_gives_way_wakes_the_other_also_where_it_looks(
+    world: World, sandbox_server: Sandbox, charger: Provider, *, look_fails: bool
+) -> None:
+    if charger == "stripe":
+        world = with_policy(world, Policy())
+    other: Provider = "lago" if charger == "stripe" else "stripe"
+    world.charged_by(charger, "starter")
+    world.charged_by(other, "enterprise")
+    org_id = synced(world, "starter")
+    world.change_plan(org_id, "enterprise")
+    world.run(org_id, other)
+    assert world.link(org_id, other).error_code == "second_payer"
+    if charger == "lago":
+        nobody = {"external_id": org_id, "billing_configuration": {"payment_provider": None}}
+        headers = {"Authorization": "Bearer sandbox"}
+        httpx.post(f"{sandbox_server.url}/api/v1/customers", json={"customer": nobody}, headers=headers)
+    keep(world, told(world, org_id, charger))
+    take(world)
+    if look_fails:
+        world.sandbox.add_fault(charger, customer_reads(charger), "500_before", times=9)
+        world.run(org_id, charger)
+        world.sandbox.clear_faults()
+        world.wait(60)
+    world.settle(org_id)
+    assert world.settled(org_id)
+    assert {world.link(org_id, each).state for each in BOTH} == {"open"}
+
+
+def customer_reads(provider: Provider) -> str:
+    return "GET /v1/customers/{id}" if provider == "stripe" else "GET /api/v1/customers/{id}"

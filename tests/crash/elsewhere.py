@@ -49,7 +49,6 @@ SITES: Final[dict[str, str]] = {
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
     # A look after a webhook.
-    "core.turns:Turn.keep": f"{_HINTS}::test_what_a_turn_made_is_kept_also_where_its_look_parks_it",
     "core.turns:Turn.disbelieve": f"{_HINTS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out",
     "core.turns:Turn.forget_plan": f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan",
     "worker.relay:Relay._tell_of_hints": (
