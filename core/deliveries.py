@@ -83,11 +83,16 @@ def make(session: Session, seqs: Collection[int], now: datetime) -> Counter[str]
     """Deliveries of these events, by endpoint. In the transaction that marks them published; one look where nobody is
     told anything.
     """
-    somebody = select(WebhookEndpoint.id).where(WebhookEndpoint.disabled_at.is_(None)).limit(1)
-    if not seqs or session.scalar(somebody) is None:
+    if not seqs:
         return Counter()
-    enabled = WebhookEndpoint.disabled_at.is_(None)
-    return Counter(session.scalars(_insert(session, now, Event.seq.in_(seqs), enabled).on_conflict_do_nothing()))
+    # One that is being removed or told again is waited for, and then seen as it is: each event is this one's or the
+    # replay's to make, and never nobody's.
+    held = select(WebhookEndpoint.id, WebhookEndpoint.disabled_at).with_for_update(read=True, key_share=True)
+    told = [row.id for row in session.execute(held) if row.disabled_at is None]
+    if not told:
+        return Counter()
+    statement = _insert(session, now, Event.seq.in_(seqs), WebhookEndpoint.id.in_(told))
+    return Counter(session.scalars(statement.on_conflict_do_nothing()))
 
 
 def due(session: Session, now: datetime) -> list[str]:
@@ -159,6 +164,9 @@ def replay(session: Session, endpoint_id: str, now: datetime, since: datetime | 
     endpoint = _locked(session, endpoint_id)
     if endpoint is None:
         return None
+    if endpoint.disabled_at is not None:
+        # Against a relay too (``make``): it passes one that is disabled over.
+        session.refresh(endpoint, with_for_update=True)
     endpoint.disabled_at = endpoint.disabled_because = endpoint.rest_until = None
     endpoint.failures = 0
     session.flush()
@@ -265,8 +273,6 @@ def _insert(session: Session, now: datetime, events: ColumnElement[bool], endpoi
         select(WebhookEndpoint.id, Event.seq, name, pending, attempts, moment, moment)
         .join_from(Event, WebhookEndpoint, announcements.wanted())
         .where(events, endpoints, name.is_not(None))
-        # One that is being removed is waited for and then not found, rather than found and then missed.
-        .with_for_update(read=True, key_share=True, of=WebhookEndpoint)
     )
     columns = ["endpoint_id", "event_seq", "type", "state", "attempts", "next_attempt_at", "made_at"]
     statement = dialect.insert(WebhookDelivery).from_select(columns, chosen)

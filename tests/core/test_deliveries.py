@@ -349,6 +349,25 @@ def test_a_relay_that_meets_a_removal_waits_for_it_and_then_does_not_find_the_en
     shop.database.close()
 
 
+def test_what_is_relayed_while_an_endpoint_is_being_told_again_is_told(
+    postgres_url: str, plans: Catalog, clock: SetClock
+) -> None:
+    shop = Shop(Database(postgres_url), plans, clock)
+    shop.database.upgrade()
+    endpoint_id = shop.endpoint()
+    shop.happens()
+    shop.send(endpoint_id, Answer(status=GONE))
+    shop.create()
+    relay = threading.Thread(target=shop.relay)
+    with shop.database.write() as session:
+        deliveries.replay(session, endpoint_id, clock(), clock() - timedelta(days=1))
+        relay.start()
+        relay.join(0.3)
+    relay.join(10)
+    assert shop.states(endpoint_id) == ["pending"] * 2
+    shop.database.close()
+
+
 def test_what_was_settled_long_ago_is_forgotten_and_what_waits_is_not(shop: Shop) -> None:
     endpoint_id = shop.endpoint()
     shop.create()
