@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from core.envelope import DATA_OF
+from tests.worker import console
 from worker.api_settings import ApiSettings
 from worker.cli.application import app
 from worker.settings import Settings
@@ -64,6 +69,43 @@ def test_the_example_in_python_does_what_it_says(tmp_path: Path) -> None:
     code = section("From Python").split("```python\n")[1].split("```")[0]
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (shown.stderr, shown.stdout) == ("", "starter\n")
+
+
+def console_commands(title: str) -> list[str]:
+    """What the section has a person type, lines that go on joined."""
+    blocks = re.findall(r"```console\n(.*?)```", section(title), re.DOTALL)
+    return re.findall(r"^\$ (.+)$", "".join(blocks).replace("\\\n", ""), re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: the README's requests are not sent")
+def test_the_requests_over_http_do_what_they_say(tmp_path: Path) -> None:
+    """Typed in one shell, one after the other; only the port and the new id are other than on the page."""
+    folder = console.prepare(tmp_path)
+    make_key, create, ask = console_commands("Over HTTP")
+    with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
+        up.says("/docs describes it")
+        origin = re.findall(r"(http://[0-9.:]+)/docs", up.output)[0]
+        lines = [make_key, create.replace("http://127.0.0.1:8080", origin)]
+        made = json.loads(typed(folder, lines))
+        assert (made["status"], made["sync"]) == ("created", {"sequence": 1})
+        lines.append(ask.replace("http://127.0.0.1:8080", origin).replace("org_…", made["org_id"]))
+        again, receipt = (json.loads(line) for line in typed(folder, lines).replace("}{", "}\n{").splitlines())
+    # The key that was made anew is another caller's, so the same Idempotency-Key is not the same request.
+    assert again["type"].endswith("name-taken"), again
+    assert receipt["in_sync"] is True, receipt
+
+
+def typed(folder: Path, lines: list[str]) -> str:
+    ended = subprocess.run(
+        ["/bin/bash", "-euc", "\n".join(lines)],
+        cwd=folder,
+        env=console.environment({"PATH": f"{console.SCRIPT.parent}:{os.environ['PATH']}"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return ended.stdout
 
 
 def test_every_make_target_that_is_named_is_there() -> None:
