@@ -248,11 +248,15 @@ class AnyStory(RuleBasedStateMachine):
         self.hands.do(deed, self._org(number), tier)
         self._then(self._org(number), then)
 
-    @rule(number=numbers, deed=st.sampled_from(SALES), tier=tiers, next_tier=tiers, then=thens)
-    def have_people_sell(self, number: int, deed: str, tier: str, next_tier: str, then: str) -> None:
-        """Beside ours, or before there is one of ours."""
+    @rule(number=numbers, deed=st.sampled_from(SALES), tier=tiers, next_tier=tiers, way=st.booleans(), then=thens)
+    def have_people_sell(  # noqa: PLR0913 - what they sell, and what comes after it
+        self, number: int, deed: str, tier: str, next_tier: str, *, way: bool, then: str
+    ) -> None:
+        """Beside ours, or before there is one of ours. ``way``: they make it for a plan that moves to Stripe."""
         self.hands.do(deed, self._org(number), tier)
         self._change_plan(self._org(number), next_tier)
+        if way:
+            self.hands.do("have_lago_charge_nobody", self._org(number), tier)
         self._then(self._org(number), then)
 
     @rule(apply=st.booleans())
