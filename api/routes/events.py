@@ -24,6 +24,7 @@ from api.answers import Sync
 from api.problems import MEDIA_TYPE, FieldError, ProblemError
 from api.runtime import Runtime, TheRuntime
 from core import receipts, received
+from core.database import DATABASE_IS_AWAY
 from core.envelope import DATA_OF, Data, Envelope
 from core.models import Verdict
 from core.received import Receipt
@@ -151,6 +152,9 @@ def _judged(runtime: Runtime, events: Sequence[object]) -> list[EventVerdict]:
         detail = (
             "Others keep putting in the same at the same moments. Send it again: what was taken is not taken twice."
         )
+        raise problems.unavailable(detail) from None
+    except DATABASE_IS_AWAY:
+        detail = "The database does not answer in time. Send it again: what was taken by then is not taken twice."
         raise problems.unavailable(detail) from None
     for receipt in found:
         log.info("event_received", verdict=receipt.verdict, org_id=receipt.org_id, repeated=receipt.repeated)

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-from sqlalchemy import func, select
+import pytest
+from sqlalchemy import func, select, text
 
 from core.envelope import LARGEST_BYTES
 from core.models import Event, Organization
@@ -124,6 +125,22 @@ def test_a_batch_is_answered_event_by_event_and_a_bad_one_keeps_no_other_out(api
     assert [each["sync"] for each in body["events"]] == [{"sequence": 2}, None, None, {"sequence": 2}, {"sequence": 2}]
     assert said(api) == ["organization.created", "membership.added", "organization.renamed"]
     assert send(api, batch).json() == body
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_batch_that_the_database_leaves_halfway_does_not_say_that_nothing_was_changed(api: Api) -> None:
+    created = CREATED | {"data": {"name": "Initech", "plan_tier": "starter"}}
+    batch = [created, event(2, "membership.added", user_id="user_1", role="owner")]
+    with api.database.write() as session:
+        session.execute(text("ALTER TABLE memberships RENAME TO away"))
+    answer = send(api, batch)
+    assert answer.status_code == 503
+    assert "nothing was changed" not in answer.json()["detail"]
+    assert said(api) == ["organization.created"]
+    with api.database.write() as session:
+        session.execute(text("ALTER TABLE away RENAME TO memberships"))
+    assert {each["verdict"] for each in send(api, batch).json()["events"]} == {"accepted"}
+    assert said(api) == ["organization.created", "membership.added"]
 
 
 def test_batches_that_race_take_each_event_once(api: Api) -> None:
