@@ -225,7 +225,9 @@ def _count(session: Session, about: About, told: Collection[Hint], now: datetime
     """Whether the link must look now. Under the organization's lock: others may have handled some meanwhile."""
     organization = organizations.lock(session, about.org_id)
     hints = session.scalars(
-        select(Hint).where(tuple_(Hint.provider, Hint.id).in_([_name(each) for each in told]), text(IS_STORED))
+        select(Hint)
+        .where(tuple_(Hint.provider, Hint.id).in_([_name(each) for each in told]), text(IS_STORED))
+        .order_by(Hint.received_at)  # of a payer the later word counts
     ).all()
     link = session.get_one(BillingLink, (about.org_id, about.provider))
     if organization is None or organization.status == "deleted":

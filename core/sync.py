@@ -101,22 +101,21 @@ class Sync:
         turn.account = self.accounts.check(turn)
         biller = self.billers[turn.provider]
         made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
-        # What a round makes has consequences that end with it: they must not wait for a look, which may fail.
-        seen = self._look(biller, turn, wanted) if turn.only_looks and wanted.alive else None
+        looks = wanted.alive and _may_look(turn, made)
+        seen = self._look(biller, turn, wanted) if looks else None
         if seen is not None and seen.came:
             turn.forget_plan()
             made = _make(biller, turn, wanted)
         consequences = _consequences(turn, wanted, made, self.catalog)
-        looked = turn.only_looks or not wanted.alive
         owes = seen.owes if seen is not None else None
-        done = links.finish(turn, made, replace(consequences, looked=looked, owes=owes))
+        done = links.finish(turn, made, replace(consequences, looked=looks or not wanted.alive, owes=owes))
         others: tuple[Provider, ...] = ("lago",) if turn.provider == "stripe" else ("stripe",)
         return Outcome(
             kind="synced", again_in=done.rest if done.behind else None, wake=others if done.wakes_other else ()
         )
 
     def _look(self, biller: Biller, turn: Turn, wanted: Wish) -> Seen | None:
-        """Where nothing is left to make: then all that differs there is somebody else's doing."""
+        """After what was to be made: then all that differs there is somebody else's doing."""
         try:
             return looks.look(biller.audit, turn, wanted, self.catalog, self.policy)
         except RejectedError:
@@ -162,6 +161,14 @@ def _make(biller: Biller, turn: Turn, wanted: Wish) -> Made:
         next_plan_code=wanted.next_plan_code,
     )
     return replace(made, subscription=biller.make_subscription(spec, known, turn))
+
+
+def _may_look(turn: Turn, made: Made) -> bool:
+    """A look may fail, so what follows of a subscription that was made or ended does not wait for it: the next turn
+    looks. A customer that is known is written again as well as once.
+    """
+    told_again = turn.link.customer_id is not None and made.subscription is None and not made.ended
+    return turn.only_looks or (turn.is_hinted and told_again)
 
 
 def _plan_is_open(turn: Turn, wanted: Wish, known: Known) -> bool:

@@ -184,12 +184,14 @@ class Turn:
         self.link.applied_plan = None
 
     def disbelieve(self) -> None:
-        """A look found something else there than was made: nothing counts as applied any more."""
+        """A look found something else there than was made: nothing counts as applied any more.
+
+        What the plan was is kept: another change here would make it again there on nobody's word.
+        """
         self._write(
             {
                 "applied_version": min(self.link.applied_version, self.organization.billing_version - 1),
                 "applied_customer": UNSURE if self.link.applied_customer is not None else None,
-                "applied_plan": UNSURE if self.link.applied_plan == UNSURE else None,
             }
         )
 

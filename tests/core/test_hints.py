@@ -495,3 +495,34 @@ def test_a_charger_that_gives_way_wakes_the_other_also_where_it_looks(
 
 def customer_reads(provider: Provider) -> str:
     return "GET /v1/customers/{id}" if provider == "stripe" else "GET /api/v1/customers/{id}"
+
+
+def test_of_a_payer_that_was_refused_and_then_taken_the_later_word_counts(world: World) -> None:
+    org_id = synced(world)
+    keep(world, replace(told(world, org_id, "lago", "refused"), id="b", code="resource_missing"))
+    world.wait(1)
+    keep(world, replace(told(world, org_id, "lago", "taken"), id="a"))
+    world.wait(1)
+    with world.database.write() as session:
+        hints.hand_over(session, world.now)
+    take(world)
+    assert world.link(org_id, "lago").payment is None
+
+
+@pytest.mark.parametrize("what", ["ended", "lowered"])
+def test_what_somebody_did_in_lago_is_not_undone_by_another_change_here(world: World, what: str) -> None:
+    org_id = synced(world)
+    if what == "ended":
+        world.sandbox.delete("lago", "subscriptions", org_id)
+    else:
+        world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
+    look(world, org_id, "lago")
+    before = world.lago("subscriptions")
+    charged = len(world.sandbox.charges())
+    world.rename(org_id, "Acme GmbH")
+    world.settle(org_id)
+    link = world.link(org_id, "lago")
+    assert (link.state, link.error_code) == ("parked", "changed_there")
+    assert link.applied_version < link.wanted_version
+    assert len(world.sandbox.charges()) == charged
+    assert world.lago("subscriptions") == before
