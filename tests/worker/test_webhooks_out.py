@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
 from standardwebhooks.webhooks import Webhook
 
 from core import organizations
@@ -16,12 +17,15 @@ from core.catalog import Catalog
 from core.clock import utc_now
 from core.database import Database
 from core.events import Change
-from core.models import WebhookDelivery
+from core.models import BillingLink, WebhookDelivery
 from core.organizations import NewOrganization
 from sandbox.server import Sandbox
+from tasks import sweep
 from tests.receiver import Receiver, Says, Sent, receiving
 from tests.worker import console
 from tests.worker.deployment import Deployment, deployment, until
+from worker.app import build
+from worker.settings import Settings
 
 SECRET = "a signing secret that nobody may read"
 SIGNED = {"WEBHOOK_SIGNING_SECRET": SECRET, "WEBHOOK_ALLOW_PRIVATE": "true"}
@@ -106,6 +110,34 @@ def test_words_that_lead_nowhere_are_said_so(folder: Path) -> None:
     assert (short.returncode, "WEBHOOK_SIGNING_SECRET" in short.stderr) == (2, True)
     unknown = console.run(folder, "webhooks", "replay", "we_1", "--since", "2026-11-23")
     assert (unknown.returncode, "webhooks list" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_holds_webhooks_up_keeps_no_biller_waiting(database: Database, plans: Catalog, tmp_path: Path) -> None:
+    create(database, plans, "Acme")
+    with database.write() as session:
+        session.execute(update(BillingLink).values(sweep_at=utc_now()))
+        session.execute(text("ALTER TABLE webhook_deliveries RENAME TO away"))
+    app = build(
+        Settings.model_validate(
+            {
+                "data_dir": tmp_path,
+                "database_url": database.url.render_as_string(hide_password=False),
+                "celery_broker_url": "memory://",
+                "stripe_secret_key": "sk_test_nobody",
+                "stripe_api_base": "http://127.0.0.1:1",
+                "lago_api_key": "nobody",
+                "lago_api_url": "http://127.0.0.1:1",
+            }
+        )
+    )
+    try:
+        with pytest.raises(OperationalError):
+            sweep.run(app)
+    finally:
+        app.close_runtime()
+    with database.read() as session:
+        assert session.scalars(select(BillingLink.org_id).where(BillingLink.sweep_at <= utc_now())).all() == []
 
 
 @pytest.fixture
