@@ -224,6 +224,6 @@ def test_a_schedule_waits_for_a_biller_that_is_away(app: BillingApp, sandbox: Sa
 
 def test_no_schedule_unless_one_is_set(environment: Mapping[str, str]) -> None:
     named = {name.lower(): value for name, value in environment.items()}
-    assert set(build(Settings.model_validate(named)).conf.beat_schedule) == {"sweep"}
+    assert "plan" not in build(Settings.model_validate(named)).conf.beat_schedule
     daily = build(Settings.model_validate({**named, "plan_every_hours": 24})).conf.beat_schedule
     assert (daily["plan"]["task"], daily["plan"]["args"]) == ("billing.plan", [86_400.0])
