@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import and_, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -85,15 +85,16 @@ def downgrades(database: Database, limit: int, now: datetime) -> int:
             if organization.plan_effective_at is None or organization.plan_effective_at > now:
                 continue
             organization.plan_effective_at = now + ASK_AGAIN
-            look_again(Change(session, now), organization)
+            # One that waits for a person keeps its plan in mind: the day alone would make again what he ended there.
+            look_again(Change(session, now), organization, BillingLink.state == "open")
     return len(org_ids)
 
 
-def look_again(change: Change, organization: Organization) -> None:
+def look_again(change: Change, organization: Organization, *those: ColumnElement[bool]) -> None:
     """Nothing is believed of the subscriptions any more: the next round reads them at the billers."""
     change.session.execute(
         update(BillingLink)
-        .where(BillingLink.org_id == organization.id, BillingLink.applied_plan != UNSURE)
+        .where(BillingLink.org_id == organization.id, BillingLink.applied_plan != UNSURE, *those)
         .values(applied_plan=None)
         .execution_options(synchronize_session=False)
     )

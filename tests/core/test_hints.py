@@ -526,3 +526,23 @@ def test_what_somebody_did_in_lago_is_not_undone_by_another_change_here(world: W
     assert link.applied_version < link.wanted_version
     assert len(world.sandbox.charges()) == charged
     assert world.lago("subscriptions") == before
+
+
+def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgrade_comes(world: World) -> None:
+    org_id = synced(world, "professional")
+    world.change_plan(org_id, "starter")
+    world.settle(org_id)
+    world.wait(10)
+    world.sandbox.delete("lago", "subscriptions", org_id)
+    look(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
+    assert world.link(org_id, "lago").state == "parked"
+    charged = len(world.sandbox.charges())
+    world.pass_time(days=32)
+    assert due.downgrades(world.database, 10, world.now) == 1
+    world.settle(org_id)
+    assert world.link(org_id, "lago").state == "parked"
+    assert len(world.sandbox.charges()) == charged
+    world.change(org_id, due.retry)
+    world.settle(org_id)
+    assert world.settled(org_id)
+    assert [each["status"] for each in world.lago("subscriptions")].count("active") == 1
