@@ -15,7 +15,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from api import problems
-from api.admission import TheAdmission
+from api.admission import TheAdmission, rule_of
 from api.runtime import TheRuntime
 from core import kept_answers, organizations, people
 from core.events import Change
@@ -54,15 +54,17 @@ class Writer:
             return work(change)
 
     def once(self, key: str | None, asked: BaseModel, status: int, work: Callable[[Change], BaseModel]) -> Response:
-        """The same for a POST. ``asked`` is its body: with method and path it is what the key stands for."""
+        """The same for a POST. ``asked`` is its body; method, path, organization and it are what the key stands for."""
         if key is None:
             return _response(_answer(status, self.change(work)), replayed=False)
         question = Question(caller=self._admission.name, key=key, fingerprint=self._fingerprint(asked))
         return self.change(lambda change: _once(change, question, status, work))
 
     def _fingerprint(self, asked: BaseModel) -> str:
-        request = self._request
+        request, seat = self._request, self._admission.organization
         parts = [request.method, request.url.path, asked.model_dump_json()]
+        if rule_of(request).about == "current" and seat is not None:
+            parts.append(seat.organization.id)  # which the path does not name
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

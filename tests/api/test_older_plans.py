@@ -52,6 +52,19 @@ def test_a_change_asked_for_twice_under_one_key_is_made_once(api: Api) -> None:
     assert first.json() == again.json()
 
 
+def test_a_key_is_not_taken_for_another_organization_of_the_header(api: Api) -> None:
+    first, second = api.organization("starter", u1="owner"), api.organization("starter", u1="owner")
+    answers = [
+        api.post(
+            f"{PREFIX}/upgrade", {"target_tier": "enterprise"}, api.as_("u1") | {"X-Organization-ID": each}, key="k"
+        )
+        for each in (first, second, first)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 422, 200]
+    assert answers[0].content == answers[2].content
+    assert api.get(f"/api/organizations/{second}/sync", api.as_("u1")).json()["sequence"] == 1
+
+
 def test_the_header_names_the_organization_and_a_service_must_send_it(api: Api) -> None:
     api.organization("starter", u1="owner")
     second = api.organization("professional", u1="member")
