@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from core import addresses, mails, memberships, organizations
 from core.events import Change
 from core.memberships import AlreadyMemberError
-from core.models import ROLES, Invitation, InvitationToken, Membership, Organization, Person, Role
+from core.models import ROLES, Event, Invitation, InvitationToken, Membership, Organization, Person, Role
 from core.organizations import InvalidChangeError, one_of
 
 LASTS: Final = timedelta(days=7)
@@ -125,6 +125,7 @@ def accept(change: Change, token: str, user_id: str) -> Accepted:
         raise InvitationError("unknown", "There is no such invitation any more.")
     _refuse_others(change.session, invitation, user_id)
     _refuse_closed(change, organization, invitation, expires_at)
+    _refuse_taken_out(change.session, invitation, user_id)
     membership = memberships.add(change, organization, user_id, invitation.role)
     invitation.state, invitation.closed_at = "accepted", change.now
     return Accepted(organization=organization, role=one_of("role", membership.role, ROLES))
@@ -158,6 +159,20 @@ def _refuse_closed(
         raise InvitationError("deleted", "The organization is deleted.")
     if not _may_still_invite(change.session, invitation):
         message = "Whoever invited you may not do so any more: ask an owner to invite you again."
+        raise InvitationError("void", message)
+
+
+def _refuse_taken_out(session: Session, invitation: Invitation, user_id: str) -> None:
+    """Whoever joined otherwise and was taken out has an invitation left that nobody thought of."""
+    since = invitation.expires_at - LASTS
+    left = select(Event.seq).where(
+        Event.org_id == invitation.org_id,
+        Event.type == "membership.removed",
+        Event.occurred_at > since,
+        Event.data["user_id"].as_string() == user_id,
+    )
+    if session.scalar(left.limit(1)) is not None:
+        message = "You were taken out of the organization since you were invited: ask an owner to invite you again."
         raise InvitationError("void", message)
 
 

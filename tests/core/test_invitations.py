@@ -162,6 +162,21 @@ def test_one_that_is_taken_back_opens_nothing(club: Club) -> None:
     assert club.accept(club.invite()) == "member"
 
 
+def test_whoever_is_taken_out_does_not_come_back_by_an_invitation_from_before(club: Club) -> None:
+    def take_out(change: Change, organization: Organization) -> None:
+        membership = memberships.find(change.session, organization.id, "bob")
+        assert membership is not None
+        memberships.remove(change, membership)
+
+    token = club.invite(role="owner")
+    club.change(lambda change, organization: memberships.add(change, organization, "bob", "member"))
+    club.clock.advance(hours=1)
+    club.change(take_out)
+    assert club.obstacle(token) == "void"
+    club.clock.advance(hours=1)
+    assert club.accept(club.invite()) == "member"
+
+
 def test_a_deleted_organization_takes_nobody_in(club: Club) -> None:
     token = club.invite()
     club.change(lambda change, found: organizations.change_status(change, found, "deleted"))
