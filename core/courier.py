@@ -62,7 +62,7 @@ class Courier:
     lanes: Lanes = field(default_factory=lambda: Lanes(2))
 
     def run(self, endpoint_id: str, seconds: float) -> bool:
-        """Send what is due there for so long; whether there may be more. One that was not taken ends it."""
+        """Send what is due there for so long; whether there may be more. An endpoint that is not well ends it."""
         if not self.lanes.enter(endpoint_id):
             # The sweep rings again in a few seconds.
             return False
@@ -94,4 +94,4 @@ class Courier:
             status=answer.status,
             error=answer.error,
         )
-        return answer.took
+        return answer.was_read

@@ -40,6 +40,8 @@ MOST_REPLAYED: Final = 100_000
 _CLEARED_AT_ONCE: Final = 1000
 
 GONE: Final = 410
+# About this event, from an endpoint that is well: one that refuses a kind of event is told the others at once.
+_OF_THE_EVENT: Final = frozenset({400, 409, 413, 415, 422})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,11 @@ class Answer:
     @property
     def took(self) -> bool:
         return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004 - HTTP's own class of success
+
+    @property
+    def was_read(self) -> bool:
+        """Taken or refused: either way the endpoint is well."""
+        return self.took or self.status in _OF_THE_EVENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +153,12 @@ def settle(session: Session, tried: Try, answer: Answer, now: datetime) -> None:
     row.last_attempt_at, row.last_status, row.last_error = now, answer.status, answer.error
     if answer.took:
         row.state, row.delivered_at = "delivered", now
+    else:
+        _put_off(row, now)
+    if answer.was_read:
         if endpoint.failures:
             endpoint.failures, endpoint.rest_until = 0, None
         return
-    _put_off(row, now)
     endpoint.failures += 1
     endpoint.rest_until = now + timedelta(seconds=min(LONGEST_REST, 2.0 ** min(endpoint.failures, 16)))
     if answer.status == GONE:

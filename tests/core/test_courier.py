@@ -171,6 +171,21 @@ def test_a_slow_endpoint_takes_one_wait_and_then_rests_while_another_is_told_eve
         assert (len(slow.sent), shop.states(quick_id)) == (1, ["delivered"] * 5)
 
 
+def test_an_event_that_is_refused_for_itself_holds_no_other_up(
+    shop: Shop, courier: Courier, receiver: Receiver
+) -> None:
+    endpoint_id = subscribe(shop, receiver)
+    receiver.answers = [Says(status=400), Says(), Says(status=422), Says()]
+    for _ in range(4):
+        shop.create()
+    shop.relay()
+    assert not courier.run(endpoint_id, SECONDS)
+    assert shop.states(endpoint_id) == ["pending", "delivered", "pending", "delivered"]
+    shop.clock.advance(seconds=RETRIES[0].total_seconds())
+    courier.run(endpoint_id, SECONDS)
+    assert shop.states(endpoint_id) == ["delivered"] * 4
+
+
 def test_a_process_has_no_more_out_than_its_lanes_and_half_of_them_at_one_endpoint() -> None:
     lanes = Lanes(4)
     assert [lanes.enter(name) for name in "aaabbc"] == [True, True, False, True, True, False]
