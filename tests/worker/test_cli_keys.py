@@ -84,7 +84,9 @@ def test_the_api_alone_answers_logs_and_ends_when_told_to(folder: Path) -> None:
 def test_a_port_that_was_asked_for_and_is_taken_is_said_so(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused = console.run(folder, "api", "--port", str(taken.getsockname()[1]))
-    assert (refused.returncode, "that port is taken" in refused.stderr) == (2, True)
+        embedded = console.run(folder, "up", settings={"API_PORT": str(taken.getsockname()[1])})
+    assert (refused.returncode, "that port is taken: name another with --port" in refused.stderr) == (2, True)
+    assert (embedded.returncode, "that port is taken: name another in API_PORT" in embedded.stderr) == (2, True)
 
 
 def test_a_database_of_another_schema_is_refused(folder: Path, postgres_url: str) -> None:

@@ -88,17 +88,19 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
         case DBAPIError():
             return f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running", FAILED
         case OSError():
-            return _about_os(error)
+            return _about_os(error, command)
         case typer.TyperException():
             return _about_words(error.format_message(), command), WRONG
     return str(error), WRONG if isinstance(error, _WRONG) else FAILED
 
 
-def _about_os(error: OSError) -> tuple[str, int] | None:
+def _about_os(error: OSError, command: str) -> tuple[str, int] | None:
     place = f"{error.filename}: " if error.filename else ""
     match error.errno:
         case errno.EADDRINUSE:
-            return "that port is taken: name another with --port; 0 takes a free one", WRONG
+            # `up` has no --port: it is told by the setting alone.
+            where = "in API_PORT" if command == "billing-sync up" else "with --port"
+            return f"that port is taken: name another {where}; 0 takes a free one", WRONG
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{place}not allowed here; choose another place (DATA_DIR) or give this user the right", WRONG
         case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST:
