@@ -2,7 +2,8 @@
 
 POST /subscriptions creates, upgrades now, schedules a downgrade or does nothing, as Lago judges by yearly amount
 (lago.md 5.1). So every write is checked in its own answer, and what Lago judged otherwise than we asked is taken
-back where it can be, and rejected. A subscription that somebody ended in Lago is made again by the next change.
+back where it can be, and rejected. A subscription that somebody ended in Lago is made again by the next change of
+its plan, not by the day of one that was to come.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class LagoSubscriptions:
 
     def _make_both(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
         found = self._read(spec, claim)
+        if found is None and _was_to_come(spec, known):
+            raise _rejected(
+                spec.org_id,
+                f"it ended in Lago, and not by us, before {spec.next_plan_code} came, so nothing is charged again by "
+                f"itself: `billing-sync retry {spec.org_id}` makes it again",
+            )
         if found is not None and _took_effect(spec, known, found):
             return self._without_next(spec, found, claim)
         if found is None or found.plan_code != spec.plan_code:
@@ -204,6 +211,12 @@ def _took_effect(spec: SubscriptionSpec, known: Known, found: SubscriptionRespon
     came_as_known = known.next_plan_code is not None and found.plan_code == known.next_plan_code
     came_as_asked = found.plan_code == spec.next_plan_code and found.previous_plan_code == spec.plan_code
     return came_as_known or came_as_asked
+
+
+def _was_to_come(spec: SubscriptionSpec, known: Known) -> bool:
+    """Whether the question is only if the scheduled plan came: nobody changed a plan here, and nobody retries."""
+    scheduled = known.subscription_id is not None and known.next_plan_code == spec.next_plan_code
+    return scheduled and known.verified and not known.ended_by_us
 
 
 def _made_at_once(answer: SubscriptionResponse) -> bool:

@@ -528,14 +528,18 @@ def test_what_somebody_did_in_lago_is_not_undone_by_another_change_here(world: W
     assert world.lago("subscriptions") == before
 
 
-def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgrade_comes(world: World) -> None:
+@pytest.mark.parametrize("heard_of", [True, False])
+def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgrade_comes(
+    world: World, *, heard_of: bool
+) -> None:
     org_id = synced(world, "professional")
     world.change_plan(org_id, "starter")
     world.settle(org_id)
     world.wait(10)
     world.sandbox.delete("lago", "subscriptions", org_id)
-    look(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
-    assert world.link(org_id, "lago").state == "parked"
+    if heard_of:
+        look(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
+        assert world.link(org_id, "lago").state == "parked"
     charged = len(world.sandbox.charges())
     world.pass_time(days=32)
     assert due.downgrades(world.database, 10, world.now) == 1
