@@ -194,9 +194,14 @@ def _about_customers(side: _Side) -> Iterable[Finding]:
 
 
 def _learns_it_itself(side: _Side) -> bool:
-    """Made by us, the answer lost, parked before that was put right: the round after that knows it, so nobody need."""
+    """Made by us, the answer lost, then parked or deleted: the next round that makes anything there knows it.
+
+    At Lago by our own id, at Stripe by the create that is written down. What an import holds back waits for a person.
+    """
+    if side.provider == "lago":
+        return side.link.state != "held"
     making = side.link.intent is not None and side.link.intent["operation"] == "create_customer"
-    return side.link.state == "parked" and (making or side.provider == "lago")
+    return side.link.state == "parked" and making
 
 
 def _gone(side: _Side, known: str, others: list[SeenCustomer]) -> Finding:

@@ -332,6 +332,23 @@ def test_a_customer_whose_making_was_parked_without_an_answer_is_learnt_by_its_r
     assert world.link(org_id, "lago").customer_id == world.lago("customers")[0]["lago_id"]
 
 
+def test_a_customer_in_lago_whose_making_had_no_answer_before_the_organization_was_deleted_is_not_told(
+    world: World, audit: Audit
+) -> None:
+    org_id = world.create()
+    world.run(org_id, "stripe")
+    world.sandbox.add_fault("lago", "POST /api/v1/customers", "lost_answer")
+    world.run(org_id, "lago")
+    world.change_status(org_id, "deleted")
+    world.settle(org_id)
+    assert world.link(org_id, "lago").customer_id is None
+    assert audit.findings() == []
+    world.change_status(org_id, "active")
+    world.wait(10)
+    world.settle(org_id)
+    assert world.link(org_id, "lago").customer_id == world.lago("customers")[0]["lago_id"]
+
+
 @pytest.mark.parametrize("provider", ["stripe", "lago"])
 @pytest.mark.parametrize("why", ["unknown plan", "two chargers"])
 def test_a_subscription_beside_ours_is_told_also_while_a_person_is_waited_for(
