@@ -71,7 +71,8 @@ class LagoCustomers:
         if imported not in (found.lago_id, spec.org_id):
             raise _rejected(
                 spec,
-                f"Lago knows it as {found.lago_id}, not as {shown(imported)}; correct the imported id, then retry",
+                f"Lago knows it as {found.lago_id}, not as {shown(imported)}; "
+                f"if that is right, {_bring(spec, found.lago_id)}, then retry",
             )
         self._refuse_another_payer(spec, found)
         self._refuse_other_subscriptions(spec, claim)
@@ -91,7 +92,8 @@ class LagoCustomers:
             return _rejected(
                 spec,
                 f"Lago knows no customer {shown(imported)}: deleted there, another account's key, or an old id; "
-                "correct the imported id or the key, then retry",
+                f"check LAGO_API_KEY, or create a customer with the external id {spec.org_id} there "
+                f"and {_bring(spec, spec.org_id)}, then retry",
             )
         return _rejected(
             spec,
@@ -175,6 +177,10 @@ def _was_there_before(answer: CustomerResponse, asked_at: datetime) -> bool:
 def _payer(customer: CustomerResponse) -> str | None:
     configuration = customer.billing_configuration
     return configuration.provider_customer_id if configuration else None
+
+
+def _bring(spec: CustomerSpec, customer_id: str) -> str:
+    return f"bring it with update_org_billing_ids({spec.org_id!r}, lago_id={customer_id!r})"
 
 
 def _rejected(spec: CustomerSpec, sentence: str) -> RejectedError:
