@@ -70,6 +70,8 @@ class Known:
     """We set out to end the subscription and may have: one that is found ended says nothing against a new one."""
     plan_code: str | None = None
     next_plan_code: str | None = None
+    payer_id: str | None = None
+    """Lago only: whom it charges by what it was told, or answered, last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,7 @@ class Turn:
             ended_by_us=self.link.applied_plan == UNSURE,
             plan_code=self.link.applied_plan or None,
             next_plan_code=self.link.applied_next_plan,
+            payer_id=self.link.payer_id,
         )
 
     def _may_be_forgotten(self) -> bool:

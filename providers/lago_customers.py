@@ -33,9 +33,9 @@ class LagoCustomers:
     def make(self, spec: CustomerSpec, known: Known, claim: Claim) -> Customer:
         lago_id = known.customer_id
         if lago_id is not None and not known.verified:
-            lago_id = self._proven(spec, lago_id, claim)
+            lago_id = self._proven(spec, known, lago_id, claim)
         elif known.may_be_forgotten and self._payment_provider_code is not None:
-            self._refuse_another_payer(spec, self._find(spec, spec.org_id, claim))
+            self._refuse_another_payer(spec, known, self._find(spec, spec.org_id, claim))
         asked_at = datetime.now(UTC)
         answer = self._upsert(spec, claim)
         if lago_id is not None and answer.lago_id != lago_id:
@@ -63,7 +63,7 @@ class LagoCustomers:
             self._refuse_other_subscriptions(spec, claim)
         return Customer(id=answer.lago_id, payer_id=_payer(answer))
 
-    def _proven(self, spec: CustomerSpec, imported: str, claim: Claim) -> str:
+    def _proven(self, spec: CustomerSpec, known: Known, imported: str, claim: Claim) -> str:
         """The ``lago_id`` of our customer, if the id that came from outside really means it. Reads only."""
         found = self._find(spec, spec.org_id, claim)
         if found is None:
@@ -74,14 +74,18 @@ class LagoCustomers:
                 f"Lago knows it as {found.lago_id}, not as {shown(imported)}; "
                 f"if that is right, {_bring(spec, found.lago_id)}, then retry",
             )
-        self._refuse_another_payer(spec, found)
+        self._refuse_another_payer(spec, known, found)
         self._refuse_other_subscriptions(spec, claim)
         return found.lago_id
 
-    def _refuse_another_payer(self, spec: CustomerSpec, found: CustomerResponse | None) -> None:
-        """A payer that stands there is never replaced, also while ours is not known yet: it takes cards with it."""
+    def _refuse_another_payer(self, spec: CustomerSpec, known: Known, found: CustomerResponse | None) -> None:
+        """A payer that stands there is never replaced, also while ours is not known yet: it takes cards with it.
+
+        Until ours is read again, the one that Lago was told last is no other one: it is left as it is.
+        """
         payer = _payer(found) if found else None
-        if self._payment_provider_code is None or spec.unlinked or payer in (None, spec.payer_id):
+        expected = spec.payer_id or known.payer_id
+        if self._payment_provider_code is None or spec.unlinked or payer in (None, expected):
             return
         ours = f"our payer is {spec.payer_id}" if spec.payer_id else "our payer is not known yet"
         raise _rejected(spec, f"Lago charges {shown(payer)}, but {ours}; decide which one it is, then retry")

@@ -257,3 +257,16 @@ def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays
     assert world.settled(org_id)
     (charged,) = [each for each in world.stripe("subscriptions") if each["status"] == "active"]
     assert (charged["id"], charged["customer"]) == (world.link(org_id, "stripe").subscription_id, "cus_new")
+
+
+@pytest.mark.parametrize("first", ["lago", "stripe"])
+def test_a_retry_of_what_is_right_leaves_it_right_whichever_biller_comes_first(world: World, first: Provider) -> None:
+    org_id = world.create()
+    world.settle(org_id)
+    world.wait(60)
+    world.change(org_id, due.retry)
+    world.run(org_id, first)
+    world.settle(org_id)
+    assert [world.link(org_id, provider).state for provider in ("stripe", "lago")] == ["open", "open"]
+    assert world.settled(org_id)
+    assert payers_in_lago(world) == [world.link(org_id, "stripe").customer_id]
