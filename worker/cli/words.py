@@ -81,7 +81,9 @@ def state(link: LinkReport, now: datetime) -> Text:
             stopped = link.standing == "stopped"
             return Text(f"waits: {NAMES[link.provider]} is stopped" if stopped else "waits", style=_SOON)
         case "retrying":
-            return Text(f"failed {link.attempts} times, tried again by itself", style=_SOON)
+            # None since a person retried it: the error told is the one from before.
+            failed = {0: "", 1: "failed once, "}.get(link.attempts, f"failed {link.attempts} times, ")
+            return Text(f"{failed}tried again by itself", style=_SOON)
         case "queued":
             return Text("has work to do", style=_SOON)
 
