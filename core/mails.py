@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -42,11 +42,15 @@ LOOKED_AT_ONCE: Final = 100
 SOONEST_LOOK: Final = timedelta(seconds=1)
 LATEST_LOOK: Final = timedelta(minutes=1)
 GIVEN_UP_ARE_SHOWN: Final = timedelta(days=30)
+# Then an address is nowhere but where it belongs; nothing that old is relayed or invited again.
+KEPT: Final = timedelta(days=30)
+CLEARED_AT_ONCE: Final = 500
 
 _TELLING: Final = frozenset({"organization.plan_changed", "membership.added"})
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
 _IS_OPEN: Final = text("mails.state = 'open'")
 _IS_GIVEN_UP: Final = text("mails.state = 'given_up'")
+_IS_SETTLED: Final = text("mails.state <> 'open'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +204,18 @@ def counts(session: Session, now: datetime) -> Counts:
     reason = session.scalar(select(Mail.error).where(_IS_OPEN, Mail.error.is_not(None)).limit(1))
     given_up = session.scalar(select(func.count()).where(_IS_GIVEN_UP, Mail.created_at >= now - GIVEN_UP_ARE_SHOWN))
     return Counts(waiting=waiting[0], waiting_since=waiting[1], reason=reason, given_up=given_up or 0)
+
+
+def clear(session: Session, now: datetime) -> int:
+    """Forget a part of what was settled long ago; returns how many."""
+    old = select(Mail.id).where(_IS_SETTLED, Mail.closed_at < now - KEPT).order_by(Mail.closed_at)
+    gone = session.scalars(
+        delete(Mail)
+        .where(Mail.id.in_(old.limit(CLEARED_AT_ONCE)))
+        .returning(Mail.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(gone.all())
 
 
 def given_up(session: Session, now: datetime, limit: int) -> list[GivenUp]:

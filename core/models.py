@@ -495,6 +495,12 @@ class Mail(Base):
             postgresql_where=text("state = 'given_up'"),
         ),
         Index("ix_mails_org_id", "org_id", "kind", "created_at"),
+        Index(
+            "ix_mails_closed_at",
+            "closed_at",
+            sqlite_where=text("state <> 'open'"),
+            postgresql_where=text("state <> 'open'"),
+        ),
     )
 
 

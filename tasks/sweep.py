@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 from celery import shared_task
 
-from core import billers, due
+from core import billers, due, mails
 from core.gateways import PROVIDERS, Provider
 from tasks import broker, deliveries, hints
 from tasks.base import BillingApp, BillingTask
@@ -42,6 +42,8 @@ def run(app: BillingApp) -> int:
     handed_over = sum(_top_up(app, provider) for provider in PROVIDERS)
     # Last: what holds it up, a large endpoint that is being removed above all, keeps no biller waiting.
     deliveries.sweep(app)
+    with runtime.database.write() as session:
+        mails.clear(session, now)
     return handed_over
 
 

@@ -90,3 +90,11 @@ def _mails() -> None:
         postgresql_where=sa.text("state = 'given_up'"),
     )
     op.create_index("ix_mails_org_id", "mails", ["org_id", "kind", "created_at"], unique=False)
+    op.create_index(
+        "ix_mails_closed_at",
+        "mails",
+        ["closed_at"],
+        unique=False,
+        sqlite_where=sa.text("state <> 'open'"),
+        postgresql_where=sa.text("state <> 'open'"),
+    )

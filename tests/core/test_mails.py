@@ -264,3 +264,21 @@ def test_the_old_managers_calls_are_told_of_as_well(database: Database, office: 
     office.sync(org_id)
     office.clock.advance(minutes=2)
     assert office.deliver() == [("plan_upgraded", "alice@acme.test")]
+
+
+def test_what_was_settled_long_ago_is_forgotten_and_what_waits_is_not(office: Office) -> None:
+    office.know("alice", "bob")
+    office.register()
+    office.relay()
+    assert office.deliver() == [("welcome", "alice@acme.test")]
+    office.register("Globex", owner="bob")
+    office.relay()
+    assert _cleared(office) == 0
+    office.clock.advance(days=31)
+    assert (_cleared(office), _cleared(office)) == (1, 0)
+    assert office.told() == {("welcome", "bob@acme.test", "open")}
+
+
+def _cleared(office: Office) -> int:
+    with office.database.write() as session:
+        return mails.clear(session, office.clock())
