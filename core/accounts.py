@@ -82,7 +82,7 @@ class Accounts:
         if turn.link.account_id not in {None, ours.id}:
             message = (
                 f"the ids of {turn.organization.id} belong to the {_KIND[provider]} {turn.link.account_id}, "
-                f"the key to {ours.id}; give it the ids that it has there with update_org_billing_ids, then retry"
+                f"the key to {ours.id}; give it the ids that it has there with `billing-sync ids`, then retry"
             )
             raise RejectedError(provider, message, "wrong_account")
         return ours

@@ -43,6 +43,7 @@ TROUBLES_AT_MOST = 20
 
 _IS_BEHIND = text(f"state = 'open' AND ({LINK_IS_BEHIND})")  # these names stand in no other table
 _NEEDS_A_PERSON = BillingLink.state != "open"
+_HELD = select(BillingLink.org_id).where(BillingLink.state == "held").distinct()
 # A webhook's state in the words that are used for what other services send.
 _VERDICTS: dict[HintState, str] = {
     "stored": "waiting",
@@ -251,12 +252,19 @@ def stopped(session: Session, now: datetime, limit: int) -> tuple[list[Stopped],
 
 
 def stuck(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
-    """Organizations beyond the id ``after`` that wait for a person, or that met the error of this code or kind."""
-    condition = (
-        _NEEDS_A_PERSON if error is None else or_(BillingLink.error_code == error, BillingLink.error_kind == error)
-    )
-    rows = select(BillingLink.org_id).distinct().where(condition, BillingLink.org_id > after)
+    """Organizations beyond the id ``after`` that are parked, or that met the error of this code or kind.
+
+    One that an import left to a person's decision is only among those of an error that is named.
+    """
+    parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_HELD)
+    met = or_(BillingLink.error_code == error, BillingLink.error_kind == error)
+    rows = select(BillingLink.org_id).distinct().where(parked if error is None else met, BillingLink.org_id > after)
     return list(session.scalars(rows.order_by(BillingLink.org_id).limit(limit)))
+
+
+def count_held(session: Session) -> int:
+    """Organizations that wait for a person to decide what an import could not read."""
+    return session.scalar(select(func.count()).select_from(_HELD.subquery())) or 0
 
 
 def error_words(session: Session) -> list[str]:

@@ -239,7 +239,7 @@ def ids_are_free(turn: Turn) -> Iterator[None]:
     except IntegrityError as error:
         message = (
             f"the customer of {turn.organization.id} there is the one that another organization's link names; "
-            "give that one its own with update_org_billing_ids, then retry"
+            "give that one its own with `billing-sync ids`, then retry"
         )
         raise RejectedError(turn.provider, message, "billing_id_twice") from error
 

@@ -184,7 +184,7 @@ def _payer(customer: CustomerResponse) -> str | None:
 
 
 def _bring(spec: CustomerSpec, customer_id: str) -> str:
-    return f"bring it with update_org_billing_ids({spec.org_id!r}, lago_id={customer_id!r})"
+    return f"bring it with `billing-sync ids {spec.org_id} --lago {customer_id}`"
 
 
 def _rejected(spec: CustomerSpec, sentence: str) -> RejectedError:

@@ -255,7 +255,7 @@ def _customer(answer: CustomerAnswer) -> Customer:
 
 
 def _correct_the_id(spec: CustomerSpec) -> str:
-    return f"correct the id with update_org_billing_ids({spec.org_id!r}, stripe_id=…)"
+    return f"correct the id with `billing-sync ids {spec.org_id} --stripe cus_…`"
 
 
 def _explain_missing(error: RejectedError, customer_id: str, spec: CustomerSpec) -> None:

@@ -270,15 +270,12 @@ def _twice(org_id: str, provider: Provider, customer_id: str, other: str, way_ou
 
 
 def _if_it_is_right(org_id: str) -> str:
-    return (
-        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with "
-        "OrgManager.update_org_billing_ids"
-    )
+    return f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync ids`"
 
 
 def _if_it_has_one(org_id: str) -> str:
     return (
-        f"give it its own with OrgManager.update_org_billing_ids, or if it has none, `billing-sync retry {org_id}` "
+        f"give it its own with `billing-sync ids`, or if it has none, `billing-sync retry {org_id}` "
         "makes a new customer"
     )
 

@@ -81,7 +81,7 @@ def test_a_customer_that_somebody_deleted_is_parked_with_the_way_out_and_never_m
     world.run(org_id, "stripe")
     link = world.link(org_id, "stripe")
     assert link.state == "parked"
-    for words in (customer_id, "was deleted", "update_org_billing_ids"):
+    for words in (customer_id, "was deleted", "billing-sync ids"):
         assert words in str(link.error_message)
     assert [customer.get("deleted", False) for customer in world.stripe("customers")] == [True]
 

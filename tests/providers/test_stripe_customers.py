@@ -314,7 +314,7 @@ def test_brought_in_id_that_is_an_email_is_not_shown(world: StripeWorld, claim: 
     with pytest.raises(RejectedError) as refused:
         make(world, claim, known=Known(customer_id="jane@acme.example"))
     assert "jane" not in str(refused.value)
-    assert "correct the id with update_org_billing_ids" in str(refused.value)
+    assert "correct the id with `billing-sync ids " in str(refused.value)
 
 
 def test_mark_that_is_an_email_is_not_shown(world: StripeWorld, claim: MemoryClaim) -> None:

@@ -276,14 +276,44 @@ def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Datab
     park(database, ids[1], "lago", "unknown_plan")
     assert told(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1, "billers": []}
     assert told(types("parked", "--json"))["total"] == 1
-    assert "1 to be tried again." in types("retry", "--all").stdout
+    assert "1 organization to be tried again." in types("retry", "--all").stdout
     assert "Nothing is parked." in types("retry", "--all").stdout
     named = types("retry", "Company 2")
-    assert "1 to be tried again." in named.stdout
+    assert "1 organization to be tried again." in named.stdout
     assert "a running `billing-sync up` takes them up" in " ".join(named.stdout.split())
     assert refused(types("retry", "--error", "unheard_of")).startswith("no organization has met the error 'unheard_of'")
     assert refused(types("retry")).startswith("say what to retry")
     assert refused(types("retry", "Company 2", "--all")).startswith("say what to retry")
+
+
+def test_what_an_import_left_to_decide_is_decided_one_by_one(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    held, parked = manager.create_organization("Acme"), manager.create_organization("Beta")
+    park(database, held, "lago")
+    park(database, parked, "stripe")
+    with database.write() as session:
+        session.get_one(BillingLink, (held, "stripe")).state = "held"
+    shown = " ".join(types("retry", "--all").stdout.split())
+    assert "1 organization to be tried again. 1 that an import left to you to decide" in shown
+    assert {each["org_id"] for each in told(types("parked", "--json"))["parked"]} == {held}
+    assert "Nothing else is parked. 1 that" in " ".join(types("retry", "--all").stdout.split())
+    assert "1 organization to be tried again." in types("retry", held).stdout
+    assert "Nothing is parked." in types("parked").stdout
+
+
+def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    other = manager.create_organization("Beta")
+    park(database, org_id, "stripe")
+    assert f"`billing-sync status {org_id}`" in " ".join(types("ids", "Acme", "--stripe", "cus_right").stdout.split())
+    with database.read() as session:
+        link = session.get_one(BillingLink, (org_id, "stripe"))
+    assert (link.customer_id, link.applied_customer, link.state) == ("cus_right", None, "open")
+    taken = refused(types("ids", other, "--stripe", "cus_right"))
+    assert "already belongs to organization" in taken
+    assert refused(types("ids", "Acme")).startswith("say which id: --stripe")
+    assert refused(types("ids", "Nobody", "--lago", "x"))
 
 
 def test_received_shows_what_was_not_taken_and_why(types: Type, database: Database, plans: Catalog) -> None:

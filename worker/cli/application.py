@@ -14,6 +14,7 @@ from worker.cli import (
     drift,
     errors,
     files,
+    ids,
     keys,
     plans,
     processes,
@@ -74,6 +75,7 @@ app.command(rich_help_panel=LOOK)(status.status)
 app.command(rich_help_panel=LOOK)(store.orgs)
 app.command(rich_help_panel=LOOK)(stuck.parked)
 app.command(rich_help_panel=LOOK)(stuck.retry)
+app.command(rich_help_panel=LOOK)(ids.ids)
 app.command(rich_help_panel=LOOK)(stuck.received)
 app.command(rich_help_panel=LOOK)(drift.plan)
 app.command(rich_help_panel=LOOK)(drift.apply)

@@ -68,7 +68,9 @@ def parked(*, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
 def retry(
     *,
     org: words.MaybeOrg = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that wait for a person.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that are parked, but for what an import left to decide.")
+    ] = False,
     error: Annotated[str | None, typer.Option(metavar="CODE", help="All that met this error code or kind.")] = None,
     as_json: tables.AsJson = False,
 ) -> None:
@@ -85,6 +87,7 @@ def retry(
     with opening.store(settings) as database:
         count = _retry_one(database, org) if org is not None else _retry_stuck(database, error)
         tried = _probe(database)
+        held = _held(database) if everything else 0
         if count == 0 and error is not None and not tried:
             _refuse_unmet(database, error)
     if as_json:
@@ -92,7 +95,15 @@ def retry(
         return
     for provider in tried:
         tables.show(f"{words.NAMES[provider]}, which was stopped, is tried again now.")
-    tables.show("Nothing is parked." if count == 0 else f"{count} to be tried again.")
+    if count == 0:
+        tables.show("Nothing is parked." if held == 0 else "Nothing else is parked.")
+    else:
+        tables.show(f"{count} organization{'' if count == 1 else 's'} to be tried again.")
+    if held:
+        tables.show(
+            f"{held} that an import left to you to decide: `billing-sync parked` says what, and "
+            "`billing-sync retry ORG` takes one as it stands."
+        )
     if (count or tried) and settings.is_embedded:
         tables.show(words.EMBEDDED)
 
@@ -147,6 +158,11 @@ def _retry(database: Database, org_ids: list[str]) -> int:
                 due.retry(Change(session, utc_now(), BY_A_PERSON), organization)
                 count += 1
     return count
+
+
+def _held(database: Database) -> int:
+    with database.read() as session:
+        return reports.count_held(session)
 
 
 def _probe(database: Database) -> list[Provider]:

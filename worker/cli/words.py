@@ -21,6 +21,7 @@ from core.reports import LinkReport, Lookup, Named, OrganizationReport
 from worker.cli import tables
 from worker.cli.errors import UsageError
 
+Org = Annotated[str, typer.Argument(metavar="ORG", help="Id, the beginning of an id, or the exact name.")]
 MaybeOrg = Annotated[str | None, typer.Argument(metavar="ORG", help="Id, the beginning of an id, or the exact name.")]
 EMBEDDED = (
     "No broker is named, so only the rows were written: a running `billing-sync up` takes them up within a minute."

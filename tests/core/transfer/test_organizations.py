@@ -84,13 +84,13 @@ def twice(org_id: str, other: str, way_out: str) -> dict[str, tuple[str, str]]:
 def keeps(org_id: str) -> str:
     return (
         f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with "
-        "OrgManager.update_org_billing_ids"
+        "`billing-sync ids`"
     )
 
 
 def has_none(org_id: str) -> str:
     return (
-        f"give it its own with OrgManager.update_org_billing_ids, or if it has none, `billing-sync retry {org_id}` "
+        f"give it its own with `billing-sync ids`, or if it has none, `billing-sync retry {org_id}` "
         "makes a new customer"
     )
 
