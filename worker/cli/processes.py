@@ -17,6 +17,8 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from celery.apps.beat import Beat
+from celery.beat import Service
 
 from sandbox.server import Sandbox
 from tasks.base import BillingApp
@@ -124,7 +126,15 @@ def beat() -> None:
     logs.configure(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
-    app.Beat(schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
+    _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
+
+
+class _Beat(Beat):
+    """Its schedule is open before it can be told to stop: what stops it would else open it in the midst of opening."""
+
+    def install_sync_handler(self, service: Service) -> None:
+        _ = service.scheduler
+        super().install_sync_handler(service)
 
 
 def flower(context: typer.Context) -> None:
