@@ -82,10 +82,7 @@ def twice(org_id: str, other: str, way_out: str) -> dict[str, tuple[str, str]]:
 
 
 def keeps(org_id: str) -> str:
-    return (
-        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with "
-        "`billing-sync ids`"
-    )
+    return f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync ids`"
 
 
 def has_none(org_id: str) -> str:
