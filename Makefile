@@ -4,10 +4,10 @@
 #   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers your environment names)
 #   make check     all that CI runs: lint types layers test
 #   make install   .venv with what runs; then .venv/bin/billing-sync
-#   make crash-matrix       every operation killed at every point, started again and compared; minutes
+#   make crash-matrix       every operation killed at every point, started again and compared; two hours
 #   make quota              2,000 creates by four workers within the billers' limits: how much is used; two minutes
 #   make chaos SEED=1       changes flow while servers and processes come and go; a minute or two
-#   make bench     how fast, each figure beside its baseline; a quarter of an hour (make bench-quick: two minutes)
+#   make bench     how fast, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make lock      the lock files again, after a change of dependencies in pyproject.toml
 
 PYTHON ?= python3
