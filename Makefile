@@ -6,7 +6,7 @@
 #   make install   .venv with what runs; then .venv/bin/billing-sync
 #   make crash-matrix       every operation killed at every point, started again and compared; two hours
 #   make quota              2,000 creates by four workers within the billers' limits: how much is used; two minutes
-#   make chaos SEED=1       changes flow while servers and processes come and go; a minute or two
+#   make chaos SEED=1       changes flow while servers and processes come and go; five minutes
 #   make bench     how fast, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make lock      the lock files again, after a change of dependencies in pyproject.toml
 

@@ -28,6 +28,7 @@ from tasks.base import BillingApp
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE
 from tests import servers
 from worker import app as celery_app
+from worker import logs
 from worker.relay import Relay
 from worker.settings import Settings
 
@@ -44,7 +45,9 @@ def measure(postgres: str, redis_url: str, organizations_: int) -> Comparison:
         database = Database(url)
         stack.callback(database.close)
         database.upgrade()
-        app = celery_app.build(_settings(url, redis_url, folder))
+        settings = _settings(url, redis_url, folder)
+        logs.configure(settings)
+        app = celery_app.build(settings)
         stack.callback(app.close_runtime)
         redis = stack.enter_context(Redis.from_url(redis_url))
 
@@ -93,6 +96,7 @@ def _settings(url: str, redis_url: str, folder: Path) -> Settings:
     return Settings.model_validate(
         {
             "data_dir": folder,
+            "log_level": "WARNING",
             "database_url": url,
             "redis_url": redis_url,
             "celery_broker_url": redis_url,
