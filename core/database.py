@@ -27,6 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import DeclarativeBase, Session
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -45,6 +46,13 @@ GONE_HOST: dict[str, int] = {
 # Of SQLSTATE: a value that does not fit. Its first line repeats the value, too.
 _DATA_EXCEPTION = "22"
 _SCHEMA_LOCK = 0x62696C6C  # any constant: one upgrade at a time
+# Two that open a new file at the same moment would wait for each other; SQLite refuses one, whatever the busy timeout.
+_TO_WAL = Retrying(
+    retry=retry_if_exception(lambda error: isinstance(error, sqlite3.OperationalError) and _is_busy(error)),
+    wait=wait_random(0.01, 0.1),
+    stop=stop_after_delay(BUSY_TIMEOUT_SECONDS),
+    reraise=True,
+)
 
 
 class DatabaseError(Exception):
@@ -169,7 +177,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the DBAPI's own connection
         connection.isolation_level = None  # BEGIN is ours to write
         cursor: sqlite3.Cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _TO_WAL(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # a power cut must not lose a committed change
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -180,6 +188,10 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the rest says in what
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -34,6 +35,22 @@ def test_many_may_upgrade_at_once(database_url: str) -> None:
     for database in databases:
         database.prepare()
         database.close()
+
+
+def test_many_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
+    for round_ in range(40):
+        databases = [Database(f"sqlite:///{tmp_path}/{round_}.db") for _ in range(8)]
+        at_once = threading.Barrier(len(databases))
+
+        def opened(database: Database, at_once: threading.Barrier = at_once) -> int:
+            at_once.wait(timeout=10)
+            with database.engine.connect() as connection:
+                return int(connection.exec_driver_sql("SELECT 1").scalar_one())
+
+        with ThreadPoolExecutor(len(databases)) as pool:
+            assert list(pool.map(opened, databases)) == [1] * len(databases)
+        for database in databases:
+            database.close()
 
 
 def test_a_server_without_the_schema_is_refused_with_the_way_out(postgres_url: str) -> None:
