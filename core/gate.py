@@ -24,25 +24,30 @@ LATEST: Final = 10.0  # seconds; the broker holds no longer waits (``links.LONGE
 
 
 class Lanes:
-    """As many turns of one process as may be at one biller at once. The others come back one after the other."""
+    """As many turns of one process as may be at one biller at once. The others come back one after the other.
+
+    Bulk work leaves one lane free where there are two, and fresh work does not come back behind it.
+    """
 
     def __init__(self, width: int, now: Callable[[], float] = time.monotonic) -> None:
         self._width = width
         self._now = now
         self._taken = 0
         self._mean = SOONEST
-        self._next_at = 0.0
+        self._next_at = {False: 0.0, True: 0.0}  # by whether it is bulk work
         self._lock = threading.Lock()
 
-    def enter(self) -> float | None:
+    def enter(self, *, bulk: bool = False) -> float | None:
         """None: a lane is yours until you ``leave``. Else the seconds until one should be free for you."""
         with self._lock:
-            if self._taken < self._width:
+            room = max(1, self._width - 1) if bulk else self._width
+            if self._taken < room:
                 self._taken += 1
                 return None
             now = self._now()
-            self._next_at = max(self._next_at + self._mean / self._width, now + SOONEST)
-            return min(LATEST, self._next_at - now)
+            # Never further ahead than anybody is sent away: whoever comes back then is as early as those who come now.
+            self._next_at[bulk] = min(max(self._next_at[bulk] + self._mean / room, now + SOONEST), now + LATEST)
+            return self._next_at[bulk] - now
 
     def leave(self, seconds: float) -> None:
         """``seconds``: how long the lane was taken."""
@@ -92,7 +97,7 @@ class Gate:
 
     def _pass(self, operation: str) -> None:
         if self._entered_at is None:
-            if (seconds := self.lanes.enter()) is not None:
+            if (seconds := self.lanes.enter(bulk=self.urgency == "bulk")) is not None:
                 raise MustWaitError(seconds, in_line=True)
             self._entered_at = time.monotonic()
         slot = self.quota.take(self.provider, operation, self.org_id, self.urgency)

@@ -232,6 +232,25 @@ def test_those_who_find_the_lanes_full_come_back_as_slowly_as_turns_end() -> Non
     assert max(waits) == LATEST < LONGEST_RETRY
 
 
+def test_a_fresh_change_finds_a_lane_where_bulk_work_fills_all_that_it_may() -> None:
+    lanes = Lanes(3, lambda: 100.0)
+    bulk = [lanes.enter(bulk=True) for _ in range(60)]
+    assert bulk[:3] == [None, None, SOONEST]
+    assert bulk[-1] == LATEST
+    assert (lanes.enter(), lanes.enter()) == (None, SOONEST)
+    assert Lanes(1).enter(bulk=True) is None
+
+
+def test_a_crowd_that_was_sent_away_is_forgotten_soon_after() -> None:
+    moment = [100.0]
+    lanes = Lanes(1, lambda: moment[0])
+    lanes.enter()
+    for _ in range(1000):
+        lanes.enter()
+    moment[0] += LATEST
+    assert (lanes.enter() or 0.0) <= 2 * SOONEST
+
+
 def test_a_round_that_fails_leaves_its_lane(world: World) -> None:
     gates = Gates(threads=2)  # one lane each
     sync = replace(world.sync, gates=gates)
