@@ -1,20 +1,21 @@
-"""The demo's story on standard error, its table on standard output."""
+"""The demo's story on standard error, its table on standard output. What it runs is loaded when it runs."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core.reports import OrganizationReport
-from worker import demo as story
 from worker import logs
 from worker.cli import tables, words
 from worker.cli.errors import FailedError
 from worker.cli.tables import Column
-from worker.demo import Shown
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.demo import Shown
 
 
 def demo(
@@ -28,6 +29,8 @@ def demo(
     "pending_plan_tier", "in_sync", "stripe_customer_id", "lago_customer_id", "lago_subscription_id", "stripe_calls",
     "lago_calls"}]}
     """
+    from worker import demo as story
+
     if verbose:
         logs.configure(Settings.model_construct(log_level="INFO"))
     started = time.monotonic()

@@ -2,6 +2,8 @@
 
 The worker finishes what it runs and gives back what it only holds; the relay finishes its batch. ``up`` may be killed
 at any moment: the database is the truth, and the next start brings everything home.
+
+``up`` and ``sandbox`` load their servers when they run: a worker would else hold 24 MB that it never uses.
 """
 
 from __future__ import annotations
@@ -20,15 +22,13 @@ import typer
 from celery.apps.beat import Beat
 from celery.beat import Service
 
-from sandbox.server import Sandbox
 from tasks.base import BillingApp
 from tasks.routing import QUEUES
-from worker import api_settings, logs, serving
+from worker import api_settings, logs
 from worker import settings as settings_of
 from worker.app import build, start_accounts
 from worker.cli import opening, tables, words
 from worker.cli.errors import FailedError, UsageError
-from worker.embedded import Embedded
 from worker.post import FOLDER
 from worker.relay import Relay
 from worker.settings import Settings
@@ -40,6 +40,9 @@ FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers
 
 def up() -> None:
     """Run everything in this process: worker, relay, sweep, the API, and a sandbox where no biller is named."""
+    from worker import serving
+    from worker.embedded import Embedded
+
     settings, api = settings_of.read(), api_settings.read()
     logs.configure(_quiet(settings))
     with (
@@ -66,6 +69,8 @@ def sandbox(
     ] = None,
 ) -> None:
     """Run the stand-ins of Stripe and Lago alone, for tests."""
+    from sandbox.server import Sandbox
+
     logs.configure(_quiet(settings_of.read()))
     with stop_asked() as stopping, Sandbox(host, port, limits=not no_limits, state=state).start() as served:
         tables.show(

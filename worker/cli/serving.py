@@ -1,4 +1,7 @@
-"""``billing-sync api``: the API as a process of its own, any number of them behind one address."""
+"""``billing-sync api``: the API as a process of its own, any number of them behind one address.
+
+Its libraries are loaded when it runs; a worker holds none of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from worker import api_settings, logs, serving
+from worker import api_settings, logs
 from worker import settings as settings_of
 from worker.api_settings import PORT
 from worker.cli import opening, tables
@@ -24,6 +27,8 @@ def api(
     ] = None,
 ) -> None:
     """Serve the API; run as many as you need. /docs describes it."""
+    from worker import serving
+
     settings, own = settings_of.read(), api_settings.read()
     asked = own.api_port if port is None else port
     given = {"api_host": host or own.api_host, "api_port": PORT if asked is None else asked}
