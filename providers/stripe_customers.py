@@ -21,7 +21,7 @@ from stripe.params import (
     EventListParamsCreated,
 )
 
-from core.errors import AmbiguousError, RejectedError, UnsettledError
+from core.errors import AmbiguousError, MustWaitError, RejectedError, UnsettledError
 from core.gateways import CUSTOMER_DELETED, Claim, Customer, CustomerSpec, Intent, Json, Known
 from core.wishes import SECOND_PAYER
 
@@ -40,6 +40,8 @@ CLOCKS_MAY_DIFFER = timedelta(minutes=10)
 KEYS_MAY_LIVE = timedelta(days=30)
 # A backfill at Stripe's 25 creates a second leaves 30,000 customers in twenty minutes.
 _MOST_PAGES = 400
+# Stripe gives up a request of its own within minutes; until then it may still take effect.
+A_REQUEST_LINGERS = timedelta(minutes=5)
 
 
 class Customers:
@@ -74,6 +76,8 @@ class Customers:
                     back = KEYS_MAY_LIVE
             else:
                 return self._settle_created(created, spec, known, claim)
+        else:
+            outlast(intent, self._clock())
         left = self._left_behind(intent, back, spec, claim)
         return self._settle(left, spec, known, claim) if left else self._create_anew(spec, known, claim)
 
@@ -212,6 +216,15 @@ def window(intent: Intent, back: timedelta = CLOCKS_MAY_DIFFER) -> tuple[int, in
         int((intent.first_sent_at - back).timestamp()),
         int((intent.last_sent_at + CLOCKS_MAY_DIFFER).timestamp()),
     )
+
+
+def outlast(intent: Intent, now: datetime) -> None:
+    """What no key holds together with the next try, and Stripe may still be working on: that nothing is there yet
+    proves nothing. Raises ``MustWaitError``.
+    """
+    left = (intent.last_sent_at + A_REQUEST_LINGERS - now).total_seconds()
+    if left > 0:
+        raise MustWaitError(left, in_line=False)
 
 
 def _only(live: list[str], spec: CustomerSpec) -> str:

@@ -7,28 +7,26 @@ is the guard before a create and the proof after a lost answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NoReturn, cast
 
 import stripe
 from stripe.params import SubscriptionCreateParams, SubscriptionListParams, SubscriptionUpdateParams
 
 from core.catalog import Ending
-from core.errors import AmbiguousError, MustWaitError, RejectedError, UnsettledError
+from core.errors import AmbiguousError, RejectedError, UnsettledError
 from core.gateways import Claim, Intent, Json, Known, Subscription, SubscriptionSpec
 
 from .outside_ids import shown
 from .stripe_answers import CustomerAnswer, MarkedSubscription, Page, SubscriptionAnswer
 from .stripe_changes import Change, next_change, state_of
-from .stripe_customers import CREATE_SUBSCRIPTION, window
+from .stripe_customers import CREATE_SUBSCRIPTION, outlast, window
 from .stripe_door import PAGE_SIZE, Door, keyed, once
 from .stripe_errors import MISSING, PROVIDER
 from .stripe_prices import Prices
 
 CREATES = "POST /v1/subscriptions"
 
-# Stripe gives up a request of its own within minutes; until then it may still take effect.
-A_REQUEST_LINGERS = timedelta(minutes=5)
 _LIVE = frozenset({"active", "trialing", "past_due", "unpaid", "incomplete", "paused"})
 
 # Back to the paid plan, up, scheduled: three. One more reads that nothing is left to do.
@@ -72,13 +70,7 @@ class Subscriptions:
         for subscription_id in left:
             self._cancel(subscription_id, claim)
         if intent is not None and not left:
-            self._outlast(intent)
-
-    def _outlast(self, intent: Intent) -> None:
-        """A create that Stripe may still be working on: that nothing is there yet proves nothing."""
-        left = (intent.last_sent_at + A_REQUEST_LINGERS - self._clock()).total_seconds()
-        if left > 0:
-            raise MustWaitError(left, in_line=False)
+            outlast(intent, self._clock())
 
     def _first(self, spec: SubscriptionSpec, claim: Claim) -> SubscriptionAnswer:
         """The subscription that is there after a lost answer, or a new one; never a second."""
@@ -96,6 +88,8 @@ class Subscriptions:
                     there = self._all_of(spec.customer_id, claim)
                 else:
                     return self._as_it_is(created, spec, claim)
+            else:
+                outlast(intent, self._clock())
             if (found := self._left_behind(intent, spec, there)) is not None:
                 return found
         body = self._body(spec, claim)

@@ -11,6 +11,7 @@ import pytest
 from core.errors import (
     AmbiguousError,
     MisconfiguredError,
+    MustWaitError,
     ProviderError,
     RejectedError,
     UnavailableError,
@@ -192,6 +193,21 @@ def test_forgotten_key_is_searched_for_in_the_whole_time_it_was_sent(world: Stri
     left = lose_the_answer(world, claim)
     world.advance(timedelta(hours=6))
     assert make(world, claim) == left
+
+
+def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_grown_old(
+    world: StripeWorld, claim: MemoryClaim
+) -> None:
+    world.fault(CREATE, "reset")
+    with pytest.raises(UnavailableError):
+        make(world, claim)
+    assert claim.stored is not None
+    claim.stored = replace(claim.stored, first_sent_at=claim.stored.first_sent_at - timedelta(hours=23))
+    world.forget_calls()
+    with pytest.raises(MustWaitError) as waits:
+        make(world, claim)
+    assert 290 < waits.value.seconds <= 300
+    assert world.calls() == []
 
 
 class RestoredClaim(MemoryClaim):

@@ -154,6 +154,19 @@ def test_forgotten_key_then_retry_is_one_subscription(
     assert len(claim.written) == (1 if kind == "lost_answer" else 2)
 
 
+def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_grown_old(
+    world: StripeWorld, customer: str, claim: MemoryClaim
+) -> None:
+    world.fault(CREATE, "reset")
+    with pytest.raises(UnavailableError):
+        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+    assert claim.stored is not None
+    claim.stored = replace(claim.stored, first_sent_at=claim.stored.first_sent_at - timedelta(hours=23))
+    with pytest.raises(MustWaitError):
+        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+    assert len(claim.written) == 1
+
+
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=25)])
 def test_subscription_that_was_ended_before_its_answer_was_known_is_not_made_again(
     world: StripeWorld, customer: str, claim: MemoryClaim, age: timedelta
