@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, UnaryExpression, and_, case, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -30,8 +30,24 @@ HANDED_OVER = timedelta(seconds=30)
 ASK_AGAIN = timedelta(hours=1)
 
 
+# Of those that are handed over: an import fills the line for hours, and a change of today must not stand behind it.
+LATEST_SHARE = 4
+
+
 def links(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
-    """Organizations, up to ``limit``, whose link is behind and whose time has come, longest due first."""
+    """Organizations, up to ``limit``, whose link is behind and whose time has come: longest due first, and then, where
+    there are more, a quarter of those that came due last.
+    """
+    latest = limit // LATEST_SHARE
+    oldest = _taken(session, provider, BillingLink.sweep_at.asc(), limit - latest, now)
+    return oldest + _taken(session, provider, BillingLink.sweep_at.desc(), latest, now)
+
+
+def _taken(
+    session: Session, provider: Provider, order: UnaryExpression[datetime], limit: int, now: datetime
+) -> list[str]:
+    if not limit:
+        return []
     due = (
         select(BillingLink.org_id)
         .where(
@@ -40,7 +56,7 @@ def links(session: Session, provider: Provider, limit: int, now: datetime) -> li
             BillingLink.sweep_at <= now,
             or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
         )
-        .order_by(BillingLink.sweep_at)
+        .order_by(order)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )

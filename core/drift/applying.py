@@ -17,6 +17,7 @@ from core.drift.comparing import Rules
 from core.drift.findings import Drift
 from core.drift.looking import Looking
 from core.drift.runs import Plan
+from core.errors import ProviderError
 from core.events import Change
 from core.gateways import Provider
 from core.sync import Sync
@@ -69,7 +70,7 @@ class Applier:
         return cls(looking=looking, sync=sync)
 
     def apply(self, plan: Plan, on_look: OnStep = _unwatched, on_round: OnStep = _unwatched) -> Applied:
-        """Raises ``MovedError`` before anything was done, ``ProviderError`` where a biller cannot be asked."""
+        """Raises before anything was done: ``MovedError``, ``ProviderError`` where a biller cannot be asked."""
         database = self.looking.database
         self._refuse_moved(plan, on_look)
         with database.write() as session:
@@ -87,8 +88,7 @@ class Applier:
             raise MovedError(message)
         moved = []
         for drift in runs.found_by(self.looking.database, plan, repairable=True):
-            seen = self.looking.at(str(drift.org_id), drift.looked)
-            if isinstance(seen, str) or not drift.says(seen):
+            if not self._holds(drift):
                 moved.append(str(drift.org_id))
             on_look(str(drift.org_id))
         if moved:
@@ -99,10 +99,20 @@ class Applier:
             )
             raise MovedError(message)
 
+    def _holds(self, drift: Drift) -> bool:
+        seen = self.looking.at(str(drift.org_id), drift.looked)
+        return not isinstance(seen, str) and drift.says(seen)
+
     def _rounds(self, drift: Drift) -> list[Left]:
         org_id = str(drift.org_id)
-        if not self._forget(org_id, drift):
-            why = "it changed just now and was left alone"
+        why = None
+        try:
+            # Once more: those before it took their time, and what a person did there meanwhile is not undone.
+            if not (self._holds(drift) and self._forget(org_id, drift)):
+                why = "it changed just now and was left alone"
+        except ProviderError as error:
+            why = f"it could not be looked at and was left alone: {error.message}"
+        if why is not None:
             return [Left(org_id=org_id, provider=each.provider, parked=False, why=why) for each in drift.rounds]
         left = [self._round(org_id, each.provider) for each in drift.rounds]
         return [each for each in left if each is not None]

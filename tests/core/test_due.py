@@ -43,6 +43,19 @@ def test_a_link_is_swept_once_its_grace_is_over_and_not_again_for_a_while(
     assert len(swept(database, clock, limit=2)) == 2
 
 
+def test_a_change_whose_ring_was_lost_does_not_stand_behind_an_import(
+    database: Database, plans: Catalog, clock: SetClock
+) -> None:
+    old = create(database, plans, clock, 40)
+    clock.now += SWEEP_GRACE
+    with database.write() as session:
+        change = Change(session, clock())
+        new = organizations.create(change, NewOrganization(name="Today", plan_tier="professional"), plans).id
+    clock.now += SWEEP_GRACE
+    taken = swept(database, clock, limit=8)
+    assert (taken[-1] in old, new in taken, len(set(taken))) == (True, True, 8)
+
+
 @pytest.mark.parametrize(
     "values",
     [

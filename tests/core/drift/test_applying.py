@@ -70,6 +70,30 @@ def test_it_is_refused_when_theirs_moved(world: World, audit: Audit) -> None:
     assert len(audit.drifts(audit.plan())) == 2
 
 
+@pytest.mark.parametrize("fault", [None, "500_before"])
+def test_what_moves_while_others_are_repaired_is_left_alone(world: World, audit: Audit, fault: str | None) -> None:
+    acme, other = settled(world), settled(world, name="Other")
+    renamed_there(world, acme, other)
+    plan = audit.plan()
+    done: list[str] = []
+
+    def meanwhile(org_id: str) -> None:
+        if not done:
+            (late,) = {acme, other} - {org_id}
+            customer = str(world.link(late, "stripe").customer_id)
+            if fault is None:
+                world.sandbox.patch("stripe", "customers", customer, name="Mallory & Sons")
+            else:
+                world.sandbox.add_fault("stripe", "GET /v1/customers/{id}", fault, match=customer, times=9)
+        done.append(org_id)
+
+    applied = audit.applier.apply(plan, on_round=meanwhile)
+    (left,) = applied.left
+    assert (left.org_id, left.parked, applied.organizations) == (done[1], False, 2)
+    assert "was left alone" in (left.why or "")
+    assert world.link(done[1], "stripe").applied_customer
+
+
 def test_it_is_refused_when_somebody_put_it_right_meanwhile(world: World, audit: Audit) -> None:
     acme = settled(world)
     renamed_there(world, acme)
