@@ -126,9 +126,9 @@ def accept(change: Change, token: str, user_id: str) -> Accepted:
     _refuse_others(change.session, invitation, user_id)
     _refuse_closed(change, organization, invitation, expires_at)
     _refuse_taken_out(change.session, invitation, user_id)
-    membership = memberships.add(change, organization, user_id, invitation.role)
+    memberships.add(change, organization, user_id, invitation.role)
     invitation.state, invitation.closed_at = "accepted", change.now
-    return Accepted(organization=organization, role=one_of("role", membership.role, ROLES))
+    return Accepted(organization=organization, role=one_of("role", invitation.role, ROLES))
 
 
 def _refuse_others(session: Session, invitation: Invitation, user_id: str) -> None:

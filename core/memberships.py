@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from core import outbox
@@ -11,6 +11,14 @@ from core.models import ROLES, EventData, Membership, Organization
 from core.organizations import InvalidChangeError, one_of
 
 USER_ID_LIMIT = 255
+
+# Written once: to build a statement costs more than to send it.
+_LOCKED = (
+    select(Membership)
+    .where(Membership.org_id == bindparam("org_id"), Membership.user_id == bindparam("user_id"))
+    .with_for_update()
+)
+_ADD = insert(Membership)
 
 
 class AlreadyMemberError(InvalidChangeError):
@@ -22,12 +30,10 @@ class LastOwnerError(InvalidChangeError):
 
 
 def find(session: Session, org_id: str, user_id: str) -> Membership | None:
-    return session.scalars(
-        select(Membership).where(Membership.org_id == org_id, Membership.user_id == user_id).with_for_update()
-    ).one_or_none()
+    return session.scalars(_LOCKED, {"org_id": org_id, "user_id": user_id}).one_or_none()
 
 
-def add(change: Change, organization: Organization, user_id: str, role: str) -> Membership:
+def add(change: Change, organization: Organization, user_id: str, role: str) -> None:
     """Expects the organization's row to be locked, so that two who add the same user meet here."""
     checked = one_of("role", role, ROLES)
     if not user_id.strip() or len(user_id) > USER_ID_LIMIT:
@@ -36,11 +42,9 @@ def add(change: Change, organization: Organization, user_id: str, role: str) -> 
         raise InvalidChangeError("user_id", "user_id holds control characters; write it in one line of plain text")
     if find(change.session, organization.id, user_id) is not None:
         raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
-    membership = Membership(org_id=organization.id, user_id=user_id, role=checked, joined_at=change.now)
-    change.session.add(membership)
-    change.session.flush()
+    row = {"org_id": organization.id, "user_id": user_id, "role": checked, "joined_at": change.now}
+    change.session.connection().execute(_ADD, row)
     outbox.record(change, "membership.added", organization.id, {"user_id": user_id, "role": checked})
-    return membership
 
 
 def remove(change: Change, membership: Membership) -> None:

@@ -33,6 +33,8 @@ SWEEP_GRACE = timedelta(seconds=20)
 
 # Written once: to build a statement costs more than to send it.
 _LOCKED = select(Organization).where(Organization.id == bindparam("org_id")).with_for_update()
+_TAKEN = select(Organization.id).where(Organization.name_key == bindparam("key"), Organization.status != "deleted")
+_LINKED = insert(BillingLink)
 _BEHIND = (
     update(BillingLink)
     .where(BillingLink.org_id == bindparam("of"))
@@ -127,7 +129,7 @@ def create(change: Change, new: NewOrganization, catalog: Catalog) -> Organizati
     change.session.add(organization)
     change.session.flush()
     rows = [new_link(organization.id, provider, change.now) for provider in PROVIDERS]
-    change.session.execute(insert(BillingLink), rows)
+    change.session.connection().execute(_LINKED, rows)
     outbox.record(change, "organization.created", organization.id, {"plan_tier": new.plan_tier})
     return organization
 
@@ -261,13 +263,12 @@ def bump(change: Change, organization: Organization) -> None:
     organization.updated_at = change.now
     change.session.flush()
     sweep_at = change.now + SWEEP_GRACE
-    change.session.execute(_BEHIND, {"of": organization.id, "version": organization.billing_version, "sweep": sweep_at})
+    behind = {"of": organization.id, "version": organization.billing_version, "sweep": sweep_at}
+    change.session.connection().execute(_BEHIND, behind)
 
 
 def _refuse_taken(session: Session, name: str) -> None:
-    one_at_a_time(session, f"name:{name_key(name)}")
-    taken = session.scalar(
-        select(Organization.id).where(Organization.name_key == name_key(name), Organization.status != "deleted")
-    )
-    if taken is not None:
+    key = name_key(name)
+    one_at_a_time(session, f"name:{key}")
+    if session.scalar(_TAKEN, {"key": key}) is not None:
         raise NameTakenError("name", f"Organization '{name}' already exists")

@@ -252,18 +252,23 @@ def fenced(session: Session, turn: Turn, values: dict[str, Any], *, ends: bool =
     computed = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
     plain = {name: value for name, value in values.items() if name not in computed}
     statement = _written(frozenset(plain), ends=ends)
-    held = session.execute(
-        statement.values(computed) if computed else statement,
-        {
-            "this_org": turn.organization.id,
-            "this_biller": turn.provider,
-            "other_biller": turn.other.provider,
-            "this_token": turn.token,
-            "this_generation": turn.generation,
-            "this_version": turn.organization.billing_version,
-            **{f"new_{name}": value for name, value in plain.items()},
-        },
-    ).one_or_none()
+    session.flush()
+    held = (
+        session.connection()
+        .execute(
+            statement.values(computed) if computed else statement,
+            {
+                "this_org": turn.organization.id,
+                "this_biller": turn.provider,
+                "other_biller": turn.other.provider,
+                "this_token": turn.token,
+                "this_generation": turn.generation,
+                "this_version": turn.organization.billing_version,
+                **{f"new_{name}": value for name, value in plain.items()},
+            },
+        )
+        .one_or_none()
+    )
     if held is None:
         message = f"{turn.organization.id} at {turn.provider} was taken over by another worker or a person"
         raise LeaseLostError(message)
