@@ -37,6 +37,7 @@ from tests.chaos import outside
 from tests.chaos.changes import TAKEN, Sender, Story, story
 from tests.chaos.crew import Crew
 from tests.crash.matrix import leave_nothing_behind
+from tests.worker import leaks
 from worker import app
 from worker.settings import Settings
 
@@ -50,6 +51,7 @@ SYNC_SECONDS = 60.0
 PATIENCE_SECONDS = 180.0
 LATENCY_MS = 40
 DISK_MEGABYTES = 12
+STRIPE_KEY, LAGO_KEY = "sk_test_nobody_may_read_this", "a_lago_key_nobody_may_read"
 LOOK_EVERY = 0.1
 GONE_WRONG_THERE = ("lost_answer", "500_after", "500_before", "reset", "html_502", "500_stored")
 
@@ -297,6 +299,9 @@ def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
         plans = [(row["plan_code"], row["next_plan_code"]) for row in active.get(org_id, [])]
         if plans != [_plans(scene.plans, found)]:
             problems.append(f"{org_id}: Lago has {plans}, the row says {_plans(scene.plans, found)}")
+    url = scene.database.url.set(drivername=scene.database.url.get_backend_name())
+    written = [("logs", scene.crew.logs), *leaks.rows(url.render_as_string(hide_password=False), with_names=True)]
+    problems += [f"a key stands in {place}" for place in leaks.found(written, {STRIPE_KEY, LAGO_KEY})]
     made = len(state["stripe"]["customers"]), len(state["lago"]["customers"])
     if made != (len(tale.wanted),) * 2:
         problems.append(f"{len(tale.wanted)} organizations, but {made[0]} Stripe and {made[1]} Lago customers")
@@ -343,9 +348,9 @@ def _put_on_sale(plans: Catalog, url: str) -> None:
 
 def _keys(url: str, secret: Callable[[str], Any]) -> dict[str, Any]:
     return {
-        "stripe_secret_key": secret("sk_test_chaos"),
+        "stripe_secret_key": secret(STRIPE_KEY),
         "stripe_api_base": url,
-        "lago_api_key": secret("chaos"),
+        "lago_api_key": secret(LAGO_KEY),
         "lago_api_url": url,
     }
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydantic import SecretStr
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Mapper
 
 from core import catalog, due, offers
@@ -36,6 +36,7 @@ from tests.crash.outcome import Outcome, outcome
 from tests.crash.places import Place, Process
 from tests.crash.points import NOT_ANSWERED, NOT_DONE, Point
 from tests.crash.zygote import Order
+from tests.worker import leaks
 from worker import app
 from worker.settings import Settings
 
@@ -44,8 +45,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # sandbox's clock does not move along.
 STANDSTILL = timedelta(minutes=5)
 PERIOD = timedelta(days=32)
+STRIPE_KEY, LAGO_KEY = "sk_test_nobody_may_read_this", "a_lago_key_nobody_may_read"
 REACHED_SECONDS = 20.0
 SETTLED_SECONDS = 40.0
+OUTLIVED_SECONDS = 10.0
 LOOK_EVERY = 0.05
 RING_EVERY = 0.4
 # Waits that are only seconds long are waited for.
@@ -153,6 +156,11 @@ class Lane:
         """What the processes of the last run wrote."""
         return "\n".join(log.read_text(errors="replace") for log in sorted(self._folder.glob("*.log")))
 
+    def leaked(self) -> list[str]:
+        """Where a key stands that nobody may read: in the logs of the last run, or in a row."""
+        written = [*leaks.files(self._folder, "*.log"), *leaks.rows(self._place.database_url, with_names=True)]
+        return leaks.found(written, {STRIPE_KEY, LAGO_KEY})
+
     @property
     def _folder(self) -> Path:
         return self._place.folder / "run"
@@ -192,9 +200,9 @@ class Lane:
             **dict(setting.also),
             "DATA_DIR": str(self._folder),
             "PLANS_FILE": str(plans),
-            "STRIPE_SECRET_KEY": "sk_test_crash",
+            "STRIPE_SECRET_KEY": STRIPE_KEY,
             "STRIPE_API_BASE": url,
-            "LAGO_API_KEY": "crash",
+            "LAGO_API_KEY": LAGO_KEY,
             "LAGO_API_URL": url,
             # One after the other, so that a run passes the same points each time.
             "WORKER_CONCURRENCY": "1",
@@ -206,9 +214,8 @@ class Lane:
         shutil.copy(self._folder / "sandbox.jsonl", self._kept / f"{name}.jsonl")
 
     def _kill_all(self) -> None:
-        for process in self._running.values():
-            kill(process)
-        self._running.clear()
+        while self._running:
+            kill(self._running.popitem()[1])
 
 
 @dataclass
@@ -286,14 +293,39 @@ class _Run:
         return False
 
     def settle(self, operation: Operation) -> None:
-        self._until(lambda: self._is_settled(operation), SETTLED_SECONDS)
+        until = time.monotonic() + SETTLED_SECONDS
+        waiting = self._waiting()
+        while left := self._left(operation):
+            if time.monotonic() > until:
+                message = f"not settled within {SETTLED_SECONDS:.0f} s: {', '.join(left)}"
+                raise StuckError(message)
+            next(waiting)
+            time.sleep(LOOK_EVERY)
 
     def let_time_pass(self) -> None:
         """Everything that is written down happened five minutes earlier."""
+        self._outlive_the_dead()
         with self.database.write() as session:
             for mapper in Base.registry.mappers:
                 for row in session.scalars(select(mapper.class_)):
                     _move_back(mapper, row)
+
+    def _outlive_the_dead(self) -> None:
+        """What a killed process had asked Postgres to commit is committed or not, before the times are moved."""
+        if self.database.is_sqlite:
+            return
+        self.database.engine.dispose()
+        until = time.monotonic() + OUTLIVED_SECONDS
+        others = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        while time.monotonic() < until:
+            with self.database.read() as session:
+                if not session.scalar(others):
+                    return
+            time.sleep(LOOK_EVERY)
+        message = "connections of killed processes are still there"
+        raise StuckError(message)
 
     def outcome(self) -> Outcome:
         return outcome(self.sandbox, self.database)
@@ -318,28 +350,21 @@ class _Run:
         )
         self.running[process] = self.zygote.start(order)
 
-    def _is_settled(self, operation: Operation) -> bool:
+    def _left(self, operation: Operation) -> list[str]:
+        """What keeps the run from being over; nothing: all is settled."""
         wanted = {str(message["id"]) for message in operation.messages}
         with self.database.read() as session:
-            if due.count_behind(session):
-                return False
             received = set(session.scalars(select(ReceivedEvent.id).where(ReceivedEvent.verdict != "waiting")))
             pending = session.scalar(select(func.count()).select_from(Event).where(Event.published_at.is_(None)))
-            leased = session.scalar(
-                select(func.count()).select_from(BillingLink).where(BillingLink.lease_token.is_not(None))
-            )
+            leased = session.scalars(select(BillingLink.provider).where(BillingLink.lease_token.is_not(None))).all()
             waits = operation.period_ends and session.scalar(select(Organization.pending_plan_tier)) is not None
-            return wanted <= received and not pending and not leased and not waits
-
-    def _until(self, condition: Callable[[], bool], seconds: float) -> None:
-        until = time.monotonic() + seconds
-        waiting = self._waiting()
-        while not condition():
-            if time.monotonic() > until:
-                message = f"not settled within {seconds:.0f} s"
-                raise StuckError(message)
-            next(waiting)
-            time.sleep(LOOK_EVERY)
+            return [
+                *(f"behind at {stuck}" for stuck in due.count_behind(session)),
+                *(f"message {number} not taken" for number in sorted(wanted - received)),
+                *([f"{pending} events not relayed"] if pending else []),
+                *(f"a turn at {provider}" for provider in leased),
+                *(["the downgrade has not come"] if waits else []),
+            ]
 
     def _waiting(self) -> Iterator[None]:
         """What goes on while the driver waits: beat rings, and for links that only wait the time passes faster."""
@@ -361,8 +386,8 @@ class _Run:
                 _move_back(Job.__mapper__, job)
 
     def _stop_all(self) -> None:
-        for process in list(self.running):
-            kill(self.running.pop(process))
+        while self.running:
+            kill(self.running.popitem()[1])
 
 
 def _move_back(mapper: Mapper[Any], row: object) -> None:
@@ -390,9 +415,9 @@ def _plan_file(setting: Setting) -> str:
 def _put_on_sale(plans_file: Path, setting: Setting, url: str) -> None:
     plans = catalog.load(plans_file, "stripe" if setting.charged_by == "stripe" else None)
     settings = Settings.model_construct(
-        stripe_secret_key=SecretStr("sk_test_crash"),
+        stripe_secret_key=SecretStr(STRIPE_KEY),
         stripe_api_base=url,
-        lago_api_key=SecretStr("crash"),
+        lago_api_key=SecretStr(LAGO_KEY),
         lago_api_url=url,
     )
     billers = app.open_billers(settings, plans)

@@ -31,6 +31,7 @@ CARRIERS = {
     "providers.lago_http",
     "providers.stripe_connection",
     "providers.stripe_door",
+    "tasks.broker",
 }
 CARRYING_METHODS = {"core.turns:Turn._write"}
 WHOSE_TASK = {"sync_to_stripe": "stripe", "sync_to_lago": "lago"}

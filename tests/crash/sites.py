@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _SENDERS = {"send", "send_unless", "page", "pages"}
 _SENDS_THROUGH = {"_door", "_http"}
 _PUBLISHERS = {"send_task", "retry"}
+_RINGS = {"send", "publish"}  # of tasks.broker
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -89,7 +90,8 @@ def _kind(module: str, call: ast.Call) -> str | None:
         return "commit"
     if module.startswith("providers.") and name in _SENDERS and _last(holder) in _SENDS_THROUGH:
         return "send"
-    if not module.startswith(("core.", "providers.")) and name in _PUBLISHERS:
+    rings = name in _RINGS and _last(holder) == "broker"
+    if not module.startswith(("core.", "providers.")) and (rings or name in _PUBLISHERS):
         return "publish"
     return None
 
