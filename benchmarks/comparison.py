@@ -5,7 +5,7 @@ Runs are interleaved (ours, baseline, ours, …), so that whatever else the mach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -48,6 +48,15 @@ class Comparison:
             f"{'reached' if self.reached else 'MISSED '}  {self.name}: {self.ours} {self.unit}; "
             f"{self.against}: {self.theirs}; ratio {_spread(self.ratios)} (wanted {sign} {self.wanted:g})"
         )
+
+
+def shown(compared: Iterable[Comparison]) -> int:
+    """A line each as it comes; the exit code: whether one missed what it should reach."""
+    missed = False
+    for each in compared:
+        print(each.line(), flush=True)
+        missed = missed or not each.reached
+    return int(missed)
 
 
 def interleaved(runs: int, ours: Callable[[], float], baseline: Callable[[], float]) -> tuple[list[float], list[float]]:

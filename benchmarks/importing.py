@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import Comparison, shown
 from tests.worker.deployment import SCRIPT
 
 SECONDS = 60.0
@@ -113,10 +113,7 @@ def measure(organizations: int) -> list[Comparison]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="An import: seconds and memory.")
     parser.add_argument("--organizations", type=int, default=100_000)
-    compared = measure(parser.parse_args().organizations)
-    for each in compared:
-        print(each.line())
-    return 0 if all(each.reached for each in compared) else 1
+    return shown(measure(parser.parse_args().organizations))
 
 
 if __name__ == "__main__":

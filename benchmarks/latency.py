@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import Comparison, shown
 from benchmarks.throughput import Ours, Size, ours, stub
 from core import organizations
 from core.clock import utc_now
@@ -171,10 +171,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=100)
     asked = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        compared = measure(postgres, redis_url, asked.samples)
-    for each in compared:
-        print(each.line())
-    return 0 if all(each.reached for each in compared) else 1
+        return shown(measure(postgres, redis_url, asked.samples))
 
 
 if __name__ == "__main__":

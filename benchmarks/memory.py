@@ -17,7 +17,7 @@ from pathlib import Path
 from redis import Redis
 
 from benchmarks import population
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import Comparison, shown
 from benchmarks.throughput import QUOTAS_ASIDE, stub
 from core.database import Database
 from tasks import broker
@@ -103,10 +103,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=100_000)
     asked = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        compared = measure(postgres, redis_url, asked.tasks)
-    for each in compared:
-        print(each.line())
-    return 0 if all(each.reached for each in compared) else 1
+        return shown(measure(postgres, redis_url, asked.tasks))
 
 
 if __name__ == "__main__":

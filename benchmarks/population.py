@@ -5,9 +5,13 @@ As an import and a sync would have left them, events aside: organizations, their
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import text
 
 from core.database import Database
+from tests import servers
 
 FIRST = 100_000_000_000
 """Of the twelve digits at the end of an organization's id."""
@@ -56,6 +60,17 @@ def org_id(number: int) -> str:
 def user_id(number: int) -> str:
     """Somebody who is in three or four organizations."""
     return f"user_{number}_0"
+
+
+@contextmanager
+def populated(postgres: str, organizations: int, seats: int) -> Iterator[str]:
+    """The address of a database of its own."""
+    with servers.database(postgres) as url:
+        database = Database(url)
+        database.upgrade()
+        fill(database, organizations, seats)
+        database.close()
+        yield url
 
 
 def fill(database: Database, organizations: int, seats: int = 10) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from redis import Redis
 
-from benchmarks.comparison import Comparison, interleaved
+from benchmarks.comparison import Comparison, interleaved, shown
 from benchmarks.throughput import AT_ONCE
 from core import catalog, organizations
 from core.clock import utc_now
@@ -116,9 +116,7 @@ def main() -> int:
     parser.add_argument("--organizations", type=int, default=2000)
     asked = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        compared = measure(postgres, redis_url, asked.organizations)
-    print(compared.line())
-    return 0 if compared.reached else 1
+        return shown([measure(postgres, redis_url, asked.organizations)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,11 +24,24 @@ import psycopg
 from redis import Redis
 from sqlalchemy import make_url
 
-from benchmarks import chart, importing, latency, memory, quota, relaying, store, sweeping, throughput
+from benchmarks import (
+    chart,
+    importing,
+    latency,
+    memory,
+    population,
+    processors,
+    quota,
+    relaying,
+    store,
+    sweeping,
+    throughput,
+)
 from benchmarks.comparison import Comparison
 from tests import servers
 
 HERE = Path(__file__).parent
+WHY = "../docs/decisions/0017-what-a-change-costs.md"
 PACKAGES = ("celery", "kombu", "redis", "sqlalchemy", "psycopg", "stripe", "lago-python-client", "httpx", "pydantic")
 PROCESSES = (1, 2, 3, 4)
 SIZES = (1_000, 10_000, 100_000)
@@ -41,7 +53,6 @@ class Sizes:
     samples: int
     organizations: int
     larger: bool
-    due_among: int
     relayed: int
     imported: int
     tasks: int
@@ -54,7 +65,6 @@ ALL = Sizes(
     samples=100,
     organizations=10_000,
     larger=True,
-    due_among=1_000_000,
     relayed=2000,
     imported=100_000,
     tasks=100_000,
@@ -63,9 +73,8 @@ ALL = Sizes(
 QUICK = Sizes(
     throughput=throughput.Size(changes=150, runs=1),
     samples=15,
-    organizations=2000,
+    organizations=1000,
     larger=False,
-    due_among=50_000,
     relayed=500,
     imported=5000,
     tasks=3000,
@@ -78,11 +87,15 @@ def compared(postgres: str, redis_url: str, sizes: Sizes) -> Iterator[Comparison
     if sizes.creates:
         yield _quota(postgres, redis_url, sizes.creates)
     yield from latency.measure(postgres, redis_url, sizes.samples)
-    yield from store.measure(postgres, sizes.organizations, larger=sizes.larger)
-    with ExitStack() as stack:
-        small = stack.enter_context(sweeping.populated(postgres, sweeping.FEW))
-        large = stack.enter_context(sweeping.populated(postgres, sizes.due_among))
-        yield sweeping.compare(large, sizes.due_among, small)
+    few, many = sizes.organizations, sizes.organizations * store.LARGER
+    with (
+        population.populated(postgres, few, store.SEATS) as small,
+        population.populated(postgres, many, store.SEATS if sizes.larger else 1) as large,
+    ):
+        yield sweeping.measure(large, many, small, few)
+        yield from store.measure(small, few)
+        if sizes.larger:
+            yield from store.measure_larger(large, small, few)
     yield relaying.measure(postgres, redis_url, sizes.relayed)
     yield from importing.measure(sizes.imported)
     yield from memory.measure(postgres, redis_url, sizes.tasks)
@@ -93,9 +106,9 @@ def _quota(postgres: str, redis_url: str, creates: int) -> Comparison:
         figures = quota.measure(url, redis_url, Path(folder), quota.Crowd(creates=creates))
     throttled = sum(figures.throttled.values())
     return Comparison(
-        name=f"{creates:,} creates by 4 workers, {throttled} answers of 429",
+        name=f"the quota used by {creates:,} creates of 4 workers, {throttled} answers of 429",
         unit="/s",
-        figures=[creates / figures.seconds],
+        figures=[figures.used * quota.QUOTA],
         baseline=[quota.QUOTA],
         against="the quota",
         wanted=quota.USED_AT_LEAST,
@@ -127,7 +140,7 @@ def charts(postgres: str, redis_url: str, folder: Path) -> None:
     (folder / "store.svg").write_text(text, encoding="utf-8")
 
 
-def page(results: list[Comparison], seconds: float, about: str) -> str:
+def page(results: list[Comparison], costs: dict[str, float], seconds: float, about: str) -> str:
     lines = [
         "# What was measured",
         "",
@@ -139,6 +152,8 @@ def page(results: list[Comparison], seconds: float, about: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_row(each) for each in results]
+    lines += ["", f"What bounds those that miss, and what was tried: [decision 0017]({WHY}).", ""]
+    lines += [*processors.table(costs), "", "![Throughput](throughput.svg)", "", "![Cost against size](store.svg)"]
     return "\n".join([*lines, ""])
 
 
@@ -180,8 +195,9 @@ def main() -> int:
             results.append(each)
             print(each.line(), flush=True)
         if not asked.quick:
+            costs = processors.measure(postgres, redis_url, throughput.Size(runs=2))
             charts(postgres, redis_url, HERE)
-            text = page(results, time.monotonic() - started, about)
+            text = page(results, costs, time.monotonic() - started, about)
             (HERE / "results.md").write_text(text, encoding="utf-8")
     reached = sum(each.reached for each in results)
     print(f"{reached} of {len(results)} reached, {time.monotonic() - started:.0f} s")

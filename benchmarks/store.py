@@ -10,14 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
 from benchmarks import population
-from benchmarks.comparison import Comparison, interleaved
+from benchmarks.comparison import Comparison, interleaved, shown
 from benchmarks.json_store import JsonStore
 from core.database import Database
 from core.org_manager import OrgManager
@@ -40,10 +40,7 @@ class Store:
 
 @contextmanager
 def ours(url: str, organizations: int) -> Iterator[Store]:
-    database = Database(url)
-    database.upgrade()
-    population.fill(database, organizations, SEATS)
-    database.close()
+    """Of a populated database."""
     manager = OrgManager(database_url=url)
     # Far apart, as in life: neighbours would lie in the same pages.
     numbers = count(1)
@@ -116,7 +113,7 @@ def costs(postgres: str, sizes: Sequence[int]) -> dict[str, list[tuple[float, fl
     """By operation: milliseconds of each at each size."""
     found: dict[str, list[tuple[float, float]]] = {operation: [] for operation in WANTED}
     for size in sizes:
-        with servers.database(postgres) as url, ours(url, size) as store:
+        with population.populated(postgres, size, SEATS) as url, ours(url, size) as store:
             for operation, points in found.items():
                 points.append((float(size), min(_cost(store.operations[operation])() for _ in range(RUNS))))
     return found
@@ -137,18 +134,25 @@ def _cost(operation: Callable[[], object]) -> Callable[[], float]:
     return lambda: 1000 / rate()
 
 
-def measure(postgres: str, organizations: int, *, larger: bool) -> Iterator[Comparison]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="store-")))
+def measure(small_url: str, organizations: int) -> Iterator[Comparison]:
+    """Of a populated Postgres, and a SQLite filled the same."""
+    with tempfile.TemporaryDirectory(prefix="store-") as name:
+        folder = Path(name)
         files = theirs(folder, organizations)
-        on_sqlite = stack.enter_context(ours(f"sqlite:///{folder / 'store.db'}", organizations))
-        yield from beside_files("SQLite", on_sqlite, files)
-        small = stack.enter_context(ours(stack.enter_context(servers.database(postgres)), organizations))
-        yield from beside_files("Postgres", small, files)
-        if larger:
-            url = stack.enter_context(servers.database(postgres))
-            large = stack.enter_context(ours(url, organizations * LARGER))
-            yield from beside_ourselves(large, small, LARGER)
+        sqlite_url = f"sqlite:///{folder / 'store.db'}"
+        with closing(Database(sqlite_url)) as database:
+            database.upgrade()
+            population.fill(database, organizations, SEATS)
+        with ours(sqlite_url, organizations) as on_sqlite:
+            yield from beside_files("SQLite", on_sqlite, files)
+        with ours(small_url, organizations) as on_postgres:
+            yield from beside_files("Postgres", on_postgres, files)
+
+
+def measure_larger(large_url: str, small_url: str, organizations: int) -> Iterator[Comparison]:
+    """Of two populated Postgres databases."""
+    with ours(large_url, organizations * LARGER) as large, ours(small_url, organizations) as small:
+        yield from beside_ourselves(large, small, LARGER)
 
 
 def main() -> int:
@@ -156,12 +160,13 @@ def main() -> int:
     parser.add_argument("--organizations", type=int, default=10_000)
     parser.add_argument("--larger", action="store_true", help="Also a hundred times as many, on Postgres; minutes.")
     asked = parser.parse_args()
-    missed = False
-    with servers.postgres() as postgres:
-        for compared in measure(postgres, asked.organizations, larger=asked.larger):
-            print(compared.line(), flush=True)
-            missed = missed or not compared.reached
-    return int(missed)
+    many = asked.organizations
+    with servers.postgres() as postgres, population.populated(postgres, many, SEATS) as small:
+        missed = shown(measure(small, many))
+        if asked.larger:
+            with population.populated(postgres, many * LARGER, SEATS) as large:
+                missed |= shown(measure_larger(large, small, many))
+    return missed
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from datetime import timedelta
 
 from sqlalchemy import update
 
 from benchmarks import population
-from benchmarks.comparison import Comparison, interleaved
+from benchmarks.comparison import Comparison, interleaved, shown
 from core import due
 from core.clock import utc_now
 from core.database import Database
@@ -27,16 +27,6 @@ DUE = 100
 RUNS = 5
 REPEATS = 40
 WANTED = 1.5
-
-
-@contextmanager
-def populated(postgres: str, organizations: int, seats: int = 1) -> Iterator[Database]:
-    with servers.database(postgres) as url:
-        database = Database(url)
-        database.upgrade()
-        population.fill(database, organizations, seats)
-        yield database
-        database.close()
 
 
 def finding(database: Database, organizations: int) -> Callable[[], float]:
@@ -68,14 +58,16 @@ def finding(database: Database, organizations: int) -> Callable[[], float]:
     return cost
 
 
-def compare(large: Database, many: int, small: Database) -> Comparison:
-    figures, baseline = interleaved(RUNS, finding(large, many), finding(small, FEW))
+def measure(large_url: str, many: int, small_url: str, few: int) -> Comparison:
+    """Of populated databases."""
+    with closing(Database(large_url)) as large, closing(Database(small_url)) as small:
+        figures, baseline = interleaved(RUNS, finding(large, many), finding(small, few))
     return Comparison(
         name=f"{DUE} due links among {many:,}",
         unit="ms",
         figures=figures,
         baseline=baseline,
-        against=f"among {FEW:,}",
+        against=f"among {few:,}",
         wanted=WANTED,
         smaller=True,
     )
@@ -86,11 +78,9 @@ def main() -> int:
     parser.add_argument("--many", type=int, default=1_000_000)
     asked = parser.parse_args()
     with servers.postgres() as postgres, ExitStack() as stack:
-        small = stack.enter_context(populated(postgres, FEW))
-        large = stack.enter_context(populated(postgres, asked.many))
-        compared = compare(large, asked.many, small)
-    print(compared.line())
-    return 0 if compared.reached else 1
+        small = stack.enter_context(population.populated(postgres, FEW, 1))
+        large = stack.enter_context(population.populated(postgres, asked.many, 1))
+        return shown([measure(large, asked.many, small, FEW)])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import psycopg
 from celery import Celery
 from sqlalchemy import make_url, update
 
-from benchmarks.comparison import Comparison, interleaved
+from benchmarks.comparison import Comparison, interleaved, shown
 from core import catalog, organizations
 from core.clock import utc_now
 from core.database import Database
@@ -262,10 +262,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     size = Size(**vars(parser.parse_args()))
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        compared = measure(postgres, redis_url, size)
-    for each in compared:
-        print(each.line())
-    return 0 if all(each.reached for each in compared) else 1
+        return shown(measure(postgres, redis_url, size))
 
 
 if __name__ == "__main__":

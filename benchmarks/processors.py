@@ -1,0 +1,96 @@
+"""Where the processors' time goes while changes flow: milliseconds of each kind of process for one change.
+
+    python -m benchmarks.processors [--changes 600] [--workers 2]
+
+Read from Linux' own accounts of all processes, before and after, so servers count that run on this machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.throughput import Size, ours, stub
+from tests import servers
+
+TICKS = os.sysconf("SC_CLK_TCK")
+# By a word of their command line, the first that fits.
+KINDS = {
+    "billing-sync worker": "workers: Celery, the rounds, the calls",
+    "billing-sync relay": "relay",
+    "billing-sync beat": "beat",
+    "benchmarks.stub": "the stub that answers for both billers",
+    "postgres": "Postgres",
+    "valkey-server": "Redis",
+    "redis-server": "Redis",
+}
+DRIVER = "what commits the changes and waits for them"
+
+
+def spent() -> dict[str, float]:
+    """Seconds by kind of process, until now."""
+    seconds: dict[str, float] = defaultdict(float)
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with suppress(OSError):  # one that ended meanwhile
+            kind = _kind(folder)
+            if kind is not None:
+                # Behind the name, which may hold anything: utime and stime are the 12th and 13th field from there.
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                seconds[kind] += (int(fields[11]) + int(fields[12])) / TICKS
+    return seconds
+
+
+def _kind(folder: Path) -> str | None:
+    if int(folder.name) == os.getpid():
+        return DRIVER
+    words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return next((kind for word, kind in KINDS.items() if word in words), None)
+
+
+def measure(url: str, redis_url: str, size: Size) -> dict[str, float]:
+    """Milliseconds for one change by kind of process, the largest first."""
+    with (
+        tempfile.TemporaryDirectory(prefix="processors-") as folder,
+        stub() as stub_url,
+        servers.database(url) as database_url,
+        ours(database_url, redis_url, stub_url, Path(folder), size) as we,
+    ):
+        we.rate()
+        before = spent()
+        for _ in range(size.runs):
+            we.rate()
+        used = {kind: seconds - before.get(kind, 0.0) for kind, seconds in spent().items()}
+    changes = size.runs * size.changes
+    return {kind: 1000 * used[kind] / changes for kind in sorted(used, key=used.__getitem__, reverse=True)}
+
+
+def table(costs: dict[str, float]) -> list[str]:
+    return [
+        "| processor time of one change | ms |",
+        "|---|---|",
+        *(f"| {kind} | {cost:.1f} |" for kind, cost in costs.items()),
+        f"| together | **{sum(costs.values()):.1f}** |",
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Where the processors' time goes while changes flow.")
+    parser.add_argument("--changes", type=int, default=600)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    with servers.postgres() as postgres, servers.redis() as redis_url:
+        costs = measure(postgres, redis_url, Size(changes=asked.changes, workers=asked.workers))
+    for line in table(costs):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
