@@ -66,13 +66,14 @@ class Relay:
 
     def relay_once(self) -> int:
         """One batch; returns how many events left the pending set. A failure gives them back and is raised."""
+        relayed = self._relay_events()
+        self._tell_of_hints()
+        return relayed
+
+    def _relay_events(self) -> int:
         runtime = self._app.runtime
         now = runtime.clock
-        with self._database.read() as session:
-            pending, hinted = outbox.any_pending(session), hints.any_due(session, now())
-        if hinted:
-            self._tell_of_hints()
-        if not pending:
+        if self._database.is_sqlite and not self._is_pending():
             return 0
         with self._database.write() as session:
             token, events = outbox.lease(session, AT_ONCE, now())
@@ -93,10 +94,19 @@ class Relay:
         log.debug("relayed", events=len(events))
         return len(events)
 
+    def _is_pending(self) -> bool:
+        """SQLite is polled, and to lease, be it nothing, keeps every writer out."""
+        with self._database.read() as session:
+            return outbox.any_pending(session)
+
     def _tell_of_hints(self) -> None:
         """One ring for all: whoever answers it takes whatever is stored then."""
+        now = self._app.runtime.clock
+        with self._database.read() as session:
+            if not hints.any_due(session, now()):
+                return
         with self._database.write() as session:
-            found = hints.hand_over(session, self._app.runtime.clock())
+            found = hints.hand_over(session, now())
         if found:
             told.ring(self._app)
 

@@ -58,7 +58,7 @@ SITES: Final[dict[str, str]] = {
     "tasks.base:BillingTask.again": (
         "tests/worker/test_deployed.py::test_a_message_that_meets_a_database_that_is_away_comes_again"
     ),
-    "worker.relay:Relay.relay_once#2": (
+    "worker.relay:Relay._relay_events#2": (
         "tests/worker/test_relay.py::test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once"
     ),
     # An import brings the organization that messages wait for.
