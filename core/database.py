@@ -22,7 +22,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
@@ -141,9 +141,18 @@ def one_at_a_time(session: Session, *words: str) -> None:
 
 def insert_once(session: Session, table: type[DeclarativeBase], row: dict[str, Any]) -> bool:
     """Put the row in; False: one with its key is there. Waits for a transaction that is putting one in."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(row).on_conflict_do_nothing().returning(*table.__table__.primary_key)
-    return session.execute(statement).one_or_none() is not None
+    session.flush()
+    connection = session.connection()
+    statement = _insert_once(table, connection.dialect.name)
+    return connection.execute(statement, row).one_or_none() is not None
+
+
+@cache
+def _insert_once(table: type[DeclarativeBase], dialect_name: str) -> Executable:
+    """Written once: to build a statement costs more than to send it."""
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
+    statement: Executable = dialect.insert(table).on_conflict_do_nothing().returning(*table.__table__.primary_key)
+    return statement
 
 
 def _understood(url: str) -> URL:

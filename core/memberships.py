@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from core import outbox
+from core.database import insert_once
 from core.events import Change
 from core.models import ROLES, EventData, Membership, Organization
 from core.organizations import InvalidChangeError, one_of
@@ -18,7 +19,6 @@ _LOCKED = (
     .where(Membership.org_id == bindparam("org_id"), Membership.user_id == bindparam("user_id"))
     .with_for_update()
 )
-_ADD = insert(Membership)
 
 
 class AlreadyMemberError(InvalidChangeError):
@@ -40,10 +40,9 @@ def add(change: Change, organization: Organization, user_id: str, role: str) -> 
         raise InvalidChangeError("user_id", f"user_id must be 1 to {USER_ID_LIMIT} characters long")
     if not user_id.isprintable():
         raise InvalidChangeError("user_id", "user_id holds control characters; write it in one line of plain text")
-    if find(change.session, organization.id, user_id) is not None:
-        raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
     row = {"org_id": organization.id, "user_id": user_id, "role": checked, "joined_at": change.now}
-    change.session.connection().execute(_ADD, row)
+    if not insert_once(change.session, Membership, row):
+        raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
     outbox.record(change, "membership.added", organization.id, {"user_id": user_id, "role": checked})
 
 

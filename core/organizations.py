@@ -270,5 +270,6 @@ def bump(change: Change, organization: Organization) -> None:
 def _refuse_taken(session: Session, name: str) -> None:
     key = name_key(name)
     one_at_a_time(session, f"name:{key}")
-    if session.scalar(_TAKEN, {"key": key}) is not None:
+    # Whoever gives a name flushes it, so the unit of work knows of none that the database does not.
+    if session.connection().scalar(_TAKEN, {"key": key}) is not None:
         raise NameTakenError("name", f"Organization '{name}' already exists")
