@@ -6,7 +6,7 @@ As an import and a sync would have left them, events aside: organizations, their
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from sqlalchemy import text
 
@@ -15,7 +15,7 @@ from tests import servers
 
 FIRST = 100_000_000_000
 """Of the twelve digits at the end of an organization's id."""
-AT_ONCE = 50_000
+AT_ONCE = 20_000
 
 _ORGANIZATIONS = """
     INSERT INTO organizations (id, name, name_key, plan_tier, status, created_at, updated_at, billing_version)
@@ -66,11 +66,15 @@ def user_id(number: int) -> str:
 def populated(postgres: str, organizations: int, seats: int) -> Iterator[str]:
     """The address of a database of its own."""
     with servers.database(postgres) as url:
-        database = Database(url)
+        populate(url, organizations, seats)
+        yield url
+
+
+def populate(url: str, organizations: int, seats: int) -> None:
+    """Of an empty database."""
+    with closing(Database(url)) as database:
         database.upgrade()
         fill(database, organizations, seats)
-        database.close()
-        yield url
 
 
 def fill(database: Database, organizations: int, seats: int = 10) -> None:

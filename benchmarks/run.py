@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -89,16 +90,20 @@ def compared(postgres: str, redis_url: str, sizes: Sizes) -> Iterator[Comparison
     yield from latency.measure(postgres, redis_url, sizes.samples)
     few, many = sizes.organizations, sizes.organizations * store.LARGER
     with (
+        servers.database(postgres) as large,
+        ThreadPoolExecutor(1) as aside,
         population.populated(postgres, few, store.SEATS) as small,
-        population.populated(postgres, many, store.SEATS if sizes.larger else 1) as large,
     ):
+        filling = aside.submit(population.populate, large, many, store.SEATS if sizes.larger else 1)
+        # Counts megabytes, so it may share the processors.
+        yield from memory.measure(postgres, redis_url, sizes.tasks)
+        filling.result()
         yield sweeping.measure(large, many, small, few)
         yield from store.measure(small, few)
         if sizes.larger:
             yield from store.measure_larger(large, small, few)
     yield relaying.measure(postgres, redis_url, sizes.relayed)
     yield from importing.measure(sizes.imported)
-    yield from memory.measure(postgres, redis_url, sizes.tasks)
 
 
 def _quota(postgres: str, redis_url: str, creates: int) -> Comparison:
