@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 70, 170, 40, 50
+WIDTH, HEIGHT = 680, 320
+LEFT, RIGHT, TOP, BOTTOM = 60, 200, 50, 50
+GRIDS = 5
 COLOURS = ("#2f6fde", "#d9822b", "#3d9970", "#a05195")
 GREY = "#808080"
 
@@ -16,25 +18,31 @@ Points = Sequence[tuple[float, float]]
 def lines(title: str, across: str, up: str, series: Mapping[str, Points], labels: Mapping[float, str]) -> str:
     """``series`` by name; ``labels`` are the marks across, spaced evenly in their order."""
     places = {mark: number for number, mark in enumerate(labels)}
-    top = max(value for points in series.values() for _, value in points) * 1.1
+    top = GRIDS * _round_step(max(value for points in series.values() for _, value in points) / GRIDS)
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
-        _text(LEFT, 20, title),
+        _text(LEFT, 18, title),
         _text(LEFT + _wide() / 2, HEIGHT - 10, across, anchor="middle"),
-        _text(10, TOP - 8, up),
+        _text(8, TOP - 14, up),
     ]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y = _y(share * top, top)
+    for grid in range(GRIDS + 1):
+        value = top * grid / GRIDS
+        y = _y(value, top)
         drawn.append(
             f'<line x1="{LEFT}" y1="{y:.1f}" x2="{LEFT + _wide()}" y2="{y:.1f}" stroke="{GREY}" opacity="0.3"/>'
         )
-        drawn.append(_text(LEFT - 8, y + 4, f"{share * top:,.3g}", anchor="end"))
+        drawn.append(_text(LEFT - 8, y + 4, f"{value:,.4g}", anchor="end"))
     drawn += [
         _text(_x(places[mark], len(places)), HEIGHT - 30, label, anchor="middle") for mark, label in labels.items()
     ]
     for number, (name, points) in enumerate(series.items()):
         drawn += _line(name, [(_x(places[at], len(places)), _y(value, top)) for at, value in points], number)
     return "\n".join([*drawn, "</svg>", ""])
+
+
+def _round_step(least: float) -> float:
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * times for times in (1, 2, 2.5, 5, 10) if power * times >= least)
 
 
 def _line(name: str, points: Points, number: int) -> list[str]:
