@@ -2,7 +2,7 @@
 
 A biller that fails in a row, or refuses our key once, is stopped: turns are refused, nothing is counted against any
 organization, and one turn at a time is let through as a probe. What waits stays in the rows; when a probe is answered
-the sweep drains it, oldest first.
+the sweep drains it.
 
     open           --``IN_A_ROW`` organizations meet no answer, none does in between-->  unavailable
     any            --one refusal of our key or settings-->                                misconfigured

@@ -46,11 +46,12 @@ GONE_HOST: dict[str, int] = {
 # Of SQLSTATE: a value that does not fit. Its first line repeats the value, too.
 _DATA_EXCEPTION = "22"
 _SCHEMA_LOCK = 0x62696C6C  # any constant: one upgrade at a time
-# Two that open a new file at the same moment would wait for each other; SQLite refuses one, whatever the busy timeout.
+# Two that open a new file at the same moment would wait for each other; SQLite refuses one at once, whatever the busy
+# timeout. What comes only after that is no such refusal.
 _TO_WAL = Retrying(
     retry=retry_if_exception(lambda error: isinstance(error, sqlite3.OperationalError) and _is_busy(error)),
     wait=wait_random(0.01, 0.1),
-    stop=stop_after_delay(BUSY_TIMEOUT_SECONDS),
+    stop=stop_after_delay(5.0),
     reraise=True,
 )
 

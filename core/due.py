@@ -28,18 +28,18 @@ LINK_IS_OPEN_AND_BEHIND = f"state = 'open' AND ({LINK_HAS_WORK})"
 HANDED_OVER = timedelta(seconds=30)
 # Lago's billing job runs every hour (lago.md 5.1); until it has run, the downgrade has not come.
 ASK_AGAIN = timedelta(hours=1)
-
-
-# Of those that are handed over: an import fills the line for hours, and a change of today must not stand behind it.
-LATEST_SHARE = 4
+# One of so many that are handed over: an import fills the line for hours; a change of today must not stand behind it.
+ONE_OF_THE_LATEST_IN = 4
 
 
 def links(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
-    """Organizations, up to ``limit``, whose link is behind and whose time has come: longest due first, and then, where
-    there are more, a quarter of those that came due last.
+    """Organizations, up to ``limit``, whose link is behind and whose time has come: those that have been due longest,
+    and then, where there are more, at least one and up to a quarter that came due last.
     """
-    latest = limit // LATEST_SHARE
+    latest = max(1, limit // ONE_OF_THE_LATEST_IN) if limit > 1 else 0
     oldest = _taken(session, provider, BillingLink.sweep_at.asc(), limit - latest, now)
+    if len(oldest) < limit - latest:
+        return oldest
     return oldest + _taken(session, provider, BillingLink.sweep_at.desc(), latest, now)
 
 
@@ -61,6 +61,8 @@ def _taken(
         .with_for_update(skip_locked=True)
     )
     org_ids = list(session.scalars(due))
+    if not org_ids:
+        return []
     session.execute(
         update(BillingLink)
         .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))

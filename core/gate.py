@@ -26,13 +26,14 @@ LATEST: Final = 10.0  # seconds; the broker holds no longer waits (``links.LONGE
 class Lanes:
     """As many turns of one process as may be at one biller at once. The others come back one after the other.
 
-    Bulk work leaves one lane free where there are two, and fresh work does not come back behind it.
+    Bulk work never has all of them, where there are two, and fresh work does not come back behind it.
     """
 
     def __init__(self, width: int, now: Callable[[], float] = time.monotonic) -> None:
         self._width = width
         self._now = now
         self._taken = 0
+        self._bulk = 0  # of those taken
         self._mean = SOONEST
         self._next_at = {False: 0.0, True: 0.0}  # by whether it is bulk work
         self._lock = threading.Lock()
@@ -41,18 +42,20 @@ class Lanes:
         """None: a lane is yours until you ``leave``. Else the seconds until one should be free for you."""
         with self._lock:
             room = max(1, self._width - 1) if bulk else self._width
-            if self._taken < room:
+            if self._taken < self._width and not (bulk and self._bulk == room):
                 self._taken += 1
+                self._bulk += bulk
                 return None
             now = self._now()
             # Never further ahead than anybody is sent away: whoever comes back then is as early as those who come now.
             self._next_at[bulk] = min(max(self._next_at[bulk] + self._mean / room, now + SOONEST), now + LATEST)
             return self._next_at[bulk] - now
 
-    def leave(self, seconds: float) -> None:
-        """``seconds``: how long the lane was taken."""
+    def leave(self, seconds: float, *, bulk: bool = False) -> None:
+        """``seconds``: how long the lane was taken; ``bulk``: as it was entered."""
         with self._lock:
             self._taken -= 1
+            self._bulk -= bulk
             self._mean += NEWEST * (seconds - self._mean)
 
 
@@ -66,6 +69,7 @@ class Gate:
     org_id: str
     urgency: Urgency = "fresh"
     _entered_at: float | None = None
+    _as_bulk: bool = False
     _operation: str = ""
     _paid: bool = False
 
@@ -92,12 +96,13 @@ class Gate:
     def leave(self) -> None:
         """The turn is over."""
         if self._entered_at is not None:
-            self.lanes.leave(time.monotonic() - self._entered_at)
+            self.lanes.leave(time.monotonic() - self._entered_at, bulk=self._as_bulk)
             self._entered_at = None
 
     def _pass(self, operation: str) -> None:
         if self._entered_at is None:
-            if (seconds := self.lanes.enter(bulk=self.urgency == "bulk")) is not None:
+            self._as_bulk = self.urgency == "bulk"
+            if (seconds := self.lanes.enter(bulk=self._as_bulk)) is not None:
                 raise MustWaitError(seconds, in_line=True)
             self._entered_at = time.monotonic()
         slot = self.quota.take(self.provider, operation, self.org_id, self.urgency)

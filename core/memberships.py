@@ -34,7 +34,7 @@ def find(session: Session, org_id: str, user_id: str) -> Membership | None:
 
 
 def add(change: Change, organization: Organization, user_id: str, role: str) -> None:
-    """Expects the organization's row to be locked, so that two who add the same user meet here."""
+    """Expects the organization's row to be locked: nobody joins one that is being deleted."""
     checked = one_of("role", role, ROLES)
     if not user_id.strip() or len(user_id) > USER_ID_LIMIT:
         raise InvalidChangeError("user_id", f"user_id must be 1 to {USER_ID_LIMIT} characters long")

@@ -84,7 +84,10 @@ def record(change: Change, event_type: EventType, org_id: str, data: EventData, 
 
 
 def lease(session: Session, limit: int, now: datetime) -> tuple[str, list[Pending]]:
-    """Take up to ``limit`` pending events, oldest first, for ``LEASE``; returns the token that marks them."""
+    """Take up to ``limit`` pending events, oldest first, for ``LEASE``; returns the token that marks them.
+
+    In a transaction of its own: on Postgres nothing of it is on disk when it has been committed.
+    """
     token = str(uuid4())
     taken = {"most": limit, "this_moment": now, "token": token, "until": now + LEASE}
     connection = session.connection()

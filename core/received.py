@@ -16,14 +16,13 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core import memberships, organizations
 from core.catalog import Catalog
 from core.clock import Clock
-from core.database import Database, one_at_a_time
+from core.database import Database, insert_once, one_at_a_time
 from core.envelope import (
     BillingDetailsChanged,
     Data,
@@ -158,7 +157,7 @@ def _taken(session: Session, catalog: Catalog, envelope: Envelope, data: Data, n
     )
     # Messages about one organization are judged one after the other, also while its row is not there to lock.
     one_at_a_time(session, about(envelope.subject))
-    if (earlier := _insert_once(session, row)) is not None:
+    if (earlier := _stored_before(session, row)) is not None:
         return earlier
     if envelope.time is not None and envelope.time > now + CLOCKS_MAY_DIFFER:
         return _verdict(session, row, "refused", "time: lies in the future; send the moment at which it happened")
@@ -342,7 +341,7 @@ def _said_since(session: Session, row: ReceivedEvent) -> list[dict[str, Any]]:
     return [data or {} for data in later]
 
 
-def _insert_once(session: Session, row: ReceivedEvent) -> Receipt | None:
+def _stored_before(session: Session, row: ReceivedEvent) -> Receipt | None:
     """Put the row in, or tell what became of the one that is there."""
     values = {
         "source": row.source,
@@ -355,10 +354,7 @@ def _insert_once(session: Session, row: ReceivedEvent) -> Receipt | None:
         "reason": row.reason,
         "data": row.data,
     }
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(ReceivedEvent).values(values).on_conflict_do_nothing()
-    inserted = session.execute(statement.returning(ReceivedEvent.id)).one_or_none()
-    if inserted is not None:
+    if insert_once(session, ReceivedEvent, values):
         return None
     earlier = session.get_one(ReceivedEvent, (row.source, row.id))
     return _receipt(earlier, repeated=True)
@@ -397,7 +393,7 @@ def _keep_refused(database: Database, raw: object, reason: str, now: datetime) -
         data=data if isinstance(data, dict) and unstorable(data) is None else None,
     )
     with database.write() as session:
-        return _insert_once(session, row) or _receipt(row, repeated=False)
+        return _stored_before(session, row) or _receipt(row, repeated=False)
 
 
 def _reason(error: Exception) -> str:

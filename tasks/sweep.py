@@ -1,7 +1,8 @@
 """The sweep: what the broker forgot or never heard of is handed to it again; downgrades whose day came are looked at.
 
 It needs only rows. Two schedulers do the work once (a database lease). A biller is handed as many links as its quota
-takes within a few seconds and no more, oldest first: a backlog drains at the allowed rate, and waits in the rows.
+takes within a few seconds and no more, oldest first but for a quarter of the latest: a backlog drains at the allowed
+rate, and waits in the rows.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 
 def test_every_import_stands_at_the_top_of_its_module_but_for_what_one_command_serves_with() -> None:
-    """A worker would else hold the API and the sandbox, 24 MB that it never uses."""
+    """A worker would else hold the API and the sandbox, 14 MB that it never uses."""
     hidden = {
         (where, node.module if isinstance(node, ast.ImportFrom) else None, each.name)
         for where, tree in _trees(*OURS, "tests", "benchmarks")

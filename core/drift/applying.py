@@ -17,7 +17,7 @@ from core.drift.comparing import Rules
 from core.drift.findings import Drift
 from core.drift.looking import Looking
 from core.drift.runs import Plan
-from core.errors import ProviderError
+from core.errors import ParkedError, RetryableError
 from core.events import Change
 from core.gateways import Provider
 from core.sync import Sync
@@ -76,9 +76,16 @@ class Applier:
         with database.write() as session:
             runs.mark_applied(session, plan, self.looking.clock())
         applied = Applied()
+        silent: RetryableError | None = None
         for drift in runs.found_by(database, plan, repairable=True):
             applied.organizations += 1
-            applied.left += self._rounds(drift)
+            if silent is None:
+                try:
+                    applied.left += self._rounds(drift)
+                except RetryableError as error:
+                    silent = error  # it was asked again and again; the others would only add to that
+            if silent is not None:
+                applied.left += _left_alone(drift, f"it could not be looked at: {silent.message}")
             on_round(str(drift.org_id))
         return applied
 
@@ -104,16 +111,14 @@ class Applier:
         return not isinstance(seen, str) and drift.says(seen)
 
     def _rounds(self, drift: Drift) -> list[Left]:
+        """Raises ``RetryableError`` where a biller does not let it be looked at, before anything was done."""
         org_id = str(drift.org_id)
-        why = None
         try:
             # Once more: those before it took their time, and what a person did there meanwhile is not undone.
             if not (self._holds(drift) and self._forget(org_id, drift)):
-                why = "it changed just now and was left alone"
-        except ProviderError as error:
-            why = f"it could not be looked at and was left alone: {error.message}"
-        if why is not None:
-            return [Left(org_id=org_id, provider=each.provider, parked=False, why=why) for each in drift.rounds]
+                return _left_alone(drift, "it changed just now")
+        except ParkedError as error:
+            return _left_alone(drift, f"it could not be looked at: {error.message}")
         left = [self._round(org_id, each.provider) for each in drift.rounds]
         return [each for each in left if each is not None]
 
@@ -145,3 +150,8 @@ class Applier:
         if link is None or (link.state == "open" and link.applied_version == link.wanted_version):
             return None
         return Left(org_id=org_id, provider=provider, parked=link.state != "open", why=link.error_message)
+
+
+def _left_alone(drift: Drift, why: str) -> list[Left]:
+    why = f"{why}; it was left alone"
+    return [Left(org_id=str(drift.org_id), provider=each.provider, parked=False, why=why) for each in drift.rounds]

@@ -66,7 +66,7 @@ def import_files(  # noqa: PLR0913 - where from, where to, and two who listen
     organizations = read_organizations(organizations_path, on_bytes)
     members = read_members(members_path, on_bytes)
     writer = _Writer(database, clock, report)
-    bringing = OrganizationImport(catalog, ids_in_doubt(organizations_path))
+    bringing = OrganizationImport(catalog, ids_in_doubt(organizations_path), clock())
     writer.write(organizations, ORGANIZATIONS_AT_ONCE, bringing.run, report.organizations)
     writer.write(members, MEMBERS_AT_ONCE, MemberImport().run, report.members)
     received.take_those_that_waited(database, catalog, clock)

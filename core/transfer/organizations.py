@@ -79,11 +79,15 @@ class Here:
 
 
 class OrganizationImport:
-    """``in_doubt``: billing ids that stand more than once in the file."""
+    """``in_doubt``: billing ids that stand more than once in the file.
 
-    def __init__(self, catalog: Catalog, in_doubt: frozenset[CustomerId]) -> None:
+    All of it is due since ``began``, so that a change from the midst of a long import came due after every part of it.
+    """
+
+    def __init__(self, catalog: Catalog, in_doubt: frozenset[CustomerId], began: datetime) -> None:
         self._catalog = catalog
         self._in_doubt = in_doubt
+        self._began = began
 
     def run(self, change: Change, olds: list[OldOrganization]) -> Chunk:
         chunk = Chunk()
@@ -100,7 +104,7 @@ class OrganizationImport:
                 new.append(each)
             chunk.findings += each.findings
         if new:
-            _insert(change, new)
+            _insert(change, new, self._began)
         for (owner, provider), (customer_id, claimant) in contested.items():
             sentence = _twice(owner, provider, customer_id, claimant, _if_it_is_right(owner))
             _hold_owner(change, owner, provider, sentence)
@@ -280,12 +284,12 @@ def _if_it_has_one(org_id: str) -> str:
     )
 
 
-def _insert(change: Change, new: list[Wanted]) -> None:
+def _insert(change: Change, new: list[Wanted], due_since: datetime) -> None:
     # A message about one of them is judged either before, and waits to be taken, or after, and finds it.
     one_at_a_time(change.session, *(about(each.id) for each in new))
     connection = change.session.connection()
     connection.execute(insert(Organization), [_organization_row(each, change.now) for each in new])
-    connection.execute(insert(BillingLink), [row for each in new for row in _link_rows(each, change.now)])
+    connection.execute(insert(BillingLink), [row for each in new for row in _link_rows(each, change.now, due_since)])
     facts: Iterator[tuple[str, EventData]] = ((each.id, {"plan_tier": each.plan_tier}) for each in new)
     record_published(change, "organization.created", facts)
 
@@ -304,14 +308,14 @@ def _organization_row(wanted: Wanted, now: datetime) -> dict[str, object]:
     }
 
 
-def _link_rows(wanted: Wanted, now: datetime) -> Iterator[dict[str, object]]:
+def _link_rows(wanted: Wanted, now: datetime, due_since: datetime) -> Iterator[dict[str, object]]:
     for provider in PROVIDERS:
         link = new_link(wanted.id, provider, now)
         holds = wanted.holds[provider]
         yield link | {
             "customer_id": wanted.customer_ids.get(provider),
             "applied_version": link["wanted_version"] if wanted.status == "deleted" else 0,
-            "sweep_at": now,
+            "sweep_at": due_since,
             "state": "held" if holds else "open",
             "error_kind": "import" if holds else None,
             "error_code": holds[0].code if holds else None,

@@ -43,8 +43,9 @@ def test_a_link_is_swept_once_its_grace_is_over_and_not_again_for_a_while(
     assert len(swept(database, clock, limit=2)) == 2
 
 
+@pytest.mark.parametrize("limit", [2, 8])
 def test_a_change_whose_ring_was_lost_does_not_stand_behind_an_import(
-    database: Database, plans: Catalog, clock: SetClock
+    database: Database, plans: Catalog, clock: SetClock, limit: int
 ) -> None:
     old = create(database, plans, clock, 40)
     clock.now += SWEEP_GRACE
@@ -52,8 +53,9 @@ def test_a_change_whose_ring_was_lost_does_not_stand_behind_an_import(
         change = Change(session, clock())
         new = organizations.create(change, NewOrganization(name="Today", plan_tier="professional"), plans).id
     clock.now += SWEEP_GRACE
-    taken = swept(database, clock, limit=8)
-    assert (taken[-1] in old, new in taken, len(set(taken))) == (True, True, 8)
+    taken = swept(database, clock, limit=limit)
+    assert (taken[0] in old, new in taken, len(set(taken))) == (True, True, limit)
+    assert len(swept(database, clock, limit=40)) == 41 - limit
 
 
 @pytest.mark.parametrize(

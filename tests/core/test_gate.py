@@ -241,6 +241,13 @@ def test_a_fresh_change_finds_a_lane_where_bulk_work_fills_all_that_it_may() -> 
     assert Lanes(1).enter(bulk=True) is None
 
 
+def test_bulk_work_finds_a_lane_where_fresh_changes_come_without_end() -> None:
+    lanes = Lanes(3)
+    assert [lanes.enter(), lanes.enter(), lanes.enter(bulk=True), lanes.enter()] == [None, None, None, SOONEST]
+    lanes.leave(0.1, bulk=True)
+    assert lanes.enter(bulk=True) is None
+
+
 def test_a_crowd_that_was_sent_away_is_forgotten_soon_after() -> None:
     moment = [100.0]
     lanes = Lanes(1, lambda: moment[0])

@@ -3,7 +3,7 @@
 The worker finishes what it runs and gives back what it only holds; the relay finishes its batch. ``up`` may be killed
 at any moment: the database is the truth, and the next start brings everything home.
 
-``up`` and ``sandbox`` load their servers when they run: a worker would else hold 24 MB that it never uses.
+``up`` and ``sandbox`` load their servers when they run: a worker would else hold 14 MB that it never uses.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from core import due
 from core.accounts import WrongAccountError
 from core.drift import runs
 from core.drift.applying import MovedError
+from core.drift.asking import FAILURES
 from core.drift.runs import Plan
 from core.models import BillerStanding
 from core.organizations import SWEEP_GRACE
@@ -92,6 +93,24 @@ def test_what_moves_while_others_are_repaired_is_left_alone(world: World, audit:
     assert (left.org_id, left.parked, applied.organizations) == (done[1], False, 2)
     assert "was left alone" in (left.why or "")
     assert world.link(done[1], "stripe").applied_customer
+
+
+def test_a_biller_that_goes_away_meanwhile_is_not_asked_for_each_that_is_left(world: World, audit: Audit) -> None:
+    org_ids = [settled(world, name=f"Company {number}") for number in range(4)]
+    renamed_there(world, *org_ids)
+    plan = audit.plan()
+    done: list[str] = []
+
+    def meanwhile(org_id: str) -> None:
+        if not done:
+            world.sandbox.add_fault("stripe", "GET /v1/customers/{id}", "500_before", times=999)
+            world.calls()
+        done.append(org_id)
+
+    applied = audit.applier.apply(plan, on_round=meanwhile)
+    assert (applied.organizations, sorted(each.org_id for each in applied.left)) == (4, sorted(done[1:]))
+    assert world.calls()[0] <= FAILURES
+    assert all(world.link(org_id, "stripe").applied_customer for org_id in done[1:])
 
 
 def test_it_is_refused_when_somebody_put_it_right_meanwhile(world: World, audit: Audit) -> None:

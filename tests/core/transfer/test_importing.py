@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_links_are_due_at_once_with_the_old_ids_unverified(importer: Importer, c
     assert importer.link(B_ID, "stripe").customer_id is None
 
 
+def test_every_part_of_a_long_import_is_due_since_it_began(importer: Importer) -> None:
+    began, later = importer.clock(), importer.clock() + timedelta(minutes=5)
+    path = importer.folder / "organizations.json"
+    path.write_bytes(organizations_text([A, B]))
+    first, second = (item for item in read_organizations(path) if isinstance(item, OldOrganization))
+    bringing = OrganizationImport(importer.plans, frozenset(), began)
+    for old, now in ((first, began), (second, later)):
+        with importer.database.write() as session:
+            bringing.run(Change(session, now, BY_IMPORT), [old])
+    assert {importer.link(each, "stripe").sweep_at for each in (A_ID, B_ID)} == {began}
+
+
 def say(importer: Importer, message_id: str, event_type: str, subject: str = A_ID, **data: str) -> str:
     """What another service sends; the verdict."""
     message = {"specversion": "1.0", "id": message_id, "source": "/shop", "type": event_type, "subject": subject}
@@ -100,7 +113,7 @@ def during_the_import(importer: Importer) -> Iterator[Callable[[Callable[[], str
     path = importer.folder / "organizations.json"
     path.write_bytes(organizations_text([A]))
     olds = [item for item in read_organizations(path) if isinstance(item, OldOrganization)]
-    bringing = OrganizationImport(importer.plans, frozenset())
+    bringing = OrganizationImport(importer.plans, frozenset(), importer.clock())
     with ThreadPoolExecutor(1) as pool, importer.database.write() as session:
         bringing.run(Change(session, importer.clock(), BY_IMPORT), olds)
         yield pool.submit
