@@ -248,6 +248,14 @@ def test_bulk_work_finds_a_lane_where_fresh_changes_come_without_end() -> None:
     assert lanes.enter(bulk=True) is None
 
 
+def test_bulk_turns_that_end_leave_room_for_the_next() -> None:
+    gates = Gates(threads=4)  # two lanes each, one of them for bulk work
+    for number in range(3):
+        gate = gates.to("stripe", f"org_{number}", "bulk")
+        gate.hold(CREATE_CUSTOMER)
+        gate.leave()
+
+
 def test_a_crowd_that_was_sent_away_is_forgotten_soon_after() -> None:
     moment = [100.0]
     lanes = Lanes(1, lambda: moment[0])
