@@ -88,3 +88,16 @@ def fill(database: Database, organizations: int, seats: int = 10) -> None:
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         # As a server that has run for a while is: what was never vacuumed is paid for by whoever reads it first.
         connection.execute(text("ANALYZE" if database.is_sqlite else "VACUUM (ANALYZE)"))
+
+
+def read_whole(url: str) -> None:
+    """Into the system's memory, as what is used every day is: how fast a disk reads is no part of the question."""
+    with closing(Database(url)) as database, database.engine.begin() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = '10min'"))
+        connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_prewarm"))
+        connection.execute(
+            text(
+                "SELECT sum(pg_prewarm(oid, 'read')) FROM pg_class"
+                " WHERE relkind IN ('r', 'i') AND relnamespace = 'public'::regnamespace"
+            )
+        )

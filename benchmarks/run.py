@@ -100,7 +100,6 @@ def compared(postgres: str, redis_url: str, sizes: Sizes) -> Iterator[Comparison
         filling.result()
         yield sweeping.measure(large, many, small, few)
         if sizes.larger:
-            # While what was written is in the system's memory, as what is used is: a disk is no part of the question.
             yield from store.measure_larger(large, small, few)
         yield from store.measure(small, few, store.TOUCHED)
     yield relaying.measure(postgres, redis_url, sizes.relayed)

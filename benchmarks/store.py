@@ -150,6 +150,8 @@ def measure(small_url: str, organizations: int, touched: int = 0) -> Iterator[Co
 
 def measure_larger(large_url: str, small_url: str, organizations: int, touched: int = 0) -> Iterator[Comparison]:
     """Of two populated Postgres databases."""
+    for url in (large_url, small_url):
+        population.read_whole(url)
     with (
         ours(large_url, organizations * LARGER, touched) as large,
         ours(small_url, organizations, touched) as small,
