@@ -91,7 +91,10 @@ def fill(database: Database, organizations: int, seats: int = 10) -> None:
 
 
 def read_whole(url: str) -> None:
-    """Into the system's memory, as what is used every day is: how fast a disk reads is no part of the question."""
+    """Into the system's memory, as what is used every day is: how fast a disk reads is no part of the question.
+
+    The user must be allowed to create Postgres' own extension ``pg_prewarm``.
+    """
     with closing(Database(url)) as database, database.engine.begin() as connection:
         connection.execute(text("SET LOCAL statement_timeout = '10min'"))
         connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_prewarm"))
