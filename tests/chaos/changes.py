@@ -121,6 +121,12 @@ class Sender:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._send_all()
+        finally:
+            self.ended_at = time.monotonic()
+
+    def _send_all(self) -> None:
         app = Celery("sender", broker=self.broker, set_as_current=False) if self.broker else None
         if app is not None:
             app.conf.task_create_missing_queue_type = "quorum"
@@ -139,7 +145,6 @@ class Sender:
                     without_verdict[str(message["id"])] = (time.monotonic(), message)
             self._stopping.wait(REST_SECONDS if todo else AFTER_REFUSAL_SECONDS)
             self._look_for_verdicts(app, without_verdict)
-        self.ended_at = time.monotonic()
         if app is not None:
             app.close()
 

@@ -16,9 +16,8 @@ from core.catalog import Catalog
 from core.database import Database
 from core.models import BillingLink, Organization, ReceivedEvent
 from sandbox.exchange import Doc
+from sandbox.stripe_api.subscriptions import ENDED
 from tests.chaos.changes import TAKEN, Story, Wanted
-
-ENDED = ("canceled", "incomplete_expired")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

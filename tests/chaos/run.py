@@ -3,7 +3,7 @@
     python -m tests.chaos.run [--seed 1] [--story postgres-redis|sqlite|postgres-rabbitmq] [--changes 500]
 
 The seed decides the changes, the faults, their order and their pauses; each story prints what it did and the figures.
-Exit 1 when something was lost, made twice or late.
+Exit 1 when something was lost, made or charged twice, or late.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int
             say(f"  left out: {scene.left_out}")
         scene.sender.start()
         for fault, number in zip(scene.faults, _moments(chance, changes, len(scene.faults)), strict=True):
-            while scene.sender.sent < number:
+            while scene.sender.sent < number and scene.sender.ended_at is None:
                 time.sleep(LOOK_EVERY / 5)
             say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  {fault.words}")
             fault.strike()

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.catalog import Catalog
+from sandbox.stripe_api.subscriptions import ENDED
 
 Doc = dict[str, Any]
-
-ENDED = frozenset({"canceled", "incomplete_expired"})
 
 
 @dataclass(kw_only=True)
