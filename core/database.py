@@ -11,7 +11,9 @@ An error tells what went wrong and where, never what was in a row: Postgres repe
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -46,6 +48,9 @@ GONE_HOST: dict[str, int] = {
 # Of SQLSTATE: a value that does not fit. Its first line repeats the value, too.
 _DATA_EXCEPTION = "22"
 _SCHEMA_LOCK = 0x62696C6C  # any constant: one upgrade at a time
+# Alembic's environment is one for the whole process: two upgrades at once would run in each other's database.
+# One for each process: a lock that a thread of the parent held at a fork is never given back in the child.
+_upgrading: dict[int, threading.Lock] = {}
 # Two that open a new file at the same moment would wait for each other; SQLite refuses one at once, whatever the busy
 # timeout. What comes only after that is no such refusal.
 _TO_WAL = Retrying(
@@ -87,8 +92,8 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Bring the schema to this version's; safe when many processes do it at once."""
-        with self.engine.begin() as connection:
+        """Bring the schema to this version's; safe when many processes or threads do it at once."""
+        with _upgrading.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
             config = _alembic()

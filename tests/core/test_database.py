@@ -37,6 +37,21 @@ def test_many_may_upgrade_at_once(database_url: str) -> None:
         database.close()
 
 
+def test_upgrades_of_several_databases_at_once_do_not_meet(tmp_path: Path) -> None:
+    databases = [Database(f"sqlite:///{tmp_path}/{number}.db") for number in range(6)]
+    at_once = threading.Barrier(len(databases))
+
+    def upgraded(database: Database) -> bool:
+        at_once.wait(timeout=10)
+        database.upgrade()
+        return database.has_this_schema()
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        assert list(pool.map(upgraded, databases)) == [True] * len(databases)
+    for database in databases:
+        database.close()
+
+
 def test_many_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
     for round_ in range(40):
         databases = [Database(f"sqlite:///{tmp_path}/{round_}.db") for _ in range(8)]
