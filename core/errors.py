@@ -16,13 +16,21 @@ MustWaitError: a request may not be sent or judged by now, so the turn comes bac
 
 Every argument goes to ``args``: Celery and pickle rebuild errors from it. Messages are shown to people and
 must hold ids only: no key, no name, no email.
+
+``kind`` is stored with the link, shown, and typed (``retry --error``): it stays when a class is renamed.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+ErrorKind = Literal["unavailable", "throttled", "unsettled", "misconfigured", "rejected", "ambiguous"]
+
 
 class ProviderError(Exception):
     """``code`` is the biller's own word (``resource_missing``), ``request_id`` what its support asks for."""
+
+    kind: ClassVar[ErrorKind]
 
     def __init__(self, provider: str, message: str, code: str | None = None, request_id: str | None = None) -> None:
         super().__init__(provider, message, code, request_id)
@@ -40,10 +48,12 @@ class RetryableError(ProviderError):
 
 
 class UnavailableError(RetryableError):
-    pass
+    kind = "unavailable"
 
 
 class ThrottledError(RetryableError):
+    kind = "throttled"
+
     def __init__(
         self,
         provider: str,
@@ -62,11 +72,11 @@ class ObjectThrottledError(ThrottledError):
 
 
 class UnsettledError(RetryableError):
-    pass
+    kind = "unsettled"
 
 
 class MisconfiguredError(RetryableError):
-    pass
+    kind = "misconfigured"
 
 
 class ParkedError(ProviderError):
@@ -74,11 +84,11 @@ class ParkedError(ProviderError):
 
 
 class RejectedError(ParkedError):
-    pass
+    kind = "rejected"
 
 
 class AmbiguousError(ParkedError):
-    pass
+    kind = "ambiguous"
 
 
 class LeaseLostError(Exception):

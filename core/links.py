@@ -343,10 +343,8 @@ def _payment_values(turn: Turn, owes: bool | None, now: datetime) -> dict[str, A
 
 
 def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
-    # To a reader a throttle is one, whomever it is about: the code tells that.
-    kind = ThrottledError if isinstance(error, ThrottledError) else type(error)
     return {
-        "error_kind": kind.__name__.removesuffix("Error").lower(),
+        "error_kind": error.kind,
         "error_code": error.code,
         "error_message": error.message,
         "error_request_id": error.request_id,

@@ -130,7 +130,7 @@ class Turn:
             last_sent_at=now,
         )
         charges = operation == "create_subscription"
-        self._write({"intent": _stored(intent), "generation": generation}, charges=charges)
+        self._write({"intent": stored(intent), "generation": generation}, charges=charges)
         self.generation, self.intent = generation, intent
         return intent
 
@@ -139,7 +139,7 @@ class Turn:
             message = "there is no stored intent to send again"
             raise RuntimeError(message)
         again = replace(self.intent, last_sent_at=self.clock())
-        self._write({"intent": _stored(again)})
+        self._write({"intent": stored(again)})
         self.intent = again
         return again
 
@@ -353,7 +353,7 @@ def payer_of(made: Made) -> str | None:
     return made.payer_id or (made.customer.payer_id if made.customer else None)
 
 
-def _stored(intent: Intent) -> dict[str, Any]:
+def stored(intent: Intent) -> dict[str, Any]:
     return {
         "operation": intent.operation,
         "generation": intent.generation,

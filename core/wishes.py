@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from core.catalog import Catalog, Plan
@@ -92,8 +92,19 @@ def _at_lago(spec: CustomerSpec, plan: Plan, following: Plan | None, other: Bill
 
 
 def digest(spec: CustomerSpec) -> str:
-    """Names a customer spec without repeating the name and email that are in it."""
-    return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
+    """Names a customer spec without repeating the name and email that are in it.
+
+    The keys are stored with every link: another key makes each customer look changed, and costs a write for each.
+    """
+    fields = {
+        "currency": spec.currency,
+        "email": spec.email,
+        "name": spec.name,
+        "org_id": spec.org_id,
+        "payer_id": spec.payer_id,
+        "unlinked": spec.unlinked,
+    }
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _plan(provider: Provider, tier: str, catalog: Catalog) -> Plan:

@@ -1,0 +1,190 @@
+"""What the database keeps under names of its own: no rename in the code may change it without a migration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import get_args
+
+import pytest
+from pydantic import TypeAdapter
+
+from core import errors, turns
+from core.drift import findings, runs
+from core.errors import ErrorKind, ProviderError
+from core.gateways import CustomerSpec, Intent, SeenCustomer, SeenSubscription
+from core.wishes import digest
+
+NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def leaves(kind: type[ProviderError]) -> Iterator[type[ProviderError]]:
+    below = kind.__subclasses__()
+    if not below:
+        yield kind
+    for each in below:
+        yield from leaves(each)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("UnavailableError", "unavailable"),
+        ("ThrottledError", "throttled"),
+        ("ObjectThrottledError", "throttled"),
+        ("UnsettledError", "unsettled"),
+        ("MisconfiguredError", "misconfigured"),
+        ("RejectedError", "rejected"),
+        ("AmbiguousError", "ambiguous"),
+    ],
+)
+def test_error_kind_is_stored_under_a_name_of_its_own(name: str, stored: str) -> None:
+    assert getattr(errors, name).kind == stored
+
+
+def test_every_error_of_a_provider_has_a_kind() -> None:
+    found = {each.__name__: getattr(each, "kind", None) for each in leaves(ProviderError)}
+    assert set(found.values()) <= set(get_args(ErrorKind)), found
+
+
+@pytest.mark.parametrize(
+    ("spec", "stored"),
+    [
+        (
+            CustomerSpec(org_id="org_1", name="Acme"),
+            "aa2a27a37b46aaf94798db333ca2adac372809ed4548df46a009cc93ff125a81",
+        ),
+        (
+            CustomerSpec(
+                org_id="org_1", name="Ächme", email="a@b.test", currency="EUR", payer_id="cus_1", unlinked=True
+            ),
+            "48505fbebe1cc06bf7212fdc103f958da6d1e1fd258f3565b10f85f6babd4151",
+        ),
+    ],
+)
+def test_customer_fingerprint_is_the_one_that_links_have_stored(spec: CustomerSpec, stored: str) -> None:
+    assert digest(spec) == stored
+
+
+def test_every_field_of_a_customer_is_in_its_fingerprint() -> None:
+    plain = CustomerSpec(org_id="org_1", name="Acme")
+    others = {
+        "org_id": "org_2",
+        "name": "Beta",
+        "email": "a@b.test",
+        "currency": "EUR",
+        "payer_id": "cus_1",
+        "unlinked": True,
+    }
+    assert asdict(plain).keys() == others.keys()
+    assert len({digest(CustomerSpec(**{**asdict(plain), field: value})) for field, value in others.items()}) == len(
+        others
+    )
+
+
+def test_intent_is_stored_under_these_keys() -> None:
+    stored = {
+        "operation": "create_customer",
+        "generation": 2,
+        "key": "billing-sync:create_customer:org_1:2",
+        "body": {"name": "Acme"},
+        "first_sent_at": "2026-11-28T12:00:00+00:00",
+        "last_sent_at": "2026-11-28T12:00:00+00:00",
+    }
+    intent = Intent(
+        operation="create_customer",
+        generation=2,
+        key="billing-sync:create_customer:org_1:2",
+        body={"name": "Acme"},
+        first_sent_at=NOON,
+        last_sent_at=NOON,
+    )
+    assert turns.loaded(stored) == intent
+    assert turns.stored(intent) == stored
+
+
+def test_drift_counts_are_stored_under_these_keys() -> None:
+    assert asdict(runs.Counts(kinds={"missing": 1}, left_out=["lago"])) == {
+        "compared": 0,
+        "behind": 0,
+        "parked": 0,
+        "drifted": 0,
+        "repairable": 0,
+        "kinds": {"missing": 1},
+        "left_out": ["lago"],
+    }
+
+
+def test_drift_finding_is_stored_under_these_keys() -> None:
+    finding = findings.Finding(
+        kind="renamed",
+        provider="stripe",
+        object_id="cus_1",
+        field="name",
+        ours="Acme",
+        theirs="Acme Ltd",
+        repaired=True,
+        to_do="",
+        our_write=findings.OurWrite(actor="user_1", source="api", at=NOON),
+        their_write=findings.TheirWrite(by="not us", at=NOON, evidence="evt_1"),
+    )
+    drift = findings.Drift(
+        org_id="org_1",
+        name="Acme",
+        basis="1",
+        looked={"stripe": ("cus_1",)},
+        findings=(finding,),
+        rounds=(findings.Round(provider="stripe", customer=True, subscription=False, calls=("POST /x",)),),
+    )
+    stored = {
+        "org_id": "org_1",
+        "name": "Acme",
+        "basis": "1",
+        "looked": {"stripe": ["cus_1"]},
+        "findings": [
+            {
+                "kind": "renamed",
+                "provider": "stripe",
+                "object_id": "cus_1",
+                "field": "name",
+                "ours": "Acme",
+                "theirs": "Acme Ltd",
+                "repaired": True,
+                "to_do": "",
+                "our_write": {"actor": "user_1", "source": "api", "at": "2026-11-28T12:00:00Z"},
+                "their_write": {"by": "not us", "at": "2026-11-28T12:00:00Z", "evidence": "evt_1"},
+            }
+        ],
+        "rounds": [{"provider": "stripe", "customer": True, "subscription": False, "calls": ["POST /x"]}],
+    }
+    assert findings.stored(drift) == stored
+    assert findings.loaded(stored) == drift
+
+
+def test_listed_objects_are_stored_under_these_keys() -> None:
+    customer = TypeAdapter(SeenCustomer).dump_python(SeenCustomer(id="cus_1"), mode="json")
+    subscription = TypeAdapter(SeenSubscription).dump_python(
+        SeenSubscription(id="sub_1", customer_id="cus_1"), mode="json"
+    )
+    assert set(customer) == {
+        "id",
+        "org_id",
+        "name",
+        "email",
+        "currency",
+        "payer_id",
+        "deleted",
+        "owes",
+        "changed_at",
+    }
+    assert set(subscription) == {
+        "id",
+        "customer_id",
+        "org_id",
+        "plan_code",
+        "next_plan_code",
+        "begun",
+        "note",
+        "changed_at",
+    }
