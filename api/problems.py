@@ -16,12 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from core.database import DATABASE_IS_AWAY
-from core.invitations import InvitationError, Obstacle, TooManyInvitationsError
-from core.kept_answers import KeyReusedError
-from core.memberships import AlreadyMemberError, LastOwnerError
-from core.models import Organization
-from core.organizations import InvalidChangeError, NameTakenError
+from core.access.idempotency import KeyReusedError
+from core.access.invitations import InvitationError, Obstacle, TooManyInvitationsError
+from core.common.validation import InvalidChangeError
+from core.db.database import DATABASE_IS_AWAY
+from core.db.models.organizations import Organization
+from core.organizations.commands import NameTakenError
+from core.organizations.memberships import AlreadyMemberError, LastOwnerError
 
 MEDIA_TYPE: Final = "application/problem+json"
 KINDS: Final = "urn:billing-sync:problem:"

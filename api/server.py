@@ -10,8 +10,8 @@ from typing import Final, Self
 
 import uvicorn
 
-from api.application import build
-from api.runtime import Runtime
+from api.app import build
+from api.context import Runtime
 
 START_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 10.0  # what runs may finish; then it is cut

@@ -14,10 +14,10 @@ from typing import Final, Literal, Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
-from api.asking import Asking, Unanswered
-from core.clock import Clock
-from core.gateways import Metered
-from core.gateways import Usage as Told
+from api.provider_queries import Asking, Unanswered
+from core.common.clock import Clock
+from core.ports.quotes import Metered
+from core.ports.quotes import Usage as Told
 
 KEPT: Final = 45.0  # seconds
 AWAY_KEPT: Final = 5.0  # seconds

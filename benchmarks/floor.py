@@ -11,10 +11,12 @@ import sys
 from collections.abc import Mapping
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-from core import catalog
-from core.gateways import CustomerSpec, Intent, Json, Known
-from providers.lago import LagoBiller
-from providers.stripe_biller import StripeBiller
+from core.catalog import plans
+from core.common.json_types import Json
+from core.ports.provider import Intent
+from core.ports.spec import CustomerSpec, Known
+from providers.lago.provider import LagoBiller
+from providers.stripe.provider import StripeBiller
 
 
 class Unlimited:
@@ -36,7 +38,7 @@ class Unlimited:
 
 
 def main(stub_url: str, changes: int) -> None:
-    ending = catalog.load().ending
+    ending = plans.load().ending
     stripe = StripeBiller("sk_test_floor", stub_url, ending=ending)
     lago = LagoBiller(stub_url, "floor", payment_provider_code=None, ending=ending)
     claim = Unlimited()

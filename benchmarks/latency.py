@@ -26,10 +26,10 @@ from celery import Celery
 
 from benchmarks.comparison import Comparison, shown
 from benchmarks.throughput import Ours, Size, ours, stub
-from core import organizations
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.events.event_types import Change
+from core.organizations import commands
 from tests import servers
 from tests.worker.deployment import until
 
@@ -113,9 +113,9 @@ def _commit(database: Database, we: Ours) -> Doing:
     def doing() -> tuple[str, float]:
         org_id = next(org_ids)
         with database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             if organization is not None:
-                organizations.rename(Change(session, utc_now()), organization, f"Renamed {uuid4()}")
+                commands.rename(Change(session, utc_now()), organization, f"Renamed {uuid4()}")
         return org_id, time.time()
 
     return doing

@@ -19,14 +19,14 @@ from redis import Redis
 from benchmarks import population
 from benchmarks.comparison import Comparison, shown
 from benchmarks.throughput import QUOTAS_ASIDE, stub
-from core.database import Database
-from tasks import broker
+from core.db.database import Database
+from tasks import queue
 from tasks.base import BillingApp
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, Ring
 from tests import servers
 from tests.worker.deployment import deployment, until
-from worker import app as celery_app
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.wiring import celery_app
 
 FIRST = 1000
 AT_ONCE = 500
@@ -84,7 +84,7 @@ def _do(app: BillingApp, redis: Redis, tasks: int) -> None:
             Ring((SYNC_TO_STRIPE, SYNC_TO_LAGO)[number % 2], population.org_id(number % ORGANIZATIONS))
             for number in range(start, min(start + AT_ONCE, tasks))
         ]
-        broker.publish(app, rings)
+        queue.publish(app, rings)
         until(lambda: not _waiting(redis), PATIENCE, "the tasks")
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 from sqlalchemy import text
 
-from core.database import Database
+from core.db.database import Database
 from tests import servers
 
 FIRST = 100_000_000_000

@@ -25,15 +25,17 @@ from uuid import uuid4
 
 from sqlalchemy import select
 
-from core import catalog, offers, organizations
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.gateways import PROVIDERS, Provider
-from core.models import BillingLink
-from core.organizations import NewOrganization
-from providers.lago import LagoBiller
+from core.catalog import plans as plan_catalog
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.events.event_types import Change
+from core.organizations import commands, plan_changes
+from core.organizations.commands import NewOrganization
+from core.ports.spec import PROVIDERS, Provider
+from providers.lago.provider import LagoBiller
 from sandbox.client import SandboxClient
 from tests import servers
 from tests.worker.deployment import Deployment, deployment, in_sync, until
@@ -93,7 +95,7 @@ def measure(url: str, redis_url: str, folder: Path, asked: Crowd) -> Figures:
         stack.callback(database.close)
         database.upgrade()
         sandbox = stack.enter_context(_sandbox(deployed, sandbox_url))
-        plans = catalog.load()
+        plans = plan_catalog.load()
         _put_on_sale(sandbox_url, plans)
         for process in (*["worker"] * asked.workers, "relay", "beat"):
             deployed.start(process)
@@ -156,15 +158,15 @@ class _Bystanders:
             org_id = self._org_ids[turn % len(self._org_ids)]
             turn += 1
             with self._database.write() as session:
-                organization = organizations.lock(session, org_id)
+                organization = commands.lock(session, org_id)
                 if organization is None:
                     continue
                 change = Change(session, utc_now())
                 # A rename for Stripe, which does not charge, and with it a higher plan, or a downgrade, for Lago.
-                organizations.rename(change, organization, f"Bystander {uuid4()}")
+                commands.rename(change, organization, f"Bystander {uuid4()}")
                 tiers = self._plans.tiers()
                 higher = tiers[min(tiers.index(organization.plan_tier) + 1, len(tiers) - 1)]
-                organizations.change_plan(change, organization, higher, self._plans)
+                plan_changes.change_plan(change, organization, higher, self._plans)
             self._time(org_id, time.monotonic())
 
     def _time(self, org_id: str, since: float) -> None:
@@ -195,7 +197,7 @@ def _create(database: Database, plans: Catalog, many: int) -> list[str]:
         with database.write() as session:
             change = Change(session, utc_now())
             made += [
-                organizations.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="founders_friend"), plans).id
+                commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="founders_friend"), plans).id
                 for _ in range(start, min(start + AT_ONCE, many))
             ]
     return made
@@ -215,7 +217,7 @@ def _import(deployed: Deployment, folder: Path, many: int) -> None:
 
 def _put_on_sale(sandbox_url: str, plans: Catalog) -> None:
     lago = LagoBiller(sandbox_url, "key", payment_provider_code=None, ending=plans.ending)
-    offers.push(plans, [lago])
+    publishing.push(plans, [lago])
     lago.close()
 
 

@@ -24,16 +24,18 @@ import redis
 import structlog
 from sqlalchemy import select
 
-from api import answers
-from api.answers import Organization, Organizations
-from api.pacing import LocalPaces
-from api.runtime import Runtime
+from api.context import Runtime
+from api.rate_limit import LocalPaces
+from api.schemas import responses
+from api.schemas.responses import Organization, Organizations
 from api.server import Server
 from benchmarks import population
-from core import api_keys, catalog, directory
-from core.clock import utc_now
-from core.database import Database
-from core.models import Membership
+from core.access import api_keys
+from core.catalog import plans
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.organizations import Membership
+from core.organizations import queries
 from tests import servers
 
 Read = Callable[[], str]
@@ -80,15 +82,15 @@ class Reads:
     @staticmethod
     def _entry(database: Database, org_id: str, user_id: str) -> str:
         with database.read() as session:
-            found = directory.entry(session, org_id, user_id)
+            found = queries.entry(session, org_id, user_id)
         if found is None:
             raise LookupError(org_id)
-        return answers.organization(found).model_dump_json()
+        return responses.organization(found).model_dump_json()
 
     @staticmethod
     def _selector(database: Database, user_id: str) -> str:
         with database.read() as session:
-            found = [answers.organization(entry) for entry in directory.seats(session, user_id)]
+            found = [responses.organization(entry) for entry in queries.seats(session, user_id)]
         return Organizations(organizations=found, count=len(found)).model_dump_json()
 
 
@@ -120,7 +122,7 @@ def requests(
     for name, database in databases.items():
         with database.write() as session:
             _, key = api_keys.create(session, "benchmark", ["organizations:read"], utc_now())
-        runtime = Runtime(database=database, catalog=catalog.load(), clock=utc_now, paces=LocalPaces(1_000_000))
+        runtime = Runtime(database=database, catalog=plans.load(), clock=utc_now, paces=LocalPaces(1_000_000))
         server = open_things.enter_context(Server(runtime, "127.0.0.1", 0, version="benchmark"))
         headers = {"Authorization": f"Bearer {key}"}
         http = open_things.enter_context(httpx.Client(base_url=server.url, headers=headers, trust_env=False))

@@ -19,18 +19,18 @@ from redis import Redis
 
 from benchmarks.comparison import Comparison, interleaved, shown
 from benchmarks.throughput import AT_ONCE
-from core import catalog, organizations
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.organizations import NewOrganization
+from core.catalog import plans as plan_catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
 from tasks.base import BillingApp
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE
 from tests import servers
-from worker import app as celery_app
-from worker import logs
-from worker.relay import Relay
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.processes.relay import Relay
+from worker.wiring import celery_app, logging
 
 WANTED = 0.8
 RUNS = 3
@@ -46,7 +46,7 @@ def measure(postgres: str, redis_url: str, organizations_: int) -> Comparison:
         stack.callback(database.close)
         database.upgrade()
         settings = _settings(url, redis_url, folder)
-        logs.configure(settings)
+        logging.configure(settings)
         app = celery_app.build(settings)
         stack.callback(app.close_runtime)
         redis = stack.enter_context(Redis.from_url(redis_url))
@@ -84,12 +84,12 @@ def _publish(app: BillingApp, org_ids: list[str]) -> None:
 
 
 def _sign_up(database: Database, many: int) -> None:
-    plans = catalog.load()
+    plans = plan_catalog.load()
     for start in range(0, many, AT_ONCE):
         with database.write() as session:
             change = Change(session, utc_now())
             for _ in range(start, min(start + AT_ONCE, many)):
-                organizations.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans)
+                commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans)
 
 
 def _settings(url: str, redis_url: str, folder: Path) -> Settings:

@@ -16,10 +16,10 @@ from sqlalchemy import update
 
 from benchmarks import population
 from benchmarks.comparison import Comparison, interleaved, shown
-from core import due
-from core.clock import utc_now
-from core.database import Database
-from core.models import BillingLink
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.reconcile import due_links
 from tests import servers
 
 FEW = 10_000
@@ -48,7 +48,7 @@ def finding(database: Database, organizations: int) -> Callable[[], float]:
             make_due()
             started = time.perf_counter()
             with database.write() as session:
-                found = due.links(session, "stripe", DUE, utc_now())
+                found = due_links.links(session, "stripe", DUE, utc_now())
             spent += time.perf_counter() - started
             if len(found) != DUE:
                 message = f"{len(found)} links were found, not {DUE}"

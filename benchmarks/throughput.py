@@ -28,12 +28,13 @@ from celery import Celery
 from sqlalchemy import make_url, update
 
 from benchmarks.comparison import Comparison, interleaved, shown
-from core import catalog, organizations
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.models import BillingLink
-from core.organizations import NewOrganization
+from core.catalog import plans as plan_catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
 from tests import servers
 from tests.worker.deployment import Deployment, deployment, free_port, in_sync, until
 
@@ -80,9 +81,9 @@ class Ours:
             with self._database.write() as session:
                 change = Change(session, utc_now())
                 for org_id in self.org_ids[start : start + AT_ONCE]:
-                    organization = organizations.lock(session, org_id)
+                    organization = commands.lock(session, org_id)
                     if organization is not None:
-                        organizations.rename(change, organization, f"Renamed {uuid4()}")
+                        commands.rename(change, organization, f"Renamed {uuid4()}")
         until(lambda: in_sync(self._database), PATIENCE, "all in sync")
         return len(self.org_ids) / (time.monotonic() - started)
 
@@ -114,13 +115,13 @@ def _start(deployed: Deployment, workers: int) -> None:
 
 
 def _signed_up(database: Database, many: int) -> list[str]:
-    plans = catalog.load()
+    plans = plan_catalog.load()
     made: list[str] = []
     for start in range(0, many, AT_ONCE):
         with database.write() as session:
             change = Change(session, utc_now())
             made += [
-                organizations.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans).id
+                commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans).id
                 for _ in range(start, min(start + AT_ONCE, many))
             ]
     return made

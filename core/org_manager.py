@@ -20,12 +20,16 @@ from pathlib import Path
 from sqlalchemy import URL, ColumnElement, ScalarSelect, select
 from sqlalchemy.orm import Session
 
-from core import billing_ids, catalog, memberships, models, organizations
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.organizations import NewOrganization, name_key, one_of
+from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.common.validation import one_of
+from core.db.database import Database
+from core.db.models import billing_links, organizations
+from core.events.event_types import Change
+from core.organizations import commands, memberships, plan_changes, provider_ids
+from core.organizations.commands import NewOrganization
+from core.organizations.validation import name_key
 
 DATABASE_FILE = "billing-sync.db"
 DEFAULT_DATA_DIR = Path("data")
@@ -54,14 +58,14 @@ class OrgUser:
 
 
 _Condition = ColumnElement[bool]
-_NOT_DELETED: _Condition = models.Organization.status != "deleted"
+_NOT_DELETED: _Condition = organizations.Organization.status != "deleted"
 
 
 class OrgManager:
     """Keeps its data in ``database_url``, or in a file in ``data_dir``.
 
     With neither, the environment's ``DATABASE_URL`` counts, then the folder ``data``. A server's schema must be this
-    version's (``billing-sync db upgrade``); a file is brought there by itself. Raises ``core.database.DatabaseError``.
+    version's (``billing-sync db upgrade``); a file is brought there by itself. Raises ``DatabaseError``.
     """
 
     def __init__(self, database_url: str | None = None, data_dir: str | os.PathLike[str] | None = None) -> None:
@@ -77,10 +81,10 @@ class OrgManager:
         """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (blanks and case aside), bad plan."""
         with self._change() as (change, plans):
             new = NewOrganization(name=name, plan_tier=plan_tier)
-            return organizations.create(change, new, plans).id
+            return commands.create(change, new, plans).id
 
     def get_org(self, org_id: str) -> Organization | None:
-        found = self._select(models.Organization.id == org_id)
+        found = self._select(organizations.Organization.id == org_id)
         return found[0] if found else None
 
     def update_org_billing_ids(self, org_id: str, lago_id: str | None = None, stripe_id: str | None = None) -> bool:
@@ -89,35 +93,35 @@ class OrgManager:
         ValueError: an empty id, or one that another organization has.
         """
         with self._change() as (change, _):
-            organization = organizations.lock(change.session, org_id)
+            organization = commands.lock(change.session, org_id)
             if organization is None:
                 return False
-            billing_ids.replace(change, organization, {"lago": lago_id, "stripe": stripe_id})
+            provider_ids.replace(change, organization, {"lago": lago_id, "stripe": stripe_id})
             return True
 
     def update_org_plan(self, org_id: str, plan_tier: str) -> bool:
         """A higher tier applies now, a lower one at the end of the period. ValueError: unknown plan."""
         with self._change() as (change, plans):
             one_of("plan_tier", plan_tier, plans.tiers())
-            organization = organizations.lock(change.session, org_id)
+            organization = commands.lock(change.session, org_id)
             if organization is not None:
-                organizations.change_plan(change, organization, plan_tier, plans)
+                plan_changes.change_plan(change, organization, plan_tier, plans)
             return organization is not None
 
     def update_org_status(self, org_id: str, status: str) -> bool:
         """ValueError: not active, suspended or deleted; or a deleted one whose name is taken by now."""
         with self._change() as (change, _):
-            one_of("status", status, models.STATUSES)
-            organization = organizations.lock(change.session, org_id)
+            one_of("status", status, organizations.STATUSES)
+            organization = commands.lock(change.session, org_id)
             if organization is not None:
-                organizations.change_status(change, organization, status)
+                commands.change_status(change, organization, status)
             return organization is not None
 
     def add_user_to_org(self, org_id: str, user_id: str, role: str = "member") -> bool:
         """ValueError: unknown role, or already in the organization."""
         with self._change() as (change, _):
-            one_of("role", role, models.ROLES)
-            organization = organizations.lock(change.session, org_id)
+            one_of("role", role, organizations.ROLES)
+            organization = commands.lock(change.session, org_id)
             if organization is None or organization.status == "deleted":
                 return False
             memberships.add(change, organization, user_id, role)
@@ -134,28 +138,28 @@ class OrgManager:
     def update_user_role(self, org_id: str, user_id: str, role: str) -> bool:
         """ValueError: unknown role."""
         with self._change() as (change, _):
-            one_of("role", role, models.ROLES)
+            one_of("role", role, organizations.ROLES)
             membership = memberships.find(change.session, org_id, user_id)
             if membership is not None:
                 memberships.change_role(change, membership, role)
             return membership is not None
 
     def get_user_orgs(self, user_id: str) -> list[Organization]:
-        mine = select(models.Membership.org_id).where(models.Membership.user_id == user_id)
-        return self._select(models.Organization.id.in_(mine), _NOT_DELETED)
+        mine = select(organizations.Membership.org_id).where(organizations.Membership.user_id == user_id)
+        return self._select(organizations.Organization.id.in_(mine), _NOT_DELETED)
 
     def get_org_users(self, org_id: str) -> list[OrgUser]:
         with self._read() as session:
             rows = session.scalars(
-                select(models.Membership)
-                .where(models.Membership.org_id == org_id)
-                .order_by(models.Membership.joined_at, models.Membership.user_id)
+                select(organizations.Membership)
+                .where(organizations.Membership.org_id == org_id)
+                .order_by(organizations.Membership.joined_at, organizations.Membership.user_id)
             )
             return [OrgUser(org_id=m.org_id, user_id=m.user_id, role=m.role, joined_at=m.joined_at) for m in rows]
 
     def get_user_role_in_org(self, org_id: str, user_id: str) -> str | None:
         with self._read() as session:
-            membership = session.get(models.Membership, (org_id, user_id))
+            membership = session.get(organizations.Membership, (org_id, user_id))
             return membership.role if membership is not None else None
 
     def list_all_organizations(self) -> list[Organization]:
@@ -163,10 +167,12 @@ class OrgManager:
 
     def search_organizations(self, query: str) -> list[Organization]:
         """Those whose name contains the words, letter case aside."""
-        return self._select(models.Organization.name_key.contains(name_key(query), autoescape=True), _NOT_DELETED)
+        return self._select(
+            organizations.Organization.name_key.contains(name_key(query), autoescape=True), _NOT_DELETED
+        )
 
     def get_organizations_by_plan(self, plan_tier: str) -> list[Organization]:
-        return self._select(models.Organization.plan_tier == plan_tier, _NOT_DELETED)
+        return self._select(organizations.Organization.plan_tier == plan_tier, _NOT_DELETED)
 
     def close(self) -> None:
         """Give the connections back; the next call opens new ones."""
@@ -178,9 +184,9 @@ class OrgManager:
         lago, stripe = (_customer_id(provider) for provider in ("lago", "stripe"))
         with self._read() as session:
             rows = session.execute(
-                select(models.Organization, lago, stripe)
+                select(organizations.Organization, lago, stripe)
                 .where(*conditions)
-                .order_by(models.Organization.created_at, models.Organization.id)
+                .order_by(organizations.Organization.created_at, organizations.Organization.id)
             )
             return [_face(organization, lago_id, stripe_id) for organization, lago_id, stripe_id in rows]
 
@@ -205,7 +211,7 @@ class OrgManager:
             return opened
 
     def _connected(self) -> tuple[Database, Catalog]:
-        plans = catalog.load()
+        plans = plan_catalog.load()
         database = Database(self._where())
         with ExitStack() as undo:
             undo.callback(database.close)
@@ -229,13 +235,16 @@ class OrgManager:
 
 def _customer_id(provider: str) -> ScalarSelect[str | None]:
     return (
-        select(models.BillingLink.customer_id)
-        .where(models.BillingLink.org_id == models.Organization.id, models.BillingLink.provider == provider)
+        select(billing_links.BillingLink.customer_id)
+        .where(
+            billing_links.BillingLink.org_id == organizations.Organization.id,
+            billing_links.BillingLink.provider == provider,
+        )
         .scalar_subquery()
     )
 
 
-def _face(organization: models.Organization, lago_id: str | None, stripe_id: str | None) -> Organization:
+def _face(organization: organizations.Organization, lago_id: str | None, stripe_id: str | None) -> Organization:
     return Organization(
         id=organization.id,
         name=organization.name,

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 
 KEPT = 20_000  # calls kept in full; the counters go on
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 
 SECONDS = 30.0
 

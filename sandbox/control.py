@@ -36,15 +36,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from sandbox import dump
+from sandbox import snapshot
 from sandbox.clock import utc
-from sandbox.exchange import Doc, WrongRequestError
-from sandbox.hand import Hand
-from sandbox.lago_api.biller import Lago
-from sandbox.lago_api.refusals import Refusal as LagoRefusal
-from sandbox.stripe_api.biller import Stripe
-from sandbox.stripe_api.refusals import Refusal as StripeRefusal
-from sandbox.world import World
+from sandbox.dashboard import Hand
+from sandbox.http import Doc, WrongRequestError
+from sandbox.lago_api.errors import Refusal as LagoRefusal
+from sandbox.lago_api.provider import Lago
+from sandbox.state import World
+from sandbox.stripe_api.errors import Refusal as StripeRefusal
+from sandbox.stripe_api.provider import Stripe
 
 LONGEST_ADVANCE = 10 * 366 * 24 * 3600.0
 Handler = Callable[[Request, Doc | list[Doc]], object]
@@ -67,8 +67,8 @@ class _Control:
                 self._route("/calls", GET=self._calls, DELETE=self._clear_calls),
                 self._route("/counters", GET=lambda _request, _body: self._world.calls.counters()),
                 self._route("/settings", GET=self._settings, POST=self._change_settings),
-                self._route("/state", GET=lambda *_: dump.state(self._world, self._stripe, self._lago)),
-                self._route("/outline", GET=lambda *_: dump.outline(self._stripe, self._lago)),
+                self._route("/state", GET=lambda *_: snapshot.state(self._world, self._stripe, self._lago)),
+                self._route("/outline", GET=lambda *_: snapshot.outline(self._stripe, self._lago)),
                 self._route("/webhooks", GET=self._webhooks, POST=self._set_webhooks),
                 self._route("/reset", POST=self._reset),
                 self._route("/{biller}/{noun}", POST=self._make),

@@ -23,7 +23,7 @@ first; after ``times`` it is spent (0: it stays). Kinds:
 
 from dataclasses import dataclass, field, fields
 
-from sandbox.exchange import Doc, Request, WrongRequestError
+from sandbox.http import Doc, Request, WrongRequestError
 
 KINDS = frozenset(
     {

@@ -6,7 +6,7 @@ Amounts are the full price of a period, never prorated, so a test's expectation 
 """
 
 from sandbox.clock import Clock, utc
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.store import Store
 
 

@@ -17,11 +17,11 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sandbox.control import control_app
-from sandbox.exchange import Answer, Dropped
-from sandbox.gate import Gate, Observer
-from sandbox.lago_api.biller import Lago
-from sandbox.stripe_api.biller import Stripe
-from sandbox.world import World
+from sandbox.http import Answer, Dropped
+from sandbox.lago_api.provider import Lago
+from sandbox.pipeline import Gate, Observer
+from sandbox.state import World
+from sandbox.stripe_api.provider import Stripe
 
 LARGEST_BODY = 4 * 1024 * 1024
 START_SECONDS = 15.0

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
-from sandbox.exchange import Doc, WrongRequestError
+from sandbox.http import Doc, WrongRequestError
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sandbox.clock import Agenda
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 
 Index = Callable[[Doc], str | None]
 Due = Callable[[Doc], float | None]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from sandbox.exchange import Doc, WrongRequestError
+from sandbox.http import Doc, WrongRequestError
 
 MOST_WAITING = 2_000
 MOST_REMEMBERED = 500

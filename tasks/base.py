@@ -20,16 +20,16 @@ from celery.utils.time import get_exponential_backoff_interval
 from celery.worker.request import Request
 from sqlalchemy.exc import IntegrityError
 
-from core.catalog import Catalog
-from core.clock import Clock
-from core.courier import Courier
-from core.database import DATABASE_IS_AWAY, Database
-from core.gateways import Provider
-from core.links import LONGEST_RETRY
-from core.organizations import ID_PATTERN
-from core.posting import Post
-from core.sync import Sync
-from tasks import broker
+from core.catalog.plans import Catalog
+from core.common.clock import Clock
+from core.db.database import DATABASE_IS_AWAY, Database
+from core.emails.sender import Post
+from core.organizations.validation import ID_PATTERN
+from core.ports.spec import Provider
+from core.reconcile.backoff import LONGEST_RETRY
+from core.reconcile.reconciler import Sync
+from core.webhooks.dispatcher import Courier
+from tasks import queue
 from tasks.routing import TASK_OF, Ring
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class BillingTask(Task[Any, Any]):
     def runtime(self) -> Runtime:
         app = self.app
         if not isinstance(app, BillingApp):
-            message = "billing tasks run in an app made by worker.app"
+            message = "billing tasks run in an app made by worker.wiring.runtime"
             raise TypeError(message)
         return app.runtime
 
@@ -132,7 +132,7 @@ class BillingTask(Task[Any, Any]):
     def outlasting_the_database(self) -> Iterator[None]:
         """While the database is away the message comes again, for as long as it takes: it may be nowhere else.
 
-        So does one that kept meeting others who put in the same (``core.received``). Whoever meets such waits where he
+        So does one that kept meeting others who put in the same (``service_events``). Whoever meets such waits where he
         is before he sends it: a slot that waits takes no further message, so a backlog stays with the broker.
         """
         try:
@@ -154,7 +154,7 @@ class BillingTask(Task[Any, Any]):
         try:
             return cast("_Retrying", self).retry(
                 exc=NotYetError(reason),
-                countdown=broker.wait(self.app, seconds),
+                countdown=queue.wait(self.app, seconds),
                 throw=False,
                 argsrepr=_ids(self.request.args),
                 kwargsrepr="{}",
@@ -168,11 +168,11 @@ class BillingTask(Task[Any, Any]):
         with self.outlasting_the_database():
             outcome = self.runtime.sync.run(org_id, provider, bulk=bulk)
         for woken in outcome.wake:
-            broker.send(self.app, Ring(TASK_OF[woken], org_id, bulk))
+            queue.send(self.app, Ring(TASK_OF[woken], org_id, bulk))
         if outcome.kind == "parked":
             raise ParkedForAPersonError(outcome.error)
         if outcome.again_in is None or outcome.again_in > LONGEST_RETRY:
             return
         if outcome.kind == "retry":
             raise self.again(outcome.error, outcome.again_in)
-        broker.send(self.app, Ring(TASK_OF[provider], org_id, bulk, outcome.again_in))
+        queue.send(self.app, Ring(TASK_OF[provider], org_id, bulk, outcome.again_in))

@@ -12,11 +12,11 @@ from typing import Final
 import structlog
 from celery import shared_task
 
-from core import due
-from core.drift import runs
-from core.drift.planning import Planner
-from core.drift.runs import Plan, RunTakenOverError
-from core.errors import ProviderError
+from core.db import job_locks
+from core.drift import report_store
+from core.drift.detector import Planner
+from core.drift.report_store import Plan, RunTakenOverError
+from core.ports.errors import ProviderError
 from tasks.base import BillingApp, BillingTask
 from tasks.routing import PLAN
 
@@ -40,7 +40,7 @@ def run(app: BillingApp, every: timedelta) -> Plan | None:
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.write() as session:
-        if not due.take_job(session, PLAN, SLICE_SECONDS, now) or not runs.is_due(session, every, now):
+        if not job_locks.take_job(session, PLAN, SLICE_SECONDS, now) or not report_store.is_due(session, every, now):
             return None
     try:
         made = Planner.beside(runtime.sync).go_on(SLICE_SECONDS)

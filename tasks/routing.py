@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from core.events import EventType
-from core.gateways import Provider
+from core.events.event_types import EventType
+from core.ports.spec import Provider
 
 RECEIVE: Final = "events.receive"
 HANDLE_WEBHOOKS: Final = "webhooks.handle"

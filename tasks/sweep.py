@@ -10,9 +10,13 @@ from __future__ import annotations
 import structlog
 from celery import shared_task
 
-from core import billers, due, mails
-from core.gateways import PROVIDERS, Provider
-from tasks import broker, deliveries, hints
+from core.db import job_locks
+from core.emails import queue
+from core.flow_control import circuit_breaker
+from core.ports.spec import PROVIDERS, Provider
+from core.reconcile import due_links
+from tasks import provider_webhooks, webhook_deliveries
+from tasks import queue as task_queue
 from tasks.base import BillingApp, BillingTask
 from tasks.routing import SWEEP, TASK_OF, Ring
 
@@ -36,15 +40,15 @@ def run(app: BillingApp) -> int:
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.write() as session:
-        if not due.take_job(session, SWEEP, JOB_SECONDS, now):
+        if not job_locks.take_job(session, SWEEP, JOB_SECONDS, now):
             return 0
-    due.downgrades(runtime.database, DOWNGRADES_AT_ONCE, now)
-    hints.sweep(app)
+    due_links.downgrades(runtime.database, DOWNGRADES_AT_ONCE, now)
+    provider_webhooks.sweep(app)
     handed_over = sum(_top_up(app, provider) for provider in PROVIDERS)
     # Last: what holds it up, a large endpoint that is being removed above all, keeps no biller waiting.
-    deliveries.sweep(app)
+    webhook_deliveries.sweep(app)
     with runtime.database.write() as session:
-        mails.clear(session, now)
+        queue.clear(session, now)
     return handed_over
 
 
@@ -57,17 +61,17 @@ def _top_up(app: BillingApp, provider: Provider) -> int:
     most = int(pace * AHEAD_SECONDS)
     with runtime.database.write() as session:
         now = runtime.clock()
-        before = due.in_hand(session, provider, most, now)
+        before = due_links.in_hand(session, provider, most, now)
         # One at least: what is in hand must not keep a probe of a stopped biller back.
         free = max(1, most - before)
-        room = billers.room(session, provider, free, now)
-        org_ids = due.links(session, provider, room, now)
+        room = circuit_breaker.room(session, provider, free, now)
+        org_ids = due_links.links(session, provider, room, now)
     # Each when those before it are done, so that it finds the way free; a probe at once.
     first = before if room == free else 0
     rings = [
         Ring(TASK_OF[provider], org_id, bulk=True, after=number / pace) for number, org_id in enumerate(org_ids, first)
     ]
-    broker.publish(app, rings)
+    task_queue.publish(app, rings)
     if org_ids:
         log.info("swept", provider=provider, links=len(org_ids))
     return len(org_ids)

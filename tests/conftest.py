@@ -16,11 +16,11 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from core import catalog
-from core.catalog import Catalog
-from core.database import Database
+from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog
+from core.db.database import Database
 from sandbox.client import SandboxClient
-from sandbox.exchange import Exchange
+from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract, servers
 
@@ -152,7 +152,7 @@ def sandbox(sandbox_server: Sandbox, watch: Watch, request: pytest.FixtureReques
 
 @pytest.fixture(scope="session")
 def plans() -> Catalog:
-    return catalog.load()
+    return plan_catalog.load()
 
 
 class SetClock:

@@ -26,14 +26,14 @@ import psycopg
 import pytest
 import yaml
 
-from core import reports
-from core.clock import utc_now
-from core.database import Database
+from core.common.clock import utc_now
+from core.db.database import Database
 from core.org_manager import OrgManager
-from core.turns import LEASE
+from core.reconcile.attempt import LEASE
+from core.reporting import overview
 from sandbox.client import SandboxClient
-from worker.api_settings import ApiSettings
-from worker.settings import Settings
+from worker.config.api import ApiSettings
+from worker.config.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVERS: Final = {"postgres", "redis"}  # images of others; the tests' own servers take their place
@@ -279,7 +279,7 @@ def _until_in_sync(stack: Stack, database_url: str, org_id: str) -> None:
     try:
         while True:
             with database.read() as session:
-                found = reports.organization(session, org_id, utc_now())
+                found = overview.organization(session, org_id, utc_now())
             assert found is not None
             if found.in_sync:
                 return

@@ -77,11 +77,11 @@ def test_every_import_stands_at_the_top_of_its_module_but_for_what_one_command_s
         for each in node.names
     }
     assert hidden == {
-        ("worker/cli/demonstration.py", "worker", "demo"),
-        ("worker/cli/processes.py", "sandbox.server", "Sandbox"),
-        ("worker/cli/processes.py", "worker", "serving"),
-        ("worker/cli/processes.py", "worker.embedded", "Embedded"),
-        ("worker/cli/serving.py", "worker", "serving"),
+        ("worker/cli/demo.py", "worker", "demo"),
+        ("worker/cli/run.py", "sandbox.server", "Sandbox"),
+        ("worker/cli/run.py", "worker.wiring", "api"),
+        ("worker/cli/run.py", "worker.processes.embedded", "Embedded"),
+        ("worker/cli/api.py", "worker.wiring", "api"),
     }
 
 

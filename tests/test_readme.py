@@ -15,11 +15,11 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from core.envelope import DATA_OF
+from core.inbox.event_schemas import DATA_OF
 from tests.worker import console
-from worker.api_settings import ApiSettings
-from worker.cli.application import app
-from worker.settings import Settings
+from worker.cli.app import app
+from worker.config.api import ApiSettings
+from worker.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

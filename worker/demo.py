@@ -15,20 +15,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from core import catalog, organizations, reports
-from core.clock import utc_now
-from core.database import Database
-from core.events import Cause, Change
-from core.models import Organization
-from core.old_store import OldMember, OldOrganization, Place, write_members, write_organizations
-from core.organizations import NewOrganization
-from core.reports import OrganizationReport
-from core.transfer.importing import import_files
+from core.catalog import plans as plan_catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.organizations import Organization
+from core.events.event_types import Cause, Change
+from core.organizations import commands, plan_changes
+from core.organizations.commands import NewOrganization
+from core.predecessor.files import OldMember, OldOrganization, Place, write_members, write_organizations
+from core.predecessor.importing import import_files
+from core.reporting import overview
+from core.reporting.overview import OrganizationReport
 from sandbox.client import Call, SandboxClient
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from tasks.base import Runtime
-from worker.embedded import Embedded
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.processes.embedded import Embedded
 
 LONGEST_WAIT: Final = 45.0  # seconds for each step
 LOOK_EVERY: Final = 0.05
@@ -71,7 +73,7 @@ def run(say: Say) -> Result:
 
 def _settings(folder: Path) -> Settings:
     """Built without the environment: a key that is set there must not be met."""
-    return Settings.model_construct(data_dir=folder, plans_file=catalog.DEFAULT_FILE, worker_concurrency=4)
+    return Settings.model_construct(data_dir=folder, plans_file=plan_catalog.DEFAULT_FILE, worker_concurrency=4)
 
 
 def _tell(runtime: Runtime, sandbox: SandboxClient, folder: Path, say: Say) -> str | None:
@@ -83,7 +85,7 @@ def _tell(runtime: Runtime, sandbox: SandboxClient, folder: Path, say: Say) -> s
     say(f"Both billers match after {time.monotonic() - started:.1f} s")
     with runtime.database.write() as session:
         new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.tiers()[0])
-        org_id = organizations.create(Change(session, utc_now(), BY_DEMO), new, runtime.catalog).id
+        org_id = commands.create(Change(session, utc_now(), BY_DEMO), new, runtime.catalog).id
     problem = problem or _until_in_sync(runtime.database)
     say("Created Northwind: a customer at Stripe, a customer and a subscription at Lago")
     for sentence, step in _steps(runtime):
@@ -100,13 +102,13 @@ def _steps(runtime: Runtime) -> Iterable[tuple[str, Step]]:
     high, low = tiers[-1], tiers[len(tiers) // 2 - 1]
 
     def rename(change: Change, organization: Organization) -> None:
-        organizations.rename(change, organization, "Northwind Traders")
+        commands.rename(change, organization, "Northwind Traders")
 
     def upgrade(change: Change, organization: Organization) -> None:
-        organizations.change_plan(change, organization, high, plans)
+        plan_changes.change_plan(change, organization, high, plans)
 
     def downgrade(change: Change, organization: Organization) -> None:
-        organizations.change_plan(change, organization, low, plans)
+        plan_changes.change_plan(change, organization, low, plans)
 
     yield "Renamed it to Northwind Traders", rename
     yield f"Upgraded it to {high}: at once", upgrade
@@ -115,7 +117,7 @@ def _steps(runtime: Runtime) -> Iterable[tuple[str, Step]]:
 
 def _change(runtime: Runtime, org_id: str, step: Step) -> None:
     with runtime.database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         if organization is not None:
             step(Change(session, utc_now(), BY_DEMO), organization)
 
@@ -178,7 +180,7 @@ def _until_in_sync(database: Database) -> str | None:
     until = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < until:
         with database.read() as session:
-            now = reports.overview(session)
+            now = overview.overview(session)
         if now.in_sync:
             return None
         if any(each.parked for each in now.billers.values()):
@@ -190,7 +192,7 @@ def _until_in_sync(database: Database) -> str | None:
 
 def _result(runtime: Runtime, sandbox: SandboxClient, problem: str | None) -> Result:
     with runtime.database.read() as session:
-        rows = reports.organizations(session, utc_now(), plan=None, search=None, limit=100).organizations
+        rows = overview.organizations(session, utc_now(), plan=None, search=None, limit=100).organizations
     calls, state = sandbox.calls(), sandbox.state()
     shown = [
         Shown(

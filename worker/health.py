@@ -18,10 +18,10 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Select, literal, select
 from sqlalchemy.exc import OperationalError
 
-from core.clock import utc_now
-from core.database import Database
-from core.models import Event
-from worker.settings import SettingsError, read
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.events import Event
+from worker.config.settings import SettingsError, read
 
 ANSWER_SECONDS: Final = 4.0
 # A batch and a broker that blinks take seconds; an event that waits longer is not being relayed.

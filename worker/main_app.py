@@ -3,7 +3,7 @@
 Importing it reads the settings. Workers and beat are started by ``billing-sync``, which knows their options.
 """
 
-from worker.app import build
-from worker.settings import read
+from worker.config.settings import read
+from worker.wiring.celery_app import build
 
 app = build(read())

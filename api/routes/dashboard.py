@@ -7,16 +7,17 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api.admission import TheAdmission
-from api.runtime import TheRuntime
+from api.auth.authorization import TheAdmission
+from api.context import TheRuntime
 from api.usage import Usage
-from core import billers, receipts
-from core.directory import Entry
-from core.gateways import Provider
-from core.models import STATUSES, Role, Status
-from core.organizations import one_of
-from core.receipts import Receipt
-from core.reports import Standing
+from core.common.validation import one_of
+from core.db.models.organizations import STATUSES, Role, Status
+from core.flow_control import circuit_breaker
+from core.organizations.queries import Entry
+from core.ports.spec import Provider
+from core.reconcile.link_status import Standing
+from core.reporting import sync_status
+from core.reporting.sync_status import Receipt
 
 router = APIRouter(tags=["dashboard"])
 
@@ -56,8 +57,8 @@ def show(admission: TheAdmission, runtime: TheRuntime) -> Dashboard:
     """All organizations of the caller at a glance; answered within two seconds, whatever Lago does."""
     ids = [entry.organization.id for entry in admission.organizations]
     with runtime.database.read() as session:
-        found = receipts.receipts(session, ids, runtime.clock())
-        stopped = "lago" in billers.stops(session)
+        found = sync_status.receipts(session, ids, runtime.clock())
+        stopped = "lago" in circuit_breaker.stops(session)
     rows = [_row(entry, found[entry.organization.id]) for entry in admission.organizations]
     current = admission.organization
     return Dashboard(

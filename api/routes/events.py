@@ -20,14 +20,15 @@ from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
-from api.answers import Sync
+from api.context import Runtime, TheRuntime
 from api.problems import MEDIA_TYPE, FieldError, ProblemError
-from api.runtime import Runtime, TheRuntime
-from core import receipts, received
-from core.database import DATABASE_IS_AWAY
-from core.envelope import DATA_OF, Data, Envelope
-from core.models import Verdict
-from core.received import Receipt
+from api.schemas.responses import Sync
+from core.db.database import DATABASE_IS_AWAY
+from core.db.models.inbox import Verdict
+from core.inbox import service_events
+from core.inbox.event_schemas import DATA_OF, Data, Envelope
+from core.inbox.service_events import Receipt
+from core.reporting import sync_status
 
 log = structlog.get_logger()
 router = APIRouter(tags=["events"])
@@ -147,7 +148,7 @@ def _read(body: bytes, content_type: str) -> object:
 def _judged(runtime: Runtime, events: Sequence[object]) -> list[EventVerdict]:
     """Each in its own transaction, in their order. Raises ``ProblemError``; what was taken by then stays taken."""
     try:
-        found = [received.receive(runtime.database, runtime.catalog, runtime.clock, event) for event in events]
+        found = [service_events.receive(runtime.database, runtime.catalog, runtime.clock, event) for event in events]
     except IntegrityError:
         detail = (
             "Others keep putting in the same at the same moments. Send it again: what was taken is not taken twice."
@@ -159,7 +160,7 @@ def _judged(runtime: Runtime, events: Sequence[object]) -> list[EventVerdict]:
     for receipt in found:
         log.info("event_received", verdict=receipt.verdict, org_id=receipt.org_id, repeated=receipt.repeated)
     with runtime.database.read() as session:
-        newest = receipts.newest(session, {receipt.org_id for receipt in found if receipt.org_id is not None})
+        newest = sync_status.newest(session, {receipt.org_id for receipt in found if receipt.org_id is not None})
     return [_verdict(event, receipt, newest) for event, receipt in zip(events, found, strict=True)]
 
 
@@ -178,7 +179,7 @@ def _verdict(event: object, receipt: Receipt, newest: dict[str, int]) -> EventVe
 def _word(event: object, name: str) -> str | None:
     """What tells the sender which event is meant."""
     value = event.get(name) if isinstance(event, dict) else None
-    return received.short(value)
+    return service_events.short(value)
 
 
 def _refusal(reason: str) -> ProblemError:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from api import problems
-from api.runtime import TheRuntime
+from api.context import TheRuntime
 
 router = APIRouter(tags=["health"])
 

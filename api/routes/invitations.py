@@ -9,17 +9,17 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from api import problems
-from api.admission import TheAdmission
-from api.answers import Changed, Sync
-from api.changes import IdempotencyKey, TheWriter, open_organization
+from api.auth.authorization import TheAdmission
+from api.context import TheRuntime
 from api.routes.members import refuse_an_owner_by_others
-from api.runtime import TheRuntime
-from api.words import Acceptance, InvitationId, NewInvitation, OrgId
-from core import invitations
-from core.events import Change
-from core.models import ROLES, Role
-from core.models import Invitation as Row
-from core.organizations import one_of
+from api.schemas.requests import Acceptance, InvitationId, NewInvitation, OrgId
+from api.schemas.responses import Changed, Sync
+from api.unit_of_work import IdempotencyKey, TheWriter, open_organization
+from core.access import invitations as invitation_commands
+from core.common.validation import one_of
+from core.db.models.access import Invitation as Row
+from core.db.models.organizations import ROLES, Role
+from core.events.event_types import Change
 
 router = APIRouter(tags=["invitations"])
 
@@ -63,7 +63,7 @@ def invite(
 
     def work(change: Change) -> Invitation:
         organization = open_organization(change, org_id)
-        return _shown(invitations.invite(change, organization, body.email, body.role, admission.user_id))
+        return _shown(invitation_commands.invite(change, organization, body.email, body.role, admission.user_id))
 
     return writer.once(key, body, 201, work)
 
@@ -72,7 +72,7 @@ def invite(
 def index(org_id: OrgId, runtime: TheRuntime) -> Invitations:
     """Those that can still be accepted, oldest first."""
     with runtime.database.read() as session:
-        found = [_shown(row) for row in invitations.pending(session, org_id, runtime.clock())]
+        found = [_shown(row) for row in invitation_commands.pending(session, org_id, runtime.clock())]
     return Invitations(invitations=found, count=len(found))
 
 
@@ -81,7 +81,7 @@ def revoke(org_id: OrgId, invitation_id: InvitationId, writer: TheWriter) -> Rev
     """Take one back: from now on its tokens open nothing."""
 
     def work(change: Change) -> Revoked:
-        if not invitations.revoke(change, org_id, invitation_id):
+        if not invitation_commands.revoke(change, org_id, invitation_id):
             detail = "No such invitation is pending: it was accepted, taken back, or has ended."
             raise problems.not_found(detail)
         return Revoked(invitation_id=invitation_id)
@@ -94,7 +94,7 @@ def accept(body: Acceptance, writer: TheWriter, admission: TheAdmission, key: Id
     """Join with the token of the mail, signed in with the address that it was sent to, which must be verified."""
 
     def work(change: Change) -> Joined:
-        joined = invitations.accept(change, body.token, admission.user_id or "")
+        joined = invitation_commands.accept(change, body.token, admission.user_id or "")
         sync = Sync(sequence=joined.organization.billing_version)
         return Joined(status="accepted", sync=sync, org_id=joined.organization.id, role=joined.role)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from api import answers, problems
-from api.admission import Admission, TheAdmission
-from api.answers import MemberChanged, Members, Sync
-from api.changes import IdempotencyKey, TheWriter, open_organization
-from api.runtime import TheRuntime
-from api.words import Limit, NewMember, Offset, OrgId, UserIdInPath, WantedRole
-from core import directory, memberships
-from core.events import Change
-from core.models import Membership, Organization, Role
+from api import problems
+from api.auth.authorization import Admission, TheAdmission
+from api.context import TheRuntime
+from api.schemas import responses
+from api.schemas.requests import Limit, NewMember, Offset, OrgId, UserIdInPath, WantedRole
+from api.schemas.responses import MemberChanged, Members, Sync
+from api.unit_of_work import IdempotencyKey, TheWriter, open_organization
+from core.db.models.organizations import Membership, Organization, Role
+from core.events.event_types import Change
+from core.organizations import memberships, queries
 
 router = APIRouter(tags=["members"])
 
@@ -21,8 +22,8 @@ router = APIRouter(tags=["members"])
 def index(org_id: OrgId, runtime: TheRuntime, limit: Limit = 100, offset: Offset = 0) -> Members:
     """Who belongs to it, in the order of joining."""
     with runtime.database.read() as session:
-        found, total = directory.members(session, org_id, limit, offset)
-    return Members(users=[answers.member(each) for each in found], count=len(found), total=total)
+        found, total = queries.members(session, org_id, limit, offset)
+    return Members(users=[responses.member(each) for each in found], count=len(found), total=total)
 
 
 @router.post("/api/organizations/{org_id}/users", status_code=201, response_model=MemberChanged)

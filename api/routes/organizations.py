@@ -9,12 +9,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api import answers, problems
-from api.admission import Admission, TheAdmission
-from api.answers import Changed, Choices, Created, Organizations, OrganizationsPage, PlanChanged, Sync
-from api.changes import IdempotencyKey, TheWriter, open_organization
-from api.runtime import TheRuntime
-from api.words import (
+from api import problems
+from api.auth.authorization import Admission, TheAdmission
+from api.context import TheRuntime
+from api.schemas import responses
+from api.schemas.requests import (
     CustomerIds,
     Details,
     Limit,
@@ -26,12 +25,14 @@ from api.words import (
     WantedPlan,
     WantedStatus,
 )
-from core import billing_ids, directory, memberships, organizations
-from core.catalog import Catalog
-from core.directory import Cursor, Wanted
-from core.events import Change
-from core.models import Organization
-from core.organizations import ID_PATTERN
+from api.schemas.responses import Changed, Choices, Created, Organizations, OrganizationsPage, PlanChanged, Sync
+from api.unit_of_work import IdempotencyKey, TheWriter, open_organization
+from core.catalog.plans import Catalog
+from core.db.models.organizations import Organization
+from core.events.event_types import Change
+from core.organizations import commands, memberships, plan_changes, provider_ids, queries
+from core.organizations.queries import Cursor, Wanted
+from core.organizations.validation import ID_PATTERN
 
 router = APIRouter(tags=["organizations"])
 
@@ -50,10 +51,10 @@ def make(change: Change, body: NewOrganization, admission: Admission, catalog: C
     if admission.user_id is not None and body.owner_user_id not in {None, admission.user_id}:
         detail = "only a service names another owner"
         raise problems.unprocessable("body.owner_user_id", detail)
-    new = organizations.NewOrganization(
+    new = commands.NewOrganization(
         name=body.name, plan_tier=body.plan_tier, billing_email=body.billing_email, currency=body.currency
     )
-    organization = organizations.create(change, new, catalog)
+    organization = commands.create(change, new, catalog)
     owner = admission.user_id or body.owner_user_id
     if owner is not None:
         memberships.add(change, organization, owner, "owner")
@@ -74,11 +75,11 @@ def index(  # noqa: PLR0913 - the filters of a list
     after = None if cursor is None else _after(cursor)
     wanted = Wanted(user_id=admission.user_id, search=search, plan=plan, after=after)
     with runtime.database.read() as session:
-        found = directory.page(session, wanted, limit + 1)
+        found = queries.page(session, wanted, limit + 1)
     page = found[:limit]
     more = _cursor(page[-1].organization) if len(found) > limit else None
     return OrganizationsPage(
-        organizations=[answers.organization(entry) for entry in page], count=len(page), next_cursor=more
+        organizations=[responses.organization(entry) for entry in page], count=len(page), next_cursor=more
     )
 
 
@@ -86,7 +87,7 @@ def index(  # noqa: PLR0913 - the filters of a list
 def selector(admission: TheAdmission) -> Choices:
     """The caller's organizations in short, to choose one for `X-Organization-ID`."""
     choices = [
-        answers.Choice(
+        responses.Choice(
             id=entry.organization.id, name=entry.organization.name, plan=entry.organization.plan_tier, role=entry.role
         )
         for entry in admission.organizations
@@ -99,16 +100,16 @@ def selector(admission: TheAdmission) -> Choices:
 def of_user(user_id: UserIdInPath, runtime: TheRuntime) -> Organizations:
     """Where somebody belongs: oneself; for a service anybody."""
     with runtime.database.read() as session:
-        found = [answers.organization(entry) for entry in directory.seats(session, user_id)]
+        found = [responses.organization(entry) for entry in queries.seats(session, user_id)]
     return Organizations(organizations=found, count=len(found))
 
 
 @router.get("/api/organizations/{org_id}")
-def show(org_id: OrgId, admission: TheAdmission) -> answers.Organization:  # noqa: ARG001 - the admission looked it up
+def show(org_id: OrgId, admission: TheAdmission) -> responses.Organization:  # noqa: ARG001 - the admission looked it up
     """One organization."""
     if admission.organization is None:
         raise problems.no_organization()
-    return answers.organization(admission.organization)
+    return responses.organization(admission.organization)
 
 
 @router.patch("/api/organizations/{org_id}")
@@ -118,10 +119,8 @@ def change_details(org_id: OrgId, body: Details, writer: TheWriter) -> Changed:
     def work(change: Change) -> Changed:
         organization = open_organization(change, org_id)
         if body.name is not None:
-            organizations.rename(change, organization, body.name)
-        organizations.change_billing_details(
-            change, organization, billing_email=body.billing_email, currency=body.currency
-        )
+            commands.rename(change, organization, body.name)
+        commands.change_billing_details(change, organization, billing_email=body.billing_email, currency=body.currency)
         return Changed(status="updated", sync=_sync(organization))
 
     return writer.change(work)
@@ -133,7 +132,7 @@ def change_billing(org_id: OrgId, body: CustomerIds, writer: TheWriter) -> Chang
 
     def work(change: Change) -> Changed:
         organization = open_organization(change, org_id)
-        billing_ids.replace(change, organization, {"lago": body.lago_id, "stripe": body.stripe_id})
+        provider_ids.replace(change, organization, {"lago": body.lago_id, "stripe": body.stripe_id})
         return Changed(status="updated", sync=_sync(organization))
 
     return writer.change(work)
@@ -145,7 +144,7 @@ def change_plan(org_id: OrgId, body: WantedPlan, writer: TheWriter, runtime: The
 
     def work(change: Change) -> PlanChanged:
         organization = open_organization(change, org_id)
-        organizations.change_plan(change, organization, body.plan_tier, runtime.catalog)
+        plan_changes.change_plan(change, organization, body.plan_tier, runtime.catalog)
         return PlanChanged(
             status="updated",
             plan_tier=organization.plan_tier,
@@ -165,10 +164,10 @@ def change_status(org_id: OrgId, body: WantedStatus, writer: TheWriter, admissio
         raise problems.forbidden(detail)
 
     def work(change: Change) -> Changed:
-        organization = organizations.lock(change.session, org_id)
+        organization = commands.lock(change.session, org_id)
         if organization is None:
             raise problems.no_organization()
-        organizations.change_status(change, organization, body.status)
+        commands.change_status(change, organization, body.status)
         return Changed(status=body.status, sync=_sync(organization))
 
     return writer.change(work)

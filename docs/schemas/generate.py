@@ -1,6 +1,6 @@
 """Writes the JSON Schemas beside this file from the models that check the messages, so that neither can say otherwise.
 
-Run it from the project's folder after changing ``core/envelope.py``: ``python -m docs.schemas.generate``.
+Run it from the project's folder after changing ``core/inbox/event_schemas.py``: ``python -m docs.schemas.generate``.
 """
 # ruff: noqa: INP001 - documents that hold one program, not a package
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from core.envelope import DATA_OF, Envelope
-from core.events import CHANGE_TYPES
+from core.events.event_types import CHANGE_TYPES
+from core.inbox.event_schemas import DATA_OF, Envelope
 
 FOLDER = Path(__file__).resolve().parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

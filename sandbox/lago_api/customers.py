@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 
-from sandbox.exchange import Doc
-from sandbox.lago_api import link
-from sandbox.lago_api.link import StripeSide
+from sandbox.http import Doc
+from sandbox.lago_api import stripe_link
+from sandbox.lago_api.errors import invalid, not_allowed, not_found
 from sandbox.lago_api.metadata import replaced
-from sandbox.lago_api.refusals import invalid, not_allowed, not_found
-from sandbox.lago_api.tables import CURRENCIES, INVISIBLE, Query, Tables, new_id, paged, stamp, text
+from sandbox.lago_api.serializers import CURRENCIES, INVISIBLE, Query, Tables, new_id, paged, stamp, text
+from sandbox.lago_api.stripe_link import StripeSide
 
 EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 LONGEST_NAME = 255
@@ -73,7 +73,7 @@ class Customers:
         """The provider's part comes after the row was saved: a refusal here leaves the row (lago.md 3.5)."""
         was_linked = row["provider_customer_id"] is not None
         wanted = sent.get("billing_configuration")
-        row = link.configured(self._tables, row, wanted if isinstance(wanted, dict) else {}, created=created)
+        row = stripe_link.configured(self._tables, row, wanted if isinstance(wanted, dict) else {}, created=created)
         self._tables.customers.put(row["lago_id"], row)
         if row["sync_with_provider"] and row["payment_provider"] and row["provider_customer_id"] is None:
             made = {**row, "provider_customer_id": self._stripe.make(row)}
@@ -109,7 +109,7 @@ class Customers:
             "updated_at": now,
             "deleted_at": None,
             "clean_up_at": None,
-            **link.UNLINKED,
+            **stripe_link.UNLINKED,
         }
 
     def retrieve(self, external_id: str) -> Doc:
@@ -170,7 +170,7 @@ def shown(row: Doc) -> Doc:
         "created_at": stamp(row["created_at"]),
         "updated_at": stamp(row["updated_at"]),
         "finalize_zero_amount_invoice": row["finalize_zero_amount_invoice"],
-        "billing_configuration": link.shown(row),
+        "billing_configuration": stripe_link.shown(row),
         "shipping_address": row["shipping"],
         "skip_invoice_custom_sections": False,
         "metadata": metadata,

@@ -1,9 +1,9 @@
 """Lago's invoices, as far as somebody asks whether they were paid. Made by hand: the sandbox itself sends no bills."""
 
-from sandbox.exchange import Doc, WrongRequestError
+from sandbox.http import Doc, WrongRequestError
 from sandbox.lago_api.customers import Customers
 from sandbox.lago_api.customers import shown as shown_customer
-from sandbox.lago_api.tables import Query, Tables, new_id, paged, stamp
+from sandbox.lago_api.serializers import Query, Tables, new_id, paged, stamp
 
 PAYMENT_STATUSES = ("pending", "succeeded", "failed")
 NO_AMOUNTS = (

@@ -3,9 +3,9 @@
 Only ids tell old entries from new.
 """
 
-from sandbox.exchange import Doc
-from sandbox.lago_api.refusals import invalid
-from sandbox.lago_api.tables import new_id
+from sandbox.http import Doc
+from sandbox.lago_api.errors import invalid
+from sandbox.lago_api.serializers import new_id
 
 MOST, LONGEST_KEY, LONGEST_VALUE = 5, 20, 100
 

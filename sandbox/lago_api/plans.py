@@ -1,8 +1,8 @@
 """Lago's plans (lago.md 4): POST is not an upsert, a code is taken once."""
 
-from sandbox.exchange import Doc
-from sandbox.lago_api.refusals import invalid, not_found
-from sandbox.lago_api.tables import CURRENCIES, Query, Tables, new_id, paged, stamp
+from sandbox.http import Doc
+from sandbox.lago_api.errors import invalid, not_found
+from sandbox.lago_api.serializers import CURRENCIES, Query, Tables, new_id, paged, stamp
 
 PER_YEAR = {"weekly": 52, "monthly": 12, "quarterly": 4, "semiannual": 2, "yearly": 1}
 REQUIRED = ("name", "code", "interval", "amount_cents", "amount_currency", "pay_in_advance")

@@ -6,13 +6,13 @@ made in silence, PUT ignores ``plan_code``, ``status=pending`` without brackets 
 
 from datetime import UTC, datetime
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.lago_api import plans
 from sandbox.lago_api.customers import Customers
 from sandbox.lago_api.customers import shown as shown_customer
+from sandbox.lago_api.errors import forbidden, invalid, not_found
 from sandbox.lago_api.periods import period
-from sandbox.lago_api.refusals import forbidden, invalid, not_found
-from sandbox.lago_api.tables import Query, Tables, fine_stamp, moment, new_id, paged, stamp, text
+from sandbox.lago_api.serializers import Query, Tables, fine_stamp, moment, new_id, paged, stamp, text
 
 STATUSES = frozenset({"pending", "active", "terminated", "canceled", "incomplete"})
 CREDIT_NOTES = ("credit", "refund", "offset", "skip")

@@ -2,10 +2,10 @@
 
 from decimal import Decimal
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.refusals import Refusal, invalid, missing_param, no_such
-from sandbox.stripe_api.tables import Tables, new_id
+from sandbox.stripe_api.errors import Refusal, invalid, missing_param, no_such
+from sandbox.stripe_api.serializers import Tables, new_id
 
 PRODUCT_FIELDS: forms.Schema = {
     "active": forms.boolean,

@@ -1,11 +1,11 @@
 """Stripe's customers (stripe.md 4): POST merges, a deleted one still answers 200, no uniqueness on anything."""
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.refusals import no_such
+from sandbox.stripe_api.errors import no_such
 from sandbox.stripe_api.search import matches, parse_query
+from sandbox.stripe_api.serializers import Tables, new_id
 from sandbox.stripe_api.subscriptions import Subscriptions
-from sandbox.stripe_api.tables import Tables, new_id
 
 SHIPPING = forms.record(
     {"address": forms.ADDRESS, "name": forms.text(), "phone": forms.text()}, required=("address", "name")

@@ -1,9 +1,9 @@
 """Stripe's event list: the exact proof of what a key made (stripe.md 2), kept 30 days, never behind."""
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.refusals import invalid, no_such
-from sandbox.stripe_api.tables import EVENT_SECONDS, Tables
+from sandbox.stripe_api.errors import invalid, no_such
+from sandbox.stripe_api.serializers import EVENT_SECONDS, Tables
 
 FIELDS: forms.Schema = {
     **forms.PAGE,

@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox.exchange import Doc
-from sandbox.stripe_api.refusals import invalid, missing_param, unsupported
+from sandbox.http import Doc
+from sandbox.stripe_api.errors import invalid, missing_param, unsupported
 
 Node = Any  # str | list[Node] | dict[str, Node]: what a form can say
 Check = Callable[[str, Node], Any]

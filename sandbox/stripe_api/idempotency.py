@@ -7,9 +7,9 @@ import hashlib
 from urllib.parse import parse_qsl
 
 from sandbox.clock import Clock
-from sandbox.exchange import Answer, Doc, Request
+from sandbox.http import Answer, Doc, Request
 from sandbox.store import Store
-from sandbox.stripe_api.refusals import error
+from sandbox.stripe_api.errors import error
 
 KEPT_SECONDS = 24 * 3600
 LONGEST_KEY = 255

@@ -3,9 +3,9 @@
 The invoices themselves are not served: the sandbox sends no bills.
 """
 
-from sandbox.exchange import Doc, WrongRequestError
+from sandbox.http import Doc, WrongRequestError
 from sandbox.stripe_api.customers import Customers
-from sandbox.stripe_api.tables import Tables, new_id
+from sandbox.stripe_api.serializers import Tables, new_id
 
 EVENTS = {"failed": "invoice.payment_failed", "paid": "invoice.paid"}
 

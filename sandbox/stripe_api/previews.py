@@ -5,11 +5,11 @@ at the new one. Both wait for the next invoice, unless the change begins a new p
 Only subscriptions that are there are previewed; taxes, discounts and balances there are none.
 """
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.refusals import Refusal, invalid
+from sandbox.stripe_api.errors import Refusal, invalid
+from sandbox.stripe_api.serializers import Tables, new_id
 from sandbox.stripe_api.subscriptions import CHANGED_ITEM, ENDED, MOST_ITEMS, PRORATION, Subscriptions, period_at
-from sandbox.stripe_api.tables import Tables, new_id
 
 DETAILS = forms.record(
     {

@@ -5,8 +5,8 @@ It waits for the subscription's next invoice. The ledger knows nothing of it: th
 
 from fractions import Fraction
 
-from sandbox.exchange import Doc
-from sandbox.stripe_api.tables import Tables
+from sandbox.http import Doc
+from sandbox.stripe_api.serializers import Tables
 
 MOST_PENDING = 250
 

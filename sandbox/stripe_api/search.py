@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from sandbox.exchange import Doc
-from sandbox.stripe_api.refusals import invalid
+from sandbox.http import Doc
+from sandbox.stripe_api.errors import invalid
 
 CLAUSE = re.compile(
     r"""\s*(?P<minus>-?)(?P<field>name|email|phone|created|metadata\[(['"])(?P<key>[^'"\]]+)\3\])"""

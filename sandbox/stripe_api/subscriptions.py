@@ -7,12 +7,12 @@ there: their parameters are refused aloud.
 
 from collections.abc import Iterator
 
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 from sandbox.months import at, period_of
 from sandbox.stripe_api import forms
+from sandbox.stripe_api.errors import Refusal, invalid, missing_param, no_such
 from sandbox.stripe_api.prorations import Prorations
-from sandbox.stripe_api.refusals import Refusal, invalid, missing_param, no_such
-from sandbox.stripe_api.tables import API_VERSION, NOBODY, Tables, new_id
+from sandbox.stripe_api.serializers import API_VERSION, NOBODY, Tables, new_id
 
 MOST_ITEMS = 20
 MOST_SUBSCRIPTIONS = 500

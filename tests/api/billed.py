@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.asking import Asking
-from core.catalog import Catalog
-from core.database import Database
-from providers.lago import LagoBiller
-from providers.stripe_biller import StripeBiller
+from api.provider_queries import Asking
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from providers.lago.provider import LagoBiller
+from providers.stripe.provider import StripeBiller
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.core.fakes import PAYER_CODE, World, open_world

@@ -11,22 +11,24 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from api.asking import Asking
-from api.issuer import Issuer, IssuerSettings
-from api.pacing import LocalPaces, Paces
-from api.runtime import Runtime
+from api.context import Runtime
+from api.oidc import Issuer, IssuerSettings
+from api.provider_queries import Asking
+from api.rate_limit import LocalPaces, Paces
 from api.server import Server
-from core import api_keys, endpoints, invitations, memberships, organizations, people
-from core.api_keys import SCOPES, Scope
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.endpoints import NewEndpoint
-from core.events import Change
-from core.models import Role
-from core.organizations import NewOrganization
-from core.people import Profile
-from core.signing import Signer
+from core.access import api_keys, invitations, users
+from core.access.api_keys import SCOPES, Scope
+from core.access.users import Profile
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.organizations import Role
+from core.events.event_types import Change
+from core.organizations import commands, memberships
+from core.organizations.commands import NewOrganization
+from core.webhooks import endpoints
+from core.webhooks.endpoints import NewEndpoint
+from core.webhooks.signing import Signer
 from tests.api.provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Provider
 
 SIGNING_SECRET = "a signing secret of the tests, long enough"
@@ -60,7 +62,7 @@ class Api:
         with self.database.write() as session:
             change = Change(session, utc_now())
             new = NewOrganization(name=f"Organization {self.made}", plan_tier=plan_tier)
-            organization = organizations.create(change, new, self.catalog)
+            organization = commands.create(change, new, self.catalog)
             for user_id, role in roles.items():
                 memberships.add(change, organization, user_id, role)
             return organization.id
@@ -78,9 +80,9 @@ class Api:
         email = f"{user_id.replace(' ', '.')}@acme.test"
         with self.database.write() as session:
             change = Change(session, utc_now())
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
-            people.remember(change, Profile(user_id=user_id, email=email))
+            users.remember(change, Profile(user_id=user_id, email=email))
             made = invitations.invite(change, organization, email, "member", None)
             return made.id, invitations.new_token(session, made.id)[1]
 

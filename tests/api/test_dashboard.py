@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from api.usage import LocalShelf
-from core import billers
+from core.flow_control import circuit_breaker
 from tests.api.billed import asking, world
 from tests.api.conftest import Api
 from tests.core.fakes import World
-from worker.shared_shelf import SharedShelf
+from worker.shared.cache import SharedShelf
 
 __all__ = ["asking", "world"]
 
@@ -119,7 +119,7 @@ def test_whatever_lago_answers_the_dashboard_answers(api: Api, world: World, kin
 def test_a_lago_that_is_stopped_is_not_asked(api: Api, world: World) -> None:
     synced(api, world)
     with world.database.write() as session:
-        billers.stop(session, "lago", "the key is of another account", world.now)
+        circuit_breaker.stop(session, "lago", "the key is of another account", world.now)
     assert dashboard(api)["usage"]["state"] == "unavailable"
     assert world.calls() == (0, 0)
 

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from jsonschema.validators import Draft202012Validator
 
-from api.door import LARGEST_BODY
-from api.permissions import TABLE
-from api.runtime import Runtime
+from api.auth.permissions import TABLE
+from api.context import Runtime
+from api.middleware import LARGEST_BODY
 from api.server import Server
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.models import Role
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.organizations import Role
 from tests.api.conftest import Api
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

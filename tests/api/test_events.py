@@ -9,8 +9,9 @@ import httpx
 import pytest
 from sqlalchemy import func, select, text
 
-from core.envelope import LARGEST_BYTES
-from core.models import Event, Organization
+from core.db.models.events import Event
+from core.db.models.organizations import Organization
+from core.inbox.event_schemas import LARGEST_BYTES
 from tests.api.conftest import Api
 
 ONE = "application/cloudevents+json"

@@ -9,9 +9,10 @@ from email.headerregistry import Address
 import httpx
 import pytest
 
-from core.clock import utc_now
-from core.posting import Post, Sender
-from providers.smtp import SmtpAddress, SmtpServer
+from core.access import invitations
+from core.common.clock import utc_now
+from core.emails.sender import Post, Sender
+from providers.emails.smtp import SmtpAddress, SmtpServer
 from tests.api.conftest import Api
 from tests.mail_server import MailServer, mail_server, text, token
 
@@ -32,6 +33,7 @@ class Team:
             clock=utc_now,
             sender=Sender(address=Address("Billing", addr_spec="billing@acme.test"), page=PAGE),
             server=SmtpServer(address),
+            new_token=invitations.new_token,
         )
 
     def as_(self, user_id: str, email: str | None = None, *, verified: bool = True) -> dict[str, str]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.models import Role
+from core.db.models.organizations import Role
 from tests.api.conftest import Api
 
 

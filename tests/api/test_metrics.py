@@ -12,12 +12,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
-from api.measures import Measures
-from core import billers, figures
-from core.clock import utc_now
-from core.database import Database
-from core.figures import Figures
-from core.models import BillingLink, DriftPlan, Event
+from api.metrics import Measures
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.drift import DriftPlan
+from core.db.models.events import Event
+from core.flow_control import circuit_breaker
+from core.reporting import metrics
+from core.reporting.metrics import Figures
 from tests.api.conftest import Api
 from tests.core.test_reads import FEW, large, plans_of
 
@@ -51,7 +54,7 @@ def value(found: Values, name: str, **labels: str) -> float | None:
 def shown(database: Database, at: Callable[[], datetime] = utc_now) -> Values:
     def read() -> Figures:
         with database.read() as session:
-            return figures.read(session)
+            return metrics.read(session)
 
     return values(Measures(read, at).text().decode())
 
@@ -74,7 +77,7 @@ def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
 
 def test_a_stopped_biller_shows_for_what_reason(api: Api) -> None:
     with api.database.write() as session:
-        billers.stop(session, "stripe", "the key is of another account", utc_now())
+        circuit_breaker.stop(session, "stripe", "the key is of another account", utc_now())
     found = shown(api.database)
     assert value(found, "biller_stopped", provider="stripe", kind="wrong_account") == 1
     assert value(found, "biller_stopped", provider="stripe", kind="unavailable") == 0
@@ -160,7 +163,7 @@ def test_however_many_scrape_the_rows_are_read_once_in_a_while(database: Databas
     def read() -> Figures:
         reads.append(1)
         with database.read() as session:
-            return figures.read(session)
+            return metrics.read(session)
 
     measures = Measures(read, utc_now)
     for _ in range(10):
@@ -170,7 +173,7 @@ def test_however_many_scrape_the_rows_are_read_once_in_a_while(database: Databas
 
 def test_at_ten_thousand_organizations_only_what_waits_is_read(large: Database) -> None:
     found: list[Figures] = []
-    plans = plans_of(large, lambda session: found.append(figures.read(session)))
+    plans = plans_of(large, lambda session: found.append(metrics.read(session)))
     assert (found[0].links["lago"].behind, found[0].events_pending) == (FEW, FEW)
     assert "ix_billing_links_due" in plans
     assert "ix_billing_links_parked" in plans

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from core.models import BillingLink, Event, Organization
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.organizations import Organization
 from tests.api.conftest import Api
 
 NONSENSE: list[tuple[object, str]] = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.api.conftest import Api
-from worker import api_settings
-from worker.settings import SettingsError
+from worker.config import api as api_settings
+from worker.config.settings import SettingsError
 
 PAGE = "https://app.acme.test"
 

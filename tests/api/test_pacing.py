@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from api.pacing import LocalPaces, Paces
+from api.rate_limit import LocalPaces, Paces
 from tests.api.conftest import Api
-from worker.shared_paces import SharedPaces
+from worker.shared.client_rate_limiter import SharedPaces
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from api.permissions import TABLE, Rule
-from core.api_keys import SCOPES
-from core.models import Role
+from api.auth.permissions import TABLE, Rule
+from core.access.api_keys import SCOPES
+from core.db.models.organizations import Role
 from tests.api.conftest import Api
 
 PEOPLE = ("stranger", "member of another organization", "member", "billing_admin", "owner")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from core import billers, catalog, due
-from core.catalog import Catalog, ChargedBy
-from core.clock import utc_now
-from core.gateways import Provider
+from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog, ChargedBy
+from core.common.clock import utc_now
+from core.flow_control import circuit_breaker
+from core.ports.spec import Provider
+from core.reconcile import due_links
 from tests.api.billed import asking, world
 from tests.api.conftest import Api
 from tests.core.fakes import World
@@ -35,7 +37,7 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 
 @pytest.fixture
 def plans(charged_by: ChargedBy) -> Catalog:
-    return catalog.load(charged_by=charged_by)
+    return plan_catalog.load(charged_by=charged_by)
 
 
 class Organization:
@@ -139,7 +141,7 @@ def test_a_downgrade_takes_effect_when_the_period_ends(api: Api, world: World) -
     acme.settle()
     ends = moment(acme.shown()["plan_effective_at"])
     world.pass_time(seconds=(ends - world.now).total_seconds() + 7200)
-    assert due.downgrades(world.database, 10, world.now) == 1
+    assert due_links.downgrades(world.database, 10, world.now) == 1
     acme.settle()
     shown = acme.shown()
     assert (shown["plan_tier"], shown["pending_plan_tier"], shown["plan_effective_at"]) == ("starter", None, None)
@@ -260,7 +262,7 @@ def test_a_biller_in_trouble_makes_that_part_unavailable_within_three_seconds(
 def test_a_biller_that_is_stopped_is_not_asked(api: Api, world: World) -> None:
     acme = Organization(api, world, "starter")
     with world.database.write() as session:
-        billers.stop(session, "lago", "the key is of another account", world.now)
+        circuit_breaker.stop(session, "lago", "the key is of another account", world.now)
     world.calls()
     assert acme.preview("enterprise")["billers"]["lago"]["state"] == "unavailable"
     assert world.calls() == (0, 0)

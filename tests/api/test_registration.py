@@ -8,9 +8,11 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from core import mails, outbox
-from core.clock import utc_now
-from core.models import BillingLink, Mail
+from core.common.clock import utc_now
+from core.db.models.billing_links import BillingLink
+from core.db.models.email import Mail
+from core.emails import queue
+from core.events import outbox
 from tests.api.conftest import Api
 from tests.api.test_sign_in import begin, browser
 
@@ -23,7 +25,7 @@ def relayed(api: Api) -> list[tuple[str, str]]:
         token, events = outbox.lease(session, 500, utc_now())
     with api.database.write() as session:
         marked = outbox.mark_published(session, token, utc_now())
-        mails.of_events(session, [each for each in events if each.seq in marked], api.catalog, utc_now())
+        queue.of_events(session, [each for each in events if each.seq in marked], api.catalog, utc_now())
     with api.database.read() as session:
         return [(row.kind, row.recipient) for row in session.scalars(select(Mail))]
 

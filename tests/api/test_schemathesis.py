@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core import memberships, organizations
-from core.clock import utc_now
-from core.events import Change
-from core.organizations import NewOrganization
+from core.common.clock import utc_now
+from core.events.event_types import Change
+from core.organizations import commands, memberships
+from core.organizations.commands import NewOrganization
 from tests.api.conftest import Api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def make_example(api: Api) -> None:
     with api.database.write() as session:
         change = Change(session, utc_now())
         new = NewOrganization(name="Example", plan_tier="professional", org_id=EXAMPLE)
-        organization = organizations.create(change, new, api.catalog)
+        organization = commands.create(change, new, api.catalog)
         for user_id in ("ann", "bob"):
             memberships.add(change, organization, user_id, "owner")
         memberships.add(change, organization, "user_1", "member")

@@ -8,8 +8,8 @@ import time
 import pytest
 from sqlalchemy import update
 
-from core.clock import utc_now
-from core.models import BillingLink
+from core.common.clock import utc_now
+from core.db.models.billing_links import BillingLink
 from tests.api.conftest import Api
 
 

@@ -12,9 +12,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from api.issuer import Issuer, IssuerAwayError, IssuerSettings, TokenRefusedError
-from core import api_keys
-from core.clock import utc_now
+from api.oidc import Issuer, IssuerAwayError, IssuerSettings, TokenRefusedError
+from core.access import api_keys
+from core.common.clock import utc_now
 from tests.api.conftest import Api
 from tests.api.provider import AUDIENCE, Key, Provider
 

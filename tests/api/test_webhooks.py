@@ -19,16 +19,17 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
-from api.door import LARGEST_BODY
-from api.routes.webhooks import LAGO, OLDER, STRIPE
-from api.runtime import Runtime
+from api.context import Runtime
+from api.middleware import LARGEST_BODY
+from api.routes.provider_webhooks import LAGO, OLDER, STRIPE
 from api.server import Server
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.models import BillerStanding, Hint
-from providers.lago_webhooks import Hmac, Jwt, LagoWebhooks
-from providers.stripe_webhooks import StripeWebhooks
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.inbox import Hint
+from core.db.models.providers import BillerStanding
+from providers.lago.webhooks import Hmac, Jwt, LagoWebhooks
+from providers.stripe.webhooks import StripeWebhooks
 
 WHSEC = "whsec_nobody_may_read_this"
 LAGO_SECRET = "0f8fad5b-d9cb-469f-a165-70867728950e"

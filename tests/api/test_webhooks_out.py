@@ -9,10 +9,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from sqlalchemy import select
 
-from core import announcements, deliveries, outbox
-from core.clock import utc_now
-from core.models import Event, KeptAnswer, WebhookDelivery
-from core.signing import Signer
+from core.common.clock import utc_now
+from core.db.models.access import KeptAnswer
+from core.db.models.events import Event
+from core.db.models.webhooks import WebhookDelivery
+from core.events import outbox
+from core.webhooks import deliveries, payloads
+from core.webhooks.signing import Signer
 from tests.api.conftest import SIGNING_SECRET, Api
 
 URL = "https://hooks.example.com/billing"
@@ -120,12 +123,12 @@ def test_a_replay_makes_what_was_settled_due_again(api: Api, mine: dict[str, str
 
 def test_what_is_sent_is_what_the_document_says(api: Api) -> None:
     document = api.get("/openapi.json").json()
-    body = document["webhooks"]["event"]["post"]["requestBody"]["content"][announcements.MEDIA_TYPE]
+    body = document["webhooks"]["event"]["post"]["requestBody"]["content"][payloads.MEDIA_TYPE]
     assert body["schema"] == {"$ref": "#/components/schemas/Announcement"}
     api.organization(owner="owner")
     with api.database.read() as session:
         told = [
-            announcements.announcement(event, announcements.NAME_OF["organization.created"])
+            payloads.announcement(event, payloads.NAME_OF["organization.created"])
             for event in session.scalars(select(Event).where(Event.type == "organization.created"))
         ]
     schema = {"$ref": "#/components/schemas/Announcement", "components": document["components"]}

@@ -20,11 +20,11 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import select
 
-from core import received
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import DATABASE_IS_AWAY, Database
-from core.models import ReceivedEvent
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import DATABASE_IS_AWAY, Database
+from core.db.models.inbox import ReceivedEvent
+from core.inbox import service_events
 
 SOURCE = "/chaos"
 AGAIN_SECONDS = 4.0
@@ -151,7 +151,7 @@ class Sender:
     def _send(self, app: Celery | None, message: dict[str, Any]) -> bool:
         try:
             if app is None:
-                received.receive(self.database, self.catalog, utc_now, message)
+                service_events.receive(self.database, self.catalog, utc_now, message)
             else:
                 app.send_task("events.receive", args=[message], queue="events", retry=False, ignore_result=True)
         except (*DATABASE_IS_AWAY, BrokerError, OSError):

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from core.catalog import Catalog
-from core.database import Database
-from core.models import BillingLink, Organization, ReceivedEvent
-from sandbox.exchange import Doc
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.inbox import ReceivedEvent
+from core.db.models.organizations import Organization
+from sandbox.http import Doc
 from sandbox.stripe_api.subscriptions import ENDED
 from tests.chaos.changes import TAKEN, Story, Wanted
 

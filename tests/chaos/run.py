@@ -25,10 +25,13 @@ from typing import Any, Literal, cast
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from core import catalog, due, offers
-from core.catalog import Catalog, ChargedBy
-from core.database import DATABASE_IS_AWAY, Database
-from core.models import BillingLink, ReceivedEvent
+from core.catalog import plans as plan_catalog
+from core.catalog import publishing
+from core.catalog.plans import Catalog, ChargedBy
+from core.db.database import DATABASE_IS_AWAY, Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.inbox import ReceivedEvent
+from core.reconcile import due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.chaos import judge, outside
@@ -36,8 +39,8 @@ from tests.chaos.changes import Sender, Story, story
 from tests.chaos.crew import Crew
 from tests.crash.matrix import leave_nothing_behind
 from tests.worker import leaks
-from worker import app
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.wiring import runtime
 
 Name = Literal["postgres-redis", "sqlite", "postgres-rabbitmq"]
 CHARGED_BY: dict[Name, ChargedBy] = {"postgres-redis": "lago", "sqlite": "stripe", "postgres-rabbitmq": "stripe"}
@@ -97,7 +100,7 @@ def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int
     """``rounds``: how often each fault comes."""
     chance = random.Random(f"{name} {seed}")  # noqa: S311 - a seeded story, no secret
     report = Report(name=name, seed=seed)
-    plans = catalog.load(charged_by=CHARGED_BY[name])
+    plans = plan_catalog.load(charged_by=CHARGED_BY[name])
     tale = story(chance, min(ORGANIZATIONS, max(1, changes // 8)), changes, plans.tiers())
     with _scene(name, chance, tale, plans, rounds) as scene:
         began = time.monotonic()
@@ -260,7 +263,7 @@ def _in_sync(database: Database) -> bool:
     try:
         with database.read() as session:
             waiting = select(func.count()).select_from(ReceivedEvent).where(ReceivedEvent.verdict == "waiting")
-            return not due.count_behind(session) and not session.scalar(waiting)
+            return not due_links.count_behind(session) and not session.scalar(waiting)
     except DATABASE_IS_AWAY:
         return False
 
@@ -297,8 +300,8 @@ def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
 
 
 def _put_on_sale(plans: Catalog, url: str) -> None:
-    billers = app.open_billers(Settings.model_construct(**_keys(url, SecretStr)), plans)
-    offers.push(plans, billers.values())
+    billers = runtime.open_billers(Settings.model_construct(**_keys(url, SecretStr)), plans)
+    publishing.push(plans, billers.values())
     for biller in billers.values():
         biller.close()
 
@@ -318,7 +321,7 @@ def _environment(url: str, folder: Path) -> dict[str, str]:
         **{name.upper(): value for name, value in _keys(url, str).items()},
         "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
         "DATA_DIR": str(folder),
-        "PLANS_FILE": str(catalog.DEFAULT_FILE),
+        "PLANS_FILE": str(plan_catalog.DEFAULT_FILE),
         "WORKER_CONCURRENCY": "4",
     }
 

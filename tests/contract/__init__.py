@@ -7,11 +7,11 @@ The documents stay outside the repository; where they are missing, ``available``
 
 from typing import Literal
 
-from . import lago_requests, stripe_requests
-from .documents import available, where
-from .lago_requests import lago_violations
-from .operations import Request
-from .stripe_requests import stripe_violations
+from tests.contract import lago_requests, stripe_requests
+from tests.contract.documents import available, where
+from tests.contract.lago_requests import lago_violations
+from tests.contract.operations import Request
+from tests.contract.stripe_requests import stripe_violations
 
 __all__ = ["available", "read", "violations", "where"]
 

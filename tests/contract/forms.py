@@ -7,7 +7,7 @@ import re
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
-from .documents import Json, Object, array, obj
+from tests.contract.documents import Json, Object, array, obj
 
 Tree: TypeAlias = dict[str, "str | Tree"]
 

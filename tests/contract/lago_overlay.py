@@ -1,7 +1,7 @@
-"""Where Lago's server and its document of 1.51.0 part. The server's code is the truth (lago.md, head)."""
+"""Where Lago's server and its document of 1.51.0 part. The server's code is the truth (lago.md 0)."""
 
-from .documents import Json, Object
-from .operations import Difference
+from tests.contract.documents import Json, Object
+from tests.contract.operations import Difference
 
 _CUSTOMERS = "/api/v1/customers"
 _SUBSCRIPTIONS = "/api/v1/subscriptions"
@@ -86,7 +86,7 @@ OVERLAY = (
         _ONE,
         ("body", "properties", "subscription", "required"),
         [],
-        "the server does not ask for ending_at, and the SDK leaves it out (lago.md 5.3, stripe.md 8c)",
+        "the server does not ask for ending_at, and the SDK leaves it out (lago.md 5.3)",
     ),
     _subscription("on_termination_credit_note", _CREDIT_NOTE, "permitted by the server (lago.md 5.3)"),
     _subscription("on_termination_invoice", _INVOICE, "permitted by the server (lago.md 5.3)"),

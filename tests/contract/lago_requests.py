@@ -8,11 +8,11 @@ import functools
 import json
 import re
 
-from .documents import Json, Object, array, lago_document, obj
-from .forms import Tree, pairs, plant, typed
-from .lago_overlay import OVERLAY
-from .operations import Key, Operation, Operations, Parts, Request, query_schema
-from .schemas import faults
+from tests.contract.documents import Json, Object, array, lago_document, obj
+from tests.contract.forms import Tree, pairs, plant, typed
+from tests.contract.lago_overlay import OVERLAY
+from tests.contract.operations import Key, Operation, Operations, Parts, Request, query_schema
+from tests.contract.schemas import faults
 
 BASE = "/api/v1"
 JSON = "application/json"

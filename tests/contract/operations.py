@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from jsonschema import Draft202012Validator
 
-from .documents import Json, Object, obj
-from .schemas import NOTHING, closed, compiled
+from tests.contract.documents import Json, Object, obj
+from tests.contract.schemas import NOTHING, closed, compiled
 
 Key: TypeAlias = tuple[str, str]  # method in capitals, path as the document writes it
 Parts: TypeAlias = Object  # {"query": schema, "body": schema}: what one operation takes

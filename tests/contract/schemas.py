@@ -12,7 +12,7 @@ from datetime import date, datetime
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
-from .documents import Json, Object, array, obj
+from tests.contract.documents import Json, Object, array, obj
 
 NOTHING: Object = {"type": "object", "properties": {}, "additionalProperties": False}
 

@@ -1,17 +1,17 @@
 """What Stripe's document of 2026-05-27.dahlia lacks: the newer version stripe-python 16.1 sends, and rules in prose."""
 
-from .documents import Json, Object
-from .operations import Difference
+from tests.contract.documents import Json, Object
+from tests.contract.operations import Difference
 
 _UPDATE = "/v1/subscriptions/{subscription_exposed_id}"
 _RESUME = "/v1/subscriptions/{subscription}/resume"
 _PAUSE = "/v1/subscriptions/{subscription}/pause"
 _PREVIEW = "/v1/invoices/create_preview"
 
-_ENDIVE = "new in 2026-09-30.endive, which the SDK sends (stripe.md 6, specs/README.md)"
-_AUGUST = "new in 2026-08-26.dahlia (specs/README.md)"
+_ENDIVE = "new in 2026-09-30.endive, which the SDK sends (stripe.md 8)"
+_AUGUST = "new in 2026-08-26.dahlia (stripe.md 8)"
 _METADATA_RULE = "50 keys of 40 characters without brackets, values of 500 (stripe.md 4, Stripe's page /api/metadata)"
-_DUE = "an invoice that is sent needs a due date (stripe.md 6, appendix A)"
+_DUE = "an invoice that is sent needs a due date (stripe.md 6)"
 _PROSE = "the document says so in prose only (stripe.md 5, 6)"
 
 _STRINGS: Object = {"type": "array", "items": {"type": "string", "maxLength": 5000}}
@@ -99,7 +99,7 @@ OVERLAY = (
         "/v1/account",
         (),
         {"query": {"type": "object", "properties": {"expand": _STRINGS}}},
-        "the key's own account, left out of the reduced file; the worker pins it at first use (design.md 5.10)",
+        "the key's own account, left out of the reduced file; the worker pins it at first use (money.md 17)",
     ),
     *(
         _body("POST", path, "metadata", _METADATA, _METADATA_RULE)

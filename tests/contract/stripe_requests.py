@@ -1,14 +1,14 @@
-"""Stripe: form-encoded, bracketed keys, every nested object closed (stripe.md, appendix A)."""
+"""Stripe: form-encoded, bracketed keys, every nested object closed (stripe.md 1.6, 8)."""
 
 import functools
 
 from jsonschema import Draft202012Validator
 
-from .documents import Object, array, obj, stripe_document
-from .forms import bracketed, typed
-from .operations import Operations, Parts, Request, query_schema
-from .schemas import NOTHING, faults
-from .stripe_overlay import OVERLAY
+from tests.contract.documents import Object, array, obj, stripe_document
+from tests.contract.forms import bracketed, typed
+from tests.contract.operations import Operations, Parts, Request, query_schema
+from tests.contract.schemas import NOTHING, faults
+from tests.contract.stripe_overlay import OVERLAY
 
 FORM = "application/x-www-form-urlencoded"
 

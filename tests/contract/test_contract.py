@@ -19,7 +19,7 @@ from lago_python_client import Client
 from lago_python_client.exceptions import LagoApiError
 from lago_python_client.models import Customer, Subscription
 
-from . import available, lago_requests, stripe_requests, violations, where
+from tests.contract import available, lago_requests, stripe_requests, violations, where
 
 needs_documents = pytest.mark.skipif(not available(), reason=where())
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from . import available, violations, where
-from .documents import Json, Object
+from tests.contract import available, violations, where
+from tests.contract.documents import Json, Object
 
 pytestmark = pytest.mark.skipif(not available(), reason=where())
 

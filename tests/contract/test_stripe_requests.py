@@ -2,7 +2,7 @@
 
 import pytest
 
-from . import available, violations, where
+from tests.contract import available, violations, where
 
 pytestmark = pytest.mark.skipif(not available(), reason=where())
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.catalog import Catalog
-from core.database import Database
+from core.catalog.plans import Catalog
+from core.db.database import Database
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.core.fakes import World, open_world

@@ -6,31 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from core import memberships, offers, organizations, turns
-from core.accounts import Accounts
-from core.billing_ids import replace as replace_ids
-from core.catalog import Catalog, ChargedBy
-from core.database import Database
-from core.events import Change
-from core.gateways import (
-    Account,
-    Auditor,
-    Biller,
-    Claim,
-    Customer,
-    CustomerSpec,
-    Known,
-    Offer,
-    Provider,
-    Subscription,
-    SubscriptionSpec,
-)
-from core.models import BillingLink, Organization
-from core.organizations import NewOrganization
-from core.sync import Outcome, Sync
-from core.wishes import Policy
-from providers.lago import LagoBiller
-from providers.stripe_biller import StripeBiller
+from core.catalog import publishing
+from core.catalog.plans import Catalog, ChargedBy
+from core.compare.desired_state import Policy
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.events.event_types import Change
+from core.organizations import commands, memberships, plan_changes
+from core.organizations.commands import NewOrganization
+from core.organizations.provider_ids import replace as replace_ids
+from core.ports.provider import Auditor, Biller, Claim, Customer, Subscription
+from core.ports.spec import Account, CustomerSpec, Known, Offer, Provider, SubscriptionSpec
+from core.reconcile import attempt
+from core.reconcile.account_guard import Accounts
+from core.reconcile.reconciler import Outcome, Sync
+from providers.lago.provider import LagoBiller
+from providers.stripe.provider import StripeBiller
 from sandbox.client import SandboxClient
 
 PAYER_CODE = "stripe_main"
@@ -148,30 +140,30 @@ class World:
             for tier, plan in self.catalog.plans.items()
         }
         self.catalog = self.catalog.model_copy(update={"plans": plans})
-        offers.push(self.catalog, self.billers.values())
+        publishing.push(self.catalog, self.billers.values())
         self.sandbox.reset_calls()
 
     def create(self, name: str = "Acme", plan_tier: str = "professional", email: str | None = None) -> str:
         new = NewOrganization(name=name, plan_tier=plan_tier, billing_email=email)
         with self.database.write() as session:
-            return organizations.create(Change(session, self.now), new, self.catalog).id
+            return commands.create(Change(session, self.now), new, self.catalog).id
 
     def change(self, org_id: str, change: Callable[[Change, Organization], object]) -> None:
         with self.database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
             change(Change(session, self.now), organization)
 
     def rename(self, org_id: str, name: str) -> None:
-        self.change(org_id, lambda change, organization: organizations.rename(change, organization, name))
+        self.change(org_id, lambda change, organization: commands.rename(change, organization, name))
 
     def change_plan(self, org_id: str, tier: str) -> None:
         self.change(
-            org_id, lambda change, organization: organizations.change_plan(change, organization, tier, self.catalog)
+            org_id, lambda change, organization: plan_changes.change_plan(change, organization, tier, self.catalog)
         )
 
     def change_status(self, org_id: str, status: str) -> None:
-        self.change(org_id, lambda change, organization: organizations.change_status(change, organization, status))
+        self.change(org_id, lambda change, organization: commands.change_status(change, organization, status))
 
     def add_member(self, org_id: str, user_id: str) -> None:
         self.change(org_id, lambda change, organization: memberships.add(change, organization, user_id, "member"))
@@ -237,7 +229,7 @@ class World:
         raise AssertionError(message)
 
     def outlive_the_lease(self) -> None:
-        self.wait(turns.LEASE.total_seconds() + 1)
+        self.wait(attempt.LEASE.total_seconds() + 1)
 
 
 def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url: str) -> World:
@@ -246,7 +238,7 @@ def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url
     stripe = StripeBiller("sk_test_sandbox", url, ending=catalog.ending, timeout=2.0, clock=world.clock)
     lago = LagoBiller(url, "sandbox", payment_provider_code=PAYER_CODE, ending=catalog.ending, timeout=2.0)
     billers["stripe"], billers["lago"] = Meanwhile(stripe), Meanwhile(lago)
-    offers.push(catalog, world.billers.values())
+    publishing.push(catalog, world.billers.values())
     world.accounts.confirm()
     sandbox.reset_calls()
     return world

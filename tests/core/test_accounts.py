@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from core import billers
-from core.accounts import Accounts, WrongAccountError
-from core.billers import Stop
-from core.errors import MisconfiguredError, UnavailableError
-from core.models import BillerStanding
-from providers.stripe_biller import StripeBiller
+from core.db.models.providers import BillerStanding
+from core.flow_control import circuit_breaker
+from core.flow_control.circuit_breaker import Stop
+from core.ports.errors import MisconfiguredError, UnavailableError
+from core.reconcile.account_guard import Accounts, WrongAccountError
+from providers.stripe.provider import StripeBiller
 from sandbox.server import Sandbox
 from tests.core.fakes import CREATE_CUSTOMER, Meanwhile, World
 
@@ -26,7 +26,7 @@ def standing(world: World, provider: str = "stripe") -> BillerStanding:
 
 def stop(world: World) -> Stop | None:
     with world.database.read() as session:
-        return billers.stops(session).get("stripe")
+        return circuit_breaker.stops(session).get("stripe")
 
 
 def another_process(world: World) -> World:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from core import organizations
-from core.events import Change
-from core.gateways import Provider
-from core.models import Organization
+from core.db.models.organizations import Organization
+from core.events.event_types import Change
+from core.organizations import commands
+from core.ports.spec import Provider
 from tests.core.fakes import World
 
 CREATE = "POST /v1/customers"
@@ -19,8 +19,8 @@ DAY_AND_HOUR = {"hours": 25.0}
 
 def rename_and_move(world: World, org_id: str) -> None:
     def move(change: Change, organization: Organization) -> None:
-        organizations.rename(change, organization, "Acme GmbH")
-        organizations.change_billing_details(change, organization, billing_email="new@acme.test")
+        commands.rename(change, organization, "Acme GmbH")
+        commands.change_billing_details(change, organization, billing_email="new@acme.test")
 
     world.change(org_id, move)
 

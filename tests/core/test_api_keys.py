@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from core import api_keys
-from core.database import Database
-from core.organizations import InvalidChangeError
+from core.access import api_keys
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

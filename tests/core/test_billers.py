@@ -7,13 +7,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, event
 
-from core import billers, claiming, due, links
-from core.billers import IN_A_ROW, LONGEST_WAIT, Stop
-from core.errors import MisconfiguredError, RejectedError, RetryableError, ThrottledError, UnavailableError
-from core.gateways import Provider
-from core.links import Consequences
-from core.models import BillerStanding
-from core.turns import Made, Turn
+from core.db.models.providers import BillerStanding
+from core.flow_control import circuit_breaker
+from core.flow_control.circuit_breaker import IN_A_ROW, LONGEST_WAIT, Stop
+from core.ports.errors import MisconfiguredError, RejectedError, RetryableError, ThrottledError, UnavailableError
+from core.ports.spec import Provider
+from core.reconcile import backoff, due_links, lease, outcomes
+from core.reconcile.attempt import Made, Turn
+from core.reconcile.outcomes import Consequences
 from tests.core.fakes import CREATE_CUSTOMER, World
 
 DOWN = UnavailableError("stripe", "no answer")
@@ -23,7 +24,7 @@ MANY = 50
 
 def stop(world: World, provider: Provider = "stripe") -> Stop | None:
     with world.database.read() as session:
-        return billers.stops(session).get(provider)
+        return circuit_breaker.stops(session).get(provider)
 
 
 def failures(world: World) -> int:
@@ -32,7 +33,7 @@ def failures(world: World) -> int:
 
 
 def claim(world: World, org_id: str) -> Turn | float | None:
-    return claiming.claim(world.database, world.clock, org_id, "stripe")
+    return lease.claim(world.database, world.clock, org_id, "stripe")
 
 
 def turn(world: World, org_id: str) -> Turn:
@@ -44,13 +45,13 @@ def turn(world: World, org_id: str) -> Turn:
 def fail(world: World, org_id: str, error: RetryableError = DOWN) -> None:
     failing = turn(world, org_id)
     failing.hold("POST /v1/customers")
-    links.try_later(failing, error)
+    outcomes.try_later(failing, error)
 
 
 def succeed(world: World, org_id: str) -> None:
     working = turn(world, org_id)
     working.hold("POST /v1/customers")
-    links.finish(working, Made(), Consequences())
+    outcomes.finish(working, Made(), Consequences())
 
 
 def organizations(world: World, count: int) -> list[str]:
@@ -70,7 +71,7 @@ def stopped(world: World, error: RetryableError = DOWN) -> list[str]:
 def swept(world: World) -> list[str]:
     """What one sweep would hand over."""
     with world.database.write() as session:
-        return due.links(session, "stripe", billers.room(session, "stripe", 100, world.now), world.now)
+        return due_links.links(session, "stripe", circuit_breaker.room(session, "stripe", 100, world.now), world.now)
 
 
 def pass_until_probe(world: World) -> None:
@@ -107,9 +108,9 @@ def test_a_refusal_of_one_organization_is_an_answer_too(world: World, answer: Th
     taken = turn(world, answered)
     taken.hold("POST /v1/customers")
     if isinstance(answer, RetryableError):
-        links.try_later(taken, answer)
+        outcomes.try_later(taken, answer)
     else:
-        links.park(taken, answer)
+        outcomes.park(taken, answer)
     assert failures(world) == 0
 
 
@@ -117,7 +118,7 @@ def test_a_turn_that_asked_nothing_is_no_answer(world: World) -> None:
     *failing, idle = organizations(world, IN_A_ROW)
     for org_id in failing:
         fail(world, org_id)
-    links.finish(turn(world, idle), Made(), Consequences())
+    outcomes.finish(turn(world, idle), Made(), Consequences())
     assert failures(world) == IN_A_ROW - 1
 
 
@@ -126,7 +127,7 @@ def test_an_answer_that_came_while_others_failed_begins_the_count_anew(world: Wo
     under_way = turn(world, early)
     fail(world, failing)
     under_way.hold("POST /v1/customers")
-    links.finish(under_way, Made(), Consequences())
+    outcomes.finish(under_way, Made(), Consequences())
     assert failures(world) == 0
 
 
@@ -134,7 +135,7 @@ def test_one_organization_alone_never_stops_a_biller(world: World) -> None:
     org_id = world.create()
     for _ in range(2 * IN_A_ROW):
         fail(world, org_id)
-        world.wait(links.LONGEST_WAIT)
+        world.wait(backoff.LONGEST_WAIT)
     assert stop(world) is None
     assert failures(world) == 1
 
@@ -153,7 +154,7 @@ def test_while_stopped_nobody_gets_a_turn_and_nothing_is_counted_against_anybody
         assert claim(world, org_id) is None
         link = world.link(org_id, "stripe")
         assert (link.attempts, link.error_kind, link.lease_until) == (0, None, None)
-        assert link.sweep_at == world.now + timedelta(seconds=billers.FIRST_WAIT)
+        assert link.sweep_at == world.now + timedelta(seconds=circuit_breaker.FIRST_WAIT)
 
 
 def test_when_its_time_has_come_one_turn_alone_is_the_probe(world: World) -> None:
@@ -193,11 +194,11 @@ def test_each_probe_that_fails_doubles_the_wait_up_to_a_minute(world: World) -> 
 def test_a_probe_that_asked_nothing_leaves_it_to_the_next(world: World) -> None:
     first, second, third = stopped(world)
     pass_until_probe(world)
-    links.finish(turn(world, first), Made(), Consequences())
+    outcomes.finish(turn(world, first), Made(), Consequences())
     assert stop(world) is not None
-    links.postpone(turn(world, second), world.now + timedelta(seconds=5), "waiting", "for something")
+    outcomes.postpone(turn(world, second), world.now + timedelta(seconds=5), "waiting", "for something")
     lost = turn(world, third)
-    links.let_go(lost)
+    outcomes.let_go(lost)
     assert turn(world, third).probing
 
 
@@ -215,9 +216,9 @@ def test_what_was_under_way_when_it_was_stopped_changes_nothing(world: World, er
     stopped(world, error)
     before = stop(world)
     fine.hold("POST /v1/customers")
-    links.finish(fine, Made(), Consequences())
+    outcomes.finish(fine, Made(), Consequences())
     failing.hold("POST /v1/customers")
-    links.try_later(failing, DOWN)
+    outcomes.try_later(failing, DOWN)
     assert stop(world) == before
 
 
@@ -248,7 +249,7 @@ def test_the_sweep_hands_over_one_probe_and_afterwards_the_oldest_first(world: W
     late = world.create("Late")
     assert claim(world, late) is None
     taken.hold("POST /v1/customers")
-    links.finish(taken, Made(), Consequences())
+    outcomes.finish(taken, Made(), Consequences())
     world.wait(60)
     handed = swept(world)
     assert never_rung in handed
@@ -259,8 +260,8 @@ def test_a_persons_word_has_a_stopped_biller_tried_at_once_and_changes_no_open_o
     first, second, _ = stopped(world, REFUSED)
     assert claim(world, first) is None
     with world.database.write() as session:
-        assert billers.probe_now(session, world.now) == ["stripe"]
-        assert billers.probe_now(session, world.now) == ["stripe"]
+        assert circuit_breaker.probe_now(session, world.now) == ["stripe"]
+        assert circuit_breaker.probe_now(session, world.now) == ["stripe"]
     assert turn(world, first).probing
     assert claim(world, second) is None
 
@@ -268,13 +269,13 @@ def test_a_persons_word_has_a_stopped_biller_tried_at_once_and_changes_no_open_o
 def test_the_key_of_another_account_stops_it_until_a_process_starts_with_the_right_one(world: World) -> None:
     org_id = world.create()
     with world.database.write() as session:
-        billers.stop(session, "stripe", "another account", world.now)
-        assert billers.probe_now(session, world.now) == []
+        circuit_breaker.stop(session, "stripe", "another account", world.now)
+        assert circuit_breaker.probe_now(session, world.now) == []
     world.wait(3600)
     assert claim(world, org_id) is None
     assert swept(world) == []
     with world.database.write() as session:
-        billers.resume(session, "stripe", world.now)
+        circuit_breaker.resume(session, "stripe", world.now)
     assert not turn(world, org_id).probing
 
 

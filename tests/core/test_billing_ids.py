@@ -9,27 +9,29 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select
 
-from core import billing_ids, organizations
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Change
-from core.gateways import Provider
-from core.models import BillingLink, Event
-from core.organizations import InvalidChangeError, NewOrganization
+from core.catalog.plans import Catalog
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.events.event_types import Change
+from core.organizations import commands, provider_ids
+from core.organizations.commands import NewOrganization
+from core.ports.spec import Provider
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 def create(database: Database, plans: Catalog, name: str = "Acme") -> str:
     with database.write() as session:
-        return organizations.create(Change(session, NOW), NewOrganization(name=name, plan_tier="starter"), plans).id
+        return commands.create(Change(session, NOW), NewOrganization(name=name, plan_tier="starter"), plans).id
 
 
 def bring(database: Database, org_id: str, ids: Mapping[Provider, str | None]) -> None:
     with database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
-        billing_ids.replace(Change(session, NOW), organization, ids)
+        provider_ids.replace(Change(session, NOW), organization, ids)
 
 
 def link(database: Database, org_id: str, provider: Provider) -> BillingLink:

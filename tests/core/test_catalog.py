@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.catalog import DEFAULT_FILE, Catalog, CatalogError, ChargedBy, UnknownPlanError, load
+from core.catalog.plans import DEFAULT_FILE, Catalog, CatalogError, ChargedBy, UnknownPlanError, load
 
 SHIPPED = DEFAULT_FILE.read_text()
 ONE_MORE = """

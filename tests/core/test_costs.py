@@ -1,6 +1,6 @@
 """What each change costs, counted: requests to the billers exactly, statements to the database at most.
 
-A look at whose key it is costs each process one more request at its start (``core.accounts``).
+A look at whose key it is costs each process one more request at its start (``core.reconcile.account_guard``).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event
 
-from core import memberships, organizations
-from core.events import Change
-from core.models import Membership, Organization
-from core.wishes import Policy
+from core.compare.desired_state import Policy
+from core.db.models.organizations import Membership, Organization
+from core.events.event_types import Change
+from core.organizations import commands, memberships
 from tests.core.fakes import World, with_policy
 
 LAGO_ONLY = Policy(links_payer=False)
@@ -28,7 +28,7 @@ CHANGES: dict[str, tuple[Doing, tuple[int, int]]] = {
     "another address": (
         lambda world, org_id: world.change(
             org_id,
-            lambda change, organization: organizations.change_billing_details(
+            lambda change, organization: commands.change_billing_details(
                 change, organization, billing_email="new@acme.test"
             ),
         ),

@@ -12,14 +12,14 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 from structlog.testing import capture_logs
 
-from core import endpoints
-from core.catalog import Catalog
-from core.courier import Courier, Lanes
-from core.database import Database
-from core.deliveries import LEASE, RETRIES, Answer
-from core.endpoints import NewEndpoint
-from core.signing import Signer
-from providers.webhook_http import WebhookHttp
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.webhooks import endpoints
+from core.webhooks.deliveries import LEASE, RETRIES, Answer
+from core.webhooks.dispatcher import Courier, Lanes
+from core.webhooks.endpoints import NewEndpoint
+from core.webhooks.signing import Signer
+from providers.webhooks.http import WebhookHttp
 from tests.conftest import SetClock
 from tests.core.test_deliveries import Shop
 from tests.receiver import Receiver, Says, receiving

@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from core.database import GONE_HOST, Database, DatabaseError
-from core.models import Base
+from core.db.base import Base
+from core.db.database import GONE_HOST, Database, DatabaseError
 
 EMAIL = "a@secret.test"
 

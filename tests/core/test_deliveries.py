@@ -10,15 +10,20 @@ import pytest
 from sqlalchemy import event as sql_event
 from sqlalchemy import select
 
-from core import announcements, deliveries, endpoints, memberships, organizations, outbox
-from core.announcements import NAMES
-from core.catalog import Catalog
-from core.database import Database
-from core.deliveries import AT_ONCE, GONE, KEPT, LEASE, RETRIES, Answer, Try
-from core.endpoints import NewEndpoint
-from core.events import Change
-from core.models import Event, Organization, WebhookDelivery, WebhookEndpoint
-from core.organizations import InvalidChangeError, NewOrganization
+from core.catalog.plans import Catalog
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.events import Event
+from core.db.models.organizations import Organization
+from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
+from core.events import outbox
+from core.events.event_types import Change
+from core.organizations import commands, memberships, plan_changes
+from core.organizations.commands import NewOrganization
+from core.webhooks import deliveries, endpoints, payloads
+from core.webhooks.deliveries import AT_ONCE, GONE, KEPT, LEASE, RETRIES, Answer, Try
+from core.webhooks.endpoints import NewEndpoint
+from core.webhooks.payloads import NAMES
 from tests.conftest import SetClock
 
 URL = "https://hooks.example.com/billing?token=secret"
@@ -42,11 +47,11 @@ class Shop:
             name=f"Personal Name {self.made}", plan_tier="professional", billing_email="secret@mail.test"
         )
         with self.database.write() as session:
-            return organizations.create(Change(session, self.clock()), new, self.plans).id
+            return commands.create(Change(session, self.clock()), new, self.plans).id
 
     def change(self, org_id: str, change: Callable[[Change, Organization], object]) -> None:
         with self.database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
             change(Change(session, self.clock()), organization)
 
@@ -118,12 +123,12 @@ def test_where_nobody_is_told_anything_a_batch_costs_one_look(shop: Shop) -> Non
 def test_each_event_is_told_by_its_public_name_to_those_who_ask_for_it(shop: Shop) -> None:
     everything, only = shop.endpoint(), shop.endpoint("organization.deleted", "membership.added")
     org_id = shop.create()
-    shop.change(org_id, lambda change, it: organizations.rename(change, it, "Other"))
-    shop.change(org_id, lambda change, it: organizations.change_billing_details(change, it, currency="EUR"))
-    shop.change(org_id, lambda change, it: organizations.change_plan(change, it, "enterprise", shop.plans))
+    shop.change(org_id, lambda change, it: commands.rename(change, it, "Other"))
+    shop.change(org_id, lambda change, it: commands.change_billing_details(change, it, currency="EUR"))
+    shop.change(org_id, lambda change, it: plan_changes.change_plan(change, it, "enterprise", shop.plans))
     shop.change(org_id, lambda change, it: memberships.add(change, it, "user_1", "owner"))
-    shop.change(org_id, lambda change, it: organizations.change_status(change, it, "suspended"))
-    shop.change(org_id, lambda change, it: organizations.change_status(change, it, "deleted"))
+    shop.change(org_id, lambda change, it: commands.change_status(change, it, "suspended"))
+    shop.change(org_id, lambda change, it: commands.change_status(change, it, "deleted"))
     shop.change(
         org_id, lambda change, it: outbox.record(change, "organization.synced", it.id, {"through": it.billing_version})
     )
@@ -145,21 +150,21 @@ def test_an_announcement_holds_identity_and_few_facts_and_neither_name_nor_addre
     endpoint_id = shop.endpoint()
     org_id = shop.happens()
     shop.clock.advance(seconds=1)
-    shop.change(org_id, lambda change, it: organizations.change_plan(change, it, "enterprise", shop.plans))
+    shop.change(org_id, lambda change, it: plan_changes.change_plan(change, it, "enterprise", shop.plans))
     shop.change(
         org_id,
-        lambda change, it: organizations.change_billing_details(change, it, billing_email="other@mail.test"),
+        lambda change, it: commands.change_billing_details(change, it, billing_email="other@mail.test"),
     )
-    shop.change(org_id, lambda change, it: organizations.rename(change, it, "Another Personal Name"))
+    shop.change(org_id, lambda change, it: commands.rename(change, it, "Another Personal Name"))
     shop.relay()
     told = []
     while (tried := shop.claim(endpoint_id)) is not None:
-        told.append(announcements.announcement(tried.event, tried.name).model_dump_json())
+        told.append(payloads.announcement(tried.event, tried.name).model_dump_json())
         shop.settle(tried, TAKEN)
     assert not [body for body in told if "Personal" in body or "@" in body]
     with shop.database.read() as session:
         [first, second, *_] = session.scalars(select(Event).order_by(Event.seq)).all()
-    assert announcements.announcement(second, "organization.plan_changed").model_dump(mode="json") == {
+    assert payloads.announcement(second, "organization.plan_changed").model_dump(mode="json") == {
         "specversion": "1.0",
         "id": second.id,
         "source": "/billing-sync",
@@ -176,7 +181,7 @@ def test_an_announcement_holds_identity_and_few_facts_and_neither_name_nor_addre
         },
     }
     assert second.seq > first.seq
-    assert set(announcements.NAME_OF.values()) | {"organization.deleted"} == set(NAMES) == set(announcements.FACTS)
+    assert set(payloads.NAME_OF.values()) | {"organization.deleted"} == set(NAMES) == set(payloads.FACTS)
 
 
 def test_an_event_that_is_marked_again_is_told_once(shop: Shop) -> None:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from core import endpoints
-from core.database import Database
-from core.endpoints import MOST, NewEndpoint, checked_url, is_public
-from core.models import WebhookEndpoint
-from core.organizations import InvalidChangeError
-from core.signing import BOTH_SIGN_FOR, Signer
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.webhooks import WebhookEndpoint
+from core.webhooks import endpoints
+from core.webhooks.endpoints import MOST, NewEndpoint
+from core.webhooks.signing import BOTH_SIGN_FOR, Signer
+from core.webhooks.url_policy import checked_url, is_public
 from tests.conftest import SetClock
 
 SETTING = "a setting of the deployment, long and random"

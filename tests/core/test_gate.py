@@ -9,13 +9,13 @@ from datetime import timedelta
 
 import pytest
 
-from core.errors import MustWaitError
-from core.gate import LATEST, SOONEST, Gates, Lanes
-from core.gateways import Provider
-from core.links import LONGEST_RETRY
-from core.organizations import SWEEP_GRACE
-from core.quota import SECOND, Limit, Limits, LocalQuota
-from core.sync import Outcome, Sync
+from core.flow_control.rate_limiter import SECOND, Limit, Limits, LocalQuota
+from core.flow_control.request_gate import LATEST, SOONEST, Gates, Lanes
+from core.organizations.links import SWEEP_GRACE
+from core.ports.errors import MustWaitError
+from core.ports.spec import Provider
+from core.reconcile.backoff import LONGEST_RETRY
+from core.reconcile.reconciler import Outcome, Sync
 from tests.core.fakes import CREATE_CUSTOMER, World
 
 LIMITS: dict[Provider, Limits] = {"stripe": Limits(Limit(10.0, 1), Limit(5.0, 1)), "lago": Limits(Limit(5.0, 1))}

@@ -11,11 +11,14 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from core import due, hints, links, receipts, reports
-from core.gateways import Provider
-from core.hints import About, Kept, Told
-from core.models import Concern, Hint
-from core.wishes import Policy
+from core.compare.desired_state import Policy
+from core.db.models.inbox import Concern, Hint
+from core.inbox import provider_webhooks
+from core.inbox.provider_webhooks import About, Kept, Told
+from core.ports.spec import Provider
+from core.reconcile import backoff, commands, due_links
+from core.reporting import overview as status_overview
+from core.reporting import sync_status
 from sandbox.server import Sandbox
 from tests.core.fakes import World, with_policy
 
@@ -44,11 +47,11 @@ def told(world: World, org_id: str, provider: Provider, concern: Concern | None 
 
 def keep(world: World, *told: Told) -> list[Kept]:
     with world.database.write() as session:
-        return [hints.keep(session, each, world.now) for each in told]
+        return [provider_webhooks.keep(session, each, world.now) for each in told]
 
 
 def take(world: World) -> list[About]:
-    return hints.take(world.database, world.clock)[1]
+    return provider_webhooks.take(world.database, world.clock)[1]
 
 
 def look(  # noqa: PLR0913 - a hint has so many parts
@@ -151,7 +154,7 @@ def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(world: Wor
     assert str(link.error_message).startswith(f"{customer_id} in Stripe: deleted in Stripe, which is final: bring the")
     assert writes(world) == []
     with world.database.read() as session:
-        receipt = receipts.receipt(session, org_id, world.now)
+        receipt = sync_status.receipt(session, org_id, world.now)
     assert receipt is not None
     assert {provider: held.holds for provider, held in receipt.billers.items()} == {"stripe": False, "lago": True}
 
@@ -177,7 +180,7 @@ def test_a_subscription_that_ended_in_lago_is_not_charged_again_before_a_person_
     assert (link.state, after_its_end >= charged) == ("parked", True)
     assert "ended in Lago, and not by us, so nothing is charged again by itself" in str(link.error_message)
     assert len(world.sandbox.charges()) == after_its_end
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.settle(org_id)
     assert world.settled(org_id)
     assert world.link(org_id, "lago").state == "open"
@@ -212,7 +215,7 @@ def test_a_plan_changed_in_lago_is_made_ours_again_when_a_person_retries(world: 
     org_id = synced(world, "professional")
     world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
     look(world, org_id, "lago")
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.settle(org_id)
     ours = world.link(org_id, "lago")
     assert (ours.state, ours.applied_plan, ours.applied_next_plan) == ("open", "professional", None)
@@ -308,7 +311,7 @@ def test_what_a_turn_made_is_kept_also_where_its_look_parks_it(world: World) -> 
     (customer,) = world.stripe("customers")
     assert (link.state, link.customer_id, link.intent) == ("parked", customer["id"], None)
     world.sandbox.delete("stripe", "subscriptions", rogues[0])
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.settle(org_id)
     assert world.settled(org_id)
     assert len(world.stripe("customers")) == 1
@@ -392,10 +395,10 @@ def test_the_sweep_hands_over_a_link_whose_ring_was_lost(world: World) -> None:
     keep(world, told(world, org_id, "lago"))
     take(world)
     with world.database.write() as session:
-        assert due.links(session, "lago", 10, world.now) == []
-    world.wait(links.LONGEST_RETRY * 2)
+        assert due_links.links(session, "lago", 10, world.now) == []
+    world.wait(backoff.LONGEST_RETRY * 2)
     with world.database.write() as session:
-        assert due.links(session, "lago", 10, world.now) == [org_id]
+        assert due_links.links(session, "lago", 10, world.now) == [org_id]
 
 
 def test_what_nobody_handled_comes_due_again_and_what_is_old_goes(world: World) -> None:
@@ -403,13 +406,16 @@ def test_what_nobody_handled_comes_due_again_and_what_is_old_goes(world: World) 
     fresh, dull = told(world, org_id, "stripe"), told(world, org_id, "stripe", None)
     keep(world, fresh, dull)
     with world.database.write() as session:
-        assert (hints.hand_over(session, world.now), hints.hand_over(session, world.now)) == (1, 0)
-    world.wait(hints.HANDED_OVER.total_seconds())
+        assert (provider_webhooks.hand_over(session, world.now), provider_webhooks.hand_over(session, world.now)) == (
+            1,
+            0,
+        )
+    world.wait(provider_webhooks.HANDED_OVER.total_seconds())
     with world.database.write() as session:
-        assert hints.any_due(session, world.now)
-        assert hints.hand_over(session, world.now) == 1
-    world.wait((hints.KEPT + timedelta(days=1)).total_seconds())
-    assert hints.drop_old(world.database, world.clock) == 1
+        assert provider_webhooks.any_due(session, world.now)
+        assert provider_webhooks.hand_over(session, world.now) == 1
+    world.wait((provider_webhooks.KEPT + timedelta(days=1)).total_seconds())
+    assert provider_webhooks.drop_old(world.database, world.clock) == 1
     with world.database.read() as session:
         assert session.scalars(select(Hint.id)).all() == [fresh.id]
 
@@ -434,8 +440,8 @@ def test_an_organization_that_is_looked_at_stays_in_sync(world: World) -> None:
     keep(world, told(world, org_id, "stripe"))
     take(world)
     with world.database.read() as session:
-        receipt = receipts.receipt(session, org_id, world.now)
-        overview = reports.overview(session)
+        receipt = sync_status.receipt(session, org_id, world.now)
+        overview = status_overview.overview(session)
     assert receipt is not None
     assert receipt.in_sync
     assert (overview.billers["stripe"].in_sync, overview.billers["stripe"].behind) == (1, 0)
@@ -449,7 +455,7 @@ def test_a_downgrade_that_came_is_not_undone_where_the_look_after_it_fails(world
     world.settle(org_id)
     world.pass_time(days=32)
     charged = len(world.sandbox.charges())
-    due.downgrades(world.database, 10, world.now)
+    due_links.downgrades(world.database, 10, world.now)
     keep(world, told(world, org_id, charger))
     take(world)
     world.sandbox.add_fault(charger, customer_reads(charger), "500_before", times=9)
@@ -504,7 +510,7 @@ def test_of_a_payer_that_was_refused_and_then_taken_the_later_word_counts(world:
     keep(world, replace(told(world, org_id, "lago", "taken"), id="a"))
     world.wait(1)
     with world.database.write() as session:
-        hints.hand_over(session, world.now)
+        provider_webhooks.hand_over(session, world.now)
     take(world)
     assert world.link(org_id, "lago").payment is None
 
@@ -542,11 +548,11 @@ def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgra
         assert world.link(org_id, "lago").state == "parked"
     charged = len(world.sandbox.charges())
     world.pass_time(days=32)
-    assert due.downgrades(world.database, 10, world.now) == 1
+    assert due_links.downgrades(world.database, 10, world.now) == 1
     world.settle(org_id)
     assert world.link(org_id, "lago").state == "parked"
     assert len(world.sandbox.charges()) == charged
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.settle(org_id)
     assert world.settled(org_id)
     assert [each["status"] for each in world.lago("subscriptions")].count("active") == 1

@@ -9,15 +9,20 @@ from threading import Barrier
 import pytest
 from sqlalchemy import select, update
 
-from core import invitations, memberships, organizations, people
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Cause, Change
-from core.invitations import InvitationError, TooManyInvitationsError
-from core.memberships import AlreadyMemberError
-from core.models import Event, Invitation, Mail, Membership, Organization, Role
-from core.organizations import InvalidChangeError, NewOrganization
-from core.people import Profile
+from core.access import invitations, users
+from core.access.invitations import InvitationError, TooManyInvitationsError
+from core.access.users import Profile
+from core.catalog.plans import Catalog
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.access import Invitation
+from core.db.models.email import Mail
+from core.db.models.events import Event
+from core.db.models.organizations import Membership, Organization, Role
+from core.events.event_types import Cause, Change
+from core.organizations import commands, memberships
+from core.organizations.commands import NewOrganization
+from core.organizations.memberships import AlreadyMemberError
 from tests.conftest import SetClock
 
 Work = Callable[[Change, Organization], object]
@@ -30,7 +35,7 @@ class Club:
         self.database, self.clock = database, clock
         with database.write() as session:
             change = Change(session, clock())
-            organization = organizations.create(change, NewOrganization(name="Club", plan_tier="starter"), catalog)
+            organization = commands.create(change, NewOrganization(name="Club", plan_tier="starter"), catalog)
             memberships.add(change, organization, "olga", "owner")
             memberships.add(change, organization, "bill", "billing_admin")
         self.org_id = organization.id
@@ -39,18 +44,18 @@ class Club:
     def know(self, user_id: str, email: str | None = "given") -> None:
         profile = Profile(user_id=user_id, name=user_id, email=f"{user_id}@club.test" if email == "given" else email)
         with self.database.write() as session:
-            people.remember(Change(session, self.clock()), profile)
+            users.remember(Change(session, self.clock()), profile)
 
     def change(self, work: Work) -> None:
         with self.database.write() as session:
-            organization = organizations.lock(session, self.org_id)
+            organization = commands.lock(session, self.org_id)
             assert organization is not None
             work(Change(session, self.clock()), organization)
 
     def invite(self, email: str = "bob@club.test", role: Role = "member", by: str | None = "olga") -> str:
         """Returns the token of the mail."""
         with self.database.write() as session:
-            organization = organizations.lock(session, self.org_id)
+            organization = commands.lock(session, self.org_id)
             assert organization is not None
             made = invitations.invite(Change(session, self.clock()), organization, email, role, by)
             return invitations.new_token(session, made.id)[1]
@@ -179,7 +184,7 @@ def test_whoever_is_taken_out_does_not_come_back_by_an_invitation_from_before(cl
 
 def test_a_deleted_organization_takes_nobody_in(club: Club) -> None:
     token = club.invite()
-    club.change(lambda change, found: organizations.change_status(change, found, "deleted"))
+    club.change(lambda change, found: commands.change_status(change, found, "deleted"))
     assert club.obstacle(token) == "deleted"
 
 

@@ -10,10 +10,10 @@ from threading import Barrier
 import pytest
 from sqlalchemy import func, select
 
-from core import kept_answers
-from core.database import Database
-from core.kept_answers import KEPT_FOR, Answer, KeyReusedError, Question
-from core.models import KeptAnswer
+from core.access import idempotency
+from core.access.idempotency import KEPT_FOR, Answer, KeyReusedError, Question
+from core.db.database import Database
+from core.db.models.access import KeptAnswer
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 QUESTION = Question(caller="person:alice", key="k1", fingerprint="a")
@@ -21,9 +21,9 @@ QUESTION = Question(caller="person:alice", key="k1", fingerprint="a")
 
 def ask(database: Database, question: Question, body: str, now: datetime = NOW) -> Answer:
     with database.write() as session:
-        if (earlier := kept_answers.earlier(session, question, now)) is not None:
+        if (earlier := idempotency.earlier(session, question, now)) is not None:
             return earlier
-        kept_answers.keep(session, question, Answer(status=201, body=body))
+        idempotency.keep(session, question, Answer(status=201, body=body))
         return Answer(status=201, body=body)
 
 
@@ -46,7 +46,7 @@ def test_another_question_under_the_key_is_refused(database: Database) -> None:
 def test_what_failed_may_be_asked_again(database: Database) -> None:
     def fail() -> None:
         with database.write() as session:
-            assert kept_answers.earlier(session, QUESTION, NOW) is None
+            assert idempotency.earlier(session, QUESTION, NOW) is None
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -6,16 +6,20 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from core import claiming, due, links, organizations
-from core.catalog import Catalog
-from core.database import Database
-from core.errors import LeaseLostError, MisconfiguredError, RejectedError, ThrottledError, UnavailableError
-from core.events import Change
-from core.gateways import Customer, Provider, Subscription
-from core.links import BURST_REST, LONGEST_WAIT, REST, Consequences
-from core.models import BillingLink, Organization
-from core.organizations import NewOrganization
-from core.turns import CALL, LEASE, UNSURE, Made, Turn
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.events.event_types import Change
+from core.organizations import commands, links
+from core.organizations.commands import NewOrganization
+from core.ports.errors import LeaseLostError, MisconfiguredError, RejectedError, ThrottledError, UnavailableError
+from core.ports.provider import Customer, Subscription
+from core.ports.spec import Provider
+from core.reconcile import due_links, lease, outcomes
+from core.reconcile.attempt import CALL, LEASE, UNSURE, Made, Turn
+from core.reconcile.backoff import BURST_REST, LONGEST_WAIT, REST
+from core.reconcile.outcomes import Consequences
 from tests.conftest import SetClock
 
 CUSTOMER = Customer(id="cus_1", livemode=False)
@@ -33,13 +37,13 @@ class Rows:
     def create(self, name: str = "Acme") -> str:
         with self.database.write() as session:
             new = NewOrganization(name=name, plan_tier="professional")
-            return organizations.create(Change(session, self.clock()), new, self.plans).id
+            return commands.create(Change(session, self.clock()), new, self.plans).id
 
     def rename(self, org_id: str, name: str) -> None:
         with self.database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
-            organizations.rename(Change(session, self.clock()), organization, name)
+            commands.rename(Change(session, self.clock()), organization, name)
 
     def link(self, org_id: str, provider: Provider = "stripe") -> BillingLink:
         with self.database.read() as session:
@@ -50,7 +54,7 @@ class Rows:
             return session.get_one(Organization, org_id)
 
     def claim(self, org_id: str, provider: Provider = "stripe") -> Turn | float | None:
-        return claiming.claim(self.database, self.clock, org_id, provider)
+        return lease.claim(self.database, self.clock, org_id, provider)
 
     def turn(self, org_id: str, provider: Provider = "stripe") -> Turn:
         claimed = self.claim(org_id, provider)
@@ -59,7 +63,7 @@ class Rows:
 
     def swept(self, at: datetime, provider: Provider = "stripe") -> list[str]:
         with self.database.write() as session:
-            return due.links(session, provider, 10, at)
+            return due_links.links(session, provider, 10, at)
 
 
 @pytest.fixture
@@ -88,14 +92,14 @@ def test_a_turn_is_taken_over_once_its_lease_is_over_and_the_late_one_may_write_
         late.resend,
         lambda: late.hold("POST /v1/customers"),
         lambda: late.keep_customer(MADE),
-        lambda: links.finish(late, MADE, NO_CONSEQUENCES),
-        lambda: links.park(late, RejectedError("stripe", "no")),
-        lambda: links.try_later(late, UnavailableError("stripe", "down")),
+        lambda: outcomes.finish(late, MADE, NO_CONSEQUENCES),
+        lambda: outcomes.park(late, RejectedError("stripe", "no")),
+        lambda: outcomes.try_later(late, UnavailableError("stripe", "down")),
     ):
         with pytest.raises(LeaseLostError):
             write()
     assert rows.link(org_id).customer_id is None
-    assert links.finish(new, MADE, NO_CONSEQUENCES).behind is False
+    assert outcomes.finish(new, MADE, NO_CONSEQUENCES).behind is False
     assert rows.link(org_id).customer_id == "cus_1"
 
 
@@ -146,7 +150,7 @@ def test_a_second_intent_has_a_key_of_its_own(rows: Rows) -> None:
 def test_what_is_about_to_be_told_is_doubted_first_and_ours_stays_ours(rows: Rows) -> None:
     org_id = rows.create()
     turn = rows.turn(org_id)
-    links.finish(turn, Made(customer=CUSTOMER, customer_digest="d1", subscription=Subscription(id="s", plan_code="p")), NO_CONSEQUENCES)  # fmt: skip  # noqa: E501
+    outcomes.finish(turn, Made(customer=CUSTOMER, customer_digest="d1", subscription=Subscription(id="s", plan_code="p")), NO_CONSEQUENCES)  # fmt: skip  # noqa: E501
     rows.rename(org_id, "Other")
     turn = rows.turn(org_id)
     turn.doubt_customer(None)
@@ -169,12 +173,12 @@ def test_nothing_known_means_nothing_to_doubt(rows: Rows) -> None:
 
 def test_a_finished_turn_rests_only_if_it_called(rows: Rows) -> None:
     org_id = rows.create()
-    links.finish(rows.turn(org_id), MADE, NO_CONSEQUENCES)
+    outcomes.finish(rows.turn(org_id), MADE, NO_CONSEQUENCES)
     assert rows.link(org_id).rest_until is None
     rows.rename(org_id, "Other")
     turn = rows.turn(org_id)
     turn.hold("POST /v1/customers")
-    links.finish(turn, MADE, NO_CONSEQUENCES)
+    outcomes.finish(turn, MADE, NO_CONSEQUENCES)
     rows.rename(org_id, "Third")
     assert rows.claim(org_id) == REST.total_seconds()
     rows.clock.advance(seconds=1.5)
@@ -188,7 +192,7 @@ def test_one_that_moved_on_while_it_was_told_rests_longer_for_the_burst_to_end(r
     turn = rows.turn(org_id)
     turn.hold("POST /v1/customers")
     rows.rename(org_id, "Other")
-    assert links.finish(turn, MADE, NO_CONSEQUENCES).rest == BURST_REST.total_seconds()
+    assert outcomes.finish(turn, MADE, NO_CONSEQUENCES).rest == BURST_REST.total_seconds()
     assert rows.claim(org_id) == BURST_REST.total_seconds()
     rows.clock.advance(seconds=BURST_REST.total_seconds())
     assert isinstance(rows.claim(org_id), Turn)
@@ -198,10 +202,10 @@ def test_an_organization_that_moved_on_leaves_the_link_behind_and_swept(rows: Ro
     org_id = rows.create()
     turn = rows.turn(org_id)
     rows.rename(org_id, "Other")
-    assert links.finish(turn, MADE, NO_CONSEQUENCES).behind
+    assert outcomes.finish(turn, MADE, NO_CONSEQUENCES).behind
     link = rows.link(org_id)
     assert (link.applied_version, link.wanted_version, link.synced_at) == (1, 2, None)
-    assert rows.swept(rows.clock() + organizations.SWEEP_GRACE) == [org_id]
+    assert rows.swept(rows.clock() + links.SWEEP_GRACE) == [org_id]
 
 
 def test_every_failure_comes_due_again(rows: Rows) -> None:
@@ -212,7 +216,7 @@ def test_every_failure_comes_due_again(rows: Rows) -> None:
         ThrottledError("stripe", "slow", None, None, 10_000.0),
         MisconfiguredError("stripe", "key"),
     ):
-        seconds = links.try_later(rows.turn(org_id), error)
+        seconds = outcomes.try_later(rows.turn(org_id), error)
         assert 0 < seconds <= LONGEST_WAIT + 1
         stopped = isinstance(error, MisconfiguredError)
         assert rows.claim(org_id) == (None if stopped else pytest.approx(seconds, abs=0.1))
@@ -234,8 +238,8 @@ def test_a_turn_that_lost_the_link_before_it_sent_anything_frees_it_at_once(rows
         link = session.get_one(BillingLink, (org_id, "stripe"))
         link.generation += 1
     with pytest.raises(LeaseLostError):
-        links.finish(turn, MADE, NO_CONSEQUENCES)
-    links.let_go(turn)
+        outcomes.finish(turn, MADE, NO_CONSEQUENCES)
+    outcomes.let_go(turn)
     assert isinstance(rows.claim(org_id), Turn)
 
 
@@ -243,21 +247,21 @@ def test_waiting_costs_no_attempt_also_when_a_change_came_meanwhile(rows: Rows) 
     org_id = rows.create()
     turn = rows.turn(org_id, "lago")
     rows.rename(org_id, "Other")
-    assert links.postpone(turn, rows.clock() + timedelta(seconds=30), "waiting", "waits") == 0.0
+    assert outcomes.postpone(turn, rows.clock() + timedelta(seconds=30), "waiting", "waits") == 0.0
     link = rows.link(org_id, "lago")
     assert (link.attempts, link.next_attempt_at, link.lease_until) == (0, None, None)
 
 
 def test_two_links_that_would_name_one_customer_are_a_persons_matter_and_no_crash(rows: Rows) -> None:
     first, second = rows.create("One"), rows.create("Two")
-    links.finish(rows.turn(first), MADE, NO_CONSEQUENCES)
+    outcomes.finish(rows.turn(first), MADE, NO_CONSEQUENCES)
     turn = rows.turn(second)
     for write in (
         lambda: turn.keep_customer(MADE),
-        lambda: links.finish(turn, MADE, NO_CONSEQUENCES),
+        lambda: outcomes.finish(turn, MADE, NO_CONSEQUENCES),
     ):
         with pytest.raises(RejectedError, match="another organization's link") as caught:
             write()
         assert caught.value.code == "billing_id_twice"
-    assert links.park(turn, caught.value) is None
+    assert outcomes.park(turn, caught.value) is None
     assert rows.link(second).state == "parked"

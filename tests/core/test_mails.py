@@ -8,16 +8,21 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from core import mails, memberships, organizations, outbox, people
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Cause, Change
-from core.mails import Claimed
-from core.models import BillingLink, Mail, Organization, Role
+from core.access import users
+from core.access.users import Profile
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.email import Mail
+from core.db.models.organizations import Organization, Role
+from core.emails import queue
+from core.emails.queue import Claimed
+from core.events import outbox
+from core.events.event_types import Cause, Change
 from core.org_manager import OrgManager
-from core.organizations import NewOrganization
-from core.people import Profile
+from core.organizations import commands, memberships, plan_changes
+from core.organizations.commands import NewOrganization
 from tests.conftest import SetClock
 
 Work = Callable[[Change, Organization], None]
@@ -33,7 +38,7 @@ class Office:
         with self.database.write() as session:
             change = Change(session, self.clock(), Cause(actor=owner))
             new = NewOrganization(name=name, plan_tier="professional", billing_email=billing_email)
-            organization = organizations.create(change, new, self.catalog)
+            organization = commands.create(change, new, self.catalog)
             memberships.add(change, organization, owner, "owner")
             return organization.id
 
@@ -41,7 +46,7 @@ class Office:
         for user_id in user_ids:
             with self.database.write() as session:
                 person = Profile(user_id=user_id, name=user_id.title(), email=f"{user_id}@acme.test")
-                people.remember(Change(session, self.clock()), person)
+                users.remember(Change(session, self.clock()), person)
 
     def join(self, org_id: str, **roles: Role) -> None:
         def join(change: Change, organization: Organization) -> None:
@@ -52,12 +57,12 @@ class Office:
 
     def change(self, org_id: str, work: Work) -> None:
         with self.database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
             work(Change(session, self.clock()), organization)
 
     def plan(self, org_id: str, tier: str) -> None:
-        self.change(org_id, lambda change, found: organizations.change_plan(change, found, tier, self.catalog))
+        self.change(org_id, lambda change, found: plan_changes.change_plan(change, found, tier, self.catalog))
 
     def relay(self) -> None:
         """As the relay does: leased, handed over, marked."""
@@ -65,7 +70,7 @@ class Office:
             token, events = outbox.lease(session, 500, self.clock())
         with self.database.write() as session:
             marked = outbox.mark_published(session, token, self.clock())
-            mails.of_events(session, [each for each in events if each.seq in marked], self.catalog, self.clock())
+            queue.of_events(session, [each for each in events if each.seq in marked], self.catalog, self.clock())
 
     def sync(self, org_id: str) -> None:
         with self.database.write() as session:
@@ -81,9 +86,9 @@ class Office:
 
     def claim(self) -> Claimed | None:
         with self.database.write() as session:
-            mails.look(session, self.clock())
+            queue.look(session, self.clock())
         with self.database.write() as session:
-            return mails.claim(session, self.clock())
+            return queue.claim(session, self.clock())
 
     def deliver(self) -> list[tuple[str, str]]:
         """What goes out now."""
@@ -91,7 +96,7 @@ class Office:
         while (claimed := self.claim()) is not None:
             gone.append((claimed.kind, claimed.recipient))
             with self.database.write() as session:
-                mails.sent(session, claimed, self.clock())
+                queue.sent(session, claimed, self.clock())
         return gone
 
 
@@ -190,7 +195,7 @@ def test_a_downgrade_that_took_effect_is_told(office: Office) -> None:
     office.relay()
     office.sync(org_id)
     office.deliver()
-    office.change(org_id, lambda change, found: organizations.settle_plan(change, found, "starter"))
+    office.change(org_id, lambda change, found: plan_changes.settle_plan(change, found, "starter"))
     office.relay()
     assert office.deliver() == [("downgrade_took_effect", "alice@acme.test")]
 
@@ -213,7 +218,7 @@ def test_a_deleted_organization_writes_no_mails(office: Office) -> None:
     office.know("alice")
     org_id = office.register()
     office.relay()
-    office.change(org_id, lambda change, found: organizations.change_status(change, found, "deleted"))
+    office.change(org_id, lambda change, found: commands.change_status(change, found, "deleted"))
     office.relay()
     assert office.deliver() == []
     assert office.told() == {("welcome", "alice@acme.test", "overtaken")}
@@ -226,12 +231,12 @@ def test_two_workers_never_hold_the_same_mail(office: Office) -> None:
     first = office.claim()
     assert first is not None
     assert office.claim() is None
-    office.clock.advance(seconds=mails.LEASE.total_seconds() + 1)
+    office.clock.advance(seconds=queue.LEASE.total_seconds() + 1)
     second = office.claim()
     assert second is not None
     assert (second.id, second.lease != first.lease) == (first.id, True)
     with office.database.write() as session:
-        mails.give_up(session, first, "too late to say so", office.clock())
+        queue.give_up(session, first, "too late to say so", office.clock())
     assert office.told() == {("welcome", "alice@acme.test", "open")}
 
 
@@ -281,4 +286,4 @@ def test_what_was_settled_long_ago_is_forgotten_and_what_waits_is_not(office: Of
 
 def _cleared(office: Office) -> int:
     with office.database.write() as session:
-        return mails.clear(session, office.clock())
+        return queue.clear(session, office.clock())

@@ -9,13 +9,15 @@ from threading import Barrier
 import pytest
 from sqlalchemy import select
 
-from core import memberships, organizations
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Change
-from core.memberships import LastOwnerError
-from core.models import Event, EventData, Membership, Organization
-from core.organizations import InvalidChangeError, NewOrganization
+from core.catalog.plans import Catalog
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.events import Event, EventData
+from core.db.models.organizations import Membership, Organization
+from core.events.event_types import Change
+from core.organizations import commands, memberships
+from core.organizations.commands import NewOrganization
+from core.organizations.memberships import LastOwnerError
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -24,12 +26,12 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 def org_id(database: Database, plans: Catalog) -> str:
     with database.write() as session:
         new = NewOrganization(name="Acme", plan_tier="starter")
-        return organizations.create(Change(session, NOW), new, plans).id
+        return commands.create(Change(session, NOW), new, plans).id
 
 
 def add(database: Database, org_id: str, user_id: str, role: str = "member") -> None:
     with database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
         memberships.add(Change(session, NOW), organization, user_id, role)
 
@@ -87,7 +89,7 @@ def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database
         together.wait()
         try:
             with database.write() as session:
-                organizations.lock(session, org_id)
+                commands.lock(session, org_id)
                 member = memberships.find(session, org_id, user_id)
                 assert member is not None
                 memberships.refuse_without_owner(session, member)

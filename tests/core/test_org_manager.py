@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from core.database import Database, DatabaseError
+from core.db.database import Database, DatabaseError
 from core.org_manager import OrgManager
 
 ROOT = Path(__file__).resolve().parents[2]

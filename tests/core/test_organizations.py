@@ -16,15 +16,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import func, select
 
-from core import billing_ids, catalog, memberships, organizations
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Cause, Change
-from core.models import ROLES, STATUSES, BillingLink, Event, Membership, Organization
-from core.organizations import InvalidChangeError, NameTakenError, NewOrganization
+from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.organizations import ROLES, STATUSES, Membership, Organization
+from core.events.event_types import Cause, Change
+from core.organizations import commands, memberships, plan_changes, provider_ids
+from core.organizations.commands import NameTakenError, NewOrganization
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-PLANS = catalog.load()
+PLANS = plan_catalog.load()
 SEEN_BY_BILLERS = ("name", "plan_tier", "pending_plan_tier", "billing_email", "currency")
 
 
@@ -114,24 +118,22 @@ class AnyChanges(RuleBasedStateMachine):
     def _create(self, name: str, tier: str) -> str:
         self.now += timedelta(seconds=1)
         with self.database.write() as session:
-            org_id = organizations.create(
-                Change(session, self.now), NewOrganization(name=name, plan_tier=tier), PLANS
-            ).id
+            org_id = commands.create(Change(session, self.now), NewOrganization(name=name, plan_tier=tier), PLANS).id
         self.known.append(org_id)
         assert seen(self.database, org_id).events == 1
         return org_id
 
     @rule(org=orgs, name=names)
     def rename(self, org: str, name: str) -> None:
-        self._change(org, lambda change, it: organizations.rename(change, it, name))
+        self._change(org, lambda change, it: commands.rename(change, it, name))
 
     @rule(org=orgs, tier=tiers)
     def change_plan(self, org: str, tier: str) -> None:
-        self._change(org, lambda change, it: organizations.change_plan(change, it, tier, PLANS))
+        self._change(org, lambda change, it: plan_changes.change_plan(change, it, tier, PLANS))
 
     @rule(org=orgs, status=st.sampled_from([*STATUSES, "paused"]))
     def change_status(self, org: str, status: str) -> None:
-        self._change(org, lambda change, it: organizations.change_status(change, it, status))
+        self._change(org, lambda change, it: commands.change_status(change, it, status))
 
     @rule(
         org=orgs,
@@ -141,12 +143,12 @@ class AnyChanges(RuleBasedStateMachine):
     def change_details(self, org: str, email: str | None, currency: str | None) -> None:
         self._change(
             org,
-            lambda change, it: organizations.change_billing_details(change, it, billing_email=email, currency=currency),
+            lambda change, it: commands.change_billing_details(change, it, billing_email=email, currency=currency),
         )
 
     @rule(org=orgs, lago=st.sampled_from([None, "l1", "l2", ""]), stripe=st.sampled_from([None, "cus_1", " cus_1"]))
     def bring_ids(self, org: str, lago: str | None, stripe: str | None) -> None:
-        self._change(org, lambda change, it: billing_ids.replace(change, it, {"lago": lago, "stripe": stripe}))
+        self._change(org, lambda change, it: provider_ids.replace(change, it, {"lago": lago, "stripe": stripe}))
 
     @rule(org=orgs, user=st.sampled_from(["u1", "u2", ""]), role=st.sampled_from([*ROLES, "admin"]))
     def add_member(self, org: str, user: str, role: str) -> None:
@@ -168,7 +170,7 @@ class AnyChanges(RuleBasedStateMachine):
         before = seen(self.database, org)
         done = False
         with suppress(InvalidChangeError), self.database.write() as session:
-            organization = organizations.lock(session, org)
+            organization = commands.lock(session, org)
             assert organization is not None
             change(Change(session, self.now), organization)
             done = True
@@ -210,14 +212,14 @@ TestAnyChanges.settings = settings(
 
 def create(database: Database, plans: Catalog, name: str = "Acme", tier: str = "professional") -> str:
     with database.write() as session:
-        return organizations.create(Change(session, NOW), NewOrganization(name=name, plan_tier=tier), plans).id
+        return commands.create(Change(session, NOW), NewOrganization(name=name, plan_tier=tier), plans).id
 
 
 def test_the_event_tells_who_did_it_through_what_and_why(database: Database, plans: Catalog) -> None:
     cause = Cause(actor="person:7", source="/crm", caused_by="/crm#12")
     with database.write() as session:
         new = NewOrganization(name="Acme", plan_tier="starter")
-        org_id = organizations.create(Change(session, NOW, cause), new, plans).id
+        org_id = commands.create(Change(session, NOW, cause), new, plans).id
     with database.read() as session:
         event = session.scalars(select(Event)).one()
     assert (event.type, event.org_id, event.actor, event.source, event.caused_by, event.data, event.occurred_at) == (
@@ -234,10 +236,10 @@ def test_the_event_tells_who_did_it_through_what_and_why(database: Database, pla
 def test_events_hold_no_name_and_no_address(database: Database, plans: Catalog) -> None:
     org_id = create(database, plans, "Very Secret")
     with database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
-        organizations.rename(Change(session, NOW), organization, "More Secret")
-        organizations.change_billing_details(Change(session, NOW), organization, billing_email="boss@secret.test")
+        commands.rename(Change(session, NOW), organization, "More Secret")
+        commands.change_billing_details(Change(session, NOW), organization, billing_email="boss@secret.test")
     with database.read() as session:
         kept = [event.data for event in session.scalars(select(Event))]
     assert len(kept) == 3
@@ -250,9 +252,9 @@ def test_a_change_that_fails_later_leaves_neither_row_nor_event(database: Databa
 
     def fail() -> None:
         with database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
-            organizations.rename(Change(session, NOW), organization, "Other")
+            commands.rename(Change(session, NOW), organization, "Other")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -266,9 +268,9 @@ def test_a_change_gives_a_parked_link_its_chance_and_leaves_a_held_one(database:
         session.get_one(BillingLink, (org_id, "stripe")).state = "parked"
         session.get_one(BillingLink, (org_id, "lago")).state = "held"
     with database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
-        organizations.rename(Change(session, NOW), organization, "Other")
+        commands.rename(Change(session, NOW), organization, "Other")
     with database.read() as session:
         states = {link.provider: link.state for link in session.scalars(select(BillingLink))}
     assert states == {"stripe": "open", "lago": "held"}
@@ -277,16 +279,16 @@ def test_a_change_gives_a_parked_link_its_chance_and_leaves_a_held_one(database:
 def test_a_deleted_organization_frees_its_name_and_needs_it_back(database: Database, plans: Catalog) -> None:
     first = create(database, plans)
     with database.write() as session:
-        organization = organizations.lock(session, first)
+        organization = commands.lock(session, first)
         assert organization is not None
-        organizations.change_status(Change(session, NOW), organization, "deleted")
+        commands.change_status(Change(session, NOW), organization, "deleted")
     create(database, plans, "ACME")
 
     def restore() -> None:
         with database.write() as session:
-            organization = organizations.lock(session, first)
+            organization = commands.lock(session, first)
             assert organization is not None
-            organizations.change_status(Change(session, NOW), organization, "active")
+            commands.change_status(Change(session, NOW), organization, "active")
 
     with pytest.raises(NameTakenError, match="already exists"):
         restore()
@@ -297,13 +299,13 @@ def test_an_unknown_plan_of_old_can_only_be_left_for_a_known_one_and_at_once(
 ) -> None:
     org_id = create(database, plans)
     with database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
         organization.plan_tier = "legacy"
     with database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
-        organizations.change_plan(Change(session, NOW), organization, "founders_friend", plans)
+        plan_changes.change_plan(Change(session, NOW), organization, "founders_friend", plans)
     after = seen(database, org_id)
     assert (after.plan_tier, after.pending_plan_tier) == ("founders_friend", None)
 
@@ -314,6 +316,4 @@ def test_an_id_from_outside_must_be_one_that_both_billers_take(database: Databas
         pytest.raises(InvalidChangeError, match="org_id must be org_ and then"),
         database.write() as session,
     ):
-        organizations.create(
-            Change(session, NOW), NewOrganization(name="Acme", plan_tier="starter", org_id=org_id), plans
-        )
+        commands.create(Change(session, NOW), NewOrganization(name="Acme", plan_tier="starter", org_id=org_id), plans)

@@ -6,11 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from core import organizations, outbox
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Change
-from core.organizations import NewOrganization
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.events import outbox
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
 from tests.conftest import SetClock
 
 
@@ -19,7 +20,7 @@ def five_events(database: Database, plans: Catalog, clock: SetClock) -> list[str
     with database.write() as session:
         change = Change(session, clock())
         return [
-            organizations.create(change, NewOrganization(name=f"Company {n}", plan_tier="starter"), plans).id
+            commands.create(change, NewOrganization(name=f"Company {n}", plan_tier="starter"), plans).id
             for n in range(5)
         ]
 
@@ -40,7 +41,7 @@ def test_two_relays_at_the_same_moment_share_no_row(postgres_url: str, plans: Ca
     with database.write() as session:
         for number in range(10):
             new = NewOrganization(name=f"Company {number}", plan_tier="starter")
-            organizations.create(Change(session, clock()), new, plans)
+            commands.create(Change(session, clock()), new, plans)
     with database.write() as one, database.write() as other:
         _, first = outbox.lease(one, 6, clock())
         _, second = outbox.lease(other, 6, clock())
@@ -99,7 +100,7 @@ def test_what_was_marked_is_gone_and_what_was_given_back_is_pending_at_once(
 def test_a_change_that_failed_leaves_no_event(database: Database, plans: Catalog, clock: SetClock) -> None:
     def fail() -> None:
         with database.write() as session:
-            organizations.create(Change(session, clock()), NewOrganization(name="Acme", plan_tier="starter"), plans)
+            commands.create(Change(session, clock()), NewOrganization(name="Acme", plan_tier="starter"), plans)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

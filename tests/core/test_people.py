@@ -9,12 +9,14 @@ from threading import Barrier
 import pytest
 from sqlalchemy import func, select
 
-from core import memberships, people
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Change
-from core.models import Membership, Organization, Person
-from core.people import Profile
+from core.access import users
+from core.access.users import Profile
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.db.models.access import Person
+from core.db.models.organizations import Membership, Organization
+from core.events.event_types import Change
+from core.organizations import memberships
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LATER = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -23,7 +25,7 @@ ALICE = Profile(user_id="alice", name="Alice", email="alice@example.test")
 
 def sign_in(database: Database, plans: Catalog, profile: Profile, now: datetime = NOW) -> Organization | None:
     with database.write() as session:
-        return people.sign_in(Change(session, now), profile, plans)
+        return users.sign_in(Change(session, now), profile, plans)
 
 
 def test_the_first_sign_in_makes_an_organization_with_the_person_as_owner(database: Database, plans: Catalog) -> None:
@@ -103,7 +105,7 @@ def test_whoever_changes_something_is_known_by_a_verified_address(database: Data
         (Profile(user_id="bob", email="no address"), LATER),
     ):
         with database.write() as session:
-            people.remember(Change(session, now), profile)
+            users.remember(Change(session, now), profile)
     with database.read() as session:
         bob = session.get_one(Person, "bob")
         assert (bob.name, bob.email, bob.last_seen_at) == ("Bob", "bob@example.test", NOW)
@@ -115,7 +117,7 @@ def test_many_first_changes_of_one_person_at_once_do_each_other_no_harm(database
     def once(_: int) -> None:
         together.wait()
         with database.write() as session:
-            people.remember(Change(session, NOW), ALICE)
+            users.remember(Change(session, NOW), ALICE)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(once, range(6)))

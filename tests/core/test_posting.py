@@ -13,15 +13,20 @@ import pytest
 from sqlalchemy import select, text, update
 from structlog.testing import capture_logs
 
-from core import due, invitations, mails, organizations
-from core.catalog import Catalog
-from core.database import Database
-from core.events import Change
-from core.models import InvitationToken, Job, Mail
-from core.organizations import NewOrganization
-from core.posting import ATTEMPTS_AT_MOST, Post, Sender
-from providers.smtp import SmtpAddress, SmtpServer
-from tasks import mails as task
+from core.access import invitations
+from core.catalog.plans import Catalog
+from core.db import job_locks
+from core.db.database import Database
+from core.db.models.access import InvitationToken
+from core.db.models.email import Mail
+from core.db.models.jobs import Job
+from core.emails import queue
+from core.emails.sender import ATTEMPTS_AT_MOST, Post, Sender
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
+from providers.emails.smtp import SmtpAddress, SmtpServer
+from tasks import emails as task
 from tasks.routing import MAILS
 from tests.conftest import SetClock
 from tests.mail_server import MailServer, free_port, mail_server, page, token
@@ -39,7 +44,17 @@ def server() -> Iterator[MailServer]:
 
 @pytest.fixture
 def post(database: Database, plans: Catalog, clock: SetClock, server: MailServer) -> Post:
-    return to_port(Post(database=database, catalog=plans, clock=clock, sender=SENDER, server=nowhere()), server.port)
+    return to_port(
+        Post(
+            database=database,
+            catalog=plans,
+            clock=clock,
+            sender=SENDER,
+            server=nowhere(),
+            new_token=invitations.new_token,
+        ),
+        server.port,
+    )
 
 
 def nowhere() -> SmtpServer:
@@ -54,7 +69,7 @@ def to_port(post: Post, port: int) -> Post:
 def invite(post: Post, *addresses: str, name: str = "Acme") -> str:
     with post.database.write() as session:
         change = Change(session, post.clock())
-        organization = organizations.create(change, NewOrganization(name=name, plan_tier="starter"), post.catalog)
+        organization = commands.create(change, NewOrganization(name=name, plan_tier="starter"), post.catalog)
         for address in addresses:
             invitations.invite(change, organization, address, "member", None)
         return organization.id
@@ -122,8 +137,8 @@ def test_what_is_refused_for_good_is_given_up_with_the_servers_codes(
     post.run(SECONDS)
     assert len(server.taken) == 1
     with post.database.read() as session:
-        [shown] = mails.given_up(session, post.clock(), 10)
-        assert (shown.recipient, mails.counts(session, post.clock()).given_up) == ("bob@acme.test", 1)
+        [shown] = queue.given_up(session, post.clock(), 10)
+        assert (shown.recipient, queue.counts(session, post.clock()).given_up) == ("bob@acme.test", 1)
 
 
 def test_later_means_later_and_then_it_is_taken(post: Post, server: MailServer, clock: SetClock) -> None:
@@ -174,11 +189,11 @@ def test_a_worker_that_died_after_the_yes_has_it_sent_again_as_the_same(
     post.run(SECONDS)
     with post.database.write() as session:
         # As it was when the server had said yes and nothing was written yet.
-        lease = {"lease_token": "of a dead one", "lease_until": clock() + mails.LEASE}
+        lease = {"lease_token": "of a dead one", "lease_until": clock() + queue.LEASE}
         session.execute(update(Mail).values(state="open", closed_at=None, **lease))
     post.run(SECONDS)
     assert len(server.taken) == 1
-    clock.advance(seconds=mails.LEASE.total_seconds() + 1)
+    clock.advance(seconds=queue.LEASE.total_seconds() + 1)
     post.run(SECONDS)
     first, second = server.taken
     assert first["Message-ID"] == second["Message-ID"]
@@ -192,7 +207,7 @@ def test_a_server_that_is_away_costs_one_try_and_no_mail(post: Post, server: Mai
             task.run(gone)
     assert [line["event"] for line in log].count("mail_server_away") == 1
     with post.database.read() as session:
-        counts = mails.counts(session, clock())
+        counts = queue.counts(session, clock())
     assert (counts.waiting, counts.given_up, counts.reason) == (5, 0, "it does not answer (ConnectionRefusedError)")
     for _ in range(30):
         clock.advance(minutes=10)
@@ -229,7 +244,7 @@ def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(post: Post
     org_id = invite(post, "bob@acme.test", "carol@acme.test")
     with post.database.write() as session:
         change = Change(session, post.clock())
-        organization = organizations.lock(session, org_id)
+        organization = commands.lock(session, org_id)
         assert organization is not None
         [bob, _] = sorted(invitations.pending(session, org_id, post.clock()), key=lambda each: each.email)
         assert invitations.revoke(change, org_id, bob.id)
@@ -244,7 +259,7 @@ def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(post: Post
 def test_one_run_at_a_time_and_the_next_one_at_once(post: Post, server: MailServer, clock: SetClock) -> None:
     invite(post, "bob@acme.test")
     with post.database.write() as session:
-        assert due.take_job(session, MAILS, 60, clock())
+        assert job_locks.take_job(session, MAILS, 60, clock())
     assert task.run(post) == 0
     with post.database.write() as session:
         session.execute(update(Job).values(lease_until=clock() - timedelta(seconds=1)))

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.gateways import Provider
-from core.quota import PLACE_KEPT, SECOND, SLOW_FOR, Limit, Limits, LocalQuota, Urgency
+from core.flow_control.rate_limiter import PLACE_KEPT, SECOND, SLOW_FOR, Limit, Limits, LocalQuota, Urgency
+from core.ports.spec import Provider
 
 CREATE, READ = "POST /v1/customers", "GET /v1/customers/{id}"
 LIMITS: dict[Provider, Limits] = {

@@ -10,12 +10,19 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
-from core import directory, due, mails, organizations, outbox
-from core.catalog import Catalog
-from core.database import Database
-from core.directory import Cursor, Wanted
-from core.models import BillingLink, Event, Mail, Membership, Organization
-from core.organizations import name_key, new_link
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.email import Mail
+from core.db.models.events import Event
+from core.db.models.organizations import Membership, Organization
+from core.emails import queue
+from core.events import outbox
+from core.organizations import links, queries
+from core.organizations.links import new_link
+from core.organizations.queries import Cursor, Wanted
+from core.organizations.validation import name_key
+from core.reconcile import due_links
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 MANY = 10_000
@@ -90,15 +97,15 @@ def plans_of(database: Database, work: Callable[[Session], object]) -> str:
 
 def test_the_sweep_reads_only_links_that_are_behind(large: Database) -> None:
     swept: list[str] = []
-    later = NOW + organizations.SWEEP_GRACE
-    plans = plans_of(large, lambda session: swept.extend(due.links(session, "lago", 100, later)))
+    later = NOW + links.SWEEP_GRACE
+    plans = plans_of(large, lambda session: swept.extend(due_links.links(session, "lago", 100, later)))
     assert len(swept) == FEW
     assert "ix_billing_links_due" in plans
     assert "Seq Scan" not in plans
 
 
 def test_counting_what_is_behind_reads_only_that(large: Database) -> None:
-    plans = plans_of(large, due.count_behind)
+    plans = plans_of(large, due_links.count_behind)
     assert "ix_billing_links_due" in plans
 
 
@@ -112,8 +119,8 @@ def test_the_relay_reads_only_events_that_are_pending(large: Database) -> None:
 
 def test_a_member_is_looked_up_and_a_persons_seats_are_found_without_a_walk(large: Database) -> None:
     found: list[object] = []
-    plans = plans_of(large, lambda session: found.append(directory.entry(session, "org_7", "user_7")))
-    plans += plans_of(large, lambda session: found.append(len(directory.seats(session, "user_7"))))
+    plans = plans_of(large, lambda session: found.append(queries.entry(session, "org_7", "user_7")))
+    plans += plans_of(large, lambda session: found.append(len(queries.seats(session, "user_7"))))
     assert found[0] is not None
     assert found[1] == 4
     assert "ix_memberships_user_id" in plans
@@ -125,7 +132,7 @@ def test_a_member_is_looked_up_and_a_persons_seats_are_found_without_a_walk(larg
 def test_a_page_of_all_begins_at_its_cursor_however_deep(large: Database) -> None:
     found: list[int] = []
     deep = Wanted(after=Cursor(created_at=NOW, org_id="org_9"))
-    plans = plans_of(large, lambda session: found.append(len(directory.page(session, deep, 50))))
+    plans = plans_of(large, lambda session: found.append(len(queries.page(session, deep, 50))))
     assert found == [50]
     assert "ix_organizations_created_at" in plans
     assert "Sort Key: organizations" not in plans
@@ -139,16 +146,16 @@ def test_mails_are_read_only_where_they_are_due(database: Database) -> None:
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
     reads: list[Callable[[Session], object]] = [
-        lambda session: mails.any_due(session, NOW),
-        lambda session: mails.look(session, NOW),
-        lambda session: mails.claim(session, NOW),
+        lambda session: queue.any_due(session, NOW),
+        lambda session: queue.look(session, NOW),
+        lambda session: queue.claim(session, NOW),
     ]
     for read in reads:
         plans = plans_of(database, read)
         assert "ix_mails_due" in plans
         assert "Seq Scan on mails" not in plans
         assert "SCAN mails" not in plans.replace("SCAN mails USING INDEX ix_mails_due", "")
-    asked = plans_of(database, lambda session: mails.invitations_since(session, "org_1", NOW))
+    asked = plans_of(database, lambda session: queue.invitations_since(session, "org_1", NOW))
     assert "ix_mails_org_id" in asked
 
 

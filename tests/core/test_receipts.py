@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy import update
 
-from core import receipts
-from core.models import BillingLink
-from core.receipts import Receipt
-from core.turns import UNSURE
+from core.db.models.billing_links import BillingLink
+from core.reconcile.attempt import UNSURE
+from core.reporting import sync_status
+from core.reporting.sync_status import Receipt
 from tests.core.fakes import World, die
 
 
 def ask(world: World, org_id: str, through: int | None = None) -> Receipt:
     with world.database.read() as session:
-        receipt = receipts.receipt(session, org_id, world.now, through)
+        receipt = sync_status.receipt(session, org_id, world.now, through)
     assert receipt is not None
     return receipt
 
@@ -75,4 +75,4 @@ def test_what_a_late_worker_may_have_overwritten_is_not_held_until_it_is_made_ag
 
 def test_an_unknown_organization_has_no_receipt(world: World) -> None:
     with world.database.read() as session:
-        assert receipts.receipt(session, "org_no", world.now) is None
+        assert sync_status.receipt(session, "org_no", world.now) is None

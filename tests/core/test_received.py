@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from core import organizations, received
-from core.catalog import Catalog
-from core.database import Database
-from core.events import CHANGE_TYPES, Change
-from core.models import BillingLink, Event, Membership, Organization, ReceivedEvent
-from core.received import MOST_WAITING, UNNAMED_SOURCE, Receipt
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.inbox import ReceivedEvent
+from core.db.models.organizations import Membership, Organization
+from core.events.event_types import CHANGE_TYPES, Change
+from core.inbox import service_events
+from core.inbox.service_events import MOST_WAITING, UNNAMED_SOURCE, Receipt
+from core.organizations import commands
 from tests.conftest import SetClock
 
 ORG = "org_shop-1"
@@ -34,7 +38,7 @@ class Door:
         self._count = 0
 
     def take(self, raw: object) -> Receipt:
-        return received.receive(self.database, self.plans, self.clock, raw)
+        return service_events.receive(self.database, self.plans, self.clock, raw)
 
     def send(self, event_type: str, at: int | None = None, subject: str = ORG, **data: object) -> Receipt:
         self._count += 1
@@ -303,9 +307,9 @@ def test_what_waited_without_a_time_does_not_undo_what_came_later(door: Door) ->
 
 def make_acme(door: Door) -> None:
     """Not by a message: as an import does, or a person."""
-    new = organizations.NewOrganization(name="Acme", plan_tier="starter", org_id=ORG)
+    new = commands.NewOrganization(name="Acme", plan_tier="starter", org_id=ORG)
     with door.database.write() as session:
-        organizations.create(Change(session, NOON), new, door.plans)
+        commands.create(Change(session, NOON), new, door.plans)
 
 
 def test_a_role_for_somebody_who_is_not_a_member_yet_waits_for_the_addition(acme: Door) -> None:
@@ -462,9 +466,9 @@ def test_a_change_by_a_person_and_a_message_at_once_lose_nothing(acme: Door) -> 
     def by_a_person() -> None:
         for number in range(20):
             with acme.database.write() as session:
-                organization = organizations.lock(session, ORG)
+                organization = commands.lock(session, ORG)
                 assert organization is not None
-                organizations.rename(Change(session, NOON), organization, f"Person {number}")
+                commands.rename(Change(session, NOON), organization, f"Person {number}")
 
     def by_messages() -> None:
         for number in range(20):

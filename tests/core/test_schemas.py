@@ -8,9 +8,9 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
-from core.envelope import RefusedError, parse
-from core.events import CHANGE_TYPES
-from core.gateways import Json
+from core.common.json_types import Json
+from core.events.event_types import CHANGE_TYPES
+from core.inbox.event_schemas import RefusedError, parse
 from docs.schemas.generate import FOLDER, documents
 
 GOOD: dict[str, dict[str, Json]] = {

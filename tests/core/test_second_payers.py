@@ -9,12 +9,12 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from core import claiming, due, links, turns
-from core.gateways import Provider
-from core.models import BillingLink
-from core.organizations import InvalidChangeError
-from core.wishes import Policy
-from providers.lago import LagoBiller
+from core.common.validation import InvalidChangeError
+from core.compare.desired_state import Policy
+from core.db.models.billing_links import BillingLink
+from core.ports.spec import Provider
+from core.reconcile import attempt, backoff, commands, due_links, lease, outcomes
+from providers.lago.provider import LagoBiller
 from sandbox.server import Sandbox
 from tests.core.fakes import PAYER_CODE, Meanwhile, World, die, with_policy
 
@@ -73,7 +73,7 @@ def test_once_that_has_ended_a_retry_goes_on(world: World, sandbox_server: Sandb
     world.bring_id(org_id, "stripe", "cus_old")
     world.settle(org_id)
     httpx.delete(f"{sandbox_server.url}/v1/subscriptions/{theirs}", headers={"Authorization": "Bearer sk_test_hand"})
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.settle(org_id)
     assert world.settled(org_id)
     assert payers_in_lago(world) == ["cus_old"]
@@ -94,7 +94,7 @@ def test_a_payer_that_lago_charges_already_is_never_replaced(world: World, its_i
         world.wait(31)
         world.run(org_id, "lago")
         world.sandbox.clear_faults()
-        world.wait(links.LONGEST_WAIT)
+        world.wait(backoff.LONGEST_WAIT)
     world.settle(org_id)
     link = world.link(org_id, "lago")
     assert link.state == "parked"
@@ -141,15 +141,15 @@ def test_one_that_a_late_worker_made_for_a_deleted_organization_is_ended(world: 
     world.billers["stripe"].before_subscription = die
     world.die_after(org_id, "stripe")
     world.outlive_the_lease()
-    late = claiming.claim(world.database, world.clock, org_id, "stripe")
-    assert isinstance(late, turns.Turn)
+    late = lease.claim(world.database, world.clock, org_id, "stripe")
+    assert isinstance(late, attempt.Turn)
     world.outlive_the_lease()
     world.change_status(org_id, "deleted")
     world.settle(org_id)
     price = next(each for each in world.stripe("prices") if each["lookup_key"] == "professional_monthly_usd")
     customer = str(world.link(org_id, "stripe").customer_id)
     world.sandbox.preload_stripe_subscription(customer, str(price["id"]), metadata={"org_id": org_id})
-    links.disturb(late)
+    outcomes.disturb(late)
     world.wait(5)
     world.settle(org_id)
     assert charging_in_stripe(world) == []
@@ -188,7 +188,7 @@ def test_a_downgrade_that_came_is_not_undone_by_another_chosen_in_mid_turn(world
     world.change_plan(org_id, "starter")
     world.settle(org_id)
     world.pass_time(days=40)
-    due.downgrades(world.database, 100, world.now)
+    due_links.downgrades(world.database, 100, world.now)
     world.billers[charged_by].after_subscription = lambda: world.change_plan(org_id, "founders_friend")
     world.settle(org_id)
     organization = world.organization(org_id)
@@ -241,7 +241,7 @@ def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays
         world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
         with pytest.raises(InvalidChangeError, match=f"retry {org_id}"):
             world.bring_id(org_id, "stripe", "cus_new")
-        world.change(org_id, due.retry)
+        world.change(org_id, commands.retry)
     else:
         world.rename(org_id, "Acme GmbH")
         world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
@@ -264,7 +264,7 @@ def test_a_retry_of_what_is_right_leaves_it_right_whichever_biller_comes_first(w
     org_id = world.create()
     world.settle(org_id)
     world.wait(60)
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.run(org_id, first)
     world.settle(org_id)
     assert [world.link(org_id, provider).state for provider in ("stripe", "lago")] == ["open", "open"]

@@ -10,11 +10,15 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter
 
-from core import errors, turns
-from core.drift import findings, runs
-from core.errors import ErrorKind, ProviderError
-from core.gateways import CustomerSpec, Intent, SeenCustomer, SeenSubscription
-from core.wishes import digest
+from core.compare import findings
+from core.compare.desired_state import digest
+from core.drift import report_store
+from core.ports import errors
+from core.ports.errors import ErrorKind, ProviderError
+from core.ports.observed import SeenCustomer, SeenSubscription
+from core.ports.provider import Intent
+from core.ports.spec import CustomerSpec
+from core.reconcile import attempt
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -100,12 +104,12 @@ def test_intent_is_stored_under_these_keys() -> None:
         first_sent_at=NOON,
         last_sent_at=NOON,
     )
-    assert turns.loaded(stored) == intent
-    assert turns.stored(intent) == stored
+    assert attempt.loaded(stored) == intent
+    assert attempt.stored(intent) == stored
 
 
 def test_drift_counts_are_stored_under_these_keys() -> None:
-    assert asdict(runs.Counts(kinds={"missing": 1}, left_out=["lago"])) == {
+    assert asdict(report_store.Counts(kinds={"missing": 1}, left_out=["lago"])) == {
         "compared": 0,
         "behind": 0,
         "parked": 0,

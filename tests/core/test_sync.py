@@ -8,14 +8,18 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.pool import QueuePool
 
-from core import billing_ids, claiming, due, links, organizations, turns
-from core.clock import utc_now
-from core.errors import LeaseLostError, ThrottledError, UnavailableError
-from core.events import Change
-from core.gateways import Provider
-from core.models import BillingLink
-from core.sync import Outcome
-from core.wishes import Policy
+from core.common import validation
+from core.common.clock import utc_now
+from core.compare.desired_state import Policy
+from core.db.models.billing_links import BillingLink
+from core.events.event_types import Change
+from core.organizations import commands as organization_commands
+from core.organizations import links, plan_changes, provider_ids
+from core.ports.errors import LeaseLostError, ThrottledError, UnavailableError
+from core.ports.spec import Provider
+from core.reconcile import attempt, backoff, commands, due_links, lease
+from core.reconcile import outcomes as reconcile_outcomes
+from core.reconcile.reconciler import Outcome
 from tests.core.fakes import CREATE_CUSTOMER, World, die, with_policy
 
 BILLERS: tuple[Provider, ...] = ("stripe", "lago")
@@ -143,7 +147,7 @@ def test_lago_asked_first_waits_for_its_payer_and_costs_no_more(world: World) ->
     org_id = world.create()
     outcome = world.run(org_id, "lago")
     assert (outcome.kind, outcome.again_in) == ("waiting", 30.0)
-    assert world.policy.payer_wait.total_seconds() > links.LONGEST_RETRY  # so it is the sweep's
+    assert world.policy.payer_wait.total_seconds() > backoff.LONGEST_RETRY  # so it is the sweep's
     assert world.link(org_id, "lago").attempts == 0
     world.settle(org_id)
     assert world.calls() == (1, 2)
@@ -168,10 +172,10 @@ def test_lago_goes_ahead_without_a_payer_after_thirty_seconds_and_is_linked_by_o
 
 def test_a_payer_that_comes_while_lago_decides_to_wait_is_not_waited_for(world: World) -> None:
     org_id = world.create()
-    turn = claiming.claim(world.database, world.clock, org_id, "lago")
-    assert isinstance(turn, turns.Turn)
+    turn = lease.claim(world.database, world.clock, org_id, "lago")
+    assert isinstance(turn, attempt.Turn)
     assert world.run(org_id, "stripe").wake == ("lago",)
-    assert links.postpone(turn, world.now + world.policy.payer_wait, "waiting", "waits") == 0.0
+    assert reconcile_outcomes.postpone(turn, world.now + world.policy.payer_wait, "waiting", "waits") == 0.0
     assert world.run(org_id, "lago").kind == "synced"
 
 
@@ -268,7 +272,7 @@ def test_a_worker_that_dies_anywhere_is_followed_by_another_after_its_lease(worl
     assert world.run(org_id, "lago").kind == "idle"
     world.outlive_the_lease()
     with world.database.write() as session:
-        assert due.links(session, "lago", 10, world.now + organizations.SWEEP_GRACE) == [org_id]
+        assert due_links.links(session, "lago", 10, world.now + links.SWEEP_GRACE) == [org_id]
     world.settle(org_id)
     assert_one_of_each(world, org_id)
 
@@ -330,8 +334,8 @@ def test_an_upgrade_after_a_downgrade_whose_answer_was_lost_goes_through(world: 
 def test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made_again(world: World) -> None:
     org_id = synced(world)
     world.rename(org_id, "Late")
-    late = claiming.claim(world.database, world.clock, org_id, "lago")
-    assert isinstance(late, turns.Turn)
+    late = lease.claim(world.database, world.clock, org_id, "lago")
+    assert isinstance(late, attempt.Turn)
     late.hold("POST /v1/customers")
     world.outlive_the_lease()
     world.rename(org_id, "Acme GmbH")
@@ -341,10 +345,10 @@ def test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made
     with pytest.raises(LeaseLostError):
         late.hold("POST /v1/customers")
     with pytest.raises(LeaseLostError):
-        links.finish(late, turns.Made(), links.Consequences())
+        reconcile_outcomes.finish(late, attempt.Made(), reconcile_outcomes.Consequences())
     after = world.link(org_id, "lago")
     assert (after.applied_version, after.applied_customer) == (before.applied_version, before.applied_customer)
-    links.disturb(late)
+    reconcile_outcomes.disturb(late)
     assert not world.settled(org_id)
     world.wait(5)
     world.settle(org_id)
@@ -394,10 +398,10 @@ def test_two_messages_for_one_organization_at_once_are_one_turn(world: World) ->
 def test_with_the_broker_wiped_the_sweep_alone_brings_everything_home(world: World) -> None:
     org_ids = [world.create(f"Acme {number}") for number in range(5)]
     for _ in range(5):
-        world.wait(organizations.SWEEP_GRACE.total_seconds() + 1)
+        world.wait(links.SWEEP_GRACE.total_seconds() + 1)
         for provider in BILLERS:
             with world.database.write() as session:
-                swept = due.links(session, provider, 100, world.now)
+                swept = due_links.links(session, provider, 100, world.now)
             for org_id in swept:
                 world.run(org_id, provider)
     assert all(world.settled(org_id) for org_id in org_ids)
@@ -414,7 +418,7 @@ def test_a_change_in_mid_turn_is_seen_by_one_more_round(world: World, provider: 
     world.rename(org_id, "Acme 1")
     world.billers[provider].after_customer = lambda: world.rename(org_id, "Acme 2")
     outcome = world.run(org_id, provider)
-    assert (outcome.kind, outcome.again_in) == ("synced", links.BURST_REST.total_seconds())
+    assert (outcome.kind, outcome.again_in) == ("synced", backoff.BURST_REST.total_seconds())
     world.wait(2.1)
     world.settle(org_id)
     assert world.stripe("customers")[0]["name"] == world.lago("customers")[0]["name"] == "Acme 2"
@@ -426,7 +430,7 @@ def test_data_that_was_corrected_in_mid_turn_is_not_parked_for_what_was_wrong_be
     world.rename(org_id, "Wrong")
     world.billers["lago"].before_customer = lambda: world.rename(org_id, "Right")
     outcome = world.run(org_id, "lago")
-    assert (outcome.kind, outcome.again_in) == ("retry", links.REST.total_seconds())
+    assert (outcome.kind, outcome.again_in) == ("retry", backoff.REST.total_seconds())
     assert world.link(org_id, "lago").state == "open"
     world.wait(2.1)
     world.settle(org_id)
@@ -495,7 +499,7 @@ def test_deleting_after_a_subscription_whose_answer_was_lost_ends_it(world: Worl
     for provider in BILLERS:
         world.run(org_id, provider)
     assert len(living(world)) >= 1
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.change_status(org_id, "deleted")
     world.settle(org_id)
     assert living(world) == []
@@ -551,7 +555,7 @@ def downgrade(world: World, org_id: str) -> None:
 
 def come(world: World, org_id: str) -> None:
     world.pass_time(days=45)
-    assert due.downgrades(world.database, 10, world.now) == 1
+    assert due_links.downgrades(world.database, 10, world.now) == 1
     world.settle(org_id)
     assert world.settled(org_id)
 
@@ -565,7 +569,7 @@ def test_a_downgrade_that_is_taken_back_before_does_not_come(world: World, charg
     world.wait(5)
     world.settle(org_id)
     world.pass_time(days=45)
-    assert due.downgrades(world.database, 10, world.now) == 0
+    assert due_links.downgrades(world.database, 10, world.now) == 0
     world.rename(org_id, "Acme GmbH")
     world.settle(org_id)
     assert world.organization(org_id).plan_tier == "professional"
@@ -598,7 +602,7 @@ def test_a_downgrade_that_came_is_not_undone_by_a_rename_in_mid_turn(world: Worl
     org_id = synced(world)
     downgrade(world, org_id)
     world.pass_time(days=45)
-    due.downgrades(world.database, 10, world.now)
+    due_links.downgrades(world.database, 10, world.now)
     charges = len(world.sandbox.charges())
     world.billers[charged_by].after_subscription = lambda: world.rename(org_id, "Acme GmbH")
     world.settle(org_id)
@@ -612,9 +616,9 @@ def test_a_plan_that_stripe_already_ended_is_left_to_come_in_lago_on_its_own_day
     org_id = synced(world)
     downgrade(world, org_id)
     with world.database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = organization_commands.lock(session, org_id)
         assert organization is not None
-        organizations.settle_plan(Change(session, world.now), organization, "starter")
+        plan_changes.settle_plan(Change(session, world.now), organization, "starter")
     world.rename(org_id, "Acme GmbH")
     world.wait(5)
     world.run(org_id, "lago")
@@ -628,7 +632,7 @@ def test_a_plan_that_stripe_already_ended_is_left_to_come_in_lago_on_its_own_day
 def test_an_unknown_plan_is_parked_at_both_and_never_free(world: World) -> None:
     org_id = world.create()
     with world.database.write() as session:
-        organization = organizations.lock(session, org_id)
+        organization = organization_commands.lock(session, org_id)
         assert organization is not None
         organization.plan_tier = "legacy"
     for provider in BILLERS:
@@ -658,7 +662,7 @@ def test_a_plan_that_moves_to_stripe_waits_until_lago_charges_nobody(world: Worl
     assert world.link(org_id, "stripe").error_code == "second_payer"
     assert len(payers(world, org_id)) == 1
     world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.wait(5)
     world.settle(org_id)
     assert world.settled(org_id)
@@ -686,7 +690,7 @@ def test_a_setting_that_flips_to_lago_ends_nothing_until_a_person_retries(world:
     world.settle(org_id)
     assert payers(world, org_id) == [subscription]
     assert {world.link(org_id, provider).error_code for provider in BILLERS} == {"second_payer"}
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.wait(5)
     world.settle(org_id)
     assert world.settled(org_id)
@@ -701,7 +705,7 @@ def test_a_setting_that_flips_to_lago_and_back_changes_nothing(world: World) -> 
     world.rename(org_id, "Acme GmbH")
     world.settle(org_id)
     world.charged_by("stripe")
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.wait(5)
     world.settle(org_id)
     assert world.settled(org_id)
@@ -715,7 +719,7 @@ def test_a_lost_stripe_subscription_is_not_forgotten_when_the_plan_moves_to_lago
     assert world.run(org_id, "stripe").kind == "retry"
     world.change_plan(org_id, "enterprise")
     world.settle(org_id)
-    world.change(org_id, due.retry)
+    world.change(org_id, commands.retry)
     world.wait(5)
     world.settle(org_id)
     assert world.settled(org_id)
@@ -734,10 +738,10 @@ def test_two_workers_that_see_different_plans_cannot_both_begin_to_charge(world:
 
     def other_plan() -> None:
         with world.database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = organization_commands.lock(session, org_id)
             assert organization is not None
             organization.plan_tier = "enterprise" if first == "lago" else "professional"
-            organizations.bump(Change(session, world.now), organization)
+            links.bump(Change(session, world.now), organization)
         world.wait(40)
         world.run(org_id, other)
 
@@ -805,7 +809,7 @@ def test_ids_cannot_be_changed_while_a_subscription_may_be_in_the_making(world: 
     world.sandbox.add_fault("stripe", CREATE_SUBSCRIPTION, "lost_answer")
     org_id = world.create()
     world.run(org_id, "stripe")
-    with pytest.raises(organizations.InvalidChangeError, match="in the making"):
+    with pytest.raises(validation.InvalidChangeError, match="in the making"):
         world.bring_id(org_id, "stripe", "cus_other")
 
 
@@ -829,7 +833,7 @@ def test_a_key_that_is_refused_waits_and_is_never_parked(world: World) -> None:
     outcome = world.run(org_id, "lago")
     assert outcome.kind == "retry"
     assert outcome.again_in is not None
-    assert outcome.again_in >= links.MISCONFIGURED_WAIT
+    assert outcome.again_in >= backoff.MISCONFIGURED_WAIT
     link = world.link(org_id, "lago")
     assert link.error_kind == "misconfigured"
     assert link.sweep_at == link.next_attempt_at  # no worker holds such a wait in its memory
@@ -866,16 +870,16 @@ def test_no_transaction_is_open_while_a_biller_is_asked(world: World) -> None:
 
 def test_the_jitter_is_full_and_bounded() -> None:
     error = UnavailableError("lago", "down")
-    assert links.delay(error, 1, lambda _low, high: high) == 2.0
-    assert links.delay(error, 10_000, lambda _low, high: high) == links.LONGEST_WAIT
-    assert links.delay(error, 5, lambda low, _high: low) == 0.2
-    assert links.delay(ThrottledError("lago", "slow", None, None, 7.0), 1, lambda low, _high: low) == 7.0
+    assert backoff.delay(error, 1, lambda _low, high: high) == 2.0
+    assert backoff.delay(error, 10_000, lambda _low, high: high) == backoff.LONGEST_WAIT
+    assert backoff.delay(error, 5, lambda low, _high: low) == 0.2
+    assert backoff.delay(ThrottledError("lago", "slow", None, None, 7.0), 1, lambda low, _high: low) == 7.0
 
 
 def test_replacing_an_id_is_an_event_that_wakes_the_billers(world: World) -> None:
     org_id = synced(world)
     world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
-    world.change(org_id, lambda change, org: billing_ids.replace(change, org, {"stripe": "cus_new", "lago": None}))
+    world.change(org_id, lambda change, org: provider_ids.replace(change, org, {"stripe": "cus_new", "lago": None}))
     with world.database.read() as session:
         events = session.connection().exec_driver_sql("SELECT type FROM events ORDER BY seq DESC LIMIT 1").scalar()
     assert events == "organization.billing_details_changed"

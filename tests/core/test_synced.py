@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event, select
 
-from core import due
-from core.events import Change
-from core.gateways import Provider
-from core.models import Event
+from core.db.models.events import Event
+from core.events.event_types import Change
+from core.ports.spec import Provider
+from core.reconcile import commands
 from tests.core.fakes import World
 
 BILLERS: tuple[Provider, ...] = ("stripe", "lago")
@@ -64,7 +64,7 @@ def test_a_round_that_repeats_a_version_says_nothing_new(world: World, provider:
     world.settle(org_id)
     before = said(world, org_id)
     with world.database.write() as session:
-        assert due.forget(Change(session, world.now), org_id, provider, customer=True, plan=True)
+        assert commands.forget(Change(session, world.now), org_id, provider, customer=True, plan=True)
     world.wait(10)
     assert world.run(org_id, provider).kind == "synced"
     assert said(world, org_id) == before

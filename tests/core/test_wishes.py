@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from core import catalog
-from core.catalog import Catalog, ChargedBy
-from core.errors import RejectedError
-from core.gateways import PROVIDERS, Provider
-from core.models import BillingLink, Organization
-from core.wishes import Policy, Wish, digest, wish
+from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog, ChargedBy
+from core.compare.desired_state import Policy, Wish, digest, wish
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.ports.errors import RejectedError
+from core.ports.spec import PROVIDERS, Provider
 
 LINKED = Policy(links_payer=True)
 
@@ -36,7 +37,7 @@ def link(provider: Provider, **changes: Any) -> BillingLink:  # noqa: ANN401 - c
 
 
 def charged_by(who: ChargedBy, *tiers: str) -> Catalog:
-    plans = catalog.load()
+    plans = plan_catalog.load()
     changed = {
         tier: plan.model_copy(update={"charged_by": who}) if not tiers or tier in tiers else plan
         for tier, plan in plans.plans.items()

@@ -10,23 +10,23 @@ WHOLE: Final[dict[str, str]] = {
     "core.org_manager": "tests/core/test_org_manager.py",
     # They read; what they find is repaired by the usual rounds.
     "tasks.drift": "tests/worker/test_drift.py",
-    "providers.lago_audit": "tests/core/drift",
-    "providers.lago_teller": "tests/api/test_plan_flows.py",
-    "providers.stripe_teller": "tests/api/test_plan_flows.py",
-    "providers.stripe_audit": "tests/core/drift",
+    "providers.lago.state_reader": "tests/core/drift",
+    "providers.lago.usage_and_preview": "tests/api/test_plan_flows.py",
+    "providers.stripe.invoice_preview": "tests/api/test_plan_flows.py",
+    "providers.stripe.state_reader": "tests/core/drift",
     # People are told; what it leaves undone waits in the mails' own rows.
-    "core.posting": "tests/core/test_posting.py",
-    "tasks.mails": "tests/core/test_posting.py",
+    "core.emails.sender": "tests/core/test_posting.py",
+    "tasks.emails": "tests/core/test_posting.py",
     # Other services are told; nothing of an organization hangs on it.
-    "core.courier": "tests/core/test_courier.py",
-    "tasks.deliveries": "tests/worker/test_webhooks_out.py",
+    "core.webhooks.dispatcher": "tests/core/test_courier.py",
+    "tasks.webhook_deliveries": "tests/worker/test_webhooks_out.py",
     # Webhooks of the billers cause looks, which write nothing there; a hint that is lost on the way comes due again.
-    "core.hints": "tests/core/test_hints.py",
-    "tasks.hints": "tests/worker/test_webhooks.py",
+    "core.inbox.provider_webhooks": "tests/core/test_hints.py",
+    "tasks.provider_webhooks": "tests/worker/test_webhooks.py",
     # Whose key it is, asked when a process starts.
-    "core.accounts:Accounts.confirm": "tests/core/test_accounts.py",
-    "core.accounts:Accounts.start": "tests/core/test_accounts.py",
-    "providers.stripe_biller": "tests/providers/test_stripe_customers.py",
+    "core.reconcile.account_guard:Accounts.confirm": "tests/core/test_accounts.py",
+    "core.reconcile.account_guard:Accounts.start": "tests/core/test_accounts.py",
+    "providers.stripe.provider": "tests/providers/test_stripe_customers.py",
 }
 
 _CUSTOMERS: Final = "tests/providers/test_lago_customers.py"
@@ -37,52 +37,56 @@ _SYNC: Final = "tests/core/test_sync.py"
 
 SITES: Final[dict[str, str]] = {
     # Two workers at one link: whoever comes late.
-    "core.links:let_go": f"{_LINKS}::test_a_turn_that_lost_the_link_before_it_sent_anything_frees_it_at_once",
-    "core.links:disturb": (
+    "core.reconcile.outcomes:let_go": (
+        f"{_LINKS}::test_a_turn_that_lost_the_link_before_it_sent_anything_frees_it_at_once"
+    ),
+    "core.reconcile.outcomes:disturb": (
         f"{_SYNC}::test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made_again"
     ),
     # A lease that would not outlast the next call; no call here takes that long.
-    "core.turns:Turn.hold": f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must",
+    "core.reconcile.attempt:Turn.hold": f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must",
     # A key of another account: nothing is sent.
-    "core.links:stop_biller": (
+    "core.reconcile.outcomes:stop_biller": (
         "tests/core/test_accounts.py"
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
     # A look after a webhook.
-    "core.turns:Turn.disbelieve": f"{_HINTS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out",
-    "core.turns:Turn.forget_plan": f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan",
-    "worker.relay:Relay._tell_of_hints": (
+    "core.reconcile.attempt:Turn.disbelieve": (
+        f"{_HINTS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out"
+    ),
+    "core.reconcile.attempt:Turn.forget_plan": f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan",
+    "worker.processes.relay:Relay._tell_of_hints": (
         "tests/worker/test_webhooks.py::test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence"
     ),
     # A database or a broker that is away, not a process that dies.
     "tasks.base:BillingTask.again": (
         "tests/worker/test_deployed.py::test_a_message_that_meets_a_database_that_is_away_comes_again"
     ),
-    "worker.relay:Relay._relay_events#2": (
+    "worker.processes.relay:Relay._relay_events#2": (
         "tests/worker/test_relay.py::test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once"
     ),
     # An import brings the organization that messages wait for.
-    "core.received:_take_waiting": (
+    "core.inbox.service_events:_take_waiting": (
         "tests/core/transfer/test_importing.py"
         "::test_what_is_said_while_its_organization_is_being_imported_is_not_left_waiting"
     ),
     # Customers that were there before us.
-    "providers.lago_customers:LagoCustomers._find": f"{_CUSTOMERS}::test_imported_id_is_read_before_it_is_written",
-    "providers.lago_customers:LagoCustomers._refuse_other_subscriptions": (
+    "providers.lago.customers:LagoCustomers._find": f"{_CUSTOMERS}::test_imported_id_is_read_before_it_is_written",
+    "providers.lago.customers:LagoCustomers._refuse_other_subscriptions": (
         f"{_CUSTOMERS}::test_customer_that_was_there_before_us_is_checked_for_subscriptions"
     ),
     # A restored database; no run here goes back in time.
-    "providers.stripe_customers:Customers._find_forgotten": (
+    "providers.stripe.customers:Customers._find_forgotten": (
         "tests/core/test_second_payers.py::test_a_restored_database_finds_the_customer_that_it_forgot"
     ),
     # `billing-sync plans push`: a person's command, repeated by the person.
-    "providers.lago:LagoBiller.add_offer": (
+    "providers.lago.provider:LagoBiller.add_offer": (
         "tests/providers/test_lago_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
-    "providers.lago:LagoBiller.find_offer": (
+    "providers.lago.provider:LagoBiller.find_offer": (
         "tests/providers/test_lago_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
-    "providers.stripe_prices:Prices._add_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
-    "providers.stripe_prices:Prices._has_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
-    "providers.stripe_prices:Prices.add_offer": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
+    "providers.stripe.prices:Prices._add_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
+    "providers.stripe.prices:Prices._has_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
+    "providers.stripe.prices:Prices.add_offer": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
 }

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import Counter
 
-from sandbox.exchange import Exchange
+from sandbox.http import Exchange
 from tests.crash.points import NOT_ANSWERED, NOT_DONE, Point
 
 DEATH_SECONDS = 10.0

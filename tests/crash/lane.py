@@ -24,9 +24,16 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Mapper
 
-from core import catalog, due, offers
-from core.database import Database
-from core.models import Base, BillingLink, Event, Job, Organization, ReceivedEvent
+from core.catalog import plans as plan_catalog
+from core.catalog import publishing
+from core.db.base import Base
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.inbox import ReceivedEvent
+from core.db.models.jobs import Job
+from core.db.models.organizations import Organization
+from core.reconcile import due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks.routing import SWEEP
@@ -37,8 +44,8 @@ from tests.crash.places import Place, Process
 from tests.crash.points import NOT_ANSWERED, NOT_DONE, Point
 from tests.crash.zygote import Order
 from tests.worker import leaks
-from worker import app
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.wiring import runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 # Longer than every lease and wait of a first failure, shorter than the ten minutes by which clocks may differ: the
@@ -359,7 +366,7 @@ class _Run:
             leased = session.scalars(select(BillingLink.provider).where(BillingLink.lease_token.is_not(None))).all()
             waits = operation.period_ends and session.scalar(select(Organization.pending_plan_tier)) is not None
             return [
-                *(f"behind at {stuck}" for stuck in due.count_behind(session)),
+                *(f"behind at {stuck}" for stuck in due_links.count_behind(session)),
                 *(f"message {number} not taken" for number in sorted(wanted - received)),
                 *([f"{pending} events not relayed"] if pending else []),
                 *(f"a turn at {provider}" for provider in leased),
@@ -406,21 +413,21 @@ def _earlier(key: str, value: object) -> object:
 
 
 def _plan_file(setting: Setting) -> str:
-    text = catalog.DEFAULT_FILE.read_text(encoding="utf-8")
+    text = plan_catalog.DEFAULT_FILE.read_text(encoding="utf-8")
     for tier, charger in setting.tiers:
         text = text.replace(f"[plans.{tier}]\n", f'[plans.{tier}]\ncharged_by = "{charger}"\n')
     return text
 
 
 def _put_on_sale(plans_file: Path, setting: Setting, url: str) -> None:
-    plans = catalog.load(plans_file, "stripe" if setting.charged_by == "stripe" else None)
+    plans = plan_catalog.load(plans_file, "stripe" if setting.charged_by == "stripe" else None)
     settings = Settings.model_construct(
         stripe_secret_key=SecretStr(STRIPE_KEY),
         stripe_api_base=url,
         lago_api_key=SecretStr(LAGO_KEY),
         lago_api_url=url,
     )
-    billers = app.open_billers(settings, plans)
-    offers.push(plans, billers.values())
+    billers = runtime.open_billers(settings, plans)
+    publishing.push(plans, billers.values())
     for biller in billers.values():
         biller.close()

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
-from core.database import Database
+from core.db.database import Database
 from tests import servers
 from tests.crash.lane import Lane, Recorded, StuckError, Zygote
 from tests.crash.operations import OPERATIONS, Operation
@@ -41,12 +41,13 @@ MISSED_AT_MOST = 0.05
 # and, once more often than what finds nothing, where a day that has come makes the sweep work.
 OF_ITSELF = (
     "billing.sweep",
-    "core.accounts:",
-    "core.due:",
-    "core.posting:",
-    "providers.lago:LagoBiller.account",
-    "providers.stripe_biller:StripeBiller.account",
-    "tasks.mails:",
+    "core.reconcile.account_guard:",
+    "core.db.job_locks:",
+    "core.reconcile.due_links:",
+    "core.emails.sender:",
+    "providers.lago.provider:LagoBiller.account",
+    "providers.stripe.provider:StripeBiller.account",
+    "tasks.emails:",
     "tasks.sweep:",
 )
 

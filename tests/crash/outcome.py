@@ -16,10 +16,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.database import Database
-from core.models import BillingLink, Event, Membership, Organization, ReceivedEvent
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.inbox import ReceivedEvent
+from core.db.models.organizations import Membership, Organization
 from sandbox.client import SandboxClient
-from sandbox.exchange import Doc
+from sandbox.http import Doc
 
 # When it happened, and numbers that count attempts rather than effects.
 _TIMES = frozenset({"created", "updated", "current_period_start", "current_period_end", "at", "billing_cycle_anchor"})

@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from redis import Redis
 from sqlalchemy import make_url
 
-from core.database import Database
+from core.db.database import Database
 from tests.crash.operations import Message
 
 SQLITE_FILES = ("billing-sync.db", "billing-sync.db-wal")

@@ -25,15 +25,15 @@ from sqlalchemy.orm import Session
 OURS = ("core.", "providers.", "tasks.", "worker.")
 # They carry what others do: the caller is who did it.
 CARRIERS = {
-    "providers.bridging",
-    "core.database",
-    "providers.deadline",
-    "providers.lago_http",
-    "providers.stripe_connection",
-    "providers.stripe_door",
-    "tasks.broker",
+    "providers.transport.inline_retry",
+    "core.db.database",
+    "providers.transport.deadline",
+    "providers.lago.client",
+    "providers.stripe.transport",
+    "providers.stripe.client",
+    "tasks.queue",
 }
-CARRYING_METHODS = {"core.turns:Turn._write"}
+CARRYING_METHODS = {"core.reconcile.attempt:Turn._write"}
 WHOSE_TASK = {"sync_to_stripe": "stripe", "sync_to_lago": "lago"}
 
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
@@ -150,9 +150,9 @@ def _frames() -> Iterator[tuple[str, FrameType]]:
 
 
 def _site(*, lines: bool = False) -> str | None:
-    """The function of ours that does it, ``core.claiming:claim``; None: not one of ours.
+    """The function of ours that does it, ``core.reconcile.lease:claim``; None: not one of ours.
 
-    ``lines``: with that of its ``with``, for a function may have several: ``worker.relay:Relay.relay_once:70``.
+    ``lines``: with that of its ``with``, a function may have several: ``worker.processes.relay:Relay.relay_once:9``.
     """
     carried = False
     for module, frame in _frames():
@@ -166,6 +166,6 @@ def _site(*, lines: bool = False) -> str | None:
 
 def _whose() -> str:
     for module, frame in _frames():
-        if module == "tasks.customers" and frame.f_code.co_name in WHOSE_TASK:
+        if module == "tasks.provider_sync" and frame.f_code.co_name in WHOSE_TASK:
             return WHOSE_TASK[frame.f_code.co_name]
     return ""

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from core.database import Database
+from core.db.database import Database
 from sandbox.client import SandboxClient
 from tests.crash import elsewhere, matrix
 from tests.crash.matrix import Matrix

@@ -34,11 +34,11 @@ PRELOADED = (
     "kombu.transport.redis",
     "psycopg",
     "stripe.params",
-    "tasks.customers",
-    "tasks.events",
+    "tasks.provider_sync",
+    "tasks.service_events",
     "tasks.sweep",
     "worker.cli",
-    "worker.cli.application",
+    "worker.cli.app",
 )
 
 

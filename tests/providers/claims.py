@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from core.errors import LeaseLostError
-from core.gateways import Intent, Json
+from core.common.json_types import Json
+from core.ports.errors import LeaseLostError
+from core.ports.provider import Intent
 
 
 def _utc_now() -> datetime:

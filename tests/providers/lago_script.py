@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
-from core.gateways import Json
+from core.common.json_types import Json
 from tests import contract
 
 Body = Json | bytes

@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 import httpx
 
-from core.catalog import Ending
-from providers.stripe_biller import StripeBiller
+from core.catalog.plans import Ending
+from providers.stripe.provider import StripeBiller
 from sandbox.client import SandboxClient
-from sandbox.exchange import Exchange
+from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract
-
-from .claims import MemoryClaim
+from tests.providers.claims import MemoryClaim
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ class Watch:
         if SPY.lower() in exchange.headers:
             return
         self.seen.append(exchange)
-        # The document was cut down and lacks the account (specs/README.md).
+        # The document was cut down and lacks the account (stripe.md 8).
         if contract.available() and exchange.path != "/v1/account":
             self.violations += contract.violations(
                 "stripe",

@@ -14,19 +14,19 @@ from typing import get_args
 import pytest
 import stripe
 
-from core.catalog import Ending
-from core.errors import ProviderError, RejectedError
-from core.gateways import CustomerSpec, Json, Known, Provider
-from providers.failures import TABLES, UNLISTED, Failure, Row
-from providers.lago import LagoBiller
-from providers.stripe_answers import CustomerAnswer
-from providers.stripe_door import Door, NoLease, once
+from core.catalog.plans import Ending
+from core.common.json_types import Json
+from core.ports.errors import ProviderError, RejectedError
+from core.ports.spec import CustomerSpec, Known, Provider
+from providers.lago.provider import LagoBiller
+from providers.stripe.client import Door, NoLease, once
+from providers.stripe.responses import CustomerAnswer
+from providers.transport.failure_table import TABLES, UNLISTED, Failure, Row
 from tests import contract
 from tests.contract.documents import array, lago_document, obj, stripe_document
-
-from .claims import MemoryClaim
-from .lago_script import Reply, Script, customer, refusal
-from .stripe_stub import KEY, Stub, running
+from tests.providers.claims import MemoryClaim
+from tests.providers.lago_script import Reply, Script, customer, refusal
+from tests.providers.stripe_stub import KEY, Stub, running
 
 SPEC = CustomerSpec(org_id="org_1", name="Umbra Labs")
 ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)

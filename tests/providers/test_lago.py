@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.catalog import Ending
-from core.errors import MisconfiguredError, ProviderError, RejectedError, RetryableError, ThrottledError
-from core.gateways import Customer, CustomerSpec, Known, Offer, Subscription, SubscriptionSpec
-from providers.lago import LagoBiller
+from core.catalog.plans import Ending
+from core.ports.errors import MisconfiguredError, ProviderError, RejectedError, RetryableError, ThrottledError
+from core.ports.provider import Customer, Subscription
+from core.ports.spec import CustomerSpec, Known, Offer, SubscriptionSpec
+from providers.lago.provider import LagoBiller
 from sandbox.client import SandboxClient
-from sandbox.exchange import Exchange
+from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract
 from tests.providers.claims import MemoryClaim

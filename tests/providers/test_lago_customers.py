@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from core.catalog import Ending
-from core.errors import RejectedError
-from core.gateways import CustomerSpec, Json, Known
-from providers.lago import LagoBiller
+from core.catalog.plans import Ending
+from core.common.json_types import Json
+from core.ports.errors import RejectedError
+from core.ports.spec import CustomerSpec, Known
+from providers.lago.provider import LagoBiller
 from tests.providers.claims import MemoryClaim
 from tests.providers.lago_script import NO_ID, Reply, Script, customer, refusal
 

@@ -14,10 +14,10 @@ import pytest
 from lago_python_client.client import Client
 from lago_python_client.models import Customer, Plan, Subscription
 
-from core.catalog import Ending
-from core.errors import LeaseLostError, UnavailableError
-from core.gateways import CustomerSpec, Known, Offer, SubscriptionSpec
-from providers.lago import LagoBiller
+from core.catalog.plans import Ending
+from core.ports.errors import LeaseLostError, UnavailableError
+from core.ports.spec import CustomerSpec, Known, Offer, SubscriptionSpec
+from providers.lago.provider import LagoBiller
 from tests.providers.claims import MemoryClaim
 from tests.providers.lago_script import NO_ID, Reply, Script, customer, refusal, subscription
 

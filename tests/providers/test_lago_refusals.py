@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.catalog import Ending
-from core.errors import MisconfiguredError, ProviderError, RejectedError, ThrottledError, UnavailableError
-from core.gateways import CustomerSpec, Known, SubscriptionSpec
-from providers.lago import LagoBiller
+from core.catalog.plans import Ending
+from core.ports.errors import MisconfiguredError, ProviderError, RejectedError, ThrottledError, UnavailableError
+from core.ports.spec import CustomerSpec, Known, SubscriptionSpec
+from providers.lago.provider import LagoBiller
 from tests.providers.claims import MemoryClaim
 from tests.providers.lago_script import NO_ID, Reply, Script, customer, refusal
 

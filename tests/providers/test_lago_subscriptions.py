@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from core.catalog import Ending
-from core.errors import RejectedError, UnavailableError
-from core.gateways import Json, Known, Offer, Subscription, SubscriptionSpec
-from providers.lago import LagoBiller
+from core.catalog.plans import Ending
+from core.common.json_types import Json
+from core.ports.errors import RejectedError, UnavailableError
+from core.ports.provider import Subscription
+from core.ports.spec import Known, Offer, SubscriptionSpec
+from providers.lago.provider import LagoBiller
 from tests.providers.claims import MemoryClaim
 from tests.providers.lago_script import NO_ID, Reply, Script, refusal, subscription
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from core import catalog, offers
-from core.catalog import Catalog
-from core.errors import MustWaitError
-from core.gateways import Biller, CustomerSpec, Known, SubscriptionSpec
-from providers.lago import LagoBiller
-from providers.stripe_biller import StripeBiller
+from core.catalog import plans as plan_catalog
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.ports.errors import MustWaitError
+from core.ports.provider import Biller
+from core.ports.spec import CustomerSpec, Known, SubscriptionSpec
+from providers.lago.provider import LagoBiller
+from providers.stripe.provider import StripeBiller
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.providers.claims import MemoryClaim
@@ -34,10 +36,10 @@ def lago(url: str, plans: Catalog) -> Biller:
 def test_every_request_is_held_under_the_name_the_biller_counts_by(
     opened: Open, sandbox: SandboxClient, sandbox_server: Sandbox
 ) -> None:
-    plans = catalog.load(charged_by="stripe")
+    plans = plan_catalog.load(charged_by="stripe")
     biller = opened(sandbox_server.url, plans)
-    offers.push(plans, [biller])
-    low, high = (offer.code for plan, offer in offers.wanted(plans, biller.provider) if plan.rank in {1, 2})
+    publishing.push(plans, [biller])
+    low, high = (offer.code for plan, offer in publishing.wanted(plans, biller.provider) if plan.rank in {1, 2})
     sandbox.reset_calls()
     claim = MemoryClaim()
     made = biller.make_customer(SPEC, Known(), claim)

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from core import letters
-from core.letters import Facts
-from core.posting import MailError, MailPostponedError, MailRefusedError, MailServerAwayError
-from providers.mail_folder import MailFolder
-from providers.smtp import SmtpAddress, SmtpServer, Tls
+from core.emails import templates
+from core.emails.sender import MailError, MailPostponedError, MailRefusedError, MailServerAwayError
+from core.emails.templates import Facts
+from providers.emails.folder import MailFolder
+from providers.emails.smtp import SmtpAddress, SmtpServer, Tls
 from tests.mail_server import LOGIN, MailServer, knows_the_login, mail_server, page, silent_server, text
 
 SENDER = Address("Billing", addr_spec="billing@acme.test")
@@ -35,8 +35,8 @@ def server() -> Iterator[MailServer]:
 
 def letter(organization: str = "Acme", recipient: str = "alice@acme.test") -> EmailMessage:
     facts = Facts(organization=organization, plan="Starter", reader="Alice")
-    message = letters.write("welcome", facts, sender=SENDER, recipient=recipient, message_id="<welcome.1@acme.test>")
-    return letters.dated(message, datetime(2026, 11, 23, 12, tzinfo=UTC))
+    message = templates.write("welcome", facts, sender=SENDER, recipient=recipient, message_id="<welcome.1@acme.test>")
+    return templates.dated(message, datetime(2026, 11, 23, 12, tzinfo=UTC))
 
 
 def connection(port: int, tls: Tls = "none", login: tuple[str, str] | None = None) -> SmtpServer:

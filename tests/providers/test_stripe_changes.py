@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.errors import RejectedError
-from core.gateways import SubscriptionSpec
-from providers.stripe_answers import ItemAnswer, Page, PriceAnswer, Recurring, SubscriptionAnswer
-from providers.stripe_changes import Change, next_change, state_of
+from core.ports.errors import RejectedError
+from core.ports.spec import SubscriptionSpec
+from providers.stripe.plan_changes import Change, next_change, state_of
+from providers.stripe.responses import ItemAnswer, Page, PriceAnswer, Recurring, SubscriptionAnswer
 
 AMOUNTS = {"free": 0, "starter": 1900, "pro": 4900, "enterprise": 9900}
 PERIOD = 1000

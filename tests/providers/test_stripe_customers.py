@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from core.errors import (
+from core.common.json_types import Json
+from core.ports.errors import (
     AmbiguousError,
     MisconfiguredError,
     MustWaitError,
@@ -17,11 +18,11 @@ from core.errors import (
     UnavailableError,
     UnsettledError,
 )
-from core.gateways import Biller, CustomerSpec, Intent, Json, Known
+from core.ports.provider import Biller, Intent
+from core.ports.spec import CustomerSpec, Known
 from sandbox.server import Sandbox
-
-from .claims import MemoryClaim
-from .stripe_world import StripeWorld, Watch, fresh, running
+from tests.providers.claims import MemoryClaim
+from tests.providers.stripe_world import StripeWorld, Watch, fresh, running
 
 ORG = "org_1"
 SPEC = CustomerSpec(org_id=ORG, name="Acme", email="billing@acme.example")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from core.errors import (
+from core.ports.errors import (
     LeaseLostError,
     MisconfiguredError,
     ProviderError,
@@ -22,11 +22,10 @@ from core.errors import (
     UnavailableError,
     UnsettledError,
 )
-from providers.stripe_answers import CustomerAnswer, Page
-from providers.stripe_door import Door, NoLease, keyed, once
-
-from .claims import MemoryClaim
-from .stripe_stub import EMAIL, KEY, NAME, Stub, running
+from providers.stripe.client import Door, NoLease, keyed, once
+from providers.stripe.responses import CustomerAnswer, Page
+from tests.providers.claims import MemoryClaim
+from tests.providers.stripe_stub import EMAIL, KEY, NAME, Stub, running
 
 INVALID = "invalid_request_error"
 

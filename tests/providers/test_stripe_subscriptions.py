@@ -9,12 +9,12 @@ from datetime import timedelta
 
 import pytest
 
-from core.errors import AmbiguousError, MustWaitError, ProviderError, RejectedError, UnavailableError
-from core.gateways import Known, Offer, Subscription, SubscriptionSpec
+from core.ports.errors import AmbiguousError, MustWaitError, ProviderError, RejectedError, UnavailableError
+from core.ports.provider import Subscription
+from core.ports.spec import Known, Offer, SubscriptionSpec
 from sandbox.server import Sandbox
-
-from .claims import MemoryClaim
-from .stripe_world import StripeWorld, Watch, fresh, running
+from tests.providers.claims import MemoryClaim
+from tests.providers.stripe_world import StripeWorld, Watch, fresh, running
 
 ORG = "org_1"
 MONTH = timedelta(days=32)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.deliveries import Answer
-from providers.webhook_http import WebhookHttp
+from core.webhooks.deliveries import Answer
+from providers.webhooks.http import WebhookHttp
 from tests.receiver import Receiver, Says, receiving
 
 SECONDS = 0.5

@@ -10,7 +10,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from sandbox.client import SandboxClient
-from sandbox.exchange import Exchange
+from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract
 from tests.contract.documents import Json, Object, lago_document, obj, stripe_document

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from sandbox.client import SandboxClient, SandboxError
-from sandbox.exchange import Exchange
+from sandbox.http import Exchange
 from sandbox.server import Sandbox
 
 KEY = {"Authorization": "Bearer sk_test_sandbox"}

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 import redis as redis_client
 
-from core import due
-from core.database import Database
+from core.db.database import Database
+from core.reconcile import due_links
 from tests.worker import leaks
 
 SCRIPT = Path(sys.executable).parent / "billing-sync"
@@ -177,4 +177,4 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 def in_sync(database: Database) -> bool:
     with database.read() as session:
-        return not due.count_behind(session)
+        return not due_links.count_behind(session)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.database import Database
+from core.db.database import Database
 from core.org_manager import OrgManager
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox

@@ -12,16 +12,17 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
-from core import billers, received
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.drift import runs
-from core.errors import MisconfiguredError, RetryableError
-from core.models import BillingLink
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.drift import report_store
+from core.flow_control import circuit_breaker
+from core.inbox import service_events
 from core.org_manager import OrgManager
-from worker.cli.application import app
-from worker.cli.errors import UsageError
+from core.ports.errors import MisconfiguredError, RetryableError
+from worker.cli.app import app
+from worker.cli.exit_codes import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 Type = Callable[..., Result]
@@ -171,10 +172,10 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
 def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: Type, database: Database) -> None:
     assert told(types("status", "--json"))["comparison"] is None
     with database.write() as session:
-        run = runs.take_up(session, utc_now())
+        run = report_store.take_up(session, utc_now())
         run.counts.drifted, run.counts.kinds["renamed"] = 1, 1
-        runs.keep(session, run, utc_now())
-        runs.finish(session, run, utc_now())
+        report_store.keep(session, run, utc_now())
+        report_store.finish(session, run, utc_now())
     last = told(types("status", "--json"))["comparison"]
     assert (last["drifted"], last["kinds"]) == (1, {"renamed": 1})
     assert "1 organization drifted" in types("status").stdout
@@ -320,7 +321,7 @@ def test_received_shows_what_was_not_taken_and_why(types: Type, database: Databa
     event = {"specversion": "1.0", "id": "1", "source": "/signup", "type": "organization.exploded", "subject": "org_1"}
     waiting = {**event, "id": "2", "type": "organization.renamed", "data": {"name": "Acme"}}
     for message in (event, waiting):
-        received.receive(database, plans, utc_now, message)
+        service_events.receive(database, plans, utc_now, message)
     document = told(types("received", "--json"))
     assert {each["verdict"] for each in document["messages"]} == {"refused", "waiting"}
     assert all(each["reason"] for each in document["messages"])
@@ -357,7 +358,7 @@ def test_import_names_what_was_lost_and_export_gives_it_back(types: Type, tmp_pa
 
 def stop(database: Database, error: RetryableError) -> None:
     with database.write() as session:
-        billers.failed(session, error, utc_now(), again=False, probing=False)
+        circuit_breaker.failed(session, error, utc_now(), again=False, probing=False)
 
 
 def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
@@ -397,7 +398,7 @@ def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
 def test_the_key_of_another_account_is_not_retried_away(types: Type, manager: OrgManager, database: Database) -> None:
     manager.create_organization("Acme", "starter")
     with database.write() as session:
-        billers.stop(session, "lago", "this database belongs to another", utc_now())
+        circuit_breaker.stop(session, "lago", "this database belongs to another", utc_now())
     assert told(types("retry", "--all", "--json")) == {"organizations": 0, "billers": []}
     assert "set the right key and restart every worker" in types("status").stdout
 

@@ -19,12 +19,12 @@ from celery import Celery
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import text
 
-from core import offers
-from core.catalog import Catalog
-from core.database import Database
-from core.links import BURST_REST
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.db.database import Database
 from core.org_manager import OrgManager
-from providers.lago import LagoBiller
+from core.reconcile.backoff import BURST_REST
+from providers.lago.provider import LagoBiller
 from sandbox.client import Counts, SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import ROOT, Deployment, deployment, in_sync, until
@@ -35,7 +35,7 @@ NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 @pytest.fixture
 def plans_on_sale(sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog) -> SandboxClient:
     lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    offers.push(plans, [lago])
+    publishing.push(plans, [lago])
     lago.close()
     sandbox.reset_calls()
     return sandbox

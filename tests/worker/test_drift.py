@@ -13,14 +13,15 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
-from core import offers, organizations
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.gateways import PROVIDERS
-from core.models import BillingLink
-from core.organizations import NewOrganization
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.events.event_types import Change
+from core.organizations import commands as organization_commands
+from core.organizations.commands import NewOrganization
+from core.ports.spec import PROVIDERS
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks import drift
@@ -29,10 +30,10 @@ from tests.core.drift.test_planning import in_sync
 from tests.core.fakes import open_world
 from tests.worker import console
 from tests.worker.deployment import deployment, until
-from worker.app import build
-from worker.cli.application import app as commands
-from worker.cli.errors import FailedError
-from worker.settings import Settings
+from worker.cli.app import app as commands
+from worker.cli.exit_codes import FailedError
+from worker.config.settings import Settings
+from worker.wiring.celery_app import build
 
 Type = Callable[..., Result]
 LAGO_KEY = "lago-nobody-may-read-this"
@@ -56,7 +57,7 @@ def environment(database: Database, sandbox_server: Sandbox, tmp_path: Path) -> 
 @pytest.fixture
 def app(environment: Mapping[str, str], sandbox: SandboxClient) -> Iterator[BillingApp]:
     built = build(Settings.model_validate({name.lower(): value for name, value in environment.items()}))
-    offers.push(built.runtime.catalog, built.runtime.sync.billers.values())
+    publishing.push(built.runtime.catalog, built.runtime.sync.billers.values())
     sandbox.reset_calls()
     yield built
     built.close_runtime()
@@ -68,7 +69,7 @@ def acme(app: BillingApp, database: Database, plans: Catalog) -> str:
     """An organization that is in sync, and has been for a while."""
     with database.write() as session:
         new = NewOrganization(name="Acme", plan_tier="starter")
-        org_id = organizations.create(Change(session, utc_now()), new, plans).id
+        org_id = organization_commands.create(Change(session, utc_now()), new, plans).id
     for provider in PROVIDERS:
         assert app.runtime.sync.run(org_id, provider).kind == "synced"
     return org_id

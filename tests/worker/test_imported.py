@@ -12,10 +12,10 @@ import pytest
 import redis as redis_client
 from sqlalchemy import text
 
-from core import offers
-from core.catalog import Catalog
-from core.database import Database
-from providers.lago import LagoBiller
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from providers.lago.provider import LagoBiller
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import Deployment, deployment, in_sync, until
@@ -65,7 +65,7 @@ def old_store(tmp_path: Path, sandbox: SandboxClient, sandbox_server: Sandbox, p
     sandbox.preload_stripe_customers([{"id": customer, "name": "as it was"} for customer in stripe.values()])
     sandbox.preload_lago_customers([{"external_id": org, "lago_id": customer} for org, customer in lago.items()])
     biller = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    offers.push(plans, [biller])
+    publishing.push(plans, [biller])
     biller.close()
     sandbox.reset_calls()
     return OldStore(*files, stripe, lago)

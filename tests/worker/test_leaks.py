@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from core.clock import utc_now
-from core.database import Database
-from core.models import ReceivedEvent
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.inbox import ReceivedEvent
 from core.org_manager import OrgManager
 from tests.worker import leaks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from worker.settings import Settings, SettingsError, read
+from worker.config.settings import Settings, SettingsError, read
 
 WHOLE = {"SMTP_HOST": "smtp.acme.test", "MAIL_FROM": "Billing <billing@acme.test>"}
 LOGIN = {"SMTP_USER": "billing", "SMTP_PASSWORD": "nobody may read this"}

@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Cause, Change
-from core.mails import counts
-from core.memberships import add
-from core.organizations import NewOrganization, create
-from core.people import Profile, remember
+from core.access.users import Profile, remember
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.emails.queue import counts
+from core.events.event_types import Cause, Change
+from core.organizations.commands import NewOrganization, create
+from core.organizations.memberships import add
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.api.provider import AUDIENCE, Provider

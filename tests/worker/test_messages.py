@@ -13,10 +13,10 @@ import pytest
 from kombu import Connection
 from sqlalchemy import select
 
-from core.database import Database
-from core.envelope import LARGEST_BYTES
-from core.gateways import Json
-from core.models import ReceivedEvent
+from core.common.json_types import Json
+from core.db.database import Database
+from core.db.models.inbox import ReceivedEvent
+from core.inbox.event_schemas import LARGEST_BYTES
 from sandbox.server import Sandbox
 from tests.worker.deployment import Deployment, deployment, until
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quota import CREATE, Crowd, measure
-from core import offers
-from core.catalog import Catalog
-from core.database import Database
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.db.database import Database
 from core.org_manager import OrgManager
-from providers.lago import LagoBiller
+from providers.lago.provider import LagoBiller
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import deployment, until
@@ -43,7 +43,7 @@ def test_a_biller_that_answers_slowly_does_not_keep_the_other_waiting(  # noqa: 
     database = Database(postgres_url)
     database.upgrade()
     lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    offers.push(plans, [lago])
+    publishing.push(plans, [lago])
     lago.close()
     sandbox.add_fault("stripe", CREATE, "slow", times=0, seconds=8)
     manager = OrgManager(database_url=postgres_url)

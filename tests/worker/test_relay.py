@@ -8,15 +8,15 @@ import pytest
 from kombu.exceptions import OperationalError
 from sqlalchemy import select
 
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Cause, Change
-from core.models import Event
-from core.organizations import NewOrganization, create
-from worker.app import build
-from worker.relay import Relay
-from worker.settings import Settings
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.events import Event
+from core.events.event_types import Cause, Change
+from core.organizations.commands import NewOrganization, create
+from worker.config.settings import Settings
+from worker.processes.relay import Relay
+from worker.wiring.celery_app import build
 
 
 def test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once(

@@ -13,17 +13,18 @@ import redis as redis_client
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import select
 
-from core import organizations, outbox
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.models import Event
-from core.organizations import NewOrganization
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.events import Event
+from core.events import outbox
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
 from tests.worker.deployment import until
-from worker.app import build
-from worker.relay import Relay
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.processes.relay import Relay
+from worker.wiring.celery_app import build
 
 Redis = redis_client.Redis
 
@@ -51,7 +52,7 @@ def work(database: Database, plans: Catalog) -> Callable[[], None]:
     def commit() -> None:
         new = NewOrganization(name=f"Acme {next(names)}", plan_tier="starter")
         with database.write() as session:
-            organizations.create(Change(session, utc_now()), new, plans)
+            commands.create(Change(session, utc_now()), new, plans)
 
     return commit
 

@@ -14,9 +14,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.gateways import PROVIDERS, Provider
-from core.quota import SECOND, Limit, Limits, LocalQuota, Urgency
-from worker.shared_quota import PROCESSES, SharedQuota
+from core.flow_control.rate_limiter import SECOND, Limit, Limits, LocalQuota, Urgency
+from core.ports.spec import PROVIDERS, Provider
+from worker.shared.rate_limiter import PROCESSES, SharedQuota
 
 LIMITS: dict[Provider, Limits] = {
     "stripe": Limits(Limit(98.0, 20), Limit(24.5, 5)),

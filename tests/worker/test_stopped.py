@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from core import offers, reports
-from core.billers import Stop
-from core.catalog import Catalog
-from core.database import Database
-from core.gateways import Provider
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.flow_control.circuit_breaker import Stop
 from core.org_manager import OrgManager
-from core.reports import Overview
-from providers.lago import LagoBiller
+from core.ports.spec import Provider
+from core.reporting import overview as status_overview
+from core.reporting.overview import Overview
+from providers.lago.provider import LagoBiller
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import STRIPE_KEY, Deployment, deployment, until
@@ -41,7 +42,7 @@ class Place:
 
     def overview(self) -> Overview:
         with self.database.read() as session:
-            return reports.overview(session)
+            return status_overview.overview(session)
 
     def stop(self) -> Stop | None:
         return self.overview().billers["stripe"].stop
@@ -58,7 +59,7 @@ def place(
     request: pytest.FixtureRequest, sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog, tmp_path: Path
 ) -> Iterator[Place]:
     lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    offers.push(plans, [lago])
+    publishing.push(plans, [lago])
     lago.close()
     embedded = request.param == "embedded"
     url = str(request.getfixturevalue("sqlite_url" if embedded else "postgres_url"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, Ring
-from worker.turnstile import NO_CROWD, Turnstile
+from worker.processes.burst_classifier import NO_CROWD, Turnstile
 
 
 class Moment:

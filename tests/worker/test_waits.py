@@ -14,14 +14,15 @@ import redis as redis_client
 from celery import Celery, Task
 from sqlalchemy import select
 
-from core.database import Database
-from core.models import Job, ReceivedEvent
+from core.db.database import Database
+from core.db.models.inbox import ReceivedEvent
+from core.db.models.jobs import Job
 from sandbox.server import Sandbox
 from tasks.routing import QUEUE_OF, RECEIVE, SWEEP, SYNC_TO_LAGO
 from tests.worker.deployment import Deployment, deployment, until
 from tests.worker.test_deployed import closed_to_all
-from worker.app import build
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.wiring.celery_app import build
 
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 

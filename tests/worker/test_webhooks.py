@@ -15,12 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
-from core import catalog, organizations
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.models import BillingLink
-from core.organizations import NewOrganization
+from core.catalog import plans as plan_catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker import console
@@ -263,7 +264,7 @@ def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
 def made(database: Database) -> str:
     with database.write() as session:
         new = NewOrganization(name="Deployed", plan_tier="professional")
-        return organizations.create(Change(session, utc_now()), new, catalog.load()).id
+        return commands.create(Change(session, utc_now()), new, plan_catalog.load()).id
 
 
 def link(database: Database, org_id: str, provider: str) -> BillingLink:

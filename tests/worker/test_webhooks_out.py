@@ -12,20 +12,21 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from standardwebhooks.webhooks import Webhook
 
-from core import organizations
-from core.catalog import Catalog
-from core.clock import utc_now
-from core.database import Database
-from core.events import Change
-from core.models import BillingLink, WebhookDelivery
-from core.organizations import NewOrganization
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.webhooks import WebhookDelivery
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
 from sandbox.server import Sandbox
 from tasks import sweep
 from tests.receiver import Receiver, Says, Sent, receiving
 from tests.worker import console
 from tests.worker.deployment import Deployment, deployment, until
-from worker.app import build
-from worker.settings import Settings
+from worker.config.settings import Settings
+from worker.wiring.celery_app import build
 
 SECRET = "a signing secret that nobody may read"
 SIGNED = {"WEBHOOK_SIGNING_SECRET": SECRET, "WEBHOOK_ALLOW_PRIVATE": "true"}
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 def create(database: Database, plans: Catalog, name: str) -> str:
     with database.write() as session:
         new = NewOrganization(name=name, plan_tier="starter")
-        return organizations.create(Change(session, utc_now()), new, plans).id
+        return commands.create(Change(session, utc_now()), new, plans).id
 
 
 def told(sent: Sent, secret: str) -> dict[str, Any]:

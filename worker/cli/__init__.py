@@ -3,6 +3,6 @@
 Exit codes: 0 done, 1 the work failed or something was lost, 2 a wrong word or setting, 130 Ctrl-C.
 """
 
-from worker.cli.application import main
+from worker.cli.app import main
 
 __all__ = ["main"]

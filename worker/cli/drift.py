@@ -16,23 +16,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from sqlalchemy import func, select
 
-from core.accounts import WrongAccountError
-from core.catalog import CatalogError
-from core.clock import utc_now
-from core.database import Database, DatabaseError
-from core.drift import runs
-from core.drift.applying import Applied, Applier, Left, MovedError
-from core.drift.findings import Drift, Finding
-from core.drift.planning import Planner
-from core.drift.runs import Plan, RunTakenOverError, Stage
-from core.models import Organization
+from core.catalog.plans import CatalogError
+from core.common.clock import utc_now
+from core.compare.findings import Drift, Finding
+from core.db.database import Database, DatabaseError
+from core.db.models.organizations import Organization
+from core.drift import report_store
+from core.drift.detector import Planner
+from core.drift.repairer import Applied, Applier, Left, MovedError
+from core.drift.report_store import Plan, RunTakenOverError, Stage
+from core.reconcile.account_guard import WrongAccountError
 from tasks.base import Runtime
-from worker import settings as settings_of
-from worker.app import open_runtime
-from worker.cli import errors, opening, tables, words
-from worker.cli.errors import FailedError, UsageError
-from worker.cli.tables import Column
-from worker.settings import SettingsError
+from worker.cli import descriptions, exit_codes, output, resources
+from worker.cli.exit_codes import FailedError, UsageError
+from worker.cli.output import Column
+from worker.config import settings as settings_of
+from worker.config.settings import SettingsError
+from worker.wiring.runtime import open_runtime
 
 DRIFTED = 2
 SHOWN = 20
@@ -53,7 +53,7 @@ _COUNTED: tuple[Stage, ...] = ("stripe_customers", "lago_customers", "lago_subsc
 OnDone = Callable[[str, int, int | None], None]
 
 
-def plan(*, as_json: tables.AsJson = False) -> None:
+def plan(*, as_json: output.AsJson = False) -> None:
     """Compare what Stripe and Lago hold with what they should hold; writes nothing there.
 
     Exit code 0: nothing drifted; 2: something did; 1: it could not be told, run it again and it goes on where it was.
@@ -66,9 +66,9 @@ def plan(*, as_json: tables.AsJson = False) -> None:
     with _runtime() as runtime:
         with _progress() as on_done, _told():
             made = Planner.beside(runtime.sync).plan(_watched(runtime.database, on_done))
-        drifts = runs.found_by(runtime.database, made)
+        drifts = report_store.found_by(runtime.database, made)
         if as_json:
-            tables.show_json({**_fields(made), "drift": list(drifts)})
+            output.show_json({**_fields(made), "drift": list(drifts)})
         else:
             _show(made, drifts)
     raise typer.Exit(DRIFTED if made.counts.drifted else 0)
@@ -77,7 +77,7 @@ def plan(*, as_json: tables.AsJson = False) -> None:
 def apply(
     *,
     plan_id: Annotated[str, typer.Argument(metavar="ID", help="Of a plan, or how it begins.")],
-    as_json: tables.AsJson = False,
+    as_json: output.AsJson = False,
 ) -> None:
     """Repair what a plan says can be repaired, with exactly the calls that it lists; refused if anything moved since.
 
@@ -94,7 +94,7 @@ def apply(
             applied = Applier.beside(runtime.sync).apply(chosen, looked, repaired)
     for_a_person = chosen.counts.drifted - chosen.counts.repairable
     if as_json:
-        tables.show_json(
+        output.show_json(
             {
                 "id": chosen.id,
                 "organizations": applied.organizations,
@@ -104,7 +104,7 @@ def apply(
         )
     else:
         _show_applied(applied, for_a_person)
-    raise typer.Exit(errors.FAILED if applied.left else 0)
+    raise typer.Exit(exit_codes.FAILED if applied.left else 0)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _runtime() -> Iterator[Runtime]:
     """A wrong setting means here that nothing could be told; 2 has a meaning of its own."""
     try:
         settings = settings_of.read()
-        opening.make_folder(settings)
+        resources.make_folder(settings)
         runtime = open_runtime(settings)
     except (SettingsError, CatalogError, DatabaseError) as error:
         raise FailedError(str(error)) from error
@@ -135,7 +135,7 @@ def _named(database: Database, beginning: str) -> Plan:
         message = f"{beginning!r} is too short to name a plan; give {SHORTEST_ID} characters of its id or more"
         raise UsageError(message)
     with database.read() as session:
-        found = runs.named(session, beginning)
+        found = report_store.named(session, beginning)
     if len(found) != 1:
         many = "begins more than one plan's id" if found else "is no plan's id"
         message = f"{beginning!r} {many}; `billing-sync plan` makes one and names it"
@@ -146,7 +146,7 @@ def _named(database: Database, beginning: str) -> Plan:
 @contextmanager
 def _progress() -> Iterator[OnDone]:
     """One line on standard error, of what is being done and how far; none where nobody watches."""
-    console = tables.notes()
+    console = output.notes()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -194,19 +194,19 @@ def _fields(made: Plan) -> dict[str, object]:
 def _show(made: Plan, drifts: Iterator[Drift]) -> None:
     counts = made.counts
     for drift in itertools.islice(drifts, SHOWN):
-        tables.show(*_lines(drift, utc_now()), "")
+        output.show(*_lines(drift, utc_now()), "")
     if counts.drifted > SHOWN:
-        tables.show(f"and {counts.drifted - SHOWN} more; --json lists all", "")
-    tables.show(f"{counts.compared} organizations compared, {counts.drifted or 'none'} drifted.")
+        output.show(f"and {counts.drifted - SHOWN} more; --json lists all", "")
+    output.show(f"{counts.compared} organizations compared, {counts.drifted or 'none'} drifted.")
     if counts.behind:
-        tables.show(
+        output.show(
             f"{counts.behind} are behind or being worked on just now, which is not drift: nothing is said of them."
         )
     if counts.parked:
-        tables.show(f"{counts.parked} wait for a person already; `billing-sync parked` says why.")
+        output.show(f"{counts.parked} wait for a person already; `billing-sync parked` says why.")
     if counts.repairable:
         short = made.id[:ID_SHOWN]
-        tables.show(
+        output.show(
             f"`billing-sync apply {short}` repairs {counts.repairable} with the calls listed; the others are yours."
         )
 
@@ -226,14 +226,14 @@ def _lines(drift: Drift, now: datetime) -> list[RenderableType]:
 
 
 def _difference(finding: Finding) -> Text:
-    head = f"{words.NAMES[finding.provider]}, {finding.kind.replace('_', ' ')}: {finding.field} "
+    head = f"{descriptions.NAMES[finding.provider]}, {finding.kind.replace('_', ' ')}: {finding.field} "
     there = f" ({finding.object_id})" if finding.object_id and finding.object_id != finding.theirs else ""
     return Text.assemble(
         head,
         "ours ",
-        (finding.ours or tables.NOTHING, "bold"),
+        (finding.ours or output.NOTHING, "bold"),
         ", theirs ",
-        (finding.theirs or tables.NOTHING, "bold"),
+        (finding.theirs or output.NOTHING, "bold"),
         there,
     )
 
@@ -241,11 +241,11 @@ def _difference(finding: Finding) -> Text:
 def _writers(finding: Finding, now: datetime) -> str:
     parts = []
     if (ours := finding.our_write) is not None:
-        parts.append(f"here {tables.age(ours.at, now)} by {ours.actor} through {ours.source}")
+        parts.append(f"here {output.age(ours.at, now)} by {ours.actor} through {ours.source}")
     if (theirs := finding.their_write) is not None:
         evidence = f" ({theirs.evidence})" if theirs.evidence else ""
         who = {"us": "by us", "not us": "not by us", "unknown": "by somebody"}[theirs.by]
-        parts.append(f"there {tables.age(theirs.at, now)} {who}{evidence}")
+        parts.append(f"there {output.age(theirs.at, now)} {who}{evidence}")
     return ", ".join(parts)
 
 
@@ -255,16 +255,16 @@ def _indented(text: str | Text, by: int) -> Padding:
 
 def _show_applied(applied: Applied, for_a_person: int) -> None:
     done = applied.organizations - len({each.org_id for each in applied.left})
-    tables.show(f"{done or 'No'} organizations repaired." if done != 1 else "1 organization repaired.")
+    output.show(f"{done or 'No'} organizations repaired." if done != 1 else "1 organization repaired.")
     if applied.left:
-        tables.show("", tables.table(applied.left, _LEFT))
+        output.show("", output.table(applied.left, _LEFT))
     if for_a_person:
-        tables.show(f"{for_a_person} of the plan are for a person; `billing-sync plan` says what to do.")
+        output.show(f"{for_a_person} of the plan are for a person; `billing-sync plan` says what to do.")
 
 
 _LEFT: list[Column[Left]] = [
     Column("organization", lambda row: row.org_id, kind="id"),
-    Column("at", lambda row: words.NAMES[row.provider]),
+    Column("at", lambda row: descriptions.NAMES[row.provider]),
     Column("now", lambda row: "parked" if row.parked else "goes on by itself"),
     Column("why", lambda row: row.why, kind="fold"),
 ]

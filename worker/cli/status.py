@@ -12,20 +12,22 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from core import mails, reports
-from core.clock import utc_now
-from core.reports import LinkReport, OrganizationReport, Overview, Trouble
-from worker import settings as settings_of
-from worker.app import build
-from worker.cli import opening, tables, words
-from worker.cli.tables import Column
-from worker.relay import BROKER_IS_AWAY
-from worker.settings import Settings
+from core.common.clock import utc_now
+from core.emails import queue
+from core.reconcile.link_status import LinkReport
+from core.reporting import overview
+from core.reporting.overview import OrganizationReport, Overview, Trouble
+from worker.cli import descriptions, output, resources
+from worker.cli.output import Column
+from worker.config import settings as settings_of
+from worker.config.settings import Settings
+from worker.processes.relay import BROKER_IS_AWAY
+from worker.wiring.celery_app import build
 
 PROBE_SECONDS = 2
 
 
-def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> None:
+def status(*, org: descriptions.MaybeOrg = None, as_json: output.AsJson = False) -> None:
     """Show what is in sync, behind and parked; of one organization also why, and what happens next.
 
     JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
@@ -41,30 +43,30 @@ def status(*, org: words.MaybeOrg = None, as_json: tables.AsJson = False) -> Non
     working, waiting, stopped, retrying, queued, parked, held. Payments: null, failed, refused.
     """
     settings = settings_of.read()
-    with opening.store(settings) as database, database.read() as session:
+    with resources.store(settings) as database, database.read() as session:
         if org is not None:
             _show_one(session, org, as_json=as_json)
             return
-        found, posted = reports.overview(session), mails.counts(session, utc_now())
+        found, posted = overview.overview(session), queue.counts(session, utc_now())
     _show_all(found, posted, settings, as_json=as_json)
 
 
 def _show_one(session: Session, word: str, *, as_json: bool) -> None:
     now = utc_now()
-    report = reports.organization(session, words.meant(session, word).id, now)
+    report = overview.organization(session, descriptions.meant(session, word).id, now)
     if report is None:
         return
     if as_json:
-        tables.show_json(words.organization(report, now))
+        output.show_json(descriptions.organization(report, now))
         return
-    plan = words.plan(report.plan_tier, report.pending_plan_tier)
-    members = words.count(report.members, "member")
-    tables.show(
+    plan = descriptions.plan(report.plan_tier, report.pending_plan_tier)
+    members = descriptions.count(report.members, "member")
+    output.show(
         Text.assemble((report.name, "bold"), "  ", report.id),
-        f"{plan}, {report.status}, {members}, last changed {tables.age(report.updated_at, now)}",
+        f"{plan}, {report.status}, {members}, last changed {output.age(report.updated_at, now)}",
     )
     for link in report.links.values():
-        tables.show("", *_link(link, report, now))
+        output.show("", *_link(link, report, now))
 
 
 def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[RenderableType]:
@@ -74,49 +76,49 @@ def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[R
     for label, line in (
         ("customer", link.customer_id),
         ("subscription", link.subscription_id),
-        ("plan", words.plan(link.plan_code, link.next_plan_code) if link.plan_code else None),
-        ("why", words.why(link)),
-        ("next", words.next_step(link, report.id, now)),
-        ("payment", words.payment(link, now)),
+        ("plan", descriptions.plan(link.plan_code, link.next_plan_code) if link.plan_code else None),
+        ("why", descriptions.why(link)),
+        ("next", descriptions.next_step(link, report.id, now)),
+        ("payment", descriptions.payment(link, now)),
     ):
         if line:
             grid.add_row(label, Text(line))
-    head = Text.assemble((f"{words.NAMES[link.provider]:<7}", "bold"), words.state(link, now))
+    head = Text.assemble((f"{descriptions.NAMES[link.provider]:<7}", "bold"), descriptions.state(link, now))
     return [head, Padding(grid, (0, 0, 0, 2), expand=False)]
 
 
-def _show_all(found: Overview, posted: mails.Counts, settings: Settings, *, as_json: bool) -> None:
+def _show_all(found: Overview, posted: queue.Counts, settings: Settings, *, as_json: bool) -> None:
     address, answers = _probe(settings)
     if as_json:
         broker = {"address": address, "answers": answers}
-        tables.show_json({"in_sync": found.in_sync, **asdict(found), "broker": broker, "mails": asdict(posted)})
+        output.show_json({"in_sync": found.in_sync, **asdict(found), "broker": broker, "mails": asdict(posted)})
         return
     now = utc_now()
     counts = list(found.billers.items())
-    tables.show(
-        words.count(found.organizations, "organization"),
+    output.show(
+        descriptions.count(found.organizations, "organization"),
         "",
-        tables.table(
+        output.table(
             counts,
             [
-                Column("", lambda row: words.NAMES[row[0]]),
+                Column("", lambda row: descriptions.NAMES[row[0]]),
                 Column("in sync", lambda row: str(row[1].in_sync), justify="right"),
                 Column("behind", lambda row: str(row[1].behind), justify="right"),
                 Column("parked", lambda row: str(row[1].parked), justify="right"),
-                Column("longest behind", lambda row: tables.age(row[1].behind_since, now)),
+                Column("longest behind", lambda row: output.age(row[1].behind_since, now)),
             ],
         ),
     )
     for provider, each in counts:
         if each.stop is not None:
-            tables.show("", *words.about_stop(provider, each.stop, now))
+            output.show("", *descriptions.about_stop(provider, each.stop, now))
     if found.troubles:
-        tables.show("", tables.table(found.troubles, _trouble_columns(now)))
-    tables.show("", *_lines(found, settings, answers, now), *_mails(posted, settings, now))
+        output.show("", output.table(found.troubles, _trouble_columns(now)))
+    output.show("", *_lines(found, settings, answers, now), *_mails(posted, settings, now))
 
 
 def _lines(found: Overview, settings: Settings, answers: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - three answers
-    since = f", the oldest {tables.age(found.unpublished_since, now)}" if found.unpublished else ""
+    since = f", the oldest {output.age(found.unpublished_since, now)}" if found.unpublished else ""
     lines = [f"events to publish: {found.unpublished}{since}"]
     if answers is None:
         lines.append("broker: none named; a running `billing-sync up` does the work")
@@ -130,8 +132,8 @@ def _lines(found: Overview, settings: Settings, answers: bool | None, now: datet
             f"messages of other services and billers: {', '.join(untaken)}; `billing-sync received` lists them"
         )
     if (last := found.comparison) is not None:
-        drifted = f"{words.count(last.drifted, 'organization')} drifted" if last.drifted else "nothing drifted"
-        lines.append(f"last comparison with the billers, {tables.age(last.finished_at, now)}: {drifted}")
+        drifted = f"{descriptions.count(last.drifted, 'organization')} drifted" if last.drifted else "nothing drifted"
+        lines.append(f"last comparison with the billers, {output.age(last.finished_at, now)}: {drifted}")
     if any(each.parked for each in found.billers.values()):
         lines.append("`billing-sync parked` says what to do about those that are parked")
     if settings.uses_sandbox and not settings.is_embedded:
@@ -139,12 +141,12 @@ def _lines(found: Overview, settings: Settings, answers: bool | None, now: datet
     return lines
 
 
-def _mails(posted: mails.Counts, settings: Settings, now: datetime) -> list[str]:
+def _mails(posted: queue.Counts, settings: Settings, now: datetime) -> list[str]:
     lines = []
     if posted.waiting:
         nowhere = settings.smtp_host is None and not settings.is_embedded
         why = "SMTP_HOST is not set" if nowhere else posted.reason
-        oldest = f"the oldest since {tables.age(posted.waiting_since, now)}"
+        oldest = f"the oldest since {output.age(posted.waiting_since, now)}"
         lines.append(f"mails to send: {posted.waiting}, {oldest}{f'; {why}' if why else ''}")
     if posted.given_up:
         lines.append(f"mails given up: {posted.given_up}; `billing-sync parked` lists them")
@@ -157,7 +159,7 @@ def _trouble_columns(now: datetime) -> list[Column[Trouble]]:
         Column("biller", lambda row: row.provider),
         Column("state", lambda row: "retrying" if row.state == "open" else "parked"),
         Column("error", lambda row: row.code or row.kind, kind="fold"),
-        Column("since", lambda row: tables.age(row.since, now)),
+        Column("since", lambda row: output.age(row.since, now)),
         Column("for example", lambda row: row.message, kind="fold"),
     ]
 

@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-from core import deliveries, endpoints
-from core.announcements import NAMES
-from core.clock import utc_now
-from core.deliveries import Failed
-from core.endpoints import EndpointReport, NewEndpoint
-from core.organizations import InvalidChangeError
-from core.signing import Signer
-from worker import settings as settings_of
-from worker.app import open_signer
-from worker.cli import opening, tables, words
-from worker.cli.errors import UsageError
-from worker.cli.tables import Column
-from worker.settings import Settings, SettingsError
+from core.common.clock import utc_now
+from core.common.validation import InvalidChangeError
+from core.webhooks import deliveries, endpoints
+from core.webhooks.deliveries import Failed
+from core.webhooks.endpoints import EndpointReport, NewEndpoint
+from core.webhooks.payloads import NAMES
+from core.webhooks.signing import Signer
+from worker.cli import descriptions, output, resources
+from worker.cli.exit_codes import UsageError
+from worker.cli.output import Column
+from worker.config import settings as settings_of
+from worker.config.settings import Settings, SettingsError
+from worker.wiring.runtime import open_signer
 
 EndpointId = Annotated[str, typer.Argument(metavar="ID", help="As `webhooks list` shows it.")]
 EndpointIdOption = Annotated[str | None, typer.Option("--of", metavar="ID", help="Only those of this endpoint.")]
@@ -33,7 +33,7 @@ def add(
         typer.Option(help=f"May be given more than once; without it all. {', '.join(NAMES)}."),
     ] = None,
     description: Annotated[str | None, typer.Option(help="For people: whose it is.")] = None,
-    as_json: tables.AsJson = False,
+    as_json: output.AsJson = False,
 ) -> None:
     """Tell another service what happens; prints the secret that it verifies with, this one time.
 
@@ -42,7 +42,7 @@ def add(
     """
     settings = settings_of.read()
     signer = _signer(settings)
-    with opening.store(settings) as database, database.write() as session:
+    with resources.store(settings) as database, database.write() as session:
         new = NewEndpoint(url=url, events=event or (), description=description)
         try:
             report = endpoints.add(session, new, utc_now(), private=settings.webhook_allow_private)
@@ -51,40 +51,40 @@ def add(
     _show_secret(report.id, signer.secret(report.id, report.generation), _document(report), as_json=as_json)
 
 
-def show(*, as_json: tables.AsJson = False) -> None:
+def show(*, as_json: output.AsJson = False) -> None:
     """List who is told, of what, and how much of it waits or was given up.
 
     JSON: {"webhooks": [{"id", "url", "events", "description", "created_at", "disabled_at", "disabled_because",
     "pending", "failed"}]}
     """
-    with opening.store() as database, database.read() as session:
+    with resources.store() as database, database.read() as session:
         found = endpoints.every(session)
     if as_json:
-        tables.show_json({"webhooks": [_document(report) for report in found]})
+        output.show_json({"webhooks": [_document(report) for report in found]})
         return
     if not found:
-        tables.show("Nobody is told by webhook: `billing-sync webhooks add URL` changes that.")
+        output.show("Nobody is told by webhook: `billing-sync webhooks add URL` changes that.")
         return
-    tables.show(tables.table(found, _columns()))
+    output.show(output.table(found, _columns()))
 
 
 def remove(endpoint_id: EndpointId) -> None:
     """End a webhook: nothing is sent there any more, and what was to be sent is forgotten."""
-    with opening.store() as database, database.write() as session:
+    with resources.store() as database, database.write() as session:
         known = endpoints.remove(session, endpoint_id)
     if not known:
         raise _unknown(endpoint_id)
-    tables.show(f"{endpoint_id} is told nothing any more.")
+    output.show(f"{endpoint_id} is told nothing any more.")
 
 
-def rotate(endpoint_id: EndpointId, *, as_json: tables.AsJson = False) -> None:
+def rotate(endpoint_id: EndpointId, *, as_json: output.AsJson = False) -> None:
     """Make a new secret and print it, this one time; for a day the one before signs as well.
 
     JSON: {"id", "secret"}
     """
     settings = settings_of.read()
     signer = _signer(settings)
-    with opening.store(settings) as database, database.write() as session:
+    with resources.store(settings) as database, database.write() as session:
         generation = endpoints.rotate(session, endpoint_id, utc_now())
     if generation is None:
         raise _unknown(endpoint_id)
@@ -101,13 +101,13 @@ def replay(
             help="All that happened from then on, UTC where it says nothing else; without it only what failed.",
         ),
     ] = None,
-    as_json: tables.AsJson = False,
+    as_json: output.AsJson = False,
 ) -> None:
     """Send again, each event under the id that it had before; a webhook that was disabled is told again.
 
     JSON: {"count": how many are due now}
     """
-    with opening.store() as database, database.write() as session:
+    with resources.store() as database, database.write() as session:
         try:
             count = deliveries.replay(session, endpoint_id, utc_now(), None if since is None else _in_utc(since))
         except InvalidChangeError as error:
@@ -115,29 +115,29 @@ def replay(
     if count is None:
         raise _unknown(endpoint_id)
     if as_json:
-        tables.show_json({"count": count})
+        output.show_json({"count": count})
         return
-    tables.show(f"{words.count(count, 'event')} to be sent again.")
+    output.show(f"{descriptions.count(count, 'event')} to be sent again.")
 
 
-def failed(*, of: EndpointIdOption = None, limit: tables.Limit = 50, as_json: tables.AsJson = False) -> None:
+def failed(*, of: EndpointIdOption = None, limit: output.Limit = 50, as_json: output.AsJson = False) -> None:
     """List what was given up, the latest first: what was answered, and for which organization.
 
     JSON: {"total", "failed": [{"endpoint_id", "url", "event_id", "type", "org_id", "attempts", "status", "error",
     "at"}]}
     """
-    with opening.store() as database, database.read() as session:
+    with resources.store() as database, database.read() as session:
         found, total = deliveries.failed(session, limit, of)
     if as_json:
-        tables.show_json({"total": total, "failed": found})
+        output.show_json({"total": total, "failed": found})
         return
     if not found:
-        tables.show("Nothing was given up.")
+        output.show("Nothing was given up.")
         return
-    tables.show(
-        tables.table(found, _failed_columns(utc_now())),
-        tables.how_many(len(found), total),
-        f"Once they can take it: `{words.typed()} webhooks replay ID`.",
+    output.show(
+        output.table(found, _failed_columns(utc_now())),
+        output.how_many(len(found), total),
+        f"Once they can take it: `{descriptions.typed()} webhooks replay ID`.",
     )
 
 
@@ -154,9 +154,9 @@ def _signer(settings: Settings) -> Signer:
 
 def _show_secret(endpoint_id: str, secret: str, document: dict[str, object], *, as_json: bool) -> None:
     if as_json:
-        tables.show_json({**document, "secret": secret})
+        output.show_json({**document, "secret": secret})
         return
-    tables.notes().print(f"Webhook {endpoint_id}. Keep what follows secret; it is not shown again.")
+    output.notes().print(f"Webhook {endpoint_id}. Keep what follows secret; it is not shown again.")
     typer.echo(secret)
 
 
@@ -196,7 +196,7 @@ def _columns() -> list[Column[EndpointReport]]:
 
 def _failed_columns(now: datetime) -> list[Column[Failed]]:
     return [
-        Column("given up", lambda row: tables.age(row.at, now)),
+        Column("given up", lambda row: output.age(row.at, now)),
         Column("webhook", lambda row: row.endpoint_id),
         Column("type", lambda row: row.type, kind="fold"),
         Column("about", lambda row: row.org_id, kind="fold"),

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from core.drift import runs
-from core.drift.applying import Applied, Applier
-from core.drift.findings import Drift, Finding
-from core.drift.planning import Planner
-from core.drift.runs import Plan
+from core.compare.findings import Drift, Finding
+from core.drift import report_store
+from core.drift.detector import Planner
+from core.drift.repairer import Applied, Applier
+from core.drift.report_store import Plan
 from tests.core.fakes import World
 
 
@@ -34,7 +34,7 @@ class Audit:
         return self.planner.plan()
 
     def drifts(self, plan: Plan) -> list[Drift]:
-        return list(runs.found_by(self.world.database, plan))
+        return list(report_store.found_by(self.world.database, plan))
 
     def findings(self) -> list[Finding]:
         """Of a plan made now."""

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from core import due
-from core.accounts import WrongAccountError
-from core.drift import runs
-from core.drift.applying import MovedError
-from core.drift.asking import FAILURES
-from core.drift.runs import Plan
-from core.models import BillerStanding
-from core.organizations import SWEEP_GRACE
+from core.db.models.providers import BillerStanding
+from core.drift import report_store
+from core.drift.provider_reader import FAILURES
+from core.drift.repairer import MovedError
+from core.drift.report_store import Plan
+from core.organizations.links import SWEEP_GRACE
+from core.reconcile import due_links
+from core.reconcile.account_guard import WrongAccountError
 from tests.core.drift.conftest import Audit
 from tests.core.drift.test_findings import settled
 from tests.core.fakes import WorkerDiedError, World, die
@@ -127,7 +127,7 @@ def test_it_is_refused_the_second_time(world: World, audit: Audit) -> None:
     plan = audit.plan()
     audit.apply(plan)
     with world.database.read() as session:
-        (again,) = runs.named(session, plan.id)
+        (again,) = report_store.named(session, plan.id)
     assert_refused(world, audit, again)
 
 
@@ -164,6 +164,6 @@ def test_what_a_crash_leaves_behind_the_sweep_brings_home(world: World, audit: A
     world.outlive_the_lease()
     world.wait(SWEEP_GRACE.total_seconds())
     with world.database.write() as session:
-        assert due.links(session, "stripe", 10, world.now) == [acme]
+        assert due_links.links(session, "stripe", 10, world.now) == [acme]
     world.settle(acme)
     assert audit.findings() == []

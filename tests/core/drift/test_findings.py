@@ -5,12 +5,13 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from core import organizations
-from core.drift.findings import Drift, Finding
-from core.drift.runs import Plan
-from core.events import Change
-from core.gateways import Provider
-from core.models import BillingLink, Organization
+from core.compare.findings import Drift, Finding
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.drift.report_store import Plan
+from core.events.event_types import Change
+from core.organizations import links
+from core.ports.spec import Provider
 from sandbox.server import Sandbox
 from tests.core.drift.conftest import Audit
 from tests.core.fakes import World
@@ -373,4 +374,4 @@ def test_a_subscription_beside_ours_is_told_also_while_a_person_is_waited_for(
 
 def lose_the_plan(change: Change, organization: Organization) -> None:
     organization.plan_tier = "legacy"
-    organizations.bump(change, organization)
+    links.bump(change, organization)

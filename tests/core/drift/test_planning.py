@@ -8,13 +8,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from core import organizations
-from core.drift import runs
-from core.drift.runs import RunTakenOverError
-from core.errors import MisconfiguredError, UnavailableError
-from core.events import Change
-from core.models import BillerStanding, BillingLink, DriftPlan, DriftSighting
-from core.organizations import NewOrganization
+from core.db.models.billing_links import BillingLink
+from core.db.models.drift import DriftPlan, DriftSighting
+from core.db.models.providers import BillerStanding
+from core.drift import report_store
+from core.drift.report_store import RunTakenOverError
+from core.events.event_types import Change
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
+from core.ports.errors import MisconfiguredError, UnavailableError
 from tests.core.drift.conftest import Audit
 from tests.core.drift.test_findings import settled
 from tests.core.fakes import World
@@ -38,7 +40,7 @@ def in_sync(world: World, count: int) -> list[str]:
     with world.database.write() as session:
         for org_id, name in rows:
             new = NewOrganization(name=name, plan_tier="starter", org_id=org_id)
-            organizations.create(Change(session, world.now), new, world.catalog)
+            commands.create(Change(session, world.now), new, world.catalog)
         session.flush()
         for link in session.scalars(select(BillingLink)):
             at = "cus" if link.provider == "stripe" else "lago"
@@ -194,7 +196,7 @@ def test_the_same_findings_have_the_same_id_and_nothing_listed_is_kept(world: Wo
     with world.database.read() as session:
         assert session.scalar(select(func.count()).select_from(DriftPlan)) == 1
         assert session.scalar(select(func.count()).select_from(DriftSighting)) == 0
-        assert [each.id for each in runs.named(session, first.id[:8])] == [first.id]
+        assert [each.id for each in report_store.named(session, first.id[:8])] == [first.id]
 
 
 def test_a_customer_that_a_list_turned_by_and_that_is_gone_does_not_break_it(world: World) -> None:
@@ -220,7 +222,7 @@ def test_a_schedule_begins_when_its_time_has_come_and_leaves_a_persons_run_alone
 
     def due() -> bool:
         with world.database.read() as session:
-            return runs.is_due(session, day, world.now)
+            return report_store.is_due(session, day, world.now)
 
     assert due()
     planner = audit.planner

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.catalog import Catalog
+from core.catalog.plans import Catalog
 from sandbox.stripe_api.subscriptions import ENDED
 
 Doc = dict[str, Any]

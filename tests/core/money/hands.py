@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from core import due
-from core.gateways import CUSTOMER_DELETED
+from core.ports.spec import CUSTOMER_DELETED
+from core.reconcile import commands
 from sandbox.client import SandboxError
 from tests.core.fakes import PAYER_CODE, World
 from tests.core.money.books import Books, Doc, Story
@@ -98,7 +98,7 @@ class Hands:
         if self.books.lago_customer(org_id) is not None:
             self._touch(org_id)
             self.world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
-            self.world.change(org_id, due.retry)
+            self.world.change(org_id, commands.retry)
 
     def change_the_plan_in_lago(self, org_id: str, tier: str) -> None:
         if self.books.lago_subscriptions(org_id):

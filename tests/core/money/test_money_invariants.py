@@ -30,15 +30,19 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from core import billers, due, links, organizations, turns
-from core.catalog import Catalog
-from core.database import Database
-from core.drift.applying import MovedError
-from core.drift.findings import Drift
-from core.errors import ProviderError
-from core.events import Change
-from core.gateways import PROVIDERS, Provider
-from core.models import BillingLink, Organization
+from core.catalog.plans import Catalog
+from core.compare.findings import Drift
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.drift.repairer import MovedError
+from core.events.event_types import Change
+from core.flow_control import circuit_breaker
+from core.organizations import commands as organization_commands
+from core.organizations import links
+from core.ports.errors import ProviderError
+from core.ports.spec import PROVIDERS, Provider
+from core.reconcile import attempt, backoff, commands, due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.core.drift.conftest import Audit
@@ -92,11 +96,11 @@ OUR_OWN_REASONS: Final = (
     *("unlink the payment provider", "once that has ended", "neither can schedule", "is not in the catalog"),
 )
 # Longer than any link waits by itself, so that each sweep finds whatever is left.
-SWEPT_EVERY: Final = links.LONGEST_WAIT + organizations.SWEEP_GRACE.total_seconds()
+SWEPT_EVERY: Final = backoff.LONGEST_WAIT + links.SWEEP_GRACE.total_seconds()
 MOST_SWEEPS: Final = 30
 MOST_RINGS: Final = 12
-LEASE: Final = turns.LEASE.total_seconds() + 1
-BURST_REST: Final = links.BURST_REST.total_seconds() + 0.1
+LEASE: Final = attempt.LEASE.total_seconds() + 1
+BURST_REST: Final = backoff.BURST_REST.total_seconds() + 0.1
 
 TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
 numbers = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
@@ -356,13 +360,14 @@ class AnyStory(RuleBasedStateMachine):
             case "active" | "suspended" | "deleted" as status:
                 self.world.change_status(org_id, status)
             case "retry":
-                self.world.change(org_id, due.retry)
+                self.world.change(org_id, commands.retry)
             case "lose the plan":
                 self.story.touched.add(org_id)
                 self.world.change(org_id, _lose_the_plan)
             case email:
                 self.world.change(
-                    org_id, lambda change, it: organizations.change_billing_details(change, it, billing_email=email)
+                    org_id,
+                    lambda change, it: organization_commands.change_billing_details(change, it, billing_email=email),
                 )
 
     def _make(self, trouble: Trouble) -> None:
@@ -401,11 +406,11 @@ class AnyStory(RuleBasedStateMachine):
                 waiting.append(provider)
 
     def _sweep(self) -> None:
-        due.downgrades(self.world.database, 100, self.world.now)
+        due_links.downgrades(self.world.database, 100, self.world.now)
         for provider in PROVIDERS:
             with self.world.database.write() as session:
-                room = billers.room(session, provider, 100, self.world.now)
-                swept = due.links(session, provider, room, self.world.now)
+                room = circuit_breaker.room(session, provider, 100, self.world.now)
+                swept = due_links.links(session, provider, room, self.world.now)
             for org_id in swept:
                 self.world.run(org_id, provider)
 
@@ -429,7 +434,7 @@ class AnyStory(RuleBasedStateMachine):
 def _lose_the_plan(change: Change, organization: Organization) -> None:
     """As after an import, or with a catalog that lost a table."""
     organization.plan_tier, organization.pending_plan_tier = UNKNOWN, None
-    organizations.bump(change, organization)
+    links.bump(change, organization)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from core.old_store import Finding, OldMember, OldOrganization, read_members, read_organizations
+from core.predecessor.files import Finding, OldMember, OldOrganization, read_members, read_organizations
 from tests.core.old_store.files import ReadMembers, ReadOrganizations
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from core.old_store import Finding, OldMember, OldOrganization
+from core.predecessor.files import Finding, OldMember, OldOrganization
 
 PREDECESSOR = Path(__file__).parent.parent.parent / "data" / "predecessor"
 NAMES = [

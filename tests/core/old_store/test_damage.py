@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.old_store import (
-    Finding,
-)
+from core.predecessor.files import Finding
 from tests.core.old_store.files import (
     ReadMembers,
     ReadOrganizations,

@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.old_store import (
-    OldOrganization,
-    UnreadableFileError,
-    read_members,
-    read_organizations,
-)
+from core.predecessor.files import OldOrganization, UnreadableFileError, read_members, read_organizations
 from tests.core.old_store.files import (
     A_ID,
     B_ID,

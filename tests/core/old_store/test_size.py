@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.old_store import OldMember, read_members
+from core.predecessor.files import OldMember, read_members
 from tests.core.old_store.files import (
     A_ID,
     B_ID,

@@ -5,13 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from core.old_store import (
-    Finding,
-    OldOrganization,
-    Place,
-    read_members,
-    read_organizations,
-)
+from core.predecessor.files import Finding, OldOrganization, Place, read_members, read_organizations
 from tests.core.old_store.files import (
     A_ID,
     B_ID,

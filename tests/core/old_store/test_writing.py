@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.old_store import (
+from core.predecessor.files import (
     OldMember,
     OldOrganization,
     UnwritableFileError,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from core.catalog import Catalog
-from core.clock import Clock
-from core.database import Database
+from core.catalog.plans import Catalog
+from core.common.clock import Clock
+from core.db.database import Database
 from tests.core.transfer.runs import Importer
 
 

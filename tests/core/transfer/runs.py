@@ -9,14 +9,16 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from core import organizations
-from core.catalog import Catalog
-from core.clock import Clock
-from core.database import Database
-from core.events import Change
-from core.models import Base, BillingLink, Membership, Organization
-from core.transfer.importing import import_files
-from core.transfer.report import Report
+from core.catalog.plans import Catalog
+from core.common.clock import Clock
+from core.db.base import Base
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Membership, Organization
+from core.events.event_types import Change
+from core.organizations import commands
+from core.predecessor.importing import import_files
+from core.predecessor.report import Report
 from tests.core.old_store.files import Text, members_text, organizations_text
 
 Tables = dict[str, list[dict[str, object]]]
@@ -44,7 +46,7 @@ class Importer:
     def change(self, org_id: str) -> Iterator[tuple[Change, Organization]]:
         """What a person does here between two imports."""
         with self.database.write() as session:
-            organization = organizations.lock(session, org_id)
+            organization = commands.lock(session, org_id)
             assert organization is not None
             yield Change(session, self.clock()), organization
 

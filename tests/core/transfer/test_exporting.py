@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from core import memberships, organizations
-from core.catalog import Catalog
-from core.events import Change
-from core.old_store import UnwritableFileError
-from core.organizations import NewOrganization
-from core.transfer.exporting import Exported, export_files
+from core.catalog.plans import Catalog
+from core.events.event_types import Change
+from core.organizations import commands, memberships
+from core.organizations.commands import NewOrganization
+from core.predecessor.exporting import Exported, export_files
+from core.predecessor.files import UnwritableFileError
 from tests.core.old_store.files import A_ID, PREDECESSOR, A, B, member, members_text, organization, organizations_text
 from tests.core.transfer.runs import Importer
 
@@ -47,14 +47,14 @@ def test_300_organizations_with_5_members_come_back_byte_for_byte(importer: Impo
 def test_what_was_made_and_changed_here_comes_in_its_place(importer: Importer, tmp_path: Path, plans: Catalog) -> None:
     importer.bring([A, B], {A_ID: [member(1, 0), member(1, 1), member(1, 2)]})
     with importer.change(A_ID) as (change, acme):
-        organizations.rename(change, acme, "Łódź")
+        commands.rename(change, acme, "Łódź")
         leaving = memberships.find(change.session, A_ID, "user_0")
         assert leaving is not None
         memberships.remove(change, leaving)
         change.session.flush()
         memberships.add(change, acme, "user_0", "member")
     with importer.database.write() as session:
-        new = organizations.create(
+        new = commands.create(
             Change(session, importer.clock()), NewOrganization(name="New", plan_tier="starter"), plans
         )
     _, (text, lists) = export(importer, tmp_path / "out")

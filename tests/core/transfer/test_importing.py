@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from core import memberships, organizations, received
-from core.catalog import Catalog
-from core.clock import Clock
-from core.database import Database
-from core.events import Change
-from core.models import ReceivedEvent
-from core.old_store import Finding, OldOrganization, UnreadableFileError, read_organizations
-from core.transfer.importing import BY_IMPORT, import_files
-from core.transfer.organizations import OrganizationImport
-from core.transfer.report import Report
+from core.catalog.plans import Catalog
+from core.common.clock import Clock
+from core.db.database import Database
+from core.db.models.inbox import ReceivedEvent
+from core.events.event_types import Change
+from core.inbox import service_events
+from core.organizations import commands, memberships, plan_changes
+from core.predecessor.files import Finding, OldOrganization, UnreadableFileError, read_organizations
+from core.predecessor.import_organizations import OrganizationImport
+from core.predecessor.importing import BY_IMPORT, import_files
+from core.predecessor.report import Report
 from tests.conftest import SetClock
 from tests.core.old_store.files import (
     A_ID,
@@ -77,7 +78,7 @@ def test_every_part_of_a_long_import_is_due_since_it_began(importer: Importer) -
 def say(importer: Importer, message_id: str, event_type: str, subject: str = A_ID, **data: str) -> str:
     """What another service sends; the verdict."""
     message = {"specversion": "1.0", "id": message_id, "source": "/shop", "type": event_type, "subject": subject}
-    return received.receive(importer.database, importer.plans, importer.clock, {**message, "data": data}).verdict
+    return service_events.receive(importer.database, importer.plans, importer.clock, {**message, "data": data}).verdict
 
 
 def test_what_was_said_of_an_organization_and_its_members_before_they_came_is_taken(importer: Importer) -> None:
@@ -151,9 +152,9 @@ def test_what_people_changed_here_since_is_kept_and_named(importer: Importer, pl
     lists = {A_ID: [member(1, user) for user in range(4)]}
     importer.bring([A, B], lists)
     with importer.change(A_ID) as (change, acme):
-        organizations.rename(change, acme, "Acme Holding")
-        organizations.change_plan(change, acme, "enterprise", plans)
-        organizations.change_status(change, acme, "suspended")
+        commands.rename(change, acme, "Acme Holding")
+        plan_changes.change_plan(change, acme, "enterprise", plans)
+        commands.change_status(change, acme, "suspended")
         for user, role in (("user_1", "owner"), ("user_2", None)):
             membership = memberships.find(change.session, A_ID, user)
             assert membership is not None
@@ -250,8 +251,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from sqlalchemy import event
 from core import catalog
-from core.database import Database
-from core.transfer.importing import import_files
+from core.db.database import Database
+from core.predecessor.importing import import_files
 
 url, folder, table, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 database = Database(url)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from core import memberships
-from core.clock import Clock
+from core.common.clock import Clock
+from core.organizations import memberships
 from tests.core.old_store.files import A_ID, B_ID, A, member, organization
 from tests.core.transfer.runs import Importer, said
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from core import billing_ids, due, organizations
-from core.clock import Clock
-from core.gateways import PROVIDERS
-from core.models import BillingLink
+from core.common.clock import Clock
+from core.db.models.billing_links import BillingLink
+from core.organizations import commands as organization_commands
+from core.organizations import provider_ids
+from core.ports.spec import PROVIDERS
+from core.reconcile import commands, due_links
 from tests.core.old_store.files import A_ID, B_ID, C_ID, PREDECESSOR, A, B, organization
 from tests.core.transfer.runs import Importer, said
 
@@ -131,9 +133,9 @@ def test_once_people_have_decided_a_second_run_leaves_it_so(importer: Importer) 
     records = [organization(n, stripe_customer_id="cus_dup") for n in (1, 2)]
     importer.bring(records)
     with importer.change(A_ID) as (change, first):
-        due.retry(change, first)
+        commands.retry(change, first)
     with importer.change(B_ID) as (change, second):
-        billing_ids.replace(change, second, {"stripe": "cus_own"})
+        provider_ids.replace(change, second, {"stripe": "cus_own"})
     before = importer.tables()
     report = importer.bring(records)
     assert importer.tables() == before
@@ -167,9 +169,9 @@ def test_two_of_one_name_both_live_and_neither_name_can_be_taken_again(importer:
     assert [importer.organization(org_id).name for org_id in (A_ID, B_ID)] == ["Acme", " ACME "]
     assert importer.organization(B_ID).name_key.startswith("acme ")
     with importer.change(C_ID) as (change, other):
-        with pytest.raises(organizations.NameTakenError):
-            organizations.rename(change, other, "acme")
-        organizations.rename(change, other, importer.organization(B_ID).name_key)
+        with pytest.raises(organization_commands.NameTakenError):
+            organization_commands.rename(change, other, "acme")
+        organization_commands.rename(change, other, importer.organization(B_ID).name_key)
     assert importer.organization(C_ID).name_key == f"acme {B_ID}"
 
 
@@ -213,7 +215,7 @@ def test_nothing_is_ever_made_for_a_deleted_organization_and_its_ids_stay(import
     link = importer.link(A_ID, "stripe")
     assert (link.customer_id, link.wanted_version, link.applied_version) == ("cus_1", 1, 1)
     with importer.database.write() as session:
-        assert [due.links(session, provider, 10, clock()) for provider in PROVIDERS] == [[B_ID], [B_ID]]
+        assert [due_links.links(session, provider, 10, clock()) for provider in PROVIDERS] == [[B_ID], [B_ID]]
 
 
 def test_a_plan_too_long_to_keep_is_a_loss_and_never_another_plan(importer: Importer) -> None:
@@ -233,5 +235,5 @@ def test_a_long_value_of_the_file_does_not_flood_the_report(importer: Importer) 
 def test_links_in_doubt_are_not_handed_to_the_broker(importer: Importer, clock: Clock) -> None:
     importer.bring([A, organization(2, status="bogus")])
     with importer.database.write() as session:
-        assert [due.links(session, provider, 10, clock()) for provider in PROVIDERS] == [[A_ID], [A_ID]]
+        assert [due_links.links(session, provider, 10, clock()) for provider in PROVIDERS] == [[A_ID], [A_ID]]
         assert session.query(BillingLink).filter(BillingLink.state == "held").count() == 2

@@ -1,0 +1,103 @@
+"""Service accounts: keys with scopes. A key is shown once, to whoever makes it; stored is only its hash.
+
+A key is 256 random bits, so one plain hash is enough: there is nothing to guess that a slow hash would slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, get_args
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.common.validation import InvalidChangeError, one_of
+from core.db.models.access import ApiKey
+
+Scope = Literal[
+    "organizations:read", "organizations:write", "billing:write", "events:write", "webhooks:write", "metrics:read"
+]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+PREFIX: Final = "bsk_"
+NAME_LIMIT: Final = 100
+_FORM = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Another system that came in with its key. ``id`` may be shown and logged; it opens nothing."""
+
+    id: str
+    name: str
+    scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyReport:
+    id: str
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def create(session: Session, name: str, scopes: Collection[str], now: datetime) -> tuple[KeyReport, str]:
+    """A new key and, for this one time, the key itself. Raises ``InvalidChangeError``."""
+    plain = name.strip()
+    if not plain or len(plain) > NAME_LIMIT or not plain.isprintable():
+        raise InvalidChangeError("name", f"name must be one line of 1 to {NAME_LIMIT} characters")
+    if not scopes:
+        raise InvalidChangeError("scopes", f"scopes must name at least one of {', '.join(SCOPES)}")
+    checked = sorted({one_of("scope", scope, SCOPES) for scope in scopes})
+    key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    row = ApiKey(id=key_id, name=plain, secret_hash=_hash(secret), scopes=" ".join(checked), created_at=now)
+    session.add(row)
+    session.flush()
+    return _report(row), f"{PREFIX}{key_id}_{secret}"
+
+
+def find(session: Session, key: str) -> Service | None:
+    """Whose key this is; ``None``: nobody's, or one that was revoked."""
+    form = _FORM.fullmatch(key)
+    row = session.get(ApiKey, form[1]) if form else None
+    if form is None or row is None or row.revoked_at is not None:
+        return None
+    if not hmac.compare_digest(row.secret_hash, _hash(form[2])):
+        return None
+    return Service(id=row.id, name=row.name, scopes=frozenset(_scopes(row)))
+
+
+def every(session: Session) -> list[KeyReport]:
+    """All keys, the revoked ones too, oldest first."""
+    return [_report(row) for row in session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id))]
+
+
+def revoke(session: Session, key_id: str, now: datetime) -> bool:
+    """From the commit on the key opens nothing. False: there is no such key. Safe to repeat."""
+    row = session.get(ApiKey, key_id, with_for_update=True)
+    if row is not None and row.revoked_at is None:
+        row.revoked_at = now
+    return row is not None
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _report(row: ApiKey) -> KeyReport:
+    return KeyReport(
+        id=row.id, name=row.name, scopes=_scopes(row), created_at=row.created_at, revoked_at=row.revoked_at
+    )
+
+
+def _scopes(row: ApiKey) -> list[Scope]:
+    """A scope that this version does not know opens nothing."""
+    given = set(row.scopes.split())
+    return [scope for scope in SCOPES if scope in given]

@@ -1,0 +1,179 @@
+"""The plan catalog, ``plans.toml``: the one place that knows tiers, their order and their codes at the billers.
+
+A catalog that loads is complete and unambiguous: every tier has a rank of its own, codes of its own at both
+billers, and an amount in a currency. What is not in it is unknown, and unknown is never free.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+ChargedBy = Literal["lago", "stripe"]
+Interval = Literal["weekly", "monthly", "quarterly", "semiannual", "yearly"]
+
+DEFAULT_FILE = Path(__file__).resolve().parents[2] / "plans.toml"
+PERIODS_A_YEAR: dict[Interval, int] = {"weekly": 52, "monthly": 12, "quarterly": 4, "semiannual": 2, "yearly": 1}
+
+Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
+
+
+class CatalogError(Exception):
+    """The plan file cannot be used; the message names the file, the line, the field and what it wants."""
+
+
+class UnknownPlanError(LookupError):
+    """No such tier in the catalog; billing waits for a person, it never falls back to another plan."""
+
+
+class Plan(BaseModel):
+    """One tier. ``amount`` is in the minor unit of ``currency``, for one ``interval``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tier: str
+    rank: int = Field(ge=0)
+    name: str = Field(min_length=1, max_length=200)
+    amount: int = Field(ge=0)
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    interval: Interval
+    lago_plan_code: Code
+    stripe_lookup_key: Code
+    charged_by: ChargedBy
+
+    @property
+    def yearly_amount(self) -> int:
+        """What Lago compares to tell an upgrade from a downgrade (lago.md 5.1)."""
+        return self.amount * PERIODS_A_YEAR[self.interval]
+
+
+class Ending(BaseModel):
+    """How a subscription of ours ends when its organization is deleted (money.md 12); always sent, never defaulted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    lago_invoice: Literal["generate", "skip"]
+    lago_credit_note: Literal["credit", "refund", "offset", "skip"]
+    stripe_invoice_now: bool
+    stripe_prorate: bool
+
+
+class Catalog(BaseModel):
+    """``charged_by`` is the file's word for plans that have none of their own; what counts stands in each plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    # The first field: a bad word is told where it stands, not at the plans that take it over.
+    charged_by: ChargedBy | None = None
+    ending: Ending
+    plans: dict[str, Plan] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _nothing_stands_twice(self) -> Catalog:
+        for field in ("rank", "lago_plan_code", "stripe_lookup_key"):
+            seen: dict[object, str] = {}
+            for plan in self.plans.values():
+                value = getattr(plan, field)
+                if value in seen:
+                    where = f"plans.{plan.tier}.{field}"
+                    problem = "{where} is {value}, which plans.{other} has already"
+                    raise PydanticCustomError(
+                        "stands_twice", problem, {"where": where, "value": repr(value), "other": seen[value]}
+                    )
+                seen[value] = plan.tier
+        return self
+
+    def tiers(self) -> list[str]:
+        """All tiers, lowest rank first."""
+        return [plan.tier for plan in sorted(self.plans.values(), key=lambda plan: plan.rank)]
+
+    def plan(self, tier: str) -> Plan:
+        try:
+            return self.plans[tier]
+        except KeyError:
+            raise UnknownPlanError(tier) from None
+
+    def tier_of(self, provider: Literal["stripe", "lago"], code: str) -> str | None:
+        """The tier that has this code at the biller."""
+        field = "lago_plan_code" if provider == "lago" else "stripe_lookup_key"
+        return next((plan.tier for plan in self.plans.values() if getattr(plan, field) == code), None)
+
+    def disagreements(self) -> list[str]:
+        """Neighbours in rank that Lago would order the other way round, as sentences (money.md 7)."""
+        ordered = [self.plans[tier] for tier in self.tiers()]
+        return [
+            f"plans.{high.tier} ranks above plans.{low.tier} but costs less a year "
+            f"({high.yearly_amount} < {low.yearly_amount}): Lago would take the upgrade for a downgrade"
+            for low, high in itertools.pairwise(ordered)
+            if high.yearly_amount < low.yearly_amount
+        ] + [
+            f"plans.{high.tier} costs as much a year as plans.{low.tier}: Lago would make the downgrade at once"
+            for low, high in itertools.pairwise(ordered)
+            if high.yearly_amount == low.yearly_amount
+        ]
+
+
+def load(path: Path = DEFAULT_FILE, charged_by: ChargedBy | None = None) -> Catalog:
+    """Read and check the file. ``charged_by`` replaces the file's own deployment-wide setting.
+
+    Raises ``CatalogError`` with one sentence.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
+    except FileNotFoundError:
+        message = f"{path}: no such plan file; set PLANS_FILE or run from the folder that holds plans.toml"
+        raise CatalogError(message) from None
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{path}: cannot be read ({error})"
+        raise CatalogError(message) from None
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path}: not valid TOML: {error}"
+        raise CatalogError(message) from None
+    default = charged_by or raw.get("charged_by")
+    plans = raw.get("plans")
+    if isinstance(plans, dict):
+        for tier, table in plans.items():
+            if isinstance(table, dict):
+                if "tier" in table:
+                    raise CatalogError(_named_inside(path, text, tier))
+                plans[tier] = {"tier": tier, **({"charged_by": default} if default else {}), **table}
+    try:
+        return Catalog.model_validate(raw)
+    except ValidationError as error:
+        raise CatalogError(_sentence(path, text, error)) from None
+
+
+def _named_inside(path: Path, text: str, tier: str) -> str:
+    line = _line_of(text, ["plans", tier, "tier"])
+    return f"{path} line {line}: plans.{tier}.tier: the table's own name is the tier; leave this line out"
+
+
+def _sentence(path: Path, text: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "stands_twice":
+        return f"{path} line {_line_of(text, first['ctx']['where'].split('.'))}: {first['msg']}"
+    given = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    return f"{path} line {_line_of(text, where)}: {'.'.join(where)}: {first['msg']}{given}"
+
+
+def _line_of(text: str, where: list[str]) -> int:
+    """The line of the key, or of its table where the key is missing; tomllib keeps no places."""
+    table = re.escape(".".join(where[:-1]))
+    best, inside = 1, len(where) == 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\]]+)\]", line):
+            name = header[1].strip()
+            inside = re.fullmatch(table, name) is not None if table else False
+            if inside or name == ".".join(where):
+                best = number
+        elif inside and re.match(rf"\s*{re.escape(where[-1])}\s*=", line):
+            return number
+    return best

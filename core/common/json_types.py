@@ -1,0 +1,5 @@
+"""What JSON can hold."""
+
+from __future__ import annotations
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]

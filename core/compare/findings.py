@@ -1,0 +1,125 @@
+"""What can have drifted, in which words it is told, and the name of a plan: a hash of exactly that.
+
+A finding is repaired by ``apply`` only where a usual round of the sync makes it right and nobody pays less, or to
+somebody else, for it. All others name what a person does; that is never to delete a customer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from core.ports.spec import Provider
+
+Kind = Literal[
+    "missing",
+    "deleted",
+    "renamed",
+    "email",
+    "currency",
+    "wrong_plan",
+    "back_link",
+    "duplicate",
+    "unknown_customer",
+    "broken_link",
+    "second_payer",
+    "foreign_subscription",
+    "wrong_account",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OurWrite:
+    """Who last changed it here."""
+
+    actor: str
+    source: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TheirWrite:
+    """Who last wrote it there, as far as that biller tells. ``evidence``: its own record of it."""
+
+    by: Literal["us", "not us", "unknown"]
+    at: datetime | None = None
+    evidence: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One field that differs. ``object_id``: the customer or subscription there, if there is one."""
+
+    kind: Kind
+    provider: Provider
+    object_id: str | None
+    field: str
+    ours: str | None
+    theirs: str | None
+    repaired: bool
+    to_do: str
+    our_write: OurWrite | None = None
+    their_write: TheirWrite | None = None
+
+    @property
+    def about_subscription(self) -> bool:
+        return self.field in {"subscription", "plan", "next_plan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What ``apply`` has made again at one biller, and every request of it."""
+
+    provider: Provider
+    customer: bool
+    subscription: bool
+    calls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """One organization. ``basis``: the versions of its rows; ``looked``: the customers that were looked at there.
+
+    An organization that we do not know has neither name nor basis; no organization at all: it is about the biller.
+    """
+
+    org_id: str | None
+    name: str | None = None
+    basis: str = ""
+    looked: Mapping[Provider, tuple[str, ...]]
+    findings: tuple[Finding, ...]
+    rounds: tuple[Round, ...] = ()
+
+    def says(self, other: Drift | None) -> bool:
+        """Whether the other one states the same; who wrote is a remark."""
+        return other is not None and _without_writers(self) == _without_writers(other)
+
+
+_DRIFT = TypeAdapter(Drift)
+
+
+def stored(drift: Drift) -> dict[str, Any]:
+    document: dict[str, Any] = _DRIFT.dump_python(drift, mode="json")
+    return document
+
+
+def loaded(document: Mapping[str, Any]) -> Drift:
+    return _DRIFT.validate_python(document)
+
+
+def plan_id(found: Iterable[Drift]) -> str:
+    """The same findings have the same id, whoever found them and when."""
+    digest = hashlib.sha256()
+    for drift in found:
+        digest.update(json.dumps(stored(drift), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _without_writers(drift: Drift) -> Drift:
+    return replace(drift, findings=tuple(replace(each, our_write=None, their_write=None) for each in drift.findings))

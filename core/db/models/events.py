@@ -1,0 +1,49 @@
+"""The outbox and the audit trail in one: every domain event, and whether it was published."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Index,
+    String,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.common.json_types import Json
+from core.db.base import Base, Counter
+
+
+class Event(Base):
+    """The outbox and the audit in one; rows are only ever added, and marked published."""
+
+    __tablename__ = "events"
+
+    seq: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(36), unique=True)
+    type: Mapped[str] = mapped_column(String(64))
+    org_id: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(255))
+    source: Mapped[str] = mapped_column(String(255))
+    caused_by: Mapped[str | None] = mapped_column(String(600))
+    data: Mapped[dict[str, Any]]
+    occurred_at: Mapped[datetime]
+    published_at: Mapped[datetime | None]
+    lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "ix_events_unpublished",
+            "seq",
+            sqlite_where=text("published_at IS NULL"),
+            postgresql_where=text("published_at IS NULL"),
+        ),
+        Index("ix_events_org_id", "org_id", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+EventData = dict[str, Json]

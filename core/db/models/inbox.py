@@ -1,0 +1,77 @@
+"""What arrives: events of other services, and webhooks of the providers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import (
+    Boolean,
+    Index,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base
+
+Verdict = Literal["accepted", "refused", "waiting", "superseded"]
+Concern = Literal["look", "began", "ended", "failed", "refused", "taken"]
+HintState = Literal["stored", "handled", "ignored", "refused"]
+
+
+class ReceivedEvent(Base):
+    """What another service sent, once each, with what became of it."""
+
+    __tablename__ = "received_events"
+
+    source: Mapped[str] = mapped_column(String(255), primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    type: Mapped[str | None] = mapped_column(String(255))
+    subject: Mapped[str | None] = mapped_column(String(255))
+    occurred_at: Mapped[datetime | None]
+    received_at: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    org_id: Mapped[str | None] = mapped_column(String(64))
+    data: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (
+        Index("ix_received_events_subject", "subject", "type", "verdict"),
+        Index("ix_received_events_verdict", "verdict", "received_at"),
+    )
+
+
+class Hint(Base):
+    """A webhook, stored once: that something changed at a biller and where to look, never how it is."""
+
+    __tablename__ = "hints"
+
+    provider: Mapped[str] = mapped_column(String(16), primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """The biller's own: Stripe's event, Lago's unique key."""
+    type: Mapped[str] = mapped_column(String(255))
+    concern: Mapped[Concern | None] = mapped_column(String(16))
+    object_id: Mapped[str | None] = mapped_column(String(255))
+    customer_id: Mapped[str | None] = mapped_column(String(255))
+    org_id: Mapped[str | None] = mapped_column(String(64))
+    code: Mapped[str | None] = mapped_column(String(255))
+    """The reason of a failure, in the biller's word."""
+    account_id: Mapped[str | None] = mapped_column(String(255))
+    livemode: Mapped[bool | None] = mapped_column(Boolean)
+    received_at: Mapped[datetime]
+    state: Mapped[HintState] = mapped_column(String(8))
+    reason: Mapped[str | None] = mapped_column(Text)
+    due_at: Mapped[datetime]
+    """When somebody is told of it once more, while it is stored."""
+
+    __table_args__ = (
+        Index(
+            "ix_hints_stored",
+            "due_at",
+            sqlite_where=text("state = 'stored'"),
+            postgresql_where=text("state = 'stored'"),
+        ),
+        Index("ix_hints_received_at", "received_at"),
+    )

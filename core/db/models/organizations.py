@@ -1,0 +1,69 @@
+"""Organizations and memberships: the source of truth."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    String,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base
+
+Status = Literal["active", "suspended", "deleted"]
+Role = Literal["owner", "billing_admin", "member"]
+
+STATUSES: tuple[Status, ...] = ("active", "suspended", "deleted")
+ROLES: tuple[Role, ...] = ("owner", "billing_admin", "member")
+
+
+class Organization(Base):
+    __tablename__ = "organizations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    name_key: Mapped[str] = mapped_column(String(1000))
+    plan_tier: Mapped[str] = mapped_column(String(200))
+    pending_plan_tier: Mapped[str | None] = mapped_column(String(200))
+    plan_effective_at: Mapped[datetime | None]
+    status: Mapped[str] = mapped_column(String(16))
+    billing_email: Mapped[str | None] = mapped_column(String(512))
+    currency: Mapped[str | None] = mapped_column(String(3))
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    billing_version: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        Index(
+            "uq_organizations_name_key",
+            "name_key",
+            unique=True,
+            sqlite_where=text("status <> 'deleted'"),
+            postgresql_where=text("status <> 'deleted'"),
+        ),
+        Index("ix_organizations_plan_tier", "plan_tier"),
+        Index("ix_organizations_created_at", "created_at", "id"),
+        Index(
+            "ix_organizations_plan_effective_at",
+            "plan_effective_at",
+            sqlite_where=text("pending_plan_tier IS NOT NULL"),
+            postgresql_where=text("pending_plan_tier IS NOT NULL"),
+        ),
+    )
+
+
+class Membership(Base):
+    __tablename__ = "memberships"
+
+    org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    joined_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_memberships_user_id", "user_id"),)

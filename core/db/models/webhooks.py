@@ -1,0 +1,85 @@
+"""Webhook endpoints of other services, and the deliveries to them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Counter
+
+DeliveryState = Literal["pending", "delivered", "failed"]
+
+
+class WebhookEndpoint(Base):
+    """An address of another service that is told what happens. Its secret is nowhere: it is derived for each use."""
+
+    __tablename__ = "webhook_endpoints"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[str] = mapped_column(String(1000))
+    """With blanks between; empty: all there are."""
+    description: Mapped[str | None] = mapped_column(String(200))
+    generation: Mapped[int] = mapped_column(Integer)
+    """Of its secret; each rotation raises it."""
+    rotated_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    """NULL: it is told."""
+    disabled_because: Mapped[str | None] = mapped_column(String(200))
+    failures: Mapped[int] = mapped_column(Integer)
+    """In a row, whichever event it was."""
+    rest_until: Mapped[datetime | None]
+    """Nothing is sent there before."""
+
+
+class WebhookDelivery(Base):
+    """One event to one endpoint, by the endpoint's name of it."""
+
+    __tablename__ = "webhook_deliveries"
+
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id"), primary_key=True)
+    event_seq: Mapped[int] = mapped_column(Counter, ForeignKey("events.seq"), primary_key=True)
+    type: Mapped[str] = mapped_column(String(64))
+    state: Mapped[DeliveryState] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer)
+    next_attempt_at: Mapped[datetime]
+    made_at: Mapped[datetime]
+    lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[datetime | None]
+    last_attempt_at: Mapped[datetime | None]
+    last_status: Mapped[int | None] = mapped_column(Integer)
+    """NULL: there was no answer, see ``last_error``."""
+    last_error: Mapped[str | None] = mapped_column(String(32))
+    delivered_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "ix_webhook_deliveries_due",
+            "endpoint_id",
+            "next_attempt_at",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_leased",
+            "endpoint_id",
+            sqlite_where=text("lease_token IS NOT NULL"),
+            postgresql_where=text("lease_token IS NOT NULL"),
+        ),
+        Index(
+            "ix_webhook_deliveries_failed",
+            "last_attempt_at",
+            sqlite_where=text("state = 'failed'"),
+            postgresql_where=text("state = 'failed'"),
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Email: a queue in the database, templates, and the sender."""

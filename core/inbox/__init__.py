@@ -1,0 +1,1 @@
+"""What arrives from outside: events of other services and webhooks of the providers, stored once, then applied."""

@@ -1,0 +1,1 @@
+"""Organizations and memberships, the source of truth: every change to them, and reading them."""

@@ -1,0 +1,54 @@
+"""The billing links of an organization: new ones, and marking them for sync after a change.
+
+A change that a provider must see raises the organization's version and each link's in the same transaction.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import bindparam, case, update
+
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.events.event_types import Change
+
+# The relay rings the broker within moments of the commit; a link still behind after this was not heard.
+SWEEP_GRACE = timedelta(seconds=20)
+_BEHIND = (
+    update(BillingLink)
+    .where(BillingLink.org_id == bindparam("of"))
+    .values(
+        wanted_version=bindparam("version"),
+        state=case((BillingLink.state == "parked", "open"), else_=BillingLink.state),
+        attempts=0,
+        next_attempt_at=None,
+        sweep_at=bindparam("sweep"),
+    )
+    .execution_options(synchronize_session=False)
+)
+
+
+def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
+    """A link that has everything left to do."""
+    return {
+        "org_id": org_id,
+        "provider": provider,
+        "made_at": now,
+        "wanted_version": 1,
+        "applied_version": 0,
+        "state": "open",
+        "attempts": 0,
+        "sweep_at": now + SWEEP_GRACE,
+        "generation": 0,
+    }
+
+
+def bump(change: Change, organization: Organization) -> None:
+    """A biller must see this: one version up, links due now, and one parked for its old data gets its chance."""
+    organization.billing_version += 1
+    organization.updated_at = change.now
+    change.session.flush()
+    sweep_at = change.now + SWEEP_GRACE
+    behind = {"of": organization.id, "version": organization.billing_version, "sweep": sweep_at}
+    change.session.connection().execute(_BEHIND, behind)

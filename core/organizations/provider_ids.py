@@ -1,0 +1,97 @@
+"""Billing ids that people bring: stored as the link, believed only after the biller was read.
+
+An id belongs to one organization. Setting one makes the link look at everything there anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import select, update
+
+from core.common.json_types import Json
+from core.common.validation import InvalidChangeError
+from core.db.database import one_at_a_time
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.events import outbox
+from core.events.event_types import Change
+from core.organizations import links
+from core.ports.spec import CUSTOMER_DELETED, Provider
+
+
+def replace(change: Change, organization: Organization, ids: Mapping[Provider, str | None]) -> None:
+    """Set the customer ids that are given; ``None`` leaves one as it is. Raises ``InvalidChangeError``."""
+    given = {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
+    for provider, customer_id in given.items():
+        _refuse_unusable(change, organization, provider, customer_id)
+    changed = [_set(change, organization, provider, customer_id) for provider, customer_id in given.items()]
+    if any(changed):
+        links.bump(change, organization)
+        fields: list[Json] = [f"{provider}_id" for provider, new in zip(given, changed, strict=True) if new]
+        outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": fields})
+
+
+def _refuse_unusable(change: Change, organization: Organization, provider: Provider, customer_id: str) -> None:
+    field = f"{provider}_id"
+    if not customer_id.strip() or len(customer_id) > 255:  # noqa: PLR2004 - the column's width
+        raise InvalidChangeError(
+            field, f"{field} must be 1 to 255 characters long; leave it out to keep the present one"
+        )
+    if not customer_id.isprintable() or customer_id != customer_id.strip():
+        raise InvalidChangeError(field, f"{field} has blanks around it or control characters in it; write the bare id")
+    one_at_a_time(change.session, f"{provider}:{customer_id}")
+    owner = change.session.scalar(
+        select(BillingLink.org_id).where(BillingLink.provider == provider, BillingLink.customer_id == customer_id)
+    )
+    if owner not in {None, organization.id}:
+        raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
+    link = change.session.get_one(BillingLink, (organization.id, provider))
+    if link.state == "open" and link.intent is not None and link.intent["operation"] == "create_customer":
+        # Parked it has told a person what may be there; before that, the customer in the making would be orphaned.
+        message = (
+            f"{field} cannot be set while a customer of {organization.id} is in the making there: "
+            f"try again when `billing-sync status {organization.id}` shows its id, or why there is none"
+        )
+        raise InvalidChangeError(field, message)
+    making = link.intent is not None and link.intent["operation"] == "create_subscription"
+    runs = (link.subscription_id is not None or making) and link.error_code != CUSTOMER_DELETED
+    if provider == "stripe" and link.customer_id != customer_id and runs:
+        message = (
+            f"{field} cannot change while subscription {link.subscription_id or 'in the making'} "
+            f"runs on {link.customer_id}: end it first; if that customer was deleted in Stripe, "
+            f"`billing-sync retry {organization.id}` finds it out"
+        )
+        raise InvalidChangeError(field, message)
+
+
+def _set(change: Change, organization: Organization, provider: Provider, customer_id: str) -> bool:
+    """A new id makes the link unverified, whatever was believed of the old one; a held link is freed by it."""
+    # One that could still charge was refused above: this one ended with its customer.
+    ended: dict[str, object] = {"subscription_id": None} if provider == "stripe" else {}
+    return (
+        change.session.execute(
+            update(BillingLink)
+            .where(
+                BillingLink.org_id == organization.id,
+                BillingLink.provider == provider,
+                BillingLink.customer_id.is_distinct_from(customer_id),
+            )
+            .values(
+                customer_id=customer_id,
+                account_id=None,
+                livemode=None,
+                applied_customer=None,
+                applied_plan=None,
+                applied_next_plan=None,
+                state="open",
+                intent=None,
+                error_code=None,  # it spoke of the former customer
+                generation=BillingLink.generation + 1,
+                **ended,
+            )
+            .returning(BillingLink.org_id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        is not None
+    )

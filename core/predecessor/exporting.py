@@ -1,0 +1,121 @@
+"""The way back: the old store's two files as it would have written them, from what is here now.
+
+Healthy files that were imported come back byte for byte. The old store kept everything in the order in which it was
+added; here that order is the order of the events. Both files show the same moment, and each replaces what stood in its
+place at its very end or leaves it as it was. Memory grows with the longest list of members, not with the number of
+organizations.
+
+What the old format has no field for is left out: a plan change that waits, the billing email, the currency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, ScalarSelect, func, select
+from sqlalchemy.orm import Session
+
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.organizations import Membership, Organization
+from core.ports.spec import Provider
+from core.predecessor.files import OldMember, OldOrganization, Place, write_members, write_organizations
+
+_AT_ONCE = 500
+_NEVER = 2**62  # behind every event
+_HERE = Place("the database", 0, 0)
+
+
+@dataclass(slots=True)
+class Exported:
+    organizations: int = 0
+    members: int = 0
+
+
+def export_files(database: Database, organizations_path: Path, members_path: Path) -> Exported:
+    """Raises ``UnwritableFileError``."""
+    exported = Exported()
+    with _one_moment(database) as session:
+        write_organizations(organizations_path, _organizations(session, exported))
+        write_members(members_path, _lists(session, exported))
+    return exported
+
+
+@contextmanager
+def _one_moment(database: Database) -> Iterator[Session]:
+    """What others write meanwhile is not seen. SQLite's readers see one moment anyway."""
+    with database.read() as session:
+        if not database.is_sqlite:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        yield session
+
+
+def _added_at() -> ColumnElement[int]:
+    """An organization's first event is the one that created it; one brought in without any comes last."""
+    first = select(func.min(Event.seq)).where(Event.org_id == Organization.id).scalar_subquery()
+    return func.coalesce(first, _NEVER)
+
+
+def _organizations(session: Session, exported: Exported) -> Iterator[OldOrganization]:
+    rows = session.execute(
+        select(
+            Organization.id,
+            Organization.name,
+            Organization.created_at,
+            Organization.plan_tier,
+            _customer_id("lago"),
+            _customer_id("stripe"),
+            Organization.status,
+        )
+        .order_by(_added_at(), Organization.created_at, Organization.id)
+        .execution_options(yield_per=_AT_ONCE)
+    )
+    for row in rows:
+        exported.organizations += 1
+        yield OldOrganization(*row, place=_HERE)
+
+
+def _customer_id(provider: Provider) -> ScalarSelect[str | None]:
+    return (
+        select(BillingLink.customer_id)
+        .where(BillingLink.org_id == Organization.id, BillingLink.provider == provider)
+        .scalar_subquery()
+    )
+
+
+def _lists(session: Session, exported: Exported) -> Iterator[tuple[str, list[OldMember]]]:
+    ids = session.scalars(
+        select(Organization.id)
+        .order_by(_added_at(), Organization.created_at, Organization.id)
+        .execution_options(yield_per=_AT_ONCE)
+    )
+    for part in ids.partitions(_AT_ONCE):
+        members = _members(session, list(part))
+        for org_id in part:
+            exported.members += len(members[org_id])
+            yield org_id, members[org_id]
+
+
+def _members(session: Session, org_ids: list[str]) -> dict[str, list[OldMember]]:
+    """In the order in which they were added last; the rows say who is a member, the events only since when."""
+    history = session.execute(
+        select(Event.org_id, Event.data, Event.seq)
+        .where(Event.org_id.in_(org_ids), Event.type == "membership.added")
+        .order_by(Event.seq)
+    )
+    added = {(org_id, data["user_id"]): seq for org_id, data, seq in history}
+    rows = session.execute(
+        select(Membership.org_id, Membership.user_id, Membership.role, Membership.joined_at)
+        .where(Membership.org_id.in_(org_ids))
+        .order_by(Membership.joined_at, Membership.user_id)
+    )
+    lists: dict[str, list[OldMember]] = {org_id: [] for org_id in org_ids}
+    for row in rows:
+        lists[row.org_id].append(OldMember(*row, place=_HERE))
+    for members in lists.values():
+        members.sort(key=lambda member: added.get((member.org_id, member.user_id), _NEVER))
+    return lists

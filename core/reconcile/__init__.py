@@ -1,0 +1,1 @@
+"""Make one billing link match its organization: lease, read, compare, call, write back."""

@@ -1,0 +1,111 @@
+"""What is due: links that are behind and were not heard of, and downgrades whose day has come.
+
+The sweep needs nothing but these rows: with the broker wiped, workers killed or the database restored, it alone brings
+everything home. A link handed over is not handed over again for a while, so a long queue is not filled with repeats.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import UnaryExpression, func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from core.db.database import Database
+from core.db.models.billing_links import LINK_IS_OPEN_AND_BEHIND, BillingLink
+from core.db.models.organizations import Organization
+from core.events.event_types import Change
+from core.organizations import commands
+from core.ports.spec import Provider
+from core.reconcile.commands import look_again
+
+# Longer than what a sweep hands over takes at the biller's quota, with room for a turn and a place in line.
+HANDED_OVER = timedelta(seconds=30)
+# Lago's billing job runs every hour (lago.md 5.1); until it has run, the downgrade has not come.
+ASK_AGAIN = timedelta(hours=1)
+# One of so many that are handed over: an import fills the line for hours; a change of today must not stand behind it.
+ONE_OF_THE_LATEST_IN = 4
+
+
+def links(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
+    """Organizations, up to ``limit``, whose link is behind and whose time has come: those that have been due longest,
+    and then, where there are more, at least one and up to a quarter that came due last.
+    """
+    latest = max(1, limit // ONE_OF_THE_LATEST_IN) if limit > 1 else 0
+    oldest = _taken(session, provider, BillingLink.sweep_at.asc(), limit - latest, now)
+    if len(oldest) < limit - latest:
+        return oldest
+    return oldest + _taken(session, provider, BillingLink.sweep_at.desc(), latest, now)
+
+
+def _taken(
+    session: Session, provider: Provider, order: UnaryExpression[datetime], limit: int, now: datetime
+) -> list[str]:
+    if not limit:
+        return []
+    due = (
+        select(BillingLink.org_id)
+        .where(
+            BillingLink.provider == provider,
+            text(LINK_IS_OPEN_AND_BEHIND),
+            BillingLink.sweep_at <= now,
+            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
+        )
+        .order_by(order)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    org_ids = list(session.scalars(due))
+    if not org_ids:
+        return []
+    session.execute(
+        update(BillingLink)
+        .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))
+        .values(sweep_at=now + HANDED_OVER)
+        .execution_options(synchronize_session=False)
+    )
+    return org_ids
+
+
+def in_hand(session: Session, provider: Provider, most: int, now: datetime) -> int:
+    """Links that are behind and on their way: a message, a turn or a short wait has them. Counted up to ``most``."""
+    on_their_way = (
+        select(BillingLink.org_id)
+        .where(
+            BillingLink.provider == provider,
+            text(LINK_IS_OPEN_AND_BEHIND),
+            BillingLink.sweep_at > now,
+            BillingLink.sweep_at <= now + HANDED_OVER,
+        )
+        .limit(most)
+    )
+    return session.scalar(select(func.count()).select_from(on_their_way.subquery())) or 0
+
+
+def downgrades(database: Database, limit: int, now: datetime) -> int:
+    """Have the billers asked about downgrades whose moment has passed; returns how many."""
+    with database.write() as session:
+        org_ids = session.scalars(
+            select(Organization.id)
+            .where(Organization.pending_plan_tier.is_not(None), Organization.plan_effective_at <= now)
+            .order_by(Organization.plan_effective_at)
+            .limit(limit)
+        ).all()
+        for org_id in org_ids:
+            organization = commands.lock(session, org_id)
+            if organization is None or organization.pending_plan_tier is None:
+                continue
+            if organization.plan_effective_at is None or organization.plan_effective_at > now:
+                continue
+            organization.plan_effective_at = now + ASK_AGAIN
+            # One that waits for a person keeps its plan in mind: the day alone would make again what he ended there.
+            look_again(Change(session, now), organization, BillingLink.state == "open")
+    return len(org_ids)
+
+
+def count_behind(session: Session) -> dict[str, int]:
+    """Links that are not in sync and not parked, by biller."""
+    rows = session.execute(
+        select(BillingLink.provider, func.count()).where(text(LINK_IS_OPEN_AND_BEHIND)).group_by(BillingLink.provider)
+    )
+    return {row[0]: row[1] for row in rows}

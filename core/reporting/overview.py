@@ -1,0 +1,265 @@
+"""What people ask of the rows: who is in sync, who is not and why, what happens next, and what other services sent.
+
+Reads only: no biller and no broker is needed for an answer, and nothing here locks a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, func, or_, select, text
+from sqlalchemy.orm import Session
+
+from core.db.models.billing_links import LINK_IS_BEHIND, BillingLink
+from core.db.models.events import Event
+from core.db.models.inbox import ReceivedEvent
+from core.db.models.organizations import Membership, Organization
+from core.db.models.providers import BillerStanding
+from core.flow_control import circuit_breaker
+from core.flow_control.circuit_breaker import Stop
+from core.inbox import provider_webhooks
+from core.organizations.validation import name_key
+from core.ports.spec import PROVIDERS, Provider
+from core.reconcile.link_status import WAITING_FOR_PAYER, LinkReport, link_report
+from core.reporting.inbox_messages import _together
+from core.reporting.metrics import Comparison, comparison
+
+TROUBLES_AT_MOST = 20
+
+_IS_BEHIND = text(f"state = 'open' AND ({LINK_IS_BEHIND})")  # these names stand in no other table
+_NEEDS_A_PERSON = BillingLink.state != "open"
+_HELD = select(BillingLink.org_id).where(BillingLink.state == "held").distinct()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrganizationReport:
+    id: str
+    name: str
+    plan_tier: str
+    pending_plan_tier: str | None
+    plan_effective_at: datetime | None
+    status: str
+    members: int
+    created_at: datetime
+    updated_at: datetime
+    links: Mapping[Provider, LinkReport]
+
+    @property
+    def in_sync(self) -> bool:
+        return all(link.standing == "in_sync" for link in self.links.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """``total`` counts those beyond the page too."""
+
+    organizations: list[OrganizationReport]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """One biller and its links. ``behind_since``: the last change of the organization that has waited longest.
+
+    ``account_id``: whose key it must be; None: nothing was asked there yet. ``stop`` None: it is not stopped.
+    """
+
+    in_sync: int
+    behind: int
+    parked: int
+    behind_since: datetime | None
+    account_id: str | None
+    livemode: bool | None
+    stop: Stop | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Links that fail alike. ``message`` is one of theirs."""
+
+    provider: str
+    state: str
+    kind: str
+    code: str | None
+    links: int
+    since: datetime | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    organizations: int
+    billers: Mapping[Provider, Counts]
+    troubles: list[Trouble]
+    unpublished: int
+    unpublished_since: datetime | None
+    received: Mapping[str, int]
+    comparison: Comparison | None
+
+    @property
+    def in_sync(self) -> bool:
+        return not self.unpublished and all(not (each.behind or each.parked) for each in self.billers.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A link that waits for a person."""
+
+    org_id: str
+    name: str
+    link: LinkReport
+
+
+def overview(session: Session) -> Overview:
+    unpublished, since = session.execute(
+        select(func.count(), func.min(Event.occurred_at)).where(Event.published_at.is_(None))
+    ).one()
+    received = session.execute(select(ReceivedEvent.verdict, func.count()).group_by(ReceivedEvent.verdict))
+    return Overview(
+        organizations=session.scalar(select(func.count(Organization.id)).where(Organization.status != "deleted")) or 0,
+        billers=_counts(session),
+        troubles=_troubles(session),
+        unpublished=unpublished,
+        unpublished_since=since,
+        received=_together({row[0]: row[1] for row in received}, provider_webhooks.counts(session)),
+        comparison=comparison(session),
+    )
+
+
+def organizations(session: Session, now: datetime, *, plan: str | None, search: str | None, limit: int) -> Page:
+    """Those that are not deleted, oldest first; ``search`` is a part of the name, letter case aside."""
+    conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
+    if plan is not None:
+        conditions.append(or_(Organization.plan_tier == plan, Organization.pending_plan_tier == plan))
+    if search is not None:
+        conditions.append(Organization.name_key.contains(name_key(search), autoescape=True))
+    rows = session.scalars(
+        select(Organization).where(*conditions).order_by(Organization.created_at, Organization.id).limit(limit)
+    ).all()
+    total = session.scalar(select(func.count(Organization.id)).where(*conditions)) or 0
+    return Page(organizations=_reports(session, rows, now), total=total)
+
+
+def organization(session: Session, org_id: str, now: datetime) -> OrganizationReport | None:
+    row = session.get(Organization, org_id)
+    return None if row is None else _reports(session, [row], now)[0]
+
+
+def stopped(session: Session, now: datetime, limit: int) -> tuple[list[Stopped], int]:
+    """Links that wait for a person, longest first, and how many there are beyond the limit too."""
+    rows = session.execute(
+        select(BillingLink, Organization.name)
+        .join(Organization, Organization.id == BillingLink.org_id)
+        .where(_NEEDS_A_PERSON)
+        .order_by(BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
+        .limit(limit)
+    )
+    found = [Stopped(org_id=link.org_id, name=name, link=link_report(link, now)) for link, name in rows]
+    return found, session.scalar(select(func.count()).select_from(BillingLink).where(_NEEDS_A_PERSON)) or 0
+
+
+def stuck(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
+    """Organizations beyond the id ``after`` that are parked, or that met the error of this code or kind.
+
+    One that an import left to a person's decision is only among those of an error that is named.
+    """
+    parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_HELD)
+    met = or_(BillingLink.error_code == error, BillingLink.error_kind == error)
+    rows = select(BillingLink.org_id).distinct().where(parked if error is None else met, BillingLink.org_id > after)
+    return list(session.scalars(rows.order_by(BillingLink.org_id).limit(limit)))
+
+
+def count_held(session: Session) -> int:
+    """Organizations that wait for a person to decide what an import could not read."""
+    return session.scalar(select(func.count()).select_from(_HELD.subquery())) or 0
+
+
+def error_words(session: Session) -> list[str]:
+    """The codes and kinds that links have met and not got over."""
+    rows = session.execute(select(BillingLink.error_code, BillingLink.error_kind).distinct().limit(200))
+    return sorted({word for row in rows for word in row if word})
+
+
+def _counts(session: Session) -> dict[Provider, Counts]:
+    total = _by_provider(session)
+    parked = _by_provider(session, _NEEDS_A_PERSON)
+    behind = {
+        row[0]: (row[1], row[2])
+        for row in session.execute(
+            select(BillingLink.provider, func.count(), func.min(Organization.updated_at))
+            .join(Organization, Organization.id == BillingLink.org_id)
+            .where(_IS_BEHIND)
+            .group_by(BillingLink.provider)
+        )
+    }
+    standings = {row.provider: row for row in session.scalars(select(BillerStanding))}
+    counts: dict[Provider, Counts] = {}
+    for provider in PROVIDERS:
+        late, since = behind.get(provider, (0, None))
+        stuck_there = parked.get(provider, 0)
+        in_sync = max(0, total.get(provider, 0) - late - stuck_there)
+        counts[provider] = Counts(
+            in_sync=in_sync,
+            behind=late,
+            parked=stuck_there,
+            behind_since=since,
+            account_id=standings[provider].account_id,
+            livemode=standings[provider].livemode,
+            stop=circuit_breaker.stop_of(standings[provider]),
+        )
+    return counts
+
+
+def _by_provider(session: Session, *conditions: ColumnElement[bool]) -> dict[str, int]:
+    rows = session.execute(select(BillingLink.provider, func.count()).where(*conditions).group_by(BillingLink.provider))
+    return {row[0]: row[1] for row in rows}
+
+
+def _troubles(session: Session) -> list[Trouble]:
+    """Those of links that need a person, then those that are tried again; the most frequent first."""
+    kinds = (BillingLink.provider, BillingLink.state, BillingLink.error_kind, BillingLink.error_code)
+    rows = session.execute(
+        select(*kinds, func.count().label("links"), func.min(BillingLink.error_at), func.min(BillingLink.error_message))
+        .where(BillingLink.error_kind.is_not(None), BillingLink.error_kind != WAITING_FOR_PAYER)
+        .group_by(*kinds)
+        .order_by(BillingLink.state.desc(), text("links DESC"), *kinds)
+        .limit(TROUBLES_AT_MOST)
+    )
+    return [
+        Trouble(
+            provider=row[0], state=row[1], kind=str(row[2]), code=row[3], links=row[4], since=row[5], message=row[6]
+        )
+        for row in rows
+    ]
+
+
+def _reports(session: Session, rows: Collection[Organization], now: datetime) -> list[OrganizationReport]:
+    ids = [row.id for row in rows]
+    members = {
+        row[0]: row[1]
+        for row in session.execute(
+            select(Membership.org_id, func.count()).where(Membership.org_id.in_(ids)).group_by(Membership.org_id)
+        )
+    }
+    stops = circuit_breaker.stops(session)
+    links: dict[str, dict[Provider, LinkReport]] = {org_id: {} for org_id in ids}
+    for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(ids))):
+        report = link_report(link, now, stops)
+        links[link.org_id][report.provider] = report
+    return [
+        OrganizationReport(
+            id=row.id,
+            name=row.name,
+            plan_tier=row.plan_tier,
+            pending_plan_tier=row.pending_plan_tier,
+            plan_effective_at=row.plan_effective_at,
+            status=row.status,
+            members=members.get(row.id, 0),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            links={provider: links[row.id][provider] for provider in PROVIDERS if provider in links[row.id]},
+        )
+        for row in rows
+    ]

@@ -1,0 +1,1 @@
+"""Sends email by SMTP, or writes it into a folder."""

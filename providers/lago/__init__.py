@@ -1,0 +1,1 @@
+"""Lago behind ``ports.provider.BillingProvider``."""

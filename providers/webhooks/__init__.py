@@ -1,0 +1,1 @@
+"""Sends webhooks to the servers of other services."""

@@ -1,0 +1,131 @@
+"""Lago's objects as they are kept (times in seconds, rows under their lago_id) and how Lago writes times and lists."""
+
+import math
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl
+
+from sandbox.http import Doc
+from sandbox.lago_api.errors import invalid
+from sandbox.state import World
+
+DEFAULT_PER_PAGE = 100
+CURRENCY_CODES = """
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD
+CAD CDF CHF CLF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ETB EUR FJD FKP GBP GEL GHS GIP GMD
+GNF GTQ GYD HKD HNL HRK HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KRW KWD KYD KZT
+LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRO MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR
+NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SEK SGD SHP SLL SOS SRD STD SVC
+SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VND VUV WST XAF XCD XOF XPF YER ZAR
+ZMW
+"""
+CURRENCIES = frozenset(CURRENCY_CODES.split())
+INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060\ufeff]")
+
+
+@dataclass
+class Tables:
+    world: World
+
+    def __post_init__(self) -> None:
+        store = self.world.store
+        self.customers = store.table(
+            "lago.customers",
+            external_id=lambda row: row["external_id"] if row["deleted_at"] is None else None,
+        )
+        self.plans = store.table("lago.plans", code=lambda row: str(row["code"]))
+        self.subscriptions = store.table(
+            "lago.subscriptions",
+            external_id=lambda row: str(row["external_id"]),
+            customer=lambda row: str(row["lago_customer_id"]),
+            previous=lambda row: row["previous"],
+        )
+
+        self.invoices = store.table("lago.invoices")
+
+    def tell(self, kind: str, noun: str, document: Callable[[], Doc]) -> None:
+        """By webhook, where somebody listens."""
+        self.world.webhooks.lago(kind, noun, self.world.settings.lago_organization, document)
+
+    def now(self) -> float:
+        return self.world.clock.now()
+
+    def customer(self, external_id: str) -> Doc | None:
+        return next(iter(self.customers.by("external_id", external_id)), None)
+
+    def plan(self, code: str) -> Doc | None:
+        return next(iter(self.plans.by("code", code)), None)
+
+    def plan_of(self, subscription: Doc) -> Doc:
+        plan = self.plans.get(subscription["plan"])
+        assert plan is not None, subscription  # noqa: S101  # plans are never dropped
+        return plan
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def stamp(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def fine_stamp(moment: float | None) -> str | None:
+    """``started_at`` alone has milliseconds."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(field: str, value: object) -> float | None:
+    """Raises 422 ``invalid_date``."""
+    if value in (None, ""):
+        return None
+    try:
+        parsed = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise invalid({field: ["invalid_date"]}) from None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def text(value: object) -> str | None:
+    """Numbers are accepted and stringified (lago.md 3.1)."""
+    return None if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query string as Rails reads it: ``status[]=a&status[]=b`` is a list, ``status=a`` is not one."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, query: str) -> "Query":
+        return cls(tuple(parse_qsl(query, keep_blank_values=True, max_num_fields=500)))
+
+    def one(self, name: str) -> str | None:
+        return next((value for key, value in reversed(self.pairs) if key == name), None)
+
+    def many(self, name: str) -> list[str]:
+        return [value for key, value in self.pairs if key == f"{name}[]"]
+
+    def number(self, name: str, default: int) -> int:
+        value = self.one(name) or ""
+        return int(value) if value.isdigit() and int(value) > 0 else default
+
+
+def paged(rows: Sequence[Doc], query: Query) -> tuple[Sequence[Doc], Doc]:
+    """The page asked for, and ``meta``; an empty list has current_page and total_pages 0."""
+    page, per_page = query.number("page", 1), query.number("per_page", DEFAULT_PER_PAGE)
+    pages = math.ceil(len(rows) / per_page)
+    meta: Doc = {
+        "current_page": page if rows else 0,
+        "next_page": page + 1 if page < pages else None,
+        "prev_page": page - 1 if rows and page > 1 else None,
+        "total_pages": pages,
+        "total_count": len(rows),
+    }
+    return rows[(page - 1) * per_page : page * per_page], meta

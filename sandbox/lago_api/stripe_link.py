@@ -1,0 +1,71 @@
+"""The link of a Lago customer to a Stripe customer (lago.md 3.5), with its traps.
+
+A provider named at creation without an id and without the sync flag is ignored; an unknown connection is refused after
+the row was saved; a linked Stripe customer is rewritten, blanks included, at every later upsert.
+"""
+
+from typing import Protocol
+
+from sandbox.http import Doc
+from sandbox.lago_api.errors import invalid
+from sandbox.lago_api.serializers import Tables
+
+UNLINKED: Doc = {
+    "payment_provider": None,
+    "payment_provider_code": None,
+    "provider_customer_id": None,
+    "provider_payment_methods": None,
+    "sync_with_provider": None,
+}
+
+
+class StripeSide(Protocol):
+    """What Lago does at Stripe with its own key."""
+
+    def make(self, customer: Doc) -> str:
+        """Create a Stripe customer for this Lago customer; return its id."""
+        ...
+
+    def write(self, customer: Doc) -> None:
+        """Rewrite the linked one. Raises 422 third_party_error when Stripe does not know it."""
+        ...
+
+
+def configured(tables: Tables, row: Doc, wanted: Doc, *, created: bool) -> Doc:
+    if "payment_provider" in wanted and wanted["payment_provider"] is None:
+        return {**row, **UNLINKED}
+    provider = wanted.get("payment_provider", row["payment_provider"])
+    if provider is None:
+        return row
+    if created and not wanted.get("provider_customer_id") and not wanted.get("sync_with_provider"):
+        return row
+    code = wanted.get("payment_provider_code", row["payment_provider_code"])
+    known = tables.world.settings.lago_providers
+    if code is None and len(known) > 1:
+        raise invalid({"base": ["payment_provider_code_missing"]})
+    code = code or next(iter(known), None)
+    if provider != "stripe" or code not in known:
+        raise invalid({"base": ["payment_provider_not_found"]})
+    linked = {**row, "payment_provider": provider, "payment_provider_code": code}
+    linked["provider_payment_methods"] = row["provider_payment_methods"] or ["card"]
+    for name in ("provider_customer_id", "sync_with_provider", "provider_payment_methods"):
+        if wanted.get(name) is not None:
+            linked[name] = wanted[name]
+    return linked
+
+
+def shown(row: Doc) -> Doc:
+    configuration: Doc = {
+        "invoice_grace_period": None,
+        "payment_provider": row["payment_provider"],
+        "payment_provider_code": row["payment_provider_code"],
+        "document_locale": row["document_locale"],
+        "subscription_invoice_issuing_date_anchor": None,
+        "subscription_invoice_issuing_date_adjustment": None,
+    }
+    if row["payment_provider"] is not None:
+        configuration["provider_customer_id"] = row["provider_customer_id"]
+        configuration["provider_payment_methods"] = row["provider_payment_methods"]
+        if row["sync_with_provider"] is not None:
+            configuration["sync_with_provider"] = row["sync_with_provider"]
+    return configuration

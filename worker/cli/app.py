@@ -1,0 +1,110 @@
+"""All commands under one name, in the order in which somebody new meets them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import Annotated
+
+import typer
+
+from worker.cli import (
+    api,
+    api_keys,
+    attention,
+    demo,
+    drift,
+    exit_codes,
+    import_export,
+    organizations,
+    plans,
+    provider_ids,
+    run,
+    status,
+    webhooks,
+)
+from worker.config.settings import Settings
+from worker.wiring import logging
+
+TRY = "Try it"
+LOOK = "Look"
+STORE = "Organizations in and out"
+RUN = "Run it"
+
+app = typer.Typer(
+    name="billing-sync",
+    help="Keeps organizations right in Lago and Stripe at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",  # sets the paragraphs anew to the width of the screen
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+plan_commands = typer.Typer(no_args_is_help=True)
+key_commands = typer.Typer(no_args_is_help=True)
+webhook_commands = typer.Typer(no_args_is_help=True)
+database_commands = typer.Typer(no_args_is_help=True)
+
+
+def main() -> None:
+    """The console script."""
+    logging.configure(Settings.model_construct(log_level="ERROR"))
+    sys.exit(exit_codes.run(app, sys.argv[1:]))
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if asked:
+        typer.echo(f"billing-sync {importlib.metadata.version('billing-sync')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What every command takes."""
+
+
+app.command(rich_help_panel=TRY)(demo.demo)
+app.command(rich_help_panel=TRY)(run.up)
+app.command(rich_help_panel=TRY)(run.sandbox)
+app.command(rich_help_panel=LOOK)(status.status)
+app.command(rich_help_panel=LOOK)(organizations.orgs)
+app.command(rich_help_panel=LOOK)(attention.parked)
+app.command(rich_help_panel=LOOK)(attention.retry)
+app.command(rich_help_panel=LOOK)(provider_ids.ids)
+app.command(rich_help_panel=LOOK)(attention.received)
+app.command(rich_help_panel=LOOK)(drift.plan)
+app.command(rich_help_panel=LOOK)(drift.apply)
+app.command("import", rich_help_panel=STORE)(import_export.bring_in)
+app.command("export", rich_help_panel=STORE)(import_export.take_out)
+app.command("worker", rich_help_panel=RUN)(run.run_worker)
+app.command(rich_help_panel=RUN)(api.api)
+app.command(rich_help_panel=RUN)(run.relay)
+app.command(rich_help_panel=RUN)(run.beat)
+app.command(
+    rich_help_panel=RUN,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(run.flower)
+plan_commands.command("check")(plans.check)
+plan_commands.command("push")(plans.push)
+key_commands.command("create")(api_keys.create)
+key_commands.command("list")(api_keys.show)
+key_commands.command("revoke")(api_keys.revoke)
+webhook_commands.command("add")(webhooks.add)
+webhook_commands.command("list")(webhooks.show)
+webhook_commands.command("remove")(webhooks.remove)
+webhook_commands.command("rotate")(webhooks.rotate)
+webhook_commands.command("replay")(webhooks.replay)
+webhook_commands.command("failed")(webhooks.failed)
+database_commands.command("upgrade")(organizations.upgrade)
+app.add_typer(
+    plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=RUN
+)
+app.add_typer(key_commands, name="keys", help="Keys that open the API for other systems.", rich_help_panel=RUN)
+app.add_typer(webhook_commands, name="webhooks", help="Other services that are told what happens.", rich_help_panel=RUN)
+app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=RUN)

@@ -1,0 +1,93 @@
+"""The demo's story on standard error, its table on standard output. What it runs is loaded when it runs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from core.reporting.overview import OrganizationReport
+from worker.cli import descriptions, output
+from worker.cli.exit_codes import FailedError
+from worker.cli.output import Column
+from worker.config.settings import Settings
+from worker.wiring import logging
+
+if TYPE_CHECKING:
+    from worker.demo import Shown
+
+
+def demo(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log as well.")] = False,
+    as_json: output.AsJson = False,
+) -> None:
+    """Import, create, rename, upgrade and downgrade organizations against a sandbox of its own, and show the result.
+
+    JSON: {"in_sync", "problem", "seconds", "stripe_calls", "lago_calls", "organizations": [{"id", "name", "plan_tier",
+    "pending_plan_tier", "in_sync", "stripe_customer_id", "lago_customer_id", "lago_subscription_id", "stripe_calls",
+    "lago_calls"}]}
+    """
+    from worker import demo as story
+
+    if verbose:
+        logging.configure(Settings.model_construct(log_level="INFO"))
+    started = time.monotonic()
+    notes = output.notes()
+    result = story.run(lambda line: notes.print(f"· {line}", markup=False, soft_wrap=True))
+    seconds = round(time.monotonic() - started, 1)
+    if as_json:
+        output.show_json(
+            {
+                "in_sync": result.problem is None,
+                "problem": result.problem,
+                "seconds": seconds,
+                "stripe_calls": result.stripe_calls,
+                "lago_calls": result.lago_calls,
+                "organizations": [_fields(row) for row in result.shown],
+            }
+        )
+    else:
+        output.show("", output.table(result.shown, _COLUMNS), "")
+        output.show(
+            f"Calls: Stripe + Lago, {result.stripe_calls} + {result.lago_calls} in all, counted by the sandbox."
+        )
+    if result.problem is not None:
+        raise FailedError(result.problem)
+    if not as_json:
+        output.show(
+            f"All {len(result.shown)} in sync after {seconds} s: one customer each at Stripe and Lago.",
+            f"Next: `{descriptions.typed()} up` keeps it running, with a sandbox of its own and no key.",
+        )
+
+
+def _plan(organization: OrganizationReport) -> str:
+    return descriptions.plan(organization.plan_tier, organization.pending_plan_tier, "\n")
+
+
+def _fields(row: Shown) -> dict[str, object]:
+    organization = row.organization
+    return {
+        "id": organization.id,
+        "name": organization.name,
+        "plan_tier": organization.plan_tier,
+        "pending_plan_tier": organization.pending_plan_tier,
+        "in_sync": organization.in_sync,
+        "stripe_customer_id": organization.links["stripe"].customer_id,
+        "lago_customer_id": organization.links["lago"].customer_id,
+        "lago_subscription_id": organization.links["lago"].subscription_id,
+        "stripe_calls": row.stripe_calls,
+        "lago_calls": row.lago_calls,
+    }
+
+
+_COLUMNS: list[Column[Shown]] = [
+    Column("organization", lambda row: row.organization.name, kind="fold", most=20),
+    Column("plan", lambda row: _plan(row.organization)),
+    Column("Stripe\ncustomer", lambda row: descriptions.id_at(row.organization, "stripe"), kind="id"),
+    Column("Lago\ncustomer", lambda row: descriptions.id_at(row.organization, "lago"), kind="id"),
+    Column("Lago\nsubscription", lambda row: row.organization.links["lago"].subscription_id, kind="id"),
+    Column("in sync", lambda row: descriptions.standing(row.organization.links.values())),
+    Column("calls", lambda row: f"{row.stripe_calls} + {row.lago_calls}", justify="right"),
+]

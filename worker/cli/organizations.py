@@ -1,0 +1,69 @@
+"""Organizations in and out, and the schema they live in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.reporting import overview
+from core.reporting.overview import OrganizationReport
+from worker.cli import descriptions, output, resources
+from worker.cli.output import Column
+from worker.config import settings as settings_of
+
+
+def orgs(
+    *,
+    plan: Annotated[str | None, typer.Option(help="Only those on this plan, or on their way to it.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
+    limit: output.Limit = 50,
+    as_json: output.AsJson = False,
+) -> None:
+    """List organizations with their plan, their ids at both billers, and whether they are in sync.
+
+    JSON: {"total", "organizations": [{"id", "name", "plan_tier", "pending_plan_tier", "plan_effective_at", "status",
+    "members", "created_at", "updated_at", "in_sync", "links": {"stripe": …, "lago": …}}]}; a link as in `status`.
+    """
+    now = utc_now()
+    with resources.store() as database, database.read() as session:
+        page = overview.organizations(session, now, plan=plan, search=search, limit=limit)
+    if as_json:
+        output.show_json(
+            {"total": page.total, "organizations": [descriptions.organization(each) for each in page.organizations]}
+        )
+        return
+    if not page.total:
+        output.show(
+            "No organization matches." if plan or search else "No organizations yet: `billing-sync import` brings some."
+        )
+        return
+    output.show(output.table(page.organizations, _COLUMNS), output.how_many(len(page.organizations), page.total))
+
+
+def upgrade() -> None:
+    """Bring the database's schema to this version's."""
+    settings = settings_of.read()
+    resources.make_folder(settings)
+    database = Database(settings.database)
+    try:
+        database.upgrade()
+    finally:
+        database.close()
+    output.show("The database schema is up to date.")
+
+
+def _name(row: OrganizationReport) -> str:
+    return row.name if row.status == "active" else f"{row.name} ({row.status})"
+
+
+_COLUMNS: list[Column[OrganizationReport]] = [
+    Column("organization", _name, kind="fold", most=32),
+    Column("id", lambda row: row.id, kind="id"),
+    Column("plan", lambda row: descriptions.plan(row.plan_tier, row.pending_plan_tier, "\n")),
+    Column("Stripe", lambda row: descriptions.id_at(row, "stripe"), kind="id"),
+    Column("Lago", lambda row: descriptions.id_at(row, "lago"), kind="id"),
+    Column("in sync", lambda row: descriptions.standing(row.links.values())),
+]

@@ -1,0 +1,67 @@
+"""What commands stand on: settings, the store, the broker; opened when asked for and always closed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.db.database import Database
+from worker.cli.exit_codes import UsageError
+from worker.config import settings as settings_of
+from worker.config.settings import Settings, SettingsError
+
+LOCK_FILE = "up.lock"
+
+
+@contextmanager
+def store(settings: Settings | None = None) -> Iterator[Database]:
+    """The database that the settings name, its schema this version's. Raises ``SettingsError``, ``DatabaseError``."""
+    settings = settings or settings_of.read()
+    make_folder(settings)
+    database = Database(settings.database)
+    try:
+        database.prepare()
+        yield database
+    finally:
+        database.close()
+
+
+def make_folder(settings: Settings) -> None:
+    """SQLite makes its file, not the folder around it."""
+    if settings.database.startswith("sqlite:///"):
+        Path(settings.database.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+
+
+def with_broker(command: str) -> Settings:
+    """Settings that name a broker which other processes reach too. Raises ``SettingsError``."""
+    settings = settings_of.read()
+    if settings.is_embedded:
+        message = (
+            f"`billing-sync {command}` shares its work through a broker and none is named: set REDIS_URL or "
+            "CELERY_BROKER_URL, or run `billing-sync up`, which needs none"
+        )
+        raise SettingsError(message)
+    return settings
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time in this folder; the system frees it however the process ends. Raises ``UsageError``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+", encoding="ascii") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.seek(0)
+            message = (
+                f"process {held.read(20).strip() or '?'} runs already in {folder}: "
+                "use that one, stop it, or name another folder in DATA_DIR"
+            )
+            raise UsageError(message) from None
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        yield

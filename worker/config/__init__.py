@@ -1,0 +1,1 @@
+"""Settings, read from the environment once; no other module reads it."""

@@ -1,0 +1,133 @@
+"""Settings of the API, from the same environment and ``.env``. Without a sign-in service only keys of services open."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from api.oidc import Algorithm, IssuerSettings
+from api.rate_limit import DEFAULT_RATE
+from providers.lago.webhooks import Jwt
+from worker.config.settings import ENV_FILE, SettingsError
+
+PORT: Final = 8080
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ApiSettings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    api_host: str = Field(default="127.0.0.1", description="Where the API listens; 0.0.0.0 inside a container.")
+    api_port: int | None = Field(default=None, ge=0, le=65_535, description="8080 where it is not set.")
+    api_public_url: str | None = Field(default=None, description="Its origin as browsers see it, https://….")
+    api_cors_origins: str | None = Field(
+        default=None, description="Whose pages may call it from a browser: origins, commas between; default: none."
+    )
+    api_rate_limit: float = Field(
+        default=DEFAULT_RATE, gt=0, le=100_000, description="Requests a second of one caller; twice as many at once."
+    )
+    oidc_issuer: str | None = Field(default=None, description="The sign-in service, as its tokens spell it.")
+    oidc_audience: str | None = Field(default=None, description="What access tokens for this API name as audience.")
+    oidc_algorithm: Algorithm = Field(default="RS256", description="The one with which its tokens are signed.")
+    oidc_client_id: str | None = Field(default=None, description="For /auth/login; with API_PUBLIC_URL.")
+    lago_webhook_algorithm: Literal["hmac", "jwt"] = Field(
+        default="hmac", description="How Lago signs its webhooks; never taken from a webhook."
+    )
+    lago_webhook_public_key: str | None = Field(
+        default=None, description="For jwt: a PEM, or its base64 as Lago's /api/v1/webhooks/json_public_key gives it."
+    )
+    oidc_client_secret: SecretStr | None = Field(default=None, description="Of that client, where it has one.")
+
+    @field_validator("api_public_url", "oidc_issuer")
+    @classmethod
+    def _is_https(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "https://none")
+        if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
+            problem = "must be an https:// address (http:// on this machine alone)"
+            raise ValueError(problem)
+        return url
+
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str | None) -> str | None:
+        for origin in _listed(text):
+            parts = urlsplit(origin)
+            exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
+            if not (exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK)):
+                problem = "takes origins like https://app.example.com, commas between; no path, and no * for everybody"
+                raise ValueError(problem)
+        return text
+
+    @field_validator("lago_webhook_public_key")
+    @classmethod
+    def _is_a_key(cls, key: str | None) -> str | None:
+        if key is not None:
+            try:
+                Jwt(key)
+            except ValueError:
+                problem = "is no RSA public key: give the PEM, or its base64 as Lago answers it"
+                raise ValueError(problem) from None
+        return key
+
+    @model_validator(mode="after")
+    def _webhooks_are_named_whole(self) -> ApiSettings:
+        if (self.lago_webhook_algorithm == "jwt") != (self.lago_webhook_public_key is not None):
+            problem = "LAGO_WEBHOOK_ALGORITHM=jwt and LAGO_WEBHOOK_PUBLIC_KEY are set together, or both left out"
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _is_named_whole(self) -> ApiSettings:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
+            raise ValueError(problem)
+        if (self.oidc_client_id is None) != (self.api_public_url is None) or (
+            self.oidc_client_id is not None and self.oidc_issuer is None
+        ):
+            problem = "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER are set together: for signing in by browser"
+            raise ValueError(problem)
+        return self
+
+    @property
+    def cors_origins(self) -> list[str]:
+        return _listed(self.api_cors_origins)
+
+    @property
+    def secure(self) -> bool:
+        return self.api_public_url is not None and self.api_public_url.startswith("https:")
+
+    @property
+    def issuer(self) -> IssuerSettings | None:
+        if self.oidc_issuer is None or self.oidc_audience is None:
+            return None
+        return IssuerSettings(
+            issuer=self.oidc_issuer,
+            audience=self.oidc_audience,
+            algorithm=self.oidc_algorithm,
+            client_id=self.oidc_client_id,
+            client_secret=self.oidc_client_secret,
+            public_url=self.api_public_url.rstrip("/") if self.api_public_url else None,
+        )
+
+
+def _listed(text: str | None) -> list[str]:
+    return [each.strip() for each in (text or "").split(",") if each.strip()]
+
+
+def read() -> ApiSettings:
+    """Raises ``SettingsError`` with one sentence for each bad setting; no value is repeated."""
+    try:
+        return ApiSettings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_sentence, error.errors(include_input=False)))) from None
+
+
+def _sentence(wrong: ErrorDetails) -> str:
+    problem = wrong["msg"].removeprefix("Value error, ")
+    return f"{str(wrong['loc'][0]).upper()}: {problem}" if wrong["loc"] else problem

@@ -1,0 +1,58 @@
+"""Settings of mails: the mail server, whom mails are from, and the page that accepts invitations."""
+
+from __future__ import annotations
+
+from email.utils import parseaddr
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings
+
+from core.common.email_addresses import addressable
+
+Tls = Literal["starttls", "tls", "none"]
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+TOKEN: Final = "{token}"  # noqa: S105 - where it goes
+
+
+class MailSettings(BaseSettings):
+    smtp_host: str | None = Field(default=None, description="The mail server; with MAIL_FROM.")
+    smtp_port: int | None = Field(default=None, ge=1, le=65_535, description="Default: 587, 465 or 25, by SMTP_TLS.")
+    smtp_user: str | None = Field(default=None, description="With SMTP_PASSWORD, where it asks for a login.")
+    smtp_password: SecretStr | None = Field(default=None, description="With SMTP_USER.")
+    smtp_tls: Tls = Field(default="starttls", description="tls: from the first byte; none: not at all.")
+    mail_from: str | None = Field(default=None, description="Name <address>, or an address.")
+    invitation_url: str | None = Field(default=None, description="The page that accepts invitations, {token} in it.")
+
+    @field_validator("mail_from")
+    @classmethod
+    def _is_an_address(cls, words: str | None) -> str | None:
+        if words is not None and not addressable(parseaddr(words)[1]):
+            problem = "must be an address, or Name <address>"
+            raise ValueError(problem)
+        return words
+
+    @field_validator("invitation_url")
+    @classmethod
+    def _is_a_page(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or f"https://none/{TOKEN}")
+        if TOKEN not in (url or TOKEN) or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
+            problem = f"must be an https:// address with {TOKEN} in it (http:// on this machine alone)"
+            raise ValueError(problem)
+        return url
+
+    @model_validator(mode="after")
+    def _mail_server_is_named_whole(self) -> MailSettings:
+        for one, other in (("smtp_host", "mail_from"), ("smtp_user", "smtp_password")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                problem = f"{one.upper()} and {other.upper()} are set together, or both left out"
+                raise ValueError(problem)
+        if self.smtp_user is not None and self.smtp_host is None:
+            problem = "SMTP_USER is set and SMTP_HOST is missing"
+            raise ValueError(problem)
+        if self.smtp_user is not None and self.smtp_tls == "none" and self.smtp_host not in LOOPBACK:
+            problem = "SMTP_TLS is none: SMTP_PASSWORD would go to another machine for everybody to read"
+            raise ValueError(problem)
+        return self

@@ -1,0 +1,171 @@
+"""Everything in one process: database file, Celery worker, relay, sweep, and the sandbox where no biller is named.
+
+Durable because the database is the truth: what was queued in memory when the process died, the sweep finds again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+from pydantic import SecretStr
+
+from core.catalog import publishing
+from core.db.database import DATABASE_IS_AWAY
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tasks import drift, emails, sweep
+from tasks.base import BillingApp
+from worker.config.settings import Settings
+from worker.processes.relay import BROKER_IS_AWAY, Relay
+from worker.wiring import celery_app
+from worker.wiring.runtime import start_accounts
+
+log = structlog.get_logger()
+
+SWEEP_EVERY: Final = 1.0
+STOP_SECONDS: Final = 30.0
+
+
+class Embedded:
+    """A context: running inside, stopped after; one a process, since Celery's stop switch is the process's own."""
+
+    def __init__(self, settings: Settings, *, sandbox_limits: bool = True) -> None:
+        self._settings = settings
+        self._limits = sandbox_limits
+        self._sandbox: Sandbox | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._app: BillingApp | None = None
+        self._worker: Any = None
+        self._relay: Relay | None = None
+
+    @property
+    def app(self) -> BillingApp:
+        if self._app is None:
+            message = "not started"
+            raise RuntimeError(message)
+        return self._app
+
+    @property
+    def settings(self) -> Settings:
+        """With the sandbox's address where no biller is named; once it runs."""
+        return self._settings
+
+    def hear_the_sandbox(self, api_url: str) -> None:
+        """Where it is our own, its webhooks go to this API."""
+        stripe, lago = self._settings.stripe_webhook_secret, self._settings.lago_webhook_secret
+        if self._sandbox is None or stripe is None or lago is None:
+            return
+        with SandboxClient(self._sandbox.url) as client:
+            client.set_webhooks(
+                stripe={"url": f"{api_url}/webhooks/stripe", "secret": stripe.get_secret_value()},
+                lago={"url": f"{api_url}/webhooks/lago", "secret": lago.get_secret_value()},
+            )
+
+    @property
+    def sandbox_url(self) -> str | None:
+        return self._sandbox.url if self._sandbox else None
+
+    @property
+    def alive(self) -> bool:
+        """Worker, relay and sweep all run."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        settings = self._settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if settings.uses_sandbox:
+            self._sandbox = Sandbox(limits=self._limits, state=settings.data_dir / "sandbox.jsonl").start()
+            self._settings = settings = _pointed_at(settings, self._sandbox.url)
+        self._app = celery_app.build(settings)
+        runtime = self._app.runtime
+        start_accounts(runtime)
+        if self._sandbox is not None:
+            publishing.push(runtime.catalog, runtime.sync.billers.values())
+        self._relay = Relay(self._app, runtime.database)
+        self._worker = self._app.WorkController(
+            pool="threads",
+            concurrency=settings.worker_concurrency,
+            hostname="embedded@localhost",
+            without_heartbeat=True,
+            without_mingle=True,
+            without_gossip=True,
+        )
+        threads = {"worker": self._worker.start, "relay": self._relay.run, "sweep": self._sweep}
+        if runtime.post is not None:
+            threads["mails"] = self._mails
+        if settings.plan_every_hours is not None:
+            threads["plan"] = self._plan
+        for name, target in threads.items():
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(SWEEP_EVERY):
+            try:
+                sweep.run(self.app)
+            except (*BROKER_IS_AWAY, *DATABASE_IS_AWAY) as error:
+                log.warning("sweep_failed", error=type(error).__name__)
+
+    def _mails(self) -> None:
+        post = self.app.runtime.post
+        while post is not None and not self._stopping.wait(SWEEP_EVERY):
+            try:
+                emails.run(post)
+            except DATABASE_IS_AWAY as error:
+                log.warning("mails_failed", error=type(error).__name__)
+
+    def _plan(self) -> None:
+        every = timedelta(hours=self._settings.plan_every_hours or 0)
+        while not self._stopping.wait(drift.RING_EVERY):
+            try:
+                drift.run(self.app, every)
+            except DATABASE_IS_AWAY as error:
+                log.warning("plan_failed", error=type(error).__name__)
+
+    def _stop(self) -> None:
+        """What runs is finished; what waits in memory is in the rows."""
+        self._stopping.set()
+        if self._relay is not None:
+            self._relay.stop()
+        if self._worker is not None:
+            self._worker.stop()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
+        if self._app is not None:
+            self._app.close_runtime()
+        if self._sandbox is not None:
+            self._sandbox.stop()
+
+
+def _pointed_at(settings: Settings, sandbox_url: str) -> Settings:
+    return settings.model_copy(
+        update={
+            "stripe_secret_key": SecretStr("sk_test_sandbox"),
+            "stripe_api_base": sandbox_url,
+            "lago_api_key": SecretStr("sandbox"),
+            "lago_api_url": sandbox_url,
+            "lago_stripe_provider_code": settings.lago_stripe_provider_code or "stripe_main",
+            "stripe_webhook_secret": settings.stripe_webhook_secret or SecretStr(f"whsec_{secrets.token_hex(16)}"),
+            "lago_webhook_secret": settings.lago_webhook_secret or SecretStr(secrets.token_hex(16)),
+        }
+    )

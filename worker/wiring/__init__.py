@@ -1,0 +1,1 @@
+"""Builds what a process runs from the settings."""

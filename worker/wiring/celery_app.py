@@ -1,0 +1,139 @@
+"""The Celery app: configuration, queues and the beat schedule.
+
+JSON only, no result backend: the rows are the truth. Late acknowledgement, one message a slot, bounded sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery.signals import worker_process_shutdown, worker_shutdown
+from kombu import Exchange, Queue
+
+from tasks import drift, emails
+from tasks.base import BillingApp
+from tasks.routing import MAILS, PLAN, QUEUE_OF, QUEUES, SWEEP
+from worker.config.settings import Settings, SettingsError
+from worker.wiring.runtime import open_runtime
+
+TASK_MODULES: Final = [
+    f"tasks.{module}"
+    for module in (
+        "drift",
+        "emails",
+        "provider_sync",
+        "provider_webhooks",
+        "service_events",
+        "sweep",
+        "webhook_deliveries",
+    )
+]
+SWEEP_EVERY: Final = 5.0
+
+# The visibility timeout must outlast the longest countdown and the longest task, else both run again (celery.md 0.2).
+REDIS_OPTIONS: Final[dict[str, Any]] = {
+    "visibility_timeout": 300,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    "max_connections": 200,
+}
+AMQP_OPTIONS: Final[dict[str, Any]] = {"confirm_publish": True, "read_timeout": 5, "write_timeout": 5}
+MEMORY_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
+
+
+def build(settings: Settings) -> BillingApp:
+    """An app for this process; nothing is opened before the first task or publish."""
+    app = BillingApp("billing-sync", open_runtime=lambda: open_runtime(settings), set_as_current=True)
+    app.conf.update(_configuration(settings))
+    app.set_default()
+    worker_shutdown.connect(_close(app), weak=False)
+    worker_process_shutdown.connect(_close(app), weak=False)
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    # Direct queues are published to by their name alone, so a wiped Redis loses no binding (celery.md 1.2). RabbitMQ's
+    # quorum queues hold countdowns in the broker, which asks for a topic exchange (celery.md 1.4).
+    amqp = settings.broker.startswith("amqp")
+    kind = {"x-queue-type": "quorum"} if amqp else None
+    exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
+    queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in QUEUES]
+    return {
+        "imports": TASK_MODULES,
+        "broker_url": settings.broker,
+        "broker_transport_options": _transport_options(settings.broker),
+        "broker_connection_timeout": 4,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": 10,
+        "broker_pool_acquire_timeout": 5,
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_annotations": {"*": {"Strategy": "tasks.malformed_messages:form_or_refuse"}},
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_queues": queues,
+        "task_routes": {task: {"queue": queue} for task, queue in QUEUE_OF.items()},
+        "task_default_queue": "events",
+        "task_default_exchange": exchange.name,
+        "task_default_exchange_type": exchange.type,
+        "task_default_routing_key": "events",
+        "task_create_missing_queues": False,
+        "task_acks_late": True,
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+        "task_repr_maxlevels": 2,
+        "task_send_sent_event": True,
+        "timezone": "UTC",
+        "enable_utc": True,
+        "worker_prefetch_multiplier": 1,
+        # No worker_eta_task_limit: kombu lets no wait raise the prefetch count beyond it, but lets every one that ends
+        # lower it, so after a crowd of waits a worker takes one message at a time for good. LONGEST_RETRY bounds them.
+        "worker_send_task_events": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "beat_schedule": _schedule(settings),
+        "beat_enable_remote_control": True,
+    }
+
+
+def _schedule(settings: Settings) -> dict[str, Any]:
+    """A ring that is late is worth nothing: the next one does its work."""
+    rings: dict[str, Any] = {
+        "sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}},
+        "mails": {"task": MAILS, "schedule": emails.RING_EVERY, "options": {"expires": emails.RING_EVERY}},
+    }
+    if settings.plan_every_hours is not None:
+        seconds = settings.plan_every_hours * 3600
+        options = {"expires": drift.RING_EVERY}
+        rings["plan"] = {"task": PLAN, "schedule": drift.RING_EVERY, "args": [seconds], "options": options}
+    return rings
+
+
+def _transport_options(broker: str) -> dict[str, Any]:
+    # Without "://" there is no scheme, and what stands before the colon may be a password.
+    scheme = broker.split("://", 1)[0] if "://" in broker else "nothing of the kind"
+    if scheme in {"redis", "rediss"}:
+        return REDIS_OPTIONS
+    if scheme in {"amqp", "amqps", "pyamqp"}:
+        return AMQP_OPTIONS
+    if scheme == "memory":
+        return MEMORY_OPTIONS
+    message = (
+        f"the broker's address (CELERY_BROKER_URL, else REDIS_URL) begins with {scheme}; "
+        "use redis://, rediss://, amqp:// or amqps://"
+    )
+    raise SettingsError(message)
+
+
+def _close(app: BillingApp) -> Any:  # noqa: ANN401 - Celery's signals take any callable
+    def close(**_: object) -> None:
+        app.close_runtime()
+
+    return close
