@@ -1,4 +1,4 @@
-# One image for every process of billing-sync; docker-compose.yml says which it is.
+# One image for every process of billing-sync. docker-compose.yml sets the command.
 FROM python:3.13-slim AS build
 RUN python -m venv /venv
 WORKDIR /app
@@ -12,7 +12,7 @@ COPY api ./api
 COPY worker ./worker
 COPY sandbox ./sandbox
 COPY migrations ./migrations
-# Editable, as in a checkout: the packages find plans.toml beside them, and who mounts another one changes that file.
+# Editable, as in a checkout: the packages read plans.toml beside them. To use another catalog, mount it over that file.
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 FROM python:3.13-slim

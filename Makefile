@@ -1,20 +1,20 @@
-# What a person and CI type. Every target brings what it needs: a first `make demo` or `make test` installs by itself.
+# Commands for developers and CI. Every target installs what it needs, so `make demo` or `make test` can come first.
 #
-#   make demo      the whole thing in front of your eyes: no server, no key, only Python 3.11 or newer
-#   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers your environment names)
-#   make check     all that CI runs: lint types layers test
-#   make install   .venv with what runs; then .venv/bin/billing-sync
-#   make crash-matrix       every operation killed at every point, started again and compared; two hours
-#   make quota              2,000 creates by four workers within the billers' limits: how much is used; two minutes
-#   make chaos SEED=1       changes flow while servers and processes come and go; five minutes
-#   make bench     how fast, each figure beside its baseline (make bench-quick: small sizes, some minutes)
-#   make lock      the lock files again, after a change of dependencies in pyproject.toml
+#   make demo      the whole system against a sandbox; needs no server and no key, only Python 3.11 or newer
+#   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
+#   make check     everything that CI runs: lint types layers test
+#   make install   .venv with the run-time packages; then .venv/bin/billing-sync
+#   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
+#   make quota              2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
+#   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
+#   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
+#   make lock      writes the lock files again, after a change of dependencies in pyproject.toml
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
-# setuptools comes from the lock too: nothing that installs is fetched without a hash.
+# setuptools comes from the lock file, too, so no package is fetched without a hash.
 PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
@@ -28,7 +28,7 @@ install: $(VENV)/installed
 demo: $(VENV)/installed
 	@$(BIN)/billing-sync demo
 
-check: lint types layers test  ## everything CI runs, same words, same order
+check: lint types layers test  ## everything that CI runs, in the same order
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -59,7 +59,7 @@ bench-quick: $(VENV)/installed-test
 chaos: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.chaos.run --seed $(SEED)
 
-# Keeps the versions that still fit; remove the lock files first to move everything to the newest.
+# Keeps the versions that still fit. To update everything, remove the lock files first.
 lock:
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/pip" --disable-pip-version-check --quiet install 'uv==0.13.*' && \
@@ -68,7 +68,7 @@ lock:
 	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --extra test --constraint requirements.lock --output-file requirements-test.lock
 	@if grep -n '://' requirements.lock requirements-test.lock; then echo 'These addresses must not be in a lock file.'; exit 1; fi
 
-# The stamps: a second run installs nothing, a changed lock or pyproject.toml installs again.
+# Stamp files: a second run installs nothing; a changed lock file or pyproject.toml installs again.
 $(VENV)/installed: requirements.lock pyproject.toml | $(BIN)/python
 	@echo 'Installing what requirements.lock names into $(VENV) …'
 	@$(PIP) --require-hashes -r requirements.lock

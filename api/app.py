@@ -14,13 +14,13 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
 from api import problems
-from api.auth.authorization import HEADER, admit
-from api.auth.permissions import TABLE, Rule
-from api.context import Runtime
-from api.metrics import Measures
-from api.middleware import REQUEST_ID, Door
+from api.auth.authorization import ORGANIZATION_HEADER, authorize
+from api.auth.permissions import PERMISSIONS, PermissionRule
+from api.context import ApiContext
+from api.metrics import HttpMetrics
+from api.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from api.openapi import docs_ui, examples
-from api.problems import MEDIA_TYPE, Problem, ProblemError
+from api.problems import PROBLEM_MEDIA_TYPE, Problem, ProblemError
 from api.routes import (
     auth,
     dashboard,
@@ -37,10 +37,10 @@ from api.routes import (
     sync_status,
     webhook_endpoints,
 )
-from api.schemas.requests import TIERS
-from api.unit_of_work import REPLAYED
+from api.schemas.requests import TIERS_MARKER
+from api.unit_of_work import REPLAYED_HEADER
 from core.reporting import metrics as metric_queries
-from core.reporting.metrics import Figures
+from core.reporting.metrics import StoreMetrics
 
 ROUTERS: Final = (
     organizations,
@@ -58,96 +58,98 @@ ROUTERS: Final = (
     legacy_org,
     legacy_subscriptions,
 )
-_PATHS: Final[dict[tuple[str, str], re.Pattern[str]]] = {route: compile_path(route[1])[0] for route in TABLE}
-ABOUT: Final = """
+_PATH_PATTERNS: Final[dict[tuple[str, str], re.Pattern[str]]] = {
+    route: compile_path(route[1])[0] for route in PERMISSIONS
+}
+API_DESCRIPTION: Final = """
 Organizations, their members and plans; every change reaches Lago and Stripe, and answers with `sync.sequence`:
-`GET /api/organizations/{org_id}/sync?through=…&wait=5s` says when both billers hold it.
+`GET /api/organizations/{org_id}/sync?version=…&wait=5s` says when both billers hold it.
 
 Send `Authorization: Bearer …` with an access token of the sign-in service, or with a key of a service
 (`billing-sync keys create`). Errors are RFC 9457 problem details.
 """
 
 
-class TableError(Exception):
+class PermissionTableError(Exception):
     """A route without a rule, or a rule without a route."""
 
 
-def build(
-    runtime: Runtime, *, version: str, secure: bool = False, origins: Collection[str] = ()
-) -> tuple[Door, FastAPI]:
-    """The application as a server runs it, and the FastAPI app inside. Raises ``TableError``.
+def build_app(
+    context: ApiContext, *, version: str, secure: bool = False, allowed_origins: Collection[str] = ()
+) -> tuple[RequestMiddleware, FastAPI]:
+    """The application as a server runs it, and the FastAPI app inside. Raises ``PermissionTableError``.
 
     ``origins``: whose pages may call it from a browser.
     """
     app = FastAPI(
         title="billing-sync",
         version=version,
-        description=ABOUT,
-        dependencies=[Depends(admit)],
+        description=API_DESCRIPTION,
+        dependencies=[Depends(authorize)],
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.runtime = runtime
+    app.state.context = context
     app.state.stopping = threading.Event()
-    app.state.measures = measures = Measures(lambda: _figures(runtime), runtime.clock)
+    app.state.metrics = metrics = HttpMetrics(lambda: _read_metrics(context), context.clock)
     problems.install(app)
-    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _other_method)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)
     for module in ROUTERS:
         app.include_router(module.router)
-    docs_ui.add(app)
-    document = _described(app.openapi())
-    _list_tiers(document, runtime.catalog.tiers())
-    examples.add(document)
-    events.describe(document)
-    webhook_endpoints.describe(document)
-    app.openapi_schema = document
-    _compare(document)
-    return Door(_open_to(origins, app), measures, secure=secure), app
+    docs_ui.add_docs_routes(app)
+    openapi = _describe_operations(app.openapi())
+    _insert_tiers(openapi, context.catalog.tiers())
+    examples.add_examples(openapi)
+    events.describe(openapi)
+    webhook_endpoints.describe(openapi)
+    app.openapi_schema = openapi
+    _check_permission_table(openapi)
+    return RequestMiddleware(_with_cors(allowed_origins, app), metrics, secure=secure), app
 
 
-def _open_to(origins: Collection[str], app: FastAPI) -> ASGIApp:
+def _with_cors(allowed_origins: Collection[str], app: FastAPI) -> ASGIApp:
     """Without credentials: what opens is in the Authorization header, which a page must know to send it."""
-    if not origins:
+    if not allowed_origins:
         return app
     return CORSMiddleware(
         app,
-        allow_origins=list(origins),
+        allow_origins=list(allowed_origins),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", HEADER, REQUEST_ID],
-        expose_headers=[REQUEST_ID, REPLAYED, "Retry-After"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", ORGANIZATION_HEADER, REQUEST_ID_HEADER],
+        expose_headers=[REQUEST_ID_HEADER, REPLAYED_HEADER, "Retry-After"],
     )
 
 
-def _figures(runtime: Runtime) -> Figures:
-    with runtime.database.read() as session:
+def _read_metrics(context: ApiContext) -> StoreMetrics:
+    with context.database.read() as session:
         return metric_queries.read(session)
 
 
-def _compare(document: dict[str, Any]) -> None:
+def _check_permission_table(document: dict[str, Any]) -> None:
     """The table and the routes name the same."""
     routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    if odd := routes ^ set(TABLE):
-        message = f"routes and permissions differ: {sorted(odd)}"
-        raise TableError(message)
+    if mismatched := routes ^ set(PERMISSIONS):
+        message = f"routes and permissions differ: {sorted(mismatched)}"
+        raise PermissionTableError(message)
 
 
-def _other_method(request: Request, _error: Exception) -> Response:
+def _method_not_allowed(request: Request, _error: Exception) -> Response:
     """405 names every method that the path takes; the framework knows of one route at a time."""
-    fitting = {route for route, path in _PATHS.items() if path.fullmatch(request.url.path)}
+    matching = {route for route, path in _PATH_PATTERNS.items() if path.fullmatch(request.url.path)}
     # What is written out goes before what stands for anything: /selector is no {org_id}.
-    least = min((path.count("{") for _, path in fitting), default=0)
-    taken = sorted({method for method, path in fitting if path.count("{") == least})
-    refusal = ProblemError(
+    fewest_parameters = min((path.count("{") for _, path in matching), default=0)
+    allowed = sorted({method for method, path in matching if path.count("{") == fewest_parameters})
+    problem = ProblemError(
         HTTPStatus.METHOD_NOT_ALLOWED,
         "method-not-allowed",
-        f"This path takes {' and '.join(taken)}.",
-        headers={"Allow": ", ".join(taken)},
+        f"This path takes {' and '.join(allowed)}.",
+        headers={"Allow": ", ".join(allowed)},
     )
-    return problems.response(refusal, request.state.request_id)
+    return problems.response(problem, request.state.request_id)
 
 
-def _described(document: dict[str, Any]) -> dict[str, Any]:
+def _describe_operations(document: dict[str, Any]) -> dict[str, Any]:
     """Each operation with who may call it and how it refuses, as the table says."""
     schemas = document["components"]["schemas"]
     schemas.pop("HTTPValidationError", None)
@@ -164,31 +166,31 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
     }
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            rule = TABLE.get((method.upper(), path))
+            rule = PERMISSIONS.get((method.upper(), path))
             if rule is not None:
-                _describe(operation, rule, method)
+                _describe_operation(operation, rule, method)
     return document
 
 
-def _list_tiers(node: Any, tiers: list[str]) -> None:  # noqa: ANN401 - any JSON
+def _insert_tiers(node: Any, tiers: list[str]) -> None:  # noqa: ANN401 - any JSON
     """Where a tier of the catalog is meant, the document says which there are."""
     if isinstance(node, list):
-        for each in node:
-            _list_tiers(each, tiers)
+        for child in node:
+            _insert_tiers(child, tiers)
     elif isinstance(node, dict):
-        if node.pop(TIERS, None):
+        if node.pop(TIERS_MARKER, None):
             for name in ("minLength", "maxLength", "pattern"):
                 node.pop(name, None)
             node["enum"], node["examples"] = tiers, [tiers[-1]]
-        for each in node.values():
-            _list_tiers(each, tiers)
+        for child in node.values():
+            _insert_tiers(child, tiers)
 
 
-def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:
+def _describe_operation(operation: dict[str, Any], rule: PermissionRule, method: str) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
     changes = method != "get"
-    refusals = {
+    possible_problems = {
         "400": operation["operationId"].endswith("auth_callback_get"),
         "401": not rule.public,
         "403": not rule.public,
@@ -200,47 +202,50 @@ def _describe(operation: dict[str, Any], rule: Rule, method: str) -> None:
         "429": not rule.public,
         "503": True,
     }
-    for status, possible in refusals.items():
+    for status, possible in possible_problems.items():
         if possible:
-            responses[status] = _REFUSED[status]
+            responses[status] = _PROBLEM_RESPONSES[status]
     if rule.public:
         return
     operation["security"] = [{"bearer": []}]
-    operation["description"] = f"{operation.get('description', '')}\n\n{_who(rule)}".strip()
-    if rule.about != "organization":
-        operation.setdefault("parameters", []).append(_HEADER)
+    operation["description"] = f"{operation.get('description', '')}\n\n{_allowed_callers(rule)}".strip()
+    if rule.path_subject != "organization":
+        operation.setdefault("parameters", []).append(_ORGANIZATION_HEADER_PARAMETER)
 
 
-def _who(rule: Rule) -> str:
+def _allowed_callers(rule: PermissionRule) -> str:
     members = f"members who are {', '.join(sorted(rule.roles))}" if rule.roles else ""
-    people = {
+    users = {
         "organization": members,
         "current": members,
         "user": "the user",
-        "nothing": "whoever is signed in" if rule.people else "",
-    }[rule.about]
+        "nothing": "whoever is signed in" if rule.allows_users else "",
+    }[rule.path_subject]
     services = f"services with the scope `{rule.scope}`" if rule.scope else ""
-    return "Who may: " + ", ".join(filter(None, (people, services))) + "."
+    return "Who may: " + ", ".join(filter(None, (users, services))) + "."
 
 
-def _refused(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+def _problem_response(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
 
 
-_REFUSED: Final = {
-    "400": _refused("The sign-in could not be finished."),
-    "401": _refused("Nobody is signed in, or what was shown does not open."),
-    "403": _refused("Signed in, but this role or key may not."),
-    "404": _refused("Not there, or not the caller's business."),
-    "408": _refused("The body did not arrive in time."),
-    "409": _refused("It collides with what is there: a taken name, a member who is one, the last owner."),
-    "413": _refused("The body is too large."),
-    "422": _refused("A value is not what it must be; `errors` names the fields."),
-    "429": _refused("The caller asks too often; `Retry-After` says for how many seconds to wait."),
-    "503": _refused("The database or the sign-in service does not answer; nothing was changed."),
+_PROBLEM_RESPONSES: Final = {
+    "400": _problem_response("The sign-in could not be finished."),
+    "401": _problem_response("Nobody is signed in, or what was shown does not open."),
+    "403": _problem_response("Signed in, but this role or key may not."),
+    "404": _problem_response("Not there, or not the caller's business."),
+    "408": _problem_response("The body did not arrive in time."),
+    "409": _problem_response("It collides with what is there: a taken name, a member who is one, the last owner."),
+    "413": _problem_response("The body is too large."),
+    "422": _problem_response("A value is not what it must be; `errors` names the fields."),
+    "429": _problem_response("The caller asks too often; `Retry-After` says for how many seconds to wait."),
+    "503": _problem_response("The database or the sign-in service does not answer; nothing was changed."),
 }
-_HEADER: Final = {
-    "name": HEADER,
+_ORGANIZATION_HEADER_PARAMETER: Final = {
+    "name": ORGANIZATION_HEADER,
     "in": "header",
     "required": False,
     "schema": {"type": "string"},

@@ -9,22 +9,22 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.oidc import Issuer
-from api.provider_queries import Asking
-from api.rate_limit import DEFAULT_RATE, LocalPaces, Paces
-from api.usage import LocalShelf, Shelf, UsageReader
+from api.provider_queries import ProviderQueries
+from api.rate_limit import DEFAULT_CLIENT_RATE, ClientRateLimiter, LocalClientRateLimiter
+from api.usage import Cache, CachedUsageReader, LocalCache
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.db.database import Database
 from core.webhooks.signing import Signer
-from providers.lago.webhooks import LagoWebhooks
-from providers.stripe.webhooks import StripeWebhooks
+from providers.lago.webhooks import LagoWebhookParser
+from providers.stripe.webhooks import StripeWebhookParser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
+class ApiContext:
     """``issuer`` None: no sign-in service is named, so only keys of services are let in.
 
-    ``signer`` None: nobody is told by webhook; ``private_webhooks``: who is told may be on a network of our own.
+    ``signer`` None: nobody is told by webhook; ``allow_private_webhooks``: who is told may be on a network of our own.
 
     ``asking`` None: no biller is named, so what they would tell is unavailable. Webhooks are taken of a biller whose
     secret is set.
@@ -34,25 +34,25 @@ class Runtime:
     catalog: Catalog
     clock: Clock
     issuer: Issuer | None = None
-    asking: Asking | None = None
-    paces: Paces = field(default_factory=lambda: LocalPaces(DEFAULT_RATE))
-    shelf: Shelf = field(default_factory=lambda: LocalShelf(time.monotonic))
-    stripe_webhooks: StripeWebhooks | None = None
-    lago_webhooks: LagoWebhooks | None = None
+    provider_queries: ProviderQueries | None = None
+    rate_limiter: ClientRateLimiter = field(default_factory=lambda: LocalClientRateLimiter(DEFAULT_CLIENT_RATE))
+    usage_cache: Cache = field(default_factory=lambda: LocalCache(time.monotonic))
+    stripe_webhooks: StripeWebhookParser | None = None
+    lago_webhooks: LagoWebhookParser | None = None
     signer: Signer | None = None
-    private_webhooks: bool = False
+    allow_private_webhooks: bool = False
 
     @property
-    def usage(self) -> UsageReader:
-        return UsageReader(self.asking, self.shelf, self.clock)
+    def usage_reader(self) -> CachedUsageReader:
+        return CachedUsageReader(self.provider_queries, self.usage_cache, self.clock)
 
 
-def runtime_of(request: Request) -> Runtime:
-    runtime = request.app.state.runtime
-    if not isinstance(runtime, Runtime):
+def get_context(request: Request) -> ApiContext:
+    context = request.app.state.context
+    if not isinstance(context, ApiContext):
         message = "the app is made by api.app.build"
         raise TypeError(message)
-    return runtime
+    return context
 
 
-TheRuntime = Annotated[Runtime, Depends(runtime_of)]
+ContextDep = Annotated[ApiContext, Depends(get_context)]

@@ -17,22 +17,22 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core.common.clock import Clock
-from core.db.models.providers import StopKind
+from core.db.models.providers import BreakerReason
 from core.ports.spec import Provider
-from core.reporting.metrics import Comparison, Figures, LinkFigures
+from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
 
-MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-KEPT: Final = 5.0  # seconds: however many scrape, the rows are read so often
-BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-KINDS: Final[tuple[StopKind, ...]] = get_args(StopKind)
-NO_ROUTE: Final = "none"
-_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+METRICS_CACHE_SECONDS: Final = 5.0  # seconds: however many scrape, the rows are read so often
+LATENCY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BREAKER_REASONS: Final[tuple[BreakerReason, ...]] = get_args(BreakerReason)
+NO_ROUTE_LABEL: Final = "none"
+_LABELED_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
-class Measures:
+class HttpMetrics:
     """Of one process. ``read`` asks the rows; it may raise what a database that is away does."""
 
-    def __init__(self, read: Callable[[], Figures], clock: Clock) -> None:
+    def __init__(self, read: Callable[[], StoreMetrics], clock: Clock) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "billing_sync_http_requests",
@@ -45,95 +45,111 @@ class Measures:
             "How long they took.",
             ("method", "route"),
             registry=self._registry,
-            buckets=BUCKETS,
+            buckets=LATENCY_BUCKETS,
         )
-        self._rows = _Rows(read, clock)
+        self._row_metrics = _RowMetricsCache(read, clock)
 
-    def saw(self, method: str, route: str | None, status: int, seconds: float) -> None:
+    def record(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """``route`` is the template; None: no route took it."""
-        method, route = method if method in _METHODS else "other", route or NO_ROUTE
+        method, route = method if method in _LABELED_METHODS else "other", route or NO_ROUTE_LABEL
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Raises what ``read`` does: then there is no number to show."""
         rows = CollectorRegistry()
-        rows.register(self._rows.collector())
+        rows.register(self._row_metrics.collector())
         return generate_latest(rows) + generate_latest(self._registry)
 
 
-class _Rows:
-    def __init__(self, read: Callable[[], Figures], clock: Clock) -> None:
+class _RowMetricsCache:
+    def __init__(self, read: Callable[[], StoreMetrics], clock: Clock) -> None:
         self._read, self._clock = read, clock
         self._lock = threading.Lock()
         self._read_at = float("-inf")
-        self._figures: Figures | None = None
+        self._cached: StoreMetrics | None = None
 
     def collector(self) -> Collector:
         with self._lock:
-            if self._figures is None or time.monotonic() - self._read_at >= KEPT:
-                self._figures = self._read()
+            if self._cached is None or time.monotonic() - self._read_at >= METRICS_CACHE_SECONDS:
+                self._cached = self._read()
                 self._read_at = time.monotonic()
-            return _Shown(self._figures, self._clock())
+            return _RowMetricsCollector(self._cached, self._clock())
 
 
-class _Shown(Collector):
-    def __init__(self, figures: Figures, now: datetime) -> None:
+class _RowMetricsCollector(Collector):
+    def __init__(self, figures: StoreMetrics, now: datetime) -> None:
         self._figures, self._now = figures, now
 
     def collect(self) -> Iterator[Metric]:
         figures = self._figures
         yield from self._links(figures.links.items())
-        yield from self._comparison(figures.comparison)
-        yield _one("events_pending", "Events that the relay has not published yet.", figures.events_pending)
-        yield _one(
-            "events_oldest_pending_seconds", "The age of the oldest of them; 0: none.", self._age(figures.events_since)
+        yield from self._drift_report(figures.last_drift_report)
+        yield _gauge("events_pending", "Events that the relay has not published yet.", figures.events_pending)
+        yield _gauge(
+            "events_oldest_pending_seconds",
+            "The age of the oldest of them; 0: none.",
+            self._age_seconds(figures.oldest_pending_event_at),
         )
-        yield _each("waiting", "What waits to be sent or looked at.", "what", figures.waiting.items())
-        yield _each("failed", "What was given up and waits for a person.", "what", figures.failed.items())
+        yield _labeled_gauge("waiting", "What waits to be sent or processed.", "what", figures.waiting.items())
+        yield _labeled_gauge("failed", "What failed for good and needs an operator.", "what", figures.failed.items())
 
-    def _links(self, links: Iterable[tuple[Provider, LinkFigures]]) -> Iterator[Metric]:
+    def _links(self, links: Iterable[tuple[Provider, LinkMetrics]]) -> Iterator[Metric]:
         rows = list(links)
-        yield _each("links_behind", "Links with something left to do.", "provider", ((p, r.behind) for p, r in rows))
-        yield _each("links_parked", "Links that wait for a person.", "provider", ((p, r.parked) for p, r in rows))
-        yield _each("links_held", "Links that only a person's retry frees.", "provider", ((p, r.held) for p, r in rows))
-        yield _each(
+        yield _labeled_gauge(
+            "links_behind", "Links with something left to do.", "provider", ((p, r.behind) for p, r in rows)
+        )
+        yield _labeled_gauge(
+            "links_parked",
+            "Links that need an operator or a change of the organization.",
+            "provider",
+            ((p, r.parked) for p, r in rows),
+        )
+        yield _labeled_gauge(
+            "links_on_hold", "Links that only an operator's retry frees.", "provider", ((p, r.on_hold) for p, r in rows)
+        )
+        yield _labeled_gauge(
             "links_oldest_behind_seconds",
             "Since the last change of the organization that has waited longest; 0: none waits.",
             "provider",
-            ((p, self._age(r.behind_since)) for p, r in rows),
+            ((p, self._age_seconds(r.behind_since)) for p, r in rows),
         )
-        stopped = _family("biller_stopped", "1: nothing is sent there but probes, for this reason.", "provider", "kind")
+        breaker_open = _gauge_family(
+            "provider_breaker_open",
+            "1: the circuit breaker is open for this reason; nothing is sent but probes.",
+            "provider",
+            "reason",
+        )
         for provider, row in rows:
-            for kind in KINDS:
-                stopped.add_metric([provider, kind], float(row.stop == kind))
-        yield stopped
+            for kind in BREAKER_REASONS:
+                breaker_open.add_metric([provider, kind], float(row.breaker_reason == kind))
+        yield breaker_open
 
-    def _comparison(self, last: Comparison | None) -> Iterator[Metric]:
+    def _drift_report(self, report: DriftReportSummary | None) -> Iterator[Metric]:
         """Nothing where there was none: that is no 0."""
-        if last is None:
+        if report is None:
             return
-        age = self._age(last.finished_at)
-        yield _one("drift_plan_age_seconds", "Since the last comparison with the billers ended.", age)
-        yield _one("drift_organizations", "Organizations that had drifted then.", last.drifted)
-        yield _each("drift_findings", "What was found then, by kind.", "kind", last.kinds.items())
+        age = self._age_seconds(report.finished_at)
+        yield _gauge("drift_report_age_seconds", "Since the last comparison with the billers ended.", age)
+        yield _gauge("drift_organizations", "Organizations that had drifted then.", report.drifted)
+        yield _labeled_gauge("drift_findings", "What was found then, by kind.", "kind", report.kinds.items())
 
-    def _age(self, since: datetime | None) -> float:
+    def _age_seconds(self, since: datetime | None) -> float:
         return 0.0 if since is None else max(0.0, (self._now - since).total_seconds())
 
 
-def _family(name: str, about: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"billing_sync_{name}", about, labels=labels)
+def _gauge_family(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"billing_sync_{name}", help_text, labels=labels)
 
 
-def _one(name: str, about: str, value: float) -> Metric:
-    family = _family(name, about)
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    family = _gauge_family(name, help_text)
     family.add_metric([], value)
     return family
 
 
-def _each(name: str, about: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-    family = _family(name, about, label)
-    for each, value in values:
-        family.add_metric([each], value)
+def _labeled_gauge(name: str, help_text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = _gauge_family(name, help_text, label)
+    for label_value, value in values:
+        family.add_metric([label_value], value)
     return family

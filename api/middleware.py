@@ -17,48 +17,48 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
-from api.auth.authorization import Admission
-from api.metrics import Measures
+from api.auth.authorization import Principal
+from api.metrics import HttpMetrics
 from api.problems import ProblemError
-from core.access.api_keys import Service
-from core.inbox.event_schemas import LARGEST_BYTES
+from core.access.api_keys import ServiceAccount
+from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 
 log = structlog.get_logger()
 
-REQUEST_ID: Final = "X-Request-ID"
-LARGEST_BODY: Final = 1024 * 1024
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+MAX_API_BODY_BYTES: Final = 1024 * 1024
 # A whole batch of events, each of which may be as large as one that comes alone.
-LARGEST_BATCH: Final = 100 * LARGEST_BYTES + LARGEST_BODY
-_BATCHES: Final = "/api/events"
-BODY_SECONDS: Final = 20.0
-_USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEADERS: Final = {
+MAX_EVENT_BATCH_BYTES: Final = 100 * MAX_SERVICE_EVENT_BYTES + MAX_API_BODY_BYTES
+_EVENTS_PATH: Final = "/api/events"
+BODY_TIMEOUT_SECONDS: Final = 20.0
+_REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+_DENY_ALL_CSP = "default-src 'none'; frame-ancestors 'none'"
 
 
-class Door:
+class RequestMiddleware:
     """The ASGI application around the routes. ``secure``: browsers reach it by https and are told to keep to it."""
 
-    def __init__(self, inner: ASGIApp, measures: Measures, *, secure: bool = False) -> None:
-        self._inner = inner
-        self._measures = measures
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, *, secure: bool = False) -> None:
+        self._app = app
+        self._metrics = metrics
         self._secure = secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._inner(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status = time.perf_counter(), 500
+        started_at, status = time.perf_counter(), 500
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
@@ -66,85 +66,87 @@ class Door:
             await send(message)
 
         try:
-            await self._pass(scope, receive, answer)
+            await self._forward(scope, receive, send_with_headers)
         finally:
-            seconds = time.perf_counter() - began
-            self._measures.saw(scope["method"], _route(scope), status, seconds)
-            _log(scope, status, seconds)
+            seconds = time.perf_counter() - started_at
+            self._metrics.record(scope["method"], _route_template(scope), status, seconds)
+            _log_request(scope, status, seconds)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(receive, LARGEST_BATCH if scope["path"] == _BATCHES else LARGEST_BODY)
+            body = await _read_body(
+                receive, MAX_EVENT_BATCH_BYTES if scope["path"] == _EVENTS_PATH else MAX_API_BODY_BYTES
+            )
         except ProblemError as problem:
-            refusal = problems.response(problem, scope["state"]["request_id"])
-            refusal.headers["Connection"] = "close"
-            await refusal(scope, receive, send)
+            response = problems.response(problem, scope["state"]["request_id"])
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
             return
-        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def again() -> Message:
-            return waiting.pop() if waiting else await receive()
+        async def replay_body() -> Message:
+            return messages.pop() if messages else await receive()
 
-        await self._inner(scope, again, send)
+        await self._app(scope, replay_body, send)
 
     def _add_headers(self, message: Message, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
-        for name, value in _HEADERS.items():
+        for name, value in _SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        headers.setdefault("Content-Security-Policy", _NOTHING)
+        headers.setdefault("Content-Security-Policy", _DENY_ALL_CSP)
         if self._secure:
             headers.setdefault("Strict-Transport-Security", "max-age=31536000")
-        headers[REQUEST_ID] = request_id
+        headers[REQUEST_ID_HEADER] = request_id
 
 
 def _request_id(scope: Scope) -> str:
     """The caller's own where it is one that a log can hold, so that both sides find the same request."""
-    given = Headers(scope=scope).get(REQUEST_ID, "")
-    return given if _USABLE_ID.fullmatch(given) else uuid4().hex
+    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID_PATTERN.fullmatch(given) else uuid4().hex
 
 
-async def _body(receive: Receive, largest: int) -> bytes:
+async def _read_body(receive: Receive, max_bytes: int) -> bytes:
     """The whole body, within bounds of size and time. Raises ``ProblemError``."""
-    parts: list[bytes] = []
+    chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             while True:
                 message = await receive()
-                part = message.get("body", b"")
-                size += len(part)
-                if size > largest:
-                    raise _too_large(largest)
-                parts.append(part)
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _body_too_large(max_bytes)
+                chunks.append(chunk)
                 if not message.get("more_body", False):
-                    return b"".join(parts)
+                    return b"".join(chunks)
     except TimeoutError:
-        detail = f"The body did not arrive within {BODY_SECONDS:.0f} s."
+        detail = f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} s."
         raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail) from None
 
 
-def _too_large(largest: int) -> ProblemError:
-    detail = f"A body holds at most {largest} bytes."
+def _body_too_large(max_bytes: int) -> ProblemError:
+    detail = f"A body holds at most {max_bytes} bytes."
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 
-def _route(scope: Scope) -> str | None:
+def _route_template(scope: Scope) -> str | None:
     """The template: a path itself may hold an address."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else None
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
-    admission = scope["state"].get("admission")
-    known = admission if isinstance(admission, Admission) else None
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    state_value = scope["state"].get("principal")
+    principal = state_value if isinstance(state_value, Principal) else None
     fields = {
         "method": scope["method"],
-        "route": _route(scope),
+        "route": _route_template(scope),
         "status": status,
         "ms": round(seconds * 1000, 1),
         "request_id": scope["state"]["request_id"],
-        "organization": known.organization.organization.id if known and known.organization else None,
-        "role": known.role if known else None,
-        "key": known.caller.id if known and isinstance(known.caller, Service) else None,
+        "organization": principal.organization.organization.id if principal and principal.organization else None,
+        "role": principal.role if principal else None,
+        "key": principal.caller.id if principal and isinstance(principal.caller, ServiceAccount) else None,
     }
     log.info("request", **fields)

@@ -18,25 +18,25 @@ import httpx
 import jwt
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
-from core.access.users import Profile
-from core.organizations.memberships import USER_ID_LIMIT
+from core.access.users import UserProfile
+from core.organizations.memberships import MAX_USER_ID_LENGTH
 
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
+TokenAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+TOKEN_ALGORITHMS: Final[tuple[TokenAlgorithm, ...]] = get_args(TokenAlgorithm)
 
-SECONDS: Final = 5.0  # a call to the sign-in service, its last byte included
-LARGEST_ANSWER: Final = 512 * 1024
-KEYS_ARE_FRESH: Final = 300.0  # seconds
-KEYS_ARE_USABLE: Final = 3600.0  # seconds, while the service does not answer
-PAUSE: Final = 5.0  # seconds between two fetches, however many unknown keys show up
-CLOCKS_MAY_DIFFER: Final = 10.0  # seconds
+ISSUER_TIMEOUT_SECONDS: Final = 5.0  # a call to the sign-in service, its last byte included
+MAX_ISSUER_RESPONSE_BYTES: Final = 512 * 1024
+JWKS_FRESH_SECONDS: Final = 300.0  # seconds
+JWKS_USABLE_SECONDS: Final = 3600.0  # seconds, while the service does not answer
+MIN_JWKS_FETCH_INTERVAL_SECONDS: Final = 5.0  # seconds between two fetches, however many unknown keys show up
+TOKEN_CLOCK_SKEW_SECONDS: Final = 10.0  # seconds
 
 
-class TokenRefusedError(Exception):
+class InvalidTokenError(Exception):
     """Not a valid token of this service for us; the message says why in a word and repeats nothing of it."""
 
 
-class IssuerAwayError(Exception):
+class IssuerUnavailableError(Exception):
     """The sign-in service does not answer, or answers what nobody can use."""
 
 
@@ -46,13 +46,13 @@ class IssuerSettings:
 
     issuer: str
     audience: str
-    algorithm: Algorithm = "RS256"
+    algorithm: TokenAlgorithm = "RS256"
     client_id: str | None = None
     client_secret: SecretStr | None = None
     public_url: str | None = None
 
 
-class Metadata(BaseModel):
+class IssuerMetadata(BaseModel):
     """The part of the service's discovery document that is used here."""
 
     model_config = ConfigDict(frozen=True)
@@ -63,7 +63,7 @@ class Metadata(BaseModel):
     token_endpoint: str
 
 
-Keys = Mapping[str | None, jwt.PyJWK]
+KeySet = Mapping[str | None, jwt.PyJWK]
 
 
 class Issuer:
@@ -72,154 +72,156 @@ class Issuer:
     def __init__(self, settings: IssuerSettings, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
         self._monotonic = monotonic
-        self._http = httpx.Client(timeout=SECONDS, trust_env=False, follow_redirects=False)
+        self._http = httpx.Client(timeout=ISSUER_TIMEOUT_SECONDS, trust_env=False, follow_redirects=False)
         self._fetching = threading.Lock()
-        self._metadata: Metadata | None = None
-        self._keys: Keys = {}
+        self._metadata: IssuerMetadata | None = None
+        self._keys: KeySet = {}
         self._fetched_at = self._tried_at = float("-inf")
 
     def close(self) -> None:
         self._http.close()
 
-    def metadata(self) -> Metadata:
-        """Raises ``IssuerAwayError``."""
-        self._known_keys(KEYS_ARE_FRESH)
+    def metadata(self) -> IssuerMetadata:
+        """Raises ``IssuerUnavailableError``."""
+        self._current_keys(JWKS_FRESH_SECONDS)
         if self._metadata is None:
-            raise IssuerAwayError
+            raise IssuerUnavailableError
         return self._metadata
 
-    def person(self, token: str) -> Profile:
-        """Whose access token this is. Raises ``TokenRefusedError``, ``IssuerAwayError``."""
-        return profile(self.claims(token, self.settings.audience))
+    def verify_access_token(self, token: str) -> UserProfile:
+        """Whose access token this is. Raises ``InvalidTokenError``, ``IssuerUnavailableError``."""
+        return profile_from_claims(self.verified_claims(token, self.settings.audience))
 
-    def claims(self, token: str, audience: str) -> dict[str, Any]:
+    def verified_claims(self, token: str, audience: str) -> dict[str, Any]:
         """What the token says, once its signature, issuer, audience and times are right; raises as ``person`` does."""
         try:
             return jwt.decode(
                 token,
-                self._key(jwt.get_unverified_header(token).get("kid")),
+                self._signing_key(jwt.get_unverified_header(token).get("kid")),
                 algorithms=[self.settings.algorithm],
                 audience=audience,
                 issuer=self.settings.issuer,
-                leeway=CLOCKS_MAY_DIFFER,
+                leeway=TOKEN_CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iat", "iss", "aud", "sub"]},
             )
         except jwt.ExpiredSignatureError:
             message = "it has expired"
-            raise TokenRefusedError(message) from None
+            raise InvalidTokenError(message) from None
         except (jwt.InvalidAudienceError, jwt.InvalidIssuerError):
             message = "it was made for somebody else"
-            raise TokenRefusedError(message) from None
+            raise InvalidTokenError(message) from None
         except jwt.PyJWTError:
             message = "it is not a valid token"
-            raise TokenRefusedError(message) from None
+            raise InvalidTokenError(message) from None
 
-    def exchange(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """Ask the token endpoint. Raises ``TokenRefusedError`` for what it refuses, else ``IssuerAwayError``."""
+    def exchange_code(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Ask the token endpoint. Raises ``InvalidTokenError`` for what it refuses, else ``IssuerUnavailableError``."""
         settings, secret = self.settings, self.settings.client_secret
-        login = (settings.client_id or "", secret.get_secret_value()) if secret else None
+        credentials = (settings.client_id or "", secret.get_secret_value()) if secret else None
         data = dict(form) if secret else {**form, "client_id": settings.client_id or ""}
-        status, answer = self._call("POST", self.metadata().token_endpoint, data=data, auth=login)
+        status, document = self._request("POST", self.metadata().token_endpoint, data=data, auth=credentials)
         if status in {httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             message = "the sign-in service did not accept it"
-            raise TokenRefusedError(message)
+            raise InvalidTokenError(message)
         if status != httpx.codes.OK:
-            raise IssuerAwayError
-        return answer
+            raise IssuerUnavailableError
+        return document
 
-    def _key(self, kid: object) -> jwt.PyJWK:
+    def _signing_key(self, kid: object) -> jwt.PyJWK:
         """By id; a service with one key may leave the id out."""
-        for fresh_for in (KEYS_ARE_FRESH, 0.0):
-            keys = self._known_keys(fresh_for)
+        for fresh_for in (JWKS_FRESH_SECONDS, 0.0):
+            keys = self._current_keys(fresh_for)
             if isinstance(kid, str) and kid in keys:
                 return keys[kid]
             if kid is None and len(keys) == 1:
                 return next(iter(keys.values()))
         message = "its key is not one of the sign-in service's"
-        raise TokenRefusedError(message)
+        raise InvalidTokenError(message)
 
-    def _known_keys(self, fresh_for: float) -> Keys:
-        """Fetched within that many seconds where possible. Raises ``IssuerAwayError`` where there are none to use."""
+    def _current_keys(self, fresh_for: float) -> KeySet:
+        """Fetched within that many seconds where possible. Raises ``IssuerUnavailableError`` where there are none to
+        use.
+        """
         if self._monotonic() - self._fetched_at >= fresh_for and self._fetching.acquire(blocking=not self._keys):
             try:
                 self._refresh(fresh_for)
             finally:
                 self._fetching.release()
-        if not self._keys or self._monotonic() - self._fetched_at > KEYS_ARE_USABLE:
-            raise IssuerAwayError
+        if not self._keys or self._monotonic() - self._fetched_at > JWKS_USABLE_SECONDS:
+            raise IssuerUnavailableError
         return self._keys
 
     def _refresh(self, fresh_for: float) -> None:
         now = self._monotonic()
-        if now - self._fetched_at < fresh_for or now - self._tried_at < PAUSE:
+        if now - self._fetched_at < fresh_for or now - self._tried_at < MIN_JWKS_FETCH_INTERVAL_SECONDS:
             return
         self._tried_at = now
         try:
             metadata = self._discover()
-            self._keys = self._usable(self._get(metadata.jwks_uri))
-        except IssuerAwayError:
+            self._keys = self._usable_keys(self._get(metadata.jwks_uri))
+        except IssuerUnavailableError:
             return  # what is known stays good until it is too old; the caller looks
         self._metadata, self._fetched_at = metadata, now
 
-    def _discover(self) -> Metadata:
+    def _discover(self) -> IssuerMetadata:
         document = self._get(f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration")
         try:
-            metadata = Metadata.model_validate(document)
+            metadata = IssuerMetadata.model_validate(document)
         except ValidationError:
-            raise IssuerAwayError from None
+            raise IssuerUnavailableError from None
         if metadata.issuer != self.settings.issuer:
-            raise IssuerAwayError
+            raise IssuerUnavailableError
         return metadata
 
-    def _usable(self, document: dict[str, Any]) -> Keys:
+    def _usable_keys(self, document: dict[str, Any]) -> KeySet:
         """Keys for the one algorithm; a set may hold others, for other uses."""
-        found: dict[str | None, jwt.PyJWK] = {}
+        keys: dict[str | None, jwt.PyJWK] = {}
         listed = document.get("keys")
-        for each in listed if isinstance(listed, list) else []:
-            if not isinstance(each, dict) or each.get("use", "sig") != "sig" or each.get("kty") == "oct":
+        for jwk in listed if isinstance(listed, list) else []:
+            if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or jwk.get("kty") == "oct":
                 continue
-            if each.get("alg", self.settings.algorithm) != self.settings.algorithm:
+            if jwk.get("alg", self.settings.algorithm) != self.settings.algorithm:
                 continue
             try:
-                found[each.get("kid")] = jwt.PyJWK.from_dict(each, self.settings.algorithm)
+                keys[jwk.get("kid")] = jwt.PyJWK.from_dict(jwk, self.settings.algorithm)
             except jwt.PyJWTError:
                 continue
-        if not found:
-            raise IssuerAwayError
-        return found
+        if not keys:
+            raise IssuerUnavailableError
+        return keys
 
     def _get(self, url: str) -> dict[str, Any]:
-        status, document = self._call("GET", url)
+        status, document = self._request("GET", url)
         if status != httpx.codes.OK:
-            raise IssuerAwayError
+            raise IssuerUnavailableError
         return document
 
-    def _call(
+    def _request(
         self, method: str, url: str, *, data: dict[str, str] | None = None, auth: tuple[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
         content = b""
-        ends = self._monotonic() + SECONDS
+        deadline = self._monotonic() + ISSUER_TIMEOUT_SECONDS
         try:
-            with self._http.stream(method, url, data=data, auth=auth) as answer:
-                for part in answer.iter_bytes():
-                    content += part
-                    if len(content) > LARGEST_ANSWER or self._monotonic() > ends:
-                        raise IssuerAwayError
+            with self._http.stream(method, url, data=data, auth=auth) as response:
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if len(content) > MAX_ISSUER_RESPONSE_BYTES or self._monotonic() > deadline:
+                        raise IssuerUnavailableError
             document = json.loads(content) if content else {}
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
-            raise IssuerAwayError from error
-        return answer.status_code, document if isinstance(document, dict) else {}
+            raise IssuerUnavailableError from error
+        return response.status_code, document if isinstance(document, dict) else {}
 
 
-def profile(claims: Mapping[str, Any]) -> Profile:
-    """Raises ``TokenRefusedError`` where the subject is none that can be stored."""
+def profile_from_claims(claims: Mapping[str, Any]) -> UserProfile:
+    """Raises ``InvalidTokenError`` where the subject is none that can be stored."""
     user_id = claims.get("sub")
-    if not isinstance(user_id, str) or not 0 < len(user_id) <= USER_ID_LIMIT or not user_id.isprintable():
+    if not isinstance(user_id, str) or not 0 < len(user_id) <= MAX_USER_ID_LENGTH or not user_id.isprintable():
         message = "its subject cannot be used as a user id"
-        raise TokenRefusedError(message)
+        raise InvalidTokenError(message)
     name = claims.get("name") or claims.get("preferred_username")
     email = claims.get("email") if claims.get("email_verified") is True else None
-    return Profile(
+    return UserProfile(
         user_id=user_id,
         name=name if isinstance(name, str) else None,
         email=email if isinstance(email, str) else None,

@@ -16,24 +16,24 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from core.access.idempotency import KeyReusedError
-from core.access.invitations import InvitationError, Obstacle, TooManyInvitationsError
+from core.access.idempotency import IdempotencyKeyReusedError
+from core.access.invitations import InvitationError, InvitationProblem, TooManyInvitationsError
 from core.common.validation import InvalidChangeError
-from core.db.database import DATABASE_IS_AWAY
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from core.db.models.organizations import Organization
 from core.organizations.commands import NameTakenError
 from core.organizations.memberships import AlreadyMemberError, LastOwnerError
 
-MEDIA_TYPE: Final = "application/problem+json"
-KINDS: Final = "urn:billing-sync:problem:"
-_RETRY_SECONDS: Final = "2"
-_COLLISIONS: Final[dict[type[InvalidChangeError], str]] = {
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+PROBLEM_TYPE_PREFIX: Final = "urn:billing-sync:problem:"
+_RETRY_AFTER_SECONDS: Final = "2"
+_CONFLICT_KINDS: Final[dict[type[InvalidChangeError], str]] = {
     NameTakenError: "name-taken",
     AlreadyMemberError: "already-member",
     LastOwnerError: "last-owner",
     TooManyInvitationsError: "too-many-invitations",
 }
-_OBSTACLES: Final[dict[Obstacle, tuple[HTTPStatus, str]]] = {
+_INVITATION_PROBLEMS: Final[dict[InvitationProblem, tuple[HTTPStatus, str]]] = {
     "unknown": (HTTPStatus.NOT_FOUND, "not-found"),
     "unverified": (HTTPStatus.FORBIDDEN, "email-not-verified"),
     "not-yours": (HTTPStatus.FORBIDDEN, "invitation-not-yours"),
@@ -59,7 +59,7 @@ class Problem(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "type": f"{KINDS}not-found",
+                    "type": f"{PROBLEM_TYPE_PREFIX}not-found",
                     "title": "Not found",
                     "status": 404,
                     "detail": "There is no such organization, or you are not in it.",
@@ -94,17 +94,17 @@ class ProblemError(Exception):
         self.errors, self.headers = list(errors), headers or {}
 
 
-def unauthorized(detail: str, *, refused: bool) -> ProblemError:
+def unauthorized(detail: str, *, invalid_token: bool) -> ProblemError:
     """``refused``: something was shown and does not open; else nothing was."""
-    word = 'Bearer realm="billing-sync"' + (', error="invalid_token"' if refused else "")
-    return ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"WWW-Authenticate": word})
+    challenge = 'Bearer realm="billing-sync"' + (', error="invalid_token"' if invalid_token else "")
+    return ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
 
 def forbidden(detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.FORBIDDEN, "forbidden", detail)
 
 
-def no_organization() -> ProblemError:
+def organization_not_found() -> ProblemError:
     """The same words for one that is not there and one that is not the caller's business."""
     return ProblemError(
         HTTPStatus.NOT_FOUND, "not-found", "There is no such organization, or you are not in it: look at its id."
@@ -134,95 +134,97 @@ def unprocessable(field: str, detail: str) -> ProblemError:
     )
 
 
-def too_many(seconds: float) -> ProblemError:
+def too_many_requests(retry_after: float) -> ProblemError:
     """``seconds``: until the caller may ask again."""
     detail = "You ask too often: wait as long as Retry-After says, then go on. Nothing was changed."
     return ProblemError(
-        HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", detail, headers={"Retry-After": str(math.ceil(seconds))}
+        HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", detail, headers={"Retry-After": str(math.ceil(retry_after))}
     )
 
 
 def unavailable(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, headers={"Retry-After": _RETRY_SECONDS})
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, headers={"Retry-After": _RETRY_AFTER_SECONDS}
+    )
 
 
 def install(app: FastAPI) -> None:
     """Have every error of this app answered as a problem."""
-    foreseen = (
+    expected = (
         ProblemError,
         RequestValidationError,
         HTTPException,
         InvalidChangeError,
         InvitationError,
-        KeyReusedError,
+        IdempotencyKeyReusedError,
     )
-    for kind in (*foreseen, *DATABASE_IS_AWAY, Exception):
-        app.add_exception_handler(kind, _answer)
+    for kind in (*expected, *DATABASE_UNAVAILABLE_ERRORS, Exception):
+        app.add_exception_handler(kind, _handle_error)
 
 
-def _answer(request: Request, error: Exception) -> Response:
-    problem = _named(error)
+def _handle_error(request: Request, error: Exception) -> Response:
+    problem = _to_problem(error)
     return response(problem, str(request.scope.get("state", {}).get("request_id", "")))
 
 
 def response(problem: ProblemError, request_id: str) -> Response:
     body = Problem(
-        type=f"{KINDS}{problem.kind}",
+        type=f"{PROBLEM_TYPE_PREFIX}{problem.kind}",
         title=problem.status.phrase,
         status=problem.status,
         detail=problem.detail,
         request_id=request_id,
         errors=problem.errors,
     )
-    return Response(body.model_dump_json(), problem.status, problem.headers, MEDIA_TYPE)
+    return Response(body.model_dump_json(), problem.status, problem.headers, PROBLEM_MEDIA_TYPE)
 
 
-def _named(error: Exception) -> ProblemError:
+def _to_problem(error: Exception) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
-    if isinstance(error, DATABASE_IS_AWAY):
+    if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
         return unavailable("The database does not answer in time; nothing was changed. Try again.")
     match error:
-        case RequestValidationError() | InvalidChangeError() | KeyReusedError():
-            return _refused(error)
+        case RequestValidationError() | InvalidChangeError() | IdempotencyKeyReusedError():
+            return _client_error(error)
         case InvitationError():
-            return ProblemError(*_OBSTACLES[error.obstacle], str(error))
+            return ProblemError(*_INVITATION_PROBLEMS[error.problem], str(error))
         case HTTPException():
-            return _of_status(HTTPStatus(error.status_code), error.headers)
+            return _framework_problem(HTTPStatus(error.status_code), error.headers)
     return ProblemError(
         HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "This is a fault of ours. Tell us the request_id."
     )
 
 
-def _refused(error: RequestValidationError | InvalidChangeError | KeyReusedError) -> ProblemError:
+def _client_error(error: RequestValidationError | InvalidChangeError | IdempotencyKeyReusedError) -> ProblemError:
     match error:
         case RequestValidationError():
-            return _invalid(error)
-        case KeyReusedError():
+            return _validation_problem(error)
+        case IdempotencyKeyReusedError():
             return unprocessable("Idempotency-Key", "it was used for another request: take a new one")
-    return _unchanged(error)
+    return _change_problem(error)
 
 
-def _invalid(error: RequestValidationError) -> ProblemError:
+def _validation_problem(error: RequestValidationError) -> ProblemError:
     """Where and what, never the value: it may be a secret in the wrong place."""
-    errors = [FieldError(field=".".join(map(str, each["loc"])), detail=each["msg"]) for each in error.errors()]
-    detail = "; ".join(f"{each.field}: {each.detail}" for each in errors[:3])
+    errors = [FieldError(field=".".join(map(str, item["loc"])), detail=item["msg"]) for item in error.errors()]
+    detail = "; ".join(f"{item.field}: {item.detail}" for item in errors[:3])
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail, errors)
 
 
-def _unchanged(error: InvalidChangeError) -> ProblemError:
+def _change_problem(error: InvalidChangeError) -> ProblemError:
     """What core refuses: a collision with what is there, or a value that cannot be."""
-    for kind, word in _COLLISIONS.items():
-        if isinstance(error, kind):
+    for error_class, problem_kind in _CONFLICT_KINDS.items():
+        if isinstance(error, error_class):
             errors = [FieldError(field=error.field, detail=str(error))]
-            return ProblemError(HTTPStatus.CONFLICT, word, str(error), errors)
+            return ProblemError(HTTPStatus.CONFLICT, problem_kind, str(error), errors)
     return unprocessable(error.field, str(error))
 
 
-def _of_status(status: HTTPStatus, headers: object) -> ProblemError:
+def _framework_problem(status: HTTPStatus, headers: object) -> ProblemError:
     """What the framework answers by itself: no such path, no such method."""
     if status is HTTPStatus.BAD_REQUEST:
         return unprocessable("body", "it is not JSON in UTF-8")
-    kept = {str(name): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {}
+    problem_headers = {str(name): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {}
     detail = "There is nothing under this path." if status is HTTPStatus.NOT_FOUND else status.phrase
-    return ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=kept)
+    return ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=problem_headers)

@@ -13,84 +13,96 @@ from concurrent.futures import TimeoutError as TooLateError
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from core.flow_control.request_gate import Gates
-from core.ports.errors import MustWaitError, ParkedError, ProviderError, ThrottledError
-from core.ports.provider import Meter, Pace, Teller
-from core.ports.quotes import PlanQuestion, Quote, Usage
+from core.flow_control.request_gate import RequestGates
+from core.ports.errors import NoPermitError, ParkedError, ProviderError, ThrottledError
+from core.ports.provider import InvoicePreviewer, Throttle, UsageReader
+from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import PROVIDERS, Provider
 
-QUOTE_SECONDS: Final = 2.5
-USAGE_SECONDS: Final = 1.5
-CALL_SECONDS: Final = 2.0  # one request of a question
-THREADS: Final = 6  # to each biller
-AT_ONCE: Final = 16  # who may wait at the same time; requests have forty threads in all
+QUOTE_TIMEOUT_SECONDS: Final = 2.5
+USAGE_TIMEOUT_SECONDS: Final = 1.5
+QUERY_CALL_TIMEOUT_SECONDS: Final = 2.0  # one request of a question
+QUERY_THREADS_PER_PROVIDER: Final = 6  # to each biller
+MAX_CONCURRENT_QUERIES: Final = 16  # who may wait at the same time; requests have forty threads in all
 # One place in the quota's line for all who ask here: they do not come back for it.
-HOLDER: Final = "api"
+API_PERMIT_HOLDER: Final = "api"
 
-Answer = TypeVar("Answer")
+QueryResult = TypeVar("QueryResult")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unanswered:
-    """``refused``: it does not take the question as it is. ``detail`` may hold ids: it is for services alone."""
+class QueryFailure:
+    """``rejected``: it does not take the question as it is. ``detail`` may hold ids: it is for services alone."""
 
-    kind: Literal["unavailable", "refused"]
+    kind: Literal["unavailable", "rejected"]
     detail: str | None = None
 
 
-class Asking:
+class ProviderQueries:
     """Of one process. The billers stay their owner's to close, after ``close``."""
 
-    def __init__(self, tellers: Mapping[Provider, Teller], meter: Meter, gates: Gates | None = None) -> None:
-        self._tellers = tellers
-        self._meter = meter
-        self._gates = gates or Gates()
-        self._waiting = threading.BoundedSemaphore(AT_ONCE)
+    def __init__(
+        self,
+        invoice_previewers: Mapping[Provider, InvoicePreviewer],
+        usage_reader: UsageReader,
+        request_gates: RequestGates | None = None,
+    ) -> None:
+        self._invoice_previewers = invoice_previewers
+        self._usage_reader = usage_reader
+        self._request_gates = request_gates or RequestGates()
+        self._free_query_slots = threading.BoundedSemaphore(MAX_CONCURRENT_QUERIES)
         self._pools = {
-            provider: ThreadPoolExecutor(THREADS, thread_name_prefix=f"asking-{provider}") for provider in PROVIDERS
+            provider: ThreadPoolExecutor(QUERY_THREADS_PER_PROVIDER, thread_name_prefix=f"asking-{provider}")
+            for provider in PROVIDERS
         }
 
-    def quote(self, provider: Provider, question: PlanQuestion) -> Quote | Unanswered:
-        teller = self._tellers[provider]
-        return self._ask(provider, QUOTE_SECONDS, lambda pace: teller.paced(pace).quote(question))
+    def quote(self, provider: Provider, query: PlanChangeQuery) -> Quote | QueryFailure:
+        previewer = self._invoice_previewers[provider]
+        return self._run_with_timeout(
+            provider, QUOTE_TIMEOUT_SECONDS, lambda pace: previewer.with_throttle(pace).quote(query)
+        )
 
-    def usage(self, org_id: str) -> Usage | Unanswered | None:
+    def usage(self, org_id: str) -> Usage | QueryFailure | None:
         """``None``: there is no subscription that usage could belong to."""
-        return self._ask("lago", USAGE_SECONDS, lambda pace: self._meter.paced(pace).usage(org_id))
+        return self._run_with_timeout(
+            "lago", USAGE_TIMEOUT_SECONDS, lambda pace: self._usage_reader.with_throttle(pace).usage(org_id)
+        )
 
     def close(self) -> None:
         """What is under way ends by itself, within its calls' seconds."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, provider: Provider, seconds: float, question: Callable[[Pace], Answer]) -> Answer | Unanswered:
-        if not self._waiting.acquire(blocking=False):
-            return Unanswered(kind="unavailable", detail="too many ask at once")
+    def _run_with_timeout(
+        self, provider: Provider, timeout_seconds: float, query: Callable[[Throttle], QueryResult]
+    ) -> QueryResult | QueryFailure:
+        if not self._free_query_slots.acquire(blocking=False):
+            return QueryFailure(kind="unavailable", detail="too many ask at once")
         try:
-            asked = self._pools[provider].submit(self._answered, provider, question)
-            return _in_time(asked, seconds)
+            future = self._pools[provider].submit(self._run_query, provider, query)
+            return _await_result(future, timeout_seconds)
         finally:
-            self._waiting.release()
+            self._free_query_slots.release()
 
-    def _answered(self, provider: Provider, question: Callable[[Pace], Answer]) -> Answer | Unanswered:
-        gate = self._gates.to(provider, HOLDER, "fresh")
+    def _run_query(self, provider: Provider, query: Callable[[Throttle], QueryResult]) -> QueryResult | QueryFailure:
+        request_gate = self._request_gates.open_gate(provider, API_PERMIT_HOLDER, "interactive")
         try:
-            return question(gate)
-        except MustWaitError:
-            return Unanswered(kind="unavailable", detail="its rate limit is used up now")
+            return query(request_gate)
+        except NoPermitError:
+            return QueryFailure(kind="unavailable", detail="its rate limit is used up now")
         except ParkedError as error:
-            return Unanswered(kind="refused", detail=error.message)
+            return QueryFailure(kind="rejected", detail=error.message)
         except ProviderError as error:
             if isinstance(error, ThrottledError):
-                gate.throttled(error)
-            return Unanswered(kind="unavailable", detail=error.message)
+                request_gate.record_throttle(error)
+            return QueryFailure(kind="unavailable", detail=error.message)
         finally:
-            gate.leave()
+            request_gate.close()
 
 
-def _in_time(asked: Future[Answer | Unanswered], seconds: float) -> Answer | Unanswered:
+def _await_result(future: Future[QueryResult | QueryFailure], timeout_seconds: float) -> QueryResult | QueryFailure:
     try:
-        return asked.result(seconds)
+        return future.result(timeout_seconds)
     except TooLateError:
-        asked.cancel()
-        return Unanswered(kind="unavailable", detail=f"no answer within {seconds} s")
+        future.cancel()
+        return QueryFailure(kind="unavailable", detail=f"no answer within {timeout_seconds} s")

@@ -10,15 +10,15 @@ from typing import Final, Self
 
 import uvicorn
 
-from api.app import build
-from api.context import Runtime
+from api.app import build_app
+from api.context import ApiContext
 
-START_SECONDS: Final = 15.0
-STOP_SECONDS: Final = 10.0  # what runs may finish; then it is cut
-AT_ONCE: Final = 500  # requests; more are told to come back
+API_START_SECONDS: Final = 15.0
+API_STOP_SECONDS: Final = 10.0  # what runs may finish; then it is cut
+MAX_CONCURRENT_REQUESTS: Final = 500  # requests; more are told to come back
 
 
-class Server:
+class ApiServer:
     """``secure``: it stands behind https. The runtime stays its owner's to close, after ``stop``.
 
     ``origins``: whose pages may call it from a browser.
@@ -26,17 +26,17 @@ class Server:
 
     def __init__(  # noqa: PLR0913 - the settings of one server, all named
         self,
-        runtime: Runtime,
+        context: ApiContext,
         host: str,
         port: int,
         *,
         version: str,
         secure: bool = False,
-        origins: Collection[str] = (),
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self._host, self._port = host, port
-        application, self._app = build(runtime, version=version, secure=secure, origins=origins)
-        self._server = _Server(
+        application, self._app = build_app(context, version=version, secure=secure, allowed_origins=allowed_origins)
+        self._server = _UvicornServer(
             uvicorn.Config(
                 application,
                 loop="asyncio",
@@ -47,8 +47,8 @@ class Server:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=AT_ONCE,
-                timeout_graceful_shutdown=int(STOP_SECONDS),
+                limit_concurrency=MAX_CONCURRENT_REQUESTS,
+                timeout_graceful_shutdown=int(API_STOP_SECONDS),
             )
         )
         self._thread: threading.Thread | None = None
@@ -58,7 +58,7 @@ class Server:
         return f"http://{self._host}:{self._port}"
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> Self:
@@ -69,8 +69,8 @@ class Server:
         self._port = listener.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="api", daemon=True)
         self._thread.start()
-        if not self._server.ready.wait(START_SECONDS):
-            message = f"The API did not start within {START_SECONDS:.0f} s."
+        if not self._server.ready.wait(API_START_SECONDS):
+            message = f"The API did not start within {API_START_SECONDS:.0f} s."
             raise TimeoutError(message)
         return self
 
@@ -79,7 +79,7 @@ class Server:
         self._app.state.stopping.set()
         self._server.should_exit = True
         if self._thread is not None:
-            self._thread.join(STOP_SECONDS + 5)
+            self._thread.join(API_STOP_SECONDS + 5)
 
     def __enter__(self) -> Self:
         return self if self._thread is not None else self.start()
@@ -90,7 +90,7 @@ class Server:
         self.stop()
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = threading.Event()

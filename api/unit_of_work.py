@@ -15,17 +15,17 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from api import problems
-from api.auth.authorization import TheAdmission, rule_of
-from api.context import TheRuntime
+from api.auth.authorization import PrincipalDep, rule_of
+from api.context import ContextDep
 from core.access import idempotency, users
-from core.access.idempotency import Answer, Question
-from core.access.users import Profile
+from core.access.idempotency import RequestKey, StoredResponse
+from core.access.users import UserProfile
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 
-REPLAYED: Final = "Idempotent-Replayed"
-Result = TypeVar("Result")
+REPLAYED_HEADER: Final = "Idempotent-Replayed"
+WorkResult = TypeVar("WorkResult")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -39,59 +39,67 @@ IdempotencyKey = Annotated[
 ]
 
 
-class Writer:
+class UnitOfWork:
     """Makes the changes of one request."""
 
-    def __init__(self, request: Request, runtime: TheRuntime, admission: TheAdmission) -> None:
-        self._request, self._runtime, self._admission = request, runtime, admission
+    def __init__(self, request: Request, context: ContextDep, principal: PrincipalDep) -> None:
+        self._request, self._context, self._principal = request, context, principal
 
-    def change(self, work: Callable[[Change], Result]) -> Result:
+    def run(self, work: Callable[[ChangeContext], WorkResult]) -> WorkResult:
         """Everything that ``work`` does, or nothing. A person who changes something is known by it."""
-        caller = self._admission.caller
-        with self._runtime.database.write() as session:
-            change = Change(session, self._runtime.clock(), self._admission.cause)
-            if isinstance(caller, Profile):
-                users.remember(change, caller)
+        caller = self._principal.caller
+        with self._context.database.write() as session:
+            change = ChangeContext(session, self._context.clock(), self._principal.cause)
+            if isinstance(caller, UserProfile):
+                users.upsert(change, caller)
             return work(change)
 
-    def once(self, key: str | None, asked: BaseModel, status: int, work: Callable[[Change], BaseModel]) -> Response:
+    def run_idempotent(
+        self, idempotency_key: str | None, body: BaseModel, status: int, work: Callable[[ChangeContext], BaseModel]
+    ) -> Response:
         """The same for a POST. ``asked`` is its body; method, path, organization and it are what the key stands for."""
-        if key is None:
-            return _response(_answer(status, self.change(work)), replayed=False)
-        question = Question(caller=self._admission.name, key=key, fingerprint=self._fingerprint(asked))
-        return self.change(lambda change: _once(change, question, status, work))
+        if idempotency_key is None:
+            return _to_http_response(_to_stored_response(status, self.run(work)), replayed=False)
+        request_key = RequestKey(
+            caller=self._principal.name, idempotency_key=idempotency_key, fingerprint=self._request_fingerprint(body)
+        )
+        return self.run(lambda change: _run_once(change, request_key, status, work))
 
-    def _fingerprint(self, asked: BaseModel) -> str:
-        request, seat = self._request, self._admission.organization
-        parts = [request.method, request.url.path, asked.model_dump_json()]
-        if rule_of(request).about == "current" and seat is not None:
-            parts.append(seat.organization.id)  # which the path does not name
+    def _request_fingerprint(self, body: BaseModel) -> str:
+        request, organization = self._request, self._principal.organization
+        parts = [request.method, request.url.path, body.model_dump_json()]
+        if rule_of(request).path_subject == "current" and organization is not None:
+            parts.append(organization.organization.id)  # which the path does not name
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-TheWriter = Annotated[Writer, Depends(Writer)]
+UnitOfWorkDep = Annotated[UnitOfWork, Depends(UnitOfWork)]
 
 
-def open_organization(change: Change, org_id: str) -> Organization:
+def lock_undeleted_organization(change: ChangeContext, org_id: str) -> Organization:
     """The organization, locked for this change. Raises ``ProblemError`` for one that is gone or deleted."""
     organization = commands.lock(change.session, org_id)
     if organization is None:
-        raise problems.no_organization()
+        raise problems.organization_not_found()
     problems.refuse_deleted(organization)
     return organization
 
 
-def _once(change: Change, question: Question, status: int, work: Callable[[Change], BaseModel]) -> Response:
-    if (earlier := idempotency.earlier(change.session, question, change.now)) is not None:
-        return _response(earlier, replayed=True)
-    answer = _answer(status, work(change))
-    idempotency.keep(change.session, question, answer)
-    return _response(answer, replayed=False)
+def _run_once(
+    change: ChangeContext, request_key: RequestKey, status: int, work: Callable[[ChangeContext], BaseModel]
+) -> Response:
+    if (stored := idempotency.find_or_reserve(change.session, request_key, change.now)) is not None:
+        return _to_http_response(stored, replayed=True)
+    new_response = _to_stored_response(status, work(change))
+    idempotency.store(change.session, request_key, new_response)
+    return _to_http_response(new_response, replayed=False)
 
 
-def _answer(status: int, body: BaseModel) -> Answer:
-    return Answer(status=status, body=body.model_dump_json())
+def _to_stored_response(status: int, body: BaseModel) -> StoredResponse:
+    return StoredResponse(status=status, body=body.model_dump_json())
 
 
-def _response(answer: Answer, *, replayed: bool) -> Response:
-    return Response(answer.body, answer.status, {REPLAYED: "true"} if replayed else None, media_type="application/json")
+def _to_http_response(stored: StoredResponse, *, replayed: bool) -> Response:
+    return Response(
+        stored.body, stored.status, {REPLAYED_HEADER: "true"} if replayed else None, media_type="application/json"
+    )

@@ -14,20 +14,20 @@ from typing import Final, Literal, Protocol
 
 from pydantic import BaseModel, Field, ValidationError
 
-from api.provider_queries import Asking, Unanswered
+from api.provider_queries import ProviderQueries, QueryFailure
 from core.common.clock import Clock
-from core.ports.quotes import Metered
-from core.ports.quotes import Usage as Told
+from core.ports.quotes import Usage as ProviderUsage
+from core.ports.quotes import UsageLine
 
-KEPT: Final = 45.0  # seconds
-AWAY_KEPT: Final = 5.0  # seconds
-MOST_KEPT: Final = 10_000
+USAGE_CACHE_SECONDS: Final = 45.0  # seconds
+UNAVAILABLE_CACHE_SECONDS: Final = 5.0  # seconds
+MAX_CACHED_USAGES: Final = 10_000
 
-_AWAY: Final = "Lago, which counts the usage, cannot be asked now."
-_NONE: Final = "Lago holds no subscription of it yet."
+_LAGO_UNAVAILABLE: Final = "Lago, which counts the usage, cannot be asked now."
+_NO_SUBSCRIPTION: Final = "Lago holds no subscription of it yet."
 
 
-class Metric(BaseModel):
+class UsageMetric(BaseModel):
     """``units`` is a decimal; ``amount`` is in the minor unit of the usage's currency."""
 
     code: str = Field(examples=["api_calls"])
@@ -36,7 +36,7 @@ class Metric(BaseModel):
     amount: int = Field(examples=[1200])
 
 
-class Usage(BaseModel):
+class UsageResponse(BaseModel):
     """``unavailable``: Lago does not answer, so nothing is known; ``none``: there is no subscription to use.
 
     ``amount`` is what was used and is not billed yet, in minor units; the plan's price is not in it. null: not known.
@@ -47,80 +47,84 @@ class Usage(BaseModel):
     until: datetime | None = None
     currency: str | None = Field(default=None, examples=["USD"])
     amount: int | None = Field(default=None, examples=[1200])
-    metrics: list[Metric] = Field(default_factory=list)
+    metrics: list[UsageMetric] = Field(default_factory=list)
     as_of: datetime
-    why: str | None = None
+    reason: str | None = None
 
 
-class Shelf(Protocol):
+class Cache(Protocol):
     """Keeps a text for some seconds, or loses it earlier; never an error."""
 
     def get(self, key: str, /) -> str | None: ...
 
-    def put(self, key: str, text: str, seconds: float, /) -> None: ...
+    def put(self, key: str, value: str, ttl_seconds: float, /) -> None: ...
 
 
-class LocalShelf:
+class LocalCache:
     """Of one process; what was put longest ago makes room."""
 
-    def __init__(self, monotonic: Callable[[], float], most: int = MOST_KEPT) -> None:
-        self._monotonic, self._most = monotonic, most
-        self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()
+    def __init__(self, monotonic: Callable[[], float], max_entries: int = MAX_CACHED_USAGES) -> None:
+        self._monotonic, self._max_entries = monotonic, max_entries
+        self._entries: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: str) -> str | None:
         with self._lock:
-            until, text = self._kept.get(key, (0.0, ""))
-        return text if self._monotonic() < until else None
+            expires_at, value = self._entries.get(key, (0.0, ""))
+        return value if self._monotonic() < expires_at else None
 
-    def put(self, key: str, text: str, seconds: float) -> None:
+    def put(self, key: str, value: str, ttl_seconds: float) -> None:
         with self._lock:
-            self._kept.pop(key, None)
-            self._kept[key] = (self._monotonic() + seconds, text)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+            self._entries.pop(key, None)
+            self._entries[key] = (self._monotonic() + ttl_seconds, value)
+            while len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
 
 
-class UsageReader:
+class CachedUsageReader:
     """``asking`` None: no biller is named."""
 
-    def __init__(self, asking: Asking | None, shelf: Shelf, clock: Clock) -> None:
-        self._asking, self._shelf, self._clock = asking, shelf, clock
+    def __init__(self, provider_queries: ProviderQueries | None, cache: Cache, clock: Clock) -> None:
+        self._provider_queries, self._cache, self._clock = provider_queries, cache, clock
 
-    def of(self, org_id: str, *, stopped: bool) -> Usage:
+    def read(self, org_id: str, *, provider_down: bool) -> UsageResponse:
         """``stopped``: Lago is not asked now, by anybody."""
-        if (kept := _read(self._shelf.get(org_id))) is not None:
-            return kept
-        if stopped or self._asking is None:
-            return Usage(state="unavailable", as_of=self._clock(), why=_AWAY)
-        usage = _usage(self._asking.usage(org_id), self._clock())
-        self._shelf.put(org_id, usage.model_dump_json(), AWAY_KEPT if usage.state == "unavailable" else KEPT)
+        if (cached := _parse_cached(self._cache.get(org_id))) is not None:
+            return cached
+        if provider_down or self._provider_queries is None:
+            return UsageResponse(state="unavailable", as_of=self._clock(), reason=_LAGO_UNAVAILABLE)
+        usage = _usage_response(self._provider_queries.usage(org_id), self._clock())
+        self._cache.put(
+            org_id,
+            usage.model_dump_json(),
+            UNAVAILABLE_CACHE_SECONDS if usage.state == "unavailable" else USAGE_CACHE_SECONDS,
+        )
         return usage
 
 
-def _usage(told: Told | Unanswered | None, now: datetime) -> Usage:
-    if isinstance(told, Unanswered):
-        return Usage(state="unavailable", as_of=now, why=_AWAY)
-    if told is None:
-        return Usage(state="none", as_of=now, why=_NONE)
-    return Usage(
+def _usage_response(result: ProviderUsage | QueryFailure | None, now: datetime) -> UsageResponse:
+    if isinstance(result, QueryFailure):
+        return UsageResponse(state="unavailable", as_of=now, reason=_LAGO_UNAVAILABLE)
+    if result is None:
+        return UsageResponse(state="none", as_of=now, reason=_NO_SUBSCRIPTION)
+    return UsageResponse(
         state="known",
-        since=told.since,
-        until=told.until,
-        currency=told.currency,
-        amount=told.amount,
-        metrics=[_metric(each) for each in told.metrics],
+        since=result.since,
+        until=result.until,
+        currency=result.currency,
+        amount=result.amount,
+        metrics=[_usage_metric(metric) for metric in result.metrics],
         as_of=now,
     )
 
 
-def _metric(told: Metered) -> Metric:
-    return Metric(code=told.code, name=told.name, units=told.units, amount=told.amount)
+def _usage_metric(line: UsageLine) -> UsageMetric:
+    return UsageMetric(code=line.code, name=line.name, units=line.units, amount=line.amount)
 
 
-def _read(text: str | None) -> Usage | None:
+def _parse_cached(text: str | None) -> UsageResponse | None:
     """What another version of this program kept may have another form."""
     try:
-        return None if text is None else Usage.model_validate_json(text)
+        return None if text is None else UsageResponse.model_validate_json(text)
     except ValidationError:
         return None

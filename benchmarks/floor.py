@@ -14,9 +14,9 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 from core.catalog import plans
 from core.common.json_types import Json
 from core.ports.provider import Intent
-from core.ports.spec import CustomerSpec, Known
-from providers.lago.provider import LagoBiller
-from providers.stripe.provider import StripeBiller
+from core.ports.spec import CustomerSpec, LastKnown
+from providers.lago.provider import LagoProvider
+from providers.stripe.provider import StripeProvider
 
 
 class Unlimited:
@@ -24,23 +24,23 @@ class Unlimited:
 
     intent: Intent | None = None
 
-    def book(self, operation: str) -> None:
+    def reserve(self, operation: str) -> None:
         """Never refused."""
 
-    def hold(self, operation: str) -> None:
+    def before_request(self, operation: str) -> None:
         """Never lost."""
 
-    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
+    def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
         raise NotImplementedError
 
-    def resend(self) -> Intent:
+    def resend_intent(self) -> Intent:
         raise NotImplementedError
 
 
 def main(stub_url: str, changes: int) -> None:
     ending = plans.load().ending
-    stripe = StripeBiller("sk_test_floor", stub_url, ending=ending)
-    lago = LagoBiller(stub_url, "floor", payment_provider_code=None, ending=ending)
+    stripe = StripeProvider("sk_test_floor", stub_url, ending=ending)
+    lago = LagoProvider(stub_url, "floor", payment_provider_code=None, ending=ending)
     claim = Unlimited()
     _say("ready")
     sys.stdin.readline()
@@ -48,8 +48,8 @@ def main(stub_url: str, changes: int) -> None:
         org_id = f"org_{uuid4()}"
         spec = CustomerSpec(org_id=org_id, name=f"Renamed {org_id}")
         customer_id = f"cus_{org_id.replace('-', '')}"
-        stripe.make_customer(spec, Known(customer_id=customer_id, verified=True), claim)
-        lago.make_customer(spec, Known(customer_id=str(uuid5(NAMESPACE_URL, org_id)), verified=True), claim)
+        stripe.ensure_customer(spec, LastKnown(customer_id=customer_id, confirmed=True), claim)
+        lago.ensure_customer(spec, LastKnown(customer_id=str(uuid5(NAMESPACE_URL, org_id)), confirmed=True), claim)
     _say("done")
     stripe.close()
     lago.close()

@@ -28,7 +28,7 @@ from benchmarks.comparison import Comparison, shown
 from benchmarks.throughput import Ours, Size, ours, stub
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from tests import servers
 from tests.worker.deployment import until
@@ -115,7 +115,7 @@ def _commit(database: Database, we: Ours) -> Doing:
         with database.write() as session:
             organization = commands.lock(session, org_id)
             if organization is not None:
-                commands.rename(Change(session, utc_now()), organization, f"Renamed {uuid4()}")
+                commands.rename(ChangeContext(session, utc_now()), organization, f"Renamed {uuid4()}")
         return org_id, time.time()
 
     return doing

@@ -22,7 +22,7 @@ from benchmarks.throughput import QUOTAS_ASIDE, stub
 from core.db.database import Database
 from tasks import queue
 from tasks.base import BillingApp
-from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, Ring
+from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, SyncRequest
 from tests import servers
 from tests.worker.deployment import deployment, until
 from worker.config.settings import Settings
@@ -81,7 +81,7 @@ def _do(app: BillingApp, redis: Redis, tasks: int) -> None:
     """Handed over in portions, so that what is measured is the worker and not a long queue."""
     for start in range(0, tasks, AT_ONCE):
         rings = [
-            Ring((SYNC_TO_STRIPE, SYNC_TO_LAGO)[number % 2], population.org_id(number % ORGANIZATIONS))
+            SyncRequest((SYNC_TO_STRIPE, SYNC_TO_LAGO)[number % 2], population.org_id(number % ORGANIZATIONS))
             for number in range(start, min(start + AT_ONCE, tasks))
         ]
         queue.publish(app, rings)

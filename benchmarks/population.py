@@ -18,7 +18,7 @@ FIRST = 100_000_000_000
 AT_ONCE = 20_000
 
 _ORGANIZATIONS = """
-    INSERT INTO organizations (id, name, name_key, plan_tier, status, created_at, updated_at, billing_version)
+    INSERT INTO organizations (id, name, name_key, plan_tier, status, created_at, updated_at, version)
     WITH RECURSIVE numbers(n) AS (
         SELECT CAST(:start AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < CAST(:stop AS bigint)
     )
@@ -29,13 +29,13 @@ _ORGANIZATIONS = """
     FROM numbers
 """
 _LINKS = """
-    INSERT INTO billing_links (org_id, provider, customer_id, wanted_version, applied_version, applied_customer,
-                               synced_at, state, attempts, sweep_at, generation, made_at)
+    INSERT INTO billing_links (org_id, provider, customer_id, desired_version, applied_version, customer_fingerprint,
+                               synced_at, state, attempts, next_sweep_at, generation, created_at)
     WITH RECURSIVE numbers(n) AS (
         SELECT CAST(:start AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < CAST(:stop AS bigint)
     )
     SELECT 'org_00000000-0000-4000-8000-' || CAST(CAST(:first AS bigint) + n AS text), CAST(:provider AS text),
-           CAST(:prefix AS text) || CAST(n AS text), 1, 1, '-', CURRENT_TIMESTAMP, 'open', 0, CURRENT_TIMESTAMP, 1,
+           CAST(:prefix AS text) || CAST(n AS text), 1, 1, '-', CURRENT_TIMESTAMP, 'active', 0, CURRENT_TIMESTAMP, 1,
            CURRENT_TIMESTAMP
     FROM numbers
 """

@@ -31,11 +31,11 @@ from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, plan_changes
 from core.organizations.commands import NewOrganization
 from core.ports.spec import PROVIDERS, Provider
-from providers.lago.provider import LagoBiller
+from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from tests import servers
 from tests.worker.deployment import Deployment, deployment, in_sync, until
@@ -161,7 +161,7 @@ class _Bystanders:
                 organization = commands.lock(session, org_id)
                 if organization is None:
                     continue
-                change = Change(session, utc_now())
+                change = ChangeContext(session, utc_now())
                 # A rename for Stripe, which does not charge, and with it a higher plan, or a downgrade, for Lago.
                 commands.rename(change, organization, f"Bystander {uuid4()}")
                 tiers = self._plans.tiers()
@@ -183,7 +183,7 @@ class _Bystanders:
         with self._database.read() as session:
             rows = session.execute(
                 select(BillingLink.provider).where(
-                    BillingLink.org_id == org_id, BillingLink.applied_version >= BillingLink.wanted_version
+                    BillingLink.org_id == org_id, BillingLink.applied_version >= BillingLink.desired_version
                 )
             )
             found = {row[0] for row in rows}
@@ -195,7 +195,7 @@ def _create(database: Database, plans: Catalog, many: int) -> list[str]:
     made: list[str] = []
     for start in range(0, many, AT_ONCE):
         with database.write() as session:
-            change = Change(session, utc_now())
+            change = ChangeContext(session, utc_now())
             made += [
                 commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="founders_friend"), plans).id
                 for _ in range(start, min(start + AT_ONCE, many))
@@ -216,8 +216,8 @@ def _import(deployed: Deployment, folder: Path, many: int) -> None:
 
 
 def _put_on_sale(sandbox_url: str, plans: Catalog) -> None:
-    lago = LagoBiller(sandbox_url, "key", payment_provider_code=None, ending=plans.ending)
-    publishing.push(plans, [lago])
+    lago = LagoProvider(sandbox_url, "key", payment_provider_code=None, ending=plans.ending)
+    publishing.publish(plans, [lago])
     lago.close()
 
 

@@ -24,11 +24,11 @@ import redis
 import structlog
 from sqlalchemy import select
 
-from api.context import Runtime
-from api.rate_limit import LocalPaces
+from api.context import ApiContext
+from api.rate_limit import LocalClientRateLimiter
 from api.schemas import responses
-from api.schemas.responses import Organization, Organizations
-from api.server import Server
+from api.schemas.responses import OrganizationList, OrganizationResponse
+from api.server import ApiServer
 from benchmarks import population
 from core.access import api_keys
 from core.catalog import plans
@@ -59,7 +59,7 @@ class Reads:
     def organization(self) -> dict[str, Read]:
         return {
             **{name: self._from(database) for name, database in self._databases.items()},
-            "redis": lambda: self._kept("entry:{}:{}", Organization),
+            "redis": lambda: self._kept("entry:{}:{}", OrganizationResponse),
         }
 
     def selector(self) -> dict[str, Read]:
@@ -68,13 +68,13 @@ class Reads:
 
         return {
             **{name: of(database) for name, database in self._databases.items()},
-            "redis": lambda: self._kept("seats:{1}", Organizations),
+            "redis": lambda: self._kept("seats:{1}", OrganizationList),
         }
 
     def _from(self, database: Database) -> Read:
         return lambda: self._entry(database, *random.choice(self._seats))  # noqa: S311
 
-    def _kept(self, key: str, kind: type[Organization | Organizations]) -> str:
+    def _kept(self, key: str, kind: type[OrganizationResponse | OrganizationList]) -> str:
         """Read into the model, as any code that uses it must."""
         found = self._cache.get(key.format(*random.choice(self._seats)))  # noqa: S311
         return kind.model_validate_json(cast("bytes", found)).model_dump_json()
@@ -82,16 +82,16 @@ class Reads:
     @staticmethod
     def _entry(database: Database, org_id: str, user_id: str) -> str:
         with database.read() as session:
-            found = queries.entry(session, org_id, user_id)
+            found = queries.find_organization(session, org_id, user_id)
         if found is None:
             raise LookupError(org_id)
-        return responses.organization(found).model_dump_json()
+        return responses.organization_response(found).model_dump_json()
 
     @staticmethod
     def _selector(database: Database, user_id: str) -> str:
         with database.read() as session:
-            found = [responses.organization(entry) for entry in queries.seats(session, user_id)]
-        return Organizations(organizations=found, count=len(found)).model_dump_json()
+            found = [responses.organization_response(entry) for entry in queries.memberships_of_user(session, user_id)]
+        return OrganizationList(organizations=found, count=len(found)).model_dump_json()
 
 
 def measured(ways: Mapping[str, Read], reads: int) -> dict[str, list[float]]:
@@ -122,8 +122,10 @@ def requests(
     for name, database in databases.items():
         with database.write() as session:
             _, key = api_keys.create(session, "benchmark", ["organizations:read"], utc_now())
-        runtime = Runtime(database=database, catalog=plans.load(), clock=utc_now, paces=LocalPaces(1_000_000))
-        server = open_things.enter_context(Server(runtime, "127.0.0.1", 0, version="benchmark"))
+        runtime = ApiContext(
+            database=database, catalog=plans.load(), clock=utc_now, rate_limiter=LocalClientRateLimiter(1_000_000)
+        )
+        server = open_things.enter_context(ApiServer(runtime, "127.0.0.1", 0, version="benchmark"))
         headers = {"Authorization": f"Bearer {key}"}
         http = open_things.enter_context(httpx.Client(base_url=server.url, headers=headers, trust_env=False))
         ways[name] = _getting(http, seats)

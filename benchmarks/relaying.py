@@ -22,7 +22,7 @@ from benchmarks.throughput import AT_ONCE
 from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from tasks.base import BillingApp
@@ -87,7 +87,7 @@ def _sign_up(database: Database, many: int) -> None:
     plans = plan_catalog.load()
     for start in range(0, many, AT_ONCE):
         with database.write() as session:
-            change = Change(session, utc_now())
+            change = ChangeContext(session, utc_now())
             for _ in range(start, min(start + AT_ONCE, many)):
                 commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans)
 

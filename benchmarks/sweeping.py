@@ -38,7 +38,7 @@ def finding(database: Database, organizations: int) -> Callable[[], float]:
             session.execute(
                 update(BillingLink)
                 .where(BillingLink.org_id.in_(org_ids), BillingLink.provider == "stripe")
-                .values(wanted_version=2, sweep_at=utc_now() - timedelta(minutes=1))
+                .values(desired_version=2, next_sweep_at=utc_now() - timedelta(minutes=1))
                 .execution_options(synchronize_session=False)
             )
 
@@ -48,7 +48,7 @@ def finding(database: Database, organizations: int) -> Callable[[], float]:
             make_due()
             started = time.perf_counter()
             with database.write() as session:
-                found = due_links.links(session, "stripe", DUE, utc_now())
+                found = due_links.dispatch(session, "stripe", DUE, utc_now())
             spent += time.perf_counter() - started
             if len(found) != DUE:
                 message = f"{len(found)} links were found, not {DUE}"

@@ -32,7 +32,7 @@ from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from tests import servers
@@ -79,7 +79,7 @@ class Ours:
         started = time.monotonic()
         for start in range(0, len(self.org_ids), AT_ONCE):
             with self._database.write() as session:
-                change = Change(session, utc_now())
+                change = ChangeContext(session, utc_now())
                 for org_id in self.org_ids[start : start + AT_ONCE]:
                     organization = commands.lock(session, org_id)
                     if organization is not None:
@@ -90,7 +90,7 @@ class Ours:
     def rest(self) -> None:
         """As if the last change of each were a while ago: a burst would rest before its next round."""
         with self._database.write() as session:
-            session.execute(update(BillingLink).values(rest_until=None))
+            session.execute(update(BillingLink).values(cooldown_until=None))
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _signed_up(database: Database, many: int) -> list[str]:
     made: list[str] = []
     for start in range(0, many, AT_ONCE):
         with database.write() as session:
-            change = Change(session, utc_now())
+            change = ChangeContext(session, utc_now())
             made += [
                 commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans).id
                 for _ in range(start, min(start + AT_ONCE, many))

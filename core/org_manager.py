@@ -26,7 +26,7 @@ from core.common.clock import utc_now
 from core.common.validation import one_of
 from core.db.database import Database
 from core.db.models import billing_links, organizations
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships, plan_changes, provider_ids
 from core.organizations.commands import NewOrganization
 from core.organizations.validation import name_key
@@ -75,7 +75,7 @@ class OrgManager:
         self._url = database_url
         self._data_dir = Path(data_dir) if data_dir is not None else None
         self._opened: dict[int, tuple[Database, Catalog]] = {}
-        self._opening: dict[int, threading.Lock] = {}
+        self._opening_locks: dict[int, threading.Lock] = {}
 
     def create_organization(self, name: str, plan_tier: str = "founders_friend") -> str:
         """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (blanks and case aside), bad plan."""
@@ -96,7 +96,7 @@ class OrgManager:
             organization = commands.lock(change.session, org_id)
             if organization is None:
                 return False
-            provider_ids.replace(change, organization, {"lago": lago_id, "stripe": stripe_id})
+            provider_ids.set_customer_ids(change, organization, {"lago": lago_id, "stripe": stripe_id})
             return True
 
     def update_org_plan(self, org_id: str, plan_tier: str) -> bool:
@@ -111,7 +111,7 @@ class OrgManager:
     def update_org_status(self, org_id: str, status: str) -> bool:
         """ValueError: not active, suspended or deleted; or a deleted one whose name is taken by now."""
         with self._change() as (change, _):
-            one_of("status", status, organizations.STATUSES)
+            one_of("status", status, organizations.ORGANIZATION_STATUSES)
             organization = commands.lock(change.session, org_id)
             if organization is not None:
                 commands.change_status(change, organization, status)
@@ -120,7 +120,7 @@ class OrgManager:
     def add_user_to_org(self, org_id: str, user_id: str, role: str = "member") -> bool:
         """ValueError: unknown role, or already in the organization."""
         with self._change() as (change, _):
-            one_of("role", role, organizations.ROLES)
+            one_of("role", role, organizations.MEMBERSHIP_ROLES)
             organization = commands.lock(change.session, org_id)
             if organization is None or organization.status == "deleted":
                 return False
@@ -130,7 +130,7 @@ class OrgManager:
     def remove_user_from_org(self, org_id: str, user_id: str) -> bool:
         """False when the user was not in the organization."""
         with self._change() as (change, _):
-            membership = memberships.find(change.session, org_id, user_id)
+            membership = memberships.lock(change.session, org_id, user_id)
             if membership is not None:
                 memberships.remove(change, membership)
             return membership is not None
@@ -138,15 +138,15 @@ class OrgManager:
     def update_user_role(self, org_id: str, user_id: str, role: str) -> bool:
         """ValueError: unknown role."""
         with self._change() as (change, _):
-            one_of("role", role, organizations.ROLES)
-            membership = memberships.find(change.session, org_id, user_id)
+            one_of("role", role, organizations.MEMBERSHIP_ROLES)
+            membership = memberships.lock(change.session, org_id, user_id)
             if membership is not None:
                 memberships.change_role(change, membership, role)
             return membership is not None
 
     def get_user_orgs(self, user_id: str) -> list[Organization]:
-        mine = select(organizations.Membership.org_id).where(organizations.Membership.user_id == user_id)
-        return self._select(organizations.Organization.id.in_(mine), _NOT_DELETED)
+        of_user = select(organizations.Membership.org_id).where(organizations.Membership.user_id == user_id)
+        return self._select(organizations.Organization.id.in_(of_user), _NOT_DELETED)
 
     def get_org_users(self, org_id: str) -> list[OrgUser]:
         with self._read() as session:
@@ -176,7 +176,7 @@ class OrgManager:
 
     def close(self) -> None:
         """Give the connections back; the next call opens new ones."""
-        with self._one_opener():
+        with self._opening_lock():
             if (opened := self._opened.pop(os.getpid(), None)) is not None:
                 opened[0].close()
 
@@ -188,13 +188,13 @@ class OrgManager:
                 .where(*conditions)
                 .order_by(organizations.Organization.created_at, organizations.Organization.id)
             )
-            return [_face(organization, lago_id, stripe_id) for organization, lago_id, stripe_id in rows]
+            return [_to_public(organization, lago_id, stripe_id) for organization, lago_id, stripe_id in rows]
 
     @contextmanager
-    def _change(self) -> Iterator[tuple[Change, Catalog]]:
+    def _change(self) -> Iterator[tuple[ChangeContext, Catalog]]:
         database, plans = self._open()
         with database.write() as session:
-            yield Change(session, utc_now()), plans
+            yield ChangeContext(session, utc_now()), plans
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
@@ -204,26 +204,26 @@ class OrgManager:
     def _open(self) -> tuple[Database, Catalog]:
         # A connection that came over a fork would be used by two processes at once. The parent's is kept and left
         # alone: even to close it here would end it there.
-        with self._one_opener():
+        with self._opening_lock():
             opened = self._opened.get(os.getpid())
             if opened is None:
-                opened = self._opened[os.getpid()] = self._connected()
+                opened = self._opened[os.getpid()] = self._connect()
             return opened
 
-    def _connected(self) -> tuple[Database, Catalog]:
+    def _connect(self) -> tuple[Database, Catalog]:
         plans = plan_catalog.load()
-        database = Database(self._where())
+        database = Database(self._database_url())
         with ExitStack() as undo:
             undo.callback(database.close)
-            database.prepare()
+            database.ensure_schema()
             undo.pop_all()
         return database, plans
 
-    def _one_opener(self) -> threading.Lock:
+    def _opening_lock(self) -> threading.Lock:
         # One for each process: a lock that a thread of the parent held at the fork is never given back here.
-        return self._opening.setdefault(os.getpid(), threading.Lock())
+        return self._opening_locks.setdefault(os.getpid(), threading.Lock())
 
-    def _where(self) -> str:
+    def _database_url(self) -> str:
         if self._url is not None:
             return self._url
         if self._data_dir is None and (url := os.environ.get("DATABASE_URL")):
@@ -244,7 +244,7 @@ def _customer_id(provider: str) -> ScalarSelect[str | None]:
     )
 
 
-def _face(organization: organizations.Organization, lago_id: str | None, stripe_id: str | None) -> Organization:
+def _to_public(organization: organizations.Organization, lago_id: str | None, stripe_id: str | None) -> Organization:
     return Organization(
         id=organization.id,
         name=organization.name,

@@ -6,7 +6,7 @@ first; after ``times`` it is spent (0: it stays). Kinds:
 =================  =====================================================================================
 ``500_before``     500, nothing done; Stripe does not store it under the key
 ``500_stored``     500, nothing done, and Stripe stores it: the key answers 500 from now on
-``500_after``      done, yet answered 500 (Stripe stores it)
+``500_parse_cursor``      done, yet answered 500 (Stripe stores it)
 ``lost_answer``    done and stored, the connection dropped without an answer
 ``reset``          the connection reset before anything is done
 ``hang``           silent for ``seconds``, nothing done, then closed

@@ -1,7 +1,8 @@
 """The shared task: where it finds its runtime, what Flower may see of it, and how an outcome becomes the next step.
 
 Arguments that leave a worker in events and logs are organization ids, whatever the sender put into the message, on the
-first run and on every retry (celery.md 0.10). Waits of a few seconds (``LONGEST_RETRY``) are Celery's countdowns and
+first run and on every retry (celery.md 0.10). Waits of a few seconds (``MAX_QUEUE_DELAY_SECONDS``) are Celery's
+countdowns and
 retries, seen in Flower; longer ones are the row's and the sweep's.
 """
 
@@ -22,21 +23,21 @@ from sqlalchemy.exc import IntegrityError
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.db.database import DATABASE_IS_AWAY, Database
-from core.emails.sender import Post
-from core.organizations.validation import ID_PATTERN
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.emails.sender import EmailSender
+from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from core.ports.spec import Provider
-from core.reconcile.backoff import LONGEST_RETRY
-from core.reconcile.reconciler import Sync
-from core.webhooks.dispatcher import Courier
+from core.reconcile.backoff import MAX_QUEUE_DELAY_SECONDS
+from core.reconcile.reconciler import Reconciler
+from core.webhooks.dispatcher import Dispatcher
 from tasks import queue
-from tasks.routing import TASK_OF, Ring
+from tasks.routing import SYNC_TASK_BY_PROVIDER, SyncRequest
 
 if TYPE_CHECKING:
     from celery.worker.request import _InfoDict  # only the published types have it
 
 # Seconds in the slot of a worker that met a database which is away: a few tries a second, whatever the backlog.
-PAUSE = 1.0
+DATABASE_RETRY_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,12 @@ class Runtime:
     """
 
     database: Database
-    sync: Sync
+    reconciler: Reconciler
     catalog: Catalog
     clock: Clock
     close: Callable[[], None]
-    post: Post | None = None
-    courier: Courier | None = None
+    email_sender: EmailSender | None = None
+    webhook_dispatcher: Dispatcher | None = None
 
 
 class BillingApp(Celery):
@@ -62,17 +63,17 @@ class BillingApp(Celery):
         super().__init__(*args, **options)
         self._open_runtime = open_runtime
         self._runtime: Runtime | None = None
-        self._opening = threading.Lock()
+        self._runtime_lock = threading.Lock()
 
     @property
     def runtime(self) -> Runtime:
-        with self._opening:
+        with self._runtime_lock:
             if self._runtime is None:
                 self._runtime = self._open_runtime()
             return self._runtime
 
     def close_runtime(self) -> None:
-        with self._opening:
+        with self._runtime_lock:
             if self._runtime is not None:
                 self._runtime.close()
             self._runtime = None
@@ -83,31 +84,33 @@ class IdsOnlyRequest(Request):
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
-        shown = _ids(self.args)
-        self._argsrepr, self._kwargsrepr = shown, "{}"
-        self.request_dict.update(argsrepr=shown, kwargsrepr="{}")
+        ids = _format_org_ids(self.args)
+        self._argsrepr, self._kwargsrepr = ids, "{}"
+        self.request_dict.update(argsrepr=ids, kwargsrepr="{}")
 
     def info(self, safe: bool = True) -> _InfoDict:  # noqa: ARG002, FBT001, FBT002 - Celery's signature; it stays ids
         """What ``inspect`` and Flower's worker page show of messages at hand."""
         return super().info(safe=True)
 
 
-def _ids(arguments: Sequence[object] | None) -> str:
-    ids = [value for value in arguments or () if isinstance(value, str) and ID_PATTERN.fullmatch(value)]
-    return "(" + ", ".join(ids) + ")"
+def _format_org_ids(arguments: Sequence[object] | None) -> str:
+    org_ids = [
+        value for value in arguments or () if isinstance(value, str) and ORGANIZATION_ID_PATTERN.fullmatch(value)
+    ]
+    return "(" + ", ".join(org_ids) + ")"
 
 
-class _Retrying(Protocol):
+class _RetryWithRepr(Protocol):
     """What Celery hands on to the message of a retry; its published types name fewer."""
 
     def retry(self, *, exc: Exception, countdown: float, throw: bool, argsrepr: str, kwargsrepr: str) -> Retry: ...
 
 
-class ParkedForAPersonError(Exception):
+class LinkParkedError(Exception):
     """Ends a task red in Flower: the link waits for a person, who finds it with ``billing-sync parked``."""
 
 
-class NotYetError(Exception):
+class TaskRetryError(Exception):
     """Shown in Flower as the reason of a retry."""
 
 
@@ -118,7 +121,7 @@ class BillingTask(Task[Any, Any]):
     Request = "tasks.base:IdsOnlyRequest"
     max_retries = None
     ignore_result = True
-    throws = (ParkedForAPersonError,)
+    throws = (LinkParkedError,)
 
     @property
     def runtime(self) -> Runtime:
@@ -129,7 +132,7 @@ class BillingTask(Task[Any, Any]):
         return app.runtime
 
     @contextmanager
-    def outlasting_the_database(self) -> Iterator[None]:
+    def with_database_retry(self) -> Iterator[None]:
         """While the database is away the message comes again, for as long as it takes: it may be nowhere else.
 
         So does one that kept meeting others who put in the same (``service_events``). Whoever meets such waits where he
@@ -137,42 +140,42 @@ class BillingTask(Task[Any, Any]):
         """
         try:
             yield
-        except (*DATABASE_IS_AWAY, IntegrityError) as error:
+        except (*DATABASE_UNAVAILABLE_ERRORS, IntegrityError) as error:
             # The class alone: a database's own words may repeat what was sent to it.
             reason = f"the database does not take it now ({type(error).__name__})"
         else:
             return
-        time.sleep(PAUSE)
-        wait = get_exponential_backoff_interval(1, self.request.retries, int(LONGEST_RETRY), full_jitter=True)
-        raise self.again(reason, max(0.2, wait)) from None
+        time.sleep(DATABASE_RETRY_PAUSE_SECONDS)
+        wait = get_exponential_backoff_interval(1, self.request.retries, int(MAX_QUEUE_DELAY_SECONDS), full_jitter=True)
+        raise self.retry_in(reason, max(0.2, wait)) from None
 
-    def again(self, reason: str | None, seconds: float) -> Exception:
+    def retry_in(self, reason: str | None, seconds: float) -> Exception:
         """What ends this run and brings the message once more; if it cannot be sent, the broker keeps the present one.
 
         Raised where an error is at hand, it is raised ``from None``: a traceback in Flower would show that one too.
         """
         try:
-            return cast("_Retrying", self).retry(
-                exc=NotYetError(reason),
-                countdown=queue.wait(self.app, seconds),
+            return cast("_RetryWithRepr", self).retry(
+                exc=TaskRetryError(reason),
+                countdown=queue.countdown(self.app, seconds),
                 throw=False,
-                argsrepr=_ids(self.request.args),
+                argsrepr=_format_org_ids(self.request.args),
                 kwargsrepr="{}",
             )
-        except Reject as unsent:
+        except Reject as publish_rejected:
             # The class alone here, too: Redis repeats what it refuses.
-            return Reject(type(unsent.args[0]).__name__, requeue=True)
+            return Reject(type(publish_rejected.args[0]).__name__, requeue=True)
 
-    def sync(self, provider: Provider, org_id: str, *, bulk: bool) -> None:
-        """One round, and what it asks for next. Raises Celery's ``Retry`` or ``ParkedForAPersonError``."""
-        with self.outlasting_the_database():
-            outcome = self.runtime.sync.run(org_id, provider, bulk=bulk)
-        for woken in outcome.wake:
-            queue.send(self.app, Ring(TASK_OF[woken], org_id, bulk))
-        if outcome.kind == "parked":
-            raise ParkedForAPersonError(outcome.error)
-        if outcome.again_in is None or outcome.again_in > LONGEST_RETRY:
+    def reconcile(self, provider: Provider, org_id: str, *, bulk: bool) -> None:
+        """One round, and what it asks for next. Raises Celery's ``Retry`` or ``LinkParkedError``."""
+        with self.with_database_retry():
+            result = self.runtime.reconciler.run(org_id, provider, bulk=bulk)
+        for other_provider in result.also_requeue:
+            queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[other_provider], org_id, bulk))
+        if result.kind == "parked":
+            raise LinkParkedError(result.error)
+        if result.requeue_after is None or result.requeue_after > MAX_QUEUE_DELAY_SECONDS:
             return
-        if outcome.kind == "retry":
-            raise self.again(outcome.error, outcome.again_in)
-        queue.send(self.app, Ring(TASK_OF[provider], org_id, bulk, outcome.again_in))
+        if result.kind == "retry":
+            raise self.retry_in(result.error, result.requeue_after)
+        queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[provider], org_id, bulk, result.requeue_after))

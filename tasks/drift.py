@@ -14,42 +14,44 @@ from celery import shared_task
 
 from core.db import job_locks
 from core.drift import report_store
-from core.drift.detector import Planner
-from core.drift.report_store import Plan, RunTakenOverError
+from core.drift.detector import DriftDetector
+from core.drift.report_store import DriftReport, DriftRunTakenOverError
 from core.ports.errors import ProviderError
 from tasks.base import BillingApp, BillingTask
-from tasks.routing import PLAN
+from tasks.routing import CHECK_DRIFT
 
 log = structlog.get_logger()
 
-SLICE_SECONDS: Final = 20.0
-RING_EVERY: Final = 30.0  # seconds
+DRIFT_SLICE_SECONDS: Final = 20.0
+DRIFT_TICK_SECONDS: Final = 30.0  # seconds
 
 
-@shared_task(bind=True, base=BillingTask, name=PLAN)
-def plan(self: BillingTask, every: float) -> None:
+@shared_task(bind=True, base=BillingTask, name=CHECK_DRIFT)
+def check(self: BillingTask, interval_seconds: float) -> None:
     """``every``: seconds from the beginning of one comparison to that of the next."""
     app = self.app
     if isinstance(app, BillingApp):
-        with self.outlasting_the_database():
-            run(app, timedelta(seconds=every))
+        with self.with_database_retry():
+            run(app, timedelta(seconds=interval_seconds))
 
 
-def run(app: BillingApp, every: timedelta) -> Plan | None:
+def run(app: BillingApp, interval: timedelta) -> DriftReport | None:
     """One slice, if there is anything to do; the plan, if that ended it. A biller that is away leaves it for later."""
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.write() as session:
-        if not job_locks.take_job(session, PLAN, SLICE_SECONDS, now) or not report_store.is_due(session, every, now):
+        if not job_locks.acquire(session, CHECK_DRIFT, DRIFT_SLICE_SECONDS, now) or not report_store.is_due(
+            session, interval, now
+        ):
             return None
     try:
-        made = Planner.beside(runtime.sync).go_on(SLICE_SECONDS)
-    except RunTakenOverError:
+        report = DriftDetector.for_reconciler(runtime.reconciler).run_for(DRIFT_SLICE_SECONDS)
+    except DriftRunTakenOverError:
         return None
     except ProviderError as error:
-        log.warning("plan_interrupted", provider=error.provider, error=type(error).__name__, code=error.code)
+        log.warning("drift_check_interrupted", provider=error.provider, error=type(error).__name__, code=error.code)
         return None
-    if made is not None:
-        tell = log.warning if made.counts.drifted else log.info
-        tell("planned", plan=made.id, **asdict(made.counts))
-    return made
+    if report is not None:
+        log_event = log.warning if report.counts.drifted else log.info
+        log_event("drift_checked", plan=report.id, **asdict(report.counts))
+    return report

@@ -12,14 +12,14 @@ from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
 
 
-def form_or_refuse(task: object, app: object, consumer: object) -> Callable[..., None]:
+def drop_malformed(task: object, app: object, consumer: object) -> Callable[..., None]:
     """For ``task_annotations``: the usual strategy, whose every failure to form a request refuses the message."""
-    begin = default(task, app, consumer)
+    handle_message = default(task, app, consumer)
 
-    def begin_or_refuse(*message: object) -> None:
+    def handle_or_drop(*message: object) -> None:
         try:
-            begin(*message)
+            handle_message(*message)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidTaskError(type(error).__name__) from error
 
-    return begin_or_refuse
+    return handle_or_drop

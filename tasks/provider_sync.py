@@ -10,9 +10,9 @@ from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE
 
 @shared_task(bind=True, base=BillingTask, name=SYNC_TO_STRIPE)
 def sync_to_stripe(self: BillingTask, org_id: str, *, bulk: bool = False) -> None:
-    self.sync("stripe", org_id, bulk=bulk)
+    self.reconcile("stripe", org_id, bulk=bulk)
 
 
 @shared_task(bind=True, base=BillingTask, name=SYNC_TO_LAGO)
 def sync_to_lago(self: BillingTask, org_id: str, *, bulk: bool = False) -> None:
-    self.sync("lago", org_id, bulk=bulk)
+    self.reconcile("lago", org_id, bulk=bulk)

@@ -14,35 +14,37 @@ from celery import Celery, shared_task
 from core.inbox import provider_webhooks
 from tasks import queue
 from tasks.base import BillingApp, BillingTask
-from tasks.routing import HANDLE_WEBHOOKS, QUEUE_OF, TASK_OF, Ring
+from tasks.routing import HANDLE_PROVIDER_WEBHOOKS, QUEUE_BY_TASK, SYNC_TASK_BY_PROVIDER, SyncRequest
 
 log = structlog.get_logger()
 
-BATCHES: Final = 10  # for one ring; what is left then comes due again by itself
+WEBHOOK_BATCHES_PER_RUN: Final = 10  # for one ring; what is left then comes due again by itself
 
 
-@shared_task(bind=True, base=BillingTask, name=HANDLE_WEBHOOKS)
+@shared_task(bind=True, base=BillingTask, name=HANDLE_PROVIDER_WEBHOOKS)
 def handle(self: BillingTask) -> None:
     app = self.app
     if isinstance(app, BillingApp):
-        with self.outlasting_the_database():
+        with self.with_database_retry():
             run(app)
 
 
-def ring(app: Celery) -> None:
+def enqueue(app: Celery) -> None:
     """Tell the workers that something is stored."""
-    app.send_task(HANDLE_WEBHOOKS, queue=QUEUE_OF[HANDLE_WEBHOOKS])
+    app.send_task(HANDLE_PROVIDER_WEBHOOKS, queue=QUEUE_BY_TASK[HANDLE_PROVIDER_WEBHOOKS])
 
 
 def run(app: BillingApp) -> None:
     """Raises what the broker raises: the links come due by the sweep then."""
     runtime = app.runtime
-    for _ in range(BATCHES):
-        count, about = provider_webhooks.take(runtime.database, runtime.clock)
+    for _ in range(WEBHOOK_BATCHES_PER_RUN):
+        count, links = provider_webhooks.process(runtime.database, runtime.clock)
         if count:
-            log.info("webhooks_handled", webhooks=count, links=len(about))
-        queue.publish(app, [Ring(TASK_OF[link.provider], link.org_id, bulk=True) for link in about])
-        if count < provider_webhooks.AT_ONCE:
+            log.info("provider_webhooks_handled", webhooks=count, links=len(links))
+        queue.publish(
+            app, [SyncRequest(SYNC_TASK_BY_PROVIDER[link.provider], link.org_id, bulk=True) for link in links]
+        )
+        if count < provider_webhooks.PROVIDER_WEBHOOK_BATCH_SIZE:
             return
 
 
@@ -51,8 +53,8 @@ def sweep(app: BillingApp) -> None:
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.read() as session:
-        overdue, old = provider_webhooks.any_due(session, now), provider_webhooks.any_old(session, now)
-    if overdue:
+        has_due, has_old = provider_webhooks.any_due(session, now), provider_webhooks.any_old(session, now)
+    if has_due:
         run(app)
-    if old:
-        provider_webhooks.drop_old(runtime.database, runtime.clock)
+    if has_old:
+        provider_webhooks.delete_old(runtime.database, runtime.clock)

@@ -12,44 +12,44 @@ from typing import Protocol, cast
 from celery import Celery
 from kombu import Producer
 
-from tasks.routing import Ring
+from tasks.routing import SyncRequest
 
-AT_ONCE = 500
-ACQUIRE_SECONDS = 5.0
+PUBLISH_BATCH_SIZE = 500
+PRODUCER_ACQUIRE_SECONDS = 5.0
 
 
-class _Batching(Protocol):
+class _BatchingProducer(Protocol):
     """kombu 5.7's producer; its published stubs are older."""
 
     def batch(self, max_size: int) -> AbstractContextManager[object]: ...
 
 
-def publish(app: Celery, rings: Sequence[Ring]) -> None:
+def publish(app: Celery, requests: Sequence[SyncRequest]) -> None:
     """Hand all to the broker; returns only when it took them, raises when it may not have."""
-    if not rings:
+    if not requests:
         return
     with (
-        app.producer_pool.acquire(block=True, timeout=ACQUIRE_SECONDS) as producer,
-        cast("_Batching", producer).batch(max_size=AT_ONCE),
+        app.producer_pool.acquire(block=True, timeout=PRODUCER_ACQUIRE_SECONDS) as producer,
+        cast("_BatchingProducer", producer).batch(max_size=PUBLISH_BATCH_SIZE),
     ):
-        for ring in rings:
-            send(app, ring, producer=producer)
+        for request in requests:
+            send(app, request, producer=producer)
 
 
-def send(app: Celery, ring: Ring, producer: Producer | None = None) -> None:
+def send(app: Celery, request: SyncRequest, producer: Producer | None = None) -> None:
     """Hand one to the broker."""
     app.send_task(
-        ring.task,
-        args=[ring.org_id],
-        kwargs={"bulk": True} if ring.bulk else None,
-        argsrepr=f"({ring.org_id})",
-        queue=ring.queue,
-        countdown=wait(app, ring.after) or None,
+        request.task,
+        args=[request.org_id],
+        kwargs={"bulk": True} if request.bulk else None,
+        argsrepr=f"({request.org_id})",
+        queue=request.queue,
+        countdown=countdown(app, request.delay_seconds) or None,
         producer=producer,
     )
 
 
-def wait(app: Celery, seconds: float) -> float:
+def countdown(app: Celery, seconds: float) -> float:
     """What a countdown of so many seconds must be: RabbitMQ's delays begin at one (celery.md 1.4)."""
-    native = str(app.conf.broker_url).startswith(("amqp", "pyamqp"))
-    return max(1.0, seconds) if native and seconds > 0 else seconds
+    delays_in_broker = str(app.conf.broker_url).startswith(("amqp", "pyamqp"))
+    return max(1.0, seconds) if delays_in_broker and seconds > 0 else seconds

@@ -9,38 +9,38 @@ from typing import Final
 from core.events.event_types import EventType
 from core.ports.spec import Provider
 
-RECEIVE: Final = "events.receive"
-HANDLE_WEBHOOKS: Final = "webhooks.handle"
+RECEIVE_EVENT: Final = "events.receive"
+HANDLE_PROVIDER_WEBHOOKS: Final = "webhooks.handle"
 SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
-PLAN: Final = "billing.plan"
-MAILS: Final = "mails.send"
-DELIVER: Final = "webhooks.deliver"
+CHECK_DRIFT: Final = "drift.check"
+SEND_EMAILS: Final = "emails.send"
+DELIVER_WEBHOOKS: Final = "webhooks.deliver"
 
-QUEUE_OF: Final[dict[str, str]] = {
-    RECEIVE: "events",
-    PLAN: "events",
-    HANDLE_WEBHOOKS: "events",
+QUEUE_BY_TASK: Final[dict[str, str]] = {
+    RECEIVE_EVENT: "events",
+    CHECK_DRIFT: "events",
+    HANDLE_PROVIDER_WEBHOOKS: "events",
     # By itself: a backlog of events would outlast the few seconds for which a sweep is worth anything.
     SWEEP: "sweep",
     SYNC_TO_STRIPE: "stripe",
     SYNC_TO_LAGO: "lago",
-    MAILS: "mails",
-    DELIVER: "webhooks",
+    SEND_EMAILS: "emails",
+    DELIVER_WEBHOOKS: "webhooks",
 }
 # What the sweep hands over stands in queues of its own, so that no fresh change waits behind an import.
-BULK_QUEUE_OF: Final[dict[str, str]] = {SYNC_TO_STRIPE: "stripe_bulk", SYNC_TO_LAGO: "lago_bulk"}
-QUEUES: Final = tuple(sorted({*QUEUE_OF.values(), *BULK_QUEUE_OF.values()}))
-TASK_OF: Final[dict[Provider, str]] = {"stripe": SYNC_TO_STRIPE, "lago": SYNC_TO_LAGO}
+BULK_QUEUE_BY_TASK: Final[dict[str, str]] = {SYNC_TO_STRIPE: "stripe_bulk", SYNC_TO_LAGO: "lago_bulk"}
+QUEUES: Final = tuple(sorted({*QUEUE_BY_TASK.values(), *BULK_QUEUE_BY_TASK.values()}))
+SYNC_TASK_BY_PROVIDER: Final[dict[Provider, str]] = {"stripe": SYNC_TO_STRIPE, "lago": SYNC_TO_LAGO}
 
-_BOTH: Final = (SYNC_TO_STRIPE, SYNC_TO_LAGO)
-TASKS_OF: Final[dict[EventType, tuple[str, ...]]] = {
-    "organization.created": _BOTH,
-    "organization.renamed": _BOTH,
-    "organization.plan_changed": _BOTH,
-    "organization.status_changed": _BOTH,
-    "organization.billing_details_changed": _BOTH,
+_BOTH_PROVIDERS: Final = (SYNC_TO_STRIPE, SYNC_TO_LAGO)
+TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
+    "organization.created": _BOTH_PROVIDERS,
+    "organization.renamed": _BOTH_PROVIDERS,
+    "organization.plan_changed": _BOTH_PROVIDERS,
+    "organization.status_changed": _BOTH_PROVIDERS,
+    "organization.billing_details_changed": _BOTH_PROVIDERS,
     # No biller knows members.
     "membership.added": (),
     "membership.removed": (),
@@ -51,7 +51,7 @@ TASKS_OF: Final[dict[EventType, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
+class SyncRequest:
     """One task for one organization; the broker is only a doorbell. ``bulk``: nobody waits for it.
 
     ``after``: seconds until it is to be worked on.
@@ -60,7 +60,7 @@ class Ring:
     task: str
     org_id: str
     bulk: bool = False
-    after: float = 0.0
+    delay_seconds: float = 0.0
 
     @property
     def provider(self) -> Provider:
@@ -68,14 +68,14 @@ class Ring:
 
     @property
     def queue(self) -> str:
-        return BULK_QUEUE_OF[self.task] if self.bulk else QUEUE_OF[self.task]
+        return BULK_QUEUE_BY_TASK[self.task] if self.bulk else QUEUE_BY_TASK[self.task]
 
 
-def rings(events: Iterable[tuple[str, str]]) -> list[Ring]:
+def requests_for(events: Iterable[tuple[str, str]]) -> list[SyncRequest]:
     """The tasks that ``(type, org_id)`` pairs call for, each once: many events of one organization ring one bell.
 
     A type that this version does not know rings nobody; the sweep finds what it changed.
     """
-    tasks = {str(known): woken for known, woken in TASKS_OF.items()}
-    called = [Ring(task, org_id) for event_type, org_id in events for task in tasks.get(event_type, ())]
-    return list(dict.fromkeys(called))
+    tasks = {str(known_type): tasks_of_type for known_type, tasks_of_type in TASKS_BY_EVENT_TYPE.items()}
+    requests = [SyncRequest(task, org_id) for event_type, org_id in events for task in tasks.get(event_type, ())]
+    return list(dict.fromkeys(requests))

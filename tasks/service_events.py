@@ -7,21 +7,21 @@ from celery import shared_task
 
 from core.inbox import service_events
 from tasks.base import BillingTask
-from tasks.routing import RECEIVE
+from tasks.routing import RECEIVE_EVENT
 
 log = structlog.get_logger()
 
-SENT_WRONGLY = "arguments: send one, the event, and nothing else"
+WRONG_ARGUMENTS = "arguments: send one, the event, and nothing else"
 
 
-@shared_task(bind=True, base=BillingTask, name=RECEIVE)
-def receive(self: BillingTask, /, *sent: object, **named: object) -> None:
+@shared_task(bind=True, base=BillingTask, name=RECEIVE_EVENT)
+def receive(self: BillingTask, /, *args: object, **kwargs: object) -> None:
     """Whatever comes gets a verdict that stays in ``received_events``; nothing in it can make the task fail."""
-    events = [*sent, *named.values()] if named.keys() <= {"event"} else []
-    with self.outlasting_the_database():
+    events = [*args, *kwargs.values()] if kwargs.keys() <= {"event"} else []
+    with self.with_database_retry():
         runtime = self.runtime
         if len(events) == 1:
-            receipt = service_events.receive(runtime.database, runtime.catalog, runtime.clock, events[0])
+            handled = service_events.handle(runtime.database, runtime.catalog, runtime.clock, events[0])
         else:
-            receipt = service_events.refuse(runtime.database, runtime.clock, [sent, named], SENT_WRONGLY)
-    log.info("event_received", verdict=receipt.verdict, org_id=receipt.org_id, repeated=receipt.repeated)
+            handled = service_events.reject(runtime.database, runtime.clock, [args, kwargs], WRONG_ARGUMENTS)
+    log.info("event_received", status=handled.status, org_id=handled.org_id, repeated=handled.repeated)

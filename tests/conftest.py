@@ -27,7 +27,7 @@ from tests import contract, servers
 Provider = Literal["stripe", "lago"]
 PROVIDERS: dict[str, Provider] = {"stripe": "stripe", "lago": "lago"}
 
-# Asked for by name: see ``tests/core/money``.
+# Asked for by name: see ``tests/core/new_currency``.
 settings.register_profile(
     "long",
     max_examples=400,

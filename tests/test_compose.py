@@ -29,7 +29,7 @@ import yaml
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.org_manager import OrgManager
-from core.reconcile.attempt import LEASE
+from core.reconcile.attempt import LINK_LEASE
 from core.reporting import overview
 from sandbox.client import SandboxClient
 from worker.config.api import ApiSettings
@@ -279,7 +279,7 @@ def _until_in_sync(stack: Stack, database_url: str, org_id: str) -> None:
     try:
         while True:
             with database.read() as session:
-                found = overview.organization(session, org_id, utc_now())
+                found = overview.organization_report(session, org_id, utc_now())
             assert found is not None
             if found.in_sync:
                 return
@@ -310,7 +310,7 @@ def test_every_service_is_checked_restarted_and_given_time_to_stop(name: str) ->
     service = services()[name]
     assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert service["restart"] in ({"on-failure:5"} if name in ONE_SHOT else {"unless-stopped"})
-    assert seconds(service["stop_grace_period"]) > LEASE.total_seconds()
+    assert seconds(service["stop_grace_period"]) > LINK_LEASE.total_seconds()
 
 
 @pytest.mark.parametrize("name", services())

@@ -80,7 +80,7 @@ def test_every_import_stands_at_the_top_of_its_module_but_for_what_one_command_s
         ("worker/cli/demo.py", "worker", "demo"),
         ("worker/cli/run.py", "sandbox.server", "Sandbox"),
         ("worker/cli/run.py", "worker.wiring", "api"),
-        ("worker/cli/run.py", "worker.processes.embedded", "Embedded"),
+        ("worker/cli/run.py", "worker.processes.embedded", "EmbeddedProcess"),
         ("worker/cli/api.py", "worker.wiring", "api"),
     }
 

@@ -15,7 +15,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from core.inbox.event_schemas import DATA_OF
+from core.inbox.event_schemas import DATA_MODELS
 from tests.worker import console
 from worker.cli.app import app
 from worker.config.api import ApiSettings
@@ -49,7 +49,7 @@ def commands() -> set[str]:
 
 def test_every_command_that_is_named_is_there_and_each_that_is_there_is_named() -> None:
     known = commands()
-    words = re.findall(r"(?:`|\$ |\$\(|worker )billing-sync ([a-z]+)(?: ([a-z]+))?", README)
+    words = re.findall(r"(?:`|\$ |\$\(|worker )billing-sync ([a-z-]+)(?: ([a-z-]+))?", README)
     named = {f"{first} {second}" if f"{first} {second}" in known else first for first, second in words}
     assert named - known == set()
     assert {command.split()[0] for command in known} - {command.split()[0] for command in named} == set()
@@ -62,7 +62,7 @@ def test_every_setting_is_in_the_table_and_no_other() -> None:
 
 def test_every_event_is_in_the_table_with_its_fields() -> None:
     named = {cells[0][0]: set(cells[1]) for cells in table("From another service")}
-    assert named == {event: set(data.model_fields) for event, data in DATA_OF.items()}
+    assert named == {event: set(data.model_fields) for event, data in DATA_MODELS.items()}
 
 
 def test_the_example_in_python_does_what_it_says(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_requests_over_http_do_what_they_say(tmp_path: Path) -> None:
         origin = re.findall(r"(http://[0-9.:]+)/docs", up.output)[0]
         lines = [make_key, create.replace("http://127.0.0.1:8080", origin)]
         made = json.loads(typed(folder, lines))
-        assert (made["status"], made["sync"]) == ("created", {"sequence": 1})
+        assert (made["status"], made["sync"]) == ("created", {"version": 1})
         lines.append(ask.replace("http://127.0.0.1:8080", origin).replace("org_…", made["org_id"]))
         again, receipt = (json.loads(line) for line in typed(folder, lines).replace("}{", "}\n{").splitlines())
     # The key that was made anew is another caller's, so the same Idempotency-Key is not the same request.

@@ -19,10 +19,10 @@ from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.organizations import Organization
-from core.events.event_types import Cause, Change
+from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, plan_changes
 from core.organizations.commands import NewOrganization
-from core.predecessor.files import OldMember, OldOrganization, Place, write_members, write_organizations
+from core.predecessor.files import FilePosition, OldMember, OldOrganization, write_members, write_organizations
 from core.predecessor.importing import import_files
 from core.reporting import overview
 from core.reporting.overview import OrganizationReport
@@ -30,18 +30,18 @@ from sandbox.client import Call, SandboxClient
 from sandbox.http import Doc
 from tasks.base import Runtime
 from worker.config.settings import Settings
-from worker.processes.embedded import Embedded
+from worker.processes.embedded import EmbeddedProcess
 
-LONGEST_WAIT: Final = 45.0  # seconds for each step
-LOOK_EVERY: Final = 0.05
-BY_DEMO: Final = Cause(actor="demo")
+DEMO_STEP_MAX_SECONDS: Final = 45.0  # seconds for each step
+DEMO_POLL_SECONDS: Final = 0.05
+DEMO_CAUSE: Final = Cause(actor="demo")
 
-Say = Callable[[str], None]
-Step = Callable[[Change, Organization], None]
+WriteLine = Callable[[str], None]
+DemoStep = Callable[[ChangeContext, Organization], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class DemoOrganization:
     """One organization at the end: its row, and the calls that it cost at each biller."""
 
     organization: OrganizationReport
@@ -50,64 +50,64 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class DemoResult:
     """``problem`` None: all in sync, and exactly one customer each."""
 
-    shown: list[Shown]
+    organizations: list[DemoOrganization]
     problem: str | None
     stripe_calls: int
     lago_calls: int
 
 
-def run(say: Say) -> Result:
+def run(write_line: WriteLine) -> DemoResult:
     """Tell the story to ``say``, a line a step. Ends within a few minutes, whatever happens."""
     with tempfile.TemporaryDirectory(prefix="billing-sync-demo-") as folder:
-        place = Path(folder)
-        with Embedded(_settings(place)) as running, SandboxClient(running.sandbox_url or "") as sandbox:
-            say(f"A billing-sync and a sandbox of Stripe and Lago run at {running.sandbox_url}")
+        path = Path(folder)
+        with EmbeddedProcess(_settings(path)) as embedded, SandboxClient(embedded.sandbox_url or "") as sandbox:
+            write_line(f"A billing-sync and a sandbox of Stripe and Lago run at {embedded.sandbox_url}")
             sandbox.reset_calls()
-            runtime = running.app.runtime
-            problem = _tell(runtime, sandbox, place, say)
+            runtime = embedded.app.runtime
+            problem = _run_steps(runtime, sandbox, path, write_line)
             return _result(runtime, sandbox, problem)
 
 
 def _settings(folder: Path) -> Settings:
     """Built without the environment: a key that is set there must not be met."""
-    return Settings.model_construct(data_dir=folder, plans_file=plan_catalog.DEFAULT_FILE, worker_concurrency=4)
+    return Settings.model_construct(data_dir=folder, plans_file=plan_catalog.DEFAULT_PLANS_FILE, worker_concurrency=4)
 
 
-def _tell(runtime: Runtime, sandbox: SandboxClient, folder: Path, say: Say) -> str | None:
+def _run_steps(runtime: Runtime, sandbox: SandboxClient, folder: Path, write_line: WriteLine) -> str | None:
     """Every step waits until both billers match; returns what went wrong first."""
     started = time.monotonic()
-    found = _import(runtime, sandbox, folder)
-    problem = _until_in_sync(runtime.database)
-    say(f"Imported {found}")
-    say(f"Both billers match after {time.monotonic() - started:.1f} s")
+    summary = _import(runtime, sandbox, folder)
+    problem = _wait_until_in_sync(runtime.database)
+    write_line(f"Imported {summary}")
+    write_line(f"Both billers match after {time.monotonic() - started:.1f} s")
     with runtime.database.write() as session:
         new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.tiers()[0])
-        org_id = commands.create(Change(session, utc_now(), BY_DEMO), new, runtime.catalog).id
-    problem = problem or _until_in_sync(runtime.database)
-    say("Created Northwind: a customer at Stripe, a customer and a subscription at Lago")
+        org_id = commands.create(ChangeContext(session, utc_now(), DEMO_CAUSE), new, runtime.catalog).id
+    problem = problem or _wait_until_in_sync(runtime.database)
+    write_line("Created Northwind: a customer at Stripe, a customer and a subscription at Lago")
     for sentence, step in _steps(runtime):
         if problem is None:
             _change(runtime, org_id, step)
-            problem = _until_in_sync(runtime.database)
-            say(sentence)
+            problem = _wait_until_in_sync(runtime.database)
+            write_line(sentence)
     return problem
 
 
-def _steps(runtime: Runtime) -> Iterable[tuple[str, Step]]:
+def _steps(runtime: Runtime) -> Iterable[tuple[str, DemoStep]]:
     plans = runtime.catalog
     tiers = plans.tiers()
     high, low = tiers[-1], tiers[len(tiers) // 2 - 1]
 
-    def rename(change: Change, organization: Organization) -> None:
+    def rename(change: ChangeContext, organization: Organization) -> None:
         commands.rename(change, organization, "Northwind Traders")
 
-    def upgrade(change: Change, organization: Organization) -> None:
+    def upgrade(change: ChangeContext, organization: Organization) -> None:
         plan_changes.change_plan(change, organization, high, plans)
 
-    def downgrade(change: Change, organization: Organization) -> None:
+    def downgrade(change: ChangeContext, organization: Organization) -> None:
         plan_changes.change_plan(change, organization, low, plans)
 
     yield "Renamed it to Northwind Traders", rename
@@ -115,35 +115,35 @@ def _steps(runtime: Runtime) -> Iterable[tuple[str, Step]]:
     yield f"Downgraded it to {low}: at the end of the period it has paid for", downgrade
 
 
-def _change(runtime: Runtime, org_id: str, step: Step) -> None:
+def _change(runtime: Runtime, org_id: str, step: DemoStep) -> None:
     with runtime.database.write() as session:
         organization = commands.lock(session, org_id)
         if organization is not None:
-            step(Change(session, utc_now(), BY_DEMO), organization)
+            step(ChangeContext(session, utc_now(), DEMO_CAUSE), organization)
 
 
 def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
     """The old store's files, with what the billers hold of them already; returns what was found in them."""
-    old = _old_organizations(runtime.catalog.tiers())
-    known = [each for each in old if each.stripe_customer_id]
-    sandbox.preload_stripe_customers({"id": each.stripe_customer_id, "name": each.name} for each in known)
+    records = _predecessor_organizations(runtime.catalog.tiers())
+    known_to_providers = [each for each in records if each.stripe_customer_id]
+    sandbox.preload_stripe_customers({"id": each.stripe_customer_id, "name": each.name} for each in known_to_providers)
     sandbox.preload_lago_customers(
-        {"lago_id": each.lago_customer_id, "external_id": each.id, "name": each.name} for each in known
+        {"lago_id": each.lago_customer_id, "external_id": each.id, "name": each.name} for each in known_to_providers
     )
     orgs_file, users_file = folder / "organizations.json", folder / "org_users.json"
-    write_organizations(orgs_file, old)
-    write_members(users_file, ((each.id, _old_members(each)) for each in old))
+    write_organizations(orgs_file, records)
+    write_members(users_file, ((each.id, _predecessor_members(each)) for each in records))
     report = import_files(runtime.database, runtime.catalog, utc_now, orgs_file, users_file)
     return (
         f"{report.organizations.new} organizations with {report.members.new} members, "
-        f"{len(known)} of them known to the billers"
+        f"{len(known_to_providers)} of them known to the billers"
     )
 
 
-_HERE: Final = Place("the demo", 0, 0)
-_WRITTEN: Final = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+_DEMO_PLACE: Final = FilePosition("the demo", 0, 0)
+_FIRST_CREATED_AT: Final = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 # Name, Lago's id, Stripe's id: the first two have been customers for long.
-_OLD: Final[tuple[tuple[str, str | None, str | None], ...]] = (
+_PREDECESSOR_ORGANIZATIONS: Final[tuple[tuple[str, str | None, str | None], ...]] = (
     ("Acme Corporation", "5d2c8f10-0000-4000-8000-000000000001", "cus_AcmeSince2024"),
     ("Pro Tech Inc", "a7e90b42-0000-4000-8000-000000000002", "cus_ProTechSince25"),
     ("Zürich Analytics", None, None),
@@ -152,66 +152,68 @@ _OLD: Final[tuple[tuple[str, str | None, str | None], ...]] = (
 )
 
 
-def _old_organizations(tiers: list[str]) -> list[OldOrganization]:
+def _predecessor_organizations(tiers: list[str]) -> list[OldOrganization]:
     return [
         OldOrganization(
             id=f"org_5e1f0c00-7a11-4000-8000-{number:012d}",
             name=name,
-            created_at=_WRITTEN + timedelta(days=number),
+            created_at=_FIRST_CREATED_AT + timedelta(days=number),
             plan_tier=tiers[number % len(tiers)],
             lago_customer_id=lago_id,
             stripe_customer_id=stripe_id,
             status="active",
-            place=_HERE,
+            position=_DEMO_PLACE,
         )
-        for number, (name, lago_id, stripe_id) in enumerate(_OLD)
+        for number, (name, lago_id, stripe_id) in enumerate(_PREDECESSOR_ORGANIZATIONS)
     ]
 
 
-def _old_members(organization: OldOrganization) -> list[OldMember]:
+def _predecessor_members(organization: OldOrganization) -> list[OldMember]:
     return [
-        OldMember(org_id=organization.id, user_id=user, role=role, joined_at=organization.created_at, place=_HERE)
+        OldMember(
+            org_id=organization.id, user_id=user, role=role, joined_at=organization.created_at, position=_DEMO_PLACE
+        )
         for user, role in (("user_alice", "owner"), ("user_bob", "member"))
     ]
 
 
-def _until_in_sync(database: Database) -> str | None:
+def _wait_until_in_sync(database: Database) -> str | None:
     """Wait until nothing is left to do; returns why that did not come."""
-    until = time.monotonic() + LONGEST_WAIT
-    while time.monotonic() < until:
+    ends_at = time.monotonic() + DEMO_STEP_MAX_SECONDS
+    while time.monotonic() < ends_at:
         with database.read() as session:
-            now = overview.overview(session)
-        if now.in_sync:
+            found = overview.summarize(session)
+        if found.in_sync:
             return None
-        if any(each.parked for each in now.billers.values()):
-            return f"a change was parked: {now.troubles[0].message if now.troubles else 'no reason was kept'}"
-        time.sleep(LOOK_EVERY)
-    waited = ", ".join(f"{each.behind} at {name}" for name, each in now.billers.items())
-    return f"not in sync after {LONGEST_WAIT:.0f} s ({waited}): run it again with --verbose to see why"
+        if any(each.parked for each in found.providers.values()):
+            return f"a change was parked: {found.failures[0].message if found.failures else 'no reason was kept'}"
+        time.sleep(DEMO_POLL_SECONDS)
+    still_behind = ", ".join(f"{each.behind} at {name}" for name, each in found.providers.items())
+    return f"not in sync after {DEMO_STEP_MAX_SECONDS:.0f} s ({still_behind}): run it again with --verbose to see why"
 
 
-def _result(runtime: Runtime, sandbox: SandboxClient, problem: str | None) -> Result:
+def _result(runtime: Runtime, sandbox: SandboxClient, problem: str | None) -> DemoResult:
     with runtime.database.read() as session:
-        rows = overview.organizations(session, utc_now(), plan=None, search=None, limit=100).organizations
+        rows = overview.list_organizations(session, utc_now(), plan=None, search=None, limit=100).organizations
     calls, state = sandbox.calls(), sandbox.state()
-    shown = [
-        Shown(
+    demo_organizations = [
+        DemoOrganization(
             organization=row,
-            stripe_calls=_count(calls, "stripe", row),
-            lago_calls=_count(calls, "lago", row),
+            stripe_calls=_count_calls(calls, "stripe", row),
+            lago_calls=_count_calls(calls, "lago", row),
         )
         for row in rows
     ]
     total = sandbox.counters()
-    return Result(
-        shown=shown,
-        problem=problem or _doubled(rows, state),
+    return DemoResult(
+        organizations=demo_organizations,
+        problem=problem or _find_duplicates(rows, state),
         stripe_calls=total.stripe.total,
         lago_calls=total.lago.total,
     )
 
 
-def _count(calls: Iterable[Call], provider: str, row: OrganizationReport) -> int:
+def _count_calls(calls: Iterable[Call], provider: str, row: OrganizationReport) -> int:
     """Calls that were about this organization: its id or one of its customer's ids is in them."""
     ids = [row.id, *(link.customer_id for link in row.links.values() if link.customer_id)]
     return sum(
@@ -220,16 +222,19 @@ def _count(calls: Iterable[Call], provider: str, row: OrganizationReport) -> int
     )
 
 
-def _doubled(rows: list[OrganizationReport], state: Mapping[str, Mapping[str, list[Doc]]]) -> str | None:
+def _find_duplicates(rows: list[OrganizationReport], state: Mapping[str, Mapping[str, list[Doc]]]) -> str | None:
     """What the sandbox holds, against what the rows say: one customer each, the same one, and nobody else."""
     at_stripe = sorted(str(each["id"]) for each in state["stripe"]["customers"])
     at_lago = sorted(str(each["lago_id"]) for each in state["lago"]["customers"])
-    for name, held, known in (
+    for name, stored_ids, expected_ids in (
         ("Stripe", at_stripe, sorted(row.links["stripe"].customer_id or "" for row in rows)),
         ("Lago", at_lago, sorted(row.links["lago"].customer_id or "" for row in rows)),
     ):
-        if held != known:
-            return f"{name} holds {len(held)} customers for {len(known)} organizations; it must be exactly one each"
+        if stored_ids != expected_ids:
+            return (
+                f"{name} holds {len(stored_ids)} customers for {len(expected_ids)} organizations; it must be "
+                "exactly one each"
+            )
     active = [str(each["external_id"]) for each in state["lago"]["subscriptions"] if each["status"] == "active"]
     if sorted(active) != sorted(row.id for row in rows):
         return f"Lago holds {len(active)} active subscriptions for {len(rows)} organizations; it must be one each"

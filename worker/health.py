@@ -23,64 +23,68 @@ from core.db.database import Database
 from core.db.models.events import Event
 from worker.config.settings import SettingsError, read
 
-ANSWER_SECONDS: Final = 4.0
+HEALTH_CHECK_SECONDS: Final = 4.0
 # A batch and a broker that blinks take seconds; an event that waits longer is not being relayed.
-LONGEST_WAIT: Final = timedelta(seconds=60)
+MAX_RELAY_LAG: Final = timedelta(seconds=60)
 # What the processes call themselves at the broker: as the command line names them, and as Celery names beat.
-NODES: Final = {"worker": "worker-*", "beat": "celerybeat"}
-Value = TypeVar("Value")
+CELERY_NODE_NAMES: Final = {"worker": "worker-*", "beat": "celerybeat"}
+ValueT = TypeVar("ValueT")
 
 
-class SickError(Exception):
+class UnhealthyError(Exception):
     """Why the process is not healthy."""
 
 
-def main(words: list[str]) -> int:
-    if len(words) != 1:
-        return _say("name one of worker, beat, relay, database or an http:// address")
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        return _report_unhealthy("name one of worker, beat, relay, database or an http:// address")
     try:
-        check(words[0])
-    except (SickError, SettingsError) as error:
-        return _say(str(error))
+        check(arguments[0])
+    except (UnhealthyError, SettingsError) as error:
+        return _report_unhealthy(str(error))
     except BrokerError:
-        return _say("the broker does not answer")
+        return _report_unhealthy("the broker does not answer")
     except OperationalError:
-        return _say("the database does not answer")
+        return _report_unhealthy("the database does not answer")
     except httpx.HTTPError as error:
-        return _say(f"{words[0]} does not answer ({type(error).__name__})")
+        return _report_unhealthy(f"{arguments[0]} does not answer ({type(error).__name__})")
     return 0
 
 
-def check(what: str) -> None:
-    """Raises ``SickError`` or what the broker, the database or HTTP raise."""
-    match what:
+def check(target: str) -> None:
+    """Raises ``UnhealthyError`` or what the broker, the database or HTTP raise."""
+    match target:
         case "worker" | "beat":
-            _pinged(what)
+            _check_ping(target)
         case "relay":
-            _relayed()
+            _check_relay()
         case "database":
-            _queried(select(literal(1)))
+            _query_database(select(literal(1)))
         case _:
-            _answered(what)
+            _check_url(target)
 
 
-def _pinged(kind: str) -> None:
+def _check_ping(process: str) -> None:
     host = socket.gethostname()
     # An app of its own: a check runs every few seconds and must not load both billers' SDKs to send one message.
     with Celery(broker=read().broker, set_as_current=False) as app:
-        if not app.control.ping(timeout=ANSWER_SECONDS, pattern=f"{NODES[kind]}@{host}", matcher="glob", limit=1):
-            message = f"no {kind} of {host} answers through the broker"
-            raise SickError(message)
+        if not app.control.ping(
+            timeout=HEALTH_CHECK_SECONDS, pattern=f"{CELERY_NODE_NAMES[process]}@{host}", matcher="glob", limit=1
+        ):
+            message = f"no {process} of {host} answers through the broker"
+            raise UnhealthyError(message)
 
 
-def _relayed() -> None:
-    waiting_since = _queried(select(Event.occurred_at).where(Event.published_at.is_(None)).order_by(Event.seq).limit(1))
-    if waiting_since is not None and utc_now() - waiting_since > LONGEST_WAIT:
+def _check_relay() -> None:
+    waiting_since = _query_database(
+        select(Event.occurred_at).where(Event.published_at.is_(None)).order_by(Event.seq).limit(1)
+    )
+    if waiting_since is not None and utc_now() - waiting_since > MAX_RELAY_LAG:
         message = f"a committed event waits since {waiting_since:%H:%M:%S} UTC"
-        raise SickError(message)
+        raise UnhealthyError(message)
 
 
-def _queried(query: Select[Value]) -> Value | None:
+def _query_database(query: Select[ValueT]) -> ValueT | None:
     database = Database(read().database, pool_size=1)
     try:
         with database.read() as session:
@@ -89,15 +93,15 @@ def _queried(query: Select[Value]) -> Value | None:
         database.close()
 
 
-def _answered(url: str) -> None:
-    answer = httpx.get(url, timeout=ANSWER_SECONDS, trust_env=False)
-    if answer.status_code != httpx.codes.OK:
-        message = f"{url} answers {answer.status_code}"
-        raise SickError(message)
+def _check_url(url: str) -> None:
+    response = httpx.get(url, timeout=HEALTH_CHECK_SECONDS, trust_env=False)
+    if response.status_code != httpx.codes.OK:
+        message = f"{url} answers {response.status_code}"
+        raise UnhealthyError(message)
 
 
-def _say(sentence: str) -> int:
-    sys.stderr.write(f"not healthy: {sentence}\n")
+def _report_unhealthy(problem: str) -> int:
+    sys.stderr.write(f"not healthy: {problem}\n")
     return 1
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from core.access.api_keys import Scope
-from core.db.models.organizations import Role
+from core.db.models.organizations import MembershipRole
 
-About = Literal["nothing", "organization", "current", "user"]
+PathSubject = Literal["nothing", "organization", "current", "user"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class PermissionRule:
     """``about``: whose business the path names; ``organization`` is {org_id}, ``user`` is {user_id}, only oneself;
     ``current`` is the organization of the header, else the caller's first.
 
@@ -25,87 +25,87 @@ class Rule:
     """
 
     public: bool = False
-    about: About = "nothing"
-    people: bool = True
-    roles: frozenset[Role] = frozenset()
+    path_subject: PathSubject = "nothing"
+    allows_users: bool = True
+    roles: frozenset[MembershipRole] = frozenset()
     scope: Scope | None = None
 
 
-def _members(*roles: Role, scope: Scope | None = None) -> Rule:
-    return Rule(about="organization", people=bool(roles), roles=frozenset(roles), scope=scope)
+def _organization_rule(*roles: MembershipRole, scope: Scope | None = None) -> PermissionRule:
+    return PermissionRule(path_subject="organization", allows_users=bool(roles), roles=frozenset(roles), scope=scope)
 
 
-PUBLIC: Final = Rule(public=True)
-READ: Final = _members("owner", "billing_admin", "member", scope="organizations:read")
-READ_MONEY: Final = _members("owner", "billing_admin", scope="organizations:read")
-CHANGE: Final = _members("owner", "billing_admin", scope="organizations:write")
-GOVERN: Final = _members("owner", scope="organizations:write")
-BILLING: Final = _members(scope="billing:write")
-READ_CURRENT: Final = replace(READ, about="current")
-CHANGE_CURRENT: Final = replace(CHANGE, about="current")
-LOOK: Final = Rule(scope="organizations:read")
-BEGIN: Final = Rule(scope="organizations:write")
-ONESELF: Final = Rule(about="user", scope="organizations:read")
-PERSON: Final = Rule()
-MEASURE: Final = Rule(people=False, scope="metrics:read")
-SAY: Final = Rule(people=False, scope="events:write")
-SUBSCRIBE: Final = Rule(people=False, scope="webhooks:write")
+PUBLIC_ROUTE: Final = PermissionRule(public=True)
+READ_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", "member", scope="organizations:read")
+READ_BILLING: Final = _organization_rule("owner", "billing_admin", scope="organizations:read")
+CHANGE_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", scope="organizations:write")
+OWNER_ONLY: Final = _organization_rule("owner", scope="organizations:write")
+SET_CUSTOMER_IDS: Final = _organization_rule(scope="billing:write")
+READ_CURRENT_ORG: Final = replace(READ_ORGANIZATION, path_subject="current")
+CHANGE_CURRENT_ORG: Final = replace(CHANGE_ORGANIZATION, path_subject="current")
+LIST_ORGANIZATIONS: Final = PermissionRule(scope="organizations:read")
+CREATE_ORGANIZATION: Final = PermissionRule(scope="organizations:write")
+OWN_ACCOUNT: Final = PermissionRule(path_subject="user", scope="organizations:read")
+ANY_USER: Final = PermissionRule()
+READ_METRICS: Final = PermissionRule(allows_users=False, scope="metrics:read")
+SEND_EVENTS: Final = PermissionRule(allows_users=False, scope="events:write")
+MANAGE_WEBHOOKS: Final = PermissionRule(allows_users=False, scope="webhooks:write")
 
-TABLE: Final[dict[tuple[str, str], Rule]] = {
-    ("GET", "/healthz"): PUBLIC,
-    ("GET", "/readyz"): PUBLIC,
-    ("GET", "/metrics"): MEASURE,
-    ("GET", "/auth/login"): PUBLIC,
-    ("GET", "/auth/callback"): PUBLIC,
+PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
+    ("GET", "/healthz"): PUBLIC_ROUTE,
+    ("GET", "/readyz"): PUBLIC_ROUTE,
+    ("GET", "/metrics"): READ_METRICS,
+    ("GET", "/auth/login"): PUBLIC_ROUTE,
+    ("GET", "/auth/callback"): PUBLIC_ROUTE,
     # The signature is the sign-in.
-    ("POST", "/webhooks/stripe"): PUBLIC,
-    ("POST", "/webhooks/lago"): PUBLIC,
-    ("POST", "/api/organizations"): BEGIN,
-    ("GET", "/api/organizations"): LOOK,
-    ("GET", "/api/organizations/selector"): PERSON,
-    ("GET", "/api/organizations/{org_id}"): READ,
-    ("PATCH", "/api/organizations/{org_id}"): CHANGE,
-    ("PATCH", "/api/organizations/{org_id}/billing"): BILLING,
-    ("PATCH", "/api/organizations/{org_id}/plan"): CHANGE,
-    ("POST", "/api/organizations/{org_id}/plan/preview"): CHANGE,
-    ("PUT", "/api/organizations/{org_id}/status"): GOVERN,
-    ("GET", "/api/organizations/{org_id}/sync"): READ,
-    ("GET", "/api/organizations/{org_id}/users"): READ,
-    ("POST", "/api/organizations/{org_id}/users"): CHANGE,
-    ("DELETE", "/api/organizations/{org_id}/users/{user_id}"): GOVERN,
-    ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): GOVERN,
-    ("POST", "/api/organizations/{org_id}/invitations"): CHANGE,
-    ("GET", "/api/organizations/{org_id}/invitations"): READ_MONEY,
-    ("DELETE", "/api/organizations/{org_id}/invitations/{invitation_id}"): CHANGE,
-    ("POST", "/api/invitations/accept"): PERSON,
-    ("GET", "/api/users/{user_id}/organizations"): ONESELF,
-    ("GET", "/api/dashboard"): PERSON,
-    ("POST", "/api/events"): SAY,
-    ("POST", "/api/webhooks"): SUBSCRIBE,
-    ("GET", "/api/webhooks"): SUBSCRIBE,
-    ("DELETE", "/api/webhooks/{endpoint_id}"): SUBSCRIBE,
-    ("POST", "/api/webhooks/{endpoint_id}/rotate"): SUBSCRIBE,
-    ("POST", "/api/webhooks/{endpoint_id}/replay"): SUBSCRIBE,
+    ("POST", "/webhooks/stripe"): PUBLIC_ROUTE,
+    ("POST", "/webhooks/lago"): PUBLIC_ROUTE,
+    ("POST", "/api/organizations"): CREATE_ORGANIZATION,
+    ("GET", "/api/organizations"): LIST_ORGANIZATIONS,
+    ("GET", "/api/organizations/selector"): ANY_USER,
+    ("GET", "/api/organizations/{org_id}"): READ_ORGANIZATION,
+    ("PATCH", "/api/organizations/{org_id}"): CHANGE_ORGANIZATION,
+    ("PATCH", "/api/organizations/{org_id}/billing"): SET_CUSTOMER_IDS,
+    ("PATCH", "/api/organizations/{org_id}/plan"): CHANGE_ORGANIZATION,
+    ("POST", "/api/organizations/{org_id}/plan/preview"): CHANGE_ORGANIZATION,
+    ("PUT", "/api/organizations/{org_id}/status"): OWNER_ONLY,
+    ("GET", "/api/organizations/{org_id}/sync"): READ_ORGANIZATION,
+    ("GET", "/api/organizations/{org_id}/users"): READ_ORGANIZATION,
+    ("POST", "/api/organizations/{org_id}/users"): CHANGE_ORGANIZATION,
+    ("DELETE", "/api/organizations/{org_id}/users/{user_id}"): OWNER_ONLY,
+    ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): OWNER_ONLY,
+    ("POST", "/api/organizations/{org_id}/invitations"): CHANGE_ORGANIZATION,
+    ("GET", "/api/organizations/{org_id}/invitations"): READ_BILLING,
+    ("DELETE", "/api/organizations/{org_id}/invitations/{invitation_id}"): CHANGE_ORGANIZATION,
+    ("POST", "/api/invitations/accept"): ANY_USER,
+    ("GET", "/api/users/{user_id}/organizations"): OWN_ACCOUNT,
+    ("GET", "/api/dashboard"): ANY_USER,
+    ("POST", "/api/events"): SEND_EVENTS,
+    ("POST", "/api/webhooks"): MANAGE_WEBHOOKS,
+    ("GET", "/api/webhooks"): MANAGE_WEBHOOKS,
+    ("DELETE", "/api/webhooks/{endpoint_id}"): MANAGE_WEBHOOKS,
+    ("POST", "/api/webhooks/{endpoint_id}/rotate"): MANAGE_WEBHOOKS,
+    ("POST", "/api/webhooks/{endpoint_id}/replay"): MANAGE_WEBHOOKS,
     # The older paths: the same core, the words that their callers know.
-    ("GET", "/api/v1/org/my-orgs"): PERSON,
-    ("GET", "/api/v1/org/roles"): LOOK,
-    ("GET", "/api/v1/org/{org_id}/members"): READ,
-    ("POST", "/api/v1/org/{org_id}/members"): CHANGE,
-    ("PUT", "/api/v1/org/{org_id}/members/{user_id}/role"): GOVERN,
-    ("DELETE", "/api/v1/org/{org_id}/members/{user_id}"): GOVERN,
-    ("GET", "/api/v1/org/{org_id}/stats"): READ,
-    ("GET", "/api/v1/org/{org_id}/billing"): READ_MONEY,
-    ("GET", "/api/v1/org/{org_id}/settings"): READ,
-    ("PUT", "/api/v1/org/{org_id}/settings"): CHANGE,
-    ("POST", "/api/v1/webhooks/lago"): PUBLIC,
-    ("POST", "/api/v1/webhooks/stripe/checkout-completed"): PUBLIC,
-    ("POST", "/api/v1/webhooks/stripe/subscription-updated"): PUBLIC,
-    ("POST", "/api/v1/billing/webhooks/stripe"): PUBLIC,
-    ("POST", "/api/v1/billing/webhooks/stripe/checkout"): PUBLIC,
-    ("GET", "/api/v1/subscriptions/plans"): LOOK,
-    ("GET", "/api/v1/subscriptions/current"): READ_CURRENT,
-    ("GET", "/api/v1/subscriptions/preview-change"): CHANGE_CURRENT,
-    ("POST", "/api/v1/subscriptions/upgrade"): CHANGE_CURRENT,
-    ("POST", "/api/v1/subscriptions/downgrade"): CHANGE_CURRENT,
-    ("POST", "/api/v1/subscriptions/change"): CHANGE_CURRENT,
+    ("GET", "/api/v1/org/my-orgs"): ANY_USER,
+    ("GET", "/api/v1/org/roles"): LIST_ORGANIZATIONS,
+    ("GET", "/api/v1/org/{org_id}/members"): READ_ORGANIZATION,
+    ("POST", "/api/v1/org/{org_id}/members"): CHANGE_ORGANIZATION,
+    ("PUT", "/api/v1/org/{org_id}/members/{user_id}/role"): OWNER_ONLY,
+    ("DELETE", "/api/v1/org/{org_id}/members/{user_id}"): OWNER_ONLY,
+    ("GET", "/api/v1/org/{org_id}/stats"): READ_ORGANIZATION,
+    ("GET", "/api/v1/org/{org_id}/billing"): READ_BILLING,
+    ("GET", "/api/v1/org/{org_id}/settings"): READ_ORGANIZATION,
+    ("PUT", "/api/v1/org/{org_id}/settings"): CHANGE_ORGANIZATION,
+    ("POST", "/api/v1/webhooks/lago"): PUBLIC_ROUTE,
+    ("POST", "/api/v1/webhooks/stripe/checkout-completed"): PUBLIC_ROUTE,
+    ("POST", "/api/v1/webhooks/stripe/subscription-updated"): PUBLIC_ROUTE,
+    ("POST", "/api/v1/billing/webhooks/stripe"): PUBLIC_ROUTE,
+    ("POST", "/api/v1/billing/webhooks/stripe/checkout"): PUBLIC_ROUTE,
+    ("GET", "/api/v1/subscriptions/plans"): LIST_ORGANIZATIONS,
+    ("GET", "/api/v1/subscriptions/current"): READ_CURRENT_ORG,
+    ("GET", "/api/v1/subscriptions/preview-change"): CHANGE_CURRENT_ORG,
+    ("POST", "/api/v1/subscriptions/upgrade"): CHANGE_CURRENT_ORG,
+    ("POST", "/api/v1/subscriptions/downgrade"): CHANGE_CURRENT_ORG,
+    ("POST", "/api/v1/subscriptions/change"): CHANGE_CURRENT_ORG,
 }

@@ -14,15 +14,15 @@ from fastapi.responses import HTMLResponse
 
 from api import problems
 
-PAGE: Final = "/docs"
+DOCS_PATH: Final = "/docs"
 # Swagger UI sets styles on its elements; scripts there are none but those of this server.
-POLICY: Final = (
+DOCS_CSP: Final = (
     "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; connect-src 'self'; "
     "img-src 'self' data:; script-src 'self'; style-src 'self' 'unsafe-inline'"
 )
-A_DAY: Final = "public, max-age=86400"
+DOCS_CACHE_CONTROL: Final = "public, max-age=86400"
 
-_HTML: Final = """<!doctype html>
+_DOCS_HTML: Final = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -39,7 +39,7 @@ _HTML: Final = """<!doctype html>
 </html>
 """
 # Without a validator: its badge would send the document's address to somebody else's server.
-_START: Final = """SwaggerUIBundle({
+_START_SCRIPT: Final = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#page",
   deepLinking: true,
@@ -47,28 +47,28 @@ _START: Final = """SwaggerUIBundle({
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
 });
 """
-_KINDS: Final = {
+_ASSET_MEDIA_TYPES: Final = {
     "favicon.png": "image/png",
     "swagger-ui.css": "text/css; charset=utf-8",
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
 }
 
 
-def add(app: FastAPI) -> None:
+def add_docs_routes(app: FastAPI) -> None:
     """Outside the document and the table of permissions: who may not call anything may still read what there is."""
     static = resources.files("fastapi_offline") / "static"
-    parts = {name: ((static / name).read_bytes(), kind) for name, kind in _KINDS.items()}
-    parts["start.js"] = (_START.encode(), "text/javascript; charset=utf-8")
+    assets = {name: ((static / name).read_bytes(), media_type) for name, media_type in _ASSET_MEDIA_TYPES.items()}
+    assets["start.js"] = (_START_SCRIPT.encode(), "text/javascript; charset=utf-8")
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(_HTML, headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(_DOCS_HTML, headers={"Content-Security-Policy": DOCS_CSP})
 
-    async def part(request: Request) -> Response:
-        found = parts.get(request.path_params["name"])
+    async def asset(request: Request) -> Response:
+        found = assets.get(request.path_params["name"])
         if found is None:
             detail = "There is nothing under this path."
             raise problems.not_found(detail)
-        return Response(found[0], media_type=found[1], headers={"Cache-Control": A_DAY})
+        return Response(found[0], media_type=found[1], headers={"Cache-Control": DOCS_CACHE_CONTROL})
 
-    app.add_route(PAGE, page, include_in_schema=False)
-    app.add_route(f"{PAGE}/{{name}}", part, include_in_schema=False)
+    app.add_route(DOCS_PATH, page, include_in_schema=False)
+    app.add_route(f"{DOCS_PATH}/{{name}}", asset, include_in_schema=False)

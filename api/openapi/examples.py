@@ -8,12 +8,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Final
 
-from api.problems import KINDS, MEDIA_TYPE
+from api.problems import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX
 
-Document = dict[str, Any]
+JsonDocument = dict[str, Any]
 
-_REQUEST_ID: Final = "0c9c8f5e6a4b4f0f8f6f0a1b2c3d4e5f"
-_PROBLEMS: Final[dict[int, tuple[str, str, list[Document]]]] = {
+_EXAMPLE_REQUEST_ID: Final = "0c9c8f5e6a4b4f0f8f6f0a1b2c3d4e5f"
+_PROBLEM_EXAMPLES: Final[dict[int, tuple[str, str, list[JsonDocument]]]] = {
     400: ("sign-in-refused", "The sign-in was begun by another browser, or long ago. Begin again.", []),
     401: ("unauthorized", "The access token is refused: it has expired. Sign in again.", []),
     403: ("forbidden", "In this organization it is for billing_admin and owner alone.", []),
@@ -38,72 +38,80 @@ _PROBLEMS: Final[dict[int, tuple[str, str, list[Document]]]] = {
     ),
     503: ("unavailable", "The database does not answer in time; nothing was changed. Try again.", []),
 }
-_BY_FORMAT: Final = {"date-time": "2026-11-23T12:00:00Z", "uri": "https://acme.example", "email": "ann@acme.example"}
+_EXAMPLES_BY_FORMAT: Final = {
+    "date-time": "2026-11-23T12:00:00Z",
+    "uri": "https://acme.example",
+    "email": "ann@acme.example",
+}
 
 
-def add(document: Document) -> None:
+def add_examples(document: JsonDocument) -> None:
     """Where the document has none."""
     schemas = document["components"]["schemas"]
     for methods in document["paths"].values():
         for operation in methods.values():
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 if not {"example", "examples"} & set(content):
-                    content["example"] = _value(content["schema"], schemas)
-            _refusals(operation["responses"])
+                    content["example"] = _example_value(content["schema"], schemas)
+            _add_problem_examples(operation["responses"])
 
 
-def _refusals(responses: Document) -> None:
-    for status, answer in responses.items():
-        content = answer.get("content", {}).get(MEDIA_TYPE)
-        if content is not None and int(status) in _PROBLEMS:
-            answer["content"] = {MEDIA_TYPE: {**content, "example": _problem(int(status))}}
+def _add_problem_examples(responses: JsonDocument) -> None:
+    for status, response in responses.items():
+        content = response.get("content", {}).get(PROBLEM_MEDIA_TYPE)
+        if content is not None and int(status) in _PROBLEM_EXAMPLES:
+            response["content"] = {PROBLEM_MEDIA_TYPE: {**content, "example": _problem_example(int(status))}}
 
 
-def _problem(status: int) -> Document:
-    kind, detail, errors = _PROBLEMS[status]
+def _problem_example(status: int) -> JsonDocument:
+    kind, detail, errors = _PROBLEM_EXAMPLES[status]
     return {
-        "type": f"{KINDS}{kind}",
+        "type": f"{PROBLEM_TYPE_PREFIX}{kind}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "request_id": _REQUEST_ID,
+        "request_id": _EXAMPLE_REQUEST_ID,
         "errors": errors,
     }
 
 
-def _value(schema: Document, schemas: Document) -> Any:  # noqa: ANN401 - any JSON
+def _example_value(schema: JsonDocument, schemas: JsonDocument) -> Any:  # noqa: ANN401 - any JSON
     if "$ref" in schema:
-        return _value(schemas[schema["$ref"].rsplit("/", 1)[1]], schemas)
+        return _example_value(schemas[schema["$ref"].rsplit("/", 1)[1]], schemas)
     if schema.get("examples"):
         return schema["examples"][0]
     if "const" in schema or "enum" in schema:
         return schema.get("const") or schema.get("default") or schema["enum"][0]
     for name in ("anyOf", "oneOf", "allOf"):
         if name in schema:
-            return _value(schema[name][0], schemas)
-    return _of_type(schema, schemas)
+            return _example_value(schema[name][0], schemas)
+    return _example_of_type(schema, schemas)
 
 
-def _of_type(schema: Document, schemas: Document) -> Any:  # noqa: ANN401 - any JSON
+def _example_of_type(schema: JsonDocument, schemas: JsonDocument) -> Any:  # noqa: ANN401 - any JSON
     match schema.get("type"):
         case "object":
             required = schema.get("required", [])
             properties = schema.get("properties", {}).items()
             return {
-                name: _value(each, schemas) for name, each in properties if name in required or _tells(each, schemas)
+                name: _example_value(property_schema, schemas)
+                for name, property_schema in properties
+                if name in required or _has_example(property_schema, schemas)
             }
         case "array":
-            return [_value(schema["items"], schemas)]
+            return [_example_value(schema["items"], schemas)]
         case "integer" | "number":
             return schema.get("minimum", 1)
         case "boolean":
             return schema.get("default", True)
-    return _BY_FORMAT.get(schema.get("format", ""), schema.get("default"))
+    return _EXAMPLES_BY_FORMAT.get(schema.get("format", ""), schema.get("default"))
 
 
-def _tells(schema: Document, schemas: Document) -> bool:
+def _has_example(schema: JsonDocument, schemas: JsonDocument) -> bool:
     """Whether somebody gave this field, or what it may be, an example or a list of words."""
     if "$ref" in schema:
-        return _tells(schemas[schema["$ref"].rsplit("/", 1)[1]], schemas)
-    inner = [each for name in ("anyOf", "oneOf", "allOf") for each in schema.get(name, ())]
-    return bool({"examples", "enum", "const"} & set(schema)) or any(_tells(each, schemas) for each in inner)
+        return _has_example(schemas[schema["$ref"].rsplit("/", 1)[1]], schemas)
+    alternatives = [each for name in ("anyOf", "oneOf", "allOf") for each in schema.get(name, ())]
+    return bool({"examples", "enum", "const"} & set(schema)) or any(
+        _has_example(each, schemas) for each in alternatives
+    )

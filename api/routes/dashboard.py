@@ -7,28 +7,28 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api.auth.authorization import TheAdmission
-from api.context import TheRuntime
-from api.usage import Usage
+from api.auth.authorization import PrincipalDep
+from api.context import ContextDep
+from api.usage import UsageResponse
 from core.common.validation import one_of
-from core.db.models.organizations import STATUSES, Role, Status
+from core.db.models.organizations import ORGANIZATION_STATUSES, MembershipRole, OrganizationStatus
 from core.flow_control import circuit_breaker
-from core.organizations.queries import Entry
+from core.organizations.queries import OrganizationRow
 from core.ports.spec import Provider
-from core.reconcile.link_status import Standing
+from core.reconcile.link_status import SyncStatus
 from core.reporting import sync_status
-from core.reporting.sync_status import Receipt
+from core.reporting.sync_status import VersionStatus
 
 router = APIRouter(tags=["dashboard"])
 
 
 class DashboardSync(BaseModel):
-    sequence: int
+    version: int
     in_sync: bool
-    providers: dict[Provider, Standing]
+    providers: dict[Provider, SyncStatus]
 
 
-class Row(BaseModel):
+class DashboardRow(BaseModel):
     """``pending_plan`` waits until ``plan_effective_at``; null there: the biller has not said when."""
 
     org_id: str
@@ -36,8 +36,8 @@ class Row(BaseModel):
     plan: str
     pending_plan: str | None
     plan_effective_at: datetime | None
-    status: Status
-    role: Role | None
+    status: OrganizationStatus
+    role: MembershipRole | None
     team_size: int
     created_at: datetime
     sync: DashboardSync
@@ -46,44 +46,46 @@ class Row(BaseModel):
 class Dashboard(BaseModel):
     """``current``: the organization of `X-Organization-ID`, else the first; ``usage`` is its own."""
 
-    organizations: list[Row]
+    organizations: list[DashboardRow]
     count: int
     current: str | None
-    usage: Usage | None
+    usage: UsageResponse | None
 
 
 @router.get("/api/dashboard")
-def show(admission: TheAdmission, runtime: TheRuntime) -> Dashboard:
+def get_dashboard(principal: PrincipalDep, context: ContextDep) -> Dashboard:
     """All organizations of the caller at a glance; answered within two seconds, whatever Lago does."""
-    ids = [entry.organization.id for entry in admission.organizations]
-    with runtime.database.read() as session:
-        found = sync_status.receipts(session, ids, runtime.clock())
-        stopped = "lago" in circuit_breaker.stops(session)
-    rows = [_row(entry, found[entry.organization.id]) for entry in admission.organizations]
-    current = admission.organization
+    ids = [entry.organization.id for entry in principal.organizations]
+    with context.database.read() as session:
+        version_statuses = sync_status.version_statuses(session, ids, context.clock())
+        lago_down = "lago" in circuit_breaker.open_breakers(session)
+    rows = [_dashboard_row(entry, version_statuses[entry.organization.id]) for entry in principal.organizations]
+    current = principal.organization
     return Dashboard(
         organizations=rows,
         count=len(rows),
         current=current.organization.id if current else None,
-        usage=runtime.usage.of(current.organization.id, stopped=stopped) if current else None,
+        usage=context.usage_reader.read(current.organization.id, provider_down=lago_down) if current else None,
     )
 
 
-def _row(entry: Entry, receipt: Receipt) -> Row:
-    organization = entry.organization
-    return Row(
+def _dashboard_row(row: OrganizationRow, version_status: VersionStatus) -> DashboardRow:
+    organization = row.organization
+    return DashboardRow(
         org_id=organization.id,
         name=organization.name,
         plan=organization.plan_tier,
         pending_plan=organization.pending_plan_tier,
         plan_effective_at=organization.plan_effective_at,
-        status=one_of("status", organization.status, STATUSES),
-        role=entry.role,
-        team_size=entry.team_size,
+        status=one_of("status", organization.status, ORGANIZATION_STATUSES),
+        role=row.role,
+        team_size=row.team_size,
         created_at=organization.created_at,
         sync=DashboardSync(
-            sequence=receipt.sequence,
-            in_sync=receipt.in_sync,
-            providers={provider: held.link.standing for provider, held in receipt.billers.items()},
+            version=version_status.latest_version,
+            in_sync=version_status.in_sync,
+            providers={
+                provider: link_version.link.status for provider, link_version in version_status.providers.items()
+            },
         ),
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from api import problems
-from api.context import TheRuntime
+from api.context import ContextDep
 
 router = APIRouter(tags=["health"])
 
@@ -18,15 +18,15 @@ class Health(BaseModel):
 
 
 @router.get("/healthz")
-async def alive() -> Health:
+async def get_liveness() -> Health:
     """The process answers; asks nothing of anybody else."""
     return Health()
 
 
 @router.get("/readyz")
-def ready(runtime: TheRuntime) -> Health:
+def get_readiness(context: ContextDep) -> Health:
     """The database answers and has this version's schema."""
-    if not runtime.database.has_this_schema():
+    if not context.database.is_schema_current():
         detail = "The database has another version's schema: run `billing-sync db upgrade`."
         raise problems.unavailable(detail)
     return Health()

@@ -9,237 +9,256 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from api import problems
-from api.auth.authorization import Admission, TheAdmission
-from api.context import TheRuntime
+from api.auth.authorization import Principal, PrincipalDep
+from api.context import ContextDep
 from api.routes import members, organizations
-from api.schemas.requests import Details, Limit, NewMember, Offset, OrgId, UserIdInPath, WantedRole
-from api.schemas.responses import Changed, MemberChanged, Sync
-from api.unit_of_work import IdempotencyKey, TheWriter
+from api.schemas.requests import (
+    AddMemberRequest,
+    ChangeRoleRequest,
+    OrgId,
+    PageLimit,
+    PageOffset,
+    UpdateOrganizationRequest,
+    UserIdInPath,
+)
+from api.schemas.responses import ChangeResponse, MemberChangeResponse, SyncVersion
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep
 from core.common.validation import one_of
-from core.db.models.organizations import STATUSES, Role, Status
-from core.events.event_types import Change
+from core.db.models.organizations import ORGANIZATION_STATUSES, MembershipRole, OrganizationStatus
+from core.events.event_types import ChangeContext
 from core.organizations import queries
-from core.organizations.queries import Entry
+from core.organizations.queries import OrganizationRow
 
 router = APIRouter(tags=["older paths"])
 
 
-class Mine(BaseModel):
+class LegacyOrganization(BaseModel):
     id: str
     name: str
-    role: Role | None
+    role: MembershipRole | None
     plan_tier: str
-    status: Status
+    status: OrganizationStatus
     member_count: int
     joined_at: datetime | None
 
 
-class RoleWords(BaseModel):
-    id: Role
+class LegacyRole(BaseModel):
+    id: MembershipRole
     name: str
     description: str
     permissions: list[str]
 
 
-class Roles(BaseModel):
-    roles: list[RoleWords]
+class LegacyRoles(BaseModel):
+    roles: list[LegacyRole]
 
 
-class MemberRow(BaseModel):
+class LegacyMember(BaseModel):
     id: str
     user_id: str
-    org_role: Role
+    org_role: MembershipRole
     createdAt: datetime  # noqa: N815 - the callers' own word
 
 
-class MemberPage(BaseModel):
-    members: list[MemberRow]
+class LegacyMemberPage(BaseModel):
+    members: list[LegacyMember]
     total: int
     offset: int
     limit: int
 
 
-class Done(BaseModel):
+class LegacyMemberChange(BaseModel):
     success: Literal[True] = True
     message: str
     user_id: str
-    role: Role | None
-    sync: Sync
+    role: MembershipRole | None
+    sync: SyncVersion
 
 
-class Stats(BaseModel):
+class LegacyStats(BaseModel):
     total_members: int
-    members_by_role: dict[Role, int]
+    members_by_role: dict[MembershipRole, int]
     created_at: datetime
     plan_tier: str
-    status: Status
+    status: OrganizationStatus
     organization_name: str
 
 
-class Billing(BaseModel):
+class LegacyBilling(BaseModel):
     plan_tier: str
     pending_plan_tier: str | None
     lago_customer_id: str | None
     stripe_customer_id: str | None
-    status: Status
+    status: OrganizationStatus
     created_at: datetime
 
 
-class Settings(BaseModel):
+class LegacySettings(BaseModel):
     name: str
     billing_email: str | None
     currency: str | None
 
 
-class OrganizationSettings(BaseModel):
+class LegacyOrganizationSettings(BaseModel):
     id: str
     name: str
     plan_tier: str
-    status: Status
+    status: OrganizationStatus
     created_at: datetime
-    settings: Settings
+    settings: LegacySettings
 
 
-ROLES: Final = Roles(
+LEGACY_ROLES: Final = LegacyRoles(
     roles=[
-        RoleWords(
+        LegacyRole(
             id="owner",
             name="Owner",
             description="Decides everything, members and other owners too",
             permissions=["manage_members", "manage_billing", "manage_settings", "delete_org", "view_all"],
         ),
-        RoleWords(
+        LegacyRole(
             id="billing_admin",
             name="Billing Admin",
             description="Decides about plan, billing details and new members",
             permissions=["manage_billing", "manage_settings", "view_all"],
         ),
-        RoleWords(id="member", name="Member", description="Sees the organization", permissions=["view_all"]),
+        LegacyRole(id="member", name="Member", description="Sees the organization", permissions=["view_all"]),
     ]
 )
 
 
 @router.get("/api/v1/org/my-orgs")
-def mine(admission: TheAdmission) -> list[Mine]:
+def list_my_organizations(principal: PrincipalDep) -> list[LegacyOrganization]:
     """The caller's organizations."""
     return [
-        Mine(
+        LegacyOrganization(
             id=entry.organization.id,
             name=entry.organization.name,
             role=entry.role,
             plan_tier=entry.organization.plan_tier,
-            status=_status(entry),
+            status=_organization_status(entry),
             member_count=entry.team_size,
             joined_at=entry.joined_at,
         )
-        for entry in admission.organizations
+        for entry in principal.organizations
     ]
 
 
 @router.get("/api/v1/org/roles")
-def roles() -> Roles:
+def list_roles() -> LegacyRoles:
     """The roles that a member can have."""
-    return ROLES
+    return LEGACY_ROLES
 
 
 @router.get("/api/v1/org/{org_id}/members")
-def list_members(org_id: OrgId, runtime: TheRuntime, limit: Limit = 100, offset: Offset = 0) -> MemberPage:
+def list_members(
+    org_id: OrgId, context: ContextDep, limit: PageLimit = 100, offset: PageOffset = 0
+) -> LegacyMemberPage:
     """Who belongs to it."""
-    with runtime.database.read() as session:
-        found, total = queries.members(session, org_id, limit, offset)
-    rows = [MemberRow(id=m.user_id, user_id=m.user_id, org_role=m.role, createdAt=m.joined_at) for m in found]
-    return MemberPage(members=rows, total=total, offset=offset, limit=limit)
+    with context.database.read() as session:
+        members_found, total = queries.list_members(session, org_id, limit, offset)
+    rows = [
+        LegacyMember(id=member.user_id, user_id=member.user_id, org_role=member.role, createdAt=member.joined_at)
+        for member in members_found
+    ]
+    return LegacyMemberPage(members=rows, total=total, offset=offset, limit=limit)
 
 
-@router.post("/api/v1/org/{org_id}/members", status_code=201, response_model=Done)
+@router.post("/api/v1/org/{org_id}/members", status_code=201, response_model=LegacyMemberChange)
 def add_member(
-    org_id: OrgId, body: NewMember, writer: TheWriter, admission: TheAdmission, key: IdempotencyKey = None
+    org_id: OrgId,
+    body: AddMemberRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """As `POST /api/organizations/{org_id}/users`."""
-    members.refuse_an_owner_by_others(admission, body.role)
+    members.require_owner_for_owner_role(principal, body.role)
 
-    def work(change: Change) -> Done:
-        return _done("User added to organization", members.taken_in(change, org_id, body))
+    def work(change: ChangeContext) -> LegacyMemberChange:
+        return _legacy_member_change("User added to organization", members.add_member(change, org_id, body))
 
-    return writer.once(key, body, 201, work)
+    return unit_of_work.run_idempotent(idempotency_key, body, 201, work)
 
 
 @router.put("/api/v1/org/{org_id}/members/{user_id}/role")
-def change_role(org_id: OrgId, user_id: UserIdInPath, body: WantedRole, writer: TheWriter) -> Done:
+def change_role(
+    org_id: OrgId, user_id: UserIdInPath, body: ChangeRoleRequest, unit_of_work: UnitOfWorkDep
+) -> LegacyMemberChange:
     """As `PUT /api/organizations/{org_id}/users/{user_id}/role`."""
-    changed = writer.change(lambda change: members.given_role(change, org_id, user_id, body.role))
-    return _done("User role updated", changed)
+    changed = unit_of_work.run(lambda change: members.set_role(change, org_id, user_id, body.role))
+    return _legacy_member_change("User role updated", changed)
 
 
 @router.delete("/api/v1/org/{org_id}/members/{user_id}")
-def remove_member(org_id: OrgId, user_id: UserIdInPath, writer: TheWriter) -> Done:
+def remove_member(org_id: OrgId, user_id: UserIdInPath, unit_of_work: UnitOfWorkDep) -> LegacyMemberChange:
     """As `DELETE /api/organizations/{org_id}/users/{user_id}`."""
-    changed = writer.change(lambda change: members.taken_out(change, org_id, user_id))
-    return _done("User removed from organization", changed)
+    changed = unit_of_work.run(lambda change: members.remove_member(change, org_id, user_id))
+    return _legacy_member_change("User removed from organization", changed)
 
 
 @router.get("/api/v1/org/{org_id}/stats")
-def stats(org_id: OrgId, admission: TheAdmission, runtime: TheRuntime) -> Stats:
+def get_stats(org_id: OrgId, principal: PrincipalDep, context: ContextDep) -> LegacyStats:
     """How many members there are, by role."""
-    entry = _entry(admission)
-    with runtime.database.read() as session:
-        by_role = queries.roles(session, org_id)
-    return Stats(
+    entry = _require_organization(principal)
+    with context.database.read() as session:
+        by_role = queries.count_roles(session, org_id)
+    return LegacyStats(
         total_members=sum(by_role.values()),
         members_by_role=by_role,
         created_at=entry.organization.created_at,
         plan_tier=entry.organization.plan_tier,
-        status=_status(entry),
+        status=_organization_status(entry),
         organization_name=entry.organization.name,
     )
 
 
 @router.get("/api/v1/org/{org_id}/billing")
-def billing(org_id: OrgId, admission: TheAdmission) -> Billing:  # noqa: ARG001 - the admission looked it up
+def get_billing(org_id: OrgId, principal: PrincipalDep) -> LegacyBilling:  # noqa: ARG001 - the admission looked it up
     """The plan, and the customers at both billers."""
-    entry = _entry(admission)
-    return Billing(
+    entry = _require_organization(principal)
+    return LegacyBilling(
         plan_tier=entry.organization.plan_tier,
         pending_plan_tier=entry.organization.pending_plan_tier,
         lago_customer_id=entry.lago_customer_id,
         stripe_customer_id=entry.stripe_customer_id,
-        status=_status(entry),
+        status=_organization_status(entry),
         created_at=entry.organization.created_at,
     )
 
 
 @router.get("/api/v1/org/{org_id}/settings")
-def settings(org_id: OrgId, admission: TheAdmission) -> OrganizationSettings:  # noqa: ARG001 - the admission looked it up
+def get_settings(org_id: OrgId, principal: PrincipalDep) -> LegacyOrganizationSettings:  # noqa: ARG001 - the admission looked it up
     """What can be set."""
-    entry = _entry(admission)
+    entry = _require_organization(principal)
     organization = entry.organization
-    return OrganizationSettings(
+    return LegacyOrganizationSettings(
         id=organization.id,
         name=organization.name,
         plan_tier=organization.plan_tier,
-        status=_status(entry),
+        status=_organization_status(entry),
         created_at=organization.created_at,
-        settings=Settings(
+        settings=LegacySettings(
             name=organization.name, billing_email=organization.billing_email, currency=organization.currency
         ),
     )
 
 
 @router.put("/api/v1/org/{org_id}/settings")
-def change_settings(org_id: OrgId, body: Details, writer: TheWriter) -> Changed:
+def change_settings(org_id: OrgId, body: UpdateOrganizationRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
     """As `PATCH /api/organizations/{org_id}`."""
-    return organizations.change_details(org_id, body, writer)
+    return organizations.update_organization(org_id, body, unit_of_work)
 
 
-def _entry(admission: Admission) -> Entry:
-    if admission.organization is None:
-        raise problems.no_organization()
-    return admission.organization
+def _require_organization(principal: Principal) -> OrganizationRow:
+    if principal.organization is None:
+        raise problems.organization_not_found()
+    return principal.organization
 
 
-def _status(entry: Entry) -> Status:
-    return one_of("status", entry.organization.status, STATUSES)
+def _organization_status(entry: OrganizationRow) -> OrganizationStatus:
+    return one_of("status", entry.organization.status, ORGANIZATION_STATUSES)
 
 
-def _done(message: str, changed: MemberChanged) -> Done:
-    return Done(message=message, user_id=changed.user_id, role=changed.role, sync=changed.sync)
+def _legacy_member_change(message: str, changed: MemberChangeResponse) -> LegacyMemberChange:
+    return LegacyMemberChange(message=message, user_id=changed.user_id, role=changed.role, sync=changed.sync)

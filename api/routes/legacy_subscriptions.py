@@ -12,26 +12,26 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from api import problems
-from api.auth.authorization import Admission, TheAdmission
-from api.context import TheRuntime
-from api.routes.plan_preview import PlanPreview, previewed
-from api.schemas.requests import TargetPlan, Tier
-from api.schemas.responses import Sync
-from api.unit_of_work import IdempotencyKey, TheWriter, open_organization
-from core.catalog.plans import Catalog, Plan
+from api.auth.authorization import Principal, PrincipalDep
+from api.context import ContextDep
+from api.routes.plan_preview import PlanPreviewResponse, build_preview
+from api.schemas.requests import LegacyChangePlanRequest, PlanTier
+from api.schemas.responses import SyncVersion
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_undeleted_organization
+from core.catalog.plans import Catalog, CatalogPlan
 from core.common.validation import one_of
 from core.db.models.billing_links import BillingLink
-from core.db.models.organizations import STATUSES, Organization, Status
-from core.events.event_types import Change
+from core.db.models.organizations import ORGANIZATION_STATUSES, Organization, OrganizationStatus
+from core.events.event_types import ChangeContext
 from core.organizations import plan_changes
 from core.organizations.plan_changes import PlanStep
 
 router = APIRouter(tags=["older paths"])
 
-PREFIX = "/api/v1/subscriptions"
+SUBSCRIPTIONS_PATH = "/api/v1/subscriptions"
 
 
-class PlanRow(BaseModel):
+class LegacyPlan(BaseModel):
     """``amount`` is in the minor unit of ``currency``, for one ``interval``."""
 
     id: str
@@ -44,25 +44,25 @@ class PlanRow(BaseModel):
     interval: str = Field(examples=["monthly"])
 
 
-class Plans(BaseModel):
+class LegacyPlanList(BaseModel):
     """The lowest first."""
 
-    plans: list[PlanRow]
+    plans: list[LegacyPlan]
 
 
-class Current(BaseModel):
+class LegacyCurrentPlan(BaseModel):
     """``has_subscription``: the biller that charges for the plan holds one. ``plan`` null: it is in no catalog."""
 
     has_subscription: bool
     tier: str
     tier_code: str
-    status: Status
-    plan: PlanRow | None
+    status: OrganizationStatus
+    plan: LegacyPlan | None
     pending_tier: str | None
     effective_date: datetime | None
 
 
-class PlanDone(BaseModel):
+class LegacyPlanChange(BaseModel):
     """``effective_date`` null: at the end of the period, once the biller has said when that is."""
 
     success: Literal[True] = True
@@ -70,135 +70,149 @@ class PlanDone(BaseModel):
     target_tier: str
     effective_date: datetime | None
     message: str
-    sync: Sync
+    sync: SyncVersion
 
 
-class ChangePreview(BaseModel):
+class LegacyPlanPreview(BaseModel):
     old_tier: str
     new_tier: str
     is_upgrade: bool
     effective_date: datetime | None
-    preview: PlanPreview
+    preview: PlanPreviewResponse
 
 
-@router.get(f"{PREFIX}/plans")
-def index(runtime: TheRuntime) -> Plans:
+@router.get(f"{SUBSCRIPTIONS_PATH}/plans")
+def list_plans(context: ContextDep) -> LegacyPlanList:
     """What can be had."""
-    return Plans(plans=[_row(runtime.catalog.plan(tier)) for tier in runtime.catalog.tiers()])
+    return LegacyPlanList(plans=[_legacy_plan(context.catalog.plan(tier)) for tier in context.catalog.tiers()])
 
 
-@router.get(f"{PREFIX}/current")
-def current(admission: TheAdmission, runtime: TheRuntime) -> Current:
+@router.get(f"{SUBSCRIPTIONS_PATH}/current")
+def get_current_plan(principal: PrincipalDep, context: ContextDep) -> LegacyCurrentPlan:
     """The plan of the organization."""
-    row = _organization(admission)
-    plan = runtime.catalog.plans.get(row.plan_tier)
-    with runtime.database.read() as session:
+    row = _require_organization(principal)
+    plan = context.catalog.plans.get(row.plan_tier)
+    with context.database.read() as session:
         link = session.get(BillingLink, (row.id, plan.charged_by)) if plan else None
-    return Current(
+    return LegacyCurrentPlan(
         has_subscription=link is not None and link.subscription_id is not None,
         tier=row.plan_tier,
         tier_code=row.plan_tier,
-        status=one_of("status", row.status, STATUSES),
-        plan=_row(plan) if plan else None,
+        status=one_of("status", row.status, ORGANIZATION_STATUSES),
+        plan=_legacy_plan(plan) if plan else None,
         pending_tier=row.pending_plan_tier,
         effective_date=row.plan_effective_at,
     )
 
 
-@router.post(f"{PREFIX}/upgrade", response_model=PlanDone)
+@router.post(f"{SUBSCRIPTIONS_PATH}/upgrade", response_model=LegacyPlanChange)
 def upgrade(
-    body: TargetPlan, writer: TheWriter, admission: TheAdmission, runtime: TheRuntime, key: IdempotencyKey = None
+    body: LegacyChangePlanRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: PrincipalDep,
+    context: ContextDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """To a higher plan alone, at once."""
-    return _changed(body, writer, admission, runtime.catalog, key, only="now")
+    return _change_plan(body, unit_of_work, principal, context.catalog, idempotency_key, required_step="now")
 
 
-@router.post(f"{PREFIX}/downgrade", response_model=PlanDone)
+@router.post(f"{SUBSCRIPTIONS_PATH}/downgrade", response_model=LegacyPlanChange)
 def downgrade(
-    body: TargetPlan, writer: TheWriter, admission: TheAdmission, runtime: TheRuntime, key: IdempotencyKey = None
+    body: LegacyChangePlanRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: PrincipalDep,
+    context: ContextDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """To a lower plan alone, at the end of the period."""
-    return _changed(body, writer, admission, runtime.catalog, key, only="period_end")
+    return _change_plan(body, unit_of_work, principal, context.catalog, idempotency_key, required_step="period_end")
 
 
-@router.post(f"{PREFIX}/change", response_model=PlanDone)
-def change(
-    body: TargetPlan, writer: TheWriter, admission: TheAdmission, runtime: TheRuntime, key: IdempotencyKey = None
+@router.post(f"{SUBSCRIPTIONS_PATH}/change", response_model=LegacyPlanChange)
+def change_plan(
+    body: LegacyChangePlanRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: PrincipalDep,
+    context: ContextDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """As `PATCH /api/organizations/{org_id}/plan`."""
-    return _changed(body, writer, admission, runtime.catalog, key, only=None)
+    return _change_plan(body, unit_of_work, principal, context.catalog, idempotency_key, required_step=None)
 
 
-@router.get(f"{PREFIX}/preview-change")
+@router.get(f"{SUBSCRIPTIONS_PATH}/preview-change")
 def preview_change(
-    target_tier: Annotated[Tier, Query()], admission: TheAdmission, runtime: TheRuntime
-) -> ChangePreview:
+    target_tier: Annotated[PlanTier, Query()], principal: PrincipalDep, context: ContextDep
+) -> LegacyPlanPreview:
     """As `POST /api/organizations/{org_id}/plan/preview`."""
-    row = _organization(admission)
-    found = previewed(runtime, row.id, target_tier, full=admission.role == "service")
-    return ChangePreview(
+    row = _require_organization(principal)
+    preview = build_preview(context, row.id, target_tier, for_service=principal.role == "service")
+    return LegacyPlanPreview(
         old_tier=row.plan_tier,
         new_tier=target_tier,
-        is_upgrade=found.change == "now",
-        effective_date=found.effective_at,
-        preview=found,
+        is_upgrade=preview.change == "now",
+        effective_date=preview.effective_at,
+        preview=preview,
     )
 
 
-def _changed(  # noqa: PLR0913 - what is asked, and who asks
-    body: TargetPlan,
-    writer: TheWriter,
-    admission: Admission,
+def _change_plan(  # noqa: PLR0913 - what is asked, and who asks
+    body: LegacyChangePlanRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: Principal,
     catalog: Catalog,
-    key: str | None,
+    idempotency_key: str | None,
     *,
-    only: Literal["now", "period_end"] | None,
+    required_step: Literal["now", "period_end"] | None,
 ) -> Response:
-    org_id = _organization(admission).id
+    org_id = _require_organization(principal).id
 
-    def work(change: Change) -> PlanDone:
-        organization = open_organization(change, org_id)
+    def work(change: ChangeContext) -> LegacyPlanChange:
+        organization = lock_undeleted_organization(change, org_id)
         step = plan_changes.plan_step(organization, body.target_tier, catalog)
-        _refuse_another_way(organization, step, only)
-        present = organization.plan_tier
+        _require_step(organization, step, required_step)
+        previous_tier = organization.plan_tier
         plan_changes.change_plan(change, organization, body.target_tier, catalog)
-        return PlanDone(
-            current_tier=present,
+        return LegacyPlanChange(
+            current_tier=previous_tier,
             target_tier=body.target_tier,
             effective_date=change.now if step.kind == "now" else organization.plan_effective_at,
-            message=_MESSAGES[step.kind],
-            sync=Sync(sequence=organization.billing_version),
+            message=_STEP_MESSAGES[step.kind],
+            sync=SyncVersion(version=organization.version),
         )
 
-    return writer.once(key, body, 200, work)
+    return unit_of_work.run_idempotent(idempotency_key, body, 200, work)
 
 
-_MESSAGES = {
+_STEP_MESSAGES = {
     "now": "The plan applies now",
     "period_end": "The plan applies at the end of the period",
-    "taken_back": "The lower plan that waited does not come",
-    "nothing": "Nothing changes",
+    "canceled": "The lower plan that waited does not come",
+    "none": "Nothing changes",
 }
 
 
-def _refuse_another_way(organization: Organization, step: PlanStep, only: Literal["now", "period_end"] | None) -> None:
-    lower = step.pending_plan_tier is not None
-    if only == "now" and (lower or step.kind != "now"):
+def _require_step(
+    organization: Organization, step: PlanStep, required_step: Literal["now", "period_end"] | None
+) -> None:
+    is_lower = step.pending_plan_tier is not None
+    if required_step == "now" and (is_lower or step.kind != "now"):
         detail = f"That is no higher plan than {organization.plan_tier}: nothing was changed."
         raise problems.conflict("not-an-upgrade", detail)
-    if only == "period_end" and not lower:
+    if required_step == "period_end" and not is_lower:
         detail = f"That is no lower plan than {organization.plan_tier}: nothing was changed."
         raise problems.conflict("not-a-downgrade", detail)
 
 
-def _organization(admission: Admission) -> Organization:
-    if admission.organization is None:
-        raise problems.no_organization()
-    return admission.organization.organization
+def _require_organization(principal: Principal) -> Organization:
+    if principal.organization is None:
+        raise problems.organization_not_found()
+    return principal.organization.organization
 
 
-def _row(plan: Plan) -> PlanRow:
-    return PlanRow(
+def _legacy_plan(plan: CatalogPlan) -> LegacyPlan:
+    return LegacyPlan(
         id=plan.tier,
         tier_code=plan.tier,
         plan_code=plan.lago_plan_code,

@@ -5,85 +5,93 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from api import problems
-from api.auth.authorization import Admission, TheAdmission
-from api.context import TheRuntime
+from api.auth.authorization import Principal, PrincipalDep
+from api.context import ContextDep
 from api.schemas import responses
-from api.schemas.requests import Limit, NewMember, Offset, OrgId, UserIdInPath, WantedRole
-from api.schemas.responses import MemberChanged, Members, Sync
-from api.unit_of_work import IdempotencyKey, TheWriter, open_organization
-from core.db.models.organizations import Membership, Organization, Role
-from core.events.event_types import Change
+from api.schemas.requests import AddMemberRequest, ChangeRoleRequest, OrgId, PageLimit, PageOffset, UserIdInPath
+from api.schemas.responses import MemberChangeResponse, MemberList, SyncVersion
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_undeleted_organization
+from core.db.models.organizations import Membership, MembershipRole, Organization
+from core.events.event_types import ChangeContext
 from core.organizations import memberships, queries
 
 router = APIRouter(tags=["members"])
 
 
 @router.get("/api/organizations/{org_id}/users")
-def index(org_id: OrgId, runtime: TheRuntime, limit: Limit = 100, offset: Offset = 0) -> Members:
+def list_users(org_id: OrgId, context: ContextDep, limit: PageLimit = 100, offset: PageOffset = 0) -> MemberList:
     """Who belongs to it, in the order of joining."""
-    with runtime.database.read() as session:
-        found, total = queries.members(session, org_id, limit, offset)
-    return Members(users=[responses.member(each) for each in found], count=len(found), total=total)
+    with context.database.read() as session:
+        found, total = queries.list_members(session, org_id, limit, offset)
+    return MemberList(users=[responses.member_response(each) for each in found], count=len(found), total=total)
 
 
-@router.post("/api/organizations/{org_id}/users", status_code=201, response_model=MemberChanged)
-def add(
-    org_id: OrgId, body: NewMember, writer: TheWriter, admission: TheAdmission, key: IdempotencyKey = None
+@router.post("/api/organizations/{org_id}/users", status_code=201, response_model=MemberChangeResponse)
+def add_user(
+    org_id: OrgId,
+    body: AddMemberRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Add somebody whose user id is known; only an owner makes another owner."""
-    refuse_an_owner_by_others(admission, body.role)
-    return writer.once(key, body, 201, lambda change: taken_in(change, org_id, body))
+    require_owner_for_owner_role(principal, body.role)
+    return unit_of_work.run_idempotent(idempotency_key, body, 201, lambda change: add_member(change, org_id, body))
 
 
 @router.put("/api/organizations/{org_id}/users/{user_id}/role")
-def change_role(org_id: OrgId, user_id: UserIdInPath, body: WantedRole, writer: TheWriter) -> MemberChanged:
+def change_user_role(
+    org_id: OrgId, user_id: UserIdInPath, body: ChangeRoleRequest, unit_of_work: UnitOfWorkDep
+) -> MemberChangeResponse:
     """Give a member another role."""
-    return writer.change(lambda change: given_role(change, org_id, user_id, body.role))
+    return unit_of_work.run(lambda change: set_role(change, org_id, user_id, body.role))
 
 
 @router.delete("/api/organizations/{org_id}/users/{user_id}")
-def remove(org_id: OrgId, user_id: UserIdInPath, writer: TheWriter) -> MemberChanged:
+def remove_user(org_id: OrgId, user_id: UserIdInPath, unit_of_work: UnitOfWorkDep) -> MemberChangeResponse:
     """Take a member out."""
-    return writer.change(lambda change: taken_out(change, org_id, user_id))
+    return unit_of_work.run(lambda change: remove_member(change, org_id, user_id))
 
 
-def refuse_an_owner_by_others(admission: Admission, role: Role) -> None:
-    if role == "owner" and admission.role not in {"owner", "service"}:
+def require_owner_for_owner_role(principal: Principal, role: MembershipRole) -> None:
+    if role == "owner" and principal.role not in {"owner", "service"}:
         detail = "Only an owner makes another owner."
         raise problems.forbidden(detail)
 
 
-def taken_in(change: Change, org_id: str, body: NewMember) -> MemberChanged:
-    organization = open_organization(change, org_id)
+def add_member(change: ChangeContext, org_id: str, body: AddMemberRequest) -> MemberChangeResponse:
+    organization = lock_undeleted_organization(change, org_id)
     memberships.add(change, organization, body.user_id, body.role)
-    return _changed("added", organization, body.user_id, body.role)
+    return _member_change("added", organization, body.user_id, body.role)
 
 
-def given_role(change: Change, org_id: str, user_id: str, role: Role) -> MemberChanged:
-    organization = open_organization(change, org_id)
-    membership = _member(change, org_id, user_id)
+def set_role(change: ChangeContext, org_id: str, user_id: str, role: MembershipRole) -> MemberChangeResponse:
+    organization = lock_undeleted_organization(change, org_id)
+    membership = _find_membership(change, org_id, user_id)
     if role != "owner":
-        memberships.refuse_without_owner(change.session, membership)
+        memberships.refuse_removing_last_owner(change.session, membership)
     memberships.change_role(change, membership, role)
-    return _changed("updated", organization, user_id, role)
+    return _member_change("updated", organization, user_id, role)
 
 
-def taken_out(change: Change, org_id: str, user_id: str) -> MemberChanged:
-    organization = open_organization(change, org_id)
-    membership = _member(change, org_id, user_id)
-    memberships.refuse_without_owner(change.session, membership)
+def remove_member(change: ChangeContext, org_id: str, user_id: str) -> MemberChangeResponse:
+    organization = lock_undeleted_organization(change, org_id)
+    membership = _find_membership(change, org_id, user_id)
+    memberships.refuse_removing_last_owner(change.session, membership)
     memberships.remove(change, membership)
-    return _changed("removed", organization, user_id, None)
+    return _member_change("removed", organization, user_id, None)
 
 
-def _member(change: Change, org_id: str, user_id: str) -> Membership:
-    membership = memberships.find(change.session, org_id, user_id)
+def _find_membership(change: ChangeContext, org_id: str, user_id: str) -> Membership:
+    membership = memberships.lock(change.session, org_id, user_id)
     if membership is None:
         detail = "This user is not in the organization."
         raise problems.not_found(detail)
     return membership
 
 
-def _changed(status: str, organization: Organization, user_id: str, role: Role | None) -> MemberChanged:
-    sync = Sync(sequence=organization.billing_version)
-    return MemberChanged(status=status, sync=sync, user_id=user_id, role=role)
+def _member_change(
+    status: str, organization: Organization, user_id: str, role: MembershipRole | None
+) -> MemberChangeResponse:
+    sync = SyncVersion(version=organization.version)
+    return MemberChangeResponse(status=status, sync=sync, user_id=user_id, role=role)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from api.metrics import MEDIA_TYPE, Measures
+from api.metrics import METRICS_MEDIA_TYPE, HttpMetrics
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-def show(request: Request) -> Response:
+def get_metrics(request: Request) -> Response:
     """Gauges of the rows and this process's requests, as Prometheus reads them."""
-    measures = request.app.state.measures
-    if not isinstance(measures, Measures):
+    metrics = request.app.state.metrics
+    if not isinstance(metrics, HttpMetrics):
         message = "the app is made by api.app.build"
         raise TypeError(message)
-    return Response(measures.text(), media_type=MEDIA_TYPE)
+    return Response(metrics.render(), media_type=METRICS_MEDIA_TYPE)

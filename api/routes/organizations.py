@@ -10,186 +10,210 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api import problems
-from api.auth.authorization import Admission, TheAdmission
-from api.context import TheRuntime
+from api.auth.authorization import Principal, PrincipalDep
+from api.context import ContextDep
 from api.schemas import responses
 from api.schemas.requests import (
-    CustomerIds,
-    Details,
-    Limit,
-    NewOrganization,
+    ChangePlanRequest,
+    ChangeStatusRequest,
+    CreateOrganizationRequest,
+    NameFilter,
     OrgId,
-    Plan,
-    Search,
+    PageLimit,
+    PlanFilter,
+    SetCustomerIdsRequest,
+    UpdateOrganizationRequest,
     UserIdInPath,
-    WantedPlan,
-    WantedStatus,
 )
-from api.schemas.responses import Changed, Choices, Created, Organizations, OrganizationsPage, PlanChanged, Sync
-from api.unit_of_work import IdempotencyKey, TheWriter, open_organization
+from api.schemas.responses import (
+    ChangeResponse,
+    CreateOrganizationResponse,
+    OrganizationChoices,
+    OrganizationList,
+    OrganizationPage,
+    PlanChangeResponse,
+    SyncVersion,
+)
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_undeleted_organization
 from core.catalog.plans import Catalog
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships, plan_changes, provider_ids, queries
-from core.organizations.queries import Cursor, Wanted
-from core.organizations.validation import ID_PATTERN
+from core.organizations.queries import OrganizationCursor, OrganizationFilter
+from core.organizations.validation import ORGANIZATION_ID_PATTERN
 
 router = APIRouter(tags=["organizations"])
 
 PageCursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
 
 
-@router.post("/api/organizations", status_code=201, response_model=Created)
-def create(
-    body: NewOrganization, writer: TheWriter, admission: TheAdmission, runtime: TheRuntime, key: IdempotencyKey = None
+@router.post("/api/organizations", status_code=201, response_model=CreateOrganizationResponse)
+def post_organization(
+    body: CreateOrganizationRequest,
+    unit_of_work: UnitOfWorkDep,
+    principal: PrincipalDep,
+    context: ContextDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Make an organization; the person who asks becomes its owner."""
-    return writer.once(key, body, 201, lambda change: make(change, body, admission, runtime.catalog))
+    return unit_of_work.run_idempotent(
+        idempotency_key, body, 201, lambda change: create_organization(change, body, principal, context.catalog)
+    )
 
 
-def make(change: Change, body: NewOrganization, admission: Admission, catalog: Catalog) -> Created:
-    if admission.user_id is not None and body.owner_user_id not in {None, admission.user_id}:
+def create_organization(
+    change: ChangeContext, body: CreateOrganizationRequest, principal: Principal, catalog: Catalog
+) -> CreateOrganizationResponse:
+    if principal.user_id is not None and body.owner_user_id not in {None, principal.user_id}:
         detail = "only a service names another owner"
         raise problems.unprocessable("body.owner_user_id", detail)
     new = commands.NewOrganization(
         name=body.name, plan_tier=body.plan_tier, billing_email=body.billing_email, currency=body.currency
     )
     organization = commands.create(change, new, catalog)
-    owner = admission.user_id or body.owner_user_id
+    owner = principal.user_id or body.owner_user_id
     if owner is not None:
         memberships.add(change, organization, owner, "owner")
-    return Created(org_id=organization.id, sync=_sync(organization))
+    return CreateOrganizationResponse(org_id=organization.id, sync=_sync_version(organization))
 
 
 @router.get("/api/organizations")
-def index(  # noqa: PLR0913 - the filters of a list
+def list_organizations(  # noqa: PLR0913 - the filters of a list
     *,
-    admission: TheAdmission,
-    runtime: TheRuntime,
-    search: Search = None,
-    plan: Plan = None,
-    limit: Limit = 50,
+    principal: PrincipalDep,
+    context: ContextDep,
+    search: NameFilter = None,
+    plan: PlanFilter = None,
+    limit: PageLimit = 50,
     cursor: PageCursor = None,
-) -> OrganizationsPage:
+) -> OrganizationPage:
     """A person's own organizations; for a service all of them. Deleted ones aside, oldest first."""
-    after = None if cursor is None else _after(cursor)
-    wanted = Wanted(user_id=admission.user_id, search=search, plan=plan, after=after)
-    with runtime.database.read() as session:
-        found = queries.page(session, wanted, limit + 1)
-    page = found[:limit]
-    more = _cursor(page[-1].organization) if len(found) > limit else None
-    return OrganizationsPage(
-        organizations=[responses.organization(entry) for entry in page], count=len(page), next_cursor=more
+    after = None if cursor is None else _parse_cursor(cursor)
+    organization_filter = OrganizationFilter(user_id=principal.user_id, search=search, plan=plan, after=after)
+    with context.database.read() as session:
+        rows = queries.list_organizations(session, organization_filter, limit + 1)
+    page = rows[:limit]
+    next_cursor = _format_cursor(page[-1].organization) if len(rows) > limit else None
+    return OrganizationPage(
+        organizations=[responses.organization_response(entry) for entry in page],
+        count=len(page),
+        next_cursor=next_cursor,
     )
 
 
 @router.get("/api/organizations/selector")
-def selector(admission: TheAdmission) -> Choices:
+def get_selector(principal: PrincipalDep) -> OrganizationChoices:
     """The caller's organizations in short, to choose one for `X-Organization-ID`."""
     choices = [
-        responses.Choice(
+        responses.OrganizationChoice(
             id=entry.organization.id, name=entry.organization.name, plan=entry.organization.plan_tier, role=entry.role
         )
-        for entry in admission.organizations
+        for entry in principal.organizations
     ]
-    chosen = admission.organization
-    return Choices(organizations=choices, count=len(choices), default=chosen.organization.id if chosen else None)
+    chosen = principal.organization
+    return OrganizationChoices(
+        organizations=choices, count=len(choices), default=chosen.organization.id if chosen else None
+    )
 
 
 @router.get("/api/users/{user_id}/organizations")
-def of_user(user_id: UserIdInPath, runtime: TheRuntime) -> Organizations:
+def list_user_organizations(user_id: UserIdInPath, context: ContextDep) -> OrganizationList:
     """Where somebody belongs: oneself; for a service anybody."""
-    with runtime.database.read() as session:
-        found = [responses.organization(entry) for entry in queries.seats(session, user_id)]
-    return Organizations(organizations=found, count=len(found))
+    with context.database.read() as session:
+        found = [responses.organization_response(entry) for entry in queries.memberships_of_user(session, user_id)]
+    return OrganizationList(organizations=found, count=len(found))
 
 
 @router.get("/api/organizations/{org_id}")
-def show(org_id: OrgId, admission: TheAdmission) -> responses.Organization:  # noqa: ARG001 - the admission looked it up
+def get_organization(org_id: OrgId, principal: PrincipalDep) -> responses.OrganizationResponse:  # noqa: ARG001 - the admission looked it up
     """One organization."""
-    if admission.organization is None:
-        raise problems.no_organization()
-    return responses.organization(admission.organization)
+    if principal.organization is None:
+        raise problems.organization_not_found()
+    return responses.organization_response(principal.organization)
 
 
 @router.patch("/api/organizations/{org_id}")
-def change_details(org_id: OrgId, body: Details, writer: TheWriter) -> Changed:
+def update_organization(org_id: OrgId, body: UpdateOrganizationRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
     """Rename it, or change the billing details; both billers follow."""
 
-    def work(change: Change) -> Changed:
-        organization = open_organization(change, org_id)
+    def work(change: ChangeContext) -> ChangeResponse:
+        organization = lock_undeleted_organization(change, org_id)
         if body.name is not None:
             commands.rename(change, organization, body.name)
         commands.change_billing_details(change, organization, billing_email=body.billing_email, currency=body.currency)
-        return Changed(status="updated", sync=_sync(organization))
+        return ChangeResponse(status="updated", sync=_sync_version(organization))
 
-    return writer.change(work)
+    return unit_of_work.run(work)
 
 
 @router.patch("/api/organizations/{org_id}/billing")
-def change_billing(org_id: OrgId, body: CustomerIds, writer: TheWriter) -> Changed:
+def set_customer_ids(org_id: OrgId, body: SetCustomerIdsRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
     """Link customers that exist at the billers. Services alone: an id of somebody else would bill them."""
 
-    def work(change: Change) -> Changed:
-        organization = open_organization(change, org_id)
-        provider_ids.replace(change, organization, {"lago": body.lago_id, "stripe": body.stripe_id})
-        return Changed(status="updated", sync=_sync(organization))
+    def work(change: ChangeContext) -> ChangeResponse:
+        organization = lock_undeleted_organization(change, org_id)
+        provider_ids.set_customer_ids(change, organization, {"lago": body.lago_id, "stripe": body.stripe_id})
+        return ChangeResponse(status="updated", sync=_sync_version(organization))
 
-    return writer.change(work)
+    return unit_of_work.run(work)
 
 
 @router.patch("/api/organizations/{org_id}/plan")
-def change_plan(org_id: OrgId, body: WantedPlan, writer: TheWriter, runtime: TheRuntime) -> PlanChanged:
+def change_plan(
+    org_id: OrgId, body: ChangePlanRequest, unit_of_work: UnitOfWorkDep, context: ContextDep
+) -> PlanChangeResponse:
     """A higher plan applies now, a lower one at the end of the period; the present one takes that back."""
 
-    def work(change: Change) -> PlanChanged:
-        organization = open_organization(change, org_id)
-        plan_changes.change_plan(change, organization, body.plan_tier, runtime.catalog)
-        return PlanChanged(
+    def work(change: ChangeContext) -> PlanChangeResponse:
+        organization = lock_undeleted_organization(change, org_id)
+        plan_changes.change_plan(change, organization, body.plan_tier, context.catalog)
+        return PlanChangeResponse(
             status="updated",
             plan_tier=organization.plan_tier,
             pending_plan_tier=organization.pending_plan_tier,
             effective="period_end" if organization.pending_plan_tier else "now",
-            sync=_sync(organization),
+            sync=_sync_version(organization),
         )
 
-    return writer.change(work)
+    return unit_of_work.run(work)
 
 
 @router.put("/api/organizations/{org_id}/status")
-def change_status(org_id: OrgId, body: WantedStatus, writer: TheWriter, admission: TheAdmission) -> Changed:
+def change_status(
+    org_id: OrgId, body: ChangeStatusRequest, unit_of_work: UnitOfWorkDep, principal: PrincipalDep
+) -> ChangeResponse:
     """A service suspends, opens and deletes; an owner may delete, which ends the subscriptions and keeps customers."""
-    if admission.user_id is not None and body.status != "deleted":
+    if principal.user_id is not None and body.status != "deleted":
         detail = "An owner can set `deleted`; `active` and `suspended` are for services alone."
         raise problems.forbidden(detail)
 
-    def work(change: Change) -> Changed:
+    def work(change: ChangeContext) -> ChangeResponse:
         organization = commands.lock(change.session, org_id)
         if organization is None:
-            raise problems.no_organization()
+            raise problems.organization_not_found()
         commands.change_status(change, organization, body.status)
-        return Changed(status=body.status, sync=_sync(organization))
+        return ChangeResponse(status=body.status, sync=_sync_version(organization))
 
-    return writer.change(work)
-
-
-def _sync(organization: Organization) -> Sync:
-    return Sync(sequence=organization.billing_version)
+    return unit_of_work.run(work)
 
 
-def _cursor(last: Organization) -> str:
-    words = json.dumps([last.created_at.isoformat(), last.id])
-    return base64.urlsafe_b64encode(words.encode()).decode().rstrip("=")
+def _sync_version(organization: Organization) -> SyncVersion:
+    return SyncVersion(version=organization.version)
 
 
-def _after(cursor: str) -> Cursor:
-    refusal = problems.unprocessable("query.cursor", "take the `next_cursor` of the page before")
+def _format_cursor(last: Organization) -> str:
+    parts = json.dumps([last.created_at.isoformat(), last.id])
+    return base64.urlsafe_b64encode(parts.encode()).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str) -> OrganizationCursor:
+    invalid_cursor = problems.unprocessable("query.cursor", "take the `next_cursor` of the page before")
     try:
-        moment, org_id = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
-        after = Cursor(created_at=datetime.fromisoformat(moment), org_id=org_id)
-        usable = after.created_at.tzinfo is not None and ID_PATTERN.fullmatch(org_id)
+        created_at, org_id = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+        after = OrganizationCursor(created_at=datetime.fromisoformat(created_at), org_id=org_id)
+        usable = after.created_at.tzinfo is not None and ORGANIZATION_ID_PATTERN.fullmatch(org_id)
     except (ValueError, TypeError, RecursionError):
-        raise refusal from None
+        raise invalid_cursor from None
     if not usable:
-        raise refusal
+        raise invalid_cursor
     return after

@@ -12,159 +12,178 @@ from fastapi import APIRouter, Path, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from api import problems
-from api.context import Runtime, TheRuntime
-from api.schemas.requests import Body
-from api.unit_of_work import IdempotencyKey, TheWriter
-from core.events.event_types import Change
+from api.context import ApiContext, ContextDep
+from api.schemas.requests import RequestBody
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep
+from core.events.event_types import ChangeContext
 from core.webhooks import deliveries, endpoints, url_policy
-from core.webhooks.endpoints import EndpointReport, NewEndpoint
-from core.webhooks.payloads import MEDIA_TYPE, NAMES, Announcement, Name
+from core.webhooks.endpoints import EndpointInfo, NewEndpoint
+from core.webhooks.payloads import CLOUDEVENT_MEDIA_TYPE, PUBLIC_EVENT_NAMES, PublicEventName, WebhookEvent
 from core.webhooks.signing import Signer
 
 router = APIRouter(tags=["webhooks out"])
 
-EndpointId = Annotated[str, Path(max_length=64, pattern=r"^[^\x00]*$", examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])]
-_SENT: Final = """
+EndpointIdInPath = Annotated[str, Path(max_length=64, pattern=r"^[^\x00]*$", examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])]
+_DELIVERY_DESCRIPTION: Final = """
 Signed as Standard Webhooks has it: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
 
 Any 2xx takes it. Anything else, and no answer within ten seconds, has it sent again after 1, 5 and 15 minutes, 1 and 2
 hours; 410 ends the webhook. It may come more than once and in any order: `webhook-id` tells repeats, `data.sequence`
 the order.
 """.strip()
-_SHOWN: Final = "The secret with which to verify: `whsec_…`, as Standard Webhooks has it. It is not shown again."
+_SHOWN_ONCE: Final = "The secret with which to verify: `whsec_…`, as Standard Webhooks has it. It is not shown again."
 
 
-class NewWebhook(Body):
+class AddEndpointRequest(RequestBody):
     """``events`` left out: all of them, those of later versions too."""
 
     url: str = Field(
         min_length=1,
-        max_length=url_policy.URL_LIMIT,
+        max_length=url_policy.MAX_ENDPOINT_URL_LENGTH,
         pattern=r"^https?://[!-~]+$",
         description="https://…; http:// on this machine alone.",
         examples=["https://hooks.example.com/billing"],
     )
-    events: list[Name] = Field(default=[], max_length=len(NAMES), examples=[["organization.synced"]])
-    description: str | None = Field(default=None, max_length=endpoints.DESCRIPTION_LIMIT, pattern=r"^[^\x00]*$")
+    events: list[PublicEventName] = Field(
+        default=[], max_length=len(PUBLIC_EVENT_NAMES), examples=[["organization.synced"]]
+    )
+    description: str | None = Field(
+        default=None, max_length=endpoints.MAX_ENDPOINT_DESCRIPTION_LENGTH, pattern=r"^[^\x00]*$"
+    )
 
 
-class Replay(Body):
+class ReplayRequest(RequestBody):
     """``since`` left out: what failed. Else everything that happened from then on, taken or not."""
 
     since: AwareDatetime | None = Field(default=None, examples=["2026-11-23T12:00:00Z"])
 
 
-class Webhook(BaseModel):
+class WebhookEndpointResponse(BaseModel):
     """``events`` empty: all. ``disabled_at``: nothing is sent there since; a replay tells it again. ``pending`` is on
     its way or waits for its next try, ``failed`` was given up.
     """
 
     id: str = Field(examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])
     url: str = Field(examples=["https://hooks.example.com/billing"])
-    events: list[Name]
+    events: list[PublicEventName]
     description: str | None
     created_at: datetime
     disabled_at: datetime | None
-    disabled_because: str | None
+    disabled_reason: str | None
     pending: int
     failed: int
 
 
-class Webhooks(BaseModel):
-    webhooks: list[Webhook]
+class WebhookEndpointList(BaseModel):
+    webhooks: list[WebhookEndpointResponse]
     count: int
 
 
-class Secret(BaseModel):
+class EndpointSecret(BaseModel):
     """``generation``: the how manieth secret of this endpoint it is."""
 
     id: str = Field(examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])
     status: str = Field(examples=["created"])
-    generation: int
-    secret: str = Field(description=_SHOWN, examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDazfeAAAAAAA="])
+    secret_generation: int
+    secret: str = Field(description=_SHOWN_ONCE, examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDazfeAAAAAAA="])
 
 
-class Removed(BaseModel):
+class EndpointRemoved(BaseModel):
     status: str = Field(examples=["removed"])
 
 
-class Replayed(BaseModel):
+class ReplayResponse(BaseModel):
     """``count`` deliveries are due now."""
 
     status: str = Field(examples=["replayed"])
     count: int
 
 
-@router.post("/api/webhooks", status_code=201, response_model=Secret)
-def add(body: NewWebhook, writer: TheWriter, runtime: TheRuntime, key: IdempotencyKey = None) -> Response:
+@router.post("/api/webhooks", status_code=201, response_model=EndpointSecret)
+def add_endpoint(
+    body: AddEndpointRequest, unit_of_work: UnitOfWorkDep, context: ContextDep, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Have another service told what happens. The answer holds the secret, this one time."""
-    signer = _signer(runtime)
+    signer = _require_signer(context)
     new = NewEndpoint(url=body.url, events=body.events, description=body.description)
 
-    def work(change: Change) -> Secret:
-        made = endpoints.add(change.session, new, change.now, private=runtime.private_webhooks)
-        return Secret(id=made.id, status="created", generation=made.generation, secret="")
+    def work(change: ChangeContext) -> EndpointSecret:
+        endpoint = endpoints.add(change.session, new, change.now, allow_private=context.allow_private_webhooks)
+        return EndpointSecret(id=endpoint.id, status="created", secret_generation=endpoint.secret_generation, secret="")
 
-    return _told(signer, writer.once(key, body, 201, work))
+    return _with_secret(signer, unit_of_work.run_idempotent(idempotency_key, body, 201, work))
 
 
 @router.get("/api/webhooks")
-def index(runtime: TheRuntime) -> Webhooks:
+def list_endpoints(context: ContextDep) -> WebhookEndpointList:
     """All of them, oldest first."""
-    with runtime.database.read() as session:
-        found = [_webhook(report) for report in endpoints.every(session)]
-    return Webhooks(webhooks=found, count=len(found))
+    with context.database.read() as session:
+        endpoints_found = [_endpoint_response(report) for report in endpoints.list_all(session)]
+    return WebhookEndpointList(webhooks=endpoints_found, count=len(endpoints_found))
 
 
 @router.delete("/api/webhooks/{endpoint_id}")
-def remove(endpoint_id: EndpointId, writer: TheWriter) -> Removed:
+def remove_endpoint(endpoint_id: EndpointIdInPath, unit_of_work: UnitOfWorkDep) -> EndpointRemoved:
     """End it: nothing is sent there any more, and what was to be sent is forgotten."""
 
-    def work(change: Change) -> Removed:
+    def work(change: ChangeContext) -> EndpointRemoved:
         if not endpoints.remove(change.session, endpoint_id):
-            raise _unknown()
-        return Removed(status="removed")
+            raise _endpoint_not_found()
+        return EndpointRemoved(status="removed")
 
-    return writer.change(work)
+    return unit_of_work.run(work)
 
 
-@router.post("/api/webhooks/{endpoint_id}/rotate", response_model=Secret)
-def rotate(endpoint_id: EndpointId, writer: TheWriter, runtime: TheRuntime, key: IdempotencyKey = None) -> Response:
+@router.post("/api/webhooks/{endpoint_id}/rotate", response_model=EndpointSecret)
+def rotate_secret(
+    endpoint_id: EndpointIdInPath,
+    unit_of_work: UnitOfWorkDep,
+    context: ContextDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Make a new secret. For a day both sign, each in `webhook-signature`, so that the other side can change over."""
-    signer = _signer(runtime)
+    signer = _require_signer(context)
 
-    def work(change: Change) -> Secret:
-        generation = endpoints.rotate(change.session, endpoint_id, change.now)
+    def work(change: ChangeContext) -> EndpointSecret:
+        generation = endpoints.rotate_secret(change.session, endpoint_id, change.now)
         if generation is None:
-            raise _unknown()
-        return Secret(id=endpoint_id, status="rotated", generation=generation, secret="")
+            raise _endpoint_not_found()
+        return EndpointSecret(id=endpoint_id, status="rotated", secret_generation=generation, secret="")
 
-    return _told(signer, writer.once(key, Body(), 200, work))
+    return _with_secret(signer, unit_of_work.run_idempotent(idempotency_key, RequestBody(), 200, work))
 
 
-@router.post("/api/webhooks/{endpoint_id}/replay", response_model=Replayed)
-def replay(endpoint_id: EndpointId, body: Replay, writer: TheWriter, key: IdempotencyKey = None) -> Response:
+@router.post("/api/webhooks/{endpoint_id}/replay", response_model=ReplayResponse)
+def replay_deliveries(
+    endpoint_id: EndpointIdInPath,
+    body: ReplayRequest,
+    unit_of_work: UnitOfWorkDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Send again, each event under the id that it had before. One that was disabled is told again."""
 
-    def work(change: Change) -> Replayed:
+    def work(change: ChangeContext) -> ReplayResponse:
         count = deliveries.replay(change.session, endpoint_id, change.now, body.since)
         if count is None:
-            raise _unknown()
-        return Replayed(status="replayed", count=count)
+            raise _endpoint_not_found()
+        return ReplayResponse(status="replayed", count=count)
 
-    return writer.once(key, body, 200, work)
+    return unit_of_work.run_idempotent(idempotency_key, body, 200, work)
 
 
 def describe(document: dict[str, Any]) -> None:
     """Add what is sent to the document, in its own section for it."""
-    told = Announcement.model_json_schema(ref_template="#/components/schemas/{model}")
-    document["components"]["schemas"] |= told.pop("$defs") | {"Announcement": told}
-    body = {"required": True, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Announcement"}}}}
+    event_schema = WebhookEvent.model_json_schema(ref_template="#/components/schemas/{model}")
+    document["components"]["schemas"] |= event_schema.pop("$defs") | {"WebhookEvent": event_schema}
+    body = {
+        "required": True,
+        "content": {CLOUDEVENT_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/WebhookEvent"}}},
+    }
     document["webhooks"] = {
         "event": {
             "post": {
                 "summary": "What a subscriber is sent",
-                "description": _SENT,
+                "description": _DELIVERY_DESCRIPTION,
                 "tags": ["webhooks out"],
                 "requestBody": body,
                 "responses": {"2XX": {"description": "Taken."}, "410": {"description": "Send nothing more."}},
@@ -173,35 +192,35 @@ def describe(document: dict[str, Any]) -> None:
     }
 
 
-def _signer(runtime: Runtime) -> Signer:
-    if runtime.signer is None:
+def _require_signer(context: ApiContext) -> Signer:
+    if context.signer is None:
         detail = "Nobody is told by webhook here: WEBHOOK_SIGNING_SECRET is not set, so nothing can be signed."
         raise problems.conflict("webhooks-not-set-up", detail)
-    return runtime.signer
+    return context.signer
 
 
-def _told(signer: Signer, answer: Response) -> Response:
+def _with_secret(signer: Signer, response: Response) -> Response:
     """The answer with its secret, which is in no row: an answer that is kept for repeats is kept without it."""
-    told = Secret.model_validate_json(bytes(answer.body))
-    told.secret = signer.secret(told.id, told.generation)
-    answer.body = told.model_dump_json().encode()
-    answer.headers["Content-Length"] = str(len(answer.body))
-    return answer
+    secret = EndpointSecret.model_validate_json(bytes(response.body))
+    secret.secret = signer.secret(secret.id, secret.secret_generation)
+    response.body = secret.model_dump_json().encode()
+    response.headers["Content-Length"] = str(len(response.body))
+    return response
 
 
-def _unknown() -> problems.ProblemError:
+def _endpoint_not_found() -> problems.ProblemError:
     return problems.not_found("There is no such webhook: look at its id.")
 
 
-def _webhook(report: EndpointReport) -> Webhook:
-    return Webhook(
+def _endpoint_response(report: EndpointInfo) -> WebhookEndpointResponse:
+    return WebhookEndpointResponse(
         id=report.id,
         url=report.url,
         events=report.events,
         description=report.description,
         created_at=report.created_at,
         disabled_at=report.disabled_at,
-        disabled_because=report.disabled_because,
+        disabled_reason=report.disabled_reason,
         pending=report.pending,
         failed=report.failed,
     )

@@ -8,30 +8,30 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from core.common.validation import one_of
-from core.db.models.organizations import STATUSES, Role, Status
-from core.organizations.queries import Entry, Member
+from core.db.models.organizations import ORGANIZATION_STATUSES, MembershipRole, OrganizationStatus
+from core.organizations.queries import Member, OrganizationRow
 
 
-class Sync(BaseModel):
-    """Hand ``sequence`` to ``GET …/sync?through=`` to learn when both billers hold the change."""
+class SyncVersion(BaseModel):
+    """Hand ``version`` to ``GET …/sync?version=`` to learn when both billers hold the change."""
 
-    sequence: int = Field(examples=[3])
+    version: int = Field(examples=[3])
 
 
-class Changed(BaseModel):
+class ChangeResponse(BaseModel):
     """``status`` says what was done."""
 
     status: str = Field(examples=["updated"])
-    sync: Sync
+    sync: SyncVersion
 
 
-class Created(BaseModel):
+class CreateOrganizationResponse(BaseModel):
     org_id: str = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
     status: Literal["created"] = "created"
-    sync: Sync
+    sync: SyncVersion
 
 
-class PlanChanged(Changed):
+class PlanChangeResponse(ChangeResponse):
     """``plan_tier`` may be used now; ``pending_plan_tier`` waits for the end of the paid period."""
 
     plan_tier: str = Field(examples=["professional"])
@@ -39,12 +39,12 @@ class PlanChanged(Changed):
     effective: Literal["now", "period_end"]
 
 
-class MemberChanged(Changed):
+class MemberChangeResponse(ChangeResponse):
     user_id: str
-    role: Role | None = Field(description="null: not a member any more.")
+    role: MembershipRole | None = Field(description="null: not a member any more.")
 
 
-class Organization(BaseModel):
+class OrganizationResponse(BaseModel):
     """``role`` is the caller's own; null where a service asks."""
 
     id: str = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
@@ -53,69 +53,69 @@ class Organization(BaseModel):
     plan_tier: str = Field(examples=["professional"])
     pending_plan_tier: str | None
     plan_effective_at: datetime | None
-    status: Status
+    status: OrganizationStatus
     lago_customer_id: str | None
     stripe_customer_id: str | None
-    role: Role | None
+    role: MembershipRole | None
     team_size: int
 
 
-class Organizations(BaseModel):
-    organizations: list[Organization]
+class OrganizationList(BaseModel):
+    organizations: list[OrganizationResponse]
     count: int
 
 
-class OrganizationsPage(Organizations):
+class OrganizationPage(OrganizationList):
     """``count`` is of this page; ``next_cursor`` asks for the next one, null: this is the last."""
 
     next_cursor: str | None
 
 
-class Choice(BaseModel):
+class OrganizationChoice(BaseModel):
     id: str
     name: str
     plan: str
-    role: Role | None
+    role: MembershipRole | None
 
 
-class Choices(BaseModel):
+class OrganizationChoices(BaseModel):
     """``default``: the organization that is meant where a request names none."""
 
-    organizations: list[Choice]
+    organizations: list[OrganizationChoice]
     count: int
     default: str | None
 
 
-class MemberOf(BaseModel):
+class MemberResponse(BaseModel):
     user_id: str
-    role: Role
+    role: MembershipRole
     joined_at: datetime
 
 
-class Members(BaseModel):
+class MemberList(BaseModel):
     """``count`` is of this page, ``total`` of all."""
 
-    users: list[MemberOf]
+    users: list[MemberResponse]
     count: int
     total: int
 
 
-def organization(entry: Entry) -> Organization:
-    row = entry.organization
-    return Organization(
-        id=row.id,
-        name=row.name,
-        created_at=row.created_at,
-        plan_tier=row.plan_tier,
-        pending_plan_tier=row.pending_plan_tier,
-        plan_effective_at=row.plan_effective_at,
-        status=one_of("status", row.status, STATUSES),
-        lago_customer_id=entry.lago_customer_id,
-        stripe_customer_id=entry.stripe_customer_id,
-        role=entry.role,
-        team_size=entry.team_size,
+def organization_response(row: OrganizationRow) -> OrganizationResponse:
+    organization = row.organization
+    return OrganizationResponse(
+        id=organization.id,
+        name=organization.name,
+        created_at=organization.created_at,
+        plan_tier=organization.plan_tier,
+        pending_plan_tier=organization.pending_plan_tier,
+        plan_effective_at=organization.plan_effective_at,
+        status=one_of("status", organization.status, ORGANIZATION_STATUSES),
+        lago_customer_id=row.lago_customer_id,
+        stripe_customer_id=row.stripe_customer_id,
+        role=row.role,
+        team_size=row.team_size,
     )
 
 
-def member(found: Member) -> MemberOf:
-    return MemberOf(user_id=found.user_id, role=found.role, joined_at=found.joined_at)
+def member_response(row: Member) -> MemberResponse:
+    return MemberResponse(user_id=row.user_id, role=row.role, joined_at=row.joined_at)

@@ -25,13 +25,13 @@ Scope = Literal[
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-PREFIX: Final = "bsk_"
-NAME_LIMIT: Final = 100
-_FORM = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
+API_KEY_PREFIX: Final = "bsk_"
+MAX_API_KEY_NAME_LENGTH: Final = 100
+_API_KEY_PATTERN = re.compile(rf"{API_KEY_PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class ServiceAccount:
     """Another system that came in with its key. ``id`` may be shown and logged; it opens nothing."""
 
     id: str
@@ -40,7 +40,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyReport:
+class ApiKeyInfo:
     id: str
     name: str
     scopes: list[Scope]
@@ -48,35 +48,35 @@ class KeyReport:
     revoked_at: datetime | None
 
 
-def create(session: Session, name: str, scopes: Collection[str], now: datetime) -> tuple[KeyReport, str]:
+def create(session: Session, name: str, scopes: Collection[str], now: datetime) -> tuple[ApiKeyInfo, str]:
     """A new key and, for this one time, the key itself. Raises ``InvalidChangeError``."""
-    plain = name.strip()
-    if not plain or len(plain) > NAME_LIMIT or not plain.isprintable():
-        raise InvalidChangeError("name", f"name must be one line of 1 to {NAME_LIMIT} characters")
+    stripped_name = name.strip()
+    if not stripped_name or len(stripped_name) > MAX_API_KEY_NAME_LENGTH or not stripped_name.isprintable():
+        raise InvalidChangeError("name", f"name must be one line of 1 to {MAX_API_KEY_NAME_LENGTH} characters")
     if not scopes:
         raise InvalidChangeError("scopes", f"scopes must name at least one of {', '.join(SCOPES)}")
     checked = sorted({one_of("scope", scope, SCOPES) for scope in scopes})
     key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-    row = ApiKey(id=key_id, name=plain, secret_hash=_hash(secret), scopes=" ".join(checked), created_at=now)
+    row = ApiKey(id=key_id, name=stripped_name, secret_hash=_hash(secret), scopes=" ".join(checked), created_at=now)
     session.add(row)
     session.flush()
-    return _report(row), f"{PREFIX}{key_id}_{secret}"
+    return _to_info(row), f"{API_KEY_PREFIX}{key_id}_{secret}"
 
 
-def find(session: Session, key: str) -> Service | None:
+def find(session: Session, api_key: str) -> ServiceAccount | None:
     """Whose key this is; ``None``: nobody's, or one that was revoked."""
-    form = _FORM.fullmatch(key)
-    row = session.get(ApiKey, form[1]) if form else None
-    if form is None or row is None or row.revoked_at is not None:
+    match = _API_KEY_PATTERN.fullmatch(api_key)
+    row = session.get(ApiKey, match[1]) if match else None
+    if match is None or row is None or row.revoked_at is not None:
         return None
-    if not hmac.compare_digest(row.secret_hash, _hash(form[2])):
+    if not hmac.compare_digest(row.secret_hash, _hash(match[2])):
         return None
-    return Service(id=row.id, name=row.name, scopes=frozenset(_scopes(row)))
+    return ServiceAccount(id=row.id, name=row.name, scopes=frozenset(_scopes(row)))
 
 
-def every(session: Session) -> list[KeyReport]:
+def list_all(session: Session) -> list[ApiKeyInfo]:
     """All keys, the revoked ones too, oldest first."""
-    return [_report(row) for row in session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id))]
+    return [_to_info(row) for row in session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id))]
 
 
 def revoke(session: Session, key_id: str, now: datetime) -> bool:
@@ -91,13 +91,13 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _report(row: ApiKey) -> KeyReport:
-    return KeyReport(
+def _to_info(row: ApiKey) -> ApiKeyInfo:
+    return ApiKeyInfo(
         id=row.id, name=row.name, scopes=_scopes(row), created_at=row.created_at, revoked_at=row.revoked_at
     )
 
 
 def _scopes(row: ApiKey) -> list[Scope]:
     """A scope that this version does not know opens nothing."""
-    given = set(row.scopes.split())
-    return [scope for scope in SCOPES if scope in given]
+    granted = set(row.scopes.split())
+    return [scope for scope in SCOPES if scope in granted]

@@ -14,75 +14,81 @@ from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.db.database import insert_once
-from core.db.models.access import KeptAnswer
+from core.db.models.access import IdempotencyRecord
 
-KEPT_FOR: Final = timedelta(hours=24)
-_CLEARED_AT_ONCE: Final = 20
-_IN_THE_MAKING: Final = 0
+IDEMPOTENCY_RETENTION: Final = timedelta(hours=24)
+_EXPIRED_BATCH_SIZE: Final = 20
+_PENDING_STATUS: Final = 0
 
 
-class KeyReusedError(Exception):
+class IdempotencyKeyReusedError(Exception):
     """The Idempotency-Key was used for another request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class RequestKey:
     """One request of one caller. ``fingerprint`` names what was asked; a key for something else is refused."""
 
     caller: str
-    key: str
+    idempotency_key: str
     fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class StoredResponse:
     status: int
     body: str
 
 
-def earlier(session: Session, question: Question, now: datetime) -> Answer | None:
+def find_or_reserve(session: Session, request_key: RequestKey, now: datetime) -> StoredResponse | None:
     """What the question was answered; ``None``: it is new, and ``keep`` must follow in this transaction.
 
-    Raises ``KeyReusedError``.
+    Raises ``IdempotencyKeyReusedError``.
     """
-    _clear(session, question, now)
+    _delete_expired(session, request_key, now)
     row = {
-        "caller": question.caller,
-        "key": question.key,
-        "fingerprint": question.fingerprint,
-        "status": _IN_THE_MAKING,
+        "caller": request_key.caller,
+        "idempotency_key": request_key.idempotency_key,
+        "fingerprint": request_key.fingerprint,
+        "status": _PENDING_STATUS,
         "body": "",
-        "expires_at": now + KEPT_FOR,
+        "expires_at": now + IDEMPOTENCY_RETENTION,
     }
-    if insert_once(session, KeptAnswer, row):
+    if insert_once(session, IdempotencyRecord, row):
         return None
-    kept = session.get_one(KeptAnswer, (question.caller, question.key))
-    if kept.fingerprint != question.fingerprint:
-        raise KeyReusedError
-    return Answer(status=kept.status, body=kept.body)
+    record = session.get_one(IdempotencyRecord, (request_key.caller, request_key.idempotency_key))
+    if record.fingerprint != request_key.fingerprint:
+        raise IdempotencyKeyReusedError
+    return StoredResponse(status=record.status, body=record.body)
 
 
-def keep(session: Session, question: Question, answer: Answer) -> None:
+def store(session: Session, request_key: RequestKey, response: StoredResponse) -> None:
     session.execute(
-        update(KeptAnswer)
-        .where(KeptAnswer.caller == question.caller, KeptAnswer.key == question.key)
-        .values(status=answer.status, body=answer.body)
+        update(IdempotencyRecord)
+        .where(
+            IdempotencyRecord.caller == request_key.caller,
+            IdempotencyRecord.idempotency_key == request_key.idempotency_key,
+        )
+        .values(status=response.status, body=response.body)
         .execution_options(synchronize_session=False)
     )
 
 
-def _clear(session: Session, question: Question, now: datetime) -> None:
+def _delete_expired(session: Session, request_key: RequestKey, now: datetime) -> None:
     """Its own, should it be old, and a few others: the table holds little more than a day's."""
-    old = (
-        select(KeptAnswer.caller, KeptAnswer.key)
-        .where(KeptAnswer.expires_at < now)
-        .limit(_CLEARED_AT_ONCE)
+    expired = (
+        select(IdempotencyRecord.caller, IdempotencyRecord.idempotency_key)
+        .where(IdempotencyRecord.expires_at < now)
+        .limit(_EXPIRED_BATCH_SIZE)
         .with_for_update(skip_locked=True)
     )
-    rows = [(row[0], row[1]) for row in session.execute(old)]
-    this = (question.caller, question.key)
+    rows = [(row[0], row[1]) for row in session.execute(expired)]
+    own = (request_key.caller, request_key.idempotency_key)
     session.execute(
-        delete(KeptAnswer)
-        .where(KeptAnswer.expires_at < now, tuple_(KeptAnswer.caller, KeptAnswer.key).in_([this, *rows]))
+        delete(IdempotencyRecord)
+        .where(
+            IdempotencyRecord.expires_at < now,
+            tuple_(IdempotencyRecord.caller, IdempotencyRecord.idempotency_key).in_([own, *rows]),
+        )
         .execution_options(synchronize_session=False)
     )

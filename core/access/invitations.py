@@ -18,21 +18,21 @@ from sqlalchemy.orm import Session
 
 from core.common import email_addresses
 from core.common.validation import InvalidChangeError, one_of
-from core.db.models.access import Invitation, InvitationToken, Person
+from core.db.models.access import Invitation, InvitationToken, User
 from core.db.models.events import Event
-from core.db.models.organizations import ROLES, Membership, Organization, Role
+from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, MembershipRole, Organization
 from core.emails import queue
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.memberships import AlreadyMemberError
 
-LASTS: Final = timedelta(days=7)
-PENDING_AT_MOST: Final = 50
-DAY: Final = timedelta(hours=24)
-MAILS_A_DAY: Final = 100
-MAILS_A_DAY_TO_ONE: Final = 5
+INVITATION_LIFETIME: Final = timedelta(days=7)
+MAX_PENDING_INVITATIONS: Final = 50
+INVITATION_EMAIL_WINDOW: Final = timedelta(hours=24)
+MAX_INVITATION_EMAILS_PER_DAY: Final = 100
+MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS: Final = 5
 
-Obstacle = Literal["unknown", "unverified", "not-yours", "used", "revoked", "expired", "deleted", "void"]
+InvitationProblem = Literal["unknown", "unverified", "not-yours", "used", "revoked", "expired", "deleted", "void"]
 
 
 class TooManyInvitationsError(InvalidChangeError):
@@ -42,59 +42,61 @@ class TooManyInvitationsError(InvalidChangeError):
 class InvitationError(Exception):
     """It cannot be accepted; the message says why, and what to do."""
 
-    def __init__(self, obstacle: Obstacle, message: str) -> None:
+    def __init__(self, problem: InvitationProblem, message: str) -> None:
         super().__init__(message)
-        self.obstacle = obstacle
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class AcceptedInvitation:
     organization: Organization
-    role: Role
+    role: MembershipRole
 
 
-def invite(change: Change, organization: Organization, email: str, role: str, invited_by: str | None) -> Invitation:
+def invite(
+    change: ChangeContext, organization: Organization, email: str, role: str, invited_by: str | None
+) -> Invitation:
     """Ask somebody, or ask them again: the same invitation with another mail and seven new days.
 
     ``invited_by`` is a user id; ``None``: a service. Expects the organization's row to be locked. Raises
     ``InvalidChangeError``.
     """
-    checked = one_of("role", role, ROLES)
-    if not email_addresses.addressable(email):
+    checked_role = one_of("role", role, MEMBERSHIP_ROLES)
+    if not email_addresses.is_mailable(email):
         raise InvalidChangeError("email", "email must be one address of the form name@host.tld, in plain letters")
-    _refuse_member(change.session, organization, email)
+    _refuse_existing_member(change.session, organization, email)
     _refuse_too_many(change, organization, email)
-    invitation = _open(change.session, organization.id, email)
+    invitation = _lock_pending(change.session, organization.id, email)
     if invitation is None:
         invitation = Invitation(
             id=f"inv_{uuid4()}",
             org_id=organization.id,
             email=email,
-            email_key=email_addresses.key(email),
-            state="open",
-            mailed=0,
+            email_key=email_addresses.comparison_key(email),
+            state="pending",
+            emails_sent=0,
             created_at=change.now,
         )
         change.session.add(invitation)
-    invitation.role, invitation.invited_by = checked, invited_by
-    invitation.expires_at = change.now + LASTS
-    invitation.mailed += 1
+    invitation.role, invitation.invited_by = checked_role, invited_by
+    invitation.expires_at = change.now + INVITATION_LIFETIME
+    invitation.emails_sent += 1
     change.session.flush()
-    queue.of_invitation(change, invitation)
+    queue.enqueue_invitation(change, invitation)
     return invitation
 
 
-def pending(session: Session, org_id: str, now: datetime) -> list[Invitation]:
-    """Those that can still be accepted, oldest first; at most ``PENDING_AT_MOST``."""
-    alive = (Invitation.org_id == org_id, Invitation.state == "open", Invitation.expires_at > now)
-    return list(session.scalars(select(Invitation).where(*alive).order_by(Invitation.created_at, Invitation.id)))
+def list_pending(session: Session, org_id: str, now: datetime) -> list[Invitation]:
+    """Those that can still be accepted, oldest first; at most ``MAX_PENDING_INVITATIONS``."""
+    is_pending = (Invitation.org_id == org_id, Invitation.state == "pending", Invitation.expires_at > now)
+    return list(session.scalars(select(Invitation).where(*is_pending).order_by(Invitation.created_at, Invitation.id)))
 
 
-def revoke(change: Change, org_id: str, invitation_id: str) -> bool:
+def revoke(change: ChangeContext, org_id: str, invitation_id: str) -> bool:
     """From the commit on it opens nothing. False: no such invitation is pending."""
-    alive = (Invitation.org_id == org_id, Invitation.state == "open", Invitation.expires_at > change.now)
-    found = select(Invitation).where(Invitation.id == invitation_id, *alive).with_for_update()
-    invitation = change.session.scalars(found).one_or_none()
+    is_pending = (Invitation.org_id == org_id, Invitation.state == "pending", Invitation.expires_at > change.now)
+    query = select(Invitation).where(Invitation.id == invitation_id, *is_pending).with_for_update()
+    invitation = change.session.scalars(query).one_or_none()
     if invitation is None:
         return False
     invitation.state, invitation.closed_at = "revoked", change.now
@@ -110,47 +112,47 @@ def new_token(session: Session, invitation_id: str) -> tuple[Invitation, str]:
     return invitation, token
 
 
-def accept(change: Change, token: str, user_id: str) -> Accepted:
+def accept(change: ChangeContext, token: str, user_id: str) -> AcceptedInvitation:
     """The person joins, and the invitation is used up. Raises ``InvitationError``, ``AlreadyMemberError``.
 
     Of two at the same moment the second waits at the organization's row, and finds it used.
     """
-    known = change.session.execute(
+    found = change.session.execute(
         select(Invitation.id, Invitation.org_id, InvitationToken.expires_at)
         .join(InvitationToken, InvitationToken.invitation_id == Invitation.id)
         .where(InvitationToken.token_hash == _hash(token))
     ).one_or_none()
-    if known is None:
+    if found is None:
         raise InvitationError("unknown", "There is no such invitation: look whether you have its whole token.")
-    invitation_id, org_id, expires_at = known
+    invitation_id, org_id, expires_at = found
     organization = commands.lock(change.session, org_id)
     invitation = change.session.get(Invitation, invitation_id, with_for_update=True)
     if organization is None or invitation is None:
         raise InvitationError("unknown", "There is no such invitation any more.")
-    _refuse_others(change.session, invitation, user_id)
+    _refuse_wrong_user(change.session, invitation, user_id)
     _refuse_closed(change, organization, invitation, expires_at)
-    _refuse_taken_out(change.session, invitation, user_id)
+    _refuse_removed_member(change.session, invitation, user_id)
     memberships.add(change, organization, user_id, invitation.role)
     invitation.state, invitation.closed_at = "accepted", change.now
-    return Accepted(organization=organization, role=one_of("role", invitation.role, ROLES))
+    return AcceptedInvitation(organization=organization, role=one_of("role", invitation.role, MEMBERSHIP_ROLES))
 
 
-def _refuse_others(session: Session, invitation: Invitation, user_id: str) -> None:
+def _refuse_wrong_user(session: Session, invitation: Invitation, user_id: str) -> None:
     """First of all: whoever it is not for learns nothing about it."""
-    person = session.get(Person, user_id)
-    if person is None or person.email is None:
+    user = session.get(User, user_id)
+    if user is None or user.email is None:
         message = (
             "The sign-in service does not say that your email address is verified: have it verified there, sign in "
             "again, then accept."
         )
         raise InvitationError("unverified", message)
-    if email_addresses.key(person.email) != invitation.email_key:
+    if email_addresses.comparison_key(user.email) != invitation.email_key:
         message = "The invitation is for another address: sign in with the one to which it was sent."
         raise InvitationError("not-yours", message)
 
 
 def _refuse_closed(
-    change: Change, organization: Organization, invitation: Invitation, token_expires_at: datetime
+    change: ChangeContext, organization: Organization, invitation: Invitation, token_expires_at: datetime
 ) -> None:
     if invitation.state == "accepted":
         raise InvitationError("used", "The invitation was used already.")
@@ -166,16 +168,16 @@ def _refuse_closed(
         raise InvitationError("void", message)
 
 
-def _refuse_taken_out(session: Session, invitation: Invitation, user_id: str) -> None:
+def _refuse_removed_member(session: Session, invitation: Invitation, user_id: str) -> None:
     """Whoever joined otherwise and was taken out has an invitation left that nobody thought of."""
-    since = invitation.expires_at - LASTS
-    left = select(Event.seq).where(
+    since = invitation.expires_at - INVITATION_LIFETIME
+    removed = select(Event.seq).where(
         Event.org_id == invitation.org_id,
         Event.type == "membership.removed",
         Event.occurred_at > since,
         Event.data["user_id"].as_string() == user_id,
     )
-    if session.scalar(left.limit(1)) is not None:
+    if session.scalar(removed.limit(1)) is not None:
         message = "You were taken out of the organization since you were invited: ask an owner to invite you again."
         raise InvitationError("void", message)
 
@@ -185,45 +187,57 @@ def _may_still_invite(session: Session, invitation: Invitation) -> bool:
     if invitation.invited_by is None:
         return True
     inviter = session.get(Membership, (invitation.org_id, invitation.invited_by))
-    allowed = {"owner"} if invitation.role == "owner" else {"owner", "billing_admin"}
-    return inviter is not None and inviter.role in allowed
+    allowed_roles = {"owner"} if invitation.role == "owner" else {"owner", "billing_admin"}
+    return inviter is not None and inviter.role in allowed_roles
 
 
-def _refuse_member(session: Session, organization: Organization, email: str) -> None:
+def _refuse_existing_member(session: Session, organization: Organization, email: str) -> None:
     """As far as addresses of members are known."""
     member = (
         select(Membership.user_id)
-        .join(Person, Person.user_id == Membership.user_id)
-        .where(Membership.org_id == organization.id, func.lower(Person.email) == email_addresses.key(email))
+        .join(User, User.user_id == Membership.user_id)
+        .where(Membership.org_id == organization.id, func.lower(User.email) == email_addresses.comparison_key(email))
     )
     if session.scalar(member.limit(1)) is not None:
         raise AlreadyMemberError("email", "somebody with this address is in the organization already")
 
 
-def _refuse_too_many(change: Change, organization: Organization, email: str) -> None:
-    alive = (Invitation.org_id == organization.id, Invitation.state == "open", Invitation.expires_at > change.now)
-    others = select(func.count()).where(*alive, Invitation.email_key != email_addresses.key(email))
-    if (change.session.scalar(others) or 0) >= PENDING_AT_MOST:
-        message = f"{PENDING_AT_MOST} invitations are pending already: take some back, or wait until they end"
-        raise TooManyInvitationsError("email", message)
-    mailed = queue.invitations_since(change.session, organization.id, change.now - DAY)
-    to_one = sum(
-        count for address, count in mailed.items() if email_addresses.key(address) == email_addresses.key(email)
+def _refuse_too_many(change: ChangeContext, organization: Organization, email: str) -> None:
+    is_pending = (
+        Invitation.org_id == organization.id,
+        Invitation.state == "pending",
+        Invitation.expires_at > change.now,
     )
-    if to_one >= MAILS_A_DAY_TO_ONE:
-        message = f"this address was mailed {to_one} invitations within a day: wait until tomorrow"
+    others = select(func.count()).where(*is_pending, Invitation.email_key != email_addresses.comparison_key(email))
+    if (change.session.scalar(others) or 0) >= MAX_PENDING_INVITATIONS:
+        message = f"{MAX_PENDING_INVITATIONS} invitations are pending already: take some back, or wait until they end"
         raise TooManyInvitationsError("email", message)
-    if sum(mailed.values()) >= MAILS_A_DAY:
-        message = f"the organization has mailed {MAILS_A_DAY} invitations within a day: wait until tomorrow"
+    emails_by_address = queue.count_invitations_since(
+        change.session, organization.id, change.now - INVITATION_EMAIL_WINDOW
+    )
+    to_same_address = sum(
+        count
+        for address, count in emails_by_address.items()
+        if email_addresses.comparison_key(address) == email_addresses.comparison_key(email)
+    )
+    if to_same_address >= MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS:
+        message = f"this address was mailed {to_same_address} invitations within a day: wait until tomorrow"
+        raise TooManyInvitationsError("email", message)
+    if sum(emails_by_address.values()) >= MAX_INVITATION_EMAILS_PER_DAY:
+        message = (
+            f"the organization has mailed {MAX_INVITATION_EMAILS_PER_DAY} invitations within a day: wait until tomorrow"
+        )
         raise TooManyInvitationsError("email", message)
 
 
-def _open(session: Session, org_id: str, email: str) -> Invitation | None:
+def _lock_pending(session: Session, org_id: str, email: str) -> Invitation | None:
     """The one for this address that is neither used nor taken back; it may have ended."""
-    found = select(Invitation).where(
-        Invitation.org_id == org_id, Invitation.email_key == email_addresses.key(email), Invitation.state == "open"
+    query = select(Invitation).where(
+        Invitation.org_id == org_id,
+        Invitation.email_key == email_addresses.comparison_key(email),
+        Invitation.state == "pending",
     )
-    return session.scalars(found.with_for_update()).one_or_none()
+    return session.scalars(query.with_for_update()).one_or_none()
 
 
 def _hash(token: str) -> str:

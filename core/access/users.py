@@ -14,20 +14,20 @@ from sqlalchemy import select, update
 
 from core.catalog.plans import Catalog
 from core.db.database import insert_once
-from core.db.models.access import Person
+from core.db.models.access import User
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NameTakenError, NewOrganization
-from core.organizations.validation import EMAIL_PATTERN, NAME_LIMIT
+from core.organizations.validation import BILLING_EMAIL_PATTERN, MAX_ORGANIZATION_NAME_LENGTH
 
-EMAIL_LIMIT = 512
-_SUFFIX = "'s Organization"
-_TELLS_APART = 6  # hexadecimal digits: one in sixteen million meets another of the same name
+MAX_USER_EMAIL_LENGTH = 512
+_ORGANIZATION_NAME_SUFFIX = "'s Organization"
+_DISAMBIGUATOR_DIGITS = 6  # hexadecimal digits: one in sixteen million meets another of the same name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class UserProfile:
     """What the sign-in service says of somebody; ``email`` only where it says that it verified it."""
 
     user_id: str
@@ -35,67 +35,74 @@ class Profile:
     email: str | None = None
 
 
-def sign_in(change: Change, profile: Profile, catalog: Catalog) -> Organization | None:
+def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization | None:
     """Note the sign-in; returns the organization that it made, on the lowest plan, with the person as its owner.
 
     ``None``: it was not the first, or the person belongs to an organization already.
     """
-    if not _is_first(change, profile):
+    if not _record_sign_in(change, profile):
         return None
     if change.session.scalar(select(Membership.org_id).where(Membership.user_id == profile.user_id).limit(1)):
         return None
-    organization = _own_organization(change, profile, catalog)
+    organization = _create_own_organization(change, profile, catalog)
     memberships.add(change, organization, profile.user_id, "owner")
     return organization
 
 
-def remember(change: Change, profile: Profile) -> None:
+def upsert(change: ChangeContext, profile: UserProfile) -> None:
     """Note somebody whom an access token names: mails and invitations go by addresses that are known to be verified.
 
     Whoever changes something belongs to an organization once that is done, so no sign-in would make one any more.
     """
-    said = {"name": _plain(profile.name or "", NAME_LIMIT), "email": _usable(profile.email)}
-    values = {field: value for field, value in said.items() if value}
-    known = change.session.get(Person, profile.user_id)
-    if known is None:
-        seen = {"first_seen_at": change.now, "last_seen_at": change.now}
-        insert_once(change.session, Person, {"user_id": profile.user_id, **values, **seen})
-    elif any(getattr(known, field) != value for field, value in values.items()):
+    profile_values = {
+        "name": _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH),
+        "email": _usable_email(profile.email),
+    }
+    values = {field: value for field, value in profile_values.items() if value}
+    user = change.session.get(User, profile.user_id)
+    if user is None:
+        timestamps = {"first_seen_at": change.now, "last_seen_at": change.now}
+        insert_once(change.session, User, {"user_id": profile.user_id, **values, **timestamps})
+    elif any(getattr(user, field) != value for field, value in values.items()):
         change.session.execute(
-            update(Person).where(Person.user_id == profile.user_id).values(**values, last_seen_at=change.now)
+            update(User).where(User.user_id == profile.user_id).values(**values, last_seen_at=change.now)
         )
 
 
-def _is_first(change: Change, profile: Profile) -> bool:
+def _record_sign_in(change: ChangeContext, profile: UserProfile) -> bool:
     values = {
-        "name": _plain(profile.name or "", NAME_LIMIT) or None,
-        "email": _usable(profile.email),
+        "name": _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH) or None,
+        "email": _usable_email(profile.email),
         "last_seen_at": change.now,
     }
-    if insert_once(change.session, Person, {"user_id": profile.user_id, "first_seen_at": change.now, **values}):
+    if insert_once(change.session, User, {"user_id": profile.user_id, "first_seen_at": change.now, **values}):
         return True
-    change.session.execute(update(Person).where(Person.user_id == profile.user_id).values(values))
+    change.session.execute(update(User).where(User.user_id == profile.user_id).values(values))
     return False
 
 
-def _own_organization(change: Change, profile: Profile, catalog: Catalog) -> Organization:
+def _create_own_organization(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization:
     """Names are unique and people's are not: the second Alice's is told apart by a few digits."""
-    email = _usable(profile.email)
-    apart = f" {secrets.token_hex(_TELLS_APART // 2)}"
-    room = NAME_LIMIT - len(_SUFFIX) - len(apart)
-    name = _plain(profile.name or "", room) or _plain((email or "").split("@")[0], room) or "Somebody"
-    new = NewOrganization(name=f"{name}{_SUFFIX}", plan_tier=catalog.tiers()[0], billing_email=email)
+    email = _usable_email(profile.email)
+    disambiguator = f" {secrets.token_hex(_DISAMBIGUATOR_DIGITS // 2)}"
+    max_length = MAX_ORGANIZATION_NAME_LENGTH - len(_ORGANIZATION_NAME_SUFFIX) - len(disambiguator)
+    name = (
+        _clean_name(profile.name or "", max_length)
+        or _clean_name((email or "").split("@")[0], max_length)
+        or "Somebody"
+    )
+    new = NewOrganization(name=f"{name}{_ORGANIZATION_NAME_SUFFIX}", plan_tier=catalog.tiers()[0], billing_email=email)
     try:
         return commands.create(change, new, catalog)
     except NameTakenError:
-        return commands.create(change, replace(new, name=f"{new.name}{apart}"), catalog)
+        return commands.create(change, replace(new, name=f"{new.name}{disambiguator}"), catalog)
 
 
-def _plain(text: str, limit: int) -> str:
+def _clean_name(text: str, limit: int) -> str:
     """One line without what a name may not hold."""
-    kept = "".join(" " if unicodedata.category(letter) in {"Cc", "Cs"} else letter for letter in text)
-    return " ".join(kept.split())[:limit].strip()
+    cleaned = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
+    return " ".join(cleaned.split())[:limit].strip()
 
 
-def _usable(email: str | None) -> str | None:
-    return email if email and len(email) <= EMAIL_LIMIT and EMAIL_PATTERN.fullmatch(email) else None
+def _usable_email(email: str | None) -> str | None:
+    return email if email and len(email) <= MAX_USER_EMAIL_LENGTH and BILLING_EMAIL_PATTERN.fullmatch(email) else None

@@ -15,13 +15,19 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-ChargedBy = Literal["lago", "stripe"]
-Interval = Literal["weekly", "monthly", "quarterly", "semiannual", "yearly"]
+ChargingProvider = Literal["lago", "stripe"]
+BillingInterval = Literal["weekly", "monthly", "quarterly", "semiannual", "yearly"]
 
-DEFAULT_FILE = Path(__file__).resolve().parents[2] / "plans.toml"
-PERIODS_A_YEAR: dict[Interval, int] = {"weekly": 52, "monthly": 12, "quarterly": 4, "semiannual": 2, "yearly": 1}
+DEFAULT_PLANS_FILE = Path(__file__).resolve().parents[2] / "plans.toml"
+PERIODS_PER_YEAR: dict[BillingInterval, int] = {
+    "weekly": 52,
+    "monthly": 12,
+    "quarterly": 4,
+    "semiannual": 2,
+    "yearly": 1,
+}
 
-Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
+ProviderPlanCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
 
 
 class CatalogError(Exception):
@@ -32,7 +38,7 @@ class UnknownPlanError(LookupError):
     """No such tier in the catalog; billing waits for a person, it never falls back to another plan."""
 
 
-class Plan(BaseModel):
+class CatalogPlan(BaseModel):
     """One tier. ``amount`` is in the minor unit of ``currency``, for one ``interval``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -42,18 +48,18 @@ class Plan(BaseModel):
     name: str = Field(min_length=1, max_length=200)
     amount: int = Field(ge=0)
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    interval: Interval
-    lago_plan_code: Code
-    stripe_lookup_key: Code
-    charged_by: ChargedBy
+    interval: BillingInterval
+    lago_plan_code: ProviderPlanCode
+    stripe_lookup_key: ProviderPlanCode
+    charged_by: ChargingProvider
 
     @property
     def yearly_amount(self) -> int:
         """What Lago compares to tell an upgrade from a downgrade (lago.md 5.1)."""
-        return self.amount * PERIODS_A_YEAR[self.interval]
+        return self.amount * PERIODS_PER_YEAR[self.interval]
 
 
-class Ending(BaseModel):
+class EndingPolicy(BaseModel):
     """How a subscription of ours ends when its organization is deleted (money.md 12); always sent, never defaulted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -70,30 +76,32 @@ class Catalog(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     # The first field: a bad word is told where it stands, not at the plans that take it over.
-    charged_by: ChargedBy | None = None
-    ending: Ending
-    plans: dict[str, Plan] = Field(min_length=1)
+    charged_by: ChargingProvider | None = None
+    ending: EndingPolicy
+    plans: dict[str, CatalogPlan] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _nothing_stands_twice(self) -> Catalog:
+    def _refuse_duplicates(self) -> Catalog:
         for field in ("rank", "lago_plan_code", "stripe_lookup_key"):
-            seen: dict[object, str] = {}
+            tier_by_value: dict[object, str] = {}
             for plan in self.plans.values():
                 value = getattr(plan, field)
-                if value in seen:
-                    where = f"plans.{plan.tier}.{field}"
+                if value in tier_by_value:
+                    location = f"plans.{plan.tier}.{field}"
                     problem = "{where} is {value}, which plans.{other} has already"
                     raise PydanticCustomError(
-                        "stands_twice", problem, {"where": where, "value": repr(value), "other": seen[value]}
+                        "stands_twice",
+                        problem,
+                        {"where": location, "value": repr(value), "other": tier_by_value[value]},
                     )
-                seen[value] = plan.tier
+                tier_by_value[value] = plan.tier
         return self
 
     def tiers(self) -> list[str]:
         """All tiers, lowest rank first."""
         return [plan.tier for plan in sorted(self.plans.values(), key=lambda plan: plan.rank)]
 
-    def plan(self, tier: str) -> Plan:
+    def plan(self, tier: str) -> CatalogPlan:
         try:
             return self.plans[tier]
         except KeyError:
@@ -104,7 +112,7 @@ class Catalog(BaseModel):
         field = "lago_plan_code" if provider == "lago" else "stripe_lookup_key"
         return next((plan.tier for plan in self.plans.values() if getattr(plan, field) == code), None)
 
-    def disagreements(self) -> list[str]:
+    def conflicts(self) -> list[str]:
         """Neighbours in rank that Lago would order the other way round, as sentences (money.md 7)."""
         ordered = [self.plans[tier] for tier in self.tiers()]
         return [
@@ -119,7 +127,7 @@ class Catalog(BaseModel):
         ]
 
 
-def load(path: Path = DEFAULT_FILE, charged_by: ChargedBy | None = None) -> Catalog:
+def load(path: Path = DEFAULT_PLANS_FILE, charged_by: ChargingProvider | None = None) -> Catalog:
     """Read and check the file. ``charged_by`` replaces the file's own deployment-wide setting.
 
     Raises ``CatalogError`` with one sentence.
@@ -142,38 +150,38 @@ def load(path: Path = DEFAULT_FILE, charged_by: ChargedBy | None = None) -> Cata
         for tier, table in plans.items():
             if isinstance(table, dict):
                 if "tier" in table:
-                    raise CatalogError(_named_inside(path, text, tier))
+                    raise CatalogError(_tier_key_error(path, text, tier))
                 plans[tier] = {"tier": tier, **({"charged_by": default} if default else {}), **table}
     try:
         return Catalog.model_validate(raw)
     except ValidationError as error:
-        raise CatalogError(_sentence(path, text, error)) from None
+        raise CatalogError(_error_text(path, text, error)) from None
 
 
-def _named_inside(path: Path, text: str, tier: str) -> str:
-    line = _line_of(text, ["plans", tier, "tier"])
-    return f"{path} line {line}: plans.{tier}.tier: the table's own name is the tier; leave this line out"
+def _tier_key_error(path: Path, text: str, tier: str) -> str:
+    line_number = _line_number(text, ["plans", tier, "tier"])
+    return f"{path} line {line_number}: plans.{tier}.tier: the table's own name is the tier; leave this line out"
 
 
-def _sentence(path: Path, text: str, error: ValidationError) -> str:
+def _error_text(path: Path, text: str, error: ValidationError) -> str:
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
+    location = [str(part) for part in first["loc"]]
     if first["type"] == "stands_twice":
-        return f"{path} line {_line_of(text, first['ctx']['where'].split('.'))}: {first['msg']}"
-    given = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
-    return f"{path} line {_line_of(text, where)}: {'.'.join(where)}: {first['msg']}{given}"
+        return f"{path} line {_line_number(text, first['ctx']['where'].split('.'))}: {first['msg']}"
+    actual = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    return f"{path} line {_line_number(text, location)}: {'.'.join(location)}: {first['msg']}{actual}"
 
 
-def _line_of(text: str, where: list[str]) -> int:
+def _line_number(text: str, location: list[str]) -> int:
     """The line of the key, or of its table where the key is missing; tomllib keeps no places."""
-    table = re.escape(".".join(where[:-1]))
-    best, inside = 1, len(where) == 1
+    table = re.escape(".".join(location[:-1]))
+    best, inside = 1, len(location) == 1
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[([^\]]+)\]", line):
             name = header[1].strip()
             inside = re.fullmatch(table, name) is not None if table else False
-            if inside or name == ".".join(where):
+            if inside or name == ".".join(location):
                 best = number
-        elif inside and re.match(rf"\s*{re.escape(where[-1])}\s*=", line):
+        elif inside and re.match(rf"\s*{re.escape(location[-1])}\s*=", line):
             return number
     return best

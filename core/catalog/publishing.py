@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from core.catalog.plans import Catalog, Plan
-from core.ports.provider import Biller
-from core.ports.spec import Offer, Provider
+from core.catalog.plans import Catalog, CatalogPlan
+from core.ports.provider import BillingProvider
+from core.ports.spec import PriceSpec, Provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offering:
+class PriceStatus:
     """One plan at one biller. ``problem`` None: sold there exactly as the catalog says."""
 
     tier: str
@@ -24,56 +24,62 @@ class Offering:
     problem: str | None
 
 
-def wanted(catalog: Catalog, provider: Provider) -> list[tuple[Plan, Offer]]:
+def expected_prices(catalog: Catalog, provider: Provider) -> list[tuple[CatalogPlan, PriceSpec]]:
     """Lago sells every plan; Stripe those that it charges for (money.md 1)."""
     plans = [catalog.plan(tier) for tier in catalog.tiers()]
     return [
-        (plan, _offer(plan, plan.lago_plan_code if provider == "lago" else plan.stripe_lookup_key))
+        (plan, _price_spec(plan, plan.lago_plan_code if provider == "lago" else plan.stripe_lookup_key))
         for plan in plans
         if provider == "lago" or plan.charged_by == "stripe"
     ]
 
 
-def check(catalog: Catalog, billers: Iterable[Biller]) -> list[Offering]:
+def check(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> list[PriceStatus]:
     """Raises ``ProviderError`` when a biller cannot be asked; that is never taken for "missing"."""
     return [
-        _held_against(plan, offer, biller) for biller in billers for plan, offer in wanted(catalog, biller.provider)
+        _compare(plan, price, billing_provider)
+        for billing_provider in billing_providers
+        for plan, price in expected_prices(catalog, billing_provider.provider)
     ]
 
 
-def push(catalog: Catalog, billers: Iterable[Biller]) -> list[Offering]:
+def publish(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> list[PriceStatus]:
     """Put on sale what is missing; returns every plan as it stood before, ``missing`` ones being there now."""
-    found = []
-    for biller in billers:
-        for plan, offer in wanted(catalog, biller.provider):
-            offering = _held_against(plan, offer, biller)
-            if offering.missing:
-                biller.add_offer(offer)
-            found.append(offering)
-    return found
+    statuses = []
+    for billing_provider in billing_providers:
+        for plan, price in expected_prices(catalog, billing_provider.provider):
+            status = _compare(plan, price, billing_provider)
+            if status.missing:
+                billing_provider.create_price(price)
+            statuses.append(status)
+    return statuses
 
 
-def _held_against(plan: Plan, offer: Offer, biller: Biller) -> Offering:
-    theirs = biller.find_offer(offer.code)
-    return Offering(
+def _compare(plan: CatalogPlan, expected: PriceSpec, billing_provider: BillingProvider) -> PriceStatus:
+    actual = billing_provider.find_price(expected.code)
+    return PriceStatus(
         tier=plan.tier,
-        provider=biller.provider,
-        code=offer.code,
-        missing=theirs is None,
-        problem="not on sale there" if theirs is None else _difference(offer, theirs),
+        provider=billing_provider.provider,
+        code=expected.code,
+        missing=actual is None,
+        problem="not on sale there" if actual is None else _difference(expected, actual),
     )
 
 
-def _difference(ours: Offer, theirs: Offer) -> str | None:
+def _difference(expected: PriceSpec, actual: PriceSpec) -> str | None:
     """Names may differ; what is paid may not."""
     fields: list[tuple[str, object, object]] = [
-        ("amount", ours.amount, theirs.amount),
-        ("currency", ours.currency, theirs.currency),
-        ("interval", ours.interval, theirs.interval),
+        ("amount", expected.amount, actual.amount),
+        ("currency", expected.currency, actual.currency),
+        ("interval", expected.interval, actual.interval),
     ]
-    differing = [f"{name} is {there}, the catalog says {here}" for name, here, there in fields if here != there]
+    differing = [
+        f"{name} is {actual_value}, the catalog says {expected_value}"
+        for name, expected_value, actual_value in fields
+        if expected_value != actual_value
+    ]
     return "; ".join(differing) or None
 
 
-def _offer(plan: Plan, code: str) -> Offer:
-    return Offer(code=code, name=plan.name, amount=plan.amount, currency=plan.currency, interval=plan.interval)
+def _price_spec(plan: CatalogPlan, code: str) -> PriceSpec:
+    return PriceSpec(code=code, name=plan.name, amount=plan.amount, currency=plan.currency, interval=plan.interval)

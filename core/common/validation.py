@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
-Word = TypeVar("Word", bound=str)
+ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 class InvalidChangeError(ValueError):
@@ -16,8 +16,8 @@ class InvalidChangeError(ValueError):
         self.field = field
 
 
-def one_of(field: str, value: str, allowed: Collection[Word]) -> Word:
-    for word in allowed:
-        if word == value:
-            return word
+def one_of(field: str, value: str, allowed: Collection[ChoiceT]) -> ChoiceT:
+    for choice in allowed:
+        if choice == value:
+            return choice
     raise InvalidChangeError(field, f"{field} must be one of {', '.join(allowed)}; got {value!r}")

@@ -13,99 +13,101 @@ from functools import cached_property
 from typing import NamedTuple
 
 from core.catalog.plans import Catalog
-from core.compare.desired_state import SECOND_PAYER, Policy, Wish, wish
-from core.compare.findings import Finding, Kind, TheirWrite
-from core.compare.local_state import Ours
+from core.compare.desired_state import DOUBLE_CHARGING, DesiredState, PayerPolicy, desired_state
+from core.compare.findings import Finding, FindingKind, TheirWrite
+from core.compare.local_state import LocalState
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
-from core.ports.observed import Repair, SeenCustomer, SeenSubscription, Sight
+from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription, Repair
 from core.ports.spec import Provider, SubscriptionSpec
 
-NAMES: dict[Provider, str] = {"stripe": "Stripe", "lago": "Lago"}
-CUSTOMERS_LOOKED_AT = 10
-CLOCKS_MAY_DIFFER = timedelta(minutes=1)
+PROVIDER_NAMES: dict[Provider, str] = {"stripe": "Stripe", "lago": "Lago"}
+MAX_CUSTOMERS_INSPECTED = 10
+REMOTE_WRITE_CLOCK_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class DiffRules:
     """``accounts``: whose our keys are, where it was asked."""
 
     catalog: Catalog
-    policy: Policy
+    policy: PayerPolicy
     accounts: Mapping[Provider, str] = field(default_factory=dict)
 
 
-class Compared(NamedTuple):
+class DiffResult(NamedTuple):
     findings: list[Finding]
     repairs: dict[Provider, Repair]
 
 
-def compare(ours: Ours, sights: Mapping[Provider, Sight], rules: Rules) -> Compared:
-    """``sights`` may lack a biller: then nothing is said of it."""
+def compare(local: LocalState, observed_states: Mapping[Provider, ObservedState], rules: DiffRules) -> DiffResult:
+    """``observed_states`` may lack a biller: then nothing is said of it."""
     findings: list[Finding] = []
     repairs: dict[Provider, Repair] = {}
-    for provider, sight in sorted(sights.items()):
-        side = _Side(ours, provider, belonging(ours, provider, sight), rules)
-        if (elsewhere := _elsewhere(side)) is not None:
-            findings.append(elsewhere)
+    for provider, observed in sorted(observed_states.items()):
+        side = _ProviderSide(local, provider, relevant_to(local, provider, observed), rules)
+        if (wrong_account := _wrong_account(side)) is not None:
+            findings.append(wrong_account)
             continue
-        here = [*_about_customers(side), *_about_subscriptions(side)]
-        findings += here
-        if (repair := _repair(side, here)) is not None:
+        provider_findings = [*_customer_findings(side), *_subscription_findings(side)]
+        findings += provider_findings
+        if (repair := _repair_for(side, provider_findings)) is not None:
             repairs[provider] = repair
-    return Compared(findings, repairs)
+    return DiffResult(findings, repairs)
 
 
-def belonging(ours: Ours, provider: Provider, sight: Sight) -> Sight:
+def relevant_to(local: LocalState, provider: Provider, observed: ObservedState) -> ObservedState:
     """What of a sight concerns the organization: its known customer, those marked as its own, what is on them."""
-    org_id, known = ours.organization.id, ours.links[provider].customer_id
-    customers = {each.id: each for each in sight.customers if each.id == known or each.org_id == org_id}
-    on = {*customers, *({known} if known else ())}
-    subscriptions = {each.id: each for each in sight.subscriptions if each.org_id == org_id or each.customer_id in on}
-    return Sight(
+    org_id, linked_id = local.organization.id, local.links[provider].customer_id
+    customers = {each.id: each for each in observed.customers if each.id == linked_id or each.org_id == org_id}
+    customer_ids = {*customers, *({linked_id} if linked_id else ())}
+    subscriptions = {
+        each.id: each for each in observed.subscriptions if each.org_id == org_id or each.customer_id in customer_ids
+    }
+    return ObservedState(
         customers=tuple(sorted(customers.values(), key=lambda each: each.id)),
         subscriptions=tuple(sorted(subscriptions.values(), key=lambda each: each.id)),
     )
 
 
-def customers_of(ours: Ours, provider: Provider, sight: Sight) -> tuple[str, ...]:
+def customers_to_inspect(local: LocalState, provider: Provider, observed: ObservedState) -> tuple[str, ...]:
     """The customers that must be looked at for the organization, the known one first."""
-    known = ours.links[provider].customer_id
-    named = {each.id for each in sight.customers} | {each.customer_id for each in sight.subscriptions}
-    others = sorted(named - {known, ""} - {None})
-    return tuple([*([known] if known else []), *others][:CUSTOMERS_LOOKED_AT])
+    linked_id = local.links[provider].customer_id
+    observed_ids = {each.id for each in observed.customers} | {each.customer_id for each in observed.subscriptions}
+    others = sorted(observed_ids - {linked_id, ""} - {None})
+    return tuple([*([linked_id] if linked_id else []), *others][:MAX_CUSTOMERS_INSPECTED])
 
 
-class _Side:
+class _ProviderSide:
     """One biller's half of the comparison."""
 
-    def __init__(self, ours: Ours, provider: Provider, sight: Sight, rules: Rules) -> None:
-        self.ours, self.provider, self.sight, self.rules = ours, provider, sight, rules
+    def __init__(self, local: LocalState, provider: Provider, observed: ObservedState, rules: DiffRules) -> None:
+        self.local, self.provider, self.observed, self.rules = local, provider, observed, rules
 
     @property
     def organization(self) -> Organization:
-        return self.ours.organization
+        return self.local.organization
 
     @property
     def link(self) -> BillingLink:
-        return self.ours.links[self.provider]
+        return self.local.links[self.provider]
 
     @property
-    def there(self) -> str:
-        return NAMES[self.provider]
+    def provider_name(self) -> str:
+        return PROVIDER_NAMES[self.provider]
 
     @property
-    def at_rest(self) -> bool:
-        return self.link.state == "open"
+    def is_active(self) -> bool:
+        return self.link.state == "active"
 
     @cached_property
-    def wanted(self) -> Wish | RejectedError:
+    def desired(self) -> DesiredState | RejectedError:
         try:
-            return wish(
+            return desired_state(
                 self.provider,
                 self.organization,
-                self.ours.other(self.provider),
+                self.local.other_link(self.provider),
                 self.rules.catalog,
                 self.rules.policy,
             )
@@ -113,303 +115,365 @@ class _Side:
             return error
 
     @cached_property
-    def customer(self) -> SeenCustomer | None:
+    def customer(self) -> ObservedCustomer | None:
         """The one that we know."""
-        return next((each for each in self.sight.customers if each.id == self.link.customer_id), None)
+        return next((each for each in self.observed.customers if each.id == self.link.customer_id), None)
 
     @cached_property
-    def subscription(self) -> SeenSubscription | None:
+    def subscription(self) -> ObservedSubscription | None:
         """The one that we made: at Lago it has our id, at Stripe we know its id or it bears our mark."""
-        for each in self.sight.subscriptions:
+        for each in self.observed.subscriptions:
             marked = each.org_id == self.organization.id and each.customer_id == self.link.customer_id
             if self.provider == "lago":
-                if marked and each.begun:
+                if marked and each.started:
                     return each
             elif each.id == self.link.subscription_id or (marked and self.link.subscription_id is None):
                 return each
         return None
 
-    def finding(  # noqa: PLR0913 - a finding has so many fields
+    def make_finding(  # noqa: PLR0913 - a finding has so many fields
         self,
-        kind: Kind,
+        kind: FindingKind,
         field: str,
         ours: str | None,
         theirs: str | None,
-        to_do: str,
+        advice: str,
         *,
-        seen: SeenCustomer | SeenSubscription | None = None,
+        observed: ObservedCustomer | ObservedSubscription | None = None,
         object_id: str | None = None,
-        repaired: bool = False,
+        repairable: bool = False,
     ) -> Finding:
         return Finding(
             kind=kind,
             provider=self.provider,
-            object_id=seen.id if seen is not None else object_id,
+            object_id=observed.id if observed is not None else object_id,
             field=field,
             ours=ours,
             theirs=theirs,
-            repaired=repaired,
-            to_do=to_do,
-            their_write=self._writer(seen) if seen is not None and seen.changed_at is not None else None,
+            repairable=repairable,
+            advice=advice,
+            their_write=self._last_writer(observed)
+            if observed is not None and observed.changed_at is not None
+            else None,
         )
 
-    def _writer(self, seen: SeenCustomer | SeenSubscription) -> TheirWrite:
+    def _last_writer(self, observed: ObservedCustomer | ObservedSubscription) -> TheirWrite:
         """What the object's own times tell: written after our last round there, it was not by us."""
-        synced_at, at = self.link.synced_at, seen.changed_at
-        later = synced_at is not None and at is not None and at > synced_at + CLOCKS_MAY_DIFFER
-        return TheirWrite(by="not us" if later else "unknown", at=at)
+        synced_at, changed_at = self.link.synced_at, observed.changed_at
+        after_our_write = (
+            synced_at is not None and changed_at is not None and changed_at > synced_at + REMOTE_WRITE_CLOCK_SKEW
+        )
+        return TheirWrite(by="not us" if after_our_write else "unknown", at=changed_at)
 
 
-def _elsewhere(side: _Side) -> Finding | None:
+def _wrong_account(side: _ProviderSide) -> Finding | None:
     """Its ids are of another account than our key, where they mean nothing."""
-    theirs, account = side.rules.accounts.get(side.provider), side.link.account_id
-    if not side.at_rest or None in {theirs, account} or theirs == account:
+    key_account, link_account = side.rules.accounts.get(side.provider), side.link.account_id
+    if not side.is_active or None in {key_account, link_account} or key_account == link_account:
         return None
-    to_do = (
-        f"its ids are of the account {account}, our key is of {theirs}: bring the ids that it has there with "
+    advice = (
+        f"its ids are of the account {link_account}, our key is of {key_account}: bring the ids that it has there with "
         f"update_org_billing_ids({side.organization.id!r}, {side.provider}_id=…)"
     )
-    return side.finding("wrong_account", "account_id", account, theirs, to_do, object_id=side.link.customer_id)
+    return side.make_finding(
+        "wrong_account", "account_id", link_account, key_account, advice, object_id=side.link.customer_id
+    )
 
 
-def _about_customers(side: _Side) -> Iterable[Finding]:
-    known = side.link.customer_id
-    others = [each for each in side.sight.customers if each.id != known and not each.deleted]
-    if known is None:
-        if len(others) == 1 and _learns_it_itself(side):
+def _customer_findings(side: _ProviderSide) -> Iterable[Finding]:
+    linked_id = side.link.customer_id
+    others = [each for each in side.observed.customers if each.id != linked_id and not each.deleted]
+    if linked_id is None:
+        if len(others) == 1 and _is_adopted_by_next_reconcile(side):
             return
-        kind: Kind = "unknown_customer" if len(others) == 1 else "duplicate"
+        kind: FindingKind = "unknown_customer" if len(others) == 1 else "duplicate"
         for each in others:
-            to_do = f"bring the right one with update_org_billing_ids({side.organization.id!r}, {side.provider}_id=…)"
-            yield side.finding(kind, "customer_id", None, each.id, to_do, seen=each)
+            advice = f"bring the right one with update_org_billing_ids({side.organization.id!r}, {side.provider}_id=…)"
+            yield side.make_finding(kind, "customer_id", None, each.id, advice, observed=each)
         return
-    if side.at_rest and (side.customer is None or side.customer.deleted):
-        yield _gone(side, known, others)
+    if side.is_active and (side.customer is None or side.customer.deleted):
+        yield _missing_customer(side, linked_id, others)
     else:
         for each in others:
-            to_do = (
-                f"{known} is the one that we use: keep it, move what {each.id} owes, and clear metadata.org_id of "
+            advice = (
+                f"{linked_id} is the one that we use: keep it, move what {each.id} owes, and clear metadata.org_id of "
                 f"{each.id} in Stripe; never delete the one with invoices"
             )
-            yield side.finding("duplicate", "metadata.org_id", known, each.id, to_do, seen=each)
-    if side.at_rest and side.customer is not None and not side.customer.deleted:
-        yield from _fields(side, side.customer)
+            yield side.make_finding("duplicate", "metadata.org_id", linked_id, each.id, advice, observed=each)
+    if side.is_active and side.customer is not None and not side.customer.deleted:
+        yield from _customer_field_findings(side, side.customer)
 
 
-def _learns_it_itself(side: _Side) -> bool:
+def _is_adopted_by_next_reconcile(side: _ProviderSide) -> bool:
     """Made by us, the answer lost, then parked or deleted: the next round that makes anything there knows it.
 
     At Lago by our own id, at Stripe by the create that is written down. What an import holds back waits for a person.
     """
     if side.provider == "lago":
-        return side.link.state != "held"
-    making = side.link.intent is not None and side.link.intent["operation"] == "create_customer"
-    return side.link.state == "parked" and making
+        return side.link.state != "on_hold"
+    is_creating_customer = side.link.intent is not None and side.link.intent["operation"] == "create_customer"
+    return side.link.state == "parked" and is_creating_customer
 
 
-def _gone(side: _Side, known: str, others: list[SeenCustomer]) -> Finding:
+def _missing_customer(side: _ProviderSide, linked_id: str, others: list[ObservedCustomer]) -> Finding:
     """Only Stripe says that one was deleted; at Lago, another one under our id proves it."""
-    bring = f"bring the right id with update_org_billing_ids({side.organization.id!r}, {side.provider}_id=…)"
+    set_id_advice = f"bring the right id with update_org_billing_ids({side.organization.id!r}, {side.provider}_id=…)"
     theirs = ", ".join(each.id for each in others) or None
-    kind: Kind = "missing"
+    kind: FindingKind = "missing"
     if side.customer is not None:
-        kind, to_do = "deleted", f"deleted in {side.there}, which is final: {bring}"
+        kind, advice = "deleted", f"deleted in {side.provider_name}, which is final: {set_id_advice}"
     elif others and side.provider == "lago":
-        kind, to_do = "deleted", f"deleted in Lago and made anew there: {bring}"
+        kind, advice = "deleted", f"deleted in Lago and made anew there: {set_id_advice}"
     elif others:
-        to_do = f"{side.there} does not know ours, but another one bears our mark: if that is the right one, {bring}"
-    else:
-        to_do = (
-            f"{side.there} knows no such customer: deleted there, or a key of another account; check the key, or make "
-            f"one there marked as {side.organization.id} and {bring}"
+        advice = (
+            f"{side.provider_name} does not know ours, but another one bears our mark: if that is the right one, "
+            f"{set_id_advice}"
         )
-    return side.finding(kind, "customer_id", known, theirs, to_do, object_id=known)
+    else:
+        advice = (
+            f"{side.provider_name} knows no such customer: deleted there, or a key of another account; check "
+            "the key, or make "
+            f"one there marked as {side.organization.id} and {set_id_advice}"
+        )
+    return side.make_finding(kind, "customer_id", linked_id, theirs, advice, object_id=linked_id)
 
 
-def _fields(side: _Side, seen: SeenCustomer) -> Iterable[Finding]:
-    wanted = side.wanted
-    if isinstance(wanted, RejectedError) or not wanted.alive:
+def _customer_field_findings(side: _ProviderSide, customer: ObservedCustomer) -> Iterable[Finding]:
+    desired = side.desired
+    if isinstance(desired, RejectedError) or not desired.active:
         return
-    spec = wanted.customer
-    if seen.org_id != side.organization.id:
-        yield _back_link(side, seen)
-        if seen.org_id is not None:
+    spec = desired.customer
+    if customer.org_id != side.organization.id:
+        yield _back_link_finding(side, customer)
+        if customer.org_id is not None:
             return
-    pairs: list[tuple[Kind, str, str | None, str | None]] = [
-        ("renamed", "name", spec.name, seen.name),
-        ("email", "email", spec.email, seen.email),
+    pairs: list[tuple[FindingKind, str, str | None, str | None]] = [
+        ("renamed", "name", spec.name, customer.name),
+        ("email", "email", spec.email, customer.email),
     ]
-    for kind, name, mine, theirs in pairs:
-        if mine is not None and mine != theirs:
-            to_do = f"apply writes our {name} there"
-            yield side.finding(kind, name, mine, theirs, to_do, seen=seen, repaired=True)
+    for kind, name, ours, theirs in pairs:
+        if ours is not None and ours != theirs:
+            advice = f"apply writes our {name} there"
+            yield side.make_finding(kind, name, ours, theirs, advice, observed=customer, repairable=True)
     if side.provider == "lago":
-        yield from _lago_fields(side, seen, wanted)
+        yield from _lago_customer_findings(side, customer, desired)
 
 
-def _back_link(side: _Side, seen: SeenCustomer) -> Finding:
-    if seen.org_id is None:
-        return side.finding(
+def _back_link_finding(side: _ProviderSide, customer: ObservedCustomer) -> Finding:
+    if customer.org_id is None:
+        return side.make_finding(
             "back_link",
             "metadata.org_id",
             side.organization.id,
             None,
             "apply marks the customer as ours again",
-            seen=seen,
-            repaired=True,
+            observed=customer,
+            repairable=True,
         )
-    to_do = (
-        f"two organizations claim {seen.id}: correct metadata.org_id in {side.there}, or bring this organization's own "
+    advice = (
+        f"two organizations claim {customer.id}: correct metadata.org_id in {side.provider_name}, or bring "
+        "this organization's own "
         f"customer with update_org_billing_ids({side.organization.id!r}, {side.provider}_id=…)"
     )
-    return side.finding("back_link", "metadata.org_id", side.organization.id, seen.org_id, to_do, seen=seen)
+    return side.make_finding(
+        "back_link", "metadata.org_id", side.organization.id, customer.org_id, advice, observed=customer
+    )
 
 
-def _lago_fields(side: _Side, seen: SeenCustomer, wanted: Wish) -> Iterable[Finding]:
-    spec = wanted.customer
-    if spec.currency is not None and seen.currency != spec.currency:
-        repaired = seen.currency is None
-        to_do = (
+def _lago_customer_findings(
+    side: _ProviderSide, customer: ObservedCustomer, desired: DesiredState
+) -> Iterable[Finding]:
+    spec = desired.customer
+    if spec.currency is not None and customer.currency != spec.currency:
+        repairable = customer.currency is None
+        advice = (
             "apply writes our currency there"
-            if repaired
+            if repairable
             else "Lago does not change the currency of a customer that was charged: correct ours, or settle it there"
         )
-        yield side.finding("currency", "currency", spec.currency, seen.currency, to_do, seen=seen, repaired=repaired)
-    if spec.unlinked and seen.payer_id is not None:
-        to_do = "Stripe charges for this plan: unlink the payment provider of the customer in Lago"
-        yield side.finding("second_payer", "provider_customer_id", None, seen.payer_id, to_do, seen=seen)
-    elif spec.payer_id is not None and seen.payer_id != spec.payer_id:
-        repaired = seen.payer_id is None
-        to_do = (
+        yield side.make_finding(
+            "currency", "currency", spec.currency, customer.currency, advice, observed=customer, repairable=repairable
+        )
+    if spec.charged_by_other_provider and customer.payer_id is not None:
+        advice = "Stripe charges for this plan: unlink the payment provider of the customer in Lago"
+        yield side.make_finding(
+            "double_charging", "provider_customer_id", None, customer.payer_id, advice, observed=customer
+        )
+    elif spec.payer_id is not None and customer.payer_id != spec.payer_id:
+        repairable = customer.payer_id is None
+        advice = (
             "apply tells Lago the Stripe customer that it charges"
-            if repaired
+            if repairable
             else "Lago charges somebody else, and another payer would lose the payment methods: decide which one it is"
         )
-        yield side.finding(
+        yield side.make_finding(
             "broken_link",
             "provider_customer_id",
             spec.payer_id,
-            seen.payer_id,
-            to_do,
-            seen=seen,
-            repaired=repaired,
+            customer.payer_id,
+            advice,
+            observed=customer,
+            repairable=repairable,
         )
 
 
-def _about_subscriptions(side: _Side) -> Iterable[Finding]:
-    wanted = side.wanted
-    if isinstance(wanted, RejectedError):
-        if side.at_rest:
-            kind: Kind = "second_payer" if wanted.code == SECOND_PAYER else "wrong_plan"
-            yield side.finding(kind, "plan", side.organization.plan_tier, None, wanted.message)
+def _subscription_findings(side: _ProviderSide) -> Iterable[Finding]:
+    desired = side.desired
+    if isinstance(desired, RejectedError):
+        if side.is_active:
+            kind: FindingKind = "double_charging" if desired.code == DOUBLE_CHARGING else "wrong_plan"
+            yield side.make_finding(kind, "plan", side.organization.plan_tier, None, desired.message)
         # What we cannot wish for now says nothing of what others sell it.
-        yield from _foreign_ones(side)
+        yield from _foreign_subscriptions(side)
         return
-    if wanted.plan_code is None:
-        for each in side.sight.subscriptions:
-            yield _unwanted(side, each, wanted)
+    if desired.plan_code is None:
+        for each in side.observed.subscriptions:
+            yield _undesired_subscription(side, each, desired)
         return
-    yield from _foreign_ones(side)
-    ours = side.subscription
-    if side.at_rest and side.customer is not None and not side.customer.deleted:
-        yield from _ended(side, wanted.plan_code) if ours is None else _plans(side, ours, wanted)
+    yield from _foreign_subscriptions(side)
+    our_subscription = side.subscription
+    if side.is_active and side.customer is not None and not side.customer.deleted:
+        yield from (
+            _ended_subscription(side, desired.plan_code)
+            if our_subscription is None
+            else _plan_findings(side, our_subscription, desired)
+        )
 
 
-def _unwanted(side: _Side, seen: SeenSubscription, wanted: Wish) -> Finding:
-    if not wanted.alive:
-        to_do = f"the organization is deleted: end it in {side.there} unless somebody means it to go on"
-        return side.finding("foreign_subscription", "subscription", None, seen.plan_code, to_do, seen=seen)
-    to_do = "Lago charges for this plan: end it in Stripe, or have Stripe charge (charged_by)"
-    return side.finding("second_payer", "subscription", None, seen.plan_code or seen.id, to_do, seen=seen)
+def _undesired_subscription(side: _ProviderSide, subscription: ObservedSubscription, desired: DesiredState) -> Finding:
+    if not desired.active:
+        advice = f"the organization is deleted: end it in {side.provider_name} unless somebody means it to go on"
+        return side.make_finding(
+            "foreign_subscription", "subscription", None, subscription.plan_code, advice, observed=subscription
+        )
+    advice = "Lago charges for this plan: end it in Stripe, or have Stripe charge (charged_by)"
+    return side.make_finding(
+        "double_charging",
+        "subscription",
+        None,
+        subscription.plan_code or subscription.id,
+        advice,
+        observed=subscription,
+    )
 
 
-def _foreign_ones(side: _Side) -> Iterable[Finding]:
-    ours = side.subscription
-    return (_foreign(side, each) for each in side.sight.subscriptions if ours is None or each.id != ours.id)
+def _foreign_subscriptions(side: _ProviderSide) -> Iterable[Finding]:
+    our_subscription = side.subscription
+    return (
+        _foreign_subscription(side, each)
+        for each in side.observed.subscriptions
+        if our_subscription is None or each.id != our_subscription.id
+    )
 
 
-def _foreign(side: _Side, seen: SeenSubscription) -> Finding:
-    to_do = (
-        f"we did not make {seen.id} on {seen.customer_id}, and it charges beside ours: end it in {side.there}, or end "
+def _foreign_subscription(side: _ProviderSide, subscription: ObservedSubscription) -> Finding:
+    advice = (
+        f"we did not make {subscription.id} on {subscription.customer_id}, and it charges beside ours: end it "
+        f"in {side.provider_name}, or end "
         "ours by changing the plan here; it is never joined by itself"
     )
-    return side.finding("foreign_subscription", "subscription", None, seen.plan_code, to_do, seen=seen)
+    return side.make_finding(
+        "foreign_subscription", "subscription", None, subscription.plan_code, advice, observed=subscription
+    )
 
 
-def _ended(side: _Side, plan_code: str) -> Iterable[Finding]:
-    there = side.sight.subscriptions
-    strays = any(each.org_id == side.organization.id for each in there)
-    repaired = side.provider == "lago" and not strays
-    if repaired:
-        to_do = "it ended in Lago, not by us; apply makes it again"
+def _ended_subscription(side: _ProviderSide, plan_code: str) -> Iterable[Finding]:
+    observed_subscriptions = side.observed.subscriptions
+    has_marked_one = any(each.org_id == side.organization.id for each in observed_subscriptions)
+    repairable = side.provider == "lago" and not has_marked_one
+    if repairable:
+        advice = "it ended in Lago, not by us; apply makes it again"
     elif side.provider == "lago":
-        to_do = "Lago has one under our id that is not active or is somebody else's: settle it there, then retry"
+        advice = "Lago has one under our id that is not active or is somebody else's: settle it there, then retry"
     else:
-        to_do = (
+        advice = (
             "it ended in Stripe, not by us; to charge again, make one there for the customer with metadata "
             f"org_id={side.organization.id}, then `billing-sync retry {side.organization.id}` joins it"
         )
-    yield side.finding(
-        "missing", "subscription", plan_code, None, to_do, object_id=side.link.subscription_id, repaired=repaired
+    yield side.make_finding(
+        "missing", "subscription", plan_code, None, advice, object_id=side.link.subscription_id, repairable=repairable
     )
 
 
-def _plans(side: _Side, seen: SeenSubscription, wanted: Wish) -> Iterable[Finding]:
-    plan, following = wanted.plan_code, wanted.next_plan_code
-    if following == plan:
-        following = None
-    if (seen.plan_code, seen.next_plan_code) == (plan, following) or _comes_by_itself(side, seen, wanted):
+def _plan_findings(side: _ProviderSide, subscription: ObservedSubscription, desired: DesiredState) -> Iterable[Finding]:
+    plan, next_plan = desired.plan_code, desired.next_plan_code
+    if next_plan == plan:
+        next_plan = None
+    if (subscription.plan_code, subscription.next_plan_code) == (plan, next_plan) or _is_expected_plan_change(
+        side, subscription, desired
+    ):
         return
-    if seen.plan_code != plan:
-        repaired = seen.next_plan_code is None and _is_no_dearer(side, seen.plan_code, plan)
-        to_do = (
+    if subscription.plan_code != plan:
+        repairable = subscription.next_plan_code is None and _is_not_more_expensive(side, subscription.plan_code, plan)
+        advice = (
             "apply has it charged by our plan at once"
-            if repaired
-            else f"apply lowers no price that somebody set and knows no foreign plan: correct it in {side.there}, or "
-            "change the plan here to what was meant"
+            if repairable
+            else (
+                "apply lowers no price that somebody set and knows no foreign plan: correct it in "
+                f"{side.provider_name}, or change the plan here to what was meant"
+            )
         )
-        yield side.finding("wrong_plan", "plan", plan, seen.plan_code, to_do, seen=seen, repaired=repaired)
+        yield side.make_finding(
+            "wrong_plan", "plan", plan, subscription.plan_code, advice, observed=subscription, repairable=repairable
+        )
         return
-    to_do = "apply schedules our next plan" if following else "apply takes the scheduled plan back"
-    yield side.finding("wrong_plan", "next_plan", following, seen.next_plan_code, to_do, seen=seen, repaired=True)
+    advice = "apply schedules our next plan" if next_plan else "apply takes the scheduled plan back"
+    yield side.make_finding(
+        "wrong_plan",
+        "next_plan",
+        next_plan,
+        subscription.next_plan_code,
+        advice,
+        observed=subscription,
+        repairable=True,
+    )
 
 
-def _comes_by_itself(side: _Side, seen: SeenSubscription, wanted: Wish) -> bool:
+def _is_expected_plan_change(side: _ProviderSide, subscription: ObservedSubscription, desired: DesiredState) -> bool:
     """A scheduled plan that came before we asked, or will come on this biller's own day."""
-    came = wanted.next_plan_code is not None and (seen.plan_code, seen.next_plan_code) == (wanted.next_plan_code, None)
-    before = (side.link.applied_plan, side.link.applied_next_plan)
-    waits = not wanted.settles and before[1] == wanted.plan_code and (seen.plan_code, seen.next_plan_code) == before
-    return came or waits
+    took_effect = desired.next_plan_code is not None and (subscription.plan_code, subscription.next_plan_code) == (
+        desired.next_plan_code,
+        None,
+    )
+    last_known_plans = (side.link.applied_plan, side.link.applied_next_plan)
+    is_scheduled = (
+        not desired.is_charging
+        and last_known_plans[1] == desired.plan_code
+        and (subscription.plan_code, subscription.next_plan_code) == last_known_plans
+    )
+    return took_effect or is_scheduled
 
 
-def _is_no_dearer(side: _Side, theirs: str | None, ours: str | None) -> bool:
+def _is_not_more_expensive(side: _ProviderSide, their_code: str | None, our_code: str | None) -> bool:
     catalog = side.rules.catalog
-    tiers = [catalog.tier_of(side.provider, code) if code is not None else None for code in (theirs, ours)]
+    tiers = [catalog.tier_of(side.provider, code) if code is not None else None for code in (their_code, our_code)]
     amounts = [catalog.plans[tier].yearly_amount for tier in tiers if tier is not None]
     return len(amounts) == len(tiers) and amounts[0] <= amounts[1]
 
 
-def _repair(side: _Side, findings: list[Finding]) -> Repair | None:
+def _repair_for(side: _ProviderSide, findings: list[Finding]) -> Repair | None:
     """What one round makes again here. Nothing for a deleted organization: a round there ends what it finds."""
-    wanted = side.wanted
-    repaired = [each for each in findings if each.repaired]
-    if not repaired or isinstance(wanted, RejectedError) or side.link.customer_id is None:
+    desired = side.desired
+    repairable = [each for each in findings if each.repairable]
+    if not repairable or isinstance(desired, RejectedError) or side.link.customer_id is None:
         return None
-    subscription = any(each.about_subscription for each in repaired)
+    subscription = any(each.is_about_subscription for each in repairable)
     # A round that knows of no day for the plan that waits asks for it.
-    asks = wanted.settles and wanted.next_plan_code is not None and side.organization.plan_effective_at is None
+    needs_plan_date = (
+        desired.is_charging and desired.next_plan_code is not None and side.organization.plan_effective_at is None
+    )
     spec = None
-    if wanted.plan_code is not None and (subscription or asks):
+    if desired.plan_code is not None and (subscription or needs_plan_date):
         spec = SubscriptionSpec(
             org_id=side.organization.id,
             customer_id=side.link.customer_id,
-            plan_code=wanted.plan_code,
-            next_plan_code=wanted.next_plan_code,
+            plan_code=desired.plan_code,
+            next_plan_code=desired.next_plan_code,
         )
     return Repair(
         org_id=side.organization.id,
         customer_id=side.link.customer_id,
-        customer=any(not each.about_subscription for each in repaired),
+        updates_customer=any(not each.is_about_subscription for each in repairable),
         subscription=spec,
-        seen=side.subscription,
+        observed=side.subscription,
     )

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from core.ports.spec import Provider
 
-Kind = Literal[
+FindingKind = Literal[
     "missing",
     "deleted",
     "renamed",
@@ -28,7 +28,7 @@ Kind = Literal[
     "duplicate",
     "unknown_customer",
     "broken_link",
-    "second_payer",
+    "double_charging",
     "foreign_subscription",
     "wrong_account",
 ]
@@ -56,24 +56,24 @@ class TheirWrite:
 class Finding:
     """One field that differs. ``object_id``: the customer or subscription there, if there is one."""
 
-    kind: Kind
+    kind: FindingKind
     provider: Provider
     object_id: str | None
     field: str
     ours: str | None
     theirs: str | None
-    repaired: bool
-    to_do: str
+    repairable: bool
+    advice: str
     our_write: OurWrite | None = None
     their_write: TheirWrite | None = None
 
     @property
-    def about_subscription(self) -> bool:
+    def is_about_subscription(self) -> bool:
         return self.field in {"subscription", "plan", "next_plan"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class RepairStep:
     """What ``apply`` has made again at one biller, and every request of it."""
 
     provider: Provider
@@ -83,43 +83,43 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """One organization. ``basis``: the versions of its rows; ``looked``: the customers that were looked at there.
+class DriftItem:
+    """One organization. ``fingerprint``: the versions of its rows; ``looked``: the customers that were looked at there.
 
     An organization that we do not know has neither name nor basis; no organization at all: it is about the biller.
     """
 
     org_id: str | None
     name: str | None = None
-    basis: str = ""
-    looked: Mapping[Provider, tuple[str, ...]]
+    fingerprint: str = ""
+    inspected: Mapping[Provider, tuple[str, ...]]
     findings: tuple[Finding, ...]
-    rounds: tuple[Round, ...] = ()
+    repairs: tuple[RepairStep, ...] = ()
 
-    def says(self, other: Drift | None) -> bool:
+    def is_same_as(self, other: DriftItem | None) -> bool:
         """Whether the other one states the same; who wrote is a remark."""
         return other is not None and _without_writers(self) == _without_writers(other)
 
 
-_DRIFT = TypeAdapter(Drift)
+_DRIFT_ITEM_ADAPTER = TypeAdapter(DriftItem)
 
 
-def stored(drift: Drift) -> dict[str, Any]:
-    document: dict[str, Any] = _DRIFT.dump_python(drift, mode="json")
+def to_json(drift: DriftItem) -> dict[str, Any]:
+    document: dict[str, Any] = _DRIFT_ITEM_ADAPTER.dump_python(drift, mode="json")
     return document
 
 
-def loaded(document: Mapping[str, Any]) -> Drift:
-    return _DRIFT.validate_python(document)
+def from_json(document: Mapping[str, Any]) -> DriftItem:
+    return _DRIFT_ITEM_ADAPTER.validate_python(document)
 
 
-def plan_id(found: Iterable[Drift]) -> str:
+def report_id(drifts: Iterable[DriftItem]) -> str:
     """The same findings have the same id, whoever found them and when."""
     digest = hashlib.sha256()
-    for drift in found:
-        digest.update(json.dumps(stored(drift), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    for drift in drifts:
+        digest.update(json.dumps(to_json(drift), sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _without_writers(drift: Drift) -> Drift:
+def _without_writers(drift: DriftItem) -> DriftItem:
     return replace(drift, findings=tuple(replace(each, our_write=None, their_write=None) for each in drift.findings))

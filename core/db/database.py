@@ -31,29 +31,29 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import DeclarativeBase, Session
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 
-BUSY_TIMEOUT_SECONDS = 30
-CONNECT_TIMEOUT_SECONDS = 5
+SQLITE_BUSY_TIMEOUT_SECONDS = 30
+POSTGRES_CONNECT_TIMEOUT_SECONDS = 5
 # Lets the organizations' rows be fought for, never for ever; a lease is renewed well within this.
-LOCK_TIMEOUT = "10s"
-STATEMENT_TIMEOUT = "30s"
+POSTGRES_LOCK_TIMEOUT = "10s"
+POSTGRES_STATEMENT_TIMEOUT = "30s"
 # A host that is gone: what was sent to it is not acknowledged, or its silence is asked about and stays silence.
-GONE_HOST: dict[str, int] = {
+TCP_KEEPALIVE_OPTIONS: dict[str, int] = {
     "tcp_user_timeout": 20_000,  # milliseconds
     "keepalives_idle": 10,  # seconds
     "keepalives_interval": 5,  # seconds
     "keepalives_count": 2,
 }
 # Of SQLSTATE: a value that does not fit. Its first line repeats the value, too.
-_DATA_EXCEPTION = "22"
-_SCHEMA_LOCK = 0x62696C6C  # any constant: one upgrade at a time
+_SQLSTATE_DATA_EXCEPTION = "22"
+_SCHEMA_LOCK_ID = 0x62696C6C  # any constant: one upgrade at a time
 # Alembic's environment is one for the whole process: two upgrades at once would run in each other's database.
 # One for each process: a lock that a thread of the parent held at a fork is never given back in the child.
-_upgrading: dict[int, threading.Lock] = {}
+_upgrade_locks: dict[int, threading.Lock] = {}
 # Two that open a new file at the same moment would wait for each other; SQLite refuses one at once, whatever the busy
 # timeout. What comes only after that is no such refusal.
-_TO_WAL = Retrying(
+_RETRY_WHILE_BUSY = Retrying(
     retry=retry_if_exception(lambda error: isinstance(error, sqlite3.OperationalError) and _is_busy(error)),
     wait=wait_random(0.01, 0.1),
     stop=stop_after_delay(5.0),
@@ -66,17 +66,17 @@ class DatabaseError(Exception):
 
 
 # What passes by itself or once a person has mended the database: away, restarting, full, read-only, a deadlock.
-DATABASE_IS_AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionError, DatabaseError)
+DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, NoConnectionError, DatabaseError)
 
 
 class Database:
     """One engine per process. ``close()`` gives its connections back."""
 
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
-        self.url = _understood(url)
+        self.url = _parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
-        self._reading = self.engine.execution_options(read_only=True)
+        self._read_engine = self.engine.execution_options(read_only=True)
 
     def __repr__(self) -> str:
         return f"Database({self.url.render_as_string(hide_password=True)})"
@@ -88,29 +88,29 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with Session(self._reading, expire_on_commit=False) as session, session.begin():
+        with Session(self._read_engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def upgrade(self) -> None:
         """Bring the schema to this version's; safe when many processes or threads do it at once."""
-        with _upgrading.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
+        with _upgrade_locks.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
             if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-            config = _alembic()
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK_ID})
+            config = _alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
-    def prepare(self) -> None:
+    def ensure_schema(self) -> None:
         """Make sure that the schema is this version's. An embedded file is brought there; a server must be already.
 
         Raises ``DatabaseError``: a deployed schema changes when its owner says so.
         """
-        head = _head()
+        head = _head_revision()
         try:
-            current = self._revision()
+            current = self._current_revision()
         except OperationalError as error:
-            said = _first_line(error.orig)
-            message = f"the database does not answer ({said}); check DATABASE_URL and that it is running"
+            reason = _first_line(error.orig)
+            message = f"the database does not answer ({reason}); check DATABASE_URL and that it is running"
             raise DatabaseError(message) from error
         if current == head:
             return
@@ -120,19 +120,21 @@ class Database:
             raise DatabaseError(message)
         self.upgrade()
 
-    def has_this_schema(self) -> bool:
-        """Whether it is this version's; a database that does not answer raises one of ``DATABASE_IS_AWAY``."""
-        return self._revision() == _head()
+    def is_schema_current(self) -> bool:
+        """Whether it is this version's; a database that does not answer raises one of
+        ``DATABASE_UNAVAILABLE_ERRORS``.
+        """
+        return self._current_revision() == _head_revision()
 
     def close(self) -> None:
         self.engine.dispose()
 
-    def _revision(self) -> str | None:
-        with self._reading.connect() as connection:
+    def _current_revision(self) -> str | None:
+        with self._read_engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
 
-def one_at_a_time(session: Session, *words: str) -> None:
+def acquire_advisory_locks(session: Session, *names: str) -> None:
     """Whoever says one of these words waits here until this transaction ends; on SQLite every writer does so anyway.
 
     For what has no row yet to lock: a name, a billing id, an organization that a message is about. Several are taken
@@ -142,26 +144,26 @@ def one_at_a_time(session: Session, *words: str) -> None:
     if session.get_bind().dialect.name == "postgresql":
         in_order = "(SELECT DISTINCT unnest(CAST(:words AS text[])) AS word ORDER BY word)"
         statement = f"SELECT pg_advisory_xact_lock(hashtextextended(word, 0)) FROM {in_order} AS said"  # noqa: S608 - constants
-        session.execute(text(statement), {"words": list(words)})
+        session.execute(text(statement), {"words": list(names)})
 
 
 def insert_once(session: Session, table: type[DeclarativeBase], row: dict[str, Any]) -> bool:
     """Put the row in; False: one with its key is there. Waits for a transaction that is putting one in."""
     session.flush()
     connection = session.connection()
-    statement = _insert_once(table, connection.dialect.name)
+    statement = _insert_once_statement(table, connection.dialect.name)
     return connection.execute(statement, row).one_or_none() is not None
 
 
 @cache
-def _insert_once(table: type[DeclarativeBase], dialect_name: str) -> Executable:
+def _insert_once_statement(table: type[DeclarativeBase], dialect_name: str) -> Executable:
     """Written once: to build a statement costs more than to send it."""
     dialect = postgresql if dialect_name == "postgresql" else sqlite
     statement: Executable = dialect.insert(table).on_conflict_do_nothing().returning(*table.__table__.primary_key)
     return statement
 
 
-def _understood(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -185,14 +187,14 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         url,
         pool_size=pool_size,
         hide_parameters=True,  # an error must not carry a name or an email
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the DBAPI's own connection
         connection.isolation_level = None  # BEGIN is ours to write
         cursor: sqlite3.Cursor = connection.cursor()
-        _TO_WAL(cursor.execute, "PRAGMA journal_mode=WAL")
+        _RETRY_WHILE_BUSY(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # a power cut must not lose a committed change
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -216,35 +218,42 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            **GONE_HOST,
-            "options": f"-c timezone=UTC -c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT}"
-            " -c idle_in_transaction_session_timeout=60s",
+            "connect_timeout": POSTGRES_CONNECT_TIMEOUT_SECONDS,
+            **TCP_KEEPALIVE_OPTIONS,
+            "options": (
+                f"-c timezone=UTC -c lock_timeout={POSTGRES_LOCK_TIMEOUT} "
+                f"-c statement_timeout={POSTGRES_STATEMENT_TIMEOUT} "
+                "-c idle_in_transaction_session_timeout=60s"
+            ),
         },
     )
-    event.listen(engine, "handle_error", _leave_values_out)
+    event.listen(engine, "handle_error", _redact_values)
     return engine
 
 
-def _leave_values_out(context: ExceptionContext) -> None:
+def _redact_values(context: ExceptionContext) -> None:
     """hide_parameters hides what we sent; this, what Postgres answers behind DETAIL, CONTEXT and LINE."""
     cause = context.original_exception
     state = str(getattr(cause, "sqlstate", None) or "")
     for error in (cause, context.sqlalchemy_exception):
         if error is not None and error.args:
-            said = f"({type(cause).__name__})" if state.startswith(_DATA_EXCEPTION) else _first_line(error.args[0])
-            error.args = (said, *error.args[1:])
+            reason = (
+                f"({type(cause).__name__})"
+                if state.startswith(_SQLSTATE_DATA_EXCEPTION)
+                else _first_line(error.args[0])
+            )
+            error.args = (reason, *error.args[1:])
 
 
-def _alembic() -> Config:
+def _alembic_config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS_FOLDER))
     return config
 
 
 @cache
-def _head() -> str | None:
-    return ScriptDirectory.from_config(_alembic()).get_current_head()
+def _head_revision() -> str | None:
+    return ScriptDirectory.from_config(_alembic_config()).get_current_head()
 
 
 def _first_line(error: object) -> str:

@@ -11,95 +11,95 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from core.common.clock import Clock
-from core.compare import local_state as our_side
-from core.compare.diff import Rules, compare, customers_of
-from core.compare.findings import Drift, Finding
-from core.compare.local_state import Ours
+from core.compare import local_state
+from core.compare.diff import DiffRules, compare, customers_to_inspect
+from core.compare.findings import DriftItem, Finding
+from core.compare.local_state import LocalState
 from core.db.database import Database
 from core.drift import listings, report_store
-from core.drift.inspector import MOVES, Looking
-from core.drift.provider_reader import Asking
-from core.drift.report_store import Plan, Run, Stage
-from core.ports.observed import Listed, SeenCustomer, SeenSubscription, Sight, Write
+from core.drift.inspector import IN_FLUX, Inspector
+from core.drift.provider_reader import DriftReader
+from core.drift.report_store import DriftReport, DriftRun, DriftStage
+from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite
 from core.ports.spec import Provider
-from core.reconcile.account_guard import Accounts, WrongAccountError
-from core.reconcile.reconciler import Sync
+from core.reconcile.account_guard import AccountGuard, WrongAccountError
+from core.reconcile.reconciler import Reconciler
 
-COMPARED_AT_ONCE = 200
-LOOKED_AT_ONCE = 20  # the closer looks after which a step is kept
+ORGANIZATIONS_PER_COMPARE_STEP = 200
+INSPECTIONS_PER_STEP = 20  # the closer looks after which a step is kept
 
-OnStep = Callable[[Stage, int], None]
+OnCheckProgress = Callable[[DriftStage, int], None]
 
 
-def _unwatched(_stage: Stage, _done: int) -> None:
+def _ignore_check_progress(_stage: DriftStage, _processed: int) -> None:
     return
 
 
 @dataclass(slots=True, kw_only=True)
-class Planner:
+class DriftDetector:
     database: Database
-    ask: Asking
-    accounts: Accounts
-    rules: Rules
+    provider_reader: DriftReader
+    account_guard: AccountGuard
+    rules: DiffRules
     clock: Clock
-    _writes: dict[str, Write] | None = field(default=None, init=False)
+    _remote_writes: dict[str, RemoteWrite] | None = field(default=None, init=False)
 
     @classmethod
-    def beside(cls, sync: Sync) -> Planner:
+    def for_reconciler(cls, reconciler: Reconciler) -> DriftDetector:
         """For what the sync keeps right: its billers, its rules, its quota."""
         return cls(
-            database=sync.database,
-            ask=Asking.beside(sync),
-            accounts=sync.accounts,
-            rules=Rules(catalog=sync.catalog, policy=sync.policy),
-            clock=sync.clock,
+            database=reconciler.database,
+            provider_reader=DriftReader.for_reconciler(reconciler),
+            account_guard=reconciler.account_guard,
+            rules=DiffRules(catalog=reconciler.catalog, policy=reconciler.policy),
+            clock=reconciler.clock,
         )
 
-    def plan(self, on_step: OnStep = _unwatched) -> Plan:
-        """To the end, from where the last one was broken off. Raises ``ProviderError``, ``RunTakenOverError``."""
-        run = self.take_up()
+    def check(self, on_progress: OnCheckProgress = _ignore_check_progress) -> DriftReport:
+        """To the end, from where the last one was broken off. Raises ``ProviderError``, ``DriftRunTakenOverError``."""
+        run = self.resume()
         while run.stage is not None:
-            on_step(run.stage, run.done)
+            on_progress(run.stage, run.processed)
             self.step(run)
         return self.finish(run)
 
-    def go_on(self, seconds: float) -> Plan | None:
+    def run_for(self, seconds: float) -> DriftReport | None:
         """For a schedule: as many steps as begin within so many seconds; the plan, if that was the end of it."""
-        end = time.monotonic() + seconds
-        run = self.take_up()
+        deadline = time.monotonic() + seconds
+        run = self.resume()
         while run.stage is not None:
-            if time.monotonic() >= end:
+            if time.monotonic() >= deadline:
                 with self.database.write() as session:
-                    report_store.let_go(session, run, self.clock())
+                    report_store.release(session, run, self.clock())
                 return None
             self.step(run)
         return self.finish(run)
 
-    def take_up(self) -> Run:
+    def resume(self) -> DriftRun:
         """Whose the keys are is asked again each time: half a listing may be from before somebody changed one."""
         with self.database.write() as session:
-            run = report_store.take_up(session, self.clock())
+            run = report_store.resume(session, self.clock())
         accounts = dict(self.rules.accounts)
-        wrong: dict[Provider, WrongAccountError] = {}
-        for provider in self.ask.auditors:
+        wrong_accounts: dict[Provider, WrongAccountError] = {}
+        for provider in self.provider_reader.readers:
             try:
-                accounts[provider] = self.accounts.ask(provider).id
+                accounts[provider] = self.account_guard.fetch(provider).id
             except WrongAccountError as error:
-                wrong[provider] = error
-        if not wrong.keys() >= set(run.counts.left_out):
+                wrong_accounts[provider] = error
+        if not wrong_accounts.keys() >= set(run.counts.excluded_providers):
             # The key was put right since: what the run left out, it would never look at.
             with self.database.write() as session:
-                run = report_store.begin_anew(session, self.clock())
-        for provider, refused in wrong.items():
-            self._leave_out(run, provider, refused)
+                run = report_store.start(session, self.clock())
+        for provider, wrong_account in wrong_accounts.items():
+            self._exclude_provider(run, provider, wrong_account)
         self.rules = replace(self.rules, accounts=accounts)
         return run
 
-    def _leave_out(self, run: Run, provider: Provider, error: WrongAccountError) -> None:
+    def _exclude_provider(self, run: DriftRun, provider: Provider, error: WrongAccountError) -> None:
         """Nothing that a stranger's account holds or lacks has drifted."""
-        if provider in run.counts.left_out:
+        if provider in run.counts.excluded_providers:
             return
-        run.counts.left_out.append(provider)
+        run.counts.excluded_providers.append(provider)
         finding = Finding(
             kind="wrong_account",
             provider=provider,
@@ -107,139 +107,154 @@ class Planner:
             field="account_id",
             ours=None,
             theirs=None,
-            repaired=False,
-            to_do=error.message,
+            repairable=False,
+            advice=error.message,
         )
         with self.database.write() as session:
-            report_store.add(session, run, [Drift(org_id=None, looked={}, findings=(finding,))])
-            report_store.keep(session, run, self.clock())
+            report_store.add_drifts(session, run, [DriftItem(org_id=None, inspected={}, findings=(finding,))])
+            report_store.save_progress(session, run, self.clock())
 
-    def step(self, run: Run) -> None:
+    def step(self, run: DriftRun) -> None:
         """One page, or one batch of organizations; what it made known is kept when it returns."""
         match run.stage:
             case "stripe_customers" | "lago_customers" | "stripe_subscriptions" | "lago_subscriptions":
-                self._list(run, run.stage)
+                self._list_page(run, run.stage)
             case "organizations":
-                self._compare(run)
-            case "strangers":
-                self._meet(run)
+                self._compare_step(run)
+            case "orphans":
+                self._orphans_step(run)
             case None:
                 return
 
-    def finish(self, run: Run) -> Plan:
+    def finish(self, run: DriftRun) -> DriftReport:
         with self.database.write() as session:
-            report_store.keep(session, run, self.clock())
+            report_store.save_progress(session, run, self.clock())
             return report_store.finish(session, run, self.clock())
 
-    def _list(self, run: Run, stage: Stage) -> None:
+    def _list_page(self, run: DriftRun, stage: DriftStage) -> None:
         provider: Provider = "stripe" if stage.startswith("stripe") else "lago"
-        if provider in run.counts.left_out:
-            self._pass_over(run)
+        if provider in run.counts.excluded_providers:
+            self._skip_stage(run)
             return
-        after = run.cursor
-        page: Listed[SeenCustomer] | Listed[SeenSubscription]
+        cursor = run.cursor
+        page: ObservedPage[ObservedCustomer] | ObservedPage[ObservedSubscription]
         if stage.endswith("customers"):
-            page = self.ask(provider, lambda auditor: auditor.customers(after))
+            page = self.provider_reader(provider, lambda auditor: auditor.customers(cursor))
         else:
-            page = self.ask(provider, lambda auditor: auditor.subscriptions(after))
+            page = self.provider_reader(provider, lambda auditor: auditor.subscriptions(cursor))
         with self.database.write() as session:
-            run.go_to(page.after, len(page.rows))
-            report_store.keep(session, run, self.clock())
-            listings.add(session, run.id, provider, page.rows)
+            run.advance(page.next_cursor, len(page.rows))
+            report_store.save_progress(session, run, self.clock())
+            listings.add_page(session, run.id, provider, page.rows)
 
-    def _pass_over(self, run: Run) -> None:
+    def _skip_stage(self, run: DriftRun) -> None:
         with self.database.write() as session:
-            run.go_to(None, 0)
-            report_store.keep(session, run, self.clock())
+            run.advance(None, 0)
+            report_store.save_progress(session, run, self.clock())
 
-    def _compare(self, run: Run) -> None:
+    def _compare_step(self, run: DriftRun) -> None:
         with self.database.read() as session:
-            batch = our_side.after(session, run.cursor or "", COMPARED_AT_ONCE)
-            sights = {
-                provider: listings.of(session, run.id, provider, batch) for provider in self._looking(run).ask.auditors
+            batch = local_state.load_after(session, run.cursor or "", ORGANIZATIONS_PER_COMPARE_STEP)
+            observed_states = {
+                provider: listings.load_observed(session, run.id, provider, batch)
+                for provider in self._inspector(run).provider_reader.readers
             }
-        found: list[Drift] = []
-        looks = done = 0
-        last = None
-        for ours in batch:
-            if looks == LOOKED_AT_ONCE:
+        drifts: list[DriftItem] = []
+        inspections = processed = 0
+        last_id = None
+        for local in batch:
+            if inspections == INSPECTIONS_PER_STEP:
                 break
-            org_id = ours.organization.id
-            looks += self._one(run, ours, {provider: seen[org_id] for provider, seen in sights.items()}, found)
-            done, last = done + 1, org_id
+            org_id = local.organization.id
+            inspections += self._compare_organization(
+                run, local, {provider: seen[org_id] for provider, seen in observed_states.items()}, drifts
+            )
+            processed, last_id = processed + 1, org_id
         with self.database.write() as session:
-            report_store.add(session, run, found)
-            run.go_to(last, done)
-            report_store.keep(session, run, self.clock())
+            report_store.add_drifts(session, run, drifts)
+            run.advance(last_id, processed)
+            report_store.save_progress(session, run, self.clock())
 
-    def _one(self, run: Run, ours: Ours, sights: Mapping[Provider, Sight], found: list[Drift]) -> bool:
+    def _compare_organization(
+        self,
+        run: DriftRun,
+        local: LocalState,
+        observed_states: Mapping[Provider, ObservedState],
+        drifts: list[DriftItem],
+    ) -> bool:
         """Whether the organization had to be looked at more closely."""
-        if ours.moves(self.clock()):
-            run.counts.behind += 1
+        if local.is_in_flux(self.clock()):
+            run.counts.in_flux += 1
             return False
         run.counts.compared += 1
-        run.counts.parked += ours.waits_for_a_person
-        if not compare(ours, sights, self.rules).findings:
+        run.counts.parked_or_on_hold += local.needs_operator
+        if not compare(local, observed_states, self.rules).findings:
             return False
-        customers = {provider: customers_of(ours, provider, sight) for provider, sight in sights.items()}
-        looking = self._looking(run)
-        drift = looking.at(ours.organization.id, customers)
-        if drift == MOVES:
-            run.counts.behind += 1
+        customer_ids = {
+            provider: customers_to_inspect(local, provider, sight) for provider, sight in observed_states.items()
+        }
+        inspector = self._inspector(run)
+        drift = inspector.inspect(local.organization.id, customer_ids)
+        if drift == IN_FLUX:
+            run.counts.in_flux += 1
             run.counts.compared -= 1
         elif drift is not None:
-            found.append(looking.with_writers(drift, self._written_there(looking)))
+            drifts.append(inspector.with_writers(drift, self._last_remote_writes(inspector)))
         return True
 
-    def _meet(self, run: Run) -> None:
+    def _orphans_step(self, run: DriftRun) -> None:
         """Customers that bear our mark for an organization that we do not have."""
         with self.database.read() as session:
-            batch = listings.strangers(session, run.id, run.cursor, LOOKED_AT_ONCE)
-        found = [drift for provider, seen in batch if (drift := self._stranger(run, provider, seen)) is not None]
+            batch = listings.orphans(session, run.id, run.cursor, INSPECTIONS_PER_STEP)
+        drifts = [drift for provider, seen in batch if (drift := self._inspect_orphan(run, provider, seen)) is not None]
         with self.database.write() as session:
-            report_store.add(session, run, found)
-            run.go_to(listings.place_of(*batch[-1]) if batch else None, len(batch))
-            report_store.keep(session, run, self.clock())
+            report_store.add_drifts(session, run, drifts)
+            run.advance(listings.cursor_of(*batch[-1]) if batch else None, len(batch))
+            report_store.save_progress(session, run, self.clock())
 
-    def _stranger(self, run: Run, provider: Provider, listed: SeenCustomer) -> Drift | None:
+    def _inspect_orphan(self, run: DriftRun, provider: Provider, listed: ObservedCustomer) -> DriftItem | None:
         org_id = listed.org_id
-        if org_id is None or provider in run.counts.left_out:
+        if org_id is None or provider in run.counts.excluded_providers:
             return None
-        sight = self.ask(provider, lambda auditor: auditor.look(org_id, [listed.id]))
+        observed = self.provider_reader(provider, lambda auditor: auditor.read(org_id, [listed.id]))
         with self.database.read() as session:
-            if our_side.load(session, org_id) is not None:
+            if local_state.load(session, org_id) is not None:
                 return None
-        seen = next((each for each in sight.customers if each.id == listed.id and each.org_id == org_id), None)
-        if seen is None or seen.deleted:
+        customer = next((each for each in observed.customers if each.id == listed.id and each.org_id == org_id), None)
+        if customer is None or customer.deleted:
             return None
         finding = Finding(
             kind="unknown_customer",
             provider=provider,
-            object_id=seen.id,
+            object_id=customer.id,
             field="org_id",
             ours=None,
             theirs=org_id,
-            repaired=False,
-            to_do=(
+            repairable=False,
+            advice=(
                 "it names an organization that is not here: another deployment uses this account, or the database is "
                 "older than the customer; restore what was lost, or clear the mark; it is never deleted by us"
             ),
         )
-        drift = Drift(org_id=org_id, looked={provider: (seen.id,)}, findings=(finding,))
-        looking = self._looking(run)
-        return looking.with_writers(drift, self._written_there(looking))
+        drift = DriftItem(org_id=org_id, inspected={provider: (customer.id,)}, findings=(finding,))
+        inspector = self._inspector(run)
+        return inspector.with_writers(drift, self._last_remote_writes(inspector))
 
-    def _looking(self, run: Run) -> Looking:
-        asked = {each: auditor for each, auditor in self.ask.auditors.items() if each not in run.counts.left_out}
-        ask = replace(self.ask, auditors=asked)
-        return Looking(database=self.database, ask=ask, rules=self.rules, clock=self.clock)
+    def _inspector(self, run: DriftRun) -> Inspector:
+        readers = {
+            each: auditor
+            for each, auditor in self.provider_reader.readers.items()
+            if each not in run.counts.excluded_providers
+        }
+        provider_reader = replace(self.provider_reader, readers=readers)
+        return Inspector(database=self.database, provider_reader=provider_reader, rules=self.rules, clock=self.clock)
 
-    def _written_there(self, looking: Looking) -> Mapping[str, Write]:
+    def _last_remote_writes(self, inspector: Inspector) -> Mapping[str, RemoteWrite]:
         """Who last wrote what, by the id of the object; asked once, and only when something has drifted."""
-        if self._writes is None:
-            newest: dict[str, Write] = {}
-            for provider in looking.ask.auditors:
-                for write in looking.ask(provider, lambda auditor: auditor.writes()):
+        if self._remote_writes is None:
+            newest: dict[str, RemoteWrite] = {}
+            for provider in inspector.provider_reader.readers:
+                for write in inspector.provider_reader(provider, lambda auditor: auditor.recent_writes()):
                     newest.setdefault(write.object_id, write)
-            self._writes = newest
-        return self._writes
+            self._remote_writes = newest
+        return self._remote_writes

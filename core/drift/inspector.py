@@ -11,82 +11,86 @@ from functools import partial
 from typing import Literal
 
 from core.common.clock import Clock
-from core.compare import local_state as our_side
-from core.compare.diff import Rules, compare
-from core.compare.findings import Drift, Finding, Kind, OurWrite, Round, TheirWrite
-from core.compare.local_state import Ours
+from core.compare import local_state
+from core.compare.diff import DiffRules, compare
+from core.compare.findings import DriftItem, Finding, FindingKind, OurWrite, RepairStep, TheirWrite
+from core.compare.local_state import LocalState
 from core.db.database import Database
-from core.drift.provider_reader import Asking
-from core.ports.observed import Repair, Sight, Write
-from core.ports.provider import Auditor
+from core.drift.provider_reader import DriftReader
+from core.ports.observed import ObservedState, RemoteWrite, Repair
+from core.ports.provider import StateReader
 from core.ports.spec import Provider
 
-Moves = Literal["moves"]
-MOVES: Moves = "moves"
+InFlux = Literal["moves"]
+IN_FLUX: InFlux = "moves"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looking:
+class Inspector:
     database: Database
-    ask: Asking
-    rules: Rules
+    provider_reader: DriftReader
+    rules: DiffRules
     clock: Clock
 
-    def at(self, org_id: str, customer_ids: Mapping[Provider, Collection[str]]) -> Drift | Moves | None:
+    def inspect(self, org_id: str, customer_ids: Mapping[Provider, Collection[str]]) -> DriftItem | InFlux | None:
         """``None``: nothing has drifted. Raises ``ProviderError`` when a biller cannot be asked."""
-        before = self._ours(org_id)
-        if before is None or before.moves(self.clock()):
-            return MOVES
-        sights = {
-            provider: self.ask(provider, partial(_look, org_id, customer_ids.get(provider, ())))
-            for provider in sorted(self.ask.auditors)
+        before = self._local_state(org_id)
+        if before is None or before.is_in_flux(self.clock()):
+            return IN_FLUX
+        observed_states = {
+            provider: self.provider_reader(provider, partial(_read_state, org_id, customer_ids.get(provider, ())))
+            for provider in sorted(self.provider_reader.readers)
         }
-        after = self._ours(org_id)
-        if after is None or after.moves(self.clock()) or after.basis != before.basis:
-            return MOVES
-        compared = compare(after, sights, self.rules)
-        if not compared.findings:
+        after = self._local_state(org_id)
+        if after is None or after.is_in_flux(self.clock()) or after.fingerprint != before.fingerprint:
+            return IN_FLUX
+        result = compare(after, observed_states, self.rules)
+        if not result.findings:
             return None
-        return Drift(
+        return DriftItem(
             org_id=org_id,
             name=after.organization.name,
-            basis=after.basis,
-            looked={provider: tuple(customer_ids.get(provider, ())) for provider in sights},
-            findings=tuple(compared.findings),
-            rounds=tuple(
-                self._round(provider, repair, compared.findings) for provider, repair in compared.repairs.items()
+            fingerprint=after.fingerprint,
+            inspected={provider: tuple(customer_ids.get(provider, ())) for provider in observed_states},
+            findings=tuple(result.findings),
+            repairs=tuple(
+                self._repair_step(provider, repair, result.findings) for provider, repair in result.repairs.items()
             ),
         )
 
-    def with_writers(self, drift: Drift, writes: Mapping[str, Write]) -> Drift:
+    def with_writers(self, drift: DriftItem, writes: Mapping[str, RemoteWrite]) -> DriftItem:
         """The same, with who last wrote it here and there; ``writes`` by the id of what was written."""
         if drift.org_id is None:
             return drift
         with self.database.read() as session:
-            here = our_side.last_writes(session, drift.org_id)
-        return replace(drift, findings=tuple(_signed(each, here, writes) for each in drift.findings))
+            our_writes = local_state.last_writes(session, drift.org_id)
+        return replace(drift, findings=tuple(_with_writers(each, our_writes, writes) for each in drift.findings))
 
-    def _ours(self, org_id: str) -> Ours | None:
+    def _local_state(self, org_id: str) -> LocalState | None:
         with self.database.read() as session:
-            return our_side.load(session, org_id)
+            return local_state.load(session, org_id)
 
-    def _round(self, provider: Provider, repair: Repair, findings: Collection[Finding]) -> Round:
-        repaired = [each for each in findings if each.repaired and each.provider == provider]
-        return Round(
+    def _repair_step(self, provider: Provider, repair: Repair, findings: Collection[Finding]) -> RepairStep:
+        repairable = [each for each in findings if each.repairable and each.provider == provider]
+        return RepairStep(
             provider=provider,
-            customer=repair.customer,
-            subscription=any(each.about_subscription for each in repaired),
-            calls=tuple(self.ask.auditors[provider].calls(repair)),
+            customer=repair.updates_customer,
+            subscription=any(each.is_about_subscription for each in repairable),
+            calls=tuple(self.provider_reader.readers[provider].planned_requests(repair)),
         )
 
 
-def _look(org_id: str, customer_ids: Collection[str], auditor: Auditor) -> Sight:
-    return auditor.look(org_id, customer_ids)
+def _read_state(org_id: str, customer_ids: Collection[str], reader: StateReader) -> ObservedState:
+    return reader.read(org_id, customer_ids)
 
 
-def _signed(finding: Finding, here: Mapping[Kind, OurWrite], writes: Mapping[str, Write]) -> Finding:
-    there = writes.get(finding.object_id or "")
-    if there is None:
-        return replace(finding, our_write=here.get(finding.kind))
-    their_write = TheirWrite(by="us" if there.ours else "not us", at=there.at, evidence=there.evidence)
-    return replace(finding, our_write=here.get(finding.kind), their_write=their_write)
+def _with_writers(
+    finding: Finding, our_writes: Mapping[FindingKind, OurWrite], writes: Mapping[str, RemoteWrite]
+) -> Finding:
+    remote_write = writes.get(finding.object_id or "")
+    if remote_write is None:
+        return replace(finding, our_write=our_writes.get(finding.kind))
+    their_write = TheirWrite(
+        by="us" if remote_write.by_us else "not us", at=remote_write.written_at, evidence=remote_write.evidence
+    )
+    return replace(finding, our_write=our_writes.get(finding.kind), their_write=their_write)

@@ -10,136 +10,142 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core.compare.diff import belonging
-from core.compare.local_state import Ours
-from core.db.models.drift import DriftSighting
+from core.compare.diff import relevant_to
+from core.compare.local_state import LocalState
+from core.db.models.drift import DriftListing
 from core.db.models.organizations import Organization
-from core.organizations.validation import ID_PATTERN
-from core.ports.observed import SeenCustomer, SeenSubscription, Sight
+from core.organizations.validation import ORGANIZATION_ID_PATTERN
+from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
 from core.ports.spec import Provider
 
-Noun = Literal["customer", "subscription"]
+ObjectType = Literal["customer", "subscription"]
 
-_CUSTOMER = TypeAdapter(SeenCustomer)
-_SUBSCRIPTION = TypeAdapter(SeenSubscription)
+_CUSTOMER_ADAPTER = TypeAdapter(ObservedCustomer)
+_SUBSCRIPTION_ADAPTER = TypeAdapter(ObservedSubscription)
 
 
-def add(
-    session: Session, run_id: str, provider: Provider, rows: Sequence[SeenCustomer] | Sequence[SeenSubscription]
+def add_page(
+    session: Session, run_id: str, provider: Provider, rows: Sequence[ObservedCustomer] | Sequence[ObservedSubscription]
 ) -> None:
     """A page of a list. One that comes twice, because the list moved, counts as it was seen last."""
     # A statement may write a row once only.
-    values = {row.id: _values(run_id, provider, row) for row in rows}
+    values = {row.id: _row_values(run_id, provider, row) for row in rows}
     if not values:
         return
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(DriftSighting).values(list(values.values()))
+    statement = dialect.insert(DriftListing).values(list(values.values()))
     session.execute(
         statement.on_conflict_do_update(
-            index_elements=[DriftSighting.run_id, DriftSighting.provider, DriftSighting.noun, DriftSighting.id],
-            set_={name: statement.excluded[name] for name in ("org_id", "customer_id", "seen")},
+            index_elements=[DriftListing.run_id, DriftListing.provider, DriftListing.object_type, DriftListing.id],
+            set_={name: statement.excluded[name] for name in ("org_id", "customer_id", "observed")},
         )
     )
 
 
-def of(session: Session, run_id: str, provider: Provider, batch: Collection[Ours]) -> dict[str, Sight]:
+def load_observed(
+    session: Session, run_id: str, provider: Provider, batch: Collection[LocalState]
+) -> dict[str, ObservedState]:
     """What was listed of each organization, by its id."""
     org_ids = [ours.organization.id for ours in batch]
-    known = {ours.links[provider].customer_id for ours in batch} - {None}
+    linked_ids = {ours.links[provider].customer_id for ours in batch} - {None}
     customers = [
-        _CUSTOMER.validate_python(seen)
-        for seen in _seen(session, run_id, provider, "customer", DriftSighting.org_id.in_(org_ids))
-        + _seen(session, run_id, provider, "customer", DriftSighting.id.in_(known))
+        _CUSTOMER_ADAPTER.validate_python(seen)
+        for seen in _stored_rows(session, run_id, provider, "customer", DriftListing.org_id.in_(org_ids))
+        + _stored_rows(session, run_id, provider, "customer", DriftListing.id.in_(linked_ids))
     ]
-    on = known | {each.id for each in customers}
+    customer_ids = linked_ids | {each.id for each in customers}
     subscriptions = [
-        _SUBSCRIPTION.validate_python(seen)
-        for seen in _seen(session, run_id, provider, "subscription", DriftSighting.org_id.in_(org_ids))
-        + _seen(session, run_id, provider, "subscription", DriftSighting.customer_id.in_(on))
+        _SUBSCRIPTION_ADAPTER.validate_python(seen)
+        for seen in _stored_rows(session, run_id, provider, "subscription", DriftListing.org_id.in_(org_ids))
+        + _stored_rows(session, run_id, provider, "subscription", DriftListing.customer_id.in_(customer_ids))
     ]
-    return _shared_out(provider, batch, customers, subscriptions)
+    return _group_by_organization(provider, batch, customers, subscriptions)
 
 
-def strangers(session: Session, run_id: str, cursor: str | None, limit: int) -> list[tuple[Provider, SeenCustomer]]:
+def orphans(session: Session, run_id: str, cursor: str | None, limit: int) -> list[tuple[Provider, ObservedCustomer]]:
     """Customers beyond the cursor that name an organization of our form which we do not have."""
-    place = DriftSighting.provider + ":" + DriftSighting.id
+    sort_key = DriftListing.provider + ":" + DriftListing.id
     conditions: list[ColumnElement[bool]] = [
-        DriftSighting.run_id == run_id,
-        DriftSighting.noun == "customer",
-        DriftSighting.org_id.is_not(None),
-        ~select(Organization.id).where(Organization.id == DriftSighting.org_id).exists(),
+        DriftListing.run_id == run_id,
+        DriftListing.object_type == "customer",
+        DriftListing.org_id.is_not(None),
+        ~select(Organization.id).where(Organization.id == DriftListing.org_id).exists(),
     ]
     if cursor is not None:
-        conditions.append(place > cursor)
+        conditions.append(sort_key > cursor)
     rows = session.execute(
-        select(DriftSighting.provider, DriftSighting.seen).where(*conditions).order_by(place).limit(limit)
+        select(DriftListing.provider, DriftListing.observed).where(*conditions).order_by(sort_key).limit(limit)
     )
-    return [("stripe" if row[0] == "stripe" else "lago", _CUSTOMER.validate_python(row[1])) for row in rows]
+    return [("stripe" if row[0] == "stripe" else "lago", _CUSTOMER_ADAPTER.validate_python(row[1])) for row in rows]
 
 
-def place_of(provider: Provider, seen: SeenCustomer) -> str:
-    """The cursor of ``strangers`` after this one."""
-    return f"{provider}:{seen.id}"
+def cursor_of(provider: Provider, customer: ObservedCustomer) -> str:
+    """The cursor of ``orphans`` after this one."""
+    return f"{provider}:{customer.id}"
 
 
-def _shared_out(
+def _group_by_organization(
     provider: Provider,
-    batch: Collection[Ours],
-    customers: Iterable[SeenCustomer],
-    subscriptions: Iterable[SeenSubscription],
-) -> dict[str, Sight]:
+    batch: Collection[LocalState],
+    customers: Iterable[ObservedCustomer],
+    subscriptions: Iterable[ObservedSubscription],
+) -> dict[str, ObservedState]:
     owners = {ours.links[provider].customer_id: ours.organization.id for ours in batch}
-    customers_of: dict[str, list[SeenCustomer]] = {ours.organization.id: [] for ours in batch}
-    holders: dict[str, set[str]] = {}
+    customers_by_org: dict[str, list[ObservedCustomer]] = {ours.organization.id: [] for ours in batch}
+    orgs_by_customer: dict[str, set[str]] = {}
     for customer in customers:
-        for org_id in customers_of.keys() & {customer.org_id, owners.get(customer.id)}:
-            customers_of[org_id].append(customer)
-            holders.setdefault(customer.id, set()).add(org_id)
-    subscriptions_of: dict[str, list[SeenSubscription]] = {org_id: [] for org_id in customers_of}
+        for org_id in customers_by_org.keys() & {customer.org_id, owners.get(customer.id)}:
+            customers_by_org[org_id].append(customer)
+            orgs_by_customer.setdefault(customer.id, set()).add(org_id)
+    subscriptions_by_org: dict[str, list[ObservedSubscription]] = {org_id: [] for org_id in customers_by_org}
     for each in subscriptions:
-        named = {each.org_id, owners.get(each.customer_id), *holders.get(each.customer_id, ())}
-        for org_id in customers_of.keys() & named:
-            subscriptions_of[org_id].append(each)
+        org_ids = {each.org_id, owners.get(each.customer_id), *orgs_by_customer.get(each.customer_id, ())}
+        for org_id in customers_by_org.keys() & org_ids:
+            subscriptions_by_org[org_id].append(each)
     return {
-        ours.organization.id: belonging(
+        ours.organization.id: relevant_to(
             ours,
             provider,
-            Sight(
-                customers=tuple(customers_of[ours.organization.id]),
-                subscriptions=tuple(subscriptions_of[ours.organization.id]),
+            ObservedState(
+                customers=tuple(customers_by_org[ours.organization.id]),
+                subscriptions=tuple(subscriptions_by_org[ours.organization.id]),
             ),
         )
         for ours in batch
     }
 
 
-def _seen(
-    session: Session, run_id: str, provider: Provider, noun: Noun, condition: ColumnElement[bool]
+def _stored_rows(
+    session: Session, run_id: str, provider: Provider, object_type: ObjectType, condition: ColumnElement[bool]
 ) -> list[dict[str, Any]]:
     return list(
         session.scalars(
-            select(DriftSighting.seen).where(
-                DriftSighting.run_id == run_id,
-                DriftSighting.provider == provider,
-                DriftSighting.noun == noun,
+            select(DriftListing.observed).where(
+                DriftListing.run_id == run_id,
+                DriftListing.provider == provider,
+                DriftListing.object_type == object_type,
                 condition,
             )
         )
     )
 
 
-def _values(run_id: str, provider: Provider, row: SeenCustomer | SeenSubscription) -> dict[str, Any]:
-    noun: Noun
-    if isinstance(row, SeenCustomer):
-        noun, customer_id, seen = "customer", row.id, _CUSTOMER.dump_python(row, mode="json")
+def _row_values(run_id: str, provider: Provider, row: ObservedCustomer | ObservedSubscription) -> dict[str, Any]:
+    object_type: ObjectType
+    if isinstance(row, ObservedCustomer):
+        object_type, customer_id, observed = "customer", row.id, _CUSTOMER_ADAPTER.dump_python(row, mode="json")
     else:
-        noun, customer_id, seen = "subscription", row.customer_id, _SUBSCRIPTION.dump_python(row, mode="json")
+        object_type, customer_id, observed = (
+            "subscription",
+            row.customer_id,
+            _SUBSCRIPTION_ADAPTER.dump_python(row, mode="json"),
+        )
     return {
         "run_id": run_id,
         "provider": provider,
-        "noun": noun,
+        "object_type": object_type,
         "id": row.id,
-        "org_id": row.org_id if row.org_id is not None and ID_PATTERN.fullmatch(row.org_id) else None,
+        "org_id": row.org_id if row.org_id is not None and ORGANIZATION_ID_PATTERN.fullmatch(row.org_id) else None,
         "customer_id": customer_id,
-        "seen": seen,
+        "observed": observed,
     }

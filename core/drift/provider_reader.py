@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from core.flow_control.request_gate import Gate, Gates
-from core.ports.errors import MisconfiguredError, MustWaitError, RetryableError, ThrottledError
-from core.ports.provider import Auditor
+from core.flow_control.request_gate import RequestGate, RequestGates
+from core.ports.errors import MisconfiguredError, NoPermitError, RetryableError, ThrottledError
+from core.ports.provider import StateReader
 from core.ports.spec import Provider
-from core.reconcile.backoff import delay
-from core.reconcile.reconciler import Sync
+from core.reconcile.backoff import retry_delay
+from core.reconcile.reconciler import Reconciler
 
-FAILURES = 6  # of one request, with up to half a minute in between
-PLACES = 600  # in line, each some seconds long: fresh changes may go first for as long as they come
-HOLDER = "drift"
+MAX_READ_FAILURES = 6  # of one request, with up to half a minute in between
+MAX_PERMIT_WAITS = 600  # in line, each some seconds long: fresh changes may go first for as long as they come
+DRIFT_RESERVATION_HOLDER = "drift"
 
-Answer = TypeVar("Answer")
-Question = Callable[[Auditor], Answer]
+ReadResultT = TypeVar("ReadResultT")
+ProviderRead = Callable[[StateReader], ReadResultT]
 
 
 class Sleep(Protocol):
@@ -30,39 +30,42 @@ class Sleep(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """``auditors`` are those of the billers that can be asked."""
+class DriftReader:
+    """``readers`` are those of the billers that can be asked."""
 
-    auditors: Mapping[Provider, Auditor]
-    gates: Gates = field(default_factory=Gates)
+    readers: Mapping[Provider, StateReader]
+    gates: RequestGates = field(default_factory=RequestGates)
     sleep: Sleep = time.sleep
 
     @classmethod
-    def beside(cls, sync: Sync) -> Asking:
-        return cls(auditors={each: biller.audit for each, biller in sync.billers.items()}, gates=sync.gates)
+    def for_reconciler(cls, reconciler: Reconciler) -> DriftReader:
+        return cls(
+            readers={each: biller.reader for each, biller in reconciler.providers.items()},
+            gates=reconciler.request_gates,
+        )
 
-    def __call__(self, provider: Provider, question: Question[Answer]) -> Answer:
+    def __call__(self, provider: Provider, read: ProviderRead[ReadResultT]) -> ReadResultT:
         """A question may be asked again from its beginning. Raises ``ProviderError``."""
         failures = 0
-        for _ in range(PLACES):
-            gate = self.gates.to(provider, HOLDER, "bulk")
+        for _ in range(MAX_PERMIT_WAITS):
+            gate = self.gates.open_gate(provider, DRIFT_RESERVATION_HOLDER, "bulk")
             try:
-                return question(self.auditors[provider].paced(gate))
-            except MustWaitError as wait:
-                self.sleep(wait.seconds)
+                return read(self.readers[provider].with_throttle(gate))
+            except NoPermitError as wait:
+                self.sleep(wait.retry_after)
             except MisconfiguredError:
                 raise
             except RetryableError as error:
                 failures += 1
-                if failures == FAILURES:
+                if failures == MAX_READ_FAILURES:
                     raise
-                self._wait(error, failures, gate)
+                self._back_off(error, failures, gate)
             finally:
-                gate.leave()
+                gate.close()
         message = "fresh changes took the whole quota for too long; go on with it at a quieter time"
         raise ThrottledError(provider, message)
 
-    def _wait(self, error: RetryableError, failures: int, gate: Gate) -> None:
+    def _back_off(self, error: RetryableError, failures: int, gate: RequestGate) -> None:
         if isinstance(error, ThrottledError):
-            gate.throttled(error)
-        self.sleep(delay(error, failures))
+            gate.record_throttle(error)
+        self.sleep(retry_delay(error, failures))

@@ -9,150 +9,166 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from core.compare import local_state as our_side
-from core.compare.diff import Rules
-from core.compare.findings import Drift
+from core.compare import local_state
+from core.compare.diff import DiffRules
+from core.compare.findings import DriftItem
 from core.drift import report_store
-from core.drift.inspector import Looking
-from core.drift.provider_reader import Asking
-from core.drift.report_store import Plan
-from core.events.event_types import Change
+from core.drift.inspector import Inspector
+from core.drift.provider_reader import DriftReader
+from core.drift.report_store import DriftReport
+from core.events.event_types import ChangeContext
 from core.organizations import commands as organization_commands
 from core.ports.errors import ParkedError, RetryableError
 from core.ports.spec import Provider
 from core.reconcile import commands
-from core.reconcile.reconciler import Sync
+from core.reconcile.reconciler import Reconciler
 
-ROUNDS = 5  # of one link, the waits between them up to ``LONGEST_WAIT`` seconds; then the workers go on with it
-LONGEST_WAIT = 10.0
+MAX_REPAIR_ATTEMPTS = (
+    5  # of one link, the waits between them up to ``LONGEST_WAIT`` seconds; then the workers go on with it
+)
+MAX_REPAIR_WAIT_SECONDS = 10.0
 
-OnStep = Callable[[str], None]
+OnRepairProgress = Callable[[str], None]
 
 
-class MovedError(Exception):
+class ChangedSinceReportError(Exception):
     """Something is not as the plan says any more; nothing was done. The message names the organizations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class NotRepaired:
     """A link that the round did not bring home. ``parked``: a person is needed; else it goes on by itself."""
 
     org_id: str
     provider: Provider
     parked: bool
-    why: str | None
+    reason: str | None
 
 
 @dataclass(slots=True, kw_only=True)
-class Applied:
+class RepairResult:
     organizations: int = 0
-    left: list[Left] = field(default_factory=list)
+    not_repaired: list[NotRepaired] = field(default_factory=list)
 
 
-def _unwatched(_org_id: str) -> None:
+def _ignore_repair_progress(_org_id: str) -> None:
     return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Applier:
-    looking: Looking
-    sync: Sync
+class DriftRepairer:
+    inspector: Inspector
+    reconciler: Reconciler
 
     @classmethod
-    def beside(cls, sync: Sync) -> Applier:
+    def for_reconciler(cls, reconciler: Reconciler) -> DriftRepairer:
         """Raises ``WrongAccountError``, and what a biller raises that is asked whose the key is."""
-        accounts = {provider: sync.accounts.ask(provider).id for provider in sync.billers}
-        looking = Looking(
-            database=sync.database,
-            ask=Asking.beside(sync),
-            rules=Rules(catalog=sync.catalog, policy=sync.policy, accounts=accounts),
-            clock=sync.clock,
+        accounts = {provider: reconciler.account_guard.fetch(provider).id for provider in reconciler.providers}
+        inspector = Inspector(
+            database=reconciler.database,
+            provider_reader=DriftReader.for_reconciler(reconciler),
+            rules=DiffRules(catalog=reconciler.catalog, policy=reconciler.policy, accounts=accounts),
+            clock=reconciler.clock,
         )
-        return cls(looking=looking, sync=sync)
+        return cls(inspector=inspector, reconciler=reconciler)
 
-    def apply(self, plan: Plan, on_look: OnStep = _unwatched, on_round: OnStep = _unwatched) -> Applied:
-        """Raises before anything was done: ``MovedError``, ``ProviderError`` where a biller cannot be asked."""
-        database = self.looking.database
-        self._refuse_moved(plan, on_look)
+    def repair(
+        self,
+        report: DriftReport,
+        on_inspected: OnRepairProgress = _ignore_repair_progress,
+        on_repaired: OnRepairProgress = _ignore_repair_progress,
+    ) -> RepairResult:
+        """Raises before anything was done: ``ChangedSinceReportError``, ``ProviderError`` where a biller cannot be
+        asked.
+        """
+        database = self.inspector.database
+        self._reject_if_changed(report, on_inspected)
         with database.write() as session:
-            report_store.mark_applied(session, plan, self.looking.clock())
-        applied = Applied()
-        silent: RetryableError | None = None
-        for drift in report_store.found_by(database, plan, repairable=True):
-            applied.organizations += 1
-            if silent is None:
+            report_store.mark_repaired(session, report, self.inspector.clock())
+        result = RepairResult()
+        provider_error: RetryableError | None = None
+        for drift in report_store.read_drifts(database, report, repairable=True):
+            result.organizations += 1
+            if provider_error is None:
                 try:
-                    applied.left += self._rounds(drift)
+                    result.not_repaired += self._repair_organization(drift)
                 except RetryableError as error:
-                    silent = error  # it was asked again and again; the others would only add to that
-            if silent is not None:
-                applied.left += _left_alone(drift, f"it could not be looked at: {silent.message}")
-            on_round(str(drift.org_id))
-        return applied
+                    provider_error = error  # it was asked again and again; the others would only add to that
+            if provider_error is not None:
+                result.not_repaired += _skipped(drift, f"it could not be looked at: {provider_error.message}")
+            on_repaired(str(drift.org_id))
+        return result
 
-    def _refuse_moved(self, plan: Plan, on_look: OnStep) -> None:
-        if plan.applied_at is not None:
-            message = f"plan {plan.id[:12]} was applied already; make a new one"
-            raise MovedError(message)
-        moved = []
-        for drift in report_store.found_by(self.looking.database, plan, repairable=True):
-            if not self._holds(drift):
-                moved.append(str(drift.org_id))
-            on_look(str(drift.org_id))
-        if moved:
-            others = f" and {len(moved) - 5} more" if len(moved) > 5 else ""  # noqa: PLR2004 - as many as a line holds
+    def _reject_if_changed(self, report: DriftReport, on_inspected: OnRepairProgress) -> None:
+        if report.repaired_at is not None:
+            message = f"plan {report.id[:12]} was applied already; make a new one"
+            raise ChangedSinceReportError(message)
+        changed = []
+        for drift in report_store.read_drifts(self.inspector.database, report, repairable=True):
+            if not self._is_unchanged(drift):
+                changed.append(str(drift.org_id))
+            on_inspected(str(drift.org_id))
+        if changed:
+            others = f" and {len(changed) - 5} more" if len(changed) > 5 else ""  # noqa: PLR2004 - as many as a line holds
             message = (
-                f"nothing was done: {', '.join(moved[:5])}{others} changed since plan {plan.id[:12]}, here or at a "
-                "biller; make a new one with `billing-sync plan`"
+                f"nothing was done: {', '.join(changed[:5])}{others} changed since plan {report.id[:12]}, here or at a "
+                "biller; make a new one with `billing-sync drift check`"
             )
-            raise MovedError(message)
+            raise ChangedSinceReportError(message)
 
-    def _holds(self, drift: Drift) -> bool:
-        seen = self.looking.at(str(drift.org_id), drift.looked)
-        return not isinstance(seen, str) and drift.says(seen)
+    def _is_unchanged(self, drift: DriftItem) -> bool:
+        current = self.inspector.inspect(str(drift.org_id), drift.inspected)
+        return not isinstance(current, str) and drift.is_same_as(current)
 
-    def _rounds(self, drift: Drift) -> list[Left]:
+    def _repair_organization(self, drift: DriftItem) -> list[NotRepaired]:
         """Raises ``RetryableError`` where a biller does not let it be looked at, before anything was done."""
         org_id = str(drift.org_id)
         try:
             # Once more: those before it took their time, and what a person did there meanwhile is not undone.
-            if not (self._holds(drift) and self._forget(org_id, drift)):
-                return _left_alone(drift, "it changed just now")
+            if not (self._is_unchanged(drift) and self._invalidate(org_id, drift)):
+                return _skipped(drift, "it changed just now")
         except ParkedError as error:
-            return _left_alone(drift, f"it could not be looked at: {error.message}")
-        left = [self._round(org_id, each.provider) for each in drift.rounds]
-        return [each for each in left if each is not None]
+            return _skipped(drift, f"it could not be looked at: {error.message}")
+        not_repaired = [self._reconcile(org_id, each.provider) for each in drift.repairs]
+        return [each for each in not_repaired if each is not None]
 
-    def _forget(self, org_id: str, drift: Drift) -> bool:
+    def _invalidate(self, org_id: str, drift: DriftItem) -> bool:
         """Its row is held meanwhile, so that what is forgotten is what was looked at."""
-        now = self.looking.clock()
-        with self.looking.database.write() as session:
+        now = self.inspector.clock()
+        with self.inspector.database.write() as session:
             organization_commands.lock(session, org_id)
-            found = our_side.load(session, org_id)
-            if found is None or found.moves(now) or found.basis != drift.basis:
+            local = local_state.load(session, org_id)
+            if local is None or local.is_in_flux(now) or local.fingerprint != drift.fingerprint:
                 return False
-            for each in drift.rounds:
-                change = Change(session, now)
-                commands.forget(change, org_id, each.provider, customer=each.customer, plan=each.subscription)
+            for each in drift.repairs:
+                change = ChangeContext(session, now)
+                commands.invalidate(change, org_id, each.provider, customer=each.customer, plan=each.subscription)
         return True
 
-    def _round(self, org_id: str, provider: Provider) -> Left | None:
-        for _ in range(ROUNDS):
-            outcome = self.sync.run(org_id, provider)
-            if outcome.kind in {"synced", "parked"} or outcome.again_in is None or outcome.again_in > LONGEST_WAIT:
+    def _reconcile(self, org_id: str, provider: Provider) -> NotRepaired | None:
+        for _ in range(MAX_REPAIR_ATTEMPTS):
+            result = self.reconciler.run(org_id, provider)
+            if (
+                result.kind in {"synced", "parked"}
+                or result.requeue_after is None
+                or result.requeue_after > MAX_REPAIR_WAIT_SECONDS
+            ):
                 break
-            self.looking.ask.sleep(outcome.again_in)
-        return self._left(org_id, provider)
+            self.inspector.provider_reader.sleep(result.requeue_after)
+        return self._not_repaired(org_id, provider)
 
-    def _left(self, org_id: str, provider: Provider) -> Left | None:
-        with self.looking.database.read() as session:
-            found = our_side.load(session, org_id)
-        link = found.links[provider] if found is not None else None
-        if link is None or (link.state == "open" and link.applied_version == link.wanted_version):
+    def _not_repaired(self, org_id: str, provider: Provider) -> NotRepaired | None:
+        with self.inspector.database.read() as session:
+            local = local_state.load(session, org_id)
+        link = local.links[provider] if local is not None else None
+        if link is None or (link.state == "active" and link.applied_version == link.desired_version):
             return None
-        return Left(org_id=org_id, provider=provider, parked=link.state != "open", why=link.error_message)
+        return NotRepaired(org_id=org_id, provider=provider, parked=link.state != "active", reason=link.error_message)
 
 
-def _left_alone(drift: Drift, why: str) -> list[Left]:
-    why = f"{why}; it was left alone"
-    return [Left(org_id=str(drift.org_id), provider=each.provider, parked=False, why=why) for each in drift.rounds]
+def _skipped(drift: DriftItem, reason: str) -> list[NotRepaired]:
+    reason = f"{reason}; it was left alone"
+    return [
+        NotRepaired(org_id=str(drift.org_id), provider=each.provider, parked=False, reason=reason)
+        for each in drift.repairs
+    ]

@@ -14,256 +14,264 @@ from uuid import uuid4
 from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from core.compare.findings import Drift, loaded, plan_id, stored
+from core.compare.findings import DriftItem, from_json, report_id, to_json
 from core.db.database import Database
-from core.db.models.drift import DriftFinding, DriftPlan, DriftSighting
+from core.db.models.drift import DriftFinding, DriftListing, DriftReportRecord
 from core.ports.spec import Provider
 
-Stage = Literal[
+DriftStage = Literal[
     "stripe_customers",
     "stripe_subscriptions",
     "lago_customers",
     "lago_subscriptions",
     "organizations",
-    "strangers",
+    "orphans",
 ]
-STAGES: tuple[Stage, ...] = (
+DRIFT_STAGES: tuple[DriftStage, ...] = (
     "stripe_customers",
     "stripe_subscriptions",
     "lago_customers",
     "lago_subscriptions",
     "organizations",
-    "strangers",
+    "orphans",
 )
 # What was listed longer ago than this is listed anew.
-A_RUN_IS_YOUNG_FOR = timedelta(hours=6)
+MAX_DRIFT_RUN_AGE = timedelta(hours=6)
 # A step takes seconds; what a person has under way is not taken from him.
-ABANDONED_AFTER = timedelta(minutes=2)
-PLANS_KEPT = 20
-_READ_AT_ONCE = 200
+DRIFT_RUN_ABANDONED_AFTER = timedelta(minutes=2)
+MAX_STORED_DRIFT_REPORTS = 20
+_DRIFTS_PER_PAGE = 200
 
 
-class RunTakenOverError(Exception):
+class DriftRunTakenOverError(Exception):
     """Somebody else goes on with this comparison; this one stops."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
+class DriftCounts:
     """``behind``: organizations that moved, of which nothing is said; ``parked``: those that wait for a person.
 
     ``left_out``: billers of which nothing is said, because the key is another account's.
     """
 
     compared: int = 0
-    behind: int = 0
-    parked: int = 0
+    in_flux: int = 0
+    parked_or_on_hold: int = 0
     drifted: int = 0
     repairable: int = 0
     kinds: dict[str, int]
-    left_out: list[Provider]
+    excluded_providers: list[Provider]
 
-    def add(self, found: Iterable[Drift]) -> None:
-        for drift in found:
+    def add(self, drifts: Iterable[DriftItem]) -> None:
+        for drift in drifts:
             self.drifted += 1
-            self.repairable += bool(drift.rounds)
+            self.repairable += bool(drift.repairs)
             for finding in drift.findings:
                 self.kinds[finding.kind] = self.kinds.get(finding.kind, 0) + 1
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class DriftRun:
     """``done``: of this stage, rows listed or organizations compared."""
 
     id: str
-    token: str
-    stage: Stage | None
+    lease_token: str
+    stage: DriftStage | None
     cursor: str | None
-    done: int
-    counts: Counts
+    processed: int
+    counts: DriftCounts
     started_at: datetime
 
-    def go_to(self, cursor: str | None, done: int) -> None:
+    def advance(self, cursor: str | None, processed: int) -> None:
         """On within the stage, or on to the next one where there is no more."""
         if cursor is not None:
-            self.cursor, self.done = cursor, self.done + done
+            self.cursor, self.processed = cursor, self.processed + processed
             return
-        left = STAGES[STAGES.index(self.stage) + 1 :] if self.stage is not None else ()
-        self.stage, self.cursor, self.done = (left[0] if left else None), None, 0
+        remaining_stages = DRIFT_STAGES[DRIFT_STAGES.index(self.stage) + 1 :] if self.stage is not None else ()
+        self.stage, self.cursor, self.processed = (remaining_stages[0] if remaining_stages else None), None, 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class DriftReport:
     """A run that ended. ``id`` is the hash of what it found."""
 
     id: str
     run_id: str
-    counts: Counts
+    counts: DriftCounts
     started_at: datetime
     finished_at: datetime
-    applied_at: datetime | None
+    repaired_at: datetime | None
 
 
-def take_up(session: Session, now: datetime) -> Run:
+def resume(session: Session, now: datetime) -> DriftRun:
     """The run that was broken off, its token now the caller's; else a new one."""
     row = session.scalars(
-        select(DriftPlan)
-        .where(DriftPlan.finished_at.is_(None), DriftPlan.started_at > now - A_RUN_IS_YOUNG_FOR)
-        .order_by(DriftPlan.started_at.desc())
+        select(DriftReportRecord)
+        .where(DriftReportRecord.finished_at.is_(None), DriftReportRecord.started_at > now - MAX_DRIFT_RUN_AGE)
+        .order_by(DriftReportRecord.started_at.desc())
         .limit(1)
         .with_for_update()
     ).one_or_none()
     if row is None:
-        return begin_anew(session, now)
-    row.token, row.touched_at = str(uuid4()), now
+        return start(session, now)
+    row.lease_token, row.heartbeat_at = str(uuid4()), now
     session.flush()
-    return _run(row)
+    return _to_run(row)
 
 
-def begin_anew(session: Session, now: datetime) -> Run:
+def start(session: Session, now: datetime) -> DriftRun:
     """From the first page; what was broken off is forgotten."""
-    session.execute(delete(DriftPlan).where(DriftPlan.finished_at.is_(None)))
-    row = DriftPlan(
+    session.execute(delete(DriftReportRecord).where(DriftReportRecord.finished_at.is_(None)))
+    row = DriftReportRecord(
         run_id=str(uuid4()),
-        token=str(uuid4()),
-        stage=STAGES[0],
-        done=0,
-        counts=asdict(Counts(kinds={}, left_out=[])),
+        lease_token=str(uuid4()),
+        stage=DRIFT_STAGES[0],
+        processed=0,
+        counts=asdict(DriftCounts(kinds={}, excluded_providers=[])),
         started_at=now,
-        touched_at=now,
+        heartbeat_at=now,
     )
     session.add(row)
     session.flush()
-    return _run(row)
+    return _to_run(row)
 
 
 def is_due(session: Session, every: timedelta, now: datetime) -> bool:
     """Whether a schedule has something to do: begin a comparison, or go on with one that nobody goes on with."""
-    last = session.scalars(select(DriftPlan).order_by(DriftPlan.started_at.desc()).limit(1)).one_or_none()
+    last = session.scalars(
+        select(DriftReportRecord).order_by(DriftReportRecord.started_at.desc()).limit(1)
+    ).one_or_none()
     if last is None:
         return True
     if last.finished_at is None:
-        return last.touched_at <= now - ABANDONED_AFTER
+        return last.heartbeat_at <= now - DRIFT_RUN_ABANDONED_AFTER
     return last.started_at <= now - every
 
 
-def keep(session: Session, run: Run, now: datetime) -> None:
-    """Where the run is now. Raises ``RunTakenOverError``."""
-    held = session.execute(
-        update(DriftPlan)
-        .where(DriftPlan.run_id == run.id, DriftPlan.token == run.token)
+def save_progress(session: Session, run: DriftRun, now: datetime) -> None:
+    """Where the run is now. Raises ``DriftRunTakenOverError``."""
+    saved = session.execute(
+        update(DriftReportRecord)
+        .where(DriftReportRecord.run_id == run.id, DriftReportRecord.lease_token == run.lease_token)
         .values(
             stage=run.stage or "done",
             cursor=run.cursor,
-            done=run.done,
+            processed=run.processed,
             counts=asdict(run.counts),
-            touched_at=now,
+            heartbeat_at=now,
         )
-        .returning(DriftPlan.run_id)
+        .returning(DriftReportRecord.run_id)
         .execution_options(synchronize_session=False)
     ).one_or_none()
-    if held is None:
-        message = "another comparison took over from this one; `billing-sync plan` goes on with it"
-        raise RunTakenOverError(message)
+    if saved is None:
+        message = "another comparison took over from this one; `billing-sync drift check` goes on with it"
+        raise DriftRunTakenOverError(message)
 
 
-def add(session: Session, run: Run, found: Sequence[Drift]) -> None:
+def add_drifts(session: Session, run: DriftRun, drifts: Sequence[DriftItem]) -> None:
     """Into the run, and into its counts; ``keep`` writes those."""
     rows = [
         {
             "run_id": run.id,
             "seq": run.counts.drifted + number,
             "org_id": drift.org_id,
-            "repairable": bool(drift.rounds),
-            "found": stored(drift),
+            "repairable": bool(drift.repairs),
+            "body": to_json(drift),
         }
-        for number, drift in enumerate(found)
+        for number, drift in enumerate(drifts)
     ]
     if rows:
         session.execute(insert(DriftFinding), rows)
-    run.counts.add(found)
+    run.counts.add(drifts)
 
 
-def let_go(session: Session, run: Run, now: datetime) -> None:
+def release(session: Session, run: DriftRun, now: datetime) -> None:
     """Nobody goes on with it now, so whoever wants to may."""
     session.execute(
-        update(DriftPlan)
-        .where(DriftPlan.run_id == run.id, DriftPlan.token == run.token)
-        .values(touched_at=now - ABANDONED_AFTER)
+        update(DriftReportRecord)
+        .where(DriftReportRecord.run_id == run.id, DriftReportRecord.lease_token == run.lease_token)
+        .values(heartbeat_at=now - DRIFT_RUN_ABANDONED_AFTER)
     )
 
 
-def finish(session: Session, run: Run, now: datetime) -> Plan:
+def finish(session: Session, run: DriftRun, now: datetime) -> DriftReport:
     """Name the plan, and forget what was listed for it. One that said the same before is replaced."""
-    identity = plan_id(_every(session, run.id))
-    session.execute(delete(DriftPlan).where(DriftPlan.plan_id == identity))
-    session.execute(delete(DriftSighting).where(DriftSighting.run_id == run.id))
+    identity = report_id(_all_drifts(session, run.id))
+    session.execute(delete(DriftReportRecord).where(DriftReportRecord.report_id == identity))
+    session.execute(delete(DriftListing).where(DriftListing.run_id == run.id))
     session.execute(
-        update(DriftPlan).where(DriftPlan.run_id == run.id).values(plan_id=identity, finished_at=now, stage="done")
+        update(DriftReportRecord)
+        .where(DriftReportRecord.run_id == run.id)
+        .values(report_id=identity, finished_at=now, stage="done")
     )
-    old = select(DriftPlan.run_id).order_by(DriftPlan.started_at.desc()).offset(PLANS_KEPT)
-    session.execute(delete(DriftPlan).where(DriftPlan.run_id.in_(session.scalars(old).all())))
-    return _plan(session.get_one(DriftPlan, run.id))
+    old = (
+        select(DriftReportRecord.run_id).order_by(DriftReportRecord.started_at.desc()).offset(MAX_STORED_DRIFT_REPORTS)
+    )
+    session.execute(delete(DriftReportRecord).where(DriftReportRecord.run_id.in_(session.scalars(old).all())))
+    return _to_report(session.get_one(DriftReportRecord, run.id))
 
 
-def named(session: Session, beginning: str) -> list[Plan]:
+def find_by_prefix(session: Session, prefix: str) -> list[DriftReport]:
     """Plans whose id begins so; two at most, which is enough to know that it says too little."""
-    rows = session.scalars(select(DriftPlan).where(DriftPlan.plan_id.startswith(beginning, autoescape=True)).limit(2))
-    return [_plan(row) for row in rows]
+    rows = session.scalars(
+        select(DriftReportRecord).where(DriftReportRecord.report_id.startswith(prefix, autoescape=True)).limit(2)
+    )
+    return [_to_report(row) for row in rows]
 
 
-def found_by(database: Database, plan: Plan, *, repairable: bool = False) -> Iterator[Drift]:
+def read_drifts(database: Database, report: DriftReport, *, repairable: bool = False) -> Iterator[DriftItem]:
     """In the order of their ids; a few at a time, so that no transaction is open while one of them is worked on."""
-    last = -1
+    last_seq = -1
     while True:
         with database.read() as session:
-            page = _page(session, plan.run_id, last, repairable=repairable)
+            page = _drift_page(session, report.run_id, last_seq, repairable=repairable)
         if not page:
             return
-        for last, drift in page:  # noqa: B007 - the last one's number is where the next page begins
+        for last_seq, drift in page:  # noqa: B007 - the last one's number is where the next page begins
             yield drift
 
 
-def mark_applied(session: Session, plan: Plan, now: datetime) -> None:
-    session.execute(update(DriftPlan).where(DriftPlan.run_id == plan.run_id).values(applied_at=now))
+def mark_repaired(session: Session, report: DriftReport, now: datetime) -> None:
+    session.execute(update(DriftReportRecord).where(DriftReportRecord.run_id == report.run_id).values(repaired_at=now))
 
 
-def _every(session: Session, run_id: str) -> Iterator[Drift]:
-    last = -1
-    while page := _page(session, run_id, last, repairable=False):
+def _all_drifts(session: Session, run_id: str) -> Iterator[DriftItem]:
+    last_seq = -1
+    while page := _drift_page(session, run_id, last_seq, repairable=False):
         yield from (drift for _, drift in page)
-        last = page[-1][0]
+        last_seq = page[-1][0]
 
 
-def _page(session: Session, run_id: str, last: int, *, repairable: bool) -> list[tuple[int, Drift]]:
-    conditions: list[ColumnElement[bool]] = [DriftFinding.run_id == run_id, DriftFinding.seq > last]
+def _drift_page(session: Session, run_id: str, after_seq: int, *, repairable: bool) -> list[tuple[int, DriftItem]]:
+    conditions: list[ColumnElement[bool]] = [DriftFinding.run_id == run_id, DriftFinding.seq > after_seq]
     if repairable:
         conditions.append(DriftFinding.repairable.is_(True))
-    rows = session.scalars(select(DriftFinding).where(*conditions).order_by(DriftFinding.seq).limit(_READ_AT_ONCE))
-    return [(row.seq, loaded(row.found)) for row in rows]
+    rows = session.scalars(select(DriftFinding).where(*conditions).order_by(DriftFinding.seq).limit(_DRIFTS_PER_PAGE))
+    return [(row.seq, from_json(row.body)) for row in rows]
 
 
-def _run(row: DriftPlan) -> Run:
-    stage = next((each for each in STAGES if each == row.stage), None)
-    return Run(
+def _to_run(row: DriftReportRecord) -> DriftRun:
+    stage = next((each for each in DRIFT_STAGES if each == row.stage), None)
+    return DriftRun(
         id=row.run_id,
-        token=row.token,
+        lease_token=row.lease_token,
         stage=stage,
         cursor=row.cursor,
-        done=row.done,
-        counts=Counts(**row.counts),
+        processed=row.processed,
+        counts=DriftCounts(**row.counts),
         started_at=row.started_at,
     )
 
 
-def _plan(row: DriftPlan) -> Plan:
-    if row.plan_id is None or row.finished_at is None:
+def _to_report(row: DriftReportRecord) -> DriftReport:
+    if row.report_id is None or row.finished_at is None:
         message = f"run {row.run_id} has not ended"
         raise ValueError(message)
-    return Plan(
-        id=row.plan_id,
+    return DriftReport(
+        id=row.report_id,
         run_id=row.run_id,
-        counts=Counts(**row.counts),
+        counts=DriftCounts(**row.counts),
         started_at=row.started_at,
         finished_at=row.finished_at,
-        applied_at=row.applied_at,
+        repaired_at=row.repaired_at,
     )

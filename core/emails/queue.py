@@ -19,227 +19,236 @@ from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog
 from core.common import email_addresses
-from core.db.models.access import Invitation, Person
+from core.db.models.access import Invitation, User
 from core.db.models.billing_links import BillingLink
-from core.db.models.email import Mail, MailKind, MailState
+from core.db.models.email import Email, EmailKind, EmailState
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import Change
-from core.events.outbox import Pending
+from core.events.event_types import ChangeContext
+from core.events.outbox import PendingEvent
 from core.ports.spec import PROVIDERS
 from core.reconcile import link_status
 
 # Longer than a dialog with the mail server may take, its beginning included (``providers.emails.smtp``).
-LEASE: Final = timedelta(minutes=2)
+EMAIL_LEASE: Final = timedelta(minutes=2)
 # As many of a team are told; those who joined first.
-READERS_AT_MOST: Final = 50
-LOOKED_AT_ONCE: Final = 100
-SOONEST_LOOK: Final = timedelta(seconds=1)
-LATEST_LOOK: Final = timedelta(minutes=1)
-GIVEN_UP_ARE_SHOWN: Final = timedelta(days=30)
+MAX_TEAM_RECIPIENTS: Final = 50
+EMAIL_BATCH_SIZE: Final = 100
+MIN_RELEASE_CHECK_DELAY: Final = timedelta(seconds=1)
+MAX_RELEASE_CHECK_DELAY: Final = timedelta(minutes=1)
+FAILED_EMAILS_SHOWN_FOR: Final = timedelta(days=30)
 # Then an address is nowhere but where it belongs; nothing that old is relayed or invited again.
-KEPT: Final = timedelta(days=30)
-CLEARED_AT_ONCE: Final = 500
+EMAIL_RETENTION: Final = timedelta(days=30)
+EMAIL_DELETE_BATCH_SIZE: Final = 500
 
-_TELLING: Final = frozenset({"organization.plan_changed", "membership.added"})
+_EMAILED_EVENT_TYPES: Final = frozenset({"organization.plan_changed", "membership.added"})
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
-_IS_OPEN: Final = text("mails.state = 'open'")
-_IS_GIVEN_UP: Final = text("mails.state = 'given_up'")
-_IS_SETTLED: Final = text("mails.state <> 'open'")
+_IS_PENDING: Final = text("emails.state = 'pending'")
+_IS_FAILED: Final = text("emails.state = 'failed'")
+_IS_CLOSED: Final = text("emails.state <> 'pending'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class LeasedEmail:
     """A mail that is to be sent now, by whoever holds ``lease``."""
 
     id: str
-    kind: MailKind
+    kind: EmailKind
     cause: str
     recipient: str
     org_id: str
     invitation_id: str | None
     attempts: int
-    lease: str
+    lease_token: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class QueueCounts:
     """``reason``: why one that is tried again was not sent yet."""
 
     waiting: int
     waiting_since: datetime | None
     reason: str | None
-    given_up: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenUp:
+class FailedEmail:
     id: str
     kind: str
     org_id: str
     recipient: str
     reason: str | None
-    given_up_at: datetime | None
+    failed_at: datetime | None
 
 
-def of_events(session: Session, published: Collection[Pending], catalog: Catalog, now: datetime) -> None:
+def enqueue_for_events(session: Session, published: Collection[PendingEvent], catalog: Catalog, now: datetime) -> None:
     """What these events have told by mail. Call it where they are marked, with those that were."""
-    seqs = [event.seq for event in published if event.type in _TELLING]
+    seqs = [event.seq for event in published if event.type in _EMAILED_EVENT_TYPES]
     if not seqs:
         return
     events = session.scalars(select(Event).where(Event.seq.in_(seqs)).order_by(Event.seq)).all()
-    found = select(Organization).where(Organization.id.in_({event.org_id for event in events}))
-    organizations = {row.id: row for row in session.scalars(found) if row.status != "deleted"}
-    telling = [
+    query = select(Organization).where(Organization.id.in_({event.org_id for event in events}))
+    organizations = {row.id: row for row in session.scalars(query) if row.status != "deleted"}
+    to_email = [
         (event, organization, kind)
         for event in events
         if (organization := organizations.get(event.org_id)) is not None
-        and (kind := _kind(event, organization, catalog)) is not None
+        and (kind := _email_kind(event, organization, catalog)) is not None
     ]
-    owners = _owners(session, {_member(event) for event, _, kind in telling if kind == "welcome"})
-    teams = _teams(session, {event.org_id for event, _, kind in telling if kind != "welcome"})
+    owners = _owner_addresses(session, {_member_user_id(event) for event, _, kind in to_email if kind == "welcome"})
+    teams = _team_addresses(session, {event.org_id for event, _, kind in to_email if kind != "welcome"})
     rows: list[dict[str, object]] = []
-    for event, organization, kind in telling:
-        billing = [organization.billing_email] if organization.billing_email else []
-        welcome = kind == "welcome"
-        readers = owners.get(_member(event), billing) if welcome else [*teams.get(event.org_id, []), *billing]
-        wait = {"waits_for_version": None if welcome else organization.billing_version}
-        rows += [_row(event.id, kind, event.org_id, reader, now) | wait for reader in _each_once(readers)]
+    for event, organization, kind in to_email:
+        billing_addresses = [organization.billing_email] if organization.billing_email else []
+        is_welcome = kind == "welcome"
+        recipients = (
+            owners.get(_member_user_id(event), billing_addresses)
+            if is_welcome
+            else [*teams.get(event.org_id, []), *billing_addresses]
+        )
+        wait_condition = {"after_version": None if is_welcome else organization.version}
+        rows += [
+            _row(event.id, kind, event.org_id, recipient, now) | wait_condition
+            for recipient in _without_duplicates(recipients)
+        ]
     _insert(session, rows)
 
 
-def of_invitation(change: Change, invitation: Invitation) -> None:
+def enqueue_invitation(change: ChangeContext, invitation: Invitation) -> None:
     """Its newest mail; an earlier one that was not sent by then is overtaken."""
-    row = _row(_cause(invitation), "invitation", invitation.org_id, invitation.email, change.now)
+    row = _row(_invitation_cause(invitation), "invitation", invitation.org_id, invitation.email, change.now)
     _insert(change.session, [row | {"invitation_id": invitation.id}])
 
 
-def invitations_since(session: Session, org_id: str, since: datetime) -> dict[str, int]:
+def count_invitations_since(session: Session, org_id: str, since: datetime) -> dict[str, int]:
     """How many invitations were mailed for an organization, by address, sent or not."""
     rows = session.execute(
-        select(Mail.recipient, func.count())
-        .where(Mail.org_id == org_id, Mail.kind == "invitation", Mail.created_at >= since)
-        .group_by(Mail.recipient)
+        select(Email.recipient, func.count())
+        .where(Email.org_id == org_id, Email.kind == "invitation", Email.created_at >= since)
+        .group_by(Email.recipient)
     )
     return {row[0]: row[1] for row in rows}
 
 
 def any_due(session: Session, now: datetime) -> bool:
     """A cheap look that takes no lock."""
-    return session.scalar(select(Mail.id).where(_IS_OPEN, Mail.next_attempt_at <= now).limit(1)) is not None
+    return session.scalar(select(Email.id).where(_IS_PENDING, Email.next_attempt_at <= now).limit(1)) is not None
 
 
-def look(session: Session, now: datetime) -> None:
+def release_ready(session: Session, now: datetime) -> None:
     """Mails that wait for the billers: free those whose change both hold, and look at the others again later."""
     waiting = session.scalars(
-        select(Mail)
-        .where(_IS_OPEN, Mail.waits_for_version.is_not(None), Mail.next_attempt_at <= now)
-        .order_by(Mail.next_attempt_at)
-        .limit(LOOKED_AT_ONCE)
+        select(Email)
+        .where(_IS_PENDING, Email.after_version.is_not(None), Email.next_attempt_at <= now)
+        .order_by(Email.next_attempt_at)
+        .limit(EMAIL_BATCH_SIZE)
         .with_for_update(skip_locked=True)
     ).all()
-    links: dict[str, list[BillingLink]] = {mail.org_id: [] for mail in waiting}
+    links: dict[str, list[BillingLink]] = {email.org_id: [] for email in waiting}
     for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(links))):
         links[link.org_id].append(link)
-    for mail in waiting:
-        version = mail.waits_for_version or 0
-        if sum(link_status.holds(link, version) for link in links[mail.org_id]) == len(PROVIDERS):
-            mail.waits_for_version = None
+    for email in waiting:
+        version = email.after_version or 0
+        if sum(link_status.is_synced(link, version) for link in links[email.org_id]) == len(PROVIDERS):
+            email.after_version = None
         else:
-            mail.next_attempt_at = now + min(LATEST_LOOK, max(SOONEST_LOOK, (now - mail.created_at) / 4))
+            email.next_attempt_at = now + min(
+                MAX_RELEASE_CHECK_DELAY, max(MIN_RELEASE_CHECK_DELAY, (now - email.created_at) / 4)
+            )
 
 
-def claim(session: Session, now: datetime) -> Claimed | None:
+def lease_next(session: Session, now: datetime) -> LeasedEmail | None:
     """The mail that has been due for longest, leased; ``None``: none is due. Closes those that are overtaken."""
     due = (
-        select(Mail)
+        select(Email)
         .where(
-            _IS_OPEN,
-            Mail.waits_for_version.is_(None),
-            Mail.next_attempt_at <= now,
-            or_(Mail.lease_until.is_(None), Mail.lease_until < now),
+            _IS_PENDING,
+            Email.after_version.is_(None),
+            Email.next_attempt_at <= now,
+            or_(Email.lease_until.is_(None), Email.lease_until < now),
         )
-        .order_by(Mail.next_attempt_at)
+        .order_by(Email.next_attempt_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    for _ in range(LOOKED_AT_ONCE):
-        mail = session.scalars(due).one_or_none()
-        if mail is None:
+    for _ in range(EMAIL_BATCH_SIZE):
+        email = session.scalars(due).one_or_none()
+        if email is None:
             return None
-        if _still_true(session, mail, now):
-            return _leased(mail, now)
-        mail.state, mail.closed_at = "overtaken", now
+        if _is_still_true(session, email, now):
+            return _lease(email, now)
+        email.state, email.closed_at = "stale", now
         session.flush()
     return None
 
 
-def sent(session: Session, claimed: Claimed, now: datetime) -> None:
-    _close(session, claimed, "sent", now, error=None)
+def mark_sent(session: Session, email: LeasedEmail, now: datetime) -> None:
+    _close(session, email, "sent", now, error=None)
 
 
-def give_up(session: Session, claimed: Claimed, reason: str, now: datetime) -> None:
+def fail(session: Session, email: LeasedEmail, reason: str, now: datetime) -> None:
     """It cannot be sent; ``reason`` holds neither address nor name."""
-    _close(session, claimed, "given_up", now, error=reason)
+    _close(session, email, "failed", now, error=reason)
 
 
-def put_off(session: Session, claimed: Claimed, reason: str, until: datetime, *, counted: bool) -> None:
+def reschedule(session: Session, email: LeasedEmail, reason: str, until: datetime, *, count_attempt: bool) -> None:
     """It is tried again. ``counted``: the failure was this mail's, not the mail server's."""
-    _end(
+    _update_leased(
         session,
-        claimed,
+        email,
         error=reason,
         next_attempt_at=until,
-        attempts=claimed.attempts + (1 if counted else 0),
+        attempts=email.attempts + (1 if count_attempt else 0),
     )
 
 
-def counts(session: Session, now: datetime) -> Counts:
-    waiting = session.execute(select(func.count(), func.min(Mail.created_at)).where(_IS_OPEN)).one()
-    reason = session.scalar(select(Mail.error).where(_IS_OPEN, Mail.error.is_not(None)).limit(1))
-    given_up = session.scalar(select(func.count()).where(_IS_GIVEN_UP, Mail.created_at >= now - GIVEN_UP_ARE_SHOWN))
-    return Counts(waiting=waiting[0], waiting_since=waiting[1], reason=reason, given_up=given_up or 0)
+def counts(session: Session, now: datetime) -> QueueCounts:
+    waiting = session.execute(select(func.count(), func.min(Email.created_at)).where(_IS_PENDING)).one()
+    reason = session.scalar(select(Email.error).where(_IS_PENDING, Email.error.is_not(None)).limit(1))
+    failed = session.scalar(select(func.count()).where(_IS_FAILED, Email.created_at >= now - FAILED_EMAILS_SHOWN_FOR))
+    return QueueCounts(waiting=waiting[0], waiting_since=waiting[1], reason=reason, failed=failed or 0)
 
 
-def clear(session: Session, now: datetime) -> int:
+def delete_old(session: Session, now: datetime) -> int:
     """Forget a part of what was settled long ago; returns how many."""
-    old = select(Mail.id).where(_IS_SETTLED, Mail.closed_at < now - KEPT).order_by(Mail.closed_at)
-    gone = session.scalars(
-        delete(Mail)
-        .where(Mail.id.in_(old.limit(CLEARED_AT_ONCE)))
-        .returning(Mail.id)
+    expired = select(Email.id).where(_IS_CLOSED, Email.closed_at < now - EMAIL_RETENTION).order_by(Email.closed_at)
+    deleted = session.scalars(
+        delete(Email)
+        .where(Email.id.in_(expired.limit(EMAIL_DELETE_BATCH_SIZE)))
+        .returning(Email.id)
         .execution_options(synchronize_session=False)
     )
-    return len(gone.all())
+    return len(deleted.all())
 
 
-def given_up(session: Session, now: datetime, limit: int) -> list[GivenUp]:
+def list_failed(session: Session, now: datetime, limit: int) -> list[FailedEmail]:
     """Those of the last weeks, newest first."""
     rows = session.scalars(
-        select(Mail)
-        .where(_IS_GIVEN_UP, Mail.created_at >= now - GIVEN_UP_ARE_SHOWN)
-        .order_by(Mail.created_at.desc(), Mail.id)
+        select(Email)
+        .where(_IS_FAILED, Email.created_at >= now - FAILED_EMAILS_SHOWN_FOR)
+        .order_by(Email.created_at.desc(), Email.id)
         .limit(limit)
     )
     return [
-        GivenUp(
+        FailedEmail(
             id=row.id,
             kind=row.kind,
             org_id=row.org_id,
             recipient=row.recipient,
             reason=row.error,
-            given_up_at=row.closed_at,
+            failed_at=row.closed_at,
         )
         for row in rows
     ]
 
 
-def _kind(event: Event, organization: Organization, catalog: Catalog) -> MailKind | None:
+def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> EmailKind | None:
     """``None``: nobody is told of it by mail."""
     if event.type == "membership.added":
         # Somebody who joins an organization in the moment of its making has registered it.
-        registers = event.data.get("role") == "owner" and event.occurred_at == organization.created_at
-        return "welcome" if registers else None
+        is_registration = event.data.get("role") == "owner" and event.occurred_at == organization.created_at
+        return "welcome" if is_registration else None
     before, after = catalog.plans.get(str(event.data.get("from"))), catalog.plans.get(str(event.data.get("to")))
     if event.data.get("at") == "period_end":
         return "downgrade_scheduled"
@@ -249,41 +258,41 @@ def _kind(event: Event, organization: Organization, catalog: Catalog) -> MailKin
     return "downgrade_took_effect" if lower else "plan_upgraded"
 
 
-def _teams(session: Session, org_ids: Collection[str]) -> Mapping[str, list[str]]:
+def _team_addresses(session: Session, org_ids: Collection[str]) -> Mapping[str, list[str]]:
     """Verified addresses of those who decide about the plan, in the order of joining."""
     rows = session.execute(
-        select(Membership.org_id, Person.email)
-        .join(Person, Person.user_id == Membership.user_id)
+        select(Membership.org_id, User.email)
+        .join(User, User.user_id == Membership.user_id)
         .where(
             Membership.org_id.in_(org_ids),
             Membership.role.in_(["owner", "billing_admin"]),
-            Person.email.is_not(None),
+            User.email.is_not(None),
         )
         .order_by(Membership.joined_at, Membership.user_id)
     )
     teams: dict[str, list[str]] = {}
     for org_id, email in rows:
         team = teams.setdefault(org_id, [])
-        if email is not None and len(team) < READERS_AT_MOST:
+        if email is not None and len(team) < MAX_TEAM_RECIPIENTS:
             team.append(email)
     return teams
 
 
-def _member(event: Event) -> str:
+def _member_user_id(event: Event) -> str:
     return str(event.data.get("user_id"))
 
 
-def _owners(session: Session, user_ids: Collection[str]) -> dict[str, list[str]]:
+def _owner_addresses(session: Session, user_ids: Collection[str]) -> dict[str, list[str]]:
     """The one verified address of each of whom there is one."""
-    rows = session.execute(select(Person.user_id, Person.email).where(Person.user_id.in_(user_ids)))
+    rows = session.execute(select(User.user_id, User.email).where(User.user_id.in_(user_ids)))
     return {row[0]: [row[1]] for row in rows if row[1] is not None}
 
 
-def _each_once(readers: Iterable[str]) -> list[str]:
-    return list({email_addresses.key(reader): reader for reader in readers}.values())
+def _without_duplicates(recipients: Iterable[str]) -> list[str]:
+    return list({email_addresses.comparison_key(recipient): recipient for recipient in recipients}.values())
 
 
-def _row(cause: str, kind: MailKind, org_id: str, recipient: str, now: datetime) -> dict[str, object]:
+def _row(cause: str, kind: EmailKind, org_id: str, recipient: str, now: datetime) -> dict[str, object]:
     return {
         "id": str(uuid4()),
         "cause": cause,
@@ -291,8 +300,8 @@ def _row(cause: str, kind: MailKind, org_id: str, recipient: str, now: datetime)
         "recipient": recipient,
         "org_id": org_id,
         "invitation_id": None,
-        "waits_for_version": None,
-        "state": "open",
+        "after_version": None,
+        "state": "pending",
         "attempts": 0,
         "next_attempt_at": now,
         "created_at": now,
@@ -303,54 +312,58 @@ def _insert(session: Session, rows: list[dict[str, object]]) -> None:
     """What is there already stays as it is: nothing may keep the relay from marking its events."""
     if rows:
         dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        session.execute(dialect.insert(Mail).on_conflict_do_nothing(), rows)
+        session.execute(dialect.insert(Email).on_conflict_do_nothing(), rows)
 
 
-def _cause(invitation: Invitation) -> str:
-    return f"{invitation.id}#{invitation.mailed}"
+def _invitation_cause(invitation: Invitation) -> str:
+    return f"{invitation.id}#{invitation.emails_sent}"
 
 
-def _still_true(session: Session, mail: Mail, now: datetime) -> bool:
-    organization = session.get_one(Organization, mail.org_id)
+def _is_still_true(session: Session, email: Email, now: datetime) -> bool:
+    organization = session.get_one(Organization, email.org_id)
     if organization.status == "deleted":
         return False
-    if mail.invitation_id is not None:
-        invitation = session.get_one(Invitation, mail.invitation_id)
-        return invitation.state == "open" and invitation.expires_at > now and mail.cause == _cause(invitation)
-    if mail.kind == "welcome":
+    if email.invitation_id is not None:
+        invitation = session.get_one(Invitation, email.invitation_id)
+        return (
+            invitation.state == "pending"
+            and invitation.expires_at > now
+            and email.cause == _invitation_cause(invitation)
+        )
+    if email.kind == "welcome":
         return True
-    told = session.scalar(select(Event.data).where(Event.id == mail.cause)) or {}
-    if mail.kind == "downgrade_scheduled":
-        return organization.pending_plan_tier == told.get("to")
-    if mail.kind == "downgrade_taken_back":
-        return (organization.plan_tier, organization.pending_plan_tier) == (told.get("to"), None)
-    return organization.plan_tier == told.get("to")
+    event_data = session.scalar(select(Event.data).where(Event.id == email.cause)) or {}
+    if email.kind == "downgrade_scheduled":
+        return organization.pending_plan_tier == event_data.get("to")
+    if email.kind == "downgrade_taken_back":
+        return (organization.plan_tier, organization.pending_plan_tier) == (event_data.get("to"), None)
+    return organization.plan_tier == event_data.get("to")
 
 
-def _leased(mail: Mail, now: datetime) -> Claimed:
-    lease = str(uuid4())
-    mail.lease_token, mail.lease_until = lease, now + LEASE
-    return Claimed(
-        id=mail.id,
-        kind=mail.kind,
-        cause=mail.cause,
-        recipient=mail.recipient,
-        org_id=mail.org_id,
-        invitation_id=mail.invitation_id,
-        attempts=mail.attempts,
-        lease=lease,
+def _lease(email: Email, now: datetime) -> LeasedEmail:
+    lease_token = str(uuid4())
+    email.lease_token, email.lease_until = lease_token, now + EMAIL_LEASE
+    return LeasedEmail(
+        id=email.id,
+        kind=email.kind,
+        cause=email.cause,
+        recipient=email.recipient,
+        org_id=email.org_id,
+        invitation_id=email.invitation_id,
+        attempts=email.attempts,
+        lease_token=lease_token,
     )
 
 
-def _close(session: Session, claimed: Claimed, state: MailState, now: datetime, *, error: str | None) -> None:
-    _end(session, claimed, state=state, closed_at=now, error=error)
+def _close(session: Session, email: LeasedEmail, state: EmailState, now: datetime, *, error: str | None) -> None:
+    _update_leased(session, email, state=state, closed_at=now, error=error)
 
 
-def _end(session: Session, claimed: Claimed, **values: object) -> None:
+def _update_leased(session: Session, email: LeasedEmail, **values: object) -> None:
     """Whoever lost the lease changes nothing: another one has sent it again, and says how that went."""
     session.execute(
-        update(Mail)
-        .where(Mail.id == claimed.id, Mail.lease_token == claimed.lease)
+        update(Email)
+        .where(Email.id == email.id, Email.lease_token == email.lease_token)
         .values(**values, lease_token=None, lease_until=None)
         .execution_options(synchronize_session=False)
     )

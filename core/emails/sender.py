@@ -24,23 +24,23 @@ from core.common import email_addresses
 from core.common.clock import Clock
 from core.common.validation import one_of
 from core.db.database import Database
-from core.db.models.access import Invitation, Person
+from core.db.models.access import Invitation, User
 from core.db.models.events import Event
-from core.db.models.organizations import ROLES, Organization
+from core.db.models.organizations import MEMBERSHIP_ROLES, Organization
 from core.emails import queue, templates
-from core.emails.queue import Claimed
-from core.emails.templates import Facts
+from core.emails.queue import LeasedEmail
+from core.emails.templates import TemplateContext
 
 log = structlog.get_logger()
 
 # About eight hours in all: a mail server that says "later" for longer means no.
-ATTEMPTS_AT_MOST: Final = 10
-FIRST_WAIT: Final = timedelta(minutes=1)
-LONGEST_WAIT: Final = timedelta(hours=4)
-TOKEN: Final = "{token}"  # noqa: S105 - where it goes
+MAX_EMAIL_ATTEMPTS: Final = 10
+MIN_EMAIL_RETRY_DELAY: Final = timedelta(minutes=1)
+MAX_EMAIL_RETRY_DELAY: Final = timedelta(hours=4)
+INVITATION_TOKEN_PLACEHOLDER: Final = "{token}"  # noqa: S105 - where it goes
 
 
-class MailError(Exception):
+class EmailError(Exception):
     """``reason``: the mail server's code and our words; neither address nor name nor what the server wrote."""
 
     def __init__(self, reason: str) -> None:
@@ -48,161 +48,167 @@ class MailError(Exception):
         self.reason = reason
 
 
-class MailServerAwayError(MailError):
+class EmailServerUnavailableError(EmailError):
     """No mail goes through now, whosever it is."""
 
 
-class MailPostponedError(MailError):
+class EmailDeferredError(EmailError):
     """This mail was not taken, or nobody knows; the next one may be."""
 
 
-class MailRefusedError(MailError):
+class EmailRejectedError(EmailError):
     """This mail is never taken."""
 
 
-class Line(Protocol):
+class EmailConnection(Protocol):
     """One connection to the mail server."""
 
     def send(self, message: EmailMessage) -> None:
-        """Returns once it was taken. Raises ``MailError``."""
+        """Returns once it was taken. Raises ``EmailError``."""
 
 
-class MailServer(Protocol):
-    def line(self) -> AbstractContextManager[Line]:
-        """Raises ``MailServerAwayError``."""
+class EmailTransport(Protocol):
+    def connect(self) -> AbstractContextManager[EmailConnection]:
+        """Raises ``EmailServerUnavailableError``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
+class SenderConfig:
     """``page``: the page that accepts invitations, ``{token}`` in it; ``None``: mails hold the token itself."""
 
-    address: Address
-    page: str | None = None
+    from_address: Address
+    invitation_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Posted:
+class SendSummary:
     """What became of the mails of one run; ``away`` says why it ended early."""
 
     sent: int = 0
-    away: str | None = None
+    unavailable_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
+class EmailSender:
     """Sends what is due. ``new_token`` makes one more token for an invitation, by its id, in the given transaction."""
 
     database: Database
     catalog: Catalog
     clock: Clock
-    sender: Sender
-    server: MailServer
+    config: SenderConfig
+    transport: EmailTransport
     new_token: Callable[[Session, str], tuple[Invitation, str]]
 
-    def is_due(self) -> bool:
+    def has_due(self) -> bool:
         with self.database.read() as session:
             return queue.any_due(session, self.clock())
 
-    def run(self, seconds: float) -> Posted:
+    def run(self, seconds: float) -> SendSummary:
         """Send until nothing is due, at most so long and one mail more."""
-        ends = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         with self.database.write() as session:
-            queue.look(session, self.clock())
-        claimed, sent = self._claim(), 0
-        if claimed is None:
-            return Posted()
+            queue.release_ready(session, self.clock())
+        email, sent = self._lease_next(), 0
+        if email is None:
+            return SendSummary()
         try:
-            with self.server.line() as line:
-                while claimed is not None:
-                    sent += self._send(line, claimed)
-                    claimed = self._claim() if time.monotonic() < ends else None
-        except MailServerAwayError as error:
-            if claimed is not None:
-                self._put_off(claimed, error.reason, counted=False)
-            log.warning("mail_server_away", reason=error.reason)
-            return Posted(sent=sent, away=error.reason)
-        return Posted(sent=sent)
+            with self.transport.connect() as connection:
+                while email is not None:
+                    sent += self._send(connection, email)
+                    email = self._lease_next() if time.monotonic() < deadline else None
+        except EmailServerUnavailableError as error:
+            if email is not None:
+                self._reschedule(email, error.reason, count_attempt=False)
+            log.warning("email_server_unavailable", reason=error.reason)
+            return SendSummary(sent=sent, unavailable_reason=error.reason)
+        return SendSummary(sent=sent)
 
-    def _claim(self) -> Claimed | None:
+    def _lease_next(self) -> LeasedEmail | None:
         with self.database.write() as session:
-            return queue.claim(session, self.clock())
+            return queue.lease_next(session, self.clock())
 
-    def _send(self, line: Line, claimed: Claimed) -> int:
-        """1: it was taken. Raises ``MailServerAwayError``."""
+    def _send(self, connection: EmailConnection, email: LeasedEmail) -> int:
+        """1: it was taken. Raises ``EmailServerUnavailableError``."""
         try:
-            line.send(self._letter(claimed))
-        except MailPostponedError as error:
-            if claimed.attempts + 1 < ATTEMPTS_AT_MOST:
-                self._put_off(claimed, error.reason, counted=True)
+            connection.send(self._render(email))
+        except EmailDeferredError as error:
+            if email.attempts + 1 < MAX_EMAIL_ATTEMPTS:
+                self._reschedule(email, error.reason, count_attempt=True)
             else:
-                self._give_up(claimed, f"{error.reason}, {ATTEMPTS_AT_MOST} times")
+                self._fail(email, f"{error.reason}, {MAX_EMAIL_ATTEMPTS} times")
             return 0
-        except MailRefusedError as error:
-            self._give_up(claimed, error.reason)
+        except EmailRejectedError as error:
+            self._fail(email, error.reason)
             return 0
         with self.database.write() as session:
-            queue.sent(session, claimed, self.clock())
-        log.info("mail_sent", mail=claimed.id, kind=claimed.kind, org_id=claimed.org_id)
+            queue.mark_sent(session, email, self.clock())
+        log.info("email_sent", mail=email.id, kind=email.kind, org_id=email.org_id)
         return 1
 
-    def _put_off(self, claimed: Claimed, reason: str, *, counted: bool) -> None:
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2**claimed.attempts) if counted else FIRST_WAIT
+    def _reschedule(self, email: LeasedEmail, reason: str, *, count_attempt: bool) -> None:
+        delay = (
+            min(MAX_EMAIL_RETRY_DELAY, MIN_EMAIL_RETRY_DELAY * 2**email.attempts)
+            if count_attempt
+            else MIN_EMAIL_RETRY_DELAY
+        )
         with self.database.write() as session:
-            queue.put_off(session, claimed, reason, self.clock() + wait, counted=counted)
-        log.info("mail_put_off", mail=claimed.id, kind=claimed.kind, org_id=claimed.org_id, reason=reason)
+            queue.reschedule(session, email, reason, self.clock() + delay, count_attempt=count_attempt)
+        log.info("email_rescheduled", mail=email.id, kind=email.kind, org_id=email.org_id, reason=reason)
 
-    def _give_up(self, claimed: Claimed, reason: str) -> None:
+    def _fail(self, email: LeasedEmail, reason: str) -> None:
         with self.database.write() as session:
-            queue.give_up(session, claimed, reason, self.clock())
-        log.warning("mail_given_up", mail=claimed.id, kind=claimed.kind, org_id=claimed.org_id, reason=reason)
+            queue.fail(session, email, reason, self.clock())
+        log.warning("email_failed", mail=email.id, kind=email.kind, org_id=email.org_id, reason=reason)
 
-    def _letter(self, claimed: Claimed) -> EmailMessage:
+    def _render(self, email: LeasedEmail) -> EmailMessage:
         """Written anew at each try; an invitation's with a token of its own, whose hash is committed by then."""
-        if not email_addresses.addressable(claimed.recipient):
-            message = "the address is none that a mail can be sent to"
-            raise MailRefusedError(message)
-        with self.database.write() if claimed.invitation_id else self.database.read() as session:
-            facts = self._facts(session, claimed)
-        letter = templates.write(
-            claimed.kind,
-            facts,
-            sender=self.sender.address,
-            recipient=claimed.recipient,
-            message_id=f"<{claimed.kind}.{claimed.id}@{self.sender.address.domain}>",
+        if not email_addresses.is_mailable(email.recipient):
+            reason = "the address is none that a mail can be sent to"
+            raise EmailRejectedError(reason)
+        with self.database.write() if email.invitation_id else self.database.read() as session:
+            context = self._context(session, email)
+        message = templates.render(
+            email.kind,
+            context,
+            sender=self.config.from_address,
+            recipient=email.recipient,
+            message_id=f"<{email.kind}.{email.id}@{self.config.from_address.domain}>",
         )
-        return templates.dated(letter, self.clock())
+        return templates.set_date(message, self.clock())
 
-    def _facts(self, session: Session, claimed: Claimed) -> Facts:
-        organization = session.get_one(Organization, claimed.org_id)
-        if claimed.invitation_id is not None:
-            return self._invitation(session, organization, claimed.invitation_id)
-        told = session.scalar(select(Event.data).where(Event.id == claimed.cause)) or {}
-        if claimed.kind == "welcome":
-            reader = session.get(Person, str(told.get("user_id")))
-            return Facts(
+    def _context(self, session: Session, email: LeasedEmail) -> TemplateContext:
+        organization = session.get_one(Organization, email.org_id)
+        if email.invitation_id is not None:
+            return self._invitation_context(session, organization, email.invitation_id)
+        event_data = session.scalar(select(Event.data).where(Event.id == email.cause)) or {}
+        if email.kind == "welcome":
+            owner = session.get(User, str(event_data.get("user_id")))
+            return TemplateContext(
                 organization=organization.name,
-                plan=self._plan(organization.plan_tier),
-                reader=reader.name if reader else None,
+                plan=self._plan_name(organization.plan_tier),
+                recipient_name=owner.name if owner else None,
             )
-        return Facts(
+        return TemplateContext(
             organization=organization.name,
-            plan=self._plan(str(told.get("to"))),
-            former_plan=self._plan(str(told.get("from"))),
-            moment=organization.plan_effective_at,
+            plan=self._plan_name(str(event_data.get("to"))),
+            former_plan=self._plan_name(str(event_data.get("from"))),
+            date=organization.plan_effective_at,
         )
 
-    def _invitation(self, session: Session, organization: Organization, invitation_id: str) -> Facts:
+    def _invitation_context(self, session: Session, organization: Organization, invitation_id: str) -> TemplateContext:
         invitation, token = self.new_token(session, invitation_id)
-        inviter = session.get(Person, invitation.invited_by) if invitation.invited_by else None
-        return Facts(
+        inviter = session.get(User, invitation.invited_by) if invitation.invited_by else None
+        return TemplateContext(
             organization=organization.name,
-            role=one_of("role", invitation.role, ROLES),
-            inviter=inviter.name if inviter else None,
-            moment=invitation.expires_at,
+            role=one_of("role", invitation.role, MEMBERSHIP_ROLES),
+            inviter_name=inviter.name if inviter else None,
+            date=invitation.expires_at,
             token=token,
-            link=self.sender.page.replace(TOKEN, token) if self.sender.page else None,
+            link=self.config.invitation_url.replace(INVITATION_TOKEN_PLACEHOLDER, token)
+            if self.config.invitation_url
+            else None,
         )
 
-    def _plan(self, tier: str) -> str:
+    def _plan_name(self, tier: str) -> str:
         plan = self.catalog.plans.get(tier)
         return plan.name if plan else tier

@@ -41,7 +41,7 @@ BY_SYSTEM: Final = Cause()
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangeContext:
     """One open transaction in which somebody changes something, and the moment it counts as."""
 
     session: Session

@@ -13,79 +13,79 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from core.db.models.organizations import Role, Status
+from core.db.models.organizations import MembershipRole, OrganizationStatus
 from core.events.event_types import CHANGE_TYPES, ChangeType
 
-LARGEST_BYTES: Final = 64 * 1024
+MAX_SERVICE_EVENT_BYTES: Final = 64 * 1024
 
 ShortText = Annotated[str, Field(min_length=1, max_length=255)]
-OrganizationId = Annotated[str, Field(pattern=r"^org_[A-Za-z0-9_-]{1,60}$")]
-Email = Annotated[str, Field(max_length=512, pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")]
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+OrganizationIdField = Annotated[str, Field(pattern=r"^org_[A-Za-z0-9_-]{1,60}$")]
+BillingEmailField = Annotated[str, Field(max_length=512, pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")]
+CurrencyField = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
 # NUL as json.dumps writes it, not the six characters of a text that merely says so.
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-class RefusedError(ValueError):
+class InvalidEventError(ValueError):
     """The message cannot be taken; the text names the field and what it may be."""
 
 
-class Data(BaseModel):
+class ServiceEventData(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class OrganizationCreated(Data):
+class OrganizationCreatedData(ServiceEventData):
     """``owner_user_id`` becomes the first owner."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     plan_tier: ShortText = "founders_friend"
-    billing_email: Email | None = None
-    currency: Currency | None = None
+    billing_email: BillingEmailField | None = None
+    currency: CurrencyField | None = None
     owner_user_id: ShortText | None = None
 
 
-class OrganizationRenamed(Data):
+class OrganizationRenamedData(ServiceEventData):
     name: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class PlanChanged(Data):
+class PlanChangedData(ServiceEventData):
     plan_tier: ShortText
 
 
-class StatusChanged(Data):
-    status: Status
+class StatusChangedData(ServiceEventData):
+    status: OrganizationStatus
 
 
-class BillingDetailsChanged(Data):
-    billing_email: Email | None = None
-    currency: Currency | None = None
+class BillingDetailsChangedData(ServiceEventData):
+    billing_email: BillingEmailField | None = None
+    currency: CurrencyField | None = None
 
 
-class MembershipAdded(Data):
+class MembershipAddedData(ServiceEventData):
     user_id: ShortText
-    role: Role = "member"
+    role: MembershipRole = "member"
 
 
-class MembershipRemoved(Data):
+class MembershipRemovedData(ServiceEventData):
     user_id: ShortText
 
 
-class MembershipRoleChanged(Data):
+class MembershipRoleChangedData(ServiceEventData):
     user_id: ShortText
-    role: Role
+    role: MembershipRole
 
 
-DATA_OF: Final[dict[ChangeType, type[Data]]] = {
-    "organization.created": OrganizationCreated,
-    "organization.renamed": OrganizationRenamed,
-    "organization.plan_changed": PlanChanged,
-    "organization.status_changed": StatusChanged,
-    "organization.billing_details_changed": BillingDetailsChanged,
-    "membership.added": MembershipAdded,
-    "membership.removed": MembershipRemoved,
-    "membership.role_changed": MembershipRoleChanged,
+DATA_MODELS: Final[dict[ChangeType, type[ServiceEventData]]] = {
+    "organization.created": OrganizationCreatedData,
+    "organization.renamed": OrganizationRenamedData,
+    "organization.plan_changed": PlanChangedData,
+    "organization.status_changed": StatusChangedData,
+    "organization.billing_details_changed": BillingDetailsChangedData,
+    "membership.added": MembershipAddedData,
+    "membership.removed": MembershipRemovedData,
+    "membership.role_changed": MembershipRoleChangedData,
 }
 
 
@@ -97,7 +97,7 @@ def _in_utc(time: datetime) -> datetime:
         raise ValueError(message) from None
 
 
-class Envelope(BaseModel):
+class ServiceEventMessage(BaseModel):
     """CloudEvents 1.0; attributes that are not named here are allowed and ignored, as that standard asks."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -106,45 +106,45 @@ class Envelope(BaseModel):
     id: ShortText
     source: ShortText
     type: ShortText
-    subject: OrganizationId
+    subject: OrganizationIdField
     time: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any]
 
     @property
-    def cause(self) -> str:
+    def reference(self) -> str:
         return f"{self.source}#{self.id}"
 
 
-def parse(raw: object) -> tuple[Envelope, ChangeType, Data]:
-    """The checked message. Raises ``RefusedError``."""
+def parse(raw: object) -> tuple[ServiceEventMessage, ChangeType, ServiceEventData]:
+    """The checked message. Raises ``InvalidEventError``."""
     if not isinstance(raw, dict):
         message = f"the message must be one JSON object in CloudEvents 1.0 form; got {type(raw).__name__}"
-        raise RefusedError(message)
-    if (problem := unstorable(raw)) is not None:
-        raise RefusedError(problem)
+        raise InvalidEventError(message)
+    if (problem := storage_problem(raw)) is not None:
+        raise InvalidEventError(problem)
     try:
-        envelope = Envelope.model_validate(raw)
+        envelope = ServiceEventMessage.model_validate(raw)
     except ValidationError as error:
-        raise RefusedError(_sentence(error, ())) from None
-    event_type = next((known for known in CHANGE_TYPES if known == envelope.type), None)
+        raise InvalidEventError(_error_text(error, ())) from None
+    event_type = next((change_type for change_type in CHANGE_TYPES if change_type == envelope.type), None)
     if event_type is None:
         message = f"type must be one of {', '.join(CHANGE_TYPES)}"
-        raise RefusedError(message)
+        raise InvalidEventError(message)
     try:
-        return envelope, event_type, DATA_OF[event_type].model_validate(envelope.data)
+        return envelope, event_type, DATA_MODELS[event_type].model_validate(envelope.data)
     except ValidationError as error:
-        raise RefusedError(_sentence(error, ("data",))) from None
+        raise InvalidEventError(_error_text(error, ("data",))) from None
 
 
-def unstorable(value: object) -> str | None:
+def storage_problem(value: object) -> str | None:
     """Why this cannot be kept in a JSON column, or ``None``: too large, too deep, or not what both databases take."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return "the message must be plain JSON: texts, finite numbers, lists and objects that are not nested too deep"
-    if len(text) > LARGEST_BYTES:
-        return f"the message has {len(text)} bytes; at most {LARGEST_BYTES} are taken"
+    if len(text) > MAX_SERVICE_EVENT_BYTES:
+        return f"the message has {len(text)} bytes; at most {MAX_SERVICE_EVENT_BYTES} are taken"
     if _NUL.search(text) or not _is_utf8(json.dumps(value, ensure_ascii=False)):
         return "the message holds a character that is no text: NUL, or half of a surrogate pair"
     return None
@@ -158,14 +158,15 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _sentence(error: ValidationError, prefix: tuple[str, ...]) -> str:
+def _error_text(error: ValidationError, prefix: tuple[str, ...]) -> str:
     """Every bad field with what it wants; what was given is not repeated, it may be a person's name or address."""
     parts = [
-        f"{'.'.join((*prefix, *map(_shown, part['loc'])))}: {part['msg']}" for part in error.errors(include_input=False)
+        f"{'.'.join((*prefix, *map(_safe_field_name, part['loc'])))}: {part['msg']}"
+        for part in error.errors(include_input=False)
     ]
     return "; ".join(parts[:10])
 
 
-def _shown(part: str | int) -> str:
+def _safe_field_name(part: str | int) -> str:
     """A field's name, unless it is one that the sender made up: that may hold anything."""
     return str(part) if re.fullmatch(r"[A-Za-z0-9_]{1,40}", str(part)) else "(a field that is not known)"

@@ -19,31 +19,33 @@ from sqlalchemy.orm import Session
 from core.common.clock import Clock
 from core.db.database import Database
 from core.db.models.billing_links import LINK_HAS_WORK, BillingLink
-from core.db.models.inbox import Concern, Hint, HintState
-from core.db.models.providers import BillerStanding
+from core.db.models.inbox import ProviderWebhook, ProviderWebhookState, WebhookEffect
+from core.db.models.providers import ProviderStatus
 from core.events import outbox
 from core.organizations import commands
 from core.organizations.links import SWEEP_GRACE
 from core.ports.spec import PROVIDERS, Provider
 
-KEPT: Final = timedelta(days=30)
+PROVIDER_WEBHOOK_RETENTION: Final = timedelta(days=30)
 """Longer than any biller sends one again: Stripe for three days, Lago by hand for as long as it shows it."""
 # One that was handed to the broker and not handled: the broker lost it, or its worker died.
-HANDED_OVER: Final = timedelta(seconds=15)
-AT_ONCE: Final = 200
-IS_STORED: Final = "state = 'stored'"  # written out: SQLite uses a partial index only where it reads its condition
+WEBHOOK_REDISPATCH_AFTER: Final = timedelta(seconds=15)
+PROVIDER_WEBHOOK_BATCH_SIZE: Final = 200
+WEBHOOK_IS_STORED: Final = (
+    "state = 'stored'"  # written out: SQLite uses a partial index only where it reads its condition
+)
 
 
-class NotGenuineError(Exception):
+class BadSignatureError(Exception):
     """Not signed by the biller, signed too long ago, or changed since."""
 
 
-class UnreadableError(Exception):
+class MalformedWebhookError(Exception):
     """Signed, and not what the biller documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ParsedWebhook:
     """What is kept of a webhook: ids and words of the biller's own. ``concern`` None: it is of no interest here.
 
     ``org_id``: where it names an organization of ours. ``ours``: a request of our own caused it.
@@ -52,250 +54,282 @@ class Told:
     provider: Provider
     id: str
     type: str
-    concern: Concern | None
+    effect: WebhookEffect | None
     object_id: str | None = None
     customer_id: str | None = None
     org_id: str | None = None
     code: str | None = None
     account_id: str | None = None
     livemode: bool | None = None
-    ours: bool = False
+    caused_by_us: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class StoredResult:
     """``repeated``: it was there already, with this state."""
 
-    state: HintState
+    state: ProviderWebhookState
     reason: str | None
     repeated: bool
 
 
-class About(NamedTuple):
+class LinkRef(NamedTuple):
     """The link that a hint is about."""
 
     provider: Provider
     org_id: str
 
 
-class _Name(NamedTuple):
+class _WebhookKey(NamedTuple):
     provider: str
     id: str
 
 
-def keep(session: Session, told: Told, now: datetime) -> Kept:
+def store(session: Session, webhook: ParsedWebhook, now: datetime) -> StoredResult:
     """Store it, and ring for the relay when that commits. One of another account or mode is refused, and seen so."""
-    state, reason = _verdict(session, told)
+    state, reason = _initial_state(session, webhook)
     values = {
-        "provider": told.provider,
-        "id": told.id,
-        "type": told.type,
-        "concern": told.concern,
-        "object_id": told.object_id,
-        "customer_id": told.customer_id,
-        "org_id": told.org_id,
-        "code": told.code,
-        "account_id": told.account_id,
-        "livemode": told.livemode,
+        "provider": webhook.provider,
+        "id": webhook.id,
+        "type": webhook.type,
+        "effect": webhook.effect,
+        "object_id": webhook.object_id,
+        "customer_id": webhook.customer_id,
+        "org_id": webhook.org_id,
+        "code": webhook.code,
+        "account_id": webhook.account_id,
+        "livemode": webhook.livemode,
         "received_at": now,
         "state": state,
         "reason": reason,
         "due_at": now,
     }
     on_postgres = session.get_bind().dialect.name == "postgresql"
-    statement = (postgresql if on_postgres else sqlite).insert(Hint).values(values).on_conflict_do_nothing()
-    if session.execute(statement.returning(Hint.id)).one_or_none() is None:
-        there = session.get_one(Hint, (told.provider, told.id))
-        return Kept(state=there.state, reason=there.reason, repeated=True)
+    statement = (postgresql if on_postgres else sqlite).insert(ProviderWebhook).values(values).on_conflict_do_nothing()
+    if session.execute(statement.returning(ProviderWebhook.id)).one_or_none() is None:
+        existing = session.get_one(ProviderWebhook, (webhook.provider, webhook.id))
+        return StoredResult(state=existing.state, reason=existing.reason, repeated=True)
     if state == "stored" and on_postgres:
-        session.execute(text(f"NOTIFY {outbox.CHANNEL}"))
-    return Kept(state=state, reason=reason, repeated=False)
+        session.execute(text(f"NOTIFY {outbox.EVENTS_CHANNEL}"))
+    return StoredResult(state=state, reason=reason, repeated=False)
 
 
 def any_due(session: Session, now: datetime) -> bool:
     """A cheap look that takes no lock."""
-    return session.scalar(select(Hint.id).where(text(IS_STORED), Hint.due_at <= now).limit(1)) is not None
+    return (
+        session.scalar(
+            select(ProviderWebhook.id).where(text(WEBHOOK_IS_STORED), ProviderWebhook.due_at <= now).limit(1)
+        )
+        is not None
+    )
 
 
 def any_old(session: Session, now: datetime) -> bool:
-    return session.scalar(select(Hint.id).where(*_is_old(now)).limit(1)) is not None
+    return session.scalar(select(ProviderWebhook.id).where(*_is_expired(now)).limit(1)) is not None
 
 
-def hand_over(session: Session, now: datetime) -> int:
+def dispatch(session: Session, now: datetime) -> int:
     """How many somebody must be told of; they are not due again for a while."""
     due = (
-        select(Hint.provider, Hint.id)
-        .where(text(IS_STORED), Hint.due_at <= now)
-        .order_by(Hint.due_at)
-        .limit(AT_ONCE)
+        select(ProviderWebhook.provider, ProviderWebhook.id)
+        .where(text(WEBHOOK_IS_STORED), ProviderWebhook.due_at <= now)
+        .order_by(ProviderWebhook.due_at)
+        .limit(PROVIDER_WEBHOOK_BATCH_SIZE)
         .with_for_update(skip_locked=True)
         # A subquery may be run again for every row and lock more than the limit; this runs once.
         .cte("due")
     )
-    taken = session.execute(
-        update(Hint)
-        .where(tuple_(Hint.provider, Hint.id).in_(select(due.c.provider, due.c.id)))
-        .values(due_at=now + HANDED_OVER)
-        .returning(Hint.id)
+    dispatched = session.execute(
+        update(ProviderWebhook)
+        .where(tuple_(ProviderWebhook.provider, ProviderWebhook.id).in_(select(due.c.provider, due.c.id)))
+        .values(due_at=now + WEBHOOK_REDISPATCH_AFTER)
+        .returning(ProviderWebhook.id)
         .execution_options(synchronize_session=False)
     )
-    return len(taken.all())
+    return len(dispatched.all())
 
 
-def take(database: Database, clock: Clock, limit: int = AT_ONCE) -> tuple[int, list[About]]:
+def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> tuple[int, list[LinkRef]]:
     """Handle what is stored, oldest first, one organization after the other.
 
     Returns how many there were, and the links that have to look now: each once, however many hints were about it.
     """
     with database.read() as session:
-        stored = select(Hint).where(text(IS_STORED)).order_by(Hint.due_at, Hint.id).limit(limit)
-        hints = list(session.scalars(stored))
-        about = _about(session, hints)
-    strangers = [hint for hint in hints if _name(hint) not in about]
-    if strangers:
+        query = (
+            select(ProviderWebhook)
+            .where(text(WEBHOOK_IS_STORED))
+            .order_by(ProviderWebhook.due_at, ProviderWebhook.id)
+            .limit(limit)
+        )
+        webhooks = list(session.scalars(query))
+        links = _find_links(session, webhooks)
+    unmatched = [webhook for webhook in webhooks if _key(webhook) not in links]
+    if unmatched:
         with database.write() as session:
-            _end(session, strangers, "ignored", "it is about no customer of ours")
-    grouped: dict[About, list[Hint]] = {}
-    for hint in hints:
-        if (link := about.get(_name(hint))) is not None:
-            grouped.setdefault(link, []).append(hint)
-    rings = []
-    for link, told in grouped.items():
+            _close(session, unmatched, "ignored", "it is about no customer of ours")
+    by_link: dict[LinkRef, list[ProviderWebhook]] = {}
+    for webhook in webhooks:
+        if (link := links.get(_key(webhook))) is not None:
+            by_link.setdefault(link, []).append(webhook)
+    to_check = []
+    for link, of_link in by_link.items():
         with database.write() as session:
-            if _count(session, link, told, clock()):
-                rings.append(link)
-    return len(hints), rings
+            if _request_check(session, link, of_link, clock()):
+                to_check.append(link)
+    return len(webhooks), to_check
 
 
-def drop_old(database: Database, clock: Clock, limit: int = AT_ONCE) -> int:
+def delete_old(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> int:
     """Forget those that are done with and that no biller sends again."""
     with database.write() as session:
-        old = select(Hint.provider, Hint.id).where(*_is_old(clock())).order_by(Hint.received_at).limit(limit).cte("old")
-        gone = session.execute(
-            delete(Hint)
-            .where(tuple_(Hint.provider, Hint.id).in_(select(old.c.provider, old.c.id)))
-            .returning(Hint.id)
+        expired = (
+            select(ProviderWebhook.provider, ProviderWebhook.id)
+            .where(*_is_expired(clock()))
+            .order_by(ProviderWebhook.received_at)
+            .limit(limit)
+            .cte("old")
+        )
+        deleted = session.execute(
+            delete(ProviderWebhook)
+            .where(tuple_(ProviderWebhook.provider, ProviderWebhook.id).in_(select(expired.c.provider, expired.c.id)))
+            .returning(ProviderWebhook.id)
             .execution_options(synchronize_session=False)
         )
-        return len(gone.all())
+        return len(deleted.all())
 
 
-def _is_old(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    return Hint.received_at < now - KEPT, Hint.state != "stored"
+def _is_expired(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return ProviderWebhook.received_at < now - PROVIDER_WEBHOOK_RETENTION, ProviderWebhook.state != "stored"
 
 
-def _verdict(session: Session, told: Told) -> tuple[HintState, str | None]:
-    ours = session.get_one(BillerStanding, told.provider)
-    if None not in {told.account_id, ours.account_id} and told.account_id != ours.account_id:
-        return "refused", f"it is of the account {told.account_id}, this database belongs to {ours.account_id}"
-    if None not in {told.livemode, ours.livemode} and told.livemode != ours.livemode:
+def _initial_state(session: Session, webhook: ParsedWebhook) -> tuple[ProviderWebhookState, str | None]:
+    provider_status = session.get_one(ProviderStatus, webhook.provider)
+    if (
+        None not in {webhook.account_id, provider_status.account_id}
+        and webhook.account_id != provider_status.account_id
+    ):
+        return (
+            "rejected",
+            f"it is of the account {webhook.account_id}, this database belongs to {provider_status.account_id}",
+        )
+    if None not in {webhook.livemode, provider_status.livemode} and webhook.livemode != provider_status.livemode:
         mode = {True: "live mode", False: "test mode"}
-        theirs, mine = mode[bool(told.livemode)], mode[bool(ours.livemode)]
-        return "refused", f"it is of {theirs}, this database belongs to {mine}"
-    if told.concern is None:
+        webhook_mode, own_mode = mode[bool(webhook.livemode)], mode[bool(provider_status.livemode)]
+        return "rejected", f"it is of {webhook_mode}, this database belongs to {own_mode}"
+    if webhook.effect is None:
         return "ignored", "nothing is looked after for this type"
-    if told.ours:
+    if webhook.caused_by_us:
         return "ignored", "our own request caused it"
     return "stored", None
 
 
-def _about(session: Session, hints: Collection[Hint]) -> dict[_Name, About]:
+def _find_links(session: Session, webhooks: Collection[ProviderWebhook]) -> dict[_WebhookKey, LinkRef]:
     """By the customer; by the organization that it names where the link has not heard of its customer yet."""
-    about: dict[_Name, About] = {}
+    links: dict[_WebhookKey, LinkRef] = {}
     for provider in PROVIDERS:
-        here = [hint for hint in hints if hint.provider == provider]
-        if not here:
+        of_provider = [webhook for webhook in webhooks if webhook.provider == provider]
+        if not of_provider:
             continue
-        customers = {hint.customer_id for hint in here} - {None}
-        named = {hint.org_id for hint in here} - {None}
+        customer_ids = {webhook.customer_id for webhook in of_provider} - {None}
+        org_ids = {webhook.org_id for webhook in of_provider} - {None}
         rows = session.execute(
             select(BillingLink.org_id, BillingLink.customer_id).where(
                 BillingLink.provider == provider,
-                or_(BillingLink.customer_id.in_(customers), BillingLink.org_id.in_(named)),
+                or_(BillingLink.customer_id.in_(customer_ids), BillingLink.org_id.in_(org_ids)),
             )
         ).all()
         by_customer = {row.customer_id: row.org_id for row in rows}
-        by_name = {row.org_id: row.org_id for row in rows}
-        for hint in here:
-            org_id = by_customer.get(hint.customer_id) if hint.customer_id else None
-            org_id = org_id or by_name.get(hint.org_id)
+        by_org_id = {row.org_id: row.org_id for row in rows}
+        for webhook in of_provider:
+            org_id = by_customer.get(webhook.customer_id) if webhook.customer_id else None
+            org_id = org_id or by_org_id.get(webhook.org_id)
             if org_id is not None:
-                about[_name(hint)] = About(provider, org_id)
-    return about
+                links[_key(webhook)] = LinkRef(provider, org_id)
+    return links
 
 
-def _count(session: Session, about: About, told: Collection[Hint], now: datetime) -> bool:
+def _request_check(session: Session, ref: LinkRef, webhooks: Collection[ProviderWebhook], now: datetime) -> bool:
     """Whether the link must look now. Under the organization's lock: others may have handled some meanwhile."""
-    organization = commands.lock(session, about.org_id)
-    hints = session.scalars(
-        select(Hint)
-        .where(tuple_(Hint.provider, Hint.id).in_([_name(each) for each in told]), text(IS_STORED))
-        .order_by(Hint.received_at)  # of a payer the later word counts
+    organization = commands.lock(session, ref.org_id)
+    stored = session.scalars(
+        select(ProviderWebhook)
+        .where(
+            tuple_(ProviderWebhook.provider, ProviderWebhook.id).in_([_key(webhook) for webhook in webhooks]),
+            text(WEBHOOK_IS_STORED),
+        )
+        .order_by(ProviderWebhook.received_at)  # of a payer the later word counts
     ).all()
-    link = session.get_one(BillingLink, (about.org_id, about.provider))
+    link = session.get_one(BillingLink, (ref.org_id, ref.provider))
     if organization is None or organization.status == "deleted":
-        _end(session, hints, "ignored", "the organization is deleted: nothing of it is looked after")
+        _close(session, stored, "ignored", "the organization is deleted: nothing of it is looked after")
         return False
-    known = [hint for hint in hints if _says_nothing_new(hint, link)]
-    _end(session, known, "ignored", "it is what this link knows of its subscription")
-    news = [hint for hint in hints if hint not in known]
-    if not news:
+    redundant = [webhook for webhook in stored if _is_redundant(webhook, link)]
+    _close(session, redundant, "ignored", "it is what this link knows of its subscription")
+    relevant = [webhook for webhook in stored if webhook not in redundant]
+    if not relevant:
         return False
-    waits = "it is looked at when its link, which waits for a person, goes on" if link.state != "open" else None
-    _end(session, news, "handled", waits)
+    waiting_reason = (
+        "it is looked at when its link, which waits for a person, goes on" if link.state != "active" else None
+    )
+    _close(session, relevant, "handled", waiting_reason)
     session.execute(
         update(BillingLink)
-        .where(BillingLink.org_id == about.org_id, BillingLink.provider == about.provider)
-        .values(_counted(link, news, now))
+        .where(BillingLink.org_id == ref.org_id, BillingLink.provider == ref.provider)
+        .values(_link_changes(link, relevant, now))
         .execution_options(synchronize_session=False)
     )
-    for hint in news:
-        hint.org_id = about.org_id
-    return waits is None
+    for webhook in relevant:
+        webhook.org_id = ref.org_id
+    return waiting_reason is None
 
 
-def _says_nothing_new(hint: Hint, link: BillingLink) -> bool:
+def _is_redundant(webhook: ProviderWebhook, link: BillingLink) -> bool:
     """That the one we hold began, which we made; or that another one ended, ours before an upgrade above all."""
-    if hint.concern == "began":
-        return hint.object_id is not None and hint.object_id == link.subscription_id
-    return hint.concern == "ended" and hint.object_id != link.subscription_id
+    if webhook.effect == "started":
+        return webhook.object_id is not None and webhook.object_id == link.subscription_id
+    return webhook.effect == "ended" and webhook.object_id != link.subscription_id
 
 
-def _counted(link: BillingLink, hints: Iterable[Hint], now: datetime) -> dict[str, Any]:
+def _link_changes(link: BillingLink, webhooks: Iterable[ProviderWebhook], now: datetime) -> dict[str, Any]:
     """What is told of a payment is shown once a look has seen it; of a payer that is not taken nobody can be asked."""
     has_work = literal_column(f"({LINK_HAS_WORK})", Boolean)
     values: dict[str, Any] = {
-        "hinted": BillingLink.hinted + 1,
-        "sweep_at": case((has_work, BillingLink.sweep_at), else_=now + SWEEP_GRACE),
+        "checks_requested": BillingLink.checks_requested + 1,
+        "next_sweep_at": case((has_work, BillingLink.next_sweep_at), else_=now + SWEEP_GRACE),
     }
-    payment = link.payment
-    for hint in hints:
-        if hint.concern in {"failed", "refused"}:
-            values["payment_code"] = hint.code
-        if hint.concern == "refused" and payment is None:
-            payment = "refused"
-            values |= {"payment": payment, "payment_since": now}
-        if hint.concern == "taken" and payment == "refused":
+    payment = link.payment_status
+    for webhook in webhooks:
+        if webhook.effect in {"payment_failed", "payer_rejected"}:
+            values["payment_code"] = webhook.code
+        if webhook.effect == "payer_rejected" and payment is None:
+            payment = "payer_rejected"
+            values |= {"payment_status": payment, "payment_since": now}
+        if webhook.effect == "payer_accepted" and payment == "payer_rejected":
             payment = None
-            values |= {"payment": None, "payment_since": None, "payment_code": None}
+            values |= {"payment_status": None, "payment_since": None, "payment_code": None}
     return values
 
 
-def _end(session: Session, hints: Iterable[Hint], state: HintState, reason: str | None) -> None:
-    names = [_name(hint) for hint in hints]
-    if names:
+def _close(
+    session: Session, webhooks: Iterable[ProviderWebhook], state: ProviderWebhookState, reason: str | None
+) -> None:
+    keys = [_key(webhook) for webhook in webhooks]
+    if keys:
         session.execute(
-            update(Hint)
-            .where(tuple_(Hint.provider, Hint.id).in_(names), text(IS_STORED))
+            update(ProviderWebhook)
+            .where(tuple_(ProviderWebhook.provider, ProviderWebhook.id).in_(keys), text(WEBHOOK_IS_STORED))
             .values(state=state, reason=reason)
             .execution_options(synchronize_session=False)
         )
 
 
-def _name(hint: Hint) -> _Name:
-    return _Name(hint.provider, hint.id)
+def _key(webhook: ProviderWebhook) -> _WebhookKey:
+    return _WebhookKey(webhook.provider, webhook.id)
 
 
-def counts(session: Session) -> Mapping[HintState, int]:
+def count_by_state(session: Session) -> Mapping[ProviderWebhookState, int]:
     """How many there are in each state."""
-    return {row[0]: row[1] for row in session.execute(select(Hint.state, func.count()).group_by(Hint.state))}
+    return {
+        row[0]: row[1]
+        for row in session.execute(select(ProviderWebhook.state, func.count()).group_by(ProviderWebhook.state))
+    }

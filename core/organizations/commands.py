@@ -1,6 +1,6 @@
 """Changes to organizations. Each takes the caller's session, checks its words, and records the event it causes.
 
-A change that a biller must see raises ``billing_version`` and every link's ``wanted_version`` in the same transaction;
+A change that a biller must see raises ``version`` and every link's ``desired_version`` in the same transaction;
 a change that changes nothing records nothing.
 """
 
@@ -15,19 +15,27 @@ from sqlalchemy.orm import Session
 from core.catalog.plans import Catalog
 from core.common.json_types import Json
 from core.common.validation import InvalidChangeError, one_of
-from core.db.database import one_at_a_time
+from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import BillingLink
-from core.db.models.organizations import STATUSES, Organization
+from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events import outbox
-from core.events.event_types import Change
-from core.organizations.links import bump, new_link
-from core.organizations.validation import ID_PATTERN, checked_currency, checked_email, checked_name, name_key
+from core.events.event_types import ChangeContext
+from core.organizations.links import mark_for_sync, new_link
+from core.organizations.validation import (
+    ORGANIZATION_ID_PATTERN,
+    checked_currency,
+    checked_email,
+    checked_name,
+    name_key,
+)
 from core.ports.spec import PROVIDERS
 
 # Written once: to build a statement costs more than to send it.
-_LOCKED = select(Organization).where(Organization.id == bindparam("org_id")).with_for_update()
-_TAKEN = select(Organization.id).where(Organization.name_key == bindparam("key"), Organization.status != "deleted")
-_LINKED = insert(BillingLink)
+_LOCK_ORGANIZATION = select(Organization).where(Organization.id == bindparam("org_id")).with_for_update()
+_SELECT_NAME_OWNER = select(Organization.id).where(
+    Organization.name_key == bindparam("key"), Organization.status != "deleted"
+)
+_INSERT_LINKS = insert(BillingLink)
 
 
 class NameTakenError(InvalidChangeError):
@@ -43,13 +51,13 @@ class NewOrganization:
     currency: str | None = None
 
 
-def create(change: Change, new: NewOrganization, catalog: Catalog) -> Organization:
+def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Organization:
     """A new active organization with one link a biller, both due at once. Raises ``InvalidChangeError``."""
-    if new.org_id is not None and not ID_PATTERN.fullmatch(new.org_id):
+    if new.org_id is not None and not ORGANIZATION_ID_PATTERN.fullmatch(new.org_id):
         raise InvalidChangeError("org_id", "org_id must be org_ and then at most 60 letters, digits, _ or -")
     name = checked_name(new.name)
     one_of("plan_tier", new.plan_tier, catalog.tiers())
-    _refuse_taken(change.session, name)
+    _refuse_taken_name(change.session, name)
     organization = Organization(
         id=new.org_id or f"org_{uuid4()}",
         name=name,
@@ -60,71 +68,71 @@ def create(change: Change, new: NewOrganization, catalog: Catalog) -> Organizati
         currency=checked_currency(new.currency) if new.currency else None,
         created_at=change.now,
         updated_at=change.now,
-        billing_version=1,
+        version=1,
     )
     change.session.add(organization)
     change.session.flush()
-    rows = [new_link(organization.id, provider, change.now) for provider in PROVIDERS]
-    change.session.connection().execute(_LINKED, rows)
+    links = [new_link(organization.id, provider, change.now) for provider in PROVIDERS]
+    change.session.connection().execute(_INSERT_LINKS, links)
     outbox.record(change, "organization.created", organization.id, {"plan_tier": new.plan_tier})
     return organization
 
 
 def lock(session: Session, org_id: str) -> Organization | None:
     """The organization, its row held until the transaction ends; ``None``: there is no such organization."""
-    return session.scalars(_LOCKED, {"org_id": org_id}).one_or_none()
+    return session.scalars(_LOCK_ORGANIZATION, {"org_id": org_id}).one_or_none()
 
 
-def rename(change: Change, organization: Organization, name: str) -> None:
+def rename(change: ChangeContext, organization: Organization, name: str) -> None:
     name = checked_name(name)
     if name == organization.name:
         return
     if name_key(name) != organization.name_key:
-        _refuse_taken(change.session, name)
+        _refuse_taken_name(change.session, name)
     organization.name, organization.name_key = name, name_key(name)
-    bump(change, organization)
+    mark_for_sync(change, organization)
     outbox.record(change, "organization.renamed", organization.id, {})
 
 
-def change_status(change: Change, organization: Organization, status: str) -> None:
+def change_status(change: ChangeContext, organization: Organization, status: str) -> None:
     """``suspended`` blocks use and leaves billing alone; ``deleted`` ends subscriptions and keeps both customers."""
-    wanted = one_of("status", status, STATUSES)
+    new_status = one_of("status", status, ORGANIZATION_STATUSES)
     before = organization.status
-    if wanted == before:
+    if new_status == before:
         return
     if before == "deleted":
-        _refuse_taken(change.session, organization.name)
+        _refuse_taken_name(change.session, organization.name)
         organization.name_key = name_key(organization.name)
-    organization.status = wanted
+    organization.status = new_status
     organization.updated_at = change.now
-    if "deleted" in {before, wanted}:
+    if "deleted" in {before, new_status}:
         organization.pending_plan_tier = organization.plan_effective_at = None
-        bump(change, organization)
-    outbox.record(change, "organization.status_changed", organization.id, {"from": before, "to": wanted})
+        mark_for_sync(change, organization)
+    outbox.record(change, "organization.status_changed", organization.id, {"from": before, "to": new_status})
 
 
 def change_billing_details(
-    change: Change, organization: Organization, *, billing_email: str | None = None, currency: str | None = None
+    change: ChangeContext, organization: Organization, *, billing_email: str | None = None, currency: str | None = None
 ) -> None:
     """Replace what is given; ``None`` leaves a field as it is."""
-    email = checked_email(billing_email) if billing_email is not None else organization.billing_email
-    money = checked_currency(currency) if currency is not None else organization.currency
+    new_email = checked_email(billing_email) if billing_email is not None else organization.billing_email
+    new_currency = checked_currency(currency) if currency is not None else organization.currency
     changed: list[Json] = []
-    if email != organization.billing_email:
-        organization.billing_email = email
+    if new_email != organization.billing_email:
+        organization.billing_email = new_email
         changed.append("billing_email")
-    if money != organization.currency:
-        organization.currency = money
+    if new_currency != organization.currency:
+        organization.currency = new_currency
         changed.append("currency")
     if not changed:
         return
-    bump(change, organization)
+    mark_for_sync(change, organization)
     outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": changed})
 
 
-def _refuse_taken(session: Session, name: str) -> None:
-    key = name_key(name)
-    one_at_a_time(session, f"name:{key}")
+def _refuse_taken_name(session: Session, name: str) -> None:
+    comparison_key = name_key(name)
+    acquire_advisory_locks(session, f"name:{comparison_key}")
     # Whoever gives a name flushes it, so the unit of work knows of none that the database does not.
-    if session.connection().scalar(_TAKEN, {"key": key}) is not None:
+    if session.connection().scalar(_SELECT_NAME_OWNER, {"key": comparison_key}) is not None:
         raise NameTakenError("name", f"Organization '{name}' already exists")

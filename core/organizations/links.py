@@ -11,19 +11,19 @@ from sqlalchemy import bindparam, case, update
 
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 
 # The relay rings the broker within moments of the commit; a link still behind after this was not heard.
 SWEEP_GRACE = timedelta(seconds=20)
-_BEHIND = (
+_MARK_LINKS_FOR_SYNC = (
     update(BillingLink)
     .where(BillingLink.org_id == bindparam("of"))
     .values(
-        wanted_version=bindparam("version"),
-        state=case((BillingLink.state == "parked", "open"), else_=BillingLink.state),
+        desired_version=bindparam("version"),
+        state=case((BillingLink.state == "parked", "active"), else_=BillingLink.state),
         attempts=0,
-        next_attempt_at=None,
-        sweep_at=bindparam("sweep"),
+        not_before=None,
+        next_sweep_at=bindparam("sweep"),
     )
     .execution_options(synchronize_session=False)
 )
@@ -34,21 +34,21 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
     return {
         "org_id": org_id,
         "provider": provider,
-        "made_at": now,
-        "wanted_version": 1,
+        "created_at": now,
+        "desired_version": 1,
         "applied_version": 0,
-        "state": "open",
+        "state": "active",
         "attempts": 0,
-        "sweep_at": now + SWEEP_GRACE,
+        "next_sweep_at": now + SWEEP_GRACE,
         "generation": 0,
     }
 
 
-def bump(change: Change, organization: Organization) -> None:
+def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
     """A biller must see this: one version up, links due now, and one parked for its old data gets its chance."""
-    organization.billing_version += 1
+    organization.version += 1
     organization.updated_at = change.now
     change.session.flush()
-    sweep_at = change.now + SWEEP_GRACE
-    behind = {"of": organization.id, "version": organization.billing_version, "sweep": sweep_at}
-    change.session.connection().execute(_BEHIND, behind)
+    next_sweep_at = change.now + SWEEP_GRACE
+    parameters = {"of": organization.id, "version": organization.version, "sweep": next_sweep_at}
+    change.session.connection().execute(_MARK_LINKS_FOR_SYNC, parameters)

@@ -8,14 +8,14 @@ from sqlalchemy.orm import Session
 from core.common.validation import InvalidChangeError, one_of
 from core.db.database import insert_once
 from core.db.models.events import EventData
-from core.db.models.organizations import ROLES, Membership, Organization
+from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, Organization
 from core.events import outbox
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 
-USER_ID_LIMIT = 255
+MAX_USER_ID_LENGTH = 255
 
 # Written once: to build a statement costs more than to send it.
-_LOCKED = (
+_LOCK_MEMBERSHIP = (
     select(Membership)
     .where(Membership.org_id == bindparam("org_id"), Membership.user_id == bindparam("user_id"))
     .with_for_update()
@@ -30,15 +30,15 @@ class LastOwnerError(InvalidChangeError):
     """Somebody must stay who may decide about the organization."""
 
 
-def find(session: Session, org_id: str, user_id: str) -> Membership | None:
-    return session.scalars(_LOCKED, {"org_id": org_id, "user_id": user_id}).one_or_none()
+def lock(session: Session, org_id: str, user_id: str) -> Membership | None:
+    return session.scalars(_LOCK_MEMBERSHIP, {"org_id": org_id, "user_id": user_id}).one_or_none()
 
 
-def add(change: Change, organization: Organization, user_id: str, role: str) -> None:
+def add(change: ChangeContext, organization: Organization, user_id: str, role: str) -> None:
     """Expects the organization's row to be locked: nobody joins one that is being deleted."""
-    checked = one_of("role", role, ROLES)
-    if not user_id.strip() or len(user_id) > USER_ID_LIMIT:
-        raise InvalidChangeError("user_id", f"user_id must be 1 to {USER_ID_LIMIT} characters long")
+    checked = one_of("role", role, MEMBERSHIP_ROLES)
+    if not user_id.strip() or len(user_id) > MAX_USER_ID_LENGTH:
+        raise InvalidChangeError("user_id", f"user_id must be 1 to {MAX_USER_ID_LENGTH} characters long")
     if not user_id.isprintable():
         raise InvalidChangeError("user_id", "user_id holds control characters; write it in one line of plain text")
     row = {"org_id": organization.id, "user_id": user_id, "role": checked, "joined_at": change.now}
@@ -47,13 +47,13 @@ def add(change: Change, organization: Organization, user_id: str, role: str) -> 
     outbox.record(change, "membership.added", organization.id, {"user_id": user_id, "role": checked})
 
 
-def remove(change: Change, membership: Membership) -> None:
+def remove(change: ChangeContext, membership: Membership) -> None:
     change.session.delete(membership)
     outbox.record(change, "membership.removed", membership.org_id, {"user_id": membership.user_id})
 
 
-def change_role(change: Change, membership: Membership, role: str) -> None:
-    checked = one_of("role", role, ROLES)
+def change_role(change: ChangeContext, membership: Membership, role: str) -> None:
+    checked = one_of("role", role, MEMBERSHIP_ROLES)
     if checked == membership.role:
         return
     data: EventData = {"user_id": membership.user_id, "from": membership.role, "to": checked}
@@ -61,7 +61,7 @@ def change_role(change: Change, membership: Membership, role: str) -> None:
     outbox.record(change, "membership.role_changed", membership.org_id, data)
 
 
-def refuse_without_owner(session: Session, membership: Membership) -> None:
+def refuse_removing_last_owner(session: Session, membership: Membership) -> None:
     """Before an owner leaves or becomes something else: another one must stay. Raises ``LastOwnerError``.
 
     Expects the organization's row to be locked, so that of two who leave at the same moment one stays.

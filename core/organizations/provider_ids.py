@@ -11,28 +11,32 @@ from sqlalchemy import select, update
 
 from core.common.json_types import Json
 from core.common.validation import InvalidChangeError
-from core.db.database import one_at_a_time
+from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import links
 from core.ports.spec import CUSTOMER_DELETED, Provider
 
 
-def replace(change: Change, organization: Organization, ids: Mapping[Provider, str | None]) -> None:
+def set_customer_ids(change: ChangeContext, organization: Organization, ids: Mapping[Provider, str | None]) -> None:
     """Set the customer ids that are given; ``None`` leaves one as it is. Raises ``InvalidChangeError``."""
-    given = {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
-    for provider, customer_id in given.items():
-        _refuse_unusable(change, organization, provider, customer_id)
-    changed = [_set(change, organization, provider, customer_id) for provider, customer_id in given.items()]
+    new_ids = {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
+    for provider, customer_id in new_ids.items():
+        _refuse_unusable_id(change, organization, provider, customer_id)
+    changed = [
+        _set_customer_id(change, organization, provider, customer_id) for provider, customer_id in new_ids.items()
+    ]
     if any(changed):
-        links.bump(change, organization)
-        fields: list[Json] = [f"{provider}_id" for provider, new in zip(given, changed, strict=True) if new]
+        links.mark_for_sync(change, organization)
+        fields: list[Json] = [f"{provider}_id" for provider, new in zip(new_ids, changed, strict=True) if new]
         outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": fields})
 
 
-def _refuse_unusable(change: Change, organization: Organization, provider: Provider, customer_id: str) -> None:
+def _refuse_unusable_id(
+    change: ChangeContext, organization: Organization, provider: Provider, customer_id: str
+) -> None:
     field = f"{provider}_id"
     if not customer_id.strip() or len(customer_id) > 255:  # noqa: PLR2004 - the column's width
         raise InvalidChangeError(
@@ -40,23 +44,23 @@ def _refuse_unusable(change: Change, organization: Organization, provider: Provi
         )
     if not customer_id.isprintable() or customer_id != customer_id.strip():
         raise InvalidChangeError(field, f"{field} has blanks around it or control characters in it; write the bare id")
-    one_at_a_time(change.session, f"{provider}:{customer_id}")
+    acquire_advisory_locks(change.session, f"{provider}:{customer_id}")
     owner = change.session.scalar(
         select(BillingLink.org_id).where(BillingLink.provider == provider, BillingLink.customer_id == customer_id)
     )
     if owner not in {None, organization.id}:
         raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
     link = change.session.get_one(BillingLink, (organization.id, provider))
-    if link.state == "open" and link.intent is not None and link.intent["operation"] == "create_customer":
+    if link.state == "active" and link.intent is not None and link.intent["operation"] == "create_customer":
         # Parked it has told a person what may be there; before that, the customer in the making would be orphaned.
         message = (
             f"{field} cannot be set while a customer of {organization.id} is in the making there: "
             f"try again when `billing-sync status {organization.id}` shows its id, or why there is none"
         )
         raise InvalidChangeError(field, message)
-    making = link.intent is not None and link.intent["operation"] == "create_subscription"
-    runs = (link.subscription_id is not None or making) and link.error_code != CUSTOMER_DELETED
-    if provider == "stripe" and link.customer_id != customer_id and runs:
+    is_creating = link.intent is not None and link.intent["operation"] == "create_subscription"
+    has_subscription = (link.subscription_id is not None or is_creating) and link.error_code != CUSTOMER_DELETED
+    if provider == "stripe" and link.customer_id != customer_id and has_subscription:
         message = (
             f"{field} cannot change while subscription {link.subscription_id or 'in the making'} "
             f"runs on {link.customer_id}: end it first; if that customer was deleted in Stripe, "
@@ -65,10 +69,10 @@ def _refuse_unusable(change: Change, organization: Organization, provider: Provi
         raise InvalidChangeError(field, message)
 
 
-def _set(change: Change, organization: Organization, provider: Provider, customer_id: str) -> bool:
+def _set_customer_id(change: ChangeContext, organization: Organization, provider: Provider, customer_id: str) -> bool:
     """A new id makes the link unverified, whatever was believed of the old one; a held link is freed by it."""
     # One that could still charge was refused above: this one ended with its customer.
-    ended: dict[str, object] = {"subscription_id": None} if provider == "stripe" else {}
+    subscription_reset: dict[str, object] = {"subscription_id": None} if provider == "stripe" else {}
     return (
         change.session.execute(
             update(BillingLink)
@@ -81,14 +85,14 @@ def _set(change: Change, organization: Organization, provider: Provider, custome
                 customer_id=customer_id,
                 account_id=None,
                 livemode=None,
-                applied_customer=None,
+                customer_fingerprint=None,
                 applied_plan=None,
                 applied_next_plan=None,
-                state="open",
+                state="active",
                 intent=None,
                 error_code=None,  # it spoke of the former customer
                 generation=BillingLink.generation + 1,
-                **ended,
+                **subscription_reset,
             )
             .returning(BillingLink.org_id)
             .execution_options(synchronize_session=False)

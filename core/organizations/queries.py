@@ -17,19 +17,19 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from core.common.validation import one_of
 from core.db.base import UtcDateTime
 from core.db.models.billing_links import BillingLink
-from core.db.models.organizations import ROLES, Membership, Organization, Role
+from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, MembershipRole, Organization
 from core.organizations.validation import name_key
 
 # More than anybody belongs to; whoever does reaches the others by their id.
-SEATS_AT_MOST: Final = 200
+MAX_MEMBERSHIPS_LISTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class OrganizationRow:
     """An organization, and what the one who asked is in it; ``role`` None: a service asked."""
 
     organization: Organization
-    role: Role | None
+    role: MembershipRole | None
     joined_at: datetime | None
     team_size: int
     lago_customer_id: str | None
@@ -37,7 +37,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cursor:
+class OrganizationCursor:
     """The last row of a page."""
 
     created_at: datetime
@@ -45,70 +45,79 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class OrganizationFilter:
     """``user_id``: only those that this person belongs to. ``search``: a part of the name, letter case aside."""
 
     user_id: str | None = None
     search: str | None = None
     plan: str | None = None
-    after: Cursor | None = None
+    after: OrganizationCursor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     user_id: str
-    role: Role
+    role: MembershipRole
     joined_at: datetime
 
 
-def page(session: Session, wanted: Wanted, limit: int) -> list[Entry]:
+def list_organizations(session: Session, criteria: OrganizationFilter, limit: int) -> list[OrganizationRow]:
     """Organizations that are not deleted, oldest first."""
-    return _found(session, wanted.user_id, _conditions(wanted), Organization.created_at, limit)
+    return _select_rows(session, criteria.user_id, _conditions(criteria), Organization.created_at, limit)
 
 
-def seats(session: Session, user_id: str) -> list[Entry]:
+def memberships_of_user(session: Session, user_id: str) -> list[OrganizationRow]:
     """Where a person belongs, the longest first; deleted organizations aside."""
-    return _found(session, user_id, [Organization.status != "deleted"], Membership.joined_at, SEATS_AT_MOST)
+    return _select_rows(
+        session, user_id, [Organization.status != "deleted"], Membership.joined_at, MAX_MEMBERSHIPS_LISTED
+    )
 
 
-def entry(session: Session, org_id: str, user_id: str | None = None) -> Entry | None:
+def find_organization(session: Session, org_id: str, user_id: str | None = None) -> OrganizationRow | None:
     """One organization, deleted or not; ``None``: there is none, or the person named is not in it."""
-    found = _found(session, user_id, [Organization.id == org_id], Organization.created_at, 1)
+    found = _select_rows(session, user_id, [Organization.id == org_id], Organization.created_at, 1)
     return found[0] if found else None
 
 
-def members(session: Session, org_id: str, limit: int, offset: int = 0) -> tuple[list[Member], int]:
+def list_members(session: Session, org_id: str, limit: int, offset: int = 0) -> tuple[list[Member], int]:
     """In the order in which they joined, and how many there are beyond the page too."""
-    here = Membership.org_id == org_id
+    in_organization = Membership.org_id == org_id
     rows = session.scalars(
-        select(Membership).where(here).order_by(Membership.joined_at, Membership.user_id).limit(limit).offset(offset)
+        select(Membership)
+        .where(in_organization)
+        .order_by(Membership.joined_at, Membership.user_id)
+        .limit(limit)
+        .offset(offset)
     )
-    found = [Member(user_id=row.user_id, role=one_of("role", row.role, ROLES), joined_at=row.joined_at) for row in rows]
-    return found, session.scalar(select(func.count()).select_from(Membership).where(here)) or 0
+    found = [
+        Member(user_id=row.user_id, role=one_of("role", row.role, MEMBERSHIP_ROLES), joined_at=row.joined_at)
+        for row in rows
+    ]
+    return found, session.scalar(select(func.count()).select_from(Membership).where(in_organization)) or 0
 
 
-def roles(session: Session, org_id: str) -> dict[Role, int]:
+def count_roles(session: Session, org_id: str) -> dict[MembershipRole, int]:
     """How many members have each role."""
     rows = session.execute(
         select(Membership.role, func.count()).where(Membership.org_id == org_id).group_by(Membership.role)
     )
     counts = {row[0]: row[1] for row in rows}
-    return {role: counts.get(role, 0) for role in ROLES}
+    return {role: counts.get(role, 0) for role in MEMBERSHIP_ROLES}
 
 
-def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _conditions(criteria: OrganizationFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
-    if wanted.search is not None:
-        conditions.append(Organization.name_key.contains(name_key(wanted.search), autoescape=True))
-    if wanted.plan is not None:
-        conditions.append(Organization.plan_tier == wanted.plan)
-    if (after := wanted.after) is not None:
-        place = tuple_(literal(after.created_at, UtcDateTime), literal(after.org_id))
-        conditions.append(tuple_(Organization.created_at, Organization.id) > place)
+    if criteria.search is not None:
+        conditions.append(Organization.name_key.contains(name_key(criteria.search), autoescape=True))
+    if criteria.plan is not None:
+        conditions.append(Organization.plan_tier == criteria.plan)
+    if (after := criteria.after) is not None:
+        position = tuple_(literal(after.created_at, UtcDateTime), literal(after.org_id))
+        conditions.append(tuple_(Organization.created_at, Organization.id) > position)
     return conditions
 
 
-def _entries(session: Session, found: Iterable[tuple[Organization, Membership | None]]) -> list[Entry]:
+def _to_rows(session: Session, found: Iterable[tuple[Organization, Membership | None]]) -> list[OrganizationRow]:
     rows = list(found)
     ids = [organization.id for organization, _ in rows]
     sizes = {
@@ -120,9 +129,9 @@ def _entries(session: Session, found: Iterable[tuple[Organization, Membership | 
     links = select(BillingLink.org_id, BillingLink.provider, BillingLink.customer_id)
     customers = {(row[0], row[1]): row[2] for row in session.execute(links.where(BillingLink.org_id.in_(ids)))}
     return [
-        Entry(
+        OrganizationRow(
             organization=organization,
-            role=one_of("role", membership.role, ROLES) if membership else None,
+            role=one_of("role", membership.role, MEMBERSHIP_ROLES) if membership else None,
             joined_at=membership.joined_at if membership else None,
             team_size=sizes.get(organization.id, 0),
             lago_customer_id=customers.get((organization.id, "lago")),
@@ -132,22 +141,22 @@ def _entries(session: Session, found: Iterable[tuple[Organization, Membership | 
     ]
 
 
-def _found(
+def _select_rows(
     session: Session,
     user_id: str | None,
     conditions: Sequence[ColumnElement[bool]],
     order: InstrumentedAttribute[datetime],
     limit: int,
-) -> list[Entry]:
+) -> list[OrganizationRow]:
     """Of all organizations, or of this person's."""
     if user_id is None:
-        everything = select(Organization).where(*conditions).order_by(order, Organization.id).limit(limit)
-        return _entries(session, [(organization, None) for organization in session.scalars(everything)])
-    mine = (
+        all_organizations = select(Organization).where(*conditions).order_by(order, Organization.id).limit(limit)
+        return _to_rows(session, [(organization, None) for organization in session.scalars(all_organizations)])
+    of_user = (
         select(Organization, Membership)
         .join(Membership, Membership.org_id == Organization.id)
         .where(Membership.user_id == user_id, *conditions)
         .order_by(order, Organization.id)
         .limit(limit)
     )
-    return _entries(session, [(row[0], row[1]) for row in session.execute(mine)])
+    return _to_rows(session, [(row[0], row[1]) for row in session.execute(of_user)])

@@ -7,9 +7,9 @@ import unicodedata
 
 from core.common.validation import InvalidChangeError
 
-NAME_LIMIT = 200
-ID_PATTERN = re.compile(r"org_[A-Za-z0-9_-]{1,60}")
-EMAIL_PATTERN = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,]+")
+MAX_ORGANIZATION_NAME_LENGTH = 200
+ORGANIZATION_ID_PATTERN = re.compile(r"org_[A-Za-z0-9_-]{1,60}")
+BILLING_EMAIL_PATTERN = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,]+")
 
 
 def name_key(name: str) -> str:
@@ -21,15 +21,17 @@ def checked_name(name: str) -> str:
     stripped = name.strip()
     if not stripped:
         raise InvalidChangeError("name", "Organization name cannot be empty")
-    if len(stripped) > NAME_LIMIT:
-        raise InvalidChangeError("name", f"name is {len(stripped)} characters long; at most {NAME_LIMIT} are allowed")
-    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in stripped):
+    if len(stripped) > MAX_ORGANIZATION_NAME_LENGTH:
+        raise InvalidChangeError(
+            "name", f"name is {len(stripped)} characters long; at most {MAX_ORGANIZATION_NAME_LENGTH} are allowed"
+        )
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in stripped):
         raise InvalidChangeError("name", "name holds control characters; write it in one line of plain text")
     return stripped
 
 
 def checked_email(email: str) -> str:
-    if len(email) > 512 or not EMAIL_PATTERN.fullmatch(email):  # noqa: PLR2004 - Stripe's limit (stripe.md 4)
+    if len(email) > 512 or not BILLING_EMAIL_PATTERN.fullmatch(email):  # noqa: PLR2004 - Stripe's limit (stripe.md 4)
         raise InvalidChangeError("billing_email", "billing_email is not one address of the form name@host.tld")
     return email
 

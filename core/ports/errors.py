@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-ErrorKind = Literal["unavailable", "throttled", "unsettled", "misconfigured", "rejected", "ambiguous"]
+ErrorKind = Literal["unavailable", "throttled", "outcome_unknown", "misconfigured", "rejected", "ambiguous"]
 
 
 class ProviderError(Exception):
@@ -71,8 +71,8 @@ class ObjectThrottledError(ThrottledError):
     pass
 
 
-class UnsettledError(RetryableError):
-    kind = "unsettled"
+class OutcomeUnknownError(RetryableError):
+    kind = "outcome_unknown"
 
 
 class MisconfiguredError(RetryableError):
@@ -95,10 +95,10 @@ class LeaseLostError(Exception):
     """The lease ran out or was taken; nothing may be sent or written for this organization any more."""
 
 
-class MustWaitError(Exception):
-    """``in_line``: a place is kept that comes up after ``seconds``. If not, no place is to be had before then."""
+class NoPermitError(Exception):
+    """``reserved``: a place is kept that comes up after ``seconds``. If not, no place is to be had before then."""
 
-    def __init__(self, seconds: float, *, in_line: bool) -> None:
-        super().__init__(seconds, in_line)
-        self.seconds = seconds
-        self.in_line = in_line
+    def __init__(self, retry_after: float, *, reserved: bool) -> None:
+        super().__init__(retry_after, reserved)
+        self.retry_after = retry_after
+        self.reserved = reserved

@@ -8,11 +8,11 @@ from typing import Generic, Literal, TypeVar
 
 from core.ports.spec import SubscriptionSpec
 
-Seen = TypeVar("Seen")
+ObservedT = TypeVar("ObservedT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenCustomer:
+class ObservedCustomer:
     """A customer as the biller shows it. ``org_id``: whose it is by its own mark (Stripe's metadata, Lago's id)."""
 
     id: str
@@ -22,14 +22,14 @@ class SeenCustomer:
     currency: str | None = None
     payer_id: str | None = None
     deleted: bool = False
-    owes: bool = False
+    has_unpaid_invoice: bool = False
     """Stripe only: a payment failed or came too late, and the invoice is not settled since."""
     changed_at: datetime | None = None
     """Where the biller tells it: when anybody last wrote it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenSubscription:
+class ObservedSubscription:
     """One that has not ended. ``plan_code`` None: it has no plan of a kind that we make.
 
     ``begun`` is False for one that waits for a later day.
@@ -40,35 +40,35 @@ class SeenSubscription:
     org_id: str | None = None
     plan_code: str | None = None
     next_plan_code: str | None = None
-    begun: bool = True
-    note: Literal["waits", "came"] | None = None
+    started: bool = True
+    remark: Literal["waits", "came"] | None = None
     """Stripe only: our note of a scheduled plan, which the next change clears first once it came."""
     changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class ObservedState:
     """All that a biller shows of one organization."""
 
-    customers: tuple[SeenCustomer, ...] = ()
-    subscriptions: tuple[SeenSubscription, ...] = ()
+    customers: tuple[ObservedCustomer, ...] = ()
+    subscriptions: tuple[ObservedSubscription, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed(Generic[Seen]):
+class ObservedPage(Generic[ObservedT]):
     """One page of a list; ``after`` asks for the next one, None: this was the last."""
 
-    rows: tuple[Seen, ...]
-    after: str | None
+    rows: tuple[ObservedT, ...]
+    next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
+class RemoteWrite:
     """Somebody wrote an object there. ``ours``: the request carried one of our keys."""
 
     object_id: str
-    at: datetime
-    ours: bool
+    written_at: datetime
+    by_us: bool
     evidence: str
 
 
@@ -78,6 +78,6 @@ class Repair:
 
     org_id: str
     customer_id: str
-    customer: bool
+    updates_customer: bool
     subscription: SubscriptionSpec | None = None
-    seen: SeenSubscription | None = None
+    observed: ObservedSubscription | None = None

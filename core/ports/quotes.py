@@ -9,14 +9,14 @@ from core.ports.spec import SubscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanQuestion:
+class PlanChangeQuery:
     """A plan change that is not made yet: what the subscription would have to be, ``subscription_id`` the one that is
     there. ``listed``: the price in the catalog of the plan that the next period takes, in minor units.
     """
 
     spec: SubscriptionSpec
     subscription_id: str | None
-    listed: int
+    list_price: int
     currency: str
 
 
@@ -33,11 +33,11 @@ class Quote:
     prorated: int | None = None
     next: int | None = None
     next_at: datetime | None = None
-    why: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metered:
+class UsageLine:
     """One metric of the running period. ``units`` is the biller's own decimal; ``amount`` in minor units."""
 
     code: str
@@ -54,4 +54,4 @@ class Usage:
     until: datetime
     currency: str
     amount: int
-    metrics: tuple[Metered, ...]
+    metrics: tuple[UsageLine, ...]

@@ -11,7 +11,7 @@ PROVIDERS: tuple[Provider, ...] = ("stripe", "lago")
 # Code of a refusal: the biller shows that the known customer was deleted, and with it whatever it paid for.
 CUSTOMER_DELETED = "customer_deleted"
 
-LONG_KEY = 20
+LONG_API_KEY_LENGTH = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class CustomerSpec:
     currency: str | None = None
     payer_id: str | None = None
     """The Stripe customer that Lago charges through; Stripe itself ignores it."""
-    unlinked: bool = False
+    charged_by_other_provider: bool = False
     """The other biller charges: a payer found at Lago, or a subscription found at Stripe, is refused (money.md 1)."""
 
 
@@ -42,18 +42,18 @@ class SubscriptionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class LastKnown:
     """What we last saw or wrote at the biller; ``None`` where we do not know.
 
     ``verified`` is False for a customer id that was brought in from outside: it is read before it is written.
     """
 
     customer_id: str | None = None
-    verified: bool = False
-    may_be_forgotten: bool = False
+    confirmed: bool = False
+    maybe_lost_in_restore: bool = False
     """No customer is known after longer than a key tells: a restored database may have forgotten one."""
     subscription_id: str | None = None
-    ended_by_us: bool = False
+    ending_started: bool = False
     """We set out to end the subscription and may have: one that is found ended says nothing against a new one."""
     plan_code: str | None = None
     next_plan_code: str | None = None
@@ -62,7 +62,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class PriceSpec:
     """A plan as a biller sells it: a Lago plan, or a Stripe price under its lookup key. ``amount`` in minor units."""
 
     code: str
@@ -74,13 +74,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose key this is. ``livemode`` None: the biller has no modes, or nothing tells. ``key_ends`` is for messages."""
+    """Whose key this is. ``livemode`` None: the biller has no modes, or nothing tells. ``key_suffix`` is for
+    messages.
+    """
 
     id: str
     livemode: bool | None = None
-    key_ends: str = ""
+    key_suffix: str = ""
 
 
-def key_ends(key: str) -> str:
+def key_suffix(api_key: str) -> str:
     """The last four characters, by which a person finds the key among others; none of one that they would give away."""
-    return f" …{key[-4:]}" if len(key) >= LONG_KEY else ""
+    return f" …{api_key[-4:]}" if len(api_key) >= LONG_API_KEY_LENGTH else ""

@@ -23,30 +23,30 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
 from core.ports.spec import Provider
-from core.predecessor.files import OldMember, OldOrganization, Place, write_members, write_organizations
+from core.predecessor.files import FilePosition, OldMember, OldOrganization, write_members, write_organizations
 
-_AT_ONCE = 500
-_NEVER = 2**62  # behind every event
-_HERE = Place("the database", 0, 0)
+_EXPORT_BATCH_SIZE = 500
+_AFTER_EVERY_EVENT = 2**62  # behind every event
+_DATABASE_POSITION = FilePosition("the database", 0, 0)
 
 
 @dataclass(slots=True)
-class Exported:
+class ExportCounts:
     organizations: int = 0
     members: int = 0
 
 
-def export_files(database: Database, organizations_path: Path, members_path: Path) -> Exported:
+def export_files(database: Database, organizations_path: Path, members_path: Path) -> ExportCounts:
     """Raises ``UnwritableFileError``."""
-    exported = Exported()
-    with _one_moment(database) as session:
-        write_organizations(organizations_path, _organizations(session, exported))
-        write_members(members_path, _lists(session, exported))
-    return exported
+    counts = ExportCounts()
+    with _snapshot(database) as session:
+        write_organizations(organizations_path, _read_organizations(session, counts))
+        write_members(members_path, _read_member_lists(session, counts))
+    return counts
 
 
 @contextmanager
-def _one_moment(database: Database) -> Iterator[Session]:
+def _snapshot(database: Database) -> Iterator[Session]:
     """What others write meanwhile is not seen. SQLite's readers see one moment anyway."""
     with database.read() as session:
         if not database.is_sqlite:
@@ -54,13 +54,13 @@ def _one_moment(database: Database) -> Iterator[Session]:
         yield session
 
 
-def _added_at() -> ColumnElement[int]:
+def _first_event_seq() -> ColumnElement[int]:
     """An organization's first event is the one that created it; one brought in without any comes last."""
     first = select(func.min(Event.seq)).where(Event.org_id == Organization.id).scalar_subquery()
-    return func.coalesce(first, _NEVER)
+    return func.coalesce(first, _AFTER_EVERY_EVENT)
 
 
-def _organizations(session: Session, exported: Exported) -> Iterator[OldOrganization]:
+def _read_organizations(session: Session, counts: ExportCounts) -> Iterator[OldOrganization]:
     rows = session.execute(
         select(
             Organization.id,
@@ -71,12 +71,12 @@ def _organizations(session: Session, exported: Exported) -> Iterator[OldOrganiza
             _customer_id("stripe"),
             Organization.status,
         )
-        .order_by(_added_at(), Organization.created_at, Organization.id)
-        .execution_options(yield_per=_AT_ONCE)
+        .order_by(_first_event_seq(), Organization.created_at, Organization.id)
+        .execution_options(yield_per=_EXPORT_BATCH_SIZE)
     )
     for row in rows:
-        exported.organizations += 1
-        yield OldOrganization(*row, place=_HERE)
+        counts.organizations += 1
+        yield OldOrganization(*row, position=_DATABASE_POSITION)
 
 
 def _customer_id(provider: Provider) -> ScalarSelect[str | None]:
@@ -87,35 +87,35 @@ def _customer_id(provider: Provider) -> ScalarSelect[str | None]:
     )
 
 
-def _lists(session: Session, exported: Exported) -> Iterator[tuple[str, list[OldMember]]]:
+def _read_member_lists(session: Session, counts: ExportCounts) -> Iterator[tuple[str, list[OldMember]]]:
     ids = session.scalars(
         select(Organization.id)
-        .order_by(_added_at(), Organization.created_at, Organization.id)
-        .execution_options(yield_per=_AT_ONCE)
+        .order_by(_first_event_seq(), Organization.created_at, Organization.id)
+        .execution_options(yield_per=_EXPORT_BATCH_SIZE)
     )
-    for part in ids.partitions(_AT_ONCE):
-        members = _members(session, list(part))
-        for org_id in part:
-            exported.members += len(members[org_id])
+    for batch in ids.partitions(_EXPORT_BATCH_SIZE):
+        members = _load_members(session, list(batch))
+        for org_id in batch:
+            counts.members += len(members[org_id])
             yield org_id, members[org_id]
 
 
-def _members(session: Session, org_ids: list[str]) -> dict[str, list[OldMember]]:
+def _load_members(session: Session, org_ids: list[str]) -> dict[str, list[OldMember]]:
     """In the order in which they were added last; the rows say who is a member, the events only since when."""
-    history = session.execute(
+    added_events = session.execute(
         select(Event.org_id, Event.data, Event.seq)
         .where(Event.org_id.in_(org_ids), Event.type == "membership.added")
         .order_by(Event.seq)
     )
-    added = {(org_id, data["user_id"]): seq for org_id, data, seq in history}
+    added_seqs = {(org_id, data["user_id"]): seq for org_id, data, seq in added_events}
     rows = session.execute(
         select(Membership.org_id, Membership.user_id, Membership.role, Membership.joined_at)
         .where(Membership.org_id.in_(org_ids))
         .order_by(Membership.joined_at, Membership.user_id)
     )
-    lists: dict[str, list[OldMember]] = {org_id: [] for org_id in org_ids}
+    members_by_org: dict[str, list[OldMember]] = {org_id: [] for org_id in org_ids}
     for row in rows:
-        lists[row.org_id].append(OldMember(*row, place=_HERE))
-    for members in lists.values():
-        members.sort(key=lambda member: added.get((member.org_id, member.user_id), _NEVER))
-    return lists
+        members_by_org[row.org_id].append(OldMember(*row, position=_DATABASE_POSITION))
+    for members in members_by_org.values():
+        members.sort(key=lambda member: added_seqs.get((member.org_id, member.user_id), _AFTER_EVERY_EVENT))
+    return members_by_org

@@ -15,36 +15,36 @@ from typing import Final
 from sqlalchemy import Row, insert, select, update
 
 from core.catalog.plans import Catalog
-from core.db.database import one_at_a_time
+from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import EventData
-from core.db.models.organizations import STATUSES, Organization
-from core.events.event_types import Change
-from core.inbox.service_events import about
+from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
+from core.events.event_types import ChangeContext
+from core.inbox.service_events import subject_lock_key
 from core.organizations.links import new_link
-from core.organizations.validation import ID_PATTERN, NAME_LIMIT, name_key
+from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH, ORGANIZATION_ID_PATTERN, name_key
 from core.ports.spec import PROVIDERS, Provider
-from core.predecessor.files import Finding, OldOrganization, read_organizations
+from core.predecessor.files import FileFinding, OldOrganization, read_organizations
 from core.predecessor.published_events import record_published
-from core.predecessor.report import Chunk
+from core.predecessor.report import ChunkResult
 
-ID_LIMIT: Final = 255
-PLAN_LIMIT: Final = 200
-FIELD_OF: Final[dict[Provider, str]] = {"stripe": "stripe_customer_id", "lago": "lago_customer_id"}
+MAX_CUSTOMER_ID_LENGTH: Final = 255
+MAX_PLAN_TIER_LENGTH: Final = 200
+CUSTOMER_ID_FIELDS: Final[dict[Provider, str]] = {"stripe": "stripe_customer_id", "lago": "lago_customer_id"}
 
-CustomerId = tuple[Provider, str]
+ImportedCustomerId = tuple[Provider, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class ReviewReason:
     """Why a link waits for a person; the sentence says what that person can do."""
 
     code: str
-    sentence: str
+    message: str
 
 
 @dataclass(slots=True)
-class Wanted:
+class ImportedOrganization:
     """What one record of the file becomes, were it not here yet."""
 
     old: OldOrganization
@@ -53,32 +53,34 @@ class Wanted:
     plan_tier: str
     status: str
     customer_ids: dict[Provider, str]
-    holds: dict[Provider, list[Hold]] = field(default_factory=lambda: {provider: [] for provider in PROVIDERS})
-    findings: list[Finding] = field(default_factory=list)
+    review_reasons: dict[Provider, list[ReviewReason]] = field(
+        default_factory=lambda: {provider: [] for provider in PROVIDERS}
+    )
+    findings: list[FileFinding] = field(default_factory=list)
 
     @property
     def id(self) -> str:
         return self.old.id
 
-    def repair(self, reason: str) -> None:
-        self.findings.append(Finding("repair", reason, self.old.place, self.id))
+    def record_repair(self, reason: str) -> None:
+        self.findings.append(FileFinding("repair", reason, self.old.position, self.id))
 
-    def lose(self, reason: str) -> None:
-        self.findings.append(Finding("loss", reason, self.old.place, self.id))
+    def record_loss(self, reason: str) -> None:
+        self.findings.append(FileFinding("loss", reason, self.old.position, self.id))
 
-    def hold(self, code: str, sentence: str, providers: Iterable[Provider] = PROVIDERS) -> None:
+    def require_review(self, code: str, message: str, providers: Iterable[Provider] = PROVIDERS) -> None:
         for provider in providers:
-            self.holds[provider].append(Hold(code, sentence))
+            self.review_reasons[provider].append(ReviewReason(code, message))
 
 
 @dataclass(slots=True)
-class Here:
+class ExistingState:
     """What the database holds of those in this part, and who has their names and billing ids."""
 
     organizations: dict[str, Row[str, str, str, str, datetime]]
     customer_ids: dict[tuple[str, str], str | None]
-    owners: dict[tuple[str, str], str]
-    names: dict[str, str]
+    customer_id_owners: dict[tuple[str, str], str]
+    name_owners: dict[str, str]
 
 
 class OrganizationImport:
@@ -87,107 +89,119 @@ class OrganizationImport:
     All of it is due since ``began``, so that a change from the midst of a long import came due after every part of it.
     """
 
-    def __init__(self, catalog: Catalog, in_doubt: frozenset[CustomerId], began: datetime) -> None:
+    def __init__(self, catalog: Catalog, conflicting_ids: frozenset[ImportedCustomerId], started_at: datetime) -> None:
         self._catalog = catalog
-        self._in_doubt = in_doubt
-        self._began = began
+        self._conflicting_ids = conflicting_ids
+        self._started_at = started_at
 
-    def run(self, change: Change, olds: list[OldOrganization]) -> Chunk:
-        chunk = Chunk()
-        wanted = [self._wanted(old) for old in olds if _is_usable(old, chunk)]
-        here = _here(change, wanted)
-        new: list[Wanted] = []
+    def import_chunk(self, change: ChangeContext, old_organizations: list[OldOrganization]) -> ChunkResult:
+        result = ChunkResult()
+        imported = [self._to_imported(old) for old in old_organizations if _is_usable(old, result)]
+        existing = _existing_state(change, imported)
+        new: list[ImportedOrganization] = []
         contested: dict[tuple[str, Provider], tuple[str, str]] = {}
-        for each in wanted:
-            _share_name(each, here)
-            if each.id in here.organizations:
-                _compare(each, here, chunk)
+        for each in imported:
+            _resolve_shared_name(each, existing)
+            if each.id in existing.organizations:
+                _record_differences(each, existing, result)
             else:
-                contested |= self._claim_ids(each, here)
+                contested |= self._assign_customer_ids(each, existing)
                 new.append(each)
-            chunk.findings += each.findings
+            result.findings += each.findings
         if new:
-            _insert(change, new, self._began)
-        for (owner, provider), (customer_id, claimant) in contested.items():
-            sentence = _twice(owner, provider, customer_id, claimant, _if_it_is_right(owner))
-            _hold_owner(change, owner, provider, sentence)
-        chunk.counted.new = len(new)
-        chunk.counted.unchanged = len(wanted) - len(new)
-        return chunk
+            _insert(change, new, self._started_at)
+        for (owner, provider), (customer_id, other_id) in contested.items():
+            message = _duplicate_id_message(owner, provider, customer_id, other_id, _advice_if_correct(owner))
+            _put_owner_on_hold(change, owner, provider, message)
+        result.counts.new = len(new)
+        result.counts.unchanged = len(imported) - len(new)
+        return result
 
-    def _wanted(self, old: OldOrganization) -> Wanted:
-        name = old.name[:NAME_LIMIT] if old.name.strip() else old.id
-        wanted = Wanted(old, name, name_key(name), old.plan_tier[:PLAN_LIMIT], old.status, _customer_ids(old))
+    def _to_imported(self, old: OldOrganization) -> ImportedOrganization:
+        name = old.name[:MAX_ORGANIZATION_NAME_LENGTH] if old.name.strip() else old.id
+        imported = ImportedOrganization(
+            old, name, name_key(name), old.plan_tier[:MAX_PLAN_TIER_LENGTH], old.status, _customer_ids(old)
+        )
         if not old.name.strip():
-            wanted.repair("its id stands in the place of the empty name; billing waits until it has one")
-            wanted.hold(
+            imported.record_repair("its id stands in the place of the empty name; billing waits until it has one")
+            imported.require_review(
                 "empty_name", f"the old store held no name for it: rename it, then `billing-sync retry {old.id}`"
             )
         elif name != old.name:
-            wanted.repair(f"only the first {NAME_LIMIT} characters of the name were kept")
+            imported.record_repair(f"only the first {MAX_ORGANIZATION_NAME_LENGTH} characters of the name were kept")
         if old.created_at is None:
-            wanted.repair("the time of the import stands for created_at")
-        if old.status not in STATUSES:
-            wanted.status = "suspended"
-            wanted.repair(
-                f"the unknown status {_short(old.status)} was read as suspended; billing waits for a decision"
+            imported.record_repair("the time of the import stands for created_at")
+        if old.status not in ORGANIZATION_STATUSES:
+            imported.status = "suspended"
+            imported.record_repair(
+                f"the unknown status {_quote(old.status)} was read as suspended; billing waits for a decision"
             )
-            wanted.hold(
+            imported.require_review(
                 "unknown_status",
-                f"the old store held the unknown status {_short(old.status)}: set its status to one of "
-                f"{', '.join(STATUSES)}, then `billing-sync retry {old.id}`",
+                f"the old store held the unknown status {_quote(old.status)}: set its status to one of "
+                f"{', '.join(ORGANIZATION_STATUSES)}, then `billing-sync retry {old.id}`",
             )
-        self._judge_plan(wanted)
-        return wanted
+        self._check_plan(imported)
+        return imported
 
-    def _judge_plan(self, wanted: Wanted) -> None:
-        plan = wanted.old.plan_tier
-        if len(plan) > PLAN_LIMIT:
-            wanted.lose(f"plan_tier is {len(plan)} characters long: only the first {PLAN_LIMIT} were kept")
+    def _check_plan(self, imported: ImportedOrganization) -> None:
+        plan = imported.old.plan_tier
+        if len(plan) > MAX_PLAN_TIER_LENGTH:
+            imported.record_loss(
+                f"plan_tier is {len(plan)} characters long: only the first {MAX_PLAN_TIER_LENGTH} were kept"
+            )
         if plan in self._catalog.plans:
             return
-        kept = f"the unknown plan {_short(plan)} was kept as written"
-        if wanted.status == "deleted":
-            wanted.repair(kept)
+        reason = f"the unknown plan {_quote(plan)} was kept as written"
+        if imported.status == "deleted":
+            imported.record_repair(reason)
         else:
-            wanted.repair(f"{kept}; billing waits until it gets a plan of the catalog")
+            imported.record_repair(f"{reason}; billing waits until it gets a plan of the catalog")
 
-    def _claim_ids(self, wanted: Wanted, here: Here) -> dict[tuple[str, Provider], tuple[str, str]]:
+    def _assign_customer_ids(
+        self, imported: ImportedOrganization, existing: ExistingState
+    ) -> dict[tuple[str, Provider], tuple[str, str]]:
         """Take the ids that are free; returns the links that lose their claim's certainty to this organization."""
         contested: dict[tuple[str, Provider], tuple[str, str]] = {}
-        for provider, customer_id in list(wanted.customer_ids.items()):
-            if len(customer_id) <= ID_LIMIT:
-                here.owners.setdefault((provider, customer_id), wanted.id)
-            loss = _why_lost(wanted.id, provider, customer_id, here)
-            owner = here.owners.get((provider, customer_id), wanted.id)
+        for provider, customer_id in list(imported.customer_ids.items()):
+            if len(customer_id) <= MAX_CUSTOMER_ID_LENGTH:
+                existing.customer_id_owners.setdefault((provider, customer_id), imported.id)
+            loss = _loss_reason(imported.id, provider, customer_id, existing)
+            owner = existing.customer_id_owners.get((provider, customer_id), imported.id)
             if loss is not None:
-                wanted.lose(loss)
-                del wanted.customer_ids[provider]
-            if owner != wanted.id:
-                contested[owner, provider] = customer_id, wanted.id
-                sentence = _twice(wanted.id, provider, customer_id, owner, _if_it_has_one(wanted.id))
-                wanted.hold("billing_id_twice", sentence, [provider])
+                imported.record_loss(loss)
+                del imported.customer_ids[provider]
+            if owner != imported.id:
+                contested[owner, provider] = customer_id, imported.id
+                message = _duplicate_id_message(
+                    imported.id, provider, customer_id, owner, _advice_to_set_id(imported.id)
+                )
+                imported.require_review("customer_id_in_use", message, [provider])
             elif loss is not None:
-                wanted.hold("billing_id_lost", f"{loss}: {_if_it_has_one(wanted.id)}", [provider])
-            elif (provider, customer_id) in self._in_doubt:
+                imported.require_review(
+                    "customer_id_not_imported", f"{loss}: {_advice_to_set_id(imported.id)}", [provider]
+                )
+            elif (provider, customer_id) in self._conflicting_ids:
                 other = "another organization of the imported file"
-                sentence = _twice(wanted.id, provider, customer_id, other, _if_it_is_right(wanted.id))
-                wanted.hold("billing_id_twice", sentence, [provider])
+                message = _duplicate_id_message(
+                    imported.id, provider, customer_id, other, _advice_if_correct(imported.id)
+                )
+                imported.require_review("customer_id_in_use", message, [provider])
         return contested
 
 
-def ids_in_doubt(path: Path) -> frozenset[CustomerId]:
+def find_conflicting_ids(path: Path) -> frozenset[ImportedCustomerId]:
     """Billing ids that more than one organization of the file carries."""
-    seen: set[int] = set()
-    twice: set[CustomerId] = set()
+    seen_hashes: set[int] = set()
+    conflicting: set[ImportedCustomerId] = set()
     for item in read_organizations(path):
         if isinstance(item, OldOrganization):
             for customer in _customer_ids(item).items():
-                mark = hash(customer)
-                if mark in seen:
-                    twice.add(customer)
-                seen.add(mark)
-    return frozenset(twice)
+                customer_hash = hash(customer)
+                if customer_hash in seen_hashes:
+                    conflicting.add(customer)
+                seen_hashes.add(customer_hash)
+    return frozenset(conflicting)
 
 
 def _customer_ids(old: OldOrganization) -> dict[Provider, str]:
@@ -195,149 +209,160 @@ def _customer_ids(old: OldOrganization) -> dict[Provider, str]:
     return {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
 
 
-def _is_usable(old: OldOrganization, chunk: Chunk) -> bool:
-    if ID_PATTERN.fullmatch(old.id):
+def _is_usable(old: OldOrganization, result: ChunkResult) -> bool:
+    if ORGANIZATION_ID_PATTERN.fullmatch(old.id):
         return True
     reason = "no usable record: its id has more than 60 characters behind 'org_'"
-    chunk.findings.append(Finding("loss", reason, old.place, old.id))
-    chunk.counted.refused += 1
+    result.findings.append(FileFinding("loss", reason, old.position, old.id))
+    result.counts.rejected += 1
     return False
 
 
-def _here(change: Change, wanted: list[Wanted]) -> Here:
+def _existing_state(change: ChangeContext, imported: list[ImportedOrganization]) -> ExistingState:
     session = change.session
-    ids = [each.id for each in wanted]
-    claimed = {customer_id for each in wanted for customer_id in each.customer_ids.values()}
+    ids = [each.id for each in imported]
+    imported_ids = {customer_id for each in imported for customer_id in each.customer_ids.values()}
     rows = session.execute(
         select(
             Organization.id, Organization.name, Organization.plan_tier, Organization.status, Organization.created_at
         ).where(Organization.id.in_(ids))
     ).all()
     links = select(BillingLink.org_id, BillingLink.provider, BillingLink.customer_id)
-    ours = session.execute(links.where(BillingLink.org_id.in_([row.id for row in rows])))
-    theirs = session.execute(links.where(BillingLink.provider.in_(PROVIDERS), BillingLink.customer_id.in_(claimed)))
+    own_links = session.execute(links.where(BillingLink.org_id.in_([row.id for row in rows])))
+    owner_links = session.execute(
+        links.where(BillingLink.provider.in_(PROVIDERS), BillingLink.customer_id.in_(imported_ids))
+    )
     names = session.execute(
         select(Organization.name_key, Organization.id).where(
-            Organization.name_key.in_({each.name_key for each in wanted}), Organization.status != "deleted"
+            Organization.name_key.in_({each.name_key for each in imported}), Organization.status != "deleted"
         )
     )
-    return Here(
+    return ExistingState(
         {row.id: row for row in rows},
-        {(org_id, provider): customer_id for org_id, provider, customer_id in ours},
-        {(provider, customer_id): org_id for org_id, provider, customer_id in theirs if customer_id is not None},
+        {(org_id, provider): customer_id for org_id, provider, customer_id in own_links},
+        {(provider, customer_id): org_id for org_id, provider, customer_id in owner_links if customer_id is not None},
         {row.name_key: row.id for row in names},
     )
 
 
-def _share_name(wanted: Wanted, here: Here) -> None:
+def _resolve_shared_name(imported: ImportedOrganization, existing: ExistingState) -> None:
     """Two live organizations of one name: the second is found under a key that no name can have."""
-    ours = here.organizations.get(wanted.id)
-    if wanted.status == "deleted" or (ours is not None and (ours.name != wanted.name or ours.status == "deleted")):
+    current = existing.organizations.get(imported.id)
+    if imported.status == "deleted" or (
+        current is not None and (current.name != imported.name or current.status == "deleted")
+    ):
         return
-    owner = here.names.setdefault(wanted.name_key, wanted.id)
-    if owner != wanted.id:
-        wanted.repair(f"its name is that of {owner} as well: both were kept under it, {owner} and {wanted.id}")
+    owner = existing.name_owners.setdefault(imported.name_key, imported.id)
+    if owner != imported.id:
+        imported.record_repair(
+            f"its name is that of {owner} as well: both were kept under it, {owner} and {imported.id}"
+        )
         # name_key() strips, so no name that anybody may choose has a key that ends in a blank.
-        wanted.name_key = f"{wanted.name_key} {wanted.id} "
+        imported.name_key = f"{imported.name_key} {imported.id} "
 
 
-def _compare(wanted: Wanted, here: Here, chunk: Chunk) -> None:
+def _record_differences(imported: ImportedOrganization, existing: ExistingState, result: ChunkResult) -> None:
     """It is here already and stays as it is; what people have changed since is named."""
-    ours = here.organizations[wanted.id]
-    differs = [name for name in ("name", "plan_tier", "status") if getattr(ours, name) != getattr(wanted, name)]
-    if wanted.old.created_at not in {None, ours.created_at}:
+    current = existing.organizations[imported.id]
+    differs = [name for name in ("name", "plan_tier", "status") if getattr(current, name) != getattr(imported, name)]
+    if imported.old.created_at not in {None, current.created_at}:
         differs.append("created_at")
-    for provider, customer_id in wanted.customer_ids.items():
-        has = here.customer_ids.get((wanted.id, provider))
-        loss = _why_lost(wanted.id, provider, customer_id, here)
-        if has is None and loss is not None:
-            wanted.lose(loss)  # nobody has decided since the import that brought it
-        elif has != customer_id:
-            differs.append(FIELD_OF[provider])
+    for provider, customer_id in imported.customer_ids.items():
+        current_id = existing.customer_ids.get((imported.id, provider))
+        loss = _loss_reason(imported.id, provider, customer_id, existing)
+        if current_id is None and loss is not None:
+            imported.record_loss(loss)  # nobody has decided since the import that brought it
+        elif current_id != customer_id:
+            differs.append(CUSTOMER_ID_FIELDS[provider])
     if differs:
         reason = f"kept ours: {', '.join(differs)} changed here since"
-        chunk.kept_ours.append(Finding("repair", reason, wanted.old.place, wanted.id))
+        result.conflicts.append(FileFinding("repair", reason, imported.old.position, imported.id))
 
 
-def _why_lost(org_id: str, provider: Provider, customer_id: str, here: Here) -> str | None:
-    name = FIELD_OF[provider]
-    if len(customer_id) > ID_LIMIT:
-        return f"{name} is {len(customer_id)} characters long, more than {ID_LIMIT}: left out, billing waits"
-    owner = here.owners.get((provider, customer_id), org_id)
+def _loss_reason(org_id: str, provider: Provider, customer_id: str, existing: ExistingState) -> str | None:
+    name = CUSTOMER_ID_FIELDS[provider]
+    if len(customer_id) > MAX_CUSTOMER_ID_LENGTH:
+        return (
+            f"{name} is {len(customer_id)} characters long, more than {MAX_CUSTOMER_ID_LENGTH}: left out, billing waits"
+        )
+    owner = existing.customer_id_owners.get((provider, customer_id), org_id)
     if owner == org_id:
         return None
     return (
-        f"{name} {_short(customer_id)} stands on {owner} as well: {owner} keeps it and {org_id} gets none; "
+        f"{name} {_quote(customer_id)} stands on {owner} as well: {owner} keeps it and {org_id} gets none; "
         "billing of both waits for a decision"
     )
 
 
-def _twice(org_id: str, provider: Provider, customer_id: str, other: str, way_out: str) -> str:
-    return f"{FIELD_OF[provider]} {_short(customer_id)} stands on {other} as well as on {org_id}: {way_out}"
+def _duplicate_id_message(org_id: str, provider: Provider, customer_id: str, other: str, advice: str) -> str:
+    return f"{CUSTOMER_ID_FIELDS[provider]} {_quote(customer_id)} stands on {other} as well as on {org_id}: {advice}"
 
 
-def _if_it_is_right(org_id: str) -> str:
-    return f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync ids`"
-
-
-def _if_it_has_one(org_id: str) -> str:
+def _advice_if_correct(org_id: str) -> str:
     return (
-        f"give it its own with `billing-sync ids`, or if it has none, `billing-sync retry {org_id}` "
+        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync "
+        "set-customer-id`"
+    )
+
+
+def _advice_to_set_id(org_id: str) -> str:
+    return (
+        f"give it its own with `billing-sync set-customer-id`, or if it has none, `billing-sync retry {org_id}` "
         "makes a new customer"
     )
 
 
-def _insert(change: Change, new: list[Wanted], due_since: datetime) -> None:
+def _insert(change: ChangeContext, new: list[ImportedOrganization], due_since: datetime) -> None:
     # A message about one of them is judged either before, and waits to be taken, or after, and finds it.
-    one_at_a_time(change.session, *(about(each.id) for each in new))
+    acquire_advisory_locks(change.session, *(subject_lock_key(each.id) for each in new))
     connection = change.session.connection()
     connection.execute(insert(Organization), [_organization_row(each, change.now) for each in new])
     connection.execute(insert(BillingLink), [row for each in new for row in _link_rows(each, change.now, due_since)])
-    facts: Iterator[tuple[str, EventData]] = ((each.id, {"plan_tier": each.plan_tier}) for each in new)
-    record_published(change, "organization.created", facts)
+    events: Iterator[tuple[str, EventData]] = ((each.id, {"plan_tier": each.plan_tier}) for each in new)
+    record_published(change, "organization.created", events)
 
 
-def _organization_row(wanted: Wanted, now: datetime) -> dict[str, object]:
-    created_at = wanted.old.created_at or now
+def _organization_row(imported: ImportedOrganization, now: datetime) -> dict[str, object]:
+    created_at = imported.old.created_at or now
     return {
-        "id": wanted.id,
-        "name": wanted.name,
-        "name_key": wanted.name_key,
-        "plan_tier": wanted.plan_tier,
-        "status": wanted.status,
+        "id": imported.id,
+        "name": imported.name,
+        "name_key": imported.name_key,
+        "plan_tier": imported.plan_tier,
+        "status": imported.status,
         "created_at": created_at,
         "updated_at": now,
-        "billing_version": 1,
+        "version": 1,
     }
 
 
-def _link_rows(wanted: Wanted, now: datetime, due_since: datetime) -> Iterator[dict[str, object]]:
+def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetime) -> Iterator[dict[str, object]]:
     for provider in PROVIDERS:
-        link = new_link(wanted.id, provider, now)
-        holds = wanted.holds[provider]
+        link = new_link(imported.id, provider, now)
+        reasons = imported.review_reasons[provider]
         yield link | {
-            "customer_id": wanted.customer_ids.get(provider),
-            "applied_version": link["wanted_version"] if wanted.status == "deleted" else 0,
-            "sweep_at": due_since,
-            "state": "held" if holds else "open",
-            "error_kind": "import" if holds else None,
-            "error_code": holds[0].code if holds else None,
-            "error_message": "; ".join(hold.sentence for hold in holds) or None,
-            "error_at": now if holds else None,
+            "customer_id": imported.customer_ids.get(provider),
+            "applied_version": link["desired_version"] if imported.status == "deleted" else 0,
+            "next_sweep_at": due_since,
+            "state": "on_hold" if reasons else "active",
+            "error_kind": "import" if reasons else None,
+            "error_code": reasons[0].code if reasons else None,
+            "error_message": "; ".join(hold.message for hold in reasons) or None,
+            "error_at": now if reasons else None,
         }
 
 
-def _hold_owner(change: Change, owner: str, provider: Provider, sentence: str) -> None:
+def _put_owner_on_hold(change: ChangeContext, owner: str, provider: Provider, message: str) -> None:
     """A worker that has its turn at this link loses it: it was started in the belief that the id is right."""
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == owner, BillingLink.provider == provider)
         .values(
-            state="held",
+            state="on_hold",
             generation=BillingLink.generation + 1,
             error_kind="import",
-            error_code="billing_id_twice",
-            error_message=sentence,
+            error_code="customer_id_in_use",
+            error_message=message,
             error_request_id=None,
             error_at=change.now,
         )
@@ -345,6 +370,6 @@ def _hold_owner(change: Change, owner: str, provider: Provider, sentence: str) -
     )
 
 
-def _short(value: str) -> str:
+def _quote(value: str) -> str:
     """A value of the file as it may stand in a sentence, which does not let the file decide how long it gets."""
     return repr(value if len(value) <= 60 else f"{value[:60]}…")  # noqa: PLR2004 - what fits on a line

@@ -28,20 +28,20 @@ from sqlalchemy.exc import IntegrityError
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.db.database import Database
-from core.events.event_types import Cause, Change
+from core.events.event_types import Cause, ChangeContext
 from core.inbox import service_events
-from core.predecessor.files import Finding, OldMember, OldOrganization, OnBytes, read_members, read_organizations
+from core.predecessor.files import FileFinding, OldMember, OldOrganization, OnBytes, read_members, read_organizations
 from core.predecessor.import_members import MemberImport
-from core.predecessor.import_organizations import OrganizationImport, ids_in_doubt
-from core.predecessor.report import Chunk, Counted, OnFinding, Report
+from core.predecessor.import_organizations import OrganizationImport, find_conflicting_ids
+from core.predecessor.report import ChunkResult, ImportCounts, ImportReport, OnFinding
 
-ORGANIZATIONS_AT_ONCE = 500
-MEMBERS_AT_ONCE = 10_000
-BY_IMPORT = Cause(source="import")
-_TRIES = 5
+ORGANIZATIONS_PER_CHUNK = 500
+MEMBERS_PER_CHUNK = 10_000
+IMPORT_CAUSE = Cause(source="import")
+_MAX_CHUNK_ATTEMPTS = 5
 
-Record = TypeVar("Record", OldOrganization, OldMember)
-Run: TypeAlias = Callable[[Change, list[Record]], Chunk]
+ImportedRecordT = TypeVar("ImportedRecordT", OldOrganization, OldMember)
+ImportChunk: TypeAlias = Callable[[ChangeContext, list[ImportedRecordT]], ChunkResult]
 
 
 class ImportInterruptedError(Exception):
@@ -57,52 +57,58 @@ def import_files(  # noqa: PLR0913 - where from, where to, and two who listen
     *,
     on_bytes: OnBytes | None = None,
     on_finding: OnFinding | None = None,
-) -> Report:
+) -> ImportReport:
     """``on_bytes`` hears the bytes read as they add up to the size of both files; ``on_finding`` each finding in turn.
 
     Raises ``UnreadableFileError`` before anything is written if it can, and ``ImportInterruptedError``.
     """
-    report = Report(on_finding=on_finding)
+    report = ImportReport(on_finding=on_finding)
     organizations = read_organizations(organizations_path, on_bytes)
     members = read_members(members_path, on_bytes)
-    writer = _Writer(database, clock, report)
-    bringing = OrganizationImport(catalog, ids_in_doubt(organizations_path), clock())
-    writer.write(organizations, ORGANIZATIONS_AT_ONCE, bringing.run, report.organizations)
-    writer.write(members, MEMBERS_AT_ONCE, MemberImport().run, report.members)
-    service_events.take_those_that_waited(database, catalog, clock)
+    writer = _ChunkWriter(database, clock, report)
+    organization_import = OrganizationImport(catalog, find_conflicting_ids(organizations_path), clock())
+    writer.write(organizations, ORGANIZATIONS_PER_CHUNK, organization_import.import_chunk, report.organizations)
+    writer.write(members, MEMBERS_PER_CHUNK, MemberImport().import_chunk, report.members)
+    service_events.apply_waiting(database, catalog, clock)
     return report
 
 
 @dataclass(frozen=True, slots=True)
-class _Writer:
+class _ChunkWriter:
     """Records in, part by part; the report hears of a part once it is committed."""
 
     database: Database
     clock: Clock
-    report: Report
+    report: ImportReport
 
-    def write(self, items: Iterator[Record | Finding], size: int, run: Run[Record], counted: Counted) -> None:
-        records = self._records(items)
-        while part := list(islice(records, size)):
-            self.report.take(self._committed(part, run), counted)
+    def write(
+        self,
+        records_and_findings: Iterator[ImportedRecordT | FileFinding],
+        chunk_size: int,
+        import_chunk: ImportChunk[ImportedRecordT],
+        counts: ImportCounts,
+    ) -> None:
+        records = self._records(records_and_findings)
+        while chunk := list(islice(records, chunk_size)):
+            self.report.add_chunk(self._commit_chunk(chunk, import_chunk), counts)
 
-    def _records(self, items: Iterator[Record | Finding]) -> Iterator[Record]:
+    def _records(self, items: Iterator[ImportedRecordT | FileFinding]) -> Iterator[ImportedRecordT]:
         for item in items:
-            if isinstance(item, Finding):
-                self.report.add(item)
+            if isinstance(item, FileFinding):
+                self.report.add_finding(item)
             else:
                 yield item
 
-    def _committed(self, part: list[Record], run: Run[Record]) -> Chunk:
+    def _commit_chunk(self, chunk: list[ImportedRecordT], import_chunk: ImportChunk[ImportedRecordT]) -> ChunkResult:
         """Others may create the same organization or member meanwhile: then this part is looked at anew."""
-        for _ in range(_TRIES):
+        for _ in range(_MAX_CHUNK_ATTEMPTS):
             try:
                 with self.database.write() as session:
-                    return run(Change(session, self.clock(), BY_IMPORT), part)
+                    return import_chunk(ChangeContext(session, self.clock(), IMPORT_CAUSE), chunk)
             except IntegrityError:
                 continue
         message = (
-            f"others keep changing the same records (around {part[0].place}): "
+            f"others keep changing the same records (around {chunk[0].position}): "
             "run the import again when it is quieter; it goes on where it stopped"
         )
         raise ImportInterruptedError(message)

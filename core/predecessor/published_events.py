@@ -15,10 +15,10 @@ from uuid import UUID
 from sqlalchemy import insert
 
 from core.db.models.events import Event, EventData
-from core.events.event_types import Change, EventType
+from core.events.event_types import ChangeContext, EventType
 
 
-def record_published(change: Change, event_type: EventType, facts: Iterable[tuple[str, EventData]]) -> None:
+def record_published(change: ChangeContext, event_type: EventType, events: Iterable[tuple[str, EventData]]) -> None:
     """One event for each pair of an organization's id and the event's data, in this order."""
     rows = [
         {
@@ -32,12 +32,12 @@ def record_published(change: Change, event_type: EventType, facts: Iterable[tupl
             "occurred_at": change.now,
             "published_at": change.now,
         }
-        for event_id, (org_id, data) in zip(_ids(change.now), facts, strict=False)
+        for event_id, (org_id, data) in zip(_ordered_event_ids(change.now), events, strict=False)
     ]
     change.session.connection().execute(insert(Event), rows)
 
 
-def _ids(now: datetime) -> Iterator[str]:
+def _ordered_event_ids(now: datetime) -> Iterator[str]:
     """UUIDs of version 7, each above the last: a million random ones would touch every page of their index."""
     first = UUID(
         int=int(now.timestamp() * 1000) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(61)

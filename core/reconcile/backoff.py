@@ -14,32 +14,32 @@ from core.ports.errors import (
 )
 
 # After a round with calls: what changes within it is taken along by one more, so a burst costs two rounds.
-REST = timedelta(seconds=2)
+LINK_COOLDOWN = timedelta(seconds=2)
 # After one whose organization moved on while it ran: a burst is under way, and its end is waited for a little longer.
-BURST_REST = timedelta(seconds=5)
+BURST_COOLDOWN = timedelta(seconds=5)
 
 # Seconds. A wait that is longer is the row's and the sweep's: on Redis a message with a countdown lies in a worker's
 # memory until then, so what one holds is what it can handle within so many seconds. Long enough for a rest, a place in
 # a quota's line and the first retries; short of a wait for a payer or for a person's new key.
-LONGEST_RETRY = 15.0
-LONGEST_WAIT = 900.0  # seconds
-MISCONFIGURED_WAIT = 60.0  # seconds; every organization fails alike until a person has changed a setting
+MAX_QUEUE_DELAY_SECONDS = 15.0
+MAX_BACKOFF_SECONDS = 900.0  # seconds
+MISCONFIGURED_BACKOFF_SECONDS = 60.0  # seconds; every organization fails alike until a person has changed a setting
 # Seconds; doubled by each. What one object may see Stripe counts by the minute, the hour and the day (stripe.md 3).
-OBJECT_WAIT = 60.0
+OBJECT_THROTTLE_BACKOFF_SECONDS = 60.0
 
 Jitter = Callable[[float, float], float]
 
 
-def delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform) -> float:
+def retry_delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform) -> float:
     """Seconds to wait: the biller's wish if it named one, else full jitter over 2, 4, 8 … up to ``LONGEST_WAIT``."""
-    ceiling = min(LONGEST_WAIT, 2.0 ** min(attempts, 16))
+    ceiling = min(MAX_BACKOFF_SECONDS, 2.0 ** min(attempts, 16))
     wait = max(0.2, jitter(0.0, ceiling))
     match error:
         case ObjectThrottledError():
-            doubled = OBJECT_WAIT * 2.0 ** min(max(attempts - 1, 0), 16)
-            return min(LONGEST_WAIT, max(doubled, error.retry_after or 0.0))
-        case ThrottledError(retry_after=float() | int() as wish):
-            return min(LONGEST_WAIT, wish + jitter(0.0, 1.0))
+            doubled = OBJECT_THROTTLE_BACKOFF_SECONDS * 2.0 ** min(max(attempts - 1, 0), 16)
+            return min(MAX_BACKOFF_SECONDS, max(doubled, error.retry_after or 0.0))
+        case ThrottledError(retry_after=float() | int() as retry_after):
+            return min(MAX_BACKOFF_SECONDS, retry_after + jitter(0.0, 1.0))
         case MisconfiguredError():
-            return max(MISCONFIGURED_WAIT, wait)
+            return max(MISCONFIGURED_BACKOFF_SECONDS, wait)
     return wait

@@ -12,33 +12,33 @@ from sqlalchemy import UnaryExpression, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db.database import Database
-from core.db.models.billing_links import LINK_IS_OPEN_AND_BEHIND, BillingLink
+from core.db.models.billing_links import LINK_IS_ACTIVE_AND_BEHIND, BillingLink
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.ports.spec import Provider
-from core.reconcile.commands import look_again
+from core.reconcile.commands import invalidate_plans
 
 # Longer than what a sweep hands over takes at the biller's quota, with room for a turn and a place in line.
-HANDED_OVER = timedelta(seconds=30)
+REDISPATCH_LINK_AFTER = timedelta(seconds=30)
 # Lago's billing job runs every hour (lago.md 5.1); until it has run, the downgrade has not come.
-ASK_AGAIN = timedelta(hours=1)
+DOWNGRADE_RECHECK_INTERVAL = timedelta(hours=1)
 # One of so many that are handed over: an import fills the line for hours; a change of today must not stand behind it.
-ONE_OF_THE_LATEST_IN = 4
+NEWEST_SHARE_DIVISOR = 4
 
 
-def links(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
+def dispatch(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
     """Organizations, up to ``limit``, whose link is behind and whose time has come: those that have been due longest,
     and then, where there are more, at least one and up to a quarter that came due last.
     """
-    latest = max(1, limit // ONE_OF_THE_LATEST_IN) if limit > 1 else 0
-    oldest = _taken(session, provider, BillingLink.sweep_at.asc(), limit - latest, now)
-    if len(oldest) < limit - latest:
+    newest_limit = max(1, limit // NEWEST_SHARE_DIVISOR) if limit > 1 else 0
+    oldest = _dispatch_in_order(session, provider, BillingLink.next_sweep_at.asc(), limit - newest_limit, now)
+    if len(oldest) < limit - newest_limit:
         return oldest
-    return oldest + _taken(session, provider, BillingLink.sweep_at.desc(), latest, now)
+    return oldest + _dispatch_in_order(session, provider, BillingLink.next_sweep_at.desc(), newest_limit, now)
 
 
-def _taken(
+def _dispatch_in_order(
     session: Session, provider: Provider, order: UnaryExpression[datetime], limit: int, now: datetime
 ) -> list[str]:
     if not limit:
@@ -47,8 +47,8 @@ def _taken(
         select(BillingLink.org_id)
         .where(
             BillingLink.provider == provider,
-            text(LINK_IS_OPEN_AND_BEHIND),
-            BillingLink.sweep_at <= now,
+            text(LINK_IS_ACTIVE_AND_BEHIND),
+            BillingLink.next_sweep_at <= now,
             or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
         )
         .order_by(order)
@@ -61,28 +61,28 @@ def _taken(
     session.execute(
         update(BillingLink)
         .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))
-        .values(sweep_at=now + HANDED_OVER)
+        .values(next_sweep_at=now + REDISPATCH_LINK_AFTER)
         .execution_options(synchronize_session=False)
     )
     return org_ids
 
 
-def in_hand(session: Session, provider: Provider, most: int, now: datetime) -> int:
+def count_in_flight(session: Session, provider: Provider, limit: int, now: datetime) -> int:
     """Links that are behind and on their way: a message, a turn or a short wait has them. Counted up to ``most``."""
-    on_their_way = (
+    in_flight = (
         select(BillingLink.org_id)
         .where(
             BillingLink.provider == provider,
-            text(LINK_IS_OPEN_AND_BEHIND),
-            BillingLink.sweep_at > now,
-            BillingLink.sweep_at <= now + HANDED_OVER,
+            text(LINK_IS_ACTIVE_AND_BEHIND),
+            BillingLink.next_sweep_at > now,
+            BillingLink.next_sweep_at <= now + REDISPATCH_LINK_AFTER,
         )
-        .limit(most)
+        .limit(limit)
     )
-    return session.scalar(select(func.count()).select_from(on_their_way.subquery())) or 0
+    return session.scalar(select(func.count()).select_from(in_flight.subquery())) or 0
 
 
-def downgrades(database: Database, limit: int, now: datetime) -> int:
+def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int:
     """Have the billers asked about downgrades whose moment has passed; returns how many."""
     with database.write() as session:
         org_ids = session.scalars(
@@ -97,15 +97,15 @@ def downgrades(database: Database, limit: int, now: datetime) -> int:
                 continue
             if organization.plan_effective_at is None or organization.plan_effective_at > now:
                 continue
-            organization.plan_effective_at = now + ASK_AGAIN
+            organization.plan_effective_at = now + DOWNGRADE_RECHECK_INTERVAL
             # One that waits for a person keeps its plan in mind: the day alone would make again what he ended there.
-            look_again(Change(session, now), organization, BillingLink.state == "open")
+            invalidate_plans(ChangeContext(session, now), organization, BillingLink.state == "active")
     return len(org_ids)
 
 
 def count_behind(session: Session) -> dict[str, int]:
     """Links that are not in sync and not parked, by biller."""
     rows = session.execute(
-        select(BillingLink.provider, func.count()).where(text(LINK_IS_OPEN_AND_BEHIND)).group_by(BillingLink.provider)
+        select(BillingLink.provider, func.count()).where(text(LINK_IS_ACTIVE_AND_BEHIND)).group_by(BillingLink.provider)
     )
     return {row[0]: row[1] for row in rows}

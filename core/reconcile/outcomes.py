@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands, links, plan_changes
 from core.organizations.links import SWEEP_GRACE
@@ -29,204 +29,217 @@ from core.ports.errors import (
     RetryableError,
     UnavailableError,
 )
-from core.reconcile.attempt import UNSURE, Fenced, Made, Turn, fenced, ids_are_free, made_values, payer_of
-from core.reconcile.backoff import BURST_REST, LONGEST_RETRY, REST, Jitter, delay
+from core.reconcile.attempt import (
+    UNKNOWN,
+    ApplyResult,
+    FencedRow,
+    SyncAttempt,
+    applied_values,
+    fenced_update,
+    payer_of,
+    unique_customer_ids,
+)
+from core.reconcile.backoff import BURST_COOLDOWN, LINK_COOLDOWN, MAX_QUEUE_DELAY_SECONDS, Jitter, retry_delay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Consequences:
+class FollowUps:
     """What the turn means for the organization and for the other biller. ``payer_id``: whom Lago is to charge.
 
     The first two apply only while the organization's plans are those that the turn was about.
     """
 
-    downgrade_comes_at: datetime | None = None
-    tier_in_effect: str | None = None
+    scheduled_plan_at: datetime | None = None
+    effective_tier: str | None = None
     payer_id: str | None = None
-    looked: bool = False
+    all_checks_done: bool = False
     """Whether none of the hints that the turn knew of is left to be looked at."""
-    owes: bool | None = None
+    has_unpaid_invoice: bool | None = None
     """Whether a payment failed there and is still open; ``None``: nobody looked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Completion:
     """``behind``: the organization moved on meanwhile, or a hint came, so this biller needs another round, after
     ``rest`` seconds.
 
-    ``wakes_other``: what was learned or made here concerns the other biller, whose link is behind now.
+    ``requeue_other``: what was learned or made here concerns the other biller, whose link is behind now.
     """
 
-    behind: bool
-    rest: float
-    wakes_other: bool = False
+    is_behind: bool
+    cooldown_seconds: float
+    requeue_other: bool = False
 
 
-def finish(turn: Turn, made: Made, consequences: Consequences) -> Finished:
+def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> Completion:
     """Write back what was made and what is applied; the lease ends. Raises ``LeaseLostError``, ``RejectedError``."""
-    now = turn.clock()
-    with ids_are_free(turn), turn.database.write() as session:
-        organization = commands.lock(session, turn.organization.id)
+    now = attempt.clock()
+    with unique_customer_ids(attempt), attempt.database.write() as session:
+        organization = commands.lock(session, attempt.organization.id)
         if organization is None:
-            message = f"{turn.organization.id} is gone"
+            message = f"{attempt.organization.id} is gone"
             raise LeaseLostError(message)
-        moved_on = organization.billing_version > turn.organization.billing_version
-        seen = turn.link.hinted if consequences.looked else turn.link.looked
+        has_new_version = organization.version > attempt.organization.version
+        checks_done = attempt.link.checks_requested if follow_ups.all_checks_done else attempt.link.checks_done
         values = {
-            **made_values(turn, made),
-            **_done_values(turn, now, behind=moved_on or seen < turn.link.hinted),
-            "looked": seen,
-            **_payment_values(turn, consequences.owes, now),
+            **applied_values(attempt, result),
+            **_completion_values(
+                attempt, now, is_behind=has_new_version or checks_done < attempt.link.checks_requested
+            ),
+            "checks_done": checks_done,
+            **_payment_values(attempt, follow_ups.has_unpaid_invoice, now),
         }
-        link = fenced(session, turn, values, ends=True)
-        _learnt(session, turn, link, now)
-        change = Change(session, now)
+        row = fenced_update(session, attempt, values, is_completion=True)
+        _record_provider_health(session, attempt, row, now)
+        change = ChangeContext(session, now)
         # Also for one that moved on otherwise: the next round would not be told again, since nothing changes there.
-        if consequences.tier_in_effect is not None and (
-            not moved_on or _still_goes_down(organization, turn.organization)
+        if follow_ups.effective_tier is not None and (
+            not has_new_version or _downgrade_is_pending(organization, attempt.organization)
         ):
-            plan_changes.settle_plan(change, organization, consequences.tier_in_effect)
+            plan_changes.apply_scheduled_plan(change, organization, follow_ups.effective_tier)
         elif (
-            consequences.downgrade_comes_at is not None
+            follow_ups.scheduled_plan_at is not None
             and organization.pending_plan_tier is not None
-            and (not moved_on or _same_plans(organization, turn.organization))
+            and (not has_new_version or _same_downgrade_is_pending(organization, attempt.organization))
         ):
-            organization.plan_effective_at = consequences.downgrade_comes_at
-        wakes_other = _concerns_the_other(session, turn, made, consequences)
-        if wakes_other:
-            _tell_the_other(change, organization, turn, in_sync=not moved_on)
-        through = organization.billing_version
-        if link.completes and through == turn.organization.billing_version:
-            outbox.record(change, "organization.synced", organization.id, {"through": through}, hurry=False)
-    rest = _rest(turn, behind=moved_on)
-    behind = moved_on or link.hinted > seen
-    return Finished(behind=behind, rest=rest.total_seconds() if rest else 0.0, wakes_other=wakes_other)
+            organization.plan_effective_at = follow_ups.scheduled_plan_at
+        requeue_other = _affects_other_link(session, attempt, result, follow_ups)
+        if requeue_other:
+            _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
+        version = organization.version
+        if row.completes_version and version == attempt.organization.version:
+            outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
+    cooldown = _cooldown(attempt, is_behind=has_new_version)
+    is_behind = has_new_version or row.checks_requested > checks_done
+    return Completion(
+        is_behind=is_behind, cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0, requeue_other=requeue_other
+    )
 
 
-def postpone(turn: Turn, until: datetime, kind: str, message: str) -> float:
+def defer(attempt: SyncAttempt, not_before: datetime, reason: str, message: str) -> float:
     """Nothing was sent and nothing is wrong: the link waits for something else until then, or for any change.
 
     Returns the seconds. What it waits for may have come during this very turn: then it does not wait.
     """
-    now = turn.clock()
-    with turn.database.write() as session:
+    now = attempt.clock()
+    with attempt.database.write() as session:
         values: dict[str, Any] = {
             **_NO_LEASE,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
-            "next_attempt_at": case((_moved_on(turn), None), else_=until),
-            "sweep_at": case((_moved_on(turn), now + SWEEP_GRACE), else_=until),
+            "not_before": case((_has_new_version(attempt), None), else_=not_before),
+            "next_sweep_at": case((_has_new_version(attempt), now + SWEEP_GRACE), else_=not_before),
         }
-        if turn.link.error_kind != kind:
-            values |= {**_NO_ERROR, "error_kind": kind, "error_message": message, "error_at": now}
-        link = fenced(session, turn, values)
-        _learnt(session, turn, link, now)
-    return (until - now).total_seconds() if link.next_attempt_at is not None else 0.0
+        if attempt.link.error_kind != reason:
+            values |= {**_NO_ERROR, "error_kind": reason, "error_message": message, "error_at": now}
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
+    return (not_before - now).total_seconds() if row.not_before is not None else 0.0
 
 
-def stand_in_line(turn: Turn, seconds: float, *, rung: bool) -> float | None:
-    """The biller's quota is used up until then. Like ``postpone``, and an error that the link met before stays.
+def requeue_for_permit(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) -> float | None:
+    """The biller's quota is used up until then. Like ``defer``, and an error that the link met before stays.
 
     Returns the seconds after which it must be rung; ``None``: the sweep finds it (``rung`` False).
     """
-    now = turn.clock()
-    until = now + timedelta(seconds=seconds)
-    with turn.database.write() as session:
+    now = attempt.clock()
+    not_before = now + timedelta(seconds=seconds)
+    with attempt.database.write() as session:
         values: dict[str, Any] = {
             **_NO_LEASE,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
-            "next_attempt_at": case((_moved_on(turn), None), else_=until),
-            "sweep_at": until + SWEEP_GRACE if rung else until,
+            "not_before": case((_has_new_version(attempt), None), else_=not_before),
+            "next_sweep_at": not_before + SWEEP_GRACE if is_reserved else not_before,
         }
-        link = fenced(session, turn, values)
-        _learnt(session, turn, link, now)
-    if not rung:
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
+    if not is_reserved:
         return None
-    return seconds if link.next_attempt_at is not None else 0.0
+    return seconds if row.not_before is not None else 0.0
 
 
-def try_later(turn: Turn, error: RetryableError, jitter: Jitter = random.uniform) -> float:
+def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter = random.uniform) -> float:
     """Record the failure and when to try again; returns the seconds until then."""
-    now = turn.clock()
-    seconds = delay(error, turn.link.attempts, jitter)
-    due = now + timedelta(seconds=seconds)
-    sweep_at = due if seconds > LONGEST_RETRY else due + SWEEP_GRACE
-    with turn.database.write() as session:
-        values = {**_error_values(error, now), **_NO_LEASE, "next_attempt_at": due, "sweep_at": sweep_at}
+    now = attempt.clock()
+    seconds = retry_delay(error, attempt.link.attempts, jitter)
+    retry_at = now + timedelta(seconds=seconds)
+    next_sweep_at = retry_at if seconds > MAX_QUEUE_DELAY_SECONDS else retry_at + SWEEP_GRACE
+    with attempt.database.write() as session:
+        values = {**_error_values(error, now), **_NO_LEASE, "not_before": retry_at, "next_sweep_at": next_sweep_at}
         if isinstance(error, ObjectThrottledError):
-            values["rest_until"] = due  # one more change of it is one more that would be refused
-        link = fenced(session, turn, values)
+            values["cooldown_until"] = retry_at  # one more change of it is one more that would be refused
+        row = fenced_update(session, attempt, values)
         if isinstance(error, UnavailableError | MisconfiguredError):
-            again = turn.link.error_kind == "unavailable"
-            circuit_breaker.failed(session, error, now, again=again, probing=turn.probing)
+            is_repeat = attempt.link.error_kind == "unavailable"
+            circuit_breaker.record_failure(session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe)
         else:
-            _learnt(session, turn, link, now)
+            _record_provider_health(session, attempt, row, now)
     return seconds
 
 
-def park(turn: Turn, error: ProviderError) -> float | None:
+def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
     """Repeating cannot help: the link waits for its data to change, or for a person.
 
     If its data changed during this very turn, nothing is parked: returns the seconds until it is tried with that.
     """
-    now = turn.clock()
-    with turn.database.write() as session:
+    now = attempt.clock()
+    with attempt.database.write() as session:
         values = {
             **_error_values(error, now),
             **_NO_LEASE,
-            "state": case((_moved_on(turn), "open"), else_="parked"),
-            "rest_until": now + REST,
-            "sweep_at": now + SWEEP_GRACE,
+            "state": case((_has_new_version(attempt), "active"), else_="parked"),
+            "cooldown_until": now + LINK_COOLDOWN,
+            "next_sweep_at": now + SWEEP_GRACE,
         }
-        link = fenced(session, turn, values)
-        _learnt(session, turn, link, now)
-    return REST.total_seconds() if link.state == "open" else None
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
+    return LINK_COOLDOWN.total_seconds() if row.state == "active" else None
 
 
-def stop_biller(turn: Turn, message: str) -> None:
+def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
     """The key is another account's: nothing was sent, and no turn begins before a person has acted."""
-    now = turn.clock()
-    with turn.database.write() as session:
+    now = attempt.clock()
+    with attempt.database.write() as session:
         attempts = case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0)
-        fenced(session, turn, {**_NO_LEASE, "attempts": attempts, "sweep_at": now})
-        circuit_breaker.stop(session, turn.provider, message, now)
+        fenced_update(session, attempt, {**_NO_LEASE, "attempts": attempts, "next_sweep_at": now})
+        circuit_breaker.trip(session, attempt.provider, message, now)
 
 
-def let_go(turn: Turn) -> None:
+def release(attempt: SyncAttempt) -> None:
     """This turn lost the link before it sent anything; if nobody has it by now, the next may begin."""
-    with turn.database.write() as session:
-        if turn.probing:
-            circuit_breaker.give_probe_back(session, turn.provider, turn.clock())
+    with attempt.database.write() as session:
+        if attempt.is_breaker_probe:
+            circuit_breaker.return_probe(session, attempt.provider, attempt.clock())
         session.execute(
             update(BillingLink)
             .where(
-                BillingLink.org_id == turn.organization.id,
-                BillingLink.provider == turn.provider,
-                BillingLink.lease_token == turn.token,
+                BillingLink.org_id == attempt.organization.id,
+                BillingLink.provider == attempt.provider,
+                BillingLink.lease_token == attempt.lease_token,
             )
             .values(_NO_LEASE)
             .execution_options(synchronize_session=False)
         )
 
 
-def disturb(turn: Turn) -> None:
+def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
     """This turn sent something and lost the link: whatever is believed applied there is made again."""
-    with turn.database.write() as session:
-        organization = commands.lock(session, turn.organization.id)
+    with attempt.database.write() as session:
+        organization = commands.lock(session, attempt.organization.id)
         if organization is None:
             return
-        ours = BillingLink.lease_token == turn.token
+        is_own_lease = BillingLink.lease_token == attempt.lease_token
         session.execute(
             update(BillingLink)
-            .where(BillingLink.org_id == organization.id, BillingLink.provider == turn.provider)
+            .where(BillingLink.org_id == organization.id, BillingLink.provider == attempt.provider)
             .values(
-                applied_customer=case((BillingLink.applied_customer.is_not(None), UNSURE), else_=None),
-                applied_plan=case((BillingLink.applied_plan == UNSURE, UNSURE), else_=None),
+                customer_fingerprint=case((BillingLink.customer_fingerprint.is_not(None), UNKNOWN), else_=None),
+                applied_plan=case((BillingLink.applied_plan == UNKNOWN, UNKNOWN), else_=None),
                 generation=BillingLink.generation + 1,
-                lease_until=case((ours, None), else_=BillingLink.lease_until),
+                lease_until=case((is_own_lease, None), else_=BillingLink.lease_until),
             )
             .execution_options(synchronize_session=False)
         )
-        links.bump(Change(session, turn.clock()), organization)
+        links.mark_for_sync(ChangeContext(session, attempt.clock()), organization)
 
 
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
@@ -239,77 +252,81 @@ _NO_ERROR: dict[str, Any] = {
 }
 
 
-def _moved_on(turn: Turn) -> ColumnElement[bool]:
-    return BillingLink.wanted_version > turn.organization.billing_version
+def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
+    return BillingLink.desired_version > attempt.organization.version
 
 
-def _still_goes_down(now: Organization, then: Organization) -> bool:
+def _downgrade_is_pending(current: Organization, attempted: Organization) -> bool:
     """Whether a downgrade waits, be it another one by now: the one that came is not undone for that."""
-    return now.pending_plan_tier is not None and now.plan_tier == then.plan_tier
+    return current.pending_plan_tier is not None and current.plan_tier == attempted.plan_tier
 
 
-def _same_plans(now: Organization, then: Organization) -> bool:
+def _same_downgrade_is_pending(current: Organization, attempted: Organization) -> bool:
     """Whether the downgrade that the turn was about still waits, whatever else changed."""
-    plans = (now.plan_tier, now.pending_plan_tier)
-    return now.pending_plan_tier is not None and plans == (then.plan_tier, then.pending_plan_tier)
+    plans = (current.plan_tier, current.pending_plan_tier)
+    return current.pending_plan_tier is not None and plans == (attempted.plan_tier, attempted.pending_plan_tier)
 
 
-def _concerns_the_other(session: Session, turn: Turn, made: Made, consequences: Consequences) -> bool:
+def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> bool:
     """A payer that Lago has not been told, or a charger that gave way; seen in the rows as they are now."""
-    if turn.organization.status == "deleted":
+    if attempt.organization.status == "deleted":
         return False
-    if turn.provider == "lago":
-        return turn.link.payer_id is not None and made.customer is not None and payer_of(made) is None
-    other = session.get_one(BillingLink, (turn.organization.id, turn.other.provider), populate_existing=True)
-    new_payer = consequences.payer_id is not None and consequences.payer_id != other.payer_id
-    return new_payer or made.ended
+    if attempt.provider == "lago":
+        return attempt.link.payer_id is not None and result.customer is not None and payer_of(result) is None
+    other_link = session.get_one(
+        BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
+    )
+    has_new_payer = follow_ups.payer_id is not None and follow_ups.payer_id != other_link.payer_id
+    return has_new_payer or result.ended
 
 
-def _learnt(session: Session, turn: Turn, link: Fenced, now: datetime) -> None:
+def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:
     """What this turn shows of the biller itself. Nothing is written where all goes well."""
-    if turn.calls and (turn.probing or link.failures):
-        circuit_breaker.answered(session, turn.provider, now, probing=turn.probing)
-    elif turn.probing:
-        circuit_breaker.give_probe_back(session, turn.provider, now)
+    if attempt.request_count and (attempt.is_breaker_probe or row.consecutive_failures):
+        circuit_breaker.record_success(session, attempt.provider, now, is_probe=attempt.is_breaker_probe)
+    elif attempt.is_breaker_probe:
+        circuit_breaker.return_probe(session, attempt.provider, now)
 
 
-def _rest(turn: Turn, *, behind: bool) -> timedelta | None:
-    if not turn.calls:
+def _cooldown(attempt: SyncAttempt, *, is_behind: bool) -> timedelta | None:
+    if not attempt.request_count:
         return None
-    return BURST_REST if behind else REST
+    return BURST_COOLDOWN if is_behind else LINK_COOLDOWN
 
 
-def _done_values(turn: Turn, now: datetime, *, behind: bool) -> dict[str, Any]:
-    rest = _rest(turn, behind=behind)
+def _completion_values(attempt: SyncAttempt, now: datetime, *, is_behind: bool) -> dict[str, Any]:
+    cooldown = _cooldown(attempt, is_behind=is_behind)
     values: dict[str, Any] = {
         **_NO_LEASE,
         **_NO_ERROR,
-        "applied_version": turn.organization.billing_version,
+        "applied_version": attempt.organization.version,
         "attempts": 0,
-        "next_attempt_at": None,
-        "rest_until": now + rest if rest else None,
+        "not_before": None,
+        "cooldown_until": now + cooldown if cooldown else None,
         "intent": None,
     }
-    if behind:
-        return values | {"sweep_at": now + SWEEP_GRACE}
+    if is_behind:
+        return values | {"next_sweep_at": now + SWEEP_GRACE}
     # It was in sync before it was looked at, too.
-    return values if turn.only_looks else values | {"synced_at": now}
+    return values if attempt.is_check_only else values | {"synced_at": now}
 
 
-def _payment_values(turn: Turn, owes: bool | None, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - three answers
+def _payment_values(attempt: SyncAttempt, has_unpaid_invoice: bool | None, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - three answers
     """What was told of a payer that is not taken stays: no biller can be asked for that."""
-    failed = BillingLink.payment == "failed"
-    if owes is None:
+    payment_failed = BillingLink.payment_status == "failed"
+    if has_unpaid_invoice is None:
         return {}
-    if owes:
-        since = case((failed, BillingLink.payment_since), else_=now)
-        return {"payment": "failed", "payment_since": since}
+    if has_unpaid_invoice:
+        since = case((payment_failed, BillingLink.payment_since), else_=now)
+        return {"payment_status": "failed", "payment_since": since}
     # A reason that was told in mid-turn belongs to the next look.
-    told = or_(BillingLink.hinted > turn.link.hinted, BillingLink.payment == "refused")
+    code_is_current = or_(
+        BillingLink.checks_requested > attempt.link.checks_requested, BillingLink.payment_status == "payer_rejected"
+    )
     return {
-        "payment": case((failed, None), else_=BillingLink.payment),
-        "payment_since": case((failed, None), else_=BillingLink.payment_since),
-        "payment_code": case((told, BillingLink.payment_code), else_=None),
+        "payment_status": case((payment_failed, None), else_=BillingLink.payment_status),
+        "payment_since": case((payment_failed, None), else_=BillingLink.payment_since),
+        "payment_code": case((code_is_current, BillingLink.payment_code), else_=None),
     }
 
 
@@ -323,13 +340,15 @@ def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
     }
 
 
-def _tell_the_other(change: Change, organization: Organization, turn: Turn, *, in_sync: bool) -> None:
+def _mark_other_link_for_sync(
+    change: ChangeContext, organization: Organization, attempt: SyncAttempt, *, is_in_sync: bool
+) -> None:
     """What happened here is a change that the other biller must see; this one has seen it."""
-    links.bump(change, organization)
-    if in_sync:
+    links.mark_for_sync(change, organization)
+    if is_in_sync:
         change.session.execute(
             update(BillingLink)
-            .where(BillingLink.org_id == organization.id, BillingLink.provider == turn.provider)
-            .values(applied_version=organization.billing_version)
+            .where(BillingLink.org_id == organization.id, BillingLink.provider == attempt.provider)
+            .values(applied_version=organization.version)
             .execution_options(synchronize_session=False)
         )

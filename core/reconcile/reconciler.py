@@ -13,230 +13,280 @@ from typing import Literal
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.compare.desired_state import SECOND_PAYER, Policy, Wish, digest, wish
+from core.compare.desired_state import DOUBLE_CHARGING, DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import Database
-from core.flow_control.rate_limiter import Urgency
-from core.flow_control.request_gate import Gates
-from core.ports.errors import LeaseLostError, MustWaitError, ParkedError, RejectedError, RetryableError, ThrottledError
-from core.ports.provider import Biller, Subscription
-from core.ports.spec import Known, Provider, SubscriptionSpec
+from core.flow_control.rate_limiter import Priority
+from core.flow_control.request_gate import RequestGates
+from core.ports.errors import LeaseLostError, NoPermitError, ParkedError, RejectedError, RetryableError, ThrottledError
+from core.ports.provider import BillingProvider, Subscription
+from core.ports.spec import LastKnown, Provider, SubscriptionSpec
 from core.reconcile import backoff, lease, outcomes, remote_check
-from core.reconcile.account_guard import Accounts, WrongAccountError
-from core.reconcile.attempt import Made, Turn
+from core.reconcile.account_guard import AccountGuard, WrongAccountError
+from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.link_status import WAITING_FOR_PAYER
-from core.reconcile.outcomes import Consequences
-from core.reconcile.remote_check import Seen
+from core.reconcile.outcomes import FollowUps
+from core.reconcile.remote_check import CheckResult
 
 # Failures of a call that was made: whoever failed so has waited long enough, or did not have to.
-_GONE_AHEAD = frozenset({"unavailable", "throttled", "misconfigured"})
+_REQUEST_ERROR_KINDS = frozenset({"unavailable", "throttled", "misconfigured"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """``again_in``: seconds after which this biller should be tried once more. ``wake``: billers with new work now."""
+class ReconcileResult:
+    """``requeue_after``: seconds after which this biller should be tried once more. ``wake``: billers with new work
+    now.
+    """
 
     kind: Literal["synced", "idle", "waiting", "retry", "parked"]
-    again_in: float | None = None
-    wake: tuple[Provider, ...] = ()
+    requeue_after: float | None = None
+    also_requeue: tuple[Provider, ...] = ()
     error: str | None = None
 
 
-IDLE = Outcome(kind="idle")
+IDLE_RESULT = ReconcileResult(kind="idle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sync:
+class Reconciler:
     database: Database
-    billers: Mapping[Provider, Biller]
+    providers: Mapping[Provider, BillingProvider]
     catalog: Catalog
-    policy: Policy
+    policy: PayerPolicy
     clock: Clock
-    accounts: Accounts
-    gates: Gates = field(default_factory=Gates)
+    account_guard: AccountGuard
+    request_gates: RequestGates = field(default_factory=RequestGates)
 
-    def run(self, org_id: str, provider: Provider, *, bulk: bool = False) -> Outcome:
+    def run(self, org_id: str, provider: Provider, *, bulk: bool = False) -> ReconcileResult:
         """One round. Raises nothing of the billers; a database that does not answer is the caller's to see.
 
         ``bulk``: nobody waits for it, so it lets fresh changes go first.
         """
-        turn = lease.claim(self.database, self.clock, org_id, provider)
-        if turn is None:
-            return IDLE
-        if isinstance(turn, float):
-            return Outcome(kind="waiting", again_in=turn)
+        attempt = lease.acquire(self.database, self.clock, org_id, provider)
+        if attempt is None:
+            return IDLE_RESULT
+        if isinstance(attempt, float):
+            return ReconcileResult(kind="waiting", requeue_after=attempt)
         # A probe of a stopped biller must not be kept from asking.
-        urgency: Urgency = "started" if turn.probing else "bulk" if bulk else "fresh"
-        turn.gate = gate = self.gates.to(provider, org_id, urgency)
+        priority: Priority = "in_flight" if attempt.is_breaker_probe else "bulk" if bulk else "interactive"
+        attempt.gate = gate = self.request_gates.open_gate(provider, org_id, priority)
         try:
-            return self._attempt(turn)
+            return self._run_attempt(attempt)
         except LeaseLostError:
-            if not turn.calls:
-                outcomes.let_go(turn)
-                return IDLE
-            outcomes.disturb(turn)
-            return Outcome(kind="waiting", again_in=backoff.REST.total_seconds())
+            if not attempt.request_count:
+                outcomes.release(attempt)
+                return IDLE_RESULT
+            outcomes.invalidate_after_lost_lease(attempt)
+            return ReconcileResult(kind="waiting", requeue_after=backoff.LINK_COOLDOWN.total_seconds())
         finally:
-            gate.leave()
+            gate.close()
 
-    def _attempt(self, turn: Turn) -> Outcome:
+    def _run_attempt(self, attempt: SyncAttempt) -> ReconcileResult:
         try:
-            return self._round(turn)
-        except MustWaitError as wait:
-            return Outcome(kind="waiting", again_in=outcomes.stand_in_line(turn, wait.seconds, rung=wait.in_line))
+            return self._reconcile(attempt)
+        except NoPermitError as no_permit:
+            return ReconcileResult(
+                kind="waiting",
+                requeue_after=outcomes.requeue_for_permit(
+                    attempt, no_permit.retry_after, is_reserved=no_permit.reserved
+                ),
+            )
         except WrongAccountError as error:
-            outcomes.stop_biller(turn, error.message)
-            return Outcome(kind="waiting", error=str(error))
+            outcomes.trip_wrong_account(attempt, error.message)
+            return ReconcileResult(kind="waiting", error=str(error))
         except RetryableError as error:
-            if isinstance(error, ThrottledError) and turn.gate is not None:
-                turn.gate.throttled(error)
-            return Outcome(kind="retry", again_in=outcomes.try_later(turn, error), error=str(error))
+            if isinstance(error, ThrottledError) and attempt.gate is not None:
+                attempt.gate.record_throttle(error)
+            return ReconcileResult(
+                kind="retry", requeue_after=outcomes.schedule_retry(attempt, error), error=str(error)
+            )
         except ParkedError as error:
-            again_in = outcomes.park(turn, error)
-            kind: Literal["parked", "retry"] = "parked" if again_in is None else "retry"
-            return Outcome(kind=kind, again_in=again_in, error=str(error))
+            requeue_after = outcomes.park(attempt, error)
+            kind: Literal["parked", "retry"] = "parked" if requeue_after is None else "retry"
+            return ReconcileResult(kind=kind, requeue_after=requeue_after, error=str(error))
 
-    def _round(self, turn: Turn) -> Outcome:
-        wanted = wish(turn.provider, turn.organization, turn.other, self.catalog, self.policy)
-        if wanted.needs_payer and (wait := self._payer_wait(turn)) is not None:
-            return Outcome(kind="waiting", again_in=wait)
-        turn.account = self.accounts.check(turn)
-        biller = self.billers[turn.provider]
-        made = _make(biller, turn, wanted) if wanted.alive else _end(biller, turn, wanted)
-        looks = wanted.alive and _may_look(turn, made)
-        seen = self._look(biller, turn, wanted) if looks else None
-        if seen is not None and seen.came:
-            turn.forget_plan()
-            made = _make(biller, turn, wanted)
-        consequences = _consequences(turn, wanted, made, self.catalog)
-        owes = seen.owes if seen is not None else None
-        done = outcomes.finish(turn, made, replace(consequences, looked=looks or not wanted.alive, owes=owes))
-        others: tuple[Provider, ...] = ("lago",) if turn.provider == "stripe" else ("stripe",)
-        return Outcome(
-            kind="synced", again_in=done.rest if done.behind else None, wake=others if done.wakes_other else ()
+    def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
+        desired = desired_state(attempt.provider, attempt.organization, attempt.other_link, self.catalog, self.policy)
+        if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
+            return ReconcileResult(kind="waiting", requeue_after=requeue_after)
+        attempt.account = self.account_guard.verify(attempt)
+        billing_provider = self.providers[attempt.provider]
+        result = (
+            _ensure(billing_provider, attempt, desired)
+            if desired.active
+            else _end_subscription(billing_provider, attempt, desired)
+        )
+        should_check = desired.active and _may_check(attempt, result)
+        check_result = self._check_provider(billing_provider, attempt, desired) if should_check else None
+        if check_result is not None and check_result.scheduled_change_took_effect:
+            attempt.invalidate_plan()
+            result = _ensure(billing_provider, attempt, desired)
+        follow_ups = _follow_ups(attempt, desired, result, self.catalog)
+        has_unpaid_invoice = check_result.has_unpaid_invoice if check_result is not None else None
+        completion = outcomes.complete(
+            attempt,
+            result,
+            replace(
+                follow_ups, all_checks_done=should_check or not desired.active, has_unpaid_invoice=has_unpaid_invoice
+            ),
+        )
+        other_providers: tuple[Provider, ...] = ("lago",) if attempt.provider == "stripe" else ("stripe",)
+        return ReconcileResult(
+            kind="synced",
+            requeue_after=completion.cooldown_seconds if completion.is_behind else None,
+            also_requeue=other_providers if completion.requeue_other else (),
         )
 
-    def _look(self, biller: Biller, turn: Turn, wanted: Wish) -> Seen | None:
+    def _check_provider(
+        self, billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState
+    ) -> CheckResult | None:
         """After what was to be made: then all that differs there is somebody else's doing."""
         try:
-            return remote_check.look(biller.audit, turn, wanted, self.catalog, self.policy)
+            return remote_check.check(billing_provider.reader, attempt, desired, self.catalog, self.policy)
         except RejectedError:
-            turn.disbelieve()
+            attempt.mark_remote_changed()
             raise
 
-    def _payer_wait(self, turn: Turn) -> float | None:
+    def _defer_for_payer(self, attempt: SyncAttempt) -> float | None:
         """Seconds that this link still waits for the payer's id; ``None``: it goes ahead without."""
         now = self.clock()
-        waiting = turn.link.error_kind == WAITING_FOR_PAYER
-        since = turn.link.error_at if waiting and turn.link.error_at is not None else now
+        is_waiting = attempt.link.error_kind == WAITING_FOR_PAYER
+        since = attempt.link.error_at if is_waiting and attempt.link.error_at is not None else now
         until = since + self.policy.payer_wait
-        if until <= now or turn.link.payer_id is not None or turn.link.error_kind in _GONE_AHEAD:
+        if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _REQUEST_ERROR_KINDS:
             return None
-        return outcomes.postpone(turn, until, WAITING_FOR_PAYER, "waits for the Stripe customer that Lago is to charge")
+        return outcomes.defer(attempt, until, WAITING_FOR_PAYER, "waits for the Stripe customer that Lago is to charge")
 
 
-def _make(biller: Biller, turn: Turn, wanted: Wish) -> Made:
-    known = turn.known
-    mark = digest(wanted.customer)
+def _ensure(billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState) -> ApplyResult:
+    last_known = attempt.last_known
+    fingerprint = customer_fingerprint(desired.customer)
     customer = None
-    if known.customer_id is None or turn.link.applied_customer != mark or turn.intent_is("create_customer"):
-        turn.doubt_customer(wanted.customer.payer_id)
-        customer = biller.make_customer(wanted.customer, known, turn)
-    customer_id = customer.id if customer else known.customer_id
-    made = Made(
+    if (
+        last_known.customer_id is None
+        or attempt.link.customer_fingerprint != fingerprint
+        or attempt.has_intent("create_customer")
+    ):
+        attempt.mark_customer_unknown(desired.customer.payer_id)
+        customer = billing_provider.ensure_customer(desired.customer, last_known, attempt)
+    customer_id = customer.id if customer else last_known.customer_id
+    result = ApplyResult(
         customer=customer,
-        customer_digest=mark if customer else None,
-        payer_id=wanted.customer.payer_id if customer else None,
+        customer_fingerprint=fingerprint if customer else None,
+        payer_id=desired.customer.payer_id if customer else None,
     )
     if customer_id is None:
-        return made
-    if wanted.plan_code is None:
-        return _give_way(biller, turn, wanted, known, made)
-    if not _plan_is_open(turn, wanted, known):
-        return made
-    turn.keep_customer(made)
-    turn.doubt_plan(wanted.next_plan_code)
+        return result
+    if desired.plan_code is None:
+        return _hand_over_charging(billing_provider, attempt, desired, last_known, result)
+    if not _needs_subscription_call(attempt, desired, last_known):
+        return result
+    attempt.save_customer(result)
+    attempt.mark_plan_unknown(desired.next_plan_code)
     spec = SubscriptionSpec(
-        org_id=turn.organization.id,
+        org_id=attempt.organization.id,
         customer_id=customer_id,
-        plan_code=wanted.plan_code,
-        next_plan_code=wanted.next_plan_code,
+        plan_code=desired.plan_code,
+        next_plan_code=desired.next_plan_code,
     )
-    return replace(made, subscription=biller.make_subscription(spec, known, turn))
+    return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 
 
-def _may_look(turn: Turn, made: Made) -> bool:
+def _may_check(attempt: SyncAttempt, result: ApplyResult) -> bool:
     """A look may fail, so what follows of a subscription that was made or ended does not wait for it: the next turn
     looks. A customer that is known is written again as well as once.
     """
-    told_again = turn.link.customer_id is not None and made.subscription is None and not made.ended
-    return turn.only_looks or (turn.is_hinted and told_again)
+    only_rewrote_customer = attempt.link.customer_id is not None and result.subscription is None and not result.ended
+    return attempt.is_check_only or (attempt.is_check_requested and only_rewrote_customer)
 
 
-def _plan_is_open(turn: Turn, wanted: Wish, known: Known) -> bool:
+def _needs_subscription_call(attempt: SyncAttempt, desired: DesiredState, last_known: LastKnown) -> bool:
     """Whether the subscription must be made, changed, or asked when its scheduled plan comes."""
-    if turn.intent is not None:
+    if attempt.intent is not None:
         return True
-    if (wanted.plan_code, wanted.next_plan_code) == (known.plan_code, known.next_plan_code):
-        return wanted.settles and wanted.next_plan_code is not None and turn.organization.plan_effective_at is None
+    if (desired.plan_code, desired.next_plan_code) == (last_known.plan_code, last_known.next_plan_code):
+        return (
+            desired.is_charging
+            and desired.next_plan_code is not None
+            and attempt.organization.plan_effective_at is None
+        )
     # Where the other biller charges and its period ended first, this one comes to the same plan on its own day.
-    on_its_way = known.plan_code is not None and known.next_plan_code == wanted.plan_code
-    return wanted.settles or wanted.next_plan_code is not None or not on_its_way
+    is_already_scheduled = last_known.plan_code is not None and last_known.next_plan_code == desired.plan_code
+    return desired.is_charging or desired.next_plan_code is not None or not is_already_scheduled
 
 
-def _give_way(biller: Biller, turn: Turn, wanted: Wish, known: Known, made: Made) -> Made:
+def _hand_over_charging(
+    billing_provider: BillingProvider,
+    attempt: SyncAttempt,
+    desired: DesiredState,
+    last_known: LastKnown,
+    result: ApplyResult,
+) -> ApplyResult:
     """No subscription of ours may live here: one that does is ended when the plan changed, by the declared policy.
 
     When only a setting changed, a person must have said so with a retry: a setting that was lost ends nothing
     (money.md 23).
     """
-    if known.subscription_id is None and not turn.intent_is("create_subscription"):
-        return made
-    asked_for = not known.verified
-    turn.keep_customer(made)
-    if known.plan_code in {None, wanted.unsold_code} and not known.ended_by_us and not asked_for:
+    if last_known.subscription_id is None and not attempt.has_intent("create_subscription"):
+        return result
+    is_retry_requested = not last_known.confirmed
+    attempt.save_customer(result)
+    if (
+        last_known.plan_code in {None, desired.uncharged_plan_code}
+        and not last_known.ending_started
+        and not is_retry_requested
+    ):
         raise RejectedError(
-            turn.provider,
+            attempt.provider,
             f"the settings say now that Lago charges this plan, but Stripe has the subscription "
-            f"{known.subscription_id or 'in the making'}: set charged_by back, or retry to have it ended",
-            SECOND_PAYER,
+            f"{last_known.subscription_id or 'in the making'}: set charged_by back, or retry to have it ended",
+            DOUBLE_CHARGING,
         )
-    turn.leave_plan()
-    biller.end_subscription(known, turn.organization.id, turn)
-    return replace(made, ended=True)
+    attempt.mark_plan_ending()
+    billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
+    return replace(result, ended=True)
 
 
-def _end(biller: Biller, turn: Turn, wanted: Wish) -> Made:
+def _end_subscription(billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState) -> ApplyResult:
     """End the subscription that we made, if one can be there; the customer stays (money.md 12)."""
-    made = Made()
-    if turn.intent_is("create_customer"):
+    result = ApplyResult()
+    if attempt.has_intent("create_customer"):
         # It may exist already: learn its id rather than leave a customer that nobody knows.
-        customer = biller.make_customer(wanted.customer, turn.known, turn)
-        made = Made(customer=customer, customer_digest=digest(wanted.customer))
+        customer = billing_provider.ensure_customer(desired.customer, attempt.last_known, attempt)
+        result = ApplyResult(customer=customer, customer_fingerprint=customer_fingerprint(desired.customer))
     # Also where none is known: one that a late worker made would charge for ever.
-    may_have_one = turn.link.applied_customer is not None
-    if turn.link.subscription_id is None and not may_have_one and not turn.intent_is("create_subscription"):
-        return made
-    turn.leave_plan()
-    biller.end_subscription(turn.known, turn.organization.id, turn)
-    return replace(made, ended=True)
+    may_have_subscription = attempt.link.customer_fingerprint is not None
+    if (
+        attempt.link.subscription_id is None
+        and not may_have_subscription
+        and not attempt.has_intent("create_subscription")
+    ):
+        return result
+    attempt.mark_plan_ending()
+    billing_provider.end_subscription(attempt.last_known, attempt.organization.id, attempt)
+    return replace(result, ended=True)
 
 
-def _consequences(turn: Turn, wanted: Wish, made: Made, catalog: Catalog) -> Consequences:
-    customer_id = made.customer.id if made.customer else turn.link.customer_id
-    subscription = made.subscription if wanted.settles else None
-    return Consequences(
-        downgrade_comes_at=subscription.next_plan_at if subscription else None,
-        tier_in_effect=_tier_in_effect(turn.provider, wanted, subscription, catalog) if subscription else None,
-        payer_id=customer_id if wanted.announces_payer else None,
+def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:
+    customer_id = result.customer.id if result.customer else attempt.link.customer_id
+    subscription = result.subscription if desired.is_charging else None
+    return FollowUps(
+        scheduled_plan_at=subscription.next_plan_at if subscription else None,
+        effective_tier=_effective_tier(attempt.provider, desired, subscription, catalog) if subscription else None,
+        payer_id=customer_id if desired.provides_payer else None,
     )
 
 
-def _tier_in_effect(provider: Provider, wanted: Wish, made: Subscription, catalog: Catalog) -> str | None:
+def _effective_tier(
+    provider: Provider, desired: DesiredState, subscription: Subscription, catalog: Catalog
+) -> str | None:
     """A downgrade that came: the one that still waits here, or one that was replaced before its coming was known."""
-    if made.plan_code == wanted.plan_code:
+    if subscription.plan_code == desired.plan_code:
         return None
-    tier = catalog.tier_of(provider, made.plan_code)
+    tier = catalog.tier_of(provider, subscription.plan_code)
     if tier is None:
-        message = f"subscription {made.id} is on {made.plan_code}, which no plan of the catalog has as its code"
+        message = (
+            f"subscription {subscription.id} is on {subscription.plan_code}, which no plan of the catalog has as "
+            "its code"
+        )
         raise RejectedError(provider, message, "unknown_plan")
     return tier

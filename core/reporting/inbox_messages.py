@@ -9,81 +9,83 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.db.models.inbox import Hint, HintState, ReceivedEvent
+from core.db.models.inbox import ProviderWebhook, ProviderWebhookState, ServiceEvent
 
 # A webhook's state in the words that are used for what other services send.
-_VERDICTS: dict[HintState, str] = {
+_WEBHOOK_INBOX_STATUSES: dict[ProviderWebhookState, str] = {
     "stored": "waiting",
-    "handled": "accepted",
-    "refused": "refused",
+    "handled": "applied",
+    "rejected": "rejected",
     "ignored": "ignored",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class InboxMessage:
     """What another service sent, or a biller by webhook, and what became of it."""
 
     source: str
     id: str
     type: str | None
     subject: str | None
-    verdict: str
+    status: str
     reason: str | None
     occurred_at: datetime | None
     received_at: datetime
 
 
-def messages(session: Session, verdicts: Collection[str], limit: int) -> tuple[list[Message], int]:
+def list_messages(session: Session, statuses: Collection[str], limit: int) -> tuple[list[InboxMessage], int]:
     """Of other services and of billers, newest first, and how many there are beyond the limit too."""
-    events, of_services = _events(session, verdicts, limit)
-    webhooks, of_billers = _webhooks(session, verdicts, limit)
+    events, event_total = _service_events(session, statuses, limit)
+    webhooks, webhook_total = _provider_webhooks(session, statuses, limit)
     found = sorted([*events, *webhooks], key=lambda each: each.received_at, reverse=True)
-    return found[:limit], of_services + of_billers
+    return found[:limit], event_total + webhook_total
 
 
-def _events(session: Session, verdicts: Collection[str], limit: int) -> tuple[list[Message], int]:
-    condition = ReceivedEvent.verdict.in_(verdicts)
-    rows = session.scalars(
-        select(ReceivedEvent).where(condition).order_by(ReceivedEvent.received_at.desc()).limit(limit)
-    )
+def _service_events(session: Session, statuses: Collection[str], limit: int) -> tuple[list[InboxMessage], int]:
+    condition = ServiceEvent.status.in_(statuses)
+    rows = session.scalars(select(ServiceEvent).where(condition).order_by(ServiceEvent.received_at.desc()).limit(limit))
     found = [
-        Message(
+        InboxMessage(
             source=row.source,
             id=row.id,
             type=row.type,
             subject=row.subject,
-            verdict=row.verdict,
+            status=row.status,
             reason=row.reason,
             occurred_at=row.occurred_at,
             received_at=row.received_at,
         )
         for row in rows
     ]
-    return found, session.scalar(select(func.count()).select_from(ReceivedEvent).where(condition)) or 0
+    return found, session.scalar(select(func.count()).select_from(ServiceEvent).where(condition)) or 0
 
 
-def _webhooks(session: Session, verdicts: Collection[str], limit: int) -> tuple[list[Message], int]:
-    condition = Hint.state.in_([state for state, verdict in _VERDICTS.items() if verdict in verdicts])
-    rows = session.scalars(select(Hint).where(condition).order_by(Hint.received_at.desc()).limit(limit))
+def _provider_webhooks(session: Session, statuses: Collection[str], limit: int) -> tuple[list[InboxMessage], int]:
+    condition = ProviderWebhook.state.in_(
+        [state for state, status in _WEBHOOK_INBOX_STATUSES.items() if status in statuses]
+    )
+    rows = session.scalars(
+        select(ProviderWebhook).where(condition).order_by(ProviderWebhook.received_at.desc()).limit(limit)
+    )
     found = [
-        Message(
+        InboxMessage(
             source=row.provider,
             id=row.id,
             type=row.type,
             subject=row.org_id or row.customer_id or row.object_id,
-            verdict=_VERDICTS[row.state],
+            status=_WEBHOOK_INBOX_STATUSES[row.state],
             reason=row.reason,
             occurred_at=None,
             received_at=row.received_at,
         )
         for row in rows
     ]
-    return found, session.scalar(select(func.count()).select_from(Hint).where(condition)) or 0
+    return found, session.scalar(select(func.count()).select_from(ProviderWebhook).where(condition)) or 0
 
 
-def _together(received: Mapping[str, int], webhooks: Mapping[HintState, int]) -> dict[str, int]:
-    counts = dict(received)
+def _merge_counts(events: Mapping[str, int], webhooks: Mapping[ProviderWebhookState, int]) -> dict[str, int]:
+    counts = dict(events)
     for state, number in webhooks.items():
-        counts[_VERDICTS[state]] = counts.get(_VERDICTS[state], 0) + number
+        counts[_WEBHOOK_INBOX_STATUSES[state]] = counts.get(_WEBHOOK_INBOX_STATUSES[state], 0) + number
     return counts

@@ -10,34 +10,34 @@ from sqlalchemy import ColumnElement, TextClause, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
-from core.db.models.billing_links import LINK_IS_OPEN_AND_BEHIND, BillingLink
-from core.db.models.drift import DriftPlan
-from core.db.models.email import Mail
+from core.db.models.billing_links import LINK_IS_ACTIVE_AND_BEHIND, BillingLink
+from core.db.models.drift import DriftReportRecord
+from core.db.models.email import Email
 from core.db.models.events import Event
-from core.db.models.inbox import Hint
+from core.db.models.inbox import ProviderWebhook
 from core.db.models.organizations import Organization
-from core.db.models.providers import StopKind
+from core.db.models.providers import BreakerReason
 from core.db.models.webhooks import WebhookDelivery
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 
 # The age of the oldest is looked for among so many: beyond that the number is what counts.
-MOST_LOOKED_AT = 10_000
+MAX_LINKS_SCANNED_FOR_AGE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkFigures:
+class LinkMetrics:
     """``behind_since``: the last change of the organization that has waited longest; None: none is behind."""
 
     behind: int
     parked: int
-    held: int
+    on_hold: int
     behind_since: datetime | None
-    stop: StopKind | None
+    breaker_reason: BreakerReason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class DriftReportSummary:
     """The last one with the billers that ended: how many organizations drifted, and findings by kind."""
 
     finished_at: datetime
@@ -46,56 +46,61 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class StoreMetrics:
     """``waiting`` and ``failed``: how many mails, webhooks out and hints (webhooks in) do."""
 
-    links: Mapping[Provider, LinkFigures]
-    comparison: Comparison | None
+    links: Mapping[Provider, LinkMetrics]
+    last_drift_report: DriftReportSummary | None
     events_pending: int
-    events_since: datetime | None
+    oldest_pending_event_at: datetime | None
     waiting: Mapping[str, int]
     failed: Mapping[str, int]
 
 
-def read(session: Session) -> Figures:
+def read(session: Session) -> StoreMetrics:
     pending = Event.published_at.is_(None)
-    return Figures(
-        links=_links(session),
-        comparison=comparison(session),
+    return StoreMetrics(
+        links=_link_metrics(session),
+        last_drift_report=last_drift_report(session),
         events_pending=_count(session, Event, pending),
-        events_since=session.scalar(select(Event.occurred_at).where(pending).order_by(Event.seq).limit(1)),
+        oldest_pending_event_at=session.scalar(select(Event.occurred_at).where(pending).order_by(Event.seq).limit(1)),
         waiting={
-            "hints": _count(session, Hint, text("state = 'stored'")),
-            "mails": _count(session, Mail, text("state = 'open'")),
-            "webhooks": _count(session, WebhookDelivery, text("state = 'pending'")),
+            "provider_webhooks": _count(session, ProviderWebhook, text("state = 'stored'")),
+            "emails": _count(session, Email, text("state = 'pending'")),
+            "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'pending'")),
         },
         failed={
-            "mails": _count(session, Mail, text("state = 'given_up'")),
-            "webhooks": _count(session, WebhookDelivery, text("state = 'failed'")),
+            "emails": _count(session, Email, text("state = 'failed'")),
+            "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'failed'")),
         },
     )
 
 
-def comparison(session: Session) -> Comparison | None:
+def last_drift_report(session: Session) -> DriftReportSummary | None:
     row = session.scalars(
-        select(DriftPlan).where(DriftPlan.plan_id.is_not(None)).order_by(DriftPlan.started_at.desc()).limit(1)
+        select(DriftReportRecord)
+        .where(DriftReportRecord.report_id.is_not(None))
+        .order_by(DriftReportRecord.started_at.desc())
+        .limit(1)
     ).one_or_none()
     if row is None or row.finished_at is None:
         return None
-    return Comparison(finished_at=row.finished_at, drifted=int(row.counts["drifted"]), kinds=dict(row.counts["kinds"]))
+    return DriftReportSummary(
+        finished_at=row.finished_at, drifted=int(row.counts["drifted"]), kinds=dict(row.counts["kinds"])
+    )
 
 
-def _links(session: Session) -> dict[Provider, LinkFigures]:
-    behind = _by(session, text(LINK_IS_OPEN_AND_BEHIND), BillingLink.provider)
-    stuck = _by(session, text("state <> 'open'"), BillingLink.provider, BillingLink.state)
-    stops = circuit_breaker.stops(session)
+def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
+    behind = _count_by(session, text(LINK_IS_ACTIVE_AND_BEHIND), BillingLink.provider)
+    needs_operator = _count_by(session, text("state <> 'active'"), BillingLink.provider, BillingLink.state)
+    open_breakers = circuit_breaker.open_breakers(session)
     return {
-        provider: LinkFigures(
+        provider: LinkMetrics(
             behind=behind.get((provider,), 0),
-            parked=stuck.get((provider, "parked"), 0),
-            held=stuck.get((provider, "held"), 0),
+            parked=needs_operator.get((provider, "parked"), 0),
+            on_hold=needs_operator.get((provider, "on_hold"), 0),
             behind_since=_behind_since(session, provider) if behind.get((provider,)) else None,
-            stop=stops[provider].kind if provider in stops else None,
+            breaker_reason=open_breakers[provider].reason if provider in open_breakers else None,
         )
         for provider in PROVIDERS
     }
@@ -103,24 +108,24 @@ def _links(session: Session) -> dict[Provider, LinkFigures]:
 
 def _behind_since(session: Session, provider: Provider) -> datetime | None:
     """Looked up one by one: a join would be planned as a walk through all organizations."""
-    changed = select(Organization.updated_at).where(Organization.id == BillingLink.org_id).scalar_subquery()
-    late = (
-        select(changed.label("changed_at"))
-        .where(BillingLink.provider == provider, text(LINK_IS_OPEN_AND_BEHIND))
-        .order_by(BillingLink.sweep_at)
-        .limit(MOST_LOOKED_AT)
+    changed_at = select(Organization.updated_at).where(Organization.id == BillingLink.org_id).scalar_subquery()
+    behind = (
+        select(changed_at.label("changed_at"))
+        .where(BillingLink.provider == provider, text(LINK_IS_ACTIVE_AND_BEHIND))
+        .order_by(BillingLink.next_sweep_at)
+        .limit(MAX_LINKS_SCANNED_FOR_AGE)
         .subquery()
     )
-    oldest: datetime | None = session.scalar(select(func.min(late.c.changed_at)))
-    return oldest
+    oldest_change: datetime | None = session.scalar(select(func.min(behind.c.changed_at)))
+    return oldest_change
 
 
-def _by(
-    session: Session, condition: ColumnElement[bool] | TextClause, *names: InstrumentedAttribute[str]
+def _count_by(
+    session: Session, condition: ColumnElement[bool] | TextClause, *columns: InstrumentedAttribute[str]
 ) -> dict[tuple[str, ...], int]:
-    rows = session.execute(select(func.count(), *names).where(condition).group_by(*names))
+    rows = session.execute(select(func.count(), *columns).where(condition).group_by(*columns))
     return {tuple(map(str, row[1:])): int(row[0]) for row in rows}
 
 
-def _count(session: Session, table: type[Base], condition: ColumnElement[bool] | TextClause) -> int:
-    return session.scalar(select(func.count()).select_from(table).where(condition)) or 0
+def _count(session: Session, model: type[Base], condition: ColumnElement[bool] | TextClause) -> int:
+    return session.scalar(select(func.count()).select_from(model).where(condition)) or 0

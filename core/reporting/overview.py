@@ -14,23 +14,23 @@ from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import LINK_IS_BEHIND, BillingLink
 from core.db.models.events import Event
-from core.db.models.inbox import ReceivedEvent
+from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
-from core.db.models.providers import BillerStanding
+from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
-from core.flow_control.circuit_breaker import Stop
+from core.flow_control.circuit_breaker import OpenBreaker
 from core.inbox import provider_webhooks
 from core.organizations.validation import name_key
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.link_status import WAITING_FOR_PAYER, LinkReport, link_report
-from core.reporting.inbox_messages import _together
-from core.reporting.metrics import Comparison, comparison
+from core.reporting.inbox_messages import _merge_counts
+from core.reporting.metrics import DriftReportSummary, last_drift_report
 
-TROUBLES_AT_MOST = 20
+MAX_FAILURE_GROUPS = 20
 
-_IS_BEHIND = text(f"state = 'open' AND ({LINK_IS_BEHIND})")  # these names stand in no other table
-_NEEDS_A_PERSON = BillingLink.state != "open"
-_HELD = select(BillingLink.org_id).where(BillingLink.state == "held").distinct()
+_IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # these names stand in no other table
+_NEEDS_OPERATOR = BillingLink.state != "active"
+_ON_HOLD = select(BillingLink.org_id).where(BillingLink.state == "on_hold").distinct()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class OrganizationReport:
 
     @property
     def in_sync(self) -> bool:
-        return all(link.standing == "in_sync" for link in self.links.values())
+        return all(link.status == "in_sync" for link in self.links.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class OrganizationReportPage:
     """``total`` counts those beyond the page too."""
 
     organizations: list[OrganizationReport]
@@ -60,7 +60,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class ProviderSummary:
     """One biller and its links. ``behind_since``: the last change of the organization that has waited longest.
 
     ``account_id``: whose key it must be; None: nothing was asked there yet. ``stop`` None: it is not stopped.
@@ -72,11 +72,11 @@ class Counts:
     behind_since: datetime | None
     account_id: str | None
     livemode: bool | None
-    stop: Stop | None
+    open_breaker: OpenBreaker | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class FailureGroup:
     """Links that fail alike. ``message`` is one of theirs."""
 
     provider: str
@@ -91,20 +91,20 @@ class Trouble:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
     organizations: int
-    billers: Mapping[Provider, Counts]
-    troubles: list[Trouble]
+    providers: Mapping[Provider, ProviderSummary]
+    failures: list[FailureGroup]
     unpublished: int
     unpublished_since: datetime | None
-    received: Mapping[str, int]
-    comparison: Comparison | None
+    inbox: Mapping[str, int]
+    last_drift_report: DriftReportSummary | None
 
     @property
     def in_sync(self) -> bool:
-        return not self.unpublished and all(not (each.behind or each.parked) for each in self.billers.values())
+        return not self.unpublished and all(not (each.behind or each.parked) for each in self.providers.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped:
+class ParkedLink:
     """A link that waits for a person."""
 
     org_id: str
@@ -112,23 +112,25 @@ class Stopped:
     link: LinkReport
 
 
-def overview(session: Session) -> Overview:
-    unpublished, since = session.execute(
+def summarize(session: Session) -> Overview:
+    unpublished, unpublished_since = session.execute(
         select(func.count(), func.min(Event.occurred_at)).where(Event.published_at.is_(None))
     ).one()
-    received = session.execute(select(ReceivedEvent.verdict, func.count()).group_by(ReceivedEvent.verdict))
+    inbox_rows = session.execute(select(ServiceEvent.status, func.count()).group_by(ServiceEvent.status))
     return Overview(
         organizations=session.scalar(select(func.count(Organization.id)).where(Organization.status != "deleted")) or 0,
-        billers=_counts(session),
-        troubles=_troubles(session),
+        providers=_provider_summaries(session),
+        failures=_failure_groups(session),
         unpublished=unpublished,
-        unpublished_since=since,
-        received=_together({row[0]: row[1] for row in received}, provider_webhooks.counts(session)),
-        comparison=comparison(session),
+        unpublished_since=unpublished_since,
+        inbox=_merge_counts({row[0]: row[1] for row in inbox_rows}, provider_webhooks.count_by_state(session)),
+        last_drift_report=last_drift_report(session),
     )
 
 
-def organizations(session: Session, now: datetime, *, plan: str | None, search: str | None, limit: int) -> Page:
+def list_organizations(
+    session: Session, now: datetime, *, plan: str | None, search: str | None, limit: int
+) -> OrganizationReportPage:
     """Those that are not deleted, oldest first; ``search`` is a part of the name, letter case aside."""
     conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
     if plan is not None:
@@ -139,52 +141,56 @@ def organizations(session: Session, now: datetime, *, plan: str | None, search: 
         select(Organization).where(*conditions).order_by(Organization.created_at, Organization.id).limit(limit)
     ).all()
     total = session.scalar(select(func.count(Organization.id)).where(*conditions)) or 0
-    return Page(organizations=_reports(session, rows, now), total=total)
+    return OrganizationReportPage(organizations=_organization_reports(session, rows, now), total=total)
 
 
-def organization(session: Session, org_id: str, now: datetime) -> OrganizationReport | None:
+def organization_report(session: Session, org_id: str, now: datetime) -> OrganizationReport | None:
     row = session.get(Organization, org_id)
-    return None if row is None else _reports(session, [row], now)[0]
+    return None if row is None else _organization_reports(session, [row], now)[0]
 
 
-def stopped(session: Session, now: datetime, limit: int) -> tuple[list[Stopped], int]:
+def parked_links(session: Session, now: datetime, limit: int) -> tuple[list[ParkedLink], int]:
     """Links that wait for a person, longest first, and how many there are beyond the limit too."""
     rows = session.execute(
         select(BillingLink, Organization.name)
         .join(Organization, Organization.id == BillingLink.org_id)
-        .where(_NEEDS_A_PERSON)
+        .where(_NEEDS_OPERATOR)
         .order_by(BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
         .limit(limit)
     )
-    found = [Stopped(org_id=link.org_id, name=name, link=link_report(link, now)) for link, name in rows]
-    return found, session.scalar(select(func.count()).select_from(BillingLink).where(_NEEDS_A_PERSON)) or 0
+    links = [ParkedLink(org_id=link.org_id, name=name, link=link_report(link, now)) for link, name in rows]
+    return links, session.scalar(select(func.count()).select_from(BillingLink).where(_NEEDS_OPERATOR)) or 0
 
 
-def stuck(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
+def organization_ids_to_retry(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
     """Organizations beyond the id ``after`` that are parked, or that met the error of this code or kind.
 
     One that an import left to a person's decision is only among those of an error that is named.
     """
-    parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_HELD)
-    met = or_(BillingLink.error_code == error, BillingLink.error_kind == error)
-    rows = select(BillingLink.org_id).distinct().where(parked if error is None else met, BillingLink.org_id > after)
+    is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD)
+    has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error)
+    rows = (
+        select(BillingLink.org_id)
+        .distinct()
+        .where(is_parked if error is None else has_error, BillingLink.org_id > after)
+    )
     return list(session.scalars(rows.order_by(BillingLink.org_id).limit(limit)))
 
 
-def count_held(session: Session) -> int:
+def count_on_hold(session: Session) -> int:
     """Organizations that wait for a person to decide what an import could not read."""
-    return session.scalar(select(func.count()).select_from(_HELD.subquery())) or 0
+    return session.scalar(select(func.count()).select_from(_ON_HOLD.subquery())) or 0
 
 
-def error_words(session: Session) -> list[str]:
+def error_codes(session: Session) -> list[str]:
     """The codes and kinds that links have met and not got over."""
     rows = session.execute(select(BillingLink.error_code, BillingLink.error_kind).distinct().limit(200))
-    return sorted({word for row in rows for word in row if word})
+    return sorted({code for row in rows for code in row if code})
 
 
-def _counts(session: Session) -> dict[Provider, Counts]:
-    total = _by_provider(session)
-    parked = _by_provider(session, _NEEDS_A_PERSON)
+def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
+    total = _count_by_provider(session)
+    parked = _count_by_provider(session, _NEEDS_OPERATOR)
     behind = {
         row[0]: (row[1], row[2])
         for row in session.execute(
@@ -194,30 +200,30 @@ def _counts(session: Session) -> dict[Provider, Counts]:
             .group_by(BillingLink.provider)
         )
     }
-    standings = {row.provider: row for row in session.scalars(select(BillerStanding))}
-    counts: dict[Provider, Counts] = {}
+    provider_statuses = {row.provider: row for row in session.scalars(select(ProviderStatus))}
+    summaries: dict[Provider, ProviderSummary] = {}
     for provider in PROVIDERS:
-        late, since = behind.get(provider, (0, None))
-        stuck_there = parked.get(provider, 0)
-        in_sync = max(0, total.get(provider, 0) - late - stuck_there)
-        counts[provider] = Counts(
+        behind_count, since = behind.get(provider, (0, None))
+        parked_count = parked.get(provider, 0)
+        in_sync = max(0, total.get(provider, 0) - behind_count - parked_count)
+        summaries[provider] = ProviderSummary(
             in_sync=in_sync,
-            behind=late,
-            parked=stuck_there,
+            behind=behind_count,
+            parked=parked_count,
             behind_since=since,
-            account_id=standings[provider].account_id,
-            livemode=standings[provider].livemode,
-            stop=circuit_breaker.stop_of(standings[provider]),
+            account_id=provider_statuses[provider].account_id,
+            livemode=provider_statuses[provider].livemode,
+            open_breaker=circuit_breaker.open_breaker_of(provider_statuses[provider]),
         )
-    return counts
+    return summaries
 
 
-def _by_provider(session: Session, *conditions: ColumnElement[bool]) -> dict[str, int]:
+def _count_by_provider(session: Session, *conditions: ColumnElement[bool]) -> dict[str, int]:
     rows = session.execute(select(BillingLink.provider, func.count()).where(*conditions).group_by(BillingLink.provider))
     return {row[0]: row[1] for row in rows}
 
 
-def _troubles(session: Session) -> list[Trouble]:
+def _failure_groups(session: Session) -> list[FailureGroup]:
     """Those of links that need a person, then those that are tried again; the most frequent first."""
     kinds = (BillingLink.provider, BillingLink.state, BillingLink.error_kind, BillingLink.error_code)
     rows = session.execute(
@@ -225,17 +231,17 @@ def _troubles(session: Session) -> list[Trouble]:
         .where(BillingLink.error_kind.is_not(None), BillingLink.error_kind != WAITING_FOR_PAYER)
         .group_by(*kinds)
         .order_by(BillingLink.state.desc(), text("links DESC"), *kinds)
-        .limit(TROUBLES_AT_MOST)
+        .limit(MAX_FAILURE_GROUPS)
     )
     return [
-        Trouble(
+        FailureGroup(
             provider=row[0], state=row[1], kind=str(row[2]), code=row[3], links=row[4], since=row[5], message=row[6]
         )
         for row in rows
     ]
 
 
-def _reports(session: Session, rows: Collection[Organization], now: datetime) -> list[OrganizationReport]:
+def _organization_reports(session: Session, rows: Collection[Organization], now: datetime) -> list[OrganizationReport]:
     ids = [row.id for row in rows]
     members = {
         row[0]: row[1]
@@ -243,10 +249,10 @@ def _reports(session: Session, rows: Collection[Organization], now: datetime) ->
             select(Membership.org_id, func.count()).where(Membership.org_id.in_(ids)).group_by(Membership.org_id)
         )
     }
-    stops = circuit_breaker.stops(session)
+    open_breakers = circuit_breaker.open_breakers(session)
     links: dict[str, dict[Provider, LinkReport]] = {org_id: {} for org_id in ids}
     for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(ids))):
-        report = link_report(link, now, stops)
+        report = link_report(link, now, open_breakers)
         links[link.org_id][report.provider] = report
     return [
         OrganizationReport(

@@ -12,79 +12,82 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.catalog.plans import Catalog, Plan
+from core.catalog.plans import Catalog, CatalogPlan
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
-from core.flow_control.circuit_breaker import Stop
+from core.flow_control.circuit_breaker import OpenBreaker
 from core.organizations import plan_changes
 from core.organizations.plan_changes import PlanStep
-from core.ports.quotes import PlanQuestion
+from core.ports.quotes import PlanChangeQuery
 from core.ports.spec import PROVIDERS, Provider, SubscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class PlanChangePreview:
     """``question`` is for ``charged_by``, the biller that charges then; the other one makes no invoice that is paid.
 
-    It is ``None`` where the charger changes: a new period begins at the other biller. ``can_be`` False: a lower plan
+    It is ``None`` where the charger changes: a new period begins at the other biller. ``is_possible`` False: a lower
+    plan
     that somebody else charges cannot wait for the period's end. ``effective_at``: where a biller has said it already.
     """
 
     step: PlanStep
     charged_by: Provider
-    question: PlanQuestion | None
-    can_be: bool
+    query: PlanChangeQuery | None
+    is_possible: bool
     currency: str
     effective_at: datetime | None
-    stops: Mapping[Provider, Stop]
+    open_breakers: Mapping[Provider, OpenBreaker]
 
     @property
-    def others(self) -> list[Provider]:
+    def other_providers(self) -> list[Provider]:
         """The billers that do not charge."""
         return [provider for provider in PROVIDERS if provider != self.charged_by]
 
 
-def outlook(session: Session, organization: Organization, plan_tier: str, catalog: Catalog) -> Outlook:
+def preview_change(session: Session, organization: Organization, plan_tier: str, catalog: Catalog) -> PlanChangePreview:
     """Raises ``InvalidChangeError`` for a plan that is not in the catalog."""
     step = plan_changes.plan_step(organization, plan_tier, catalog)
     plan = catalog.plan(step.plan_tier)
-    following = catalog.plan(step.pending_plan_tier) if step.pending_plan_tier else None
-    before = catalog.plans.get(organization.plan_tier)
-    stays = before is None or before.charged_by == plan.charged_by
-    can_be = following is None or following.charged_by == plan.charged_by
+    next_plan = catalog.plan(step.pending_plan_tier) if step.pending_plan_tier else None
+    current_plan = catalog.plans.get(organization.plan_tier)
+    keeps_provider = current_plan is None or current_plan.charged_by == plan.charged_by
+    is_possible = next_plan is None or next_plan.charged_by == plan.charged_by
     links = {
         link.provider: link
         for link in session.scalars(select(BillingLink).where(BillingLink.org_id == organization.id))
     }
-    asked = _question(organization.id, plan, following, links) if stays and can_be else None
-    return Outlook(
+    query = _plan_change_query(organization.id, plan, next_plan, links) if keeps_provider and is_possible else None
+    return PlanChangePreview(
         step=step,
         charged_by=plan.charged_by,
-        question=asked,
-        can_be=can_be,
+        query=query,
+        is_possible=is_possible,
         currency=plan.currency,
-        effective_at=organization.plan_effective_at if step.kind == "nothing" else None,
-        stops=circuit_breaker.stops(session),
+        effective_at=organization.plan_effective_at if step.kind == "none" else None,
+        open_breakers=circuit_breaker.open_breakers(session),
     )
 
 
-def _question(org_id: str, plan: Plan, following: Plan | None, links: Mapping[str, BillingLink]) -> PlanQuestion:
+def _plan_change_query(
+    org_id: str, plan: CatalogPlan, next_plan: CatalogPlan | None, links: Mapping[str, BillingLink]
+) -> PlanChangeQuery:
     provider = plan.charged_by
     link = links.get(provider)
-    renewed = following or plan
-    return PlanQuestion(
+    renewal_plan = next_plan or plan
+    return PlanChangeQuery(
         spec=SubscriptionSpec(
             org_id=org_id,
             customer_id=(link.customer_id if link else None) or "",
-            plan_code=_code(plan, provider),
-            next_plan_code=_code(following, provider) if following else None,
+            plan_code=_plan_code(plan, provider),
+            next_plan_code=_plan_code(next_plan, provider) if next_plan else None,
         ),
         subscription_id=link.subscription_id if link else None,
-        listed=renewed.amount,
-        currency=renewed.currency,
+        list_price=renewal_plan.amount,
+        currency=renewal_plan.currency,
     )
 
 
-def _code(plan: Plan, provider: Provider) -> str:
+def _plan_code(plan: CatalogPlan, provider: Provider) -> str:
     return plan.stripe_lookup_key if provider == "stripe" else plan.lago_plan_code

@@ -1,6 +1,6 @@
 """How far a change has come: whether both billers hold it, and where one does not, why and what happens next.
 
-The number of a change is the organization's ``billing_version`` after it. A biller holds it once a whole round with
+The number of a change is the organization's ``version`` after it. A biller holds it once a whole round with
 that version or a later one came back; what was begun, or cannot be proved, does not count.
 """
 
@@ -18,56 +18,62 @@ from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import link_status
-from core.reconcile.link_status import LinkReport, holds
+from core.reconcile.link_status import LinkReport, is_synced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class LinkVersionStatus:
     """One biller. ``holds``: everything up to the change that was asked about."""
 
-    holds: bool
+    is_synced: bool
     link: LinkReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class VersionStatus:
     """``sequence`` is the newest change, ``through`` the one that was asked about."""
 
-    sequence: int
-    through: int
-    billers: Mapping[Provider, Standing]
+    latest_version: int
+    version: int
+    providers: Mapping[Provider, LinkVersionStatus]
 
     @property
     def in_sync(self) -> bool:
-        return all(provider in self.billers and self.billers[provider].holds for provider in PROVIDERS)
+        return all(provider in self.providers and self.providers[provider].is_synced for provider in PROVIDERS)
 
 
-def receipt(session: Session, org_id: str, now: datetime, through: int | None = None) -> Receipt | None:
+def version_status(session: Session, org_id: str, now: datetime, version: int | None = None) -> VersionStatus | None:
     """Up to ``through``, else up to the newest change; ``None``: there is no such organization."""
-    return _receipts(session, [org_id], now, through).get(org_id)
+    return _version_statuses(session, [org_id], now, version).get(org_id)
 
 
-def receipts(session: Session, org_ids: Collection[str], now: datetime) -> dict[str, Receipt]:
+def version_statuses(session: Session, org_ids: Collection[str], now: datetime) -> dict[str, VersionStatus]:
     """Of several organizations, each up to its newest change."""
-    return _receipts(session, org_ids, now, None)
+    return _version_statuses(session, org_ids, now, None)
 
 
-def newest(session: Session, org_ids: Collection[str]) -> dict[str, int]:
+def latest_versions(session: Session, org_ids: Collection[str]) -> dict[str, int]:
     """The number of each organization's newest change."""
-    versions = select(Organization.id, Organization.billing_version).where(Organization.id.in_(org_ids))
+    versions = select(Organization.id, Organization.version).where(Organization.id.in_(org_ids))
     return {row[0]: row[1] for row in session.execute(versions)}
 
 
-def _receipts(session: Session, org_ids: Collection[str], now: datetime, through: int | None) -> dict[str, Receipt]:
-    versions = newest(session, org_ids)
-    asked = {org_id: version if through is None else through for org_id, version in versions.items()}
-    found: dict[str, dict[Provider, Standing]] = {org_id: {} for org_id in versions}
+def _version_statuses(
+    session: Session, org_ids: Collection[str], now: datetime, requested_version: int | None
+) -> dict[str, VersionStatus]:
+    versions = latest_versions(session, org_ids)
+    requested = {
+        org_id: version if requested_version is None else requested_version for org_id, version in versions.items()
+    }
+    link_statuses: dict[str, dict[Provider, LinkVersionStatus]] = {org_id: {} for org_id in versions}
     links = select(BillingLink).where(BillingLink.org_id.in_(list(versions))).order_by(BillingLink.provider.desc())
-    stops = circuit_breaker.stops(session)
+    open_breakers = circuit_breaker.open_breakers(session)
     for link in session.scalars(links):
-        report = link_status.link_report(link, now, stops)
-        found[link.org_id][report.provider] = Standing(holds=holds(link, asked[link.org_id]), link=report)
+        report = link_status.link_report(link, now, open_breakers)
+        link_statuses[link.org_id][report.provider] = LinkVersionStatus(
+            is_synced=is_synced(link, requested[link.org_id]), link=report
+        )
     return {
-        org_id: Receipt(sequence=version, through=asked[org_id], billers=found[org_id])
+        org_id: VersionStatus(latest_version=version, version=requested[org_id], providers=link_statuses[org_id])
         for org_id, version in versions.items()
     }

@@ -18,80 +18,82 @@ import structlog
 from core.common.clock import Clock
 from core.db.database import Database
 from core.webhooks import deliveries, payloads
-from core.webhooks.deliveries import Answer, Try
-from core.webhooks.payloads import MEDIA_TYPE
+from core.webhooks.deliveries import DeliveryAttempt, WebhookResponse
+from core.webhooks.payloads import CLOUDEVENT_MEDIA_TYPE
 from core.webhooks.signing import Signer
 
 log = structlog.get_logger()
 
 
-class Wire(Protocol):
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+class HttpSender(Protocol):
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
         """One request, ended in time, whatever the other side does. Raises nothing of the network's."""
 
     def close(self) -> None: ...
 
 
-class Lanes:
+class PerEndpointSlots:
     """As many threads of one process as may be out at once; half of them, at least one, at the same endpoint."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._out: Counter[str] = Counter()
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._in_use: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def enter(self, endpoint_id: str) -> bool:
+    def try_acquire(self, endpoint_id: str) -> bool:
         with self._lock:
-            if self._out.total() >= self._width or self._out[endpoint_id] >= max(1, self._width // 2):
+            if self._in_use.total() >= self._size or self._in_use[endpoint_id] >= max(1, self._size // 2):
                 return False
-            self._out[endpoint_id] += 1
+            self._in_use[endpoint_id] += 1
             return True
 
-    def leave(self, endpoint_id: str) -> None:
+    def release(self, endpoint_id: str) -> None:
         with self._lock:
-            self._out[endpoint_id] -= 1
-            self._out += Counter()  # forgets those at nought
+            self._in_use[endpoint_id] -= 1
+            self._in_use += Counter()  # forgets those at nought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Courier:
+class Dispatcher:
     database: Database
     clock: Clock
     signer: Signer
-    wire: Wire
-    lanes: Lanes = field(default_factory=lambda: Lanes(2))
+    sender: HttpSender
+    slots: PerEndpointSlots = field(default_factory=lambda: PerEndpointSlots(2))
 
     def run(self, endpoint_id: str, seconds: float) -> bool:
         """Send what is due there for so long; whether there may be more. An endpoint that is not well ends it."""
-        if not self.lanes.enter(endpoint_id):
+        if not self.slots.try_acquire(endpoint_id):
             # The sweep rings again in a few seconds.
             return False
         try:
-            return self._run(endpoint_id, time.monotonic() + seconds)
+            return self._send_until(endpoint_id, time.monotonic() + seconds)
         finally:
-            self.lanes.leave(endpoint_id)
+            self.slots.release(endpoint_id)
 
-    def _run(self, endpoint_id: str, ends: float) -> bool:
-        while time.monotonic() < ends:
+    def _send_until(self, endpoint_id: str, deadline: float) -> bool:
+        while time.monotonic() < deadline:
             with self.database.write() as session:
-                tried = deliveries.claim(session, endpoint_id, self.clock())
-            if tried is None or not self._send(tried):
+                attempt = deliveries.lease_next(session, endpoint_id, self.clock())
+            if attempt is None or not self._send(attempt):
                 return False
         return True
 
-    def _send(self, tried: Try) -> bool:
-        body = payloads.announcement(tried.event, tried.name).model_dump_json().encode()
-        signed = self.signer.headers(tried.endpoint, tried.event.id, body, self.clock())
-        answer = self.wire.post(tried.endpoint.url, body, {"Content-Type": MEDIA_TYPE, **signed})
-        with self.database.write() as session:
-            deliveries.settle(session, tried, answer, self.clock())
-        tell = log.info if answer.took else log.warning
-        tell(
-            "webhook_sent" if answer.took else "webhook_not_taken",
-            endpoint=tried.endpoint.id,
-            event_id=tried.event.id,
-            org_id=tried.event.org_id,
-            status=answer.status,
-            error=answer.error,
+    def _send(self, attempt: DeliveryAttempt) -> bool:
+        body = payloads.build(attempt.event, attempt.name).model_dump_json().encode()
+        signature_headers = self.signer.headers(attempt.endpoint, attempt.event.id, body, self.clock())
+        response = self.sender.post(
+            attempt.endpoint.url, body, {"Content-Type": CLOUDEVENT_MEDIA_TYPE, **signature_headers}
         )
-        return answer.was_read
+        with self.database.write() as session:
+            deliveries.record_attempt(session, attempt, response, self.clock())
+        write_log = log.info if response.accepted else log.warning
+        write_log(
+            "webhook_delivered" if response.accepted else "webhook_delivery_failed",
+            endpoint=attempt.endpoint.id,
+            event_id=attempt.event.id,
+            org_id=attempt.event.org_id,
+            status=response.status,
+            error=response.error,
+        )
+        return response.endpoint_healthy

@@ -17,30 +17,30 @@ from sqlalchemy.orm import Session
 
 from core.common.validation import InvalidChangeError, one_of
 from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
-from core.webhooks.payloads import NAMES, Name
+from core.webhooks.payloads import PUBLIC_EVENT_NAMES, PublicEventName
 from core.webhooks.url_policy import checked_url
 
-PREFIX: Final = "we_"
-DESCRIPTION_LIMIT: Final = 200
-MOST: Final = 50
+ENDPOINT_ID_PREFIX: Final = "we_"
+MAX_ENDPOINT_DESCRIPTION_LENGTH: Final = 200
+MAX_ENDPOINTS: Final = 50
 
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
-IS_PENDING: Final = "state = 'pending'"
-IS_FAILED: Final = "state = 'failed'"
+DELIVERY_IS_PENDING: Final = "state = 'pending'"
+DELIVERY_IS_FAILED: Final = "state = 'failed'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointReport:
+class EndpointInfo:
     """``events`` empty: every event. ``generation`` of its secret. What waits and what failed of the last 30 days."""
 
     id: str
     url: str
-    events: list[Name]
+    events: list[PublicEventName]
     description: str | None
-    generation: int
+    secret_generation: int
     created_at: datetime
     disabled_at: datetime | None
-    disabled_because: str | None
+    disabled_reason: str | None
     pending: int
     failed: int
 
@@ -52,30 +52,32 @@ class NewEndpoint:
     description: str | None = None
 
 
-def add(session: Session, new: NewEndpoint, now: datetime, *, private: bool) -> EndpointReport:
+def add(session: Session, new: NewEndpoint, now: datetime, *, allow_private: bool) -> EndpointInfo:
     """``private``: it may be on a network of our own. Raises ``InvalidChangeError``."""
-    wanted = {one_of("events", event, NAMES) for event in new.events}
-    if (session.scalar(select(func.count()).select_from(WebhookEndpoint)) or 0) >= MOST:
-        raise InvalidChangeError("url", f"there are {MOST} webhook endpoints already: remove one that is not needed")
+    subscribed = {one_of("events", event, PUBLIC_EVENT_NAMES) for event in new.events}
+    if (session.scalar(select(func.count()).select_from(WebhookEndpoint)) or 0) >= MAX_ENDPOINTS:
+        raise InvalidChangeError(
+            "url", f"there are {MAX_ENDPOINTS} webhook endpoints already: remove one that is not needed"
+        )
     row = WebhookEndpoint(
-        id=PREFIX + secrets.token_hex(12),
-        url=checked_url(new.url, private=private),
-        events=" ".join(name for name in NAMES if name in wanted),
+        id=ENDPOINT_ID_PREFIX + secrets.token_hex(12),
+        url=checked_url(new.url, allow_private=allow_private),
+        events=" ".join(name for name in PUBLIC_EVENT_NAMES if name in subscribed),
         description=_checked_description(new.description),
-        generation=1,
+        secret_generation=1,
         created_at=now,
-        failures=0,
+        consecutive_failures=0,
     )
     session.add(row)
     session.flush()
-    return _report(row, 0, 0)
+    return _to_info(row, 0, 0)
 
 
-def every(session: Session) -> list[EndpointReport]:
+def list_all(session: Session) -> list[EndpointInfo]:
     """Oldest first."""
-    pending, failed = _counted(session, IS_PENDING), _counted(session, IS_FAILED)
+    pending, failed = _count_by_endpoint(session, DELIVERY_IS_PENDING), _count_by_endpoint(session, DELIVERY_IS_FAILED)
     endpoints = session.scalars(select(WebhookEndpoint).order_by(WebhookEndpoint.created_at, WebhookEndpoint.id))
-    return [_report(row, pending.get(row.id, 0), failed.get(row.id, 0)) for row in endpoints]
+    return [_to_info(row, pending.get(row.id, 0), failed.get(row.id, 0)) for row in endpoints]
 
 
 def remove(session: Session, endpoint_id: str) -> bool:
@@ -89,39 +91,41 @@ def remove(session: Session, endpoint_id: str) -> bool:
     return True
 
 
-def rotate(session: Session, endpoint_id: str, now: datetime) -> int | None:
+def rotate_secret(session: Session, endpoint_id: str, now: datetime) -> int | None:
     """The generation of its new secret; the one before signs as well for a day. ``None``: there is no such endpoint."""
     row = session.get(WebhookEndpoint, endpoint_id, with_for_update={"key_share": True})
     if row is None:
         return None
-    row.generation += 1
+    row.secret_generation += 1
     row.rotated_at = now
-    return row.generation
+    return row.secret_generation
 
 
 def _checked_description(description: str | None) -> str | None:
-    plain = (description or "").strip()
-    if len(plain) > DESCRIPTION_LIMIT or not plain.isprintable():
-        raise InvalidChangeError("description", f"description must be one line of at most {DESCRIPTION_LIMIT} letters")
-    return plain or None
+    stripped = (description or "").strip()
+    if len(stripped) > MAX_ENDPOINT_DESCRIPTION_LENGTH or not stripped.isprintable():
+        raise InvalidChangeError(
+            "description", f"description must be one line of at most {MAX_ENDPOINT_DESCRIPTION_LENGTH} letters"
+        )
+    return stripped or None
 
 
-def _counted(session: Session, condition: str) -> dict[str, int]:
-    counted = select(WebhookDelivery.endpoint_id, func.count()).where(text(condition))
-    return {row[0]: row[1] for row in session.execute(counted.group_by(WebhookDelivery.endpoint_id))}
+def _count_by_endpoint(session: Session, condition: str) -> dict[str, int]:
+    query = select(WebhookDelivery.endpoint_id, func.count()).where(text(condition))
+    return {row[0]: row[1] for row in session.execute(query.group_by(WebhookDelivery.endpoint_id))}
 
 
-def _report(row: WebhookEndpoint, pending: int, failed: int) -> EndpointReport:
-    words = row.events.split()
-    return EndpointReport(
+def _to_info(row: WebhookEndpoint, pending: int, failed: int) -> EndpointInfo:
+    subscribed = row.events.split()
+    return EndpointInfo(
         id=row.id,
         url=row.url,
-        events=[name for name in NAMES if name in words],
+        events=[name for name in PUBLIC_EVENT_NAMES if name in subscribed],
         description=row.description,
-        generation=row.generation,
+        secret_generation=row.secret_generation,
         created_at=row.created_at,
         disabled_at=row.disabled_at,
-        disabled_because=row.disabled_because,
+        disabled_reason=row.disabled_reason,
         pending=pending,
         failed=failed,
     )

@@ -15,36 +15,36 @@ from typing import Final
 
 from core.db.models.webhooks import WebhookEndpoint
 
-PREFIX: Final = "whsec_"
-BOTH_SIGN_FOR: Final = timedelta(hours=24)
+SIGNING_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with
+ROTATION_OVERLAP: Final = timedelta(hours=24)
 
 
 class Signer:
     """``key`` is the setting: long and random, the same in every process."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key.encode()
+    def __init__(self, master_secret: str) -> None:
+        self._master_secret = master_secret.encode()
 
     def __repr__(self) -> str:
         return "Signer()"
 
     def secret(self, endpoint_id: str, generation: int) -> str:
         """What the other side verifies with."""
-        return PREFIX + base64.b64encode(self._derived(endpoint_id, generation)).decode()
+        return SIGNING_SECRET_PREFIX + base64.b64encode(self._derive_secret(endpoint_id, generation)).decode()
 
     def headers(self, endpoint: WebhookEndpoint, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
         """Of one try: the timestamp is its own, the id is the message's."""
-        stamp = str(int(now.timestamp()))
-        signed = b".".join((message_id.encode(), stamp.encode(), body))
-        generations = [endpoint.generation]
-        if endpoint.rotated_at is not None and now < endpoint.rotated_at + BOTH_SIGN_FOR:
-            generations.append(endpoint.generation - 1)
-        signatures = [_signature(self._derived(endpoint.id, each), signed) for each in generations]
-        return {"webhook-id": message_id, "webhook-timestamp": stamp, "webhook-signature": " ".join(signatures)}
+        timestamp = str(int(now.timestamp()))
+        signed_content = b".".join((message_id.encode(), timestamp.encode(), body))
+        generations = [endpoint.secret_generation]
+        if endpoint.rotated_at is not None and now < endpoint.rotated_at + ROTATION_OVERLAP:
+            generations.append(endpoint.secret_generation - 1)
+        signatures = [_sign(self._derive_secret(endpoint.id, each), signed_content) for each in generations]
+        return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": " ".join(signatures)}
 
-    def _derived(self, endpoint_id: str, generation: int) -> bytes:
-        return hmac.digest(self._key, f"webhook:{endpoint_id}:{generation}".encode(), hashlib.sha256)
+    def _derive_secret(self, endpoint_id: str, generation: int) -> bytes:
+        return hmac.digest(self._master_secret, f"webhook:{endpoint_id}:{generation}".encode(), hashlib.sha256)
 
 
-def _signature(secret: bytes, signed: bytes) -> str:
-    return "v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+def _sign(secret: bytes, signed_content: bytes) -> str:
+    return "v1," + base64.b64encode(hmac.digest(secret, signed_content, hashlib.sha256)).decode()

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from core.common.validation import InvalidChangeError
 
-URL_LIMIT: Final = 2000
+MAX_ENDPOINT_URL_LENGTH: Final = 2000
 
 # Beyond what this Python's ipaddress knows: versions before 3.11.10 call some of these global.
 _V4_NOT_PUBLIC: Final = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/3")))
@@ -17,21 +17,23 @@ _V6_PUBLIC: Final = IPv6Network("2000::/3")
 _V6_NOT_PUBLIC: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 
-def checked_url(url: str, *, private: bool) -> str:
+def checked_url(url: str, *, allow_private: bool) -> str:
     """The address as it is used. Raises ``InvalidChangeError``, whose text does not repeat it: it may hold a token."""
-    refusal = InvalidChangeError("url", "url must be https://host/path (http:// on this machine alone), without a user")
-    if len(url) > URL_LIMIT or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise refusal
+    invalid_url = InvalidChangeError(
+        "url", "url must be https://host/path (http:// on this machine alone), without a user"
+    )
+    if len(url) > MAX_ENDPOINT_URL_LENGTH or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise invalid_url
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise refusal from None
+        raise invalid_url from None
     if not host or port == 0 or parts.username is not None or parts.password is not None or parts.fragment:
-        raise refusal
+        raise invalid_url
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
-        raise refusal
-    if not private and _is_private(parts):
+        raise invalid_url
+    if not allow_private and _is_private_url(parts):
         message = "url leads to a private address: name a public one, or set WEBHOOK_ALLOW_PRIVATE"
         raise InvalidChangeError("url", message)
     return url
@@ -43,14 +45,14 @@ def is_public(address: str) -> bool:
     ``fe80::1%eth0`` and whatever else is not understood is not public.
     """
     try:
-        found = ip_address(address)
+        ip = ip_address(address)
     except ValueError:
         return False
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    if isinstance(found, IPv4Address):
-        return found.is_global and not any(found in network for network in _V4_NOT_PUBLIC)
-    return found in _V6_PUBLIC and found.is_global and not any(found in network for network in _V6_NOT_PUBLIC)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if isinstance(ip, IPv4Address):
+        return ip.is_global and not any(ip in network for network in _V4_NOT_PUBLIC)
+    return ip in _V6_PUBLIC and ip.is_global and not any(ip in network for network in _V6_NOT_PUBLIC)
 
 
 def _is_loopback(host: str) -> bool:
@@ -62,7 +64,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _is_private(parts: SplitResult) -> bool:
+def _is_private_url(parts: SplitResult) -> bool:
     """As far as the address itself tells it."""
     host = parts.hostname or ""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from core.events.event_types import CHANGE_TYPES
-from core.inbox.event_schemas import DATA_OF, Envelope
+from core.inbox.event_schemas import DATA_MODELS, ServiceEventMessage
 
 FOLDER = Path(__file__).resolve().parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -20,8 +20,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def documents() -> dict[str, str]:
     """What each file holds, by its name: the envelope, and the ``data`` of every event type."""
-    of_data = {f"{event_type}.json": _document(model) for event_type, model in DATA_OF.items()}
-    schema = Envelope.model_json_schema()
+    of_data = {f"{event_type}.json": _document(model) for event_type, model in DATA_MODELS.items()}
+    schema = ServiceEventMessage.model_json_schema()
     schema["properties"]["type"]["enum"] = list(CHANGE_TYPES)
     return {"envelope.json": _text(schema), **of_data}
 

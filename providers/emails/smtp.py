@@ -28,74 +28,78 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from core.emails.sender import MailError, MailPostponedError, MailRefusedError, MailServerAwayError
+from core.emails.sender import EmailDeferredError, EmailError, EmailRejectedError, EmailServerUnavailableError
 
-Tls = Literal["starttls", "tls", "none"]
-Result = TypeVar("Result")
+TlsMode = Literal["starttls", "tls", "none"]
+ResultT = TypeVar("ResultT")
 
 # Together well below ``core.emails.queue.LEASE``.
-REACH_SECONDS: Final = 10.0
-MAIL_SECONDS: Final = 20.0
-LEAVE_SECONDS: Final = 3.0
-CLOSING: Final = 421
-_FOR_GOOD: Final = range(500, 600)
-_STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
+SMTP_CONNECT_SECONDS: Final = 10.0
+SMTP_SEND_SECONDS: Final = 20.0
+SMTP_QUIT_SECONDS: Final = 3.0
+SMTP_SERVICE_CLOSING: Final = 421
+_PERMANENT_CODES: Final = range(500, 600)
+_ENHANCED_STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmtpAddress:
+class SmtpConfig:
     """Where the server is; ``login`` is user and password."""
 
     host: str
     port: int
-    tls: Tls
+    tls: TlsMode
     login: tuple[str, str] | None = None
 
 
-class SmtpServer:
+class SmtpTransport:
     """Each line is one connection, for as many mails as there are."""
 
     def __init__(
-        self, address: SmtpAddress, *, reach_seconds: float = REACH_SECONDS, mail_seconds: float = MAIL_SECONDS
+        self,
+        config: SmtpConfig,
+        *,
+        connect_seconds: float = SMTP_CONNECT_SECONDS,
+        send_seconds: float = SMTP_SEND_SECONDS,
     ) -> None:
-        self._address = address
-        self._reach_seconds, self._mail_seconds = reach_seconds, mail_seconds
-        self._context = ssl.create_default_context()
+        self._config = config
+        self._connect_seconds, self._send_seconds = connect_seconds, send_seconds
+        self._tls_context = ssl.create_default_context()
 
     @contextmanager
-    def line(self) -> Iterator[SmtpLine]:
+    def connect(self) -> Iterator[SmtpConnection]:
         with asyncio.Runner() as runner:
-            client = self._client()
+            client = self._new_client()
             try:
-                self._reach(runner, client)
-                yield SmtpLine(runner, client, self._mail_seconds)
+                self._open_connection(runner, client)
+                yield SmtpConnection(runner, client, self._send_seconds)
             finally:
-                runner.run(_leave(client))
+                runner.run(_quit(client))
 
-    def _reach(self, runner: asyncio.Runner, client: SMTP) -> None:
+    def _open_connection(self, runner: asyncio.Runner, client: SMTP) -> None:
         try:
-            runner.run(_within(self._reach_seconds, client.connect()))
+            runner.run(_run_within(self._connect_seconds, client.connect()))
         except (SMTPException, OSError, UnicodeError) as error:
-            raise MailServerAwayError(_why_away(error)) from None
+            raise EmailServerUnavailableError(_unavailable_reason(error)) from None
 
-    def _client(self) -> SMTP:
-        address = self._address
-        user, password = address.login or (None, None)
-        return _Client(
-            hostname=address.host,
-            port=address.port,
+    def _new_client(self) -> SMTP:
+        config = self._config
+        user, password = config.login or (None, None)
+        return _AbortingSmtpClient(
+            hostname=config.host,
+            port=config.port,
             username=user,
             password=password,
             # Not the full name, which may cost a look-up of many seconds.
             local_hostname=socket.gethostname(),
-            timeout=self._mail_seconds,
-            use_tls=address.tls == "tls",
-            start_tls=address.tls == "starttls",
-            tls_context=self._context,
+            timeout=self._send_seconds,
+            use_tls=config.tls == "tls",
+            start_tls=config.tls == "starttls",
+            tls_context=self._tls_context,
         )
 
 
-class _Client(SMTP):
+class _AbortingSmtpClient(SMTP):
     def close(self) -> None:
         """At once: a farewell in TLS may be waited for in vain, and the loop ends before."""
         transport = self.transport
@@ -104,62 +108,64 @@ class _Client(SMTP):
             transport.abort()
 
 
-class SmtpLine:
-    def __init__(self, runner: asyncio.Runner, client: SMTP, seconds: float) -> None:
-        self._runner, self._client, self._seconds = runner, client, seconds
+class SmtpConnection:
+    def __init__(self, runner: asyncio.Runner, client: SMTP, send_seconds: float) -> None:
+        self._runner, self._client, self._send_seconds = runner, client, send_seconds
 
     def send(self, message: EmailMessage) -> None:
-        """Returns once the server took it. Raises ``MailError``."""
+        """Returns once the server took it. Raises ``EmailError``."""
         sender = message["From"].addresses[0].addr_spec
         recipient = message["To"].addresses[0].addr_spec
         if not self._client.is_connected:
             reason = "it has closed the connection"
-            raise MailServerAwayError(reason)
+            raise EmailServerUnavailableError(reason)
         try:
-            self._runner.run(_within(self._seconds, self._client.sendmail(sender, [recipient], message.as_bytes())))
-        except SMTPRecipientsRefused as refusal:
-            raise _verdict(refusal.recipients[0]) from None
-        except SMTPDataError as refusal:
-            raise _verdict(refusal) from None
-        except SMTPSenderRefused as refusal:
-            reason = f"it refuses the sender, MAIL_FROM ({_codes(refusal)})"
-            raise MailServerAwayError(reason) from None
+            self._runner.run(
+                _run_within(self._send_seconds, self._client.sendmail(sender, [recipient], message.as_bytes()))
+            )
+        except SMTPRecipientsRefused as error:
+            raise _to_email_error(error.recipients[0]) from None
+        except SMTPDataError as error:
+            raise _to_email_error(error) from None
+        except SMTPSenderRefused as error:
+            reason = f"it refuses the sender, MAIL_FROM ({_reply_codes(error)})"
+            raise EmailServerUnavailableError(reason) from None
         except (SMTPException, OSError):
             self._client.close()
             reason = "the mail server was lost before it said whether it took the mail"
-            raise MailPostponedError(reason) from None
+            raise EmailDeferredError(reason) from None
 
 
-async def _within(seconds: float, work: Coroutine[object, object, Result]) -> Result:
+async def _run_within(seconds: float, coroutine: Coroutine[object, object, ResultT]) -> ResultT:
     async with asyncio.timeout(seconds):
-        return await work
+        return await coroutine
 
 
-async def _leave(client: SMTP) -> None:
+async def _quit(client: SMTP) -> None:
     """Politely where that is possible; what was sent was sent."""
     with suppress(SMTPException, OSError):
         if client.is_connected:
-            await _within(LEAVE_SECONDS, client.quit())
+            await _run_within(SMTP_QUIT_SECONDS, client.quit())
     client.close()
     await asyncio.sleep(0)
 
 
-def _verdict(refusal: SMTPResponseException) -> MailError:
+def _to_email_error(error: SMTPResponseException) -> EmailError:
     """4xx: later, says the server; 5xx: never."""
-    what = "the recipient" if isinstance(refusal, SMTPRecipientRefused) else "the mail"
-    if refusal.code == CLOSING:
-        return MailServerAwayError(f"it closes the connection ({_codes(refusal)})")
-    reason = f"the mail server refuses {what} ({_codes(refusal)})"
-    return MailRefusedError(reason) if refusal.code in _FOR_GOOD else MailPostponedError(reason)
+    rejected = "the recipient" if isinstance(error, SMTPRecipientRefused) else "the mail"
+    if error.code == SMTP_SERVICE_CLOSING:
+        return EmailServerUnavailableError(f"it closes the connection ({_reply_codes(error)})")
+    reason = f"the mail server refuses {rejected} ({_reply_codes(error)})"
+    return EmailRejectedError(reason) if error.code in _PERMANENT_CODES else EmailDeferredError(reason)
 
 
-def _why_away(error: Exception) -> str:
+def _unavailable_reason(error: Exception) -> str:
     cause = error.__cause__ or error
     match error:
         case SMTPAuthenticationError():
-            return f"it refuses SMTP_USER and SMTP_PASSWORD ({_codes(error)})"
+            return f"it refuses SMTP_USER and SMTP_PASSWORD ({_reply_codes(error)})"
         case SMTPResponseException():
-            return f"it takes no mail now ({_codes(error)})"
+            return f"it takes no mail now ({_reply_codes(error)})"
         case SMTPException() if not isinstance(error, OSError):
             return "it does not offer what SMTP_TLS, or a login, asks for"
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -169,6 +175,6 @@ def _why_away(error: Exception) -> str:
     return f"it does not answer ({type(cause).__name__})"
 
 
-def _codes(answer: SMTPResponseException) -> str:
-    status = _STATUS.match(answer.message)
-    return f"{answer.code} {status[0]}" if status else str(answer.code)
+def _reply_codes(reply: SMTPResponseException) -> str:
+    status = _ENHANCED_STATUS.match(reply.message)
+    return f"{reply.code} {status[0]}" if status else str(reply.code)

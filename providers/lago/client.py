@@ -23,30 +23,30 @@ from lago_python_client.services.response import get_response_data, prepare_obje
 from pydantic.v1 import BaseModel, ValidationError
 
 from core.ports.errors import ProviderError
-from core.ports.provider import Pace
-from providers.lago.errors import Refusal, Silence, failed
+from core.ports.provider import Throttle
+from providers.lago.errors import ErrorResponse, NoAnswer, failure_with_code
 from providers.transport import deadline
-from providers.transport.inline_retry import over_blips
+from providers.transport.inline_retry import retry_transient
 
-LOST_A_RACE = "external_id:value_already_exist"
+CREATE_RACE_CODE = "external_id:value_already_exist"
 
-Answer = TypeVar("Answer", bound=BaseModel)
+ResponseT = TypeVar("ResponseT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[Answer]):
+class LagoRequest(Generic[ResponseT]):
     """``about`` opens every error of this call: ids and codes only. ``path`` is unescaped."""
 
-    about: str
+    context: str
     method: Literal["GET", "POST", "DELETE"]
     path: tuple[str, ...]
     root: str
-    answer: type[Answer]
+    response_type: type[ResponseT]
     body: BaseModel | None = None
     params: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
-class LagoHttp:
+class LagoClient:
     """``api_url`` is the API's bare address; a trailing ``/api/v1``, which the SDK would double, is understood."""
 
     def __init__(self, api_url: str, api_key: str, seconds: float) -> None:
@@ -64,81 +64,97 @@ class LagoHttp:
     def close(self) -> None:
         self._http.close()
 
-    def send(self, call: Call[Answer], claim: Pace | None) -> Answer:
-        return _model(call, self._success(call, claim))
+    def send(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> ResponseT:
+        return _parse_response(request, self._send_or_raise(request, throttle))
 
-    def send_unless(self, word: str, call: Call[Answer], claim: Pace | None) -> Answer | None:
+    def send_or_none(self, code: str, request: LagoRequest[ResponseT], throttle: Throttle | None) -> ResponseT | None:
         """None only when Lago refuses with exactly this code (or ``field:code``); a proxy's 404 has none."""
-        answer = self._answer(call, claim)
-        if isinstance(answer, httpx.Response):
-            return _model(call, answer)
-        if word in answer.words:
+        outcome = self._send_with_race_retry(request, throttle)
+        if isinstance(outcome, httpx.Response):
+            return _parse_response(request, outcome)
+        if code in outcome.codes:
             return None
-        raise answer.failure(call.about).error()
+        raise outcome.to_failure(request.context).to_error()
 
-    def page(self, call: Call[Answer], claim: Pace | None) -> tuple[list[Answer], bool]:
+    def list_page(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> tuple[list[ResponseT], bool]:
         """The first page of a list, and whether there are more."""
-        whole = _read(call, self._success(call, claim), key="")
-        rows, meta = (whole.get(call.root), whole.get("meta")) if isinstance(whole, Mapping) else (None, None)
+        document = _response_data(request, self._send_or_raise(request, throttle), key="")
+        rows, meta = (
+            (document.get(request.root), document.get("meta")) if isinstance(document, Mapping) else (None, None)
+        )
         if not isinstance(rows, list) or not isinstance(meta, Mapping):
-            raise unreadable(call.about, f"{call.root}, meta")
-        return [_parsed(call, row) for row in rows], meta.get("next_page") is not None
+            raise unreadable_error(request.context, f"{request.root}, meta")
+        return [_parse_model(request, row) for row in rows], meta.get("next_page") is not None
 
-    def _success(self, call: Call[Answer], claim: Pace | None) -> httpx.Response:
-        answer = self._answer(call, claim)
-        if isinstance(answer, httpx.Response):
-            return answer
-        raise answer.failure(call.about).error()
+    def _send_or_raise(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> httpx.Response:
+        outcome = self._send_with_race_retry(request, throttle)
+        if isinstance(outcome, httpx.Response):
+            return outcome
+        raise outcome.to_failure(request.context).to_error()
 
-    def _answer(self, call: Call[Answer], claim: Pace | None) -> httpx.Response | Refusal | Silence:
-        answer = self._sent(call, claim)
-        if isinstance(answer, Refusal) and LOST_A_RACE in answer.words:
-            answer = self._sent(call, claim)
-        return answer
+    def _send_with_race_retry(
+        self, request: LagoRequest[ResponseT], throttle: Throttle | None
+    ) -> httpx.Response | ErrorResponse | NoAnswer:
+        outcome = self._send_with_inline_retry(request, throttle)
+        if isinstance(outcome, ErrorResponse) and CREATE_RACE_CODE in outcome.codes:
+            outcome = self._send_with_inline_retry(request, throttle)
+        return outcome
 
-    def _sent(self, call: Call[Answer], claim: Pace | None) -> httpx.Response | Refusal | Silence:
-        return over_blips(
-            lambda: self._once(call, claim),
-            lambda answer: not isinstance(answer, httpx.Response) and answer.failure(call.about).is_blip,
+    def _send_with_inline_retry(
+        self, request: LagoRequest[ResponseT], throttle: Throttle | None
+    ) -> httpx.Response | ErrorResponse | NoAnswer:
+        return retry_transient(
+            lambda: self._send_once(request, throttle),
+            lambda answer: (
+                not isinstance(answer, httpx.Response) and answer.to_failure(request.context).may_retry_inline
+            ),
         )
 
-    def _once(self, call: Call[Answer], claim: Pace | None) -> httpx.Response | Refusal | Silence:
-        if claim is not None:
-            claim.hold(_operation(call))
-        url = make_url(origin=self._origin, path_parts=[_escaped(part) for part in call.path], query_pairs=call.params)
-        content = None if call.body is None else to_json({call.root: call.body.dict(exclude_none=True)})
+    def _send_once(
+        self, request: LagoRequest[ResponseT], throttle: Throttle | None
+    ) -> httpx.Response | ErrorResponse | NoAnswer:
+        if throttle is not None:
+            throttle.before_request(_operation(request))
+        url = make_url(
+            origin=self._origin, path_parts=[_escape(part) for part in request.path], query_pairs=request.params
+        )
+        content = None if request.body is None else to_json({request.root: request.body.dict(exclude_none=True)})
         try:
-            response = self._http.request(call.method, url, headers=self._headers, content=content)
+            response = self._http.request(request.method, url, headers=self._headers, content=content)
         except httpx.RequestError as error:
-            return Silence(error)
-        return response if response.is_success else Refusal(response.status_code, _body(response), response.headers)
+            return NoAnswer(error)
+        return (
+            response
+            if response.is_success
+            else ErrorResponse(response.status_code, _json_body(response), response.headers)
+        )
 
 
-def _operation(call: Call[Answer]) -> str:
+def _operation(request: LagoRequest[ResponseT]) -> str:
     """Lago counts all requests of an organization together (lago.md 2): the name is for people."""
-    names = [part if number != 1 else "{id}" for number, part in enumerate(call.path)]
-    return f"{call.method} /api/v1/{'/'.join(names)}"
+    names = [part if number != 1 else "{id}" for number, part in enumerate(request.path)]
+    return f"{request.method} /api/v1/{'/'.join(names)}"
 
 
-def unreadable(about: str, fields: str) -> ProviderError:
-    return failed(about, "unreadable", f"missing or wrong: {fields}").error()
+def unreadable_error(context: str, fields: str) -> ProviderError:
+    return failure_with_code(context, "unreadable", f"missing or wrong: {fields}").to_error()
 
 
-def moment(about: str, value: str | None) -> datetime:
+def parse_time(context: str, value: str | None) -> datetime:
     """A time or a plain date of Lago's, which is UTC midnight."""
     try:
-        read = datetime.fromisoformat(value or "")
+        parsed = datetime.fromisoformat(value or "")
     except ValueError:
-        raise unreadable(about, "a time") from None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)
+        raise unreadable_error(context, "a time") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def _escaped(part: str) -> str:
+def _escape(part: str) -> str:
     # Lago reads what follows a dot as a format: GET /customers/acme.com is customer "acme" (lago.md 3.4).
     return quote(part, safe="").replace(".", "%2E")
 
 
-def _body(response: httpx.Response) -> object:
+def _json_body(response: httpx.Response) -> object:
     try:
         body: object = response.json()
     except ValueError:
@@ -146,25 +162,27 @@ def _body(response: httpx.Response) -> object:
     return body
 
 
-def _model(call: Call[Answer], response: httpx.Response) -> Answer:
-    return _parsed(call, _read(call, response, key=call.root))
+def _parse_response(request: LagoRequest[ResponseT], response: httpx.Response) -> ResponseT:
+    return _parse_model(request, _response_data(request, response, key=request.root))
 
 
-def _read(call: Call[Answer], response: httpx.Response, key: str) -> object:
+def _response_data(request: LagoRequest[ResponseT], response: httpx.Response, key: str) -> object:
     try:
         data: object = get_response_data(response=response, key=key)
     except LagoApiError:
         data = None
     if data is None:  # a proxy's page, or nothing at all, for which the SDK's create returns None
-        raise failed(call.about, "foreign", f"{response.status_code} not JSON", response.status_code).error()
+        raise failure_with_code(
+            request.context, "foreign", f"{response.status_code} not JSON", response.status_code
+        ).to_error()
     return data
 
 
-def _parsed(call: Call[Answer], data: object) -> Answer:
+def _parse_model(request: LagoRequest[ResponseT], data: object) -> ResponseT:
     if not isinstance(data, Mapping) or not data:
-        raise unreadable(call.about, call.root)
+        raise unreadable_error(request.context, request.root)
     try:
-        return prepare_object_response(call.answer, data)
+        return prepare_object_response(request.response_type, data)
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors()[:5])
-        raise unreadable(call.about, fields) from None
+        raise unreadable_error(request.context, fields) from None

@@ -13,33 +13,35 @@ from dataclasses import dataclass, field
 import httpx
 
 from providers.transport.failure_table import Failure
-from providers.transport.transport_errors import silence
+from providers.transport.transport_errors import classify
 
-LONGEST_WAIT = 600.0  # seconds; a longer wish is a moment in epoch seconds or a mistake (Lago's window is one second)
+MAX_RETRY_AFTER_SECONDS = (
+    600.0  # seconds; a longer wish is a moment in epoch seconds or a mistake (Lago's window is one second)
+)
 
-_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_LAGO_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _STRIPE_ID = re.compile(r"\b(?:cus|pm|acct|req)_[A-Za-z0-9]{1,60}\b")
-_MOST_WORDS = 20
+_MAX_CODES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class NoAnswer:
     """No answer, or none that could be read to its end."""
 
     error: httpx.RequestError
 
     @property
-    def words(self) -> tuple[str, ...]:
-        return (silence(self.error),)
+    def codes(self) -> tuple[str, ...]:
+        return (classify(self.error),)
 
-    def failure(self, about: str) -> Failure:
+    def to_failure(self, context: str) -> Failure:
         # What the system says of a connection that was never made; httpx's other texts may quote the answer.
-        why = f": {self.error}" if isinstance(self.error, httpx.ConnectError) else ""
-        return failed(about, self.words[0], f"{type(self.error).__name__}{why}")
+        reason = f": {self.error}" if isinstance(self.error, httpx.ConnectError) else ""
+        return failure_with_code(context, self.codes[0], f"{type(self.error).__name__}{reason}")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorResponse:
     """An answer that is no success, under its true status. ``body`` is None where it was not JSON."""
 
     status: int
@@ -47,33 +49,33 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def codes(self) -> tuple[str, ...]:
         """Lago's code, then each ``field:code``; a text in place of a code becomes ``field:text``."""
         if not isinstance(self.body, Mapping):
             return ()
-        words = [code] if (code := _word(self.body.get("code"))) else []
+        codes = [code] if (code := _valid_code(self.body.get("code"))) else []
         if str(self.body.get("error", "")).startswith("Stripe authentication failed"):
-            words.append("stripe_authentication_failed")
+            codes.append("stripe_authentication_failed")
         details = self.body.get("error_details")
         if isinstance(details, Mapping):
-            for name, codes in details.items():
-                if isinstance(codes, list):
-                    words += [f"{_word(name) or 'field'}:{_word(code) or 'text'}" for code in codes]
-        return tuple(words[:_MOST_WORDS])
+            for name, field_codes in details.items():
+                if isinstance(field_codes, list):
+                    codes += [f"{_valid_code(name) or 'field'}:{_valid_code(code) or 'text'}" for code in field_codes]
+        return tuple(codes[:_MAX_CODES])
 
-    def failure(self, about: str) -> Failure:
-        words = self.words
-        without = "foreign" if self.body is None else "no_code"
-        codes = tuple(word.partition(":")[2] for word in words if ":" in word)
-        shown = words or (("not JSON",) if self.body is None else ())
+    def to_failure(self, context: str) -> Failure:
+        codes = self.codes
+        fallback_code = "foreign" if self.body is None else "no_code"
+        bare_codes = tuple(code.partition(":")[2] for code in codes if ":" in code)
+        shown_codes = codes or (("not JSON",) if self.body is None else ())
         return Failure(
             provider="lago",
-            about=about,
-            words=(*words, *codes) or (without,),
-            seen=" ".join([str(self.status), *shown, *self._stripe_ids()]),
+            context=context,
+            codes=(*codes, *bare_codes) or (fallback_code,),
+            details=" ".join([str(self.status), *shown_codes, *self._stripe_ids()]),
             status=self.status,
-            code=words[0] if words else None,
-            request_id=_word(self.headers.get("x-request-id")),
+            code=codes[0] if codes else None,
+            request_id=_valid_code(self.headers.get("x-request-id")),
             retry_after=self._retry_after(),
         )
 
@@ -89,15 +91,15 @@ class Refusal:
                 seconds = float(self.headers.get(header, ""))
             except ValueError:
                 continue
-            if 0 <= seconds <= LONGEST_WAIT:
+            if 0 <= seconds <= MAX_RETRY_AFTER_SECONDS:
                 return seconds
         return None
 
 
-def failed(about: str, word: str, seen: str, status: int | None = None) -> Failure:
+def failure_with_code(context: str, code: str, details: str, status: int | None = None) -> Failure:
     """A failure for which we have the only word."""
-    return Failure(provider="lago", about=about, words=(word,), seen=seen, status=status, code=word)
+    return Failure(provider="lago", context=context, codes=(code,), details=details, status=status, code=code)
 
 
-def _word(value: object) -> str | None:
-    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
+def _valid_code(value: object) -> str | None:
+    return value if isinstance(value, str) and _LAGO_CODE.fullmatch(value) else None

@@ -1,7 +1,7 @@
 """Lago behind ``core.ports.provider.Biller``: one customer and one subscription an organization, both under its own id.
 
 Repeating any method after a crash, a timeout or a lost answer ends in the same state: Lago's writes are absolute
-under an ``external_id`` (lago.md 9), so no intent is written ahead. Plans are sold in advance: ``add_offer`` makes
+under an ``external_id`` (lago.md 9), so no intent is written ahead. Plans are sold in advance: ``create_price`` makes
 them with ``pay_in_advance`` true, so a period is billed when it begins.
 """
 
@@ -11,101 +11,111 @@ from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models import Plan as PlanBody
 from lago_python_client.models.plan import PlanResponse
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.ports.errors import RejectedError
-from core.ports.provider import Claim, Customer, Subscription
-from core.ports.spec import Account, CustomerSpec, Known, Offer, Provider, SubscriptionSpec, key_ends
-from providers.lago.client import Call, LagoHttp, unreadable
+from core.ports.provider import AttemptContext, Customer, Subscription
+from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
+from providers.lago.client import LagoClient, LagoRequest, unreadable_error
 from providers.lago.customers import LagoCustomers
-from providers.lago.state_reader import LagoAudit
+from providers.lago.state_reader import LagoStateReader
 from providers.lago.subscriptions import LagoSubscriptions
-from providers.lago.usage_and_preview import LagoTeller
+from providers.lago.usage_and_preview import LagoUsageAndPreview
 
 
-class Tenant(BaseResponseModel):
+class LagoOrganization(BaseResponseModel):
     """Lago's organization; the SDK's model drops its id (lago.md 1.3)."""
 
     lago_id: str
 
 
-class LagoBiller:
+class LagoProvider:
     """Build one in each process, after the fork. ``timeout`` is in seconds, for a whole call.
 
     ``payment_provider_code`` is Lago's code of its Stripe connection; None links no customer to Stripe.
     """
 
     def __init__(
-        self, api_url: str, api_key: str, *, payment_provider_code: str | None, ending: Ending, timeout: float = 10.0
+        self,
+        api_url: str,
+        api_key: str,
+        *,
+        payment_provider_code: str | None,
+        ending: EndingPolicy,
+        timeout: float = 10.0,
     ) -> None:
-        self._http = LagoHttp(api_url, api_key, timeout)
-        self._key_ends = key_ends(api_key)
-        self.audit = LagoAudit(self._http)
-        self.teller = LagoTeller(self._http)
-        self._customers = LagoCustomers(self._http, payment_provider_code)
-        self._subscriptions = LagoSubscriptions(self._http, ending)
+        self._client = LagoClient(api_url, api_key, timeout)
+        self._key_suffix = key_suffix(api_key)
+        self.reader = LagoStateReader(self._client)
+        self.usage_and_preview = LagoUsageAndPreview(self._client)
+        self._customers = LagoCustomers(self._client, payment_provider_code)
+        self._subscriptions = LagoSubscriptions(self._client, ending)
 
     @property
     def provider(self) -> Provider:
         return "lago"
 
-    def make_customer(self, spec: CustomerSpec, known: Known, claim: Claim) -> Customer:
-        return self._customers.make(spec, known, claim)
+    def ensure_customer(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
+        return self._customers.ensure(spec, last_known, attempt)
 
-    def make_subscription(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
-        return self._subscriptions.make(spec, known, claim)
+    def ensure_subscription(
+        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
+    ) -> Subscription:
+        return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def end_subscription(self, known: Known, org_id: str, claim: Claim) -> None:  # noqa: ARG002 - ours is the one under the organization's id
-        self._subscriptions.end(org_id, claim)
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:  # noqa: ARG002 - ours is the one under the organization's id
+        self._subscriptions.end(org_id, attempt)
 
-    def find_offer(self, code: str) -> Offer | None:
-        call = Call(about=f"plan {code}", method="GET", path=("plans", code), root="plan", answer=PlanResponse)
-        found = self._http.send_unless("plan_not_found", call, claim=None)
-        return None if found is None else _offer(found)
+    def find_price(self, code: str) -> PriceSpec | None:
+        request = LagoRequest(
+            context=f"plan {code}", method="GET", path=("plans", code), root="plan", response_type=PlanResponse
+        )
+        found = self._client.send_or_none("plan_not_found", request, throttle=None)
+        return None if found is None else _price_spec(found)
 
-    def add_offer(self, offer: Offer) -> None:
+    def create_price(self, price: PriceSpec) -> None:
         body = {
-            "code": offer.code,
-            "name": offer.name,
-            "interval": offer.interval,
-            "amount_cents": offer.amount,
-            "amount_currency": offer.currency,
+            "code": price.code,
+            "name": price.name,
+            "interval": price.interval,
+            "amount_cents": price.amount,
+            "amount_currency": price.currency,
             "pay_in_advance": True,
         }
-        call = Call(
-            about=f"plan {offer.code}",
+        request = LagoRequest(
+            context=f"plan {price.code}",
             method="POST",
             path=("plans",),
             root="plan",
-            answer=PlanResponse,
+            response_type=PlanResponse,
             body=PlanBody.parse_obj(body),
         )
-        made = self._http.send_unless("code:value_already_exist", call, claim=None)
+        created = self._client.send_or_none("code:value_already_exist", request, throttle=None)
         # The repeat of a create whose answer was lost finds its own plan.
-        there = self.find_offer(offer.code) if made is None else _offer(made)
-        if there != offer:
-            message = f"plan {offer.code}: Lago has one that differs from plans.toml; it is not changed; see there"
+        existing = self.find_price(price.code) if created is None else _price_spec(created)
+        if existing != price:
+            message = f"plan {price.code}: Lago has one that differs from plans.toml; it is not changed; see there"
             raise RejectedError("lago", message)
 
-    def account(self) -> Account:
+    def fetch_account(self) -> Account:
         """A key belongs to one organization of Lago's (lago.md 1.1). One call."""
-        call = Call(
-            about="the organization of the key",
+        request = LagoRequest(
+            context="the organization of the key",
             method="GET",
             path=("organizations",),
             root="organization",
-            answer=Tenant,
+            response_type=LagoOrganization,
         )
-        return Account(id=self._http.send(call, claim=None).lago_id, key_ends=self._key_ends)
+        return Account(id=self._client.send(request, throttle=None).lago_id, key_suffix=self._key_suffix)
 
     def close(self) -> None:
-        self._http.close()
+        self._client.close()
 
 
-def _offer(plan: PlanResponse) -> Offer:
+def _price_spec(plan: PlanResponse) -> PriceSpec:
     if plan.amount_cents is None or plan.amount_currency is None or plan.interval is None:
-        about = f"plan {plan.code}"
-        raise unreadable(about, "amount_cents, amount_currency, interval")
-    return Offer(
+        context = f"plan {plan.code}"
+        raise unreadable_error(context, "amount_cents, amount_currency, interval")
+    return PriceSpec(
         code=plan.code,
         name=plan.name,
         amount=plan.amount_cents,

@@ -1,4 +1,4 @@
-"""What Lago holds, read only, for the comparison with what it should hold (``core.ports.provider.Auditor``).
+"""What Lago holds, read only, for the comparison with what it should hold (``core.ports.provider.StateReader``).
 
 Lago turns its pages by number, newest first: what is deleted meanwhile shifts the rest, so a page may miss one. It
 keeps no record of who wrote, only of when.
@@ -13,70 +13,78 @@ from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
-from core.ports.observed import Listed, Repair, SeenCustomer, SeenSubscription, Sight, Write
-from core.ports.provider import Pace
-from providers.lago.client import Call, LagoHttp, moment
+from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
+from core.ports.provider import Throttle
+from providers.lago.client import LagoClient, LagoRequest, parse_time
 
 # Lago sets no limit of its own (lago.md 3.4); a server that gives less at once only makes it more pages.
-PAGE_SIZE = 200
+LAGO_PAGE_SIZE = 200
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
-_ALIVE = ["active", "pending"]
+_LAGO_LIVE_STATUSES = ["active", "pending"]
 
 
-class InvoiceState(BaseResponseModel):
+class LagoInvoiceState(BaseResponseModel):
     """Of an invoice, whether it was paid; the SDK's model asks for much more."""
 
     lago_id: str
     payment_status: str | None = None
 
 
-class LagoAudit:
-    def __init__(self, http: LagoHttp, pace: Pace | None = None) -> None:
-        self._http = http
-        self._pace = pace
+class LagoStateReader:
+    def __init__(self, client: LagoClient, throttle: Throttle | None = None) -> None:
+        self._client = client
+        self._throttle = throttle
 
-    def paced(self, pace: Pace) -> LagoAudit:
-        return LagoAudit(self._http, pace)
+    def with_throttle(self, throttle: Throttle) -> LagoStateReader:
+        return LagoStateReader(self._client, throttle)
 
-    def customers(self, after: str | None) -> Listed[SeenCustomer]:
-        page = _number(after)
-        call = Call(
-            about="the list of customers",
+    def customers(self, cursor: str | None) -> ObservedPage[ObservedCustomer]:
+        page = _page_number(cursor)
+        request = LagoRequest(
+            context="the list of customers",
             method="GET",
             path=("customers",),
             root="customers",
-            answer=CustomerResponse,
-            params={"page": str(page), "per_page": str(PAGE_SIZE)},
+            response_type=CustomerResponse,
+            params={"page": str(page), "per_page": str(LAGO_PAGE_SIZE)},
         )
-        rows, more = self._http.page(call, self._pace)
-        return Listed(rows=tuple(map(_customer, rows)), after=str(page + 1) if more else None)
+        rows, more = self._client.list_page(request, self._throttle)
+        return ObservedPage(rows=tuple(map(_observed_customer, rows)), next_cursor=str(page + 1) if more else None)
 
-    def subscriptions(self, after: str | None) -> Listed[SeenSubscription]:
-        page = _number(after)
-        rows, more = self._http.page(self._alive("the list of subscriptions", page=str(page)), self._pace)
-        return Listed(rows=_standing(rows), after=str(page + 1) if more else None)
+    def subscriptions(self, cursor: str | None) -> ObservedPage[ObservedSubscription]:
+        page = _page_number(cursor)
+        rows, more = self._client.list_page(
+            self._live_subscriptions_request("the list of subscriptions", page=str(page)), self._throttle
+        )
+        return ObservedPage(rows=_observed_subscriptions(rows), next_cursor=str(page + 1) if more else None)
 
-    def look(self, org_id: str, customer_ids: Collection[str]) -> Sight:  # noqa: ARG002 - Lago knows ours by our own id
+    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:  # noqa: ARG002 - Lago knows ours by our own id
         """The customer and the subscription under the organization's id, and whatever else the customer has."""
-        found = self._http.send_unless("customer_not_found", self._customer(org_id), self._pace)
-        theirs, _ = self._http.page(
-            self._alive(f"subscriptions of customer {org_id}", external_customer_id=org_id), self._pace
+        found = self._client.send_or_none("customer_not_found", self._customer_request(org_id), self._throttle)
+        listed, _ = self._client.list_page(
+            self._live_subscriptions_request(f"subscriptions of customer {org_id}", external_customer_id=org_id),
+            self._throttle,
         )
-        rows = list(theirs)
+        rows = list(listed)
         if not any(row.external_id == org_id for row in rows):
             # Ours on somebody else's customer: the list of that one's does not show it here.
-            stray = self._http.send_unless("subscription_not_found", self._subscription(org_id), self._pace)
+            stray = self._client.send_or_none(
+                "subscription_not_found", self._subscription_request(org_id), self._throttle
+            )
             rows += [stray] if stray is not None else []
-        return Sight(customers=(_customer(found),) if found is not None else (), subscriptions=_standing(rows))
+        return ObservedState(
+            customers=(_observed_customer(found),) if found is not None else (),
+            subscriptions=_observed_subscriptions(rows),
+        )
 
-    def owes(self, org_id: str, sight: Sight) -> bool:  # noqa: ARG002 - Lago's customers do not tell
+    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - Lago's customers do not tell
         """One call: the invoices that stand and whose payment failed."""
-        call = Call(
-            about=f"unpaid invoices of customer {org_id}",
+        request = LagoRequest(
+            context=f"unpaid invoices of customer {org_id}",
             method="GET",
             path=("invoices",),
             root="invoices",
-            answer=InvoiceState,
+            response_type=LagoInvoiceState,
             params={
                 "external_customer_id": org_id,
                 "statuses[]": ["finalized"],
@@ -84,94 +92,94 @@ class LagoAudit:
                 "per_page": "20",
             },
         )
-        rows, _ = self._http.page(call, self._pace)
+        rows, _ = self._client.list_page(request, self._throttle)
         # A Lago that does not know a filter ignores it.
         return any(row.payment_status == "failed" for row in rows)
 
-    def writes(self) -> list[Write]:
+    def recent_writes(self) -> list[RemoteWrite]:
         return []
 
-    def calls(self, repair: Repair) -> list[str]:
-        calls = ["POST /api/v1/customers"] if repair.customer else []
-        wanted, seen = repair.subscription, repair.seen
-        if wanted is None:
-            return calls
-        after = wanted.next_plan_code if wanted.next_plan_code != wanted.plan_code else None
+    def planned_requests(self, repair: Repair) -> list[str]:
+        requests = ["POST /api/v1/customers"] if repair.updates_customer else []
+        desired, observed = repair.subscription, repair.observed
+        if desired is None:
+            return requests
+        next_plan_code = desired.next_plan_code if desired.next_plan_code != desired.plan_code else None
         path = f"/api/v1/subscriptions/{repair.org_id}"
-        calls.append(f"GET {path}")
-        moves = seen is None or seen.plan_code != wanted.plan_code
-        waits = seen.next_plan_code if seen is not None and not moves else None
-        if moves:
-            calls.append("POST /api/v1/subscriptions")
-        if after is not None and waits != after:
-            calls.append("POST /api/v1/subscriptions")
-        if after is None and waits is not None:
-            calls.append(f"DELETE {path}?status=pending")
-        return calls
+        requests.append(f"GET {path}")
+        changes_plan = observed is None or observed.plan_code != desired.plan_code
+        scheduled_code = observed.next_plan_code if observed is not None and not changes_plan else None
+        if changes_plan:
+            requests.append("POST /api/v1/subscriptions")
+        if next_plan_code is not None and scheduled_code != next_plan_code:
+            requests.append("POST /api/v1/subscriptions")
+        if next_plan_code is None and scheduled_code is not None:
+            requests.append(f"DELETE {path}?status=pending")
+        return requests
 
-    def _customer(self, org_id: str) -> Call[CustomerResponse]:
-        return Call(
-            about=f"customer {org_id}",
+    def _customer_request(self, org_id: str) -> LagoRequest[CustomerResponse]:
+        return LagoRequest(
+            context=f"customer {org_id}",
             method="GET",
             path=("customers", org_id),
             root="customer",
-            answer=CustomerResponse,
+            response_type=CustomerResponse,
         )
 
-    def _subscription(self, org_id: str) -> Call[SubscriptionResponse]:
-        return Call(
-            about=f"subscription {org_id}",
+    def _subscription_request(self, org_id: str) -> LagoRequest[SubscriptionResponse]:
+        return LagoRequest(
+            context=f"subscription {org_id}",
             method="GET",
             path=("subscriptions", org_id),
             root="subscription",
-            answer=SubscriptionResponse,
+            response_type=SubscriptionResponse,
         )
 
-    def _alive(self, about: str, **filters: str) -> Call[SubscriptionResponse]:
-        return Call(
-            about=about,
+    def _live_subscriptions_request(self, context: str, **filters: str) -> LagoRequest[SubscriptionResponse]:
+        return LagoRequest(
+            context=context,
             method="GET",
             path=("subscriptions",),
             root="subscriptions",
-            answer=SubscriptionResponse,
-            params={**filters, "status[]": _ALIVE, "per_page": str(PAGE_SIZE)},
+            response_type=SubscriptionResponse,
+            params={**filters, "status[]": _LAGO_LIVE_STATUSES, "per_page": str(LAGO_PAGE_SIZE)},
         )
 
 
-def _number(after: str | None) -> int:
-    return int(after) if after is not None else 1
+def _page_number(cursor: str | None) -> int:
+    return int(cursor) if cursor is not None else 1
 
 
-def _customer(answer: CustomerResponse) -> SeenCustomer:
-    configuration = answer.billing_configuration
-    return SeenCustomer(
-        id=answer.lago_id,
-        org_id=answer.external_id,
-        name=answer.name,
+def _observed_customer(response: CustomerResponse) -> ObservedCustomer:
+    configuration = response.billing_configuration
+    return ObservedCustomer(
+        id=response.lago_id,
+        org_id=response.external_id,
+        name=response.name,
         # Lago takes several with commas between, and gives the first one to Stripe (money.md 3).
-        email=(answer.email or "").split(",")[0].strip() or None,
-        currency=answer.currency,
+        email=(response.email or "").split(",")[0].strip() or None,
+        currency=response.currency,
         payer_id=configuration.provider_customer_id if configuration else None,
-        changed_at=_moment(answer.external_id, answer.updated_at),
+        changed_at=_parse_optional_time(response.external_id, response.updated_at),
     )
 
 
-def _standing(rows: Collection[SubscriptionResponse]) -> tuple[SeenSubscription, ...]:
+def _observed_subscriptions(rows: Collection[SubscriptionResponse]) -> tuple[ObservedSubscription, ...]:
     """A pending row with a predecessor is not one of its own: it is the other's next plan."""
     return tuple(
-        SeenSubscription(
+        ObservedSubscription(
             id=row.lago_id,
             customer_id=row.lago_customer_id or "",
             org_id=row.external_id,
             plan_code=row.plan_code,
             next_plan_code=row.next_plan_code,
-            begun=row.status == "active",
-            changed_at=_moment(row.external_id, row.created_at),
+            started=row.status == "active",
+            changed_at=_parse_optional_time(row.external_id, row.created_at),
         )
         for row in rows
         if row.status == "active" or row.previous_plan_code is None
     )
 
 
-def _moment(about: str | None, value: str | None) -> datetime | None:
-    return moment(str(about), value) if value else None
+def _parse_optional_time(context: str | None, value: str | None) -> datetime | None:
+    return parse_time(str(context), value) if value else None

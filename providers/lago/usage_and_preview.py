@@ -12,83 +12,85 @@ from lago_python_client.models.customer_usage import CustomerUsageResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.errors import MisconfiguredError
-from core.ports.provider import Pace
-from core.ports.quotes import Metered, PlanQuestion, Quote, Usage
-from providers.lago.client import Call, LagoHttp, moment
+from core.ports.provider import Throttle
+from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
+from providers.lago.client import LagoClient, LagoRequest, parse_time
 
-_ON_TOP = "next is the plan's price; usage, taxes and discounts come on top"
-_NOT_THERE = f"Lago holds no subscription of it yet, so it tells nothing of the running period; {_ON_TOP}"
-_AT_ONCE = (
+_EXTRAS_NOTE = "next is the plan's price; usage, taxes and discounts come on top"
+_NO_LAGO_SUBSCRIPTION = (
+    f"Lago holds no subscription of it yet, so it tells nothing of the running period; {_EXTRAS_NOTE}"
+)
+_IMMEDIATE_AMOUNT_UNKNOWN = (
     "Lago bills the new plan for the rest of the period, less what is left of the old one, and tells no amount before "
-    f"it has made that invoice; {_ON_TOP}"
+    f"it has made that invoice; {_EXTRAS_NOTE}"
 )
 # Its last second; the next period begins after it.
-_A_PERIOD_ENDS = timedelta(seconds=1)
+_PERIOD_END_OFFSET = timedelta(seconds=1)
 
 
-class LagoTeller:
-    """A ``Teller`` and a ``Meter``."""
+class LagoUsageAndPreview:
+    """A ``InvoicePreviewer`` and a ``UsageReader``."""
 
-    def __init__(self, http: LagoHttp, pace: Pace | None = None) -> None:
-        self._http = http
-        self._pace = pace
+    def __init__(self, client: LagoClient, throttle: Throttle | None = None) -> None:
+        self._client = client
+        self._throttle = throttle
 
-    def paced(self, pace: Pace) -> LagoTeller:
-        return LagoTeller(self._http, pace)
+    def with_throttle(self, throttle: Throttle) -> LagoUsageAndPreview:
+        return LagoUsageAndPreview(self._client, throttle)
 
-    def quote(self, question: PlanQuestion) -> Quote:
-        org_id = question.spec.org_id
-        about = f"subscription {org_id}"
-        call = Call(
-            about=about,
+    def quote(self, query: PlanChangeQuery) -> Quote:
+        org_id = query.spec.org_id
+        context = f"subscription {org_id}"
+        request = LagoRequest(
+            context=context,
             method="GET",
             path=("subscriptions", org_id),
             root="subscription",
-            answer=SubscriptionResponse,
+            response_type=SubscriptionResponse,
         )
-        found = self._http.send_unless("subscription_not_found", call, self._pace)
+        found = self._client.send_or_none("subscription_not_found", request, self._throttle)
         if found is None:
-            return Quote(currency=question.currency, next=question.listed, why=_NOT_THERE)
-        ends = found.current_billing_period_ending_at
-        stays = found.plan_code == question.spec.plan_code
+            return Quote(currency=query.currency, next=query.list_price, reason=_NO_LAGO_SUBSCRIPTION)
+        period_ends_at = found.current_billing_period_ending_at
+        keeps_plan = found.plan_code == query.spec.plan_code
         return Quote(
-            currency=question.currency,
-            now=0 if stays else None,
-            prorated=0 if stays else None,
-            next=question.listed,
-            next_at=moment(about, ends) + _A_PERIOD_ENDS if ends else None,
-            why=_ON_TOP if stays else _AT_ONCE,
+            currency=query.currency,
+            now=0 if keeps_plan else None,
+            prorated=0 if keeps_plan else None,
+            next=query.list_price,
+            next_at=parse_time(context, period_ends_at) + _PERIOD_END_OFFSET if period_ends_at else None,
+            reason=_EXTRAS_NOTE if keeps_plan else _IMMEDIATE_AMOUNT_UNKNOWN,
         )
 
     def usage(self, org_id: str) -> Usage | None:
         """Asked without taxes: a tax integration would be called each time (lago.md 6)."""
-        about = f"usage of {org_id}"
-        call = Call(
-            about=about,
+        context = f"usage of {org_id}"
+        request = LagoRequest(
+            context=context,
             method="GET",
             path=("customers", org_id, "current_usage"),
             root="customer_usage",
-            answer=CustomerUsageResponse,
+            response_type=CustomerUsageResponse,
             params={"external_subscription_id": org_id, "apply_taxes": "false"},
         )
         try:
-            found = self._http.send_unless("no_active_subscription", call, self._pace)
+            found = self._client.send_or_none("no_active_subscription", request, self._throttle)
         except MisconfiguredError as error:
             # What Lago says of an unknown customer here is what it says of an unknown address (lago.md 6).
             if error.code != "resource_not_found":
                 raise
             return None
-        return None if found is None else _usage(about, found)
+        return None if found is None else _to_usage(context, found)
 
 
-def _usage(about: str, found: CustomerUsageResponse) -> Usage:
+def _to_usage(context: str, found: CustomerUsageResponse) -> Usage:
     return Usage(
-        since=moment(about, found.from_datetime),
-        until=moment(about, found.to_datetime),
+        since=parse_time(context, found.from_datetime),
+        until=parse_time(context, found.to_datetime),
         currency=found.currency,
         amount=found.amount_cents,
         metrics=tuple(
-            Metered(
+            UsageLine(
                 code=each.billable_metric.code,
                 name=each.billable_metric.name,
                 units=each.units,

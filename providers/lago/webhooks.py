@@ -19,49 +19,49 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from core.db.models.inbox import Concern
-from core.inbox.provider_webhooks import NotGenuineError, Told, UnreadableError
-from core.organizations.validation import ID_PATTERN
-from providers.transport.safe_ids import found
+from core.db.models.inbox import WebhookEffect
+from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
+from core.organizations.validation import ORGANIZATION_ID_PATTERN
+from providers.transport.safe_ids import extract
 
-SIGNATURE: Final = "X-Lago-Signature"
-UNIQUE_KEY: Final = "X-Lago-Unique-Key"
+LAGO_SIGNATURE_HEADER: Final = "X-Lago-Signature"
+LAGO_UNIQUE_KEY_HEADER: Final = "X-Lago-Unique-Key"
 
-CONCERNS: Final[dict[str, Concern]] = {
-    "subscription.started": "began",
-    "subscription.updated": "look",
+LAGO_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
+    "subscription.started": "started",
+    "subscription.updated": "check",
     "subscription.terminated": "ended",
-    "subscription.canceled": "look",
-    "subscription.incomplete": "look",
-    "customer.payment_provider_error": "refused",
-    "customer.payment_provider_created": "taken",
-    "invoice.payment_failure": "failed",
-    "invoice.payment_overdue": "failed",
-    "invoice.payment_dispute_lost": "failed",
-    "invoice.payment_status_updated": "look",
-    "invoice.voided": "look",
-    "payment.requires_action": "failed",
-    "payment.succeeded": "taken",
+    "subscription.canceled": "check",
+    "subscription.incomplete": "check",
+    "customer.payment_provider_error": "payer_rejected",
+    "customer.payment_provider_created": "payer_accepted",
+    "invoice.payment_failure": "payment_failed",
+    "invoice.payment_overdue": "payment_failed",
+    "invoice.payment_dispute_lost": "payment_failed",
+    "invoice.payment_status_updated": "check",
+    "invoice.voided": "check",
+    "payment.requires_action": "payment_failed",
+    "payment.succeeded": "payer_accepted",
 }
-_CODE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_PAYMENT_ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
-class Check(Protocol):
+class SignatureCheck(Protocol):
     def __call__(self, raw: bytes, signature: str) -> bool: ...
 
 
-class Hmac:
+class HmacCheck:
     """``secret``: the organization's HMAC key, as Lago shows it."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
 
     def __call__(self, raw: bytes, signature: str) -> bool:
-        wanted = base64.b64encode(hmac.new(self._secret, raw, hashlib.sha256).digest())
-        return hmac.compare_digest(wanted, signature.encode())
+        expected = base64.b64encode(hmac.new(self._secret, raw, hashlib.sha256).digest())
+        return hmac.compare_digest(expected, signature.encode())
 
 
-class Jwt:
+class JwtCheck:
     """``public_key``: a PEM, or the base64 of one as Lago answers it. Raises ``ValueError`` for anything else."""
 
     def __init__(self, public_key: str) -> None:
@@ -86,46 +86,55 @@ class Jwt:
         return isinstance(data, str) and hmac.compare_digest(data.encode(errors="surrogatepass"), raw)
 
 
-class LagoWebhooks:
-    def __init__(self, check: Check) -> None:
-        self._check = check
+class LagoWebhookParser:
+    def __init__(self, check: SignatureCheck) -> None:
+        self._signature_check = check
 
-    def read(self, raw: bytes, signature: str | None, unique_key: str | None) -> Told:
-        """Raises ``NotGenuineError``, ``UnreadableError``; neither says what was in it."""
-        if signature is None or not signature.isascii() or not self._check(raw, signature):
-            raise NotGenuineError
-        told = _parsed(raw)
-        kind, noun, account = (found(told, name) for name in ("webhook_type", "object_type", "organization_id"))
-        name = found({UNIQUE_KEY: unique_key}, UNIQUE_KEY)
-        if kind is None or noun is None or account is None or name is None:
-            raise UnreadableError
-        concern = CONCERNS.get(kind)
-        customer = (noun,) if noun == "customer" else (noun, "customer")
-        org_id = found(told, noun, "external_customer_id") or found(told, *customer, "external_id")
-        return Told(
+    def parse(self, raw: bytes, signature: str | None, unique_key: str | None) -> ParsedWebhook:
+        """Raises ``BadSignatureError``, ``MalformedWebhookError``; neither says what was in it."""
+        if signature is None or not signature.isascii() or not self._signature_check(raw, signature):
+            raise BadSignatureError
+        payload = _parse_json(raw)
+        webhook_type, object_type, account_id = (
+            extract(payload, webhook_id) for webhook_id in ("webhook_type", "object_type", "organization_id")
+        )
+        webhook_id = extract({LAGO_UNIQUE_KEY_HEADER: unique_key}, LAGO_UNIQUE_KEY_HEADER)
+        if webhook_type is None or object_type is None or account_id is None or webhook_id is None:
+            raise MalformedWebhookError
+        effect = LAGO_WEBHOOK_EFFECTS.get(webhook_type)
+        customer_path = (object_type,) if object_type == "customer" else (object_type, "customer")
+        org_id = extract(payload, object_type, "external_customer_id") or extract(
+            payload, *customer_path, "external_id"
+        )
+        return ParsedWebhook(
             provider="lago",
-            id=name,
-            type=kind,
-            concern=concern,
-            object_id=found(told, noun, "lago_id") or found(told, noun, "lago_invoice_id"),
-            customer_id=found(told, noun, "lago_customer_id") or found(told, *customer, "lago_id"),
-            org_id=org_id if org_id and ID_PATTERN.fullmatch(org_id) else None,
-            code=_code(told, noun, kind) if concern in {"failed", "refused"} else None,
-            account_id=account,
+            id=webhook_id,
+            type=webhook_type,
+            effect=effect,
+            object_id=extract(payload, object_type, "lago_id") or extract(payload, object_type, "lago_invoice_id"),
+            customer_id=extract(payload, object_type, "lago_customer_id")
+            or extract(payload, *customer_path, "lago_id"),
+            org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
+            code=_payment_error_code(payload, object_type, webhook_type)
+            if effect in {"payment_failed", "payer_rejected"}
+            else None,
+            account_id=account_id,
         )
 
 
-def _parsed(raw: bytes) -> dict[str, object]:
+def _parse_json(raw: bytes) -> dict[str, object]:
     try:
-        told = json.loads(raw)
+        payload = json.loads(raw)
     except (ValueError, RecursionError):
-        raise UnreadableError from None
-    if not isinstance(told, dict):
-        raise UnreadableError
-    return told
+        raise MalformedWebhookError from None
+    if not isinstance(payload, dict):
+        raise MalformedWebhookError
+    return payload
 
 
-def _code(told: dict[str, object], noun: str, otherwise: str) -> str:
+def _payment_error_code(payload: dict[str, object], object_type: str, fallback: str) -> str:
     """The payment provider's code; its message may hold names and is not kept."""
-    code = found(told, noun, "provider_error", "error_code") or found(told, noun, "provider_error")
-    return code if code is not None and _CODE.fullmatch(code) else otherwise
+    code = extract(payload, object_type, "provider_error", "error_code") or extract(
+        payload, object_type, "provider_error"
+    )
+    return code if code is not None and _PAYMENT_ERROR_CODE.fullmatch(code) else fallback

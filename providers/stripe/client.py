@@ -18,31 +18,31 @@ from pydantic import ValidationError
 
 from core.ports.errors import AmbiguousError
 from providers.stripe import errors
-from providers.stripe.errors import PROVIDER
-from providers.stripe.responses import Answer, Object, Page
-from providers.stripe.transport import PooledConnection
+from providers.stripe.errors import STRIPE
+from providers.stripe.responses import StripeModel, StripePage, StripeResource
+from providers.stripe.transport import PooledTransport
 from providers.transport.failure_table import Failure
-from providers.transport.inline_retry import over_blips
+from providers.transport.inline_retry import retry_transient
 
-AnswerT = TypeVar("AnswerT", bound=Answer)
-ObjectT = TypeVar("ObjectT", bound=Object)
+ModelT = TypeVar("ModelT", bound=StripeModel)
+ResourceT = TypeVar("ResourceT", bound=StripeResource)
 
-PAGE_SIZE = 100  # the most Stripe gives at once
-MAX_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
-
-
-class Lease(Protocol):
-    def hold(self, operation: str) -> None: ...
+STRIPE_PAGE_SIZE = 100  # the most Stripe gives at once
+MAX_STRIPE_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
 
 
-class NoLease:
+class RequestGuard(Protocol):
+    def before_request(self, operation: str) -> None: ...
+
+
+class NoGuard:
     """For reads that concern no organization: prices, the account."""
 
-    def hold(self, operation: str) -> None:  # noqa: ARG002 - nobody counts them
+    def before_request(self, operation: str) -> None:  # noqa: ARG002 - nobody counts them
         return
 
 
-class Door:
+class StripeClient:
     """``seconds`` bounds one request from connecting to the last byte. No address has a default: none may reach live
     systems by accident, so all four of the SDK's go to ``api_base``.
     """
@@ -59,84 +59,87 @@ class Door:
         stripe.enable_telemetry = False
         # From INFO on the SDK logs Stripe's sentences and whole bodies: names and addresses (stripe.md 1.7).
         logging.getLogger("stripe").setLevel(logging.WARNING)
-        self._connection = PooledConnection(seconds, MAX_CONNECTIONS)
+        self._transport = PooledTransport(seconds, MAX_STRIPE_CONNECTIONS)
         self.v1 = stripe.StripeClient(
             secret_key,
             max_network_retries=0,
-            http_client=self._connection,
+            http_client=self._transport,
             base_addresses={"api": base, "connect": base, "files": base, "meter_events": base},
         ).v1
 
     def send(
         self,
-        lease: Lease,
+        guard: RequestGuard,
         operation: str,
-        doing: str,
+        purpose: str,
         request: Callable[[], stripe.StripeObject],
-        answer: type[AnswerT],
-    ) -> AnswerT:
+        model: type[ModelT],
+    ) -> ModelT:
         """Send one request and read its answer; ``doing`` completes the sentence "could not …" and holds ids only.
 
         ``operation`` is what Stripe's limits go by: the method and the path, every id an ``{id}`` (stripe.md 3).
         The callable may run three times, so it must carry its idempotency key with it (``keyed``).
         """
 
-        def attempt() -> AnswerT | Failure:
-            lease.hold(operation)
-            return self._attempt(doing, request, answer)
+        def send_once() -> ModelT | Failure:
+            guard.before_request(operation)
+            return self._send_once(purpose, request, model)
 
-        outcome = over_blips(attempt, lambda result: isinstance(result, Failure) and result.is_blip)
+        outcome = retry_transient(send_once, lambda result: isinstance(result, Failure) and result.may_retry_inline)
         if isinstance(outcome, Failure):
-            raise outcome.error()
+            raise outcome.to_error()
         return outcome
 
-    def pages(  # noqa: PLR0913, PLR0917 - as for one request
+    def list_all(  # noqa: PLR0913, PLR0917 - as for one request
         self,
-        lease: Lease,
+        guard: RequestGuard,
         operation: str,
-        doing: str,
-        page: Callable[[str | None], stripe.StripeObject],
-        listed: type[Page[ObjectT]],
-        most: int,
-    ) -> list[ObjectT]:
+        purpose: str,
+        fetch_page: Callable[[str | None], stripe.StripeObject],
+        page_type: type[StripePage[ResourceT]],
+        max_pages: int,
+    ) -> list[ResourceT]:
         """All that a list holds, or ``AmbiguousError``: half of it proves nothing. ``page`` is given the last id."""
-        found: list[ObjectT] = []
-        for _ in range(most):
-            after = found[-1].id if found else None
-            answer = self.send(lease, operation, doing, functools.partial(page, after), listed)
-            found += answer.data
-            if not answer.has_more or not answer.data:
+        found: list[ResourceT] = []
+        for _ in range(max_pages):
+            last_id = found[-1].id if found else None
+            page = self.send(guard, operation, purpose, functools.partial(fetch_page, last_id), page_type)
+            found += page.data
+            if not page.has_more or not page.data:
                 return found
-        message = f"could not {doing}: more than {most * PAGE_SIZE} entries, too many to be sure; look there yourself"
-        raise AmbiguousError(PROVIDER, message)
+        message = (
+            f"could not {purpose}: more than {max_pages * STRIPE_PAGE_SIZE} entries, too many to be sure; look "
+            "there yourself"
+        )
+        raise AmbiguousError(STRIPE, message)
 
     def close(self) -> None:
-        self._connection.close()
+        self._transport.close()
 
     @staticmethod
-    def _attempt(doing: str, request: Callable[[], stripe.StripeObject], answer: type[AnswerT]) -> AnswerT | Failure:
+    def _send_once(purpose: str, request: Callable[[], stripe.StripeObject], model: type[ModelT]) -> ModelT | Failure:
         try:
-            got = request()
-            if not isinstance(got, stripe.StripeObject):
-                return errors.ours(doing, "foreign")
-            replayed = got.last_response is not None and errors.replayed(got.last_response.headers)
-            return answer.model_validate(got.to_dict() | {"replayed": replayed})
+            response = request()
+            if not isinstance(response, stripe.StripeObject):
+                return errors.failure_with_code(purpose, "foreign")
+            replayed = response.last_response is not None and errors.is_replayed(response.last_response.headers)
+            return model.model_validate(response.to_dict() | {"replayed": replayed})
         except stripe.StripeError as error:
-            return errors.failure(doing, error)
+            return errors.to_failure(purpose, error)
         except (ValidationError, decimal.InvalidOperation):
-            return errors.ours(doing, "unreadable")
+            return errors.failure_with_code(purpose, "unreadable")
 
 
-def keyed(key: str) -> stripe.RequestOptions:
+def with_idempotency_key(idempotency_key: str) -> stripe.RequestOptions:
     """Options with this idempotency key. The SDK replaces an empty one by a random one without a word."""
-    if not key:
+    if not idempotency_key:
         message = "an idempotency key is empty"
         raise ValueError(message)
-    return {"idempotency_key": key}
+    return {"idempotency_key": idempotency_key}
 
 
-def once(operation: str) -> stripe.RequestOptions:
+def with_new_idempotency_key(operation: str) -> stripe.RequestOptions:
     """A key for this very request. An update carries the whole wish and may be repeated under a new key; one derived
     from its content would replay a stale answer when a name goes from A to B and back.
     """
-    return keyed(f"{operation}:{uuid.uuid4().hex}")
+    return with_idempotency_key(f"{operation}:{uuid.uuid4().hex}")

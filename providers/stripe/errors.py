@@ -11,45 +11,45 @@ from typing import Final
 
 import stripe
 
-from providers.stripe.transport import Unanswered
+from providers.stripe.transport import NoAnswerError
 from providers.transport.failure_table import Failure
 
-PROVIDER: Final = "stripe"
+STRIPE: Final = "stripe"
 
-MISSING = "resource_missing"
-KEY_REUSED = "idempotency_error"
-REASON: Final = "stripe-rate-limited-reason"
+RESOURCE_MISSING = "resource_missing"
+IDEMPOTENCY_KEY_REUSED = "idempotency_error"
+RATE_LIMITED_REASON_HEADER: Final = "stripe-rate-limited-reason"
 
 
-def failure(doing: str, error: stripe.StripeError) -> Failure:
+def to_failure(purpose: str, error: stripe.StripeError) -> Failure:
     """``doing`` completes the sentence "could not …" and holds ids only."""
-    if isinstance(error, Unanswered):
-        return ours(doing, error.silence)
+    if isinstance(error, NoAnswerError):
+        return failure_with_code(purpose, error.kind)
     body = error.error
     if body is None:
-        return _failure(doing, ("foreign",), status=error.http_status, request_id=error.request_id)
+        return _new_failure(purpose, ("foreign",), status=error.http_status, request_id=error.request_id)
     headers = {key.lower(): value for key, value in (error.headers or {}).items()}
     code: str | None = error.code or getattr(body, "code", None)
-    words = _words(code, getattr(body, "type", None), headers)
-    return _failure(
-        doing,
-        words,
+    codes = _codes(code, getattr(body, "type", None), headers)
+    return _new_failure(
+        purpose,
+        codes,
         status=error.http_status,
-        code=headers.get(REASON) or code or next(iter(words), None),
+        code=headers.get(RATE_LIMITED_REASON_HEADER) or code or next(iter(codes), None),
         param=getattr(body, "param", None),
         request_id=error.request_id,
-        retry_after=_seconds(headers.get("retry-after")),
+        retry_after=_retry_after_seconds(headers.get("retry-after")),
     )
 
 
-def ours(doing: str, word: str) -> Failure:
+def failure_with_code(purpose: str, code: str) -> Failure:
     """A failure for which we have the only word: no answer, or one that is not Stripe's or cannot be read."""
-    return _failure(doing, (word,))
+    return _new_failure(purpose, (code,))
 
 
-def _failure(  # noqa: PLR0913 - one line a field
-    doing: str,
-    words: tuple[str, ...],
+def _new_failure(  # noqa: PLR0913 - one line a field
+    purpose: str,
+    codes: tuple[str, ...],
     *,
     status: int | None = None,
     code: str | None = None,
@@ -57,38 +57,38 @@ def _failure(  # noqa: PLR0913 - one line a field
     request_id: str | None = None,
     retry_after: float | None = None,
 ) -> Failure:
-    cause = words[0] if status is None else None
+    cause = codes[0] if status is None else None
     details = (("param", param), ("code", code), ("status", status), ("cause", cause))
     return Failure(
-        provider=PROVIDER,
-        about=f"could not {doing}",
-        words=words,
-        seen=", ".join(f"{label} {value}" for label, value in details if value),
+        provider=STRIPE,
+        context=f"could not {purpose}",
+        codes=codes,
+        details=", ".join(f"{label} {value}" for label, value in details if value),
         status=status,
-        code=code or next(iter(words), None),
+        code=code or next(iter(codes), None),
         request_id=request_id,
         retry_after=retry_after,
     )
 
 
-def _words(code: str | None, its_type: str | None, headers: Mapping[str, str]) -> tuple[str, ...]:
+def _codes(code: str | None, error_type: str | None, headers: Mapping[str, str]) -> tuple[str, ...]:
     """Stripe's code, why it was too fast, and our words for what it says by type, by header, or by naming no code."""
-    said = {
-        KEY_REUSED: its_type == KEY_REUSED,
-        "saved_failure": replayed(headers),
+    conditions = {
+        IDEMPOTENCY_KEY_REUSED: error_type == IDEMPOTENCY_KEY_REUSED,
+        "saved_failure": is_replayed(headers),
         "not_to_be_repeated": headers.get("stripe-should-retry") == "false",
-        "no_code": code is None and its_type == "invalid_request_error",
+        "no_code": code is None and error_type == "invalid_request_error",
     }
-    reason = headers.get(REASON)
-    named = [word for word in (code, reason) if word]
-    return (*named, *(word for word, is_so in said.items() if is_so))
+    reason = headers.get(RATE_LIMITED_REASON_HEADER)
+    stated = [each for each in (code, reason) if each]
+    return (*stated, *(each for each, applies in conditions.items() if applies))
 
 
-def replayed(headers: Mapping[str, str]) -> bool:
+def is_replayed(headers: Mapping[str, str]) -> bool:
     return headers.get("idempotent-replayed") == "true"
 
 
-def _seconds(header: str | None) -> float | None:
+def _retry_after_seconds(header: str | None) -> float | None:
     """Stripe documents no Retry-After; a proxy before it may send one, and then it counts."""
     try:
         return max(0.0, float(header)) if header else None

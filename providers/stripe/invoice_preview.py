@@ -11,32 +11,32 @@ from functools import partial
 
 from stripe.params import InvoiceCreatePreviewParams
 
-from core.ports.provider import Pace
-from core.ports.quotes import PlanQuestion, Quote
+from core.ports.provider import Throttle
+from core.ports.quotes import PlanChangeQuery, Quote
 from core.ports.spec import SubscriptionSpec
-from providers.stripe.client import Door, NoLease, once
-from providers.stripe.plan_changes import Change, State, next_change, state_of
-from providers.stripe.prices import Prices, interval_of
-from providers.stripe.responses import Answer, ItemAnswer, Page, PriceAnswer, SubscriptionAnswer
+from providers.stripe.client import NoGuard, StripeClient, with_new_idempotency_key
+from providers.stripe.plan_changes import StripeUpdate, SubscriptionState, next_update, parse_state
+from providers.stripe.prices import StripePrices, interval_of
+from providers.stripe.responses import StripeModel, StripePage, StripePrice, StripeSubscription, StripeSubscriptionItem
 
-_NOT_THERE = "Stripe holds no subscription of it yet: its first invoice is made with the subscription"
-_ENDED = "the subscription has ended in Stripe"
-_TWO_STEPS = "the waiting plan is taken back first, and Stripe shows the invoice of one step only"
-_LONG = "the invoice has more lines than Stripe shows at once"
-_AT_ONCE = "a new period begins with the change; the invoice after it is not made yet"
+_NO_STRIPE_SUBSCRIPTION = "Stripe holds no subscription of it yet: its first invoice is made with the subscription"
+_SUBSCRIPTION_ENDED = "the subscription has ended in Stripe"
+_NEEDS_TWO_UPDATES = "the waiting plan is taken back first, and Stripe shows the invoice of one step only"
+_TOO_MANY_LINES = "the invoice has more lines than Stripe shows at once"
+_NEW_PERIOD_BEGINS = "a new period begins with the change; the invoice after it is not made yet"
 
 
-class _ItemParent(Answer):
+class _LineItemDetails(StripeModel):
     proration: bool = False
 
 
-class _Parent(Answer):
-    subscription_item_details: _ItemParent | None = None
+class _LineParent(StripeModel):
+    subscription_item_details: _LineItemDetails | None = None
 
 
-class _Line(Answer):
+class _InvoiceLine(StripeModel):
     amount: int
-    parent: _Parent | None = None
+    parent: _LineParent | None = None
 
     @property
     def is_prorated(self) -> bool:
@@ -44,82 +44,90 @@ class _Line(Answer):
         return details is not None and details.proration
 
 
-class _Preview(Answer):
+class _InvoicePreview(StripeModel):
     currency: str
     amount_due: int
-    lines: Page[_Line]
+    lines: StripePage[_InvoiceLine]
 
 
-class StripeTeller:
-    """A ``Teller``."""
+class StripeInvoicePreviewer:
+    """A ``InvoicePreviewer``."""
 
-    def __init__(self, door: Door, prices: Prices, pace: Pace | None = None) -> None:
-        self._door = door
+    def __init__(self, client: StripeClient, prices: StripePrices, throttle: Throttle | None = None) -> None:
+        self._client = client
         self._prices = prices
-        self._pace = pace or NoLease()
+        self._throttle = throttle or NoGuard()
 
-    def paced(self, pace: Pace) -> StripeTeller:
-        return StripeTeller(self._door, self._prices, pace)
+    def with_throttle(self, throttle: Throttle) -> StripeInvoicePreviewer:
+        return StripeInvoicePreviewer(self._client, self._prices, throttle)
 
-    def quote(self, question: PlanQuestion) -> Quote:
-        subscription_id, spec = question.subscription_id, question.spec
+    def quote(self, query: PlanChangeQuery) -> Quote:
+        subscription_id, spec = query.subscription_id, query.spec
         if subscription_id is None:
-            return Quote(currency=question.currency, why=_NOT_THERE)
-        found = self._door.send(
-            self._pace,
+            return Quote(currency=query.currency, reason=_NO_STRIPE_SUBSCRIPTION)
+        found = self._client.send(
+            self._throttle,
             "GET /v1/subscriptions/{id}",
             f"read subscription {subscription_id}",
-            lambda: self._door.v1.subscriptions.retrieve(subscription_id),
-            SubscriptionAnswer,
+            lambda: self._client.v1.subscriptions.retrieve(subscription_id),
+            StripeSubscription,
         )
         if found.has_ended:
-            return Quote(currency=question.currency, why=_ENDED)
-        state = state_of(found)
-        change = next_change(state, spec, self._priced)
-        if change is not None and not _arrives(change, spec):
-            return Quote(currency=question.currency, why=_TWO_STEPS)
-        preview = self._preview(subscription_id, state.item, change)
-        return _quote(preview, state, at_once=change is not None and self._begins_anew(state.item, change, spec))
-
-    def _priced(self, plan: str) -> PriceAnswer:
-        return self._prices.priced(plan, self._pace)
-
-    def _preview(self, subscription_id: str, item: ItemAnswer, change: Change | None) -> _Preview:
-        params: InvoiceCreatePreviewParams = {"subscription": subscription_id}
-        if change is not None and change.price is not None:
-            # As the change itself is sent: with the item's id, its quantity and the proration named.
-            params["subscription_details"] = {
-                "items": [{"id": item.id, "price": change.price, "quantity": change.quantity}],
-                "proration_behavior": change.proration,
-            }
-        return self._door.send(
-            self._pace,
-            "POST /v1/invoices/create_preview",
-            f"preview the invoice of subscription {subscription_id}",
-            partial(self._door.v1.invoices.create_preview, params, once("preview_invoice")),
-            _Preview,
+            return Quote(currency=query.currency, reason=_SUBSCRIPTION_ENDED)
+        state = parse_state(found)
+        update = next_update(state, spec, self._active_price)
+        if update is not None and not _reaches_spec(update, spec):
+            return Quote(currency=query.currency, reason=_NEEDS_TWO_UPDATES)
+        preview = self._preview_invoice(subscription_id, state.item, update)
+        return _to_quote(
+            preview, state, starts_new_period=update is not None and self._starts_new_period(state.item, update, spec)
         )
 
-    def _begins_anew(self, item: ItemAnswer, change: Change, spec: SubscriptionSpec) -> bool:
+    def _active_price(self, plan: str) -> StripePrice:
+        return self._prices.active_price(plan, self._throttle)
+
+    def _preview_invoice(
+        self, subscription_id: str, item: StripeSubscriptionItem, update: StripeUpdate | None
+    ) -> _InvoicePreview:
+        params: InvoiceCreatePreviewParams = {"subscription": subscription_id}
+        if update is not None and update.price is not None:
+            # As the change itself is sent: with the item's id, its quantity and the proration named.
+            params["subscription_details"] = {
+                "items": [{"id": item.id, "price": update.price, "quantity": update.quantity}],
+                "proration_behavior": update.proration,
+            }
+        return self._client.send(
+            self._throttle,
+            "POST /v1/invoices/create_preview",
+            f"preview the invoice of subscription {subscription_id}",
+            partial(self._client.v1.invoices.create_preview, params, with_new_idempotency_key("preview_invoice")),
+            _InvoicePreview,
+        )
+
+    def _starts_new_period(self, item: StripeSubscriptionItem, update: StripeUpdate, spec: SubscriptionSpec) -> bool:
         """Another interval, or from free to paid: Stripe bills a new period at once (its text of the update)."""
-        if change.price is None or change.price == item.price.id:
+        if update.price is None or update.price == item.price.id:
             return False
-        price = self._priced(spec.next_plan_code or spec.plan_code)
+        price = self._active_price(spec.next_plan_code or spec.plan_code)
         from_free = item.price.unit_amount == 0 and price.unit_amount != 0
         return from_free or interval_of(price) != interval_of(item.price)
 
 
-def _arrives(change: Change, spec: SubscriptionSpec) -> bool:
+def _reaches_spec(update: StripeUpdate, spec: SubscriptionSpec) -> bool:
     """After this one change nothing is left to do."""
-    after = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
-    return change.metadata["plan"] == spec.plan_code and (change.metadata["next_plan"] or None) == after
+    next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
+    return update.metadata["plan"] == spec.plan_code and (update.metadata["next_plan"] or None) == next_plan_code
 
 
-def _quote(preview: _Preview, state: State, *, at_once: bool) -> Quote:
+def _to_quote(preview: _InvoicePreview, state: SubscriptionState, *, starts_new_period: bool) -> Quote:
     prorated = None if preview.lines.has_more else sum(line.amount for line in preview.lines.data if line.is_prorated)
     currency = preview.currency.upper()
-    long = _LONG if prorated is None else None
-    if at_once:
-        return Quote(currency=currency, now=preview.amount_due, prorated=prorated, why=long or _AT_ONCE)
-    ends = datetime.fromtimestamp(state.item.current_period_end, UTC)
-    return Quote(currency=currency, now=0, prorated=prorated, next=preview.amount_due, next_at=ends, why=long)
+    too_long = _TOO_MANY_LINES if prorated is None else None
+    if starts_new_period:
+        return Quote(
+            currency=currency, now=preview.amount_due, prorated=prorated, reason=too_long or _NEW_PERIOD_BEGINS
+        )
+    period_ends_at = datetime.fromtimestamp(state.item.current_period_end, UTC)
+    return Quote(
+        currency=currency, now=0, prorated=prorated, next=preview.amount_due, next_at=period_ends_at, reason=too_long
+    )

@@ -18,34 +18,34 @@ from typing import Literal
 
 from core.ports.errors import RejectedError
 from core.ports.spec import SubscriptionSpec
-from providers.stripe.errors import PROVIDER
+from providers.stripe.errors import STRIPE
 from providers.stripe.prices import interval_of
-from providers.stripe.responses import ItemAnswer, PriceAnswer, SubscriptionAnswer
+from providers.stripe.responses import StripePrice, StripeSubscription, StripeSubscriptionItem
 
 Proration = Literal["create_prorations", "none"]
-Priced = Callable[[str], PriceAnswer]
+FindPrice = Callable[[str], StripePrice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """``entitled`` is the plan paid for in this period, ``sold`` what the next invoice will take."""
+class SubscriptionState:
+    """``paid_plan`` is the plan paid for in this period, ``sold`` what the next invoice will take."""
 
-    entitled: str
-    sold: str
-    scheduled: str | None
-    at: int
+    paid_plan: str
+    billed_plan: str
+    scheduled_plan: str | None
+    scheduled_at: int
     took_effect: bool
-    item: ItemAnswer
+    item: StripeSubscriptionItem
     metadata: dict[str, str]
 
     @property
     def seats(self) -> int:
         """The item's quantity, or what it was before a free next plan made it 0; 1 unless a person changed it."""
-        return self.item.quantity or _number(self.metadata.get("seats")) or 1
+        return self.item.quantity or _parse_int(self.metadata.get("seats")) or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class StripeUpdate:
     """``price`` is an id; None leaves the item alone. Metadata values that are empty unset their key."""
 
     price: str | None
@@ -54,118 +54,132 @@ class Change:
     metadata: dict[str, str]
 
 
-def state_of(subscription: SubscriptionAnswer) -> State:
+def parse_state(subscription: StripeSubscription) -> SubscriptionState:
     metadata = subscription.metadata
-    scheduled = metadata.get("next_plan") or None
-    at = _number(metadata.get("next_plan_at"))
-    item = _our_item(subscription)
-    plan = metadata.get("plan", "")
-    if scheduled is None or at is None or not plan:
+    scheduled_plan = metadata.get("next_plan") or None
+    scheduled_at = _parse_int(metadata.get("next_plan_at"))
+    item = _find_plan_item(subscription)
+    paid_plan = metadata.get("plan", "")
+    if scheduled_plan is None or scheduled_at is None or not paid_plan:
         # A price whose key moved to a newer price keeps what it was sold as: such customers stay where they are.
-        sold = item.price.lookup_key or plan
-        return State(entitled=sold, sold=sold, scheduled=None, at=0, took_effect=False, item=item, metadata=metadata)
-    took_effect = item.current_period_start >= at
-    return State(
-        entitled=scheduled if took_effect else plan,
-        sold=scheduled if item.quantity == 0 else item.price.lookup_key or scheduled,
-        scheduled=scheduled,
-        at=at,
+        billed_plan = item.price.lookup_key or paid_plan
+        return SubscriptionState(
+            paid_plan=billed_plan,
+            billed_plan=billed_plan,
+            scheduled_plan=None,
+            scheduled_at=0,
+            took_effect=False,
+            item=item,
+            metadata=metadata,
+        )
+    took_effect = item.current_period_start >= scheduled_at
+    return SubscriptionState(
+        paid_plan=scheduled_plan if took_effect else paid_plan,
+        billed_plan=scheduled_plan if item.quantity == 0 else item.price.lookup_key or scheduled_plan,
+        scheduled_plan=scheduled_plan,
+        scheduled_at=scheduled_at,
         took_effect=took_effect,
         item=item,
         metadata=metadata,
     )
 
 
-def next_change(state: State, spec: SubscriptionSpec, priced: Priced) -> Change | None:
+def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: FindPrice) -> StripeUpdate | None:
     """The one change that brings the subscription nearer to the spec; None when it is there.
 
     Each change leaves a state that says truthfully what is paid for, so a crash after any of them loses nothing.
     """
-    after = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
+    next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
     if state.took_effect:
         # Until the caller has taken note, the record of it stays: without it the old plan would look wished for.
-        unnoticed = after is not None and spec.plan_code != state.entitled
-        return None if unnoticed else _set(state, state.entitled, priced, "none", spec)
-    if state.scheduled is None:
-        if state.sold != spec.plan_code:
-            return _set(state, spec.plan_code, priced, "create_prorations", spec)
-        if after is not None:
-            return _schedule(state, after, state.item.current_period_end, priced, spec)
-        wished = _metadata(spec, spec.plan_code)
-        return None if _shows(state.metadata, wished) else _only(state, wished)
-    return _next_while_pending(state, spec, after, priced)
+        is_unrecorded = next_plan_code is not None and spec.plan_code != state.paid_plan
+        return None if is_unrecorded else _set_plan(state, state.paid_plan, find_price, "none", spec)
+    if state.scheduled_plan is None:
+        if state.billed_plan != spec.plan_code:
+            return _set_plan(state, spec.plan_code, find_price, "create_prorations", spec)
+        if next_plan_code is not None:
+            return _schedule_plan(state, next_plan_code, state.item.current_period_end, find_price, spec)
+        desired_metadata = _plan_metadata(spec, spec.plan_code)
+        return None if _has_metadata(state.metadata, desired_metadata) else _update_metadata(state, desired_metadata)
+    return _next_update_while_scheduled(state, spec, next_plan_code, find_price)
 
 
-def _next_while_pending(state: State, spec: SubscriptionSpec, after: str | None, priced: Priced) -> Change | None:
-    if spec.plan_code != state.entitled or after is None:
+def _next_update_while_scheduled(
+    state: SubscriptionState, spec: SubscriptionSpec, next_plan_code: str | None, find_price: FindPrice
+) -> StripeUpdate | None:
+    if spec.plan_code != state.paid_plan or next_plan_code is None:
         # Back to what is paid first: going up from the cheaper price would charge the paid part once more.
-        return _set(state, state.entitled, priced, "none", spec)
-    if state.scheduled != after or state.sold != after:
-        return _schedule(state, after, state.at, priced, spec)
+        return _set_plan(state, state.paid_plan, find_price, "none", spec)
+    if state.scheduled_plan != next_plan_code or state.billed_plan != next_plan_code:
+        return _schedule_plan(state, next_plan_code, state.scheduled_at, find_price, spec)
     return None
 
 
-def _set(state: State, plan: str, priced: Priced, proration: Proration, spec: SubscriptionSpec) -> Change:
-    return Change(
-        price=priced(plan).id,
+def _set_plan(
+    state: SubscriptionState, plan: str, find_price: FindPrice, proration: Proration, spec: SubscriptionSpec
+) -> StripeUpdate:
+    return StripeUpdate(
+        price=find_price(plan).id,
         quantity=state.seats,
         proration=proration,
-        metadata=_metadata(spec, plan),
+        metadata=_plan_metadata(spec, plan),
     )
 
 
-def _schedule(state: State, plan: str, at: int, priced: Priced, spec: SubscriptionSpec) -> Change:
-    price, paid = priced(plan), _paid_price(state, priced)
-    if _is_free(paid) and not _is_free(price):
+def _schedule_plan(
+    state: SubscriptionState, plan: str, scheduled_at: int, find_price: FindPrice, spec: SubscriptionSpec
+) -> StripeUpdate:
+    price, paid_price = find_price(plan), _paid_price(state, find_price)
+    if _is_free(paid_price) and not _is_free(price):
         message = f"plan {plan} cannot wait for the period's end: Stripe charges a free subscription that becomes paid at once; change it at once"  # noqa: E501
-        raise RejectedError(PROVIDER, message)
-    if interval_of(price) != interval_of(paid):
-        message = f"plan {plan} cannot wait for the period's end: its interval differs from {state.entitled}'s, which Stripe charges at once; change it at once"  # noqa: E501
-        raise RejectedError(PROVIDER, message)
-    waits_as_nothing = _is_free(price) and not _is_free(paid)
-    return Change(
-        price=paid.id if waits_as_nothing else price.id,
-        quantity=0 if waits_as_nothing else state.seats,
+        raise RejectedError(STRIPE, message)
+    if interval_of(price) != interval_of(paid_price):
+        message = f"plan {plan} cannot wait for the period's end: its interval differs from {state.paid_plan}'s, which Stripe charges at once; change it at once"  # noqa: E501
+        raise RejectedError(STRIPE, message)
+    bills_zero_quantity = _is_free(price) and not _is_free(paid_price)
+    return StripeUpdate(
+        price=paid_price.id if bills_zero_quantity else price.id,
+        quantity=0 if bills_zero_quantity else state.seats,
         proration="none",
-        metadata=_metadata(spec, state.entitled)
-        | {"next_plan": plan, "next_plan_at": str(at)}
-        | ({"seats": str(state.seats)} if waits_as_nothing else {}),
+        metadata=_plan_metadata(spec, state.paid_plan)
+        | {"next_plan": plan, "next_plan_at": str(scheduled_at)}
+        | ({"seats": str(state.seats)} if bills_zero_quantity else {}),
     )
 
 
-def _paid_price(state: State, priced: Priced) -> PriceAnswer:
-    return state.item.price if state.scheduled is None or state.item.quantity == 0 else priced(state.entitled)
+def _paid_price(state: SubscriptionState, find_price: FindPrice) -> StripePrice:
+    return state.item.price if state.scheduled_plan is None or state.item.quantity == 0 else find_price(state.paid_plan)
 
 
-def _only(state: State, metadata: dict[str, str]) -> Change:
-    return Change(price=None, quantity=state.item.quantity, proration="none", metadata=metadata)
+def _update_metadata(state: SubscriptionState, metadata: dict[str, str]) -> StripeUpdate:
+    return StripeUpdate(price=None, quantity=state.item.quantity, proration="none", metadata=metadata)
 
 
-def _metadata(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
+def _plan_metadata(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
     return {"org_id": spec.org_id, "plan": plan, "next_plan": "", "next_plan_at": "", "seats": ""}
 
 
-def _shows(metadata: dict[str, str], wished: dict[str, str]) -> bool:
-    return all(metadata.get(key, "") == value for key, value in wished.items())
+def _has_metadata(metadata: dict[str, str], desired: dict[str, str]) -> bool:
+    return all(metadata.get(key, "") == value for key, value in desired.items())
 
 
-def _is_free(price: PriceAnswer) -> bool:
+def _is_free(price: StripePrice) -> bool:
     return price.unit_amount == 0
 
 
-def _our_item(subscription: SubscriptionAnswer) -> ItemAnswer:
+def _find_plan_item(subscription: StripeSubscription) -> StripeSubscriptionItem:
     items = subscription.items.data
     if len(items) > 1:
-        ours = {subscription.metadata.get("plan"), subscription.metadata.get("next_plan")} - {None, ""}
-        items = [item for item in items if item.price.lookup_key in ours]
+        our_plans = {subscription.metadata.get("plan"), subscription.metadata.get("next_plan")} - {None, ""}
+        items = [item for item in items if item.price.lookup_key in our_plans]
     if len(items) != 1:
         message = (
             f"subscription {subscription.id} has {len(subscription.items.data)} items, and which one is the plan "
             "cannot be told; leave one item with a price that plans push made"
         )
-        raise RejectedError(PROVIDER, message)
+        raise RejectedError(STRIPE, message)
     return items[0]
 
 
-def _number(text: str | None) -> int | None:
+def _parse_int(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None

@@ -8,13 +8,15 @@ import time
 from stripe.params import PriceCreateParamsRecurring
 
 from core.ports.errors import RejectedError
-from core.ports.spec import Offer
-from providers.stripe.client import Door, Lease, NoLease, once
-from providers.stripe.errors import MISSING, PROVIDER
-from providers.stripe.responses import Page, PriceAnswer, ProductAnswer
+from core.ports.spec import PriceSpec
+from providers.stripe.client import NoGuard, RequestGuard, StripeClient, with_new_idempotency_key
+from providers.stripe.errors import RESOURCE_MISSING, STRIPE
+from providers.stripe.responses import StripePage, StripePrice, StripeProduct
 
-SECONDS_CACHED = 300.0  # stripe.md 5: a key moves to a new price when someone raises it; five minutes later we know
-_MOST_CACHED = 10_000
+PRICE_CACHE_SECONDS = (
+    300.0  # stripe.md 5: a key moves to a new price when someone raises it; five minutes later we know
+)
+_MAX_CACHED_PRICES = 10_000
 
 _INTERVALS: dict[str, PriceCreateParamsRecurring] = {
     "weekly": {"interval": "week", "interval_count": 1},
@@ -25,36 +27,38 @@ _INTERVALS: dict[str, PriceCreateParamsRecurring] = {
 }
 
 
-class Prices:
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self._known: dict[str, tuple[float, PriceAnswer]] = {}
+class StripePrices:
+    def __init__(self, client: StripeClient) -> None:
+        self._client = client
+        self._cache: dict[str, tuple[float, StripePrice]] = {}
         self._lock = threading.Lock()
 
-    def priced(self, lookup_key: str, lease: Lease) -> PriceAnswer:
-        """The active price under this key, at most ``SECONDS_CACHED`` old; ``RejectedError`` where there is none."""
+    def active_price(self, lookup_key: str, guard: RequestGuard) -> StripePrice:
+        """The active price under this key, at most ``PRICE_CACHE_SECONDS`` old; ``RejectedError`` where there is
+        none.
+        """
         with self._lock:
-            read_at, price = self._known.get(lookup_key, (0.0, None))
-        if price is not None and time.monotonic() - read_at < SECONDS_CACHED:
+            read_at, price = self._cache.get(lookup_key, (0.0, None))
+        if price is not None and time.monotonic() - read_at < PRICE_CACHE_SECONDS:
             return price
-        price = self._read(lookup_key, lease)
+        price = self._find_active(lookup_key, guard)
         if price is None:
             message = f"no active price with lookup key {lookup_key}: run billing-sync plans push"
-            raise RejectedError(PROVIDER, message, "unknown_lookup_key")
+            raise RejectedError(STRIPE, message, "unknown_lookup_key")
         with self._lock:
-            if len(self._known) >= _MOST_CACHED:
-                self._known.clear()
-            self._known[lookup_key] = (time.monotonic(), price)
+            if len(self._cache) >= _MAX_CACHED_PRICES:
+                self._cache.clear()
+            self._cache[lookup_key] = (time.monotonic(), price)
         return price
 
-    def find_offer(self, code: str) -> Offer | None:
-        price = self._read(code, NoLease())
+    def find_price(self, code: str) -> PriceSpec | None:
+        price = self._find_active(code, NoGuard())
         if price is None:
             return None
         if price.unit_amount is None or price.recurring is None or isinstance(price.product, str):
             message = f"price {price.id} under lookup key {code} has no flat recurring amount; make one that has"
-            raise RejectedError(PROVIDER, message)
-        return Offer(
+            raise RejectedError(STRIPE, message)
+        return PriceSpec(
             code=code,
             name=price.product.name,
             amount=price.unit_amount,
@@ -62,50 +66,50 @@ class Prices:
             interval=interval_of(price),
         )
 
-    def add_offer(self, offer: Offer) -> None:
-        recurring = _INTERVALS.get(offer.interval)
+    def create_price(self, spec: PriceSpec) -> None:
+        recurring = _INTERVALS.get(spec.interval)
         if recurring is None:
-            message = f"plan {offer.code}: interval {offer.interval} is none of {', '.join(_INTERVALS)}"
-            raise RejectedError(PROVIDER, message)
-        product_id = f"billing_sync_{offer.code}"
-        self._add_product(product_id, offer)
-        options = once("create_price")
+            message = f"plan {spec.code}: interval {spec.interval} is none of {', '.join(_INTERVALS)}"
+            raise RejectedError(STRIPE, message)
+        product_id = f"billing_sync_{spec.code}"
+        self._create_product(product_id, spec)
+        options = with_new_idempotency_key("create_price")
         try:
-            self._door.send(
-                NoLease(),
+            self._client.send(
+                NoGuard(),
                 "POST /v1/prices",
-                f"create the price with lookup key {offer.code}",
-                lambda: self._door.v1.prices.create(
+                f"create the price with lookup key {spec.code}",
+                lambda: self._client.v1.prices.create(
                     {
                         "product": product_id,
-                        "lookup_key": offer.code,
-                        "unit_amount": offer.amount,
-                        "currency": offer.currency.lower(),
+                        "lookup_key": spec.code,
+                        "unit_amount": spec.amount,
+                        "currency": spec.currency.lower(),
                         "recurring": recurring,
                     },
                     options,
                 ),
-                PriceAnswer,
+                StripePrice,
             )
         except RejectedError as error:
             # A lost answer, or another process: the key is unique, so what stands there decides.
-            found = self.find_offer(offer.code)
+            found = self.find_price(spec.code)
             if found is None:
                 message = f"{error.message}; an archived price may hold the lookup key: free it there"
-                raise RejectedError(PROVIDER, message, error.code, error.request_id) from None
-            if _terms(found) != _terms(offer):
-                message = f"lookup key {offer.code} is on another price in Stripe; use a new key for new terms"
-                raise RejectedError(PROVIDER, message, error.code, error.request_id) from None
+                raise RejectedError(STRIPE, message, error.code, error.request_id) from None
+            if _terms(found) != _terms(spec):
+                message = f"lookup key {spec.code} is on another price in Stripe; use a new key for new terms"
+                raise RejectedError(STRIPE, message, error.code, error.request_id) from None
 
-    def _add_product(self, product_id: str, offer: Offer) -> None:
-        options = once("create_product")
+    def _create_product(self, product_id: str, spec: PriceSpec) -> None:
+        options = with_new_idempotency_key("create_product")
         try:
-            self._door.send(
-                NoLease(),
+            self._client.send(
+                NoGuard(),
                 "POST /v1/products",
                 f"create product {product_id}",
-                lambda: self._door.v1.products.create({"id": product_id, "name": offer.name}, options),
-                ProductAnswer,
+                lambda: self._client.v1.products.create({"id": product_id, "name": spec.name}, options),
+                StripeProduct,
             )
         except RejectedError as error:
             if error.code != "resource_already_exists" and not self._has_product(product_id):
@@ -113,42 +117,42 @@ class Prices:
 
     def _has_product(self, product_id: str) -> bool:
         try:
-            self._door.send(
-                NoLease(),
+            self._client.send(
+                NoGuard(),
                 "GET /v1/products/{id}",
                 f"read product {product_id}",
-                lambda: self._door.v1.products.retrieve(product_id),
-                ProductAnswer,
+                lambda: self._client.v1.products.retrieve(product_id),
+                StripeProduct,
             )
         except RejectedError as error:
-            if error.code != MISSING:
+            if error.code != RESOURCE_MISSING:
                 raise
             return False
         return True
 
-    def _read(self, lookup_key: str, lease: Lease) -> PriceAnswer | None:
-        found = self._door.send(
-            lease,
+    def _find_active(self, lookup_key: str, guard: RequestGuard) -> StripePrice | None:
+        found = self._client.send(
+            guard,
             "GET /v1/prices",
             f"look up price {lookup_key}",
-            lambda: self._door.v1.prices.list(
+            lambda: self._client.v1.prices.list(
                 {"lookup_keys": [lookup_key], "active": True, "expand": ["data.product"], "limit": 1}
             ),
-            Page[PriceAnswer],
+            StripePage[StripePrice],
         )
         return found.data[0] if found.data else None
 
 
-def interval_of(price: PriceAnswer) -> str:
+def interval_of(price: StripePrice) -> str:
     """Our word for the price's interval; Stripe's own where the catalog has none, such as ``2 week``."""
     if price.recurring is None:
         return "once"
-    mine = {"interval": price.recurring.interval, "interval_count": price.recurring.interval_count}
-    if mine == {"interval": "month", "interval_count": 12}:
+    stripe_interval = {"interval": price.recurring.interval, "interval_count": price.recurring.interval_count}
+    if stripe_interval == {"interval": "month", "interval_count": 12}:
         return "yearly"
-    named = (name for name, recurring in _INTERVALS.items() if recurring == mine)
-    return next(named, f"{price.recurring.interval_count} {price.recurring.interval}")
+    names = (name for name, recurring in _INTERVALS.items() if recurring == stripe_interval)
+    return next(names, f"{price.recurring.interval_count} {price.recurring.interval}")
 
 
-def _terms(offer: Offer) -> tuple[int, str, str]:
-    return offer.amount, offer.currency.upper(), offer.interval
+def _terms(spec: PriceSpec) -> tuple[int, str, str]:
+    return spec.amount, spec.currency.upper(), spec.interval

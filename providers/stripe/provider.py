@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from core.catalog.plans import Ending
-from core.ports.provider import Claim, Customer, Subscription
-from core.ports.spec import Account, CustomerSpec, Known, Offer, Provider, SubscriptionSpec, key_ends
-from providers.stripe.client import Door, NoLease
-from providers.stripe.customers import Customers
-from providers.stripe.invoice_preview import StripeTeller
-from providers.stripe.prices import Prices
-from providers.stripe.responses import Object
-from providers.stripe.state_reader import StripeAudit
-from providers.stripe.subscriptions import Subscriptions
+from core.catalog.plans import EndingPolicy
+from core.ports.provider import AttemptContext, Customer, Subscription
+from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
+from providers.stripe.client import NoGuard, StripeClient
+from providers.stripe.customers import StripeCustomers
+from providers.stripe.invoice_preview import StripeInvoicePreviewer
+from providers.stripe.prices import StripePrices
+from providers.stripe.responses import StripeResource
+from providers.stripe.state_reader import StripeStateReader
+from providers.stripe.subscriptions import StripeSubscriptions
 
-_MODES = {"live_": True, "test_": False}
-TIMEOUT = 20.0  # seconds for one request, the last byte of the answer included
+_LIVEMODE_BY_KEY_PREFIX = {"live_": True, "test_": False}
+STRIPE_CALL_SECONDS = 20.0  # seconds for one request, the last byte of the answer included
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class StripeBiller:
+class StripeProvider:
     """One for each process, built after the fork; threads share it. Close it when the process ends.
 
     ``api_base`` has no default, so that no test and no staging reaches live systems by accident.
@@ -37,41 +37,43 @@ class StripeBiller:
         secret_key: str,
         api_base: str,
         *,
-        ending: Ending,
+        ending: EndingPolicy,
         days_until_due: int = 30,
-        timeout: float = TIMEOUT,
+        timeout: float = STRIPE_CALL_SECONDS,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        self._door = Door(secret_key, api_base, timeout)
-        self._key_ends = key_ends(secret_key)
-        self._livemode = _MODES.get(secret_key[3:8]) if secret_key.startswith(("sk_", "rk_")) else None
-        self.audit = StripeAudit(self._door)
-        self._prices = Prices(self._door)
-        self.teller = StripeTeller(self._door, self._prices)
-        self._customers = Customers(self._door, clock)
-        self._subscriptions = Subscriptions(self._door, self._prices, ending, days_until_due, clock)
+        self._client = StripeClient(secret_key, api_base, timeout)
+        self._key_suffix = key_suffix(secret_key)
+        self._livemode = _LIVEMODE_BY_KEY_PREFIX.get(secret_key[3:8]) if secret_key.startswith(("sk_", "rk_")) else None
+        self.reader = StripeStateReader(self._client)
+        self._prices = StripePrices(self._client)
+        self.invoice_previewer = StripeInvoicePreviewer(self._client, self._prices)
+        self._customers = StripeCustomers(self._client, clock)
+        self._subscriptions = StripeSubscriptions(self._client, self._prices, ending, days_until_due, clock)
 
-    def make_customer(self, spec: CustomerSpec, known: Known, claim: Claim) -> Customer:
-        return self._customers.make(spec, known, claim)
+    def ensure_customer(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
+        return self._customers.ensure(spec, last_known, attempt)
 
-    def make_subscription(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
-        return self._subscriptions.make(spec, known, claim)
+    def ensure_subscription(
+        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
+    ) -> Subscription:
+        return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def end_subscription(self, known: Known, org_id: str, claim: Claim) -> None:
-        self._subscriptions.end(known, org_id, claim)
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._subscriptions.end(last_known, org_id, attempt)
 
-    def find_offer(self, code: str) -> Offer | None:
-        return self._prices.find_offer(code)
+    def find_price(self, code: str) -> PriceSpec | None:
+        return self._prices.find_price(code)
 
-    def add_offer(self, offer: Offer) -> None:
-        self._prices.add_offer(offer)
+    def create_price(self, price: PriceSpec) -> None:
+        self._prices.create_price(price)
 
-    def account(self) -> Account:
+    def fetch_account(self) -> Account:
         """One account has both modes under one id, so it is the key that tells which of them is meant. One call."""
-        owner = self._door.send(
-            NoLease(), "GET /v1/account", "read the account", self._door.v1.accounts.retrieve_current, Object
+        account = self._client.send(
+            NoGuard(), "GET /v1/account", "read the account", self._client.v1.accounts.retrieve_current, StripeResource
         )
-        return Account(id=owner.id, livemode=self._livemode, key_ends=self._key_ends)
+        return Account(id=account.id, livemode=self._livemode, key_suffix=self._key_suffix)
 
     def close(self) -> None:
-        self._door.close()
+        self._client.close()

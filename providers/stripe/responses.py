@@ -10,27 +10,27 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Answer(BaseModel):
+class StripeModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     replayed: bool = False
     """Set by the door: a snapshot of what the key's first request was answered, perhaps long gone."""
 
 
-class Object(Answer):
+class StripeResource(StripeModel):
     id: str
     livemode: bool | None = None
 
 
-AnswerT = TypeVar("AnswerT", bound=Answer)
+ModelT = TypeVar("ModelT", bound=StripeModel)
 
 
-class Page(Answer, Generic[AnswerT]):
-    data: list[AnswerT]
+class StripePage(StripeModel, Generic[ModelT]):
+    data: list[ModelT]
     has_more: bool = False
 
 
-class MarkedSubscription(Object):
+class StripeSubscriptionSummary(StripeResource):
     status: str
     metadata: dict[str, str] = Field(default_factory=dict)
 
@@ -43,7 +43,7 @@ class MarkedSubscription(Object):
         return self.metadata.get("org_id") or None
 
 
-class CustomerAnswer(Object):
+class StripeCustomer(StripeResource):
     """A deleted customer answers 200 with ``deleted`` and an id, nothing else (stripe.md 4)."""
 
     deleted: bool = False
@@ -51,7 +51,7 @@ class CustomerAnswer(Object):
     email: str | None = Field(default=None, repr=False)
     metadata: dict[str, str] | None = None
     delinquent: bool | None = None
-    subscriptions: Page[MarkedSubscription] | None = None
+    subscriptions: StripePage[StripeSubscriptionSummary] | None = None
     """Those that have not ended; None unless they were asked for."""
 
     @property
@@ -59,46 +59,46 @@ class CustomerAnswer(Object):
         return (self.metadata or {}).get("org_id") or None
 
 
-class Recurring(Answer):
+class StripeRecurring(StripeModel):
     interval: str
     interval_count: int = 1
 
 
-class ProductAnswer(Object):
+class StripeProduct(StripeResource):
     name: str = ""
 
 
-class PriceAnswer(Object):
+class StripePrice(StripeResource):
     currency: str
     unit_amount: int | None = None
     lookup_key: str | None = None
-    recurring: Recurring | None = None
-    product: ProductAnswer | str = ""
+    recurring: StripeRecurring | None = None
+    product: StripeProduct | str = ""
 
 
-class ItemAnswer(Object):
-    price: PriceAnswer
+class StripeSubscriptionItem(StripeResource):
+    price: StripePrice
     quantity: int = 1
     current_period_start: int
     current_period_end: int
 
 
-class SubscriptionAnswer(MarkedSubscription):
+class StripeSubscription(StripeSubscriptionSummary):
     customer: str
     created: int
-    items: Page[ItemAnswer]
+    items: StripePage[StripeSubscriptionItem]
 
 
-class EventRequest(Answer):
+class StripeEventRequest(StripeModel):
     idempotency_key: str | None = None
 
 
-class EventData(Answer):
-    object: Object
+class StripeEventData(StripeModel):
+    object: StripeResource
 
 
-class EventAnswer(Object):
+class StripeEvent(StripeResource):
     """``customer.created`` ties the customer to the key of the request that made it (stripe.md 2)."""
 
-    request: EventRequest | None = None
-    data: EventData
+    request: StripeEventRequest | None = None
+    data: StripeEventData

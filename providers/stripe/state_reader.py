@@ -1,4 +1,4 @@
-"""What Stripe holds, read only, for the comparison with what it should hold (``core.ports.provider.Auditor``).
+"""What Stripe holds, read only, for the comparison with what it should hold (``core.ports.provider.StateReader``).
 
 Lists are in the order of creation and turned by the last id, so nothing that stands is missed while others are made.
 Who wrote last is told by Stripe's events: a request of ours carries a key of ours, a click carries none.
@@ -16,18 +16,25 @@ from pydantic import ValidationError
 from stripe.params import CustomerListParams, EventListParams, SubscriptionListParams
 
 from core.ports.errors import RejectedError
-from core.ports.observed import Listed, Repair, SeenCustomer, SeenSubscription, Sight, Write
-from core.ports.provider import Pace
-from providers.stripe.client import PAGE_SIZE, Door, NoLease
-from providers.stripe.errors import MISSING
-from providers.stripe.plan_changes import State, state_of
-from providers.stripe.responses import CustomerAnswer, EventAnswer, MarkedSubscription, Object, Page, SubscriptionAnswer
-from providers.transport.safe_ids import shown
+from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
+from core.ports.provider import Throttle
+from providers.stripe.client import STRIPE_PAGE_SIZE, NoGuard, StripeClient
+from providers.stripe.errors import RESOURCE_MISSING
+from providers.stripe.plan_changes import SubscriptionState, parse_state
+from providers.stripe.responses import (
+    StripeCustomer,
+    StripeEvent,
+    StripePage,
+    StripeResource,
+    StripeSubscription,
+    StripeSubscriptionSummary,
+)
+from providers.transport.safe_ids import printable
 
-_MOST_PAGES = 10
+_MAX_EVENT_PAGES = 10
 # What our requests begin their keys with: written ahead (core.reconcile.attempt), and for one request (client.once).
-OUR_KEYS = ("billing-sync:", "update_customer:", "change_subscription:")
-_WRITES = [
+OUR_IDEMPOTENCY_KEY_PREFIXES = ("billing-sync:", "update_customer:", "change_subscription:")
+_WRITE_EVENT_TYPES = [
     "customer.created",
     "customer.updated",
     "customer.deleted",
@@ -36,11 +43,11 @@ _WRITES = [
     "customer.subscription.deleted",
 ]
 
-ObjectT = TypeVar("ObjectT", bound=Object)
-Turn = Callable[[str | None], stripe.StripeObject]
+ResourceT = TypeVar("ResourceT", bound=StripeResource)
+FetchPage = Callable[[str | None], stripe.StripeObject]
 
 
-class _Subscription(MarkedSubscription):
+class _ListedSubscription(StripeSubscriptionSummary):
     """Anybody's: nothing of it is taken for granted. ``customer`` is None where it belongs to a v2 account."""
 
     customer: str | None = None
@@ -49,168 +56,186 @@ class _Subscription(MarkedSubscription):
     items: object = None
 
 
-class _Event(EventAnswer):
+class _WriteEvent(StripeEvent):
     created: int
 
 
-class StripeAudit:
-    def __init__(self, door: Door, pace: Pace | None = None) -> None:
-        self._door = door
-        self._pace = pace or NoLease()
+class StripeStateReader:
+    def __init__(self, client: StripeClient, throttle: Throttle | None = None) -> None:
+        self._client = client
+        self._throttle = throttle or NoGuard()
 
-    def paced(self, pace: Pace) -> StripeAudit:
-        return StripeAudit(self._door, pace)
+    def with_throttle(self, throttle: Throttle) -> StripeStateReader:
+        return StripeStateReader(self._client, throttle)
 
-    def customers(self, after: str | None) -> Listed[SeenCustomer]:
-        def turn(last: str | None) -> stripe.StripeObject:
-            params: CustomerListParams = {"limit": PAGE_SIZE}
-            return self._door.v1.customers.list(params if last is None else {**params, "starting_after": last})
+    def customers(self, cursor: str | None) -> ObservedPage[ObservedCustomer]:
+        def fetch_page(last_id: str | None) -> stripe.StripeObject:
+            params: CustomerListParams = {"limit": STRIPE_PAGE_SIZE}
+            return self._client.v1.customers.list(params if last_id is None else {**params, "starting_after": last_id})
 
-        found = self._page("GET /v1/customers", "list the customers", turn, after, Page[CustomerAnswer])
-        return Listed(rows=tuple(map(_customer, found.data)), after=_next(found))
+        found = self._page_after(
+            "GET /v1/customers", "list the customers", fetch_page, cursor, StripePage[StripeCustomer]
+        )
+        return ObservedPage(rows=tuple(map(_observed_customer, found.data)), next_cursor=_next_cursor(found))
 
-    def subscriptions(self, after: str | None) -> Listed[SeenSubscription]:
-        def turn(last: str | None) -> stripe.StripeObject:
-            params: SubscriptionListParams = {"limit": PAGE_SIZE}
-            return self._door.v1.subscriptions.list(params if last is None else {**params, "starting_after": last})
+    def subscriptions(self, cursor: str | None) -> ObservedPage[ObservedSubscription]:
+        def fetch_page(last_id: str | None) -> stripe.StripeObject:
+            params: SubscriptionListParams = {"limit": STRIPE_PAGE_SIZE}
+            return self._client.v1.subscriptions.list(
+                params if last_id is None else {**params, "starting_after": last_id}
+            )
 
-        found = self._page("GET /v1/subscriptions", "list the subscriptions", turn, after, Page[_Subscription])
-        return Listed(rows=_alive(found), after=_next(found))
+        found = self._page_after(
+            "GET /v1/subscriptions", "list the subscriptions", fetch_page, cursor, StripePage[_ListedSubscription]
+        )
+        return ObservedPage(rows=_live_subscriptions(found), next_cursor=_next_cursor(found))
 
-    def look(self, org_id: str, customer_ids: Collection[str]) -> Sight:
-        found = [self._customer(org_id, each) for each in sorted(customer_ids)]
+    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:
+        found = [self._read_customer(org_id, each) for each in sorted(customer_ids)]
         customers = tuple(each for each in found if each is not None)
-        return Sight(
+        return ObservedState(
             customers=customers,
             subscriptions=tuple(
-                seen for each in customers if not each.deleted for seen in self._subscriptions_of(org_id, each.id)
+                observed
+                for each in customers
+                if not each.deleted
+                for observed in self._list_subscriptions(org_id, each.id)
             ),
         )
 
-    def owes(self, org_id: str, sight: Sight) -> bool:  # noqa: ARG002 - the sight is of that one
+    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - the sight is of that one
         """By the customer's own flag, which Stripe sets and clears with each invoice that fails or is paid; no call."""
-        return any(each.owes for each in sight.customers)
+        return any(each.has_unpaid_invoice for each in observed.customers)
 
-    def writes(self) -> list[Write]:
+    def recent_writes(self) -> list[RemoteWrite]:
         """The last thousand, of the thirty days that Stripe keeps."""
 
-        def turn(last: str | None) -> stripe.StripeObject:
-            params: EventListParams = {"types": _WRITES, "limit": PAGE_SIZE}
-            return self._door.v1.events.list(params if last is None else {**params, "starting_after": last})
+        def fetch_page(last_id: str | None) -> stripe.StripeObject:
+            params: EventListParams = {"types": _WRITE_EVENT_TYPES, "limit": STRIPE_PAGE_SIZE}
+            return self._client.v1.events.list(params if last_id is None else {**params, "starting_after": last_id})
 
-        found: list[Write] = []
-        after: str | None = None
-        for _ in range(_MOST_PAGES):
-            page = self._page("GET /v1/events", "list the events", turn, after, Page[_Event])
-            found += [_write(event) for event in page.data]
-            after = _next(page)
-            if after is None:
+        found: list[RemoteWrite] = []
+        cursor: str | None = None
+        for _ in range(_MAX_EVENT_PAGES):
+            page = self._page_after("GET /v1/events", "list the events", fetch_page, cursor, StripePage[_WriteEvent])
+            found += [_remote_write(event) for event in page.data]
+            cursor = _next_cursor(page)
+            if cursor is None:
                 break
         return found
 
-    def calls(self, repair: Repair) -> list[str]:
-        calls = [f"POST /v1/customers/{repair.customer_id}"] if repair.customer else []
-        if repair.subscription is not None and repair.seen is not None:
-            path = f"/v1/subscriptions/{repair.seen.id}"
-            calls += [f"GET {path}", *[f"POST {path}"] * _changes(repair)]
-        return calls
+    def planned_requests(self, repair: Repair) -> list[str]:
+        requests = [f"POST /v1/customers/{repair.customer_id}"] if repair.updates_customer else []
+        if repair.subscription is not None and repair.observed is not None:
+            path = f"/v1/subscriptions/{repair.observed.id}"
+            requests += [f"GET {path}", *[f"POST {path}"] * _count_updates(repair)]
+        return requests
 
-    def _page(
-        self, operation: str, doing: str, turn: Turn, after: str | None, listed: type[Page[ObjectT]]
-    ) -> Page[ObjectT]:
+    def _page_after(
+        self,
+        operation: str,
+        purpose: str,
+        fetch_page: FetchPage,
+        cursor: str | None,
+        page_type: type[StripePage[ResourceT]],
+    ) -> StripePage[ResourceT]:
         """The page after this id; the first one once more where what had that id is gone since."""
         try:
-            return self._door.send(self._pace, operation, doing, partial(turn, after), listed)
+            return self._client.send(self._throttle, operation, purpose, partial(fetch_page, cursor), page_type)
         except RejectedError as error:
-            if after is None or error.code != MISSING:
+            if cursor is None or error.code != RESOURCE_MISSING:
                 raise
-        return self._door.send(self._pace, operation, doing, partial(turn, None), listed)
+        return self._client.send(self._throttle, operation, purpose, partial(fetch_page, None), page_type)
 
-    def _customer(self, org_id: str, customer_id: str) -> SeenCustomer | None:
+    def _read_customer(self, org_id: str, customer_id: str) -> ObservedCustomer | None:
         try:
-            found = self._door.send(
-                self._pace,
+            found = self._client.send(
+                self._throttle,
                 "GET /v1/customers/{id}",
-                f"look at customer {shown(customer_id)} of {org_id}",
-                lambda: self._door.v1.customers.retrieve(customer_id),
-                CustomerAnswer,
+                f"look at customer {printable(customer_id)} of {org_id}",
+                lambda: self._client.v1.customers.retrieve(customer_id),
+                StripeCustomer,
             )
         except RejectedError as error:
-            if error.code != MISSING:
+            if error.code != RESOURCE_MISSING:
                 raise
             return None
-        return _customer(found)
+        return _observed_customer(found)
 
-    def _subscriptions_of(self, org_id: str, customer_id: str) -> tuple[SeenSubscription, ...]:
-        found = self._door.send(
-            self._pace,
+    def _list_subscriptions(self, org_id: str, customer_id: str) -> tuple[ObservedSubscription, ...]:
+        found = self._client.send(
+            self._throttle,
             "GET /v1/subscriptions",
-            f"list the subscriptions of customer {shown(customer_id)} of {org_id}",
-            lambda: self._door.v1.subscriptions.list({"customer": customer_id, "limit": PAGE_SIZE}),
-            Page[_Subscription],
+            f"list the subscriptions of customer {printable(customer_id)} of {org_id}",
+            lambda: self._client.v1.subscriptions.list({"customer": customer_id, "limit": STRIPE_PAGE_SIZE}),
+            StripePage[_ListedSubscription],
         )
-        return _alive(found)
+        return _live_subscriptions(found)
 
 
-def _next(page: Page[ObjectT]) -> str | None:
+def _next_cursor(page: StripePage[ResourceT]) -> str | None:
     return page.data[-1].id if page.has_more and page.data else None
 
 
-def _customer(answer: CustomerAnswer) -> SeenCustomer:
-    return SeenCustomer(
-        id=answer.id,
-        org_id=answer.org_id,
-        name=answer.name,
-        email=answer.email,
-        deleted=answer.deleted,
-        owes=answer.delinquent is True,
+def _observed_customer(customer: StripeCustomer) -> ObservedCustomer:
+    return ObservedCustomer(
+        id=customer.id,
+        org_id=customer.org_id,
+        name=customer.name,
+        email=customer.email,
+        deleted=customer.deleted,
+        has_unpaid_invoice=customer.delinquent is True,
     )
 
 
-def _alive(page: Page[_Subscription]) -> tuple[SeenSubscription, ...]:
-    return tuple(_subscription(each) for each in page.data if not each.has_ended)
+def _live_subscriptions(page: StripePage[_ListedSubscription]) -> tuple[ObservedSubscription, ...]:
+    return tuple(_observed_subscription(each) for each in page.data if not each.has_ended)
 
 
-def _subscription(answer: _Subscription) -> SeenSubscription:
-    state = _state(answer)
-    waits = state is not None and state.scheduled is not None and not state.took_effect
-    return SeenSubscription(
-        id=answer.id,
-        customer_id=answer.customer or "",
-        org_id=answer.metadata.get("org_id") or None,
-        plan_code=(state.entitled or None) if state is not None else None,
+def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscription:
+    state = _parse_state(subscription)
+    is_scheduled = state is not None and state.scheduled_plan is not None and not state.took_effect
+    return ObservedSubscription(
+        id=subscription.id,
+        customer_id=subscription.customer or "",
+        org_id=subscription.metadata.get("org_id") or None,
+        plan_code=(state.paid_plan or None) if state is not None else None,
         # What the next invoice takes: the price on the item, whatever our note says.
-        next_plan_code=state.sold if state is not None and waits and state.sold != state.entitled else None,
-        note=None if state is None or state.scheduled is None else "waits" if waits else "came",
-        changed_at=datetime.fromtimestamp(answer.created, UTC),
+        next_plan_code=state.billed_plan
+        if state is not None and is_scheduled and state.billed_plan != state.paid_plan
+        else None,
+        remark=None if state is None or state.scheduled_plan is None else "waits" if is_scheduled else "came",
+        changed_at=datetime.fromtimestamp(subscription.created, UTC),
     )
 
 
-def _state(answer: _Subscription) -> State | None:
+def _parse_state(subscription: _ListedSubscription) -> SubscriptionState | None:
     """None: it has no plan that could be ours."""
     try:
-        return state_of(SubscriptionAnswer.model_validate(answer.model_dump()))
+        return parse_state(StripeSubscription.model_validate(subscription.model_dump()))
     except (ValidationError, RejectedError):
         return None
 
 
-def _write(event: _Event) -> Write:
-    key = event.request.idempotency_key if event.request else None
-    return Write(
+def _remote_write(event: _WriteEvent) -> RemoteWrite:
+    idempotency_key = event.request.idempotency_key if event.request else None
+    return RemoteWrite(
         object_id=event.data.object.id,
-        at=datetime.fromtimestamp(event.created, UTC),
-        ours=key is not None and key.startswith(OUR_KEYS),
+        written_at=datetime.fromtimestamp(event.created, UTC),
+        by_us=idempotency_key is not None and idempotency_key.startswith(OUR_IDEMPOTENCY_KEY_PREFIXES),
         evidence=event.id,
     )
 
 
-def _changes(repair: Repair) -> int:
-    """How many changes ``stripe_changes.next_change`` makes of this, one after the other."""
-    wanted, seen = repair.subscription, repair.seen
-    if wanted is None or seen is None:
+def _count_updates(repair: Repair) -> int:
+    """How many changes ``stripe_changes.next_update`` makes of this, one after the other."""
+    desired, observed = repair.subscription, repair.observed
+    if desired is None or observed is None:
         return 0
-    after = wanted.next_plan_code if wanted.next_plan_code != wanted.plan_code else None
-    moves = seen.plan_code != wanted.plan_code
-    clears = seen.note == "came" or (seen.note == "waits" and (moves or after is None))
-    schedules = after is not None and (moves or seen.next_plan_code != after)
-    return [clears, moves, schedules].count(True)
+    next_plan_code = desired.next_plan_code if desired.next_plan_code != desired.plan_code else None
+    changes_plan = observed.plan_code != desired.plan_code
+    clears_schedule = observed.remark == "came" or (
+        observed.remark == "waits" and (changes_plan or next_plan_code is None)
+    )
+    sets_schedule = next_plan_code is not None and (changes_plan or observed.next_plan_code != next_plan_code)
+    return [clears_schedule, changes_plan, sets_schedule].count(True)

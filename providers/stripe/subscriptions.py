@@ -13,256 +13,280 @@ from typing import NoReturn, cast
 import stripe
 from stripe.params import SubscriptionCreateParams, SubscriptionListParams, SubscriptionUpdateParams
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
-from core.ports.errors import AmbiguousError, RejectedError, UnsettledError
-from core.ports.provider import Claim, Intent, Subscription
-from core.ports.spec import Known, SubscriptionSpec
-from providers.stripe.client import PAGE_SIZE, Door, keyed, once
-from providers.stripe.customers import CREATE_SUBSCRIPTION, outlast, window
-from providers.stripe.errors import MISSING, PROVIDER
-from providers.stripe.plan_changes import Change, next_change, state_of
-from providers.stripe.prices import Prices
-from providers.stripe.responses import CustomerAnswer, MarkedSubscription, Page, SubscriptionAnswer
-from providers.transport.safe_ids import shown
+from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
+from core.ports.provider import AttemptContext, Intent, Subscription
+from core.ports.spec import LastKnown, SubscriptionSpec
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
+from providers.stripe.errors import RESOURCE_MISSING, STRIPE
+from providers.stripe.plan_changes import StripeUpdate, next_update, parse_state
+from providers.stripe.prices import StripePrices
+from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
+from providers.transport.safe_ids import printable
 
-CREATES = "POST /v1/subscriptions"
+SUBSCRIPTION_CREATE_OPERATION = "POST /v1/subscriptions"
 
-_LIVE = frozenset({"active", "trialing", "past_due", "unpaid", "incomplete", "paused"})
+_STRIPE_LIVE_STATUSES = frozenset({"active", "trialing", "past_due", "unpaid", "incomplete", "paused"})
 
 # Back to the paid plan, up, scheduled: three. One more reads that nothing is left to do.
-_MOST_CHANGES = 4
-_MOST_PAGES = 10  # 500 subscriptions may be active at once (stripe.md 6), ended ones come on top
+_MAX_UPDATES = 4
+_MAX_SUBSCRIPTION_PAGES = 10  # 500 subscriptions may be active at once (stripe.md 6), ended ones come on top
 
 
-class Subscriptions:
+class StripeSubscriptions:
     def __init__(
-        self, door: Door, prices: Prices, ending: Ending, days_until_due: int, clock: Callable[[], datetime]
+        self,
+        client: StripeClient,
+        prices: StripePrices,
+        ending: EndingPolicy,
+        days_until_due: int,
+        clock: Callable[[], datetime],
     ) -> None:
-        self._door = door
+        self._client = client
         self._prices = prices
         self._ending = ending
         self._days_until_due = days_until_due
         self._clock = clock
 
-    def make(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
+    def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
         if not spec.customer_id:
             # An empty filter lists everybody's subscriptions, and Stripe's schema lets an empty customer pass.
             message = f"organization {spec.org_id} has no Stripe customer yet; its subscription comes after that"
-            raise RejectedError(PROVIDER, message)
-        if known.subscription_id is None:
-            return self._bring(self._first(spec, claim), spec, claim)
-        found = self._read(known.subscription_id, claim)
-        if found.has_ended and known.ended_by_us:
-            return self._bring(self._first(spec, claim), spec, claim)
+            raise RejectedError(STRIPE, message)
+        if last_known.subscription_id is None:
+            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
+        found = self._read(last_known.subscription_id, attempt)
+        if found.has_ended and last_known.ending_started:
+            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
         if found.has_ended:
             # A successor that a person made and marked in Stripe is joined; without one, charging again is theirs.
-            found = self._ours_alive(spec, self._all_of(spec.customer_id, claim)) or _refuse_ended(found, spec)
-        return self._bring(found, spec, claim)
+            found = self._find_our_live(spec, self._list_all(spec.customer_id, attempt)) or _refuse_ended(found, spec)
+        return self._bring_to_spec(found, spec, attempt)
 
-    def end(self, known: Known, org_id: str, claim: Claim) -> None:
-        intent = claim.intent if claim.intent and claim.intent.operation == CREATE_SUBSCRIPTION else None
-        if known.subscription_id is not None:
-            self._cancel(known.subscription_id, claim)
-        if not known.customer_id or (known.subscription_id is not None and intent is None):
+    def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        intent = attempt.intent if attempt.intent and attempt.intent.operation == CREATE_SUBSCRIPTION else None
+        if last_known.subscription_id is not None:
+            self._cancel(last_known.subscription_id, attempt)
+        if not last_known.customer_id or (last_known.subscription_id is not None and intent is None):
             return
         # What a lost answer or a late worker left behind would charge for ever.
-        left = [found.id for found in self._alive_on(known.customer_id, claim) if found.org_id == org_id]
-        for subscription_id in left:
-            self._cancel(subscription_id, claim)
-        if intent is not None and not left:
-            outlast(intent, self._clock())
+        leftover_ids = [
+            found.id for found in self._list_live(last_known.customer_id, attempt) if found.org_id == org_id
+        ]
+        for subscription_id in leftover_ids:
+            self._cancel(subscription_id, attempt)
+        if intent is not None and not leftover_ids:
+            wait_out_inflight(intent, self._clock())
 
-    def _first(self, spec: SubscriptionSpec, claim: Claim) -> SubscriptionAnswer:
+    def _find_or_create(self, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
         """The subscription that is there after a lost answer, or a new one; never a second."""
-        there = self._all_of(spec.customer_id, claim)
-        if (found := self._ours_alive(spec, there)) is not None:
+        existing = self._list_all(spec.customer_id, attempt)
+        if (found := self._find_our_live(spec, existing)) is not None:
             return found
-        intent = claim.intent
+        intent = attempt.intent
         if intent is not None and intent.operation == CREATE_SUBSCRIPTION:
-            if intent.key_is_trusted(self._clock()):
-                claim.book(CREATES)
-                intent = claim.resend()
+            if intent.is_key_safe(self._clock()):
+                attempt.reserve(SUBSCRIPTION_CREATE_OPERATION)
+                intent = attempt.resend_intent()
                 try:
-                    created = self._post(intent, spec, claim)
-                except (UnsettledError, RejectedError):
-                    there = self._all_of(spec.customer_id, claim)
+                    created = self._post(intent, spec, attempt)
+                except (OutcomeUnknownError, RejectedError):
+                    existing = self._list_all(spec.customer_id, attempt)
                 else:
-                    return self._as_it_is(created, spec, claim)
+                    return self._reread_if_replayed(created, spec, attempt)
             else:
-                outlast(intent, self._clock())
-            if (found := self._left_behind(intent, spec, there)) is not None:
+                wait_out_inflight(intent, self._clock())
+            if (found := self._find_leftover(intent, spec, existing)) is not None:
                 return found
-        body = self._body(spec, claim)
-        claim.book(CREATES)
-        intent = claim.write_ahead(CREATE_SUBSCRIPTION, body)
-        return self._as_it_is(self._post(intent, spec, claim), spec, claim)
+        body = self._create_body(spec, attempt)
+        attempt.reserve(SUBSCRIPTION_CREATE_OPERATION)
+        intent = attempt.record_intent(CREATE_SUBSCRIPTION, body)
+        return self._reread_if_replayed(self._post(intent, spec, attempt), spec, attempt)
 
-    def _as_it_is(self, created: SubscriptionAnswer, spec: SubscriptionSpec, claim: Claim) -> SubscriptionAnswer:
+    def _reread_if_replayed(
+        self, created: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
+    ) -> StripeSubscription:
         """A replay is a snapshot: it shows as active what has been cancelled since."""
-        return self._alive(self._read(created.id, claim), spec) if created.replayed else created
+        return self._refuse_if_ended(self._read(created.id, attempt), spec) if created.replayed else created
 
-    def _left_behind(
-        self, intent: Intent, spec: SubscriptionSpec, there: list[SubscriptionAnswer]
-    ) -> SubscriptionAnswer | None:
-        if (found := self._ours_alive(spec, there)) is not None:
+    def _find_leftover(
+        self, intent: Intent, spec: SubscriptionSpec, existing: list[StripeSubscription]
+    ) -> StripeSubscription | None:
+        if (found := self._find_our_live(spec, existing)) is not None:
             return found
-        ours = [found for found in there if found.org_id == spec.org_id and found.created >= window(intent)[0]]
+        ours = [
+            found for found in existing if found.org_id == spec.org_id and found.created >= search_window(intent)[0]
+        ]
         return _refuse_ended(ours[0], spec) if ours else None
 
-    def _body(self, spec: SubscriptionSpec, claim: Claim) -> dict[str, Json]:
+    def _create_body(self, spec: SubscriptionSpec, attempt: AttemptContext) -> dict[str, Json]:
         return {
             "customer": spec.customer_id,
             "collection_method": "send_invoice",
             "days_until_due": self._days_until_due,
-            "items": [{"price": self._prices.priced(spec.plan_code, claim).id, "quantity": 1}],
+            "items": [{"price": self._prices.active_price(spec.plan_code, attempt).id, "quantity": 1}],
             "billing_mode": {"type": "flexible"},
             "metadata": {"org_id": spec.org_id, "plan": spec.plan_code},
         }
 
-    def _post(self, intent: Intent, spec: SubscriptionSpec, claim: Claim) -> SubscriptionAnswer:
+    def _post(self, intent: Intent, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
         body = cast("SubscriptionCreateParams", dict(intent.body))
-        return self._door.send(
-            claim,
-            CREATES,
+        return self._client.send(
+            attempt,
+            SUBSCRIPTION_CREATE_OPERATION,
             f"create the subscription of {spec.org_id} for customer {spec.customer_id}",
-            lambda: self._door.v1.subscriptions.create(body, keyed(intent.key)),
-            SubscriptionAnswer,
+            lambda: self._client.v1.subscriptions.create(body, with_idempotency_key(intent.idempotency_key)),
+            StripeSubscription,
         )
 
-    def _bring(self, found: SubscriptionAnswer, spec: SubscriptionSpec, claim: Claim) -> Subscription:
+    def _bring_to_spec(
+        self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
+    ) -> Subscription:
         """Change what was read until it is what the spec wants, reading each answer."""
         self._check_ours(found, spec)
-        for _ in range(_MOST_CHANGES):
-            state = state_of(found)
-            change = next_change(state, spec, lambda plan: self._prices.priced(plan, claim))
-            if change is None:
-                pending = state.scheduled if not state.took_effect else None
+        for _ in range(_MAX_UPDATES):
+            state = parse_state(found)
+            update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
+            if update is None:
+                scheduled_plan = state.scheduled_plan if not state.took_effect else None
                 return Subscription(
                     id=found.id,
-                    plan_code=state.entitled,
-                    next_plan_code=pending,
-                    next_plan_at=datetime.fromtimestamp(state.at, UTC) if pending else None,
+                    plan_code=state.paid_plan,
+                    next_plan_code=scheduled_plan,
+                    next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                 )
-            found = self._change(found.id, state.item.id, change, claim)
+            found = self._update(found.id, state.item.id, update, attempt)
         message = f"subscription {found.id} does not take its plan, it changes under our hands; look at it in Stripe"
-        raise RejectedError(PROVIDER, message)
+        raise RejectedError(STRIPE, message)
 
-    def _change(self, subscription_id: str, item_id: str, change: Change, claim: Claim) -> SubscriptionAnswer:
+    def _update(
+        self, subscription_id: str, item_id: str, update: StripeUpdate, attempt: AttemptContext
+    ) -> StripeSubscription:
         params: SubscriptionUpdateParams = {
-            "metadata": change.metadata,
+            "metadata": update.metadata,
             # Named on every change: the default would prorate.
-            "proration_behavior": change.proration,
+            "proration_behavior": update.proration,
         }
-        if change.price is not None:
+        if update.price is not None:
             # Without its id the price would become a second item, without its quantity 1 (stripe.md 6).
-            params["items"] = [{"id": item_id, "price": change.price, "quantity": change.quantity}]
-        options = once("change_subscription")
-        return self._door.send(
-            claim,
+            params["items"] = [{"id": item_id, "price": update.price, "quantity": update.quantity}]
+        options = with_new_idempotency_key("change_subscription")
+        return self._client.send(
+            attempt,
             "POST /v1/subscriptions/{id}",
             f"change subscription {subscription_id}",
-            lambda: self._door.v1.subscriptions.update(subscription_id, params, options),
-            SubscriptionAnswer,
+            lambda: self._client.v1.subscriptions.update(subscription_id, params, options),
+            StripeSubscription,
         )
 
-    def _cancel(self, subscription_id: str, claim: Claim) -> None:
+    def _cancel(self, subscription_id: str, attempt: AttemptContext) -> None:
         try:
-            self._door.send(
-                claim,
+            self._client.send(
+                attempt,
                 "DELETE /v1/subscriptions/{id}",
                 f"end subscription {subscription_id}",
-                lambda: self._door.v1.subscriptions.cancel(
+                lambda: self._client.v1.subscriptions.cancel(
                     subscription_id,
                     {"invoice_now": self._ending.stripe_invoice_now, "prorate": self._ending.stripe_prorate},
                 ),
-                SubscriptionAnswer,
+                StripeSubscription,
             )
         except RejectedError as error:
             # Stripe answers 404 for one that is cancelled already, and for one of another account. The first can
             # still be read; taking the second for ended would leave it charging.
-            if error.code != MISSING or not self._read(subscription_id, claim).has_ended:
+            if error.code != RESOURCE_MISSING or not self._read(subscription_id, attempt).has_ended:
                 raise
 
-    def _read(self, subscription_id: str, claim: Claim) -> SubscriptionAnswer:
+    def _read(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
         try:
-            return self._door.send(
-                claim,
+            return self._client.send(
+                attempt,
                 "GET /v1/subscriptions/{id}",
                 f"read subscription {subscription_id}",
-                lambda: self._door.v1.subscriptions.retrieve(subscription_id),
-                SubscriptionAnswer,
+                lambda: self._client.v1.subscriptions.retrieve(subscription_id),
+                StripeSubscription,
             )
         except RejectedError as error:
-            if error.code != MISSING:
+            if error.code != RESOURCE_MISSING:
                 raise
             message = (
                 f"Stripe knows no subscription {subscription_id}: the key is of another account or mode; "
                 "check STRIPE_SECRET_KEY"
             )
-            raise RejectedError(PROVIDER, message, error.code, error.request_id) from None
+            raise RejectedError(STRIPE, message, error.code, error.request_id) from None
 
-    def _alive_on(self, customer_id: str, claim: Claim) -> list[MarkedSubscription]:
+    def _list_live(self, customer_id: str, attempt: AttemptContext) -> list[StripeSubscriptionSummary]:
         """What has not ended on a customer; on a deleted one Stripe has ended all."""
-        customer = self._door.send(
-            claim,
+        customer = self._client.send(
+            attempt,
             "GET /v1/customers/{id}",
-            f"read the subscriptions of customer {shown(customer_id)}",
-            lambda: self._door.v1.customers.retrieve(customer_id, {"expand": ["subscriptions"]}),
-            CustomerAnswer,
+            f"read the subscriptions of customer {printable(customer_id)}",
+            lambda: self._client.v1.customers.retrieve(customer_id, {"expand": ["subscriptions"]}),
+            StripeCustomer,
         )
         if customer.deleted:
             return []
-        shown_ones = customer.subscriptions
-        if shown_ones is None or shown_ones.has_more:
-            return [found for found in self._all_of(customer_id, claim) if not found.has_ended]
-        return [found for found in shown_ones.data if not found.has_ended]
+        listed = customer.subscriptions
+        if listed is None or listed.has_more:
+            return [found for found in self._list_all(customer_id, attempt) if not found.has_ended]
+        return [found for found in listed.data if not found.has_ended]
 
-    def _all_of(self, customer_id: str, claim: Claim) -> list[SubscriptionAnswer]:
-        def page(after: str | None) -> stripe.StripeObject:
-            params: SubscriptionListParams = {"customer": customer_id, "status": "all", "limit": PAGE_SIZE}
-            return self._door.v1.subscriptions.list(params if after is None else {**params, "starting_after": after})
+    def _list_all(self, customer_id: str, attempt: AttemptContext) -> list[StripeSubscription]:
+        def fetch_page(last_id: str | None) -> stripe.StripeObject:
+            params: SubscriptionListParams = {"customer": customer_id, "status": "all", "limit": STRIPE_PAGE_SIZE}
+            return self._client.v1.subscriptions.list(
+                params if last_id is None else {**params, "starting_after": last_id}
+            )
 
-        doing = f"list the subscriptions of customer {customer_id}"
-        return self._door.pages(claim, "GET /v1/subscriptions", doing, page, Page[SubscriptionAnswer], _MOST_PAGES)
+        purpose = f"list the subscriptions of customer {customer_id}"
+        return self._client.list_all(
+            attempt,
+            "GET /v1/subscriptions",
+            purpose,
+            fetch_page,
+            StripePage[StripeSubscription],
+            _MAX_SUBSCRIPTION_PAGES,
+        )
 
-    def _ours_alive(self, spec: SubscriptionSpec, there: list[SubscriptionAnswer]) -> SubscriptionAnswer | None:
-        alive = [found for found in there if not found.has_ended]
-        if strangers := [found.id for found in alive if found.org_id != spec.org_id]:
+    def _find_our_live(self, spec: SubscriptionSpec, existing: list[StripeSubscription]) -> StripeSubscription | None:
+        live = [found for found in existing if not found.has_ended]
+        if foreign_ids := [found.id for found in live if found.org_id != spec.org_id]:
             message = (
                 f"customer {spec.customer_id} already pays for subscriptions that we did not make: "
-                f"{', '.join(strangers)}; end them in Stripe, or mark the right one with metadata "
+                f"{', '.join(foreign_ids)}; end them in Stripe, or mark the right one with metadata "
                 f"org_id={spec.org_id} to have it joined"
             )
-            raise RejectedError(PROVIDER, message)
-        if len(alive) > 1:
+            raise RejectedError(STRIPE, message)
+        if len(live) > 1:
             message = (
                 f"customer {spec.customer_id} has more than one subscription of {spec.org_id}: "
-                f"{', '.join(found.id for found in alive)}; end all but one in Stripe"
+                f"{', '.join(found.id for found in live)}; end all but one in Stripe"
             )
-            raise AmbiguousError(PROVIDER, message)
-        return alive[0] if alive else None
+            raise AmbiguousError(STRIPE, message)
+        return live[0] if live else None
 
-    def _alive(self, found: SubscriptionAnswer, spec: SubscriptionSpec) -> SubscriptionAnswer:
+    def _refuse_if_ended(self, found: StripeSubscription, spec: SubscriptionSpec) -> StripeSubscription:
         return _refuse_ended(found, spec) if found.has_ended else found
 
-    def _check_ours(self, found: SubscriptionAnswer, spec: SubscriptionSpec) -> None:
+    def _check_ours(self, found: StripeSubscription, spec: SubscriptionSpec) -> None:
         problem = None
         if found.customer != spec.customer_id:
             problem = f"belongs to customer {found.customer}, not to {spec.customer_id}"
         elif found.org_id not in {None, spec.org_id}:
             problem = f"is linked to organization {found.org_id}, not to {spec.org_id}"
-        elif found.status not in _LIVE:
+        elif found.status not in _STRIPE_LIVE_STATUSES:
             problem = f"has the status {found.status}, which is not known here"
         if problem:
             message = f"subscription {found.id} {problem}; correct it in Stripe"
-            raise RejectedError(PROVIDER, message)
+            raise RejectedError(STRIPE, message)
 
 
-def _refuse_ended(found: SubscriptionAnswer, spec: SubscriptionSpec) -> NoReturn:
+def _refuse_ended(found: StripeSubscription, spec: SubscriptionSpec) -> NoReturn:
     message = (
         f"subscription {found.id} ended in Stripe ({found.status}), and not by us, so nothing is charged again by "
         f"itself; to charge, make a subscription for customer {spec.customer_id} there with metadata "
         f"org_id={spec.org_id} and retry: it is then joined"
     )
-    raise RejectedError(PROVIDER, message)
+    raise RejectedError(STRIPE, message)

@@ -14,18 +14,18 @@ import httpx
 import stripe
 
 from providers.transport import deadline
-from providers.transport.transport_errors import Silence, silence
+from providers.transport.transport_errors import TransportErrorKind, classify
 
 
-class Unanswered(stripe.StripeError):
+class NoAnswerError(stripe.StripeError):
     """No answer; ``silence`` says why. Not an ``APIConnectionError``: of those the SDK would want to retry some."""
 
-    def __init__(self, silence: Silence) -> None:
-        super().__init__(silence)
-        self.silence = silence
+    def __init__(self, kind: TransportErrorKind) -> None:
+        super().__init__(kind)
+        self.kind = kind
 
 
-class PooledConnection(stripe.HTTPClient):
+class PooledTransport(stripe.HTTPClient):
     """Build it after the fork: a socket shared by two processes corrupts both streams."""
 
     name = "httpx"
@@ -44,22 +44,22 @@ class PooledConnection(stripe.HTTPClient):
         _usage: list[str] | None = None,
     ) -> tuple[str, int, Mapping[str, str]]:
         try:
-            answer = self._http.request(method, url, headers=headers, content=post_data)
+            response = self._http.request(method, url, headers=headers, content=post_data)
         except httpx.RequestError as error:
-            unanswered = Unanswered(silence(error))
+            no_answer = NoAnswerError(classify(error))
         else:
-            if not answer.is_success and not _is_refusal(answer.content):
+            if not response.is_success and not _is_stripe_error(response.content):
                 # The SDK breaks on an error that is a text, and keeps the whole page of a proxy in its own.
-                raise stripe.APIError(http_status=answer.status_code)
-            return answer.content.decode("utf-8", "replace"), answer.status_code, answer.headers
+                raise stripe.APIError(http_status=response.status_code)
+            return response.content.decode("utf-8", "replace"), response.status_code, response.headers
         # Raised outside the handler: httpx's error holds the request, and with it the key.
-        raise unanswered
+        raise no_answer
 
     def close(self) -> None:
         self._http.close()
 
 
-def _is_refusal(content: bytes) -> bool:
+def _is_stripe_error(content: bytes) -> bool:
     """Whether this is Stripe's error body: a proxy or a wrong address answers a page, or JSON of its own."""
     try:
         body = json.loads(content)

@@ -7,84 +7,86 @@ from typing import Final
 
 import stripe
 
-from core.db.models.inbox import Concern
-from core.inbox.provider_webhooks import NotGenuineError, Told, UnreadableError
-from core.organizations.validation import ID_PATTERN
-from providers.stripe.state_reader import OUR_KEYS
-from providers.transport.safe_ids import found
+from core.db.models.inbox import WebhookEffect
+from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
+from core.organizations.validation import ORGANIZATION_ID_PATTERN
+from providers.stripe.state_reader import OUR_IDEMPOTENCY_KEY_PREFIXES
+from providers.transport.safe_ids import extract
 
-TOLERANCE: Final = 300  # seconds; what was signed before is a replay
-SIGNATURE: Final = "Stripe-Signature"
+SIGNATURE_TOLERANCE_SECONDS: Final = 300  # seconds; what was signed before is a replay
+STRIPE_SIGNATURE_HEADER: Final = "Stripe-Signature"
 
-CONCERNS: Final[dict[str, Concern]] = {
-    "customer.deleted": "look",
-    "customer.subscription.created": "began",
-    "customer.subscription.updated": "look",
+STRIPE_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
+    "customer.deleted": "check",
+    "customer.subscription.created": "started",
+    "customer.subscription.updated": "check",
     "customer.subscription.deleted": "ended",
-    "customer.subscription.paused": "look",
-    "customer.subscription.resumed": "look",
-    "customer.subscription.pending_update_applied": "look",
-    "customer.subscription.pending_update_expired": "look",
-    "invoice.payment_failed": "failed",
-    "invoice.payment_action_required": "failed",
-    "invoice.finalization_failed": "failed",
-    "invoice.overdue": "failed",
-    "invoice.paid": "look",
-    "invoice.voided": "look",
-    "invoice.marked_uncollectible": "look",
+    "customer.subscription.paused": "check",
+    "customer.subscription.resumed": "check",
+    "customer.subscription.pending_update_applied": "check",
+    "customer.subscription.pending_update_expired": "check",
+    "invoice.payment_failed": "payment_failed",
+    "invoice.payment_action_required": "payment_failed",
+    "invoice.finalization_failed": "payment_failed",
+    "invoice.overdue": "payment_failed",
+    "invoice.paid": "check",
+    "invoice.voided": "check",
+    "invoice.marked_uncollectible": "check",
 }
 # A change there that a request of ours made is known here; a payment that fails is news, whoever began it.
-_MAY_BE_OURS: Final = "customer."
+_MAY_BE_OURS_PREFIX: Final = "customer."
 
 
-class StripeWebhooks:
+class StripeWebhookParser:
     """``secret``: of the endpoint, ``whsec_…``."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
 
-    def read(self, raw: bytes, signature: str | None) -> Told:
-        """Raises ``NotGenuineError``, ``UnreadableError``; neither says what was in it."""
-        self._check(raw, signature)
-        event = _parsed(raw)
-        name, kind = found(event, "id"), found(event, "type")
-        if name is None or kind is None:
-            raise UnreadableError
-        about = ("data", "object")
-        object_id = found(event, *about, "id")
-        is_customer = found(event, *about, "object") == "customer"
-        org_id = found(event, *about, "metadata", "org_id")
-        key = found(event, "request", "idempotency_key")
-        concern = CONCERNS.get(kind)
+    def parse(self, raw: bytes, signature: str | None) -> ParsedWebhook:
+        """Raises ``BadSignatureError``, ``MalformedWebhookError``; neither says what was in it."""
+        self._verify_signature(raw, signature)
+        event = _parse_json(raw)
+        event_id, event_type = extract(event, "id"), extract(event, "type")
+        if event_id is None or event_type is None:
+            raise MalformedWebhookError
+        object_path = ("data", "object")
+        object_id = extract(event, *object_path, "id")
+        is_customer = extract(event, *object_path, "object") == "customer"
+        org_id = extract(event, *object_path, "metadata", "org_id")
+        idempotency_key = extract(event, "request", "idempotency_key")
+        effect = STRIPE_WEBHOOK_EFFECTS.get(event_type)
         livemode = event.get("livemode")
-        return Told(
+        return ParsedWebhook(
             provider="stripe",
-            id=name,
-            type=kind,
-            concern=concern,
+            id=event_id,
+            type=event_type,
+            effect=effect,
             object_id=object_id,
-            customer_id=object_id if is_customer else found(event, *about, "customer"),
-            org_id=org_id if org_id and ID_PATTERN.fullmatch(org_id) else None,
-            code=kind if concern == "failed" else None,
-            account_id=found(event, "account"),  # only of an account that is connected to ours
+            customer_id=object_id if is_customer else extract(event, *object_path, "customer"),
+            org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
+            code=event_type if effect == "payment_failed" else None,
+            account_id=extract(event, "account"),  # only of an account that is connected to ours
             livemode=livemode if isinstance(livemode, bool) else None,
-            ours=kind.startswith(_MAY_BE_OURS) and key is not None and key.startswith(OUR_KEYS),
+            caused_by_us=event_type.startswith(_MAY_BE_OURS_PREFIX)
+            and idempotency_key is not None
+            and idempotency_key.startswith(OUR_IDEMPOTENCY_KEY_PREFIXES),
         )
 
-    def _check(self, raw: bytes, signature: str | None) -> None:
+    def _verify_signature(self, raw: bytes, signature: str | None) -> None:
         if signature is None or not signature.isascii():
-            raise NotGenuineError
+            raise BadSignatureError
         try:
-            stripe.WebhookSignature.verify_header(raw, signature, self._secret, TOLERANCE)
+            stripe.WebhookSignature.verify_header(raw, signature, self._secret, SIGNATURE_TOLERANCE_SECONDS)
         except (stripe.SignatureVerificationError, UnicodeDecodeError):
-            raise NotGenuineError from None
+            raise BadSignatureError from None
 
 
-def _parsed(raw: bytes) -> dict[str, object]:
+def _parse_json(raw: bytes) -> dict[str, object]:
     try:
         event = json.loads(raw)
     except (ValueError, RecursionError):
-        raise UnreadableError from None
+        raise MalformedWebhookError from None
     if not isinstance(event, dict):
-        raise UnreadableError
+        raise MalformedWebhookError
     return event

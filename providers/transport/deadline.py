@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterable, Iterator
 import httpcore
 import httpx
 
-LARGEST_ANSWER = 16 * 2**20  # bytes on the wire; a list page of ours is far below one million
+MAX_HTTP_RESPONSE_BYTES = 16 * 2**20  # bytes on the wire; a list page of ours is far below one million
 
 # Below the 5 s after which common servers (uvicorn's default) drop an idle connection: a request written into
 # one that is just being dropped is lost, and we could not tell whether it arrived.
-KEEP_IDLE = 4.0
+IDLE_CONNECTION_SECONDS = 4.0
 
 _AS_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -43,19 +43,23 @@ _AS_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
     httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
 }
-_WIRE_ERRORS = tuple(_AS_HTTPX)
+_TRANSPORT_ERRORS = tuple(_AS_HTTPX)
 
 
-Admits = Callable[[str], bool]
+AddressPolicy = Callable[[str], bool]
 """Whether a numeric address may be connected to."""
 
 
-class AddressRefusedError(Exception):
+class AddressBlockedError(Exception):
     """The host leads to no address that may be connected to: why there was a ``ConnectError``."""
 
 
 def client(
-    seconds: float, *, max_connections: int = 20, tls: ssl.SSLContext | None = None, admits: Admits | None = None
+    seconds: float,
+    *,
+    max_connections: int = 20,
+    tls: ssl.SSLContext | None = None,
+    address_policy: AddressPolicy | None = None,
 ) -> httpx.Client:
     """A pooled keep-alive client: each call, answer read, takes at most ``seconds``.
 
@@ -63,7 +67,7 @@ def client(
     Proxy variables are not: a proxy would see the keys. Redirects are answers, not followed. Build it after the
     fork: a socket shared by two processes corrupts both streams.
     """
-    transport = DeadlineTransport(seconds, max_connections=max_connections, tls=tls, admits=admits)
+    transport = DeadlineTransport(seconds, max_connections=max_connections, tls=tls, address_policy=address_policy)
     return httpx.Client(transport=transport, timeout=None, trust_env=False, follow_redirects=False)  # noqa: S113 - the transport's deadline
 
 
@@ -74,22 +78,22 @@ class DeadlineTransport(httpx.BaseTransport):
         *,
         max_connections: int,
         tls: ssl.SSLContext | None = None,
-        admits: Admits | None = None,
+        address_policy: AddressPolicy | None = None,
     ) -> None:
         self._seconds = seconds
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or httpx.create_ssl_context(),
             max_connections=max_connections,
-            keepalive_expiry=KEEP_IDLE,
-            network_backend=_Network(admits),
+            keepalive_expiry=IDLE_CONNECTION_SECONDS,
+            network_backend=_PolicedNetworkBackend(address_policy),
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if not isinstance(request.stream, httpx.SyncByteStream):
             message = "an async body cannot be sent by a synchronous transport"
             raise TypeError(message)
-        left = _Left.of(float(request.extensions.get("deadline", self._seconds)))
-        timeouts = dict.fromkeys(("pool", "connect", "write", "read"), left)
+        remaining = _RemainingSeconds.start(float(request.extensions.get("deadline", self._seconds)))
+        timeouts = dict.fromkeys(("pool", "connect", "write", "read"), remaining)
         core_request = httpcore.Request(
             method=request.method,
             url=httpcore.URL(
@@ -103,63 +107,66 @@ class DeadlineTransport(httpx.BaseTransport):
             extensions={**request.extensions, "timeout": timeouts},
         )
         try:
-            answer = self._pool.handle_request(core_request)
-        except _WIRE_ERRORS as error:
+            response = self._pool.handle_request(core_request)
+        except _TRANSPORT_ERRORS as error:
             raise _AS_HTTPX[type(error)](str(error)) from error
         return httpx.Response(
-            status_code=answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions
+            status_code=response.status,
+            headers=response.headers,
+            stream=_ResponseBody(response),
+            extensions=response.extensions,
         )
 
     def close(self) -> None:
         self._pool.close()
 
 
-class _Left(float):
+class _RemainingSeconds(float):
     """The seconds a call has, which httpcore hands through to each socket operation, and the moment they end."""
 
     ends_at: float
 
     @classmethod
-    def of(cls, seconds: float) -> _Left:
-        left = cls(seconds)
-        left.ends_at = time.monotonic() + seconds
-        return left
+    def start(cls, seconds: float) -> _RemainingSeconds:
+        remaining = cls(seconds)
+        remaining.ends_at = time.monotonic() + seconds
+        return remaining
 
 
-def _left(timeout: float | None, too_late: type[Exception]) -> float | None:
-    if not isinstance(timeout, _Left):
+def _remaining_or_raise(timeout: float | None, timeout_error: type[Exception]) -> float | None:
+    if not isinstance(timeout, _RemainingSeconds):
         return timeout
-    left = timeout.ends_at - time.monotonic()
-    if left <= 0:
+    remaining = timeout.ends_at - time.monotonic()
+    if remaining <= 0:
         message = f"not done within {float(timeout):g} s"
-        raise too_late(message)
-    return left
+        raise timeout_error(message)
+    return remaining
 
 
-class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
+class _ResponseBody(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
         size = 0
         try:
-            for chunk in self._answer.iter_stream():
+            for chunk in self._response.iter_stream():
                 size += len(chunk)
-                if size > LARGEST_ANSWER:
-                    message = f"the answer is larger than {LARGEST_ANSWER} bytes"
+                if size > MAX_HTTP_RESPONSE_BYTES:
+                    message = f"the answer is larger than {MAX_HTTP_RESPONSE_BYTES} bytes"
                     raise httpx.RemoteProtocolError(message)
                 yield chunk
-        except _WIRE_ERRORS as error:
+        except _TRANSPORT_ERRORS as error:
             raise _AS_HTTPX[type(error)](str(error)) from error
 
     def close(self) -> None:
-        self._answer.close()
+        self._response.close()
 
 
-class _Network(httpcore.NetworkBackend):
-    def __init__(self, admits: Admits | None) -> None:
-        self._sockets = httpcore.SyncBackend()
-        self._admits = admits
+class _PolicedNetworkBackend(httpcore.NetworkBackend):
+    def __init__(self, address_policy: AddressPolicy | None) -> None:
+        self._backend = httpcore.SyncBackend()
+        self._address_policy = address_policy
 
     def connect_tcp(
         self,
@@ -170,46 +177,46 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         try:
-            found = self._found(host, port)
-        except (OSError, UnicodeError, AddressRefusedError) as error:
+            addresses = self._resolve(host, port)
+        except (OSError, UnicodeError, AddressBlockedError) as error:
             # Within this handler the error is the context, too: httpcore's pool takes its cause away.
             raise httpcore.ConnectError(str(error)) from error
         # One by one, because socket.create_connection gives the whole timeout to each address.
-        refused: httpcore.ConnectError = httpcore.ConnectError(f"{host} has no address")
-        for address in found:
-            left = _left(timeout, httpcore.ConnectTimeout)
+        connect_error: httpcore.ConnectError = httpcore.ConnectError(f"{host} has no address")
+        for address in addresses:
+            remaining = _remaining_or_raise(timeout, httpcore.ConnectTimeout)
             try:
-                stream = self._sockets.connect_tcp(address, port, left, local_address, socket_options)
+                stream = self._backend.connect_tcp(address, port, remaining, local_address, socket_options)
             except httpcore.ConnectError as error:
-                refused = error
+                connect_error = error
             else:
-                return _Stream(stream)
-        raise refused
+                return _DeadlineStream(stream)
+        raise connect_error
 
-    def _found(self, host: str, port: int) -> list[str]:
-        found = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        if self._admits is None:
-            return found
-        admitted = [address for address in found if self._admits(address)]
-        if not admitted:
+    def _resolve(self, host: str, port: int) -> list[str]:
+        addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        if self._address_policy is None:
+            return addresses
+        allowed = [address for address in addresses if self._address_policy(address)]
+        if not allowed:
             message = f"{host} leads to no address that may be connected to"
-            raise AddressRefusedError(message)
-        return admitted
+            raise AddressBlockedError(message)
+        return allowed
 
 
-class _Stream(httpcore.NetworkStream):
+class _DeadlineStream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, _remaining_or_raise(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         # Not the wrapped stream's write: it gives the whole timeout to every piece that the peer accepts.
         raw: socket.socket = self._stream.get_extra_info("socket")
         try:
             while buffer:
-                raw.settimeout(_left(timeout, httpcore.WriteTimeout))
+                raw.settimeout(_remaining_or_raise(timeout, httpcore.WriteTimeout))
                 buffer = buffer[raw.send(buffer) :]
         except TimeoutError as error:
             raise httpcore.WriteTimeout(str(error)) from error
@@ -222,8 +229,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
+        remaining = _remaining_or_raise(timeout, httpcore.ConnectTimeout)
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, remaining))
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)

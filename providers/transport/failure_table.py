@@ -17,29 +17,29 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from core.ports.errors import (
     MisconfiguredError,
     ObjectThrottledError,
+    OutcomeUnknownError,
     ProviderError,
     RejectedError,
     ThrottledError,
     UnavailableError,
-    UnsettledError,
 )
 from core.ports.spec import Provider
 
-Action = Literal["bridge", "retry", "throttle", "reconcile", "park", "stop"]
-Status = Annotated[str, Field(pattern=r"^[1-5](\d\d|xx)$")]
+FailureAction = Literal["retry_inline", "retry_later", "throttle", "verify_first", "park", "trip_breaker"]
+StatusPattern = Annotated[str, Field(pattern=r"^[1-5](\d\d|xx)$")]
 
 # A blip that outlives its bridge is a retry; ``ThrottledError`` is told the wait besides.
-ERROR_OF: Final[dict[Action, type[ProviderError]]] = {
-    "bridge": UnavailableError,
-    "retry": UnavailableError,
+ERROR_BY_ACTION: Final[dict[FailureAction, type[ProviderError]]] = {
+    "retry_inline": UnavailableError,
+    "retry_later": UnavailableError,
     "throttle": ThrottledError,
-    "reconcile": UnsettledError,
+    "verify_first": OutcomeUnknownError,
     "park": RejectedError,
-    "stop": MisconfiguredError,
+    "trip_breaker": MisconfiguredError,
 }
 
 
-class Row(BaseModel):
+class FailureRule(BaseModel):
     """``status`` takes 404 and 4xx alike; empty it fits each, as empty ``words`` do.
 
     ``only``: a throttle that is about one object, so that nobody but its organization waits.
@@ -47,26 +47,28 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    action: Action
-    says: str
-    only: Literal["object"] | None = None
-    status: frozenset[Status] = frozenset()
-    words: frozenset[str] = frozenset()
+    action: FailureAction
+    message: str
+    scope: Literal["object"] | None = None
+    status: frozenset[StatusPattern] = frozenset()
+    match: frozenset[str] = frozenset()
 
     @property
-    def error(self) -> type[ProviderError]:
-        return ObjectThrottledError if self.only == "object" else ERROR_OF[self.action]
+    def error_class(self) -> type[ProviderError]:
+        return ObjectThrottledError if self.scope == "object" else ERROR_BY_ACTION[self.action]
 
-    def fits(self, status: int | None, words: Iterable[str]) -> bool:
-        return (not self.words or not self.words.isdisjoint(words)) and (
+    def matches(self, status: int | None, codes: Iterable[str]) -> bool:
+        return (not self.match or not self.match.isdisjoint(codes)) and (
             not self.status or not self.status.isdisjoint({f"{status}", f"{(status or 0) // 100}xx"})
         )
 
 
-TABLES: Final = TypeAdapter(dict[Provider, tuple[Row, ...]]).validate_python(
+FAILURE_RULES: Final = TypeAdapter(dict[Provider, tuple[FailureRule, ...]]).validate_python(
     tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
 )
-UNLISTED: Final = Row(action="park", says="an unlisted failure, so nothing more is tried; look there, then retry")
+DEFAULT_RULE: Final = FailureRule(
+    action="park", message="an unlisted failure, so nothing more is tried; look there, then retry"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,26 +79,28 @@ class Failure:
     """
 
     provider: Provider
-    about: str
-    words: tuple[str, ...]
-    seen: str
+    context: str
+    codes: tuple[str, ...]
+    details: str
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
     retry_after: float | None = None
 
     @property
-    def row(self) -> Row:
-        return next((row for row in TABLES[self.provider] if row.fits(self.status, self.words)), UNLISTED)
+    def rule(self) -> FailureRule:
+        return next(
+            (rule for rule in FAILURE_RULES[self.provider] if rule.matches(self.status, self.codes)), DEFAULT_RULE
+        )
 
     @property
-    def is_blip(self) -> bool:
-        return self.row.action == "bridge"
+    def may_retry_inline(self) -> bool:
+        return self.rule.action == "retry_inline"
 
-    def error(self) -> ProviderError:
-        row = self.row
-        message = f"{self.about}: {row.says} ({self.seen})"
-        kind = row.error
-        if issubclass(kind, ThrottledError):
-            return kind(self.provider, message, self.code, self.request_id, self.retry_after)
-        return kind(self.provider, message, self.code, self.request_id)
+    def to_error(self) -> ProviderError:
+        rule = self.rule
+        message = f"{self.context}: {rule.message} ({self.details})"
+        error_class = rule.error_class
+        if issubclass(error_class, ThrottledError):
+            return error_class(self.provider, message, self.code, self.request_id, self.retry_after)
+        return error_class(self.provider, message, self.code, self.request_id)

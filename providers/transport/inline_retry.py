@@ -18,26 +18,26 @@ from tenacity import (
     wait_random,
 )
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
-TRIES = 3
-SECONDS = 3.0
-_WAIT = wait_exponential(multiplier=0.2, max=1.0) + wait_random(0.0, 0.2)
+MAX_INLINE_ATTEMPTS = 3
+MAX_INLINE_RETRY_SECONDS = 3.0
+_INLINE_RETRY_WAIT = wait_exponential(multiplier=0.2, max=1.0) + wait_random(0.0, 0.2)
 
 
-def over_blips(attempt: Callable[[], T], is_blip: Callable[[T], bool]) -> T:
+def retry_transient(call: Callable[[], ResultT], is_transient: Callable[[ResultT], bool]) -> ResultT:
     """What the last try gave. ``attempt`` runs up to three times; what it raises goes straight through."""
 
-    def last(state: RetryCallState) -> T:
+    def last_result(state: RetryCallState) -> ResultT:
         if state.outcome is None:
             message = "tenacity gave up before it tried"
             raise RuntimeError(message)
-        result: T = state.outcome.result()
+        result: ResultT = state.outcome.result()
         return result
 
     return Retrying(
-        stop=stop_after_attempt(TRIES) | stop_before_delay(SECONDS),
-        wait=_WAIT,
-        retry=retry_if_result(is_blip),
-        retry_error_callback=last,
-    )(attempt)
+        stop=stop_after_attempt(MAX_INLINE_ATTEMPTS) | stop_before_delay(MAX_INLINE_RETRY_SECONDS),
+        wait=_INLINE_RETRY_WAIT,
+        retry=retry_if_result(is_transient),
+        retry_error_callback=last_result,
+    )(call)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from typing import Final
 
-LONGEST: Final = 255
+MAX_OUTSIDE_ID_LENGTH: Final = 255
 
 
-def shown(identifier: str | None) -> str:
-    plain = identifier is not None and re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", identifier)
-    return str(identifier) if plain else "an id that is not shown here"
+def printable(identifier: str | None) -> str:
+    is_plain = identifier is not None and re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", identifier)
+    return str(identifier) if is_plain else "an id that is not shown here"
 
 
-def found(document: object, *path: str) -> str | None:
+def extract(document: object, *path: str) -> str | None:
     """The id or word under these names; ``None``: there is none, or none that a column holds."""
     for name in path:
         if not isinstance(document, dict):
             return None
         document = document.get(name)
-    if not isinstance(document, str) or not 0 < len(document) <= LONGEST:
+    if not isinstance(document, str) or not 0 < len(document) <= MAX_OUTSIDE_ID_LENGTH:
         return None
     # No biller's own ids and words have others; a lone surrogate could not be stored.
     return document if document.isascii() and document.isprintable() else None

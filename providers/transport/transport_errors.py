@@ -7,16 +7,16 @@ from typing import Literal
 
 import httpx
 
-Silence = Literal["not_sent", "no_answer", "tls"]
+TransportErrorKind = Literal["not_sent", "no_answer", "tls"]
 
-_CAUSES_FOLLOWED = 8
+_MAX_TLS_CAUSE_DEPTH = 8
 
 
-def silence(error: httpx.RequestError) -> Silence:
+def classify(error: httpx.RequestError) -> TransportErrorKind:
     if not isinstance(error, httpx.ConnectError):
         return "not_sent" if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout) else "no_answer"
     cause: BaseException | None = error
-    for _ in range(_CAUSES_FOLLOWED):
+    for _ in range(_MAX_TLS_CAUSE_DEPTH):
         # A peer that hangs up during the handshake is a blip; every other TLS failure stays until a person acts.
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return "tls"

@@ -13,68 +13,70 @@ from typing import Final
 
 import httpx
 
-from core.webhooks.deliveries import Answer
+from core.webhooks.deliveries import WebhookResponse
 from core.webhooks.url_policy import is_public
 from providers.transport import deadline
-from providers.transport.deadline import AddressRefusedError
-from providers.transport.transport_errors import silence
+from providers.transport.deadline import AddressBlockedError
+from providers.transport.transport_errors import classify
 
-SECONDS: Final = 10.0
-MOST_READ: Final = 4096  # bytes
-USER_AGENT: Final = "billing-sync"
-_CAUSES_FOLLOWED: Final = 4
+WEBHOOK_TIMEOUT_SECONDS: Final = 10.0
+MAX_RESPONSE_BYTES: Final = 4096  # bytes
+WEBHOOK_USER_AGENT: Final = "billing-sync"
+_MAX_CAUSE_DEPTH: Final = 4
 
 
-class WebhookHttp:
+class WebhookHttpSender:
     """``private``: addresses of private networks and of this machine are allowed, for tests and closed networks.
 
     Build it after the fork: a socket shared by two processes corrupts both streams.
     """
 
-    def __init__(self, *, private: bool, seconds: float = SECONDS) -> None:
-        self._http = deadline.client(seconds, admits=None if private else is_public)
+    def __init__(self, *, allow_private: bool, seconds: float = WEBHOOK_TIMEOUT_SECONDS) -> None:
+        self._http = deadline.client(seconds, address_policy=None if allow_private else is_public)
         # One endpoint's cookies would go to others of its domain, and grow for as long as the process lives.
         self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
         try:
-            with self._http.stream("POST", url, content=body, headers={"User-Agent": USER_AGENT, **headers}) as answer:
-                _read(answer)
-                return Answer(status=answer.status_code)
+            with self._http.stream(
+                "POST", url, content=body, headers={"User-Agent": WEBHOOK_USER_AGENT, **headers}
+            ) as response:
+                _drain_response(response)
+                return WebhookResponse(status=response.status_code)
         except httpx.RequestError as error:
-            return Answer(error=_word(error))
+            return WebhookResponse(error=_error_code(error))
         except (httpx.InvalidURL, UnicodeError):
-            return Answer(error="bad_address")
+            return WebhookResponse(error="bad_address")
 
     def close(self) -> None:
         self._http.close()
 
 
-def _read(answer: httpx.Response) -> None:
+def _drain_response(response: httpx.Response) -> None:
     """What comes within the bound; the status is known, so what goes wrong here changes nothing."""
     size = 0
     try:
-        for part in answer.iter_raw():
-            size += len(part)
-            if size > MOST_READ:
+        for chunk in response.iter_raw():
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
                 return
     except httpx.RequestError:
         return
 
 
-def _word(error: httpx.RequestError) -> str:
+def _error_code(error: httpx.RequestError) -> str:
     """Why there was no answer; it names no address."""
-    if _was_refused(error):
+    if _is_address_blocked(error):
         return "private_address"
     if isinstance(error, httpx.TimeoutException):
         return "timeout"
-    return {"tls": "tls", "not_sent": "no_connection", "no_answer": "no_answer"}[silence(error)]
+    return {"tls": "tls", "not_sent": "no_connection", "no_answer": "no_answer"}[classify(error)]
 
 
-def _was_refused(error: BaseException) -> bool:
+def _is_address_blocked(error: BaseException) -> bool:
     cause: BaseException | None = error
-    for _ in range(_CAUSES_FOLLOWED):
-        if isinstance(cause, AddressRefusedError):
+    for _ in range(_MAX_CAUSE_DEPTH):
+        if isinstance(cause, AddressBlockedError):
             return True
         cause = cause and (cause.__cause__ or cause.__context__)
     return False

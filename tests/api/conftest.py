@@ -11,19 +11,19 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from api.context import Runtime
+from api.context import ApiContext
 from api.oidc import Issuer, IssuerSettings
-from api.provider_queries import Asking
-from api.rate_limit import LocalPaces, Paces
-from api.server import Server
+from api.provider_queries import ProviderQueries
+from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
+from api.server import ApiServer
 from core.access import api_keys, invitations, users
 from core.access.api_keys import SCOPES, Scope
-from core.access.users import Profile
+from core.access.users import UserProfile
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.db.models.organizations import Role
-from core.events.event_types import Change
+from core.db.models.organizations import MembershipRole
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NewOrganization
 from core.webhooks import endpoints
@@ -56,11 +56,11 @@ class Api:
             _, key = api_keys.create(session, "a service", scopes or SCOPES, utc_now())
         return {"Authorization": f"Bearer {key}"}
 
-    def organization(self, plan_tier: str = "professional", **roles: Role) -> str:
+    def organization(self, plan_tier: str = "professional", **roles: MembershipRole) -> str:
         """An organization with these members, made beside the API."""
         self.made += 1
         with self.database.write() as session:
-            change = Change(session, utc_now())
+            change = ChangeContext(session, utc_now())
             new = NewOrganization(name=f"Organization {self.made}", plan_tier=plan_tier)
             organization = commands.create(change, new, self.catalog)
             for user_id, role in roles.items():
@@ -70,19 +70,19 @@ class Api:
     def webhook(self) -> str:
         """A webhook endpoint, made beside the API; the one that was made before makes room for it."""
         with self.database.write() as session:
-            for earlier in endpoints.every(session):
+            for earlier in endpoints.list_all(session):
                 endpoints.remove(session, earlier.id)
             new = NewEndpoint(url="https://hooks.example.com")
-            return endpoints.add(session, new, utc_now(), private=False).id
+            return endpoints.add(session, new, utc_now(), allow_private=False).id
 
     def invitation(self, org_id: str, user_id: str) -> tuple[str, str]:
         """Id and token of one for somebody whose address is known, made beside the API."""
         email = f"{user_id.replace(' ', '.')}@acme.test"
         with self.database.write() as session:
-            change = Change(session, utc_now())
+            change = ChangeContext(session, utc_now())
             organization = commands.lock(session, org_id)
             assert organization is not None
-            users.remember(change, Profile(user_id=user_id, email=email))
+            users.upsert(change, UserProfile(user_id=user_id, email=email))
             made = invitations.invite(change, organization, email, "member", None)
             return made.id, invitations.new_token(session, made.id)[1]
 
@@ -128,15 +128,15 @@ def issuer(provider: Provider) -> Iterator[Issuer]:
 
 
 @pytest.fixture
-def asking() -> Asking | None:
+def asking() -> ProviderQueries | None:
     """No biller is named, but where a test's own fixture names them."""
     return None
 
 
 @pytest.fixture
-def paces() -> Paces:
+def paces() -> ClientRateLimiter:
     """As fast as a test can, but where its own fixture says otherwise."""
-    return LocalPaces(1_000_000)
+    return LocalClientRateLimiter(1_000_000)
 
 
 @pytest.fixture
@@ -150,23 +150,23 @@ def api(  # noqa: PLR0913, PLR0917 - what a test may take over
     plans: Catalog,
     provider: Provider,
     issuer: Issuer,
-    asking: Asking | None,
-    paces: Paces,
+    asking: ProviderQueries | None,
+    paces: ClientRateLimiter,
     origins: list[str],
 ) -> Iterator[Api]:
-    runtime = Runtime(
+    runtime = ApiContext(
         database=database,
         catalog=plans,
         clock=utc_now,
         issuer=issuer,
-        asking=asking,
-        paces=paces,
+        provider_queries=asking,
+        rate_limiter=paces,
         signer=Signer(SIGNING_SECRET),
-        private_webhooks=True,
+        allow_private_webhooks=True,
     )
     with (
         capture_logs() as log,
-        Server(runtime, "127.0.0.1", 0, version="test", origins=origins) as server,
+        ApiServer(runtime, "127.0.0.1", 0, version="test", allowed_origins=origins) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=40) as http,
     ):
         yield Api(server.url, database, plans, provider, issuer, http, log)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from api.usage import LocalShelf
+from api.usage import LocalCache
 from core.flow_control import circuit_breaker
 from tests.api.billed import asking, world
 from tests.api.conftest import Api
 from tests.core.fakes import World
-from worker.shared.cache import SharedShelf
+from worker.shared.cache import RedisCache
 
 __all__ = ["asking", "world"]
 
@@ -47,8 +47,8 @@ USED = {
 
 def synced(api: Api, world: World) -> str:
     org_id = api.organization("starter", u1="owner")
-    world.settle(org_id)
-    world.calls()
+    world.reconcile_until_idle(org_id)
+    world.count_requests()
     return org_id
 
 
@@ -61,13 +61,13 @@ def dashboard(api: Api, user_id: str = "u1", **headers: str) -> dict[str, Any]:
 
 def test_it_shows_role_team_plan_what_waits_and_whether_both_billers_know(api: Api, world: World) -> None:
     org_id = api.organization("professional", u1="owner", u2="member")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     api.send("PATCH", f"/api/organizations/{org_id}/plan", api.as_("u1"), {"plan_tier": "starter"})
     shown = dashboard(api, "u2")
     (row,) = shown["organizations"]
     assert (row["role"], row["team_size"], row["plan"], row["pending_plan"]) == ("member", 2, "professional", "starter")
     assert (row["sync"]["in_sync"], shown["current"]) == (False, org_id)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     (row,) = dashboard(api, "u2")["organizations"]
     assert (row["sync"]["in_sync"], row["plan_effective_at"] is not None) == (True, True)
 
@@ -79,9 +79,9 @@ def test_usage_is_lagos_word_and_asked_for_once_in_a_while(api: Api, world: Worl
     world.sandbox.add_fault("lago", OPERATION, "status", times=0, status=200, body=body)
     first, second = dashboard(api)["usage"], dashboard(api)["usage"]
     assert first == second
-    assert (first["state"], first["currency"], first["amount"], first["why"]) == ("known", "USD", 1200, None)
+    assert (first["state"], first["currency"], first["amount"], first["reason"]) == ("known", "USD", 1200, None)
     assert first["metrics"] == [{"code": "api_calls", "name": "API calls", "units": "12.0", "amount": 1200}]
-    assert world.calls() == (0, 1)
+    assert world.count_requests() == (0, 1)
 
 
 @one_database
@@ -101,7 +101,7 @@ def test_a_lago_that_is_away_is_said_to_be_away_and_holds_nobody_up(api: Api, wo
     usage = dashboard(api)["usage"]
     assert time.monotonic() - began < 2
     assert (usage["state"], usage["amount"], usage["currency"], usage["metrics"]) == ("unavailable", None, None, [])
-    assert usage["why"] == "Lago, which counts the usage, cannot be asked now."
+    assert usage["reason"] == "Lago, which counts the usage, cannot be asked now."
     began = time.monotonic()
     assert dashboard(api)["usage"] == usage
     assert time.monotonic() - began < 0.5
@@ -119,14 +119,14 @@ def test_whatever_lago_answers_the_dashboard_answers(api: Api, world: World, kin
 def test_a_lago_that_is_stopped_is_not_asked(api: Api, world: World) -> None:
     synced(api, world)
     with world.database.write() as session:
-        circuit_breaker.stop(session, "lago", "the key is of another account", world.now)
+        circuit_breaker.trip(session, "lago", "the key is of another account", world.now)
     assert dashboard(api)["usage"]["state"] == "unavailable"
-    assert world.calls() == (0, 0)
+    assert world.count_requests() == (0, 0)
 
 
 def test_a_shelf_keeps_for_its_time_and_no_more_than_it_holds() -> None:
     moment = [0.0]
-    shelf = LocalShelf(lambda: moment[0], most=2)
+    shelf = LocalCache(lambda: moment[0], max_entries=2)
     for key in ("a", "b", "c"):
         shelf.put(key, key, 10)
     assert [shelf.get(key) for key in ("a", "b", "c")] == [None, "b", "c"]
@@ -135,14 +135,14 @@ def test_a_shelf_keeps_for_its_time_and_no_more_than_it_holds() -> None:
 
 
 def test_a_shared_shelf_is_seen_by_all_and_does_without_redis(redis_url: str) -> None:
-    first, second = SharedShelf(redis_url, "test"), SharedShelf(redis_url, "test")
+    first, second = RedisCache(redis_url, "test"), RedisCache(redis_url, "test")
     first.put("a", "1", 10)
     assert (second.get("a"), second.get("b")) == ("1", None)
     with redis.Redis.from_url(redis_url) as client:
         assert 9000 < client.pttl("billing-sync:test:a") <= 10000
     first.close()
     second.close()
-    alone = SharedShelf("redis://127.0.0.1:1/0", "test")
+    alone = RedisCache("redis://127.0.0.1:1/0", "test")
     began = time.monotonic()
     alone.put("a", "2", 10)
     assert alone.get("a") == "2"

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from jsonschema.validators import Draft202012Validator
 
-from api.auth.permissions import TABLE
-from api.context import Runtime
-from api.middleware import LARGEST_BODY
-from api.server import Server
+from api.auth.permissions import PERMISSIONS
+from api.context import ApiContext
+from api.middleware import MAX_API_BODY_BYTES
+from api.server import ApiServer
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.db.models.organizations import Role
+from core.db.models.organizations import MembershipRole
 from tests.api.conftest import Api
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -69,12 +69,12 @@ def test_the_page_of_the_document_loads_everything_from_here(api: Api) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(api: Api) -> None:
-    whole = api.http.post("/api/organizations", headers=api.as_("u1"), content=b" " * (LARGEST_BODY + 1))
+    whole = api.http.post("/api/organizations", headers=api.as_("u1"), content=b" " * (MAX_API_BODY_BYTES + 1))
     assert whole.status_code == 413
     assert whole.json()["type"].endswith("too-large")
 
     def pieces() -> Iterator[bytes]:
-        for _ in range(LARGEST_BODY // 65536 + 2):
+        for _ in range(MAX_API_BODY_BYTES // 65536 + 2):
             yield b" " * 65536
 
     try:
@@ -102,7 +102,7 @@ def test_a_path_or_method_that_is_not_there_is_a_problem_too(api: Api) -> None:
 
 
 def test_the_log_says_what_was_asked_and_nothing_that_is_personal(api: Api) -> None:
-    alice: dict[str, Role] = {"alice@acme.test": "owner"}
+    alice: dict[str, MembershipRole] = {"alice@acme.test": "owner"}
     org_id = api.organization(**alice)
     api.get(f"/api/organizations/{org_id}/users", api.as_("alice@acme.test"), limit=7)
     api.get("/api/users/alice@acme.test/organizations", api.as_("alice@acme.test"))
@@ -163,7 +163,9 @@ def test_no_answer_waits_for_the_packet_before_it_to_be_acknowledged(api: Api) -
 def test_a_server_that_stops_answers_who_waits(database: Database, plans: Catalog, api: Api) -> None:
     org_id = api.organization()
     headers = api.as_service()
-    with Server(Runtime(database=database, catalog=plans, clock=utc_now), "127.0.0.1", 0, version="test") as server:
+    with ApiServer(
+        ApiContext(database=database, catalog=plans, clock=utc_now), "127.0.0.1", 0, version="test"
+    ) as server:
         port = int(server.url.rsplit(":", 1)[1])
         with socket.create_connection(("127.0.0.1", port)) as waiting:
             asked = f"GET /api/organizations/{org_id}/sync?wait=30s HTTP/1.1\r\nHost: x\r\n"
@@ -173,14 +175,16 @@ def test_a_server_that_stops_answers_who_waits(database: Database, plans: Catalo
             server.stop()
             assert waiting.recv(12) == b"HTTP/1.1 200"
             assert time.monotonic() - began < 8
-    assert not server.alive
+    assert not server.is_alive
 
 
 def test_the_document_names_each_route_with_who_may_and_how_it_refuses(api: Api) -> None:
     document = api.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
-    assert {(method.upper(), path) for path, methods in document["paths"].items() for method in methods} == set(TABLE)
-    for (method, path), rule in TABLE.items():
+    assert {(method.upper(), path) for path, methods in document["paths"].items() for method in methods} == set(
+        PERMISSIONS
+    )
+    for (method, path), rule in PERMISSIONS.items():
         operation = document["paths"][path][method.lower()]
         assert operation["summary"]
         assert ("security" in operation) == (not rule.public)

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 
 from core.db.models.events import Event
 from core.db.models.organizations import Organization
-from core.inbox.event_schemas import LARGEST_BYTES
+from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 from tests.api.conftest import Api
 
 ONE = "application/cloudevents+json"
@@ -48,22 +48,22 @@ def test_one_that_is_taken_is_answered_with_what_its_receipt_is_asked_by(api: Ap
     assert answer.json() == {
         "id": "1",
         "source": "/signup",
-        "verdict": "accepted",
+        "status": "applied",
         "reason": None,
         "org_id": ORG,
-        "sync": {"sequence": 1},
+        "sync": {"version": 1},
     }
-    receipt = api.get(f"/api/organizations/{ORG}/sync", api.as_service("organizations:read"), through=1)
+    receipt = api.get(f"/api/organizations/{ORG}/sync", api.as_service("organizations:read"), version=1)
     assert receipt.status_code == 200
     changed = send(api, event(2, name="Initech AG"))
-    assert changed.json()["sync"] == {"sequence": 2}
+    assert changed.json()["sync"] == {"version": 2}
 
 
 def test_one_that_is_refused_is_a_problem_that_names_each_field_and_repeats_nothing(api: Api) -> None:
     answer = send(api, event(1, "organization.created", name="", billing_email="not-an-address", colour="secret-word"))
     problem = answer.json()
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
-    assert problem["type"].endswith("event-refused")
+    assert problem["type"].endswith("event-rejected")
     assert {each["field"] for each in problem["errors"]} >= {"data.name", "data.billing_email"}
     assert "not-an-address" not in answer.text
     assert "secret-word" not in answer.text
@@ -88,11 +88,11 @@ def test_only_changes_are_taken(api: Api) -> None:
 def test_one_that_comes_too_early_waits_and_one_that_comes_too_late_changes_nothing(api: Api) -> None:
     early = event(2) | {"time": "2026-11-23T12:00:02Z", "data": {"name": "Initech AG"}}
     waits = send(api, early)
-    assert (waits.status_code, waits.json()["verdict"], waits.json()["sync"]) == (202, "waiting", None)
+    assert (waits.status_code, waits.json()["status"], waits.json()["sync"]) == (202, "waiting", None)
     send(api, CREATED)
     assert said(api).count("organization.renamed") == 1
     late = send(api, event(3) | {"time": "2026-11-23T12:00:01Z", "data": {"name": "Initech GmbH"}})
-    assert (late.status_code, late.json()["verdict"], late.json()["org_id"]) == (200, "superseded", None)
+    assert (late.status_code, late.json()["status"], late.json()["org_id"]) == (200, "superseded", None)
     assert said(api).count("organization.renamed") == 1
 
 
@@ -120,10 +120,10 @@ def test_a_batch_is_answered_event_by_event_and_a_bad_one_keeps_no_other_out(api
     answer = send(api, batch, BATCH)
     body = answer.json()
     assert (answer.status_code, body["count"]) == (200, 5)
-    assert [each["verdict"] for each in body["events"]] == ["accepted", "refused", "refused", "accepted", "accepted"]
+    assert [each["status"] for each in body["events"]] == ["applied", "rejected", "rejected", "applied", "applied"]
     assert [each["id"] for each in body["events"]] == ["1", "2", None, "3", "1"]
     assert body["events"][1]["reason"].startswith("data.name: ")
-    assert [each["sync"] for each in body["events"]] == [{"sequence": 2}, None, None, {"sequence": 2}, {"sequence": 2}]
+    assert [each["sync"] for each in body["events"]] == [{"version": 2}, None, None, {"version": 2}, {"version": 2}]
     assert said(api) == ["organization.created", "membership.added", "organization.renamed"]
     assert send(api, batch).json() == body
 
@@ -140,7 +140,7 @@ def test_a_batch_that_the_database_leaves_halfway_does_not_say_that_nothing_was_
     assert said(api) == ["organization.created"]
     with api.database.write() as session:
         session.execute(text("ALTER TABLE away RENAME TO memberships"))
-    assert {each["verdict"] for each in send(api, batch).json()["events"]} == {"accepted"}
+    assert {each["status"] for each in send(api, batch).json()["events"]} == {"applied"}
     assert said(api) == ["organization.created", "membership.added"]
 
 
@@ -151,17 +151,17 @@ def test_batches_that_race_take_each_event_once(api: Api) -> None:
     with ThreadPoolExecutor(3) as crowd:
         answers = list(crowd.map(lambda body: api.http.post("/api/events", json=body, headers=headers), orders))
     assert {answer.status_code for answer in answers} == {200}
-    assert {each["verdict"] for answer in answers for each in answer.json()["events"]} == {"accepted"}
+    assert {each["status"] for answer in answers for each in answer.json()["events"]} == {"applied"}
     with api.database.read() as session:
         assert session.scalar(select(func.count()).select_from(Organization)) == 10
         assert session.scalar(select(func.count()).select_from(Event)) == 10
 
 
 def test_a_hundred_events_of_the_largest_size_fit_and_one_more_does_not(api: Api) -> None:
-    room = "x" * (LARGEST_BYTES - 1000)
+    room = "x" * (MAX_SERVICE_EVENT_BYTES - 1000)
     batch = [event(n, "organization.created", f"org_{n}", name=f"Company {n}") | {"note": room} for n in range(100)]
     answer = send(api, batch)
-    assert {each["verdict"] for each in answer.json()["events"]} == {"accepted"}
+    assert {each["status"] for each in answer.json()["events"]} == {"applied"}
     refused = send(api, [*batch, CREATED])
     assert refused.status_code in {413, 422}
     assert send(api, [CREATED] * 101).status_code == 422

@@ -11,8 +11,8 @@ import pytest
 
 from core.access import invitations
 from core.common.clock import utc_now
-from core.emails.sender import Post, Sender
-from providers.emails.smtp import SmtpAddress, SmtpServer
+from core.emails.sender import EmailSender, SenderConfig
+from providers.emails.smtp import SmtpConfig, SmtpTransport
 from tests.api.conftest import Api
 from tests.mail_server import MailServer, mail_server, text, token
 
@@ -26,13 +26,13 @@ class Team:
         self.api, self.server = api, server
         self.org_id = api.organization(olga="owner", bill="billing_admin", mia="member")
         self.path = f"/api/organizations/{self.org_id}/invitations"
-        address = SmtpAddress(host="127.0.0.1", port=server.port, tls="none")
-        self.post = Post(
+        address = SmtpConfig(host="127.0.0.1", port=server.port, tls="none")
+        self.post = EmailSender(
             database=api.database,
             catalog=api.catalog,
             clock=utc_now,
-            sender=Sender(address=Address("Billing", addr_spec="billing@acme.test"), page=PAGE),
-            server=SmtpServer(address),
+            config=SenderConfig(from_address=Address("Billing", addr_spec="billing@acme.test"), invitation_url=PAGE),
+            transport=SmtpTransport(address),
             new_token=invitations.new_token,
         )
 
@@ -85,7 +85,7 @@ def test_from_the_invitation_to_the_mail_to_the_membership(team: Team) -> None:
     joined = team.accept(secret)
     assert (joined.status_code, joined.json()) == (
         200,
-        {"status": "accepted", "sync": {"sequence": 1}, "org_id": team.org_id, "role": "billing_admin"},
+        {"status": "accepted", "sync": {"version": 1}, "org_id": team.org_id, "role": "billing_admin"},
     )
     assert team.roles()["bob"] == "billing_admin"
     assert team.api.get(f"/api/organizations/{team.org_id}", team.as_("bob")).is_success
@@ -96,7 +96,7 @@ def test_from_the_invitation_to_the_mail_to_the_membership(team: Team) -> None:
 def test_pending_ones_are_listed_without_a_token_and_taken_back(team: Team) -> None:
     secret = team.token()
     [listed] = team.api.get(team.path, team.as_("bill")).json()["invitations"]
-    assert set(listed) == {"id", "email", "role", "invited_by", "created_at", "expires_at", "mails"}
+    assert set(listed) == {"id", "email", "role", "invited_by", "created_at", "expires_at", "emails_sent"}
     taken_back = team.api.send("DELETE", f"{team.path}/{listed['id']}", team.as_("bill"))
     assert taken_back.json() == {"status": "revoked", "invitation_id": listed["id"]}
     assert team.api.get(team.path, team.as_("bill")).json() == {"invitations": [], "count": 0}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.db.models.organizations import Role
+from core.db.models.organizations import MembershipRole
 from tests.api.conftest import Api
 
 
@@ -20,7 +20,7 @@ def test_a_member_is_added_changed_and_taken_out(api: Api, paths: str) -> None:
     org_id = api.organization(u1="owner")
     path = paths.format(org_id)
     added = api.post(path, {"user_id": "u2"}, api.as_("u1"))
-    assert (added.status_code, added.json()["role"], added.json()["sync"]) == (201, "member", {"sequence": 1})
+    assert (added.status_code, added.json()["role"], added.json()["sync"]) == (201, "member", {"version": 1})
     assert api.post(path, {"user_id": "u2"}, api.as_("u1")).json()["type"].endswith("already-member")
     assert api.send("PUT", f"{path}/u2/role", api.as_("u1"), {"role": "billing_admin"}).is_success
     assert people(api, org_id) == {"u1": "owner", "u2": "billing_admin"}
@@ -64,7 +64,7 @@ def test_of_two_owners_who_take_each_other_out_at_once_one_stays(api: Api) -> No
 
 
 def test_members_come_page_by_page(api: Api) -> None:
-    team: dict[str, Role] = {f"u{number}": "member" for number in range(5)}
+    team: dict[str, MembershipRole] = {f"u{number}": "member" for number in range(5)}
     org_id = api.organization(**team)
     page = api.get(f"/api/organizations/{org_id}/users", api.as_service(), limit=2, offset=4).json()
     assert (page["count"], page["total"]) == (1, 5)
@@ -83,5 +83,5 @@ def test_the_older_paths_answer_in_their_own_words(api: Api) -> None:
     assert (stats["total_members"], stats["members_by_role"]) == (2, {"owner": 1, "billing_admin": 0, "member": 1})
     assert api.get(f"{root}/billing", api.as_("u1")).json()["plan_tier"] == "starter"
     changed = api.send("PUT", f"{root}/settings", api.as_("u1"), {"billing_email": "a@b.test"})
-    assert changed.json() == {"status": "updated", "sync": {"sequence": 2}}
+    assert changed.json() == {"status": "updated", "sync": {"version": 2}}
     assert api.get(f"{root}/settings", api.as_("u2")).json()["settings"]["billing_email"] == "a@b.test"

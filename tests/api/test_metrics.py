@@ -12,15 +12,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
-from api.metrics import Measures
+from api.metrics import HttpMetrics
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.drift import DriftPlan
+from core.db.models.drift import DriftReportRecord
 from core.db.models.events import Event
 from core.flow_control import circuit_breaker
 from core.reporting import metrics
-from core.reporting.metrics import Figures
+from core.reporting.metrics import StoreMetrics
 from tests.api.conftest import Api
 from tests.core.test_reads import FEW, large, plans_of
 
@@ -52,11 +52,11 @@ def value(found: Values, name: str, **labels: str) -> float | None:
 
 
 def shown(database: Database, at: Callable[[], datetime] = utc_now) -> Values:
-    def read() -> Figures:
+    def read() -> StoreMetrics:
         with database.read() as session:
             return metrics.read(session)
 
-    return values(Measures(read, at).text().decode())
+    return values(HttpMetrics(read, at).render().decode())
 
 
 def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
@@ -64,12 +64,12 @@ def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
         api.organization()
     parked, held, _ = [api.organization() for _ in range(3)]
     with api.database.write() as session:
-        for org_id, state in ((parked, "parked"), (held, "held")):
+        for org_id, state in ((parked, "parked"), (held, "on_hold")):
             link = (BillingLink.org_id == org_id, BillingLink.provider == "lago")
             session.execute(update(BillingLink).where(*link).values(state=state))
     found = shown(api.database, lambda: utc_now() + timedelta(minutes=5))
-    assert [value(found, f"links_{what}", provider="lago") for what in ("behind", "parked", "held")] == [4, 1, 1]
-    assert [value(found, f"links_{what}", provider="stripe") for what in ("behind", "parked", "held")] == [6, 0, 0]
+    assert [value(found, f"links_{what}", provider="lago") for what in ("behind", "parked", "on_hold")] == [4, 1, 1]
+    assert [value(found, f"links_{what}", provider="stripe") for what in ("behind", "parked", "on_hold")] == [6, 0, 0]
     age = value(found, "links_oldest_behind_seconds", provider="stripe")
     assert age is not None
     assert 300 <= age < 360
@@ -77,32 +77,32 @@ def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
 
 def test_a_stopped_biller_shows_for_what_reason(api: Api) -> None:
     with api.database.write() as session:
-        circuit_breaker.stop(session, "stripe", "the key is of another account", utc_now())
+        circuit_breaker.trip(session, "stripe", "the key is of another account", utc_now())
     found = shown(api.database)
-    assert value(found, "biller_stopped", provider="stripe", kind="wrong_account") == 1
-    assert value(found, "biller_stopped", provider="stripe", kind="unavailable") == 0
-    assert value(found, "biller_stopped", provider="lago", kind="wrong_account") == 0
+    assert value(found, "provider_breaker_open", provider="stripe", reason="wrong_account") == 1
+    assert value(found, "provider_breaker_open", provider="stripe", reason="unavailable") == 0
+    assert value(found, "provider_breaker_open", provider="lago", reason="wrong_account") == 0
 
 
 def test_the_last_comparison_shows_its_age_and_what_it_found_and_none_shows_nothing(api: Api) -> None:
-    assert value(shown(api.database), "drift_plan_age_seconds") is None
+    assert value(shown(api.database), "drift_report_age_seconds") is None
     began = utc_now() - timedelta(hours=1)
     with api.database.write() as session:
         session.execute(
-            insert(DriftPlan).values(
+            insert(DriftReportRecord).values(
                 run_id="r",
-                plan_id="p",
-                token="t",
+                report_id="p",
+                lease_token="t",
                 stage="done",
-                done=0,
+                processed=0,
                 counts={"drifted": 3, "kinds": {"renamed": 2, "missing": 1}},
                 started_at=began,
-                touched_at=began,
+                heartbeat_at=began,
                 finished_at=began,
             )
         )
     found = shown(api.database)
-    age = value(found, "drift_plan_age_seconds")
+    age = value(found, "drift_report_age_seconds")
     assert age is not None
     assert 3600 <= age < 3700
     assert value(found, "drift_organizations") == 3
@@ -160,19 +160,19 @@ def test_only_a_service_with_the_scope_reads_them(api: Api) -> None:
 def test_however_many_scrape_the_rows_are_read_once_in_a_while(database: Database) -> None:
     reads: list[int] = []
 
-    def read() -> Figures:
+    def read() -> StoreMetrics:
         reads.append(1)
         with database.read() as session:
             return metrics.read(session)
 
-    measures = Measures(read, utc_now)
+    measures = HttpMetrics(read, utc_now)
     for _ in range(10):
-        measures.text()
+        measures.render()
     assert len(reads) == 1
 
 
 def test_at_ten_thousand_organizations_only_what_waits_is_read(large: Database) -> None:
-    found: list[Figures] = []
+    found: list[StoreMetrics] = []
     plans = plans_of(large, lambda session: found.append(metrics.read(session)))
     assert (found[0].links["lago"].behind, found[0].events_pending) == (FEW, FEW)
     assert "ix_billing_links_due" in plans
@@ -189,7 +189,7 @@ def test_the_document_names_each_metric_and_no_other(api: Api) -> None:
     served = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     named = set(re.findall(r"^\| `(\w+)`", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
     only_after_a_comparison = {
-        f"billing_sync_drift_{each}" for each in ("plan_age_seconds", "organizations", "findings")
+        f"billing_sync_drift_{each}" for each in ("report_age_seconds", "organizations", "findings")
     }
     unasked = {"billing_sync_http_requests_created", "billing_sync_http_request_seconds_created"}
     assert served | only_after_a_comparison == named | (served & unasked)

@@ -32,14 +32,14 @@ def test_each_way_takes_only_what_it_is(api: Api) -> None:
     ):
         refused = api.post(f"{PREFIX}/{way}", {"target_tier": tier}, mine)
         assert (refused.status_code, refused.json()["type"].rsplit(":", 1)[1]) == (409, kind), (way, tier)
-    assert api.get(f"/api/organizations/{org_id}/sync", mine).json()["sequence"] == 1
+    assert api.get(f"/api/organizations/{org_id}/sync", mine).json()["latest_version"] == 1
     down = api.post(f"{PREFIX}/downgrade", {"target_tier": "starter"}, mine).json()
     assert (down["success"], down["current_tier"], down["target_tier"]) == (True, "professional", "starter")
     assert down["effective_date"] is None
     told = api.get(f"{PREFIX}/current", mine).json()
     assert (told["tier"], told["pending_tier"], told["has_subscription"]) == ("professional", "starter", False)
     up = api.post(f"{PREFIX}/upgrade", {"target_tier": "enterprise"}, mine).json()
-    assert (up["sync"], up["effective_date"] is not None) == ({"sequence": 3}, True)
+    assert (up["sync"], up["effective_date"] is not None) == ({"version": 3}, True)
     back = api.post(f"{PREFIX}/change", {"target_tier": "starter"}, mine).json()
     assert back["message"] == "The plan applies at the end of the period"
 
@@ -62,7 +62,7 @@ def test_a_key_is_not_taken_for_another_organization_of_the_header(api: Api) -> 
     ]
     assert [answer.status_code for answer in answers] == [200, 422, 200]
     assert answers[0].content == answers[2].content
-    assert api.get(f"/api/organizations/{second}/sync", api.as_("u1")).json()["sequence"] == 1
+    assert api.get(f"/api/organizations/{second}/sync", api.as_("u1")).json()["latest_version"] == 1
 
 
 def test_the_header_names_the_organization_and_a_service_must_send_it(api: Api) -> None:

@@ -29,7 +29,7 @@ def test_whoever_makes_an_organization_owns_it(api: Api) -> None:
     assert made.status_code == 201
     document = made.json()
     assert set(document) == {"org_id", "status", "sync"}
-    assert (document["status"], document["sync"]) == ("created", {"sequence": 1})
+    assert (document["status"], document["sync"]) == ("created", {"version": 1})
     shown = api.get(f"/api/organizations/{document['org_id']}", api.as_("u1")).json()
     assert (shown["name"], shown["plan_tier"], shown["role"]) == ("Acme", "founders_friend", "owner")
 
@@ -99,9 +99,9 @@ def test_details_change_where_given_and_stay_where_not(api: Api) -> None:
     org_id = api.organization(u1="billing_admin")
     path = f"/api/organizations/{org_id}"
     first = api.send("PATCH", path, api.as_("u1"), {"billing_email": "a@acme.test", "currency": "EUR"})
-    assert first.json() == {"status": "updated", "sync": {"sequence": 2}}
-    assert api.send("PATCH", path, api.as_("u1"), {"name": "Acme Two"}).json()["sync"] == {"sequence": 3}
-    assert api.send("PATCH", path, api.as_("u1"), {}).json()["sync"] == {"sequence": 3}
+    assert first.json() == {"status": "updated", "sync": {"version": 2}}
+    assert api.send("PATCH", path, api.as_("u1"), {"name": "Acme Two"}).json()["sync"] == {"version": 3}
+    assert api.send("PATCH", path, api.as_("u1"), {}).json()["sync"] == {"version": 3}
     with api.database.read() as session:
         row = session.get_one(Organization, org_id)
         assert (row.name, row.billing_email, row.currency) == ("Acme Two", "a@acme.test", "EUR")
@@ -115,15 +115,15 @@ def test_a_higher_plan_applies_now_and_a_lower_one_waits(api: Api) -> None:
     down = api.send("PATCH", path, api.as_("u1"), {"plan_tier": "starter"}).json()
     assert (down["plan_tier"], down["pending_plan_tier"], down["effective"]) == ("enterprise", "starter", "period_end")
     back = api.send("PATCH", path, api.as_("u1"), {"plan_tier": "enterprise"}).json()
-    assert (back["pending_plan_tier"], back["sync"]) == (None, {"sequence": 4})
+    assert (back["pending_plan_tier"], back["sync"]) == (None, {"version": 4})
 
 
 def test_where_no_biller_is_named_a_preview_tells_the_change_and_no_amount(api: Api) -> None:
     org_id = api.organization("starter", u1="owner")
     path = f"/api/organizations/{org_id}/plan/preview"
     said = api.post(path, {"plan_tier": "enterprise"}, api.as_("u1")).json()
-    assert (said["change"], said["billers"]["lago"]["state"]) == ("now", "unavailable")
-    assert "no biller" in api.post(path, {"plan_tier": "enterprise"}, api.as_service()).json()["billers"]["lago"]["why"]
+    assert (said["change"], said["providers"]["lago"]["state"]) == ("now", "unavailable")
+    assert "no biller" in api.post(path, {"plan_tier": "enterprise"}, api.as_service()).json()["providers"]["lago"]["reason"]
 
 
 def test_a_billing_id_belongs_to_one_organization(api: Api) -> None:
@@ -162,7 +162,7 @@ def test_the_dashboard_shows_each_organization_with_its_sync(api: Api) -> None:
         (second, "billing_admin", 1, "professional"),
     ]
     assert board["organizations"][0]["sync"] == {
-        "sequence": 1,
+        "version": 1,
         "in_sync": False,
         "providers": {"stripe": "queued", "lago": "queued"},
     }

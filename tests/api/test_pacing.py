@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from api.rate_limit import LocalPaces, Paces
+from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
 from tests.api.conftest import Api
-from worker.shared.client_rate_limiter import SharedPaces
+from worker.shared.client_rate_limiter import RedisClientRateLimiter
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -29,8 +29,8 @@ def moment() -> Moment:
 
 
 @pytest.fixture
-def paces(moment: Moment) -> Paces:
-    return LocalPaces(RATE, moment)
+def paces(moment: Moment) -> ClientRateLimiter:
+    return LocalClientRateLimiter(RATE, moment)
 
 
 @one_database
@@ -66,12 +66,12 @@ def test_what_is_open_to_all_is_counted_for_nobody(api: Api) -> None:
     assert {api.get("/healthz").status_code for _ in range(30)} == {200}
 
 
-def let_through(paces: Paces, callers: int = 1, tries: int = 30) -> int:
-    return sum(paces.take(f"caller {each}") == 0 for _ in range(tries) for each in range(callers))
+def let_through(paces: ClientRateLimiter, callers: int = 1, tries: int = 30) -> int:
+    return sum(paces.acquire(f"caller {each}") == 0 for _ in range(tries) for each in range(callers))
 
 
 def test_a_bucket_is_full_after_a_pause_and_never_fuller(moment: Moment) -> None:
-    paces = LocalPaces(RATE, moment)
+    paces = LocalClientRateLimiter(RATE, moment)
     assert let_through(paces) == 10
     moment.now += 1
     assert let_through(paces) == 5
@@ -80,35 +80,35 @@ def test_a_bucket_is_full_after_a_pause_and_never_fuller(moment: Moment) -> None
 
 
 def test_a_rate_below_one_a_second_lets_one_through_at_a_time(moment: Moment) -> None:
-    paces = LocalPaces(0.25, moment)
+    paces = LocalClientRateLimiter(0.25, moment)
     assert let_through(paces) == 1
-    assert paces.take("caller 0") == pytest.approx(4)
+    assert paces.acquire("caller 0") == pytest.approx(4)
     moment.now += 4
     assert let_through(paces) == 1
 
 
 def test_callers_beyond_number_cost_no_memory_beyond_bound(moment: Moment) -> None:
-    paces = LocalPaces(RATE, moment, most=10)
+    paces = LocalClientRateLimiter(RATE, moment, max_clients=10)
     for number in range(1000):
-        assert paces.take(f"caller {number}") == 0
-    assert len(paces.__dict__["_due"]) == 10
+        assert paces.acquire(f"caller {number}") == 0
+    assert len(paces.__dict__["_full_at"]) == 10
 
 
 def test_processes_share_a_callers_bucket_through_redis(redis_url: str) -> None:
-    first, second = SharedPaces(RATE, redis_url), SharedPaces(RATE, redis_url)
+    first, second = RedisClientRateLimiter(RATE, redis_url), RedisClientRateLimiter(RATE, redis_url)
     began = time.monotonic()
     passed = let_through(first, tries=8) + let_through(second, tries=20)
     assert 10 <= passed <= 10 + RATE * (time.monotonic() - began) + 1
-    wait = second.take("caller 0")
+    wait = second.acquire("caller 0")
     assert 0 < wait <= 1 / RATE
     time.sleep(wait)
-    assert first.take("caller 0") == 0
+    assert first.acquire("caller 0") == 0
     first.close()
     second.close()
 
 
 def test_without_redis_each_process_keeps_pace_by_itself() -> None:
-    alone = SharedPaces(RATE, "redis://127.0.0.1:1/0")
+    alone = RedisClientRateLimiter(RATE, "redis://127.0.0.1:1/0")
     began = time.monotonic()
     assert 10 <= let_through(alone) <= 12
     assert time.monotonic() - began < 1

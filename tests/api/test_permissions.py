@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from api.auth.permissions import TABLE, Rule
+from api.auth.permissions import PERMISSIONS, PermissionRule
 from core.access.api_keys import SCOPES
-from core.db.models.organizations import Role
+from core.db.models.organizations import MembershipRole
 from tests.api.conftest import Api
 
 PEOPLE = ("stranger", "member of another organization", "member", "billing_admin", "owner")
@@ -49,24 +49,24 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
 }
 QUERIES = {("GET", "/api/v1/subscriptions/preview-change"): "?target_tier=starter"}
 WEBHOOKS = ("/webhooks/stripe", "/webhooks/lago", "/api/v1/webhooks/", "/api/v1/billing/webhooks/")
-GUARDED = [(route, rule) for route, rule in TABLE.items() if not rule.public]
+GUARDED = [(route, rule) for route, rule in PERMISSIONS.items() if not rule.public]
 
 
-def expected(rule: Rule, caller: str) -> str:
+def expected(rule: PermissionRule, caller: str) -> str:
     if caller == "nobody":
         return "401"
     if caller.startswith("service"):
         return ADMITTED if rule.scope is not None and caller == "service" else "403"
-    if rule.about == "user":
+    if rule.path_subject == "user":
         return ADMITTED if caller == "member" else "404"
-    if rule.about == "nothing":
-        return ADMITTED if rule.people else "403"
+    if rule.path_subject == "nothing":
+        return ADMITTED if rule.allows_users else "403"
     if caller in {"stranger", "member of another organization"}:
         return "404"
     return ADMITTED if caller in rule.roles else "403"
 
 
-def headers(api: Api, rule: Rule, caller: str) -> dict[str, str]:
+def headers(api: Api, rule: PermissionRule, caller: str) -> dict[str, str]:
     match caller:
         case "nobody":
             return {}
@@ -81,7 +81,7 @@ def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     """What the request was answered, on an organization of its own."""
     method, path = route
     org_id = api.organization(owner="owner", billing_admin="billing_admin", member="member", target="member")
-    user_id = "member" if TABLE[route].about == "user" else "target"
+    user_id = "member" if PERMISSIONS[route].path_subject == "user" else "target"
     by_id = "{org_id}" in path
     invited, token = api.invitation(org_id, "guest") if by_id else api.invitation(api.organization(), caller)
     body = {
@@ -91,13 +91,13 @@ def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     ids = {"org_id": org_id, "user_id": user_id, "invitation_id": invited}
     ids["endpoint_id"] = api.webhook() if "{endpoint_id}" in path else ""
     asked = path.format(**ids) + QUERIES.get(route, "")
-    named = {"X-Organization-ID": org_id} if TABLE[route].about == "current" else {}
-    answer = api.send(method, asked, headers(api, TABLE[route], caller) | named, body)
+    named = {"X-Organization-ID": org_id} if PERMISSIONS[route].path_subject == "current" else {}
+    answer = api.send(method, asked, headers(api, PERMISSIONS[route], caller) | named, body)
     return ADMITTED if answer.is_success else str(answer.status_code)
 
 
 def walk(api: Api) -> Iterator[tuple[str, str, str, str]]:
-    elsewhere: dict[str, Role] = {"member of another organization": "owner"}
+    elsewhere: dict[str, MembershipRole] = {"member of another organization": "owner"}
     api.organization(**elsewhere)
     for number, ((route, rule), caller) in enumerate(itertools.product(GUARDED, CALLERS)):
         got = outcome(api, route, caller, number)
@@ -113,11 +113,11 @@ def test_every_changing_route_is_walked_with_a_right_request() -> None:
     assert {route for route, _ in GUARDED if route[0] not in {"GET", "DELETE"}} == set(BODIES)
 
 
-@pytest.mark.parametrize(("route", "rule"), TABLE.items())
-def test_what_belongs_to_an_organization_is_never_for_everybody(route: tuple[str, str], rule: Rule) -> None:
-    assert ("{org_id}" in route[1]) == (rule.about == "organization")
+@pytest.mark.parametrize(("route", "rule"), PERMISSIONS.items())
+def test_what_belongs_to_an_organization_is_never_for_everybody(route: tuple[str, str], rule: PermissionRule) -> None:
+    assert ("{org_id}" in route[1]) == (rule.path_subject == "organization")
     assert rule.public == (route[1].startswith(("/auth/", "/healthz", "/readyz", *WEBHOOKS)))
-    if route[0] != "GET" and rule.about in {"organization", "current"}:
+    if route[0] != "GET" and rule.path_subject in {"organization", "current"}:
         assert "member" not in rule.roles
 
 

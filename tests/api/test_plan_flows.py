@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.catalog import plans as plan_catalog
-from core.catalog.plans import Catalog, ChargedBy
+from core.catalog.plans import Catalog, ChargingProvider
 from core.common.clock import utc_now
 from core.flow_control import circuit_breaker
 from core.ports.spec import Provider
@@ -26,7 +26,7 @@ PREVIEW = "POST /v1/invoices/create_preview"
 
 
 @pytest.fixture(params=["lago", "stripe"])
-def charged_by(request: pytest.FixtureRequest) -> ChargedBy:
+def charged_by(request: pytest.FixtureRequest) -> ChargingProvider:
     return "lago" if request.param == "lago" else "stripe"
 
 
@@ -36,7 +36,7 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 
 
 @pytest.fixture
-def plans(charged_by: ChargedBy) -> Catalog:
+def plans(charged_by: ChargingProvider) -> Catalog:
     return plan_catalog.load(charged_by=charged_by)
 
 
@@ -52,11 +52,11 @@ class Organization:
         self.settle()
 
     def settle(self) -> None:
-        self._world.settle(self.id)
+        self._world.reconcile_until_idle(self.id)
         assert self.in_sync()
 
     def in_sync(self, through: int | None = None) -> bool:
-        asked = {} if through is None else {"through": through}
+        asked = {} if through is None else {"version": through}
         return bool(self._api.get(f"{self._path}/sync", self._owner, **asked).json()["in_sync"])
 
     def preview(self, plan_tier: str) -> dict[str, Any]:
@@ -84,12 +84,14 @@ def held(world: World) -> list[tuple[str, str | None]]:
     """The plan, and the next one, that Lago holds."""
     return [
         (str(row["plan_code"]), str(row["next_plan_code"]) if row["next_plan_code"] else None)
-        for row in world.lago("subscriptions")
+        for row in world.lago_objects("subscriptions")
         if row["status"] == "active"
     ]
 
 
-def test_an_upgrade_applies_at_once_and_both_billers_follow(api: Api, world: World, charged_by: ChargedBy) -> None:
+def test_an_upgrade_applies_at_once_and_both_billers_follow(
+    api: Api, world: World, charged_by: ChargingProvider
+) -> None:
     acme = Organization(api, world, "starter")
     said = acme.preview("enterprise")
     assert (said["change"], said["plan_tier"], said["pending_plan_tier"]) == ("now", "enterprise", None)
@@ -97,7 +99,7 @@ def test_an_upgrade_applies_at_once_and_both_billers_follow(api: Api, world: Wor
     made = acme.change("enterprise")
     assert (made["plan_tier"], made["effective"]) == ("enterprise", "now")
     assert acme.shown()["plan_tier"] == "enterprise"
-    assert not acme.in_sync(made["sync"]["sequence"])
+    assert not acme.in_sync(made["sync"]["version"])
     acme.settle()
     assert held(world) == [("enterprise", None)]
     applied = world.link(acme.id, charged_by).applied_plan
@@ -125,8 +127,8 @@ def test_a_downgrade_waits_visibly_and_the_present_plan_takes_it_back(api: Api, 
     assert moment(shown["plan_effective_at"]) == moment(said["effective_at"])
     assert held(world) == [("professional", "starter")]
     waits = acme.preview("starter")
-    assert (waits["change"], waits["effective_at"]) == ("nothing", shown["plan_effective_at"])
-    assert acme.preview("professional")["change"] == "taken_back"
+    assert (waits["change"], waits["effective_at"]) == ("none", shown["plan_effective_at"])
+    assert acme.preview("professional")["change"] == "canceled"
     back = acme.change("professional")
     assert (back["pending_plan_tier"], back["effective"]) == (None, "now")
     acme.settle()
@@ -140,38 +142,40 @@ def test_a_downgrade_takes_effect_when_the_period_ends(api: Api, world: World) -
     acme.change("starter")
     acme.settle()
     ends = moment(acme.shown()["plan_effective_at"])
-    world.pass_time(seconds=(ends - world.now).total_seconds() + 7200)
-    assert due_links.downgrades(world.database, 10, world.now) == 1
+    world.advance_time(seconds=(ends - world.now).total_seconds() + 7200)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
     acme.settle()
     shown = acme.shown()
     assert (shown["plan_tier"], shown["pending_plan_tier"], shown["plan_effective_at"]) == ("starter", None, None)
     assert held(world) == [("starter", None)]
 
 
-def test_a_preview_changes_nothing_and_asks_only_who_charges(api: Api, world: World, charged_by: ChargedBy) -> None:
+def test_a_preview_changes_nothing_and_asks_only_who_charges(
+    api: Api, world: World, charged_by: ChargingProvider
+) -> None:
     acme = Organization(api, world, "starter")
-    before = world.organization(acme.id).billing_version, world.sandbox.outline()
-    world.calls()
+    before = world.organization(acme.id).version, world.sandbox.outline()
+    world.count_requests()
     said = acme.preview("professional")
-    stripe, lago = world.calls()
+    stripe, lago = world.count_requests()
     assert (stripe > 0, lago > 0) == (charged_by == "stripe", charged_by == "lago")
     other: Provider = "lago" if charged_by == "stripe" else "stripe"
-    assert (said["billers"][other]["charges"], said["billers"][other]["state"]) == (False, "nothing")
-    assert (world.organization(acme.id).billing_version, world.sandbox.outline()) == before
+    assert (said["providers"][other]["charges"], said["providers"][other]["state"]) == (False, "none")
+    assert (world.organization(acme.id).version, world.sandbox.outline()) == before
 
 
 @stripe_charges
 @one_database
 def test_stripe_tells_to_the_cent_what_an_upgrade_leaves_on_the_next_invoice(api: Api, world: World) -> None:
     acme = Organization(api, world, "starter")
-    world.pass_time(days=10)
-    said = acme.preview("enterprise")["billers"]["stripe"]
-    assert (said["charges"], said["state"], said["currency"], said["now"]) == (True, "told", "USD", 0)
+    world.advance_time(days=10)
+    said = acme.preview("enterprise")["providers"]["stripe"]
+    assert (said["charges"], said["state"], said["currency"], said["now"]) == (True, "known", "USD", 0)
     assert said["next"] == 9900 + said["prorated"]
     assert 4000 < said["prorated"] < 6500  # two thirds of the month, of 80.00
     acme.change("enterprise")
     acme.settle()
-    after = acme.preview("enterprise")["billers"]["stripe"]
+    after = acme.preview("enterprise")["providers"]["stripe"]
     assert after["next_at"] == said["next_at"]
     assert abs(after["next"] - said["next"]) <= 1  # the seconds in between
 
@@ -181,20 +185,20 @@ def test_stripe_tells_to_the_cent_what_an_upgrade_leaves_on_the_next_invoice(api
 def test_stripe_tells_the_lower_price_of_a_downgrade_and_the_old_one_of_its_taking_back(api: Api, world: World) -> None:
     acme = Organization(api, world, "professional")
     for tier in ("starter", "founders_friend"):
-        told = acme.preview(tier)["billers"]["stripe"]
+        told = acme.preview(tier)["providers"]["stripe"]
         assert (told["now"], told["prorated"], told["next"]) == (0, 0, AMOUNTS[tier])
     acme.change("starter")
     acme.settle()
-    back = acme.preview("professional")["billers"]["stripe"]
-    assert (back["state"], back["now"], back["prorated"], back["next"]) == ("told", 0, 0, 4900)
+    back = acme.preview("professional")["providers"]["stripe"]
+    assert (back["state"], back["now"], back["prorated"], back["next"]) == ("known", 0, 0, 4900)
 
 
 @stripe_charges
 @one_database
 def test_from_free_to_paid_is_charged_at_once_at_stripe(api: Api, world: World) -> None:
     acme = Organization(api, world, "founders_friend")
-    told = acme.preview("starter")["billers"]["stripe"]
-    assert (told["now"], told["prorated"], told["next"], told["state"]) == (1900, 0, None, "partly")
+    told = acme.preview("starter")["providers"]["stripe"]
+    assert (told["now"], told["prorated"], told["next"], told["state"]) == (1900, 0, None, "partial")
 
 
 @stripe_charges
@@ -203,35 +207,35 @@ def test_what_no_preview_of_one_step_shows_stays_unknown(api: Api, world: World)
     acme = Organization(api, world, "professional")
     acme.change("starter")
     acme.settle()
-    told = acme.preview("enterprise")["billers"]["stripe"]
+    told = acme.preview("enterprise")["providers"]["stripe"]
     assert (told["now"], told["prorated"], told["next"], told["state"]) == (None, None, None, "unknown")
-    assert "taken back first" in told["why"]
+    assert "taken back first" in told["reason"]
 
 
 @lago_charges
 @one_database
 def test_lago_tells_when_and_the_plans_price_and_not_what_it_prorates(api: Api, world: World) -> None:
     acme = Organization(api, world, "starter")
-    up = acme.preview("enterprise")["billers"]["lago"]
-    assert (up["charges"], up["state"], up["currency"]) == (True, "partly", "USD")
+    up = acme.preview("enterprise")["providers"]["lago"]
+    assert (up["charges"], up["state"], up["currency"]) == (True, "partial", "USD")
     assert (up["now"], up["prorated"], up["next"]) == (None, None, 9900)
-    assert "tells no amount" in up["why"]
+    assert "tells no amount" in up["reason"]
     down = acme.preview("founders_friend")
-    told = down["billers"]["lago"]
+    told = down["providers"]["lago"]
     assert (told["now"], told["prorated"], told["next"]) == (0, 0, 0)
     assert down["effective_at"] == told["next_at"] == up["next_at"]
 
 
 @one_database
 def test_before_the_first_sync_nothing_is_known_of_the_running_period(
-    api: Api, world: World, charged_by: ChargedBy
+    api: Api, world: World, charged_by: ChargingProvider
 ) -> None:
     org_id = api.organization("starter", u1="owner")
     assert world.link(org_id, charged_by).subscription_id is None
     path = f"/api/organizations/{org_id}/plan/preview"
-    said = api.post(path, {"plan_tier": "enterprise"}, api.as_("u1")).json()["billers"][charged_by]
+    said = api.post(path, {"plan_tier": "enterprise"}, api.as_("u1")).json()["providers"][charged_by]
     assert (said["now"], said["prorated"], said["next_at"]) == (None, None, None)
-    assert "yet" in said["why"]
+    assert "yet" in said["reason"]
 
 
 def in_trouble(world: World, kind: str) -> None:
@@ -243,7 +247,7 @@ def in_trouble(world: World, kind: str) -> None:
 
 @one_database
 def test_a_biller_in_trouble_makes_that_part_unavailable_within_three_seconds(
-    api: Api, world: World, charged_by: ChargedBy
+    api: Api, world: World, charged_by: ChargingProvider
 ) -> None:
     acme = Organization(api, world, "starter")
     for kind in ("hang", "500_before", "reset", "429", "401", "html_502"):
@@ -251,10 +255,10 @@ def test_a_biller_in_trouble_makes_that_part_unavailable_within_three_seconds(
         began = time.monotonic()
         said = acme.preview("enterprise")
         assert time.monotonic() - began < 3, kind
-        part = said["billers"][charged_by]
+        part = said["providers"][charged_by]
         assert (said["change"], part["charges"], part["state"]) == ("now", True, "unavailable"), kind
         assert (part["now"], part["prorated"], part["next"]) == (None, None, None)
-        assert "cannot be asked now" in part["why"]
+        assert "cannot be asked now" in part["reason"]
 
 
 @one_database
@@ -262,10 +266,10 @@ def test_a_biller_in_trouble_makes_that_part_unavailable_within_three_seconds(
 def test_a_biller_that_is_stopped_is_not_asked(api: Api, world: World) -> None:
     acme = Organization(api, world, "starter")
     with world.database.write() as session:
-        circuit_breaker.stop(session, "lago", "the key is of another account", world.now)
-    world.calls()
-    assert acme.preview("enterprise")["billers"]["lago"]["state"] == "unavailable"
-    assert world.calls() == (0, 0)
+        circuit_breaker.trip(session, "lago", "the key is of another account", world.now)
+    world.count_requests()
+    assert acme.preview("enterprise")["providers"]["lago"]["state"] == "unavailable"
+    assert world.count_requests() == (0, 0)
 
 
 @one_database

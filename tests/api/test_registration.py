@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from core.common.clock import utc_now
 from core.db.models.billing_links import BillingLink
-from core.db.models.email import Mail
+from core.db.models.email import Email
 from core.emails import queue
 from core.events import outbox
 from tests.api.conftest import Api
@@ -22,18 +22,18 @@ ALICE = {"sub": "alice", "name": "Alice", "email": "alice@acme.test", "email_ver
 def relayed(api: Api) -> list[tuple[str, str]]:
     """The mails that are written when the relay has taken the events."""
     with api.database.write() as session:
-        token, events = outbox.lease(session, 500, utc_now())
+        token, events = outbox.lease_batch(session, 500, utc_now())
     with api.database.write() as session:
         marked = outbox.mark_published(session, token, utc_now())
-        queue.of_events(session, [each for each in events if each.seq in marked], api.catalog, utc_now())
+        queue.enqueue_for_events(session, [each for each in events if each.seq in marked], api.catalog, utc_now())
     with api.database.read() as session:
-        return [(row.kind, row.recipient) for row in session.scalars(select(Mail))]
+        return [(row.kind, row.recipient) for row in session.scalars(select(Email))]
 
 
 def due_links(api: Api, org_id: str) -> int:
     with api.database.read() as session:
         links = session.scalars(select(BillingLink).where(BillingLink.org_id == org_id))
-        return sum(link.applied_version < link.wanted_version for link in links)
+        return sum(link.applied_version < link.desired_version for link in links)
 
 
 def test_a_first_sign_in_registers_and_welcomes(api: Api) -> None:

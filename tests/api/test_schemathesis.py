@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.common.clock import utc_now
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NewOrganization
 from tests.api.conftest import Api
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 def make_example(api: Api) -> None:
     with api.database.write() as session:
-        change = Change(session, utc_now())
+        change = ChangeContext(session, utc_now())
         new = NewOrganization(name="Example", plan_tier="professional", org_id=EXAMPLE)
         organization = commands.create(change, new, api.catalog)
         for user_id in ("ann", "bob"):

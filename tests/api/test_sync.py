@@ -19,23 +19,23 @@ def hold(api: Api, org_id: str, provider: str, version: int) -> None:
         session.execute(
             update(BillingLink)
             .where(BillingLink.org_id == org_id, BillingLink.provider == provider)
-            .values(applied_version=version, applied_customer="digest", synced_at=utc_now(), attempts=0)
+            .values(applied_version=version, customer_fingerprint="digest", synced_at=utc_now(), attempts=0)
         )
 
 
 def test_a_receipt_is_in_sync_when_both_billers_hold_the_change(api: Api) -> None:
     org_id = api.organization(u1="member")
     path = f"/api/organizations/{org_id}/sync"
-    fresh = api.get(path, api.as_("u1"), through=1).json()
-    assert (fresh["sequence"], fresh["through"], fresh["in_sync"]) == (1, 1, False)
-    assert {each["standing"] for each in fresh["providers"].values()} == {"queued"}
+    fresh = api.get(path, api.as_("u1"), version=1).json()
+    assert (fresh["latest_version"], fresh["version"], fresh["in_sync"]) == (1, 1, False)
+    assert {each["status"] for each in fresh["providers"].values()} == {"queued"}
     hold(api, org_id, "stripe", 1)
     half = api.get(path, api.as_("u1")).json()
     assert (half["in_sync"], half["providers"]["stripe"]["in_sync"]) == (False, True)
     assert half["providers"]["stripe"]["since"] is not None
-    assert half["providers"]["lago"]["next"] is not None
+    assert half["providers"]["lago"]["next_step"] is not None
     hold(api, org_id, "lago", 1)
-    assert api.get(path, api.as_("u1"), through=1).json()["in_sync"] is True
+    assert api.get(path, api.as_("u1"), version=1).json()["in_sync"] is True
 
 
 def test_a_wait_ends_as_soon_as_both_hold_it(api: Api) -> None:
@@ -44,7 +44,7 @@ def test_a_wait_ends_as_soon_as_both_hold_it(api: Api) -> None:
     later = threading.Timer(0.5, hold, (api, org_id, "lago", 1))
     began = time.monotonic()
     later.start()
-    answer = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), through=1, wait="30s")
+    answer = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), version=1, wait="30s")
     later.join()
     assert answer.json()["in_sync"] is True
     assert 0.4 < time.monotonic() - began < 15
@@ -80,7 +80,7 @@ def test_many_who_wait_keep_nobody_from_being_answered(api: Api) -> None:
 
 def test_a_change_that_is_not_there_yet_and_a_wait_without_end_are_refused(api: Api) -> None:
     org_id = api.organization(u1="owner")
-    nonsense = [("through", "2"), ("through", "0"), ("through", "x"), ("wait", "31s"), ("wait", "1h"), ("wait", "-1")]
+    nonsense = [("version", "2"), ("version", "0"), ("version", "x"), ("wait", "31s"), ("wait", "1h"), ("wait", "-1")]
     for name, word in nonsense:
         params = {name: word}
         assert api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), **params).status_code == 422, params
@@ -93,13 +93,13 @@ def test_a_person_reads_why_and_a_service_the_billers_own_words_too(api: Api) ->
     with api.database.write() as session:
         session.execute(
             update(BillingLink).values(
-                state="parked", error_kind="rejected", error_code="billing_id_twice", error_message=secret
+                state="parked", error_kind="rejected", error_code="customer_id_in_use", error_message=secret
             )
         )
     path = f"/api/organizations/{org_id}/sync"
     person = api.get(path, api.as_("u1"))
     stripe = person.json()["providers"]["stripe"]
-    assert (stripe["standing"], stripe["why"]) == ("parked", "Stripe cannot take it as it is.")
-    assert (stripe["error"]["code"], stripe["error"]["message"]) == ("billing_id_twice", None)
+    assert (stripe["status"], stripe["reason"]) == ("parked", "Stripe cannot take it as it is.")
+    assert (stripe["error"]["code"], stripe["error"]["message"]) == ("customer_id_in_use", None)
     assert secret not in person.text
     assert secret in api.get(path, api.as_service()).text

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from api.oidc import Issuer, IssuerAwayError, IssuerSettings, TokenRefusedError
+from api.oidc import InvalidTokenError, Issuer, IssuerSettings, IssuerUnavailableError
 from core.access import api_keys
 from core.common.clock import utc_now
 from tests.api.conftest import Api
@@ -56,14 +56,14 @@ def by_our_public_key(provider: Provider) -> str:
 
 
 def test_a_token_of_the_service_for_us_opens(issuer: Issuer, provider: Provider) -> None:
-    assert issuer.person(provider.token("u1", name="Una")).name == "Una"
-    assert issuer.person(provider.token("u1", aud=["other", AUDIENCE])).user_id == "u1"
+    assert issuer.verify_access_token(provider.token("u1", name="Una")).name == "Una"
+    assert issuer.verify_access_token(provider.token("u1", aud=["other", AUDIENCE])).user_id == "u1"
 
 
 @pytest.mark.parametrize("claims", BAD_CLAIMS, ids=lambda claims: str(next(iter(claims.items()))))
 def test_a_token_with_a_wrong_claim_is_refused(issuer: Issuer, provider: Provider, claims: dict[str, Any]) -> None:
-    with pytest.raises(TokenRefusedError):
-        issuer.person(provider.token(**{"sub": "u1", **claims}))
+    with pytest.raises(InvalidTokenError):
+        issuer.verify_access_token(provider.token(**{"sub": "u1", **claims}))
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_token_with_a_wrong_claim_is_refused(issuer: Issuer, provider: Provide
 def test_a_token_that_was_not_signed_by_the_service_is_refused(
     issuer: Issuer, provider: Provider, forged: Callable[[Provider], str]
 ) -> None:
-    with pytest.raises(TokenRefusedError):
-        issuer.person(forged(provider))
+    with pytest.raises(InvalidTokenError):
+        issuer.verify_access_token(forged(provider))
 
 
 class Time:
@@ -113,40 +113,40 @@ def fetches(provider: Provider) -> int:
 
 def test_keys_are_fetched_once_and_a_rotation_is_noticed(keyed: Issuer, provider: Provider, ticking: Time) -> None:
     for _ in range(5):
-        keyed.person(provider.token())
+        keyed.verify_access_token(provider.token())
     assert fetches(provider) == 1
     old = provider.token()
     provider.rotate()
     ticking.now += 10
-    keyed.person(provider.token())
+    keyed.verify_access_token(provider.token())
     assert fetches(provider) == 2
     ticking.now += 10
-    with pytest.raises(TokenRefusedError):
-        keyed.person(old)
+    with pytest.raises(InvalidTokenError):
+        keyed.verify_access_token(old)
 
 
 def test_unknown_keys_do_not_have_us_knock_at_the_service_again_and_again(
     keyed: Issuer, provider: Provider, ticking: Time
 ) -> None:
-    keyed.person(provider.token())
+    keyed.verify_access_token(provider.token())
     ticking.now += 10
     for _ in range(20):
-        with pytest.raises(TokenRefusedError):
-            keyed.person(provider.token(key=Key("unheard of")))
+        with pytest.raises(InvalidTokenError):
+            keyed.verify_access_token(provider.token(key=Key("unheard of")))
     assert fetches(provider) == 2
 
 
 def test_known_keys_outlast_a_short_absence_of_the_service(keyed: Issuer, provider: Provider, ticking: Time) -> None:
-    keyed.person(provider.token())
+    keyed.verify_access_token(provider.token())
     provider.away = True
     ticking.now += 1800
-    assert keyed.person(provider.token("u1")).user_id == "u1"
+    assert keyed.verify_access_token(provider.token("u1")).user_id == "u1"
     ticking.now += 1801
-    with pytest.raises(IssuerAwayError):
-        keyed.person(provider.token())
+    with pytest.raises(IssuerUnavailableError):
+        keyed.verify_access_token(provider.token())
     provider.away = False
     ticking.now += 10
-    keyed.person(provider.token())
+    keyed.verify_access_token(provider.token())
 
 
 def test_nobody_is_refused_because_the_service_is_away(api: Api) -> None:
@@ -158,7 +158,7 @@ def test_nobody_is_refused_because_the_service_is_away(api: Api) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_does_not_open_is_answered_401_with_the_way_in(api: Api) -> None:
-    nobodys = f"{api_keys.PREFIX}{'0' * 16}_{'A' * 43}"
+    nobodys = f"{api_keys.API_KEY_PREFIX}{'0' * 16}_{'A' * 43}"
     shown = ["", "Basic dTpw", "Bearer", "Bearer x", "Bearer bsk_x", f"Bearer {nobodys}", f"Basic {nobodys}"]
     for word in shown:
         answer = api.get("/api/organizations", {"Authorization": word} if word else None)
@@ -172,6 +172,6 @@ def test_a_key_opens_until_it_is_revoked(api: Api) -> None:
     headers = api.as_service("organizations:read")
     assert api.get("/api/organizations", headers).is_success
     with api.database.write() as session:
-        for report in api_keys.every(session):
+        for report in api_keys.list_all(session):
             api_keys.revoke(session, report.id, utc_now())
     assert api.get("/api/organizations", headers).status_code == 401

@@ -19,17 +19,17 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
-from api.context import Runtime
-from api.middleware import LARGEST_BODY
-from api.routes.provider_webhooks import LAGO, OLDER, STRIPE
-from api.server import Server
+from api.context import ApiContext
+from api.middleware import MAX_API_BODY_BYTES
+from api.routes.provider_webhooks import LAGO_WEBHOOK_PATH, LEGACY_WEBHOOK_PATHS, STRIPE_WEBHOOK_PATH
+from api.server import ApiServer
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.db.models.inbox import Hint
-from core.db.models.providers import BillerStanding
-from providers.lago.webhooks import Hmac, Jwt, LagoWebhooks
-from providers.stripe.webhooks import StripeWebhooks
+from core.db.models.inbox import ProviderWebhook
+from core.db.models.providers import ProviderStatus
+from providers.lago.webhooks import HmacCheck, JwtCheck, LagoWebhookParser
+from providers.stripe.webhooks import StripeWebhookParser
 
 WHSEC = "whsec_nobody_may_read_this"
 LAGO_SECRET = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -46,16 +46,18 @@ def pem(signer: RSAPrivateKey) -> str:
     return signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def serving(database: Database, plans: Catalog, lago: LagoWebhooks | None, *, stripe_too: bool = True) -> Server:
-    taken = StripeWebhooks(WHSEC) if stripe_too else None
-    runtime = Runtime(database=database, catalog=plans, clock=utc_now, stripe_webhooks=taken, lago_webhooks=lago)
-    return Server(runtime, "127.0.0.1", 0, version="test")
+def serving(
+    database: Database, plans: Catalog, lago: LagoWebhookParser | None, *, stripe_too: bool = True
+) -> ApiServer:
+    taken = StripeWebhookParser(WHSEC) if stripe_too else None
+    runtime = ApiContext(database=database, catalog=plans, clock=utc_now, stripe_webhooks=taken, lago_webhooks=lago)
+    return ApiServer(runtime, "127.0.0.1", 0, version="test")
 
 
 @pytest.fixture
 def http(database: Database, plans: Catalog) -> Iterator[httpx.Client]:
     with (
-        serving(database, plans, LagoWebhooks(Hmac(LAGO_SECRET))) as server,
+        serving(database, plans, LagoWebhookParser(HmacCheck(LAGO_SECRET))) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client,
     ):
         yield client
@@ -89,9 +91,9 @@ def sealed(raw: bytes, key: str | None = "u-1", secret: str = LAGO_SECRET, algor
     } | named
 
 
-def stored(database: Database) -> list[Hint]:
+def stored(database: Database) -> list[ProviderWebhook]:
     with database.read() as session:
-        return list(session.scalars(select(Hint).order_by(Hint.provider, Hint.id)))
+        return list(session.scalars(select(ProviderWebhook).order_by(ProviderWebhook.provider, ProviderWebhook.id)))
 
 
 def kind_of(answer: httpx.Response) -> tuple[int, str]:
@@ -101,7 +103,7 @@ def kind_of(answer: httpx.Response) -> tuple[int, str]:
 
 def test_a_genuine_event_is_stored_with_ids_alone_and_answered(http: httpx.Client, database: Database) -> None:
     raw = event()
-    answer = http.post(STRIPE, content=raw, headers=signed(raw))
+    answer = http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=signed(raw))
     assert (answer.status_code, answer.json()) == (
         200,
         {"id": "evt_1", "state": "stored", "reason": None, "repeated": False},
@@ -114,16 +116,16 @@ def test_a_genuine_event_is_stored_with_ids_alone_and_answered(http: httpx.Clien
         "org_1",
     )
     with database.engine.connect() as connection:
-        row = str(connection.exec_driver_sql("SELECT * FROM hints").all())
+        row = str(connection.exec_driver_sql("SELECT * FROM provider_webhooks").all())
     assert (NAME in row, EMAIL in row) == (False, False)
 
 
 def test_a_genuine_webhook_of_lago_is_stored_under_its_unique_key(http: httpx.Client, database: Database) -> None:
     raw = told()
-    answer = http.post(LAGO, content=raw, headers=sealed(raw, "u-7"))
+    answer = http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw, "u-7"))
     assert (answer.status_code, answer.json()["id"], answer.json()["state"]) == (200, "u-7", "stored")
     (hint,) = stored(database)
-    assert (hint.org_id, hint.object_id, hint.account_id, hint.concern) == ("org_1", "l-1", ORGANIZATION, "look")
+    assert (hint.org_id, hint.object_id, hint.account_id, hint.effect) == ("org_1", "l-1", ORGANIZATION, "check")
 
 
 NOT_GENUINE: list[dict[str, str]] = [
@@ -141,7 +143,9 @@ NOT_GENUINE: list[dict[str, str]] = [
 def test_what_stripe_did_not_sign_lately_is_refused_and_nowhere(http: httpx.Client, database: Database) -> None:
     for headers in NOT_GENUINE:
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        assert kind_of(http.post(STRIPE, content=event(), headers=encoded)) == (401, "not-genuine"), headers
+        assert kind_of(http.post(STRIPE_WEBHOOK_PATH, content=event(), headers=encoded)) == (401, "bad-signature"), (
+            headers
+        )
     assert stored(database) == []
 
 
@@ -154,10 +158,10 @@ def test_what_lago_did_not_sign_is_refused_whatever_algorithm_it_names(http: htt
         {**sealed(raw, secret="another"), "X-Lago-Signature-Algorithm": "none"},
         {**sealed(raw), "X-Lago-Signature": hmac.new(LAGO_SECRET.encode(), raw, hashlib.sha256).hexdigest()},
     ):
-        assert kind_of(http.post(LAGO, content=raw, headers=headers)) == (401, "not-genuine")
+        assert kind_of(http.post(LAGO_WEBHOOK_PATH, content=raw, headers=headers)) == (401, "bad-signature")
     assert stored(database) == []
     # The settings fix the algorithm: another name on a good signature changes nothing.
-    assert http.post(LAGO, content=raw, headers=sealed(raw, algorithm="jwt")).status_code == 200
+    assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw, algorithm="jwt")).status_code == 200
 
 
 def test_signed_by_jwt_only_lagos_own_key_over_exactly_this_body_opens(
@@ -176,7 +180,9 @@ def test_signed_by_jwt_only_lagos_own_key_over_exactly_this_body_opens(
     seal = hmac.new(pem(signer).encode(), f"{confused}.{claims}".encode(), hashlib.sha256).digest()
     forged = f"{confused}.{claims}.{base64.urlsafe_b64encode(seal).rstrip(b'=').decode()}"
     with (
-        serving(database, plans, LagoWebhooks(Jwt(base64.b64encode(pem(signer).encode()).decode()))) as server,
+        serving(
+            database, plans, LagoWebhookParser(JwtCheck(base64.b64encode(pem(signer).encode()).decode()))
+        ) as server,
         httpx.Client(base_url=server.url, trust_env=False) as client,
     ):
         for headers in (
@@ -186,22 +192,27 @@ def test_signed_by_jwt_only_lagos_own_key_over_exactly_this_body_opens(
             {"X-Lago-Signature": forged, "X-Lago-Unique-Key": "u-1"},
             sealed(raw),
         ):
-            assert kind_of(client.post(LAGO, content=raw, headers=headers)) == (401, "not-genuine")
+            assert kind_of(client.post(LAGO_WEBHOOK_PATH, content=raw, headers=headers)) == (401, "bad-signature")
         assert stored(database) == []
-        assert client.post(LAGO, content=raw, headers=token(signer)).json()["state"] == "stored"
+        assert client.post(LAGO_WEBHOOK_PATH, content=raw, headers=token(signer)).json()["state"] == "stored"
 
 
 def test_what_is_signed_and_unreadable_is_refused(http: httpx.Client, database: Database) -> None:
     unnamed = (b'{"id": 1, "type": "invoice.paid"}', event("x" * 256), event("evt_\x00"), event("\ud800"))
     for raw in (b"", b"{", b"[]", b"null", b"[" * 100_000, *unnamed):
-        assert kind_of(http.post(STRIPE, content=raw, headers=signed(raw))) == (400, "unreadable"), raw[:50]
-        assert kind_of(http.post(LAGO, content=raw, headers=sealed(raw))) == (400, "unreadable"), raw[:50]
+        assert kind_of(http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=signed(raw))) == (
+            400,
+            "malformed-webhook",
+        ), raw[:50]
+        assert kind_of(http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw))) == (400, "malformed-webhook"), (
+            raw[:50]
+        )
     assert stored(database) == []
 
 
 def test_a_webhook_of_lago_without_its_name_is_refused(http: httpx.Client, database: Database) -> None:
     raw = told()
-    assert kind_of(http.post(LAGO, content=raw, headers=sealed(raw, None))) == (400, "unreadable")
+    assert kind_of(http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw, None))) == (400, "malformed-webhook")
     assert stored(database) == []
 
 
@@ -211,7 +222,7 @@ def test_the_same_one_twice_at_once_is_one_row_and_both_are_answered_200(
     raw = event()
     headers = signed(raw)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: http.post(STRIPE, content=raw, headers=headers), range(8)))
+        answers = list(pool.map(lambda _: http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=headers), range(8)))
     assert [answer.status_code for answer in answers] == [200] * 8
     assert sorted(answer.json()["repeated"] for answer in answers) == [False] + [True] * 7
     assert len(stored(database)) == 1
@@ -224,25 +235,25 @@ def test_what_is_of_no_interest_or_our_own_doing_is_kept_as_ignored(http: httpx.
         event("evt_thin", "v1.billing.meter.error_report_triggered", data=None),
         event("evt_ours", "customer.subscription.updated", **ours),
     ):
-        assert http.post(STRIPE, content=raw, headers=signed(raw)).json()["state"] == "ignored"
+        assert http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=signed(raw)).json()["state"] == "ignored"
     # A payment that fails in a call of ours is news all the same.
     failed = event("evt_failed", "invoice.payment_failed", **ours)
-    assert http.post(STRIPE, content=failed, headers=signed(failed)).json()["state"] == "stored"
+    assert http.post(STRIPE_WEBHOOK_PATH, content=failed, headers=signed(failed)).json()["state"] == "stored"
     raw = told("customer.updated", "customer", external_id="org_1")
-    assert http.post(LAGO, content=raw, headers=sealed(raw)).json()["state"] == "ignored"
+    assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw)).json()["state"] == "ignored"
     assert {hint.id: hint.reason for hint in stored(database)}["evt_ours"] == "our own request caused it"
 
 
 def test_another_account_or_mode_is_stored_as_refused(http: httpx.Client, database: Database) -> None:
     with database.write() as session:
-        session.get_one(BillerStanding, "stripe").account_id = "acct_ours"
-        session.get_one(BillerStanding, "stripe").livemode = True
-        session.get_one(BillerStanding, "lago").account_id = "another"
+        session.get_one(ProviderStatus, "stripe").account_id = "acct_ours"
+        session.get_one(ProviderStatus, "stripe").livemode = True
+        session.get_one(ProviderStatus, "lago").account_id = "another"
     for raw in (event("evt_test"), event("evt_connected", livemode=True, account="acct_theirs")):
-        assert http.post(STRIPE, content=raw, headers=signed(raw)).json()["state"] == "refused"
+        assert http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=signed(raw)).json()["state"] == "rejected"
     raw = told()
-    assert http.post(LAGO, content=raw, headers=sealed(raw)).json()["state"] == "refused"
-    assert {hint.state for hint in stored(database)} == {"refused"}
+    assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw)).json()["state"] == "rejected"
+    assert {hint.state for hint in stored(database)} == {"rejected"}
 
 
 def test_a_failure_is_kept_with_the_payment_providers_code_and_without_its_words(
@@ -255,7 +266,7 @@ def test_a_failure_is_kept_with_the_payment_providers_code_and_without_its_words
     }
     for name, error in errors.items():
         raw = told("invoice.payment_failure", "payment_provider_invoice_payment_error", provider_error=error)
-        assert http.post(LAGO, content=raw, headers=sealed(raw, name)).status_code == 200
+        assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=sealed(raw, name)).status_code == 200
     assert {hint.id: hint.code for hint in stored(database)} == {
         "coded": "card_declined",
         "worded": "invoice.payment_failure",
@@ -269,7 +280,7 @@ def test_without_a_secret_there_is_nothing_here(database: Database, plans: Catal
         httpx.Client(base_url=server.url, trust_env=False) as client,
     ):
         raw = event()
-        for path, name in ((STRIPE, "STRIPE_WEBHOOK_SECRET"), (LAGO, "LAGO_WEBHOOK_SECRET")):
+        for path, name in ((STRIPE_WEBHOOK_PATH, "STRIPE_WEBHOOK_SECRET"), (LAGO_WEBHOOK_PATH, "LAGO_WEBHOOK_SECRET")):
             answer = client.post(path, content=raw, headers={**signed(raw), **sealed(raw)})
             assert kind_of(answer) == (404, "not-found")
             assert name in answer.json()["detail"]
@@ -277,25 +288,32 @@ def test_without_a_secret_there_is_nothing_here(database: Database, plans: Catal
 
 
 def test_a_body_that_is_too_large_is_not_read_to_its_end(http: httpx.Client, database: Database) -> None:
-    raw = event(padding="x" * LARGEST_BODY)
-    assert kind_of(http.post(STRIPE, content=raw, headers=signed(raw))) == (413, "too-large")
+    raw = event(padding="x" * MAX_API_BODY_BYTES)
+    assert kind_of(http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=signed(raw))) == (413, "too-large")
     assert stored(database) == []
 
 
 def test_the_older_paths_take_the_same(http: httpx.Client, database: Database) -> None:
-    for number, path in enumerate(OLDER[STRIPE]):
+    for number, path in enumerate(LEGACY_WEBHOOK_PATHS[STRIPE_WEBHOOK_PATH]):
         raw = event(f"evt_{number}")
         assert http.post(path, content=raw, headers=signed(raw)).json()["state"] == "stored"
         assert http.post(path, content=raw, headers=signed(raw, "whsec_another")).status_code == 401
-    for path in OLDER[LAGO]:
+    for path in LEGACY_WEBHOOK_PATHS[LAGO_WEBHOOK_PATH]:
         raw = told()
         assert http.post(path, content=raw, headers=sealed(raw)).json()["state"] == "stored"
-    assert len(stored(database)) == len(OLDER[STRIPE]) + len(OLDER[LAGO])
+    assert len(stored(database)) == len(LEGACY_WEBHOOK_PATHS[STRIPE_WEBHOOK_PATH]) + len(
+        LEGACY_WEBHOOK_PATHS[LAGO_WEBHOOK_PATH]
+    )
 
 
 def test_every_answer_is_described(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
-    for path in (STRIPE, LAGO, *OLDER[STRIPE], *OLDER[LAGO]):
+    for path in (
+        STRIPE_WEBHOOK_PATH,
+        LAGO_WEBHOOK_PATH,
+        *LEGACY_WEBHOOK_PATHS[STRIPE_WEBHOOK_PATH],
+        *LEGACY_WEBHOOK_PATHS[LAGO_WEBHOOK_PATH],
+    ):
         operation = paths[path]["post"]
         assert {"200", "400", "401", "404", "408", "413", "422", "503"} <= set(operation["responses"])
         assert "application/json" in operation["requestBody"]["content"]
@@ -305,4 +323,4 @@ def test_every_answer_is_described(http: httpx.Client) -> None:
 @pytest.mark.parametrize("key", ["", "nonsense", "LS0tLS1CRUdJTg==", base64.b64encode(b"-----BEGIN NOTHING").decode()])
 def test_a_public_key_that_is_none_is_refused_at_once(key: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        Jwt(key)
+        JwtCheck(key)

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import select
 
 from core.common.clock import utc_now
-from core.db.models.access import KeptAnswer
+from core.db.models.access import IdempotencyRecord
 from core.db.models.events import Event
 from core.db.models.webhooks import WebhookDelivery
 from core.events import outbox
@@ -35,8 +35,8 @@ def add(api: Api, mine: dict[str, str], **body: object) -> dict[str, Any]:
 
 def relay(api: Api) -> None:
     with api.database.write() as session:
-        token, _ = outbox.lease(session, 500, utc_now())
-        deliveries.make(session, outbox.mark_published(session, token, utc_now()), utc_now())
+        token, _ = outbox.lease_batch(session, 500, utc_now())
+        deliveries.create_for_events(session, outbox.mark_published(session, token, utc_now()), utc_now())
 
 
 def states(api: Api) -> list[str]:
@@ -46,7 +46,12 @@ def states(api: Api) -> list[str]:
 
 def test_the_secret_is_shown_once_and_the_list_shows_the_rest(api: Api, mine: dict[str, str]) -> None:
     made = add(api, mine, events=["organization.synced", "organization.created"], description="the desk")
-    assert made == {"id": made["id"], "status": "created", "generation": 1, "secret": SIGNER.secret(made["id"], 1)}
+    assert made == {
+        "id": made["id"],
+        "status": "created",
+        "secret_generation": 1,
+        "secret": SIGNER.secret(made["id"], 1),
+    }
     listed = api.get("/api/webhooks", mine)
     [webhook] = listed.json()["webhooks"]
     assert (webhook["id"], webhook["url"], webhook["description"]) == (made["id"], URL, "the desk")
@@ -62,14 +67,14 @@ def test_a_repeat_under_a_key_makes_one_webhook_and_keeps_no_secret(api: Api, mi
     assert second.headers["Idempotent-Replayed"] == "true"
     assert api.get("/api/webhooks", mine).json()["count"] == 1
     with api.database.read() as session:
-        [kept] = session.scalars(select(KeptAnswer.body))
+        [kept] = session.scalars(select(IdempotencyRecord.body))
     assert "whsec_" not in kept
 
 
 def test_a_rotation_gives_another_secret(api: Api, mine: dict[str, str]) -> None:
     made = add(api, mine)
     rotated = api.post(f"/api/webhooks/{made['id']}/rotate", None, mine).json()
-    assert (rotated["status"], rotated["generation"]) == ("rotated", 2)
+    assert (rotated["status"], rotated["secret_generation"]) == ("rotated", 2)
     assert rotated["secret"] == SIGNER.secret(made["id"], 2) != made["secret"]
 
 
@@ -108,9 +113,9 @@ def test_a_replay_makes_what_was_settled_due_again(api: Api, mine: dict[str, str
     api.organization()
     relay(api)
     with api.database.write() as session:
-        tried = deliveries.claim(session, made["id"], utc_now())
+        tried = deliveries.lease_next(session, made["id"], utc_now())
         assert tried is not None
-        deliveries.settle(session, tried, deliveries.Answer(status=200), utc_now())
+        deliveries.record_attempt(session, tried, deliveries.WebhookResponse(status=200), utc_now())
     replay = f"/api/webhooks/{made['id']}/replay"
     assert api.post(replay, {}, mine).json() == {"status": "replayed", "count": 0}
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
@@ -123,14 +128,14 @@ def test_a_replay_makes_what_was_settled_due_again(api: Api, mine: dict[str, str
 
 def test_what_is_sent_is_what_the_document_says(api: Api) -> None:
     document = api.get("/openapi.json").json()
-    body = document["webhooks"]["event"]["post"]["requestBody"]["content"][payloads.MEDIA_TYPE]
-    assert body["schema"] == {"$ref": "#/components/schemas/Announcement"}
+    body = document["webhooks"]["event"]["post"]["requestBody"]["content"][payloads.CLOUDEVENT_MEDIA_TYPE]
+    assert body["schema"] == {"$ref": "#/components/schemas/WebhookEvent"}
     api.organization(owner="owner")
     with api.database.read() as session:
         told = [
-            payloads.announcement(event, payloads.NAME_OF["organization.created"])
+            payloads.build(event, payloads.PUBLIC_NAME_BY_TYPE["organization.created"])
             for event in session.scalars(select(Event).where(Event.type == "organization.created"))
         ]
-    schema = {"$ref": "#/components/schemas/Announcement", "components": document["components"]}
+    schema = {"$ref": "#/components/schemas/WebhookEvent", "components": document["components"]}
     [error] = list(Draft202012Validator(schema).iter_errors(told[0].model_dump(mode="json"))) or [None]
     assert error is None

@@ -22,15 +22,15 @@ from sqlalchemy import select
 
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
-from core.db.database import DATABASE_IS_AWAY, Database
-from core.db.models.inbox import ReceivedEvent
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.db.models.inbox import ServiceEvent
 from core.inbox import service_events
 
 SOURCE = "/chaos"
 AGAIN_SECONDS = 4.0
 AFTER_REFUSAL_SECONDS = 0.3
 REST_SECONDS = 0.03
-TAKEN = ("accepted", "superseded")
+TAKEN = ("applied", "superseded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,10 @@ class Sender:
     def _send(self, app: Celery | None, message: dict[str, Any]) -> bool:
         try:
             if app is None:
-                service_events.receive(self.database, self.catalog, utc_now, message)
+                service_events.handle(self.database, self.catalog, utc_now, message)
             else:
                 app.send_task("events.receive", args=[message], queue="events", retry=False, ignore_result=True)
-        except (*DATABASE_IS_AWAY, BrokerError, OSError):
+        except (*DATABASE_UNAVAILABLE_ERRORS, BrokerError, OSError):
             return False
         return True
 
@@ -165,8 +165,8 @@ class Sender:
             return
         try:
             with self.database.read() as session:
-                known = set(session.scalars(select(ReceivedEvent.id).where(ReceivedEvent.id.in_(late))))
-        except DATABASE_IS_AWAY:
+                known = set(session.scalars(select(ServiceEvent.id).where(ServiceEvent.id.in_(late))))
+        except DATABASE_UNAVAILABLE_ERRORS:
             return
         for key in known:
             del waiting[key]

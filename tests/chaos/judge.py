@@ -15,7 +15,7 @@ from sqlalchemy import select
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.inbox import ReceivedEvent
+from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Organization
 from sandbox.http import Doc
 from sandbox.stripe_api.subscriptions import ENDED
@@ -37,7 +37,7 @@ def problems(database: Database, plans: Catalog, tale: Story, state: Doc) -> Ite
     """A sentence each. ``state``: both billers'."""
     with database.read() as session:
         organizations = {each.id: each for each in session.scalars(select(Organization))}
-        verdicts = Counter(session.scalars(select(ReceivedEvent.verdict)))
+        verdicts = Counter(session.scalars(select(ServiceEvent.status)))
         parked = session.scalars(select(BillingLink.error_message).where(BillingLink.state != "open")).all()
     yield from (f"parked: {message}" for message in parked)
     if sum(verdicts[each] for each in TAKEN) != len(tale.messages):

@@ -27,10 +27,10 @@ from sqlalchemy import func, select
 
 from core.catalog import plans as plan_catalog
 from core.catalog import publishing
-from core.catalog.plans import Catalog, ChargedBy
-from core.db.database import DATABASE_IS_AWAY, Database
+from core.catalog.plans import Catalog, ChargingProvider
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.inbox import ReceivedEvent
+from core.db.models.inbox import ServiceEvent
 from core.reconcile import due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
@@ -43,7 +43,7 @@ from worker.config.settings import Settings
 from worker.wiring import runtime
 
 Name = Literal["postgres-redis", "sqlite", "postgres-rabbitmq"]
-CHARGED_BY: dict[Name, ChargedBy] = {"postgres-redis": "lago", "sqlite": "stripe", "postgres-rabbitmq": "stripe"}
+CHARGED_BY: dict[Name, ChargingProvider] = {"postgres-redis": "lago", "sqlite": "stripe", "postgres-rabbitmq": "stripe"}
 STORIES: tuple[Name, ...] = tuple(CHARGED_BY)
 
 ORGANIZATIONS = 60
@@ -262,9 +262,9 @@ def _wait_until_home(scene: Scene, report: Report, last_fault: float) -> None:
 def _in_sync(database: Database) -> bool:
     try:
         with database.read() as session:
-            waiting = select(func.count()).select_from(ReceivedEvent).where(ReceivedEvent.verdict == "waiting")
+            waiting = select(func.count()).select_from(ServiceEvent).where(ServiceEvent.status == "waiting")
             return not due_links.count_behind(session) and not session.scalar(waiting)
-    except DATABASE_IS_AWAY:
+    except DATABASE_UNAVAILABLE_ERRORS:
         return False
 
 
@@ -272,7 +272,7 @@ def _behind(scene: Scene) -> str:
     with scene.database.read() as session:
         rows = session.execute(
             select(BillingLink.provider, BillingLink.error_kind, func.count())
-            .where(BillingLink.applied_version < BillingLink.wanted_version)
+            .where(BillingLink.applied_version < BillingLink.desired_version)
             .group_by(BillingLink.provider, BillingLink.error_kind)
         ).all()
     return f"{[tuple(row) for row in rows]}; sender {'ended' if scene.sender.ended_at else 'still sends'}"
@@ -300,8 +300,8 @@ def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
 
 
 def _put_on_sale(plans: Catalog, url: str) -> None:
-    billers = runtime.open_billers(Settings.model_construct(**_keys(url, SecretStr)), plans)
-    publishing.push(plans, billers.values())
+    billers = runtime.open_providers(Settings.model_construct(**_keys(url, SecretStr)), plans)
+    publishing.publish(plans, billers.values())
     for biller in billers.values():
         biller.close()
 
@@ -321,7 +321,7 @@ def _environment(url: str, folder: Path) -> dict[str, str]:
         **{name.upper(): value for name, value in _keys(url, str).items()},
         "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
         "DATA_DIR": str(folder),
-        "PLANS_FILE": str(plan_catalog.DEFAULT_FILE),
+        "PLANS_FILE": str(plan_catalog.DEFAULT_PLANS_FILE),
         "WORKER_CONCURRENCY": "4",
     }
 

@@ -18,5 +18,5 @@ def world(database: Database, sandbox: SandboxClient, plans: Catalog, sandbox_se
     """An empty database beside two empty billers that sell every plan."""
     opened = open_world(database, sandbox, plans, sandbox_server.url)
     yield opened
-    for biller in opened.billers.values():
+    for biller in opened.providers.values():
         biller.close()

@@ -7,92 +7,94 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from core.catalog import publishing
-from core.catalog.plans import Catalog, ChargedBy
-from core.compare.desired_state import Policy
+from core.catalog.plans import Catalog, ChargingProvider
+from core.compare.desired_state import PayerPolicy
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships, plan_changes
 from core.organizations.commands import NewOrganization
-from core.organizations.provider_ids import replace as replace_ids
-from core.ports.provider import Auditor, Biller, Claim, Customer, Subscription
-from core.ports.spec import Account, CustomerSpec, Known, Offer, Provider, SubscriptionSpec
+from core.organizations.provider_ids import set_customer_ids as replace_ids
+from core.ports.provider import AttemptContext, BillingProvider, Customer, StateReader, Subscription
+from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 from core.reconcile import attempt
-from core.reconcile.account_guard import Accounts
-from core.reconcile.reconciler import Outcome, Sync
-from providers.lago.provider import LagoBiller
-from providers.stripe.provider import StripeBiller
+from core.reconcile.account_guard import AccountGuard
+from core.reconcile.reconciler import Reconciler, ReconcileResult
+from providers.lago.provider import LagoProvider
+from providers.stripe.provider import StripeProvider
 from sandbox.client import SandboxClient
 
-PAYER_CODE = "stripe_main"
-MOST_ROUNDS = 30
+PAYMENT_PROVIDER_CODE = "stripe_main"
+MAX_RECONCILES = 30
 
-CREATE_CUSTOMER = "POST /v1/customers"
+CREATE_CUSTOMER_REQUEST = "POST /v1/customers"
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     return
 
 
-class Meanwhile:
+class HookedProvider:
     """A biller that lets something happen once, before it answers; otherwise the one that it wraps."""
 
-    def __init__(self, biller: Biller) -> None:
-        self._biller = biller
-        self.before_customer = nothing
-        self.after_customer = nothing
-        self.before_subscription = nothing
-        self.after_subscription = nothing
-        self.after_end = nothing
+    def __init__(self, wrapped: BillingProvider) -> None:
+        self._wrapped = wrapped
+        self.before_customer = do_nothing
+        self.after_customer = do_nothing
+        self.before_subscription = do_nothing
+        self.after_subscription = do_nothing
+        self.after_end = do_nothing
 
     @property
     def provider(self) -> Provider:
-        return self._biller.provider
+        return self._wrapped.provider
 
     @property
-    def audit(self) -> Auditor:
-        return self._biller.audit
+    def reader(self) -> StateReader:
+        return self._wrapped.reader
 
-    def make_customer(self, spec: CustomerSpec, known: Known, claim: Claim) -> Customer:
-        self._once("before_customer")
-        made = self._biller.make_customer(spec, known, claim)
-        self._once("after_customer")
-        return made
+    def ensure_customer(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
+        self._run_hook("before_customer")
+        customer = self._wrapped.ensure_customer(spec, last_known, attempt)
+        self._run_hook("after_customer")
+        return customer
 
-    def make_subscription(self, spec: SubscriptionSpec, known: Known, claim: Claim) -> Subscription:
-        self._once("before_subscription")
-        made = self._biller.make_subscription(spec, known, claim)
-        self._once("after_subscription")
-        return made
+    def ensure_subscription(
+        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
+    ) -> Subscription:
+        self._run_hook("before_subscription")
+        subscription = self._wrapped.ensure_subscription(spec, last_known, attempt)
+        self._run_hook("after_subscription")
+        return subscription
 
-    def end_subscription(self, known: Known, org_id: str, claim: Claim) -> None:
-        self._biller.end_subscription(known, org_id, claim)
-        self._once("after_end")
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._wrapped.end_subscription(last_known, org_id, attempt)
+        self._run_hook("after_end")
 
-    def find_offer(self, code: str) -> Offer | None:
-        return self._biller.find_offer(code)
+    def find_price(self, code: str) -> PriceSpec | None:
+        return self._wrapped.find_price(code)
 
-    def add_offer(self, offer: Offer) -> None:
-        self._biller.add_offer(offer)
+    def create_price(self, price: PriceSpec) -> None:
+        self._wrapped.create_price(price)
 
-    def account(self) -> Account:
-        return self._biller.account()
+    def fetch_account(self) -> Account:
+        return self._wrapped.fetch_account()
 
     def close(self) -> None:
-        self._biller.close()
+        self._wrapped.close()
 
-    def _once(self, name: str) -> None:
-        happens: Callable[[], None] = getattr(self, name)
-        setattr(self, name, nothing)
-        happens()
+    def _run_hook(self, name: str) -> None:
+        hook: Callable[[], None] = getattr(self, name)
+        setattr(self, name, do_nothing)
+        hook()
 
 
 class WorkerDiedError(BaseException):
     """Ends a turn as a kill would: no handler of ours sees it, nothing is written."""
 
 
-def die() -> None:
+def kill_worker() -> None:
     raise WorkerDiedError
 
 
@@ -103,29 +105,29 @@ class World:
     database: Database
     sandbox: SandboxClient
     catalog: Catalog
-    billers: Mapping[Provider, Meanwhile]
-    accounts: Accounts = field(init=False)
-    policy: Policy = field(default_factory=lambda: Policy(links_payer=True))
+    providers: Mapping[Provider, HookedProvider]
+    account_guard: AccountGuard = field(init=False)
+    policy: PayerPolicy = field(default_factory=lambda: PayerPolicy(sends_payer_to_lago=True))
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
-        self.accounts = Accounts(database=self.database, billers=self.billers, clock=self.clock)
+        self.account_guard = AccountGuard(database=self.database, providers=self.providers, clock=self.clock)
 
     def clock(self) -> datetime:
         return self.now
 
     @property
-    def sync(self) -> Sync:
-        return Sync(
+    def reconciler(self) -> Reconciler:
+        return Reconciler(
             database=self.database,
-            billers=self.billers,
+            providers=self.providers,
             catalog=self.catalog,
             policy=self.policy,
             clock=self.clock,
-            accounts=self.accounts,
+            account_guard=self.account_guard,
         )
 
-    def pass_time(self, **by: float) -> None:
+    def advance_time(self, **by: float) -> None:
         self.now += timedelta(**by)
         self.sandbox.set_clock(self.now)
 
@@ -133,26 +135,26 @@ class World:
         """Short waits: the sandbox need not hear of them."""
         self.now += timedelta(seconds=seconds)
 
-    def charged_by(self, charged_by: ChargedBy, *tiers: str) -> None:
+    def set_charging_provider(self, charging_provider: ChargingProvider, *tiers: str) -> None:
         """The deployment's setting from now on; with tiers, only theirs."""
         plans = {
-            tier: plan.model_copy(update={"charged_by": charged_by}) if not tiers or tier in tiers else plan
+            tier: plan.model_copy(update={"charged_by": charging_provider}) if not tiers or tier in tiers else plan
             for tier, plan in self.catalog.plans.items()
         }
         self.catalog = self.catalog.model_copy(update={"plans": plans})
-        publishing.push(self.catalog, self.billers.values())
+        publishing.publish(self.catalog, self.providers.values())
         self.sandbox.reset_calls()
 
     def create(self, name: str = "Acme", plan_tier: str = "professional", email: str | None = None) -> str:
         new = NewOrganization(name=name, plan_tier=plan_tier, billing_email=email)
         with self.database.write() as session:
-            return commands.create(Change(session, self.now), new, self.catalog).id
+            return commands.create(ChangeContext(session, self.now), new, self.catalog).id
 
-    def change(self, org_id: str, change: Callable[[Change, Organization], object]) -> None:
+    def change(self, org_id: str, change: Callable[[ChangeContext, Organization], object]) -> None:
         with self.database.write() as session:
             organization = commands.lock(session, org_id)
             assert organization is not None
-            change(Change(session, self.now), organization)
+            change(ChangeContext(session, self.now), organization)
 
     def rename(self, org_id: str, name: str) -> None:
         self.change(org_id, lambda change, organization: commands.rename(change, organization, name))
@@ -168,7 +170,7 @@ class World:
     def add_member(self, org_id: str, user_id: str) -> None:
         self.change(org_id, lambda change, organization: memberships.add(change, organization, user_id, "member"))
 
-    def bring_id(self, org_id: str, provider: Provider, customer_id: str) -> None:
+    def set_customer_id(self, org_id: str, provider: Provider, customer_id: str) -> None:
         self.change(org_id, lambda change, organization: replace_ids(change, organization, {provider: customer_id}))
 
     def organization(self, org_id: str) -> Organization:
@@ -179,47 +181,47 @@ class World:
         with self.database.read() as session:
             return session.get_one(BillingLink, (org_id, provider))
 
-    def run(self, org_id: str, provider: Provider) -> Outcome:
-        return self.sync.run(org_id, provider)
+    def run(self, org_id: str, provider: Provider) -> ReconcileResult:
+        return self.reconciler.run(org_id, provider)
 
-    def settle(self, org_id: str, *, rounds: int = MOST_ROUNDS) -> list[Outcome]:
+    def reconcile_until_idle(self, org_id: str, *, max_reconciles: int = MAX_RECONCILES) -> list[ReconcileResult]:
         """What a worker does until nothing is left: follow each outcome, wait as it says; the last outcome of each."""
-        waiting: list[Provider] = ["stripe", "lago"]
-        last: dict[Provider, Outcome] = {}
-        for _ in range(rounds):
-            if not waiting:
+        queue: list[Provider] = ["stripe", "lago"]
+        last: dict[Provider, ReconcileResult] = {}
+        for _ in range(max_reconciles):
+            if not queue:
                 break
-            provider = waiting.pop(0)
+            provider = queue.pop(0)
             last[provider] = outcome = self.run(org_id, provider)
-            waiting += [woken for woken in outcome.wake if woken not in waiting]
-            if outcome.again_in is not None and provider not in waiting:
-                waiting.append(provider)
-                if not outcome.wake:
-                    self.wait(outcome.again_in + 0.01)
-        assert not waiting, f"not settled after {rounds} rounds: {last}"
+            queue += [requeued for requeued in outcome.also_requeue if requeued not in queue]
+            if outcome.requeue_after is not None and provider not in queue:
+                queue.append(provider)
+                if not outcome.also_requeue:
+                    self.wait(outcome.requeue_after + 0.01)
+        assert not queue, f"not settled after {max_reconciles} rounds: {last}"
         return list(last.values())
 
-    def settled(self, org_id: str) -> bool:
+    def is_in_sync(self, org_id: str) -> bool:
         return all(
-            (link := self.link(org_id, provider)).applied_version == link.wanted_version and link.intent is None
-            for provider in self.billers
+            (link := self.link(org_id, provider)).applied_version == link.desired_version and link.intent is None
+            for provider in self.providers
         )
 
-    def calls(self) -> tuple[int, int]:
+    def count_requests(self) -> tuple[int, int]:
         """Requests since last asked: to Stripe, to Lago."""
         counters = self.sandbox.counters()
         self.sandbox.reset_calls()
         return counters.stripe.total, counters.lago.total
 
-    def stripe(self, noun: str) -> list[dict[str, object]]:
-        found = self.sandbox.state()["stripe"][noun]
+    def stripe_objects(self, object_type: str) -> list[dict[str, object]]:
+        found = self.sandbox.state()["stripe"][object_type]
         return list(found)
 
-    def lago(self, noun: str) -> list[dict[str, object]]:
-        found = self.sandbox.state()["lago"][noun]
+    def lago_objects(self, object_type: str) -> list[dict[str, object]]:
+        found = self.sandbox.state()["lago"][object_type]
         return list(found)
 
-    def die_after(self, org_id: str, provider: Provider) -> None:
+    def run_until_killed(self, org_id: str, provider: Provider) -> None:
         """A turn whose worker is killed where the test said; the lease is left behind."""
         try:
             self.run(org_id, provider)
@@ -228,21 +230,21 @@ class World:
         message = "the worker did not die"
         raise AssertionError(message)
 
-    def outlive_the_lease(self) -> None:
-        self.wait(attempt.LEASE.total_seconds() + 1)
+    def expire_lease(self) -> None:
+        self.wait(attempt.LINK_LEASE.total_seconds() + 1)
 
 
 def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url: str) -> World:
-    billers: dict[Provider, Meanwhile] = {}
-    world = World(database=database, sandbox=sandbox, catalog=catalog, billers=billers)
-    stripe = StripeBiller("sk_test_sandbox", url, ending=catalog.ending, timeout=2.0, clock=world.clock)
-    lago = LagoBiller(url, "sandbox", payment_provider_code=PAYER_CODE, ending=catalog.ending, timeout=2.0)
-    billers["stripe"], billers["lago"] = Meanwhile(stripe), Meanwhile(lago)
-    publishing.push(catalog, world.billers.values())
-    world.accounts.confirm()
+    providers: dict[Provider, HookedProvider] = {}
+    world = World(database=database, sandbox=sandbox, catalog=catalog, providers=providers)
+    stripe = StripeProvider("sk_test_sandbox", url, ending=catalog.ending, timeout=2.0, clock=world.clock)
+    lago = LagoProvider(url, "sandbox", payment_provider_code=PAYMENT_PROVIDER_CODE, ending=catalog.ending, timeout=2.0)
+    providers["stripe"], providers["lago"] = HookedProvider(stripe), HookedProvider(lago)
+    publishing.publish(catalog, world.providers.values())
+    world.account_guard.confirm()
     sandbox.reset_calls()
     return world
 
 
-def with_policy(world: World, policy: Policy) -> World:
+def with_policy(world: World, policy: PayerPolicy) -> World:
     return replace(world, policy=policy)

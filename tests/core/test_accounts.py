@@ -7,45 +7,45 @@ from contextlib import contextmanager
 
 import pytest
 
-from core.db.models.providers import BillerStanding
+from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
-from core.flow_control.circuit_breaker import Stop
+from core.flow_control.circuit_breaker import OpenBreaker
 from core.ports.errors import MisconfiguredError, UnavailableError
-from core.reconcile.account_guard import Accounts, WrongAccountError
-from providers.stripe.provider import StripeBiller
+from core.reconcile.account_guard import AccountGuard, WrongAccountError
+from providers.stripe.provider import StripeProvider
 from sandbox.server import Sandbox
-from tests.core.fakes import CREATE_CUSTOMER, Meanwhile, World
+from tests.core.fakes import CREATE_CUSTOMER_REQUEST, HookedProvider, World
 
 LIVE_KEY = "sk_live_51NobodyMayReadThisKey1234"
 
 
-def standing(world: World, provider: str = "stripe") -> BillerStanding:
+def standing(world: World, provider: str = "stripe") -> ProviderStatus:
     with world.database.read() as session:
-        return session.get_one(BillerStanding, provider)
+        return session.get_one(ProviderStatus, provider)
 
 
-def stop(world: World) -> Stop | None:
+def stop(world: World) -> OpenBreaker | None:
     with world.database.read() as session:
-        return circuit_breaker.stops(session).get("stripe")
+        return circuit_breaker.open_breakers(session).get("stripe")
 
 
 def another_process(world: World) -> World:
     """It has not asked whose key it has."""
     return World(
-        database=world.database, sandbox=world.sandbox, catalog=world.catalog, billers=world.billers, now=world.now
+        database=world.database, sandbox=world.sandbox, catalog=world.catalog, providers=world.providers, now=world.now
     )
 
 
 @contextmanager
-def with_key(world: World, url: str, key: str) -> Iterator[Accounts]:
-    biller = StripeBiller(key, url, ending=world.catalog.ending, timeout=2.0, clock=world.clock)
-    yield Accounts(database=world.database, billers={"stripe": Meanwhile(biller)}, clock=world.clock)
+def with_key(world: World, url: str, key: str) -> Iterator[AccountGuard]:
+    biller = StripeProvider(key, url, ending=world.catalog.ending, timeout=2.0, clock=world.clock)
+    yield AccountGuard(database=world.database, providers={"stripe": HookedProvider(biller)}, clock=world.clock)
     biller.close()
 
 
 def test_the_account_is_kept_at_first_use_and_with_every_id_that_is_made_there(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     stripe, lago = world.link(org_id, "stripe"), world.link(org_id, "lago")
     assert (standing(world).account_id, standing(world).livemode) == ("acct_sandbox", False)
     assert (stripe.account_id, stripe.livemode) == ("acct_sandbox", False)
@@ -55,8 +55,8 @@ def test_the_account_is_kept_at_first_use_and_with_every_id_that_is_made_there(w
 
 def test_a_process_asks_once_and_a_turn_asks_nothing(world: World) -> None:
     process = another_process(world)
-    assert process.accounts.confirm() == []
-    process.settle(process.create())
+    assert process.account_guard.confirm() == []
+    process.reconcile_until_idle(process.create())
     asked = [call.operation for call in world.sandbox.calls() if "account" in call.path or "organizations" in call.path]
     assert asked == ["GET /v1/account", "GET /api/v1/organizations"]
 
@@ -64,7 +64,7 @@ def test_a_process_asks_once_and_a_turn_asks_nothing(world: World) -> None:
 def test_a_key_of_another_account_is_refused_with_both_ids_and_four_digits(
     world: World, sandbox_server: Sandbox
 ) -> None:
-    world.settle(world.create())
+    world.reconcile_until_idle(world.create())
     world.sandbox.settings(stripe_account="acct_other")
     with (
         with_key(world, sandbox_server.url, "sk_test_51NobodyMayReadThisKey1234") as accounts,
@@ -82,7 +82,7 @@ def test_a_key_of_another_account_is_refused_with_both_ids_and_four_digits(
 def test_a_key_of_the_other_mode_is_refused_though_the_account_is_the_same(
     world: World, sandbox_server: Sandbox
 ) -> None:
-    world.settle(world.create())
+    world.reconcile_until_idle(world.create())
     with (
         with_key(world, sandbox_server.url, LIVE_KEY) as accounts,
         pytest.raises(WrongAccountError, match=r"acct_sandbox in test mode.*acct_sandbox in live mode"),
@@ -91,47 +91,47 @@ def test_a_key_of_the_other_mode_is_refused_though_the_account_is_the_same(
 
 
 def test_another_lago_organization_is_refused_too(world: World) -> None:
-    world.settle(world.create())
+    world.reconcile_until_idle(world.create())
     world.sandbox.settings(lago_organization="2b2b")
     with pytest.raises(WrongAccountError, match=r"LAGO_API_KEY.*2b2b"):
-        world.accounts.confirm()
+        world.account_guard.confirm()
 
 
 def test_an_account_in_which_nothing_was_made_may_be_left_for_another(world: World) -> None:
     world.sandbox.settings(stripe_account="acct_right")
-    assert another_process(world).accounts.confirm() == []
+    assert another_process(world).account_guard.confirm() == []
     assert standing(world).account_id == "acct_right"
 
 
 def test_a_create_that_is_on_its_way_counts_as_made(world: World) -> None:
     org_id = world.create()
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "lost_answer")
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "lost_answer")
     world.run(org_id, "stripe")
     world.sandbox.settings(stripe_account="acct_other")
     with pytest.raises(WrongAccountError):
-        another_process(world).accounts.confirm()
+        another_process(world).account_guard.confirm()
 
 
 def test_a_biller_that_is_away_is_asked_before_the_first_write(world: World) -> None:
     process = another_process(world)
     world.sandbox.add_fault("stripe", "GET /v1/account", "500_before", times=2)
-    (unasked,) = process.accounts.confirm()
+    (unasked,) = process.account_guard.confirm()
     assert isinstance(unasked, UnavailableError)
     org_id = process.create()
     assert process.run(org_id, "stripe").kind == "retry"
-    assert world.stripe("customers") == []
-    process.settle(org_id)
-    assert len(world.stripe("customers")) == 1
-    assert world.sandbox.counters().stripe.operations == {"GET /v1/account": 3, CREATE_CUSTOMER: 1}
+    assert world.stripe_objects("customers") == []
+    process.reconcile_until_idle(org_id)
+    assert len(world.stripe_objects("customers")) == 1
+    assert world.sandbox.counters().stripe.operations == {"GET /v1/account": 3, CREATE_CUSTOMER_REQUEST: 1}
 
 
 def test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing(
     world: World,
 ) -> None:
-    world.settle(world.create())
+    world.reconcile_until_idle(world.create())
     process = another_process(world)
     world.sandbox.add_fault("stripe", "GET /v1/account", "500_before")
-    process.accounts.start()
+    process.account_guard.start()
     world.sandbox.settings(stripe_account="acct_other")
     org_id = process.create("Other")
     assert process.run(org_id, "stripe").kind == "waiting"
@@ -139,54 +139,54 @@ def test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_bill
     assert (link.attempts, link.error_kind, link.lease_until) == (0, None, None)
     found = stop(world)
     assert found is not None
-    assert (found.kind, found.probe_at) == ("wrong_account", None)
+    assert (found.reason, found.probe_at) == ("wrong_account", None)
     assert "acct_other" in found.message
-    assert len(world.stripe("customers")) == 1
+    assert len(world.stripe_objects("customers")) == 1
     world.sandbox.settings(stripe_account="acct_sandbox")
-    another_process(world).accounts.start()
+    another_process(world).account_guard.start()
     assert stop(world) is None
-    world.settle(org_id)
-    assert len(world.stripe("customers")) == 2
+    world.reconcile_until_idle(org_id)
+    assert len(world.stripe_objects("customers")) == 2
 
 
 def test_a_worker_whose_account_was_left_for_another_meanwhile_sends_nothing(world: World) -> None:
     world.sandbox.settings(stripe_account="acct_right")
-    another_process(world).accounts.confirm()
+    another_process(world).account_guard.confirm()
     assert world.run(world.create(), "stripe").kind == "waiting"
     found = stop(world)
     assert found is not None
-    assert found.kind == "wrong_account"
-    assert world.stripe("customers") == []
+    assert found.reason == "wrong_account"
+    assert world.stripe_objects("customers") == []
 
 
 def test_ids_of_another_account_park_their_organization_alone_until_it_has_its_own(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     with world.database.write() as session:
-        session.get_one(BillerStanding, "stripe").account_id = "acct_right"
+        session.get_one(ProviderStatus, "stripe").account_id = "acct_right"
     world.sandbox.settings(stripe_account="acct_right")
     process = another_process(world)
-    process.accounts.confirm()
+    process.account_guard.confirm()
     process.rename(org_id, "Renamed")
     process.wait(60)
     assert process.run(org_id, "stripe").kind == "parked"
     link = world.link(org_id, "stripe")
     assert link.error_code == "wrong_account"
     assert "acct_sandbox" in (link.error_message or "")
-    process.bring_id(org_id, "stripe", "cus_elsewhere")
+    process.set_customer_id(org_id, "stripe", "cus_elsewhere")
     assert world.link(org_id, "stripe").account_id is None
-    process.settle(process.create("Fine"))
+    process.reconcile_until_idle(process.create("Fine"))
 
 
 def test_a_key_that_is_refused_at_the_start_stops_its_biller_before_any_organization_meets_it(world: World) -> None:
     org_id = world.create()
     world.sandbox.settings(revoked_keys=["sk_test_sandbox"])
     process = another_process(world)
-    (unasked,) = process.accounts.start()
+    (unasked,) = process.account_guard.start()
     assert isinstance(unasked, MisconfiguredError)
-    world.calls()
+    world.count_requests()
     process.run(org_id, "stripe")
-    assert world.calls() == (0, 0)
+    assert world.count_requests() == (0, 0)
     assert process.run(org_id, "lago").kind != "parked"
 
 
@@ -198,12 +198,12 @@ def test_a_biller_that_does_not_tell_whose_key_it_is_is_stopped_and_parks_nobody
     process.run(org_id, "stripe")
     assert process.run(org_id, "lago").kind == "retry"
     assert world.link(org_id, "lago").error_kind == "misconfigured"
-    assert world.lago("customers") == []
+    assert world.lago_objects("customers") == []
 
 
 def test_who_only_passes_by_with_a_refused_key_stops_nobody(world: World) -> None:
     world.sandbox.settings(revoked_keys=["sk_test_sandbox"])
-    (unasked,) = another_process(world).accounts.confirm()
+    (unasked,) = another_process(world).account_guard.confirm()
     assert isinstance(unasked, MisconfiguredError)
     assert stop(world) is None
 
@@ -214,6 +214,6 @@ def test_a_start_with_a_good_key_has_those_tried_at_once_that_met_the_refusal(wo
     assert world.run(org_id, "stripe").kind == "retry"
     world.sandbox.settings(revoked_keys=[])
     process = another_process(world)
-    process.accounts.start()
+    process.account_guard.start()
     assert stop(world) is None
     assert process.run(org_id, "stripe").kind == "synced"

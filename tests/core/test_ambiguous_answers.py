@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.ports.spec import Provider
 from tests.core.fakes import World
@@ -18,7 +18,7 @@ DAY_AND_HOUR = {"hours": 25.0}
 
 
 def rename_and_move(world: World, org_id: str) -> None:
-    def move(change: Change, organization: Organization) -> None:
+    def move(change: ChangeContext, organization: Organization) -> None:
         commands.rename(change, organization, "Acme GmbH")
         commands.change_billing_details(change, organization, billing_email="new@acme.test")
 
@@ -27,7 +27,7 @@ def rename_and_move(world: World, org_id: str) -> None:
 
 def assert_one_customer(world: World, org_id: str, name: str, email: str) -> None:
     """One alive, ours, with what was said last; and the search, which lags, was not believed."""
-    [customer] = world.stripe("customers")
+    [customer] = world.stripe_objects("customers")
     assert (customer["name"], customer["email"], customer["metadata"]) == (name, email, {"org_id": org_id})
     assert world.link(org_id, "stripe").customer_id == customer["id"]
     assert world.sandbox.counters().stripe.of("GET /v1/customers/search") == 0
@@ -40,8 +40,8 @@ def test_a_key_that_was_forgotten_while_name_and_email_changed_leaves_one_custom
     org_id = world.create(email="old@acme.test")
     world.run(org_id, "stripe")
     rename_and_move(world, org_id)
-    world.pass_time(**DAY_AND_HOUR)
-    world.settle(org_id)
+    world.advance_time(**DAY_AND_HOUR)
+    world.reconcile_until_idle(org_id)
     assert_one_customer(world, org_id, "Acme GmbH", "new@acme.test")
 
 
@@ -53,8 +53,8 @@ def test_an_answer_that_is_lost_again_and_again_leaves_one_customer(world: World
     for _ in range(4):
         world.run(org_id, "stripe")
         rename_and_move(world, org_id)
-        world.pass_time(hours=12)
-    world.settle(org_id)
+        world.advance_time(hours=12)
+    world.reconcile_until_idle(org_id)
     assert_one_customer(world, org_id, "Acme GmbH", "new@acme.test")
 
 
@@ -65,25 +65,29 @@ def test_one_message_delivered_five_times_at_once_is_one_turn(world: World, prov
         world.run(org_id, "stripe")
     world.sandbox.reset_calls()
     at_once(5, lambda: world.run(org_id, provider))
-    world.settle(org_id)
-    assert (len(world.stripe("customers")), len(world.lago("customers")), len(world.lago("subscriptions"))) == (1, 1, 1)
+    world.reconcile_until_idle(org_id)
+    assert (
+        len(world.stripe_objects("customers")),
+        len(world.lago_objects("customers")),
+        len(world.lago_objects("subscriptions")),
+    ) == (1, 1, 1)
     made = world.sandbox.counters()
     assert made.stripe.of(CREATE) + made.lago.of("POST /api/v1/subscriptions") <= 2
 
 
 def test_a_customer_that_somebody_deleted_is_parked_with_the_way_out_and_never_made_again(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     customer_id = str(world.link(org_id, "stripe").customer_id)
     world.sandbox.delete("stripe", "customers", customer_id)
-    world.pass_time(hours=1)
+    world.advance_time(hours=1)
     world.rename(org_id, "Acme GmbH")
     world.run(org_id, "stripe")
     link = world.link(org_id, "stripe")
     assert link.state == "parked"
-    for words in (customer_id, "was deleted", "billing-sync ids"):
+    for words in (customer_id, "was deleted", "billing-sync set-customer-id"):
         assert words in str(link.error_message)
-    assert [customer.get("deleted", False) for customer in world.stripe("customers")] == [True]
+    assert [customer.get("deleted", False) for customer in world.stripe_objects("customers")] == [True]
 
 
 def test_the_email_of_somebody_elses_customer_joins_nobody(world: World) -> None:
@@ -91,11 +95,11 @@ def test_the_email_of_somebody_elses_customer_joins_nobody(world: World) -> None
     org_id = world.create("Acme", email="shared@acme.test")
     world.sandbox.add_fault("stripe", CREATE, "lost_answer")
     world.run(org_id, "stripe")
-    world.pass_time(**DAY_AND_HOUR)
-    world.settle(org_id)
+    world.advance_time(**DAY_AND_HOUR)
+    world.reconcile_until_idle(org_id)
     ours = world.link(org_id, "stripe").customer_id
     assert ours not in {None, "cus_other"}
-    other, mine = sorted(world.stripe("customers"), key=lambda customer: customer["id"] == ours)
+    other, mine = sorted(world.stripe_objects("customers"), key=lambda customer: customer["id"] == ours)
     assert (other["metadata"], mine["metadata"]) == ({}, {"org_id": org_id})
 
 

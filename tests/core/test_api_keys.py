@@ -31,7 +31,7 @@ def test_a_key_is_known_by_itself_alone_until_it_is_revoked(database: Database) 
         assert not api_keys.revoke(session, "0" * 16, NOW)
     with database.read() as session:
         assert api_keys.find(session, key) is None
-        assert [(each.id, each.revoked_at) for each in api_keys.every(session)] == [(report.id, NOW)]
+        assert [(each.id, each.revoked_at) for each in api_keys.list_all(session)] == [(report.id, NOW)]
 
 
 def test_the_key_is_not_in_the_database(database: Database) -> None:

@@ -7,51 +7,51 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, event
 
-from core.db.models.providers import BillerStanding
+from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
-from core.flow_control.circuit_breaker import IN_A_ROW, LONGEST_WAIT, Stop
+from core.flow_control.circuit_breaker import BREAKER_FAILURE_THRESHOLD, MAX_PROBE_BACKOFF_SECONDS, OpenBreaker
 from core.ports.errors import MisconfiguredError, RejectedError, RetryableError, ThrottledError, UnavailableError
 from core.ports.spec import Provider
 from core.reconcile import backoff, due_links, lease, outcomes
-from core.reconcile.attempt import Made, Turn
-from core.reconcile.outcomes import Consequences
-from tests.core.fakes import CREATE_CUSTOMER, World
+from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.outcomes import FollowUps
+from tests.core.fakes import CREATE_CUSTOMER_REQUEST, World
 
 DOWN = UnavailableError("stripe", "no answer")
 REFUSED = MisconfiguredError("stripe", "Stripe does not accept the key")
 MANY = 50
 
 
-def stop(world: World, provider: Provider = "stripe") -> Stop | None:
+def stop(world: World, provider: Provider = "stripe") -> OpenBreaker | None:
     with world.database.read() as session:
-        return circuit_breaker.stops(session).get(provider)
+        return circuit_breaker.open_breakers(session).get(provider)
 
 
 def failures(world: World) -> int:
     with world.database.read() as session:
-        return session.get_one(BillerStanding, "stripe").failures
+        return session.get_one(ProviderStatus, "stripe").consecutive_failures
 
 
-def claim(world: World, org_id: str) -> Turn | float | None:
-    return lease.claim(world.database, world.clock, org_id, "stripe")
+def claim(world: World, org_id: str) -> SyncAttempt | float | None:
+    return lease.acquire(world.database, world.clock, org_id, "stripe")
 
 
-def turn(world: World, org_id: str) -> Turn:
+def turn(world: World, org_id: str) -> SyncAttempt:
     taken = claim(world, org_id)
-    assert isinstance(taken, Turn)
+    assert isinstance(taken, SyncAttempt)
     return taken
 
 
 def fail(world: World, org_id: str, error: RetryableError = DOWN) -> None:
     failing = turn(world, org_id)
-    failing.hold("POST /v1/customers")
-    outcomes.try_later(failing, error)
+    failing.before_request("POST /v1/customers")
+    outcomes.schedule_retry(failing, error)
 
 
 def succeed(world: World, org_id: str) -> None:
     working = turn(world, org_id)
-    working.hold("POST /v1/customers")
-    outcomes.finish(working, Made(), Consequences())
+    working.before_request("POST /v1/customers")
+    outcomes.complete(working, ApplyResult(), FollowUps())
 
 
 def organizations(world: World, count: int) -> list[str]:
@@ -60,7 +60,7 @@ def organizations(world: World, count: int) -> list[str]:
 
 def stopped(world: World, error: RetryableError = DOWN) -> list[str]:
     """A world whose Stripe is stopped, and three organizations that have not met it."""
-    failing = organizations(world, IN_A_ROW)
+    failing = organizations(world, BREAKER_FAILURE_THRESHOLD)
     for org_id in failing:
         fail(world, org_id, error)
         if stop(world) is not None:
@@ -71,7 +71,9 @@ def stopped(world: World, error: RetryableError = DOWN) -> list[str]:
 def swept(world: World) -> list[str]:
     """What one sweep would hand over."""
     with world.database.write() as session:
-        return due_links.links(session, "stripe", circuit_breaker.room(session, "stripe", 100, world.now), world.now)
+        return due_links.dispatch(
+            session, "stripe", circuit_breaker.free_capacity(session, "stripe", 100, world.now), world.now
+        )
 
 
 def pass_until_probe(world: World) -> None:
@@ -82,18 +84,18 @@ def pass_until_probe(world: World) -> None:
 
 
 def test_so_many_in_a_row_stop_a_biller_and_one_less_does_not(world: World) -> None:
-    for org_id in organizations(world, IN_A_ROW - 1):
+    for org_id in organizations(world, BREAKER_FAILURE_THRESHOLD - 1):
         fail(world, org_id)
     assert stop(world) is None
     fail(world, world.create("The last"))
     found = stop(world)
     assert found is not None
-    assert (found.kind, found.since, found.message) == ("unavailable", world.now, "no answer")
+    assert (found.reason, found.open_since, found.message) == ("unavailable", world.now, "no answer")
     assert stop(world, "lago") is None
 
 
 def test_an_answer_in_between_begins_the_count_anew(world: World) -> None:
-    *failing, answered = organizations(world, IN_A_ROW)
+    *failing, answered = organizations(world, BREAKER_FAILURE_THRESHOLD)
     for org_id in failing:
         fail(world, org_id)
     succeed(world, answered)
@@ -102,40 +104,40 @@ def test_an_answer_in_between_begins_the_count_anew(world: World) -> None:
 
 @pytest.mark.parametrize("answer", [ThrottledError("stripe", "slow"), RejectedError("stripe", "no")])
 def test_a_refusal_of_one_organization_is_an_answer_too(world: World, answer: ThrottledError | RejectedError) -> None:
-    *failing, answered = organizations(world, IN_A_ROW)
+    *failing, answered = organizations(world, BREAKER_FAILURE_THRESHOLD)
     for org_id in failing:
         fail(world, org_id)
     taken = turn(world, answered)
-    taken.hold("POST /v1/customers")
+    taken.before_request("POST /v1/customers")
     if isinstance(answer, RetryableError):
-        outcomes.try_later(taken, answer)
+        outcomes.schedule_retry(taken, answer)
     else:
         outcomes.park(taken, answer)
     assert failures(world) == 0
 
 
 def test_a_turn_that_asked_nothing_is_no_answer(world: World) -> None:
-    *failing, idle = organizations(world, IN_A_ROW)
+    *failing, idle = organizations(world, BREAKER_FAILURE_THRESHOLD)
     for org_id in failing:
         fail(world, org_id)
-    outcomes.finish(turn(world, idle), Made(), Consequences())
-    assert failures(world) == IN_A_ROW - 1
+    outcomes.complete(turn(world, idle), ApplyResult(), FollowUps())
+    assert failures(world) == BREAKER_FAILURE_THRESHOLD - 1
 
 
 def test_an_answer_that_came_while_others_failed_begins_the_count_anew(world: World) -> None:
     early, failing = world.create("Early"), world.create("Failing")
     under_way = turn(world, early)
     fail(world, failing)
-    under_way.hold("POST /v1/customers")
-    outcomes.finish(under_way, Made(), Consequences())
+    under_way.before_request("POST /v1/customers")
+    outcomes.complete(under_way, ApplyResult(), FollowUps())
     assert failures(world) == 0
 
 
 def test_one_organization_alone_never_stops_a_biller(world: World) -> None:
     org_id = world.create()
-    for _ in range(2 * IN_A_ROW):
+    for _ in range(2 * BREAKER_FAILURE_THRESHOLD):
         fail(world, org_id)
-        world.wait(backoff.LONGEST_WAIT)
+        world.wait(backoff.MAX_BACKOFF_SECONDS)
     assert stop(world) is None
     assert failures(world) == 1
 
@@ -144,7 +146,7 @@ def test_a_refused_key_stops_a_biller_after_one_try(world: World) -> None:
     fail(world, world.create(), REFUSED)
     found = stop(world)
     assert found is not None
-    assert found.kind == "misconfigured"
+    assert found.reason == "misconfigured"
     assert found.probe_at == world.now + timedelta(seconds=60)
 
 
@@ -154,14 +156,14 @@ def test_while_stopped_nobody_gets_a_turn_and_nothing_is_counted_against_anybody
         assert claim(world, org_id) is None
         link = world.link(org_id, "stripe")
         assert (link.attempts, link.error_kind, link.lease_until) == (0, None, None)
-        assert link.sweep_at == world.now + timedelta(seconds=circuit_breaker.FIRST_WAIT)
+        assert link.next_sweep_at == world.now + timedelta(seconds=circuit_breaker.MIN_PROBE_BACKOFF_SECONDS)
 
 
 def test_when_its_time_has_come_one_turn_alone_is_the_probe(world: World) -> None:
     first, second, _ = stopped(world)
     pass_until_probe(world)
     probe = turn(world, first)
-    assert probe.probing
+    assert probe.is_breaker_probe
     assert claim(world, second) is None
     assert world.link(second, "stripe").attempts == 0
 
@@ -172,8 +174,8 @@ def test_an_answered_probe_opens_the_biller_for_all(world: World) -> None:
     succeed(world, first)
     assert stop(world) is None
     assert failures(world) == 0
-    assert not turn(world, second).probing
-    assert not turn(world, third).probing
+    assert not turn(world, second).is_breaker_probe
+    assert not turn(world, third).is_breaker_probe
 
 
 def test_each_probe_that_fails_doubles_the_wait_up_to_a_minute(world: World) -> None:
@@ -187,27 +189,36 @@ def test_each_probe_that_fails_doubles_the_wait_up_to_a_minute(world: World) -> 
         assert found is not None
         assert found.probe_at is not None
         waits.append((found.probe_at - world.now).total_seconds())
-        assert found.since == since
-    assert waits == [4.0, 8.0, 16.0, 32.0, LONGEST_WAIT, LONGEST_WAIT, LONGEST_WAIT, LONGEST_WAIT]
+        assert found.open_since == since
+    assert waits == [
+        4.0,
+        8.0,
+        16.0,
+        32.0,
+        MAX_PROBE_BACKOFF_SECONDS,
+        MAX_PROBE_BACKOFF_SECONDS,
+        MAX_PROBE_BACKOFF_SECONDS,
+        MAX_PROBE_BACKOFF_SECONDS,
+    ]
 
 
 def test_a_probe_that_asked_nothing_leaves_it_to_the_next(world: World) -> None:
     first, second, third = stopped(world)
     pass_until_probe(world)
-    outcomes.finish(turn(world, first), Made(), Consequences())
+    outcomes.complete(turn(world, first), ApplyResult(), FollowUps())
     assert stop(world) is not None
-    outcomes.postpone(turn(world, second), world.now + timedelta(seconds=5), "waiting", "for something")
+    outcomes.defer(turn(world, second), world.now + timedelta(seconds=5), "waiting", "for something")
     lost = turn(world, third)
-    outcomes.let_go(lost)
-    assert turn(world, third).probing
+    outcomes.release(lost)
+    assert turn(world, third).is_breaker_probe
 
 
 def test_a_probe_that_died_is_followed_by_another(world: World) -> None:
     first, second, _ = stopped(world)
     pass_until_probe(world)
     turn(world, first)
-    world.outlive_the_lease()
-    assert turn(world, second).probing
+    world.expire_lease()
+    assert turn(world, second).is_breaker_probe
 
 
 @pytest.mark.parametrize("error", [DOWN, REFUSED])
@@ -215,10 +226,10 @@ def test_what_was_under_way_when_it_was_stopped_changes_nothing(world: World, er
     fine, failing = turn(world, world.create("Fine")), turn(world, world.create("Failing"))
     stopped(world, error)
     before = stop(world)
-    fine.hold("POST /v1/customers")
-    outcomes.finish(fine, Made(), Consequences())
-    failing.hold("POST /v1/customers")
-    outcomes.try_later(failing, DOWN)
+    fine.before_request("POST /v1/customers")
+    outcomes.complete(fine, ApplyResult(), FollowUps())
+    failing.before_request("POST /v1/customers")
+    outcomes.schedule_retry(failing, DOWN)
     assert stop(world) == before
 
 
@@ -228,12 +239,12 @@ def test_the_kind_of_trouble_is_the_last_probes(world: World) -> None:
     fail(world, first, REFUSED)
     found = stop(world)
     assert found is not None
-    assert (found.kind, found.message) == ("misconfigured", REFUSED.message)
+    assert (found.reason, found.message) == ("misconfigured", REFUSED.message)
     pass_until_probe(world)
     fail(world, second)
     again = stop(world)
     assert again is not None
-    assert (again.kind, again.since) == ("unavailable", found.since)
+    assert (again.reason, again.open_since) == ("unavailable", found.open_since)
 
 
 def test_the_sweep_hands_over_one_probe_and_afterwards_the_oldest_first(world: World) -> None:
@@ -248,8 +259,8 @@ def test_the_sweep_hands_over_one_probe_and_afterwards_the_oldest_first(world: W
     assert swept(world) == []
     late = world.create("Late")
     assert claim(world, late) is None
-    taken.hold("POST /v1/customers")
-    outcomes.finish(taken, Made(), Consequences())
+    taken.before_request("POST /v1/customers")
+    outcomes.complete(taken, ApplyResult(), FollowUps())
     world.wait(60)
     handed = swept(world)
     assert never_rung in handed
@@ -262,21 +273,21 @@ def test_a_persons_word_has_a_stopped_biller_tried_at_once_and_changes_no_open_o
     with world.database.write() as session:
         assert circuit_breaker.probe_now(session, world.now) == ["stripe"]
         assert circuit_breaker.probe_now(session, world.now) == ["stripe"]
-    assert turn(world, first).probing
+    assert turn(world, first).is_breaker_probe
     assert claim(world, second) is None
 
 
 def test_the_key_of_another_account_stops_it_until_a_process_starts_with_the_right_one(world: World) -> None:
     org_id = world.create()
     with world.database.write() as session:
-        circuit_breaker.stop(session, "stripe", "another account", world.now)
+        circuit_breaker.trip(session, "stripe", "another account", world.now)
         assert circuit_breaker.probe_now(session, world.now) == []
     world.wait(3600)
     assert claim(world, org_id) is None
     assert swept(world) == []
     with world.database.write() as session:
-        circuit_breaker.resume(session, "stripe", world.now)
-    assert not turn(world, org_id).probing
+        circuit_breaker.reset(session, "stripe", world.now)
+    assert not turn(world, org_id).is_breaker_probe
 
 
 def test_while_all_goes_well_a_turn_pays_no_statement_for_it(world: World) -> None:
@@ -298,10 +309,10 @@ def test_fifty_organizations_and_a_refused_key_cost_one_call(world: World) -> No
     world.sandbox.settings(revoked_keys=["sk_test_sandbox"])
     for org_id in org_ids:
         world.run(org_id, "stripe")
-    assert world.calls() == (1, 0)
+    assert world.count_requests() == (1, 0)
     for org_id in org_ids:
         world.run(org_id, "lago")
-    assert world.calls()[0] == 0
+    assert world.count_requests()[0] == 0
 
 
 def test_a_biller_that_is_back_gets_one_create_for_each_organization(world: World) -> None:
@@ -309,11 +320,11 @@ def test_a_biller_that_is_back_gets_one_create_for_each_organization(world: Worl
     world.sandbox.add_fault("stripe", "*", "500_before", times=0)
     for org_id in org_ids:
         world.run(org_id, "stripe")
-    assert world.calls() == (IN_A_ROW, 0)
+    assert world.count_requests() == (BREAKER_FAILURE_THRESHOLD, 0)
     world.sandbox.clear_faults()
     pass_until_probe(world)
     for org_id in reversed(org_ids):
-        world.settle(org_id)
+        world.reconcile_until_idle(org_id)
     counted = world.sandbox.counters().stripe
-    assert counted.operations == {CREATE_CUSTOMER: MANY}
-    assert len(world.stripe("customers")) == MANY
+    assert counted.operations == {CREATE_CUSTOMER_REQUEST: MANY}
+    assert len(world.stripe_objects("customers")) == MANY

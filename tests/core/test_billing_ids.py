@@ -14,7 +14,7 @@ from core.common.validation import InvalidChangeError
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, provider_ids
 from core.organizations.commands import NewOrganization
 from core.ports.spec import Provider
@@ -24,14 +24,14 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 def create(database: Database, plans: Catalog, name: str = "Acme") -> str:
     with database.write() as session:
-        return commands.create(Change(session, NOW), NewOrganization(name=name, plan_tier="starter"), plans).id
+        return commands.create(ChangeContext(session, NOW), NewOrganization(name=name, plan_tier="starter"), plans).id
 
 
 def bring(database: Database, org_id: str, ids: Mapping[Provider, str | None]) -> None:
     with database.write() as session:
         organization = commands.lock(session, org_id)
         assert organization is not None
-        provider_ids.replace(Change(session, NOW), organization, ids)
+        provider_ids.set_customer_ids(ChangeContext(session, NOW), organization, ids)
 
 
 def link(database: Database, org_id: str, provider: Provider) -> BillingLink:
@@ -53,34 +53,34 @@ def test_a_new_id_makes_the_link_believe_nothing_and_look_again(database: Databa
         org_id,
         "lago",
         customer_id="l1",
-        applied_customer="d",
+        customer_fingerprint="d",
         applied_plan="starter",
         applied_next_plan="free",
-        state="held",
+        state="on_hold",
         applied_version=1,
         intent={"operation": "x"},
     )
     bring(database, org_id, {"lago": "l2"})
     row = link(database, org_id, "lago")
-    assert (row.customer_id, row.applied_customer, row.applied_plan, row.applied_next_plan, row.intent) == (
+    assert (row.customer_id, row.customer_fingerprint, row.applied_plan, row.applied_next_plan, row.intent) == (
         "l2",
         None,
         None,
         None,
         None,
     )
-    assert (row.state, row.wanted_version, row.generation) == ("open", 2, 1)
+    assert (row.state, row.desired_version, row.generation) == ("active", 2, 1)
     assert link(database, org_id, "stripe").customer_id is None
-    assert link(database, org_id, "stripe").wanted_version == 2
+    assert link(database, org_id, "stripe").desired_version == 2
 
 
 def test_the_same_id_again_changes_and_records_nothing(database: Database, plans: Catalog) -> None:
     org_id = create(database, plans)
     bring(database, org_id, {"stripe": "cus_1", "lago": None})
-    put(database, org_id, "stripe", applied_customer="d")
+    put(database, org_id, "stripe", customer_fingerprint="d")
     bring(database, org_id, {"stripe": "cus_1"})
     bring(database, org_id, {"stripe": None, "lago": None})
-    assert link(database, org_id, "stripe").applied_customer == "d"
+    assert link(database, org_id, "stripe").customer_fingerprint == "d"
     with database.read() as session:
         events = [(event.type, event.data) for event in session.scalars(select(Event).order_by(Event.seq))]
     assert events[1:] == [("organization.billing_details_changed", {"fields": ["stripe_id"]})]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from core.catalog.plans import DEFAULT_FILE, Catalog, CatalogError, ChargedBy, UnknownPlanError, load
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog, CatalogError, ChargingProvider, UnknownPlanError, load
 
-SHIPPED = DEFAULT_FILE.read_text()
+SHIPPED = DEFAULT_PLANS_FILE.read_text()
 ONE_MORE = """
 [plans.galactic]
 rank = 4
@@ -36,7 +36,7 @@ def _line(text: str, wanted: str, after: str = "") -> int:
     return text.count("\n", 0, text.index(wanted, start)) + 1
 
 
-def _problem(file: Path, text: str, setting: ChargedBy | None = None) -> str:
+def _problem(file: Path, text: str, setting: ChargingProvider | None = None) -> str:
     file.write_text(text)
     with pytest.raises(CatalogError) as caught:
         load(file, setting)
@@ -61,7 +61,7 @@ def test_the_shipped_file_holds_the_guides_four_tiers_lowest_first(plans: Catalo
     assert [plans.plan(tier).amount for tier in plans.tiers()] == [0, 1900, 4900, 9900]
     assert {plan.currency for plan in plans.plans.values()} == {"USD"}
     assert {plan.interval for plan in plans.plans.values()} == {"monthly"}
-    assert plans.disagreements() == []
+    assert plans.conflicts() == []
 
 
 def test_a_tier_that_is_not_in_the_file_is_unknown_and_never_free(plans: Catalog) -> None:
@@ -162,7 +162,9 @@ def test_an_unknown_key_beside_the_tables_is_refused(file: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [None, "stripe"])
-def test_a_word_for_who_charges_that_is_none_is_told_where_it_stands(file: Path, setting: ChargedBy | None) -> None:
+def test_a_word_for_who_charges_that_is_none_is_told_where_it_stands(
+    file: Path, setting: ChargingProvider | None
+) -> None:
     """Whatever the setting says: it would come into force on the day the setting is lost."""
     text = SHIPPED.replace('charged_by = "lago"', 'charged_by = "paypal"', 1)
     line = _line(text, "charged_by")
@@ -217,17 +219,17 @@ def test_a_file_that_cannot_be_read_is_told(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_higher_rank_that_costs_less_a_year_is_a_disagreement(file: Path) -> None:
-    found = _changed(file, "amount = 1900", "amount = 5000").disagreements()
+    found = _changed(file, "amount = 1900", "amount = 5000").conflicts()
     assert found == [WRONG_WAY_ROUND.format(high=58800, low=60000)]
 
 
 def test_a_year_is_what_is_compared_not_an_interval(file: Path) -> None:
-    assert _changed(file, 'interval = "monthly"', 'interval = "yearly"').disagreements() == []
-    found = _changed(file, 'interval = "monthly"', 'interval = "weekly"').disagreements()
+    assert _changed(file, 'interval = "monthly"', 'interval = "yearly"').conflicts() == []
+    found = _changed(file, 'interval = "monthly"', 'interval = "weekly"').conflicts()
     assert found == [WRONG_WAY_ROUND.format(high=58800, low=98800)]
 
 
 def test_the_same_price_a_year_is_a_disagreement(file: Path) -> None:
-    assert _changed(file, "amount = 1900", "amount = 0").disagreements() == [
+    assert _changed(file, "amount = 1900", "amount = 0").conflicts() == [
         "plans.starter costs as much a year as plans.founders_friend: Lago would make the downgrade at once"
     ]

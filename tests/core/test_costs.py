@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event
 
-from core.compare.desired_state import Policy
+from core.compare.desired_state import PayerPolicy
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from tests.core.fakes import World, with_policy
 
-LAGO_ONLY = Policy(links_payer=False)
+LAGO_ONLY = PayerPolicy(sends_payer_to_lago=False)
 
 Doing = Callable[[World, str], None]
 
@@ -68,46 +68,46 @@ def _statements(world: World) -> Iterator[list[str]]:
 def test_a_change_costs_these_calls_and_no_other(world: World, name: str) -> None:
     org_id = world.create()
     world.add_member(org_id, "user_1")
-    world.settle(org_id)
-    world.calls()
+    world.reconcile_until_idle(org_id)
+    world.count_requests()
     change, calls = CHANGES[name]
     change(world, org_id)
-    world.settle(org_id)
-    assert world.calls() == calls
-    world.settle(org_id)
-    assert world.calls() == (0, 0)
+    world.reconcile_until_idle(org_id)
+    assert world.count_requests() == calls
+    world.reconcile_until_idle(org_id)
+    assert world.count_requests() == (0, 0)
 
 
 def test_a_new_organization_costs_one_call_to_stripe_and_two_to_lago(world: World) -> None:
-    world.calls()
-    world.settle(world.create())
-    assert world.calls() == (1, 2)
+    world.count_requests()
+    world.reconcile_until_idle(world.create())
+    assert world.count_requests() == (1, 2)
 
 
 def test_a_round_that_changes_a_customer_takes_six_statements(world: World) -> None:
     """Claim and read; doubt before the call; lock and end; and a look at the other, or the word that both hold it."""
     world = with_policy(world, LAGO_ONLY)
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(10)
     world.rename(org_id, "Globex")
     with _statements(world) as first:
         world.run(org_id, "stripe")
     with _statements(world) as last:
         world.run(org_id, "lago")
-    assert world.settled(org_id)
+    assert world.is_in_sync(org_id)
     assert (len(first), len(last)) == (6, 6), (first, last)
 
 
 def test_a_message_that_finds_nothing_to_do_takes_two_statements(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     with _statements(world) as sent:
         world.run(org_id, "stripe")
     assert len(sent) == 2, sent
 
 
-def _seat(change: Change, organization: Organization) -> Membership:
-    found = memberships.find(change.session, organization.id, "user_1")
+def _seat(change: ChangeContext, organization: Organization) -> Membership:
+    found = memberships.lock(change.session, organization.id, "user_1")
     assert found is not None
     return found

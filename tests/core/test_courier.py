@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.webhooks import endpoints
-from core.webhooks.deliveries import LEASE, RETRIES, Answer
-from core.webhooks.dispatcher import Courier, Lanes
+from core.webhooks.deliveries import DELIVERY_LEASE, DELIVERY_RETRY_DELAYS, WebhookResponse
+from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
 from core.webhooks.endpoints import NewEndpoint
 from core.webhooks.signing import Signer
-from providers.webhooks.http import WebhookHttp
+from providers.webhooks.http import WebhookHttpSender
 from tests.conftest import SetClock
 from tests.core.test_deliveries import Shop
 from tests.receiver import Receiver, Says, receiving
@@ -31,11 +31,11 @@ SECONDS = 5.0
 class DiesAfterSending:
     """A worker that is killed between the other side's yes and its own commit."""
 
-    def __init__(self, wire: WebhookHttp) -> None:
-        self._wire = wire
+    def __init__(self, sender: WebhookHttpSender) -> None:
+        self._sender = sender
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        self._wire.post(url, body, headers)
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
+        self._sender.post(url, body, headers)
         raise KeyboardInterrupt
 
     def close(self) -> None:
@@ -49,8 +49,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def wire() -> Iterator[WebhookHttp]:
-    opened = WebhookHttp(private=True, seconds=0.5)
+def wire() -> Iterator[WebhookHttpSender]:
+    opened = WebhookHttpSender(allow_private=True, seconds=0.5)
     yield opened
     opened.close()
 
@@ -63,18 +63,18 @@ def shop(database: Database, plans: Catalog, clock: SetClock) -> Shop:
 
 
 @pytest.fixture
-def courier(shop: Shop, wire: WebhookHttp) -> Courier:
-    return Courier(database=shop.database, clock=shop.clock, signer=SIGNER, wire=wire)
+def courier(shop: Shop, wire: WebhookHttpSender) -> Dispatcher:
+    return Dispatcher(database=shop.database, clock=shop.clock, signer=SIGNER, sender=wire)
 
 
 def subscribe(shop: Shop, receiver: Receiver, *events: str) -> str:
     with shop.database.write() as session:
         new = NewEndpoint(url=receiver.url, events=events)
-        return endpoints.add(session, new, shop.clock(), private=True).id
+        return endpoints.add(session, new, shop.clock(), allow_private=True).id
 
 
 def test_what_arrives_is_a_cloud_event_that_the_public_scheme_verifies(
-    shop: Shop, courier: Courier, receiver: Receiver
+    shop: Shop, courier: Dispatcher, receiver: Receiver
 ) -> None:
     endpoint_id = subscribe(shop, receiver)
     org_id = shop.happens()
@@ -91,12 +91,12 @@ def test_what_arrives_is_a_cloud_event_that_the_public_scheme_verifies(
 
 
 def test_what_was_not_taken_comes_again_under_the_same_id_with_the_same_bytes(
-    shop: Shop, courier: Courier, receiver: Receiver
+    shop: Shop, courier: Dispatcher, receiver: Receiver
 ) -> None:
     endpoint_id = subscribe(shop, receiver)
     receiver.answers = [Says(status=500), Says(after=1.0), Says(status=302, headers={"Location": "/"}), Says()]
     shop.happens()
-    for wait in RETRIES[:3]:
+    for wait in DELIVERY_RETRY_DELAYS[:3]:
         courier.run(endpoint_id, SECONDS)
         assert shop.states(endpoint_id) == ["pending"]
         shop.clock.advance(seconds=wait.total_seconds())
@@ -108,22 +108,22 @@ def test_what_was_not_taken_comes_again_under_the_same_id_with_the_same_bytes(
 
 
 def test_a_worker_that_dies_between_sending_and_marking_is_followed_by_one_that_sends_the_same_id(
-    shop: Shop, courier: Courier, wire: WebhookHttp, receiver: Receiver
+    shop: Shop, courier: Dispatcher, wire: WebhookHttpSender, receiver: Receiver
 ) -> None:
     endpoint_id = subscribe(shop, receiver)
     shop.happens()
-    dying = Courier(database=shop.database, clock=shop.clock, signer=SIGNER, wire=DiesAfterSending(wire))
+    dying = Dispatcher(database=shop.database, clock=shop.clock, signer=SIGNER, sender=DiesAfterSending(wire))
     with pytest.raises(KeyboardInterrupt):
         dying.run(endpoint_id, SECONDS)
     courier.run(endpoint_id, SECONDS)
     assert len(receiver.sent) == 1
-    shop.clock.advance(seconds=LEASE.total_seconds() + 1)
+    shop.clock.advance(seconds=DELIVERY_LEASE.total_seconds() + 1)
     courier.run(endpoint_id, SECONDS)
     assert len({sent.headers["webhook-id"] for sent in receiver.sent}) == 1
     assert (len(receiver.sent), shop.states(endpoint_id)) == (2, ["delivered"])
 
 
-def test_an_endpoint_that_answers_gone_is_asked_no_more(shop: Shop, courier: Courier, receiver: Receiver) -> None:
+def test_an_endpoint_that_answers_gone_is_asked_no_more(shop: Shop, courier: Dispatcher, receiver: Receiver) -> None:
     endpoint_id = subscribe(shop, receiver)
     receiver.answers = [Says(status=410), Says()]
     shop.create()
@@ -138,13 +138,13 @@ def test_an_endpoint_that_answers_gone_is_asked_no_more(shop: Shop, courier: Cou
 
 
 def test_workers_at_the_same_endpoint_at_the_same_time_send_each_event_once(
-    shop: Shop, wire: WebhookHttp, receiver: Receiver
+    shop: Shop, wire: WebhookHttpSender, receiver: Receiver
 ) -> None:
     endpoint_id = subscribe(shop, receiver)
     for _ in range(12):
         shop.create()
     shop.relay()
-    crew = [Courier(database=shop.database, clock=shop.clock, signer=SIGNER, wire=wire).run for _ in range(6)]
+    crew = [Dispatcher(database=shop.database, clock=shop.clock, signer=SIGNER, sender=wire).run for _ in range(6)]
     threads = [threading.Thread(target=run, args=(endpoint_id, SECONDS)) for run in crew]
     for thread in threads:
         thread.start()
@@ -155,7 +155,7 @@ def test_workers_at_the_same_endpoint_at_the_same_time_send_each_event_once(
 
 
 def test_a_slow_endpoint_takes_one_wait_and_then_rests_while_another_is_told_everything(
-    shop: Shop, courier: Courier, receiver: Receiver
+    shop: Shop, courier: Dispatcher, receiver: Receiver
 ) -> None:
     with receiving() as slow:
         slow.answers = [Says(after=2.0)]
@@ -172,7 +172,7 @@ def test_a_slow_endpoint_takes_one_wait_and_then_rests_while_another_is_told_eve
 
 
 def test_an_event_that_is_refused_for_itself_holds_no_other_up(
-    shop: Shop, courier: Courier, receiver: Receiver
+    shop: Shop, courier: Dispatcher, receiver: Receiver
 ) -> None:
     endpoint_id = subscribe(shop, receiver)
     receiver.answers = [Says(status=400), Says(), Says(status=422), Says()]
@@ -181,38 +181,38 @@ def test_an_event_that_is_refused_for_itself_holds_no_other_up(
     shop.relay()
     assert not courier.run(endpoint_id, SECONDS)
     assert shop.states(endpoint_id) == ["pending", "delivered", "pending", "delivered"]
-    shop.clock.advance(seconds=RETRIES[0].total_seconds())
+    shop.clock.advance(seconds=DELIVERY_RETRY_DELAYS[0].total_seconds())
     courier.run(endpoint_id, SECONDS)
     assert shop.states(endpoint_id) == ["delivered"] * 4
 
 
 def test_a_process_has_no_more_out_than_its_lanes_and_half_of_them_at_one_endpoint() -> None:
-    lanes = Lanes(4)
-    assert [lanes.enter(name) for name in "aaabbc"] == [True, True, False, True, True, False]
-    lanes.leave("a")
-    assert [lanes.enter(name) for name in "bc"] == [False, True]
-    assert [Lanes(1).enter("a"), Lanes(2).enter("a")] == [True, True]
+    lanes = PerEndpointSlots(4)
+    assert [lanes.try_acquire(name) for name in "aaabbc"] == [True, True, False, True, True, False]
+    lanes.release("a")
+    assert [lanes.try_acquire(name) for name in "bc"] == [False, True]
+    assert [PerEndpointSlots(1).try_acquire("a"), PerEndpointSlots(2).try_acquire("a")] == [True, True]
 
 
-def test_who_finds_no_lane_leaves_what_is_due_for_later(shop: Shop, courier: Courier, receiver: Receiver) -> None:
+def test_who_finds_no_lane_leaves_what_is_due_for_later(shop: Shop, courier: Dispatcher, receiver: Receiver) -> None:
     endpoint_id = subscribe(shop, receiver)
     shop.happens()
-    assert courier.lanes.enter(endpoint_id)
+    assert courier.slots.try_acquire(endpoint_id)
     assert not courier.run(endpoint_id, SECONDS)
     assert receiver.sent == []
-    courier.lanes.leave(endpoint_id)
+    courier.slots.release(endpoint_id)
     courier.run(endpoint_id, SECONDS)
     assert len(receiver.sent) == 1
 
 
-def test_only_what_was_asked_for_is_sent(shop: Shop, courier: Courier, receiver: Receiver) -> None:
+def test_only_what_was_asked_for_is_sent(shop: Shop, courier: Dispatcher, receiver: Receiver) -> None:
     endpoint_id = subscribe(shop, receiver, "organization.deleted")
     shop.happens()
     courier.run(endpoint_id, SECONDS)
     assert receiver.sent == []
 
 
-def test_a_replay_sends_what_was_taken_again_under_its_id(shop: Shop, courier: Courier, receiver: Receiver) -> None:
+def test_a_replay_sends_what_was_taken_again_under_its_id(shop: Shop, courier: Dispatcher, receiver: Receiver) -> None:
     endpoint_id = subscribe(shop, receiver)
     shop.happens()
     courier.run(endpoint_id, SECONDS)

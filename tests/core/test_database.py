@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from core.db.base import Base
-from core.db.database import GONE_HOST, Database, DatabaseError
+from core.db.database import TCP_KEEPALIVE_OPTIONS, Database, DatabaseError
 
 EMAIL = "a@secret.test"
 
@@ -33,7 +33,7 @@ def test_many_may_upgrade_at_once(database_url: str) -> None:
     for thread in threads:
         thread.join()
     for database in databases:
-        database.prepare()
+        database.ensure_schema()
         database.close()
 
 
@@ -44,7 +44,7 @@ def test_upgrades_of_several_databases_at_once_do_not_meet(tmp_path: Path) -> No
     def upgraded(database: Database) -> bool:
         at_once.wait(timeout=10)
         database.upgrade()
-        return database.has_this_schema()
+        return database.is_schema_current()
 
     with ThreadPoolExecutor(len(databases)) as pool:
         assert list(pool.map(upgraded, databases)) == [True] * len(databases)
@@ -71,13 +71,13 @@ def test_many_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
 def test_a_server_without_the_schema_is_refused_with_the_way_out(postgres_url: str) -> None:
     database = Database(postgres_url)
     with pytest.raises(DatabaseError, match="billing-sync db upgrade"):
-        database.prepare()
+        database.ensure_schema()
     database.close()
 
 
 def test_a_file_is_brought_to_the_schema_by_itself(sqlite_url: str) -> None:
     database = Database(sqlite_url)
-    database.prepare()
+    database.ensure_schema()
     with database.read() as session:
         assert session.execute(text("SELECT count(*) FROM organizations")).scalar_one() == 0
     database.close()
@@ -86,7 +86,7 @@ def test_a_file_is_brought_to_the_schema_by_itself(sqlite_url: str) -> None:
 def test_a_server_that_is_away_is_named_as_that() -> None:
     database = Database("postgresql://nobody:hunter2@127.0.0.1:1/none")
     with pytest.raises(DatabaseError, match=r"does not answer \(connection failed: ") as caught:
-        database.prepare()
+        database.ensure_schema()
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(database)
     database.close()
@@ -101,20 +101,20 @@ def test_an_address_that_cannot_be_used_is_refused(url: str) -> None:
 def test_a_change_that_fails_leaves_nothing(database: Database) -> None:
     def fail() -> None:
         with database.write() as session:
-            session.execute(text("INSERT INTO jobs (name) VALUES ('x')"))
+            session.execute(text("INSERT INTO job_locks (name) VALUES ('x')"))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     with database.read() as session:
-        assert session.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
+        assert session.execute(text("SELECT count(*) FROM job_locks")).scalar_one() == 0
 
 
 @pytest.mark.parametrize(
     ("statement", "kind"),
     [
-        ("INSERT INTO people VALUES (:email, 1), (:email, 2)", "UniqueViolation"),
-        ("INSERT INTO people VALUES (:email, NULL)", "NotNullViolation"),
+        ("INSERT INTO persons VALUES (:email, 1), (:email, 2)", "UniqueViolation"),
+        ("INSERT INTO persons VALUES (:email, NULL)", "NotNullViolation"),
         ("SELECT CAST(CAST(:email AS text) AS integer)", "InvalidTextRepresentation"),
     ],
 )
@@ -124,7 +124,7 @@ def test_an_error_of_postgres_carries_no_values_of_rows(
     database = Database(postgres_url)
     request.addfinalizer(database.close)
     with database.write() as session:
-        session.execute(text("CREATE TABLE people (email text PRIMARY KEY, age integer NOT NULL)"))
+        session.execute(text("CREATE TABLE persons (email text PRIMARY KEY, age integer NOT NULL)"))
     with pytest.raises(DBAPIError, match=kind) as caught, database.read() as session:
         session.execute(text(statement), {"email": EMAIL})
     # As a log shows it: with the driver's own error, which caused it.
@@ -138,7 +138,7 @@ def test_a_connection_gives_up_a_host_that_is_gone(postgres_url: str) -> None:
         assert isinstance(driver, psycopg.Connection)
         known = driver.info.get_parameters()
     database.close()
-    assert {name: int(known[name]) for name in GONE_HOST} == GONE_HOST
+    assert {name: int(known[name]) for name in TCP_KEEPALIVE_OPTIONS} == TCP_KEEPALIVE_OPTIONS
 
 
 def test_an_error_carries_no_parameters(sqlite_url: str, tmp_path: Path) -> None:

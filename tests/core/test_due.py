@@ -14,7 +14,7 @@ from core.db.database import Database
 from core.db.models import billing_links
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, plan_changes
 from core.organizations.commands import NewOrganization
 from core.organizations.links import SWEEP_GRACE
@@ -24,7 +24,7 @@ from tests.conftest import SetClock
 
 def create(database: Database, plans: Catalog, clock: SetClock, count: int = 1) -> list[str]:
     with database.write() as session:
-        change = Change(session, clock())
+        change = ChangeContext(session, clock())
         return [
             commands.create(change, NewOrganization(name=f"Company {n}", plan_tier="professional"), plans).id
             for n in range(count)
@@ -33,7 +33,7 @@ def create(database: Database, plans: Catalog, clock: SetClock, count: int = 1) 
 
 def swept(database: Database, clock: SetClock, limit: int = 100) -> list[str]:
     with database.write() as session:
-        return due_links.links(session, "lago", limit, clock())
+        return due_links.dispatch(session, "lago", limit, clock())
 
 
 def test_a_link_is_swept_once_its_grace_is_over_and_not_again_for_a_while(
@@ -44,7 +44,7 @@ def test_a_link_is_swept_once_its_grace_is_over_and_not_again_for_a_while(
     clock.now += SWEEP_GRACE
     assert sorted(swept(database, clock)) == sorted(org_ids)
     assert swept(database, clock) == []
-    clock.now += due_links.HANDED_OVER
+    clock.now += due_links.REDISPATCH_LINK_AFTER
     assert len(swept(database, clock, limit=2)) == 2
 
 
@@ -55,7 +55,7 @@ def test_a_change_whose_ring_was_lost_does_not_stand_behind_an_import(
     old = create(database, plans, clock, 40)
     clock.now += SWEEP_GRACE
     with database.write() as session:
-        change = Change(session, clock())
+        change = ChangeContext(session, clock())
         new = commands.create(change, NewOrganization(name="Today", plan_tier="professional"), plans).id
     clock.now += SWEEP_GRACE
     taken = swept(database, clock, limit=limit)
@@ -67,7 +67,7 @@ def test_a_change_whose_ring_was_lost_does_not_stand_behind_an_import(
     "values",
     [
         {"state": "parked"},
-        {"state": "held"},
+        {"state": "on_hold"},
         {"applied_version": 1},
         {"lease_until": "later"},
     ],
@@ -97,17 +97,17 @@ def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_hourly_from_then(
     (org_id,) = create(database, plans, clock)
     with database.write() as session:
         organization = session.get_one(Organization, org_id)
-        plan_changes.change_plan(Change(session, clock()), organization, "starter", plans)
+        plan_changes.change_plan(ChangeContext(session, clock()), organization, "starter", plans)
         organization.plan_effective_at = clock() + timedelta(days=3)
-        before = organization.billing_version
-    assert due_links.downgrades(database, 10, clock()) == 0
+        before = organization.version
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
     clock.advance(days=3)
-    assert due_links.downgrades(database, 10, clock()) == 1
-    assert due_links.downgrades(database, 10, clock()) == 0
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
     clock.advance(hours=1)
-    assert due_links.downgrades(database, 10, clock()) == 1
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
     with database.read() as session:
-        assert session.get_one(Organization, org_id).billing_version == before + 2
+        assert session.get_one(Organization, org_id).version == before + 2
 
 
 def test_a_job_is_run_by_one_of_many(database: Database, clock: SetClock) -> None:
@@ -117,7 +117,7 @@ def test_a_job_is_run_by_one_of_many(database: Database, clock: SetClock) -> Non
     def take() -> None:
         gate.wait()
         with database.write() as session:
-            taken.append(job_locks.take_job(session, "sweep", 4, clock()))
+            taken.append(job_locks.acquire(session, "sweep", 4, clock()))
 
     threads = [threading.Thread(target=take) for _ in range(6)]
     for thread in threads:
@@ -127,7 +127,7 @@ def test_a_job_is_run_by_one_of_many(database: Database, clock: SetClock) -> Non
     assert sorted(taken) == [False] * 5 + [True]
     clock.advance(seconds=5)
     with database.write() as session:
-        assert job_locks.take_job(session, "sweep", 4, clock())
+        assert job_locks.acquire(session, "sweep", 4, clock())
 
 
 def test_finding_what_is_due_reads_the_index_of_what_is_due(
@@ -143,8 +143,8 @@ def test_finding_what_is_due_reads_the_index_of_what_is_due(
         plan = session.execute(
             text(
                 f"{explain} SELECT org_id FROM billing_links"  # noqa: S608 - our own words
-                f" WHERE provider = 'lago' AND {billing_links.LINK_IS_OPEN_AND_BEHIND}"
-                " AND sweep_at <= '2027-01-01' ORDER BY sweep_at LIMIT 100"
+                f" WHERE provider = 'lago' AND {billing_links.LINK_IS_ACTIVE_AND_BEHIND}"
+                " AND next_sweep_at <= '2027-01-01' ORDER BY next_sweep_at LIMIT 100"
             )
         ).all()
     assert "ix_billing_links_due" in str(plan)

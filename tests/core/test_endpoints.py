@@ -11,8 +11,8 @@ from core.common.validation import InvalidChangeError
 from core.db.database import Database
 from core.db.models.webhooks import WebhookEndpoint
 from core.webhooks import endpoints
-from core.webhooks.endpoints import MOST, NewEndpoint
-from core.webhooks.signing import BOTH_SIGN_FOR, Signer
+from core.webhooks.endpoints import MAX_ENDPOINTS, NewEndpoint
+from core.webhooks.signing import ROTATION_OVERLAP, Signer
 from core.webhooks.url_policy import checked_url, is_public
 from tests.conftest import SetClock
 
@@ -66,16 +66,16 @@ def test_no_address_of_ours_or_of_a_cloud_or_that_wraps_one_is_public(address: s
     "url", ["https://hooks.example.com", "https://example.com:8443/a/b?c=d", "https://[2606:4700::1111]/x"]
 )
 def test_https_to_a_host_is_taken_as_it_is(url: str) -> None:
-    assert checked_url(url, private=False) == url
+    assert checked_url(url, allow_private=False) == url
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9000/x", "http://localhost/x", "http://[::1]:1/", "https://10.0.0.1/"]
 )
 def test_an_address_of_ours_is_taken_only_where_that_is_allowed(url: str) -> None:
-    assert checked_url(url, private=True) == url
+    assert checked_url(url, allow_private=True) == url
     with pytest.raises(InvalidChangeError, match="private"):
-        checked_url(url, private=False)
+        checked_url(url, allow_private=False)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_an_address_of_ours_is_taken_only_where_that_is_allowed(url: str) -> Non
 )
 def test_what_is_no_plain_address_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(InvalidChangeError) as refused:
-        checked_url(url, private=True)
+        checked_url(url, allow_private=True)
     assert refused.value.field == "url"
     assert "example" not in str(refused.value)
 
@@ -111,14 +111,14 @@ def test_endpoints_are_listed_with_what_they_ask_for(database: Database, clock: 
         url="https://a.example", events=["membership.added", "organization.created"], description=" the desk "
     )
     with database.write() as session:
-        first = endpoints.add(session, new, clock(), private=False)
+        first = endpoints.add(session, new, clock(), allow_private=False)
         clock.advance(seconds=1)
-        second = endpoints.add(session, NewEndpoint(url="https://b.example"), clock(), private=False)
-        assert endpoints.rotate(session, second.id, clock()) == 2
-        assert endpoints.rotate(session, "we_none", clock()) is None
+        second = endpoints.add(session, NewEndpoint(url="https://b.example"), clock(), allow_private=False)
+        assert endpoints.rotate_secret(session, second.id, clock()) == 2
+        assert endpoints.rotate_secret(session, "we_none", clock()) is None
     with database.read() as session:
-        found = endpoints.every(session)
-    assert [(each.id, each.generation) for each in found] == [(first.id, 1), (second.id, 2)]
+        found = endpoints.list_all(session)
+    assert [(each.id, each.secret_generation) for each in found] == [(first.id, 1), (second.id, 2)]
     assert (found[0].events, found[0].description) == (["organization.created", "membership.added"], "the desk")
     assert (found[1].events, found[1].pending, found[1].failed) == ([], 0, 0)
 
@@ -132,15 +132,15 @@ def test_words_that_cannot_be_are_refused_and_there_is_a_bound(database: Databas
     with database.write() as session:
         for new in wrong:
             with pytest.raises(InvalidChangeError):
-                endpoints.add(session, new, clock(), private=False)
-        for _ in range(MOST):
-            endpoints.add(session, NewEndpoint(url="https://a.example"), clock(), private=False)
-        with pytest.raises(InvalidChangeError, match=f"{MOST} webhook endpoints"):
-            endpoints.add(session, NewEndpoint(url="https://a.example"), clock(), private=False)
+                endpoints.add(session, new, clock(), allow_private=False)
+        for _ in range(MAX_ENDPOINTS):
+            endpoints.add(session, NewEndpoint(url="https://a.example"), clock(), allow_private=False)
+        with pytest.raises(InvalidChangeError, match=f"{MAX_ENDPOINTS} webhook endpoints"):
+            endpoints.add(session, NewEndpoint(url="https://a.example"), clock(), allow_private=False)
 
 
 def endpoint(generation: int = 1, rotated_at: datetime | None = None) -> WebhookEndpoint:
-    return WebhookEndpoint(id="we_1", generation=generation, rotated_at=rotated_at)
+    return WebhookEndpoint(id="we_1", secret_generation=generation, rotated_at=rotated_at)
 
 
 def test_the_public_library_verifies_what_is_signed() -> None:
@@ -168,7 +168,7 @@ def test_after_a_rotation_both_secrets_verify_for_a_day_and_then_the_new_one_alo
     during = signer.headers(endpoint(2, now - timedelta(minutes=1)), "event-1", BODY, now)
     for generation in (1, 2):
         Webhook(signer.secret("we_1", generation)).verify(BODY, during)
-    after = signer.headers(endpoint(2, now - BOTH_SIGN_FOR), "event-1", BODY, now)
+    after = signer.headers(endpoint(2, now - ROTATION_OVERLAP), "event-1", BODY, now)
     Webhook(signer.secret("we_1", 2)).verify(BODY, after)
     with pytest.raises(WebhookVerificationError):
         Webhook(signer.secret("we_1", 1)).verify(BODY, after)

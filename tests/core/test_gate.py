@@ -9,23 +9,26 @@ from datetime import timedelta
 
 import pytest
 
-from core.flow_control.rate_limiter import SECOND, Limit, Limits, LocalQuota
-from core.flow_control.request_gate import LATEST, SOONEST, Gates, Lanes
+from core.flow_control.rate_limiter import MICROSECONDS_PER_SECOND, LocalRateLimiter, ProviderRateLimits, RateLimit
+from core.flow_control.request_gate import MAX_RETURN_SECONDS, MIN_RETURN_SECONDS, ConcurrencySlots, RequestGates
 from core.organizations.links import SWEEP_GRACE
-from core.ports.errors import MustWaitError
+from core.ports.errors import NoPermitError
 from core.ports.spec import Provider
-from core.reconcile.backoff import LONGEST_RETRY
-from core.reconcile.reconciler import Outcome, Sync
-from tests.core.fakes import CREATE_CUSTOMER, World
+from core.reconcile.backoff import MAX_QUEUE_DELAY_SECONDS
+from core.reconcile.reconciler import Reconciler, ReconcileResult
+from tests.core.fakes import CREATE_CUSTOMER_REQUEST, World
 
-LIMITS: dict[Provider, Limits] = {"stripe": Limits(Limit(10.0, 1), Limit(5.0, 1)), "lago": Limits(Limit(5.0, 1))}
+LIMITS: dict[Provider, ProviderRateLimits] = {
+    "stripe": ProviderRateLimits(RateLimit(10.0, 1), RateLimit(5.0, 1)),
+    "lago": ProviderRateLimits(RateLimit(5.0, 1)),
+}
 
 
 class Time:
     """The quota's; it stands still."""
 
     def __init__(self) -> None:
-        self.now = SECOND
+        self.now = MICROSECONDS_PER_SECOND
 
     def __call__(self) -> int:
         return self.now
@@ -37,60 +40,60 @@ def time() -> Time:
 
 
 @pytest.fixture
-def quota(time: Time) -> LocalQuota:
-    return LocalQuota(LIMITS, time)
+def quota(time: Time) -> LocalRateLimiter:
+    return LocalRateLimiter(LIMITS, time)
 
 
 @pytest.fixture
-def sync(world: World, quota: LocalQuota) -> Sync:
-    return replace(world.sync, gates=Gates(quota))
+def sync(world: World, quota: LocalRateLimiter) -> Reconciler:
+    return replace(world.reconciler, request_gates=RequestGates(quota))
 
 
-def take_all(quota: LocalQuota, provider: Provider, operation: str = CREATE_CUSTOMER) -> None:
+def take_all(quota: LocalRateLimiter, provider: Provider, operation: str = CREATE_CUSTOMER_REQUEST) -> None:
     number = 0
-    while quota.take(provider, operation, f"other_{number}", "fresh").state != "full":
+    while quota.acquire(provider, operation, f"other_{number}", "interactive").state != "full":
         number += 1
 
 
-def take_some(quota: LocalQuota, provider: Provider, many: int, operation: str = CREATE_CUSTOMER) -> None:
+def take_some(quota: LocalRateLimiter, provider: Provider, many: int, operation: str = CREATE_CUSTOMER_REQUEST) -> None:
     for number in range(many):
-        quota.take(provider, operation, f"other_{number}", "fresh")
+        quota.acquire(provider, operation, f"other_{number}", "interactive")
 
 
 def test_who_must_wait_has_sent_and_counted_nothing_and_passes_at_his_place(
-    sync: Sync, world: World, quota: LocalQuota, time: Time
+    sync: Reconciler, world: World, quota: LocalRateLimiter, time: Time
 ) -> None:
     org_id = world.create()
     take_some(quota, "stripe", 6)
     outcome = sync.run(org_id, "stripe")
     link = world.link(org_id, "stripe")
     assert outcome.kind == "waiting"
-    assert outcome.again_in == pytest.approx(1.2)
+    assert outcome.requeue_after == pytest.approx(1.2)
     assert (link.attempts, link.error_kind, link.intent, link.lease_token) == (0, None, None, None)
-    assert link.next_attempt_at == world.now + timedelta(seconds=1.2)
-    assert link.sweep_at == world.now + timedelta(seconds=1.2) + SWEEP_GRACE
-    assert world.sandbox.counters().stripe.of(CREATE_CUSTOMER) == 0
-    world.pass_time(seconds=1.2)
-    time.now += round(1.2 * SECOND)
+    assert link.not_before == world.now + timedelta(seconds=1.2)
+    assert link.next_sweep_at == world.now + timedelta(seconds=1.2) + SWEEP_GRACE
+    assert world.sandbox.counters().stripe.of(CREATE_CUSTOMER_REQUEST) == 0
+    world.advance_time(seconds=1.2)
+    time.now += round(1.2 * MICROSECONDS_PER_SECOND)
     assert sync.run(org_id, "stripe").kind == "synced"
 
 
 def test_an_organization_that_finds_the_line_full_is_left_to_the_sweep(
-    sync: Sync, world: World, quota: LocalQuota
+    sync: Reconciler, world: World, quota: LocalRateLimiter
 ) -> None:
     org_id = world.create()
     take_all(quota, "stripe")
-    assert sync.run(org_id, "stripe") == Outcome(kind="waiting", again_in=None)
-    assert world.link(org_id, "stripe").sweep_at == world.now + timedelta(seconds=1)
+    assert sync.run(org_id, "stripe") == ReconcileResult(kind="waiting", requeue_after=None)
+    assert world.link(org_id, "stripe").next_sweep_at == world.now + timedelta(seconds=1)
 
 
 def test_an_error_that_the_link_met_before_stays_in_sight_while_it_waits(
-    sync: Sync, world: World, quota: LocalQuota
+    sync: Reconciler, world: World, quota: LocalRateLimiter
 ) -> None:
     org_id = world.create()
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "500_before")
-    world.sync.run(org_id, "stripe")
-    world.pass_time(seconds=60)
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "500_before")
+    world.reconciler.run(org_id, "stripe")
+    world.advance_time(seconds=60)
     take_some(quota, "stripe", 6)
     sync.run(org_id, "stripe")
     link = world.link(org_id, "stripe")
@@ -98,189 +101,198 @@ def test_an_error_that_the_link_met_before_stays_in_sight_while_it_waits(
 
 
 def test_a_change_while_it_waits_is_taken_along_without_a_second_place(
-    sync: Sync, world: World, quota: LocalQuota, time: Time
+    sync: Reconciler, world: World, quota: LocalRateLimiter, time: Time
 ) -> None:
     org_id = world.create()
     take_some(quota, "stripe", 6)
-    first = sync.run(org_id, "stripe").again_in
+    first = sync.run(org_id, "stripe").requeue_after
     for number in range(20):
         world.rename(org_id, f"Acme {number}")
-        assert sync.run(org_id, "stripe").again_in == first
-    other = quota.take("stripe", CREATE_CUSTOMER, "somebody", "fresh")
+        assert sync.run(org_id, "stripe").requeue_after == first
+    other = quota.acquire("stripe", CREATE_CUSTOMER_REQUEST, "somebody", "interactive")
     assert other.seconds == pytest.approx((first or 0) + 0.2)
-    world.pass_time(seconds=2)
-    time.now += 2 * SECOND
+    world.advance_time(seconds=2)
+    time.now += 2 * MICROSECONDS_PER_SECOND
     assert sync.run(org_id, "stripe").kind == "synced"
     assert [each["name"] for each in world.sandbox.state()["stripe"]["customers"]] == ["Acme 19"]
 
 
-def test_a_round_that_has_begun_ends_though_a_crowd_waits(sync: Sync, world: World, quota: LocalQuota) -> None:
+def test_a_round_that_has_begun_ends_though_a_crowd_waits(
+    sync: Reconciler, world: World, quota: LocalRateLimiter
+) -> None:
     """Lago takes two requests from one bucket: the second does not go to the end of the line."""
-    world.policy = replace(world.policy, links_payer=False)
+    world.policy = replace(world.policy, sends_payer_to_lago=False)
     org_id = world.create()
     began = replace(sync, policy=world.policy)
-    world.billers["lago"].after_customer = lambda: take_all(quota, "lago")
+    world.providers["lago"].after_customer = lambda: take_all(quota, "lago")
     since = real_time.monotonic()
     assert began.run(org_id, "lago").kind == "synced"
     assert real_time.monotonic() - since > 0.2  # one interval of the bucket
     assert world.sandbox.counters().lago.operations["POST /api/v1/subscriptions"] == 1
 
 
-def test_what_was_booked_is_paid_once_and_a_second_request_again(quota: LocalQuota) -> None:
-    gate = Gates(quota).to("stripe", "org_1", "fresh")
-    gate.book(CREATE_CUSTOMER)
-    gate.hold(CREATE_CUSTOMER)
-    assert quota.take("stripe", CREATE_CUSTOMER, "org_2", "started").seconds == pytest.approx(0.2)
-    gate.hold(CREATE_CUSTOMER)
-    assert quota.take("stripe", CREATE_CUSTOMER, "org_2", "started").seconds == pytest.approx(0.6)
+def test_what_was_booked_is_paid_once_and_a_second_request_again(quota: LocalRateLimiter) -> None:
+    gate = RequestGates(quota).open_gate("stripe", "org_1", "interactive")
+    gate.reserve(CREATE_CUSTOMER_REQUEST)
+    gate.before_request(CREATE_CUSTOMER_REQUEST)
+    assert quota.acquire("stripe", CREATE_CUSTOMER_REQUEST, "org_2", "in_flight").seconds == pytest.approx(0.2)
+    gate.before_request(CREATE_CUSTOMER_REQUEST)
+    assert quota.acquire("stripe", CREATE_CUSTOMER_REQUEST, "org_2", "in_flight").seconds == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("reason", ["endpoint-rate", "global-rate"])
 def test_a_429_slows_everybody_by_its_reason(
-    sync: Sync, world: World, quota: LocalQuota, time: Time, reason: str
+    sync: Reconciler, world: World, quota: LocalRateLimiter, time: Time, reason: str
 ) -> None:
     org_id = world.create()
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "429", reason=reason)
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "429", reason=reason)
     assert sync.run(org_id, "stripe").kind == "retry"
     assert world.link(org_id, "stripe").error_kind == "throttled"
     one_operation = reason == "endpoint-rate"
-    assert spacing(quota, time, CREATE_CUSTOMER) == pytest.approx(0.4 if one_operation else 0.2)
+    assert spacing(quota, time, CREATE_CUSTOMER_REQUEST) == pytest.approx(0.4 if one_operation else 0.2)
     assert spacing(quota, time, "GET /v1/customers") == pytest.approx(0.2)
     assert spacing(quota, time, None) == pytest.approx(0.1 if one_operation else 0.2)
 
 
 def test_a_429_about_one_object_keeps_its_organization_out_and_slows_nobody(
-    sync: Sync, world: World, quota: LocalQuota, time: Time
+    sync: Reconciler, world: World, quota: LocalRateLimiter, time: Time
 ) -> None:
     org_id, other = world.create(), world.create("Other")
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "429", times=2, reason="resource-specific")
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "429", times=2, reason="resource-specific")
     outcome, link = sync.run(org_id, "stripe"), world.link(org_id, "stripe")
-    assert (outcome.kind, outcome.again_in) == ("retry", 60.0)
+    assert (outcome.kind, outcome.requeue_after) == ("retry", 60.0)
     assert (link.error_kind, link.error_code) == ("throttled", "resource-specific")
-    assert spacing(quota, time, CREATE_CUSTOMER) == pytest.approx(0.2)
+    assert spacing(quota, time, CREATE_CUSTOMER_REQUEST) == pytest.approx(0.2)
     assert spacing(quota, time, None) == pytest.approx(0.1)
-    time.now += 5 * SECOND
+    time.now += 5 * MICROSECONDS_PER_SECOND
     world.sandbox.clear_faults()
     assert sync.run(other, "stripe").kind == "synced"
 
 
 def test_one_that_stripe_sees_too_often_waits_longer_each_time_and_no_change_hurries_it(
-    sync: Sync, world: World, time: Time
+    sync: Reconciler, world: World, time: Time
 ) -> None:
     org_id = world.create()
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "429", times=3, reason="resource-specific")
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "429", times=3, reason="resource-specific")
     waits = []
     for number in range(3):
         outcome = sync.run(org_id, "stripe")
-        waits.append(outcome.again_in)
-        world.pass_time(seconds=30)
+        waits.append(outcome.requeue_after)
+        world.advance_time(seconds=30)
         assert sync.run(org_id, "stripe").kind == "waiting"
         if number == 2:
             world.rename(org_id, "Acme GmbH")
             assert sync.run(org_id, "stripe").kind == "waiting"
-        world.pass_time(seconds=outcome.again_in or 0.0)
-        time.now += 300 * SECOND
+        world.advance_time(seconds=outcome.requeue_after or 0.0)
+        time.now += 300 * MICROSECONDS_PER_SECOND
     assert waits == [60.0, 120.0, 240.0]
     assert sync.run(org_id, "stripe").kind == "synced"
-    assert [each["name"] for each in world.stripe("customers")] == ["Acme GmbH"]
+    assert [each["name"] for each in world.stripe_objects("customers")] == ["Acme GmbH"]
 
 
-def spacing(quota: LocalQuota, time: Time, operation: str | None) -> float:
+def spacing(quota: LocalRateLimiter, time: Time, operation: str | None) -> float:
     """Seconds between two requests of one operation, or of a different one each."""
-    time.now += 5 * SECOND
-    slots = [quota.take("stripe", operation or f"operation {number}", "org", "started") for number in range(4)]
+    time.now += 5 * MICROSECONDS_PER_SECOND
+    slots = [quota.acquire("stripe", operation or f"operation {number}", "org", "in_flight") for number in range(4)]
     return slots[3].seconds - slots[2].seconds
 
 
-def test_a_probe_of_a_stopped_biller_is_not_kept_waiting(sync: Sync, world: World, quota: LocalQuota) -> None:
+def test_a_probe_of_a_stopped_biller_is_not_kept_waiting(
+    sync: Reconciler, world: World, quota: LocalRateLimiter
+) -> None:
     for number in range(5):
-        world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "500_before")
-        world.sync.run(world.create(f"Failing {number}"), "stripe")
+        world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "500_before")
+        world.reconciler.run(world.create(f"Failing {number}"), "stripe")
     waiting = world.create()
-    assert world.sync.run(waiting, "stripe").kind == "idle"
-    world.pass_time(seconds=5)
+    assert world.reconciler.run(waiting, "stripe").kind == "idle"
+    world.advance_time(seconds=5)
     take_all(quota, "stripe")
     assert sync.run(waiting, "stripe").kind == "synced"
 
 
 def test_the_lanes_of_a_process_leave_room_for_the_other_biller() -> None:
-    gates = Gates(threads=8)
-    inside = [gates.to("stripe", f"org_{number}", "fresh") for number in range(6)]
+    gates = RequestGates(threads=8)
+    inside = [gates.open_gate("stripe", f"org_{number}", "interactive") for number in range(6)]
     for gate in inside:
-        gate.hold(CREATE_CUSTOMER)
-    with pytest.raises(MustWaitError) as caught:
-        gates.to("stripe", "org_late", "fresh").book(CREATE_CUSTOMER)
-    assert caught.value.in_line
-    gates.to("lago", "org_1", "fresh").hold("POST /api/v1/customers")
-    inside[0].leave()
-    inside[0].leave()
-    gates.to("stripe", "org_late", "fresh").hold(CREATE_CUSTOMER)
-    with pytest.raises(MustWaitError):
-        gates.to("stripe", "org_later", "fresh").hold(CREATE_CUSTOMER)
+        gate.before_request(CREATE_CUSTOMER_REQUEST)
+    with pytest.raises(NoPermitError) as caught:
+        gates.open_gate("stripe", "org_late", "interactive").reserve(CREATE_CUSTOMER_REQUEST)
+    assert caught.value.reserved
+    gates.open_gate("lago", "org_1", "interactive").before_request("POST /api/v1/customers")
+    inside[0].close()
+    inside[0].close()
+    gates.open_gate("stripe", "org_late", "interactive").before_request(CREATE_CUSTOMER_REQUEST)
+    with pytest.raises(NoPermitError):
+        gates.open_gate("stripe", "org_later", "interactive").before_request(CREATE_CUSTOMER_REQUEST)
 
 
 def test_those_who_find_the_lanes_full_come_back_as_slowly_as_turns_end() -> None:
     moment = 100.0
-    lanes = Lanes(2, lambda: moment)
+    lanes = ConcurrencySlots(2, lambda: moment)
     for _ in range(40):
-        lanes.enter()
-        lanes.leave(4.0)
-    assert (lanes.enter(), lanes.enter()) == (None, None)
-    waits = [lanes.enter() or 0.0 for _ in range(40)]
-    assert waits[0] == SOONEST
+        lanes.acquire()
+        lanes.release(4.0)
+    assert (lanes.acquire(), lanes.acquire()) == (None, None)
+    waits = [lanes.acquire() or 0.0 for _ in range(40)]
+    assert waits[0] == MIN_RETURN_SECONDS
     assert waits[2] - waits[1] == pytest.approx(2.0, abs=0.1)
-    assert max(waits) == LATEST < LONGEST_RETRY
+    assert max(waits) == MAX_RETURN_SECONDS < MAX_QUEUE_DELAY_SECONDS
 
 
 def test_a_fresh_change_finds_a_lane_where_bulk_work_fills_all_that_it_may() -> None:
-    lanes = Lanes(3, lambda: 100.0)
-    bulk = [lanes.enter(bulk=True) for _ in range(60)]
-    assert bulk[:3] == [None, None, SOONEST]
-    assert bulk[-1] == LATEST
-    assert (lanes.enter(), lanes.enter()) == (None, SOONEST)
-    assert Lanes(1).enter(bulk=True) is None
+    lanes = ConcurrencySlots(3, lambda: 100.0)
+    bulk = [lanes.acquire(bulk=True) for _ in range(60)]
+    assert bulk[:3] == [None, None, MIN_RETURN_SECONDS]
+    assert bulk[-1] == MAX_RETURN_SECONDS
+    assert (lanes.acquire(), lanes.acquire()) == (None, MIN_RETURN_SECONDS)
+    assert ConcurrencySlots(1).acquire(bulk=True) is None
 
 
 def test_bulk_work_finds_a_lane_where_fresh_changes_come_without_end() -> None:
-    lanes = Lanes(3)
-    assert [lanes.enter(), lanes.enter(), lanes.enter(bulk=True), lanes.enter()] == [None, None, None, SOONEST]
-    lanes.leave(0.1, bulk=True)
-    assert lanes.enter(bulk=True) is None
+    lanes = ConcurrencySlots(3)
+    assert [lanes.acquire(), lanes.acquire(), lanes.acquire(bulk=True), lanes.acquire()] == [
+        None,
+        None,
+        None,
+        MIN_RETURN_SECONDS,
+    ]
+    lanes.release(0.1, bulk=True)
+    assert lanes.acquire(bulk=True) is None
 
 
 def test_bulk_turns_that_end_leave_room_for_the_next() -> None:
-    gates = Gates(threads=4)  # two lanes each, one of them for bulk work
+    gates = RequestGates(threads=4)  # two lanes each, one of them for bulk work
     for number in range(3):
-        gate = gates.to("stripe", f"org_{number}", "bulk")
-        gate.hold(CREATE_CUSTOMER)
-        gate.leave()
+        gate = gates.open_gate("stripe", f"org_{number}", "bulk")
+        gate.before_request(CREATE_CUSTOMER_REQUEST)
+        gate.close()
 
 
 def test_a_crowd_that_was_sent_away_is_forgotten_soon_after() -> None:
     moment = [100.0]
-    lanes = Lanes(1, lambda: moment[0])
-    lanes.enter()
+    lanes = ConcurrencySlots(1, lambda: moment[0])
+    lanes.acquire()
     for _ in range(1000):
-        lanes.enter()
-    moment[0] += LATEST
-    assert (lanes.enter() or 0.0) <= 2 * SOONEST
+        lanes.acquire()
+    moment[0] += MAX_RETURN_SECONDS
+    assert (lanes.acquire() or 0.0) <= 2 * MIN_RETURN_SECONDS
 
 
 def test_a_round_that_fails_leaves_its_lane(world: World) -> None:
-    gates = Gates(threads=2)  # one lane each
-    sync = replace(world.sync, gates=gates)
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER, "500_before", times=3)
+    gates = RequestGates(threads=2)  # one lane each
+    sync = replace(world.reconciler, request_gates=gates)
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "500_before", times=3)
     outcomes = [sync.run(world.create(f"Acme {number}"), "stripe").kind for number in range(4)]
     assert outcomes == ["retry", "retry", "retry", "synced"]
 
 
 def test_many_threads_never_have_more_turns_at_a_biller_than_lanes() -> None:
-    lanes, most, inside, lock = Lanes(3), 0, 0, threading.Lock()
+    lanes, most, inside, lock = ConcurrencySlots(3), 0, 0, threading.Lock()
 
     def work() -> None:
         nonlocal most, inside
         for _ in range(200):
-            if lanes.enter() is not None:
+            if lanes.acquire() is not None:
                 continue
             with lock:
                 inside += 1
@@ -288,7 +300,7 @@ def test_many_threads_never_have_more_turns_at_a_biller_than_lanes() -> None:
             real_time.sleep(0)
             with lock:
                 inside -= 1
-            lanes.leave(0.0)
+            lanes.release(0.0)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -296,4 +308,4 @@ def test_many_threads_never_have_more_turns_at_a_biller_than_lanes() -> None:
     for thread in threads:
         thread.join()
     assert most <= 3
-    assert [lanes.enter() for _ in range(3)] == [None] * 3
+    assert [lanes.acquire() for _ in range(3)] == [None] * 3

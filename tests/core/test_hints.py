@@ -11,10 +11,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from core.compare.desired_state import Policy
-from core.db.models.inbox import Concern, Hint
+from core.compare.desired_state import PayerPolicy
+from core.db.models.inbox import ProviderWebhook, WebhookEffect
 from core.inbox import provider_webhooks
-from core.inbox.provider_webhooks import About, Kept, Told
+from core.inbox.provider_webhooks import LinkRef, ParsedWebhook, StoredResult
 from core.ports.spec import Provider
 from core.reconcile import backoff, commands, due_links
 from core.reporting import overview as status_overview
@@ -28,37 +28,37 @@ BOTH: tuple[Provider, ...] = ("stripe", "lago")
 
 def synced(world: World, plan_tier: str = "professional", name: str = "Acme") -> str:
     org_id = world.create(name, plan_tier)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(10)
     world.sandbox.reset_calls()
     return org_id
 
 
-def told(world: World, org_id: str, provider: Provider, concern: Concern | None = "look") -> Told:
-    return Told(
+def told(world: World, org_id: str, provider: Provider, concern: WebhookEffect | None = "check") -> ParsedWebhook:
+    return ParsedWebhook(
         provider=provider,
         id=f"evt_{next(NUMBERS)}",
         type="customer.subscription.updated",
-        concern=concern,
+        effect=concern,
         customer_id=world.link(org_id, provider).customer_id,
         org_id=org_id if provider == "lago" else None,
     )
 
 
-def keep(world: World, *told: Told) -> list[Kept]:
+def keep(world: World, *told: ParsedWebhook) -> list[StoredResult]:
     with world.database.write() as session:
-        return [provider_webhooks.keep(session, each, world.now) for each in told]
+        return [provider_webhooks.store(session, each, world.now) for each in told]
 
 
-def take(world: World) -> list[About]:
-    return provider_webhooks.take(world.database, world.clock)[1]
+def take(world: World) -> list[LinkRef]:
+    return provider_webhooks.process(world.database, world.clock)[1]
 
 
 def look(  # noqa: PLR0913 - a hint has so many parts
     world: World,
     org_id: str,
     provider: Provider,
-    concern: Concern = "look",
+    concern: WebhookEffect = "check",
     *,
     object_id: str | None = None,
     code: str | None = None,
@@ -66,7 +66,7 @@ def look(  # noqa: PLR0913 - a hint has so many parts
     """The whole way of one hint: stored, counted, looked at."""
     keep(world, replace(told(world, org_id, provider, concern), object_id=object_id, code=code))
     assert take(world) == [(provider, org_id)]
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(10)
 
 
@@ -74,9 +74,9 @@ def writes(world: World) -> list[str]:
     return [call.operation for call in world.sandbox.calls() if call.method != "GET"]
 
 
-def row(world: World, name: str) -> Hint:
+def row(world: World, name: str) -> ProviderWebhook:
     with world.database.read() as session:
-        return session.scalars(select(Hint).where(Hint.id == name)).one()
+        return session.scalars(select(ProviderWebhook).where(ProviderWebhook.id == name)).one()
 
 
 @pytest.mark.parametrize("provider", BOTH)
@@ -89,10 +89,18 @@ def test_a_look_that_finds_nothing_changed_reads_and_changes_nothing_here_or_the
     after = world.link(org_id, provider)
     assert writes(world) == []
     assert world.sandbox.state() == state
-    assert (after.looked, after.hinted) == (1, 1)
-    kept = ("state", "applied_version", "wanted_version", "applied_plan", "applied_customer", "synced_at", "payment")
+    assert (after.checks_done, after.checks_requested) == (1, 1)
+    kept = (
+        "state",
+        "applied_version",
+        "desired_version",
+        "applied_plan",
+        "customer_fingerprint",
+        "synced_at",
+        "payment_status",
+    )
     assert {name: getattr(after, name) for name in kept} == {name: getattr(before, name) for name in kept}
-    assert world.calls() == ((2, 0) if provider == "stripe" else (0, 3))
+    assert world.count_requests() == ((2, 0) if provider == "stripe" else (0, 3))
 
 
 @pytest.mark.parametrize("provider", BOTH)
@@ -104,10 +112,10 @@ def test_a_burst_about_one_organization_costs_two_looks_at_most(world: World, pr
     keep(world, *[told(world, org_id, provider) for _ in range(30)])
     take(world)
     assert one.kind == "synced"
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(60)
-    world.settle(org_id)
-    stripe, lago = world.calls()
+    world.reconcile_until_idle(org_id)
+    stripe, lago = world.count_requests()
     assert (stripe, lago) == ((4, 0) if provider == "stripe" else (0, 6))
 
 
@@ -119,44 +127,44 @@ def test_a_hint_in_mid_turn_is_looked_at_by_one_more(world: World) -> None:
         keep(world, told(world, org_id, "stripe"))
         take(world)
 
-    world.billers["stripe"].after_customer = somebody_changes_it
-    assert world.run(org_id, "stripe").again_in is not None
-    assert world.link(org_id, "stripe").looked < world.link(org_id, "stripe").hinted
-    world.settle(org_id)
-    assert world.link(org_id, "stripe").looked == world.link(org_id, "stripe").hinted
+    world.providers["stripe"].after_customer = somebody_changes_it
+    assert world.run(org_id, "stripe").requeue_after is not None
+    assert world.link(org_id, "stripe").checks_done < world.link(org_id, "stripe").checks_requested
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").checks_done == world.link(org_id, "stripe").checks_requested
 
 
 def test_our_own_round_after_a_change_looks_behind_itself_and_rests(world: World) -> None:
     """Whatever we do comes back as webhooks; they end in looks that write nothing, so there is no circle."""
     org_id = synced(world)
     world.change_plan(org_id, "enterprise")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.sandbox.reset_calls()
-    concerns: tuple[Concern, ...] = ("began", "ended", "look")
+    concerns: tuple[WebhookEffect, ...] = ("started", "ended", "check")
     ours = world.link(org_id, "lago").subscription_id
     for concern in concerns:
         keep(world, replace(told(world, org_id, "lago", concern), object_id=ours))
         take(world)
-        world.settle(org_id)
+        world.reconcile_until_idle(org_id)
         world.wait(10)
     assert writes(world) == []
 
 
 @pytest.mark.parametrize("charger", BOTH)
 def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(world: World, charger: Provider) -> None:
-    world.charged_by(charger)
+    world.set_charging_provider(charger)
     org_id = synced(world)
     customer_id = world.link(org_id, "stripe").customer_id
     world.sandbox.delete("stripe", "customers", str(customer_id))
     look(world, org_id, "stripe")
     link = world.link(org_id, "stripe")
-    assert (link.state, link.error_code) == ("parked", "changed_there")
+    assert (link.state, link.error_code) == ("parked", "changed_at_provider")
     assert str(link.error_message).startswith(f"{customer_id} in Stripe: deleted in Stripe, which is final: bring the")
     assert writes(world) == []
     with world.database.read() as session:
-        receipt = sync_status.receipt(session, org_id, world.now)
+        receipt = sync_status.version_status(session, org_id, world.now)
     assert receipt is not None
-    assert {provider: held.holds for provider, held in receipt.billers.items()} == {"stripe": False, "lago": True}
+    assert {provider: held.is_synced for provider, held in receipt.providers.items()} == {"stripe": False, "lago": True}
 
 
 def test_a_customer_deleted_in_lago_parks_the_link_and_makes_no_other(world: World) -> None:
@@ -166,7 +174,7 @@ def test_a_customer_deleted_in_lago_parks_the_link_and_makes_no_other(world: Wor
     link = world.link(org_id, "lago")
     assert link.state == "parked"
     assert "Lago knows no such customer: deleted there" in str(link.error_message)
-    assert world.lago("customers") == []
+    assert world.lago_objects("customers") == []
     assert writes(world) == []
 
 
@@ -181,14 +189,14 @@ def test_a_subscription_that_ended_in_lago_is_not_charged_again_before_a_person_
     assert "ended in Lago, and not by us, so nothing is charged again by itself" in str(link.error_message)
     assert len(world.sandbox.charges()) == after_its_end
     world.change(org_id, commands.retry)
-    world.settle(org_id)
-    assert world.settled(org_id)
-    assert world.link(org_id, "lago").state == "open"
-    assert [each["status"] for each in world.lago("subscriptions") if each["status"] == "active"] == ["active"]
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert world.link(org_id, "lago").state == "active"
+    assert [each["status"] for each in world.lago_objects("subscriptions") if each["status"] == "active"] == ["active"]
 
 
 def test_a_subscription_that_ended_in_stripe_is_for_a_person(world: World) -> None:
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
     org_id = synced(world)
     ours = world.link(org_id, "stripe").subscription_id
     world.sandbox.delete("stripe", "subscriptions", str(ours))
@@ -216,15 +224,15 @@ def test_a_plan_changed_in_lago_is_made_ours_again_when_a_person_retries(world: 
     world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
     look(world, org_id, "lago")
     world.change(org_id, commands.retry)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     ours = world.link(org_id, "lago")
-    assert (ours.state, ours.applied_plan, ours.applied_next_plan) == ("open", "professional", None)
+    assert (ours.state, ours.applied_plan, ours.applied_next_plan) == ("active", "professional", None)
 
 
 def test_a_foreign_subscription_is_named_and_neither_joined_nor_ended(world: World) -> None:
     org_id = synced(world)
     rogue = rogue_on(world, str(world.link(org_id, "stripe").customer_id))
-    look(world, org_id, "stripe", "began", object_id=rogue)
+    look(world, org_id, "stripe", "started", object_id=rogue)
     link = world.link(org_id, "stripe")
     assert (link.state, link.subscription_id) == ("parked", None)
     assert rogue in str(link.error_message)
@@ -234,87 +242,87 @@ def test_a_foreign_subscription_is_named_and_neither_joined_nor_ended(world: Wor
 
 @pytest.mark.parametrize("charger", BOTH)
 def test_a_downgrade_that_took_effect_settles_the_plan(world: World, charger: Provider) -> None:
-    world.charged_by(charger)
+    world.set_charging_provider(charger)
     org_id = synced(world, "professional")
     world.change_plan(org_id, "starter")
-    world.settle(org_id)
-    world.pass_time(days=32)
+    world.reconcile_until_idle(org_id)
+    world.advance_time(days=32)
     look(world, org_id, charger)
     organization = world.organization(org_id)
     assert (organization.plan_tier, organization.pending_plan_tier) == ("starter", None)
-    world.settle(org_id)
-    assert world.settled(org_id)
-    assert all(world.link(org_id, provider).state == "open" for provider in BOTH)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert all(world.link(org_id, provider).state == "active" for provider in BOTH)
 
 
 def test_a_failed_payment_is_shown_until_it_is_paid_and_changes_no_plan(world: World) -> None:
     org_id = synced(world)
     invoice = world.sandbox.make("lago", "invoices", external_customer_id=org_id, error_code="insufficient_funds")
-    look(world, org_id, "lago", "failed", code="insufficient_funds")
+    look(world, org_id, "lago", "payment_failed", code="insufficient_funds")
     link = world.link(org_id, "lago")
     since = link.payment_since
-    assert (link.payment, link.payment_code, link.state) == ("failed", "insufficient_funds", "open")
+    assert (link.payment_status, link.payment_code, link.state) == ("failed", "insufficient_funds", "active")
     look(world, org_id, "lago")
     assert world.link(org_id, "lago").payment_since == since
     world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_status="succeeded")
     look(world, org_id, "lago")
     link = world.link(org_id, "lago")
-    assert (link.payment, link.payment_since, link.payment_code) == (None, None, None)
+    assert (link.payment_status, link.payment_since, link.payment_code) == (None, None, None)
     assert world.organization(org_id).plan_tier == "professional"
     assert writes(world) == []
 
 
 def test_a_payment_that_failed_at_stripe_is_read_from_the_customer(world: World) -> None:
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
     org_id = synced(world)
     customer_id = world.link(org_id, "stripe").customer_id
     invoice = world.sandbox.make("stripe", "invoices", customer=customer_id)
-    look(world, org_id, "stripe", "failed", code="invoice.payment_failed")
+    look(world, org_id, "stripe", "payment_failed", code="invoice.payment_failed")
     link = world.link(org_id, "stripe")
-    assert (link.payment, link.payment_code, link.state) == ("failed", "invoice.payment_failed", "open")
+    assert (link.payment_status, link.payment_code, link.state) == ("failed", "invoice.payment_failed", "active")
     world.sandbox.patch("stripe", "invoices", invoice["id"], status="paid")
     look(world, org_id, "stripe")
-    assert world.link(org_id, "stripe").payment is None
+    assert world.link(org_id, "stripe").payment_status is None
 
 
 def test_a_failure_that_was_paid_before_it_was_heard_of_is_never_shown(world: World) -> None:
     org_id = synced(world)
-    look(world, org_id, "lago", "failed", code="card_declined")
+    look(world, org_id, "lago", "payment_failed", code="card_declined")
     link = world.link(org_id, "lago")
-    assert (link.payment, link.payment_code) == (None, None)
+    assert (link.payment_status, link.payment_code) == (None, None)
 
 
 def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: World) -> None:
     org_id = synced(world)
-    look(world, org_id, "lago", "refused", code="resource_missing")
+    look(world, org_id, "lago", "payer_rejected", code="resource_missing")
     link = world.link(org_id, "lago")
-    assert (link.payment, link.payment_code) == ("refused", "resource_missing")
+    assert (link.payment_status, link.payment_code) == ("payer_rejected", "resource_missing")
     look(world, org_id, "lago")
-    assert world.link(org_id, "lago").payment == "refused"
-    look(world, org_id, "lago", "taken")
-    assert world.link(org_id, "lago").payment is None
+    assert world.link(org_id, "lago").payment_status == "payer_rejected"
+    look(world, org_id, "lago", "payer_accepted")
+    assert world.link(org_id, "lago").payment_status is None
 
 
 def test_what_a_turn_made_is_kept_also_where_its_look_parks_it(world: World) -> None:
     org_id = world.create()
-    keep(world, Told(provider="stripe", id="early", type="invoice.paid", concern="look", org_id=org_id))
+    keep(world, ParsedWebhook(provider="stripe", id="early", type="invoice.paid", effect="check", org_id=org_id))
     assert take(world) == [("stripe", org_id)]
     rogues: list[str] = []
 
     def somebody_sells_it_something() -> None:
-        (customer,) = world.stripe("customers")
+        (customer,) = world.stripe_objects("customers")
         rogues.append(rogue_on(world, str(customer["id"])))
 
-    world.billers["stripe"].after_customer = somebody_sells_it_something
-    world.settle(org_id)
+    world.providers["stripe"].after_customer = somebody_sells_it_something
+    world.reconcile_until_idle(org_id)
     link = world.link(org_id, "stripe")
-    (customer,) = world.stripe("customers")
+    (customer,) = world.stripe_objects("customers")
     assert (link.state, link.customer_id, link.intent) == ("parked", customer["id"], None)
     world.sandbox.delete("stripe", "subscriptions", rogues[0])
     world.change(org_id, commands.retry)
-    world.settle(org_id)
-    assert world.settled(org_id)
-    assert len(world.stripe("customers")) == 1
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert len(world.stripe_objects("customers")) == 1
 
 
 def rogue_on(world: World, customer_id: str) -> str:
@@ -327,27 +335,29 @@ def rogue_on(world: World, customer_id: str) -> str:
 def test_what_this_link_knows_costs_no_look(world: World) -> None:
     org_id = synced(world)
     ours = str(world.link(org_id, "lago").subscription_id)
-    keep(world, replace(told(world, org_id, "lago", "began"), object_id=ours, id="a"))
+    keep(world, replace(told(world, org_id, "lago", "started"), object_id=ours, id="a"))
     keep(world, replace(told(world, org_id, "lago", "ended"), object_id="the row before an upgrade", id="b"))
     assert take(world) == []
     assert {row(world, name).state for name in "ab"} == {"ignored"}
-    assert world.calls() == (0, 0)
+    assert world.count_requests() == (0, 0)
 
 
 def test_whoever_is_unknown_or_deleted_costs_nothing_and_the_row_says_why(world: World) -> None:
     org_id = synced(world)
-    keep(world, Told(provider="stripe", id="s", type="invoice.paid", concern="look", customer_id="cus_somebody"))
-    keep(world, Told(provider="lago", id="l", type="invoice.voided", concern="look", org_id="org_somebody"))
-    keep(world, Told(provider="lago", id="n", type="payment.succeeded", concern="taken"))
+    keep(
+        world, ParsedWebhook(provider="stripe", id="s", type="invoice.paid", effect="check", customer_id="cus_somebody")
+    )
+    keep(world, ParsedWebhook(provider="lago", id="l", type="invoice.voided", effect="check", org_id="org_somebody"))
+    keep(world, ParsedWebhook(provider="lago", id="n", type="payment.succeeded", effect="payer_accepted"))
     assert take(world) == []
     assert {row(world, name).reason for name in "sln"} == {"it is about no customer of ours"}
     world.change_status(org_id, "deleted")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.sandbox.reset_calls()
     keep(world, replace(told(world, org_id, "lago", "ended"), id="d"))
     assert take(world) == []
     assert "is deleted" in str(row(world, "d").reason)
-    assert world.calls() == (0, 0)
+    assert world.count_requests() == (0, 0)
 
 
 def test_another_account_or_mode_is_refused_and_has_no_effect(world: World) -> None:
@@ -358,16 +368,16 @@ def test_another_account_or_mode_is_refused_and_has_no_effect(world: World) -> N
         replace(told(world, org_id, "stripe"), livemode=True),
         replace(told(world, org_id, "lago"), account_id="0c0ffee0-0000-4000-8000-000000000000"),
     )
-    assert [each.state for each in refused] == ["refused"] * 3
+    assert [each.state for each in refused] == ["rejected"] * 3
     assert take(world) == []
-    assert world.link(org_id, "stripe").hinted == 0
+    assert world.link(org_id, "stripe").checks_requested == 0
     assert "live mode, this database belongs to test mode" in str(refused[1].reason)
 
 
 def test_the_same_hint_is_one_row_however_often_and_however_many_bring_it(world: World) -> None:
     org_id = synced(world)
     same = told(world, org_id, "stripe")
-    found: list[Kept] = []
+    found: list[StoredResult] = []
     threads = [threading.Thread(target=lambda: found.extend(keep(world, same))) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -375,7 +385,7 @@ def test_the_same_hint_is_one_row_however_often_and_however_many_bring_it(world:
         thread.join()
     assert sorted(each.repeated for each in found) == [False] + [True] * 7
     assert take(world) == [("stripe", org_id)]
-    assert keep(world, same) == [Kept(state="handled", reason=None, repeated=True)]
+    assert keep(world, same) == [StoredResult(state="handled", reason=None, repeated=True)]
     assert take(world) == []
 
 
@@ -386,8 +396,8 @@ def test_a_link_that_waits_for_a_person_is_not_woken_and_looks_when_it_goes_on(w
     world.sandbox.reset_calls()
     keep(world, replace(told(world, org_id, "stripe"), id="again"))
     assert take(world) == []
-    world.settle(org_id)
-    assert (row(world, "again").state, world.calls()) == ("handled", (0, 0))
+    world.reconcile_until_idle(org_id)
+    assert (row(world, "again").state, world.count_requests()) == ("handled", (0, 0))
 
 
 def test_the_sweep_hands_over_a_link_whose_ring_was_lost(world: World) -> None:
@@ -395,10 +405,10 @@ def test_the_sweep_hands_over_a_link_whose_ring_was_lost(world: World) -> None:
     keep(world, told(world, org_id, "lago"))
     take(world)
     with world.database.write() as session:
-        assert due_links.links(session, "lago", 10, world.now) == []
-    world.wait(backoff.LONGEST_RETRY * 2)
+        assert due_links.dispatch(session, "lago", 10, world.now) == []
+    world.wait(backoff.MAX_QUEUE_DELAY_SECONDS * 2)
     with world.database.write() as session:
-        assert due_links.links(session, "lago", 10, world.now) == [org_id]
+        assert due_links.dispatch(session, "lago", 10, world.now) == [org_id]
 
 
 def test_what_nobody_handled_comes_due_again_and_what_is_old_goes(world: World) -> None:
@@ -406,18 +416,18 @@ def test_what_nobody_handled_comes_due_again_and_what_is_old_goes(world: World) 
     fresh, dull = told(world, org_id, "stripe"), told(world, org_id, "stripe", None)
     keep(world, fresh, dull)
     with world.database.write() as session:
-        assert (provider_webhooks.hand_over(session, world.now), provider_webhooks.hand_over(session, world.now)) == (
+        assert (provider_webhooks.dispatch(session, world.now), provider_webhooks.dispatch(session, world.now)) == (
             1,
             0,
         )
-    world.wait(provider_webhooks.HANDED_OVER.total_seconds())
+    world.wait(provider_webhooks.WEBHOOK_REDISPATCH_AFTER.total_seconds())
     with world.database.write() as session:
         assert provider_webhooks.any_due(session, world.now)
-        assert provider_webhooks.hand_over(session, world.now) == 1
-    world.wait((provider_webhooks.KEPT + timedelta(days=1)).total_seconds())
-    assert provider_webhooks.drop_old(world.database, world.clock) == 1
+        assert provider_webhooks.dispatch(session, world.now) == 1
+    world.wait((provider_webhooks.PROVIDER_WEBHOOK_RETENTION + timedelta(days=1)).total_seconds())
+    assert provider_webhooks.delete_old(world.database, world.clock) == 1
     with world.database.read() as session:
-        assert session.scalars(select(Hint.id)).all() == [fresh.id]
+        assert session.scalars(select(ProviderWebhook.id)).all() == [fresh.id]
 
 
 def test_a_look_that_fails_is_tried_again_like_any_work(world: World) -> None:
@@ -427,12 +437,12 @@ def test_a_look_that_fails_is_tried_again_like_any_work(world: World) -> None:
     take(world)
     outcome = world.run(org_id, "lago")
     assert outcome.kind == "retry"
-    assert world.link(org_id, "lago").looked == 0
+    assert world.link(org_id, "lago").checks_done == 0
     world.sandbox.clear_faults()
     world.wait(60)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     link = world.link(org_id, "lago")
-    assert (link.looked, link.error_kind, link.attempts) == (1, None, 0)
+    assert (link.checks_done, link.error_kind, link.attempts) == (1, None, 0)
 
 
 def test_an_organization_that_is_looked_at_stays_in_sync(world: World) -> None:
@@ -440,33 +450,33 @@ def test_an_organization_that_is_looked_at_stays_in_sync(world: World) -> None:
     keep(world, told(world, org_id, "stripe"))
     take(world)
     with world.database.read() as session:
-        receipt = sync_status.receipt(session, org_id, world.now)
-        overview = status_overview.overview(session)
+        receipt = sync_status.version_status(session, org_id, world.now)
+        overview = status_overview.summarize(session)
     assert receipt is not None
     assert receipt.in_sync
-    assert (overview.billers["stripe"].in_sync, overview.billers["stripe"].behind) == (1, 0)
+    assert (overview.providers["stripe"].in_sync, overview.providers["stripe"].behind) == (1, 0)
 
 
 @pytest.mark.parametrize("charger", BOTH)
 def test_a_downgrade_that_came_is_not_undone_where_the_look_after_it_fails(world: World, charger: Provider) -> None:
-    world.charged_by(charger)
+    world.set_charging_provider(charger)
     org_id = synced(world, "professional")
     world.change_plan(org_id, "starter")
-    world.settle(org_id)
-    world.pass_time(days=32)
+    world.reconcile_until_idle(org_id)
+    world.advance_time(days=32)
     charged = len(world.sandbox.charges())
-    due_links.downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now)
     keep(world, told(world, org_id, charger))
     take(world)
     world.sandbox.add_fault(charger, customer_reads(charger), "500_before", times=9)
     world.run(org_id, charger)
     world.sandbox.clear_faults()
     world.wait(60)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     organization = world.organization(org_id)
     assert (organization.plan_tier, organization.pending_plan_tier) == ("starter", None)
     assert len(world.sandbox.charges()) == charged
-    assert world.settled(org_id)
+    assert world.is_in_sync(org_id)
 
 
 @pytest.mark.parametrize("look_fails", [False, True])
@@ -475,14 +485,14 @@ def test_a_charger_that_gives_way_wakes_the_other_also_where_it_looks(
     world: World, sandbox_server: Sandbox, charger: Provider, *, look_fails: bool
 ) -> None:
     if charger == "stripe":
-        world = with_policy(world, Policy())
+        world = with_policy(world, PayerPolicy())
     other: Provider = "lago" if charger == "stripe" else "stripe"
-    world.charged_by(charger, "starter")
-    world.charged_by(other, "enterprise")
+    world.set_charging_provider(charger, "starter")
+    world.set_charging_provider(other, "enterprise")
     org_id = synced(world, "starter")
     world.change_plan(org_id, "enterprise")
     world.run(org_id, other)
-    assert world.link(org_id, other).error_code == "second_payer"
+    assert world.link(org_id, other).error_code == "double_charging"
     if charger == "lago":
         nobody = {"external_id": org_id, "billing_configuration": {"payment_provider": None}}
         headers = {"Authorization": "Bearer sandbox"}
@@ -494,9 +504,9 @@ def test_a_charger_that_gives_way_wakes_the_other_also_where_it_looks(
         world.run(org_id, charger)
         world.sandbox.clear_faults()
         world.wait(60)
-    world.settle(org_id)
-    assert world.settled(org_id)
-    assert {world.link(org_id, each).state for each in BOTH} == {"open"}
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert {world.link(org_id, each).state for each in BOTH} == {"active"}
 
 
 def customer_reads(provider: Provider) -> str:
@@ -505,14 +515,14 @@ def customer_reads(provider: Provider) -> str:
 
 def test_of_a_payer_that_was_refused_and_then_taken_the_later_word_counts(world: World) -> None:
     org_id = synced(world)
-    keep(world, replace(told(world, org_id, "lago", "refused"), id="b", code="resource_missing"))
+    keep(world, replace(told(world, org_id, "lago", "payer_rejected"), id="b", code="resource_missing"))
     world.wait(1)
-    keep(world, replace(told(world, org_id, "lago", "taken"), id="a"))
+    keep(world, replace(told(world, org_id, "lago", "payer_accepted"), id="a"))
     world.wait(1)
     with world.database.write() as session:
-        provider_webhooks.hand_over(session, world.now)
+        provider_webhooks.dispatch(session, world.now)
     take(world)
-    assert world.link(org_id, "lago").payment is None
+    assert world.link(org_id, "lago").payment_status is None
 
 
 @pytest.mark.parametrize("what", ["ended", "lowered"])
@@ -523,15 +533,15 @@ def test_what_somebody_did_in_lago_is_not_undone_by_another_change_here(world: W
     else:
         world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
     look(world, org_id, "lago")
-    before = world.lago("subscriptions")
+    before = world.lago_objects("subscriptions")
     charged = len(world.sandbox.charges())
     world.rename(org_id, "Acme GmbH")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     link = world.link(org_id, "lago")
-    assert (link.state, link.error_code) == ("parked", "changed_there")
-    assert link.applied_version < link.wanted_version
+    assert (link.state, link.error_code) == ("parked", "changed_at_provider")
+    assert link.applied_version < link.desired_version
     assert len(world.sandbox.charges()) == charged
-    assert world.lago("subscriptions") == before
+    assert world.lago_objects("subscriptions") == before
 
 
 @pytest.mark.parametrize("heard_of", [True, False])
@@ -540,19 +550,19 @@ def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgra
 ) -> None:
     org_id = synced(world, "professional")
     world.change_plan(org_id, "starter")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(10)
     world.sandbox.delete("lago", "subscriptions", org_id)
     if heard_of:
         look(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
         assert world.link(org_id, "lago").state == "parked"
     charged = len(world.sandbox.charges())
-    world.pass_time(days=32)
-    assert due_links.downgrades(world.database, 10, world.now) == 1
-    world.settle(org_id)
+    world.advance_time(days=32)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
     assert world.link(org_id, "lago").state == "parked"
     assert len(world.sandbox.charges()) == charged
     world.change(org_id, commands.retry)
-    world.settle(org_id)
-    assert world.settled(org_id)
-    assert [each["status"] for each in world.lago("subscriptions")].count("active") == 1
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert [each["status"] for each in world.lago_objects("subscriptions")].count("active") == 1

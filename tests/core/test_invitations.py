@@ -11,21 +11,21 @@ from sqlalchemy import select, update
 
 from core.access import invitations, users
 from core.access.invitations import InvitationError, TooManyInvitationsError
-from core.access.users import Profile
+from core.access.users import UserProfile
 from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
 from core.db.database import Database
 from core.db.models.access import Invitation
-from core.db.models.email import Mail
+from core.db.models.email import Email
 from core.db.models.events import Event
-from core.db.models.organizations import Membership, Organization, Role
-from core.events.event_types import Cause, Change
+from core.db.models.organizations import Membership, MembershipRole, Organization
+from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NewOrganization
 from core.organizations.memberships import AlreadyMemberError
 from tests.conftest import SetClock
 
-Work = Callable[[Change, Organization], object]
+Work = Callable[[ChangeContext, Organization], object]
 
 
 class Club:
@@ -34,7 +34,7 @@ class Club:
     def __init__(self, database: Database, catalog: Catalog, clock: SetClock) -> None:
         self.database, self.clock = database, clock
         with database.write() as session:
-            change = Change(session, clock())
+            change = ChangeContext(session, clock())
             organization = commands.create(change, NewOrganization(name="Club", plan_tier="starter"), catalog)
             memberships.add(change, organization, "olga", "owner")
             memberships.add(change, organization, "bill", "billing_admin")
@@ -42,41 +42,43 @@ class Club:
         self.know("bob")
 
     def know(self, user_id: str, email: str | None = "given") -> None:
-        profile = Profile(user_id=user_id, name=user_id, email=f"{user_id}@club.test" if email == "given" else email)
+        profile = UserProfile(
+            user_id=user_id, name=user_id, email=f"{user_id}@club.test" if email == "given" else email
+        )
         with self.database.write() as session:
-            users.remember(Change(session, self.clock()), profile)
+            users.upsert(ChangeContext(session, self.clock()), profile)
 
     def change(self, work: Work) -> None:
         with self.database.write() as session:
             organization = commands.lock(session, self.org_id)
             assert organization is not None
-            work(Change(session, self.clock()), organization)
+            work(ChangeContext(session, self.clock()), organization)
 
-    def invite(self, email: str = "bob@club.test", role: Role = "member", by: str | None = "olga") -> str:
+    def invite(self, email: str = "bob@club.test", role: MembershipRole = "member", by: str | None = "olga") -> str:
         """Returns the token of the mail."""
         with self.database.write() as session:
             organization = commands.lock(session, self.org_id)
             assert organization is not None
-            made = invitations.invite(Change(session, self.clock()), organization, email, role, by)
+            made = invitations.invite(ChangeContext(session, self.clock()), organization, email, role, by)
             return invitations.new_token(session, made.id)[1]
 
-    def accept(self, token: str, user_id: str = "bob") -> Role:
+    def accept(self, token: str, user_id: str = "bob") -> MembershipRole:
         with self.database.write() as session:
-            return invitations.accept(Change(session, self.clock(), Cause(actor=user_id)), token, user_id).role
+            return invitations.accept(ChangeContext(session, self.clock(), Cause(actor=user_id)), token, user_id).role
 
     def obstacle(self, token: str, user_id: str = "bob") -> str:
         with pytest.raises(InvitationError) as caught:
             self.accept(token, user_id)
-        return caught.value.obstacle
+        return caught.value.problem
 
     def role(self, user_id: str = "bob") -> str | None:
         with self.database.read() as session:
             membership = session.get(Membership, (self.org_id, user_id))
             return membership.role if membership else None
 
-    def give(self, user_id: str, role: Role) -> None:
-        def work(change: Change, organization: Organization) -> None:
-            membership = memberships.find(change.session, organization.id, user_id)
+    def give(self, user_id: str, role: MembershipRole) -> None:
+        def work(change: ChangeContext, organization: Organization) -> None:
+            membership = memberships.lock(change.session, organization.id, user_id)
             assert membership is not None
             memberships.change_role(change, membership, role)
 
@@ -153,23 +155,23 @@ def test_one_that_has_ended_can_be_sent_anew(club: Club) -> None:
     assert club.accept(second) == "member"
     with club.database.read() as session:
         [invitation] = session.scalars(select(Invitation))
-        assert invitation.mailed == 2
+        assert invitation.emails_sent == 2
 
 
 def test_one_that_is_taken_back_opens_nothing(club: Club) -> None:
     token = club.invite()
     with club.database.write() as session:
-        [invitation] = invitations.pending(session, club.org_id, club.clock())
-        assert not invitations.revoke(Change(session, club.clock()), "org_other", invitation.id)
-        assert invitations.revoke(Change(session, club.clock()), club.org_id, invitation.id)
-        assert not invitations.revoke(Change(session, club.clock()), club.org_id, invitation.id)
+        [invitation] = invitations.list_pending(session, club.org_id, club.clock())
+        assert not invitations.revoke(ChangeContext(session, club.clock()), "org_other", invitation.id)
+        assert invitations.revoke(ChangeContext(session, club.clock()), club.org_id, invitation.id)
+        assert not invitations.revoke(ChangeContext(session, club.clock()), club.org_id, invitation.id)
     assert club.obstacle(token) == "revoked"
     assert club.accept(club.invite()) == "member"
 
 
 def test_whoever_is_taken_out_does_not_come_back_by_an_invitation_from_before(club: Club) -> None:
-    def take_out(change: Change, organization: Organization) -> None:
-        membership = memberships.find(change.session, organization.id, "bob")
+    def take_out(change: ChangeContext, organization: Organization) -> None:
+        membership = memberships.lock(change.session, organization.id, "bob")
         assert membership is not None
         memberships.remove(change, membership)
 
@@ -202,7 +204,7 @@ def test_a_deleted_organization_takes_nobody_in(club: Club) -> None:
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_somebody_may_give_is_looked_at_when_it_is_taken(
-    club: Club, role: Role, inviter: str | None, then: Role | None, *, good: bool
+    club: Club, role: MembershipRole, inviter: str | None, then: MembershipRole | None, *, good: bool
 ) -> None:
     token = club.invite(role=role, by=inviter)
     if inviter is not None and then is not None:
@@ -248,13 +250,13 @@ def test_what_is_no_address_is_refused(club: Club, email: str) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_nobody_is_mailed_without_end(club: Club) -> None:
-    for _ in range(invitations.MAILS_A_DAY_TO_ONE):
+    for _ in range(invitations.MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS):
         club.invite()
     with pytest.raises(TooManyInvitationsError, match="this address was mailed 5"):
         club.invite("Bob@club.test")
     with club.database.write() as session:
-        [invitation] = invitations.pending(session, club.org_id, club.clock())
-        invitations.revoke(Change(session, club.clock()), club.org_id, invitation.id)
+        [invitation] = invitations.list_pending(session, club.org_id, club.clock())
+        invitations.revoke(ChangeContext(session, club.clock()), club.org_id, invitation.id)
     with pytest.raises(TooManyInvitationsError, match="within a day"):
         club.invite()
     club.clock.advance(days=1, seconds=1)
@@ -263,14 +265,14 @@ def test_nobody_is_mailed_without_end(club: Club) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_organization_invites_so_many_at_once_and_so_many_a_day(club: Club) -> None:
-    for number in range(invitations.PENDING_AT_MOST):
+    for number in range(invitations.MAX_PENDING_INVITATIONS):
         club.invite(f"u{number}@club.test")
     with pytest.raises(TooManyInvitationsError, match="50 invitations are pending"):
         club.invite()
     club.invite("u0@club.test")
     with club.database.write() as session:
         session.execute(update(Invitation).values(state="revoked"))
-    for number in range(invitations.MAILS_A_DAY - invitations.PENDING_AT_MOST - 1):
+    for number in range(invitations.MAX_INVITATION_EMAILS_PER_DAY - invitations.MAX_PENDING_INVITATIONS - 1):
         club.invite(f"v{number}@club.test")
         with club.database.write() as session:
             session.execute(update(Invitation).values(state="revoked"))
@@ -287,13 +289,13 @@ def test_of_two_who_accept_at_the_same_moment_one_joins_and_the_other_is_told(cl
             try:
                 return club.accept(token)
             except InvitationError as error:
-                return error.obstacle
+                return error.problem
 
         with ThreadPoolExecutor(2) as pool:
             assert sorted(pool.map(accept, range(2))) == ["member", "used"]
         with club.database.write() as session:
             session.delete(session.get_one(Membership, (club.org_id, "bob")))
-            session.execute(update(Mail).values(created_at=club.clock.now.replace(year=2020)))
+            session.execute(update(Email).values(created_at=club.clock.now.replace(year=2020)))
 
 
 def test_of_two_who_invite_the_same_at_the_same_moment_both_have_the_one_invitation(club: Club) -> None:
@@ -307,7 +309,7 @@ def test_of_two_who_invite_the_same_at_the_same_moment_both_have_the_one_invitat
         tokens = list(pool.map(invite, range(2)))
     with club.database.read() as session:
         [invitation] = session.scalars(select(Invitation))
-        assert invitation.mailed == 2
-        assert len(session.scalars(select(Mail)).all()) == 2
+        assert invitation.emails_sent == 2
+        assert len(session.scalars(select(Email)).all()) == 2
     assert club.accept(tokens[0]) == "member"
     assert club.obstacle(tokens[1]) == "used"

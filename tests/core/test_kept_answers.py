@@ -11,20 +11,20 @@ import pytest
 from sqlalchemy import func, select
 
 from core.access import idempotency
-from core.access.idempotency import KEPT_FOR, Answer, KeyReusedError, Question
+from core.access.idempotency import IDEMPOTENCY_RETENTION, IdempotencyKeyReusedError, RequestKey, StoredResponse
 from core.db.database import Database
-from core.db.models.access import KeptAnswer
+from core.db.models.access import IdempotencyRecord
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-QUESTION = Question(caller="person:alice", key="k1", fingerprint="a")
+QUESTION = RequestKey(caller="user:alice", idempotency_key="k1", fingerprint="a")
 
 
-def ask(database: Database, question: Question, body: str, now: datetime = NOW) -> Answer:
+def ask(database: Database, question: RequestKey, body: str, now: datetime = NOW) -> StoredResponse:
     with database.write() as session:
-        if (earlier := idempotency.earlier(session, question, now)) is not None:
+        if (earlier := idempotency.find_or_reserve(session, question, now)) is not None:
             return earlier
-        idempotency.keep(session, question, Answer(status=201, body=body))
-        return Answer(status=201, body=body)
+        idempotency.store(session, question, StoredResponse(status=201, body=body))
+        return StoredResponse(status=201, body=body)
 
 
 def test_the_first_answer_is_given_again(database: Database) -> None:
@@ -34,19 +34,19 @@ def test_the_first_answer_is_given_again(database: Database) -> None:
 
 def test_keys_of_different_callers_have_nothing_to_do_with_each_other(database: Database) -> None:
     ask(database, QUESTION, "alice's")
-    assert ask(database, replace(QUESTION, caller="person:bob"), "bob's").body == "bob's"
+    assert ask(database, replace(QUESTION, caller="user:bob"), "bob's").body == "bob's"
 
 
 def test_another_question_under_the_key_is_refused(database: Database) -> None:
     ask(database, QUESTION, "first")
-    with pytest.raises(KeyReusedError):
+    with pytest.raises(IdempotencyKeyReusedError):
         ask(database, replace(QUESTION, fingerprint="b"), "second")
 
 
 def test_what_failed_may_be_asked_again(database: Database) -> None:
     def fail() -> None:
         with database.write() as session:
-            assert idempotency.earlier(session, QUESTION, NOW) is None
+            assert idempotency.find_or_reserve(session, QUESTION, NOW) is None
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -67,9 +67,17 @@ def test_of_the_same_question_at_the_same_moment_one_is_answered_anew(database: 
 
 def test_an_answer_is_kept_for_a_day_and_then_forgotten(database: Database) -> None:
     for number in range(30):
-        ask(database, replace(QUESTION, key=f"k{number}"), "old")
-    assert ask(database, replace(QUESTION, key="k29"), "new", NOW + KEPT_FOR).body == "old"
-    assert ask(database, replace(QUESTION, key="k29"), "new", NOW + KEPT_FOR + timedelta(seconds=1)).body == "new"
-    ask(database, replace(QUESTION, key="next"), "", NOW + KEPT_FOR + timedelta(seconds=1))
+        ask(database, replace(QUESTION, idempotency_key=f"k{number}"), "old")
+    assert ask(database, replace(QUESTION, idempotency_key="k29"), "new", NOW + IDEMPOTENCY_RETENTION).body == "old"
+    assert (
+        ask(
+            database,
+            replace(QUESTION, idempotency_key="k29"),
+            "new",
+            NOW + IDEMPOTENCY_RETENTION + timedelta(seconds=1),
+        ).body
+        == "new"
+    )
+    ask(database, replace(QUESTION, idempotency_key="next"), "", NOW + IDEMPOTENCY_RETENTION + timedelta(seconds=1))
     with database.read() as session:
-        assert session.scalar(select(func.count()).select_from(KeptAnswer)) == 2
+        assert session.scalar(select(func.count()).select_from(IdempotencyRecord)) == 2

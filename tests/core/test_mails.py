@@ -9,23 +9,23 @@ import pytest
 from sqlalchemy import select, update
 
 from core.access import users
-from core.access.users import Profile
+from core.access.users import UserProfile
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.email import Mail
-from core.db.models.organizations import Organization, Role
+from core.db.models.email import Email
+from core.db.models.organizations import MembershipRole, Organization
 from core.emails import queue
-from core.emails.queue import Claimed
+from core.emails.queue import LeasedEmail
 from core.events import outbox
-from core.events.event_types import Cause, Change
+from core.events.event_types import Cause, ChangeContext
 from core.org_manager import OrgManager
 from core.organizations import commands, memberships, plan_changes
 from core.organizations.commands import NewOrganization
 from tests.conftest import SetClock
 
-Work = Callable[[Change, Organization], None]
+Work = Callable[[ChangeContext, Organization], None]
 
 
 class Office:
@@ -36,7 +36,7 @@ class Office:
 
     def register(self, name: str = "Acme", owner: str = "alice", billing_email: str | None = None) -> str:
         with self.database.write() as session:
-            change = Change(session, self.clock(), Cause(actor=owner))
+            change = ChangeContext(session, self.clock(), Cause(actor=owner))
             new = NewOrganization(name=name, plan_tier="professional", billing_email=billing_email)
             organization = commands.create(change, new, self.catalog)
             memberships.add(change, organization, owner, "owner")
@@ -45,11 +45,11 @@ class Office:
     def know(self, *user_ids: str) -> None:
         for user_id in user_ids:
             with self.database.write() as session:
-                person = Profile(user_id=user_id, name=user_id.title(), email=f"{user_id}@acme.test")
-                users.remember(Change(session, self.clock()), person)
+                person = UserProfile(user_id=user_id, name=user_id.title(), email=f"{user_id}@acme.test")
+                users.upsert(ChangeContext(session, self.clock()), person)
 
-    def join(self, org_id: str, **roles: Role) -> None:
-        def join(change: Change, organization: Organization) -> None:
+    def join(self, org_id: str, **roles: MembershipRole) -> None:
+        def join(change: ChangeContext, organization: Organization) -> None:
             for user_id, role in roles.items():
                 memberships.add(change, organization, user_id, role)
 
@@ -59,7 +59,7 @@ class Office:
         with self.database.write() as session:
             organization = commands.lock(session, org_id)
             assert organization is not None
-            work(Change(session, self.clock()), organization)
+            work(ChangeContext(session, self.clock()), organization)
 
     def plan(self, org_id: str, tier: str) -> None:
         self.change(org_id, lambda change, found: plan_changes.change_plan(change, found, tier, self.catalog))
@@ -67,28 +67,30 @@ class Office:
     def relay(self) -> None:
         """As the relay does: leased, handed over, marked."""
         with self.database.write() as session:
-            token, events = outbox.lease(session, 500, self.clock())
+            token, events = outbox.lease_batch(session, 500, self.clock())
         with self.database.write() as session:
             marked = outbox.mark_published(session, token, self.clock())
-            queue.of_events(session, [each for each in events if each.seq in marked], self.catalog, self.clock())
+            queue.enqueue_for_events(
+                session, [each for each in events if each.seq in marked], self.catalog, self.clock()
+            )
 
     def sync(self, org_id: str) -> None:
         with self.database.write() as session:
             session.execute(
                 update(BillingLink)
                 .where(BillingLink.org_id == org_id)
-                .values(applied_version=BillingLink.wanted_version, applied_customer="known")
+                .values(applied_version=BillingLink.desired_version, customer_fingerprint="known")
             )
 
     def told(self) -> set[tuple[str, str, str]]:
         with self.database.read() as session:
-            return {(row.kind, row.recipient, row.state) for row in session.scalars(select(Mail))}
+            return {(row.kind, row.recipient, row.state) for row in session.scalars(select(Email))}
 
-    def claim(self) -> Claimed | None:
+    def claim(self) -> LeasedEmail | None:
         with self.database.write() as session:
-            queue.look(session, self.clock())
+            queue.release_ready(session, self.clock())
         with self.database.write() as session:
-            return queue.claim(session, self.clock())
+            return queue.lease_next(session, self.clock())
 
     def deliver(self) -> list[tuple[str, str]]:
         """What goes out now."""
@@ -96,7 +98,7 @@ class Office:
         while (claimed := self.claim()) is not None:
             gone.append((claimed.kind, claimed.recipient))
             with self.database.write() as session:
-                queue.sent(session, claimed, self.clock())
+                queue.mark_sent(session, claimed, self.clock())
         return gone
 
 
@@ -110,14 +112,14 @@ def test_whoever_registers_an_organization_is_welcomed_once(office: Office) -> N
     office.register()
     office.relay()
     office.relay()
-    assert office.told() == {("welcome", "alice@acme.test", "open")}
+    assert office.told() == {("welcome", "alice@acme.test", "pending")}
 
 
 def test_an_owner_whose_address_nobody_knows_is_welcomed_at_the_billing_address(office: Office) -> None:
     office.register(billing_email="billing@acme.test")
     office.register("Globex", owner="bob")
     office.relay()
-    assert office.told() == {("welcome", "billing@acme.test", "open")}
+    assert office.told() == {("welcome", "billing@acme.test", "pending")}
 
 
 def test_who_joins_later_or_is_no_owner_is_not_welcomed(office: Office) -> None:
@@ -126,14 +128,14 @@ def test_who_joins_later_or_is_no_owner_is_not_welcomed(office: Office) -> None:
     office.clock.advance(seconds=1)
     office.join(org_id, bob="owner", carol="member")
     office.relay()
-    assert office.told() == {("welcome", "alice@acme.test", "open")}
+    assert office.told() == {("welcome", "alice@acme.test", "pending")}
 
 
 def test_an_event_that_is_relayed_twice_is_told_once(office: Office) -> None:
     office.know("alice")
     office.register()
     with office.database.write() as session:
-        first, _ = outbox.lease(session, 500, office.clock())
+        first, _ = outbox.lease_batch(session, 500, office.clock())
     office.clock.advance(seconds=31)
     office.relay()
     with office.database.write() as session:
@@ -153,7 +155,9 @@ def test_those_who_decide_are_told_of_a_plan_when_both_billers_hold_it(office: O
     with office.database.write() as session:
         at_lago = (BillingLink.org_id == org_id, BillingLink.provider == "lago")
         session.execute(
-            update(BillingLink).where(*at_lago).values(applied_version=BillingLink.wanted_version, applied_customer="x")
+            update(BillingLink)
+            .where(*at_lago)
+            .values(applied_version=BillingLink.desired_version, customer_fingerprint="x")
         )
     office.clock.advance(minutes=2)
     assert office.deliver() == []
@@ -195,7 +199,7 @@ def test_a_downgrade_that_took_effect_is_told(office: Office) -> None:
     office.relay()
     office.sync(org_id)
     office.deliver()
-    office.change(org_id, lambda change, found: plan_changes.settle_plan(change, found, "starter"))
+    office.change(org_id, lambda change, found: plan_changes.apply_scheduled_plan(change, found, "starter"))
     office.relay()
     assert office.deliver() == [("downgrade_took_effect", "alice@acme.test")]
 
@@ -211,7 +215,7 @@ def test_what_is_not_true_any_more_is_not_sent(office: Office) -> None:
     office.relay()
     office.sync(org_id)
     assert office.deliver() == [("downgrade_taken_back", "alice@acme.test")]
-    assert ("downgrade_scheduled", "alice@acme.test", "overtaken") in office.told()
+    assert ("downgrade_scheduled", "alice@acme.test", "stale") in office.told()
 
 
 def test_a_deleted_organization_writes_no_mails(office: Office) -> None:
@@ -221,7 +225,7 @@ def test_a_deleted_organization_writes_no_mails(office: Office) -> None:
     office.change(org_id, lambda change, found: commands.change_status(change, found, "deleted"))
     office.relay()
     assert office.deliver() == []
-    assert office.told() == {("welcome", "alice@acme.test", "overtaken")}
+    assert office.told() == {("welcome", "alice@acme.test", "stale")}
 
 
 def test_two_workers_never_hold_the_same_mail(office: Office) -> None:
@@ -231,13 +235,13 @@ def test_two_workers_never_hold_the_same_mail(office: Office) -> None:
     first = office.claim()
     assert first is not None
     assert office.claim() is None
-    office.clock.advance(seconds=queue.LEASE.total_seconds() + 1)
+    office.clock.advance(seconds=queue.EMAIL_LEASE.total_seconds() + 1)
     second = office.claim()
     assert second is not None
-    assert (second.id, second.lease != first.lease) == (first.id, True)
+    assert (second.id, second.lease_token != first.lease_token) == (first.id, True)
     with office.database.write() as session:
-        queue.give_up(session, first, "too late to say so", office.clock())
-    assert office.told() == {("welcome", "alice@acme.test", "open")}
+        queue.fail(session, first, "too late to say so", office.clock())
+    assert office.told() == {("welcome", "alice@acme.test", "pending")}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -252,7 +256,7 @@ def test_mails_that_wait_are_looked_at_less_and_less_often(office: Office) -> No
     while office.clock() - began < timedelta(minutes=30):
         assert office.claim() is None
         with office.database.read() as session:
-            office.clock.now = session.scalars(select(Mail.next_attempt_at).where(Mail.state == "open")).one()
+            office.clock.now = session.scalars(select(Email.next_attempt_at).where(Email.state == "pending")).one()
         looks += 1
     assert looks < 60
 
@@ -281,9 +285,9 @@ def test_what_was_settled_long_ago_is_forgotten_and_what_waits_is_not(office: Of
     assert _cleared(office) == 0
     office.clock.advance(days=31)
     assert (_cleared(office), _cleared(office)) == (1, 0)
-    assert office.told() == {("welcome", "bob@acme.test", "open")}
+    assert office.told() == {("welcome", "bob@acme.test", "pending")}
 
 
 def _cleared(office: Office) -> int:
     with office.database.write() as session:
-        return queue.clear(session, office.clock())
+        return queue.delete_old(session, office.clock())

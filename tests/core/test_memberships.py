@@ -14,7 +14,7 @@ from core.common.validation import InvalidChangeError
 from core.db.database import Database
 from core.db.models.events import Event, EventData
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NewOrganization
 from core.organizations.memberships import LastOwnerError
@@ -26,14 +26,14 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 def org_id(database: Database, plans: Catalog) -> str:
     with database.write() as session:
         new = NewOrganization(name="Acme", plan_tier="starter")
-        return commands.create(Change(session, NOW), new, plans).id
+        return commands.create(ChangeContext(session, NOW), new, plans).id
 
 
 def add(database: Database, org_id: str, user_id: str, role: str = "member") -> None:
     with database.write() as session:
         organization = commands.lock(session, org_id)
         assert organization is not None
-        memberships.add(Change(session, NOW), organization, user_id, role)
+        memberships.add(ChangeContext(session, NOW), organization, user_id, role)
 
 
 def events(database: Database) -> list[tuple[str, EventData]]:
@@ -44,21 +44,21 @@ def events(database: Database) -> list[tuple[str, EventData]]:
 def test_each_change_records_its_event_and_raises_no_version(database: Database, org_id: str) -> None:
     add(database, org_id, "u1")
     with database.write() as session:
-        member = memberships.find(session, org_id, "u1")
+        member = memberships.lock(session, org_id, "u1")
         assert member is not None
-        memberships.change_role(Change(session, NOW), member, "owner")
-        memberships.change_role(Change(session, NOW), member, "owner")
+        memberships.change_role(ChangeContext(session, NOW), member, "owner")
+        memberships.change_role(ChangeContext(session, NOW), member, "owner")
     with database.write() as session:
-        member = memberships.find(session, org_id, "u1")
+        member = memberships.lock(session, org_id, "u1")
         assert member is not None
-        memberships.remove(Change(session, NOW), member)
+        memberships.remove(ChangeContext(session, NOW), member)
     assert events(database) == [
         ("membership.added", {"user_id": "u1", "role": "member"}),
         ("membership.role_changed", {"user_id": "u1", "from": "member", "to": "owner"}),
         ("membership.removed", {"user_id": "u1"}),
     ]
     with database.read() as session:
-        assert session.get_one(Organization, org_id).billing_version == 1
+        assert session.get_one(Organization, org_id).version == 1
         assert session.scalars(select(Membership)).all() == []
 
 
@@ -90,10 +90,10 @@ def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database
         try:
             with database.write() as session:
                 commands.lock(session, org_id)
-                member = memberships.find(session, org_id, user_id)
+                member = memberships.lock(session, org_id, user_id)
                 assert member is not None
-                memberships.refuse_without_owner(session, member)
-                change = Change(session, NOW)
+                memberships.refuse_removing_last_owner(session, member)
+                change = ChangeContext(session, NOW)
                 if leaving == "removed":
                     memberships.remove(change, member)
                 else:
@@ -112,6 +112,6 @@ def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database
 def test_somebody_who_is_no_owner_may_always_leave(database: Database, org_id: str) -> None:
     add(database, org_id, "u1", "member")
     with database.write() as session:
-        member = memberships.find(session, org_id, "u1")
+        member = memberships.lock(session, org_id, "u1")
         assert member is not None
-        memberships.refuse_without_owner(session, member)
+        memberships.refuse_removing_last_owner(session, member)

@@ -22,8 +22,8 @@ from core.common.validation import InvalidChangeError
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
-from core.db.models.organizations import ROLES, STATUSES, Membership, Organization
-from core.events.event_types import Cause, Change
+from core.db.models.organizations import MEMBERSHIP_ROLES, ORGANIZATION_STATUSES, Membership, Organization
+from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, memberships, plan_changes, provider_ids
 from core.organizations.commands import NameTakenError, NewOrganization
 
@@ -63,7 +63,7 @@ def seen(database: Database, org_id: str) -> Seen:
         links = session.scalars(select(BillingLink).where(BillingLink.org_id == org_id).order_by(BillingLink.provider))
         ids = []
         for link in links:
-            assert link.wanted_version == organization.billing_version
+            assert link.desired_version == organization.version
             assert link.applied_version == 0
             ids.append(link.customer_id)
         members = session.scalars(select(Membership).where(Membership.org_id == org_id).order_by(Membership.user_id))
@@ -75,7 +75,7 @@ def seen(database: Database, org_id: str) -> Seen:
             status=organization.status,
             billing_email=organization.billing_email,
             currency=organization.currency,
-            version=organization.billing_version,
+            version=organization.version,
             ids=tuple(ids),
             members=tuple((member.user_id, member.role) for member in members),
             events=events,
@@ -118,7 +118,9 @@ class AnyChanges(RuleBasedStateMachine):
     def _create(self, name: str, tier: str) -> str:
         self.now += timedelta(seconds=1)
         with self.database.write() as session:
-            org_id = commands.create(Change(session, self.now), NewOrganization(name=name, plan_tier=tier), PLANS).id
+            org_id = commands.create(
+                ChangeContext(session, self.now), NewOrganization(name=name, plan_tier=tier), PLANS
+            ).id
         self.known.append(org_id)
         assert seen(self.database, org_id).events == 1
         return org_id
@@ -131,7 +133,7 @@ class AnyChanges(RuleBasedStateMachine):
     def change_plan(self, org: str, tier: str) -> None:
         self._change(org, lambda change, it: plan_changes.change_plan(change, it, tier, PLANS))
 
-    @rule(org=orgs, status=st.sampled_from([*STATUSES, "paused"]))
+    @rule(org=orgs, status=st.sampled_from([*ORGANIZATION_STATUSES, "paused"]))
     def change_status(self, org: str, status: str) -> None:
         self._change(org, lambda change, it: commands.change_status(change, it, status))
 
@@ -148,16 +150,18 @@ class AnyChanges(RuleBasedStateMachine):
 
     @rule(org=orgs, lago=st.sampled_from([None, "l1", "l2", ""]), stripe=st.sampled_from([None, "cus_1", " cus_1"]))
     def bring_ids(self, org: str, lago: str | None, stripe: str | None) -> None:
-        self._change(org, lambda change, it: provider_ids.replace(change, it, {"lago": lago, "stripe": stripe}))
+        self._change(
+            org, lambda change, it: provider_ids.set_customer_ids(change, it, {"lago": lago, "stripe": stripe})
+        )
 
-    @rule(org=orgs, user=st.sampled_from(["u1", "u2", ""]), role=st.sampled_from([*ROLES, "admin"]))
+    @rule(org=orgs, user=st.sampled_from(["u1", "u2", ""]), role=st.sampled_from([*MEMBERSHIP_ROLES, "admin"]))
     def add_member(self, org: str, user: str, role: str) -> None:
         self._change(org, lambda change, it: memberships.add(change, it, user, role))
 
-    @rule(org=orgs, user=st.sampled_from(["u1", "u2"]), role=st.sampled_from([None, *ROLES, "admin"]))
+    @rule(org=orgs, user=st.sampled_from(["u1", "u2"]), role=st.sampled_from([None, *MEMBERSHIP_ROLES, "admin"]))
     def change_member(self, org: str, user: str, role: str | None) -> None:
-        def change_it(change: Change, it: Organization) -> None:
-            member = memberships.find(change.session, it.id, user)
+        def change_it(change: ChangeContext, it: Organization) -> None:
+            member = memberships.lock(change.session, it.id, user)
             if member is not None and role is None:
                 memberships.remove(change, member)
             elif member is not None and role is not None:
@@ -165,14 +169,14 @@ class AnyChanges(RuleBasedStateMachine):
 
         self._change(org, change_it)
 
-    def _change(self, org: str, change: Callable[[Change, Organization], object]) -> None:
+    def _change(self, org: str, change: Callable[[ChangeContext, Organization], object]) -> None:
         self.now += timedelta(seconds=1)
         before = seen(self.database, org)
         done = False
         with suppress(InvalidChangeError), self.database.write() as session:
             organization = commands.lock(session, org)
             assert organization is not None
-            change(Change(session, self.now), organization)
+            change(ChangeContext(session, self.now), organization)
             done = True
         after = seen(self.database, org)
         if not done:
@@ -212,14 +216,14 @@ TestAnyChanges.settings = settings(
 
 def create(database: Database, plans: Catalog, name: str = "Acme", tier: str = "professional") -> str:
     with database.write() as session:
-        return commands.create(Change(session, NOW), NewOrganization(name=name, plan_tier=tier), plans).id
+        return commands.create(ChangeContext(session, NOW), NewOrganization(name=name, plan_tier=tier), plans).id
 
 
 def test_the_event_tells_who_did_it_through_what_and_why(database: Database, plans: Catalog) -> None:
     cause = Cause(actor="person:7", source="/crm", caused_by="/crm#12")
     with database.write() as session:
         new = NewOrganization(name="Acme", plan_tier="starter")
-        org_id = commands.create(Change(session, NOW, cause), new, plans).id
+        org_id = commands.create(ChangeContext(session, NOW, cause), new, plans).id
     with database.read() as session:
         event = session.scalars(select(Event)).one()
     assert (event.type, event.org_id, event.actor, event.source, event.caused_by, event.data, event.occurred_at) == (
@@ -238,8 +242,8 @@ def test_events_hold_no_name_and_no_address(database: Database, plans: Catalog) 
     with database.write() as session:
         organization = commands.lock(session, org_id)
         assert organization is not None
-        commands.rename(Change(session, NOW), organization, "More Secret")
-        commands.change_billing_details(Change(session, NOW), organization, billing_email="boss@secret.test")
+        commands.rename(ChangeContext(session, NOW), organization, "More Secret")
+        commands.change_billing_details(ChangeContext(session, NOW), organization, billing_email="boss@secret.test")
     with database.read() as session:
         kept = [event.data for event in session.scalars(select(Event))]
     assert len(kept) == 3
@@ -254,7 +258,7 @@ def test_a_change_that_fails_later_leaves_neither_row_nor_event(database: Databa
         with database.write() as session:
             organization = commands.lock(session, org_id)
             assert organization is not None
-            commands.rename(Change(session, NOW), organization, "Other")
+            commands.rename(ChangeContext(session, NOW), organization, "Other")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -266,14 +270,14 @@ def test_a_change_gives_a_parked_link_its_chance_and_leaves_a_held_one(database:
     org_id = create(database, plans)
     with database.write() as session:
         session.get_one(BillingLink, (org_id, "stripe")).state = "parked"
-        session.get_one(BillingLink, (org_id, "lago")).state = "held"
+        session.get_one(BillingLink, (org_id, "lago")).state = "on_hold"
     with database.write() as session:
         organization = commands.lock(session, org_id)
         assert organization is not None
-        commands.rename(Change(session, NOW), organization, "Other")
+        commands.rename(ChangeContext(session, NOW), organization, "Other")
     with database.read() as session:
         states = {link.provider: link.state for link in session.scalars(select(BillingLink))}
-    assert states == {"stripe": "open", "lago": "held"}
+    assert states == {"stripe": "active", "lago": "on_hold"}
 
 
 def test_a_deleted_organization_frees_its_name_and_needs_it_back(database: Database, plans: Catalog) -> None:
@@ -281,14 +285,14 @@ def test_a_deleted_organization_frees_its_name_and_needs_it_back(database: Datab
     with database.write() as session:
         organization = commands.lock(session, first)
         assert organization is not None
-        commands.change_status(Change(session, NOW), organization, "deleted")
+        commands.change_status(ChangeContext(session, NOW), organization, "deleted")
     create(database, plans, "ACME")
 
     def restore() -> None:
         with database.write() as session:
             organization = commands.lock(session, first)
             assert organization is not None
-            commands.change_status(Change(session, NOW), organization, "active")
+            commands.change_status(ChangeContext(session, NOW), organization, "active")
 
     with pytest.raises(NameTakenError, match="already exists"):
         restore()
@@ -305,7 +309,7 @@ def test_an_unknown_plan_of_old_can_only_be_left_for_a_known_one_and_at_once(
     with database.write() as session:
         organization = commands.lock(session, org_id)
         assert organization is not None
-        plan_changes.change_plan(Change(session, NOW), organization, "founders_friend", plans)
+        plan_changes.change_plan(ChangeContext(session, NOW), organization, "founders_friend", plans)
     after = seen(database, org_id)
     assert (after.plan_tier, after.pending_plan_tier) == ("founders_friend", None)
 
@@ -316,4 +320,6 @@ def test_an_id_from_outside_must_be_one_that_both_billers_take(database: Databas
         pytest.raises(InvalidChangeError, match="org_id must be org_ and then"),
         database.write() as session,
     ):
-        commands.create(Change(session, NOW), NewOrganization(name="Acme", plan_tier="starter", org_id=org_id), plans)
+        commands.create(
+            ChangeContext(session, NOW), NewOrganization(name="Acme", plan_tier="starter", org_id=org_id), plans
+        )

@@ -10,22 +10,22 @@ import pytest
 from sqlalchemy import func, select
 
 from core.access import users
-from core.access.users import Profile
+from core.access.users import UserProfile
 from core.catalog.plans import Catalog
 from core.db.database import Database
-from core.db.models.access import Person
+from core.db.models.access import User
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import memberships
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LATER = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-ALICE = Profile(user_id="alice", name="Alice", email="alice@example.test")
+ALICE = UserProfile(user_id="alice", name="Alice", email="alice@example.test")
 
 
-def sign_in(database: Database, plans: Catalog, profile: Profile, now: datetime = NOW) -> Organization | None:
+def sign_in(database: Database, plans: Catalog, profile: UserProfile, now: datetime = NOW) -> Organization | None:
     with database.write() as session:
-        return users.sign_in(Change(session, now), profile, plans)
+        return users.sign_in(ChangeContext(session, now), profile, plans)
 
 
 def test_the_first_sign_in_makes_an_organization_with_the_person_as_owner(database: Database, plans: Catalog) -> None:
@@ -42,9 +42,9 @@ def test_the_first_sign_in_makes_an_organization_with_the_person_as_owner(databa
 
 def test_a_later_sign_in_notes_who_the_person_is_now_and_makes_nothing(database: Database, plans: Catalog) -> None:
     assert sign_in(database, plans, ALICE) is not None
-    assert sign_in(database, plans, Profile(user_id="alice", name="Alice B."), LATER) is None
+    assert sign_in(database, plans, UserProfile(user_id="alice", name="Alice B."), LATER) is None
     with database.read() as session:
-        person = session.get_one(Person, "alice")
+        person = session.get_one(User, "alice")
         assert (person.name, person.email) == ("Alice B.", None)
         assert (person.first_seen_at, person.last_seen_at) == (NOW, LATER)
         assert session.scalar(select(func.count(Organization.id))) == 1
@@ -67,13 +67,13 @@ def test_somebody_who_was_added_before_gets_none(database: Database, plans: Cata
     made = sign_in(database, plans, ALICE)
     assert made is not None
     with database.write() as session:
-        memberships.add(Change(session, NOW), session.get_one(Organization, made.id), "bob", "member")
-    assert sign_in(database, plans, Profile(user_id="bob", name="Bob")) is None
+        memberships.add(ChangeContext(session, NOW), session.get_one(Organization, made.id), "bob", "member")
+    assert sign_in(database, plans, UserProfile(user_id="bob", name="Bob")) is None
 
 
 def test_two_people_of_one_name_have_two_organizations(database: Database, plans: Catalog) -> None:
     first = sign_in(database, plans, ALICE)
-    second = sign_in(database, plans, Profile(user_id="alice-2", name="alice"))
+    second = sign_in(database, plans, UserProfile(user_id="alice-2", name="alice"))
     assert first is not None
     assert second is not None
     assert second.name.startswith("alice's Organization ")
@@ -82,15 +82,15 @@ def test_two_people_of_one_name_have_two_organizations(database: Database, plans
 @pytest.mark.parametrize(
     ("profile", "name"),
     [
-        (Profile(user_id="u", name=" \n "), "Somebody's Organization"),
-        (Profile(user_id="u", email="carol@example.test"), "carol's Organization"),
-        (Profile(user_id="u", name="A\x00\nB"), "A B's Organization"),
-        (Profile(user_id="u", name="x" * 500), f"{'x' * 178}'s Organization"),
-        (Profile(user_id="u", name="D", email="no address"), "D's Organization"),
+        (UserProfile(user_id="u", name=" \n "), "Somebody's Organization"),
+        (UserProfile(user_id="u", email="carol@example.test"), "carol's Organization"),
+        (UserProfile(user_id="u", name="A\x00\nB"), "A B's Organization"),
+        (UserProfile(user_id="u", name="x" * 500), f"{'x' * 178}'s Organization"),
+        (UserProfile(user_id="u", name="D", email="no address"), "D's Organization"),
     ],
 )
 def test_any_name_that_a_sign_in_service_sends_will_do(
-    database: Database, plans: Catalog, profile: Profile, name: str
+    database: Database, plans: Catalog, profile: UserProfile, name: str
 ) -> None:
     made = sign_in(database, plans, profile)
     assert made is not None
@@ -99,15 +99,15 @@ def test_any_name_that_a_sign_in_service_sends_will_do(
 
 def test_whoever_changes_something_is_known_by_a_verified_address(database: Database) -> None:
     for profile, now in (
-        (Profile(user_id="bob"), NOW),
-        (Profile(user_id="bob", name="Bob", email="bob@example.test"), NOW),
-        (Profile(user_id="bob"), LATER),
-        (Profile(user_id="bob", email="no address"), LATER),
+        (UserProfile(user_id="bob"), NOW),
+        (UserProfile(user_id="bob", name="Bob", email="bob@example.test"), NOW),
+        (UserProfile(user_id="bob"), LATER),
+        (UserProfile(user_id="bob", email="no address"), LATER),
     ):
         with database.write() as session:
-            users.remember(Change(session, now), profile)
+            users.upsert(ChangeContext(session, now), profile)
     with database.read() as session:
-        bob = session.get_one(Person, "bob")
+        bob = session.get_one(User, "bob")
         assert (bob.name, bob.email, bob.last_seen_at) == ("Bob", "bob@example.test", NOW)
 
 
@@ -117,9 +117,9 @@ def test_many_first_changes_of_one_person_at_once_do_each_other_no_harm(database
     def once(_: int) -> None:
         together.wait()
         with database.write() as session:
-            users.remember(Change(session, NOW), ALICE)
+            users.upsert(ChangeContext(session, NOW), ALICE)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(once, range(6)))
     with database.read() as session:
-        assert session.get_one(Person, "alice").email == ALICE.email
+        assert session.get_one(User, "alice").email == ALICE.email

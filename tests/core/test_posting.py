@@ -18,21 +18,23 @@ from core.catalog.plans import Catalog
 from core.db import job_locks
 from core.db.database import Database
 from core.db.models.access import InvitationToken
-from core.db.models.email import Mail
-from core.db.models.jobs import Job
+from core.db.models.email import Email
+from core.db.models.jobs import JobLock
 from core.emails import queue
-from core.emails.sender import ATTEMPTS_AT_MOST, Post, Sender
-from core.events.event_types import Change
+from core.emails.sender import MAX_EMAIL_ATTEMPTS, EmailSender, SenderConfig
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
-from providers.emails.smtp import SmtpAddress, SmtpServer
+from providers.emails.smtp import SmtpConfig, SmtpTransport
 from tasks import emails as task
-from tasks.routing import MAILS
+from tasks.routing import SEND_EMAILS
 from tests.conftest import SetClock
 from tests.mail_server import MailServer, free_port, mail_server, page, token
 from tests.mail_server import text as text_of
 
-SENDER = Sender(address=Address("Billing", addr_spec="billing@acme.test"), page="https://app.test/join#{token}")
+SENDER = SenderConfig(
+    from_address=Address("Billing", addr_spec="billing@acme.test"), invitation_url="https://app.test/join#{token}"
+)
 SECONDS = 15.0
 
 
@@ -43,44 +45,44 @@ def server() -> Iterator[MailServer]:
 
 
 @pytest.fixture
-def post(database: Database, plans: Catalog, clock: SetClock, server: MailServer) -> Post:
+def post(database: Database, plans: Catalog, clock: SetClock, server: MailServer) -> EmailSender:
     return to_port(
-        Post(
+        EmailSender(
             database=database,
             catalog=plans,
             clock=clock,
-            sender=SENDER,
-            server=nowhere(),
+            config=SENDER,
+            transport=nowhere(),
             new_token=invitations.new_token,
         ),
         server.port,
     )
 
 
-def nowhere() -> SmtpServer:
-    return SmtpServer(SmtpAddress(host="127.0.0.1", port=1, tls="none"))
+def nowhere() -> SmtpTransport:
+    return SmtpTransport(SmtpConfig(host="127.0.0.1", port=1, tls="none"))
 
 
-def to_port(post: Post, port: int) -> Post:
-    server = SmtpServer(SmtpAddress(host="127.0.0.1", port=port, tls="none"), reach_seconds=2.0, mail_seconds=2.0)
-    return replace(post, server=server)
+def to_port(post: EmailSender, port: int) -> EmailSender:
+    server = SmtpTransport(SmtpConfig(host="127.0.0.1", port=port, tls="none"), connect_seconds=2.0, send_seconds=2.0)
+    return replace(post, transport=server)
 
 
-def invite(post: Post, *addresses: str, name: str = "Acme") -> str:
+def invite(post: EmailSender, *addresses: str, name: str = "Acme") -> str:
     with post.database.write() as session:
-        change = Change(session, post.clock())
+        change = ChangeContext(session, post.clock())
         organization = commands.create(change, NewOrganization(name=name, plan_tier="starter"), post.catalog)
         for address in addresses:
             invitations.invite(change, organization, address, "member", None)
         return organization.id
 
 
-def rows(post: Post) -> list[Mail]:
+def rows(post: EmailSender) -> list[Email]:
     with post.database.read() as session:
-        return list(session.scalars(select(Mail).order_by(Mail.recipient)))
+        return list(session.scalars(select(Email).order_by(Email.recipient)))
 
 
-def test_a_mail_is_sent_once_however_often_somebody_rings(post: Post, server: MailServer) -> None:
+def test_a_mail_is_sent_once_however_often_somebody_rings(post: EmailSender, server: MailServer) -> None:
     invite(post, "bob@acme.test")
     for _ in range(3):
         task.run(post)
@@ -89,7 +91,7 @@ def test_a_mail_is_sent_once_however_often_somebody_rings(post: Post, server: Ma
     assert [row.state for row in rows(post)] == ["sent"]
 
 
-def test_many_workers_at_once_send_each_mail_once(post: Post, server: MailServer) -> None:
+def test_many_workers_at_once_send_each_mail_once(post: EmailSender, server: MailServer) -> None:
     addresses = [f"u{number}@acme.test" for number in range(12)]
     invite(post, *addresses)
     with ThreadPoolExecutor(4) as pool:
@@ -97,7 +99,7 @@ def test_many_workers_at_once_send_each_mail_once(post: Post, server: MailServer
     assert sorted(str(mail["To"]) for mail in server.taken) == sorted(addresses)
 
 
-def test_the_token_is_in_the_mail_alone(post: Post, server: MailServer) -> None:
+def test_the_token_is_in_the_mail_alone(post: EmailSender, server: MailServer) -> None:
     invite(post, "bob@acme.test")
     with capture_logs() as log:
         post.run(SECONDS)
@@ -115,9 +117,9 @@ def test_the_token_is_in_the_mail_alone(post: Post, server: MailServer) -> None:
     assert "bob" not in str(log)
 
 
-def test_without_a_page_the_mail_holds_the_code_itself(post: Post, server: MailServer) -> None:
+def test_without_a_page_the_mail_holds_the_code_itself(post: EmailSender, server: MailServer) -> None:
     invite(post, "bob@acme.test")
-    replace(post, sender=Sender(address=SENDER.address)).run(SECONDS)
+    replace(post, config=SenderConfig(from_address=SENDER.from_address)).run(SECONDS)
     [mail] = server.taken
     assert "hand in this code" in text_of(mail)
     assert token(mail) in page(mail)
@@ -125,28 +127,28 @@ def test_without_a_page_the_mail_holds_the_code_itself(post: Post, server: MailS
 
 
 def test_what_is_refused_for_good_is_given_up_with_the_servers_codes(
-    post: Post, server: MailServer, clock: SetClock
+    post: EmailSender, server: MailServer, clock: SetClock
 ) -> None:
     server.rcpt.append("550 5.1.1 <bob@acme.test> is nobody here")
     invite(post, "bob@acme.test", "carol@acme.test")
     post.run(SECONDS)
     bob, carol = rows(post)
-    assert (bob.state, bob.error) == ("given_up", "the mail server refuses the recipient (550 5.1.1)")
+    assert (bob.state, bob.error) == ("failed", "the mail server refuses the recipient (550 5.1.1)")
     assert (carol.state, carol.error) == ("sent", None)
     clock.advance(days=1)
     post.run(SECONDS)
     assert len(server.taken) == 1
     with post.database.read() as session:
-        [shown] = queue.given_up(session, post.clock(), 10)
-        assert (shown.recipient, queue.counts(session, post.clock()).given_up) == ("bob@acme.test", 1)
+        [shown] = queue.list_failed(session, post.clock(), 10)
+        assert (shown.recipient, queue.counts(session, post.clock()).failed) == ("bob@acme.test", 1)
 
 
-def test_later_means_later_and_then_it_is_taken(post: Post, server: MailServer, clock: SetClock) -> None:
+def test_later_means_later_and_then_it_is_taken(post: EmailSender, server: MailServer, clock: SetClock) -> None:
     server.data.extend(["451 4.3.0 later", "451 4.3.0 later"])
     invite(post, "bob@acme.test")
     post.run(SECONDS)
     [row] = rows(post)
-    assert (row.state, row.attempts, row.next_attempt_at - clock()) == ("open", 1, timedelta(minutes=1))
+    assert (row.state, row.attempts, row.next_attempt_at - clock()) == ("pending", 1, timedelta(minutes=1))
     post.run(SECONDS)
     assert len(server.seen) == 1
     clock.advance(minutes=1)
@@ -159,22 +161,24 @@ def test_later_means_later_and_then_it_is_taken(post: Post, server: MailServer, 
     assert len({token(mail) for mail in server.seen}) == 3
 
 
-def test_later_for_ever_means_no(post: Post, server: MailServer, clock: SetClock) -> None:
+def test_later_for_ever_means_no(post: EmailSender, server: MailServer, clock: SetClock) -> None:
     server.rcpt.extend(["450 4.2.1 busy"] * 20)
     invite(post, "bob@acme.test")
-    for _ in range(ATTEMPTS_AT_MOST + 3):
+    for _ in range(MAX_EMAIL_ATTEMPTS + 3):
         post.run(SECONDS)
         clock.advance(hours=5)
     [row] = rows(post)
-    assert (row.state, len(server.rcpt)) == ("given_up", 20 - ATTEMPTS_AT_MOST)
+    assert (row.state, len(server.rcpt)) == ("failed", 20 - MAX_EMAIL_ATTEMPTS)
     assert row.error == "the mail server refuses the recipient (450 4.2.1), 10 times"
 
 
-def test_a_mail_whose_answer_was_lost_comes_again_as_the_same(post: Post, server: MailServer, clock: SetClock) -> None:
+def test_a_mail_whose_answer_was_lost_comes_again_as_the_same(
+    post: EmailSender, server: MailServer, clock: SetClock
+) -> None:
     server.hang_up = 1
     invite(post, "bob@acme.test")
     post.run(SECONDS)
-    assert [(row.state, row.attempts) for row in rows(post)] == [("open", 1)]
+    assert [(row.state, row.attempts) for row in rows(post)] == [("pending", 1)]
     clock.advance(minutes=1)
     post.run(SECONDS)
     lost, again = server.seen
@@ -183,86 +187,90 @@ def test_a_mail_whose_answer_was_lost_comes_again_as_the_same(post: Post, server
 
 
 def test_a_worker_that_died_after_the_yes_has_it_sent_again_as_the_same(
-    post: Post, server: MailServer, clock: SetClock
+    post: EmailSender, server: MailServer, clock: SetClock
 ) -> None:
     invite(post, "bob@acme.test")
     post.run(SECONDS)
     with post.database.write() as session:
         # As it was when the server had said yes and nothing was written yet.
-        lease = {"lease_token": "of a dead one", "lease_until": clock() + queue.LEASE}
-        session.execute(update(Mail).values(state="open", closed_at=None, **lease))
+        lease = {"lease_token": "of a dead one", "lease_until": clock() + queue.EMAIL_LEASE}
+        session.execute(update(Email).values(state="pending", closed_at=None, **lease))
     post.run(SECONDS)
     assert len(server.taken) == 1
-    clock.advance(seconds=queue.LEASE.total_seconds() + 1)
+    clock.advance(seconds=queue.EMAIL_LEASE.total_seconds() + 1)
     post.run(SECONDS)
     first, second = server.taken
     assert first["Message-ID"] == second["Message-ID"]
 
 
-def test_a_server_that_is_away_costs_one_try_and_no_mail(post: Post, server: MailServer, clock: SetClock) -> None:
+def test_a_server_that_is_away_costs_one_try_and_no_mail(
+    post: EmailSender, server: MailServer, clock: SetClock
+) -> None:
     invite(post, *[f"u{number}@acme.test" for number in range(5)])
     gone = to_port(post, free_port())
     with capture_logs() as log:
         for _ in range(3):
             task.run(gone)
-    assert [line["event"] for line in log].count("mail_server_away") == 1
+    assert [line["event"] for line in log].count("email_server_unavailable") == 1
     with post.database.read() as session:
         counts = queue.counts(session, clock())
-    assert (counts.waiting, counts.given_up, counts.reason) == (5, 0, "it does not answer (ConnectionRefusedError)")
+    assert (counts.waiting, counts.failed, counts.reason) == (5, 0, "it does not answer (ConnectionRefusedError)")
     for _ in range(30):
         clock.advance(minutes=10)
         task.run(gone)
-    assert {(row.state, row.attempts) for row in rows(post)} == {("open", 0)}
+    assert {(row.state, row.attempts) for row in rows(post)} == {("pending", 0)}
     clock.advance(minutes=10)
     task.run(post)
     assert len(server.taken) == 5
 
 
-def test_a_sender_that_is_refused_is_no_mails_fault(post: Post, server: MailServer, clock: SetClock) -> None:
+def test_a_sender_that_is_refused_is_no_mails_fault(post: EmailSender, server: MailServer, clock: SetClock) -> None:
     server.mail.append("550 5.7.1 not from you")
     invite(post, "bob@acme.test")
     posted = post.run(SECONDS)
-    assert posted.away == "it refuses the sender, MAIL_FROM (550 5.7.1)"
-    assert [(row.state, row.attempts) for row in rows(post)] == [("open", 0)]
+    assert posted.unavailable_reason == "it refuses the sender, MAIL_FROM (550 5.7.1)"
+    assert [(row.state, row.attempts) for row in rows(post)] == [("pending", 0)]
     clock.advance(minutes=1)
     assert post.run(SECONDS).sent == 1
 
 
 @pytest.mark.parametrize("recipient", ['"a b"@acme.test', "=?utf-8?q?eve=40evil.test?=@acme.test"])
-def test_an_address_that_no_mail_can_be_sent_to_is_given_up(post: Post, server: MailServer, recipient: str) -> None:
+def test_an_address_that_no_mail_can_be_sent_to_is_given_up(
+    post: EmailSender, server: MailServer, recipient: str
+) -> None:
     org_id = invite(post, "bob@acme.test")
     with post.database.write() as session:
-        session.execute(update(Mail).where(Mail.org_id == org_id).values(recipient=recipient))
+        session.execute(update(Email).where(Email.org_id == org_id).values(recipient=recipient))
     post.run(SECONDS)
     assert [(row.state, row.error) for row in rows(post)] == [
-        ("given_up", "the address is none that a mail can be sent to")
+        ("failed", "the address is none that a mail can be sent to")
     ]
     assert server.seen == []
 
 
-def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(post: Post, server: MailServer) -> None:
+def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(post: EmailSender, server: MailServer) -> None:
     org_id = invite(post, "bob@acme.test", "carol@acme.test")
     with post.database.write() as session:
-        change = Change(session, post.clock())
+        change = ChangeContext(session, post.clock())
         organization = commands.lock(session, org_id)
         assert organization is not None
-        [bob, _] = sorted(invitations.pending(session, org_id, post.clock()), key=lambda each: each.email)
+        [bob, _] = sorted(invitations.list_pending(session, org_id, post.clock()), key=lambda each: each.email)
         assert invitations.revoke(change, org_id, bob.id)
         invitations.invite(change, organization, "Carol@acme.test", "owner", None)
     post.run(SECONDS)
     [mail] = server.taken
     assert mail["To"] == "carol@acme.test"
     assert "as an owner" in text_of(mail).replace("\n", " ")
-    assert sorted(row.state for row in rows(post)) == ["overtaken", "overtaken", "sent"]
+    assert sorted(row.state for row in rows(post)) == ["sent", "stale", "stale"]
 
 
-def test_one_run_at_a_time_and_the_next_one_at_once(post: Post, server: MailServer, clock: SetClock) -> None:
+def test_one_run_at_a_time_and_the_next_one_at_once(post: EmailSender, server: MailServer, clock: SetClock) -> None:
     invite(post, "bob@acme.test")
     with post.database.write() as session:
-        assert job_locks.take_job(session, MAILS, 60, clock())
+        assert job_locks.acquire(session, SEND_EMAILS, 60, clock())
     assert task.run(post) == 0
     with post.database.write() as session:
-        session.execute(update(Job).values(lease_until=clock() - timedelta(seconds=1)))
+        session.execute(update(JobLock).values(lease_until=clock() - timedelta(seconds=1)))
     assert task.run(post) == 1
     invite(post, "carol@acme.test", name="Globex")
     clock.advance(seconds=1)

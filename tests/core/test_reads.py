@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.email import Mail
+from core.db.models.email import Email
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
 from core.emails import queue
 from core.events import outbox
 from core.organizations import links, queries
 from core.organizations.links import new_link
-from core.organizations.queries import Cursor, Wanted
+from core.organizations.queries import OrganizationCursor, OrganizationFilter
 from core.organizations.validation import name_key
 from core.reconcile import due_links
 
@@ -57,7 +57,7 @@ def _organization(org_id: str) -> dict[str, object]:
         "status": "active",
         "created_at": NOW,
         "updated_at": NOW,
-        "billing_version": 1,
+        "version": 1,
     }
 
 
@@ -98,7 +98,7 @@ def plans_of(database: Database, work: Callable[[Session], object]) -> str:
 def test_the_sweep_reads_only_links_that_are_behind(large: Database) -> None:
     swept: list[str] = []
     later = NOW + links.SWEEP_GRACE
-    plans = plans_of(large, lambda session: swept.extend(due_links.links(session, "lago", 100, later)))
+    plans = plans_of(large, lambda session: swept.extend(due_links.dispatch(session, "lago", 100, later)))
     assert len(swept) == FEW
     assert "ix_billing_links_due" in plans
     assert "Seq Scan" not in plans
@@ -111,16 +111,16 @@ def test_counting_what_is_behind_reads_only_that(large: Database) -> None:
 
 def test_the_relay_reads_only_events_that_are_pending(large: Database) -> None:
     leased: list[object] = []
-    plans = plans_of(large, lambda session: leased.extend(outbox.lease(session, 100, NOW)[1]))
+    plans = plans_of(large, lambda session: leased.extend(outbox.lease_batch(session, 100, NOW)[1]))
     assert len(leased) == FEW
     assert "ix_events_unpublished" in plans
-    assert "ix_events_unpublished" in plans_of(large, outbox.any_pending)
+    assert "ix_events_unpublished" in plans_of(large, outbox.has_pending)
 
 
 def test_a_member_is_looked_up_and_a_persons_seats_are_found_without_a_walk(large: Database) -> None:
     found: list[object] = []
-    plans = plans_of(large, lambda session: found.append(queries.entry(session, "org_7", "user_7")))
-    plans += plans_of(large, lambda session: found.append(len(queries.seats(session, "user_7"))))
+    plans = plans_of(large, lambda session: found.append(queries.find_organization(session, "org_7", "user_7")))
+    plans += plans_of(large, lambda session: found.append(len(queries.memberships_of_user(session, "user_7"))))
     assert found[0] is not None
     assert found[1] == 4
     assert "ix_memberships_user_id" in plans
@@ -131,8 +131,8 @@ def test_a_member_is_looked_up_and_a_persons_seats_are_found_without_a_walk(larg
 
 def test_a_page_of_all_begins_at_its_cursor_however_deep(large: Database) -> None:
     found: list[int] = []
-    deep = Wanted(after=Cursor(created_at=NOW, org_id="org_9"))
-    plans = plans_of(large, lambda session: found.append(len(queries.page(session, deep, 50))))
+    deep = OrganizationFilter(after=OrganizationCursor(created_at=NOW, org_id="org_9"))
+    plans = plans_of(large, lambda session: found.append(len(queries.list_organizations(session, deep, 50))))
     assert found == [50]
     assert "ix_organizations_created_at" in plans
     assert "Sort Key: organizations" not in plans
@@ -142,21 +142,21 @@ def test_a_page_of_all_begins_at_its_cursor_however_deep(large: Database) -> Non
 def test_mails_are_read_only_where_they_are_due(database: Database) -> None:
     with database.write() as session:
         session.execute(insert(Organization), [_organization("org_0")])
-        session.execute(insert(Mail), [_mail(number) for number in range(MANY)])
+        session.execute(insert(Email), [_mail(number) for number in range(MANY)])
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
     reads: list[Callable[[Session], object]] = [
         lambda session: queue.any_due(session, NOW),
-        lambda session: queue.look(session, NOW),
-        lambda session: queue.claim(session, NOW),
+        lambda session: queue.release_ready(session, NOW),
+        lambda session: queue.lease_next(session, NOW),
     ]
     for read in reads:
         plans = plans_of(database, read)
-        assert "ix_mails_due" in plans
-        assert "Seq Scan on mails" not in plans
-        assert "SCAN mails" not in plans.replace("SCAN mails USING INDEX ix_mails_due", "")
-    asked = plans_of(database, lambda session: queue.invitations_since(session, "org_1", NOW))
-    assert "ix_mails_org_id" in asked
+        assert "ix_emails_due" in plans
+        assert "Seq Scan on emails" not in plans
+        assert "SCAN emails" not in plans.replace("SCAN emails USING INDEX ix_emails_due", "")
+    asked = plans_of(database, lambda session: queue.count_invitations_since(session, "org_1", NOW))
+    assert "ix_emails_org_id" in asked
 
 
 def _mail(number: int) -> dict[str, object]:
@@ -166,8 +166,8 @@ def _mail(number: int) -> dict[str, object]:
         "kind": "welcome",
         "recipient": "a@acme.test",
         "org_id": f"org_{number}" if number >= FEW else "org_0",
-        "waits_for_version": 1 if number == 1 else None,
-        "state": "sent" if number >= FEW else "open",
+        "after_version": 1 if number == 1 else None,
+        "state": "sent" if number >= FEW else "active",
         "attempts": 0,
         "next_attempt_at": NOW,
         "created_at": NOW,

@@ -5,40 +5,40 @@ from __future__ import annotations
 from sqlalchemy import update
 
 from core.db.models.billing_links import BillingLink
-from core.reconcile.attempt import UNSURE
+from core.reconcile.attempt import UNKNOWN
 from core.reporting import sync_status
-from core.reporting.sync_status import Receipt
-from tests.core.fakes import World, die
+from core.reporting.sync_status import VersionStatus
+from tests.core.fakes import World, kill_worker
 
 
-def ask(world: World, org_id: str, through: int | None = None) -> Receipt:
+def ask(world: World, org_id: str, through: int | None = None) -> VersionStatus:
     with world.database.read() as session:
-        receipt = sync_status.receipt(session, org_id, world.now, through)
+        receipt = sync_status.version_status(session, org_id, world.now, through)
     assert receipt is not None
     return receipt
 
 
-def holds(receipt: Receipt) -> dict[str, bool]:
-    return {provider: standing.holds for provider, standing in receipt.billers.items()}
+def holds(receipt: VersionStatus) -> dict[str, bool]:
+    return {provider: standing.is_synced for provider, standing in receipt.providers.items()}
 
 
 def test_a_change_is_held_one_biller_after_the_other(world: World) -> None:
     org_id = world.create()
     fresh = ask(world, org_id)
-    assert (fresh.sequence, fresh.through, fresh.in_sync) == (1, 1, False)
-    assert {standing.link.standing for standing in fresh.billers.values()} == {"queued"}
+    assert (fresh.latest_version, fresh.version, fresh.in_sync) == (1, 1, False)
+    assert {standing.link.status for standing in fresh.providers.values()} == {"queued"}
     world.run(org_id, "stripe")
     assert holds(ask(world, org_id, 1)) == {"stripe": True, "lago": False}
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     done = ask(world, org_id, 1)
     assert done.in_sync
-    assert all(standing.link.synced_at for standing in done.billers.values())
+    assert all(standing.link.synced_at for standing in done.providers.values())
 
 
 def test_an_old_change_stays_held_while_a_newer_one_is_on_its_way(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
-    first = ask(world, org_id).sequence
+    world.reconcile_until_idle(org_id)
+    first = ask(world, org_id).latest_version
     world.rename(org_id, "Acme Two")
     assert ask(world, org_id, first).in_sync
     assert not ask(world, org_id).in_sync
@@ -46,14 +46,14 @@ def test_an_old_change_stays_held_while_a_newer_one_is_on_its_way(world: World) 
 
 def test_nothing_is_held_after_a_crash_in_the_middle(world: World) -> None:
     org_id = world.create()
-    world.billers["stripe"].after_customer = die
-    world.die_after(org_id, "stripe")
+    world.providers["stripe"].after_customer = kill_worker
+    world.run_until_killed(org_id, "stripe")
     assert holds(ask(world, org_id, 1)) == {"stripe": False, "lago": False}
 
 
 def test_nothing_is_held_while_a_create_is_not_known_to_have_ended(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     with world.database.write() as session:
         pending = {"operation": "create_subscription"}
         session.execute(update(BillingLink).where(BillingLink.provider == "stripe").values(intent=pending))
@@ -62,17 +62,17 @@ def test_nothing_is_held_while_a_create_is_not_known_to_have_ended(world: World)
 
 def test_what_a_late_worker_may_have_overwritten_is_not_held_until_it_is_made_again(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
-    through = ask(world, org_id).sequence
+    world.reconcile_until_idle(org_id)
+    through = ask(world, org_id).latest_version
     world.rename(org_id, "Acme Two")
     with world.database.write() as session:
-        session.execute(update(BillingLink).where(BillingLink.provider == "lago").values(applied_customer=UNSURE))
+        session.execute(update(BillingLink).where(BillingLink.provider == "lago").values(customer_fingerprint=UNKNOWN))
     assert holds(ask(world, org_id, through)) == {"stripe": True, "lago": False}
     world.wait(10)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     assert ask(world, org_id, through).in_sync
 
 
 def test_an_unknown_organization_has_no_receipt(world: World) -> None:
     with world.database.read() as session:
-        assert sync_status.receipt(session, "org_no", world.now) is None
+        assert sync_status.version_status(session, "org_no", world.now) is None

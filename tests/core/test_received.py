@@ -16,11 +16,11 @@ from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
-from core.db.models.inbox import ReceivedEvent
+from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import CHANGE_TYPES, Change
+from core.events.event_types import CHANGE_TYPES, ChangeContext
 from core.inbox import service_events
-from core.inbox.service_events import MOST_WAITING, UNNAMED_SOURCE, Receipt
+from core.inbox.service_events import MAX_WAITING_EVENTS, UNKNOWN_EVENT_SOURCE, HandledEvent
 from core.organizations import commands
 from tests.conftest import SetClock
 
@@ -37,10 +37,10 @@ class Door:
         self.clock = clock
         self._count = 0
 
-    def take(self, raw: object) -> Receipt:
-        return service_events.receive(self.database, self.plans, self.clock, raw)
+    def take(self, raw: object) -> HandledEvent:
+        return service_events.handle(self.database, self.plans, self.clock, raw)
 
-    def send(self, event_type: str, at: int | None = None, subject: str = ORG, **data: object) -> Receipt:
+    def send(self, event_type: str, at: int | None = None, subject: str = ORG, **data: object) -> HandledEvent:
         self._count += 1
         return self.take(message(event_type, data, f"m{self._count}", at, subject))
 
@@ -57,11 +57,11 @@ class Door:
         with self.database.read() as session:
             return {member.user_id: member.role for member in session.scalars(select(Membership))}
 
-    def kept(self) -> list[ReceivedEvent]:
+    def kept(self) -> list[ServiceEvent]:
         with self.database.read() as session:
-            return list(session.scalars(select(ReceivedEvent).order_by(ReceivedEvent.id)))
+            return list(session.scalars(select(ServiceEvent).order_by(ServiceEvent.id)))
 
-    def count(self, table: type[Organization | Event | BillingLink | ReceivedEvent]) -> int:
+    def count(self, table: type[Organization | Event | BillingLink | ServiceEvent]) -> int:
         with self.database.read() as session:
             return session.scalar(select(func.count()).select_from(table)) or 0
 
@@ -90,7 +90,7 @@ def door(database: Database, plans: Catalog, clock: SetClock) -> Door:
 
 @pytest.fixture
 def acme(door: Door) -> Door:
-    assert door.send("organization.created", name="Acme", plan_tier="professional").verdict == "accepted"
+    assert door.send("organization.created", name="Acme", plan_tier="professional").status == "applied"
     return door
 
 
@@ -103,7 +103,7 @@ def test_a_created_organization_keeps_the_senders_id_and_everything_sent(door: D
         currency="EUR",
         owner_user_id="u1",
     )
-    assert receipt == Receipt(verdict="accepted", reason=None, org_id=ORG)
+    assert receipt == HandledEvent(status="applied", reason=None, org_id=ORG)
     there = door.present()
     assert (there.name, there.plan_tier, there.billing_email, there.currency) == (
         "Acme",
@@ -128,7 +128,7 @@ def test_every_other_type_changes_what_it_names(acme: Door) -> None:
         acme.send("membership.role_changed", user_id="u2", role="billing_admin"),
         acme.send("membership.removed", user_id="u1"),
     ):
-        assert (receipt.verdict, receipt.org_id) == ("accepted", ORG), receipt
+        assert (receipt.status, receipt.org_id) == ("applied", ORG), receipt
     with acme.database.read() as session:
         events = list(session.scalars(select(Event).order_by(Event.seq)))
     assert {event.type for event in events} == set(CHANGE_TYPES)
@@ -144,15 +144,15 @@ def test_a_repeat_finds_the_verdict_and_does_nothing(acme: Door) -> None:
     first = acme.take(raw)
     acme.send("organization.renamed", name="Acme AG")
     repeat = acme.take(raw)
-    assert (repeat.verdict, repeat.org_id, repeat.repeated) == ("accepted", first.org_id, True)
+    assert (repeat.status, repeat.org_id, repeat.repeated) == ("applied", first.org_id, True)
     assert acme.present().name == "Acme AG"
 
 
 def test_a_refused_message_keeps_its_verdict_too(acme: Door) -> None:
     bad = message("organization.plan_changed", {"plan_tier": "gold"}, "bad")
-    assert acme.take(bad).verdict == "refused"
+    assert acme.take(bad).status == "rejected"
     again = acme.take(bad)
-    assert (again.verdict, again.repeated) == ("refused", True)
+    assert (again.status, again.repeated) == ("rejected", True)
     assert len([row for row in acme.kept() if row.id == "bad"]) == 1
 
 
@@ -201,11 +201,11 @@ def test_what_cannot_be_taken_is_refused_with_the_field_named_and_kept(
 ) -> None:
     raw = message("organization.created", {"name": "Acme"}) | change
     receipt = door.take(raw)
-    assert receipt.verdict == "refused"
+    assert receipt.status == "rejected"
     assert receipt.reason is not None
     assert named in receipt.reason
     (row,) = door.kept()
-    assert (row.verdict, row.reason) == ("refused", receipt.reason)
+    assert (row.status, row.reason) == ("rejected", receipt.reason)
     assert door.count(Organization) == door.count(Event) == 0
 
 
@@ -218,7 +218,7 @@ def test_a_message_without_its_name_is_kept_once_under_what_it_holds(door: Door,
     assert door.take(raw | {"data": {"name": "Other"}} | ({"id": "n"} if missing == "source" else {})).repeated is False
     row = next(row for row in door.kept() if row.data == {"name": "Acme"})
     assert (row.source, row.type, row.subject) == (
-        UNNAMED_SOURCE if missing == "source" else "/shop",
+        UNKNOWN_EVENT_SOURCE if missing == "source" else "/shop",
         "organization.created",
         ORG,
     )
@@ -237,15 +237,15 @@ def nested(depth: int) -> object:
     ids=["none", "number", "text", "list", "list of one", "bytes", "empty", "keys", "object", "nested", "deep"],
 )
 def test_whatever_comes_is_refused_and_never_raises(door: Door, raw: object) -> None:
-    assert door.take(raw).verdict == "refused"
-    assert door.take({"source": "/s", "id": "1", "data": raw}).verdict == "refused"
+    assert door.take(raw).status == "rejected"
+    assert door.take({"source": "/s", "id": "1", "data": raw}).status == "rejected"
     assert len(door.kept()) == 2
 
 
 def test_two_long_ids_that_begin_alike_are_not_taken_for_one(door: Door) -> None:
     raw = message("organization.created", {"name": "Acme"})
     door.take(raw | {"id": "x" * 255 + "a"})
-    assert door.take(raw | {"id": "x" * 255}).verdict == "accepted"
+    assert door.take(raw | {"id": "x" * 255}).status == "applied"
 
 
 def test_reasons_hold_no_name_no_address_and_no_user(acme: Door) -> None:
@@ -260,128 +260,128 @@ def test_reasons_hold_no_name_no_address_and_no_user(acme: Door) -> None:
     acme.send("organization.status_changed", status="secret")
     acme.send("secret@secret.test")
     acme.take(message("membership.added", {"user_id": "u", "boss@secret.test": 1, "secret" * 30: 2}, "mx"))
-    reasons = [row.reason for row in acme.kept() if row.verdict != "accepted"]
+    reasons = [row.reason for row in acme.kept() if row.status != "applied"]
     assert len(reasons) == 10
     assert "ecret" not in json.dumps(reasons)
     assert any(reason and "another organization has this name" in reason for reason in reasons)
 
 
 def test_messages_before_their_organization_wait_and_are_applied_in_the_order_of_their_time(door: Door) -> None:
-    assert door.send("organization.renamed", at=3, name="Third").verdict == "waiting"
-    assert door.send("membership.role_changed", at=2, user_id="u1", role="owner").verdict == "waiting"
-    assert door.send("organization.renamed", at=1, name="Second").verdict == "waiting"
-    assert door.send("membership.added", at=1, user_id="u1").verdict == "waiting"
-    assert door.send("organization.plan_changed", at=2, plan_tier="gold").verdict == "waiting"
+    assert door.send("organization.renamed", at=3, name="Third").status == "waiting"
+    assert door.send("membership.role_changed", at=2, user_id="u1", role="owner").status == "waiting"
+    assert door.send("organization.renamed", at=1, name="Second").status == "waiting"
+    assert door.send("membership.added", at=1, user_id="u1").status == "waiting"
+    assert door.send("organization.plan_changed", at=2, plan_tier="gold").status == "waiting"
     assert door.count(Organization) == 0
-    assert door.send("organization.created", at=0, name="First").verdict == "accepted"
+    assert door.send("organization.created", at=0, name="First").status == "applied"
     assert door.present().name == "Third"
     assert door.roles() == {"u1": "owner"}
-    assert [row.verdict for row in door.kept()] == [
-        "accepted",
-        "accepted",
-        "accepted",
-        "accepted",
-        "refused",
-        "accepted",
+    assert [row.status for row in door.kept()] == [
+        "applied",
+        "applied",
+        "applied",
+        "applied",
+        "rejected",
+        "applied",
     ]
-    refused = next(row for row in door.kept() if row.verdict == "refused")
+    refused = next(row for row in door.kept() if row.status == "rejected")
     assert refused.reason is not None
     assert refused.reason.startswith("data.plan_tier: ")
 
 
 def test_what_still_waits_is_taken_before_the_next_message_about_the_same_organization(door: Door) -> None:
-    assert door.send("organization.plan_changed", plan_tier="enterprise").verdict == "waiting"
+    assert door.send("organization.plan_changed", plan_tier="enterprise").status == "waiting"
     make_acme(door)
     door.send("organization.billing_details_changed", billing_email="a@b.test")
     assert door.present().plan_tier == "enterprise"
-    assert [row.verdict for row in door.kept()] == ["accepted", "accepted"]
+    assert [row.status for row in door.kept()] == ["applied", "applied"]
 
 
 def test_what_waited_without_a_time_does_not_undo_what_came_later(door: Door) -> None:
-    assert door.send("organization.renamed", name="Acme Early").verdict == "waiting"
+    assert door.send("organization.renamed", name="Acme Early").status == "waiting"
     make_acme(door)
     door.send("organization.renamed", name="Acme Late")
     assert door.present().name == "Acme Late"
-    assert [row.verdict for row in door.kept()] == ["accepted", "accepted"]
+    assert [row.status for row in door.kept()] == ["applied", "applied"]
 
 
 def make_acme(door: Door) -> None:
     """Not by a message: as an import does, or a person."""
     new = commands.NewOrganization(name="Acme", plan_tier="starter", org_id=ORG)
     with door.database.write() as session:
-        commands.create(Change(session, NOON), new, door.plans)
+        commands.create(ChangeContext(session, NOON), new, door.plans)
 
 
 def test_a_role_for_somebody_who_is_not_a_member_yet_waits_for_the_addition(acme: Door) -> None:
-    assert acme.send("membership.role_changed", at=2, user_id="u1", role="owner").verdict == "waiting"
-    assert acme.send("membership.role_changed", at=2, user_id="u2", role="owner").verdict == "waiting"
-    assert acme.send("membership.added", at=1, user_id="u1").verdict == "accepted"
+    assert acme.send("membership.role_changed", at=2, user_id="u1", role="owner").status == "waiting"
+    assert acme.send("membership.role_changed", at=2, user_id="u2", role="owner").status == "waiting"
+    assert acme.send("membership.added", at=1, user_id="u1").status == "applied"
     assert acme.roles() == {"u1": "owner"}
-    assert acme.send("membership.added", at=3, user_id="u2").verdict == "accepted"
+    assert acme.send("membership.added", at=3, user_id="u2").status == "applied"
     assert acme.roles() == {"u1": "owner", "u2": "member"}
-    assert [row.verdict for row in acme.kept()].count("superseded") == 1
+    assert [row.status for row in acme.kept()].count("superseded") == 1
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
 def test_the_later_word_of_a_source_counts_in_whatever_order_they_come(acme: Door, order: tuple[int, int]) -> None:
-    verdicts = {at: acme.send("organization.renamed", at=at, name=f"Name {at}").verdict for at in order}
+    verdicts = {at: acme.send("organization.renamed", at=at, name=f"Name {at}").status for at in order}
     assert acme.present().name == "Name 2"
-    assert verdicts[1] == ("accepted" if order == (1, 2) else "superseded")
+    assert verdicts[1] == ("applied" if order == (1, 2) else "superseded")
 
 
 def test_a_removal_is_not_undone_by_the_addition_that_comes_after_it(acme: Door) -> None:
-    assert acme.send("membership.removed", at=2, user_id="u1").verdict == "accepted"
-    assert acme.send("membership.added", at=1, user_id="u2").verdict == "accepted"
-    assert acme.send("membership.added", at=1, user_id="u1").verdict == "superseded"
+    assert acme.send("membership.removed", at=2, user_id="u1").status == "applied"
+    assert acme.send("membership.added", at=1, user_id="u2").status == "applied"
+    assert acme.send("membership.added", at=1, user_id="u1").status == "superseded"
     assert acme.roles() == {"u2": "member"}
 
 
 def test_an_older_word_about_another_billing_field_is_still_news(acme: Door) -> None:
-    assert acme.send("organization.billing_details_changed", at=2, currency="EUR").verdict == "accepted"
+    assert acme.send("organization.billing_details_changed", at=2, currency="EUR").status == "applied"
     late = acme.send("organization.billing_details_changed", at=1, currency="USD", billing_email="a@b.test")
-    assert late.verdict == "accepted"
+    assert late.status == "applied"
     assert (acme.present().currency, acme.present().billing_email) == ("EUR", "a@b.test")
-    assert acme.send("organization.billing_details_changed", at=1, currency="CHF").verdict == "superseded"
+    assert acme.send("organization.billing_details_changed", at=1, currency="CHF").status == "superseded"
 
 
 def test_another_sources_clock_says_nothing(acme: Door) -> None:
     acme.send("organization.renamed", at=5, name="Ours")
     other = message("organization.renamed", {"name": "Theirs"}, "x", 1) | {"source": "/crm"}
-    assert acme.take(other).verdict == "accepted"
+    assert acme.take(other).status == "applied"
     assert acme.present().name == "Theirs"
 
 
 def test_a_message_from_the_far_future_cannot_silence_its_source(acme: Door) -> None:
-    assert acme.send("organization.renamed", at=60 * 24 * 400, name="Future").verdict == "refused"
-    assert acme.send("organization.renamed", at=1, name="Now").verdict == "accepted"
+    assert acme.send("organization.renamed", at=60 * 24 * 400, name="Future").status == "rejected"
+    assert acme.send("organization.renamed", at=1, name="Now").status == "applied"
 
 
 def test_waiting_is_bounded(door: Door) -> None:
     with door.database.write() as session:
         session.add_all(
-            ReceivedEvent(
+            ServiceEvent(
                 source="/shop", id=f"w{number}", type="membership.removed", subject=ORG, received_at=NOON,
-                verdict="waiting", data={"user_id": "u"},
+                status="waiting", data={"user_id": "u"},
             )
-            for number in range(MOST_WAITING)
+            for number in range(MAX_WAITING_EVENTS)
         )  # fmt: skip
     receipt = door.send("organization.renamed", name="One too many")
-    assert receipt.verdict == "refused"
+    assert receipt.status == "rejected"
     assert receipt.reason is not None
     assert "wait for it already" in receipt.reason
-    assert door.send("organization.created", name="Acme").verdict == "accepted"
-    assert {row.verdict for row in door.kept()} == {"accepted", "refused"}
+    assert door.send("organization.created", name="Acme").status == "applied"
+    assert {row.status for row in door.kept()} == {"applied", "rejected"}
 
 
 def test_created_twice_under_two_ids_is_one_organization(acme: Door) -> None:
     assert acme.send("organization.created", name="Acme").reason == "existed already"
     refused = acme.send("organization.created", name="Other")
-    assert (refused.verdict, acme.count(Organization)) == ("refused", 1)
+    assert (refused.status, acme.count(Organization)) == ("rejected", 1)
 
 
 def test_a_deleted_organization_takes_no_new_members(acme: Door) -> None:
     acme.send("organization.status_changed", status="deleted")
-    assert acme.send("membership.added", user_id="u1").verdict == "refused"
+    assert acme.send("membership.added", user_id="u1").status == "rejected"
     assert acme.roles() == {}
 
 
@@ -408,11 +408,11 @@ def test_the_same_message_many_times_at_once_is_applied_once(door: Door) -> None
     for number in range(5):
         raw = message("organization.created", {"name": f"Acme {number}"}, f"m{number}", subject=f"org_{number}")
         results = at_once(*[partial(door.take, raw)] * 8)
-        receipts = [result for result in results if isinstance(result, Receipt)]
+        receipts = [result for result in results if isinstance(result, HandledEvent)]
         assert len(receipts) == 8, results
-        assert {receipt.verdict for receipt in receipts} == {"accepted"}
+        assert {receipt.status for receipt in receipts} == {"applied"}
         assert [receipt.repeated for receipt in receipts].count(False) == 1
-    assert door.count(Organization) == door.count(Event) == door.count(ReceivedEvent) == 5
+    assert door.count(Organization) == door.count(Event) == door.count(ServiceEvent) == 5
     assert door.count(BillingLink) == 10
 
 
@@ -420,10 +420,10 @@ def test_the_same_message_many_times_at_once_is_applied_once(door: Door) -> None
     ("raw", "verdict"),
     [
         (message("organization.renamed", {"name": "Early"}), "waiting"),
-        (message("organization.created", {"name": " "}), "refused"),
-        (message("organization.exploded", {}), "refused"),
-        ({"data": {"name": "Nobody's"}}, "refused"),
-        ("no object", "refused"),
+        (message("organization.created", {"name": " "}), "rejected"),
+        (message("organization.exploded", {}), "rejected"),
+        ({"data": {"name": "Nobody's"}}, "rejected"),
+        ("no object", "rejected"),
     ],
     ids=["waiting", "refused by the rules", "unknown type", "without a name", "text"],
 )
@@ -431,11 +431,11 @@ def test_what_is_not_applied_is_kept_once_too_however_often_it_comes_at_once(
     door: Door, raw: object, verdict: str
 ) -> None:
     results = at_once(*[partial(door.take, raw)] * 8)
-    receipts = [result for result in results if isinstance(result, Receipt)]
+    receipts = [result for result in results if isinstance(result, HandledEvent)]
     assert len(receipts) == 8, results
     assert [receipt.repeated for receipt in receipts].count(False) == 1
-    assert {receipt.verdict for receipt in receipts} == {verdict}
-    assert [row.verdict for row in door.kept()] == [verdict]
+    assert {receipt.status for receipt in receipts} == {verdict}
+    assert [row.status for row in door.kept()] == [verdict]
 
 
 def test_a_member_and_its_organization_at_once_are_both_there_whoever_wins(door: Door) -> None:
@@ -444,9 +444,9 @@ def test_a_member_and_its_organization_at_once_are_both_there_whoever_wins(door:
         created = message("organization.created", {"name": f"Acme {number}"}, f"c{number}", subject=subject)
         added = message("membership.added", {"user_id": f"u{number}"}, f"a{number}", subject=subject)
         results = at_once(partial(door.take, created), partial(door.take, added))
-        assert all(isinstance(result, Receipt) for result in results), results
+        assert all(isinstance(result, HandledEvent) for result in results), results
     assert door.roles() == {f"u{number}": "member" for number in range(10)}
-    assert {row.verdict for row in door.kept()} == {"accepted"}
+    assert {row.status for row in door.kept()} == {"applied"}
 
 
 def test_two_organizations_that_want_one_name_at_once_get_it_once(door: Door) -> None:
@@ -458,8 +458,8 @@ def test_two_organizations_that_want_one_name_at_once_get_it_once(door: Door) ->
             for side in "ab"
         ]
         results = at_once(*[partial(door.take, raw) for raw in raws])
-        verdicts = sorted(result.verdict for result in results if isinstance(result, Receipt))
-        assert verdicts == ["accepted", "refused"], results
+        verdicts = sorted(result.status for result in results if isinstance(result, HandledEvent))
+        assert verdicts == ["applied", "rejected"], results
 
 
 def test_a_change_by_a_person_and_a_message_at_once_lose_nothing(acme: Door) -> None:
@@ -468,16 +468,16 @@ def test_a_change_by_a_person_and_a_message_at_once_lose_nothing(acme: Door) -> 
             with acme.database.write() as session:
                 organization = commands.lock(session, ORG)
                 assert organization is not None
-                commands.rename(Change(session, NOON), organization, f"Person {number}")
+                commands.rename(ChangeContext(session, NOON), organization, f"Person {number}")
 
     def by_messages() -> None:
         for number in range(20):
             raw = message("organization.billing_details_changed", {"billing_email": f"a{number}@b.test"}, f"e{number}")
-            assert acme.take(raw).verdict == "accepted"
+            assert acme.take(raw).status == "applied"
 
     assert at_once(by_a_person, by_messages) == [None, None]
     there = acme.present()
-    assert (there.name, there.billing_email, there.billing_version) == ("Person 19", "a19@b.test", 41)
+    assert (there.name, there.billing_email, there.version) == ("Person 19", "a19@b.test", 41)
     with acme.database.read() as session:
         links = list(session.scalars(select(BillingLink)))
-    assert {link.wanted_version for link in links} == {41}
+    assert {link.desired_version for link in links} == {41}

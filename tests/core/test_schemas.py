@@ -10,7 +10,7 @@ from jsonschema.exceptions import ValidationError
 
 from core.common.json_types import Json
 from core.events.event_types import CHANGE_TYPES
-from core.inbox.event_schemas import RefusedError, parse
+from core.inbox.event_schemas import InvalidEventError, parse
 from docs.schemas.generate import FOLDER, documents
 
 GOOD: dict[str, dict[str, Json]] = {
@@ -83,7 +83,7 @@ def test_what_is_taken_is_what_the_schema_allows(event_type: str) -> None:
 def test_what_is_refused_is_what_the_schema_forbids(event_type: str, data: dict[str, Json]) -> None:
     with pytest.raises(ValidationError):
         _schema(event_type).validate(data)
-    with pytest.raises(RefusedError, match=r"^data\."):
+    with pytest.raises(InvalidEventError, match=r"^data\."):
         parse(ENVELOPE | {"type": event_type, "data": data})
 
 
@@ -91,7 +91,7 @@ def test_what_is_refused_is_what_the_schema_forbids(event_type: str, data: dict[
 def test_the_envelopes_schema_forbids_what_is_refused(wrong: dict[str, Json]) -> None:
     with pytest.raises(ValidationError):
         _schema("envelope").validate(ENVELOPE | wrong)
-    with pytest.raises(RefusedError, match=f"^{next(iter(wrong))}"):
+    with pytest.raises(InvalidEventError, match=f"^{next(iter(wrong))}"):
         parse(ENVELOPE | wrong)
 
 

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import update
 
 from core.common.validation import InvalidChangeError
-from core.compare.desired_state import Policy
+from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.ports.spec import Provider
 from core.reconcile import attempt, backoff, commands, due_links, lease, outcomes
-from providers.lago.provider import LagoBiller
+from providers.lago.provider import LagoProvider
 from sandbox.server import Sandbox
-from tests.core.fakes import PAYER_CODE, Meanwhile, World, die, with_policy
+from tests.core.fakes import PAYMENT_PROVIDER_CODE, HookedProvider, World, kill_worker, with_policy
 
 OLD_PRICE = {
     "lookup_key": "old",
@@ -39,7 +39,7 @@ def with_payer_in_lago(world: World, org_id: str) -> str:
     world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "name": "Acme"}])
     configuration = {
         "payment_provider": "stripe",
-        "payment_provider_code": PAYER_CODE,
+        "payment_provider_code": PAYMENT_PROVIDER_CODE,
         "provider_customer_id": "cus_theirs",
     }
     theirs = {"external_id": org_id, "name": "Acme", "billing_configuration": configuration}
@@ -52,16 +52,16 @@ def payers_in_lago(world: World) -> list[object]:
 
 
 def charging_in_stripe(world: World) -> list[object]:
-    return [each["id"] for each in world.stripe("subscriptions") if each["status"] == "active"]
+    return [each["id"] for each in world.stripe_objects("subscriptions") if each["status"] == "active"]
 
 
 def test_a_customer_that_pays_for_something_else_in_stripe_is_not_charged_by_lago_too(world: World) -> None:
     theirs = with_old_subscription(world)
     org_id = world.create()
-    world.bring_id(org_id, "stripe", "cus_old")
-    world.settle(org_id)
+    world.set_customer_id(org_id, "stripe", "cus_old")
+    world.reconcile_until_idle(org_id)
     link = world.link(org_id, "stripe")
-    assert (link.state, link.error_code) == ("parked", "second_payer")
+    assert (link.state, link.error_code) == ("parked", "double_charging")
     assert theirs in (link.error_message or "")
     assert payers_in_lago(world) in ([], [None])
     assert charging_in_stripe(world) == [theirs]
@@ -70,12 +70,12 @@ def test_a_customer_that_pays_for_something_else_in_stripe_is_not_charged_by_lag
 def test_once_that_has_ended_a_retry_goes_on(world: World, sandbox_server: Sandbox) -> None:
     theirs = with_old_subscription(world)
     org_id = world.create()
-    world.bring_id(org_id, "stripe", "cus_old")
-    world.settle(org_id)
+    world.set_customer_id(org_id, "stripe", "cus_old")
+    world.reconcile_until_idle(org_id)
     httpx.delete(f"{sandbox_server.url}/v1/subscriptions/{theirs}", headers={"Authorization": "Bearer sk_test_hand"})
     world.change(org_id, commands.retry)
-    world.settle(org_id)
-    assert world.settled(org_id)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
     assert payers_in_lago(world) == ["cus_old"]
 
 
@@ -83,10 +83,10 @@ def test_once_that_has_ended_a_retry_goes_on(world: World, sandbox_server: Sandb
 @pytest.mark.parametrize("stripe", ["in time", "late"])
 def test_a_payer_that_lago_charges_already_is_never_replaced(world: World, its_id: str, stripe: str) -> None:
     org_id = world.create()
-    world.pass_time(days=2)
+    world.advance_time(days=2)
     lago_id = with_payer_in_lago(world, org_id)
     if its_id == "known":
-        world.bring_id(org_id, "lago", lago_id)
+        world.set_customer_id(org_id, "lago", lago_id)
     if stripe == "late":
         world.sandbox.add_fault("stripe", "*", "500_before", times=0)
         world.run(org_id, "stripe")
@@ -94,8 +94,8 @@ def test_a_payer_that_lago_charges_already_is_never_replaced(world: World, its_i
         world.wait(31)
         world.run(org_id, "lago")
         world.sandbox.clear_faults()
-        world.wait(backoff.LONGEST_WAIT)
-    world.settle(org_id)
+        world.wait(backoff.MAX_BACKOFF_SECONDS)
+    world.reconcile_until_idle(org_id)
     link = world.link(org_id, "lago")
     assert link.state == "parked"
     assert "cus_theirs" in (link.error_message or "")
@@ -105,114 +105,116 @@ def test_a_payer_that_lago_charges_already_is_never_replaced(world: World, its_i
 def test_a_payer_that_lago_showed_is_not_forgotten_when_the_next_call_fails(
     world: World, sandbox_server: Sandbox
 ) -> None:
-    links_nobody = LagoBiller(sandbox_server.url, "sandbox", payment_provider_code=None, ending=world.catalog.ending)
-    world = replace(with_policy(world, Policy()), billers={**world.billers, "lago": Meanwhile(links_nobody)})
+    links_nobody = LagoProvider(sandbox_server.url, "sandbox", payment_provider_code=None, ending=world.catalog.ending)
+    world = replace(
+        with_policy(world, PayerPolicy()), providers={**world.providers, "lago": HookedProvider(links_nobody)}
+    )
     org_id = world.create(plan_tier="starter")
-    world.bring_id(org_id, "lago", with_payer_in_lago(world, org_id))
+    world.set_customer_id(org_id, "lago", with_payer_in_lago(world, org_id))
     world.sandbox.add_fault("lago", "POST /api/v1/subscriptions", "500_before")
-    world.settle(org_id)
-    world.charged_by("stripe", "enterprise")
+    world.reconcile_until_idle(org_id)
+    world.set_charging_provider("stripe", "enterprise")
     world.wait(100)
     world.change_plan(org_id, "enterprise")
-    world.settle(org_id)
-    assert world.link(org_id, "stripe").error_code == "second_payer"
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").error_code == "double_charging"
     assert charging_in_stripe(world) == []
     links_nobody.close()
 
 
 def test_an_organization_that_is_deleted_while_a_create_is_under_way_pays_for_nothing(world: World) -> None:
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
     org_id = world.create()
     world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "slow", seconds=3.5)
     world.run(org_id, "stripe")
     world.change_status(org_id, "deleted")
     world.run(org_id, "stripe")
-    assert not world.settled(org_id), "nothing there yet proves nothing"
+    assert not world.is_in_sync(org_id), "nothing there yet proves nothing"
     time.sleep(2.5)
     world.wait(300)
-    world.settle(org_id)
-    assert world.settled(org_id)
-    assert [each["status"] for each in world.stripe("subscriptions")] == ["canceled"]
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert [each["status"] for each in world.stripe_objects("subscriptions")] == ["canceled"]
 
 
 def test_one_that_a_late_worker_made_for_a_deleted_organization_is_ended(world: World) -> None:
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
     org_id = world.create()
-    world.billers["stripe"].before_subscription = die
-    world.die_after(org_id, "stripe")
-    world.outlive_the_lease()
-    late = lease.claim(world.database, world.clock, org_id, "stripe")
-    assert isinstance(late, attempt.Turn)
-    world.outlive_the_lease()
+    world.providers["stripe"].before_subscription = kill_worker
+    world.run_until_killed(org_id, "stripe")
+    world.expire_lease()
+    late = lease.acquire(world.database, world.clock, org_id, "stripe")
+    assert isinstance(late, attempt.SyncAttempt)
+    world.expire_lease()
     world.change_status(org_id, "deleted")
-    world.settle(org_id)
-    price = next(each for each in world.stripe("prices") if each["lookup_key"] == "professional_monthly_usd")
+    world.reconcile_until_idle(org_id)
+    price = next(each for each in world.stripe_objects("prices") if each["lookup_key"] == "professional_monthly_usd")
     customer = str(world.link(org_id, "stripe").customer_id)
     world.sandbox.preload_stripe_subscription(customer, str(price["id"]), metadata={"org_id": org_id})
-    outcomes.disturb(late)
+    outcomes.invalidate_after_lost_lease(late)
     world.wait(5)
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     assert charging_in_stripe(world) == []
-    assert len(world.stripe("subscriptions")) == 1
+    assert len(world.stripe_objects("subscriptions")) == 1
 
 
 @pytest.mark.parametrize("how", ["lost_answer", "killed"])
 def test_an_organization_that_comes_back_after_an_end_without_an_answer_is_charged_again(
     world: World, how: str
 ) -> None:
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(10)
     world.change_status(org_id, "deleted")
     if how == "lost_answer":
         world.sandbox.add_fault("stripe", "DELETE /v1/subscriptions/{id}", "lost_answer")
         world.run(org_id, "stripe")
     else:
-        world.billers["stripe"].after_end = die
-        world.die_after(org_id, "stripe")
-        world.outlive_the_lease()
+        world.providers["stripe"].after_end = kill_worker
+        world.run_until_killed(org_id, "stripe")
+        world.expire_lease()
     assert charging_in_stripe(world) == []
     world.change_status(org_id, "active")
-    world.settle(org_id)
-    assert world.settled(org_id)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
     assert len(charging_in_stripe(world)) == 1
 
 
 @pytest.mark.parametrize("charged_by", ["lago", "stripe"])
 def test_a_downgrade_that_came_is_not_undone_by_another_chosen_in_mid_turn(world: World, charged_by: Provider) -> None:
-    world.charged_by(charged_by)
+    world.set_charging_provider(charged_by)
     org_id = world.create(plan_tier="professional")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(10)
     world.change_plan(org_id, "starter")
-    world.settle(org_id)
-    world.pass_time(days=40)
-    due_links.downgrades(world.database, 100, world.now)
-    world.billers[charged_by].after_subscription = lambda: world.change_plan(org_id, "founders_friend")
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
+    world.advance_time(days=40)
+    due_links.recheck_due_downgrades(world.database, 100, world.now)
+    world.providers[charged_by].after_subscription = lambda: world.change_plan(org_id, "founders_friend")
+    world.reconcile_until_idle(org_id)
     organization = world.organization(org_id)
     assert (organization.plan_tier, organization.pending_plan_tier) == ("starter", "founders_friend")
-    active = [each["plan_code"] for each in world.lago("subscriptions") if each["status"] == "active"]
+    active = [each["plan_code"] for each in world.lago_objects("subscriptions") if each["status"] == "active"]
     assert active == [world.catalog.plan("starter").lago_plan_code]
 
 
 def test_a_restored_database_finds_the_customer_that_it_forgot(world: World) -> None:
     org_id = world.create()
-    world.settle(org_id)
-    (customer,) = [each["id"] for each in world.stripe("customers")]
-    made = ("customer_id", "subscription_id", "payer_id", "applied_customer", "applied_plan", "intent")
+    world.reconcile_until_idle(org_id)
+    (customer,) = [each["id"] for each in world.stripe_objects("customers")]
+    made = ("customer_id", "subscription_id", "payer_id", "customer_fingerprint", "applied_plan", "intent")
     with world.database.write() as session:
         session.execute(
             update(BillingLink)
             .where(BillingLink.org_id == org_id)
-            .values(**dict.fromkeys(made), applied_version=0, generation=0, rest_until=None)
+            .values(**dict.fromkeys(made), applied_version=0, generation=0, cooldown_until=None)
         )
-    world.pass_time(hours=30)
-    world.settle(org_id)
-    assert [each["id"] for each in world.stripe("customers")] == [customer]
+    world.advance_time(hours=30)
+    world.reconcile_until_idle(org_id)
+    assert [each["id"] for each in world.stripe_objects("customers")] == [customer]
     assert payers_in_lago(world) == [customer]
-    assert world.settled(org_id)
+    assert world.is_in_sync(org_id)
 
 
 def test_an_id_cannot_be_brought_while_a_customer_is_in_the_making(world: World) -> None:
@@ -221,9 +223,9 @@ def test_an_id_cannot_be_brought_while_a_customer_is_in_the_making(world: World)
     world.sandbox.add_fault("stripe", "POST /v1/customers", "lost_answer")
     world.run(org_id, "stripe")
     with pytest.raises(InvalidChangeError, match="in the making"):
-        world.bring_id(org_id, "stripe", "cus_mine")
-    world.settle(org_id)
-    world.bring_id(org_id, "stripe", "cus_mine")
+        world.set_customer_id(org_id, "stripe", "cus_mine")
+    world.reconcile_until_idle(org_id)
+    world.set_customer_id(org_id, "stripe", "cus_mine")
 
 
 @pytest.mark.parametrize("plan_says", ["first", "not"])
@@ -231,42 +233,42 @@ def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays
     world: World, plan_says: str
 ) -> None:
     """Its subscription ended with it, so nothing of it stands in the way."""
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.sandbox.delete("stripe", "customers", str(world.link(org_id, "stripe").customer_id))
     world.wait(60)
     if plan_says == "first":
         # Nothing of ours has met it yet: a plan told the person.
         world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
         with pytest.raises(InvalidChangeError, match=f"retry {org_id}"):
-            world.bring_id(org_id, "stripe", "cus_new")
+            world.set_customer_id(org_id, "stripe", "cus_new")
         world.change(org_id, commands.retry)
     else:
         world.rename(org_id, "Acme GmbH")
         world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     assert world.link(org_id, "stripe").error_code == "customer_deleted"
-    world.bring_id(org_id, "stripe", "cus_new")
+    world.set_customer_id(org_id, "stripe", "cus_new")
     world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "lost_answer")
     world.wait(5)
     world.run(org_id, "stripe")
     with pytest.raises(InvalidChangeError, match="in the making"):
-        world.bring_id(org_id, "stripe", "cus_other")
-    world.settle(org_id)
-    assert world.settled(org_id)
-    (charged,) = [each for each in world.stripe("subscriptions") if each["status"] == "active"]
+        world.set_customer_id(org_id, "stripe", "cus_other")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    (charged,) = [each for each in world.stripe_objects("subscriptions") if each["status"] == "active"]
     assert (charged["id"], charged["customer"]) == (world.link(org_id, "stripe").subscription_id, "cus_new")
 
 
 @pytest.mark.parametrize("first", ["lago", "stripe"])
 def test_a_retry_of_what_is_right_leaves_it_right_whichever_biller_comes_first(world: World, first: Provider) -> None:
     org_id = world.create()
-    world.settle(org_id)
+    world.reconcile_until_idle(org_id)
     world.wait(60)
     world.change(org_id, commands.retry)
     world.run(org_id, first)
-    world.settle(org_id)
-    assert [world.link(org_id, provider).state for provider in ("stripe", "lago")] == ["open", "open"]
-    assert world.settled(org_id)
+    world.reconcile_until_idle(org_id)
+    assert [world.link(org_id, provider).state for provider in ("stripe", "lago")] == ["active", "active"]
+    assert world.is_in_sync(org_id)
     assert payers_in_lago(world) == [world.link(org_id, "stripe").customer_id]

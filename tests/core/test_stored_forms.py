@@ -11,11 +11,11 @@ import pytest
 from pydantic import TypeAdapter
 
 from core.compare import findings
-from core.compare.desired_state import digest
+from core.compare.desired_state import customer_fingerprint
 from core.drift import report_store
 from core.ports import errors
 from core.ports.errors import ErrorKind, ProviderError
-from core.ports.observed import SeenCustomer, SeenSubscription
+from core.ports.observed import ObservedCustomer, ObservedSubscription
 from core.ports.provider import Intent
 from core.ports.spec import CustomerSpec
 from core.reconcile import attempt
@@ -37,7 +37,7 @@ def leaves(kind: type[ProviderError]) -> Iterator[type[ProviderError]]:
         ("UnavailableError", "unavailable"),
         ("ThrottledError", "throttled"),
         ("ObjectThrottledError", "throttled"),
-        ("UnsettledError", "unsettled"),
+        ("OutcomeUnknownError", "outcome_unknown"),
         ("MisconfiguredError", "misconfigured"),
         ("RejectedError", "rejected"),
         ("AmbiguousError", "ambiguous"),
@@ -61,14 +61,19 @@ def test_every_error_of_a_provider_has_a_kind() -> None:
         ),
         (
             CustomerSpec(
-                org_id="org_1", name="Ächme", email="a@b.test", currency="EUR", payer_id="cus_1", unlinked=True
+                org_id="org_1",
+                name="Ächme",
+                email="a@b.test",
+                currency="EUR",
+                payer_id="cus_1",
+                charged_by_other_provider=True,
             ),
             "48505fbebe1cc06bf7212fdc103f958da6d1e1fd258f3565b10f85f6babd4151",
         ),
     ],
 )
 def test_customer_fingerprint_is_the_one_that_links_have_stored(spec: CustomerSpec, stored: str) -> None:
-    assert digest(spec) == stored
+    assert customer_fingerprint(spec) == stored
 
 
 def test_every_field_of_a_customer_is_in_its_fingerprint() -> None:
@@ -79,12 +84,12 @@ def test_every_field_of_a_customer_is_in_its_fingerprint() -> None:
         "email": "a@b.test",
         "currency": "EUR",
         "payer_id": "cus_1",
-        "unlinked": True,
+        "charged_by_other_provider": True,
     }
     assert asdict(plain).keys() == others.keys()
-    assert len({digest(CustomerSpec(**{**asdict(plain), field: value})) for field, value in others.items()}) == len(
-        others
-    )
+    assert len(
+        {customer_fingerprint(CustomerSpec(**{**asdict(plain), field: value})) for field, value in others.items()}
+    ) == len(others)
 
 
 def test_intent_is_stored_under_these_keys() -> None:
@@ -99,24 +104,24 @@ def test_intent_is_stored_under_these_keys() -> None:
     intent = Intent(
         operation="create_customer",
         generation=2,
-        key="billing-sync:create_customer:org_1:2",
+        idempotency_key="billing-sync:create_customer:org_1:2",
         body={"name": "Acme"},
         first_sent_at=NOON,
         last_sent_at=NOON,
     )
-    assert attempt.loaded(stored) == intent
+    assert attempt.intent_from_json(stored) == intent
     assert attempt.stored(intent) == stored
 
 
 def test_drift_counts_are_stored_under_these_keys() -> None:
-    assert asdict(report_store.Counts(kinds={"missing": 1}, left_out=["lago"])) == {
+    assert asdict(report_store.DriftCounts(kinds={"missing": 1}, excluded_providers=["lago"])) == {
         "compared": 0,
-        "behind": 0,
-        "parked": 0,
+        "in_flux": 0,
+        "parked_or_on_hold": 0,
         "drifted": 0,
         "repairable": 0,
         "kinds": {"missing": 1},
-        "left_out": ["lago"],
+        "excluded_providers": ["lago"],
     }
 
 
@@ -128,24 +133,24 @@ def test_drift_finding_is_stored_under_these_keys() -> None:
         field="name",
         ours="Acme",
         theirs="Acme Ltd",
-        repaired=True,
-        to_do="",
+        repairable=True,
+        advice="",
         our_write=findings.OurWrite(actor="user_1", source="api", at=NOON),
         their_write=findings.TheirWrite(by="not us", at=NOON, evidence="evt_1"),
     )
-    drift = findings.Drift(
+    drift = findings.DriftItem(
         org_id="org_1",
         name="Acme",
-        basis="1",
-        looked={"stripe": ("cus_1",)},
+        fingerprint="1",
+        inspected={"stripe": ("cus_1",)},
         findings=(finding,),
-        rounds=(findings.Round(provider="stripe", customer=True, subscription=False, calls=("POST /x",)),),
+        repairs=(findings.RepairStep(provider="stripe", customer=True, subscription=False, calls=("POST /x",)),),
     )
     stored = {
         "org_id": "org_1",
         "name": "Acme",
-        "basis": "1",
-        "looked": {"stripe": ["cus_1"]},
+        "fingerprint": "1",
+        "inspected": {"stripe": ["cus_1"]},
         "findings": [
             {
                 "kind": "renamed",
@@ -154,22 +159,22 @@ def test_drift_finding_is_stored_under_these_keys() -> None:
                 "field": "name",
                 "ours": "Acme",
                 "theirs": "Acme Ltd",
-                "repaired": True,
-                "to_do": "",
+                "repairable": True,
+                "advice": "",
                 "our_write": {"actor": "user_1", "source": "api", "at": "2026-11-28T12:00:00Z"},
                 "their_write": {"by": "not us", "at": "2026-11-28T12:00:00Z", "evidence": "evt_1"},
             }
         ],
-        "rounds": [{"provider": "stripe", "customer": True, "subscription": False, "calls": ["POST /x"]}],
+        "repairs": [{"provider": "stripe", "customer": True, "subscription": False, "calls": ["POST /x"]}],
     }
-    assert findings.stored(drift) == stored
-    assert findings.loaded(stored) == drift
+    assert findings.to_json(drift) == stored
+    assert findings.from_json(stored) == drift
 
 
 def test_listed_objects_are_stored_under_these_keys() -> None:
-    customer = TypeAdapter(SeenCustomer).dump_python(SeenCustomer(id="cus_1"), mode="json")
-    subscription = TypeAdapter(SeenSubscription).dump_python(
-        SeenSubscription(id="sub_1", customer_id="cus_1"), mode="json"
+    customer = TypeAdapter(ObservedCustomer).dump_python(ObservedCustomer(id="cus_1"), mode="json")
+    subscription = TypeAdapter(ObservedSubscription).dump_python(
+        ObservedSubscription(id="sub_1", customer_id="cus_1"), mode="json"
     )
     assert set(customer) == {
         "id",
@@ -179,7 +184,7 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "currency",
         "payer_id",
         "deleted",
-        "owes",
+        "has_unpaid_invoice",
         "changed_at",
     }
     assert set(subscription) == {
@@ -188,7 +193,7 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "org_id",
         "plan_code",
         "next_plan_code",
-        "begun",
-        "note",
+        "started",
+        "remark",
         "changed_at",
     }

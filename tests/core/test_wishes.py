@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from core.catalog import plans as plan_catalog
-from core.catalog.plans import Catalog, ChargedBy
-from core.compare.desired_state import Policy, Wish, digest, wish
+from core.catalog.plans import Catalog, ChargingProvider
+from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
 from core.ports.spec import PROVIDERS, Provider
 
-LINKED = Policy(links_payer=True)
+LINKED = PayerPolicy(sends_payer_to_lago=True)
 
 
 def organization(**changes: Any) -> Organization:  # noqa: ANN401 - columns of all types
@@ -27,7 +27,7 @@ def organization(**changes: Any) -> Organization:  # noqa: ANN401 - columns of a
         "status": "active",
         "created_at": now,
         "updated_at": now,
-        "billing_version": 1,
+        "version": 1,
     }
     return Organization(**(row | changes))
 
@@ -36,7 +36,7 @@ def link(provider: Provider, **changes: Any) -> BillingLink:  # noqa: ANN401 - c
     return BillingLink(org_id="org_1", provider=provider, **changes)
 
 
-def charged_by(who: ChargedBy, *tiers: str) -> Catalog:
+def charged_by(who: ChargingProvider, *tiers: str) -> Catalog:
     plans = plan_catalog.load()
     changed = {
         tier: plan.model_copy(update={"charged_by": who}) if not tiers or tier in tiers else plan
@@ -45,37 +45,37 @@ def charged_by(who: ChargedBy, *tiers: str) -> Catalog:
     return plans.model_copy(update={"plans": changed})
 
 
-def at(provider: Provider, plans: Catalog, other: BillingLink | None = None, **changes: Any) -> Wish:  # noqa: ANN401
+def at(provider: Provider, plans: Catalog, other: BillingLink | None = None, **changes: Any) -> DesiredState:  # noqa: ANN401
     there: Provider = "lago" if provider == "stripe" else "stripe"
-    return wish(provider, organization(**changes), other or link(there), plans, LINKED)
+    return desired_state(provider, organization(**changes), other or link(there), plans, LINKED)
 
 
 def test_where_lago_charges_stripe_holds_the_customer_only() -> None:
     plans = charged_by("lago")
     stripe, lago = at("stripe", plans), at("lago", plans)
-    assert (stripe.plan_code, stripe.settles, stripe.announces_payer) == (None, False, True)
-    assert (lago.plan_code, lago.settles, lago.needs_payer) == ("professional", True, True)
+    assert (stripe.plan_code, stripe.is_charging, stripe.provides_payer) == (None, False, True)
+    assert (lago.plan_code, lago.is_charging, lago.waits_for_payer) == ("professional", True, True)
 
 
 def test_where_stripe_charges_lago_holds_a_subscription_and_no_payer() -> None:
     plans = charged_by("stripe")
-    confirmed = link("stripe", customer_id="cus_1", applied_customer="d")
+    confirmed = link("stripe", customer_id="cus_1", customer_fingerprint="d")
     stripe, lago = at("stripe", plans), at("lago", plans, confirmed)
-    assert (stripe.plan_code, stripe.settles, stripe.announces_payer) == ("professional_monthly_usd", True, False)
-    assert (lago.plan_code, lago.settles, lago.needs_payer) == ("professional", False, False)
-    assert (lago.customer.payer_id, lago.customer.unlinked) == (None, True)
+    assert (stripe.plan_code, stripe.is_charging, stripe.provides_payer) == ("professional_monthly_usd", True, False)
+    assert (lago.plan_code, lago.is_charging, lago.waits_for_payer) == ("professional", False, False)
+    assert (lago.customer.payer_id, lago.customer.charged_by_other_provider) == (None, True)
 
 
 @pytest.mark.parametrize(("applied", "payer"), [(None, None), ("d", "cus_1"), ("", "cus_1")])
 def test_only_a_payer_that_stripe_confirmed_is_told_to_lago(applied: str | None, payer: str | None) -> None:
-    other = link("stripe", customer_id="cus_1", applied_customer=applied)
+    other = link("stripe", customer_id="cus_1", customer_fingerprint=applied)
     assert at("lago", charged_by("lago"), other).customer.payer_id == payer
 
 
 def test_without_a_connection_nobody_is_linked_and_nobody_waits() -> None:
-    other = link("stripe", customer_id="cus_1", applied_customer="d")
-    made = wish("lago", organization(), other, charged_by("lago"), Policy())
-    assert (made.customer.payer_id, made.needs_payer) == (None, False)
+    other = link("stripe", customer_id="cus_1", customer_fingerprint="d")
+    made = desired_state("lago", organization(), other, charged_by("lago"), PayerPolicy())
+    assert (made.customer.payer_id, made.waits_for_payer) == (None, False)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -89,7 +89,7 @@ def test_an_unknown_plan_is_refused_with_the_known_ones_and_never_free(provider:
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_deleted_organization_wants_nothing_new_whatever_its_plan(provider: Provider) -> None:
     made = at(provider, charged_by("lago"), plan_tier="gold", status="deleted")
-    assert (made.alive, made.plan_code) == (False, None)
+    assert (made.active, made.plan_code) == (False, None)
 
 
 def test_a_suspended_organization_is_billed_as_before() -> None:
@@ -108,7 +108,7 @@ def test_a_suspended_organization_is_billed_as_before() -> None:
 def test_a_second_charger_is_refused_while_the_first_may_charge(provider: Provider, other: BillingLink) -> None:
     with pytest.raises(RejectedError) as caught:
         at(provider, charged_by("stripe" if provider == "stripe" else "lago"), other)
-    assert caught.value.code == "second_payer"
+    assert caught.value.code == "double_charging"
     assert caught.value.provider == provider
 
 
@@ -116,7 +116,7 @@ def test_a_second_charger_is_refused_while_the_first_may_charge(provider: Provid
 def test_a_downgrade_across_chargers_is_refused_with_the_way_out(provider: Provider) -> None:
     with pytest.raises(RejectedError, match="take it back") as caught:
         at(provider, charged_by("stripe", "professional"), pending_plan_tier="starter")
-    assert caught.value.code == "other_charger"
+    assert caught.value.code == "other_provider_charging"
 
 
 def test_the_digest_names_every_field_and_repeats_none() -> None:
@@ -126,9 +126,9 @@ def test_the_digest_names_every_field_and_repeats_none() -> None:
         at("lago", plans, name="Other"),
         at("lago", plans, billing_email="a@b.test"),
         at("lago", plans, currency="USD"),
-        at("lago", plans, link("stripe", customer_id="cus_1", applied_customer="d")),
+        at("lago", plans, link("stripe", customer_id="cus_1", customer_fingerprint="d")),
         at("lago", charged_by("stripe")),
     ]
-    marks = [digest(each.customer) for each in wished]
+    marks = [customer_fingerprint(each.customer) for each in wished]
     assert len(set(marks)) == len(marks)
     assert all(len(mark) <= 64 and "Acme" not in mark for mark in marks)

@@ -24,8 +24,8 @@ WHOLE: Final[dict[str, str]] = {
     "core.inbox.provider_webhooks": "tests/core/test_hints.py",
     "tasks.provider_webhooks": "tests/worker/test_webhooks.py",
     # Whose key it is, asked when a process starts.
-    "core.reconcile.account_guard:Accounts.confirm": "tests/core/test_accounts.py",
-    "core.reconcile.account_guard:Accounts.start": "tests/core/test_accounts.py",
+    "core.reconcile.account_guard:AccountGuard.confirm": "tests/core/test_accounts.py",
+    "core.reconcile.account_guard:AccountGuard.start": "tests/core/test_accounts.py",
     "providers.stripe.provider": "tests/providers/test_stripe_customers.py",
 }
 
@@ -37,36 +37,40 @@ _SYNC: Final = "tests/core/test_sync.py"
 
 SITES: Final[dict[str, str]] = {
     # Two workers at one link: whoever comes late.
-    "core.reconcile.outcomes:let_go": (
+    "core.reconcile.outcomes:release": (
         f"{_LINKS}::test_a_turn_that_lost_the_link_before_it_sent_anything_frees_it_at_once"
     ),
-    "core.reconcile.outcomes:disturb": (
+    "core.reconcile.outcomes:invalidate_after_lost_lease": (
         f"{_SYNC}::test_a_late_turn_that_lost_its_lease_changes_nothing_and_has_everything_made_again"
     ),
     # A lease that would not outlast the next call; no call here takes that long.
-    "core.reconcile.attempt:Turn.hold": f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must",
+    "core.reconcile.attempt:SyncAttempt.before_request": (
+        f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must"
+    ),
     # A key of another account: nothing is sent.
-    "core.reconcile.outcomes:stop_biller": (
+    "core.reconcile.outcomes:trip_wrong_account": (
         "tests/core/test_accounts.py"
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
     # A look after a webhook.
-    "core.reconcile.attempt:Turn.disbelieve": (
+    "core.reconcile.attempt:SyncAttempt.mark_remote_changed": (
         f"{_HINTS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out"
     ),
-    "core.reconcile.attempt:Turn.forget_plan": f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan",
-    "worker.processes.relay:Relay._tell_of_hints": (
+    "core.reconcile.attempt:SyncAttempt.invalidate_plan": (
+        f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan"
+    ),
+    "worker.processes.relay:Relay._dispatch_provider_webhooks": (
         "tests/worker/test_webhooks.py::test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence"
     ),
     # A database or a broker that is away, not a process that dies.
-    "tasks.base:BillingTask.again": (
+    "tasks.base:BillingTask.retry_in": (
         "tests/worker/test_deployed.py::test_a_message_that_meets_a_database_that_is_away_comes_again"
     ),
     "worker.processes.relay:Relay._relay_events#2": (
         "tests/worker/test_relay.py::test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once"
     ),
     # An import brings the organization that messages wait for.
-    "core.inbox.service_events:_take_waiting": (
+    "core.inbox.service_events:_apply_waiting_in_transaction": (
         "tests/core/transfer/test_importing.py"
         "::test_what_is_said_while_its_organization_is_being_imported_is_not_left_waiting"
     ),
@@ -76,17 +80,19 @@ SITES: Final[dict[str, str]] = {
         f"{_CUSTOMERS}::test_customer_that_was_there_before_us_is_checked_for_subscriptions"
     ),
     # A restored database; no run here goes back in time.
-    "providers.stripe.customers:Customers._find_forgotten": (
+    "providers.stripe.customers:StripeCustomers._find_lost_in_restore": (
         "tests/core/test_second_payers.py::test_a_restored_database_finds_the_customer_that_it_forgot"
     ),
     # `billing-sync plans push`: a person's command, repeated by the person.
-    "providers.lago.provider:LagoBiller.add_offer": (
+    "providers.lago.provider:LagoProvider.create_price": (
         "tests/providers/test_lago_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
-    "providers.lago.provider:LagoBiller.find_offer": (
+    "providers.lago.provider:LagoProvider.find_price": (
         "tests/providers/test_lago_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
-    "providers.stripe.prices:Prices._add_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
-    "providers.stripe.prices:Prices._has_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
-    "providers.stripe.prices:Prices.add_offer": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
+    "providers.stripe.prices:StripePrices._create_product": (
+        f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once"
+    ),
+    "providers.stripe.prices:StripePrices._has_product": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
+    "providers.stripe.prices:StripePrices.create_price": f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once",
 }

@@ -30,8 +30,8 @@ from core.db.base import Base
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
-from core.db.models.inbox import ReceivedEvent
-from core.db.models.jobs import Job
+from core.db.models.inbox import ServiceEvent
+from core.db.models.jobs import JobLock
 from core.db.models.organizations import Organization
 from core.reconcile import due_links
 from sandbox.client import SandboxClient
@@ -361,7 +361,7 @@ class _Run:
         """What keeps the run from being over; nothing: all is settled."""
         wanted = {str(message["id"]) for message in operation.messages}
         with self.database.read() as session:
-            received = set(session.scalars(select(ReceivedEvent.id).where(ReceivedEvent.verdict != "waiting")))
+            received = set(session.scalars(select(ServiceEvent.id).where(ServiceEvent.status != "waiting")))
             pending = session.scalar(select(func.count()).select_from(Event).where(Event.published_at.is_(None)))
             leased = session.scalars(select(BillingLink.provider).where(BillingLink.lease_token.is_not(None))).all()
             waits = operation.period_ends and session.scalar(select(Organization.pending_plan_tier)) is not None
@@ -389,8 +389,8 @@ class _Run:
             idle = select(BillingLink).where(BillingLink.lease_token.is_(None)).with_for_update()
             for link in session.scalars(idle):
                 _move_back(BillingLink.__mapper__, link)
-            for job in session.scalars(select(Job).with_for_update()):
-                _move_back(Job.__mapper__, job)
+            for job in session.scalars(select(JobLock).with_for_update()):
+                _move_back(JobLock.__mapper__, job)
 
     def _stop_all(self) -> None:
         while self.running:
@@ -413,7 +413,7 @@ def _earlier(key: str, value: object) -> object:
 
 
 def _plan_file(setting: Setting) -> str:
-    text = plan_catalog.DEFAULT_FILE.read_text(encoding="utf-8")
+    text = plan_catalog.DEFAULT_PLANS_FILE.read_text(encoding="utf-8")
     for tier, charger in setting.tiers:
         text = text.replace(f"[plans.{tier}]\n", f'[plans.{tier}]\ncharged_by = "{charger}"\n')
     return text
@@ -427,7 +427,7 @@ def _put_on_sale(plans_file: Path, setting: Setting, url: str) -> None:
         lago_api_key=SecretStr(LAGO_KEY),
         lago_api_url=url,
     )
-    billers = runtime.open_billers(settings, plans)
-    publishing.push(plans, billers.values())
+    billers = runtime.open_providers(settings, plans)
+    publishing.publish(plans, billers.values())
     for biller in billers.values():
         biller.close()

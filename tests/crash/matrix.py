@@ -45,8 +45,8 @@ OF_ITSELF = (
     "core.db.job_locks:",
     "core.reconcile.due_links:",
     "core.emails.sender:",
-    "providers.lago.provider:LagoBiller.account",
-    "providers.stripe.provider:StripeBiller.account",
+    "providers.lago.provider:LagoProvider.fetch_account",
+    "providers.stripe.provider:StripeProvider.fetch_account",
     "tasks.emails:",
     "tasks.sweep:",
 )

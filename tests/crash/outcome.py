@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
-from core.db.models.inbox import ReceivedEvent
+from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
 from sandbox.client import SandboxClient
 from sandbox.http import Doc
@@ -118,14 +118,14 @@ def _said_in_sync(session: Session, organizations: Sequence[Organization]) -> li
     told = select(Event.org_id, Event.data).where(Event.type == "organization.synced").order_by(Event.seq)
     through: dict[str, list[int]] = {}
     for org_id, data in session.execute(told):
-        through.setdefault(org_id, []).append(data["through"])
+        through.setdefault(org_id, []).append(data["version"])
     return [
-        (said := through.get(each.id, [0]))[-1] == each.billing_version and len(said) == len(set(said))
+        (said := through.get(each.id, [0]))[-1] == each.version and len(said) == len(set(said))
         for each in organizations
     ]
 
 
-_VERDICTS = select(ReceivedEvent.id, ReceivedEvent.verdict)
+_VERDICTS = select(ServiceEvent.id, ServiceEvent.status)
 
 
 def _link(link: BillingLink, names: dict[str, str]) -> dict[str, object]:
@@ -135,9 +135,9 @@ def _link(link: BillingLink, names: dict[str, str]) -> dict[str, object]:
         "subscription": names.get(link.subscription_id or "", link.subscription_id),
         "payer": names.get(link.payer_id or "", link.payer_id),
         "state": link.state,
-        "in sync": link.applied_version == link.wanted_version,
+        "in sync": link.applied_version == link.desired_version,
         "plans": [link.applied_plan, link.applied_next_plan],
-        "intent": link.intent is not None and link.state == "open",
+        "intent": link.intent is not None and link.state == "active",
         "leased": link.lease_until is not None and link.lease_until > datetime.now(link.lease_until.tzinfo),
         "error": link.error_code,
     }

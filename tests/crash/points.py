@@ -33,7 +33,7 @@ CARRIERS = {
     "providers.stripe.client",
     "tasks.queue",
 }
-CARRYING_METHODS = {"core.reconcile.attempt:Turn._write"}
+CARRYING_METHODS = {"core.reconcile.attempt:SyncAttempt._write"}
 WHOSE_TASK = {"sync_to_stripe": "stripe", "sync_to_lago": "lago"}
 
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
@@ -150,7 +150,7 @@ def _frames() -> Iterator[tuple[str, FrameType]]:
 
 
 def _site(*, lines: bool = False) -> str | None:
-    """The function of ours that does it, ``core.reconcile.lease:claim``; None: not one of ours.
+    """The function of ours that does it, ``core.reconcile.lease:acquire``; None: not one of ours.
 
     ``lines``: with that of its ``with``, a function may have several: ``worker.processes.relay:Relay.relay_once:9``.
     """

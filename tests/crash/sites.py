@@ -15,8 +15,8 @@ from tests.crash.points import CARRIERS, CARRYING_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_SENDERS = {"send", "send_unless", "page", "pages"}
-_SENDS_THROUGH = {"_door", "_http"}
+_SENDERS = {"send", "send_or_none", "list_page", "list_all"}
+_SENDS_THROUGH = {"_client"}
 _PUBLISHERS = {"send_task", "retry"}
 _RINGS = {"send", "publish"}  # of tasks.queue
 

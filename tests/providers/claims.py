@@ -16,54 +16,54 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemoryClaim:
+class InMemoryAttempt:
     """``stored`` is the intent as the link row has it: set it to play the retry after a crash, None once it ended."""
 
     def __init__(self, stored: Intent | None = None, now: Callable[[], datetime] = _utc_now) -> None:
         self.stored = stored
-        self.written: list[Intent] = []
+        self.recorded: list[Intent] = []
         self.resent: list[Intent] = []
         self.operations: list[str] = []
         """Every request that was allowed, by the name that the biller counts it under."""
-        self.booked: list[str] = []
-        self.lost_after: int | None = None
+        self.reserved: list[str] = []
+        self.lease_lost_after: int | None = None
         """How many more times the lease is held; None for ever."""
         self._now = now
         self._generation = stored.generation if stored else 0
 
     @property
-    def holds(self) -> int:
+    def request_count(self) -> int:
         return len(self.operations)
 
-    def book(self, operation: str) -> None:
-        self.booked.append(operation)
+    def reserve(self, operation: str) -> None:
+        self.reserved.append(operation)
 
-    def hold(self, operation: str) -> None:
-        if self.lost_after is not None:
-            if self.lost_after == 0:
+    def before_request(self, operation: str) -> None:
+        if self.lease_lost_after is not None:
+            if self.lease_lost_after == 0:
                 raise LeaseLostError
-            self.lost_after -= 1
+            self.lease_lost_after -= 1
         self.operations.append(operation)
 
     @property
     def intent(self) -> Intent | None:
         return self.stored
 
-    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
+    def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
         self._generation += 1
         now = self._now()
         self.stored = Intent(
             operation=operation,
             generation=self._generation,
-            key=uuid.uuid4().hex,
+            idempotency_key=uuid.uuid4().hex,
             body=dict(body),
             first_sent_at=now,
             last_sent_at=now,
         )
-        self.written.append(self.stored)
+        self.recorded.append(self.stored)
         return self.stored
 
-    def resend(self) -> Intent:
+    def resend_intent(self) -> Intent:
         if self.stored is None:
             message = "nothing was written ahead"
             raise LookupError(message)

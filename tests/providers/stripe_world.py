@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 
 import httpx
 
-from core.catalog.plans import Ending
-from providers.stripe.provider import StripeBiller
+from core.catalog.plans import EndingPolicy
+from providers.stripe.provider import StripeProvider
 from sandbox.client import SandboxClient
 from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract
-from tests.providers.claims import MemoryClaim
+from tests.providers.claims import InMemoryAttempt
 
 T = TypeVar("T")
 
 PLANS = {"founders_friend": 0, "starter": 1900, "professional": 4900, "enterprise": 9900}
-ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
+ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
 SPY = "X-Test-Spy"  # marks the test's own look at Stripe, which is no call of the biller's
 PATIENCE = 5.0
 
@@ -86,7 +86,7 @@ class StripeWorld:
         self._spy = httpx.Client(
             base_url=sandbox.url, headers={SPY: "1", "Authorization": "Bearer sk_test_spy"}, trust_env=False
         )
-        self.biller = StripeBiller("sk_test_biller", sandbox.url, ending=ENDING, timeout=3.0, clock=self.now)
+        self.biller = StripeProvider("sk_test_biller", sandbox.url, ending=ENDING, timeout=3.0, clock=self.now)
 
     def close(self) -> None:
         self.biller.close()
@@ -170,7 +170,7 @@ class StripeWorld:
         return result
 
     @staticmethod
-    def wait_until_written(claim: MemoryClaim) -> None:
+    def wait_until_written(claim: InMemoryAttempt) -> None:
         ends_at = time.monotonic() + PATIENCE
         while claim.stored is None and time.monotonic() < ends_at:
             time.sleep(0.01)

@@ -14,25 +14,25 @@ from typing import get_args
 import pytest
 import stripe
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
 from core.ports.errors import ProviderError, RejectedError
-from core.ports.spec import CustomerSpec, Known, Provider
-from providers.lago.provider import LagoBiller
-from providers.stripe.client import Door, NoLease, once
-from providers.stripe.responses import CustomerAnswer
-from providers.transport.failure_table import TABLES, UNLISTED, Failure, Row
+from core.ports.spec import CustomerSpec, LastKnown, Provider
+from providers.lago.provider import LagoProvider
+from providers.stripe.client import NoGuard, StripeClient, with_new_idempotency_key
+from providers.stripe.responses import StripeCustomer
+from providers.transport.failure_table import DEFAULT_RULE, FAILURE_RULES, Failure, FailureRule
 from tests import contract
 from tests.contract.documents import array, lago_document, obj, stripe_document
-from tests.providers.claims import MemoryClaim
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.lago_script import Reply, Script, customer, refusal
 from tests.providers.stripe_stub import KEY, Stub, running
 
 SPEC = CustomerSpec(org_id="org_1", name="Umbra Labs")
-ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
+ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
 # Without an answer there is no answer to write down: these have tests of their own beside each door.
 SILENCES = {"tls", "not_sent", "no_answer"}
-TRIES = {"bridge": 3}
+TRIES = {"retry_inline": 3}
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def status_of(row: Row, otherwise: int) -> int:
+def status_of(row: FailureRule, otherwise: int) -> int:
     return int(min(row.status).replace("x", "0")) if row.status else otherwise
 
 
-def ways(row: Row) -> list[str]:
+def ways(row: FailureRule) -> list[str]:
     """The words to try: each of the row's, or none where the status alone decides."""
-    return sorted(row.words - SILENCES) if row.words else [""]
+    return sorted(row.match - SILENCES) if row.match else [""]
 
 
-def rows(provider: Provider) -> list[Row]:
-    return [row for row in TABLES[provider] if not row.words or row.words - SILENCES]
+def rows(provider: Provider) -> list[FailureRule]:
+    return [row for row in FAILURE_RULES[provider] if not row.match or row.match - SILENCES]
 
 
 def names(provider: Provider) -> list[str]:
-    return [f"{row.action} {min(row.words | row.status)}" for row in rows(provider)]
+    return [f"{row.action} {min(row.match | row.status)}" for row in rows(provider)]
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture
-def door(stub: Stub) -> Iterator[Door]:
-    opened = Door(KEY, stub.url, 5.0)
+def door(stub: Stub) -> Iterator[StripeClient]:
+    opened = StripeClient(KEY, stub.url, 5.0)
     yield opened
     opened.close()
 
@@ -80,13 +80,13 @@ def lago() -> Iterator[Script]:
 
 
 @pytest.fixture
-def biller(lago: Script) -> Iterator[LagoBiller]:
-    built = LagoBiller(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
+def biller(lago: Script) -> Iterator[LagoProvider]:
+    built = LagoProvider(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
     yield built
     built.close()
 
 
-def stripe_answer(row: Row, word: str) -> Answer:
+def stripe_answer(row: FailureRule, word: str) -> Answer:
     invalid = {"type": "invalid_request_error"}
     ours = {
         "no_code": Answer(400, invalid),
@@ -102,34 +102,34 @@ def stripe_answer(row: Row, word: str) -> Answer:
     return ours.get(word, Answer(status_of(row, 400), {**invalid, "code": word or "made_up_tomorrow"}))
 
 
-def told_by_stripe(stub: Stub, door: Door, answer: Answer) -> ProviderError:
+def told_by_stripe(stub: Stub, door: StripeClient, answer: Answer) -> ProviderError:
     if isinstance(answer.error, str):
         stub.answer(answer.status, answer.error, answer.headers)
     else:
         stub.refuse(answer.status, answer.error, answer.headers)
-    options = once("test")
+    options = with_new_idempotency_key("test")
     with pytest.raises(ProviderError) as caught:
         door.send(
-            NoLease(),
+            NoGuard(),
             "POST /v1/customers/{id}",
             "update it",
             lambda: door.v1.customers.update("cus_1", {"name": "n"}, options),
-            CustomerAnswer,
+            StripeCustomer,
         )
     return caught.value
 
 
 @pytest.mark.parametrize("row", rows("stripe"), ids=names("stripe"))
-def test_the_door_to_stripe_does_what_the_row_says(stub: Stub, door: Door, row: Row) -> None:
+def test_the_door_to_stripe_does_what_the_row_says(stub: Stub, door: StripeClient, row: FailureRule) -> None:
     for word in ways(row):
         stub.answers.clear()
         stub.requests.clear()
         named = told_by_stripe(stub, door, stripe_answer(row, word))
-        assert (type(named), row.says in named.message) == (row.error, True), word
+        assert (type(named), row.message in named.message) == (row.error_class, True), word
         assert len(stub.requests) == TRIES.get(row.action, 1), word
 
 
-def lago_answer(row: Row, word: str) -> Reply:
+def lago_answer(row: FailureRule, word: str) -> Reply:
     status = status_of(row, 422)
     ours = {
         "no_code": Reply(status, {"status": status, "error": "Not Found"}),
@@ -144,33 +144,33 @@ def lago_answer(row: Row, word: str) -> Reply:
     return refusal(status, "validation_errors" if at else word or "made_up_tomorrow", **details)
 
 
-def told_by_lago(lago: Script, biller: LagoBiller, reply: Reply) -> ProviderError:
+def told_by_lago(lago: Script, biller: LagoProvider, reply: Reply) -> ProviderError:
     lago.replies.clear()
     lago.asked.clear()
     lago.say(*[reply] * 6)
     with pytest.raises(ProviderError) as caught:
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     return caught.value
 
 
 @pytest.mark.parametrize("row", rows("lago"), ids=names("lago"))
-def test_the_door_to_lago_does_what_the_row_says(lago: Script, biller: LagoBiller, row: Row) -> None:
+def test_the_door_to_lago_does_what_the_row_says(lago: Script, biller: LagoProvider, row: FailureRule) -> None:
     for word in ways(row):
         named = told_by_lago(lago, biller, lago_answer(row, word))
-        assert (type(named), row.says in named.message) == (row.error, True), word
+        assert (type(named), row.message in named.message) == (row.error_class, True), word
         race = word == "external_id:value_already_exist"
         assert len(lago.asked) == (2 if race else TRIES.get(row.action, 1)), word
 
 
 @pytest.mark.parametrize("code", ["value_is_too_long", "invalid_email_format", "payment_provider_not_found"])
-def test_a_code_means_the_same_about_whatever_field(lago: Script, biller: LagoBiller, code: str) -> None:
-    row = next(row for row in TABLES["lago"] if code in row.words)
-    assert row.says in told_by_lago(lago, biller, refusal(422, "validation_errors", field=[code])).message
+def test_a_code_means_the_same_about_whatever_field(lago: Script, biller: LagoProvider, code: str) -> None:
+    row = next(row for row in FAILURE_RULES["lago"] if code in row.match)
+    assert row.message in told_by_lago(lago, biller, refusal(422, "validation_errors", field=[code])).message
 
 
 @pytest.mark.parametrize("status", [400, 404, 406, 410, 413, 418, 422])
 def test_a_code_on_no_list_is_parked_after_one_try(
-    stub: Stub, door: Door, lago: Script, biller: LagoBiller, status: int
+    stub: Stub, door: StripeClient, lago: Script, biller: LagoProvider, status: int
 ) -> None:
     unknown = Answer(status, {"type": "invalid_request_error", "code": "made_up_tomorrow"})
     assert type(told_by_stripe(stub, door, unknown)) is RejectedError
@@ -178,9 +178,9 @@ def test_a_code_on_no_list_is_parked_after_one_try(
     assert (len(stub.requests), len(lago.asked)) == (1, 1)
 
 
-@pytest.mark.parametrize("provider", TABLES)
+@pytest.mark.parametrize("provider", FAILURE_RULES)
 def test_a_word_stands_in_one_row_only(provider: Provider) -> None:
-    counted = Counter(word for row in TABLES[provider] for word in row.words)
+    counted = Counter(word for row in FAILURE_RULES[provider] for word in row.match)
     assert [word for word, times in counted.items() if times > 1 and word != "foreign"] == []
 
 
@@ -193,8 +193,8 @@ def test_every_code_of_stripes_own_list_is_in_the_table(error: type[stripe.Strip
     """The list is generated from Stripe's document into its SDK; a new version of it with a new code fails here."""
     codes = codes_of(error.__annotations__["code"])
     assert {"lock_timeout", "resource_missing", "card_declined"} < codes
-    listed = {word for row in TABLES["stripe"] for word in row.words}
-    assert codes - listed == set(), "name each in providers/failures.toml"
+    listed = {word for row in FAILURE_RULES["stripe"] for word in row.match}
+    assert codes - listed == set(), "name each in providers/transport/failures.toml"
 
 
 @pytest.mark.skipif(not contract.available(), reason=contract.where())
@@ -206,7 +206,7 @@ class TestAgainstTheDocuments:
         assert set(map(str, types)) == set(answers)
         kinds = {"idempotency_error": "idempotency_error", "invalid_request_error": "no_code"}
         for kind, status in answers.items():
-            assert row_of("stripe", status, kinds.get(kind, "")) is not UNLISTED, kind
+            assert row_of("stripe", status, kinds.get(kind, "")) is not DEFAULT_RULE, kind
 
     def test_every_refusal_of_lagos_document_is_in_the_table(self) -> None:
         components = obj(lago_document()["components"])
@@ -217,8 +217,8 @@ class TestAgainstTheDocuments:
             properties = obj(obj(schemas[name])["properties"])
             status = int(str(obj(properties["status"])["example"]))
             code = str(obj(properties["code"])["example"]) if "code" in properties else "no_code"
-            assert row_of("lago", status, code) is not UNLISTED, name
+            assert row_of("lago", status, code) is not DEFAULT_RULE, name
 
 
-def row_of(provider: Provider, status: int, word: str) -> Row:
-    return Failure(provider=provider, about="it", words=(word,), seen="", status=status).row
+def row_of(provider: Provider, status: int, word: str) -> FailureRule:
+    return Failure(provider=provider, context="it", codes=(word,), details="", status=status).rule

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.ports.errors import MisconfiguredError, ProviderError, RejectedError, RetryableError, ThrottledError
 from core.ports.provider import Customer, Subscription
-from core.ports.spec import CustomerSpec, Known, Offer, SubscriptionSpec
-from providers.lago.provider import LagoBiller
+from core.ports.spec import CustomerSpec, LastKnown, PriceSpec, SubscriptionSpec
+from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract
-from tests.providers.claims import MemoryClaim
+from tests.providers.claims import InMemoryAttempt
 
 SPEC = CustomerSpec(org_id="org_1", name="Umbra Labs", email="ap@umbra.test", currency="USD")
-ENDING = Ending(lago_invoice="generate", lago_credit_note="skip", stripe_invoice_now=True, stripe_prorate=True)
+ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="skip", stripe_invoice_now=True, stripe_prorate=True)
 PRICES = {"free": 0, "starter": 1900, "pro": 4900, "big": 9900}
 PERIOD = timedelta(days=40)  # longer than any month
 
@@ -58,10 +58,10 @@ def lago(sandbox: Sandbox) -> Iterator[SandboxClient]:
 
 
 @pytest.fixture
-def biller(sandbox: Sandbox, lago: SandboxClient) -> Iterator[LagoBiller]:
-    built = LagoBiller(sandbox.url, "key", payment_provider_code="stripe_main", ending=ENDING, timeout=0.5)
+def biller(sandbox: Sandbox, lago: SandboxClient) -> Iterator[LagoProvider]:
+    built = LagoProvider(sandbox.url, "key", payment_provider_code="stripe_main", ending=ENDING, timeout=0.5)
     for code, amount in PRICES.items():
-        built.add_offer(Offer(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
+        built.create_price(PriceSpec(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
     lago.reset_calls()
     yield built
     built.close()
@@ -70,21 +70,21 @@ def biller(sandbox: Sandbox, lago: SandboxClient) -> Iterator[LagoBiller]:
 class Organization:
     """Tells the biller one wish after the other and keeps what sync would write back, only once it was answered."""
 
-    def __init__(self, biller: LagoBiller) -> None:
+    def __init__(self, biller: LagoProvider) -> None:
         self.biller = biller
-        self.claim = MemoryClaim()
-        self.known = Known()
+        self.claim = InMemoryAttempt()
+        self.known = LastKnown()
 
     def customer(self, spec: CustomerSpec = SPEC) -> Customer:
-        made = self.biller.make_customer(spec, self.known, self.claim)
-        self.known = replace(self.known, customer_id=made.id, verified=True)
+        made = self.biller.ensure_customer(spec, self.known, self.claim)
+        self.known = replace(self.known, customer_id=made.id, confirmed=True)
         return made
 
     def wish(self, plan: str, then: str | None = None) -> Subscription:
         spec = SubscriptionSpec(
             org_id="org_1", customer_id=self.known.customer_id or "", plan_code=plan, next_plan_code=then
         )
-        made = self.biller.make_subscription(spec, self.known, self.claim)
+        made = self.biller.ensure_subscription(spec, self.known, self.claim)
         self.known = replace(
             self.known, subscription_id=made.id, plan_code=made.plan_code, next_plan_code=made.next_plan_code
         )
@@ -96,7 +96,7 @@ class Organization:
 
 
 @pytest.fixture
-def org(biller: LagoBiller) -> Organization:
+def org(biller: LagoProvider) -> Organization:
     return Organization(biller)
 
 
@@ -115,14 +115,14 @@ def operations(lago: SandboxClient) -> list[str]:
 
 
 def test_new_organization_takes_two_calls_and_every_change_one(org: Organization, lago: SandboxClient) -> None:
-    first = Known()
+    first = LastKnown()
     made = org.customer()
     org.known = replace(first)  # as sync knows it: nothing, until this round is written back
-    org.biller.make_subscription(
+    org.biller.ensure_subscription(
         SubscriptionSpec(org_id="org_1", customer_id=made.id, plan_code="starter"), org.known, org.claim
     )
     assert operations(lago) == [POST_CUSTOMER, POST_SUBSCRIPTION]
-    org.known = Known(customer_id=made.id, verified=True, subscription_id="x", plan_code="starter")
+    org.known = LastKnown(customer_id=made.id, confirmed=True, subscription_id="x", plan_code="starter")
     lago.reset_calls()
     assert org.wish("pro").plan_code == "pro"
     down = org.wish("pro", "starter")
@@ -187,7 +187,7 @@ def test_taking_back_too_late_buys_the_plan_again(org: Organization, lago: Sandb
 
 def test_downgrade_that_costs_no_less_a_year_is_rejected(org: Organization, lago: SandboxClient) -> None:
     """A discounted year before twelve full months: Lago calls that an upgrade (lago.md 5.1)."""
-    org.biller.add_offer(Offer(code="yearly", name="yearly", amount=49900, currency="USD", interval="yearly"))
+    org.biller.create_price(PriceSpec(code="yearly", name="yearly", amount=49900, currency="USD", interval="yearly"))
     org.customer()
     org.wish("yearly")
     for _ in range(2):
@@ -252,9 +252,9 @@ def test_unknown_connection_and_wrong_key_are_settings_to_correct(
     lago.settings(lago_providers=["another"])
     with pytest.raises(MisconfiguredError, match="LAGO_STRIPE_PROVIDER_CODE"):
         org.customer(replace(SPEC, payer_id="cus_7"))
-    stranger = LagoBiller(sandbox.url, "bad", payment_provider_code=None, ending=ENDING)
+    stranger = LagoProvider(sandbox.url, "bad", payment_provider_code=None, ending=ENDING)
     with pytest.raises(MisconfiguredError, match="LAGO_API_KEY"):
-        stranger.make_customer(SPEC, Known(), MemoryClaim())
+        stranger.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     stranger.close()
 
 
@@ -278,7 +278,7 @@ def test_customer_deleted_in_lago_is_never_made_again_in_silence(org: Organizati
 def test_imported_customer_is_proven_and_kept(org: Organization, lago: SandboxClient) -> None:
     lago.preload_lago_customers([{"external_id": "org_1", "name": "Old Name", "lago_id": "lago-7"}])
     lago.preload_lago_subscription("org_1", "starter", "org_1")
-    org.known = Known(customer_id="lago-7")
+    org.known = LastKnown(customer_id="lago-7")
     assert org.customer().id == "lago-7"
     assert org.wish("starter").plan_code == "starter"
     assert org.wish("pro").plan_code == "pro"
@@ -300,7 +300,7 @@ def test_imported_id_that_is_not_ours_parks_and_changes_nothing(
 ) -> None:
     lago.preload_lago_customers(there)
     before = lago.state()
-    org.known = Known(customer_id=imported)
+    org.known = LastKnown(customer_id=imported)
     with pytest.raises(RejectedError, match=says):
         org.customer()
     assert lago.state() == before
@@ -311,10 +311,10 @@ def test_foreign_subscription_on_our_customer_parks(org: Organization, lago: San
     lago.preload_lago_customers([{"external_id": "org_1", "lago_id": "lago-7"}])
     start = lago.clock() + (timedelta(days=3) if status == "pending" else timedelta())
     lago.preload_lago_subscription("org_1", "pro", "acme_main", subscription_at=start.isoformat())
-    org.known = Known(customer_id="lago-7")
+    org.known = LastKnown(customer_id="lago-7")
     with pytest.raises(RejectedError, match=f"{status} subscription acme_main"):
         org.customer()
-    org.known = Known()  # as if we had never heard of it
+    org.known = LastKnown()  # as if we had never heard of it
     lago.advance(timedelta(hours=1))
     with pytest.raises(RejectedError, match="acme_main"):
         org.customer()
@@ -351,14 +351,14 @@ SLOW = [("customer", "drip"), ("upgrade", "drip"), ("upgrade", "hang"), ("end", 
 
 @pytest.mark.parametrize(("step", "fault"), [*itertools.product(STEPS, FAULTS), *SLOW])
 def test_step_that_fails_and_is_repeated_ends_as_if_it_had_not(
-    biller: LagoBiller, lago: SandboxClient, step: str, fault: str
+    biller: LagoProvider, lago: SandboxClient, step: str, fault: str
 ) -> None:
     before, last = STEPS[step]
 
     def live(spoil: str | None) -> object:
         lago.reset()
         for code, amount in PRICES.items():
-            biller.add_offer(Offer(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
+            biller.create_price(PriceSpec(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
         org = Organization(biller)
         for each in before:
             each(org)
@@ -416,11 +416,11 @@ def wishes(draw: st.DrawFn) -> list[Wish]:
 @given(story=wishes())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_life_ends_with_one_customer_and_the_wished_plans(
-    biller: LagoBiller, lago: SandboxClient, story: list[Wish]
+    biller: LagoProvider, lago: SandboxClient, story: list[Wish]
 ) -> None:
     lago.reset()
     for code, amount in PRICES.items():
-        biller.add_offer(Offer(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
+        biller.create_price(PriceSpec(code=code, name=code, amount=amount, currency="USD", interval="monthly"))
     org = Organization(biller)
     org.customer()
     for plan, then, fault, period_ends in story:

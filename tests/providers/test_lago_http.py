@@ -14,17 +14,17 @@ import pytest
 from lago_python_client.client import Client
 from lago_python_client.models import Customer, Plan, Subscription
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.ports.errors import LeaseLostError, UnavailableError
-from core.ports.spec import CustomerSpec, Known, Offer, SubscriptionSpec
-from providers.lago.provider import LagoBiller
-from tests.providers.claims import MemoryClaim
+from core.ports.spec import CustomerSpec, LastKnown, PriceSpec, SubscriptionSpec
+from providers.lago.provider import LagoProvider
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.lago_script import NO_ID, Reply, Script, customer, refusal, subscription
 
 KEY = "lago_key_that_nobody_may_see"
 SPEC = CustomerSpec(org_id="org_1", name="Umbra Labs", email="ap@umbra.test", currency="EUR")
-ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
-OFFER = Offer(code="starter", name="Starter", amount=1900, currency="USD", interval="monthly")
+ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
+OFFER = PriceSpec(code="starter", name="Starter", amount=1900, currency="USD", interval="monthly")
 PLAN_SHOWN = Reply(
     200,
     {
@@ -50,12 +50,12 @@ def lago() -> Iterator[Script]:
     assert script.violations == []
 
 
-def biller_at(url: str, timeout: float = 2.0) -> LagoBiller:
-    return LagoBiller(url, KEY, payment_provider_code="stripe_main", ending=ENDING, timeout=timeout)
+def biller_at(url: str, timeout: float = 2.0) -> LagoProvider:
+    return LagoProvider(url, KEY, payment_provider_code="stripe_main", ending=ENDING, timeout=timeout)
 
 
 @contextlib.contextmanager
-def connected(url: str, timeout: float = 2.0) -> Iterator[LagoBiller]:
+def connected(url: str, timeout: float = 2.0) -> Iterator[LagoProvider]:
     with contextlib.closing(biller_at(url, timeout)) as biller:
         yield biller
 
@@ -63,12 +63,12 @@ def connected(url: str, timeout: float = 2.0) -> Iterator[LagoBiller]:
 def test_requests_are_what_the_sdk_sends(lago: Script) -> None:
     with connected(lago.url) as biller:
         lago.say(customer(), subscription(), PLAN_SHOWN, PLAN_SHOWN)
-        biller.make_customer(SPEC, Known(), MemoryClaim())
-        biller.make_subscription(
-            SubscriptionSpec(org_id="org_1", customer_id=NO_ID, plan_code="starter"), Known(), MemoryClaim()
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
+        biller.ensure_subscription(
+            SubscriptionSpec(org_id="org_1", customer_id=NO_ID, plan_code="starter"), LastKnown(), InMemoryAttempt()
         )
-        biller.add_offer(OFFER)
-        assert biller.find_offer("starter") == OFFER
+        biller.create_price(OFFER)
+        assert biller.find_price("starter") == OFFER
     # Any, because the SDK's own annotations refuse every one of its calls (lago.md 1.4).
     sdk: Any = Client(api_key=KEY, api_url=lago.url)
     lago.say(customer(), subscription(), PLAN_SHOWN, PLAN_SHOWN)
@@ -99,12 +99,12 @@ def test_many_calls_of_many_threads_share_few_connections(lago: Script) -> None:
     lago.say(*[customer()] * 80)
     with connected(lago.url) as biller:
         for _ in range(40):
-            biller.make_customer(SPEC, Known(), MemoryClaim())
+            biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
         assert lago.connections == 1
 
         def ten_more() -> None:
             for _ in range(10):
-                biller.make_customer(SPEC, Known(), MemoryClaim())
+                biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
 
         threads = [threading.Thread(target=ten_more) for _ in range(4)]
         for thread in threads:
@@ -119,7 +119,7 @@ def test_many_calls_of_many_threads_share_few_connections(lago: Script) -> None:
 def test_address_is_understood_with_or_without_its_path(lago: Script, path: str) -> None:
     lago.say(customer())
     with connected(lago.url + path) as biller:
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     assert lago.asked[0].target == "/api/v1/customers"
 
 
@@ -136,7 +136,7 @@ def test_address_is_understood_with_or_without_its_path(lago: Script, path: str)
 def test_id_cannot_leave_its_place_in_the_address(lago: Script, imported: str, sent: str) -> None:
     lago.say(refusal(404, "customer_not_found"), refusal(404, "customer_not_found"))
     with connected(lago.url) as biller, pytest.raises(Exception, match="knows no customer"):
-        biller.make_customer(SPEC, Known(customer_id=imported), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(customer_id=imported), InMemoryAttempt())
     assert lago.asked[1].target == f"/api/v1/customers/{sent}"
 
 
@@ -157,7 +157,7 @@ def test_slow_answer_ends_at_the_total_deadline() -> None:
             connected(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.4) as biller,
             pytest.raises(UnavailableError, match="ReadTimeout"),
         ):
-            biller.make_customer(SPEC, Known(), MemoryClaim())
+            biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
         assert time.monotonic() - started < 1.0
         server.join()
 
@@ -165,78 +165,78 @@ def test_slow_answer_ends_at_the_total_deadline() -> None:
 def test_refused_connection_is_tried_three_times_within_three_seconds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    claim = MemoryClaim()
+    claim = InMemoryAttempt()
     started = time.monotonic()
     with connected(f"http://127.0.0.1:{port}") as biller, pytest.raises(UnavailableError, match="no connection"):
-        biller.make_customer(SPEC, Known(), claim)
-    assert claim.holds == 3
+        biller.ensure_customer(SPEC, LastKnown(), claim)
+    assert claim.request_count == 3
     assert time.monotonic() - started < 3.0
 
 
 def test_short_outage_is_bridged() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    claim = MemoryClaim()
+    claim = InMemoryAttempt()
     ended: list[str] = []
 
     def make() -> None:
         with connected(f"http://127.0.0.1:{port}") as biller:
-            ended.append(biller.make_customer(SPEC, Known(customer_id=NO_ID, verified=True), claim).id)
+            ended.append(biller.ensure_customer(SPEC, LastKnown(customer_id=NO_ID, confirmed=True), claim).id)
 
     caller = threading.Thread(target=make)
     caller.start()
-    while claim.holds < 2:  # the first try has failed
+    while claim.request_count < 2:  # the first try has failed
         time.sleep(0.001)
     back = Script(port)
     back.say(customer(billing_configuration={}))
     caller.join()
     back.close()
     assert ended == [NO_ID]
-    assert claim.holds in (2, 3)
+    assert claim.request_count in (2, 3)
 
 
 def test_lost_answer_is_not_sent_again(lago: Script) -> None:
     lago.say(Reply(0), customer())
     with connected(lago.url) as biller, pytest.raises(UnavailableError, match="may have been done"):
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     assert len(lago.asked) == 1
 
 
 def test_nothing_is_sent_without_the_lease(lago: Script) -> None:
-    claim = MemoryClaim()
-    claim.lost_after = 0
+    claim = InMemoryAttempt()
+    claim.lease_lost_after = 0
     with connected(lago.url) as biller:
         with pytest.raises(LeaseLostError):
-            biller.make_customer(SPEC, Known(), claim)
+            biller.ensure_customer(SPEC, LastKnown(), claim)
         with pytest.raises(LeaseLostError):
-            biller.end_subscription(Known(), "org_1", claim)
+            biller.end_subscription(LastKnown(), "org_1", claim)
         assert lago.asked == []
-        claim.lost_after = 1
+        claim.lease_lost_after = 1
         lago.say(refusal(404, "customer_not_found"))
         with pytest.raises(LeaseLostError):
-            biller.make_customer(SPEC, Known(customer_id="old"), claim)
+            biller.ensure_customer(SPEC, LastKnown(customer_id="old"), claim)
     assert len(lago.asked) == 1
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "sn\u00f6w", "tab\t"])
 def test_key_that_no_header_can_hold_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(ValueError, match="the Lago API key") as caught:
-        LagoBiller("http://127.0.0.1:1", key, payment_provider_code=None, ending=ENDING)
+        LagoProvider("http://127.0.0.1:1", key, payment_provider_code=None, ending=ENDING)
     assert not key or key not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["", "api.example.test", "ftp://api.example.test"])
 def test_no_address_means_no_biller(url: str) -> None:
     with pytest.raises(ValueError, match="http://"):
-        LagoBiller(url, KEY, payment_provider_code=None, ending=ENDING)
+        LagoProvider(url, KEY, payment_provider_code=None, ending=ENDING)
 
 
 def test_neither_reprs_nor_logs_hold_secrets(lago: Script, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     lago.say(customer(), refusal(500))
     with connected(lago.url) as biller:
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
         with pytest.raises(UnavailableError) as caught:
-            biller.make_customer(SPEC, Known(), MemoryClaim())
+            biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
         shown = repr(biller) + repr(vars(biller)) + repr(caught.value) + caplog.text
     assert not any(secret in shown for secret in (KEY, "Umbra", "umbra.test"))

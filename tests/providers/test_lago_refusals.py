@@ -8,17 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.ports.errors import MisconfiguredError, ProviderError, RejectedError, ThrottledError, UnavailableError
-from core.ports.spec import CustomerSpec, Known, SubscriptionSpec
-from providers.lago.provider import LagoBiller
-from tests.providers.claims import MemoryClaim
+from core.ports.spec import CustomerSpec, LastKnown, SubscriptionSpec
+from providers.lago.provider import LagoProvider
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.lago_script import NO_ID, Reply, Script, customer, refusal
 
 KEY = "lago_key_that_nobody_may_see"
 SPEC = CustomerSpec(org_id="org_1", name="Umbra Labs", email="ap@umbra.test")
 PLAN = SubscriptionSpec(org_id="org_1", customer_id=NO_ID, plan_code="starter")
-ENDING = Ending(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
+ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
 HTML = b"<html><h1>502 Bad Gateway</h1></html>"
 
 
@@ -31,8 +31,8 @@ def lago() -> Iterator[Script]:
 
 
 @pytest.fixture
-def biller(lago: Script) -> Iterator[LagoBiller]:
-    built = LagoBiller(lago.url, KEY, payment_provider_code=None, ending=ENDING, timeout=2.0)
+def biller(lago: Script) -> Iterator[LagoProvider]:
+    built = LagoProvider(lago.url, KEY, payment_provider_code=None, ending=ENDING, timeout=2.0)
     yield built
     built.close()
 
@@ -87,11 +87,11 @@ ROWS = [
 
 @pytest.mark.parametrize(("reply", "kind", "says"), ROWS, ids=[f"{row[0].status} {row[2]}" for row in ROWS])
 def test_answer_is_named_once(
-    lago: Script, biller: LagoBiller, reply: Reply, kind: type[ProviderError], says: str
+    lago: Script, biller: LagoProvider, reply: Reply, kind: type[ProviderError], says: str
 ) -> None:
     lago.say(reply)
     with pytest.raises(ProviderError) as caught:
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     assert type(caught.value) is kind
     assert says in str(caught.value)
     assert str(caught.value).startswith("lago: customer org_1: ")
@@ -100,11 +100,11 @@ def test_answer_is_named_once(
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301 - our own
 
 
-def test_code_and_request_id_are_kept(lago: Script, biller: LagoBiller) -> None:
+def test_code_and_request_id_are_kept(lago: Script, biller: LagoProvider) -> None:
     answer = refusal(403, "feature_unavailable")
     lago.say(Reply(answer.status, answer.body, {"X-Request-Id": "req-7"}))
     with pytest.raises(MisconfiguredError) as caught:
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     assert (caught.value.code, caught.value.request_id) == ("feature_unavailable", "req-7")
 
 
@@ -122,48 +122,48 @@ def test_code_and_request_id_are_kept(lago: Script, biller: LagoBiller) -> None:
     ],
 )
 def test_throttling_names_a_sane_wait_and_never_sleeps(
-    lago: Script, biller: LagoBiller, headers: dict[str, str], wait: float | None
+    lago: Script, biller: LagoProvider, headers: dict[str, str], wait: float | None
 ) -> None:
     lago.say(Reply(429, {"status": 429, "error": "Too Many Requests"}, headers))
     started = time.monotonic()
     with pytest.raises(ThrottledError) as caught:
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     assert caught.value.retry_after == wait
     assert time.monotonic() - started < 0.5
     assert len(lago.asked) == 1
 
 
-def test_lock_that_is_held_for_a_moment_is_bridged(lago: Script, biller: LagoBiller) -> None:
+def test_lock_that_is_held_for_a_moment_is_bridged(lago: Script, biller: LagoProvider) -> None:
     busy = refusal(422, "lock_acquisition_failed")
     lago.say(busy, busy, customer())
-    assert biller.make_customer(SPEC, Known(), MemoryClaim()).id == NO_ID
+    assert biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt()).id == NO_ID
     lago.say(busy, busy, busy)
     with pytest.raises(UnavailableError, match="busy"):
-        biller.make_customer(SPEC, Known(), MemoryClaim())
+        biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
     assert [asked.method for asked in lago.asked] == ["POST"] * 6
 
 
-def test_lost_race_for_an_id_is_sent_once_more(lago: Script, biller: LagoBiller) -> None:
+def test_lost_race_for_an_id_is_sent_once_more(lago: Script, biller: LagoProvider) -> None:
     taken = refusal(422, "validation_errors", external_id=["value_already_exist"])
     lago.say(taken, customer())
-    assert biller.make_customer(SPEC, Known(), MemoryClaim()).id == NO_ID
+    assert biller.ensure_customer(SPEC, LastKnown(), InMemoryAttempt()).id == NO_ID
     lago.say(taken, taken)
     with pytest.raises(RejectedError, match="another customer's subscription"):
-        biller.make_subscription(PLAN, Known(), MemoryClaim())
+        biller.ensure_subscription(PLAN, LastKnown(), InMemoryAttempt())
     assert [asked.method for asked in lago.asked] == ["POST"] * 4
 
 
-def test_missing_plan_names_the_plan_and_the_way_out(lago: Script, biller: LagoBiller) -> None:
+def test_missing_plan_names_the_plan_and_the_way_out(lago: Script, biller: LagoProvider) -> None:
     lago.say(refusal(404, "plan_not_found"))
     with pytest.raises(RejectedError, match=r"org_1 on plan starter: .*plans push"):
-        biller.make_subscription(PLAN, Known(), MemoryClaim())
+        biller.ensure_subscription(PLAN, LastKnown(), InMemoryAttempt())
 
 
 @pytest.mark.parametrize("reply", [Reply(404, HTML), refusal(404, "resource_not_found")], ids=["proxy", "route"])
-def test_only_lagos_own_404_means_absent(lago: Script, biller: LagoBiller, reply: Reply) -> None:
+def test_only_lagos_own_404_means_absent(lago: Script, biller: LagoProvider, reply: Reply) -> None:
     lago.say(reply)
     with pytest.raises(MisconfiguredError):
-        biller.end_subscription(Known(), "org_1", MemoryClaim())
+        biller.end_subscription(LastKnown(), "org_1", InMemoryAttempt())
     lago.say(reply)
     with pytest.raises(MisconfiguredError):
-        biller.find_offer("starter")
+        biller.find_price("starter")

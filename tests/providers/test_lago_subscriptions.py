@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from core.catalog.plans import Ending
+from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
 from core.ports.errors import RejectedError, UnavailableError
 from core.ports.provider import Subscription
-from core.ports.spec import Known, Offer, SubscriptionSpec
-from providers.lago.provider import LagoBiller
-from tests.providers.claims import MemoryClaim
+from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
+from providers.lago.provider import LagoProvider
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.lago_script import NO_ID, Reply, Script, refusal, subscription
 
 ID = "3a000000-0000-4000-8000-000000000000"
 NEXT_ID = "3b000000-0000-4000-8000-000000000000"
-ENDING = Ending(lago_invoice="skip", lago_credit_note="refund", stripe_invoice_now=True, stripe_prorate=True)
+ENDING = EndingPolicy(lago_invoice="skip", lago_credit_note="refund", stripe_invoice_now=True, stripe_prorate=True)
 ABSENT = refusal(404, "subscription_not_found")
 PERIOD_END = datetime(2026, 12, 1, tzinfo=UTC)
 
@@ -35,25 +35,25 @@ def lago() -> Iterator[Script]:
 
 
 @pytest.fixture
-def biller(lago: Script) -> Iterator[LagoBiller]:
-    built = LagoBiller(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
+def biller(lago: Script) -> Iterator[LagoProvider]:
+    built = LagoProvider(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
     yield built
     built.close()
 
 
 @pytest.fixture
-def claim() -> MemoryClaim:
-    return MemoryClaim()
+def claim() -> InMemoryAttempt:
+    return InMemoryAttempt()
 
 
 def wish(plan: str, then: str | None = None) -> SubscriptionSpec:
     return SubscriptionSpec(org_id="org_1", customer_id=NO_ID, plan_code=plan, next_plan_code=then)
 
 
-def seen(plan: str | None = None, then: str | None = None) -> Known:
-    return Known(
+def seen(plan: str | None = None, then: str | None = None) -> LastKnown:
+    return LastKnown(
         customer_id=NO_ID,
-        verified=True,
+        confirmed=True,
         subscription_id=ID if plan else None,
         plan_code=plan,
         next_plan_code=then,
@@ -80,7 +80,7 @@ def posted(lago: Script) -> list[Json]:
 
 
 WAYS = {
-    "first create": (wish("pro"), Known(), [on("pro")], [POST]),
+    "first create": (wish("pro"), LastKnown(), [on("pro")], [POST]),
     "first on an old customer": (wish("pro"), seen(), [ABSENT, on("pro")], [READ, POST]),
     "there already on an old customer": (wish("pro"), seen(), [on("pro")], [READ]),
     "upgrade on an old customer": (wish("pro"), seen(), [on("starter"), on("pro")], [READ, POST]),
@@ -176,12 +176,12 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_cheapest_safe_way_is_taken(lago: Script, biller: LagoBiller, claim: MemoryClaim, way: str) -> None:
+def test_cheapest_safe_way_is_taken(lago: Script, biller: LagoProvider, claim: InMemoryAttempt, way: str) -> None:
     spec, known, replies, calls = WAYS[way]
     lago.say(*replies)
-    made = biller.make_subscription(spec, known, claim)
+    made = biller.ensure_subscription(spec, known, claim)
     assert asked(lago) == calls
-    assert claim.holds == len(calls)
+    assert claim.request_count == len(calls)
     if made.plan_code == spec.plan_code and spec.next_plan_code not in (None, spec.plan_code):
         assert made == Subscription(
             id=ID, plan_code=spec.plan_code, next_plan_code=spec.next_plan_code, next_plan_at=PERIOD_END
@@ -192,10 +192,10 @@ def test_cheapest_safe_way_is_taken(lago: Script, biller: LagoBiller, claim: Mem
 
 
 def test_plans_are_posted_in_their_order_under_the_organizations_id(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt
 ) -> None:
     lago.say(ABSENT, on("pro"), on("pro", "starter"))
-    biller.make_subscription(wish("pro", "starter"), seen(), claim)
+    biller.ensure_subscription(wish("pro", "starter"), seen(), claim)
     assert posted(lago) == ["pro", "starter"]
     assert lago.asked[1].body == {
         "subscription": {"external_customer_id": "org_1", "external_id": "org_1", "plan_code": "pro"}
@@ -203,55 +203,55 @@ def test_plans_are_posted_in_their_order_under_the_organizations_id(
 
 
 def test_scheduled_plan_that_took_effect_meanwhile_is_told_and_not_undone(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt
 ) -> None:
     """The answer to the first POST was lost, and its period ended before the second."""
     lago.say(on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z"))
-    made = biller.make_subscription(wish("pro", "starter"), seen("pro"), claim)
+    made = biller.ensure_subscription(wish("pro", "starter"), seen("pro"), claim)
     assert made == Subscription(id=ID, plan_code="starter")
     assert asked(lago) == [POST]
 
 
 @pytest.mark.parametrize("started_at", ["2026-11-23T07:00:01.500Z", None])
 def test_downgrade_that_lago_makes_at_once_is_rejected(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim, started_at: str | None
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt, started_at: str | None
 ) -> None:
     lago.say(on("monthly", started_at=started_at))
     with pytest.raises(RejectedError, match=r"monthly at once and not at period end.*billing-sync plans check"):
-        biller.make_subscription(wish("yearly", "monthly"), seen("yearly"), claim)
+        biller.ensure_subscription(wish("yearly", "monthly"), seen("yearly"), claim)
 
 
 def test_upgrade_that_lago_schedules_is_taken_back_and_rejected(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt
 ) -> None:
     lago.say(on("yearly", "monthly"), canceled("monthly", "yearly"))
     with pytest.raises(RejectedError, match=r"on yearly in Lago.*taken back.*billing-sync plans check"):
-        biller.make_subscription(wish("monthly"), Known(), claim)
+        biller.ensure_subscription(wish("monthly"), LastKnown(), claim)
     assert asked(lago) == [POST, TAKE_BACK]
 
 
 @pytest.mark.parametrize("spec", [wish("starter"), wish("starter", "free")], ids=["now", "now and next"])
 def test_downgrade_that_somebody_else_scheduled_is_not_undone(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim, spec: SubscriptionSpec
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt, spec: SubscriptionSpec
 ) -> None:
     lago.say(on("pro", "starter"))
     with pytest.raises(RejectedError, match="on pro in Lago and goes to starter there"):
-        biller.make_subscription(spec, seen(), claim)
+        biller.ensure_subscription(spec, seen(), claim)
     assert asked(lago) == [READ]
 
 
-def test_answer_that_is_neither_plan_is_rejected(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+def test_answer_that_is_neither_plan_is_rejected(lago: Script, biller: LagoProvider, claim: InMemoryAttempt) -> None:
     lago.say(on("pro"), on("pro", "other"))
     with pytest.raises(RejectedError, match="Lago answers pro and then other"):
-        biller.make_subscription(wish("pro", "starter"), seen(), claim)
+        biller.ensure_subscription(wish("pro", "starter"), seen(), claim)
 
 
 def test_switch_between_two_answers_is_left_to_the_next_try(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt
 ) -> None:
     lago.say(on("pro", "starter"), ABSENT)
     with pytest.raises(UnavailableError, match="changed in Lago while"):
-        biller.make_subscription(wish("pro"), seen("pro"), claim)
+        biller.ensure_subscription(wish("pro"), seen("pro"), claim)
 
 
 @pytest.mark.parametrize(
@@ -265,25 +265,25 @@ def test_switch_between_two_answers_is_left_to_the_next_try(
     ],
 )
 def test_answer_that_is_not_our_active_subscription_is_rejected(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim, changed: dict[str, Json], says: str
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt, changed: dict[str, Json], says: str
 ) -> None:
     lago.say(subscription(**changed))
     with pytest.raises(RejectedError, match=says):
-        biller.make_subscription(wish("starter"), seen(), claim)
+        biller.ensure_subscription(wish("starter"), seen(), claim)
 
 
 @pytest.mark.parametrize(
     "changed", [{"plan_code": None}, {"downgrade_plan_date": None}, {"downgrade_plan_date": "soon"}]
 )
 def test_answer_without_what_must_be_checked_is_not_believed(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim, changed: dict[str, Json]
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt, changed: dict[str, Json]
 ) -> None:
     lago.say(subscription(**{"plan_code": "pro", "next_plan_code": "starter", **changed}))
     with pytest.raises(UnavailableError):
-        biller.make_subscription(wish("pro", "starter"), seen("pro"), claim)
+        biller.ensure_subscription(wish("pro", "starter"), seen("pro"), claim)
 
 
-def test_end_is_told_how_and_checked(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+def test_end_is_told_how_and_checked(lago: Script, biller: LagoProvider, claim: InMemoryAttempt) -> None:
     lago.say(subscription(status="terminated"))
     biller.end_subscription(seen("pro"), "org_1", claim)
     assert asked(lago) == ["DELETE /subscriptions/org_1?on_termination_invoice=skip&on_termination_credit_note=refund"]
@@ -294,17 +294,17 @@ def test_end_is_told_how_and_checked(lago: Script, biller: LagoBiller, claim: Me
 
 @pytest.mark.parametrize("waiting", [ABSENT, canceled("pro", None)], ids=["nothing", "one that has not begun"])
 def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
-    lago: Script, biller: LagoBiller, claim: MemoryClaim, waiting: Reply
+    lago: Script, biller: LagoProvider, claim: InMemoryAttempt, waiting: Reply
 ) -> None:
     lago.say(ABSENT, waiting)
     biller.end_subscription(seen(), "org_1", claim)
     assert asked(lago)[1] == TAKE_BACK
 
 
-def test_refused_take_back_is_rejected(lago: Script, biller: LagoBiller, claim: MemoryClaim) -> None:
+def test_refused_take_back_is_rejected(lago: Script, biller: LagoProvider, claim: InMemoryAttempt) -> None:
     lago.say(subscription(status="active"))
     with pytest.raises(RejectedError, match="taking the scheduled plan back"):
-        biller.make_subscription(wish("pro"), seen("pro", "starter"), claim)
+        biller.ensure_subscription(wish("pro"), seen("pro", "starter"), claim)
 
 
 def plan(**changed: Json) -> Reply:
@@ -322,19 +322,19 @@ def plan(**changed: Json) -> Reply:
     return Reply(200, {"plan": shown})
 
 
-OFFER = Offer(code="starter", name="Starter", amount=1900, currency="USD", interval="monthly")
+OFFER = PriceSpec(code="starter", name="Starter", amount=1900, currency="USD", interval="monthly")
 
 
-def test_plan_is_found_or_is_not_there(lago: Script, biller: LagoBiller) -> None:
+def test_plan_is_found_or_is_not_there(lago: Script, biller: LagoProvider) -> None:
     lago.say(plan(), refusal(404, "plan_not_found"))
-    assert biller.find_offer("starter") == OFFER
-    assert biller.find_offer("starter") is None
+    assert biller.find_price("starter") == OFFER
+    assert biller.find_price("starter") is None
 
 
-def test_plan_is_added_in_advance_and_once(lago: Script, biller: LagoBiller) -> None:
+def test_plan_is_added_in_advance_and_once(lago: Script, biller: LagoProvider) -> None:
     there = refusal(422, "validation_errors", code=["value_already_exist"])
     lago.say(plan(), there, plan())
-    biller.add_offer(OFFER)
+    biller.create_price(OFFER)
     assert lago.asked[0].body == {
         "plan": {
             "code": "starter",
@@ -345,13 +345,13 @@ def test_plan_is_added_in_advance_and_once(lago: Script, biller: LagoBiller) -> 
             "pay_in_advance": True,
         }
     }
-    biller.add_offer(OFFER)
+    biller.create_price(OFFER)
     lago.say(there, plan(amount_cents=2900))
     with pytest.raises(RejectedError, match=r"differs from plans\.toml"):
-        biller.add_offer(OFFER)
+        biller.create_price(OFFER)
 
 
-def test_plan_without_a_price_is_not_believed(lago: Script, biller: LagoBiller) -> None:
+def test_plan_without_a_price_is_not_believed(lago: Script, biller: LagoProvider) -> None:
     lago.say(plan(amount_cents=None))
     with pytest.raises(UnavailableError, match="amount_cents"):
-        biller.find_offer("starter")
+        biller.find_price("starter")

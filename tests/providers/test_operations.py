@@ -10,26 +10,26 @@ import pytest
 from core.catalog import plans as plan_catalog
 from core.catalog import publishing
 from core.catalog.plans import Catalog
-from core.ports.errors import MustWaitError
-from core.ports.provider import Biller
-from core.ports.spec import CustomerSpec, Known, SubscriptionSpec
-from providers.lago.provider import LagoBiller
-from providers.stripe.provider import StripeBiller
+from core.ports.errors import NoPermitError
+from core.ports.provider import BillingProvider
+from core.ports.spec import CustomerSpec, LastKnown, SubscriptionSpec
+from providers.lago.provider import LagoProvider
+from providers.stripe.provider import StripeProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.providers.claims import MemoryClaim
+from tests.providers.claims import InMemoryAttempt
 
 SPEC = CustomerSpec(org_id="org_1", name="Acme")
 
-Open = Callable[[str, Catalog], Biller]
+Open = Callable[[str, Catalog], BillingProvider]
 
 
-def stripe(url: str, plans: Catalog) -> Biller:
-    return StripeBiller("sk_test_1", url, ending=plans.ending)
+def stripe(url: str, plans: Catalog) -> BillingProvider:
+    return StripeProvider("sk_test_1", url, ending=plans.ending)
 
 
-def lago(url: str, plans: Catalog) -> Biller:
-    return LagoBiller(url, "key", payment_provider_code="stripe_main", ending=plans.ending)
+def lago(url: str, plans: Catalog) -> BillingProvider:
+    return LagoProvider(url, "key", payment_provider_code="stripe_main", ending=plans.ending)
 
 
 @pytest.mark.parametrize("opened", [stripe, lago])
@@ -38,21 +38,23 @@ def test_every_request_is_held_under_the_name_the_biller_counts_by(
 ) -> None:
     plans = plan_catalog.load(charged_by="stripe")
     biller = opened(sandbox_server.url, plans)
-    publishing.push(plans, [biller])
-    low, high = (offer.code for plan, offer in publishing.wanted(plans, biller.provider) if plan.rank in {1, 2})
+    publishing.publish(plans, [biller])
+    low, high = (
+        offer.code for plan, offer in publishing.expected_prices(plans, biller.provider) if plan.rank in {1, 2}
+    )
     sandbox.reset_calls()
-    claim = MemoryClaim()
-    made = biller.make_customer(SPEC, Known(), claim)
+    claim = InMemoryAttempt()
+    made = biller.ensure_customer(SPEC, LastKnown(), claim)
     claim.stored = None
-    known = Known(customer_id=made.id)
-    biller.make_customer(replace(SPEC, name="Acme & Co"), known, claim)
-    known = replace(known, verified=True)
-    biller.make_customer(replace(SPEC, email="a@acme.test"), known, claim)
+    known = LastKnown(customer_id=made.id)
+    biller.ensure_customer(replace(SPEC, name="Acme & Co"), known, claim)
+    known = replace(known, confirmed=True)
+    biller.ensure_customer(replace(SPEC, email="a@acme.test"), known, claim)
     wanted = SubscriptionSpec(org_id="org_1", customer_id=made.id, plan_code=low)
-    there = biller.make_subscription(wanted, known, claim)
+    there = biller.ensure_subscription(wanted, known, claim)
     claim.stored = None
     known = replace(known, subscription_id=there.id, plan_code=low)
-    biller.make_subscription(replace(wanted, plan_code=high), known, claim)
+    biller.ensure_subscription(replace(wanted, plan_code=high), known, claim)
     biller.end_subscription(known, "org_1", claim)
     assert claim.operations == [call.operation for call in sandbox.calls()]
     assert len(set(claim.operations)) > 3
@@ -62,19 +64,19 @@ def test_every_request_is_held_under_the_name_the_biller_counts_by(
 def test_a_create_that_must_wait_has_written_nothing(
     sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog
 ) -> None:
-    class Crowded(MemoryClaim):
-        def book(self, operation: str) -> None:
-            super().book(operation)
-            raise MustWaitError(1.0, in_line=True)
+    class Crowded(InMemoryAttempt):
+        def reserve(self, operation: str) -> None:
+            super().reserve(operation)
+            raise NoPermitError(1.0, reserved=True)
 
     biller = stripe(sandbox_server.url, plans)
     claim = Crowded()
-    with pytest.raises(MustWaitError):
-        biller.make_customer(SPEC, Known(), claim)
-    assert (claim.written, claim.operations, sandbox.calls()) == ([], [], [])
-    begun = MemoryClaim()
-    resent = Crowded(begun.write_ahead("create_customer", {"name": "Acme"}))
-    with pytest.raises(MustWaitError):
-        biller.make_customer(SPEC, Known(), resent)
+    with pytest.raises(NoPermitError):
+        biller.ensure_customer(SPEC, LastKnown(), claim)
+    assert (claim.recorded, claim.operations, sandbox.calls()) == ([], [], [])
+    begun = InMemoryAttempt()
+    resent = Crowded(begun.record_intent("create_customer", {"name": "Acme"}))
+    with pytest.raises(NoPermitError):
+        biller.ensure_customer(SPEC, LastKnown(), resent)
     assert (resent.resent, sandbox.calls()) == ([], [])
     biller.close()

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from core.emails import templates
-from core.emails.sender import MailError, MailPostponedError, MailRefusedError, MailServerAwayError
-from core.emails.templates import Facts
-from providers.emails.folder import MailFolder
-from providers.emails.smtp import SmtpAddress, SmtpServer, Tls
+from core.emails.sender import EmailDeferredError, EmailError, EmailRejectedError, EmailServerUnavailableError
+from core.emails.templates import TemplateContext
+from providers.emails.folder import EmailFolder
+from providers.emails.smtp import SmtpConfig, SmtpTransport, TlsMode
 from tests.mail_server import LOGIN, MailServer, knows_the_login, mail_server, page, silent_server, text
 
 SENDER = Address("Billing", addr_spec="billing@acme.test")
@@ -34,19 +34,19 @@ def server() -> Iterator[MailServer]:
 
 
 def letter(organization: str = "Acme", recipient: str = "alice@acme.test") -> EmailMessage:
-    facts = Facts(organization=organization, plan="Starter", reader="Alice")
-    message = templates.write("welcome", facts, sender=SENDER, recipient=recipient, message_id="<welcome.1@acme.test>")
-    return templates.dated(message, datetime(2026, 11, 23, 12, tzinfo=UTC))
+    facts = TemplateContext(organization=organization, plan="Starter", recipient_name="Alice")
+    message = templates.render("welcome", facts, sender=SENDER, recipient=recipient, message_id="<welcome.1@acme.test>")
+    return templates.set_date(message, datetime(2026, 11, 23, 12, tzinfo=UTC))
 
 
-def connection(port: int, tls: Tls = "none", login: tuple[str, str] | None = None) -> SmtpServer:
-    return SmtpServer(
-        SmtpAddress(host="127.0.0.1", port=port, tls=tls, login=login), reach_seconds=2.0, mail_seconds=2.0
+def connection(port: int, tls: TlsMode = "none", login: tuple[str, str] | None = None) -> SmtpTransport:
+    return SmtpTransport(
+        SmtpConfig(host="127.0.0.1", port=port, tls=tls, login=login), connect_seconds=2.0, send_seconds=2.0
     )
 
 
-def send(smtp: SmtpServer, *messages: EmailMessage) -> None:
-    with smtp.line() as line:
+def send(smtp: SmtpTransport, *messages: EmailMessage) -> None:
+    with smtp.connect() as line:
         for message in messages:
             line.send(message)
 
@@ -99,15 +99,15 @@ def test_many_mails_go_through_one_connection(server: MailServer) -> None:
 @pytest.mark.parametrize(
     ("queue", "answer", "kind"),
     [
-        ("rcpt", "550 5.1.1 <alice@acme.test> is nobody here", MailRefusedError),
-        ("rcpt", "450 4.2.1 <alice@acme.test> is busy", MailPostponedError),
-        ("data", "554 5.7.1 Acme is spam", MailRefusedError),
-        ("data", "451 4.3.0 later", MailPostponedError),
-        ("data", "421 4.3.2 closing", MailServerAwayError),
+        ("rcpt", "550 5.1.1 <alice@acme.test> is nobody here", EmailRejectedError),
+        ("rcpt", "450 4.2.1 <alice@acme.test> is busy", EmailDeferredError),
+        ("data", "554 5.7.1 Acme is spam", EmailRejectedError),
+        ("data", "451 4.3.0 later", EmailDeferredError),
+        ("data", "421 4.3.2 closing", EmailServerUnavailableError),
     ],
 )
 def test_a_refusal_is_named_by_its_codes_alone(
-    server: MailServer, queue: str, answer: str, kind: type[MailError]
+    server: MailServer, queue: str, answer: str, kind: type[EmailError]
 ) -> None:
     getattr(server, queue).append(answer)
     with pytest.raises(kind) as caught:
@@ -120,8 +120,8 @@ def test_a_refusal_is_named_by_its_codes_alone(
 
 def test_after_a_refusal_the_next_mail_goes_through(server: MailServer) -> None:
     server.rcpt.append("550 5.1.1 nobody")
-    with connection(server.port).line() as line:
-        with pytest.raises(MailRefusedError):
+    with connection(server.port).connect() as line:
+        with pytest.raises(EmailRejectedError):
             line.send(letter(recipient="nobody@acme.test"))
         line.send(letter())
     assert [mail["To"] for mail in server.taken] == ["alice@acme.test"]
@@ -129,23 +129,23 @@ def test_after_a_refusal_the_next_mail_goes_through(server: MailServer) -> None:
 
 def test_a_connection_that_breaks_after_the_mail_leaves_it_open_whether_it_was_taken(server: MailServer) -> None:
     server.hang_up = 1
-    with connection(server.port).line() as line:
-        with pytest.raises(MailPostponedError, match="lost before it said"):
+    with connection(server.port).connect() as line:
+        with pytest.raises(EmailDeferredError, match="lost before it said"):
             line.send(letter())
-        with pytest.raises(MailServerAwayError, match="closed the connection"):
+        with pytest.raises(EmailServerUnavailableError, match="closed the connection"):
             line.send(letter())
     assert len(server.seen) == 1
 
 
 def test_a_server_that_is_not_there_is_away() -> None:
-    with pytest.raises(MailServerAwayError, match="ConnectionRefusedError"):
+    with pytest.raises(EmailServerUnavailableError, match="ConnectionRefusedError"):
         send(connection(1), letter())
 
 
 def test_a_server_that_drips_is_left_in_time() -> None:
     with silent_server() as port:
         began = time.monotonic()
-        with pytest.raises(MailServerAwayError, match="does not answer"):
+        with pytest.raises(EmailServerUnavailableError, match="does not answer"):
             send(connection(port), letter())
         assert time.monotonic() - began < 5.0
 
@@ -183,17 +183,19 @@ def certificates(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 @pytest.mark.parametrize("tls", ["starttls", "tls"])
 def test_mails_go_through_tls_with_a_login_to_a_server_that_is_trusted(
-    certificates: tuple[Path, ssl.SSLContext], tls: Tls, monkeypatch: pytest.MonkeyPatch
+    certificates: tuple[Path, ssl.SSLContext], tls: TlsMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, context = certificates
     begun = {"tls": context} if tls == "tls" else {"tls_context": context, "require_starttls": True}
     with mail_server(
         authenticator=knows_the_login, auth_required=True, auth_require_tls=tls == "starttls", **begun
     ) as server:
-        with pytest.raises(MailServerAwayError, match="its certificate is not good"):
+        with pytest.raises(EmailServerUnavailableError, match="its certificate is not good"):
             send(connection(server.port, tls, LOGIN), letter())
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        with pytest.raises(MailServerAwayError, match=r"refuses SMTP_USER and SMTP_PASSWORD \(535 5\.7\.8\)") as caught:
+        with pytest.raises(
+            EmailServerUnavailableError, match=r"refuses SMTP_USER and SMTP_PASSWORD \(535 5\.7\.8\)"
+        ) as caught:
             send(connection(server.port, tls, ("billing", "another password")), letter())
         assert "password" not in caught.value.reason.replace("SMTP_PASSWORD", "")
         send(connection(server.port, tls, LOGIN), letter())
@@ -201,15 +203,15 @@ def test_mails_go_through_tls_with_a_login_to_a_server_that_is_trusted(
 
 
 def test_without_starttls_nothing_is_said_in_clear(server: MailServer) -> None:
-    with pytest.raises(MailServerAwayError, match="SMTP_TLS"):
+    with pytest.raises(EmailServerUnavailableError, match="SMTP_TLS"):
         send(connection(server.port, "starttls", LOGIN), letter())
     assert server.seen == []
 
 
 def test_a_folder_takes_mails_as_files_and_the_same_one_once(tmp_path: Path) -> None:
-    with MailFolder(tmp_path / "mails").line() as line:
+    with EmailFolder(tmp_path / "emails").connect() as line:
         line.send(letter("First"))
         line.send(letter("Second"))
-    [file] = (tmp_path / "mails").iterdir()
+    [file] = (tmp_path / "emails").iterdir()
     assert file.name == "welcome.1.eml"
     assert "Second" in file.read_text()

@@ -10,21 +10,27 @@ from hypothesis import strategies as st
 
 from core.ports.errors import RejectedError
 from core.ports.spec import SubscriptionSpec
-from providers.stripe.plan_changes import Change, next_change, state_of
-from providers.stripe.responses import ItemAnswer, Page, PriceAnswer, Recurring, SubscriptionAnswer
+from providers.stripe.plan_changes import StripeUpdate, next_update, parse_state
+from providers.stripe.responses import (
+    StripePage,
+    StripePrice,
+    StripeRecurring,
+    StripeSubscription,
+    StripeSubscriptionItem,
+)
 
 AMOUNTS = {"free": 0, "starter": 1900, "pro": 4900, "enterprise": 9900}
 PERIOD = 1000
 MOST = 4
 
 
-def price(code: str, interval: str = "month") -> PriceAnswer:
-    return PriceAnswer(
+def price(code: str, interval: str = "month") -> StripePrice:
+    return StripePrice(
         id=f"price_{code}",
         currency="usd",
         unit_amount=AMOUNTS[code],
         lookup_key=code,
-        recurring=Recurring(interval=interval),
+        recurring=StripeRecurring(interval=interval),
     )
 
 
@@ -36,25 +42,30 @@ def spec(plan: str, after: str | None = None) -> SubscriptionSpec:
 class Subscribed:
     """Stripe's arithmetic of one item: prorations for the whole period, so that a period's price is one number."""
 
-    price: PriceAnswer
+    price: StripePrice
     quantity: int = 1
     start: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     charged: int = 0
 
-    def seen(self) -> SubscriptionAnswer:
-        item = ItemAnswer(
+    def seen(self) -> StripeSubscription:
+        item = StripeSubscriptionItem(
             id="si_1",
             price=self.price,
             quantity=self.quantity,
             current_period_start=self.start,
             current_period_end=self.start + PERIOD,
         )
-        return SubscriptionAnswer(
-            id="sub_1", customer="cus_1", status="active", created=0, metadata=self.metadata, items=Page(data=[item])
+        return StripeSubscription(
+            id="sub_1",
+            customer="cus_1",
+            status="active",
+            created=0,
+            metadata=self.metadata,
+            items=StripePage(data=[item]),
         )
 
-    def take(self, change: Change) -> None:
+    def take(self, change: StripeUpdate) -> None:
         self.metadata = {k: v for k, v in {**self.metadata, **change.metadata}.items() if v}
         if change.price is None:
             return
@@ -77,7 +88,7 @@ class Subscribed:
 def bring(subscribed: Subscribed, wanted: SubscriptionSpec, most: int = MOST) -> int:
     """Change until nothing is left to do, or until the worker dies after ``most`` changes."""
     for done in range(most):
-        change = next_change(state_of(subscribed.seen()), wanted, price)
+        change = next_update(parse_state(subscribed.seen()), wanted, price)
         if change is None:
             return done
         subscribed.take(change)
@@ -102,19 +113,19 @@ def test_every_period_is_paid_once_at_the_plan_that_was_theirs(wishes: list[Wish
         assert bring(subscribed, spec(plan, after)) < MOST
         owed += AMOUNTS[plan] - AMOUNTS[paid]
         paid, waiting = plan, after
-        state = state_of(subscribed.seen())
-        assert (state.entitled, state.scheduled, subscribed.charged) == (plan, after, owed)
+        state = parse_state(subscribed.seen())
+        assert (state.paid_plan, state.scheduled_plan, subscribed.charged) == (plan, after, owed)
         assert bring(subscribed, spec(plan, after)) == 0
         for _ in range(renewals):
             subscribed.renew()
-            before = state_of(subscribed.seen())
+            before = parse_state(subscribed.seen())
             bring(subscribed, spec(paid, waiting))
-            assert state_of(subscribed.seen()) == before, "nothing is changed before the caller took note"
+            assert parse_state(subscribed.seen()) == before, "nothing is changed before the caller took note"
             paid, waiting = waiting or paid, None
             owed += AMOUNTS[paid]
-            assert (before.entitled, subscribed.charged) == (paid, owed)
+            assert (before.paid_plan, subscribed.charged) == (paid, owed)
             bring(subscribed, spec(paid, waiting))
-            assert (state_of(subscribed.seen()).sold, subscribed.charged) == (paid, owed)
+            assert (parse_state(subscribed.seen()).billed_plan, subscribed.charged) == (paid, owed)
 
 
 def test_taking_back_a_free_plan_moves_no_money() -> None:
@@ -128,19 +139,19 @@ def test_taking_back_a_free_plan_moves_no_money() -> None:
 def test_plan_of_another_interval_cannot_wait() -> None:
     yearly = Subscribed(price("pro", "year"), metadata={"org_id": "org_1", "plan": "pro"})
     with pytest.raises(RejectedError, match="interval"):
-        next_change(state_of(yearly.seen()), spec("pro", "starter"), price)
+        next_update(parse_state(yearly.seen()), spec("pro", "starter"), price)
 
 
 def test_paid_plan_cannot_wait_behind_a_free_one() -> None:
     free = Subscribed(price("free"), metadata={"org_id": "org_1", "plan": "free"})
     with pytest.raises(RejectedError, match="becomes paid at once"):
-        next_change(state_of(free.seen()), spec("free", "starter"), price)
+        next_update(parse_state(free.seen()), spec("free", "starter"), price)
 
 
 def test_price_whose_key_moved_to_a_newer_price_stays_sold() -> None:
     old = price("pro").model_copy(update={"id": "price_pro_2024", "lookup_key": None})
     subscribed = Subscribed(old, metadata={"org_id": "org_1", "plan": "pro"})
-    assert next_change(state_of(subscribed.seen()), spec("pro"), price) is None
+    assert next_update(parse_state(subscribed.seen()), spec("pro"), price) is None
 
 
 def test_seats_that_somebody_added_are_kept() -> None:
@@ -148,7 +159,7 @@ def test_seats_that_somebody_added_are_kept() -> None:
     bring(subscribed, spec("pro"))
     assert subscribed.quantity == 5
     bring(subscribed, spec("pro", "free"))
-    assert (state_of(subscribed.seen()).scheduled, subscribed.quantity) == ("free", 0)
+    assert (parse_state(subscribed.seen()).scheduled_plan, subscribed.quantity) == ("free", 0)
     bring(subscribed, spec("pro"))
     assert (subscribed.quantity, "seats" in subscribed.metadata) == (5, False)
 
@@ -156,14 +167,14 @@ def test_seats_that_somebody_added_are_kept() -> None:
 def test_second_item_that_is_not_ours_is_left_alone_and_a_doubt_is_refused() -> None:
     seen = Subscribed(price("pro"), metadata={"org_id": "org_1", "plan": "pro"}).seen()
     extra = seen.items.data[0].model_copy(update={"id": "si_2", "price": price("starter")})
-    two = seen.model_copy(update={"items": Page(data=[extra, *seen.items.data])})
-    assert state_of(two).item.id == "si_1"
+    two = seen.model_copy(update={"items": StripePage(data=[extra, *seen.items.data])})
+    assert parse_state(two).item.id == "si_1"
     unmarked = two.model_copy(update={"metadata": {}})
     with pytest.raises(RejectedError, match="2 items"):
-        state_of(unmarked)
+        parse_state(unmarked)
 
 
 def test_broken_metadata_is_no_schedule() -> None:
     marked = {"plan": "pro", "next_plan": "starter", "next_plan_at": "soon"}
-    state = state_of(replace(Subscribed(price("pro")), metadata=marked).seen())
-    assert (state.entitled, state.scheduled) == ("pro", None)
+    state = parse_state(replace(Subscribed(price("pro")), metadata=marked).seen())
+    assert (state.paid_plan, state.scheduled_plan) == ("pro", None)

@@ -12,21 +12,21 @@ from core.common.json_types import Json
 from core.ports.errors import (
     AmbiguousError,
     MisconfiguredError,
-    MustWaitError,
+    NoPermitError,
+    OutcomeUnknownError,
     ProviderError,
     RejectedError,
     UnavailableError,
-    UnsettledError,
 )
-from core.ports.provider import Biller, Intent
-from core.ports.spec import CustomerSpec, Known
+from core.ports.provider import BillingProvider, Intent
+from core.ports.spec import CustomerSpec, LastKnown
 from sandbox.server import Sandbox
-from tests.providers.claims import MemoryClaim
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.stripe_world import StripeWorld, Watch, fresh, running
 
 ORG = "org_1"
 SPEC = CustomerSpec(org_id=ORG, name="Acme", email="billing@acme.example")
-UNKNOWN = Known()
+UNKNOWN = LastKnown()
 
 CREATE = "POST /v1/customers"
 READ = "GET /v1/customers/{id}"
@@ -48,51 +48,51 @@ def world(sandbox: tuple[Sandbox, Watch]) -> Iterator[StripeWorld]:
 
 
 @pytest.fixture
-def claim(world: StripeWorld) -> MemoryClaim:
-    return MemoryClaim(now=world.now)
+def claim(world: StripeWorld) -> InMemoryAttempt:
+    return InMemoryAttempt(now=world.now)
 
 
-def lose_the_answer(world: StripeWorld, claim: MemoryClaim, spec: CustomerSpec = SPEC) -> str:
+def lose_the_answer(world: StripeWorld, claim: InMemoryAttempt, spec: CustomerSpec = SPEC) -> str:
     """The customer that is there now, and that nobody here knows of."""
     world.fault(CREATE, "lost_answer")
     with pytest.raises(UnavailableError, match="outcome is unknown"):
-        world.biller.make_customer(spec, UNKNOWN, claim)
+        world.biller.ensure_customer(spec, UNKNOWN, claim)
     (left,) = world.customers()
     world.forget_calls()
     return str(left["id"])
 
 
-def make(world: StripeWorld, claim: MemoryClaim, spec: CustomerSpec = SPEC, known: Known = UNKNOWN) -> str:
-    return world.biller.make_customer(spec, known, claim).id
+def make(world: StripeWorld, claim: InMemoryAttempt, spec: CustomerSpec = SPEC, known: LastKnown = UNKNOWN) -> str:
+    return world.biller.ensure_customer(spec, known, claim).id
 
 
-def test_new_customer_is_one_call_with_our_mark_on_it(world: StripeWorld, claim: MemoryClaim) -> None:
-    made = world.biller.make_customer(SPEC, UNKNOWN, claim)
+def test_new_customer_is_one_call_with_our_mark_on_it(world: StripeWorld, claim: InMemoryAttempt) -> None:
+    made = world.biller.ensure_customer(SPEC, UNKNOWN, claim)
     assert world.calls() == [CREATE]
     (there,) = world.customers()
     assert (there["id"], made.livemode) == (made.id, False)
     assert (there["name"], there["email"], there["metadata"]) == ("Acme", "billing@acme.example", {"org_id": ORG})
-    assert [intent.body for intent in claim.written] == [
+    assert [intent.body for intent in claim.recorded] == [
         {"name": "Acme", "email": "billing@acme.example", "metadata": {"org_id": ORG}}
     ]
 
 
-def test_unknown_address_is_not_sent_and_not_erased(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_unknown_address_is_not_sent_and_not_erased(world: StripeWorld, claim: InMemoryAttempt) -> None:
     made = make(world, claim)
-    make(world, claim, CustomerSpec(org_id=ORG, name="Acme"), Known(customer_id=made, verified=True))
+    make(world, claim, CustomerSpec(org_id=ORG, name="Acme"), LastKnown(customer_id=made, confirmed=True))
     assert world.customers()[0]["email"] == "billing@acme.example"
 
 
-def test_lost_answer_then_retry_is_one_customer(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_lost_answer_then_retry_is_one_customer(world: StripeWorld, claim: InMemoryAttempt) -> None:
     left = lose_the_answer(world, claim)
     assert make(world, claim) == left
     assert len(world.customers()) == 1
     assert world.calls() == [CREATE, READ]
-    assert (len(claim.written), len(claim.resent)) == (1, 1)
+    assert (len(claim.recorded), len(claim.resent)) == (1, 1)
 
 
 def test_renamed_between_lost_answer_and_retry_is_one_customer_with_the_new_name(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     left = lose_the_answer(world, claim)
     assert make(world, claim, replace(SPEC, name="Acme GmbH", email="new@acme.example")) == left
@@ -103,7 +103,7 @@ def test_renamed_between_lost_answer_and_retry_is_one_customer_with_the_new_name
 
 
 def test_renamed_before_a_request_that_never_arrived_ends_with_the_new_name(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     world.fault(CREATE, "reset")
     with pytest.raises(UnavailableError):
@@ -115,18 +115,18 @@ def test_renamed_before_a_request_that_never_arrived_ends_with_the_new_name(
 
 @pytest.mark.parametrize("kind", ["500_before", "hang", "html_502", "reset", "429", "lock_timeout"])
 def test_failure_that_did_nothing_costs_a_retry_under_the_same_key(
-    world: StripeWorld, claim: MemoryClaim, kind: str
+    world: StripeWorld, claim: InMemoryAttempt, kind: str
 ) -> None:
     world.fault(CREATE, kind, times=3 if kind == "lock_timeout" else 1)
     with pytest.raises(ProviderError):
         make(world, claim)
     make(world, claim)
     assert len(world.customers()) == 1
-    assert len(claim.written) == 1
+    assert len(claim.recorded) == 1
 
 
 def test_saved_failure_that_did_nothing_is_searched_for_and_then_made_under_a_new_key(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     world.fault(CREATE, "500_stored")
     with pytest.raises(UnavailableError):
@@ -135,11 +135,11 @@ def test_saved_failure_that_did_nothing_is_searched_for_and_then_made_under_a_ne
     make(world, claim)
     assert world.calls() == [CREATE, LIST, EVENTS, CREATE]
     assert len(world.customers()) == 1
-    assert [intent.generation for intent in claim.written] == [1, 2]
-    assert len({intent.key for intent in claim.written}) == 2
+    assert [intent.generation for intent in claim.recorded] == [1, 2]
+    assert len({intent.idempotency_key for intent in claim.recorded}) == 2
 
 
-def test_saved_failure_that_did_it_all_the_same_is_adopted(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_saved_failure_that_did_it_all_the_same_is_adopted(world: StripeWorld, claim: InMemoryAttempt) -> None:
     world.fault(CREATE, "500_after")
     with pytest.raises(UnavailableError):
         make(world, claim)
@@ -148,7 +148,7 @@ def test_saved_failure_that_did_it_all_the_same_is_adopted(world: StripeWorld, c
     assert make(world, claim, replace(SPEC, name="Acme GmbH")) == left["id"]
     assert world.calls() == [CREATE, LIST, EVENTS, READ, UPDATE]
     assert [there["name"] for there in world.customers()] == ["Acme GmbH"]
-    assert len(claim.written) == 1
+    assert len(claim.recorded) == 1
 
 
 def grow_old(world: StripeWorld) -> None:
@@ -157,7 +157,7 @@ def grow_old(world: StripeWorld) -> None:
     world.forget_calls()
 
 
-def test_forgotten_key_finds_the_customer_by_our_mark(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_forgotten_key_finds_the_customer_by_our_mark(world: StripeWorld, claim: InMemoryAttempt) -> None:
     left = lose_the_answer(world, claim)
     grow_old(world)
     assert make(world, claim) == left
@@ -166,7 +166,7 @@ def test_forgotten_key_finds_the_customer_by_our_mark(world: StripeWorld, claim:
 
 
 def test_forgotten_key_finds_the_customer_by_its_event_where_the_mark_was_removed(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     left = lose_the_answer(world, claim)
     world.post(f"/v1/customers/{left}", {"metadata[org_id]": ""})
@@ -176,17 +176,19 @@ def test_forgotten_key_finds_the_customer_by_its_event_where_the_mark_was_remove
     assert [there["metadata"] for there in world.customers()] == [{"org_id": ORG}]
 
 
-def test_forgotten_key_that_left_nothing_allows_one_more_create(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_forgotten_key_that_left_nothing_allows_one_more_create(world: StripeWorld, claim: InMemoryAttempt) -> None:
     world.fault(CREATE, "reset")
     with pytest.raises(UnavailableError):
         make(world, claim)
     grow_old(world)
     make(world, claim)
     assert world.calls() == [LIST, EVENTS, CREATE]
-    assert (len(claim.written), len(world.customers())) == (2, 1)
+    assert (len(claim.recorded), len(world.customers())) == (2, 1)
 
 
-def test_forgotten_key_is_searched_for_in_the_whole_time_it_was_sent(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_forgotten_key_is_searched_for_in_the_whole_time_it_was_sent(
+    world: StripeWorld, claim: InMemoryAttempt
+) -> None:
     world.fault(CREATE, "reset")
     with pytest.raises(UnavailableError):
         make(world, claim)
@@ -197,7 +199,7 @@ def test_forgotten_key_is_searched_for_in_the_whole_time_it_was_sent(world: Stri
 
 
 def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_grown_old(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     world.fault(CREATE, "reset")
     with pytest.raises(UnavailableError):
@@ -205,46 +207,48 @@ def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_gro
     assert claim.stored is not None
     claim.stored = replace(claim.stored, first_sent_at=claim.stored.first_sent_at - timedelta(hours=23))
     world.forget_calls()
-    with pytest.raises(MustWaitError) as waits:
+    with pytest.raises(NoPermitError) as waits:
         make(world, claim)
-    assert 290 < waits.value.seconds <= 300
+    assert 290 < waits.value.retry_after <= 300
     assert world.calls() == []
 
 
-class RestoredClaim(MemoryClaim):
+class RestoredClaim(InMemoryAttempt):
     """As after a restored backup: the create is forgotten, and the next one is written under the same key."""
 
     def __init__(self, forgotten: Intent, world: StripeWorld) -> None:
         super().__init__(now=world.now)
-        self._keys = [forgotten.key]
+        self._keys = [forgotten.idempotency_key]
 
-    def write_ahead(self, operation: str, body: Mapping[str, Json]) -> Intent:
-        written = super().write_ahead(operation, body)
-        self.stored = replace(written, key=self._keys.pop()) if self._keys else written
+    def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
+        written = super().record_intent(operation, body)
+        self.stored = replace(written, idempotency_key=self._keys.pop()) if self._keys else written
         return self.stored
 
 
 def test_create_that_a_restored_database_forgot_is_found_though_the_name_changed(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     left = lose_the_answer(world, claim)
     world.advance(timedelta(hours=5))
-    restored = RestoredClaim(claim.written[0], world)
+    restored = RestoredClaim(claim.recorded[0], world)
     renamed = replace(SPEC, name="Acme GmbH")
-    with pytest.raises(UnsettledError, match="used for another request"):
+    with pytest.raises(OutcomeUnknownError, match="used for another request"):
         make(world, restored, renamed)
     assert make(world, restored, renamed) == left
     assert [customer["name"] for customer in world.customers()] == ["Acme GmbH"]
 
 
-def test_create_that_a_restored_database_forgot_is_read_as_it_is_now(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_create_that_a_restored_database_forgot_is_read_as_it_is_now(
+    world: StripeWorld, claim: InMemoryAttempt
+) -> None:
     left = lose_the_answer(world, claim)
     world.post(f"/v1/customers/{left}", {"name": "Changed since"})
-    assert make(world, RestoredClaim(claim.written[0], world)) == left
+    assert make(world, RestoredClaim(claim.recorded[0], world)) == left
     assert [customer["name"] for customer in world.customers()] == ["Acme"]
 
 
-def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, claim: InMemoryAttempt) -> None:
     left = lose_the_answer(world, claim)
     for number in range(210):
         world.post("/v1/customers", {"name": f"other {number}", "metadata[org_id]": f"org_other_{number}"})
@@ -253,7 +257,7 @@ def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, claim: M
     assert world.calls() == [LIST, LIST, LIST, EVENTS, EVENTS, EVENTS, READ]
 
 
-def test_two_live_customers_are_named_and_neither_is_taken(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_two_live_customers_are_named_and_neither_is_taken(world: StripeWorld, claim: InMemoryAttempt) -> None:
     left = lose_the_answer(world, claim)
     other = world.post("/v1/customers", {"name": "by hand", "metadata[org_id]": ORG})["id"]
     grow_old(world)
@@ -261,12 +265,12 @@ def test_two_live_customers_are_named_and_neither_is_taken(world: StripeWorld, c
         make(world, claim)
     assert left in caught.value.message
     assert other in caught.value.message
-    assert len(claim.written) == 1
+    assert len(claim.recorded) == 1
 
 
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=25)])
 def test_customer_deleted_meanwhile_is_not_made_again_by_itself(
-    world: StripeWorld, claim: MemoryClaim, age: timedelta
+    world: StripeWorld, claim: InMemoryAttempt, age: timedelta
 ) -> None:
     left = lose_the_answer(world, claim)
     world.delete(f"/v1/customers/{left}")
@@ -276,102 +280,104 @@ def test_customer_deleted_meanwhile_is_not_made_again_by_itself(
     assert world.customers() == []
 
 
-def test_refused_body_is_replaced_by_the_corrected_one(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_refused_body_is_replaced_by_the_corrected_one(world: StripeWorld, claim: InMemoryAttempt) -> None:
     with pytest.raises(RejectedError, match="email"):
         make(world, claim, replace(SPEC, email="not an address"))
     make(world, claim)
     assert [there["email"] for there in world.customers()] == ["billing@acme.example"]
 
 
-def test_two_workers_at_once_make_one_customer(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_two_workers_at_once_make_one_customer(world: StripeWorld, claim: InMemoryAttempt) -> None:
     world.fault(CREATE, "slow", seconds=0.3)
     first = world.in_thread(lambda: make(world, claim))
     world.wait_until_written(claim)
-    second = make(world, MemoryClaim(claim.stored, world.now))
+    second = make(world, InMemoryAttempt(claim.stored, world.now))
     assert first() == second
     assert len(world.customers()) == 1
 
 
-def test_known_customer_is_updated_in_one_call(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_known_customer_is_updated_in_one_call(world: StripeWorld, claim: InMemoryAttempt) -> None:
     made = make(world, claim)
     world.forget_calls()
-    again = make(world, MemoryClaim(), replace(SPEC, name="Acme GmbH"), Known(customer_id=made, verified=True))
+    again = make(world, InMemoryAttempt(), replace(SPEC, name="Acme GmbH"), LastKnown(customer_id=made, confirmed=True))
     assert (again, world.calls()) == (made, [UPDATE])
     assert world.customers()[0]["name"] == "Acme GmbH"
 
 
 def test_name_that_goes_there_and_back_within_a_day_ends_where_it_should(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
-    made = Known(customer_id=make(world, claim), verified=True)
+    made = LastKnown(customer_id=make(world, claim), confirmed=True)
     for name in ("Acme", "Acme GmbH", "Acme"):
         make(world, claim, replace(SPEC, name=name), made)
         assert world.customers()[0]["name"] == name
 
 
-def test_brought_in_customer_is_read_before_it_is_written(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_brought_in_customer_is_read_before_it_is_written(world: StripeWorld, claim: InMemoryAttempt) -> None:
     made = str(world.post("/v1/customers", {"name": "Old Name", "metadata[crm]": "42"})["id"])
     world.forget_calls()
-    assert make(world, claim, known=Known(customer_id=made)) == made
+    assert make(world, claim, known=LastKnown(customer_id=made)) == made
     assert world.calls() == [READ, UPDATE]
     assert world.customers()[0]["metadata"] == {"crm": "42", "org_id": ORG}
-    assert claim.written == []
+    assert claim.recorded == []
 
 
 @pytest.mark.parametrize("verified", [False, True])
 def test_known_id_that_stripe_does_not_know_is_refused_with_the_way_out(
-    world: StripeWorld, claim: MemoryClaim, *, verified: bool
+    world: StripeWorld, claim: InMemoryAttempt, *, verified: bool
 ) -> None:
     with pytest.raises(RejectedError, match=r"knows no customer cus_nowhere: another account's.*correct the id"):
-        make(world, claim, known=Known(customer_id="cus_nowhere", verified=verified))
+        make(world, claim, known=LastKnown(customer_id="cus_nowhere", confirmed=verified))
     assert CREATE not in world.calls()
 
 
-def test_brought_in_id_that_is_an_email_is_not_shown(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_brought_in_id_that_is_an_email_is_not_shown(world: StripeWorld, claim: InMemoryAttempt) -> None:
     with pytest.raises(RejectedError) as refused:
-        make(world, claim, known=Known(customer_id="jane@acme.example"))
+        make(world, claim, known=LastKnown(customer_id="jane@acme.example"))
     assert "jane" not in str(refused.value)
-    assert "correct the id with `billing-sync ids " in str(refused.value)
+    assert "correct the id with `billing-sync set-customer-id " in str(refused.value)
 
 
-def test_mark_that_is_an_email_is_not_shown(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_mark_that_is_an_email_is_not_shown(world: StripeWorld, claim: InMemoryAttempt) -> None:
     made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[org_id]": "jane@acme.example"})["id"])
     with pytest.raises(RejectedError, match="linked to organization") as refused:
-        make(world, claim, known=Known(customer_id=made))
+        make(world, claim, known=LastKnown(customer_id=made))
     assert "jane" not in str(refused.value)
 
 
 @pytest.mark.parametrize("verified", [False, True])
 def test_known_customer_that_was_deleted_is_refused_and_not_replaced(
-    world: StripeWorld, claim: MemoryClaim, *, verified: bool
+    world: StripeWorld, claim: InMemoryAttempt, *, verified: bool
 ) -> None:
     made = make(world, claim)
     world.delete(f"/v1/customers/{made}")
     with pytest.raises(RejectedError, match="deleted"):
-        make(world, claim, known=Known(customer_id=made, verified=verified))
+        make(world, claim, known=LastKnown(customer_id=made, confirmed=verified))
     assert world.customers() == []
 
 
 @pytest.mark.parametrize("customer_id", ["", ".", "..", " "])
 @pytest.mark.parametrize("verified", [False, True])
 def test_id_that_names_no_customer_makes_none(
-    world: StripeWorld, claim: MemoryClaim, customer_id: str, *, verified: bool
+    world: StripeWorld, claim: InMemoryAttempt, customer_id: str, *, verified: bool
 ) -> None:
     with pytest.raises(RejectedError, match="is no customer id"):
-        make(world, claim, known=Known(customer_id=customer_id, verified=verified))
+        make(world, claim, known=LastKnown(customer_id=customer_id, confirmed=verified))
     assert world.calls() == []
 
 
 def test_brought_in_customer_of_another_organization_is_refused_and_untouched(
-    world: StripeWorld, claim: MemoryClaim
+    world: StripeWorld, claim: InMemoryAttempt
 ) -> None:
     made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[org_id]": "org_2"})["id"])
     with pytest.raises(RejectedError, match="linked to organization org_2"):
-        make(world, claim, known=Known(customer_id=made))
+        make(world, claim, known=LastKnown(customer_id=made))
     assert world.customers()[0]["name"] == "Theirs"
 
 
-def test_bad_key_is_our_configuration_and_not_the_organizations_fault(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_bad_key_is_our_configuration_and_not_the_organizations_fault(
+    world: StripeWorld, claim: InMemoryAttempt
+) -> None:
     world.fault(CREATE, "401")
     with pytest.raises(MisconfiguredError, match="STRIPE_SECRET_KEY"):
         make(world, claim)
@@ -380,11 +386,11 @@ def test_bad_key_is_our_configuration_and_not_the_organizations_fault(world: Str
 
 
 def test_stripe_is_a_biller_like_any_other(world: StripeWorld) -> None:
-    biller: Biller = world.biller
+    biller: BillingProvider = world.biller
     assert biller.provider == "stripe"
 
 
 def test_the_account_is_told_with_the_mode_that_the_key_names(world: StripeWorld) -> None:
-    account = world.biller.account()
+    account = world.biller.fetch_account()
     assert (account.id, account.livemode) == ("acct_sandbox", False)
     assert world.calls() == ["GET /v1/account"]

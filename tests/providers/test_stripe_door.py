@@ -16,15 +16,15 @@ import pytest
 from core.ports.errors import (
     LeaseLostError,
     MisconfiguredError,
+    OutcomeUnknownError,
     ProviderError,
     RejectedError,
     ThrottledError,
     UnavailableError,
-    UnsettledError,
 )
-from providers.stripe.client import Door, NoLease, keyed, once
-from providers.stripe.responses import CustomerAnswer, Page
-from tests.providers.claims import MemoryClaim
+from providers.stripe.client import NoGuard, StripeClient, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.responses import StripeCustomer, StripePage
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.stripe_stub import EMAIL, KEY, NAME, Stub, running
 
 INVALID = "invalid_request_error"
@@ -37,8 +37,8 @@ def stub() -> Iterator[Stub]:
 
 
 @contextlib.contextmanager
-def opened(url: str, seconds: float = 5.0) -> Iterator[Door]:
-    door = Door(KEY, url, seconds)
+def opened(url: str, seconds: float = 5.0) -> Iterator[StripeClient]:
+    door = StripeClient(KEY, url, seconds)
     try:
         yield door
     finally:
@@ -46,23 +46,23 @@ def opened(url: str, seconds: float = 5.0) -> Iterator[Door]:
 
 
 @pytest.fixture
-def door(stub: Stub) -> Iterator[Door]:
+def door(stub: Stub) -> Iterator[StripeClient]:
     with opened(stub.url) as door:
         yield door
 
 
-def update(door: Door, claim: MemoryClaim | None = None) -> CustomerAnswer:
-    options = once("test")
+def update(door: StripeClient, claim: InMemoryAttempt | None = None) -> StripeCustomer:
+    options = with_new_idempotency_key("test")
     return door.send(
-        claim or NoLease(),
+        claim or NoGuard(),
         "POST /v1/customers/{id}",
         "update customer cus_1",
         lambda: door.v1.customers.update("cus_1", {"name": NAME, "email": EMAIL}, options),
-        CustomerAnswer,
+        StripeCustomer,
     )
 
 
-def failure(door: Door) -> ProviderError:
+def failure(door: StripeClient) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
         update(door)
     return caught.value
@@ -91,7 +91,7 @@ CASES = [
     Case(400, {"type": INVALID, "code": "customer_max_subscriptions"}, RejectedError, "duplicates"),
     Case(400, {"type": INVALID, "code": "livemode_mismatch"}, MisconfiguredError, "STRIPE_SECRET_KEY"),
     Case(400, {"type": INVALID, "code": "testmode_charges_only"}, MisconfiguredError, "STRIPE_SECRET_KEY"),
-    Case(400, {"type": "idempotency_error"}, UnsettledError, "idempotency key"),
+    Case(400, {"type": "idempotency_error"}, OutcomeUnknownError, "idempotency key"),
     Case(401, {"type": INVALID}, MisconfiguredError, "STRIPE_SECRET_KEY"),
     Case(401, {"type": INVALID, "code": "api_key_expired"}, MisconfiguredError, "STRIPE_SECRET_KEY"),
     Case(402, {"type": "card_error", "code": "card_declined"}, RejectedError, "customer must act"),
@@ -107,7 +107,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_failure_is_named_once_and_after_one_request(stub: Stub, door: Door, case: Case) -> None:
+def test_each_failure_is_named_once_and_after_one_request(stub: Stub, door: StripeClient, case: Case) -> None:
     stub.refuse(case.status, case.error)
     named = failure(door)
     assert type(named) is case.kind
@@ -123,17 +123,19 @@ BLIPS = [(429, "lock_timeout"), (409, "idempotency_key_in_use"), (409, "")]
 
 
 @pytest.mark.parametrize(("status", "code"), BLIPS)
-def test_blip_is_bridged_under_the_same_key(stub: Stub, door: Door, status: int, code: str) -> None:
+def test_blip_is_bridged_under_the_same_key(stub: Stub, door: StripeClient, status: int, code: str) -> None:
     stub.refuse(status, {"type": INVALID, **({"code": code} if code else {})})
     stub.answer(200, {"id": "cus_1", "object": "customer"})
-    claim = MemoryClaim()
+    claim = InMemoryAttempt()
     assert update(door, claim).id == "cus_1"
     assert len({headers["Idempotency-Key"] for _, headers in stub.requests}) == 1
-    assert (len(stub.requests), claim.holds) == (2, 2)
+    assert (len(stub.requests), claim.request_count) == (2, 2)
 
 
 @pytest.mark.parametrize(("status", "code"), BLIPS)
-def test_blip_that_stays_is_unavailable_after_three_tries(stub: Stub, door: Door, status: int, code: str) -> None:
+def test_blip_that_stays_is_unavailable_after_three_tries(
+    stub: Stub, door: StripeClient, status: int, code: str
+) -> None:
     stub.refuse(status, {"type": INVALID, **({"code": code} if code else {})})
     started = time.monotonic()
     assert type(failure(door)) is UnavailableError
@@ -141,7 +143,7 @@ def test_blip_that_stays_is_unavailable_after_three_tries(stub: Stub, door: Door
     assert len(stub.requests) == 3
 
 
-def test_limiter_is_the_code_and_a_named_wait_is_passed_on(stub: Stub, door: Door) -> None:
+def test_limiter_is_the_code_and_a_named_wait_is_passed_on(stub: Stub, door: StripeClient) -> None:
     stub.refuse(429, {"code": "rate_limit"}, {"Stripe-Rate-Limited-Reason": "endpoint-rate", "Retry-After": "7"})
     named = failure(door)
     assert isinstance(named, ThrottledError)
@@ -151,10 +153,10 @@ def test_limiter_is_the_code_and_a_named_wait_is_passed_on(stub: Stub, door: Doo
 
 @pytest.mark.parametrize("header", [{"Idempotent-Replayed": "true"}, {"Stripe-Should-Retry": "false"}])
 def test_failure_that_would_come_back_for_ever_is_told_apart_by_its_header(
-    stub: Stub, door: Door, header: dict[str, str]
+    stub: Stub, door: StripeClient, header: dict[str, str]
 ) -> None:
     stub.refuse(500, {"type": "api_error"}, header)
-    assert type(failure(door)) is UnsettledError
+    assert type(failure(door)) is OutcomeUnknownError
 
 
 @pytest.mark.parametrize(
@@ -173,14 +175,16 @@ def test_failure_that_would_come_back_for_ever_is_told_apart_by_its_header(
     ],
 )
 def test_answer_that_is_not_stripes_never_counts_as_success(
-    stub: Stub, door: Door, status: int, body: str, kind: type[ProviderError]
+    stub: Stub, door: StripeClient, status: int, body: str, kind: type[ProviderError]
 ) -> None:
     stub.answer(status, body)
     assert type(failure(door)) is kind
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 429, 500])
-def test_error_tells_no_key_no_name_and_no_address_however_it_is_printed(stub: Stub, door: Door, status: int) -> None:
+def test_error_tells_no_key_no_name_and_no_address_however_it_is_printed(
+    stub: Stub, door: StripeClient, status: int
+) -> None:
     stub.refuse(status, {"type": INVALID, "param": "email"})
     named = failure(door)
     told = [
@@ -198,7 +202,7 @@ def test_error_tells_no_key_no_name_and_no_address_however_it_is_printed(stub: S
     assert (type(again), again.args) == (type(named), named.args)
 
 
-def test_sdk_logs_nothing_of_a_request(stub: Stub, door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_sdk_logs_nothing_of_a_request(stub: Stub, door: StripeClient, caplog: pytest.LogCaptureFixture) -> None:
     stub.refuse(400, {"type": INVALID})
     with caplog.at_level("DEBUG"):
         failure(door)
@@ -209,10 +213,10 @@ def test_sdk_logs_nothing_of_a_request(stub: Stub, door: Door, caplog: pytest.Lo
 def test_refused_connection_is_tried_three_times_and_then_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    claim = MemoryClaim()
+    claim = InMemoryAttempt()
     with opened(f"http://127.0.0.1:{port}") as door, pytest.raises(UnavailableError, match="nothing was sent"):
         update(door, claim)
-    assert claim.holds == 3
+    assert claim.request_count == 3
 
 
 def served(serve: Callable[[socket.socket], None]) -> contextlib.AbstractContextManager[str]:
@@ -254,31 +258,31 @@ def test_dripping_answer_ends_at_the_total_deadline() -> None:
 
 def test_tls_that_cannot_be_is_a_matter_for_a_person() -> None:
     with served(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
-        claim = MemoryClaim()
+        claim = InMemoryAttempt()
         with opened(f"https://{address}") as door, pytest.raises(MisconfiguredError, match="TLS"):
             update(door, claim)
-        assert claim.holds == 1
+        assert claim.request_count == 1
 
 
-def test_lost_lease_stops_before_anything_is_sent(stub: Stub, door: Door) -> None:
+def test_lost_lease_stops_before_anything_is_sent(stub: Stub, door: StripeClient) -> None:
     stub.answer(200, {"id": "cus_1", "object": "customer"})
-    claim = MemoryClaim()
-    claim.lost_after = 0
+    claim = InMemoryAttempt()
+    claim.lease_lost_after = 0
     with pytest.raises(LeaseLostError):
         update(door, claim)
     assert stub.requests == []
 
 
-def test_lease_lost_between_two_tries_stops_the_second(stub: Stub, door: Door) -> None:
+def test_lease_lost_between_two_tries_stops_the_second(stub: Stub, door: StripeClient) -> None:
     stub.refuse(409, {"type": INVALID})
-    claim = MemoryClaim()
-    claim.lost_after = 1
+    claim = InMemoryAttempt()
+    claim.lease_lost_after = 1
     with pytest.raises(LeaseLostError):
         update(door, claim)
     assert len(stub.requests) == 1
 
 
-def test_many_calls_of_many_threads_share_few_connections(stub: Stub, door: Door) -> None:
+def test_many_calls_of_many_threads_share_few_connections(stub: Stub, door: StripeClient) -> None:
     stub.answer(200, {"id": "cus_1", "object": "customer"})
     for _ in range(30):
         update(door)
@@ -290,22 +294,22 @@ def test_many_calls_of_many_threads_share_few_connections(stub: Stub, door: Door
     assert len(stub.connections) == 1
 
 
-def test_nothing_about_the_last_call_is_reported_with_the_next(stub: Stub, door: Door) -> None:
+def test_nothing_about_the_last_call_is_reported_with_the_next(stub: Stub, door: StripeClient) -> None:
     stub.answer(200, {"id": "cus_1", "object": "customer"})
     update(door)
     update(door)
     assert not [headers for _, headers in stub.requests if "X-Stripe-Client-Telemetry" in headers]
 
 
-def test_list_that_does_not_end_is_ambiguous_not_half_read(stub: Stub, door: Door) -> None:
+def test_list_that_does_not_end_is_ambiguous_not_half_read(stub: Stub, door: StripeClient) -> None:
     stub.answer(200, {"object": "list", "has_more": True, "data": [{"id": "cus_1", "object": "customer"}]})
     with pytest.raises(ProviderError, match="too many to be sure"):
-        door.pages(
-            NoLease(),
+        door.list_all(
+            NoGuard(),
             "GET /v1/customers",
             "list customers",
             lambda _: door.v1.customers.list({"limit": 100}),
-            Page[CustomerAnswer],
+            StripePage[StripeCustomer],
             3,
         )
     assert len(stub.requests) == 3
@@ -313,10 +317,10 @@ def test_list_that_does_not_end_is_ambiguous_not_half_read(stub: Stub, door: Doo
 
 def test_empty_idempotency_key_is_refused_before_the_sdk_makes_one_up() -> None:
     with pytest.raises(ValueError, match="empty"):
-        keyed("")
+        with_idempotency_key("")
 
 
 @pytest.mark.parametrize(("key", "base"), [("", "http://127.0.0.1:1"), (KEY, ""), (KEY, "api.stripe.com")])
 def test_missing_key_or_address_is_refused_at_once(key: str, base: str) -> None:
     with pytest.raises(ValueError, match=r"set STRIPE_(SECRET_KEY|API_BASE)"):
-        Door(key, base, 1.0)
+        StripeClient(key, base, 1.0)

@@ -9,11 +9,11 @@ from datetime import timedelta
 
 import pytest
 
-from core.ports.errors import AmbiguousError, MustWaitError, ProviderError, RejectedError, UnavailableError
+from core.ports.errors import AmbiguousError, NoPermitError, ProviderError, RejectedError, UnavailableError
 from core.ports.provider import Subscription
-from core.ports.spec import Known, Offer, SubscriptionSpec
+from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from sandbox.server import Sandbox
-from tests.providers.claims import MemoryClaim
+from tests.providers.claims import InMemoryAttempt
 from tests.providers.stripe_world import StripeWorld, Watch, fresh, running
 
 ORG = "org_1"
@@ -40,8 +40,8 @@ def world(sandbox: tuple[Sandbox, Watch]) -> Iterator[StripeWorld]:
 
 
 @pytest.fixture
-def claim(world: StripeWorld) -> MemoryClaim:
-    return MemoryClaim(now=world.now)
+def claim(world: StripeWorld) -> InMemoryAttempt:
+    return InMemoryAttempt(now=world.now)
 
 
 @pytest.fixture
@@ -56,16 +56,16 @@ def spec(customer: str, plan: str, after: str | None = None) -> SubscriptionSpec
     return SubscriptionSpec(org_id=ORG, customer_id=customer, plan_code=plan, next_plan_code=after)
 
 
-def known(customer: str, made: Subscription | None = None) -> Known:
-    return Known(customer_id=customer, verified=True, subscription_id=made.id if made else None)
+def known(customer: str, made: Subscription | None = None) -> LastKnown:
+    return LastKnown(customer_id=customer, confirmed=True, subscription_id=made.id if made else None)
 
 
 def begin(world: StripeWorld, customer: str, plan: str = "professional") -> Subscription:
-    return world.biller.make_subscription(spec(customer, plan), known(customer), MemoryClaim(now=world.now))
+    return world.biller.ensure_subscription(spec(customer, plan), known(customer), InMemoryAttempt(now=world.now))
 
 
 def change(world: StripeWorld, customer: str, made: Subscription, plan: str, after: str | None = None) -> Subscription:
-    return world.biller.make_subscription(spec(customer, plan, after), known(customer, made), MemoryClaim())
+    return world.biller.ensure_subscription(spec(customer, plan, after), known(customer, made), InMemoryAttempt())
 
 
 def test_new_subscription_is_sent_an_invoice_and_carries_our_mark(world: StripeWorld, customer: str) -> None:
@@ -89,8 +89,8 @@ def test_price_is_looked_up_once_for_many_organizations(world: StripeWorld, cust
     begin(world, customer)
     other = str(world.post("/v1/customers", {"name": "Other"})["id"])
     world.forget_calls()
-    world.biller.make_subscription(
-        SubscriptionSpec(org_id="org_2", customer_id=other, plan_code="professional"), known(other), MemoryClaim()
+    world.biller.ensure_subscription(
+        SubscriptionSpec(org_id="org_2", customer_id=other, plan_code="professional"), known(other), InMemoryAttempt()
     )
     assert world.calls() == [LIST, CREATE]
 
@@ -108,22 +108,22 @@ def test_same_wish_twice_changes_nothing(world: StripeWorld, customer: str) -> N
     assert world.calls() == [READ]
 
 
-def test_lost_answer_then_retry_is_one_subscription(world: StripeWorld, customer: str, claim: MemoryClaim) -> None:
+def test_lost_answer_then_retry_is_one_subscription(world: StripeWorld, customer: str, claim: InMemoryAttempt) -> None:
     world.fault(CREATE, "lost_answer")
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
-    made = world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
+    made = world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     assert [there["id"] for there in world.subscriptions(customer)] == [made.id]
     assert world.charged() == 1900
 
 
 def test_upgraded_between_lost_answer_and_retry_is_one_subscription_on_the_new_plan(
-    world: StripeWorld, customer: str, claim: MemoryClaim
+    world: StripeWorld, customer: str, claim: InMemoryAttempt
 ) -> None:
     world.fault(CREATE, "lost_answer")
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
-    made = world.biller.make_subscription(spec(customer, "professional"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
+    made = world.biller.ensure_subscription(spec(customer, "professional"), known(customer), claim)
     assert made.plan_code == "professional"
     assert len(world.subscriptions(customer)) == 1
     assert world.charged() == 4900
@@ -131,54 +131,54 @@ def test_upgraded_between_lost_answer_and_retry_is_one_subscription_on_the_new_p
 
 @pytest.mark.parametrize("kind", ["500_before", "reset", "500_stored", "500_after", "html_502"])
 def test_failed_create_then_retry_is_one_subscription(
-    world: StripeWorld, customer: str, claim: MemoryClaim, kind: str
+    world: StripeWorld, customer: str, claim: InMemoryAttempt, kind: str
 ) -> None:
     world.fault(CREATE, kind)
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
-    world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
+    world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     assert len(world.subscriptions(customer)) == 1
     assert world.charged() == 1900
 
 
 @pytest.mark.parametrize("kind", ["lost_answer", "reset"])
 def test_forgotten_key_then_retry_is_one_subscription(
-    world: StripeWorld, customer: str, claim: MemoryClaim, kind: str
+    world: StripeWorld, customer: str, claim: InMemoryAttempt, kind: str
 ) -> None:
     world.fault(CREATE, kind)
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     world.advance(timedelta(hours=25))
-    world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+    world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     assert len(world.subscriptions(customer)) == 1
-    assert len(claim.written) == (1 if kind == "lost_answer" else 2)
+    assert len(claim.recorded) == (1 if kind == "lost_answer" else 2)
 
 
 def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_grown_old(
-    world: StripeWorld, customer: str, claim: MemoryClaim
+    world: StripeWorld, customer: str, claim: InMemoryAttempt
 ) -> None:
     world.fault(CREATE, "reset")
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     assert claim.stored is not None
     claim.stored = replace(claim.stored, first_sent_at=claim.stored.first_sent_at - timedelta(hours=23))
-    with pytest.raises(MustWaitError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
-    assert len(claim.written) == 1
+    with pytest.raises(NoPermitError):
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
+    assert len(claim.recorded) == 1
 
 
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=25)])
 def test_subscription_that_was_ended_before_its_answer_was_known_is_not_made_again(
-    world: StripeWorld, customer: str, claim: MemoryClaim, age: timedelta
+    world: StripeWorld, customer: str, claim: InMemoryAttempt, age: timedelta
 ) -> None:
     world.fault(CREATE, "lost_answer")
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     (left,) = world.subscriptions(customer)
     world.delete(f"/v1/subscriptions/{left['id']}")
     world.advance(age)
     with pytest.raises(RejectedError, match="ended in Stripe"):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     assert len(world.subscriptions(customer)) == 1
 
 
@@ -348,7 +348,7 @@ def test_unknown_subscription_is_a_wrong_key_and_not_a_reason_for_a_new_one(worl
 
 
 def test_ending_is_by_declared_policy_may_be_repeated_and_keeps_the_customer(
-    world: StripeWorld, customer: str, claim: MemoryClaim
+    world: StripeWorld, customer: str, claim: InMemoryAttempt
 ) -> None:
     made = begin(world, customer)
     for _ in range(2):
@@ -359,7 +359,7 @@ def test_ending_is_by_declared_policy_may_be_repeated_and_keeps_the_customer(
     assert "invoice_now=true&prorate=true" in world.queries(CANCEL)[0]
 
 
-def test_ending_after_a_lost_answer_ends_it_too(world: StripeWorld, customer: str, claim: MemoryClaim) -> None:
+def test_ending_after_a_lost_answer_ends_it_too(world: StripeWorld, customer: str, claim: InMemoryAttempt) -> None:
     made = begin(world, customer)
     world.fault(CANCEL, "lost_answer")
     with pytest.raises(UnavailableError):
@@ -368,21 +368,21 @@ def test_ending_after_a_lost_answer_ends_it_too(world: StripeWorld, customer: st
     assert [there["status"] for there in world.subscriptions(customer)] == ["canceled"]
 
 
-def test_ending_finds_what_a_lost_create_left_behind(world: StripeWorld, customer: str, claim: MemoryClaim) -> None:
+def test_ending_finds_what_a_lost_create_left_behind(world: StripeWorld, customer: str, claim: InMemoryAttempt) -> None:
     world.fault(CREATE, "lost_answer")
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
     world.biller.end_subscription(known(customer), ORG, claim)
     assert [there["status"] for there in world.subscriptions(customer)] == ["canceled"]
 
 
-def test_ending_one_that_stripe_does_not_know_is_not_taken_for_done(world: StripeWorld, claim: MemoryClaim) -> None:
+def test_ending_one_that_stripe_does_not_know_is_not_taken_for_done(world: StripeWorld, claim: InMemoryAttempt) -> None:
     with pytest.raises(RejectedError, match="another account or mode"):
-        world.biller.end_subscription(Known(customer_id="cus_1", subscription_id="sub_elsewhere"), ORG, claim)
+        world.biller.end_subscription(LastKnown(customer_id="cus_1", subscription_id="sub_elsewhere"), ORG, claim)
 
 
 def test_ending_where_none_is_known_looks_once_and_ends_ours_only(
-    world: StripeWorld, customer: str, claim: MemoryClaim
+    world: StripeWorld, customer: str, claim: InMemoryAttempt
 ) -> None:
     world.biller.end_subscription(known(customer), ORG, claim)
     assert world.calls() == ["GET /v1/customers/{id}"]
@@ -393,21 +393,21 @@ def test_ending_where_none_is_known_looks_once_and_ends_ours_only(
     assert [there["id"] for there in world.subscriptions(customer) if there["status"] != "canceled"] == [strangers]
 
 
-def test_ending_on_a_deleted_customer_is_done(world: StripeWorld, customer: str, claim: MemoryClaim) -> None:
+def test_ending_on_a_deleted_customer_is_done(world: StripeWorld, customer: str, claim: InMemoryAttempt) -> None:
     begin(world, customer)
     world.delete(f"/v1/customers/{customer}")
     world.biller.end_subscription(known(customer), ORG, claim)
 
 
 def test_ending_while_a_create_may_still_be_under_way_waits_until_it_cannot(
-    world: StripeWorld, customer: str, claim: MemoryClaim
+    world: StripeWorld, customer: str, claim: InMemoryAttempt
 ) -> None:
     world.fault(CREATE, "slow", seconds=4.5)
     with pytest.raises(UnavailableError):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer), claim)
-    with pytest.raises(MustWaitError) as caught:
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer), claim)
+    with pytest.raises(NoPermitError) as caught:
         world.biller.end_subscription(known(customer), ORG, claim)
-    assert caught.value.seconds == pytest.approx(300, abs=10)
+    assert caught.value.retry_after == pytest.approx(300, abs=10)
     for _ in range(100):
         if world.subscriptions(customer):
             break
@@ -417,59 +417,59 @@ def test_ending_while_a_create_may_still_be_under_way_waits_until_it_cannot(
 
 
 def test_one_that_we_set_out_to_end_is_made_anew_when_it_is_found_ended(
-    world: StripeWorld, customer: str, claim: MemoryClaim
+    world: StripeWorld, customer: str, claim: InMemoryAttempt
 ) -> None:
     made = begin(world, customer)
     world.biller.end_subscription(known(customer, made), ORG, claim)
     with pytest.raises(RejectedError, match="not by us"):
-        world.biller.make_subscription(spec(customer, "starter"), known(customer, made), claim)
-    unsure = replace(known(customer, made), ended_by_us=True)
-    again = world.biller.make_subscription(spec(customer, "starter"), unsure, claim)
+        world.biller.ensure_subscription(spec(customer, "starter"), known(customer, made), claim)
+    unsure = replace(known(customer, made), ending_started=True)
+    again = world.biller.ensure_subscription(spec(customer, "starter"), unsure, claim)
     assert again.id != made.id
     assert [there["status"] for there in world.subscriptions(customer)] == ["active", "canceled"]
 
 
-OFFER = Offer(code="team_quarterly_jpy", name="Team", amount=5000, currency="JPY", interval="quarterly")
+OFFER = PriceSpec(code="team_quarterly_jpy", name="Team", amount=5000, currency="JPY", interval="quarterly")
 
 
 def test_offer_that_was_added_is_found_as_it_was(world: StripeWorld) -> None:
-    assert world.biller.find_offer(OFFER.code) is None
-    world.biller.add_offer(OFFER)
-    assert world.biller.find_offer(OFFER.code) == OFFER
+    assert world.biller.find_price(OFFER.code) is None
+    world.biller.create_price(OFFER)
+    assert world.biller.find_price(OFFER.code) == OFFER
 
 
 @pytest.mark.parametrize("interval", ["weekly", "monthly", "quarterly", "semiannual", "yearly"])
 def test_every_interval_of_the_catalog_comes_back_as_it_was(world: StripeWorld, interval: str) -> None:
     offer = replace(OFFER, interval=interval)
-    world.biller.add_offer(offer)
-    assert world.biller.find_offer(OFFER.code) == offer
+    world.biller.create_price(offer)
+    assert world.biller.find_price(OFFER.code) == offer
 
 
 @pytest.mark.parametrize("operation", ["POST /v1/products", "POST /v1/prices"])
 def test_offer_whose_answer_was_lost_is_added_once(world: StripeWorld, operation: str) -> None:
     world.fault(operation, "lost_answer")
     with pytest.raises(UnavailableError):
-        world.biller.add_offer(OFFER)
-    world.biller.add_offer(OFFER)
-    world.biller.add_offer(OFFER)
-    assert world.biller.find_offer(OFFER.code) == OFFER
+        world.biller.create_price(OFFER)
+    world.biller.create_price(OFFER)
+    world.biller.create_price(OFFER)
+    assert world.biller.find_price(OFFER.code) == OFFER
 
 
 def test_offer_under_a_key_with_other_terms_is_refused(world: StripeWorld) -> None:
-    world.biller.add_offer(OFFER)
+    world.biller.create_price(OFFER)
     with pytest.raises(RejectedError, match="use a new key for new terms"):
-        world.biller.add_offer(replace(OFFER, amount=6000))
-    assert world.biller.find_offer(OFFER.code) == OFFER
+        world.biller.create_price(replace(OFFER, amount=6000))
+    assert world.biller.find_price(OFFER.code) == OFFER
 
 
 def test_offer_whose_key_an_archived_price_holds_is_refused(world: StripeWorld) -> None:
-    world.biller.add_offer(OFFER)
+    world.biller.create_price(OFFER)
     world.post(f"/v1/prices/{world.price(OFFER.code)}", {"active": "false"})
     with pytest.raises(RejectedError, match="archived price"):
-        world.biller.add_offer(OFFER)
+        world.biller.create_price(OFFER)
 
 
 def test_offer_of_an_interval_that_stripe_cannot_be_told_is_refused(world: StripeWorld) -> None:
     with pytest.raises(RejectedError, match="interval fortnightly is none of"):
-        world.biller.add_offer(replace(OFFER, interval="fortnightly"))
+        world.biller.create_price(replace(OFFER, interval="fortnightly"))
     assert world.calls() == []

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.webhooks.deliveries import Answer
-from providers.webhooks.http import WebhookHttp
+from core.webhooks.deliveries import WebhookResponse
+from providers.webhooks.http import WebhookHttpSender
 from tests.receiver import Receiver, Says, receiving
 
 SECONDS = 0.5
@@ -22,18 +22,18 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def wire() -> Iterator[WebhookHttp]:
-    opened = WebhookHttp(private=True, seconds=SECONDS)
+def wire() -> Iterator[WebhookHttpSender]:
+    opened = WebhookHttpSender(allow_private=True, seconds=SECONDS)
     yield opened
     opened.close()
 
 
-def post(wire: WebhookHttp, url: str) -> Answer:
+def post(wire: WebhookHttpSender, url: str) -> WebhookResponse:
     return wire.post(url, BODY, {"Content-Type": "application/cloudevents+json", "webhook-id": "1"})
 
 
-def test_what_is_sent_arrives_byte_for_byte_and_the_status_is_told(wire: WebhookHttp, receiver: Receiver) -> None:
-    assert post(wire, f"{receiver.url}?token=1") == Answer(status=200)
+def test_what_is_sent_arrives_byte_for_byte_and_the_status_is_told(wire: WebhookHttpSender, receiver: Receiver) -> None:
+    assert post(wire, f"{receiver.url}?token=1") == WebhookResponse(status=200)
     [sent] = receiver.sent
     assert (sent.path, sent.body) == ("/hook?token=1", BODY)
     assert sent.headers["webhook-id"] == "1"
@@ -41,59 +41,63 @@ def test_what_is_sent_arrives_byte_for_byte_and_the_status_is_told(wire: Webhook
 
 
 @pytest.mark.parametrize("status", [204, 400, 410, 500])
-def test_a_status_is_what_it_is(wire: WebhookHttp, receiver: Receiver, status: int) -> None:
+def test_a_status_is_what_it_is(wire: WebhookHttpSender, receiver: Receiver, status: int) -> None:
     receiver.answers = [Says(status=status)]
     answer = post(wire, receiver.url)
-    assert (answer.status, answer.took) == (status, status == 204)
+    assert (answer.status, answer.accepted) == (status, status == 204)
 
 
-def test_a_redirect_is_not_followed_and_not_taken(wire: WebhookHttp, receiver: Receiver) -> None:
+def test_a_redirect_is_not_followed_and_not_taken(wire: WebhookHttpSender, receiver: Receiver) -> None:
     receiver.answers = [Says(status=307, headers={"Location": receiver.url})]
     answer = post(wire, receiver.url)
-    assert (answer, answer.took, len(receiver.sent)) == (Answer(status=307), False, 1)
+    assert (answer, answer.accepted, len(receiver.sent)) == (WebhookResponse(status=307), False, 1)
 
 
-def test_an_answer_that_does_not_come_ends_in_time(wire: WebhookHttp, receiver: Receiver) -> None:
+def test_an_answer_that_does_not_come_ends_in_time(wire: WebhookHttpSender, receiver: Receiver) -> None:
     receiver.answers = [Says(after=2 * SECONDS)]
     began = time.monotonic()
-    assert post(wire, receiver.url) == Answer(error="timeout")
+    assert post(wire, receiver.url) == WebhookResponse(error="timeout")
     assert time.monotonic() - began < 1.5 * SECONDS
 
 
-def test_a_body_that_drips_is_waited_for_no_longer_and_its_status_counts(wire: WebhookHttp, receiver: Receiver) -> None:
+def test_a_body_that_drips_is_waited_for_no_longer_and_its_status_counts(
+    wire: WebhookHttpSender, receiver: Receiver
+) -> None:
     receiver.answers = [Says(body=b"x" * 100, drips=True)]
     began = time.monotonic()
-    assert post(wire, receiver.url) == Answer(status=200)
+    assert post(wire, receiver.url) == WebhookResponse(status=200)
     assert time.monotonic() - began < 1.5 * SECONDS
 
 
-def test_of_a_large_body_little_is_read(wire: WebhookHttp, receiver: Receiver) -> None:
+def test_of_a_large_body_little_is_read(wire: WebhookHttpSender, receiver: Receiver) -> None:
     receiver.answers = [Says(body=b"x" * 50_000_000), Says()]
     began = time.monotonic()
-    assert post(wire, receiver.url) == Answer(status=200)
+    assert post(wire, receiver.url) == WebhookResponse(status=200)
     assert time.monotonic() - began < SECONDS
-    assert post(wire, receiver.url) == Answer(status=200)
+    assert post(wire, receiver.url) == WebhookResponse(status=200)
 
 
-def test_nothing_that_an_endpoint_hands_over_is_kept_and_sent_along(wire: WebhookHttp, receiver: Receiver) -> None:
+def test_nothing_that_an_endpoint_hands_over_is_kept_and_sent_along(
+    wire: WebhookHttpSender, receiver: Receiver
+) -> None:
     receiver.answers = [Says(headers={"Set-Cookie": "c=1; Max-Age=9999"})]
-    assert post(wire, receiver.url) == Answer(status=200)
-    assert post(wire, receiver.url) == Answer(status=200)
+    assert post(wire, receiver.url) == WebhookResponse(status=200)
+    assert post(wire, receiver.url) == WebhookResponse(status=200)
     assert "Cookie" not in receiver.sent[1].headers
 
 
-def test_silence_is_told_by_its_reason(wire: WebhookHttp, receiver: Receiver) -> None:
+def test_silence_is_told_by_its_reason(wire: WebhookHttpSender, receiver: Receiver) -> None:
     receiver.answers = [Says(hangs_up=True)]
-    assert post(wire, receiver.url) == Answer(error="no_answer")
-    assert post(wire, "http://127.0.0.1:1/") == Answer(error="no_connection")
-    assert post(wire, f"https://127.0.0.1:{receiver.port}/") == Answer(error="tls")
-    assert post(wire, "https://no-such-host.invalid/") == Answer(error="no_connection")
+    assert post(wire, receiver.url) == WebhookResponse(error="no_answer")
+    assert post(wire, "http://127.0.0.1:1/") == WebhookResponse(error="no_connection")
+    assert post(wire, f"https://127.0.0.1:{receiver.port}/") == WebhookResponse(error="tls")
+    assert post(wire, "https://no-such-host.invalid/") == WebhookResponse(error="no_connection")
     assert post(wire, "https://" + "a" * 300 + "/").error in {"bad_address", "no_connection"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"])
 def test_no_spelling_of_this_machine_is_connected_to(receiver: Receiver, host: str) -> None:
-    wire = WebhookHttp(private=False, seconds=SECONDS)
+    wire = WebhookHttpSender(allow_private=False, seconds=SECONDS)
     assert post(wire, f"http://{host}:{receiver.port}/").error == "private_address"
     assert receiver.sent == []
     wire.close()

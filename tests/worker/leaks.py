@@ -29,13 +29,13 @@ PLACES_FOR_NAMES: Final = {
     ("organizations", "name"),
     ("organizations", "name_key"),
     ("organizations", "billing_email"),
-    ("received_events", "data"),
+    ("service_events", "data"),
     ("billing_links", "intent"),
-    ("people", "name"),
-    ("people", "email"),
+    ("users", "name"),
+    ("users", "email"),
     ("invitations", "email"),
     ("invitations", "email_key"),
-    ("mails", "recipient"),
+    ("emails", "recipient"),
 }
 SHORTEST_NAME = 4  # letters; a shorter one is found in any text
 
@@ -69,9 +69,9 @@ def names(database_url: str) -> set[str]:
     wanted = {
         ("organizations", "name"),
         ("organizations", "billing_email"),
-        ("received_events", "data"),
-        ("people", "email"),
-        ("mails", "recipient"),
+        ("service_events", "data"),
+        ("users", "email"),
+        ("emails", "recipient"),
     }
     known: set[str] = set()
     for place, value in _cells(database_url):

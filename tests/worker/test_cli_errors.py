@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
         (("keys", "create"), {}, 2, "Missing argument 'NAME'; `billing-sync keys create --help`"),
         (("keys", "make"), {}, 2, "`billing-sync keys --help`"),
         (("import",), {}, 2, "Missing argument 'ORGS'; `billing-sync import --help`"),
-        (("received", "--verdict", "lost"), {}, 2, "Invalid value for '--verdict': 'lost' is not one of"),
+        (("inbox", "--status", "lost"), {}, 2, "Invalid value for '--status': 'lost' is not one of"),
         (("status",), {"WORKER_CONCURRENCY": "many"}, 2, "WORKER_CONCURRENCY"),
         (("status",), {"STRIPE_SECRET_KEY": "sk_test_secret-word"}, 2, "STRIPE_API_BASE is missing"),
         (("status",), NO_DATABASE, 2, "check DATABASE_URL and that it is running"),
@@ -97,7 +97,7 @@ def test_status_says_that_the_broker_is_away(folder: Path) -> None:
 
 def test_status_says_that_the_broker_answers(folder: Path, redis_url: str) -> None:
     shown = console.run(folder, "status", "--json", settings={"REDIS_URL": redis_url})
-    assert json.loads(shown.stdout)["broker"]["answers"] is True
+    assert json.loads(shown.stdout)["broker"]["reachable"] is True
 
 
 def biller_settings(url: str) -> dict[str, str]:

@@ -57,9 +57,9 @@ def test_up_serves_the_api_and_says_when_both_billers_hold_a_change(folder: Path
     ):
         key = {"Authorization": f"Bearer {make(folder, 'organizations:write', 'organizations:read')}"}
         made = http.post("/api/organizations", json={"name": "Acme"}, headers=key).json()
-        through = made["sync"]["sequence"]
+        through = made["sync"]["version"]
         path = f"/api/organizations/{made['org_id']}/sync"
-        receipt = http.get(path, params={"through": through, "wait": "30s"}, headers=key).json()
+        receipt = http.get(path, params={"version": through, "wait": "30s"}, headers=key).json()
         assert receipt["in_sync"] is True
         assert http.get("/readyz").is_success
         assert up.stop() == 0

@@ -132,7 +132,7 @@ def test_a_worker_refuses_a_database_whose_schema_is_not_its_own(
 def test_a_worker_names_the_queues_there_are(folder: Path, deployed: dict[str, str]) -> None:
     refused = console.run(folder, "worker", "--queues", "stripe,paypal", settings=deployed)
     assert refused.returncode == 2
-    known = "events, lago, lago_bulk, mails, stripe, stripe_bulk, sweep, webhooks"
+    known = "emails, events, lago, lago_bulk, stripe, stripe_bulk, sweep, webhooks"
     assert refused.stderr == f"billing-sync: --queues: paypal is no queue; choose from {known}\n"
 
 

@@ -73,7 +73,7 @@ def sync(database: Database, org_id: str, provider: str, customer_id: str) -> No
         database,
         org_id,
         provider,
-        applied_version=BillingLink.wanted_version,
+        applied_version=BillingLink.desired_version,
         customer_id=customer_id,
         subscription_id="sub-1" if provider == "lago" else None,
         applied_plan="starter" if provider == "lago" else None,
@@ -152,11 +152,11 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
     document = told(types("status", "--json"))
     assert document["in_sync"] is False
     assert document["organizations"] == 5
-    stripe, lago = document["billers"]["stripe"], document["billers"]["lago"]
+    stripe, lago = document["providers"]["stripe"], document["providers"]["lago"]
     assert (stripe["in_sync"], stripe["behind"], stripe["parked"]) == (1, 1, 3)
     assert (lago["in_sync"], lago["behind"], lago["parked"]) == (1, 4, 0)
     assert document["unpublished"] == 5
-    (trouble,) = document["troubles"]
+    (trouble,) = document["failures"]
     assert (trouble["provider"], trouble["state"], trouble["code"], trouble["links"]) == (
         "stripe",
         "parked",
@@ -170,13 +170,13 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
 
 
 def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: Type, database: Database) -> None:
-    assert told(types("status", "--json"))["comparison"] is None
+    assert told(types("status", "--json"))["last_drift_report"] is None
     with database.write() as session:
-        run = report_store.take_up(session, utc_now())
+        run = report_store.resume(session, utc_now())
         run.counts.drifted, run.counts.kinds["renamed"] = 1, 1
-        report_store.keep(session, run, utc_now())
+        report_store.save_progress(session, run, utc_now())
         report_store.finish(session, run, utc_now())
-    last = told(types("status", "--json"))["comparison"]
+    last = told(types("status", "--json"))["last_drift_report"]
     assert (last["drifted"], last["kinds"]) == (1, {"renamed": 1})
     assert "1 organization drifted" in types("status").stdout
 
@@ -191,7 +191,7 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
         "lago",
         error_kind="waiting",
         error_message="waits for the Stripe customer that Lago is to charge",
-        next_attempt_at=waits_until,
+        not_before=waits_until,
     )
     shown = types("status", " ACME ").stdout
     assert "parked 5 min ago" in shown
@@ -199,7 +199,7 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
     assert f"billing-sync retry {org_id}" in shown
     assert "goes ahead as soon as Stripe's customer is there, without it in 2" in shown
     links = told(types("status", org_id, "--json"))["links"]
-    assert (links["stripe"]["standing"], links["lago"]["standing"]) == ("parked", "waiting")
+    assert (links["stripe"]["status"], links["lago"]["status"]) == ("parked", "waiting")
     assert links["lago"]["next_at"] == waits_until.isoformat().replace("+00:00", "Z")
 
 
@@ -207,9 +207,9 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
     ("values", "standing"),
     [
         ({"attempts": 0}, "queued"),
-        ({"lease_until": utc_now() + timedelta(hours=1)}, "working"),
-        ({"error_kind": "unavailable", "next_attempt_at": utc_now() + timedelta(hours=1)}, "retrying"),
-        ({"state": "held"}, "held"),
+        ({"lease_until": utc_now() + timedelta(hours=1)}, "syncing"),
+        ({"error_kind": "unavailable", "not_before": utc_now() + timedelta(hours=1)}, "retrying"),
+        ({"state": "on_hold"}, "on_hold"),
         ({"applied_version": 1, "intent": {"operation": "create_customer"}}, "queued"),
         ({"applied_version": 1}, "in_sync"),
     ],
@@ -219,7 +219,7 @@ def test_every_standing_has_its_word(
 ) -> None:
     org_id = manager.create_organization("Acme")
     put(database, org_id, "stripe", **values)
-    assert told(types("status", org_id, "--json"))["links"]["stripe"]["standing"] == standing
+    assert told(types("status", org_id, "--json"))["links"]["stripe"]["status"] == standing
     assert types("status", org_id).exit_code == 0
 
 
@@ -275,7 +275,7 @@ def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Datab
     ids = [manager.create_organization(f"Company {number}") for number in range(3)]
     park(database, ids[0], "stripe")
     park(database, ids[1], "lago", "unknown_plan")
-    assert told(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1, "billers": []}
+    assert told(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1, "providers": []}
     assert told(types("parked", "--json"))["total"] == 1
     assert "1 organization to be tried again." in types("retry", "--all").stdout
     assert "Nothing is parked." in types("retry", "--all").stdout
@@ -294,7 +294,7 @@ def test_what_an_import_left_to_decide_is_decided_one_by_one(
     park(database, held, "lago")
     park(database, parked, "stripe")
     with database.write() as session:
-        session.get_one(BillingLink, (held, "stripe")).state = "held"
+        session.get_one(BillingLink, (held, "stripe")).state = "on_hold"
     shown = " ".join(types("retry", "--all").stdout.split())
     assert "1 organization to be tried again. 1 that an import left to you to decide" in shown
     assert {each["org_id"] for each in told(types("parked", "--json"))["parked"]} == {held}
@@ -307,28 +307,28 @@ def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager,
     org_id = manager.create_organization("Acme")
     other = manager.create_organization("Beta")
     park(database, org_id, "stripe")
-    assert f"`billing-sync status {org_id}`" in " ".join(types("ids", "Acme", "--stripe", "cus_right").stdout.split())
+    assert f"`billing-sync status {org_id}`" in " ".join(types("set-customer-id", "Acme", "--stripe", "cus_right").stdout.split())
     with database.read() as session:
         link = session.get_one(BillingLink, (org_id, "stripe"))
-    assert (link.customer_id, link.applied_customer, link.state) == ("cus_right", None, "open")
-    taken = refused(types("ids", other, "--stripe", "cus_right"))
+    assert (link.customer_id, link.customer_fingerprint, link.state) == ("cus_right", None, "active")
+    taken = refused(types("set-customer-id", other, "--stripe", "cus_right"))
     assert "already belongs to organization" in taken
-    assert refused(types("ids", "Acme")).startswith("say which id: --stripe")
-    assert refused(types("ids", "Nobody", "--lago", "x"))
+    assert refused(types("set-customer-id", "Acme")).startswith("say which id: --stripe")
+    assert refused(types("set-customer-id", "Nobody", "--lago", "x"))
 
 
 def test_received_shows_what_was_not_taken_and_why(types: Type, database: Database, plans: Catalog) -> None:
     event = {"specversion": "1.0", "id": "1", "source": "/signup", "type": "organization.exploded", "subject": "org_1"}
     waiting = {**event, "id": "2", "type": "organization.renamed", "data": {"name": "Acme"}}
     for message in (event, waiting):
-        service_events.receive(database, plans, utc_now, message)
-    document = told(types("received", "--json"))
-    assert {each["verdict"] for each in document["messages"]} == {"refused", "waiting"}
+        service_events.handle(database, plans, utc_now, message)
+    document = told(types("inbox", "--json"))
+    assert {each["status"] for each in document["messages"]} == {"rejected", "waiting"}
     assert all(each["reason"] for each in document["messages"])
-    only = told(types("received", "--verdict", "waiting", "--json"))
+    only = told(types("inbox", "--status", "waiting", "--json"))
     assert [each["id"] for each in only["messages"]] == ["2"]
-    assert "organization.exploded" in types("received").stdout
-    assert "No message is accepted." in types("received", "--verdict", "accepted").stdout
+    assert "organization.exploded" in types("inbox").stdout
+    assert "No message is applied." in types("inbox", "--status", "applied").stdout
     assert "1 refused, 1 waiting" in types("status").stdout
 
 
@@ -358,7 +358,7 @@ def test_import_names_what_was_lost_and_export_gives_it_back(types: Type, tmp_pa
 
 def stop(database: Database, error: RetryableError) -> None:
     with database.write() as session:
-        circuit_breaker.failed(session, error, utc_now(), again=False, probing=False)
+        circuit_breaker.record_failure(session, error, utc_now(), is_repeat=False, is_probe=False)
 
 
 def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
@@ -372,16 +372,16 @@ def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
         assert "Stripe does not accept the key" in shown
         assert "correct the setting and restart the workers" in shown
         assert "next try in" in shown
-    document = told(types("status", "--json"))["billers"]
-    assert document["stripe"]["stop"]["kind"] == "misconfigured"
-    assert document["stripe"]["stop"]["probe_at"].endswith("Z")
-    assert document["lago"]["stop"] is None
-    assert told(types("parked", "--json"))["stops"]["stripe"]["kind"] == "misconfigured"
+    document = told(types("status", "--json"))["providers"]
+    assert document["stripe"]["open_breaker"]["reason"] == "misconfigured"
+    assert document["stripe"]["open_breaker"]["probe_at"].endswith("Z")
+    assert document["lago"]["open_breaker"] is None
+    assert told(types("parked", "--json"))["open_breakers"]["stripe"]["reason"] == "misconfigured"
     one = types("status", org_id).stdout
     assert "waits: Stripe is stopped" in one
     assert "taken up by itself once Stripe answers" in one
     links = told(types("status", org_id, "--json"))["links"]
-    assert {name: link["standing"] for name, link in links.items()} == {"stripe": "stopped", "lago": "queued"}
+    assert {name: link["status"] for name, link in links.items()} == {"stripe": "provider_down", "lago": "queued"}
 
 
 def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
@@ -390,7 +390,7 @@ def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
     manager.create_organization("Acme", "starter")
     stop(database, MisconfiguredError("stripe", "no"))
     for _ in range(2):
-        assert told(types("retry", "--all", "--json")) == {"organizations": 0, "billers": ["stripe"]}
+        assert told(types("retry", "--all", "--json")) == {"organizations": 0, "providers": ["stripe"]}
     assert "Stripe, which was stopped, is tried again now" in types("retry", "--all").stdout
     assert "next try now" in types("status").stdout
 
@@ -398,8 +398,8 @@ def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
 def test_the_key_of_another_account_is_not_retried_away(types: Type, manager: OrgManager, database: Database) -> None:
     manager.create_organization("Acme", "starter")
     with database.write() as session:
-        circuit_breaker.stop(session, "lago", "this database belongs to another", utc_now())
-    assert told(types("retry", "--all", "--json")) == {"organizations": 0, "billers": []}
+        circuit_breaker.trip(session, "lago", "this database belongs to another", utc_now())
+    assert told(types("retry", "--all", "--json")) == {"organizations": 0, "providers": []}
     assert "set the right key and restart every worker" in types("status").stdout
 
 

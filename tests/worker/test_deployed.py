@@ -23,8 +23,8 @@ from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.org_manager import OrgManager
-from core.reconcile.backoff import BURST_REST
-from providers.lago.provider import LagoBiller
+from core.reconcile.backoff import BURST_COOLDOWN
+from providers.lago.provider import LagoProvider
 from sandbox.client import Counts, SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import ROOT, Deployment, deployment, in_sync, until
@@ -34,8 +34,8 @@ NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
 @pytest.fixture
 def plans_on_sale(sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog) -> SandboxClient:
-    lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    publishing.push(plans, [lago])
+    lago = LagoProvider(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
+    publishing.publish(plans, [lago])
     lago.close()
     sandbox.reset_calls()
     return sandbox
@@ -170,7 +170,7 @@ class TestOnPostgresAndRedis:
         for number in range(100):
             manager.update_org_plan(org_id, ("enterprise", "founders_friend")[number % 2])
         # On a machine that takes so long over a hundred changes, it is no longer one burst.
-        longer = int((time.monotonic() - began) // BURST_REST.total_seconds())
+        longer = int((time.monotonic() - began) // BURST_COOLDOWN.total_seconds())
         until(lambda: in_sync(database), 20, "burst")
         assert sum(at_lago(sandbox).values()) <= 2 * (2 + longer)
         assert at_stripe(sandbox) == {}

@@ -18,7 +18,7 @@ from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands as organization_commands
 from core.organizations.commands import NewOrganization
 from core.ports.spec import PROVIDERS
@@ -31,7 +31,7 @@ from tests.core.fakes import open_world
 from tests.worker import console
 from tests.worker.deployment import deployment, until
 from worker.cli.app import app as commands
-from worker.cli.exit_codes import FailedError
+from worker.cli.exit_codes import CommandFailedError
 from worker.config.settings import Settings
 from worker.wiring.celery_app import build
 
@@ -57,7 +57,7 @@ def environment(database: Database, sandbox_server: Sandbox, tmp_path: Path) -> 
 @pytest.fixture
 def app(environment: Mapping[str, str], sandbox: SandboxClient) -> Iterator[BillingApp]:
     built = build(Settings.model_validate({name.lower(): value for name, value in environment.items()}))
-    publishing.push(built.runtime.catalog, built.runtime.sync.billers.values())
+    publishing.publish(built.runtime.catalog, built.runtime.reconciler.providers.values())
     sandbox.reset_calls()
     yield built
     built.close_runtime()
@@ -69,9 +69,9 @@ def acme(app: BillingApp, database: Database, plans: Catalog) -> str:
     """An organization that is in sync, and has been for a while."""
     with database.write() as session:
         new = NewOrganization(name="Acme", plan_tier="starter")
-        org_id = organization_commands.create(Change(session, utc_now()), new, plans).id
+        org_id = organization_commands.create(ChangeContext(session, utc_now()), new, plans).id
     for provider in PROVIDERS:
-        assert app.runtime.sync.run(org_id, provider).kind == "synced"
+        assert app.runtime.reconciler.run(org_id, provider).kind == "synced"
     return org_id
 
 
@@ -100,25 +100,25 @@ def told(result: Result, code: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("acme")
 def test_nothing_drifted_is_zero(types: Type) -> None:
-    result = types("plan")
+    result = types("drift", "check")
     assert (result.exit_code, result.stdout) == (0, "1 organizations compared, none drifted.\n")
-    assert told(types("plan", "--json"), 0)["drift"] == []
+    assert told(types("drift", "check", "--json"), 0)["items"] == []
 
 
 def test_a_key_of_another_account_is_said_and_nothing_is_called_missing(
     types: Type, acme: str, sandbox: SandboxClient, database: Database
 ) -> None:
     rename_there(sandbox, database, acme)
-    right = told(types("plan", "--json"), 2)
+    right = told(types("drift", "check", "--json"), 2)
     sandbox.settings(stripe_account="acct_theirs")
-    plan = told(types("plan", "--json"), 2)
+    plan = told(types("drift", "check", "--json"), 2)
     assert (plan["counts"]["kinds"], plan["counts"]["left_out"]) == ({"wrong_account": 1}, ["stripe"])
-    (finding,) = plan["drift"][0]["findings"]
+    (finding,) = plan["items"][0]["findings"]
     for words in ("acct_sandbox", "acct_theirs", "STRIPE_SECRET_KEY"):
-        assert words in finding["to_do"]
-    assert "wrong account" in types("plan").stdout
-    refused = types("apply", right["id"])
-    assert isinstance(refused.exception, FailedError)
+        assert words in finding["advice"]
+    assert "wrong account" in types("drift", "check").stdout
+    refused = types("drift", "repair", right["id"])
+    assert isinstance(refused.exception, CommandFailedError)
     assert "acct_theirs" in str(refused.exception)
     assert not [call for call in sandbox.calls("stripe") if call.method == "POST" and call.path != "/v1/customers"]
 
@@ -127,55 +127,58 @@ def test_drift_is_two_and_is_gone_after_apply(
     types: Type, acme: str, sandbox: SandboxClient, database: Database
 ) -> None:
     customer = rename_there(sandbox, database, acme)
-    plan = told(types("plan", "--json"), 2)
-    (drifted,) = plan["drift"]
+    plan = told(types("drift", "check", "--json"), 2)
+    (drifted,) = plan["items"]
     assert (drifted["org_id"], plan["counts"]["kinds"]) == (acme, {"renamed": 1})
     (finding,) = drifted["findings"]
     assert (finding["ours"], finding["theirs"], finding["their_write"]["by"]) == ("Acme", "Mallory", "not us")
-    (made,) = drifted["rounds"]
+    (made,) = drifted["repairs"]
     assert made["calls"] == [f"POST /v1/customers/{customer}"]
-    applied = told(types("apply", plan["id"][:12], "--json"), 0)
-    assert (applied["organizations"], applied["left"]) == (1, [])
-    assert types("plan").exit_code == 0
+    applied = told(types("drift", "repair", plan["id"][:12], "--json"), 0)
+    assert (applied["organizations"], applied["not_repaired"]) == (1, [])
+    assert types("drift", "check").exit_code == 0
 
 
 def test_a_person_reads_what_differs_who_wrote_it_and_what_apply_sends(
     types: Type, acme: str, sandbox: SandboxClient, database: Database
 ) -> None:
     customer = rename_there(sandbox, database, acme)
-    shown = " ".join(types("plan").stdout.split())
+    shown = " ".join(types("drift", "check").stdout.split())
     assert f"Acme {acme}" in shown
     assert f"Stripe, renamed: name ours Acme, theirs Mallory ({customer})" in shown
     assert "not by us (evt_" in shown
     assert f"apply sends: POST /v1/customers/{customer}" in shown
-    assert "`billing-sync apply " in shown
+    assert "`billing-sync drift repair " in shown
 
 
 @pytest.mark.usefixtures("acme")
 def test_a_plan_that_there_is_not_is_a_wrong_word(environment: Mapping[str, str], tmp_path: Path) -> None:
-    result = console.run(tmp_path, "apply", "0123456789ab", settings=environment)
+    result = console.run(tmp_path, "drift", "repair", "0123456789ab", settings=environment)
     assert result.returncode == 2
-    assert result.stderr == "billing-sync: '0123456789ab' is no plan's id; `billing-sync plan` makes one and names it\n"
+    assert (
+        result.stderr
+        == "billing-sync: '0123456789ab' is no plan's id; `billing-sync drift check` makes one and names it\n"
+    )
 
 
 def test_a_plan_that_moved_is_refused_with_a_sentence(
     types: Type, acme: str, sandbox: SandboxClient, database: Database
 ) -> None:
     customer = rename_there(sandbox, database, acme)
-    plan = told(types("plan", "--json"), 2)
+    plan = told(types("drift", "check", "--json"), 2)
     sandbox.patch("stripe", "customers", customer, name="Mallory & Sons")
-    refused = types("apply", plan["id"]).exception
-    assert isinstance(refused, FailedError)
+    refused = types("drift", "repair", plan["id"]).exception
+    assert isinstance(refused, CommandFailedError)
     assert str(refused).startswith(f"nothing was done: {acme} changed since plan ")
 
 
 def test_what_cannot_be_told_is_one(environment: Mapping[str, str], tmp_path: Path) -> None:
     """Two has a meaning of its own here, so a setting that is wrong is one as well."""
     keyless = {name: value for name, value in environment.items() if name != "LAGO_API_KEY"}
-    result = console.run(tmp_path, "plan", settings=keyless)
+    result = console.run(tmp_path, "drift", "check", settings=keyless)
     assert (result.returncode, "LAGO_API_KEY is missing" in result.stderr) == (1, True)
     away = {**environment, "LAGO_API_URL": "http://127.0.0.1:1"}
-    result = console.run(tmp_path, "plan", settings=away)
+    result = console.run(tmp_path, "drift", "check", settings=away)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
 
 
@@ -185,17 +188,17 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
 ) -> None:
     world = open_world(database, sandbox, plans, sandbox_server.url)
     in_sync(world, 800)
-    for biller in world.billers.values():
+    for biller in world.providers.values():
         biller.close()
     sandbox.settings(latency_ms=300)
     url = database.url.render_as_string(hide_password=False)
     with deployment(url, "memory://", sandbox_server.url, tmp_path) as deployed:
-        killed = deployed.start("plan")
+        killed = deployed.start("drift", "check")
         until(lambda: sandbox.counters().stripe.of("GET /v1/customers") >= 4, 30, "four pages listed")
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         sandbox.settings(latency_ms=0)
-        result = deployed.run("plan", "--json")
+        result = deployed.run("drift", "check", "--json")
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)["counts"]["compared"] == 800
     # Eight pages, and at most one that was answered to a dead process.
@@ -209,7 +212,7 @@ def test_a_schedule_makes_a_plan_and_one_line_that_a_monitor_can_count(
     with capture_logs() as lines:
         plan = drift.run(app, A_DAY)
     assert plan is not None
-    (line,) = [each for each in lines if each["event"] == "planned"]
+    (line,) = [each for each in lines if each["event"] == "drift_checked"]
     assert (line["log_level"], line["drifted"], line["kinds"]) == ("warning", 1, {"renamed": 1})
     assert "Mallory" not in str(lines)
     assert drift.run(app, A_DAY) is None
@@ -220,11 +223,11 @@ def test_a_schedule_waits_for_a_biller_that_is_away(app: BillingApp, sandbox: Sa
     sandbox.settings(revoked_keys=[LAGO_KEY])
     with capture_logs() as lines:
         assert drift.run(app, A_DAY) is None
-    assert [each["event"] for each in lines if each["event"].startswith("plan")] == ["plan_interrupted"]
+    assert [each["event"] for each in lines if each["event"].startswith("drift_check")] == ["drift_check_interrupted"]
 
 
 def test_no_schedule_unless_one_is_set(environment: Mapping[str, str]) -> None:
     named = {name.lower(): value for name, value in environment.items()}
-    assert "plan" not in build(Settings.model_validate(named)).conf.beat_schedule
+    assert "drift_check" not in build(Settings.model_validate(named)).conf.beat_schedule
     daily = build(Settings.model_validate({**named, "plan_every_hours": 24})).conf.beat_schedule
-    assert (daily["plan"]["task"], daily["plan"]["args"]) == ("billing.plan", [86_400.0])
+    assert (daily["drift_check"]["task"], daily["drift_check"]["args"]) == ("drift.check", [86_400.0])

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
-from providers.lago.provider import LagoBiller
+from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import Deployment, deployment, in_sync, until
@@ -64,8 +64,8 @@ def old_store(tmp_path: Path, sandbox: SandboxClient, sandbox_server: Sandbox, p
         file.write_text(json.dumps(content, indent=2))
     sandbox.preload_stripe_customers([{"id": customer, "name": "as it was"} for customer in stripe.values()])
     sandbox.preload_lago_customers([{"external_id": org, "lago_id": customer} for org, customer in lago.items()])
-    biller = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    publishing.push(plans, [biller])
+    biller = LagoProvider(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
+    publishing.publish(plans, [biller])
     biller.close()
     sandbox.reset_calls()
     return OldStore(*files, stripe, lago)

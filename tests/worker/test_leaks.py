@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.db.models.inbox import ReceivedEvent
+from core.db.models.inbox import ServiceEvent
 from core.org_manager import OrgManager
 from tests.worker import leaks
 
@@ -49,7 +49,7 @@ def test_a_key_is_found_in_any_file_and_any_cell(database: Database, database_ur
     assert leaks.found(leaks.files(tmp_path, "*"), {"sk_test_key"}) == ["schedule.dat: sk_test_key"]
     with database.write() as session:
         session.add(
-            ReceivedEvent(source="s", id="i", received_at=utc_now(), verdict="refused", data={"token": "sk_test_key"})
+            ServiceEvent(source="s", id="i", received_at=utc_now(), status="rejected", data={"token": "sk_test_key"})
         )
     rows = leaks.rows(database_url, with_names=True)
     assert leaks.found(rows, {"sk_test_key"}) == ["received_events.data: sk_test_key"]

@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.access.users import Profile, remember
+from core.access.users import UserProfile, upsert
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.emails.queue import counts
-from core.events.event_types import Cause, Change
+from core.events.event_types import Cause, ChangeContext
 from core.organizations.commands import NewOrganization, create
 from core.organizations.memberships import add
 from sandbox.client import SandboxClient
@@ -103,12 +103,12 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(fo
 
         assert running.call("GET", f"{path}/sync?wait=20s", "alice").json()["in_sync"]
         running.sandbox.add_fault("lago", "*", "html_502", times=0)
-        changed = running.call("PATCH", f"{path}/plan", "bob", {"plan_tier": "professional"}).json()["sync"]["sequence"]
-        standing = running.call("GET", f"{path}/sync?through={changed}&wait=3s", "bob").json()["providers"]
+        changed = running.call("PATCH", f"{path}/plan", "bob", {"plan_tier": "professional"}).json()["sync"]["version"]
+        standing = running.call("GET", f"{path}/sync?version={changed}&wait=3s", "bob").json()["providers"]
         assert (standing["stripe"]["in_sync"], standing["lago"]["in_sync"]) == (True, False)
         assert len(server.taken) == 2
         running.sandbox.clear_faults()
-        assert running.call("GET", f"{path}/sync?through={changed}&wait=30s", "bob").json()["in_sync"]
+        assert running.call("GET", f"{path}/sync?version={changed}&wait=30s", "bob").json()["in_sync"]
         server.wait_for(lambda: len(server.taken) == 4, seconds=60)
         assert {str(mail["To"]) for mail in server.taken[2:]} == {"alice@acme.test", "bob@acme.test"}
         assert {str(mail["Subject"]) for mail in server.taken[2:]} == {"Acme is now on the plan Professional"}
@@ -116,17 +116,17 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(fo
 
 def test_without_a_mail_server_a_folder_has_what_one_clicks_along_with(folder: Path, provider: Provider) -> None:
     def mails() -> list[EmailMessage]:
-        files = sorted((folder / "data" / "mails").glob("invitation.*.eml"))
+        files = sorted((folder / "data" / "emails").glob("invitation.*.eml"))
         return [message_from_bytes(file.read_bytes(), EmailMessage, policy=default) for file in files]
 
     with up(folder, provider) as running:
-        assert "data/mails   (one file each)" in running.process.output
+        assert "data/emails  (one file each)" in running.process.output
         org_id = running.post("/api/organizations", "alice", {"name": "Acme"}).json()["org_id"]
         running.post(f"/api/organizations/{org_id}/invitations", "alice", {"email": "bob@acme.test"})
         running.process.until(lambda: len(mails()) == 1, 20, "writes the invitation")
         accepted = running.post("/api/invitations/accept", "bob", {"token": token(mails()[0])})
         assert (accepted.status_code, accepted.json()["org_id"]) == (200, org_id)
-        assert list((folder / "data" / "mails").glob("welcome.*.eml"))
+        assert list((folder / "data" / "emails").glob("welcome.*.eml"))
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def registered(postgres_url: str, plans: Catalog) -> Iterator[Database]:
     database = Database(postgres_url)
     database.upgrade()
     with database.write() as session:
-        change = Change(session, utc_now(), Cause(actor="zelda"))
-        remember(change, Profile(user_id="zelda", name="Zelda", email="zelda@confidential.test"))
+        change = ChangeContext(session, utc_now(), Cause(actor="zelda"))
+        upsert(change, UserProfile(user_id="zelda", name="Zelda", email="zelda@confidential.test"))
         made = create(change, NewOrganization(name="Zebra Confidential", plan_tier="starter"), plans)
         add(change, made, "zelda", "owner")
     yield database
@@ -158,7 +158,7 @@ def test_deployed_mails_wait_for_a_mail_server_and_tell_nobody_what_is_in_them(
         shown = deployed.run("status").stdout
         assert "mails to send: 1, the oldest since" in shown
         assert "SMTP_HOST is not set" in shown
-        assert json.loads(deployed.run("status", "--json").stdout)["mails"]["waiting"] == 1
+        assert json.loads(deployed.run("status", "--json").stdout)["emails"]["waiting"] == 1
 
         with mail_server(authenticator=knows_the_login, auth_require_tls=False) as server:
             deployed.environment |= {**by_smtp(server), "SMTP_USER": LOGIN[0], "SMTP_PASSWORD": LOGIN[1]}

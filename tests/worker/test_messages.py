@@ -15,8 +15,8 @@ from sqlalchemy import select
 
 from core.common.json_types import Json
 from core.db.database import Database
-from core.db.models.inbox import ReceivedEvent
-from core.inbox.event_schemas import LARGEST_BYTES
+from core.db.models.inbox import ServiceEvent
+from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 from sandbox.server import Sandbox
 from tests.worker.deployment import Deployment, deployment, until
 
@@ -117,12 +117,12 @@ def is_left(deployed: Deployment, broker_url: str) -> bool:
         return kombu.Queue("events")(connection.channel()).get(no_ack=True) is not None
 
 
-def received(database: Database) -> dict[str, ReceivedEvent]:
+def received(database: Database) -> dict[str, ServiceEvent]:
     with database.read() as session:
-        return {row.id: row for row in session.scalars(select(ReceivedEvent))}
+        return {row.id: row for row in session.scalars(select(ServiceEvent))}
 
 
-def arrives(deployed: Deployment, queue: Queue, database: Database, event: dict[str, Json]) -> ReceivedEvent:
+def arrives(deployed: Deployment, queue: Queue, database: Database, event: dict[str, Json]) -> ServiceEvent:
     queue.send(event)
     until(lambda: event["id"] in received(database), 60, "received")
     assert deployed.running[0].poll() is None
@@ -138,10 +138,10 @@ def test_a_message_that_is_no_json_is_thrown_away_and_not_opened(
     queue.put(json.dumps([[created()], {}, {}]).encode(), kind="text/made-up")
     queue.put(b'[[{"name": "' + NAME.encode())
     queue.put(b"\xff" + NAME.encode())
-    assert arrives(deployed, queue, database, created("Last Confidential")).verdict == "accepted"
+    assert arrives(deployed, queue, database, created("Last Confidential")).status == "applied"
     assert len(received(database)) == 2
     assert not (tmp_path / "opened").exists()
-    until(lambda: deployed.logs.count("message_thrown_away") >= 5, 10, "each told")
+    until(lambda: deployed.logs.count("message_dropped") >= 5, 10, "each told")
 
 
 def test_a_message_that_is_no_task_is_thrown_away(
@@ -179,10 +179,10 @@ def test_a_header_that_makes_no_sense_ends_no_worker(deployed: Deployment, queue
 def test_a_message_that_is_too_large_is_refused_by_its_size_and_not_kept(
     deployed: Deployment, queue: Queue, database: Database
 ) -> None:
-    event = created(note="x" * LARGEST_BYTES)
+    event = created(note="x" * MAX_SERVICE_EVENT_BYTES)
     row = arrives(deployed, queue, database, event)
     size = len(json.dumps(event))
-    assert (row.verdict, row.data) == ("refused", None)
-    assert row.reason == f"the message has {size} bytes; at most {LARGEST_BYTES} are taken"
+    assert (row.status, row.data) == ("rejected", None)
+    assert row.reason == f"the message has {size} bytes; at most {MAX_SERVICE_EVENT_BYTES} are taken"
     huge = created(note="x" * 20 * 2**20)
     assert arrives(deployed, queue, database, huge).data is None

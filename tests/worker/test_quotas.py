@@ -11,7 +11,7 @@ from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.org_manager import OrgManager
-from providers.lago.provider import LagoBiller
+from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import deployment, until
@@ -42,8 +42,8 @@ def test_a_biller_that_answers_slowly_does_not_keep_the_other_waiting(  # noqa: 
 ) -> None:
     database = Database(postgres_url)
     database.upgrade()
-    lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    publishing.push(plans, [lago])
+    lago = LagoProvider(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
+    publishing.publish(plans, [lago])
     lago.close()
     sandbox.add_fault("stripe", CREATE, "slow", times=0, seconds=8)
     manager = OrgManager(database_url=postgres_url)

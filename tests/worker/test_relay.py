@@ -12,7 +12,7 @@ from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.events import Event
-from core.events.event_types import Cause, Change
+from core.events.event_types import Cause, ChangeContext
 from core.organizations.commands import NewOrganization, create
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
@@ -24,7 +24,9 @@ def test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once(
 ) -> None:
     with database.write() as session:
         create(
-            Change(session, utc_now(), Cause(actor="test")), NewOrganization(name="Acme", plan_tier="starter"), plans
+            ChangeContext(session, utc_now(), Cause(actor="test")),
+            NewOrganization(name="Acme", plan_tier="starter"),
+            plans,
         )
     app = build(
         Settings.model_validate(

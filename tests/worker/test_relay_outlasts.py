@@ -18,7 +18,7 @@ from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.events import Event
 from core.events import outbox
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from tests.worker.deployment import until
@@ -52,7 +52,7 @@ def work(database: Database, plans: Catalog) -> Callable[[], None]:
     def commit() -> None:
         new = NewOrganization(name=f"Acme {next(names)}", plan_tier="starter")
         with database.write() as session:
-            commands.create(Change(session, utc_now()), new, plans)
+            commands.create(ChangeContext(session, utc_now()), new, plans)
 
     return commit
 
@@ -85,7 +85,7 @@ def relaying(database: Database, broker_url: str, folder: Path) -> Iterator[thre
 
 def all_published(database: Database) -> bool:
     with database.read() as session:
-        return not outbox.any_pending(session)
+        return not outbox.has_pending(session)
 
 
 def given_back(database: Database) -> bool:

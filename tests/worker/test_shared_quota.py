@@ -14,22 +14,30 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.flow_control.rate_limiter import SECOND, Limit, Limits, LocalQuota, Urgency
+from core.flow_control.rate_limiter import (
+    MICROSECONDS_PER_SECOND,
+    LocalRateLimiter,
+    Priority,
+    ProviderRateLimits,
+    RateLimit,
+)
 from core.ports.spec import PROVIDERS, Provider
-from worker.shared.rate_limiter import PROCESSES, SharedQuota
+from worker.shared.rate_limiter import ASSUMED_PROCESS_COUNT, RedisRateLimiter
 
-LIMITS: dict[Provider, Limits] = {
-    "stripe": Limits(Limit(98.0, 20), Limit(24.5, 5)),
-    "lago": Limits(Limit(45.0, 2), round_takes=2),
+LIMITS: dict[Provider, ProviderRateLimits] = {
+    "stripe": ProviderRateLimits(RateLimit(98.0, 20), RateLimit(24.5, 5)),
+    "lago": ProviderRateLimits(RateLimit(45.0, 2), calls_per_reconcile=2),
 }
 OPERATIONS = ("POST /v1/customers", "GET /v1/customers/{id}")
-BEGIN = 1_790_000_000 * SECOND
+BEGIN = 1_790_000_000 * MICROSECONDS_PER_SECOND
 
 providers = st.sampled_from(PROVIDERS)
 operations = st.sampled_from(OPERATIONS)
 reasons = st.sampled_from([None, "global-rate", "endpoint-rate", "endpoint-concurrency"])
-urgencies: st.SearchStrategy[Urgency] = st.sampled_from(["fresh", "bulk", "started"])
-pauses = st.integers(0, 400_000) | st.sampled_from([0, 1, 5 * SECOND, 40 * SECOND, 90 * SECOND])
+urgencies: st.SearchStrategy[Priority] = st.sampled_from(["interactive", "bulk", "in_flight"])
+pauses = st.integers(0, 400_000) | st.sampled_from(
+    [0, 1, 5 * MICROSECONDS_PER_SECOND, 40 * MICROSECONDS_PER_SECOND, 90 * MICROSECONDS_PER_SECOND]
+)
 takes = st.tuples(st.just("take"), pauses, providers, operations, st.integers(0, 6), urgencies)
 slow_downs = st.tuples(st.just("slow"), pauses, providers, operations, reasons, st.sampled_from([0.0, 0.5, 3.0]))
 # Enough takes at one moment that lines form.
@@ -37,40 +45,42 @@ crowds = st.tuples(st.just("crowd"), st.integers(0, 60_000), providers, operatio
 
 
 # Slower than one a second, where a turn that has begun waits for longer.
-SLOW: dict[Provider, Limits] = {
-    "stripe": Limits(Limit(1.5, 3), Limit(0.3, 2)),
-    "lago": Limits(Limit(0.45, 2), round_takes=2),
+SLOW: dict[Provider, ProviderRateLimits] = {
+    "stripe": ProviderRateLimits(RateLimit(1.5, 3), RateLimit(0.3, 2)),
+    "lago": ProviderRateLimits(RateLimit(0.45, 2), calls_per_reconcile=2),
 }
 
 
 @pytest.fixture
-def shared(redis_url: str) -> Iterator[SharedQuota]:
-    quota = SharedQuota(LIMITS, redis_url)
+def shared(redis_url: str) -> Iterator[RedisRateLimiter]:
+    quota = RedisRateLimiter(LIMITS, redis_url)
     yield quota
     quota.close()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(takes | slow_downs | crowds, max_size=40))
-def test_redis_decides_as_memory_does(steps: list[tuple[object, ...]], shared: SharedQuota, redis_url: str) -> None:
+def test_redis_decides_as_memory_does(
+    steps: list[tuple[object, ...]], shared: RedisRateLimiter, redis_url: str
+) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
     now = BEGIN
-    local = LocalQuota(LIMITS, lambda: now)
+    local = LocalRateLimiter(LIMITS, lambda: now)
     for step in steps:
         match step:
             case ("slow", int() as pause, provider, str() as operation, reason, float() as seconds):
                 now += pause
-                shared.moment = now
+                shared.fixed_now = now
                 for quota in (local, shared):
-                    quota.slow_down(_provider(provider), operation, _text(reason), seconds)
+                    quota.penalize(_provider(provider), operation, _text(reason), seconds)
             case (kind, int() as pause, provider, str() as operation, int() as many, urgency):
                 now += pause
-                shared.moment = now
+                shared.fixed_now = now
                 holders = [f"org_{n}_{now}" for n in range(many)] if kind == "crowd" else [f"org_{many}"]
                 for holder in holders:
-                    here = local.take(_provider(provider), operation, holder, _urgency(urgency))
-                    there = shared.take(_provider(provider), operation, holder, _urgency(urgency))
+                    here = local.acquire(_provider(provider), operation, holder, _urgency(urgency))
+                    there = shared.acquire(_provider(provider), operation, holder, _urgency(urgency))
                     assert here == there
             case _:
                 pytest.fail("a step of an unknown kind")
@@ -79,31 +89,36 @@ def test_redis_decides_as_memory_does(steps: list[tuple[object, ...]], shared: S
 @pytest.mark.parametrize("limits", [LIMITS, SLOW], ids=["as published", "slow"])
 @pytest.mark.parametrize("seed", range(4))
 def test_redis_decides_as_memory_does_through_a_long_day(
-    seed: int, limits: dict[Provider, Limits], redis_url: str
+    seed: int, limits: dict[Provider, ProviderRateLimits], redis_url: str
 ) -> None:
     """Lines that form and drain, people who come back early, in time and late, and one 429 after the other."""
     now = BEGIN
-    local, shared = LocalQuota(limits, lambda: now), SharedQuota(limits, redis_url)
+    local, shared = LocalRateLimiter(limits, lambda: now), RedisRateLimiter(limits, redis_url)
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     for _ in range(1500):
         now += chance.choice([0, 0, 0, 20_000, 100_000, 300_000, 2_500_000])
-        shared.moment = now
+        shared.fixed_now = now
         provider, operation = chance.choice(PROVIDERS), chance.choice(OPERATIONS)
         if chance.random() < 0.05:
             reason, pause = chance.choice([None, "global-rate"]), chance.choice([0.0, 1.0])
             for quota in (local, shared):
-                quota.slow_down(provider, operation, reason, pause)
+                quota.penalize(provider, operation, reason, pause)
             continue
-        holder, urgency = f"org_{chance.randrange(200)}", _urgency(chance.choice(["fresh", "bulk", "bulk", "started"]))
-        assert local.take(provider, operation, holder, urgency) == shared.take(provider, operation, holder, urgency)
+        holder, urgency = (
+            f"org_{chance.randrange(200)}",
+            _urgency(chance.choice(["interactive", "bulk", "bulk", "in_flight"])),
+        )
+        assert local.acquire(provider, operation, holder, urgency) == shared.acquire(
+            provider, operation, holder, urgency
+        )
     shared.close()
 
 
-def test_threads_that_share_redis_get_the_rate_and_the_burst_together(shared: SharedQuota) -> None:
-    shared.moment = BEGIN
+def test_threads_that_share_redis_get_the_rate_and_the_burst_together(shared: RedisRateLimiter) -> None:
+    shared.fixed_now = BEGIN
 
     def ask(number: int) -> str:
-        return shared.take("stripe", OPERATIONS[0], f"org_{number}", "fresh").state
+        return shared.acquire("stripe", OPERATIONS[0], f"org_{number}", "interactive").state
 
     with ThreadPoolExecutor(8) as pool:
         states = Counter(pool.map(ask, range(400)))
@@ -112,26 +127,26 @@ def test_threads_that_share_redis_get_the_rate_and_the_burst_together(shared: Sh
     assert states["go"] + states["queued"] in range(5 + int(24.5 * 5), 9 + int(24.5 * 5))
 
 
-def test_a_wiped_redis_starts_the_buckets_anew(shared: SharedQuota, redis_url: str) -> None:
-    shared.moment = BEGIN
-    while shared.take("lago", "POST /customers", "org_1", "bulk").state == "go":
+def test_a_wiped_redis_starts_the_buckets_anew(shared: RedisRateLimiter, redis_url: str) -> None:
+    shared.fixed_now = BEGIN
+    while shared.acquire("lago", "POST /customers", "org_1", "bulk").state == "go":
         pass
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
         client.script_flush()
-    assert shared.take("lago", "POST /customers", "org_1", "bulk").state == "go"
+    assert shared.acquire("lago", "POST /customers", "org_1", "bulk").state == "go"
 
 
 def test_without_redis_each_process_goes_on_with_its_share() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    quota = SharedQuota(LIMITS, f"redis://127.0.0.1:{port}")
-    slots = [quota.take("stripe", OPERATIONS[0], f"org_{number}", "fresh") for number in range(20)]
+    quota = RedisRateLimiter(LIMITS, f"redis://127.0.0.1:{port}")
+    slots = [quota.acquire("stripe", OPERATIONS[0], f"org_{number}", "interactive") for number in range(20)]
     assert slots[0].state == "go"
     queued = [slot for slot in slots if slot.state == "queued"]
     spacing = {round(after.seconds - before.seconds, 2) for before, after in pairwise(queued)}
-    assert spacing == {round(PROCESSES / 24.5, 2)}
-    quota.slow_down("stripe", OPERATIONS[0], None, 0.0)
+    assert spacing == {round(ASSUMED_PROCESS_COUNT / 24.5, 2)}
+    quota.penalize("stripe", OPERATIONS[0], None, 0.0)
     quota.close()
 
 
@@ -139,8 +154,8 @@ def _provider(value: object) -> Provider:
     return "stripe" if value == "stripe" else "lago"
 
 
-def _urgency(value: object) -> Urgency:
-    return "fresh" if value == "fresh" else "bulk" if value == "bulk" else "started"
+def _urgency(value: object) -> Priority:
+    return "interactive" if value == "interactive" else "bulk" if value == "bulk" else "in_flight"
 
 
 def _text(value: object) -> str | None:

@@ -11,12 +11,12 @@ import pytest
 from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
-from core.flow_control.circuit_breaker import Stop
+from core.flow_control.circuit_breaker import OpenBreaker
 from core.org_manager import OrgManager
 from core.ports.spec import Provider
 from core.reporting import overview as status_overview
 from core.reporting.overview import Overview
-from providers.lago.provider import LagoBiller
+from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.worker.deployment import STRIPE_KEY, Deployment, deployment, until
@@ -42,13 +42,13 @@ class Place:
 
     def overview(self) -> Overview:
         with self.database.read() as session:
-            return status_overview.overview(session)
+            return status_overview.summarize(session)
 
-    def stop(self) -> Stop | None:
-        return self.overview().billers["stripe"].stop
+    def stop(self) -> OpenBreaker | None:
+        return self.overview().providers["stripe"].open_breaker
 
     def in_sync(self, biller: Provider, count: int, seconds: float) -> None:
-        until(lambda: self.overview().billers[biller].in_sync == count, seconds, f"{count} in sync at {biller}")
+        until(lambda: self.overview().providers[biller].in_sync == count, seconds, f"{count} in sync at {biller}")
 
     def stripe_calls(self) -> dict[str, int]:
         return dict(self.sandbox.counters().stripe.operations)
@@ -58,8 +58,8 @@ class Place:
 def place(
     request: pytest.FixtureRequest, sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog, tmp_path: Path
 ) -> Iterator[Place]:
-    lago = LagoBiller(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
-    publishing.push(plans, [lago])
+    lago = LagoProvider(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
+    publishing.publish(plans, [lago])
     lago.close()
     embedded = request.param == "embedded"
     url = str(request.getfixturevalue("sqlite_url" if embedded else "postgres_url"))
@@ -84,7 +84,7 @@ def test_a_refused_key_costs_the_calls_that_are_under_way_and_not_one_for_each_o
     place.in_sync("lago", MANY, 60)
     stop = place.stop()
     assert stop is not None
-    assert stop.kind == "misconfigured"
+    assert stop.reason == "misconfigured"
     calls = place.sandbox.counters().stripe.total
     assert 1 <= calls <= THREADS * place.workers, calls
     place.sandbox.settings(revoked_keys=[])
@@ -102,7 +102,7 @@ def test_while_one_biller_is_down_the_other_goes_on_and_afterwards_each_waiting_
     place.in_sync("lago", MANY, 60)
     stop = place.stop()
     assert stop is not None
-    assert stop.kind == "unavailable"
+    assert stop.reason == "unavailable"
     calls = place.sandbox.counters().stripe.total
     assert calls <= THREADS * place.workers + 6, calls  # probes after 2, 4, 8, 16, 32 and 60 s
     place.sandbox.clear_faults()

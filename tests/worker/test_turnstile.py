@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, Ring
-from worker.processes.burst_classifier import NO_CROWD, Turnstile
+from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, SyncRequest
+from worker.processes.burst_classifier import INTERACTIVE_BURST_SIZE, BurstClassifier
 
 
 class Moment:
@@ -22,36 +22,40 @@ def moment() -> Moment:
 
 
 @pytest.fixture
-def turnstile(moment: Moment) -> Turnstile:
-    return Turnstile(lambda _: 16.0, moment)
+def turnstile(moment: Moment) -> BurstClassifier:
+    return BurstClassifier(lambda _: 16.0, moment)
 
 
-def rings(many: int, task: str = SYNC_TO_STRIPE) -> list[Ring]:
-    return [Ring(task, f"org_{number}") for number in range(many)]
+def rings(many: int, task: str = SYNC_TO_STRIPE) -> list[SyncRequest]:
+    return [SyncRequest(task, f"org_{number}") for number in range(many)]
 
 
-def test_what_comes_faster_than_the_biller_takes_it_is_rung_at_its_pace(turnstile: Turnstile) -> None:
-    rung = list(turnstile.sort(rings(NO_CROWD + 100)))
-    assert rung[:NO_CROWD] == rings(NO_CROWD)
-    assert {ring.queue for ring in rung[NO_CROWD:]} == {"stripe_bulk"}
-    assert [ring.after for ring in rung[NO_CROWD:]] == pytest.approx([number / 16 for number in range(100)])
+def test_what_comes_faster_than_the_biller_takes_it_is_rung_at_its_pace(turnstile: BurstClassifier) -> None:
+    rung = list(turnstile.classify(rings(INTERACTIVE_BURST_SIZE + 100)))
+    assert rung[:INTERACTIVE_BURST_SIZE] == rings(INTERACTIVE_BURST_SIZE)
+    assert {ring.queue for ring in rung[INTERACTIVE_BURST_SIZE:]} == {"stripe_bulk"}
+    assert [ring.delay_seconds for ring in rung[INTERACTIVE_BURST_SIZE:]] == pytest.approx(
+        [number / 16 for number in range(100)]
+    )
 
 
-def test_the_end_of_a_long_crowd_is_left_to_the_sweep(turnstile: Turnstile, moment: Moment) -> None:
-    assert len(list(turnstile.sort(rings(2000)))) == NO_CROWD + 20 * 16 + 1
-    assert list(turnstile.sort(rings(1))) == []
+def test_the_end_of_a_long_crowd_is_left_to_the_sweep(turnstile: BurstClassifier, moment: Moment) -> None:
+    assert len(list(turnstile.classify(rings(2000)))) == INTERACTIVE_BURST_SIZE + 20 * 16 + 1
+    assert list(turnstile.classify(rings(1))) == []
     moment.now = 0.01
-    assert list(turnstile.sort(rings(1))) == []
+    assert list(turnstile.classify(rings(1))) == []
 
 
-def test_the_change_after_a_crowd_is_fresh_and_so_is_the_other_biller(turnstile: Turnstile, moment: Moment) -> None:
-    list(turnstile.sort(rings(2000)))
-    assert [ring.bulk for ring in turnstile.sort(rings(1, SYNC_TO_LAGO))] == [False]
+def test_the_change_after_a_crowd_is_fresh_and_so_is_the_other_biller(
+    turnstile: BurstClassifier, moment: Moment
+) -> None:
+    list(turnstile.classify(rings(2000)))
+    assert [ring.bulk for ring in turnstile.classify(rings(1, SYNC_TO_LAGO))] == [False]
     moment.now = 0.5
-    assert [ring.bulk for ring in turnstile.sort(rings(8))] == [False] * 8
+    assert [ring.bulk for ring in turnstile.classify(rings(8))] == [False] * 8
 
 
-def test_changes_at_the_pace_of_the_biller_are_never_bulk(turnstile: Turnstile, moment: Moment) -> None:
+def test_changes_at_the_pace_of_the_biller_are_never_bulk(turnstile: BurstClassifier, moment: Moment) -> None:
     for _ in range(500):
         moment.now += 1 / 16
-        assert [ring.bulk for ring in turnstile.sort(rings(1))] == [False]
+        assert [ring.bulk for ring in turnstile.classify(rings(1))] == [False]

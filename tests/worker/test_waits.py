@@ -15,10 +15,10 @@ from celery import Celery, Task
 from sqlalchemy import select
 
 from core.db.database import Database
-from core.db.models.inbox import ReceivedEvent
-from core.db.models.jobs import Job
+from core.db.models.inbox import ServiceEvent
+from core.db.models.jobs import JobLock
 from sandbox.server import Sandbox
-from tasks.routing import QUEUE_OF, RECEIVE, SWEEP, SYNC_TO_LAGO
+from tasks.routing import QUEUE_BY_TASK, RECEIVE_EVENT, SWEEP, SYNC_TO_LAGO
 from tests.worker.deployment import Deployment, deployment, until
 from tests.worker.test_deployed import closed_to_all
 from worker.config.settings import Settings
@@ -60,13 +60,13 @@ def send(elsewhere: Celery, task: str, *rounds: Any, **options: Any) -> None:  #
     with elsewhere.producer_pool.acquire(block=True) as producer:
         for arguments in rounds:
             elsewhere.send_task(
-                task, args=[arguments], queue=QUEUE_OF[task], producer=producer, ignore_result=True, **options
+                task, args=[arguments], queue=QUEUE_BY_TASK[task], producer=producer, ignore_result=True, **options
             )
 
 
 def count(database: Database) -> int:
     with database.read() as session:
-        return len(session.scalars(select(ReceivedEvent.id)).all())
+        return len(session.scalars(select(ServiceEvent.id)).all())
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -78,7 +78,7 @@ def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
         send(elsewhere, SYNC_TO_LAGO, *crowd, countdown=30)
         deployed.start("worker")
         until(lambda: server.hlen("unacked") >= len(crowd), 25, "the worker holds them all")
-        send(elsewhere, RECEIVE, event())
+        send(elsewhere, RECEIVE_EVENT, event())
         until(lambda: count(database) == 1, 10, "an event passes by them")
         until(lambda: server.hlen("unacked") == 0, 60, "their time has come")
     stats = elsewhere.control.inspect(timeout=5).stats() or {}
@@ -90,17 +90,17 @@ def test_a_backlog_of_events_does_not_hold_up_the_sweep(
     deployed: Deployment, database: Database, elsewhere: Celery
 ) -> None:
     backlog = 2000
-    send(elsewhere, RECEIVE, *(event("membership.added", user_id=f"u{number}") for number in range(backlog)))
+    send(elsewhere, RECEIVE_EVENT, *(event("membership.added", user_id=f"u{number}") for number in range(backlog)))
     deployed.start("worker")
     until(lambda: count(database) > 0, 30, "the worker works")
     # As beat rings for it.
-    elsewhere.send_task(SWEEP, queue=QUEUE_OF[SWEEP], expires=5, ignore_result=True)
+    elsewhere.send_task(SWEEP, queue=QUEUE_BY_TASK[SWEEP], expires=5, ignore_result=True)
 
     def swept() -> bool:
         with database.read() as session:
-            return session.get(Job, SWEEP) is not None
+            return session.get(JobLock, SWEEP) is not None
 
-    until(swept, 10, "swept")
+    until(swept, 10, "links_swept")
     assert count(database) < backlog
 
 
@@ -109,10 +109,10 @@ def test_a_retried_event_is_shown_to_nobody(
     deployed: Deployment, database: Database, postgres_server: str, elsewhere: Celery
 ) -> None:
     deployed.start("worker")
-    send(elsewhere, RECEIVE, event(), argsrepr="()")
+    send(elsewhere, RECEIVE_EVENT, event(), argsrepr="()")
     until(lambda: count(database) == 1, 40, "the worker works")
     with watched(elsewhere) as seen, closed_to_all(database, postgres_server):
-        send(elsewhere, RECEIVE, event(), argsrepr="()")
+        send(elsewhere, RECEIVE_EVENT, event(), argsrepr="()")
         until(lambda: sum(each["type"] == "task-retried" for each in seen) > 1, 30, "tried and tried again")
     until(lambda: count(database) == 2, 40, "received")
     assert {"task-sent", "task-received", "task-retried"} <= {each["type"] for each in seen}
@@ -148,7 +148,7 @@ def task(database: Database, tmp_path: Path) -> Iterator[Task[Any, Any]]:
     }
     app = build(Settings.model_validate(settings))
     app.loader.import_default_modules()
-    yield app.tasks[RECEIVE]
+    yield app.tasks[RECEIVE_EVENT]
     app.close_runtime()
 
 
@@ -170,8 +170,8 @@ def test_however_an_event_is_sent_it_gets_one_verdict(
     for _ in range(2):
         task.apply(args=sent, kwargs=named, throw=True)
     with database.read() as session:
-        [kept] = session.scalars(select(ReceivedEvent))
-    assert (kept.verdict, kept.reason) == ("refused", "arguments: send one, the event, and nothing else")
+        [kept] = session.scalars(select(ServiceEvent))
+    assert (kept.status, kept.reason) == ("rejected", "arguments: send one, the event, and nothing else")
 
 
 @pytest.mark.parametrize(("sent", "named"), [((event(),), {}), ((), {"event": event()})], ids=["by place", "by name"])
@@ -180,4 +180,4 @@ def test_an_event_may_be_sent_by_place_and_by_name(
 ) -> None:
     task.apply(args=sent, kwargs=named, throw=True)
     with database.read() as session:
-        assert [row.verdict for row in session.scalars(select(ReceivedEvent))] == ["accepted"]
+        assert [row.status for row in session.scalars(select(ServiceEvent))] == ["applied"]

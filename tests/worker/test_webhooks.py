@@ -19,7 +19,7 @@ from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from sandbox.client import SandboxClient
@@ -66,8 +66,8 @@ class Up:
         return console.run(self.folder, *words)
 
     def messages(self, *verdicts: str) -> list[dict[str, Any]]:
-        words = [word for verdict in verdicts for word in ("--verdict", verdict)]
-        ended = self.billing_sync("received", "--json", "--limit", "1000", *words)
+        words = [word for verdict in verdicts for word in ("--status", verdict)]
+        ended = self.billing_sync("inbox", "--json", "--limit", "1000", *words)
         assert ended.returncode == 0, ended.stderr
         return list(json.loads(ended.stdout)["messages"])
 
@@ -93,7 +93,7 @@ class Up:
 
     def is_parked(self, org_id: str, provider: str) -> str:
         """The sentence."""
-        self.until(lambda: self.link(org_id, provider)["standing"] == "parked", "parked")
+        self.until(lambda: self.link(org_id, provider)["status"] == "parked", "parked")
         return str(self.link(org_id, provider)["error"]["message"])
 
 
@@ -197,7 +197,7 @@ def test_a_payer_that_lago_cannot_use_is_shown(up: Up) -> None:
     org_id = up.organization()
     up.sandbox.make("lago", "payer_errors", external_customer_id=org_id, error_code="resource_missing")
     up.until(lambda: up.link(org_id, "lago")["payment"] is not None, "shown")
-    assert up.link(org_id, "lago")["payment"]["state"] == "refused"
+    assert up.link(org_id, "lago")["payment"]["state"] == "rejected"
     up.sandbox.make("lago", "payers", external_customer_id=org_id)
     up.until(lambda: up.link(org_id, "lago")["payment"] is None, "taken")
 
@@ -225,7 +225,7 @@ def test_what_another_account_sent_is_shown_to_a_person(up: Up) -> None:
         up.until(lambda: up.sandbox.webhooks()["deliveries"][-1]["status"] == 200, "answered")
     finally:
         up.sandbox.settings(lago_organization=account)
-    (refused,) = up.messages("refused")
+    (refused,) = up.messages("rejected")
     assert (refused["source"], refused["type"]) == ("lago", "customer.payment_provider_created")
     assert "this database belongs to" in refused["reason"]
     assert "1 refused" in up.billing_sync("status").stdout
@@ -257,14 +257,14 @@ def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
         relay.send_signal(signal.SIGTERM)
         relay.wait(30)
         sandbox.make("lago", "invoices", external_customer_id=org_id)
-        until(lambda: link(database, org_id, "lago").payment == "failed", 30, "shown")
+        until(lambda: link(database, org_id, "lago").payment_status == "failed", 30, "shown")
     database.close()
 
 
 def made(database: Database) -> str:
     with database.write() as session:
         new = NewOrganization(name="Deployed", plan_tier="professional")
-        return commands.create(Change(session, utc_now()), new, plan_catalog.load()).id
+        return commands.create(ChangeContext(session, utc_now()), new, plan_catalog.load()).id
 
 
 def link(database: Database, org_id: str, provider: str) -> BillingLink:

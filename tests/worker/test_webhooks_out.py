@@ -17,7 +17,7 @@ from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.webhooks import WebhookDelivery
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from sandbox.server import Sandbox
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 def create(database: Database, plans: Catalog, name: str) -> str:
     with database.write() as session:
         new = NewOrganization(name=name, plan_tier="starter")
-        return commands.create(Change(session, utc_now()), new, plans).id
+        return commands.create(ChangeContext(session, utc_now()), new, plans).id
 
 
 def told(sent: Sent, secret: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_up_tells_when_both_billers_hold_an_organization(folder: Path, receiver:
         assert up.stop() == 0
     announced = told(sent, secret)
     assert (announced["type"], announced["subject"]) == ("organization.synced", org_id)
-    assert announced["data"]["through"] >= 1
+    assert announced["data"]["version"] >= 1
 
 
 def test_a_person_sees_what_was_given_up_and_sends_it_again(folder: Path, receiver: Receiver, plans: Catalog) -> None:
@@ -93,7 +93,7 @@ def test_a_person_sees_what_was_given_up_and_sends_it_again(folder: Path, receiv
         [failed] = json.loads(shown.stdout)["failed"]
         assert (failed["org_id"], failed["status"], failed["attempts"]) == (org_id, 410, 1)
         [listed] = json.loads(console.run(folder, "webhooks", "list", "--json").stdout)["webhooks"]
-        assert (listed["failed"], listed["disabled_because"]) == (1, "it answered 410, gone")
+        assert (listed["failed"], listed["disabled_reason"]) == (1, "it answered 410, gone")
         assert "1 event to be sent again" in console.run(folder, "webhooks", "replay", endpoint["id"]).stdout
         up.until(lambda: states(database) == ["delivered"], 20, "it is taken")
         database.close()
@@ -117,7 +117,7 @@ def test_words_that_lead_nowhere_are_said_so(folder: Path) -> None:
 def test_what_holds_webhooks_up_keeps_no_biller_waiting(database: Database, plans: Catalog, tmp_path: Path) -> None:
     create(database, plans, "Acme")
     with database.write() as session:
-        session.execute(update(BillingLink).values(sweep_at=utc_now()))
+        session.execute(update(BillingLink).values(next_sweep_at=utc_now()))
         session.execute(text("ALTER TABLE webhook_deliveries RENAME TO away"))
     app = build(
         Settings.model_validate(
@@ -138,7 +138,7 @@ def test_what_holds_webhooks_up_keeps_no_biller_waiting(database: Database, plan
     finally:
         app.close_runtime()
     with database.read() as session:
-        assert session.scalars(select(BillingLink.org_id).where(BillingLink.sweep_at <= utc_now())).all() == []
+        assert session.scalars(select(BillingLink.org_id).where(BillingLink.next_sweep_at <= utc_now())).all() == []
 
 
 @pytest.fixture

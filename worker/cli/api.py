@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from worker.cli import output, resources
-from worker.cli.exit_codes import FailedError
-from worker.cli.run import stop_asked
+from worker.cli.exit_codes import CommandFailedError
+from worker.cli.run import stop_on_signal
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
-from worker.config.api import PORT
+from worker.config.api import DEFAULT_API_PORT
 from worker.wiring import logging
 
-LOOK_EVERY = 1.0  # seconds
+API_CHECK_SECONDS = 1.0  # seconds
 
 
 def api(
@@ -30,14 +30,20 @@ def api(
     """Serve the API; run as many as you need. /docs describes it."""
     from worker.wiring import api as api_wiring
 
-    settings, own = settings_of.read(), api_settings.read()
-    asked = own.api_port if port is None else port
-    given = {"api_host": host or own.api_host, "api_port": PORT if asked is None else asked}
+    settings, server_settings = settings_of.read(), api_settings.read()
+    chosen_port = server_settings.api_port if port is None else port
+    overrides = {
+        "api_host": host or server_settings.api_host,
+        "api_port": DEFAULT_API_PORT if chosen_port is None else chosen_port,
+    }
     logging.configure(settings)
-    resources.make_folder(settings)
-    with stop_asked() as stopping, api_wiring.api(settings, own.model_copy(update=given)) as served:
-        output.show(f"The API listens on {served.url}; {served.url}/docs describes it. Stop it with Ctrl-C.")
-        while not stopping.wait(LOOK_EVERY):
-            if not served.alive:
+    resources.make_database_folder(settings)
+    with (
+        stop_on_signal() as stopping,
+        api_wiring.serve(settings, server_settings.model_copy(update=overrides)) as server,
+    ):
+        output.show(f"The API listens on {server.url}; {server.url}/docs describes it. Stop it with Ctrl-C.")
+        while not stopping.wait(API_CHECK_SECONDS):
+            if not server.is_alive:
                 message = "the API ended by itself: see the log above, then start it again"
-                raise FailedError(message)
+                raise CommandFailedError(message)

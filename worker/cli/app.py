@@ -26,10 +26,10 @@ from worker.cli import (
 from worker.config.settings import Settings
 from worker.wiring import logging
 
-TRY = "Try it"
-LOOK = "Look"
-STORE = "Organizations in and out"
-RUN = "Run it"
+PANEL_TRY = "Try it"
+PANEL_OPERATE = "Look"
+PANEL_IMPORT_EXPORT = "Organizations in and out"
+PANEL_RUN = "Run it"
 
 app = typer.Typer(
     name="billing-sync",
@@ -40,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+drift_commands = typer.Typer(no_args_is_help=True)
 plan_commands = typer.Typer(no_args_is_help=True)
 key_commands = typer.Typer(no_args_is_help=True)
 webhook_commands = typer.Typer(no_args_is_help=True)
@@ -52,8 +53,8 @@ def main() -> None:
     sys.exit(exit_codes.run(app, sys.argv[1:]))
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
-    if asked:
+def _print_version(requested: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if requested:
         typer.echo(f"billing-sync {importlib.metadata.version('billing-sync')}")
         raise typer.Exit
 
@@ -62,49 +63,57 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with the opt
 def _options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """What every command takes."""
 
 
-app.command(rich_help_panel=TRY)(demo.demo)
-app.command(rich_help_panel=TRY)(run.up)
-app.command(rich_help_panel=TRY)(run.sandbox)
-app.command(rich_help_panel=LOOK)(status.status)
-app.command(rich_help_panel=LOOK)(organizations.orgs)
-app.command(rich_help_panel=LOOK)(attention.parked)
-app.command(rich_help_panel=LOOK)(attention.retry)
-app.command(rich_help_panel=LOOK)(provider_ids.ids)
-app.command(rich_help_panel=LOOK)(attention.received)
-app.command(rich_help_panel=LOOK)(drift.plan)
-app.command(rich_help_panel=LOOK)(drift.apply)
-app.command("import", rich_help_panel=STORE)(import_export.bring_in)
-app.command("export", rich_help_panel=STORE)(import_export.take_out)
-app.command("worker", rich_help_panel=RUN)(run.run_worker)
-app.command(rich_help_panel=RUN)(api.api)
-app.command(rich_help_panel=RUN)(run.relay)
-app.command(rich_help_panel=RUN)(run.beat)
+app.command(rich_help_panel=PANEL_TRY)(demo.demo)
+app.command(rich_help_panel=PANEL_TRY)(run.up)
+app.command(rich_help_panel=PANEL_TRY)(run.sandbox)
+app.command(rich_help_panel=PANEL_OPERATE)(status.status)
+app.command(rich_help_panel=PANEL_OPERATE)(organizations.orgs)
+app.command(rich_help_panel=PANEL_OPERATE)(attention.parked)
+app.command(rich_help_panel=PANEL_OPERATE)(attention.retry)
+app.command(rich_help_panel=PANEL_OPERATE)(provider_ids.set_customer_id)
+app.command(rich_help_panel=PANEL_OPERATE)(attention.inbox)
+app.command("import", rich_help_panel=PANEL_IMPORT_EXPORT)(import_export.import_command)
+app.command("export", rich_help_panel=PANEL_IMPORT_EXPORT)(import_export.export_command)
+app.command("worker", rich_help_panel=PANEL_RUN)(run.run_worker)
+app.command(rich_help_panel=PANEL_RUN)(api.api)
+app.command(rich_help_panel=PANEL_RUN)(run.relay)
+app.command(rich_help_panel=PANEL_RUN)(run.beat)
 app.command(
-    rich_help_panel=RUN,
+    rich_help_panel=PANEL_RUN,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(run.flower)
+drift_commands.command("check")(drift.check)
+drift_commands.command("repair")(drift.repair)
 plan_commands.command("check")(plans.check)
 plan_commands.command("push")(plans.push)
-key_commands.command("create")(api_keys.create)
-key_commands.command("list")(api_keys.show)
-key_commands.command("revoke")(api_keys.revoke)
-webhook_commands.command("add")(webhooks.add)
-webhook_commands.command("list")(webhooks.show)
-webhook_commands.command("remove")(webhooks.remove)
-webhook_commands.command("rotate")(webhooks.rotate)
-webhook_commands.command("replay")(webhooks.replay)
-webhook_commands.command("failed")(webhooks.failed)
-database_commands.command("upgrade")(organizations.upgrade)
+key_commands.command("create")(api_keys.create_key)
+key_commands.command("list")(api_keys.list_keys)
+key_commands.command("revoke")(api_keys.revoke_key)
+webhook_commands.command("add")(webhooks.add_endpoint)
+webhook_commands.command("list")(webhooks.list_endpoints)
+webhook_commands.command("remove")(webhooks.remove_endpoint)
+webhook_commands.command("rotate")(webhooks.rotate_secret)
+webhook_commands.command("replay")(webhooks.replay_deliveries)
+webhook_commands.command("failed")(webhooks.failed_deliveries)
+database_commands.command("upgrade")(organizations.upgrade_database)
 app.add_typer(
-    plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=RUN
+    drift_commands,
+    name="drift",
+    help="Compare the providers with the desired state, and repair what differs.",
+    rich_help_panel=PANEL_OPERATE,
 )
-app.add_typer(key_commands, name="keys", help="Keys that open the API for other systems.", rich_help_panel=RUN)
-app.add_typer(webhook_commands, name="webhooks", help="Other services that are told what happens.", rich_help_panel=RUN)
-app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=RUN)
+app.add_typer(
+    plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=PANEL_RUN
+)
+app.add_typer(key_commands, name="keys", help="Keys that open the API for other systems.", rich_help_panel=PANEL_RUN)
+app.add_typer(
+    webhook_commands, name="webhooks", help="Other services that are told what happens.", rich_help_panel=PANEL_RUN
+)
+app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=PANEL_RUN)

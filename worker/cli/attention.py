@@ -14,141 +14,144 @@ from rich.text import Text
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.emails import queue
-from core.emails.queue import GivenUp
-from core.events.event_types import Cause, Change
+from core.emails.queue import FailedEmail
+from core.events.event_types import Cause, ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
 from core.ports.spec import Provider
 from core.reconcile import commands
 from core.reporting import inbox_messages, overview
-from core.reporting.inbox_messages import Message
-from core.reporting.overview import Stopped
+from core.reporting.inbox_messages import InboxMessage
+from core.reporting.overview import ParkedLink
 from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 
-AT_ONCE = 200
-BY_A_PERSON = Cause(actor="person", source="billing-sync retry")
+RETRY_BATCH_SIZE = 200
+RETRY_CAUSE = Cause(actor="operator", source="billing-sync retry")
 
 
-class Verdict(StrEnum):
-    accepted = "accepted"
-    refused = "refused"
+class InboxStatus(StrEnum):
+    applied = "applied"
+    rejected = "rejected"
     waiting = "waiting"
     superseded = "superseded"
     ignored = "ignored"
 
 
-def parked(*, limit: output.Limit = 50, as_json: output.AsJson = False) -> None:
+def parked(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
     """List what waits for a person: the error, since when, and what to do; and mails that could not be sent.
 
-    JSON: {"total", "parked": [{"org_id", "name", "link": …}], "stops": {provider: {"kind", "since", "message",
-    "probe_at"}}, "mails": [{"id", "kind", "org_id", "recipient", "reason", "given_up_at"}]}; a link as in `status ORG`,
-    stops are billers that no work is sent to, mails those of thirty days.
+    JSON: {"total", "parked": [{"org_id", "name", "link": …}], "open_breakers": {provider: {"reason", "open_since",
+    "message", "probe_at"}}, "failed_emails": [{"id", "kind", "org_id", "recipient", "reason",
+    "failed_at"}]}; a link as in `status ORG`,
+    open_breakers are providers that no work is sent to, failed_emails those of thirty days.
     """
     now = utc_now()
-    with resources.store() as database, database.read() as session:
-        found, total = overview.stopped(session, now, limit)
-        stops = circuit_breaker.stops(session)
-        unsent = queue.given_up(session, now, limit)
+    with resources.open_database() as database, database.read() as session:
+        found, total = overview.parked_links(session, now, limit)
+        open_breakers = circuit_breaker.open_breakers(session)
+        failed_emails = queue.list_failed(session, now, limit)
     if as_json:
         rows = [
-            {"org_id": row.org_id, "name": row.name, "link": descriptions.link(row.link, row.org_id, now)}
+            {"org_id": row.org_id, "name": row.name, "link": descriptions.link_json(row.link, row.org_id, now)}
             for row in found
         ]
-        output.show_json({"total": total, "parked": rows, "stops": stops, "mails": unsent})
+        output.show_json(
+            {"total": total, "parked": rows, "open_breakers": open_breakers, "failed_emails": failed_emails}
+        )
         return
-    for provider, stop in stops.items():
-        output.show(*descriptions.about_stop(provider, stop, now), "")
-    if unsent:
-        output.show("Mails that were given up:", output.table(unsent, _mail_columns(now)), "")
+    for provider, breaker in open_breakers.items():
+        output.show(*descriptions.open_breaker_lines(provider, breaker, now), "")
+    if failed_emails:
+        output.show("Emails that could not be sent:", output.table(failed_emails, _failed_email_columns(now)), "")
     if not found:
         output.show("Nothing is parked.")
         return
     for row in found:
-        output.show(*_lines(row, now), "")
-    output.show(output.how_many(len(found), total))
+        output.show(*_parked_lines(row, now), "")
+    output.show(output.count_line(len(found), total))
 
 
 def retry(
     *,
-    org: descriptions.MaybeOrg = None,
-    everything: Annotated[
+    org: descriptions.OptionalOrgArgument = None,
+    all_parked: Annotated[
         bool, typer.Option("--all", help="All that are parked, but for what an import left to decide.")
     ] = False,
     error: Annotated[str | None, typer.Option(metavar="CODE", help="All that met this error code or kind.")] = None,
-    as_json: output.AsJson = False,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Try organizations again now: everything about them is read or made once more. Repeating it does no harm.
 
     A biller that is stopped is tried at once as well, unless our key is another account's.
 
-    JSON: {"organizations": count, "billers": [those that were stopped and are tried]}
+    JSON: {"organizations": count, "providers": [those whose circuit breaker was open and are tried]}
     """
-    if [org is not None, everything, error is not None].count(True) != 1:
+    if [org is not None, all_parked, error is not None].count(True) != 1:
         message = "say what to retry: an organization, or --all, or --error CODE"
         raise UsageError(message)
     settings = settings_of.read()
-    with resources.store(settings) as database:
-        count = _retry_one(database, org) if org is not None else _retry_stuck(database, error)
-        tried = _probe(database)
-        held = _held(database) if everything else 0
-        if count == 0 and error is not None and not tried:
-            _refuse_unmet(database, error)
+    with resources.open_database(settings) as database:
+        count = _retry_one(database, org) if org is not None else _retry_parked(database, error)
+        probed = _probe_providers(database)
+        on_hold = _count_on_hold(database) if all_parked else 0
+        if count == 0 and error is not None and not probed:
+            _refuse_unknown_error(database, error)
     if as_json:
-        output.show_json({"organizations": count, "billers": tried})
+        output.show_json({"organizations": count, "providers": probed})
         return
-    for provider in tried:
-        output.show(f"{descriptions.NAMES[provider]}, which was stopped, is tried again now.")
+    for provider in probed:
+        output.show(f"{descriptions.PROVIDER_LABELS[provider]}, which was stopped, is tried again now.")
     if count == 0:
-        output.show("Nothing is parked." if held == 0 else "Nothing else is parked.")
+        output.show("Nothing is parked." if on_hold == 0 else "Nothing else is parked.")
     else:
         output.show(f"{count} organization{'' if count == 1 else 's'} to be tried again.")
-    if held:
+    if on_hold:
         output.show(
-            f"{held} that an import left to you to decide: `billing-sync parked` says what, and "
+            f"{on_hold} that an import left to you to decide: `billing-sync parked` says what, and "
             "`billing-sync retry ORG` takes one as it stands."
         )
-    if (count or tried) and settings.is_embedded:
-        output.show(descriptions.EMBEDDED)
+    if (count or probed) and settings.is_embedded:
+        output.show(descriptions.EMBEDDED_NOTICE)
 
 
-def received(
+def inbox(
     *,
-    verdict: Annotated[list[Verdict] | None, typer.Option(help="May be given more than once.")] = None,
-    limit: output.Limit = 50,
-    as_json: output.AsJson = False,
+    status: Annotated[list[InboxStatus] | None, typer.Option(help="May be given more than once.")] = None,
+    limit: output.LimitOption = 50,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """List what other services and billers sent and was not taken, with the reason; --verdict shows the rest.
+    """List what other services and billers sent and was not taken, with the reason; --status shows the rest.
 
-    JSON: {"total", "messages": [{"source", "id", "type", "subject", "verdict", "reason", "occurred_at",
+    JSON: {"total", "messages": [{"source", "id", "type", "subject", "status", "reason", "occurred_at",
     "received_at"}]}
     """
-    wanted = [each.value for each in verdict or (Verdict.refused, Verdict.waiting)]
-    with resources.store() as database, database.read() as session:
-        found, total = inbox_messages.messages(session, wanted, limit)
+    statuses = [each.value for each in status or (InboxStatus.rejected, InboxStatus.waiting)]
+    with resources.open_database() as database, database.read() as session:
+        found, total = inbox_messages.list_messages(session, statuses, limit)
     if as_json:
         output.show_json({"total": total, "messages": found})
         return
     if not found:
-        output.show(f"No message is {' or '.join(wanted)}.")
+        output.show(f"No message is {' or '.join(statuses)}.")
         return
-    output.show(output.table(found, _columns(utc_now())), output.how_many(len(found), total))
+    output.show(output.table(found, _message_columns(utc_now())), output.count_line(len(found), total))
 
 
-def _retry_one(database: Database, word: str) -> int:
+def _retry_one(database: Database, query: str) -> int:
     with database.read() as session:
-        found = descriptions.meant(session, word)
+        found = descriptions.find_organization(session, query)
     return _retry(database, [found.id])
 
 
-def _retry_stuck(database: Database, error: str | None) -> int:
+def _retry_parked(database: Database, error: str | None) -> int:
     """In small transactions, by rising id: ends even while new ones are parked, and may be broken off and repeated."""
     count, last = 0, ""
     while True:
         with database.read() as session:
-            org_ids = overview.stuck(session, last, AT_ONCE, error)
+            org_ids = overview.organization_ids_to_retry(session, last, RETRY_BATCH_SIZE, error)
         if not org_ids:
             return count
         count += _retry(database, org_ids)
@@ -161,47 +164,49 @@ def _retry(database: Database, org_ids: list[str]) -> int:
         for org_id in org_ids:
             organization = organization_commands.lock(session, org_id)
             if organization is not None:
-                commands.retry(Change(session, utc_now(), BY_A_PERSON), organization)
+                commands.retry(ChangeContext(session, utc_now(), RETRY_CAUSE), organization)
                 count += 1
     return count
 
 
-def _held(database: Database) -> int:
+def _count_on_hold(database: Database) -> int:
     with database.read() as session:
-        return overview.count_held(session)
+        return overview.count_on_hold(session)
 
 
-def _probe(database: Database) -> list[Provider]:
+def _probe_providers(database: Database) -> list[Provider]:
     now = utc_now()
     with database.write() as session:
-        tried = circuit_breaker.probe_now(session, now)
-    for provider in tried:
+        probed = circuit_breaker.probe_now(session, now)
+    for provider in probed:
         with database.write() as session:
-            circuit_breaker.forget_waits(session, provider, now)
-    return tried
+            circuit_breaker.clear_backoffs(session, provider, now)
+    return probed
 
 
-def _refuse_unmet(database: Database, error: str) -> None:
+def _refuse_unknown_error(database: Database, error: str) -> None:
     with database.read() as session:
-        met = overview.error_words(session)
-    known = f"met so far: {', '.join(met)}" if met else "there is none at all"
-    message = f"no organization has met the error {error!r}; {known}"
+        known_errors = overview.error_codes(session)
+    hint_text = f"met so far: {', '.join(known_errors)}" if known_errors else "there is none at all"
+    message = f"no organization has met the error {error!r}; {hint_text}"
     raise UsageError(message)
 
 
-def _lines(row: Stopped, now: datetime) -> list[RenderableType]:
-    head = Text.assemble((row.name, "bold"), f"  {row.org_id}  at ", (descriptions.NAMES[row.link.provider], "bold"))
-    since = f"parked {output.age(row.link.error_at, now)}: " if row.link.error_at else "parked: "
+def _parked_lines(row: ParkedLink, now: datetime) -> list[RenderableType]:
+    title = Text.assemble(
+        (row.name, "bold"), f"  {row.org_id}  at ", (descriptions.PROVIDER_LABELS[row.link.provider], "bold")
+    )
+    since = f"parked {output.relative_time(row.link.error_at, now)}: " if row.link.error_at else "parked: "
     lines: list[RenderableType] = [
-        head,
-        Padding(Text(since + (descriptions.why(row.link) or "no reason was kept")), (0, 0, 0, 2), expand=False),
+        title,
+        Padding(Text(since + (descriptions.reason_text(row.link) or "no reason was kept")), (0, 0, 0, 2), expand=False),
     ]
     return [*lines, Padding(Text(f"→ {descriptions.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False)]
 
 
-def _mail_columns(now: datetime) -> list[Column[GivenUp]]:
+def _failed_email_columns(now: datetime) -> list[Column[FailedEmail]]:
     return [
-        Column("given up", lambda row: output.age(row.given_up_at, now)),
+        Column("given up", lambda row: output.relative_time(row.failed_at, now)),
         Column("mail", lambda row: row.kind),
         Column("organization", lambda row: row.org_id, kind="id"),
         Column("to", lambda row: row.recipient, kind="fold"),
@@ -209,10 +214,10 @@ def _mail_columns(now: datetime) -> list[Column[GivenUp]]:
     ]
 
 
-def _columns(now: datetime) -> list[Column[Message]]:
+def _message_columns(now: datetime) -> list[Column[InboxMessage]]:
     return [
-        Column("received", lambda row: output.age(row.received_at, now)),
-        Column("verdict", lambda row: row.verdict),
+        Column("received", lambda row: output.relative_time(row.received_at, now)),
+        Column("status", lambda row: row.status),
         Column("source", lambda row: row.source, kind="fold"),
         Column("type", lambda row: row.type, kind="fold"),
         Column("about", lambda row: row.subject, kind="fold"),

@@ -9,19 +9,19 @@ import typer
 
 from core.reporting.overview import OrganizationReport
 from worker.cli import descriptions, output
-from worker.cli.exit_codes import FailedError
+from worker.cli.exit_codes import CommandFailedError
 from worker.cli.output import Column
 from worker.config.settings import Settings
 from worker.wiring import logging
 
 if TYPE_CHECKING:
-    from worker.demo import Shown
+    from worker.demo import DemoOrganization
 
 
 def demo(
     *,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log as well.")] = False,
-    as_json: output.AsJson = False,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Import, create, rename, upgrade and downgrade organizations against a sandbox of its own, and show the result.
 
@@ -34,8 +34,8 @@ def demo(
     if verbose:
         logging.configure(Settings.model_construct(log_level="INFO"))
     started = time.monotonic()
-    notes = output.notes()
-    result = story.run(lambda line: notes.print(f"· {line}", markup=False, soft_wrap=True))
+    stderr = output.stderr_console()
+    result = story.run(lambda line: stderr.print(f"· {line}", markup=False, soft_wrap=True))
     seconds = round(time.monotonic() - started, 1)
     if as_json:
         output.show_json(
@@ -45,28 +45,28 @@ def demo(
                 "seconds": seconds,
                 "stripe_calls": result.stripe_calls,
                 "lago_calls": result.lago_calls,
-                "organizations": [_fields(row) for row in result.shown],
+                "organizations": [_row_json(row) for row in result.organizations],
             }
         )
     else:
-        output.show("", output.table(result.shown, _COLUMNS), "")
+        output.show("", output.table(result.organizations, _DEMO_COLUMNS), "")
         output.show(
             f"Calls: Stripe + Lago, {result.stripe_calls} + {result.lago_calls} in all, counted by the sandbox."
         )
     if result.problem is not None:
-        raise FailedError(result.problem)
+        raise CommandFailedError(result.problem)
     if not as_json:
         output.show(
-            f"All {len(result.shown)} in sync after {seconds} s: one customer each at Stripe and Lago.",
-            f"Next: `{descriptions.typed()} up` keeps it running, with a sandbox of its own and no key.",
+            f"All {len(result.organizations)} in sync after {seconds} s: one customer each at Stripe and Lago.",
+            f"Next: `{descriptions.program_path()} up` keeps it running, with a sandbox of its own and no key.",
         )
 
 
-def _plan(organization: OrganizationReport) -> str:
-    return descriptions.plan(organization.plan_tier, organization.pending_plan_tier, "\n")
+def _plan_cell(organization: OrganizationReport) -> str:
+    return descriptions.plan_text(organization.plan_tier, organization.pending_plan_tier, "\n")
 
 
-def _fields(row: Shown) -> dict[str, object]:
+def _row_json(row: DemoOrganization) -> dict[str, object]:
     organization = row.organization
     return {
         "id": organization.id,
@@ -82,12 +82,12 @@ def _fields(row: Shown) -> dict[str, object]:
     }
 
 
-_COLUMNS: list[Column[Shown]] = [
-    Column("organization", lambda row: row.organization.name, kind="fold", most=20),
-    Column("plan", lambda row: _plan(row.organization)),
-    Column("Stripe\ncustomer", lambda row: descriptions.id_at(row.organization, "stripe"), kind="id"),
-    Column("Lago\ncustomer", lambda row: descriptions.id_at(row.organization, "lago"), kind="id"),
+_DEMO_COLUMNS: list[Column[DemoOrganization]] = [
+    Column("organization", lambda row: row.organization.name, kind="fold", max_width=20),
+    Column("plan", lambda row: _plan_cell(row.organization)),
+    Column("Stripe\ncustomer", lambda row: descriptions.customer_id(row.organization, "stripe"), kind="id"),
+    Column("Lago\ncustomer", lambda row: descriptions.customer_id(row.organization, "lago"), kind="id"),
     Column("Lago\nsubscription", lambda row: row.organization.links["lago"].subscription_id, kind="id"),
-    Column("in sync", lambda row: descriptions.standing(row.organization.links.values())),
+    Column("in sync", lambda row: descriptions.sync_summary(row.organization.links.values())),
     Column("calls", lambda row: f"{row.stripe_calls} + {row.lago_calls}", justify="right"),
 ]

@@ -18,104 +18,114 @@ from sqlalchemy import func, select
 
 from core.catalog.plans import CatalogError
 from core.common.clock import utc_now
-from core.compare.findings import Drift, Finding
+from core.compare.findings import DriftItem, Finding
 from core.db.database import Database, DatabaseError
 from core.db.models.organizations import Organization
 from core.drift import report_store
-from core.drift.detector import Planner
-from core.drift.repairer import Applied, Applier, Left, MovedError
-from core.drift.report_store import Plan, RunTakenOverError, Stage
+from core.drift.detector import DriftDetector
+from core.drift.repairer import ChangedSinceReportError, DriftRepairer, NotRepaired, RepairResult
+from core.drift.report_store import DriftReport, DriftRunTakenOverError, DriftStage
 from core.reconcile.account_guard import WrongAccountError
 from tasks.base import Runtime
 from worker.cli import descriptions, exit_codes, output, resources
-from worker.cli.exit_codes import FailedError, UsageError
+from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.config.settings import SettingsError
 from worker.wiring.runtime import open_runtime
 
-DRIFTED = 2
-SHOWN = 20
-SHORTEST_ID = 6
-ID_SHOWN = 12
+EXIT_DRIFT_FOUND = 2
+DRIFT_ITEMS_SHOWN = 20
+MIN_REPORT_ID_LENGTH = 6
+REPORT_ID_LENGTH_SHOWN = 12
 
-_DOING: dict[Stage, str] = {
+_STAGE_LABELS: dict[DriftStage, str] = {
     "stripe_customers": "customers at Stripe",
     "stripe_subscriptions": "subscriptions at Stripe",
     "lago_customers": "customers at Lago",
     "lago_subscriptions": "subscriptions at Lago",
     "organizations": "organizations compared",
-    "strangers": "customers that nobody knows",
+    "orphans": "customers that nobody knows",
 }
 # As many as there are organizations, about; nobody knows of the others how many there are.
-_COUNTED: tuple[Stage, ...] = ("stripe_customers", "lago_customers", "lago_subscriptions", "organizations")
+_STAGES_WITH_TOTAL: tuple[DriftStage, ...] = (
+    "stripe_customers",
+    "lago_customers",
+    "lago_subscriptions",
+    "organizations",
+)
 
-OnDone = Callable[[str, int, int | None], None]
+OnProgress = Callable[[str, int, int | None], None]
 
 
-def plan(*, as_json: output.AsJson = False) -> None:
+def check(*, as_json: output.JsonOption = False) -> None:
     """Compare what Stripe and Lago hold with what they should hold; writes nothing there.
 
     Exit code 0: nothing drifted; 2: something did; 1: it could not be told, run it again and it goes on where it was.
 
-    JSON: {"id", "counts": {"compared", "behind", "parked", "drifted", "repairable", "kinds": {kind: count},
-    "left_out": [provider]}, "started_at", "finished_at", "drift": [{"org_id", "name", "basis", "looked", "findings":
-    [{"kind", "provider", "object_id", "field", "ours", "theirs", "repaired", "to_do", "our_write", "their_write"}],
-    "rounds": [{"provider", "customer", "subscription", "calls"}]}]}
+    JSON: {"id", "counts": {"compared", "in_flux", "parked_or_on_hold", "drifted", "repairable", "kinds": {kind:
+    count}, "excluded_providers": [provider]}, "started_at", "finished_at", "items": [{"org_id", "name", "fingerprint",
+    "inspected", "findings": [{"kind", "provider", "object_id", "field", "ours", "theirs", "repairable", "advice",
+    "our_write", "their_write"}], "repairs": [{"provider", "customer", "subscription", "calls"}]}]}
     """
-    with _runtime() as runtime:
-        with _progress() as on_done, _told():
-            made = Planner.beside(runtime.sync).plan(_watched(runtime.database, on_done))
-        drifts = report_store.found_by(runtime.database, made)
+    with _open_runtime() as runtime:
+        with _progress() as on_progress, _failures_as_messages():
+            report = DriftDetector.for_reconciler(runtime.reconciler).check(
+                _check_progress(runtime.database, on_progress)
+            )
+        items = report_store.read_drifts(runtime.database, report)
         if as_json:
-            output.show_json({**_fields(made), "drift": list(drifts)})
+            output.show_json({**_report_json(report), "items": list(items)})
         else:
-            _show(made, drifts)
-    raise typer.Exit(DRIFTED if made.counts.drifted else 0)
+            _show_report(report, items)
+    raise typer.Exit(EXIT_DRIFT_FOUND if report.counts.drifted else 0)
 
 
-def apply(
+def repair(
     *,
-    plan_id: Annotated[str, typer.Argument(metavar="ID", help="Of a plan, or how it begins.")],
-    as_json: output.AsJson = False,
+    report_id: Annotated[str, typer.Argument(metavar="ID", help="Of a drift report, or its first characters.")],
+    as_json: output.JsonOption = False,
 ) -> None:
-    """Repair what a plan says can be repaired, with exactly the calls that it lists; refused if anything moved since.
+    """Repair what a drift report says can be repaired, with exactly the calls that it lists.
+
+    Refused if anything changed since the report.
 
     Exit code 0: all of it is right now; 1: nothing was done, or something was left, and the output says what.
 
-    JSON: {"id", "organizations", "for_a_person", "left": [{"org_id", "provider", "parked", "why"}]}
+    JSON: {"id", "organizations", "needs_operator", "not_repaired": [{"org_id", "provider", "parked",
+    "reason"}]}
     """
-    with _runtime() as runtime:
-        chosen = _named(runtime.database, plan_id)
-        with _progress() as on_done, _told():
-            runtime.sync.accounts.confirm()
-            looked = _counted(on_done, "looked at again", chosen)
-            repaired = _counted(on_done, "repaired", chosen)
-            applied = Applier.beside(runtime.sync).apply(chosen, looked, repaired)
-    for_a_person = chosen.counts.drifted - chosen.counts.repairable
+    with _open_runtime() as runtime:
+        report = _find_report(runtime.database, report_id)
+        with _progress() as on_progress, _failures_as_messages():
+            runtime.reconciler.account_guard.confirm()
+            on_inspected = _repair_progress(on_progress, "looked at again", report)
+            on_repaired = _repair_progress(on_progress, "repaired", report)
+            result = DriftRepairer.for_reconciler(runtime.reconciler).repair(report, on_inspected, on_repaired)
+    needs_operator = report.counts.drifted - report.counts.repairable
     if as_json:
         output.show_json(
             {
-                "id": chosen.id,
-                "organizations": applied.organizations,
-                "for_a_person": for_a_person,
-                "left": applied.left,
+                "id": report.id,
+                "organizations": result.organizations,
+                "needs_operator": needs_operator,
+                "not_repaired": result.not_repaired,
             }
         )
     else:
-        _show_applied(applied, for_a_person)
-    raise typer.Exit(exit_codes.FAILED if applied.left else 0)
+        _show_result(result, needs_operator)
+    raise typer.Exit(exit_codes.EXIT_FAILED if result.not_repaired else 0)
 
 
 @contextmanager
-def _runtime() -> Iterator[Runtime]:
+def _open_runtime() -> Iterator[Runtime]:
     """A wrong setting means here that nothing could be told; 2 has a meaning of its own."""
     try:
         settings = settings_of.read()
-        resources.make_folder(settings)
+        resources.make_database_folder(settings)
         runtime = open_runtime(settings)
     except (SettingsError, CatalogError, DatabaseError) as error:
-        raise FailedError(str(error)) from error
+        raise CommandFailedError(str(error)) from error
     try:
         yield runtime
     finally:
@@ -123,30 +133,33 @@ def _runtime() -> Iterator[Runtime]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _failures_as_messages() -> Iterator[None]:
     try:
         yield
-    except (RunTakenOverError, MovedError, WrongAccountError) as error:
-        raise FailedError(str(error)) from error
+    except (DriftRunTakenOverError, ChangedSinceReportError, WrongAccountError) as error:
+        raise CommandFailedError(str(error)) from error
 
 
-def _named(database: Database, beginning: str) -> Plan:
-    if len(beginning) < SHORTEST_ID:
-        message = f"{beginning!r} is too short to name a plan; give {SHORTEST_ID} characters of its id or more"
+def _find_report(database: Database, id_prefix: str) -> DriftReport:
+    if len(id_prefix) < MIN_REPORT_ID_LENGTH:
+        message = (
+            f"{id_prefix!r} is too short to name a drift report; give {MIN_REPORT_ID_LENGTH} characters of its id "
+            "or more"
+        )
         raise UsageError(message)
     with database.read() as session:
-        found = report_store.named(session, beginning)
+        found = report_store.find_by_prefix(session, id_prefix)
     if len(found) != 1:
-        many = "begins more than one plan's id" if found else "is no plan's id"
-        message = f"{beginning!r} {many}; `billing-sync plan` makes one and names it"
+        problem = "begins more than one report's id" if found else "is no report's id"
+        message = f"{id_prefix!r} {problem}; `billing-sync drift check` makes one and names it"
         raise UsageError(message)
     return found[0]
 
 
 @contextmanager
-def _progress() -> Iterator[OnDone]:
+def _progress() -> Iterator[OnProgress]:
     """One line on standard error, of what is being done and how far; none where nobody watches."""
-    console = output.notes()
+    console = output.stderr_console()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -158,94 +171,95 @@ def _progress() -> Iterator[OnDone]:
     )
     with bar:
         task = bar.add_task("", total=None)
-        yield lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total)
+        yield lambda activity, done, total: bar.update(task, description=activity, completed=done, total=total)
 
 
-def _watched(database: Database, on_done: OnDone) -> Callable[[Stage, int], None]:
+def _check_progress(database: Database, on_progress: OnProgress) -> Callable[[DriftStage, int], None]:
     with database.read() as session:
         organizations = session.scalar(select(func.count(Organization.id))) or 0
 
-    def on_step(stage: Stage, done: int) -> None:
-        on_done(_DOING[stage], done, max(organizations, done) if stage in _COUNTED else None)
+    def on_step(stage: DriftStage, done: int) -> None:
+        on_progress(_STAGE_LABELS[stage], done, max(organizations, done) if stage in _STAGES_WITH_TOTAL else None)
 
     return on_step
 
 
-def _counted(on_done: OnDone, doing: str, plan: Plan) -> Callable[[str], None]:
+def _repair_progress(on_progress: OnProgress, activity: str, report: DriftReport) -> Callable[[str], None]:
     done = 0
 
-    def on_one(_org_id: str) -> None:
+    def on_organization(_org_id: str) -> None:
         nonlocal done
         done += 1
-        on_done(doing, done, plan.counts.repairable)
+        on_progress(activity, done, report.counts.repairable)
 
-    return on_one
+    return on_organization
 
 
-def _fields(made: Plan) -> dict[str, object]:
+def _report_json(report: DriftReport) -> dict[str, object]:
     return {
-        "id": made.id,
-        "counts": asdict(made.counts),
-        "started_at": made.started_at,
-        "finished_at": made.finished_at,
+        "id": report.id,
+        "counts": asdict(report.counts),
+        "started_at": report.started_at,
+        "finished_at": report.finished_at,
     }
 
 
-def _show(made: Plan, drifts: Iterator[Drift]) -> None:
-    counts = made.counts
-    for drift in itertools.islice(drifts, SHOWN):
-        output.show(*_lines(drift, utc_now()), "")
-    if counts.drifted > SHOWN:
-        output.show(f"and {counts.drifted - SHOWN} more; --json lists all", "")
+def _show_report(report: DriftReport, items: Iterator[DriftItem]) -> None:
+    counts = report.counts
+    for item in itertools.islice(items, DRIFT_ITEMS_SHOWN):
+        output.show(*_item_lines(item, utc_now()), "")
+    if counts.drifted > DRIFT_ITEMS_SHOWN:
+        output.show(f"and {counts.drifted - DRIFT_ITEMS_SHOWN} more; --json lists all", "")
     output.show(f"{counts.compared} organizations compared, {counts.drifted or 'none'} drifted.")
-    if counts.behind:
+    if counts.in_flux:
         output.show(
-            f"{counts.behind} are behind or being worked on just now, which is not drift: nothing is said of them."
+            f"{counts.in_flux} are behind or being worked on just now, which is not drift: nothing is said of them."
         )
-    if counts.parked:
-        output.show(f"{counts.parked} wait for a person already; `billing-sync parked` says why.")
+    if counts.parked_or_on_hold:
+        output.show(f"{counts.parked_or_on_hold} are parked or on hold already; `billing-sync parked` says why.")
     if counts.repairable:
-        short = made.id[:ID_SHOWN]
+        short_id = report.id[:REPORT_ID_LENGTH_SHOWN]
         output.show(
-            f"`billing-sync apply {short}` repairs {counts.repairable} with the calls listed; the others are yours."
+            f"`billing-sync drift repair {short_id}` repairs {counts.repairable} with the calls listed; the "
+            "others are yours."
         )
 
 
-def _lines(drift: Drift, now: datetime) -> list[RenderableType]:
-    named = drift.name or ("an organization that is not here" if drift.org_id else "a whole biller")
-    lines: list[RenderableType] = [Text.assemble((named, "bold"), f"  {drift.org_id or ''}")]
-    for finding in drift.findings:
+def _item_lines(item: DriftItem, now: datetime) -> list[RenderableType]:
+    name = item.name or ("an unknown organization" if item.org_id else "the whole provider")
+    lines: list[RenderableType] = [Text.assemble((name, "bold"), f"  {item.org_id or ''}")]
+    for finding in item.findings:
         lines += [
-            _indented(_difference(finding), 2),
-            _indented(f"written {_writers(finding, now)}", 4) if finding.our_write or finding.their_write else "",
-            _indented(f"→ {finding.to_do}", 4),
+            _indented(_difference_text(finding), 2),
+            _indented(f"written {_last_writers(finding, now)}", 4) if finding.our_write or finding.their_write else "",
+            _indented(f"→ {finding.advice}", 4),
         ]
-    calls = [call for each in drift.rounds for call in each.calls]
-    lines += [_indented(f"apply sends: {', '.join(calls)}", 2)] if calls else []
+    calls = [call for repair in item.repairs for call in repair.calls]
+    lines += [_indented(f"repair sends: {', '.join(calls)}", 2)] if calls else []
     return [line for line in lines if line != ""]
 
 
-def _difference(finding: Finding) -> Text:
-    head = f"{descriptions.NAMES[finding.provider]}, {finding.kind.replace('_', ' ')}: {finding.field} "
-    there = f" ({finding.object_id})" if finding.object_id and finding.object_id != finding.theirs else ""
+def _difference_text(finding: Finding) -> Text:
+    head = f"{descriptions.PROVIDER_LABELS[finding.provider]}, {finding.kind.replace('_', ' ')}: {finding.field} "
+    object_suffix = f" ({finding.object_id})" if finding.object_id and finding.object_id != finding.theirs else ""
     return Text.assemble(
         head,
         "ours ",
-        (finding.ours or output.NOTHING, "bold"),
+        (finding.ours or output.EMPTY_CELL, "bold"),
         ", theirs ",
-        (finding.theirs or output.NOTHING, "bold"),
-        there,
+        (finding.theirs or output.EMPTY_CELL, "bold"),
+        object_suffix,
     )
 
 
-def _writers(finding: Finding, now: datetime) -> str:
+def _last_writers(finding: Finding, now: datetime) -> str:
     parts = []
     if (ours := finding.our_write) is not None:
-        parts.append(f"here {output.age(ours.at, now)} by {ours.actor} through {ours.source}")
+        parts.append(f"here {output.relative_time(ours.at, now)} by {ours.actor} through {ours.source}")
     if (theirs := finding.their_write) is not None:
         evidence = f" ({theirs.evidence})" if theirs.evidence else ""
         who = {"us": "by us", "not us": "not by us", "unknown": "by somebody"}[theirs.by]
-        parts.append(f"there {output.age(theirs.at, now)} {who}{evidence}")
+        parts.append(f"there {output.relative_time(theirs.at, now)} {who}{evidence}")
     return ", ".join(parts)
 
 
@@ -253,18 +267,18 @@ def _indented(text: str | Text, by: int) -> Padding:
     return Padding(text if isinstance(text, Text) else Text(text), (0, 0, 0, by), expand=False)
 
 
-def _show_applied(applied: Applied, for_a_person: int) -> None:
-    done = applied.organizations - len({each.org_id for each in applied.left})
-    output.show(f"{done or 'No'} organizations repaired." if done != 1 else "1 organization repaired.")
-    if applied.left:
-        output.show("", output.table(applied.left, _LEFT))
-    if for_a_person:
-        output.show(f"{for_a_person} of the plan are for a person; `billing-sync plan` says what to do.")
+def _show_result(result: RepairResult, needs_operator: int) -> None:
+    repaired = result.organizations - len({each.org_id for each in result.not_repaired})
+    output.show(f"{repaired or 'No'} organizations repaired." if repaired != 1 else "1 organization repaired.")
+    if result.not_repaired:
+        output.show("", output.table(result.not_repaired, _NOT_REPAIRED_COLUMNS))
+    if needs_operator:
+        output.show(f"{needs_operator} findings need an operator; `billing-sync drift check` says what to do.")
 
 
-_LEFT: list[Column[Left]] = [
+_NOT_REPAIRED_COLUMNS: list[Column[NotRepaired]] = [
     Column("organization", lambda row: row.org_id, kind="id"),
-    Column("at", lambda row: descriptions.NAMES[row.provider]),
-    Column("now", lambda row: "parked" if row.parked else "goes on by itself"),
-    Column("why", lambda row: row.why, kind="fold"),
+    Column("provider", lambda row: descriptions.PROVIDER_LABELS[row.provider]),
+    Column("status", lambda row: "parked" if row.parked else "retried automatically"),
+    Column("why", lambda row: row.reason, kind="fold"),
 ]

@@ -24,21 +24,21 @@ from core.reconcile.account_guard import WrongAccountError
 from sandbox.client import SandboxError
 from worker.config.settings import SettingsError
 
-FAILED = 1
-WRONG = 2
-INTERRUPTED = 130
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 class UsageError(Exception):
     """What was typed cannot be done; the message says what can."""
 
 
-class FailedError(Exception):
+class CommandFailedError(Exception):
     """The work was tried and did not succeed; the message says what to do."""
 
 
 # Words, settings and files that a person can put right; the sentence is the error's own.
-_WRONG = (
+_USAGE_ERRORS = (
     UsageError,
     SettingsError,
     CatalogError,
@@ -48,8 +48,8 @@ _WRONG = (
     WrongAccountError,
 )
 # Work that was tried.
-_FAILED = (FailedError, ProviderError, SandboxError, ImportInterruptedError)
-FORESEEN = (*_WRONG, *_FAILED, BrokerError, DBAPIError, OSError, typer.TyperException)
+_FAILURES = (CommandFailedError, ProviderError, SandboxError, ImportInterruptedError)
+EXPECTED_ERRORS = (*_USAGE_ERRORS, *_FAILURES, BrokerError, DBAPIError, OSError, typer.TyperException)
 
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -57,74 +57,83 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="billing-sync", standalone_mode=False)
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     except typer.Abort:
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # Somebody piped the output into `head`; Python must not complain about it once more at exit.
         sys.stdout = None
-        code = FAILED
-    except FORESEEN as error:
-        told = _told(error, _command(app, arguments))
-        if told is None:
+        code = EXIT_FAILED
+    except EXPECTED_ERRORS as error:
+        outcome = _message_and_code(error, _command_name(app, arguments))
+        if outcome is None:
             raise
-        sentence, code = told
-        if sentence:
-            say(sentence)
+        message, code = outcome
+        if message:
+            print_error(message)
     return code if isinstance(code, int) else 0
 
 
-def say(sentence: str) -> None:
+def print_error(message: str) -> None:
     """One sentence to standard error."""
-    sys.stderr.write(f"billing-sync: {sentence}\n")
+    sys.stderr.write(f"billing-sync: {message}\n")
     sys.stderr.flush()
 
 
-def _told(error: Exception, command: str) -> tuple[str, int] | None:
+def _message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
     """The sentence and the exit code; ``None``: a kind of this error that nobody foresaw."""
     match error:
         case BrokerError():
-            return "the broker does not answer; check REDIS_URL or CELERY_BROKER_URL and that it is running", FAILED
+            return (
+                "the broker does not answer; check REDIS_URL or CELERY_BROKER_URL and that it is running",
+                EXIT_FAILED,
+            )
         case DBAPIError():
-            return f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running", FAILED
+            return (
+                f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running",
+                EXIT_FAILED,
+            )
         case OSError():
-            return _about_os(error, command)
+            return _os_error_message(error, command)
         case typer.TyperException():
-            return _about_words(error.format_message(), command), WRONG
-    return str(error), WRONG if isinstance(error, _WRONG) else FAILED
+            return _usage_message(error.format_message(), command), EXIT_USAGE
+    return str(error), EXIT_USAGE if isinstance(error, _USAGE_ERRORS) else EXIT_FAILED
 
 
-def _about_os(error: OSError, command: str) -> tuple[str, int] | None:
-    place = f"{error.filename}: " if error.filename else ""
+def _os_error_message(error: OSError, command: str) -> tuple[str, int] | None:
+    path_prefix = f"{error.filename}: " if error.filename else ""
     match error.errno:
         case errno.EADDRINUSE:
             # `up` has no --port: it is told by the setting alone.
-            where = "in API_PORT" if command == "billing-sync up" else "with --port"
-            return f"that port is taken: name another {where}; 0 takes a free one", WRONG
+            port_setting = "in API_PORT" if command == "billing-sync up" else "with --port"
+            return f"that port is taken: name another {port_setting}; 0 takes a free one", EXIT_USAGE
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return f"{place}not allowed here; choose another place (DATA_DIR) or give this user the right", WRONG
+            return (
+                f"{path_prefix}not allowed here; choose another place (DATA_DIR) or give this user the right",
+                EXIT_USAGE,
+            )
         case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST:
-            return f"{place}{error.strerror}; name a path that fits", WRONG
+            return f"{path_prefix}{error.strerror}; name a path that fits", EXIT_USAGE
         case errno.ENOSPC:
-            return f"{place}the disk is full; make room and run it again", FAILED
+            return f"{path_prefix}the disk is full; make room and run it again", EXIT_FAILED
     return None
 
 
-def _about_words(sentence: str, command: str) -> str:
+def _usage_message(message: str, command: str) -> str:
     """What Typer says of the words typed; of none at all it says nothing, the help stands there already."""
-    if not sentence or sentence.endswith("?"):
-        return sentence
-    return f"{sentence.rstrip('.').replace('Value error, ', '')}; `{command} --help` lists what there is"
+    if not message or message.endswith("?"):
+        return message
+    return f"{message.rstrip('.').replace('Value error, ', '')}; `{command} --help` lists what there is"
 
 
-def _command(app: typer.Typer, arguments: Sequence[str]) -> str:
+def _command_name(app: typer.Typer, arguments: Sequence[str]) -> str:
     """As far as the words typed name one that there is."""
-    words, at = ["billing-sync"], get_command(app)
+    words, group = ["billing-sync"], get_command(app)
     for word in arguments:
-        found = at.commands.get(word) if isinstance(at, TyperGroup) else None
+        found = group.commands.get(word) if isinstance(group, TyperGroup) else None
         if found is None:
             break
-        words, at = [*words, word], found
+        words, group = [*words, word], found
     return " ".join(words)
 
 

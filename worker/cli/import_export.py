@@ -15,65 +15,71 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.predecessor.exporting import export_files
-from core.predecessor.files import Finding, OnBytes
+from core.predecessor.files import FileFinding, OnBytes
 from core.predecessor.importing import import_files
-from core.predecessor.report import Report
+from core.predecessor.report import ImportReport
 from worker.cli import descriptions, exit_codes, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 
-SHOWN = 20
+FINDINGS_SHOWN = 20
 
-Organizations = Annotated[Path, typer.Argument(metavar="ORGS", help="The organizations.json of the old store.")]
-Members = Annotated[Path, typer.Argument(metavar="USERS", help="Its org_users.json.")]
+OrganizationsFile = Annotated[Path, typer.Argument(metavar="ORGS", help="The organizations.json of the old store.")]
+MembersFile = Annotated[Path, typer.Argument(metavar="USERS", help="Its org_users.json.")]
 
 
-def bring_in(
+def import_command(
     *,
-    orgs: Organizations,
-    users: Members,
+    orgs: OrganizationsFile,
+    users: MembersFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every finding.")] = False,
 ) -> None:
     """Import the old store's files, in whatever state they are; exit code 1 if anything was lost.
 
     It may be broken off and run again: what is here already is never changed.
 
-    JSON: {"findings": [{"kind", "reason", "file", "line", "byte", "subject"}], "lost", "repaired", "kept_ours",
-    "organizations": {"new", "unchanged", "refused"}, "members": {"new", "unchanged", "refused"}}
+    JSON: {"findings": [{"kind", "reason", "file", "line", "byte", "subject"}], "lost", "repaired", "conflicts",
+    "organizations": {"new", "unchanged", "rejected"}, "members": {"new", "unchanged", "rejected"}}
     """
     settings = settings_of.read()
-    plans = plan_catalog.load(settings.plans_file, settings.charged_by)
-    with resources.store(settings) as database, _progress(orgs, users) as on_bytes:
-        lister = _JsonFindings() if as_json else None
+    catalog = plan_catalog.load(settings.plans_file, settings.charged_by)
+    with resources.open_database(settings) as database, _progress(orgs, users) as on_bytes:
+        json_writer = _JsonFindingWriter() if as_json else None
         report = import_files(
-            database, plans, utc_now, orgs, users, on_bytes=on_bytes, on_finding=lister.add if lister else None
+            database,
+            catalog,
+            utc_now,
+            orgs,
+            users,
+            on_bytes=on_bytes,
+            on_finding=json_writer.add if json_writer else None,
         )
-    if lister is not None:
-        lister.end(report)
+    if json_writer is not None:
+        json_writer.end(report)
     else:
-        _show(report)
+        _show_report(report)
         if settings.is_embedded and report.organizations.new:
-            output.show(descriptions.EMBEDDED)
-    raise typer.Exit(0 if report.ok else exit_codes.FAILED)
+            output.show(descriptions.EMBEDDED_NOTICE)
+    raise typer.Exit(0 if report.ok else exit_codes.EXIT_FAILED)
 
 
-def take_out(
+def export_command(
     *,
-    orgs: Organizations,
-    users: Members,
+    orgs: OrganizationsFile,
+    users: MembersFile,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite files that are there.")] = False,
-    as_json: output.AsJson = False,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Export everything in the old store's format.
 
     JSON: {"organizations", "members"}: how many were written
     """
-    present = [str(path) for path in (orgs, users) if path.exists()]
-    if present and not replace:
-        message = f"{' and '.join(present)} would be overwritten: name other files, or say --replace"
+    existing = [str(path) for path in (orgs, users) if path.exists()]
+    if existing and not replace:
+        message = f"{' and '.join(existing)} would be overwritten: name other files, or say --replace"
         raise UsageError(message)
-    with resources.store() as database:
+    with resources.open_database() as database:
         written = export_files(database, orgs, users)
     if as_json:
         output.show_json(asdict(written))
@@ -81,30 +87,30 @@ def take_out(
         output.show(f"{written.organizations} organizations to {orgs}, {written.members} members to {users}.")
 
 
-class _JsonFindings:
+class _JsonFindingWriter:
     """One JSON document, its findings printed as they are made: a file can hold more of them than memory does."""
 
     def __init__(self) -> None:
-        self._mark = "\n"
+        self._separator = "\n"
         typer.echo('{"findings": [', nl=False)
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: FileFinding) -> None:
         fields = {
             "kind": finding.kind,
             "reason": finding.reason,
-            "file": finding.place.file,
-            "line": finding.place.line,
-            "byte": finding.place.byte,
+            "file": finding.position.file,
+            "line": finding.position.line,
+            "byte": finding.position.byte,
             "subject": finding.subject,
         }
-        typer.echo(f"{self._mark}  {json.dumps(fields, ensure_ascii=False)}", nl=False)
-        self._mark = ",\n"
+        typer.echo(f"{self._separator}  {json.dumps(fields, ensure_ascii=False)}", nl=False)
+        self._separator = ",\n"
 
-    def end(self, report: Report) -> None:
+    def end(self, report: ImportReport) -> None:
         counts = {
             "lost": report.lost,
             "repaired": report.repaired,
-            "kept_ours": report.kept_ours,
+            "conflicts": report.conflicts,
             "organizations": asdict(report.organizations),
             "members": asdict(report.members),
         }
@@ -115,8 +121,8 @@ class _JsonFindings:
 def _progress(*paths: Path) -> Iterator[OnBytes]:
     """One bar over the bytes of all files, on standard error; none where nobody watches."""
     total = sum(path.stat().st_size for path in paths if path.is_file())
-    console = output.notes()
-    bar = Progress(
+    console = output.stderr_console()
+    progress = Progress(
         TextColumn("importing"),
         BarColumn(),
         TaskProgressColumn(),
@@ -126,33 +132,33 @@ def _progress(*paths: Path) -> Iterator[OnBytes]:
         transient=True,
         disable=not console.is_terminal,
     )
-    with bar:
-        task = bar.add_task("importing", total=total)
-        yield lambda count: bar.advance(task, count)
+    with progress:
+        task = progress.add_task("importing", total=total)
+        yield lambda count: progress.advance(task, count)
 
 
-def _show(report: Report) -> None:
-    for noun, counted in (("organizations", report.organizations), ("members", report.members)):
+def _show_report(report: ImportReport) -> None:
+    for label, counted in (("organizations", report.organizations), ("members", report.members)):
         parts = [f"{counted.new} new", f"{counted.unchanged} here already"]
-        parts += [f"{counted.refused} refused"] if counted.refused else []
-        output.show(f"{noun}: {', '.join(parts)}")
-    _list("lost", report.lost, report.losses)
-    _list("read differently or kept as it is here", report.repaired, report.repairs)
+        parts += [f"{counted.rejected} refused"] if counted.rejected else []
+        output.show(f"{label}: {', '.join(parts)}")
+    _show_findings("lost", report.lost, report.losses)
+    _show_findings("read differently or kept as it is here", report.repaired, report.repairs)
     if report.ok:
         output.show("", "Nothing was lost.")
 
 
-def _list(what: str, count: int, findings: list[Finding]) -> None:
+def _show_findings(title: str, count: int, findings: list[FileFinding]) -> None:
     if not count:
         return
-    shown = findings[:SHOWN]
-    output.show("", f"{count} {what}:", output.table(shown, _COLUMNS))
+    shown = findings[:FINDINGS_SHOWN]
+    output.show("", f"{count} {title}:", output.table(shown, _FINDING_COLUMNS))
     if count > len(shown):
         output.show(f"and {count - len(shown)} more; --json lists all")
 
 
-_COLUMNS: list[Column[Finding]] = [
-    Column("where", lambda row: str(row.place), kind="fold", most=34),
+_FINDING_COLUMNS: list[Column[FileFinding]] = [
+    Column("where", lambda row: str(row.position), kind="fold", max_width=34),
     Column("whose", lambda row: row.subject, kind="id"),
     Column("why", lambda row: row.reason, kind="fold"),
 ]

@@ -19,8 +19,8 @@ def orgs(
     *,
     plan: Annotated[str | None, typer.Option(help="Only those on this plan, or on their way to it.")] = None,
     search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
-    limit: output.Limit = 50,
-    as_json: output.AsJson = False,
+    limit: output.LimitOption = 50,
+    as_json: output.JsonOption = False,
 ) -> None:
     """List organizations with their plan, their ids at both billers, and whether they are in sync.
 
@@ -28,11 +28,14 @@ def orgs(
     "members", "created_at", "updated_at", "in_sync", "links": {"stripe": …, "lago": …}}]}; a link as in `status`.
     """
     now = utc_now()
-    with resources.store() as database, database.read() as session:
-        page = overview.organizations(session, now, plan=plan, search=search, limit=limit)
+    with resources.open_database() as database, database.read() as session:
+        page = overview.list_organizations(session, now, plan=plan, search=search, limit=limit)
     if as_json:
         output.show_json(
-            {"total": page.total, "organizations": [descriptions.organization(each) for each in page.organizations]}
+            {
+                "total": page.total,
+                "organizations": [descriptions.organization_json(each) for each in page.organizations],
+            }
         )
         return
     if not page.total:
@@ -40,13 +43,15 @@ def orgs(
             "No organization matches." if plan or search else "No organizations yet: `billing-sync import` brings some."
         )
         return
-    output.show(output.table(page.organizations, _COLUMNS), output.how_many(len(page.organizations), page.total))
+    output.show(
+        output.table(page.organizations, _ORGANIZATION_COLUMNS), output.count_line(len(page.organizations), page.total)
+    )
 
 
-def upgrade() -> None:
+def upgrade_database() -> None:
     """Bring the database's schema to this version's."""
     settings = settings_of.read()
-    resources.make_folder(settings)
+    resources.make_database_folder(settings)
     database = Database(settings.database)
     try:
         database.upgrade()
@@ -55,15 +60,15 @@ def upgrade() -> None:
     output.show("The database schema is up to date.")
 
 
-def _name(row: OrganizationReport) -> str:
+def _name_cell(row: OrganizationReport) -> str:
     return row.name if row.status == "active" else f"{row.name} ({row.status})"
 
 
-_COLUMNS: list[Column[OrganizationReport]] = [
-    Column("organization", _name, kind="fold", most=32),
+_ORGANIZATION_COLUMNS: list[Column[OrganizationReport]] = [
+    Column("organization", _name_cell, kind="fold", max_width=32),
     Column("id", lambda row: row.id, kind="id"),
-    Column("plan", lambda row: descriptions.plan(row.plan_tier, row.pending_plan_tier, "\n")),
-    Column("Stripe", lambda row: descriptions.id_at(row, "stripe"), kind="id"),
-    Column("Lago", lambda row: descriptions.id_at(row, "lago"), kind="id"),
-    Column("in sync", lambda row: descriptions.standing(row.links.values())),
+    Column("plan", lambda row: descriptions.plan_text(row.plan_tier, row.pending_plan_tier, "\n")),
+    Column("Stripe", lambda row: descriptions.customer_id(row, "stripe"), kind="id"),
+    Column("Lago", lambda row: descriptions.customer_id(row, "lago"), kind="id"),
+    Column("in sync", lambda row: descriptions.sync_summary(row.links.values())),
 ]

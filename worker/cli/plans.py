@@ -10,81 +10,81 @@ import typer
 from core.catalog import plans as plan_catalog
 from core.catalog import publishing
 from core.catalog.plans import Catalog
-from core.catalog.publishing import Offering
+from core.catalog.publishing import PriceStatus
 from core.common.clock import utc_now
-from core.ports.provider import Biller
-from core.reconcile.account_guard import Accounts
+from core.ports.provider import BillingProvider
+from core.reconcile.account_guard import AccountGuard
 from worker.cli import descriptions, exit_codes, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
-from worker.wiring.runtime import open_billers
+from worker.wiring.runtime import open_providers
 
 
-def check(*, as_json: output.AsJson = False) -> None:
+def check(*, as_json: output.JsonOption = False) -> None:
     """Compare plans.toml with what Lago and Stripe sell; exit code 1 if a plan is missing or differs there.
 
     JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "problem"}]}
     """
-    with _open() as (plans, billers):
-        found = publishing.check(plans, billers)
-    in_order = all(each.problem is None for each in found)
+    with _open_catalog_and_providers() as (catalog, providers):
+        statuses = publishing.check(catalog, providers)
+    in_order = all(each.problem is None for each in statuses)
     if as_json:
-        output.show_json({"in_order": in_order, "warnings": plans.disagreements(), "plans": found})
+        output.show_json({"in_order": in_order, "warnings": catalog.conflicts(), "plans": statuses})
     else:
-        output.show(output.table(found, _columns(added=False)), *plans.disagreements())
-        if any(each.missing for each in found):
+        output.show(output.table(statuses, _plan_columns(added=False)), *catalog.conflicts())
+        if any(each.missing for each in statuses):
             output.show("`billing-sync plans push` puts the missing ones on sale.")
-    raise typer.Exit(0 if in_order else exit_codes.FAILED)
+    raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
-def push(*, as_json: output.AsJson = False) -> None:
+def push(*, as_json: output.JsonOption = False) -> None:
     """Put on sale what is missing at Lago and Stripe; exit code 1 if a plan that is there differs.
 
     JSON: {"in_order", "plans": [{"tier", "provider", "code", "missing", "problem"}]}, as it stood before.
     """
-    with _open() as (plans, billers):
-        _refuse_other_accounts(billers)
-        found = publishing.push(plans, billers)
-    in_order = all(each.missing or each.problem is None for each in found)
+    with _open_catalog_and_providers() as (catalog, providers):
+        _verify_accounts(providers)
+        statuses = publishing.publish(catalog, providers)
+    in_order = all(each.missing or each.problem is None for each in statuses)
     if as_json:
-        output.show_json({"in_order": in_order, "plans": found})
+        output.show_json({"in_order": in_order, "plans": statuses})
     else:
-        output.show(output.table(found, _columns(added=True)))
+        output.show(output.table(statuses, _plan_columns(added=True)))
         if not in_order:
             output.show("A plan that exists is never changed: correct plans.toml, or give the plan a new code.")
-    raise typer.Exit(0 if in_order else exit_codes.FAILED)
+    raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
 @contextmanager
-def _open() -> Iterator[tuple[Catalog, list[Biller]]]:
+def _open_catalog_and_providers() -> Iterator[tuple[Catalog, list[BillingProvider]]]:
     settings = settings_of.read()
-    plans = plan_catalog.load(settings.plans_file, settings.charged_by)
-    billers = list(open_billers(settings, plans).values())
+    catalog = plan_catalog.load(settings.plans_file, settings.charged_by)
+    providers = list(open_providers(settings, catalog).values())
     try:
-        yield plans, billers
+        yield catalog, providers
     finally:
-        for biller in billers:
-            biller.close()
+        for provider in providers:
+            provider.close()
 
 
-def _refuse_other_accounts(billers: list[Biller]) -> None:
+def _verify_accounts(providers: list[BillingProvider]) -> None:
     """Nothing is put on sale in an account that is not this database's."""
-    with resources.store() as database:
-        by_name = {biller.provider: biller for biller in billers}
-        unasked = Accounts(database=database, billers=by_name, clock=utc_now).confirm()
-    if unasked:
-        raise unasked[0]
+    with resources.open_database() as database:
+        by_name = {provider.provider: provider for provider in providers}
+        errors_met = AccountGuard(database=database, providers=by_name, clock=utc_now).confirm()
+    if errors_met:
+        raise errors_met[0]
 
 
-def _columns(*, added: bool) -> list[Column[Offering]]:
-    def verdict(row: Offering) -> str:
+def _plan_columns(*, added: bool) -> list[Column[PriceStatus]]:
+    def price_status(row: PriceStatus) -> str:
         if added and row.missing:
             return "added now"
         return row.problem or "as in the catalog"
 
     return [
         Column("plan", lambda row: row.tier),
-        Column("at", lambda row: descriptions.NAMES[row.provider]),
+        Column("at", lambda row: descriptions.PROVIDER_LABELS[row.provider]),
         Column("code", lambda row: row.code),
-        Column("there", verdict, kind="fold"),
+        Column("there", price_status, kind="fold"),
     ]

@@ -8,18 +8,18 @@ import typer
 
 from core.common.clock import utc_now
 from core.common.validation import InvalidChangeError
-from core.events.event_types import Cause, Change
+from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, provider_ids
 from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
 
-BY_A_PERSON = Cause(actor="person", source="billing-sync ids")
+SET_CUSTOMER_ID_CAUSE = Cause(actor="operator", source="billing-sync set-customer-id")
 
 
-def ids(
+def set_customer_id(
     *,
-    org: descriptions.Org,
+    org: descriptions.OrgArgument,
     stripe: Annotated[str | None, typer.Option(metavar="cus_…", help="The customer's id in Stripe.")] = None,
     lago: Annotated[str | None, typer.Option(metavar="ID", help="The customer's id in Lago (lago_id).")] = None,
 ) -> None:
@@ -28,15 +28,15 @@ def ids(
         message = "say which id: --stripe cus_…, or --lago ID"
         raise UsageError(message)
     settings = settings_of.read()
-    with resources.store(settings) as database, database.write() as session:
-        found = descriptions.meant(session, org)
+    with resources.open_database(settings) as database, database.write() as session:
+        found = descriptions.find_organization(session, org)
         organization = commands.lock(session, found.id)
         if organization is not None:
             try:
-                change = Change(session, utc_now(), BY_A_PERSON)
-                provider_ids.replace(change, organization, {"stripe": stripe, "lago": lago})
+                change = ChangeContext(session, utc_now(), SET_CUSTOMER_ID_CAUSE)
+                provider_ids.set_customer_ids(change, organization, {"stripe": stripe, "lago": lago})
             except InvalidChangeError as error:
                 raise UsageError(str(error)) from None
     output.show(f"Stored; `billing-sync status {found.id}` shows what the billers say.")
     if settings.is_embedded:
-        output.show(descriptions.EMBEDDED)
+        output.show(descriptions.EMBEDDED_NOTICE)

@@ -13,29 +13,29 @@ from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
 from worker.config.settings import Settings, SettingsError
 
-LOCK_FILE = "up.lock"
+UP_LOCK_FILE = "up.lock"
 
 
 @contextmanager
-def store(settings: Settings | None = None) -> Iterator[Database]:
+def open_database(settings: Settings | None = None) -> Iterator[Database]:
     """The database that the settings name, its schema this version's. Raises ``SettingsError``, ``DatabaseError``."""
     settings = settings or settings_of.read()
-    make_folder(settings)
+    make_database_folder(settings)
     database = Database(settings.database)
     try:
-        database.prepare()
+        database.ensure_schema()
         yield database
     finally:
         database.close()
 
 
-def make_folder(settings: Settings) -> None:
+def make_database_folder(settings: Settings) -> None:
     """SQLite makes its file, not the folder around it."""
     if settings.database.startswith("sqlite:///"):
         Path(settings.database.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
-def with_broker(command: str) -> Settings:
+def settings_with_broker(command: str) -> Settings:
     """Settings that name a broker which other processes reach too. Raises ``SettingsError``."""
     settings = settings_of.read()
     if settings.is_embedded:
@@ -48,20 +48,20 @@ def with_broker(command: str) -> Settings:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def single_instance(folder: Path) -> Iterator[None]:
     """One process at a time in this folder; the system frees it however the process ends. Raises ``UsageError``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="ascii") as held:
+    with (folder / UP_LOCK_FILE).open("a+", encoding="ascii") as lock_file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            held.seek(0)
+            lock_file.seek(0)
             message = (
-                f"process {held.read(20).strip() or '?'} runs already in {folder}: "
+                f"process {lock_file.read(20).strip() or '?'} runs already in {folder}: "
                 "use that one, stop it, or name another folder in DATA_DIR"
             )
             raise UsageError(message) from None
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
+        lock_file.truncate(0)
+        lock_file.write(str(os.getpid()))
+        lock_file.flush()
         yield

@@ -25,40 +25,40 @@ from celery.beat import Service
 from tasks.base import BillingApp
 from tasks.routing import QUEUES
 from worker.cli import descriptions, output, resources
-from worker.cli.exit_codes import FailedError, UsageError
+from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring import logging
 from worker.wiring.celery_app import build
-from worker.wiring.email import FOLDER
-from worker.wiring.runtime import start_accounts
+from worker.wiring.email import EMAIL_FOLDER_NAME
+from worker.wiring.runtime import check_accounts
 
-LOOK_EVERY = 1.0  # seconds
+UP_CHECK_SECONDS = 1.0  # seconds
 # Flower can shut workers down and run tasks: here it is a window, for this machine alone unless told otherwise.
 FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers=60")
 
 
 def up() -> None:
     """Run everything in this process: worker, relay, sweep, the API, and a sandbox where no biller is named."""
-    from worker.processes.embedded import Embedded
+    from worker.processes.embedded import EmbeddedProcess
     from worker.wiring import api as api_wiring
 
     settings, api = settings_of.read(), api_settings.read()
-    logging.configure(_quiet(settings))
+    logging.configure(_quiet_settings(settings))
     with (
-        resources.alone(settings.data_dir),
-        stop_asked() as stopping,
-        Embedded(settings) as running,
-        api_wiring.api(running.settings, api, running.app.runtime.sync.gates.quota) as served,
+        resources.single_instance(settings.data_dir),
+        stop_on_signal() as stopping,
+        EmbeddedProcess(settings) as embedded,
+        api_wiring.serve(embedded.settings, api, embedded.app.runtime.reconciler.request_gates.rate_limiter) as server,
     ):
-        running.hear_the_sandbox(served.url)
-        output.show(*_welcome(settings, running.sandbox_url, served.url))
-        while not stopping.wait(LOOK_EVERY):
-            if not (running.alive and served.alive):
+        embedded.receive_sandbox_webhooks(server.url)
+        output.show(*_welcome_lines(settings, embedded.sandbox_url, server.url))
+        while not stopping.wait(UP_CHECK_SECONDS):
+            if not (embedded.is_alive and server.is_alive):
                 message = "a part of it ended by itself: see the log above, then start it again; nothing is lost"
-                raise FailedError(message)
+                raise CommandFailedError(message)
 
 
 def sandbox(
@@ -73,13 +73,13 @@ def sandbox(
     """Run the stand-ins of Stripe and Lago alone, for tests."""
     from sandbox.server import Sandbox
 
-    logging.configure(_quiet(settings_of.read()))
-    with stop_asked() as stopping, Sandbox(host, port, limits=not no_limits, state=state).start() as served:
+    logging.configure(_quiet_settings(settings_of.read()))
+    with stop_on_signal() as stopping, Sandbox(host, port, limits=not no_limits, state=state).start() as server:
         output.show(
-            f"The sandbox listens on {served.url}",
-            f"  STRIPE_API_BASE={served.url}  STRIPE_SECRET_KEY=sk_test_…   (any key of that form)",
-            f"  LAGO_API_URL={served.url}  LAGO_API_KEY=…   (any key)",
-            f"  {served.url}/sandbox/state shows what it holds. Stop it with Ctrl-C.",
+            f"The sandbox listens on {server.url}",
+            f"  STRIPE_API_BASE={server.url}  STRIPE_SECRET_KEY=sk_test_…   (any key of that form)",
+            f"  LAGO_API_URL={server.url}  LAGO_API_KEY=…   (any key)",
+            f"  {server.url}/sandbox/state shows what it holds. Stop it with Ctrl-C.",
         )
         stopping.wait()
 
@@ -93,12 +93,12 @@ def run_worker(
     ] = None,
 ) -> None:
     """Run one Celery worker process; run as many as you need."""
-    settings = resources.with_broker("worker")
-    chosen = _queues(queues)
+    settings = resources.settings_with_broker("worker")
+    chosen = _checked_queues(queues)
     if concurrency is not None:
         settings = settings.model_copy(update={"worker_concurrency": concurrency})
-    app = _opened(settings)
-    start_accounts(app.runtime)
+    app = _open_app(settings)
+    check_accounts(app.runtime)
     worker = app.Worker(
         hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
         pool_cls="threads",
@@ -116,20 +116,20 @@ def run_worker(
 
 def relay() -> None:
     """Hand committed events to the broker; run one, or several."""
-    settings = resources.with_broker("relay")
-    app = _opened(settings)
-    runs = Relay(app, app.runtime.database)
+    settings = resources.settings_with_broker("relay")
+    app = _open_app(settings)
+    process = Relay(app, app.runtime.database)
     try:
-        with stop_asked(runs.stop):
+        with stop_on_signal(process.stop):
             output.show("The relay runs. Stop it with Ctrl-C.")
-            runs.run()
+            process.run()
     finally:
         app.close_runtime()
 
 
 def beat() -> None:
     """Ring for the sweep every few seconds; one is enough, a second does no harm."""
-    settings = resources.with_broker("beat")
+    settings = resources.settings_with_broker("beat")
     logging.configure(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
@@ -146,78 +146,82 @@ class _Beat(Beat):
 
 def flower(context: typer.Context) -> None:
     """Run Flower on this broker; what follows goes to Flower, e.g. --port=5555 --basic-auth=user:password."""
-    settings = resources.with_broker("flower")
+    settings = resources.settings_with_broker("flower")
     build(settings).start(["flower", *FLOWER_OPTIONS, *context.args])
 
 
 @contextmanager
-def stop_asked(then: Callable[[], None] | None = None) -> Iterator[threading.Event]:
+def stop_on_signal(on_stop: Callable[[], None] | None = None) -> Iterator[threading.Event]:
     """Set on SIGINT or SIGTERM, from inside the main thread; ``then`` is called as well."""
-    asked = threading.Event()
+    stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        asked.set()
-        if then is not None:
-            then()
+        stopping.set()
+        if on_stop is not None:
+            on_stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stopping
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
-def _quiet(settings: Settings) -> Settings:
+def _quiet_settings(settings: Settings) -> Settings:
     """A person looks on: only what is wrong is logged, unless LOG_LEVEL asks for more."""
     return (
         settings if "log_level" in settings.model_fields_set else settings.model_copy(update={"log_level": "WARNING"})
     )
 
 
-def _opened(settings: Settings) -> BillingApp:
+def _open_app(settings: Settings) -> BillingApp:
     """The app with its runtime open: what is missing is said now, not at the first task."""
     logging.configure(settings)
     app = build(settings)
-    resources.make_folder(settings)
+    resources.make_database_folder(settings)
     app.runtime  # noqa: B018 - opens it
     return app
 
 
-def _queues(given: str | None) -> list[str] | None:
+def _checked_queues(given: str | None) -> list[str] | None:
     if given is None:
         return None
-    chosen = [word.strip() for word in given.split(",") if word.strip()]
-    unknown = [word for word in chosen if word not in QUEUES]
+    chosen = [name.strip() for name in given.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in QUEUES]
     if unknown or not chosen:
         message = f"--queues: {', '.join(unknown) or 'nothing'} is no queue; choose from {', '.join(QUEUES)}"
         raise UsageError(message)
     return chosen
 
 
-def _mails(settings: Settings) -> str:
+def _email_target(settings: Settings) -> str:
     if settings.smtp_host is not None:
         return settings.smtp_host
-    return f"{settings.data_dir / FOLDER}   (one file each)" if settings.is_embedded else "wait until SMTP_HOST is set"
+    return (
+        f"{settings.data_dir / EMAIL_FOLDER_NAME}   (one file each)"
+        if settings.is_embedded
+        else "wait until SMTP_HOST is set"
+    )
 
 
-def _welcome(settings: Settings, sandbox_url: str | None, api_url: str) -> list[str]:
+def _welcome_lines(settings: Settings, sandbox_url: str | None, api_url: str) -> list[str]:
     folder = settings.data_dir
-    billers = (
+    provider_line = (
         f"sandbox   {sandbox_url}   (stand-ins of Stripe and Lago; {sandbox_url}/sandbox/state shows what they hold)"
         if sandbox_url
-        else f"billers   {settings.stripe_api_base} and {settings.lago_api_url}"
+        else f"providers {settings.stripe_api_base} and {settings.lago_api_url}"
     )
     create = "from core.org_manager import org_manager; org_manager.create_organization('Acme')"
     return [
         "billing-sync is up. Stop it with Ctrl-C; nothing is lost, whatever ends it.",
-        f"  {billers}",
-        f"  API       {api_url}   ({api_url}/docs describes it; `{descriptions.typed()} keys create` opens it)",
+        f"  {provider_line}",
+        f"  API       {api_url}   ({api_url}/docs describes it; `{descriptions.program_path()} keys create` opens it)",
         f"  data      {folder.resolve()}",
-        f"  mails     {_mails(settings)}",
+        f"  emails    {_email_target(settings)}",
         "Next, in another terminal and this folder:",
-        f"  {descriptions.typed()} import organizations.json org_users.json",
-        f'  {descriptions.typed("python")} -c "{create}"',
-        f"  {descriptions.typed()} orgs",
-        f"  {descriptions.typed()} status Acme",
+        f"  {descriptions.program_path()} import organizations.json org_users.json",
+        f'  {descriptions.program_path("python")} -c "{create}"',
+        f"  {descriptions.program_path()} orgs",
+        f"  {descriptions.program_path()} status Acme",
     ]

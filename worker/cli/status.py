@@ -16,162 +16,172 @@ from core.common.clock import utc_now
 from core.emails import queue
 from core.reconcile.link_status import LinkReport
 from core.reporting import overview
-from core.reporting.overview import OrganizationReport, Overview, Trouble
+from core.reporting.overview import FailureGroup, OrganizationReport, Overview
 from worker.cli import descriptions, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
-from worker.processes.relay import BROKER_IS_AWAY
+from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS
 from worker.wiring.celery_app import build
 
-PROBE_SECONDS = 2
+BROKER_PROBE_SECONDS = 2
 
 
-def status(*, org: descriptions.MaybeOrg = None, as_json: output.AsJson = False) -> None:
+def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.JsonOption = False) -> None:
     """Show what is in sync, behind and parked; of one organization also why, and what happens next.
 
-    JSON: {"in_sync", "organizations", "billers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
-    "account_id", "livemode", "stop": {"kind", "since", "message", "probe_at"} or null}, "lago": …},
-    "troubles": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
-    "unpublished_since", "received": {verdict: count},
-    "comparison": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "answers"},
-    "mails": {"waiting", "waiting_since", "reason", "given_up"}}.
+    JSON: {"in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
+    "account_id", "livemode", "open_breaker": {"reason", "open_since", "message", "probe_at"} or null}, "lago": …},
+    "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
+    "unpublished_since", "inbox": {status: count},
+    "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable"},
+    "emails": {"waiting", "waiting_since", "reason", "failed"}}.
 
-    With ORG: an organization as in `orgs`; its links: {"provider", "standing", "customer_id", "subscription_id",
+    With ORG: an organization as in `orgs`; its links: {"provider", "status", "customer_id", "subscription_id",
     "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
-    "error_request_id", "error_at", "payment", "payment_since", "payment_code", "next_step"}. Standings: in_sync,
-    working, waiting, stopped, retrying, queued, parked, held. Payments: null, failed, refused.
+    "error_request_id", "error_at", "payment_status", "payment_since", "payment_code", "next_step"}. Statuses: in_sync,
+    syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments: null, failed, payer_rejected.
     """
     settings = settings_of.read()
-    with resources.store(settings) as database, database.read() as session:
+    with resources.open_database(settings) as database, database.read() as session:
         if org is not None:
-            _show_one(session, org, as_json=as_json)
+            _show_organization(session, org, as_json=as_json)
             return
-        found, posted = overview.overview(session), queue.counts(session, utc_now())
-    _show_all(found, posted, settings, as_json=as_json)
+        found, emails = overview.summarize(session), queue.counts(session, utc_now())
+    _show_overview(found, emails, settings, as_json=as_json)
 
 
-def _show_one(session: Session, word: str, *, as_json: bool) -> None:
+def _show_organization(session: Session, query: str, *, as_json: bool) -> None:
     now = utc_now()
-    report = overview.organization(session, descriptions.meant(session, word).id, now)
+    report = overview.organization_report(session, descriptions.find_organization(session, query).id, now)
     if report is None:
         return
     if as_json:
-        output.show_json(descriptions.organization(report, now))
+        output.show_json(descriptions.organization_json(report, now))
         return
-    plan = descriptions.plan(report.plan_tier, report.pending_plan_tier)
-    members = descriptions.count(report.members, "member")
+    plan = descriptions.plan_text(report.plan_tier, report.pending_plan_tier)
+    members = descriptions.plural(report.members, "member")
     output.show(
         Text.assemble((report.name, "bold"), "  ", report.id),
-        f"{plan}, {report.status}, {members}, last changed {output.age(report.updated_at, now)}",
+        f"{plan}, {report.status}, {members}, last changed {output.relative_time(report.updated_at, now)}",
     )
     for link in report.links.values():
-        output.show("", *_link(link, report, now))
+        output.show("", *_link_lines(link, report, now))
 
 
-def _link(link: LinkReport, report: OrganizationReport, now: datetime) -> list[RenderableType]:
+def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True, min_width=12)
     grid.add_column(overflow="fold")
     for label, line in (
         ("customer", link.customer_id),
         ("subscription", link.subscription_id),
-        ("plan", descriptions.plan(link.plan_code, link.next_plan_code) if link.plan_code else None),
-        ("why", descriptions.why(link)),
+        ("plan", descriptions.plan_text(link.plan_code, link.next_plan_code) if link.plan_code else None),
+        ("why", descriptions.reason_text(link)),
         ("next", descriptions.next_step(link, report.id, now)),
-        ("payment", descriptions.payment(link, now)),
+        ("payment", descriptions.payment_text(link, now)),
     ):
         if line:
             grid.add_row(label, Text(line))
-    head = Text.assemble((f"{descriptions.NAMES[link.provider]:<7}", "bold"), descriptions.state(link, now))
+    head = Text.assemble(
+        (f"{descriptions.PROVIDER_LABELS[link.provider]:<7}", "bold"), descriptions.link_status(link, now)
+    )
     return [head, Padding(grid, (0, 0, 0, 2), expand=False)]
 
 
-def _show_all(found: Overview, posted: queue.Counts, settings: Settings, *, as_json: bool) -> None:
-    address, answers = _probe(settings)
+def _show_overview(overview: Overview, emails: queue.QueueCounts, settings: Settings, *, as_json: bool) -> None:
+    address, broker_reachable = _probe_broker(settings)
     if as_json:
-        broker = {"address": address, "answers": answers}
-        output.show_json({"in_sync": found.in_sync, **asdict(found), "broker": broker, "mails": asdict(posted)})
+        broker = {"address": address, "reachable": broker_reachable}
+        output.show_json({"in_sync": overview.in_sync, **asdict(overview), "broker": broker, "emails": asdict(emails)})
         return
     now = utc_now()
-    counts = list(found.billers.items())
+    counts = list(overview.providers.items())
     output.show(
-        descriptions.count(found.organizations, "organization"),
+        descriptions.plural(overview.organizations, "organization"),
         "",
         output.table(
             counts,
             [
-                Column("", lambda row: descriptions.NAMES[row[0]]),
+                Column("", lambda row: descriptions.PROVIDER_LABELS[row[0]]),
                 Column("in sync", lambda row: str(row[1].in_sync), justify="right"),
                 Column("behind", lambda row: str(row[1].behind), justify="right"),
                 Column("parked", lambda row: str(row[1].parked), justify="right"),
-                Column("longest behind", lambda row: output.age(row[1].behind_since, now)),
+                Column("longest behind", lambda row: output.relative_time(row[1].behind_since, now)),
             ],
         ),
     )
-    for provider, each in counts:
-        if each.stop is not None:
-            output.show("", *descriptions.about_stop(provider, each.stop, now))
-    if found.troubles:
-        output.show("", output.table(found.troubles, _trouble_columns(now)))
-    output.show("", *_lines(found, settings, answers, now), *_mails(posted, settings, now))
+    for provider, provider_counts in counts:
+        if provider_counts.open_breaker is not None:
+            output.show("", *descriptions.open_breaker_lines(provider, provider_counts.open_breaker, now))
+    if overview.failures:
+        output.show("", output.table(overview.failures, _error_columns(now)))
+    output.show("", *_overview_lines(overview, settings, broker_reachable, now), *_email_lines(emails, settings, now))
 
 
-def _lines(found: Overview, settings: Settings, answers: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - three answers
-    since = f", the oldest {output.age(found.unpublished_since, now)}" if found.unpublished else ""
-    lines = [f"events to publish: {found.unpublished}{since}"]
-    if answers is None:
+def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - three answers
+    since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
+    lines = [f"events to publish: {overview.unpublished}{since}"]
+    if broker_reachable is None:
         lines.append("broker: none named; a running `billing-sync up` does the work")
     else:
-        lines.append(f"broker: {'answers' if answers else 'does not answer; the rows wait, nothing is lost'}")
-    untaken = [
-        f"{found.received[verdict]} {verdict}" for verdict in ("refused", "waiting") if found.received.get(verdict)
+        lines.append(f"broker: {'answers' if broker_reachable else 'does not answer; the rows wait, nothing is lost'}")
+    not_applied = [
+        f"{overview.inbox[inbox_status]} {inbox_status}"
+        for inbox_status in ("rejected", "waiting")
+        if overview.inbox.get(inbox_status)
     ]
-    if untaken:
+    if not_applied:
         lines.append(
-            f"messages of other services and billers: {', '.join(untaken)}; `billing-sync received` lists them"
+            f"messages of other services and billers: {', '.join(not_applied)}; `billing-sync inbox` lists them"
         )
-    if (last := found.comparison) is not None:
-        drifted = f"{descriptions.count(last.drifted, 'organization')} drifted" if last.drifted else "nothing drifted"
-        lines.append(f"last comparison with the billers, {output.age(last.finished_at, now)}: {drifted}")
-    if any(each.parked for each in found.billers.values()):
+    if (last_report := overview.last_drift_report) is not None:
+        drifted = (
+            f"{descriptions.plural(last_report.drifted, 'organization')} drifted"
+            if last_report.drifted
+            else "nothing drifted"
+        )
+        lines.append(
+            f"last comparison with the billers, {output.relative_time(last_report.finished_at, now)}: {drifted}"
+        )
+    if any(each.parked for each in overview.providers.values()):
         lines.append("`billing-sync parked` says what to do about those that are parked")
     if settings.uses_sandbox and not settings.is_embedded:
         lines.append("no biller is named: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL")
     return lines
 
 
-def _mails(posted: queue.Counts, settings: Settings, now: datetime) -> list[str]:
+def _email_lines(emails: queue.QueueCounts, settings: Settings, now: datetime) -> list[str]:
     lines = []
-    if posted.waiting:
-        nowhere = settings.smtp_host is None and not settings.is_embedded
-        why = "SMTP_HOST is not set" if nowhere else posted.reason
-        oldest = f"the oldest since {output.age(posted.waiting_since, now)}"
-        lines.append(f"mails to send: {posted.waiting}, {oldest}{f'; {why}' if why else ''}")
-    if posted.given_up:
-        lines.append(f"mails given up: {posted.given_up}; `billing-sync parked` lists them")
+    if emails.waiting:
+        no_server = settings.smtp_host is None and not settings.is_embedded
+        reason = "SMTP_HOST is not set" if no_server else emails.reason
+        oldest = f"the oldest since {output.relative_time(emails.waiting_since, now)}"
+        lines.append(f"emails to send: {emails.waiting}, {oldest}{f'; {reason}' if reason else ''}")
+    if emails.failed:
+        lines.append(f"emails failed: {emails.failed}; `billing-sync parked` lists them")
     return lines
 
 
-def _trouble_columns(now: datetime) -> list[Column[Trouble]]:
+def _error_columns(now: datetime) -> list[Column[FailureGroup]]:
     return [
         Column("links", lambda row: str(row.links), justify="right"),
         Column("biller", lambda row: row.provider),
-        Column("state", lambda row: "retrying" if row.state == "open" else "parked"),
+        Column("state", lambda row: "retrying" if row.state == "active" else "parked"),
         Column("error", lambda row: row.code or row.kind, kind="fold"),
-        Column("since", lambda row: output.age(row.since, now)),
+        Column("since", lambda row: output.relative_time(row.since, now)),
         Column("for example", lambda row: row.message, kind="fold"),
     ]
 
 
-def _probe(settings: Settings) -> tuple[str | None, bool | None]:
+def _probe_broker(settings: Settings) -> tuple[str | None, bool | None]:
     """The broker's address without its password, and whether it answers; one try, a few seconds at most."""
     if settings.is_embedded:
         return None, None
     with build(settings).connection_for_write() as connection:
         address = connection.as_uri()
         try:
-            connection.ensure_connection(max_retries=1, timeout=PROBE_SECONDS)
-        except (*BROKER_IS_AWAY, KombuError):
+            connection.ensure_connection(max_retries=1, timeout=BROKER_PROBE_SECONDS)
+        except (*BROKER_UNAVAILABLE_ERRORS, KombuError):
             return address, False
         return address, True

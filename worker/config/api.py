@@ -9,13 +9,13 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from api.oidc import Algorithm, IssuerSettings
-from api.rate_limit import DEFAULT_RATE
-from providers.lago.webhooks import Jwt
+from api.oidc import IssuerSettings, TokenAlgorithm
+from api.rate_limit import DEFAULT_CLIENT_RATE
+from providers.lago.webhooks import JwtCheck
 from worker.config.settings import ENV_FILE, SettingsError
 
-PORT: Final = 8080
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+DEFAULT_API_PORT: Final = 8080
+LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ApiSettings(BaseSettings):
@@ -30,11 +30,14 @@ class ApiSettings(BaseSettings):
         default=None, description="Whose pages may call it from a browser: origins, commas between; default: none."
     )
     api_rate_limit: float = Field(
-        default=DEFAULT_RATE, gt=0, le=100_000, description="Requests a second of one caller; twice as many at once."
+        default=DEFAULT_CLIENT_RATE,
+        gt=0,
+        le=100_000,
+        description="Requests a second of one caller; twice as many at once.",
     )
     oidc_issuer: str | None = Field(default=None, description="The sign-in service, as its tokens spell it.")
     oidc_audience: str | None = Field(default=None, description="What access tokens for this API name as audience.")
-    oidc_algorithm: Algorithm = Field(default="RS256", description="The one with which its tokens are signed.")
+    oidc_algorithm: TokenAlgorithm = Field(default="RS256", description="The one with which its tokens are signed.")
     oidc_client_id: str | None = Field(default=None, description="For /auth/login; with API_PUBLIC_URL.")
     lago_webhook_algorithm: Literal["hmac", "jwt"] = Field(
         default="hmac", description="How Lago signs its webhooks; never taken from a webhook."
@@ -46,44 +49,44 @@ class ApiSettings(BaseSettings):
 
     @field_validator("api_public_url", "oidc_issuer")
     @classmethod
-    def _is_https(cls, url: str | None) -> str | None:
+    def _check_https_url(cls, url: str | None) -> str | None:
         parts = urlsplit(url or "https://none")
-        if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
+        if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS):
             problem = "must be an https:// address (http:// on this machine alone)"
             raise ValueError(problem)
         return url
 
     @field_validator("api_cors_origins")
     @classmethod
-    def _are_origins(cls, text: str | None) -> str | None:
-        for origin in _listed(text):
+    def _check_origins(cls, text: str | None) -> str | None:
+        for origin in _split_list(text):
             parts = urlsplit(origin)
-            exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
-            if not (exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK)):
+            is_exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
+            if not (is_exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS)):
                 problem = "takes origins like https://app.example.com, commas between; no path, and no * for everybody"
                 raise ValueError(problem)
         return text
 
     @field_validator("lago_webhook_public_key")
     @classmethod
-    def _is_a_key(cls, key: str | None) -> str | None:
+    def _check_public_key(cls, key: str | None) -> str | None:
         if key is not None:
             try:
-                Jwt(key)
+                JwtCheck(key)
             except ValueError:
                 problem = "is no RSA public key: give the PEM, or its base64 as Lago answers it"
                 raise ValueError(problem) from None
         return key
 
     @model_validator(mode="after")
-    def _webhooks_are_named_whole(self) -> ApiSettings:
+    def _check_lago_webhook_settings_complete(self) -> ApiSettings:
         if (self.lago_webhook_algorithm == "jwt") != (self.lago_webhook_public_key is not None):
             problem = "LAGO_WEBHOOK_ALGORITHM=jwt and LAGO_WEBHOOK_PUBLIC_KEY are set together, or both left out"
             raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
-    def _is_named_whole(self) -> ApiSettings:
+    def _check_oidc_settings_complete(self) -> ApiSettings:
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
             problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
             raise ValueError(problem)
@@ -96,10 +99,10 @@ class ApiSettings(BaseSettings):
 
     @property
     def cors_origins(self) -> list[str]:
-        return _listed(self.api_cors_origins)
+        return _split_list(self.api_cors_origins)
 
     @property
-    def secure(self) -> bool:
+    def is_https(self) -> bool:
         return self.api_public_url is not None and self.api_public_url.startswith("https:")
 
     @property
@@ -116,7 +119,7 @@ class ApiSettings(BaseSettings):
         )
 
 
-def _listed(text: str | None) -> list[str]:
+def _split_list(text: str | None) -> list[str]:
     return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
@@ -125,9 +128,9 @@ def read() -> ApiSettings:
     try:
         return ApiSettings()
     except ValidationError as error:
-        raise SettingsError("; ".join(map(_sentence, error.errors(include_input=False)))) from None
+        raise SettingsError("; ".join(map(_describe_error, error.errors(include_input=False)))) from None
 
 
-def _sentence(wrong: ErrorDetails) -> str:
-    problem = wrong["msg"].removeprefix("Value error, ")
-    return f"{str(wrong['loc'][0]).upper()}: {problem}" if wrong["loc"] else problem
+def _describe_error(error: ErrorDetails) -> str:
+    problem = error["msg"].removeprefix("Value error, ")
+    return f"{str(error['loc'][0]).upper()}: {problem}" if error["loc"] else problem

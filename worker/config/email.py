@@ -9,42 +9,44 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from core.common.email_addresses import addressable
+from core.common.email_addresses import is_mailable
 
-Tls = Literal["starttls", "tls", "none"]
+TlsMode = Literal["starttls", "tls", "none"]
 
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-TOKEN: Final = "{token}"  # noqa: S105 - where it goes
+LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+INVITATION_URL_TOKEN: Final = "{token}"  # noqa: S105 - where it goes
 
 
-class MailSettings(BaseSettings):
+class EmailSettings(BaseSettings):
     smtp_host: str | None = Field(default=None, description="The mail server; with MAIL_FROM.")
     smtp_port: int | None = Field(default=None, ge=1, le=65_535, description="Default: 587, 465 or 25, by SMTP_TLS.")
     smtp_user: str | None = Field(default=None, description="With SMTP_PASSWORD, where it asks for a login.")
     smtp_password: SecretStr | None = Field(default=None, description="With SMTP_USER.")
-    smtp_tls: Tls = Field(default="starttls", description="tls: from the first byte; none: not at all.")
+    smtp_tls: TlsMode = Field(default="starttls", description="tls: from the first byte; none: not at all.")
     mail_from: str | None = Field(default=None, description="Name <address>, or an address.")
     invitation_url: str | None = Field(default=None, description="The page that accepts invitations, {token} in it.")
 
     @field_validator("mail_from")
     @classmethod
-    def _is_an_address(cls, words: str | None) -> str | None:
-        if words is not None and not addressable(parseaddr(words)[1]):
+    def _check_sender_address(cls, address: str | None) -> str | None:
+        if address is not None and not is_mailable(parseaddr(address)[1]):
             problem = "must be an address, or Name <address>"
             raise ValueError(problem)
-        return words
+        return address
 
     @field_validator("invitation_url")
     @classmethod
-    def _is_a_page(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or f"https://none/{TOKEN}")
-        if TOKEN not in (url or TOKEN) or not (parts.scheme == "https" or parts.hostname in LOOPBACK):
-            problem = f"must be an https:// address with {TOKEN} in it (http:// on this machine alone)"
+    def _check_invitation_url(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or f"https://none/{INVITATION_URL_TOKEN}")
+        if INVITATION_URL_TOKEN not in (url or INVITATION_URL_TOKEN) or not (
+            parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS
+        ):
+            problem = f"must be an https:// address with {INVITATION_URL_TOKEN} in it (http:// on this machine alone)"
             raise ValueError(problem)
         return url
 
     @model_validator(mode="after")
-    def _mail_server_is_named_whole(self) -> MailSettings:
+    def _check_smtp_settings_complete(self) -> EmailSettings:
         for one, other in (("smtp_host", "mail_from"), ("smtp_user", "smtp_password")):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 problem = f"{one.upper()} and {other.upper()} are set together, or both left out"
@@ -52,7 +54,7 @@ class MailSettings(BaseSettings):
         if self.smtp_user is not None and self.smtp_host is None:
             problem = "SMTP_USER is set and SMTP_HOST is missing"
             raise ValueError(problem)
-        if self.smtp_user is not None and self.smtp_tls == "none" and self.smtp_host not in LOOPBACK:
+        if self.smtp_user is not None and self.smtp_tls == "none" and self.smtp_host not in LOOPBACK_HOSTS:
             problem = "SMTP_TLS is none: SMTP_PASSWORD would go to another machine for everybody to read"
             raise ValueError(problem)
         return self

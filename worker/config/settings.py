@@ -15,20 +15,20 @@ from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from core.catalog.plans import ChargedBy
-from core.flow_control.rate_limiter import LEAST_RATE
-from worker.config.email import MailSettings
+from core.catalog.plans import ChargingProvider
+from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
+from worker.config.email import EmailSettings
 
 ENV_FILE = Path(".env")
-LOOPBACK_BROKER = "memory://localhost"
-SHORTEST_SECRET = 32
+IN_MEMORY_BROKER_URL = "memory://localhost"
+MIN_SIGNING_SECRET_LENGTH = 32
 
 
 class SettingsError(Exception):
     """A setting is missing or cannot be used; the message names it and what it wants, never its value."""
 
 
-class Settings(MailSettings):
+class Settings(EmailSettings):
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
         env_file_encoding="utf-8",
@@ -43,17 +43,21 @@ class Settings(MailSettings):
     celery_broker_url: str | None = Field(default=None, description="redis:// or amqp://; default: REDIS_URL.")
     redis_url: str | None = Field(default=None, description="Used as the broker where CELERY_BROKER_URL is not set.")
     plans_file: Path = Field(default=Path("plans.toml"), description="The plan catalog.")
-    charged_by: ChargedBy | None = Field(default=None, description="Who charges; wins over the plan file's own word.")
+    charged_by: ChargingProvider | None = Field(
+        default=None, description="Who charges; wins over the plan file's own word."
+    )
 
     stripe_secret_key: SecretStr | None = Field(default=None, description="sk_… or rk_…; without it: the sandbox.")
     stripe_api_base: str | None = Field(default=None, description="https://api.stripe.com for live; no default.")
     stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_… of the webhook endpoint.")
     stripe_days_until_due: int = Field(default=30, ge=1, le=365, description="Of invoices, where Stripe charges.")
     stripe_rate_limit: float | None = Field(
-        default=None, ge=LEAST_RATE, description="Requests a second of the account; default: 100, 25 with a test key."
+        default=None,
+        ge=MIN_REQUESTS_PER_SECOND,
+        description="Requests a second of the account; default: 100, 25 with a test key.",
     )
     stripe_operation_rate_limit: float = Field(
-        default=25.0, ge=LEAST_RATE, description="Requests a second of one operation."
+        default=25.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests a second of one operation."
     )
     lago_api_url: str | None = Field(default=None, description="Lago's origin, without /api/v1; no default.")
     lago_api_key: SecretStr | None = Field(default=None, description="Key of one Lago organization.")
@@ -66,7 +70,7 @@ class Settings(MailSettings):
     webhook_allow_private: bool = Field(default=False, description="Subscribers may be on private networks.")
 
     lago_rate_limit: float = Field(
-        default=50.0, ge=LEAST_RATE, description="Requests a second of the Lago organization."
+        default=50.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests a second of the Lago organization."
     )
 
     worker_concurrency: int = Field(default=8, ge=1, le=64, description="Threads of one worker process.")
@@ -89,14 +93,16 @@ class Settings(MailSettings):
 
     @field_validator("webhook_signing_secret")
     @classmethod
-    def _is_long(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and len(secret.get_secret_value()) < SHORTEST_SECRET:
-            problem = f"must be {SHORTEST_SECRET} random characters or more; `openssl rand -base64 32` makes them"
+    def _check_signing_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < MIN_SIGNING_SECRET_LENGTH:
+            problem = (
+                f"must be {MIN_SIGNING_SECRET_LENGTH} random characters or more; `openssl rand -base64 32` makes them"
+            )
             raise ValueError(problem)
         return secret
 
     @model_validator(mode="after")
-    def _billers_are_named_whole(self) -> Settings:
+    def _check_providers_complete(self) -> Settings:
         pairs = {
             "STRIPE_SECRET_KEY": (self.stripe_secret_key, "STRIPE_API_BASE", self.stripe_api_base),
             "LAGO_API_KEY": (self.lago_api_key, "LAGO_API_URL", self.lago_api_url),
@@ -128,17 +134,17 @@ class Settings(MailSettings):
 
     @property
     def broker(self) -> str:
-        return self.celery_broker_url or self._named_redis or LOOPBACK_BROKER
+        return self.celery_broker_url or self._configured_redis_url or IN_MEMORY_BROKER_URL
 
     @property
     def redis(self) -> str | None:
         """Where processes share the quota: the named Redis, else a broker that is one; None: there is none."""
-        if self._named_redis is None and self.broker.startswith(("redis://", "rediss://")):
+        if self._configured_redis_url is None and self.broker.startswith(("redis://", "rediss://")):
             return self.broker
-        return self._named_redis
+        return self._configured_redis_url
 
     @property
-    def _named_redis(self) -> str | None:
+    def _configured_redis_url(self) -> str | None:
         if self.redis_url or not self.redis_host:
             return self.redis_url
         return f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
@@ -146,7 +152,7 @@ class Settings(MailSettings):
     @property
     def is_embedded(self) -> bool:
         """One process does everything; there is no broker to share work through."""
-        return self.broker == LOOPBACK_BROKER
+        return self.broker == IN_MEMORY_BROKER_URL
 
     @property
     def uses_sandbox(self) -> bool:
@@ -155,15 +161,17 @@ class Settings(MailSettings):
 
 def read() -> Settings:
     """Raises ``SettingsError`` with one sentence for each bad setting; no value is repeated."""
-    _refuse_unread_lines()
+    _refuse_unreadable_lines()
     try:
         return Settings()
     except ValidationError as error:
-        sentences = [_sentence(list(map(str, part["loc"])), part["msg"]) for part in error.errors(include_input=False)]
-        raise SettingsError("; ".join(sentences)) from None
+        problems = [
+            _describe_error(list(map(str, part["loc"])), part["msg"]) for part in error.errors(include_input=False)
+        ]
+        raise SettingsError("; ".join(problems)) from None
 
 
-def _refuse_unread_lines() -> None:
+def _refuse_unreadable_lines() -> None:
     """A line that the reader of the file skips would leave its setting at the default: another database, a sandbox."""
     if not ENV_FILE.is_file():
         return
@@ -172,21 +180,21 @@ def _refuse_unread_lines() -> None:
     except UnicodeDecodeError:
         message = f"{ENV_FILE} is not text in UTF-8: save it as such"
         raise SettingsError(message) from None
-    unread = [
-        str(each.original.line + _blank_before(each.original.string))
+    unreadable = [
+        str(each.original.line + _count_leading_blank_lines(each.original.string))
         for each in lines
         if each.error or (each.key is not None and each.value is None)
     ]
-    if unread:
-        message = f"{ENV_FILE} line {', '.join(unread)}: cannot be read; write NAME=value, a comment after #"
+    if unreadable:
+        message = f"{ENV_FILE} line {', '.join(unreadable)}: cannot be read; write NAME=value, a comment after #"
         raise SettingsError(message)
 
 
-def _blank_before(part: str) -> int:
+def _count_leading_blank_lines(part: str) -> int:
     """The reader counts blank lines to what follows them."""
     return part[: len(part) - len(part.lstrip())].count("\n")
 
 
-def _sentence(where: list[str], problem: str) -> str:
+def _describe_error(where: list[str], problem: str) -> str:
     problem = problem.removeprefix("Value error, ")
     return f"{where[0].upper()}: {problem}" if where else problem

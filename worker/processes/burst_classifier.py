@@ -14,40 +14,42 @@ from typing import Final
 
 from core.organizations.links import SWEEP_GRACE
 from core.ports.spec import PROVIDERS, Provider
-from tasks.routing import Ring
+from tasks.routing import SyncRequest
 
-NO_CROWD: Final = 50  # messages to one biller that may come at once and are fresh all the same
+INTERACTIVE_BURST_SIZE: Final = 50  # messages to one biller that may come at once and are fresh all the same
 
 
 @dataclass(slots=True)
-class _Way:
-    """To one biller. ``room`` for so many more at once; a crowd is spread up to ``crowd_until``."""
+class _ProviderBudget:
+    """To one biller. ``room`` for so many more at once; a crowd is spread up to ``bulk_until``."""
 
-    room: float = NO_CROWD
-    crowd_until: float = 0.0
+    interactive_left: float = INTERACTIVE_BURST_SIZE
+    bulk_until: float = 0.0
 
 
-class Turnstile:
+class BurstClassifier:
     """``pace``: rounds a second at a biller. For one thread."""
 
-    def __init__(self, pace: Callable[[Provider], float], now: Callable[[], float] = time.monotonic) -> None:
-        self._pace = pace
+    def __init__(self, rate_of: Callable[[Provider], float], now: Callable[[], float] = time.monotonic) -> None:
+        self._rate_of = rate_of
         self._now = now
-        self._ways = {provider: _Way() for provider in PROVIDERS}
-        self._counted_at = now()
+        self._budgets = {provider: _ProviderBudget() for provider in PROVIDERS}
+        self._refilled_at = now()
 
-    def sort(self, rings: Iterable[Ring]) -> Iterator[Ring]:
+    def classify(self, requests: Iterable[SyncRequest]) -> Iterator[SyncRequest]:
         """Those that are to be rung now, in their order."""
         now = self._now()
-        for provider, way in self._ways.items():
-            way.room = min(NO_CROWD, way.room + (now - self._counted_at) * self._pace(provider))
-        self._counted_at = now
-        for ring in rings:
-            way = self._ways[ring.provider]
-            begins = max(now, way.crowd_until)
-            if way.room >= 1:
-                way.room -= 1
-                yield ring
-            elif begins - now <= SWEEP_GRACE.total_seconds():
-                way.crowd_until = begins + 1 / self._pace(ring.provider)
-                yield replace(ring, bulk=True, after=begins - now)
+        for provider, budget in self._budgets.items():
+            budget.interactive_left = min(
+                INTERACTIVE_BURST_SIZE, budget.interactive_left + (now - self._refilled_at) * self._rate_of(provider)
+            )
+        self._refilled_at = now
+        for request in requests:
+            budget = self._budgets[request.provider]
+            starts_at = max(now, budget.bulk_until)
+            if budget.interactive_left >= 1:
+                budget.interactive_left -= 1
+                yield request
+            elif starts_at - now <= SWEEP_GRACE.total_seconds():
+                budget.bulk_until = starts_at + 1 / self._rate_of(request.provider)
+                yield replace(request, bulk=True, delay_seconds=starts_at - now)

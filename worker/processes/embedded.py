@@ -15,28 +15,28 @@ import structlog
 from pydantic import SecretStr
 
 from core.catalog import publishing
-from core.db.database import DATABASE_IS_AWAY
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks import drift, emails, sweep
 from tasks.base import BillingApp
 from worker.config.settings import Settings
-from worker.processes.relay import BROKER_IS_AWAY, Relay
+from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS, Relay
 from worker.wiring import celery_app
-from worker.wiring.runtime import start_accounts
+from worker.wiring.runtime import check_accounts
 
 log = structlog.get_logger()
 
-SWEEP_EVERY: Final = 1.0
-STOP_SECONDS: Final = 30.0
+EMBEDDED_TICK_SECONDS: Final = 1.0
+EMBEDDED_STOP_SECONDS: Final = 30.0
 
 
-class Embedded:
+class EmbeddedProcess:
     """A context: running inside, stopped after; one a process, since Celery's stop switch is the process's own."""
 
     def __init__(self, settings: Settings, *, sandbox_limits: bool = True) -> None:
         self._settings = settings
-        self._limits = sandbox_limits
+        self._sandbox_limits = sandbox_limits
         self._sandbox: Sandbox | None = None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -56,7 +56,7 @@ class Embedded:
         """With the sandbox's address where no biller is named; once it runs."""
         return self._settings
 
-    def hear_the_sandbox(self, api_url: str) -> None:
+    def receive_sandbox_webhooks(self, api_url: str) -> None:
         """Where it is our own, its webhooks go to this API."""
         stripe, lago = self._settings.stripe_webhook_secret, self._settings.lago_webhook_secret
         if self._sandbox is None or stripe is None or lago is None:
@@ -72,7 +72,7 @@ class Embedded:
         return self._sandbox.url if self._sandbox else None
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Worker, relay and sweep all run."""
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
@@ -93,13 +93,13 @@ class Embedded:
         settings = self._settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if settings.uses_sandbox:
-            self._sandbox = Sandbox(limits=self._limits, state=settings.data_dir / "sandbox.jsonl").start()
-            self._settings = settings = _pointed_at(settings, self._sandbox.url)
+            self._sandbox = Sandbox(limits=self._sandbox_limits, state=settings.data_dir / "sandbox.jsonl").start()
+            self._settings = settings = _with_sandbox(settings, self._sandbox.url)
         self._app = celery_app.build(settings)
         runtime = self._app.runtime
-        start_accounts(runtime)
+        check_accounts(runtime)
         if self._sandbox is not None:
-            publishing.push(runtime.catalog, runtime.sync.billers.values())
+            publishing.publish(runtime.catalog, runtime.reconciler.providers.values())
         self._relay = Relay(self._app, runtime.database)
         self._worker = self._app.WorkController(
             pool="threads",
@@ -109,38 +109,38 @@ class Embedded:
             without_mingle=True,
             without_gossip=True,
         )
-        threads = {"worker": self._worker.start, "relay": self._relay.run, "sweep": self._sweep}
-        if runtime.post is not None:
-            threads["mails"] = self._mails
+        threads = {"worker": self._worker.start, "relay": self._relay.run, "sweep": self._run_sweep}
+        if runtime.email_sender is not None:
+            threads["emails"] = self._run_emails
         if settings.plan_every_hours is not None:
-            threads["plan"] = self._plan
+            threads["drift-check"] = self._run_drift_check
         for name, target in threads.items():
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def _sweep(self) -> None:
-        while not self._stopping.wait(SWEEP_EVERY):
+    def _run_sweep(self) -> None:
+        while not self._stopping.wait(EMBEDDED_TICK_SECONDS):
             try:
                 sweep.run(self.app)
-            except (*BROKER_IS_AWAY, *DATABASE_IS_AWAY) as error:
+            except (*BROKER_UNAVAILABLE_ERRORS, *DATABASE_UNAVAILABLE_ERRORS) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
 
-    def _mails(self) -> None:
-        post = self.app.runtime.post
-        while post is not None and not self._stopping.wait(SWEEP_EVERY):
+    def _run_emails(self) -> None:
+        email_sender = self.app.runtime.email_sender
+        while email_sender is not None and not self._stopping.wait(EMBEDDED_TICK_SECONDS):
             try:
-                emails.run(post)
-            except DATABASE_IS_AWAY as error:
-                log.warning("mails_failed", error=type(error).__name__)
+                emails.run(email_sender)
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                log.warning("email_task_failed", error=type(error).__name__)
 
-    def _plan(self) -> None:
-        every = timedelta(hours=self._settings.plan_every_hours or 0)
-        while not self._stopping.wait(drift.RING_EVERY):
+    def _run_drift_check(self) -> None:
+        interval = timedelta(hours=self._settings.plan_every_hours or 0)
+        while not self._stopping.wait(drift.DRIFT_TICK_SECONDS):
             try:
-                drift.run(self.app, every)
-            except DATABASE_IS_AWAY as error:
-                log.warning("plan_failed", error=type(error).__name__)
+                drift.run(self.app, interval)
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                log.warning("drift_check_failed", error=type(error).__name__)
 
     def _stop(self) -> None:
         """What runs is finished; what waits in memory is in the rows."""
@@ -150,14 +150,14 @@ class Embedded:
         if self._worker is not None:
             self._worker.stop()
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(EMBEDDED_STOP_SECONDS)
         if self._app is not None:
             self._app.close_runtime()
         if self._sandbox is not None:
             self._sandbox.stop()
 
 
-def _pointed_at(settings: Settings, sandbox_url: str) -> Settings:
+def _with_sandbox(settings: Settings, sandbox_url: str) -> Settings:
     return settings.model_copy(
         update={
             "stripe_secret_key": SecretStr("sk_test_sandbox"),

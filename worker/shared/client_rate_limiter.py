@@ -9,15 +9,21 @@ from typing import Final, cast
 import redis
 import structlog
 
-from api.rate_limit import BURST_SECONDS, SECOND, LocalPaces, ahead_of, anonymous
+from api.rate_limit import (
+    CLIENT_BURST_SECONDS,
+    CLIENT_TICKS_PER_SECOND,
+    LocalClientRateLimiter,
+    burst_tolerance,
+    client_key,
+)
 
 log = structlog.get_logger()
 
-ANSWERS_WITHIN: Final = 0.25  # seconds; Redis answers in less than a millisecond or is away
-ASK_AGAIN: Final = 5.0  # seconds
+CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS: Final = 0.25  # seconds; Redis answers in less than a millisecond or is away
+CLIENT_LIMIT_REDIS_RETRY_SECONDS: Final = 5.0  # seconds
 
 # KEYS: the bucket. ARGV, microseconds: the interval, how far ahead of now one may be, how long the bucket is kept.
-_TAKE: Final = """
+_ACQUIRE_CLIENT_SCRIPT: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local due = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
@@ -27,39 +33,48 @@ return 0
 """
 
 
-class SharedPaces:
+class RedisClientRateLimiter:
     def __init__(self, rate: float, redis_url: str) -> None:
-        self._interval = int(SECOND / rate)
-        self._ahead = ahead_of(rate)
-        self._kept = int(1000 * (BURST_SECONDS + 1.0 / rate)) + 1  # milliseconds: by then the bucket is full
-        self._own = LocalPaces(rate)
+        self._interval = int(CLIENT_TICKS_PER_SECOND / rate)
+        self._burst_tolerance = burst_tolerance(rate)
+        self._expires_in_ms = (
+            int(1000 * (CLIENT_BURST_SECONDS + 1.0 / rate)) + 1
+        )  # milliseconds: by then the bucket is full
+        self._local = LocalClientRateLimiter(rate)
         self._redis = redis.Redis.from_url(
-            redis_url, socket_timeout=ANSWERS_WITHIN, socket_connect_timeout=ANSWERS_WITHIN
+            redis_url,
+            socket_timeout=CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS,
         )
-        self._take = self._redis.register_script(_TAKE)
-        self._away_until = 0.0
+        self._acquire_script = self._redis.register_script(_ACQUIRE_CLIENT_SCRIPT)
+        self._unavailable_until = 0.0
         self._lock = threading.Lock()
 
-    def take(self, caller: str) -> float:
-        name = anonymous(caller)
-        if self._is_away():
-            return self._own.take(name)
+    def acquire(self, caller: str) -> float:
+        name = client_key(caller)
+        if self._is_unavailable():
+            return self._local.acquire(name)
         try:
-            wait = cast("int", self._take([f"billing-sync:pace:{name}"], [self._interval, self._ahead, self._kept]))
+            wait = cast(
+                "int",
+                self._acquire_script(
+                    [f"billing-sync:pace:{name}"], [self._interval, self._burst_tolerance, self._expires_in_ms]
+                ),
+            )
         except redis.RedisError as error:
-            self._gone(error)
-            return self._own.take(name)
-        return wait / SECOND
+            self._mark_unavailable(error)
+            return self._local.acquire(name)
+        return wait / CLIENT_TICKS_PER_SECOND
 
     def close(self) -> None:
         self._redis.close()
 
-    def _is_away(self) -> bool:
+    def _is_unavailable(self) -> bool:
         with self._lock:
-            return time.monotonic() < self._away_until
+            return time.monotonic() < self._unavailable_until
 
-    def _gone(self, error: redis.RedisError) -> None:
+    def _mark_unavailable(self, error: redis.RedisError) -> None:
         with self._lock:
-            self._away_until = time.monotonic() + ASK_AGAIN
+            self._unavailable_until = time.monotonic() + CLIENT_LIMIT_REDIS_RETRY_SECONDS
         # The class alone: the text may hold the address with its password.
-        log.warning("pace_is_not_shared", error=type(error).__name__)
+        log.warning("redis_fallback_active", component="client_rate_limiter", error=type(error).__name__)

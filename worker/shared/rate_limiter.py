@@ -16,41 +16,42 @@ import redis
 import structlog
 
 from core.flow_control.rate_limiter import (
-    MANNERS,
-    MOST_PATIENT,
-    PLACE_KEPT,
-    SAME_MOMENT,
-    SECOND,
-    SLOW_FOR,
-    SLOWEST,
-    SOONEST,
-    Limit,
-    Limits,
-    LocalQuota,
-    Slot,
-    Urgency,
+    MAX_IN_FLIGHT_WAIT_MICROSECONDS,
+    MAX_PENALTY_HALVINGS,
+    MICROSECONDS_PER_SECOND,
+    MIN_QUEUE_FULL_WAIT_MICROSECONDS,
+    PENALTY_MERGE_MICROSECONDS,
+    PENALTY_MICROSECONDS,
+    RESERVATION_TTL_MICROSECONDS,
+    WAIT_POLICIES,
+    LocalRateLimiter,
+    Permit,
+    Priority,
+    ProviderRateLimits,
+    RateLimit,
     buckets,
-    slowed,
+    penalized_bucket,
 )
 from core.ports.spec import Provider
 
 log = structlog.get_logger()
 
 # A request waits for the answer inside a turn; Redis answers in less than a millisecond or is away.
-ANSWERS_WITHIN: Final = 0.5  # seconds
-ASK_AGAIN: Final = 2.0  # seconds
+RATE_LIMITER_REDIS_TIMEOUT_SECONDS: Final = 0.5  # seconds
+RATE_LIMITER_REDIS_RETRY_SECONDS: Final = 2.0  # seconds
 # Nobody knows how many processes there are while they cannot see each other: so many stay within the limits.
-PROCESSES: Final = 4
+ASSUMED_PROCESS_COUNT: Final = 4
 
-# KEYS: the places, then every bucket that is passed. ARGV: the moment (0: Redis' own clock), then what take() knows.
-_TAKE: Final = """
+# KEYS: the reservations, then every bucket that is passed. ARGV: the moment (0: Redis' own clock), then what
+# ``acquire`` knows.
+_ACQUIRE_PERMIT_SCRIPT: Final = """
 local now = tonumber(ARGV[1])
 if now == 0 then local t = redis.call('TIME'); now = t[1] * 1000000 + t[2] end
-local holder, urgency = ARGV[2], ARGV[3]
-local patience, horizon = tonumber(ARGV[4]), tonumber(ARGV[5])
-local kept, soonest, most_patient = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now - kept))
-local wait, line, widest, passed = 0, 0, 0, {}
+local holder, priority = ARGV[2], ARGV[3]
+local max_wait, max_queue_wait = tonumber(ARGV[4]), tonumber(ARGV[5])
+local reservation_ttl, soonest, longest_in_flight_wait = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now - reservation_ttl))
+local wait, queue_end, widest, passed = 0, 0, 0, {}
 for n = 2, #KEYS do
   local row = redis.call('HMGET', KEYS[n], 'next_at', 'fresh', 'bulk', 'halvings', 'slow_until')
   local b = {key = KEYS[n], next_at = tonumber(row[1]) or 0}
@@ -59,13 +60,13 @@ for n = 2, #KEYS do
   if (tonumber(row[5]) or 0) > now then b.interval = b.interval * 2 ^ tonumber(row[4]) end
   wait = math.max(wait, b.next_at - (tonumber(ARGV[6 + 2 * n]) - 1) * b.interval - now)
   widest = math.max(widest, b.interval)
-  line = math.max(line, b.fresh, urgency == 'bulk' and b.bulk or 0)
+  queue_end = math.max(queue_end, b.fresh, priority == 'bulk' and b.bulk or 0)
   passed[#passed + 1] = b
 end
-if urgency == 'started' then patience = math.max(patience, math.min(most_patient, 2 * widest)) end
-local place = tonumber(redis.call('ZSCORE', KEYS[1], holder) or nil)
-local due = place and place <= now + patience
-if wait <= patience and (urgency == 'started' or due or line <= now + patience) then
+if priority == 'in_flight' then max_wait = math.max(max_wait, math.min(longest_in_flight_wait, 2 * widest)) end
+local reserved_at = tonumber(redis.call('ZSCORE', KEYS[1], holder) or nil)
+local due = reserved_at and reserved_at <= now + max_wait
+if wait <= max_wait and (priority == 'in_flight' or due or queue_end <= now + max_wait) then
   redis.call('ZREM', KEYS[1], holder)
   for _, b in ipairs(passed) do
     redis.call('HSET', b.key, 'next_at', math.max(b.next_at, now) + b.interval)
@@ -73,22 +74,22 @@ if wait <= patience and (urgency == 'started' or due or line <= now + patience) 
   end
   return {'go', wait}
 end
-if place and not due then return {'queued', place - now} end
-place = math.max(now + wait, line)
-if place - now > horizon then
+if reserved_at and not due then return {'queued', reserved_at - now} end
+reserved_at = math.max(now + wait, queue_end)
+if reserved_at - now > max_queue_wait then
   redis.call('ZREM', KEYS[1], holder)
-  return {'full', math.max(soonest, place - now - horizon)}
+  return {'full', math.max(soonest, reserved_at - now - max_queue_wait)}
 end
 local narrow = passed[1]
 for _, b in ipairs(passed) do if b.interval > narrow.interval then narrow = b end end
-redis.call('HSET', narrow.key, urgency == 'bulk' and 'bulk' or 'fresh', place + narrow.interval)
+redis.call('HSET', narrow.key, priority == 'bulk' and 'bulk' or 'fresh', reserved_at + narrow.interval)
 redis.call('EXPIRE', narrow.key, 3600)
-redis.call('ZADD', KEYS[1], place, holder)
+redis.call('ZADD', KEYS[1], reserved_at, holder)
 redis.call('EXPIRE', KEYS[1], 3600)
-return {'queued', place - now}
+return {'queued', reserved_at - now}
 """
 
-_SLOW_DOWN: Final = """
+_PENALIZE_SCRIPT: Final = """
 local now = tonumber(ARGV[1])
 if now == 0 then local t = redis.call('TIME'); now = t[1] * 1000000 + t[2] end
 local interval, burst, pause = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -108,73 +109,83 @@ return halvings
 """
 
 
-class SharedQuota:
+class RedisRateLimiter:
     """``moment``: for tests that bring their own time; 0 asks Redis."""
 
-    def __init__(self, limits: Mapping[Provider, Limits], redis_url: str) -> None:
-        self.moment = 0
+    def __init__(self, limits: Mapping[Provider, ProviderRateLimits], redis_url: str) -> None:
+        self.fixed_now = 0
         self._limits = limits
-        self._alone = LocalQuota({provider: _share(each) for provider, each in limits.items()})
+        self._local = LocalRateLimiter({provider: _process_share(each) for provider, each in limits.items()})
         self._redis = redis.Redis.from_url(
-            redis_url, socket_timeout=ANSWERS_WITHIN, socket_connect_timeout=ANSWERS_WITHIN, decode_responses=True
+            redis_url,
+            socket_timeout=RATE_LIMITER_REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=RATE_LIMITER_REDIS_TIMEOUT_SECONDS,
+            decode_responses=True,
         )
-        self._take = self._redis.register_script(_TAKE)
-        self._slow_down = self._redis.register_script(_SLOW_DOWN)
-        self._away_until = 0.0
+        self._acquire_script = self._redis.register_script(_ACQUIRE_PERMIT_SCRIPT)
+        self._penalize_script = self._redis.register_script(_PENALIZE_SCRIPT)
+        self._unavailable_until = 0.0
         self._lock = threading.Lock()
 
-    def take(self, provider: Provider, operation: str, holder: str, urgency: Urgency) -> Slot:
-        if self._is_away():
-            return self._alone.take(provider, operation, holder, urgency)
-        passed = buckets(self._limits[provider], provider, operation)
-        manner = MANNERS[urgency]
+    def acquire(self, provider: Provider, operation: str, holder: str, priority: Priority) -> Permit:
+        if self._is_unavailable():
+            return self._local.acquire(provider, operation, holder, priority)
+        limits = buckets(self._limits[provider], provider, operation)
+        policy = WAIT_POLICIES[priority]
         arguments: list[str | int] = [
-            self.moment,
+            self.fixed_now,
             holder,
-            urgency,
-            manner.patience,
-            manner.horizon,
-            PLACE_KEPT,
-            SOONEST,
-            MOST_PATIENT,
+            priority,
+            policy.max_inline_wait,
+            policy.max_queue_wait,
+            RESERVATION_TTL_MICROSECONDS,
+            MIN_QUEUE_FULL_WAIT_MICROSECONDS,
+            MAX_IN_FLIGHT_WAIT_MICROSECONDS,
         ]
-        arguments += [number for _, limit in passed for number in (limit.interval, limit.burst)]
-        keys = [_key(provider, "places"), *(_key(provider, name) for name, _ in passed)]
+        arguments += [number for _, limit in limits for number in (limit.interval, limit.burst)]
+        keys = [_key(provider, "places"), *(_key(provider, name) for name, _ in limits)]
         try:
-            state, micros = cast("tuple[str, int]", self._take(keys, arguments))
+            state, micros = cast("tuple[str, int]", self._acquire_script(keys, arguments))
         except redis.RedisError as error:
-            self._gone(error)
-            return self._alone.take(provider, operation, holder, urgency)
+            self._mark_unavailable(error)
+            return self._local.acquire(provider, operation, holder, priority)
         if state == "go":
-            return Slot("go", micros / SECOND)
-        return Slot("queued" if state == "queued" else "full", micros / SECOND)
+            return Permit("go", micros / MICROSECONDS_PER_SECOND)
+        return Permit("queued" if state == "queued" else "full", micros / MICROSECONDS_PER_SECOND)
 
-    def slow_down(self, provider: Provider, operation: str, reason: str | None, pause: float) -> None:
-        self._alone.slow_down(provider, operation, reason, pause)
-        if self._is_away():
+    def penalize(self, provider: Provider, operation: str, reason: str | None, pause_seconds: float) -> None:
+        self._local.penalize(provider, operation, reason, pause_seconds)
+        if self._is_unavailable():
             return
-        name, limit = slowed(self._limits[provider], provider, operation, reason)
-        numbers = [limit.interval, limit.burst, int(pause * SECOND), SLOW_FOR, SAME_MOMENT, SLOWEST]
+        name, limit = penalized_bucket(self._limits[provider], provider, operation, reason)
+        numbers = [
+            limit.interval,
+            limit.burst,
+            int(pause_seconds * MICROSECONDS_PER_SECOND),
+            PENALTY_MICROSECONDS,
+            PENALTY_MERGE_MICROSECONDS,
+            MAX_PENALTY_HALVINGS,
+        ]
         try:
-            self._slow_down([_key(provider, name)], [self.moment, *numbers])
+            self._penalize_script([_key(provider, name)], [self.fixed_now, *numbers])
         except redis.RedisError as error:
-            self._gone(error)
+            self._mark_unavailable(error)
 
-    def pace(self, provider: Provider) -> float:
-        return self._limits[provider].pace
+    def expected_rate(self, provider: Provider) -> float:
+        return self._limits[provider].reconciles_per_second
 
     def close(self) -> None:
         self._redis.close()
 
-    def _is_away(self) -> bool:
+    def _is_unavailable(self) -> bool:
         with self._lock:
-            return time.monotonic() < self._away_until
+            return time.monotonic() < self._unavailable_until
 
-    def _gone(self, error: redis.RedisError) -> None:
+    def _mark_unavailable(self, error: redis.RedisError) -> None:
         with self._lock:
-            self._away_until = time.monotonic() + ASK_AGAIN
+            self._unavailable_until = time.monotonic() + RATE_LIMITER_REDIS_RETRY_SECONDS
         # The class alone: the text may hold the address with its password.
-        log.warning("quota_is_not_shared", error=type(error).__name__)
+        log.warning("redis_fallback_active", component="rate_limiter", error=type(error).__name__)
 
 
 def _key(provider: Provider, name: str) -> str:
@@ -182,8 +193,8 @@ def _key(provider: Provider, name: str) -> str:
     return f"billing-sync:{{{provider}}}:{name}"
 
 
-def _share(limits: Limits) -> Limits:
-    def part(limit: Limit) -> Limit:
-        return replace(limit, rate=limit.rate / PROCESSES, burst=1)
+def _process_share(limits: ProviderRateLimits) -> ProviderRateLimits:
+    def share(limit: RateLimit) -> RateLimit:
+        return replace(limit, rate=limit.rate / ASSUMED_PROCESS_COUNT, burst=1)
 
-    return Limits(part(limits.account), part(limits.operation) if limits.operation else None)
+    return ProviderRateLimits(share(limits.account), share(limits.operation) if limits.operation else None)

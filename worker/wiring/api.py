@@ -9,33 +9,35 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from api.context import Runtime
+from api.context import ApiContext
 from api.oidc import Issuer
-from api.provider_queries import CALL_SECONDS, Asking
-from api.rate_limit import LocalPaces, Paces
-from api.server import Server
-from api.usage import LocalShelf, Shelf
+from api.provider_queries import QUERY_CALL_TIMEOUT_SECONDS, ProviderQueries
+from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
+from api.server import ApiServer
+from api.usage import Cache, LocalCache
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.flow_control.rate_limiter import Quota
-from core.flow_control.request_gate import Gates
-from providers.lago.webhooks import Hmac, Jwt, LagoWebhooks
-from providers.stripe.webhooks import StripeWebhooks
-from worker.config.api import PORT, ApiSettings
+from core.flow_control.rate_limiter import RateLimiter
+from core.flow_control.request_gate import RequestGates
+from providers.lago.webhooks import HmacCheck, JwtCheck, LagoWebhookParser
+from providers.stripe.webhooks import StripeWebhookParser
+from worker.config.api import DEFAULT_API_PORT, ApiSettings
 from worker.config.settings import Settings
-from worker.shared.cache import SharedShelf
-from worker.shared.client_rate_limiter import SharedPaces
-from worker.shared.rate_limiter import SharedQuota
+from worker.shared.cache import RedisCache
+from worker.shared.client_rate_limiter import RedisClientRateLimiter
+from worker.shared.rate_limiter import RedisRateLimiter
 from worker.wiring import runtime as wiring_runtime
 
 # As many as threads answer requests (anyio's limit): nobody waits for a connection while holding a thread.
-CONNECTIONS: Final = 40
+API_DATABASE_CONNECTIONS: Final = 40
 
 
 @contextmanager
-def api(settings: Settings, own: ApiSettings, quota: Quota | None = None) -> Iterator[Server]:
+def serve(
+    settings: Settings, api_settings: ApiSettings, rate_limiter: RateLimiter | None = None
+) -> Iterator[ApiServer]:
     """Serving inside, stopped after. On 8080, or any free port where that is taken and none was asked for.
 
     ``quota``: of this process's workers, where it has some. Without billers named, what they would tell is unavailable.
@@ -43,81 +45,98 @@ def api(settings: Settings, own: ApiSettings, quota: Quota | None = None) -> Ite
     Raises ``CatalogError``, ``DatabaseError``, or OSError where the port that was asked for is taken.
     """
     plans = plan_catalog.load(settings.plans_file, settings.charged_by)
-    with ExitStack() as open_things:
-        database = Database(settings.database, pool_size=CONNECTIONS)
-        open_things.callback(database.close)
-        database.prepare()
-        issuer = Issuer(own.issuer) if own.issuer else None
+    with ExitStack() as resources:
+        database = Database(settings.database, pool_size=API_DATABASE_CONNECTIONS)
+        resources.callback(database.close)
+        database.ensure_schema()
+        issuer = Issuer(api_settings.issuer) if api_settings.issuer else None
         if issuer is not None:
-            open_things.callback(issuer.close)
-        asking = None if settings.uses_sandbox else _asking(settings, plans, quota, open_things)
-        runtime = Runtime(
+            resources.callback(issuer.close)
+        provider_queries = (
+            None if settings.uses_sandbox else _open_provider_queries(settings, plans, rate_limiter, resources)
+        )
+        context = ApiContext(
             database=database,
             catalog=plans,
             clock=utc_now,
             issuer=issuer,
-            asking=asking,
-            paces=_paces(settings, own, open_things),
-            shelf=_shelf(settings, open_things),
+            provider_queries=provider_queries,
+            rate_limiter=_open_client_rate_limiter(settings, api_settings, resources),
+            usage_cache=_open_usage_cache(settings, resources),
             stripe_webhooks=_stripe_webhooks(settings),
-            lago_webhooks=_lago_webhooks(settings, own),
+            lago_webhooks=_lago_webhooks(settings, api_settings),
             signer=wiring_runtime.open_signer(settings),
-            private_webhooks=settings.webhook_allow_private,
+            allow_private_webhooks=settings.webhook_allow_private,
         )
-        yield open_things.enter_context(_started(runtime, own))
+        yield resources.enter_context(_start_server(context, api_settings))
 
 
-def _stripe_webhooks(settings: Settings) -> StripeWebhooks | None:
+def _stripe_webhooks(settings: Settings) -> StripeWebhookParser | None:
     secret = settings.stripe_webhook_secret
-    return None if secret is None else StripeWebhooks(secret.get_secret_value())
+    return None if secret is None else StripeWebhookParser(secret.get_secret_value())
 
 
-def _lago_webhooks(settings: Settings, own: ApiSettings) -> LagoWebhooks | None:
-    if own.lago_webhook_public_key is not None:
-        return LagoWebhooks(Jwt(own.lago_webhook_public_key))
+def _lago_webhooks(settings: Settings, api_settings: ApiSettings) -> LagoWebhookParser | None:
+    if api_settings.lago_webhook_public_key is not None:
+        return LagoWebhookParser(JwtCheck(api_settings.lago_webhook_public_key))
     secret = settings.lago_webhook_secret
-    return None if secret is None else LagoWebhooks(Hmac(secret.get_secret_value()))
+    return None if secret is None else LagoWebhookParser(HmacCheck(secret.get_secret_value()))
 
 
-def _asking(settings: Settings, plans: Catalog, quota: Quota | None, open_things: ExitStack) -> Asking:
+def _open_provider_queries(
+    settings: Settings, plans: Catalog, rate_limiter: RateLimiter | None, resources: ExitStack
+) -> ProviderQueries:
     """Billers of its own: somebody waits for what these answer, so their calls are shorter than a worker's."""
-    stripe, lago = wiring_runtime.open_both(settings, plans, CALL_SECONDS)
-    open_things.callback(stripe.close)
-    open_things.callback(lago.close)
-    if quota is None:
-        quota = wiring_runtime.open_quota(settings)
-        if isinstance(quota, SharedQuota):
-            open_things.callback(quota.close)
-    asking = Asking({"stripe": stripe.teller, "lago": lago.teller}, lago.teller, Gates(quota))
-    open_things.callback(asking.close)
-    return asking
+    stripe, lago = wiring_runtime.open_stripe_and_lago(settings, plans, QUERY_CALL_TIMEOUT_SECONDS)
+    resources.callback(stripe.close)
+    resources.callback(lago.close)
+    if rate_limiter is None:
+        rate_limiter = wiring_runtime.open_rate_limiter(settings)
+        if isinstance(rate_limiter, RedisRateLimiter):
+            resources.callback(rate_limiter.close)
+    provider_queries = ProviderQueries(
+        {"stripe": stripe.invoice_previewer, "lago": lago.usage_and_preview},
+        lago.usage_and_preview,
+        RequestGates(rate_limiter),
+    )
+    resources.callback(provider_queries.close)
+    return provider_queries
 
 
-def _paces(settings: Settings, own: ApiSettings, open_things: ExitStack) -> Paces:
+def _open_client_rate_limiter(settings: Settings, api_settings: ApiSettings, resources: ExitStack) -> ClientRateLimiter:
     if settings.redis is None:
-        return LocalPaces(own.api_rate_limit)
-    shared = SharedPaces(own.api_rate_limit, settings.redis)
-    open_things.callback(shared.close)
+        return LocalClientRateLimiter(api_settings.api_rate_limit)
+    shared = RedisClientRateLimiter(api_settings.api_rate_limit, settings.redis)
+    resources.callback(shared.close)
     return shared
 
 
-def _shelf(settings: Settings, open_things: ExitStack) -> Shelf:
+def _open_usage_cache(settings: Settings, resources: ExitStack) -> Cache:
     if settings.redis is None:
-        return LocalShelf(time.monotonic)
-    shared = SharedShelf(settings.redis, "usage")
-    open_things.callback(shared.close)
+        return LocalCache(time.monotonic)
+    shared = RedisCache(settings.redis, "usage")
+    resources.callback(shared.close)
     return shared
 
 
-def _started(runtime: Runtime, own: ApiSettings) -> Server:
+def _start_server(context: ApiContext, api_settings: ApiSettings) -> ApiServer:
     try:
-        return _server(runtime, own, PORT if own.api_port is None else own.api_port).start()
+        return _new_server(
+            context, api_settings, DEFAULT_API_PORT if api_settings.api_port is None else api_settings.api_port
+        ).start()
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or own.api_port is not None:
+        if error.errno != errno.EADDRINUSE or api_settings.api_port is not None:
             raise
-    return _server(runtime, own, 0).start()
+    return _new_server(context, api_settings, 0).start()
 
 
-def _server(runtime: Runtime, own: ApiSettings, port: int) -> Server:
+def _new_server(context: ApiContext, api_settings: ApiSettings, port: int) -> ApiServer:
     version = importlib.metadata.version("billing-sync")
-    return Server(runtime, own.api_host, port, version=version, secure=own.secure, origins=own.cors_origins)
+    return ApiServer(
+        context,
+        api_settings.api_host,
+        port,
+        version=version,
+        secure=api_settings.is_https,
+        allowed_origins=api_settings.cors_origins,
+    )

@@ -12,7 +12,7 @@ from kombu import Exchange, Queue
 
 from tasks import drift, emails
 from tasks.base import BillingApp
-from tasks.routing import MAILS, PLAN, QUEUE_OF, QUEUES, SWEEP
+from tasks.routing import CHECK_DRIFT, QUEUE_BY_TASK, QUEUES, SEND_EMAILS, SWEEP
 from worker.config.settings import Settings, SettingsError
 from worker.wiring.runtime import open_runtime
 
@@ -28,10 +28,10 @@ TASK_MODULES: Final = [
         "webhook_deliveries",
     )
 ]
-SWEEP_EVERY: Final = 5.0
+SWEEP_INTERVAL_SECONDS: Final = 5.0
 
 # The visibility timeout must outlast the longest countdown and the longest task, else both run again (celery.md 0.2).
-REDIS_OPTIONS: Final[dict[str, Any]] = {
+REDIS_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "visibility_timeout": 300,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
@@ -41,8 +41,8 @@ REDIS_OPTIONS: Final[dict[str, Any]] = {
     "health_check_interval": 25,
     "max_connections": 200,
 }
-AMQP_OPTIONS: Final[dict[str, Any]] = {"confirm_publish": True, "read_timeout": 5, "write_timeout": 5}
-MEMORY_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
+AMQP_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {"confirm_publish": True, "read_timeout": 5, "write_timeout": 5}
+MEMORY_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
 
 
 def build(settings: Settings) -> BillingApp:
@@ -59,9 +59,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     # Direct queues are published to by their name alone, so a wiped Redis loses no binding (celery.md 1.2). RabbitMQ's
     # quorum queues hold countdowns in the broker, which asks for a topic exchange (celery.md 1.4).
     amqp = settings.broker.startswith("amqp")
-    kind = {"x-queue-type": "quorum"} if amqp else None
+    queue_arguments = {"x-queue-type": "quorum"} if amqp else None
     exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
-    queues = [Queue(name, exchange, routing_key=name, queue_arguments=kind) for name in QUEUES]
+    queues = [Queue(name, exchange, routing_key=name, queue_arguments=queue_arguments) for name in QUEUES]
     return {
         "imports": TASK_MODULES,
         "broker_url": settings.broker,
@@ -73,11 +73,11 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_pool_acquire_timeout": 5,
         "result_backend": None,
         "task_ignore_result": True,
-        "task_annotations": {"*": {"Strategy": "tasks.malformed_messages:form_or_refuse"}},
+        "task_annotations": {"*": {"Strategy": "tasks.malformed_messages:drop_malformed"}},
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_queues": queues,
-        "task_routes": {task: {"queue": queue} for task, queue in QUEUE_OF.items()},
+        "task_routes": {task: {"queue": queue} for task, queue in QUEUE_BY_TASK.items()},
         "task_default_queue": "events",
         "task_default_exchange": exchange.name,
         "task_default_exchange_type": exchange.type,
@@ -98,33 +98,42 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "beat_schedule": _schedule(settings),
+        "beat_schedule": _beat_schedule(settings),
         "beat_enable_remote_control": True,
     }
 
 
-def _schedule(settings: Settings) -> dict[str, Any]:
+def _beat_schedule(settings: Settings) -> dict[str, Any]:
     """A ring that is late is worth nothing: the next one does its work."""
-    rings: dict[str, Any] = {
-        "sweep": {"task": SWEEP, "schedule": SWEEP_EVERY, "options": {"expires": SWEEP_EVERY}},
-        "mails": {"task": MAILS, "schedule": emails.RING_EVERY, "options": {"expires": emails.RING_EVERY}},
+    entries: dict[str, Any] = {
+        "sweep": {"task": SWEEP, "schedule": SWEEP_INTERVAL_SECONDS, "options": {"expires": SWEEP_INTERVAL_SECONDS}},
+        "emails": {
+            "task": SEND_EMAILS,
+            "schedule": emails.EMAIL_TICK_SECONDS,
+            "options": {"expires": emails.EMAIL_TICK_SECONDS},
+        },
     }
     if settings.plan_every_hours is not None:
         seconds = settings.plan_every_hours * 3600
-        options = {"expires": drift.RING_EVERY}
-        rings["plan"] = {"task": PLAN, "schedule": drift.RING_EVERY, "args": [seconds], "options": options}
-    return rings
+        options = {"expires": drift.DRIFT_TICK_SECONDS}
+        entries["drift_check"] = {
+            "task": CHECK_DRIFT,
+            "schedule": drift.DRIFT_TICK_SECONDS,
+            "args": [seconds],
+            "options": options,
+        }
+    return entries
 
 
 def _transport_options(broker: str) -> dict[str, Any]:
     # Without "://" there is no scheme, and what stands before the colon may be a password.
     scheme = broker.split("://", 1)[0] if "://" in broker else "nothing of the kind"
     if scheme in {"redis", "rediss"}:
-        return REDIS_OPTIONS
+        return REDIS_TRANSPORT_OPTIONS
     if scheme in {"amqp", "amqps", "pyamqp"}:
-        return AMQP_OPTIONS
+        return AMQP_TRANSPORT_OPTIONS
     if scheme == "memory":
-        return MEMORY_OPTIONS
+        return MEMORY_TRANSPORT_OPTIONS
     message = (
         f"the broker's address (CELERY_BROKER_URL, else REDIS_URL) begins with {scheme}; "
         "use redis://, rediss://, amqp:// or amqps://"

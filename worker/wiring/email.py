@@ -13,50 +13,50 @@ from core.access import invitations
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.emails.sender import MailServer, Post, Sender
-from core.emails.templates import one_line
-from providers.emails.folder import MailFolder
-from providers.emails.smtp import SmtpAddress, SmtpServer
-from worker.config.email import Tls
+from core.emails.sender import EmailSender, EmailTransport, SenderConfig
+from core.emails.templates import single_line
+from providers.emails.folder import EmailFolder
+from providers.emails.smtp import SmtpConfig, SmtpTransport
+from worker.config.email import TlsMode
 from worker.config.settings import Settings
 
-FOLDER: Final = "mails"
-PORTS: Final[dict[Tls, int]] = {"starttls": 587, "tls": 465, "none": 25}
+EMAIL_FOLDER_NAME: Final = "emails"
+DEFAULT_SMTP_PORTS: Final[dict[TlsMode, int]] = {"starttls": 587, "tls": 465, "none": 25}
 # Whom mails are from that go to a folder.
-NOBODY: Final = Address("billing-sync", "billing-sync", "localhost")
+FOLDER_SENDER_ADDRESS: Final = Address("billing-sync", "billing-sync", "localhost")
 
 
-def open_post(settings: Settings, database: Database, plans: Catalog) -> Post | None:
-    server = _server(settings)
-    if server is None:
+def open_email_sender(settings: Settings, database: Database, plans: Catalog) -> EmailSender | None:
+    transport = _email_transport(settings)
+    if transport is None:
         return None
-    sender = Sender(address=_from(settings), page=settings.invitation_url)
-    return Post(
+    from_address = SenderConfig(from_address=_sender_address(settings), invitation_url=settings.invitation_url)
+    return EmailSender(
         database=database,
         catalog=plans,
         clock=utc_now,
-        sender=sender,
-        server=server,
+        config=from_address,
+        transport=transport,
         new_token=invitations.new_token,
     )
 
 
-def _server(settings: Settings) -> MailServer | None:
+def _email_transport(settings: Settings) -> EmailTransport | None:
     if settings.smtp_host is None:
-        return MailFolder(settings.data_dir / FOLDER) if settings.is_embedded else None
+        return EmailFolder(settings.data_dir / EMAIL_FOLDER_NAME) if settings.is_embedded else None
     user, password = settings.smtp_user, settings.smtp_password
-    return SmtpServer(
-        SmtpAddress(
+    return SmtpTransport(
+        SmtpConfig(
             host=settings.smtp_host,
-            port=settings.smtp_port or PORTS[settings.smtp_tls],
+            port=settings.smtp_port or DEFAULT_SMTP_PORTS[settings.smtp_tls],
             tls=settings.smtp_tls,
             login=(user, password.get_secret_value()) if user is not None and password is not None else None,
         )
     )
 
 
-def _from(settings: Settings) -> Address:
+def _sender_address(settings: Settings) -> Address:
     if settings.mail_from is None:
-        return NOBODY
+        return FOLDER_SENDER_ADDRESS
     name, address = parseaddr(settings.mail_from)
-    return Address(one_line(name), addr_spec=address)
+    return Address(single_line(name), addr_spec=address)

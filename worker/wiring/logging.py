@@ -19,16 +19,27 @@ from celery.signals import setup_logging
 from worker.config.settings import Settings
 
 # celery.pool's DEBUG lines hold the arguments of each task.
-QUIET = ("stripe", "httpx", "httpcore", "urllib3", "requests", "amqp", "kombu", "asyncio", "alembic", "celery.pool")
-CONSUMER = "celery.worker.consumer.consumer"
-TASK_NAME = re.compile(r"[a-zA-Z_.]{1,100}")
+QUIET_LOGGERS = (
+    "stripe",
+    "httpx",
+    "httpcore",
+    "urllib3",
+    "requests",
+    "amqp",
+    "kombu",
+    "asyncio",
+    "alembic",
+    "celery.pool",
+)
+CELERY_CONSUMER_LOGGER = "celery.worker.consumer.consumer"
+TASK_NAME_PATTERN = re.compile(r"[a-zA-Z_.]{1,100}")
 
 
 def configure(settings: Settings) -> None:
     """Once a process, by its entry point."""
     chain: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        _with_task,
+        _add_task,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -49,34 +60,34 @@ def configure(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
-    for name in QUIET:
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-    logging.getLogger(CONSUMER).addFilter(_without_the_message)
+    logging.getLogger(CELERY_CONSUMER_LOGGER).addFilter(_hide_dropped_message)
     structlog.configure(
         processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    setup_logging.connect(_keep_ours, weak=False)
+    setup_logging.connect(_keep_our_logging, weak=False)
 
 
-def _without_the_message(record: logging.LogRecord) -> bool:
+def _hide_dropped_message(record: logging.LogRecord) -> bool:
     """Celery writes out the whole message that it throws away, and the error's own text may quote it."""
     if "body" in str(record.msg):
         error = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        named = error.args[0] if isinstance(error, KeyError) and error.args else ""
-        shown = named if TASK_NAME.fullmatch(str(named)) else type(error).__name__
+        task_name = error.args[0] if isinstance(error, KeyError) and error.args else ""
+        shown = task_name if TASK_NAME_PATTERN.fullmatch(str(task_name)) else type(error).__name__
         record.msg, record.args = "message_thrown_away: %s, %s", (record.funcName.removeprefix("on_"), shown)
         record.exc_info = record.exc_text = None
     return True
 
 
-def _keep_ours(**_: object) -> None:
+def _keep_our_logging(**_: object) -> None:
     """Celery configures no logging of its own where somebody listens to this signal."""
 
 
-def _with_task(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _add_task(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if current_task and current_task.request.id:
         event.setdefault("task", current_task.name)
         event.setdefault("task_id", current_task.request.id)

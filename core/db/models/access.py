@@ -17,13 +17,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 
-InvitationState = Literal["open", "accepted", "revoked"]
+InvitationState = Literal["pending", "accepted", "revoked"]
 
 
-class Person(Base):
+class User(Base):
     """Somebody who has signed in, or changed something: from then on no sign-in makes an organization any more."""
 
-    __tablename__ = "people"
+    __tablename__ = "users"
 
     user_id: Mapped[str] = mapped_column(String(255), primary_key=True)
     name: Mapped[str | None] = mapped_column(String(200))
@@ -47,13 +47,13 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
-class KeptAnswer(Base):
+class IdempotencyRecord(Base):
     """What a request under an Idempotency-Key was answered, stored in the transaction of its change."""
 
-    __tablename__ = "kept_answers"
+    __tablename__ = "idempotency_records"
 
     caller: Mapped[str] = mapped_column(String(300), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     """Digest of what was asked: the same key for something else is refused."""
     status: Mapped[int] = mapped_column(Integer)
@@ -61,7 +61,7 @@ class KeptAnswer(Base):
     """As sent, byte for byte."""
     expires_at: Mapped[datetime]
 
-    __table_args__ = (Index("ix_kept_answers_expires_at", "expires_at"),)
+    __table_args__ = (Index("ix_idempotency_records_expires_at", "expires_at"),)
 
 
 class Invitation(Base):
@@ -77,7 +77,7 @@ class Invitation(Base):
     invited_by: Mapped[str | None] = mapped_column(String(255))
     """The user id; NULL: a service."""
     state: Mapped[InvitationState] = mapped_column(String(16))
-    mailed: Mapped[int] = mapped_column(Integer)
+    emails_sent: Mapped[int] = mapped_column(Integer)
     """How many mails it was given."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
@@ -85,12 +85,12 @@ class Invitation(Base):
 
     __table_args__ = (
         Index(
-            "uq_invitations_open",
+            "uq_invitations_pending",
             "org_id",
             "email_key",
             unique=True,
-            sqlite_where=text("state = 'open'"),
-            postgresql_where=text("state = 'open'"),
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
         ),
     )
 

@@ -1,6 +1,6 @@
 """Billing links: one organization at one provider, and what is left to do there.
 
-A link is in sync when ``applied_version == wanted_version`` and it has no intent. ``wanted_version`` repeats the
+A link is in sync when ``applied_version == desired_version`` and it has no intent. ``desired_version`` repeats the
 organization's version and is written in the same transaction (decision 0002), so one partial index on the link alone
 answers "what is due" at any size.
 """
@@ -24,11 +24,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 
-LinkState = Literal["open", "parked", "held"]
-Payment = Literal["failed", "refused"]
+LinkState = Literal["active", "parked", "on_hold"]
+PaymentStatus = Literal["failed", "payer_rejected"]
 
-LINK_IS_BEHIND = "applied_version < wanted_version OR intent IS NOT NULL"
-LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR looked < hinted"
+LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
+LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 
 class BillingLink(Base):
@@ -44,11 +44,11 @@ class BillingLink(Base):
     account_id: Mapped[str | None] = mapped_column(String(255))
     livemode: Mapped[bool | None] = mapped_column(Boolean)
 
-    made_at: Mapped[datetime | None]
+    created_at: Mapped[datetime | None]
     """NULL: before this column was."""
-    wanted_version: Mapped[int] = mapped_column(BigInteger)
+    desired_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
-    applied_customer: Mapped[str | None] = mapped_column(String(64))
+    customer_fingerprint: Mapped[str | None] = mapped_column(String(64))
     """Digest of the customer as last made there; NULL: not known, so it is read or made again."""
     applied_plan: Mapped[str | None] = mapped_column(String(255))
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
@@ -59,11 +59,11 @@ class BillingLink(Base):
     state: Mapped[str] = mapped_column(String(8))
     """open; parked (leaves when its data changes or a person retries); held (leaves only through a person)."""
     attempts: Mapped[int] = mapped_column(Integer)
-    next_attempt_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
     """No claim before this time; NULL: now."""
-    rest_until: Mapped[datetime | None]
+    cooldown_until: Mapped[datetime | None]
     """No round before this time either: what changes meanwhile is taken along by the next one."""
-    sweep_at: Mapped[datetime]
+    next_sweep_at: Mapped[datetime]
     """When the sweep hands a link that is behind to the broker once more."""
     error_kind: Mapped[str | None] = mapped_column(String(32))
     error_code: Mapped[str | None] = mapped_column(String(255))
@@ -76,11 +76,11 @@ class BillingLink(Base):
     generation: Mapped[int] = mapped_column(Integer)
     intent: Mapped[dict[str, Any] | None]
 
-    hinted: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    checks_requested: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """How many hints came that something changed there."""
-    looked: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """How many of them a look has answered; fewer: one is due."""
-    payment: Mapped[Payment | None] = mapped_column(String(16))
+    payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
     """What is wrong with paying there: ``failed``, an invoice was not paid; ``refused``, the payer is not taken."""
     payment_since: Mapped[datetime | None]
     payment_code: Mapped[str | None] = mapped_column(String(255))
@@ -98,18 +98,18 @@ class BillingLink(Base):
         Index(
             "ix_billing_links_due",
             "provider",
-            "sweep_at",
-            sqlite_where=text(f"state = 'open' AND ({LINK_HAS_WORK})"),
-            postgresql_where=text(f"state = 'open' AND ({LINK_HAS_WORK})"),
+            "next_sweep_at",
+            sqlite_where=text(f"state = 'active' AND ({LINK_HAS_WORK})"),
+            postgresql_where=text(f"state = 'active' AND ({LINK_HAS_WORK})"),
         ),
         Index(
             "ix_billing_links_parked",
             "provider",
-            sqlite_where=text("state <> 'open'"),
-            postgresql_where=text("state <> 'open'"),
+            sqlite_where=text("state <> 'active'"),
+            postgresql_where=text("state <> 'active'"),
         ),
     )
 
 
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
-LINK_IS_OPEN_AND_BEHIND = f"state = 'open' AND ({LINK_HAS_WORK})"
+LINK_IS_ACTIVE_AND_BEHIND = f"state = 'active' AND ({LINK_HAS_WORK})"

@@ -18,29 +18,29 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 
-MailState = Literal["open", "sent", "given_up", "overtaken"]
-MailKind = Literal[
+EmailState = Literal["pending", "sent", "failed", "stale"]
+EmailKind = Literal[
     "welcome", "invitation", "plan_upgraded", "downgrade_scheduled", "downgrade_taken_back", "downgrade_took_effect"
 ]
 
 
-class Mail(Base):
+class Email(Base):
     """One mail to one address, because of one event or invitation."""
 
-    __tablename__ = "mails"
+    __tablename__ = "emails"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     """Its Message-ID is made of this, the same at each try."""
     cause: Mapped[str] = mapped_column(String(80))
     """An event's id, or an invitation's and the how many-eth mail of it this is."""
-    kind: Mapped[MailKind] = mapped_column(String(32))
+    kind: Mapped[EmailKind] = mapped_column(String(32))
     recipient: Mapped[str] = mapped_column(String(512))
     org_id: Mapped[str] = mapped_column(String(64))
     """No foreign key: the relay, which writes many at once, would wait for every organization that is locked."""
     invitation_id: Mapped[str | None] = mapped_column(ForeignKey("invitations.id"))
-    waits_for_version: Mapped[int | None] = mapped_column(BigInteger)
+    after_version: Mapped[int | None] = mapped_column(BigInteger)
     """Not sent before both billers hold it."""
-    state: Mapped[MailState] = mapped_column(String(16))
+    state: Mapped[EmailState] = mapped_column(String(16))
     """open; sent; given_up (refused for good, see ``error``); overtaken (not true any more when its turn came)."""
     attempts: Mapped[int] = mapped_column(Integer)
     next_attempt_at: Mapped[datetime]
@@ -51,24 +51,24 @@ class Mail(Base):
     lease_until: Mapped[datetime | None]
 
     __table_args__ = (
-        Index("uq_mails_cause", "cause", "kind", "recipient", unique=True),
+        Index("uq_emails_cause", "cause", "kind", "recipient", unique=True),
         Index(
-            "ix_mails_due",
+            "ix_emails_due",
             "next_attempt_at",
-            sqlite_where=text("state = 'open'"),
-            postgresql_where=text("state = 'open'"),
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
         ),
         Index(
-            "ix_mails_given_up",
+            "ix_emails_failed",
             "created_at",
-            sqlite_where=text("state = 'given_up'"),
-            postgresql_where=text("state = 'given_up'"),
+            sqlite_where=text("state = 'failed'"),
+            postgresql_where=text("state = 'failed'"),
         ),
-        Index("ix_mails_org_id", "org_id", "kind", "created_at"),
+        Index("ix_emails_org_id", "org_id", "kind", "created_at"),
         Index(
-            "ix_mails_closed_at",
+            "ix_emails_closed_at",
             "closed_at",
-            sqlite_where=text("state <> 'open'"),
-            postgresql_where=text("state <> 'open'"),
+            sqlite_where=text("state <> 'pending'"),
+            postgresql_where=text("state <> 'pending'"),
         ),
     )

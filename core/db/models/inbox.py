@@ -16,15 +16,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 
-Verdict = Literal["accepted", "refused", "waiting", "superseded"]
-Concern = Literal["look", "began", "ended", "failed", "refused", "taken"]
-HintState = Literal["stored", "handled", "ignored", "refused"]
+ServiceEventStatus = Literal["applied", "rejected", "waiting", "superseded"]
+WebhookEffect = Literal["check", "started", "ended", "payment_failed", "payer_rejected", "payer_accepted"]
+ProviderWebhookState = Literal["stored", "handled", "ignored", "rejected"]
 
 
-class ReceivedEvent(Base):
+class ServiceEvent(Base):
     """What another service sent, once each, with what became of it."""
 
-    __tablename__ = "received_events"
+    __tablename__ = "service_events"
 
     source: Mapped[str] = mapped_column(String(255), primary_key=True)
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
@@ -32,27 +32,27 @@ class ReceivedEvent(Base):
     subject: Mapped[str | None] = mapped_column(String(255))
     occurred_at: Mapped[datetime | None]
     received_at: Mapped[datetime]
-    verdict: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)
     org_id: Mapped[str | None] = mapped_column(String(64))
     data: Mapped[dict[str, Any] | None]
 
     __table_args__ = (
-        Index("ix_received_events_subject", "subject", "type", "verdict"),
-        Index("ix_received_events_verdict", "verdict", "received_at"),
+        Index("ix_service_events_subject", "subject", "type", "status"),
+        Index("ix_service_events_status", "status", "received_at"),
     )
 
 
-class Hint(Base):
+class ProviderWebhook(Base):
     """A webhook, stored once: that something changed at a biller and where to look, never how it is."""
 
-    __tablename__ = "hints"
+    __tablename__ = "provider_webhooks"
 
     provider: Mapped[str] = mapped_column(String(16), primary_key=True)
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     """The biller's own: Stripe's event, Lago's unique key."""
     type: Mapped[str] = mapped_column(String(255))
-    concern: Mapped[Concern | None] = mapped_column(String(16))
+    effect: Mapped[WebhookEffect | None] = mapped_column(String(16))
     object_id: Mapped[str | None] = mapped_column(String(255))
     customer_id: Mapped[str | None] = mapped_column(String(255))
     org_id: Mapped[str | None] = mapped_column(String(64))
@@ -61,17 +61,17 @@ class Hint(Base):
     account_id: Mapped[str | None] = mapped_column(String(255))
     livemode: Mapped[bool | None] = mapped_column(Boolean)
     received_at: Mapped[datetime]
-    state: Mapped[HintState] = mapped_column(String(8))
+    state: Mapped[ProviderWebhookState] = mapped_column(String(8))
     reason: Mapped[str | None] = mapped_column(Text)
     due_at: Mapped[datetime]
     """When somebody is told of it once more, while it is stored."""
 
     __table_args__ = (
         Index(
-            "ix_hints_stored",
+            "ix_provider_webhooks_stored",
             "due_at",
             sqlite_where=text("state = 'stored'"),
             postgresql_where=text("state = 'stored'"),
         ),
-        Index("ix_hints_received_at", "received_at"),
+        Index("ix_provider_webhooks_received_at", "received_at"),
     )

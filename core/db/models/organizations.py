@@ -16,11 +16,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 
-Status = Literal["active", "suspended", "deleted"]
-Role = Literal["owner", "billing_admin", "member"]
+OrganizationStatus = Literal["active", "suspended", "deleted"]
+MembershipRole = Literal["owner", "billing_admin", "member"]
 
-STATUSES: tuple[Status, ...] = ("active", "suspended", "deleted")
-ROLES: tuple[Role, ...] = ("owner", "billing_admin", "member")
+ORGANIZATION_STATUSES: tuple[OrganizationStatus, ...] = ("active", "suspended", "deleted")
+MEMBERSHIP_ROLES: tuple[MembershipRole, ...] = ("owner", "billing_admin", "member")
 
 
 class Organization(Base):
@@ -37,7 +37,7 @@ class Organization(Base):
     currency: Mapped[str | None] = mapped_column(String(3))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
-    billing_version: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = (
         Index(

@@ -29,16 +29,16 @@ class WebhookEndpoint(Base):
     events: Mapped[str] = mapped_column(String(1000))
     """With blanks between; empty: all there are."""
     description: Mapped[str | None] = mapped_column(String(200))
-    generation: Mapped[int] = mapped_column(Integer)
+    secret_generation: Mapped[int] = mapped_column(Integer)
     """Of its secret; each rotation raises it."""
     rotated_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
     """NULL: it is told."""
-    disabled_because: Mapped[str | None] = mapped_column(String(200))
-    failures: Mapped[int] = mapped_column(Integer)
+    disabled_reason: Mapped[str | None] = mapped_column(String(200))
+    consecutive_failures: Mapped[int] = mapped_column(Integer)
     """In a row, whichever event it was."""
-    rest_until: Mapped[datetime | None]
+    backoff_until: Mapped[datetime | None]
     """Nothing is sent there before."""
 
 
@@ -53,7 +53,7 @@ class WebhookDelivery(Base):
     state: Mapped[DeliveryState] = mapped_column(String(16))
     attempts: Mapped[int] = mapped_column(Integer)
     next_attempt_at: Mapped[datetime]
-    made_at: Mapped[datetime]
+    created_at: Mapped[datetime]
     lease_token: Mapped[str | None] = mapped_column(String(36))
     lease_until: Mapped[datetime | None]
     last_attempt_at: Mapped[datetime | None]

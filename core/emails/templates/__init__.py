@@ -19,92 +19,101 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from core.db.models.email import MailKind
-from core.db.models.organizations import Role
+from core.db.models.email import EmailKind
+from core.db.models.organizations import MembershipRole
 
-_LINE: Final = 76
+_LINE_WIDTH: Final = 76
 # Without letters beyond ASCII on the wire: not every server on the way takes those.
 _POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
 # Line and paragraph separators, controls, and what turns the direction of the text behind it.
-_UNSEEN: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_ROLES: Final[dict[Role, str]] = {"owner": "an owner", "billing_admin": "a billing admin", "member": "a member"}
+_INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_ROLE_PHRASES: Final[dict[MembershipRole, str]] = {
+    "owner": "an owner",
+    "billing_admin": "a billing admin",
+    "member": "a member",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class TemplateContext:
     """What the sentences need; which of them depends on the kind. ``token`` opens an invitation, ``link`` holds it."""
 
     organization: str
-    reader: str | None = None
+    recipient_name: str | None = None
     plan: str | None = None
     former_plan: str | None = None
-    moment: datetime | None = None
-    role: Role | None = None
-    inviter: str | None = None
+    date: datetime | None = None
+    role: MembershipRole | None = None
+    inviter_name: str | None = None
     token: str | None = None
     link: str | None = None
 
 
-def one_line(text: str) -> str:
-    plain = "".join(
-        " " if unicodedata.category(letter) in _UNSEEN else letter for letter in text if letter not in _TURNING
+def single_line(text: str) -> str:
+    visible = "".join(
+        " " if unicodedata.category(character) in _INVISIBLE_CATEGORIES else character
+        for character in text
+        if character not in _BIDI_CONTROLS
     )
-    return " ".join(plain.split())
+    return " ".join(visible.split())
 
 
-def write(kind: MailKind, facts: Facts, *, sender: Address, recipient: str, message_id: str) -> EmailMessage:
+def render(
+    kind: EmailKind, context: TemplateContext, *, sender: Address, recipient: str, message_id: str
+) -> EmailMessage:
     """The message without its date. ``recipient`` as ``email_addresses`` asks; ``message_id`` stays at each try."""
-    subject, paragraphs = _said(kind, facts)
+    subject, paragraphs = _render_parts(kind, context)
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender
     message["To"] = Address(addr_spec=recipient)
-    message["Subject"] = _literal(subject)
+    message["Subject"] = _without_encoded_words(subject)
     message["Message-ID"] = message_id
     # Nobody's holiday notice answers it.
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(_text(paragraphs, facts))
-    page = _TEMPLATES.get_template("letter.html").render(
-        subject=subject, paragraphs=paragraphs, link=facts.link, code=None if facts.link else facts.token
+    message.set_content(_plain_text(paragraphs, context))
+    html = _TEMPLATES.get_template("letter.html").render(
+        subject=subject, paragraphs=paragraphs, link=context.link, code=None if context.link else context.token
     )
-    message.add_alternative(page, subtype="html")
+    message.add_alternative(html, subtype="html")
     return message
 
 
-def dated(message: EmailMessage, now: datetime) -> EmailMessage:
+def set_date(message: EmailMessage, now: datetime) -> EmailMessage:
     message["Date"] = format_datetime(now.astimezone(UTC))
     return message
 
 
-def _literal(subject: str) -> str:
+def _without_encoded_words(subject: str) -> str:
     """Code in a header ("=?…?=") is read where it stands, line ends and all, when the header is set: none is left."""
     return subject.replace("=?", "= ?")
 
 
-def _said(kind: MailKind, facts: Facts) -> tuple[str, list[str]]:
+def _render_parts(kind: EmailKind, context: TemplateContext) -> tuple[str, list[str]]:
     """The template's first line and its paragraphs."""
-    words = {
-        "organization": one_line(facts.organization),
-        "reader": one_line(facts.reader or ""),
-        "plan": one_line(facts.plan or ""),
-        "former_plan": one_line(facts.former_plan or ""),
-        "day": f"{facts.moment.astimezone(UTC):%d %B %Y}".lstrip("0") if facts.moment else "",
-        "role": _ROLES[facts.role] if facts.role else "",
-        "inviter": one_line(facts.inviter or ""),
-        "by_link": facts.link is not None,
+    variables = {
+        "organization": single_line(context.organization),
+        "reader": single_line(context.recipient_name or ""),
+        "plan": single_line(context.plan or ""),
+        "former_plan": single_line(context.former_plan or ""),
+        "day": f"{context.date.astimezone(UTC):%d %B %Y}".lstrip("0") if context.date else "",
+        "role": _ROLE_PHRASES[context.role] if context.role else "",
+        "inviter": single_line(context.inviter_name or ""),
+        "by_link": context.link is not None,
     }
-    blocks = map(one_line, re.split(r"\n\s*\n", _TEMPLATES.get_template(f"{kind}.txt").render(words)))
+    blocks = map(single_line, re.split(r"\n\s*\n", _TEMPLATES.get_template(f"{kind}.txt").render(variables)))
     subject, *paragraphs = filter(None, blocks)
     return subject, paragraphs
 
 
-def _text(paragraphs: list[str], facts: Facts) -> str:
+def _plain_text(paragraphs: list[str], context: TemplateContext) -> str:
     """Links and codes stand on a line of their own, never broken."""
     blocks = [
-        textwrap.fill(paragraph, _LINE, break_long_words=False, break_on_hyphens=False) for paragraph in paragraphs
+        textwrap.fill(paragraph, _LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
+        for paragraph in paragraphs
     ]
-    opening = facts.link or facts.token
-    return "\n\n".join([*blocks, f"    {opening}"] if opening else blocks) + "\n"
+    link_or_token = context.link or context.token
+    return "\n\n".join([*blocks, f"    {link_or_token}"] if link_or_token else blocks) + "\n"
 
 
 _TEMPLATES: Final = Environment(

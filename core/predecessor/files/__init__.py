@@ -9,26 +9,26 @@ Memory stays flat however long the file is: a window of about a megabyte, about 
 organization to notice repeats, and nothing for each member unless an organization's list comes twice.
 """
 
-from core.predecessor.files.grammar import LONGEST_RECORD
+from core.predecessor.files.grammar import MAX_RECORD_BYTES
 from core.predecessor.files.loader import read_members, read_organizations
 from core.predecessor.files.records import (
-    Finding,
+    FileFinding,
+    FilePosition,
     OldMember,
     OldOrganization,
     OnBytes,
-    Place,
     UnreadableFileError,
     UnwritableFileError,
 )
 from core.predecessor.files.writer import write_members, write_organizations
 
 __all__ = [
-    "LONGEST_RECORD",
-    "Finding",
+    "MAX_RECORD_BYTES",
+    "FileFinding",
+    "FilePosition",
     "OldMember",
     "OldOrganization",
     "OnBytes",
-    "Place",
     "UnreadableFileError",
     "UnwritableFileError",
     "read_members",

@@ -11,81 +11,81 @@ from typing import TypeAlias
 
 Pairs: TypeAlias = tuple[tuple[str, object], ...]
 
-LONGEST_RECORD = 256 * 1024  # bytes; a longer one cannot be told from damage and is reported as such
-LONGEST_KEY = 400
+MAX_RECORD_BYTES = 256 * 1024  # bytes; a longer one cannot be told from damage and is reported as such
+MAX_RECORD_KEY_BYTES = 400
 
 
-BLANK = r"[ \t\r\n]*+"
-STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+"'
-_SCALAR = rf"(?:{STRING}|-?[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null)"
+JSON_BLANK = r"[ \t\r\n]*+"
+JSON_STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+"'
+_SCALAR_GRAMMAR = rf"(?:{JSON_STRING}|-?[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null)"
 
 
 def _object_of(value: str) -> str:
-    pair = rf"{STRING}{BLANK}:{BLANK}{value}{BLANK}"
-    return rf"\{{{BLANK}(?:{pair}(?:,{BLANK}{pair})*+)?+\}}"
+    pair = rf"{JSON_STRING}{JSON_BLANK}:{JSON_BLANK}{value}{JSON_BLANK}"
+    return rf"\{{{JSON_BLANK}(?:{pair}(?:,{JSON_BLANK}{pair})*+)?+\}}"
 
 
-_LIST = rf"\[{BLANK}(?:{_SCALAR}{BLANK}(?:,{BLANK}{_SCALAR}{BLANK})*+)?+\]"
+_LIST_GRAMMAR = rf"\[{JSON_BLANK}(?:{_SCALAR_GRAMMAR}{JSON_BLANK}(?:,{JSON_BLANK}{_SCALAR_GRAMMAR}{JSON_BLANK})*+)?+\]"
 # A record is flat. One level below is let through, so that a field which somebody added does not cost the record.
-_RECORD = _object_of(rf"(?:{_SCALAR}|{_LIST}|{_object_of(_SCALAR)})")
-_KEY = rf'"([^"\\\x00-\x1f]{{0,{LONGEST_KEY}}}+)"{BLANK}:{BLANK}'
-_EMPTY_LISTS = rf"(?:,{BLANK}{STRING}{BLANK}:{BLANK}\[{BLANK}\]{BLANK})*+"
+_RECORD_GRAMMAR = _object_of(rf"(?:{_SCALAR_GRAMMAR}|{_LIST_GRAMMAR}|{_object_of(_SCALAR_GRAMMAR)})")
+_KEY_GRAMMAR = rf'"([^"\\\x00-\x1f]{{0,{MAX_RECORD_KEY_BYTES}}}+)"{JSON_BLANK}:{JSON_BLANK}'
+_EMPTY_LISTS_GRAMMAR = rf"(?:,{JSON_BLANK}{JSON_STRING}{JSON_BLANK}:{JSON_BLANK}\[{JSON_BLANK}\]{JSON_BLANK})*+"
 
-RECORD_AT = re.compile(_RECORD)
+RECORD_PATTERN = re.compile(_RECORD_GRAMMAR)
 
 
-def _ordinary(**fields: str) -> str:
+def _ordinary_record(**fields: str) -> str:
     """A record as the old store lays it out: its fields in its order, each a group; a fraction of the cost of JSON."""
-    pairs = (rf'"{name}"{BLANK}:{BLANK}{value}{BLANK}' for name, value in fields.items())
-    return rf"(?P<record>\{{){BLANK}{rf',{BLANK}'.join(pairs)}\}}"
+    pairs = (rf'"{name}"{JSON_BLANK}:{JSON_BLANK}{value}{JSON_BLANK}' for name, value in fields.items())
+    return rf"(?P<record>\{{){JSON_BLANK}{rf',{JSON_BLANK}'.join(pairs)}\}}"
 
 
-_PLAIN = r'(?:"([^"\\\x00-\x1f\x7f-\xff]*+)"|null)'
-NEXT_ORGANIZATION = re.compile(
-    rf"{BLANK},{BLANK}{_KEY}"
-    + _ordinary(
-        id=_PLAIN,
-        name=rf"({STRING})",
-        created_at=_PLAIN,
-        plan_tier=_PLAIN,
-        lago_customer_id=_PLAIN,
-        stripe_customer_id=_PLAIN,
-        status=_PLAIN,
+_PLAIN_VALUE = r'(?:"([^"\\\x00-\x1f\x7f-\xff]*+)"|null)'
+NEXT_ORGANIZATION_PATTERN = re.compile(
+    rf"{JSON_BLANK},{JSON_BLANK}{_KEY_GRAMMAR}"
+    + _ordinary_record(
+        id=_PLAIN_VALUE,
+        name=rf"({JSON_STRING})",
+        created_at=_PLAIN_VALUE,
+        plan_tier=_PLAIN_VALUE,
+        lago_customer_id=_PLAIN_VALUE,
+        stripe_customer_id=_PLAIN_VALUE,
+        status=_PLAIN_VALUE,
     )
 )
-NEXT_MEMBER = re.compile(
-    rf"{BLANK}(?:\]{BLANK}{_EMPTY_LISTS},{BLANK}{_KEY}\[{BLANK}|,{BLANK})"
-    + _ordinary(org_id=_PLAIN, user_id=_PLAIN, role=_PLAIN, joined_at=_PLAIN)
+NEXT_MEMBER_PATTERN = re.compile(
+    rf"{JSON_BLANK}(?:\]{JSON_BLANK}{_EMPTY_LISTS_GRAMMAR},{JSON_BLANK}{_KEY_GRAMMAR}\[{JSON_BLANK}|,{JSON_BLANK})"
+    + _ordinary_record(org_id=_PLAIN_VALUE, user_id=_PLAIN_VALUE, role=_PLAIN_VALUE, joined_at=_PLAIN_VALUE)
 )
-TOKEN = re.compile(
+TOKEN_PATTERN = re.compile(
     r"(?P<blank>[ \t\r\n]++)|(?P<bom>\xef\xbb\xbf)|(?P<mark>[{}\[\],])"
-    rf'|"(?P<key>[^"\\\x00-\x1f]{{0,{LONGEST_KEY}}}+)"{BLANK}:'
-    rf'|(?P<other>{STRING}|\x00++|[^ \t\r\n{{}}\[\],"\x00]++|.)',
+    rf'|"(?P<key>[^"\\\x00-\x1f]{{0,{MAX_RECORD_KEY_BYTES}}}+)"{JSON_BLANK}:'
+    rf'|(?P<other>{JSON_STRING}|\x00++|[^ \t\r\n{{}}\[\],"\x00]++|.)',
     re.DOTALL,
 )
-KEY_BEFORE = {"": re.compile(rf"{_KEY}\Z"), "[": re.compile(rf"{_KEY}\[{BLANK}\Z")}
-TORN_KEY_BEFORE = {
-    "": re.compile(rf'"?([^"{{}}\[\],:\s\x00]*+)"?+{BLANK}:{BLANK}\Z'),
-    "[": re.compile(rf'"?([^"{{}}\[\],:\s\x00]*+)"?+{BLANK}:?+{BLANK}\[{BLANK}\Z'),
+KEY_BEFORE_PATTERNS = {"": re.compile(rf"{_KEY_GRAMMAR}\Z"), "[": re.compile(rf"{_KEY_GRAMMAR}\[{JSON_BLANK}\Z")}
+TORN_KEY_BEFORE_PATTERNS = {
+    "": re.compile(rf'"?([^"{{}}\[\],:\s\x00]*+)"?+{JSON_BLANK}:{JSON_BLANK}\Z'),
+    "[": re.compile(rf'"?([^"{{}}\[\],:\s\x00]*+)"?+{JSON_BLANK}:?+{JSON_BLANK}\[{JSON_BLANK}\Z'),
 }
-ORGANIZATION_ID = re.compile(r"org_[A-Za-z0-9_-]+")
-OWNER_IN_DAMAGE = re.compile(r'"(?:id|org_id)"\s*:\s*"(org_[A-Za-z0-9_-]+)"')
-USER_IN_DAMAGE = re.compile(r'"user_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
-LIST_UNDER_KEY = re.compile(r'"org_[A-Za-z0-9_-]+"\s*:\s*\[')
+OLD_ORGANIZATION_ID_PATTERN = re.compile(r"org_[A-Za-z0-9_-]+")
+OWNER_IN_DAMAGE_PATTERN = re.compile(r'"(?:id|org_id)"\s*:\s*"(org_[A-Za-z0-9_-]+)"')
+USER_IN_DAMAGE_PATTERN = re.compile(r'"user_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
+LIST_UNDER_KEY_PATTERN = re.compile(r'"org_[A-Za-z0-9_-]+"\s*:\s*\[')
 
 
 ORGANIZATION_FIELDS = frozenset(
     {"id", "name", "created_at", "plan_tier", "lago_customer_id", "stripe_customer_id", "status"}
 )
 MEMBER_FIELDS = frozenset({"org_id", "user_id", "role", "joined_at"})
-FIELDS = ORGANIZATION_FIELDS | MEMBER_FIELDS
+RECORD_FIELDS = ORGANIZATION_FIELDS | MEMBER_FIELDS
 
 
 # Objects come as tuples of pairs, lists as lists: a field that stands twice stays visible, and the two kinds distinct.
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple)
 
 
-def pairs_of(text: str) -> Pairs:
+def parse_pairs(text: str) -> Pairs:
     """Raises ValueError: UnicodeDecodeError where the bytes are not UTF-8, else for a number beyond measure."""
     if not text.isascii():
         text = text.encode("latin-1").decode()
@@ -93,7 +93,7 @@ def pairs_of(text: str) -> Pairs:
     return pairs
 
 
-def string_of(text: str) -> str:
+def parse_string(text: str) -> str:
     """Raises UnicodeDecodeError."""
     if "\\" in text or not text.isascii():
         value: str = _DECODER.raw_decode(text.encode("latin-1").decode())[0]
@@ -107,9 +107,11 @@ def is_record(text: str) -> bool:
     except ValueError:
         return False
     # A record that lost its end may have closed over the ones behind it: those must come out, not this.
-    swallowed = any(isinstance(value, tuple) and not FIELDS.isdisjoint(name for name, _ in value) for _, value in pairs)
-    return not swallowed and not FIELDS.isdisjoint(name for name, _ in pairs)
+    swallowed = any(
+        isinstance(value, tuple) and not RECORD_FIELDS.isdisjoint(name for name, _ in value) for _, value in pairs
+    )
+    return not swallowed and not RECORD_FIELDS.isdisjoint(name for name, _ in pairs)
 
 
-def utf8(text: str) -> str:
+def decode_utf8(text: str) -> str:
     return text.encode("latin-1").decode("utf-8", "replace")

@@ -6,174 +6,180 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from core.predecessor.files.damage_scanner import Between
-from core.predecessor.files.fields import Fields, LostRecordError, named, refuse_fields_twice
+from core.predecessor.files.damage_scanner import DamageScanner
+from core.predecessor.files.fields import Fields, UnusableRecordError, reject_duplicate_fields, subject_of
 from core.predecessor.files.grammar import (
-    KEY_BEFORE,
-    LONGEST_KEY,
-    LONGEST_RECORD,
-    OWNER_IN_DAMAGE,
-    RECORD_AT,
-    TORN_KEY_BEFORE,
+    KEY_BEFORE_PATTERNS,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_KEY_BYTES,
+    OWNER_IN_DAMAGE_PATTERN,
+    RECORD_PATTERN,
+    TORN_KEY_BEFORE_PATTERNS,
+    decode_utf8,
     is_record,
-    pairs_of,
-    utf8,
+    parse_pairs,
 )
-from core.predecessor.files.records import Finding, OldMember, OldOrganization, OnBytes, Place
-from core.predecessor.files.window import Window, opened
+from core.predecessor.files.records import FileFinding, FilePosition, OldMember, OldOrganization, OnBytes
+from core.predecessor.files.window import FileWindow, open_file
 
-Record = TypeVar("Record", OldOrganization, OldMember)
+RecordT = TypeVar("RecordT", OldOrganization, OldMember)
 
-_MOST_FIELD_NAMES = 100  # unknown fields named one by one; the file, not we, decides how many there are
+_MAX_UNKNOWN_FIELDS = 100  # unknown fields named one by one; the file, not we, decides how many there are
 
 
-class Reader(ABC, Generic[Record]):
+class Reader(ABC, Generic[RecordT]):
     """All intact records of one file in order, repeats included, with what was found on the way."""
 
     next_record: re.Pattern[str]  # groups: the key or None, where the record begins, its fields
-    known: frozenset[str]
-    opens_with: str  # what stands between a key and its first record
+    known_fields: frozenset[str]
+    list_opening: str  # what stands between a key and its first record
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unknown: dict[str, tuple[int, Place]] = {}
+        self._unknown_fields: dict[str, tuple[int, FilePosition]] = {}
 
     @abstractmethod
-    def fields(self, values: list[str | None]) -> Fields:
+    def to_fields(self, values: list[str | None]) -> Fields:
         """The groups of ``next_record`` under their names. Raises ValueError."""
 
     @abstractmethod
-    def build(self, fields: Fields, place: Place, repairs: list[Finding]) -> Record:
+    def build(self, fields: Fields, position: FilePosition, repairs: list[FileFinding]) -> RecordT:
         """Raises LostRecordError."""
 
     @abstractmethod
-    def owner(self, record: Record) -> str: ...
+    def owner(self, record: RecordT) -> str: ...
 
     @abstractmethod
-    def subject(self, record: Record) -> str: ...
+    def subject(self, record: RecordT) -> str: ...
 
     @abstractmethod
-    def file_under(self, between: "Between", key: str | None, owner: str) -> str | None:
+    def check_key(self, scanner: "DamageScanner", key: str | None, owner: str) -> str | None:
         """Compare the record with the key it stands under; return what had to be read differently."""
 
-    def scan(self, on_bytes: OnBytes | None = None) -> Iterator[Record | Finding]:
-        with opened(self._path) as file:
-            window = Window(file, self._path, on_bytes)
-            between = Between(window, lists=self.opens_with == "[")
+    def scan(self, on_bytes: OnBytes | None = None) -> Iterator[RecordT | FileFinding]:
+        with open_file(self._path) as file:
+            window = FileWindow(file, self._path, on_bytes)
+            scanner = DamageScanner(window, expects_lists=self.list_opening == "[")
             window.fill()
-            while window.at < len(window.text):
-                if between.in_order:
-                    yield from self._healthy(window, between)
-                if window.at < window.reach:
-                    yield from self._careful(window, between)
+            while window.cursor < len(window.text):
+                if scanner.is_in_order:
+                    yield from self._scan_healthy(window, scanner)
+                if window.cursor < window.search_end:
+                    yield from self._scan_damaged(window, scanner)
                 window.fill()
-            between.end()
-            yield from between.drain()
-        for name, (count, place) in self._unknown.items():
+            scanner.finish()
+            yield from scanner.take_findings()
+        for name, (count, position) in self._unknown_fields.items():
             times = "once" if count == 1 else f"{count} times"
-            yield Finding("repair", f"the unknown field {name!r} was left out, {times}", place)
+            yield FileFinding("repair", f"the unknown field {name!r} was left out, {times}", position)
 
-    def at(self, byte: int) -> Record | None:
+    def read_at(self, byte: int) -> RecordT | None:
         """The record that begins at this byte, as ``scan`` gave it."""
-        with opened(self._path) as file:
-            for size in (4096, LONGEST_RECORD):  # nearly all are short, and a file of repeats asks often
+        with open_file(self._path) as file:
+            for size in (4096, MAX_RECORD_BYTES):  # nearly all are short, and a file of repeats asks often
                 file.seek(byte)
-                found = RECORD_AT.match(file.read(size).decode("latin-1"))
-                if found:
+                match = RECORD_PATTERN.match(file.read(size).decode("latin-1"))
+                if match:
                     break
         try:
-            return self.build(dict(pairs_of(found.group())), Place(self._path.name, 0, byte), []) if found else None
-        except (LostRecordError, ValueError):
+            return (
+                self.build(dict(parse_pairs(match.group())), FilePosition(self._path.name, 0, byte), [])
+                if match
+                else None
+            )
+        except (UnusableRecordError, ValueError):
             return None
 
-    def _healthy(self, window: Window, between: "Between") -> Iterator[Record | Finding]:
+    def _scan_healthy(self, window: FileWindow, scanner: "DamageScanner") -> Iterator[RecordT | FileFinding]:
         """As long as one ordinary record follows the other; stops before the first thing that is not ordinary."""
-        text, reach, match_next = window.text, window.reach, self.next_record.match
-        repairs: list[Finding] = []
-        while window.at < reach and (match := match_next(text, window.at)):
+        text, reach, match_next = window.text, window.search_end, self.next_record.match
+        repairs: list[FileFinding] = []
+        while window.cursor < reach and (match := match_next(text, window.cursor)):
             key, _, *values = match.groups()
             try:
-                record = self.build(self.fields(values), window.place(match.start("record")), repairs)
-            except (LostRecordError, ValueError):
+                record = self.build(self.to_fields(values), window.position(match.start("record")), repairs)
+            except (UnusableRecordError, ValueError):
                 return
-            if repairs or self.owner(record) != (key or between.list_key):
+            if repairs or self.owner(record) != (key or scanner.list_key):
                 return
-            if key is not None and key != between.list_key:
-                between.open_list(key)
-            window.at = match.end()
+            if key is not None and key != scanner.list_key:
+                scanner.open_list(key)
+            window.cursor = match.end()
             yield record
 
-    def _careful(self, window: Window, between: "Between") -> Iterator[Record | Finding]:
+    def _scan_damaged(self, window: FileWindow, scanner: "DamageScanner") -> Iterator[RecordT | FileFinding]:
         """The next record and all that stands before it, or a window's worth of what holds none."""
-        found = self._find(window)
-        if found is None:
-            cut = window.cut()
-            yield from between.read(window.at, cut)
-            window.at = cut
-            window.read_on()  # or the beginning of a key behind the cut would be judged without its end
+        match = self._find_record(window)
+        if match is None:
+            cut = window.find_cut()
+            yield from scanner.read(window.cursor, cut)
+            window.cursor = cut
+            window.read_more()  # or the beginning of a key behind the cut would be judged without its end
             return
-        notes: list[Finding] = []
-        place = window.place(found.start())
-        record = self._judge(found.group(), place, notes)
+        findings: list[FileFinding] = []
+        position = window.position(match.start())
+        record = self._parse_record(match.group(), position, findings)
         owner = None if record is None else self.owner(record)
-        head, key = self._key_before(window, found.start(), owner)
-        yield from between.read(window.at, head)
-        key = key or between.take_key()
-        between.meet_record(head)
-        window.at = found.end()
-        yield from between.drain()
+        head, key = self._find_key_before(window, match.start(), owner)
+        yield from scanner.read(window.cursor, head)
+        key = key or scanner.take_key()
+        scanner.begin_record(head)
+        window.cursor = match.end()
+        yield from scanner.take_findings()
         if record is None or owner is None:
-            yield from (Finding(note.kind, note.reason, note.place, note.subject or key) for note in notes)
+            yield from (FileFinding(note.kind, note.reason, note.position, note.subject or key) for note in findings)
             return
-        reason = self.file_under(between, key, owner)
+        reason = self.check_key(scanner, key, owner)
         if reason is not None:
-            yield Finding("repair", reason, place, self.subject(record))
-        yield from notes
+            yield FileFinding("repair", reason, position, self.subject(record))
+        yield from findings
         yield record
 
-    def _find(self, window: Window) -> re.Match[str] | None:
+    def _find_record(self, window: FileWindow) -> re.Match[str] | None:
         """The next object that is a record, whole; never one that merely has swallowed other records."""
-        text, reach = window.text, window.reach
-        begin = text.find("{", window.at, reach)
+        text, reach = window.text, window.search_end
+        begin = text.find("{", window.cursor, reach)
         while begin >= 0:
-            found = RECORD_AT.match(text, begin)
-            if found is not None and is_record(found.group()):
-                return found
+            match = RECORD_PATTERN.match(text, begin)
+            if match is not None and is_record(match.group()):
+                return match
             begin = text.find("{", begin + 1, reach)
         return None
 
-    def _judge(self, text: str, place: Place, notes: list[Finding]) -> Record | None:
+    def _parse_record(self, text: str, position: FilePosition, findings: list[FileFinding]) -> RecordT | None:
         subject = None
         try:
-            pairs = pairs_of(text)
+            pairs = parse_pairs(text)
             fields = dict(pairs)
-            subject = named(fields)
-            refuse_fields_twice(pairs, fields)
-            record = self.build(fields, place, notes)
+            subject = subject_of(fields)
+            reject_duplicate_fields(pairs, fields)
+            record = self.build(fields, position, findings)
         except UnicodeDecodeError:
-            damage = OWNER_IN_DAMAGE.search(text)
-            subject = damage.group(1) if damage else None
-            notes[:] = [Finding("loss", "the record is not UTF-8 text", place, subject)]
+            owner_match = OWNER_IN_DAMAGE_PATTERN.search(text)
+            subject = owner_match.group(1) if owner_match else None
+            findings[:] = [FileFinding("loss", "the record is not UTF-8 text", position, subject)]
             return None
-        except LostRecordError as error:
-            notes[:] = [Finding("loss", f"no usable record: {error}", place, subject)]
+        except UnusableRecordError as error:
+            findings[:] = [FileFinding("loss", f"no usable record: {error}", position, subject)]
             return None
-        self._count_unknown(fields, place)
+        self._count_unknown_fields(fields, position)
         return record
 
-    def _count_unknown(self, fields: Fields, place: Place) -> None:
-        for name in fields.keys() - self.known:
-            counted = name if name in self._unknown or len(self._unknown) < _MOST_FIELD_NAMES else "(others)"
-            count, first = self._unknown.get(counted, (0, place))
-            self._unknown[counted] = count + 1, first
+    def _count_unknown_fields(self, fields: Fields, position: FilePosition) -> None:
+        for name in fields.keys() - self.known_fields:
+            counted_name = (
+                name if name in self._unknown_fields or len(self._unknown_fields) < _MAX_UNKNOWN_FIELDS else "(others)"
+            )
+            count, first = self._unknown_fields.get(counted_name, (0, position))
+            self._unknown_fields[counted_name] = count + 1, first
 
-    def _key_before(self, window: Window, index: int, owner: str | None) -> tuple[int, str | None]:
+    def _find_key_before(self, window: FileWindow, index: int, owner: str | None) -> tuple[int, str | None]:
         """Where the key of a record at ``index`` begins, and the key if it is whole; a torn rest of it is skipped."""
-        lowest = max(window.at, index - LONGEST_KEY)
-        whole = KEY_BEFORE[self.opens_with].search(window.text, lowest, index)
+        lowest = max(window.cursor, index - MAX_RECORD_KEY_BYTES)
+        whole = KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
         if whole is not None:
-            return whole.start(), utf8(whole.group(1))
-        torn = TORN_KEY_BEFORE[self.opens_with].search(window.text, lowest, index)
+            return whole.start(), decode_utf8(whole.group(1))
+        torn = TORN_KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
         if (
             torn is not None
             and owner is not None

@@ -9,7 +9,7 @@ OnBytes: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FilePosition:
     """Where something stands: lines count from 1, bytes from 0."""
 
     file: str
@@ -31,7 +31,7 @@ class OldOrganization:
     lago_customer_id: str | None
     stripe_customer_id: str | None
     status: str
-    place: Place = field(compare=False)
+    position: FilePosition = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class OldMember:
     user_id: str
     role: str
     joined_at: datetime | None
-    place: Place = field(compare=False)
+    position: FilePosition = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FileFinding:
     """A loss is what the file does not hold any more, or holds beyond use; a repair is what was read differently."""
 
     kind: Literal["loss", "repair"]
     reason: str
-    place: Place
+    position: FilePosition
     subject: str | None = None
 
 

@@ -5,76 +5,78 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from core.predecessor.files.grammar import LONGEST_RECORD
-from core.predecessor.files.records import OnBytes, Place, UnreadableFileError
+from core.predecessor.files.grammar import MAX_RECORD_BYTES
+from core.predecessor.files.records import FilePosition, OnBytes, UnreadableFileError
 
-READ = 1024 * 1024
+READ_CHUNK_BYTES = 1024 * 1024
 
 
-class Window:
+class FileWindow:
     """A part of the file as text; always holds one whole record beyond ``reach`` unless the file ended."""
 
     def __init__(self, file: BinaryIO, path: Path, on_bytes: OnBytes | None) -> None:
         self.text = ""
-        self.at = 0
+        self.cursor = 0
         self.ended = False
         self._file, self._path, self._on_bytes = file, path, on_bytes
         self._name = path.name
         self._start = 0
-        self._line, self._counted = 1, 0
+        self._line, self._counted_to = 1, 0
 
     @property
-    def reach(self) -> int:
+    def search_end(self) -> int:
         """Before this index a record may begin and be seen whole."""
-        return len(self.text) if self.ended else len(self.text) - LONGEST_RECORD
+        return len(self.text) if self.ended else len(self.text) - MAX_RECORD_BYTES
 
     def fill(self) -> None:
-        while not self.ended and self.at >= self.reach:
-            self.read_on()
+        while not self.ended and self.cursor >= self.search_end:
+            self.read_more()
 
-    def read_on(self) -> None:
+    def read_more(self) -> None:
         try:
-            chunk = self._file.read(READ)
+            chunk = self._file.read(READ_CHUNK_BYTES)
         except OSError as error:
-            raise UnreadableFileError(cannot_read(self._path, error)) from error
-        self.place(self.at)
-        self._start += self.at
-        self.text = self.text[self.at :] + chunk.decode("latin-1")
-        self.at = self._counted = 0
+            raise UnreadableFileError(read_error_message(self._path, error)) from error
+        self.position(self.cursor)
+        self._start += self.cursor
+        self.text = self.text[self.cursor :] + chunk.decode("latin-1")
+        self.cursor = self._counted_to = 0
         self.ended = not chunk
         if chunk and self._on_bytes is not None:
             self._on_bytes(len(chunk))
 
-    def place(self, index: int) -> Place:
-        if index >= self._counted:
-            self._line += self.text.count("\n", self._counted, index)
+    def position(self, index: int) -> FilePosition:
+        if index >= self._counted_to:
+            self._line += self.text.count("\n", self._counted_to, index)
         else:
-            self._line -= self.text.count("\n", index, self._counted)
-        self._counted = index
-        return Place(self._name, self._line, self._start + index)
+            self._line -= self.text.count("\n", index, self._counted_to)
+        self._counted_to = index
+        return FilePosition(self._name, self._line, self._start + index)
 
-    def cut(self) -> int:
+    def find_cut(self) -> int:
         """Up to where text without a record may be put aside; not inside a key if that can be helped."""
         if self.ended:
             return len(self.text)
-        border = max(self.text.rfind("\n", self.at, self.reach), self.text.rfind(",", self.at, self.reach))
-        return border + 1 if border >= self.at else self.reach
+        boundary = max(
+            self.text.rfind("\n", self.cursor, self.search_end), self.text.rfind(",", self.cursor, self.search_end)
+        )
+        return boundary + 1 if boundary >= self.cursor else self.search_end
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     try:
         if path.exists() and not path.is_file():
             reason = f"{path} is not a file: give the path of the JSON file itself."
             raise UnreadableFileError(reason)
         file = path.open("rb")
     except OSError as error:
-        raise UnreadableFileError(cannot_read(path, error)) from error
+        raise UnreadableFileError(read_error_message(path, error)) from error
     with file:
         yield file
 
 
-def cannot_read(path: Path, error: OSError) -> str:
+def read_error_message(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path} is not there: check the path."
     if isinstance(error, PermissionError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.predecessor.files.records import OldMember, OldOrganization, UnwritableFileError
 
-_BUFFER = 1024 * 1024
+_WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 def write_organizations(path: Path, organizations: Iterable[OldOrganization]) -> None:
@@ -18,46 +18,46 @@ def write_organizations(path: Path, organizations: Iterable[OldOrganization]) ->
 
     Raises UnwritableFileError; what the iterable raises passes through.
     """
-    with _replacing(path) as write:
-        mark = "{\n"
+    with _atomic_replace(path) as write:
+        separator = "{\n"
         for organization in organizations:
-            write(f"{mark}  {_json(organization.id)}: {{\n{_organization_fields(organization)}\n  }}")
-            mark = ",\n"
-        write("{}" if mark == "{\n" else "\n}")
+            write(f"{separator}  {_to_json(organization.id)}: {{\n{_format_organization(organization)}\n  }}")
+            separator = ",\n"
+        write("{}" if separator == "{\n" else "\n}")
 
 
-def write_members(path: Path, lists: Iterable[tuple[str, Iterable[OldMember]]]) -> None:
+def write_members(path: Path, member_lists: Iterable[tuple[str, Iterable[OldMember]]]) -> None:
     """As ``write_organizations``, from pairs of an organization's id and its members; an empty list is kept."""
-    with _replacing(path) as write:
-        mark = "{\n"
-        for org_id, members in lists:
-            write(f"{mark}  {_json(org_id)}: [")
-            inner = "\n"
+    with _atomic_replace(path) as write:
+        separator = "{\n"
+        for org_id, members in member_lists:
+            write(f"{separator}  {_to_json(org_id)}: [")
+            member_separator = "\n"
             for member in members:
-                write(f"{inner}    {{\n{_member_fields(member)}\n    }}")
-                inner = ",\n"
-            write("]" if inner == "\n" else "\n  ]")
-            mark = ",\n"
-        write("{}" if mark == "{\n" else "\n}")
+                write(f"{member_separator}    {{\n{_format_member(member)}\n    }}")
+                member_separator = ",\n"
+            write("]" if member_separator == "\n" else "\n  ]")
+            separator = ",\n"
+        write("{}" if separator == "{\n" else "\n}")
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Callable[[str], None]]:
+def _atomic_replace(path: Path) -> Iterator[Callable[[str], None]]:
     """Writes beside the file and renames at the very end, so that a crash leaves what was there."""
     target = path.resolve()
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
-        raise UnwritableFileError(_cannot_write(path, error)) from error
+        raise UnwritableFileError(_write_error_message(path, error)) from error
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii", newline="\n", buffering=_BUFFER) as file:
+        with os.fdopen(descriptor, "w", encoding="ascii", newline="\n", buffering=_WRITE_BUFFER_BYTES) as file:
 
             def write(text: str) -> None:
                 try:
                     file.write(text)
                 except OSError as error:
-                    raise UnwritableFileError(_cannot_write(path, error)) from error
+                    raise UnwritableFileError(_write_error_message(path, error)) from error
 
             yield write
             try:
@@ -68,7 +68,7 @@ def _replacing(path: Path) -> Iterator[Callable[[str], None]]:
                 temporary.replace(target)
                 _sync_directory(target.parent)
             except OSError as error:
-                raise UnwritableFileError(_cannot_write(path, error)) from error
+                raise UnwritableFileError(_write_error_message(path, error)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -81,25 +81,25 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
+def _write_error_message(path: Path, error: OSError) -> str:
     return f"{path} cannot be written ({error.strerror or error}): choose another folder or make room."
 
 
-_json = json.JSONEncoder().encode
+_to_json = json.JSONEncoder().encode
 
 
-def _fields(indent: str, pairs: Iterable[tuple[str, str | None]]) -> str:
+def _format_fields(indent: str, pairs: Iterable[tuple[str, str | None]]) -> str:
     """The inside of an object as ``json.dump(..., indent=2)`` lays it out; json itself is slow when it indents."""
-    return ",\n".join(f'{indent}"{name}": {_json(value)}' for name, value in pairs)
+    return ",\n".join(f'{indent}"{name}": {_to_json(value)}' for name, value in pairs)
 
 
-def _organization_fields(organization: OldOrganization) -> str:
-    return _fields(
+def _format_organization(organization: OldOrganization) -> str:
+    return _format_fields(
         " " * 4,
         (
             ("id", organization.id),
             ("name", organization.name),
-            ("created_at", _written(organization.created_at)),
+            ("created_at", _format_timestamp(organization.created_at)),
             ("plan_tier", organization.plan_tier),
             ("lago_customer_id", organization.lago_customer_id),
             ("stripe_customer_id", organization.stripe_customer_id),
@@ -108,17 +108,17 @@ def _organization_fields(organization: OldOrganization) -> str:
     )
 
 
-def _member_fields(member: OldMember) -> str:
-    return _fields(
+def _format_member(member: OldMember) -> str:
+    return _format_fields(
         " " * 6,
         (
             ("org_id", member.org_id),
             ("user_id", member.user_id),
             ("role", member.role),
-            ("joined_at", _written(member.joined_at)),
+            ("joined_at", _format_timestamp(member.joined_at)),
         ),
     )
 
 
-def _written(moment: datetime | None) -> str | None:
-    return None if moment is None else str(moment.astimezone(UTC).replace(tzinfo=None))
+def _format_timestamp(timestamp: datetime | None) -> str | None:
+    return None if timestamp is None else str(timestamp.astimezone(UTC).replace(tzinfo=None))

@@ -6,44 +6,44 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from core.compare.findings import Drift, Finding
+from core.compare.findings import DriftItem, Finding
 from core.drift import report_store
-from core.drift.detector import Planner
-from core.drift.repairer import Applied, Applier
-from core.drift.report_store import Plan
+from core.drift.detector import DriftDetector
+from core.drift.repairer import DriftRepairer, RepairResult
+from core.drift.report_store import DriftReport
 from tests.core.fakes import World
 
 
 @dataclass
-class Audit:
+class DriftHarness:
     world: World
 
     @property
-    def planner(self) -> Planner:
+    def detector(self) -> DriftDetector:
         """As one of another process: it knows nothing but the rows."""
-        planner = Planner.beside(self.world.sync)
-        return replace(planner, ask=replace(planner.ask, sleep=self.world.wait))
+        detector = DriftDetector.for_reconciler(self.world.reconciler)
+        return replace(detector, provider_reader=replace(detector.provider_reader, sleep=self.world.wait))
 
     @property
-    def applier(self) -> Applier:
-        applier = Applier.beside(self.world.sync)
-        ask = replace(applier.looking.ask, sleep=self.world.wait)
-        return replace(applier, looking=replace(applier.looking, ask=ask))
+    def repairer(self) -> DriftRepairer:
+        repairer = DriftRepairer.for_reconciler(self.world.reconciler)
+        reader = replace(repairer.inspector.provider_reader, sleep=self.world.wait)
+        return replace(repairer, inspector=replace(repairer.inspector, provider_reader=reader))
 
-    def plan(self) -> Plan:
-        return self.planner.plan()
+    def check(self) -> DriftReport:
+        return self.detector.check()
 
-    def drifts(self, plan: Plan) -> list[Drift]:
-        return list(report_store.found_by(self.world.database, plan))
+    def drifts(self, report: DriftReport) -> list[DriftItem]:
+        return list(report_store.read_drifts(self.world.database, report))
 
     def findings(self) -> list[Finding]:
         """Of a plan made now."""
-        return [finding for drift in self.drifts(self.plan()) for finding in drift.findings]
+        return [finding for drift in self.drifts(self.check()) for finding in drift.findings]
 
-    def apply(self, plan: Plan) -> Applied:
-        return self.applier.apply(plan)
+    def repair(self, report: DriftReport) -> RepairResult:
+        return self.repairer.repair(report)
 
-    def writes(self) -> list[str]:
+    def sent_writes(self) -> list[str]:
         """What was sent since last asked that is not a read."""
         calls = [
             f"{call.method} {call.path}{'?' + call.query if call.query else ''}"
@@ -55,5 +55,5 @@ class Audit:
 
 
 @pytest.fixture
-def audit(world: World) -> Audit:
-    return Audit(world)
+def drift_harness(world: World) -> DriftHarness:
+    return DriftHarness(world)

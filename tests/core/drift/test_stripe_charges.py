@@ -6,94 +6,98 @@ import httpx
 import pytest
 
 from sandbox.server import Sandbox
-from tests.core.drift.conftest import Audit
+from tests.core.drift.conftest import DriftHarness
 from tests.core.drift.test_findings import assert_for_a_person, assert_repaired, only, price_of
 from tests.core.fakes import World
 
 
 @pytest.fixture(autouse=True)
 def stripe_charges(world: World) -> None:
-    world.charged_by("stripe")
+    world.set_charging_provider("stripe")
 
 
 def settled(world: World, plan_tier: str = "professional") -> tuple[str, str]:
     """The organization, and its Stripe subscription."""
     org_id = world.create(plan_tier=plan_tier)
-    world.settle(org_id)
-    world.pass_time(minutes=5)
-    world.calls()
+    world.reconcile_until_idle(org_id)
+    world.advance_time(minutes=5)
+    world.count_requests()
     return org_id, str(world.link(org_id, "stripe").subscription_id)
 
 
 def sold_as(world: World, subscription: str, tier: str) -> None:
     """Somebody moves the subscription to another price in the dashboard."""
-    (found,) = [each for each in world.stripe("subscriptions") if each["id"] == subscription]
+    (found,) = [each for each in world.stripe_objects("subscriptions") if each["id"] == subscription]
     items = found["items"]
     assert isinstance(items, dict)
     price = {"id": items["data"][0]["id"], "price": price_of(world, tier), "quantity": 1}
     world.sandbox.patch("stripe", "subscriptions", subscription, items=[price])
 
 
-def test_nothing_has_drifted_where_nobody_touched_anything(world: World, audit: Audit) -> None:
+def test_nothing_has_drifted_where_nobody_touched_anything(world: World, drift_harness: DriftHarness) -> None:
     settled(world)
-    assert audit.findings() == []
+    assert drift_harness.findings() == []
 
 
-def test_a_downgrade_that_waits_has_not_drifted_nor_has_one_that_came(world: World, audit: Audit) -> None:
+def test_a_downgrade_that_waits_has_not_drifted_nor_has_one_that_came(
+    world: World, drift_harness: DriftHarness
+) -> None:
     org_id, _ = settled(world)
     world.change_plan(org_id, "starter")
-    world.settle(org_id)
-    world.pass_time(minutes=5)
-    assert audit.findings() == []
-    world.pass_time(days=32)
-    assert audit.findings() == []
+    world.reconcile_until_idle(org_id)
+    world.advance_time(minutes=5)
+    assert drift_harness.findings() == []
+    world.advance_time(days=32)
+    assert drift_harness.findings() == []
 
 
-def test_a_cheaper_price_is_put_right(world: World, audit: Audit) -> None:
+def test_a_cheaper_price_is_put_right(world: World, drift_harness: DriftHarness) -> None:
     _, subscription = settled(world)
     sold_as(world, subscription, "starter")
-    finding = assert_repaired(world, audit)
+    finding = assert_repaired(world, drift_harness)
     assert (finding.kind, finding.field, finding.provider) == ("wrong_plan", "plan", "stripe")
     assert finding.theirs == world.catalog.plan("starter").stripe_lookup_key
 
 
-def test_a_cheaper_price_beside_a_downgrade_that_waits_is_put_right(world: World, audit: Audit) -> None:
+def test_a_cheaper_price_beside_a_downgrade_that_waits_is_put_right(world: World, drift_harness: DriftHarness) -> None:
     org_id, subscription = settled(world)
     world.change_plan(org_id, "starter")
-    world.settle(org_id)
-    world.pass_time(minutes=5)
+    world.reconcile_until_idle(org_id)
+    world.advance_time(minutes=5)
     sold_as(world, subscription, "founders_friend")
-    finding = assert_repaired(world, audit)
+    finding = assert_repaired(world, drift_harness)
     assert finding.field == "next_plan"
 
 
-def test_a_dearer_price_is_lowered_by_no_machine(world: World, audit: Audit) -> None:
+def test_a_dearer_price_is_lowered_by_no_machine(world: World, drift_harness: DriftHarness) -> None:
     _, subscription = settled(world)
     sold_as(world, subscription, "enterprise")
-    assert assert_for_a_person(world, audit).kind == "wrong_plan"
+    assert assert_for_a_person(world, drift_harness).kind == "wrong_plan"
 
 
-def test_a_subscription_that_somebody_ended_is_for_a_person(world: World, audit: Audit) -> None:
+def test_a_subscription_that_somebody_ended_is_for_a_person(world: World, drift_harness: DriftHarness) -> None:
     org_id, subscription = settled(world)
     world.sandbox.delete("stripe", "subscriptions", subscription)
-    finding = assert_for_a_person(world, audit)
+    finding = assert_for_a_person(world, drift_harness)
     assert (finding.kind, finding.object_id) == ("missing", subscription)
-    assert f"retry {org_id}" in finding.to_do
+    assert f"retry {org_id}" in finding.advice
     assert finding.their_write is not None
     assert finding.their_write.by == "not us"
 
 
-def test_a_subscription_beside_ours_is_for_a_person(world: World, audit: Audit) -> None:
+def test_a_subscription_beside_ours_is_for_a_person(world: World, drift_harness: DriftHarness) -> None:
     org_id, subscription = settled(world)
     rogue = world.sandbox.preload_stripe_subscription(
         str(world.link(org_id, "stripe").customer_id), price_of(world, "starter")
     )
-    finding = assert_for_a_person(world, audit)
+    finding = assert_for_a_person(world, drift_harness)
     assert (finding.kind, finding.object_id) == ("foreign_subscription", rogue["id"])
-    assert [each["id"] for each in world.stripe("subscriptions") if each["status"] == "active"].count(subscription) == 1
+    assert [each["id"] for each in world.stripe_objects("subscriptions") if each["status"] == "active"].count(
+        subscription
+    ) == 1
 
 
-def test_a_payer_at_lago_is_a_second_payer(world: World, audit: Audit) -> None:
+def test_a_payer_at_lago_is_a_second_payer(world: World, drift_harness: DriftHarness) -> None:
     org_id, _ = settled(world)
     configuration = {
         "payment_provider": "stripe",
@@ -101,12 +105,12 @@ def test_a_payer_at_lago_is_a_second_payer(world: World, audit: Audit) -> None:
         "provider_customer_id": world.link(org_id, "stripe").customer_id,
     }
     world.sandbox.patch("lago", "customers", org_id, billing_configuration=configuration)
-    finding = assert_for_a_person(world, audit)
-    assert (finding.kind, finding.provider) == ("second_payer", "lago")
+    finding = assert_for_a_person(world, drift_harness)
+    assert (finding.kind, finding.provider) == ("double_charging", "lago")
 
 
 def test_a_plan_changed_in_lago_is_put_right_though_stripe_charges(
-    world: World, audit: Audit, sandbox_server: Sandbox
+    world: World, drift_harness: DriftHarness, sandbox_server: Sandbox
 ) -> None:
     org_id, _ = settled(world, "starter")
     httpx.delete(
@@ -115,10 +119,10 @@ def test_a_plan_changed_in_lago_is_put_right_though_stripe_charges(
         trust_env=False,
     ).raise_for_status()
     world.sandbox.preload_lago_subscription(org_id, "founders_friend", org_id)
-    assert assert_repaired(world, audit).provider == "lago"
+    assert assert_repaired(world, drift_harness).provider == "lago"
 
 
-def test_a_price_without_our_plan_is_for_a_person(world: World, audit: Audit) -> None:
+def test_a_price_without_our_plan_is_for_a_person(world: World, drift_harness: DriftHarness) -> None:
     _, subscription = settled(world)
     (special,) = world.sandbox.preload_stripe_prices(
         [
@@ -131,10 +135,10 @@ def test_a_price_without_our_plan_is_for_a_person(world: World, audit: Audit) ->
             }
         ]
     )
-    (found,) = [each for each in world.stripe("subscriptions") if each["id"] == subscription]
+    (found,) = [each for each in world.stripe_objects("subscriptions") if each["id"] == subscription]
     items = found["items"]
     assert isinstance(items, dict)
     price = {"id": items["data"][0]["id"], "price": special["id"], "quantity": 1}
     world.sandbox.patch("stripe", "subscriptions", subscription, items=[price])
-    finding, _, _ = only(audit)
-    assert (finding.theirs, finding.repaired) == ("special_deal", False)
+    finding, _, _ = only(drift_harness)
+    assert (finding.theirs, finding.repairable) == ("special_deal", False)

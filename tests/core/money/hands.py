@@ -13,7 +13,7 @@ from typing import Final
 from core.ports.spec import CUSTOMER_DELETED
 from core.reconcile import commands
 from sandbox.client import SandboxError
-from tests.core.fakes import PAYER_CODE, World
+from tests.core.fakes import PAYMENT_PROVIDER_CODE, World
 from tests.core.money.books import Books, Doc, Story
 
 
@@ -73,7 +73,7 @@ class Hands:
         if link.state == "parked" and link.error_code == CUSTOMER_DELETED:
             made = self._customer("cus_brought", org_id)
             self._touch(org_id)
-            self.world.bring_id(org_id, "stripe", made)
+            self.world.set_customer_id(org_id, "stripe", made)
 
     def delete_the_customer_in_lago(self, org_id: str, _tier: str) -> None:
         customer = self.books.lago_customer(org_id)
@@ -87,7 +87,7 @@ class Hands:
             payer = self._customer("cus_hand", org_id)
             configuration = {
                 "payment_provider": "stripe",
-                "payment_provider_code": PAYER_CODE,
+                "payment_provider_code": PAYMENT_PROVIDER_CODE,
                 "provider_customer_id": payer,
             }
             self._touch(org_id)
@@ -149,7 +149,7 @@ class Hands:
         return made
 
     def _price(self, lookup_key: str) -> str:
-        return next(str(each["id"]) for each in self.world.stripe("prices") if each["lookup_key"] == lookup_key)
+        return next(str(each["id"]) for each in self.world.stripe_objects("prices") if each["lookup_key"] == lookup_key)
 
     def _touch(self, org_id: str) -> None:
         self.story.touched.add(org_id)

@@ -4,7 +4,7 @@ A machine tells stories: changes, rounds in any order, turns that are overtaken 
 people at the dashboards. After each step both billers are read from outside (``books``). At the end all faults are
 over: the sweep alone must bring everything home or park it with a sentence, and one plan must name what people did.
 
-A longer run, another one each time: ``pytest --hypothesis-profile=long tests/core/money``.
+A longer run, another one each time: ``pytest --hypothesis-profile=long tests/core/new_currency``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from hypothesis.stateful import (
 )
 
 from core.catalog.plans import Catalog
-from core.compare.findings import Drift
+from core.compare.findings import DriftItem
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
-from core.drift.repairer import MovedError
-from core.events.event_types import Change
+from core.drift.repairer import ChangedSinceReportError
+from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
 from core.organizations import links
@@ -45,8 +45,8 @@ from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import attempt, backoff, commands, due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.core.drift.conftest import Audit
-from tests.core.fakes import WorkerDiedError, die, nothing, open_world
+from tests.core.drift.conftest import DriftHarness
+from tests.core.fakes import WorkerDiedError, do_nothing, kill_worker, open_world
 from tests.core.money.books import Books, Story
 from tests.core.money.hands import DEEDS, Hands
 
@@ -96,11 +96,11 @@ OUR_OWN_REASONS: Final = (
     *("unlink the payment provider", "once that has ended", "neither can schedule", "is not in the catalog"),
 )
 # Longer than any link waits by itself, so that each sweep finds whatever is left.
-SWEPT_EVERY: Final = backoff.LONGEST_WAIT + links.SWEEP_GRACE.total_seconds()
+SWEPT_EVERY: Final = backoff.MAX_BACKOFF_SECONDS + links.SWEEP_GRACE.total_seconds()
 MOST_SWEEPS: Final = 30
 MOST_RINGS: Final = 12
-LEASE: Final = attempt.LEASE.total_seconds() + 1
-BURST_REST: Final = backoff.BURST_REST.total_seconds() + 0.1
+LEASE: Final = attempt.LINK_LEASE.total_seconds() + 1
+BURST_REST: Final = backoff.BURST_COOLDOWN.total_seconds() + 0.1
 
 TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
 numbers = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
@@ -145,7 +145,7 @@ class AnyStory(RuleBasedStateMachine):
             if sys.exc_info()[0] is None:
                 self._end()
         finally:
-            for biller in self.world.billers.values():
+            for biller in self.world.providers.values():
                 biller.close()
             self.world.database.close()
             self._folder.cleanup()
@@ -153,8 +153,8 @@ class AnyStory(RuleBasedStateMachine):
     @initialize(charged_by_stripe=st.sampled_from(LAYOUTS), first=tiers, second=tiers, then=thens)
     def begin(self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str) -> None:
         """The first organization is at home; how the second comes there differs."""
-        self.world.charged_by("stripe")
-        self.world.charged_by("lago", *[tier for tier in TIERS if tier not in charged_by_stripe])
+        self.world.set_charging_provider("stripe")
+        self.world.set_charging_provider("lago", *[tier for tier in TIERS if tier not in charged_by_stripe])
         self._then(self._create(first), "until nothing is left")
         self._then(self._create(second), then)
 
@@ -182,7 +182,7 @@ class AnyStory(RuleBasedStateMachine):
         org_id = self._create(tier)
         self._then(org_id, "both")
         self._change(org_id, change)
-        self.world.pass_time(**by)
+        self.world.advance_time(**by)
         self._then(org_id, then)
 
     @rule(number=numbers, tier=tiers, trouble=troubles, then=thens)
@@ -204,7 +204,7 @@ class AnyStory(RuleBasedStateMachine):
         tier=tiers,
         change=st.sampled_from(CHANGES),
         moment=st.sampled_from(MOMENTS),
-        happens=st.sampled_from(["die", "overtaken", "the other biller", "change", "plan"]),
+        happens=st.sampled_from(["die", "stale", "the other biller", "change", "plan"]),
         then=thens,
     )
     def change_in_mid_turn(  # noqa: PLR0913, PLR0917 - a turn, what it is about, and what comes in between
@@ -213,8 +213,8 @@ class AnyStory(RuleBasedStateMachine):
         org_id = self._org(number)
         other: Provider = "lago" if provider == "stripe" else "stripe"
         meanwhile: dict[str, Callable[[], object]] = {
-            "die": die,
-            "overtaken": lambda: self._overtake(org_id, provider, change),
+            "die": kill_worker,
+            "stale": lambda: self._overtake(org_id, provider, change),
             "the other biller": lambda: self.world.run(org_id, other),
             "change": lambda: self._change(org_id, change),
             "plan": lambda: self._change_plan(org_id, tier),
@@ -223,25 +223,25 @@ class AnyStory(RuleBasedStateMachine):
             self._change(org_id, change)
         else:
             self._change_plan(org_id, tier)
-        self.world.pass_time(seconds=BURST_REST)
-        setattr(self.world.billers[provider], moment, meanwhile[happens])
+        self.world.advance_time(seconds=BURST_REST)
+        setattr(self.world.providers[provider], moment, meanwhile[happens])
         try:
             self.world.run(org_id, provider)
         except WorkerDiedError:
-            self.world.pass_time(seconds=LEASE)
+            self.world.advance_time(seconds=LEASE)
         finally:
-            setattr(self.world.billers[provider], moment, nothing)
+            setattr(self.world.providers[provider], moment, do_nothing)
         self._then(org_id, then)
 
     def _overtake(self, org_id: str, provider: Provider, change: str) -> None:
         """The turn is held up past its lease; there is a change, and another turn has its way meanwhile."""
-        self.world.pass_time(seconds=LEASE)
+        self.world.advance_time(seconds=LEASE)
         self._change(org_id, change)
         self.world.run(org_id, provider)
 
     @rule(by=st.sampled_from(JUMPS), number=numbers, then=thens)
     def pass_time(self, by: dict[str, float], number: int, then: str) -> None:
-        self.world.pass_time(**by)
+        self.world.advance_time(**by)
         self._sweep()
         self._then(self._org(number), then)
 
@@ -267,10 +267,10 @@ class AnyStory(RuleBasedStateMachine):
     def have_people_compare(self, *, apply: bool) -> None:
         audit = self._audit()
         try:
-            plan = audit.plan()
+            plan = audit.check()
             if apply:
-                audit.apply(plan)
-        except (ProviderError, MovedError):
+                audit.repair(plan)
+        except (ProviderError, ChangedSinceReportError):
             return
 
     @invariant()
@@ -284,34 +284,34 @@ class AnyStory(RuleBasedStateMachine):
     def _end(self) -> None:
         self.world.sandbox.clear_faults()
         for _ in range(MOST_SWEEPS):
-            self.world.pass_time(seconds=SWEPT_EVERY)
+            self.world.advance_time(seconds=SWEPT_EVERY)
             self._sweep()
             self.money_is_right()
             if not self._behind():
                 break
         assert not self._behind(), f"not settled after {MOST_SWEEPS} sweeps: {self._behind()}"
         for link in self._links():
-            assert link.state == "open" or (link.error_message or "").strip(), f"{link.org_id} is parked, not why"
+            assert link.state == "active" or (link.error_message or "").strip(), f"{link.org_id} is parked, not why"
         audit = self._audit()
-        plan = audit.plan()
-        assert (plan.counts.behind, plan.counts.left_out) == (0, [])
+        plan = audit.check()
+        assert (plan.counts.in_flux, plan.counts.excluded_providers) == (0, [])
         drifts = audit.drifts(plan)
         self._all_rogues_are_told(drifts)
         for org_id in self.org_ids:
             found = next((each for each in drifts if each.org_id == org_id), None)
             self._what_is_not_told_is_right(org_id, found)
-        audit.apply(plan)
+        audit.repair(plan)
         self.money_is_right()
-        assert audit.plan().counts.repairable == 0, "what was repaired is not right yet"
+        assert audit.check().counts.repairable == 0, "what was repaired is not right yet"
 
-    def _all_rogues_are_told(self, drifts: list[Drift]) -> None:
+    def _all_rogues_are_told(self, drifts: list[DriftItem]) -> None:
         told = {finding.object_id for drift in drifts for finding in drift.findings}
         assert told >= set(self._books().rogues_alive()), "a subscription that people made is not told"
 
-    def _what_is_not_told_is_right(self, org_id: str, drift: Drift | None) -> None:
+    def _what_is_not_told_is_right(self, org_id: str, drift: DriftItem | None) -> None:
         organization = self.world.organization(org_id)
         stripe, lago = (self.world.link(org_id, provider) for provider in PROVIDERS)
-        parked = [link for link in (stripe, lago) if link.state != "open"]
+        parked = [link for link in (stripe, lago) if link.state != "active"]
         if org_id not in self.story.touched:
             assert drift is None, f"nobody touched {org_id}: {drift}"
             for link in parked:
@@ -387,30 +387,30 @@ class AnyStory(RuleBasedStateMachine):
                 for hours in (25, 0):
                     for each in PROVIDERS:
                         self.world.run(org_id, each)
-                    self.world.pass_time(hours=hours)
+                    self.world.advance_time(hours=hours)
             case "until nothing is left":
                 self._ring_until_nothing_is_left(org_id)
 
     def _ring_until_nothing_is_left(self, org_id: str) -> None:
         """As the broker does: each outcome is followed; the waits pass."""
         waiting: list[Provider] = [*PROVIDERS]
-        self.world.pass_time(seconds=BURST_REST)
+        self.world.advance_time(seconds=BURST_REST)
         for _ in range(MOST_RINGS):
             if not waiting:
                 return
             provider = waiting.pop(0)
             outcome = self.world.run(org_id, provider)
-            waiting += [woken for woken in outcome.wake if woken not in waiting]
-            if outcome.again_in is not None:
-                self.world.pass_time(seconds=outcome.again_in + 0.01)
+            waiting += [woken for woken in outcome.also_requeue if woken not in waiting]
+            if outcome.requeue_after is not None:
+                self.world.advance_time(seconds=outcome.requeue_after + 0.01)
                 waiting.append(provider)
 
     def _sweep(self) -> None:
-        due_links.downgrades(self.world.database, 100, self.world.now)
+        due_links.recheck_due_downgrades(self.world.database, 100, self.world.now)
         for provider in PROVIDERS:
             with self.world.database.write() as session:
-                room = circuit_breaker.room(session, provider, 100, self.world.now)
-                swept = due_links.links(session, provider, room, self.world.now)
+                room = circuit_breaker.free_capacity(session, provider, 100, self.world.now)
+                swept = due_links.dispatch(session, provider, room, self.world.now)
             for org_id in swept:
                 self.world.run(org_id, provider)
 
@@ -418,7 +418,7 @@ class AnyStory(RuleBasedStateMachine):
         return [
             f"{link.org_id} at {link.provider}: {link.error_message}"
             for link in self._links()
-            if link.state == "open" and (link.applied_version < link.wanted_version or link.intent is not None)
+            if link.state == "active" and (link.applied_version < link.desired_version or link.intent is not None)
         ]
 
     def _links(self) -> list[BillingLink]:
@@ -427,14 +427,14 @@ class AnyStory(RuleBasedStateMachine):
     def _books(self) -> Books:
         return Books(state=self.world.sandbox.state(), story=self.story, catalog=self.world.catalog)
 
-    def _audit(self) -> Audit:
-        return Audit(self.world)
+    def _audit(self) -> DriftHarness:
+        return DriftHarness(self.world)
 
 
-def _lose_the_plan(change: Change, organization: Organization) -> None:
+def _lose_the_plan(change: ChangeContext, organization: Organization) -> None:
     """As after an import, or with a catalog that lost a table."""
     organization.plan_tier, organization.pending_plan_tier = UNKNOWN, None
-    links.bump(change, organization)
+    links.mark_for_sync(change, organization)
 
 
 @pytest.fixture

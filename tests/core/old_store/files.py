@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from core.predecessor.files import Finding, OldMember, OldOrganization
+from core.predecessor.files import FileFinding, OldMember, OldOrganization
 
 PREDECESSOR = Path(__file__).parent.parent.parent / "data" / "predecessor"
 NAMES = [
@@ -53,12 +53,12 @@ def members_text(lists: dict[str, list[Text]], indent: int | None = 2) -> bytes:
     return json.dumps(lists, indent=indent).encode()
 
 
-ReadOrganizations: TypeAlias = Callable[[bytes], list[OldOrganization | Finding]]
-ReadMembers: TypeAlias = Callable[[bytes], list[OldMember | Finding]]
+ReadOrganizations: TypeAlias = Callable[[bytes], list[OldOrganization | FileFinding]]
+ReadMembers: TypeAlias = Callable[[bytes], list[OldMember | FileFinding]]
 
 
 def findings(items: Iterable[object]) -> list[tuple[str, str, int, str | None]]:
-    return [(i.kind, i.reason, i.place.line, i.subject) for i in items if isinstance(i, Finding)]
+    return [(i.kind, i.reason, i.position.line, i.subject) for i in items if isinstance(i, FileFinding)]
 
 
 def ids(items: Iterable[object]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.predecessor.files import Finding
+from core.predecessor.files import FileFinding
 from tests.core.old_store.files import (
     ReadMembers,
     ReadOrganizations,
@@ -43,7 +43,7 @@ def subjects(items: Iterable[object]) -> set[str]:
 def assert_all_that_is_whole_comes_out(damaged: bytes, healthy: bytes, items: list[object]) -> None:
     whole = {subject for subject, record in parts(healthy) if record in damaged}
     assert whole <= subjects(items)
-    if sum(not isinstance(item, Finding) for item in items) < len(parts(healthy)):
+    if sum(not isinstance(item, FileFinding) for item in items) < len(parts(healthy)):
         assert any(kind == "loss" for kind, *_ in findings(items)), "a record is gone and nothing says so"
 
 

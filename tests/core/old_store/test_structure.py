@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from core.predecessor.files import Finding, OldOrganization, Place, read_members, read_organizations
+from core.predecessor.files import FileFinding, FilePosition, OldOrganization, read_members, read_organizations
 from tests.core.old_store.files import (
     A_ID,
     B_ID,
@@ -50,11 +50,11 @@ def test_a_record_carries_its_fields_its_place_and_utc() -> None:
         lago_customer_id="lago_cust_abc123xyz",
         stripe_customer_id="cus_StripeABC123",
         status="active",
-        place=Place("elsewhere.json", 1, 0),
+        position=FilePosition("elsewhere.json", 1, 0),
     )
     assert isinstance(first, OldOrganization)
-    assert (first.place.line, first.place.byte) == (2, 48)
-    assert str(first.place) == "organizations.json line 2"
+    assert (first.position.line, first.position.byte) == (2, 48)
+    assert str(first.position) == "organizations.json line 2"
 
 
 def test_the_torn_file_gives_all_24_organizations_and_names_the_four_tears() -> None:
@@ -73,7 +73,7 @@ def test_the_torn_file_gives_all_24_organizations_and_names_the_four_tears() -> 
             "org_3e5e761a-d0b7-4df6-afe2-d6a11178db6d",
         ),
     ]
-    assert [f.kind for f in read_members(path.with_name("org_users.json")) if isinstance(f, Finding)] == ["loss"]
+    assert [f.kind for f in read_members(path.with_name("org_users.json")) if isinstance(f, FileFinding)] == ["loss"]
 
 
 def test_poison_of_values_is_passed_on_as_written_and_an_empty_billing_id_is_none() -> None:
@@ -202,7 +202,7 @@ def test_a_repeat_is_a_repair_when_it_is_the_same_and_a_loss_when_it_is_not(orga
     changed = organization(2, plan_tier="enterprise")
     items = organizations(organizations_text([A, B]) + organizations_text([A, changed], indent=None))
     assert ids(items) == [A_ID, B_ID]
-    first = [item.place.byte for item in items if isinstance(item, OldOrganization)]
+    first = [item.position.byte for item in items if isinstance(item, OldOrganization)]
     assert findings(items)[1:] == [
         ("repair", f"it stands here again with the same content as at byte {first[0]}", 20, A_ID),
         (

@@ -15,10 +15,10 @@ from core.db.base import Base
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.predecessor.importing import import_files
-from core.predecessor.report import Report
+from core.predecessor.report import ImportReport
 from tests.core.old_store.files import Text, members_text, organizations_text
 
 Tables = dict[str, list[dict[str, object]]]
@@ -31,24 +31,24 @@ class Importer:
     clock: Clock
     folder: Path
 
-    def bring(self, organizations: Iterable[Text], lists: dict[str, list[Text]] | None = None) -> Report:
+    def bring(self, organizations: Iterable[Text], lists: dict[str, list[Text]] | None = None) -> ImportReport:
         """Import files with these records in them."""
         (self.folder / "organizations.json").write_bytes(organizations_text(organizations))
         (self.folder / "org_users.json").write_bytes(members_text(lists or {}))
         return self.run(self.folder)
 
-    def run(self, folder: Path) -> Report:
+    def run(self, folder: Path) -> ImportReport:
         return import_files(
             self.database, self.plans, self.clock, folder / "organizations.json", folder / "org_users.json"
         )
 
     @contextmanager
-    def change(self, org_id: str) -> Iterator[tuple[Change, Organization]]:
+    def change(self, org_id: str) -> Iterator[tuple[ChangeContext, Organization]]:
         """What a person does here between two imports."""
         with self.database.write() as session:
             organization = commands.lock(session, org_id)
             assert organization is not None
-            yield Change(session, self.clock()), organization
+            yield ChangeContext(session, self.clock()), organization
 
     def organization(self, org_id: str) -> Organization:
         with self.database.read() as session:
@@ -80,6 +80,6 @@ def without_chance(tables: Tables) -> Tables:
     return tables
 
 
-def said(report: Report) -> list[tuple[str, str, str | None]]:
+def said(report: ImportReport) -> list[tuple[str, str, str | None]]:
     """All findings, losses first."""
     return [(finding.kind, finding.reason, finding.subject) for finding in [*report.losses, *report.repairs]]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from core.catalog.plans import Catalog
-from core.events.event_types import Change
+from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NewOrganization
-from core.predecessor.exporting import Exported, export_files
+from core.predecessor.exporting import ExportCounts, export_files
 from core.predecessor.files import UnwritableFileError
 from tests.core.old_store.files import A_ID, PREDECESSOR, A, B, member, members_text, organization, organizations_text
 from tests.core.transfer.runs import Importer
@@ -19,7 +19,7 @@ from tests.core.transfer.runs import Importer
 NAMES = ("organizations.json", "org_users.json")
 
 
-def export(importer: Importer, folder: Path) -> tuple[Exported, list[bytes]]:
+def export(importer: Importer, folder: Path) -> tuple[ExportCounts, list[bytes]]:
     folder.mkdir(exist_ok=True)
     files = [folder / name for name in NAMES]
     return export_files(importer.database, *files), [file.read_bytes() for file in files]
@@ -29,7 +29,7 @@ def test_the_healthy_files_come_back_byte_for_byte(importer: Importer, tmp_path:
     importer.run(PREDECESSOR / "healthy")
     exported, files = export(importer, tmp_path / "out")
     assert files == [(PREDECESSOR / "healthy" / name).read_bytes() for name in NAMES]
-    assert exported == Exported(organizations=14, members=15)
+    assert exported == ExportCounts(organizations=14, members=15)
 
 
 def test_300_organizations_with_5_members_come_back_byte_for_byte(importer: Importer, tmp_path: Path) -> None:
@@ -48,14 +48,14 @@ def test_what_was_made_and_changed_here_comes_in_its_place(importer: Importer, t
     importer.bring([A, B], {A_ID: [member(1, 0), member(1, 1), member(1, 2)]})
     with importer.change(A_ID) as (change, acme):
         commands.rename(change, acme, "Łódź")
-        leaving = memberships.find(change.session, A_ID, "user_0")
+        leaving = memberships.lock(change.session, A_ID, "user_0")
         assert leaving is not None
         memberships.remove(change, leaving)
         change.session.flush()
         memberships.add(change, acme, "user_0", "member")
     with importer.database.write() as session:
         new = commands.create(
-            Change(session, importer.clock()), NewOrganization(name="New", plan_tier="starter"), plans
+            ChangeContext(session, importer.clock()), NewOrganization(name="New", plan_tier="starter"), plans
         )
     _, (text, lists) = export(importer, tmp_path / "out")
     assert [(org["id"], org["name"]) for org in json.loads(text).values()] == [
@@ -68,7 +68,7 @@ def test_what_was_made_and_changed_here_comes_in_its_place(importer: Importer, t
 
 
 def test_an_empty_store_is_two_empty_objects(importer: Importer, tmp_path: Path) -> None:
-    assert export(importer, tmp_path / "out") == (Exported(), [b"{}", b"{}"])
+    assert export(importer, tmp_path / "out") == (ExportCounts(), [b"{}", b"{}"])
 
 
 def test_a_folder_that_is_not_there_is_one_clear_sentence(importer: Importer, tmp_path: Path) -> None:

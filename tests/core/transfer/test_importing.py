@@ -18,14 +18,14 @@ import pytest
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.db.database import Database
-from core.db.models.inbox import ReceivedEvent
-from core.events.event_types import Change
+from core.db.models.inbox import ServiceEvent
+from core.events.event_types import ChangeContext
 from core.inbox import service_events
 from core.organizations import commands, memberships, plan_changes
-from core.predecessor.files import Finding, OldOrganization, UnreadableFileError, read_organizations
+from core.predecessor.files import FileFinding, OldOrganization, UnreadableFileError, read_organizations
 from core.predecessor.import_organizations import OrganizationImport
-from core.predecessor.importing import BY_IMPORT, import_files
-from core.predecessor.report import Report
+from core.predecessor.importing import IMPORT_CAUSE, import_files
+from core.predecessor.report import ImportReport
 from tests.conftest import SetClock
 from tests.core.old_store.files import (
     A_ID,
@@ -58,8 +58,13 @@ def test_links_are_due_at_once_with_the_old_ids_unverified(importer: Importer, c
     stripe, lago = (importer.link("org_00000000-aaaa", provider) for provider in ("stripe", "lago"))
     assert (stripe.customer_id, lago.customer_id) == ("cus_0", "b1c2")
     for link in (stripe, lago, importer.link(B_ID, "stripe"), importer.link(B_ID, "lago")):
-        assert (link.state, link.wanted_version, link.applied_version, link.applied_customer) == ("open", 1, 0, None)
-        assert link.sweep_at == clock()
+        assert (link.state, link.desired_version, link.applied_version, link.customer_fingerprint) == (
+            "active",
+            1,
+            0,
+            None,
+        )
+        assert link.next_sweep_at == clock()
     assert importer.link(B_ID, "stripe").customer_id is None
 
 
@@ -71,14 +76,14 @@ def test_every_part_of_a_long_import_is_due_since_it_began(importer: Importer) -
     bringing = OrganizationImport(importer.plans, frozenset(), began)
     for old, now in ((first, began), (second, later)):
         with importer.database.write() as session:
-            bringing.run(Change(session, now, BY_IMPORT), [old])
-    assert {importer.link(each, "stripe").sweep_at for each in (A_ID, B_ID)} == {began}
+            bringing.import_chunk(ChangeContext(session, now, IMPORT_CAUSE), [old])
+    assert {importer.link(each, "stripe").next_sweep_at for each in (A_ID, B_ID)} == {began}
 
 
 def say(importer: Importer, message_id: str, event_type: str, subject: str = A_ID, **data: str) -> str:
     """What another service sends; the verdict."""
     message = {"specversion": "1.0", "id": message_id, "source": "/shop", "type": event_type, "subject": subject}
-    return service_events.receive(importer.database, importer.plans, importer.clock, {**message, "data": data}).verdict
+    return service_events.handle(importer.database, importer.plans, importer.clock, {**message, "data": data}).status
 
 
 def test_what_was_said_of_an_organization_and_its_members_before_they_came_is_taken(importer: Importer) -> None:
@@ -88,13 +93,13 @@ def test_what_was_said_of_an_organization_and_its_members_before_they_came_is_ta
     importer.bring([A, B], {A_ID: [member(1, 0), member(1, 1)]})
     assert importer.organization(A_ID).plan_tier == "enterprise"
     assert importer.members()[A_ID, "user_1"].role == "billing_admin"
-    assert [row["verdict"] for row in importer.tables()["received_events"]] == ["accepted", "accepted", "waiting"]
+    assert [row["status"] for row in importer.tables()["service_events"]] == ["applied", "applied", "waiting"]
 
 
 def test_what_is_said_while_its_organization_is_being_imported_is_not_left_waiting(importer: Importer) -> None:
     with during_the_import(importer) as start:
         plan = start(lambda: say(importer, "1", "organization.plan_changed", plan_tier="enterprise"))
-    assert plan.result(20) == "accepted"
+    assert plan.result(20) == "applied"
     assert importer.organization(A_ID).plan_tier == "enterprise"
 
 
@@ -102,9 +107,9 @@ def test_a_new_organization_with_the_name_of_one_being_imported_is_refused_and_k
     name = str(A["name"])
     with during_the_import(importer) as start:
         new = start(lambda: say(importer, "1", "organization.created", subject="org_new-one", name=name))
-    assert new.result(20) == "refused"
+    assert new.result(20) == "rejected"
     with importer.database.read() as session:
-        kept = session.get_one(ReceivedEvent, ("/shop", "1"))
+        kept = session.get_one(ServiceEvent, ("/shop", "1"))
     assert kept.reason == "data.name: another organization has this name"
 
 
@@ -116,7 +121,7 @@ def during_the_import(importer: Importer) -> Iterator[Callable[[Callable[[], str
     olds = [item for item in read_organizations(path) if isinstance(item, OldOrganization)]
     bringing = OrganizationImport(importer.plans, frozenset(), importer.clock())
     with ThreadPoolExecutor(1) as pool, importer.database.write() as session:
-        bringing.run(Change(session, importer.clock(), BY_IMPORT), olds)
+        bringing.import_chunk(ChangeContext(session, importer.clock(), IMPORT_CAUSE), olds)
         yield pool.submit
         time.sleep(0.5)
 
@@ -156,7 +161,7 @@ def test_what_people_changed_here_since_is_kept_and_named(importer: Importer, pl
         plan_changes.change_plan(change, acme, "enterprise", plans)
         commands.change_status(change, acme, "suspended")
         for user, role in (("user_1", "owner"), ("user_2", None)):
-            membership = memberships.find(change.session, A_ID, user)
+            membership = memberships.lock(change.session, A_ID, user)
             assert membership is not None
             if role is None:
                 memberships.remove(change, membership)
@@ -166,7 +171,7 @@ def test_what_people_changed_here_since_is_kept_and_named(importer: Importer, pl
     report = importer.bring([A, B], lists)
     assert importer.tables() == before
     assert report.ok
-    assert report.kept_ours == 3
+    assert report.conflicts == 3
     assert said(report) == [
         ("repair", "kept ours: name, plan_tier, status changed here since", A_ID),
         ("repair", "kept ours: role changed here since", f"{A_ID} user_1"),
@@ -187,7 +192,7 @@ def test_an_id_that_the_sync_made_meanwhile_is_no_difference(importer: Importer)
 def test_thousands_of_changes_here_are_counted_and_only_the_first_are_named(importer: Importer) -> None:
     records = [organization(n) for n in range(300)]
     importer.bring(records)
-    heard: list[Finding] = []
+    heard: list[FileFinding] = []
     changed = organizations_text([record | {"plan_tier": "enterprise"} for record in records])
     path = importer.folder / "organizations.json"
     path.write_bytes(changed)
@@ -199,7 +204,7 @@ def test_thousands_of_changes_here_are_counted_and_only_the_first_are_named(impo
         path.with_name("org_users.json"),
         on_finding=heard.append,
     )
-    assert (report.kept_ours, report.repaired) == (300, 300)
+    assert (report.conflicts, report.repaired) == (300, 300)
     assert len(heard) == len(report.repairs) == 100
 
 
@@ -229,7 +234,7 @@ def test_imports_at_the_same_time_bring_each_record_once(importer: Importer) -> 
     (importer.folder / "org_users.json").write_bytes(members_text(lists))
     together = threading.Barrier(3)
 
-    def run() -> Report:
+    def run() -> ImportReport:
         together.wait()
         return importer.run(importer.folder)
 
@@ -250,7 +255,7 @@ import os, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlalchemy import event
-from core import catalog
+from core.catalog import plans
 from core.db.database import Database
 from core.predecessor.importing import import_files
 
@@ -266,7 +271,7 @@ def die(connection, cursor, statement, *_):
         os.kill(os.getpid(), signal.SIGKILL)
 
 import_files(
-    database, catalog.load(), lambda: datetime(2026, 11, 23, 12, tzinfo=UTC),
+    database, plans.load(), lambda: datetime(2026, 11, 23, 12, tzinfo=UTC),
     folder / "organizations.json", folder / "org_users.json",
 )
 """

@@ -12,13 +12,13 @@ def test_members_of_an_organization_that_is_not_there_are_losses_by_name(importe
     report = importer.bring([A], {A_ID: [member(1, 0)], B_ID: [member(2, 0), member(2, 1)]})
     reason = "its organization is not there: it stands in neither the file nor the database"
     assert said(report) == [("loss", reason, f"{B_ID} user_0"), ("loss", reason, f"{B_ID} user_1")]
-    assert [finding.place.line for finding in report.losses] == [11, 17]
-    assert (report.members.new, report.members.refused, report.ok) == (1, 2, False)
+    assert [finding.position.line for finding in report.losses] == [11, 17]
+    assert (report.members.new, report.members.rejected, report.ok) == (1, 2, False)
 
 
 def test_thousands_of_orphans_are_all_counted_and_the_first_are_named(importer: Importer) -> None:
     report = importer.bring([A], {B_ID: [member(2, user) for user in range(12_000)]})
-    assert (report.lost, report.members.refused, len(report.losses)) == (12_000, 12_000, 1_000)
+    assert (report.lost, report.members.rejected, len(report.losses)) == (12_000, 12_000, 1_000)
 
 
 def test_members_of_an_organization_that_was_here_before_are_taken(importer: Importer) -> None:
@@ -59,7 +59,7 @@ def test_who_was_removed_here_stays_removed_in_every_part_of_a_long_list(importe
     importer.bring([A], {A_ID: people})
     with importer.change(A_ID) as (change, _):
         for user in ("user_5", "user_10001"):
-            membership = memberships.find(change.session, A_ID, user)
+            membership = memberships.lock(change.session, A_ID, user)
             assert membership is not None
             memberships.remove(change, membership)
     report = importer.bring([A], {A_ID: people})

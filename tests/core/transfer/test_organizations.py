@@ -19,14 +19,14 @@ FIRST, SECOND = "org_626d0b03-5996-4a14-8b0c-7f9b6768e5f2", "org_ccd46089-9739-4
 
 def held(importer: Importer, org_id: str) -> dict[str, tuple[str | None, str | None]]:
     links = (importer.link(org_id, provider) for provider in PROVIDERS)
-    return {link.provider: (link.error_code, link.error_message) for link in links if link.state == "held"}
+    return {link.provider: (link.error_code, link.error_message) for link in links if link.state == "on_hold"}
 
 
 def test_the_torn_files_give_every_organization_and_name_every_tear(importer: Importer) -> None:
     report = importer.run(PREDECESSOR / "torn")
     assert (report.organizations.new, report.members.new, report.lost, report.ok) == (24, 0, 4, False)
     tear = "the beginning of this document was overwritten: what stood before this place is lost"
-    assert [(str(finding.place), finding.reason) for finding in report.losses] == [
+    assert [(str(finding.position), finding.reason) for finding in report.losses] == [
         ("organizations.json line 11", tear),
         ("organizations.json line 20", tear),
         ("organizations.json line 29", tear),
@@ -80,16 +80,19 @@ def test_the_poisoned_files_give_every_record_and_name_every_decision(importer: 
 
 def twice(org_id: str, other: str, way_out: str) -> dict[str, tuple[str, str]]:
     sentence = f"stripe_customer_id 'cus_dup' stands on {other} as well as on {org_id}: {way_out}"
-    return {"stripe": ("billing_id_twice", sentence)}
+    return {"stripe": ("customer_id_in_use", sentence)}
 
 
 def keeps(org_id: str) -> str:
-    return f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync ids`"
+    return (
+        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync "
+        "set-customer-id`"
+    )
 
 
 def has_none(org_id: str) -> str:
     return (
-        f"give it its own with `billing-sync ids`, or if it has none, `billing-sync retry {org_id}` "
+        f"give it its own with `billing-sync set-customer-id`, or if it has none, `billing-sync retry {org_id}` "
         "makes a new customer"
     )
 
@@ -115,7 +118,7 @@ def test_an_id_in_doubt_is_held_from_its_first_part_on(importer: Importer) -> No
     assert said(report) == [
         ("loss", "no usable record: its id has more than 60 characters behind 'org_'", f"org_{'x' * 61}")
     ]
-    assert (report.organizations.new, report.organizations.refused) == (1, 1)
+    assert (report.organizations.new, report.organizations.rejected) == (1, 1)
 
 
 def test_an_id_that_is_here_already_is_believed_of_neither_and_a_worker_loses_its_turn(importer: Importer) -> None:
@@ -135,7 +138,7 @@ def test_once_people_have_decided_a_second_run_leaves_it_so(importer: Importer) 
     with importer.change(A_ID) as (change, first):
         commands.retry(change, first)
     with importer.change(B_ID) as (change, second):
-        provider_ids.replace(change, second, {"stripe": "cus_own"})
+        provider_ids.set_customer_ids(change, second, {"stripe": "cus_own"})
     before = importer.tables()
     report = importer.bring(records)
     assert importer.tables() == before
@@ -154,7 +157,7 @@ def test_an_id_too_long_to_keep_is_a_loss_and_no_new_customer_is_made_meanwhile(
     )
     lost = "stripe_customer_id is 256 characters long, more than 255: left out, billing waits"
     assert said(report) == [("loss", lost, A_ID)]
-    assert held(importer, A_ID) == {"stripe": ("billing_id_lost", f"{lost}: {has_none(A_ID)}")}
+    assert held(importer, A_ID) == {"stripe": ("customer_id_not_imported", f"{lost}: {has_none(A_ID)}")}
     assert importer.link(B_ID, "lago").customer_id == "c" * 255
 
 
@@ -213,9 +216,9 @@ def test_a_missing_date_is_the_time_of_the_import(importer: Importer, clock: Clo
 def test_nothing_is_ever_made_for_a_deleted_organization_and_its_ids_stay(importer: Importer, clock: Clock) -> None:
     importer.bring([organization(1, status="deleted", stripe_customer_id="cus_1"), B])
     link = importer.link(A_ID, "stripe")
-    assert (link.customer_id, link.wanted_version, link.applied_version) == ("cus_1", 1, 1)
+    assert (link.customer_id, link.desired_version, link.applied_version) == ("cus_1", 1, 1)
     with importer.database.write() as session:
-        assert [due_links.links(session, provider, 10, clock()) for provider in PROVIDERS] == [[B_ID], [B_ID]]
+        assert [due_links.dispatch(session, provider, 10, clock()) for provider in PROVIDERS] == [[B_ID], [B_ID]]
 
 
 def test_a_plan_too_long_to_keep_is_a_loss_and_never_another_plan(importer: Importer) -> None:
@@ -235,5 +238,5 @@ def test_a_long_value_of_the_file_does_not_flood_the_report(importer: Importer) 
 def test_links_in_doubt_are_not_handed_to_the_broker(importer: Importer, clock: Clock) -> None:
     importer.bring([A, organization(2, status="bogus")])
     with importer.database.write() as session:
-        assert [due_links.links(session, provider, 10, clock()) for provider in PROVIDERS] == [[A_ID], [A_ID]]
-        assert session.query(BillingLink).filter(BillingLink.state == "held").count() == 2
+        assert [due_links.dispatch(session, provider, 10, clock()) for provider in PROVIDERS] == [[A_ID], [A_ID]]
+        assert session.query(BillingLink).filter(BillingLink.state == "on_hold").count() == 2
