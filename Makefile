@@ -5,7 +5,7 @@
 #   make check     everything that CI runs: lint types layers test
 #   make install   .venv with the run-time packages; then .venv/bin/billing-sync
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
-#   make quota              2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
+#   make rate-limits              2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make lock      writes the lock files again, after a change of dependencies in pyproject.toml
@@ -19,7 +19,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test check lint types layers crash-matrix quota chaos bench bench-quick lock
+.PHONY: install demo test check lint types layers crash-matrix rate-limits chaos bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -47,8 +47,8 @@ crash-matrix: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.crash.matrix
 
 SEED ?= 1
-quota: $(VENV)/installed-test
-	@$(BIN)/python -W ignore -m benchmarks.quota
+rate-limits: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m benchmarks.rate_limits
 
 bench: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m benchmarks.run

@@ -8,28 +8,28 @@ from html import escape
 
 WIDTH, HEIGHT = 680, 320
 LEFT, RIGHT, TOP, BOTTOM = 60, 200, 50, 50
-GRIDS = 5
+GRID_LINES = 5
 COLOURS = ("#2f6fde", "#d9822b", "#3d9970", "#a05195")
-GREY = "#808080"
+TEXT_COLOUR = "#808080"
 
 Points = Sequence[tuple[float, float]]
 
 
-def lines(title: str, across: str, up: str, series: Mapping[str, Points], labels: Mapping[float, str]) -> str:
+def line_chart(title: str, across: str, up: str, series: Mapping[str, Points], labels: Mapping[float, str]) -> str:
     """``series`` by name; ``labels`` are the marks across, spaced evenly in their order."""
     places = {mark: number for number, mark in enumerate(labels)}
-    top = GRIDS * _round_step(max(value for points in series.values() for _, value in points) / GRIDS)
+    top = GRID_LINES * _round_step(max(value for points in series.values() for _, value in points) / GRID_LINES)
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
         _text(LEFT, 18, title),
         _text(LEFT + _wide() / 2, HEIGHT - 10, across, anchor="middle"),
         _text(8, TOP - 14, up),
     ]
-    for grid in range(GRIDS + 1):
-        value = top * grid / GRIDS
+    for grid in range(GRID_LINES + 1):
+        value = top * grid / GRID_LINES
         y = _y(value, top)
         drawn.append(
-            f'<line x1="{LEFT}" y1="{y:.1f}" x2="{LEFT + _wide()}" y2="{y:.1f}" stroke="{GREY}" opacity="0.3"/>'
+            f'<line x1="{LEFT}" y1="{y:.1f}" x2="{LEFT + _wide()}" y2="{y:.1f}" stroke="{TEXT_COLOUR}" opacity="0.3"/>'
         )
         drawn.append(_text(LEFT - 8, y + 4, f"{value:,.4g}", anchor="end"))
     drawn += [
@@ -65,5 +65,5 @@ def _y(value: float, top: float) -> float:
     return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", colour: str = GREY) -> str:
+def _text(x: float, y: float, text: str, *, anchor: str = "start", colour: str = TEXT_COLOUR) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="12" fill="{colour}">{escape(text)}</text>'

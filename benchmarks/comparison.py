@@ -22,8 +22,8 @@ class Comparison:
     figures: Sequence[float]
     baseline: Sequence[float]
     against: str
-    wanted: float
-    smaller: bool = False
+    target: float
+    smaller_is_better: bool = False
 
     @property
     def ratios(self) -> list[float]:
@@ -32,25 +32,25 @@ class Comparison:
     @property
     def reached(self) -> bool:
         middle = median(self.ratios)
-        return middle <= self.wanted if self.smaller else middle >= self.wanted
+        return middle <= self.target if self.smaller_is_better else middle >= self.target
 
     @property
-    def ours(self) -> str:
+    def figures_text(self) -> str:
         return _spread(self.figures)
 
     @property
-    def theirs(self) -> str:
+    def baseline_text(self) -> str:
         return _spread(self.baseline)
 
     def line(self) -> str:
-        sign = "≤" if self.smaller else "≥"
+        sign = "≤" if self.smaller_is_better else "≥"
         return (
-            f"{'reached' if self.reached else 'MISSED '}  {self.name}: {self.ours} {self.unit}; "
-            f"{self.against}: {self.theirs}; ratio {_spread(self.ratios)} (wanted {sign} {self.wanted:g})"
+            f"{'reached' if self.reached else 'MISSED '}  {self.name}: {self.figures_text} {self.unit}; "
+            f"{self.against}: {self.baseline_text}; ratio {_spread(self.ratios)} (wanted {sign} {self.target:g})"
         )
 
 
-def shown(compared: Iterable[Comparison]) -> int:
+def print_results(compared: Iterable[Comparison]) -> int:
     """A line each as it comes; the exit code: whether one missed what it should reach."""
     missed = False
     for each in compared:
@@ -59,7 +59,9 @@ def shown(compared: Iterable[Comparison]) -> int:
     return int(missed)
 
 
-def interleaved(runs: int, ours: Callable[[], float], baseline: Callable[[], float]) -> tuple[list[float], list[float]]:
+def run_interleaved(
+    runs: int, ours: Callable[[], float], baseline: Callable[[], float]
+) -> tuple[list[float], list[float]]:
     pairs = [(ours(), baseline()) for _ in range(runs)]
     return [first for first, _ in pairs], [second for _, second in pairs]
 

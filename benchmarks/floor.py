@@ -19,7 +19,7 @@ from providers.lago.provider import LagoProvider
 from providers.stripe.provider import StripeProvider
 
 
-class Unlimited:
+class UnlimitedAttempt:
     """A claim that nothing limits and nothing takes away; a rename writes nothing ahead."""
 
     intent: Intent | None = None
@@ -41,21 +41,21 @@ def main(stub_url: str, changes: int) -> None:
     ending = plans.load().ending
     stripe = StripeProvider("sk_test_floor", stub_url, ending=ending)
     lago = LagoProvider(stub_url, "floor", payment_provider_code=None, ending=ending)
-    claim = Unlimited()
-    _say("ready")
+    attempt = UnlimitedAttempt()
+    _write_line("ready")
     sys.stdin.readline()
     for _ in range(changes):
         org_id = f"org_{uuid4()}"
         spec = CustomerSpec(org_id=org_id, name=f"Renamed {org_id}")
         customer_id = f"cus_{org_id.replace('-', '')}"
-        stripe.ensure_customer(spec, LastKnown(customer_id=customer_id, confirmed=True), claim)
-        lago.ensure_customer(spec, LastKnown(customer_id=str(uuid5(NAMESPACE_URL, org_id)), confirmed=True), claim)
-    _say("done")
+        stripe.ensure_customer(spec, LastKnown(customer_id=customer_id, confirmed=True), attempt)
+        lago.ensure_customer(spec, LastKnown(customer_id=str(uuid5(NAMESPACE_URL, org_id)), confirmed=True), attempt)
+    _write_line("done")
     stripe.close()
     lago.close()
 
 
-def _say(word: str) -> None:
+def _write_line(word: str) -> None:
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
 

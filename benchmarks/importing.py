@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-from benchmarks.comparison import Comparison, shown
-from tests.worker.deployment import SCRIPT
+from benchmarks.comparison import Comparison, print_results
+from tests.support.deployment import SCRIPT
 
-SECONDS = 60.0
-FLAT = 1.2
-MEMBERS = 10
-PLANS = ("founders_friend", "starter", "professional", "enterprise")
+MAX_IMPORT_SECONDS = 60.0
+MAX_MEMORY_RATIO = 1.2
+MEMBERS_PER_ORGANIZATION = 10
+PLAN_TIERS = ("founders_friend", "starter", "professional", "enterprise")
 
 
 def write_files(folder: Path, organizations: int) -> tuple[Path, Path]:
@@ -40,22 +40,22 @@ def write_files(folder: Path, organizations: int) -> tuple[Path, Path]:
                 "id": org_id,
                 "name": f"Organization {number}",
                 "created_at": created,
-                "plan_tier": PLANS[number % 4],
+                "plan_tier": PLAN_TIERS[number % 4],
                 "lago_customer_id": None,
                 "stripe_customer_id": f"cus_{number:018x}" if number % 7 == 6 else None,
                 "status": "active",
             }
             one.write(f'{comma}\n  "{org_id}": {json.dumps(row)}')
-            seats = [
+            members = [
                 {
                     "org_id": org_id,
-                    "user_id": f"user_{(number * 7 + seat * 13) % (organizations * 3)}_{seat}",
-                    "role": "owner" if seat == 0 else "member",
+                    "user_id": f"user_{(number * 7 + number_in_team * 13) % (organizations * 3)}_{number_in_team}",
+                    "role": "owner" if number_in_team == 0 else "member",
                     "joined_at": created,
                 }
-                for seat in range(MEMBERS)
+                for number_in_team in range(MEMBERS_PER_ORGANIZATION)
             ]
-            other.write(f'{comma}\n  "{org_id}": {json.dumps(seats)}')
+            other.write(f'{comma}\n  "{org_id}": {json.dumps(members)}')
         one.write("\n}\n")
         other.write("\n}\n")
     return first, second
@@ -68,26 +68,26 @@ def run(organizations: int) -> tuple[float, float]:
         files = write_files(folder, organizations)
         environment = {**os.environ, "DATABASE_URL": f"sqlite:///{folder / 'imported.db'}", "LOG_LEVEL": "WARNING"}
         started = time.monotonic()
-        words = [str(SCRIPT), "import", *map(str, files)]
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
+        command = [str(SCRIPT), "import", *map(str, files)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
             message = f"the import ended with {process.returncode}"
             raise AssertionError(message)
-        return seconds, _megabytes(used)
+        return seconds, _megabytes(usage)
 
 
-def _megabytes(used: resource.struct_rusage) -> float:
-    return used.ru_maxrss / 1024
+def _megabytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / 1024
 
 
 def measure(organizations: int) -> list[Comparison]:
     _, small = run(organizations // 10)
     seconds, large = run(organizations)
-    allowed = SECONDS * organizations / 100_000
-    size = f"{organizations:,} organizations, {organizations * MEMBERS:,} members"
+    allowed = MAX_IMPORT_SECONDS * organizations / 100_000
+    size = f"{organizations:,} organizations, {organizations * MEMBERS_PER_ORGANIZATION:,} members"
     return [
         Comparison(
             name=f"import of {size}",
@@ -95,8 +95,8 @@ def measure(organizations: int) -> list[Comparison]:
             figures=[seconds],
             baseline=[allowed],
             against="asked for",
-            wanted=1.0,
-            smaller=True,
+            target=1.0,
+            smaller_is_better=True,
         ),
         Comparison(
             name="its memory",
@@ -104,8 +104,8 @@ def measure(organizations: int) -> list[Comparison]:
             figures=[large],
             baseline=[small],
             against="of a tenth",
-            wanted=FLAT,
-            smaller=True,
+            target=MAX_MEMORY_RATIO,
+            smaller_is_better=True,
         ),
     ]
 
@@ -113,7 +113,7 @@ def measure(organizations: int) -> list[Comparison]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="An import: seconds and memory.")
     parser.add_argument("--organizations", type=int, default=100_000)
-    return shown(measure(parser.parse_args().organizations))
+    return print_results(measure(parser.parse_args().organizations))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from uuid import uuid4
 from pydantic import BaseModel, Field
 
 
-class Organization(BaseModel):
+class JsonOrganization(BaseModel):
     id: str
     name: str = Field(min_length=1, max_length=200)
     created_at: datetime
@@ -24,15 +24,15 @@ class Organization(BaseModel):
     status: str = "active"
 
 
-class Member(BaseModel):
+class JsonMember(BaseModel):
     org_id: str
     user_id: str
     role: str
     joined_at: datetime
 
 
-Organizations = dict[str, Organization]
-Members = dict[str, list[Member]]
+Organizations = dict[str, JsonOrganization]
+Members = dict[str, list[JsonMember]]
 
 
 class JsonStore:
@@ -42,16 +42,16 @@ class JsonStore:
 
     def fill(self, organizations: int, seats: int) -> None:
         now = datetime.now(UTC)
-        made = {
+        created = {
             f"org_{number}": _organization(f"org_{number}", f"Organization {number}", now)
             for number in range(organizations)
         }
-        people = {
+        user_ids = {
             org_id: [f"user_{(number * 7 + seat * 13) % organizations}_{seat % 3}" for seat in range(seats)]
-            for number, org_id in enumerate(made)
+            for number, org_id in enumerate(created)
         }
-        members = {org_id: [_member(org_id, user_id, now) for user_id in users] for org_id, users in people.items()}
-        self._write_organizations(made)
+        members = {org_id: [_member(org_id, user_id, now) for user_id in users] for org_id, users in user_ids.items()}
+        self._write_organizations(created)
         self._write_members(members)
 
     def create_organization(self, name: str) -> str:
@@ -71,7 +71,7 @@ class JsonStore:
         members.setdefault(org_id, []).append(_member(org_id, user_id, datetime.now(UTC)))
         self._write_members(members)
 
-    def get_user_orgs(self, user_id: str) -> list[Organization]:
+    def get_user_orgs(self, user_id: str) -> list[JsonOrganization]:
         organizations, members = self._read_organizations(), self._read_members()
         mine = [org for org, seats in members.items() if any(seat.user_id == user_id for seat in seats)]
         return [organizations[org] for org in mine]
@@ -83,11 +83,11 @@ class JsonStore:
 
     def _read_organizations(self) -> Organizations:
         rows = json.loads(self._organizations.read_text(encoding="utf-8"))
-        return {org_id: Organization(**row) for org_id, row in rows.items()}
+        return {org_id: JsonOrganization(**row) for org_id, row in rows.items()}
 
     def _read_members(self) -> Members:
         rows = json.loads(self._members.read_text(encoding="utf-8"))
-        return {org_id: [Member(**row) for row in members] for org_id, members in rows.items()}
+        return {org_id: [JsonMember(**row) for row in members] for org_id, members in rows.items()}
 
     def _write_organizations(self, organizations: Organizations) -> None:
         _replace(self._organizations, {org_id: each.model_dump() for org_id, each in organizations.items()})
@@ -96,12 +96,12 @@ class JsonStore:
         _replace(self._members, {org_id: [each.model_dump() for each in seats] for org_id, seats in members.items()})
 
 
-def _organization(org_id: str, name: str, now: datetime) -> Organization:
-    return Organization(id=org_id, name=name, created_at=now, plan_tier="starter")
+def _organization(org_id: str, name: str, now: datetime) -> JsonOrganization:
+    return JsonOrganization(id=org_id, name=name, created_at=now, plan_tier="starter")
 
 
-def _member(org_id: str, user_id: str, now: datetime) -> Member:
-    return Member(org_id=org_id, user_id=user_id, role="member", joined_at=now)
+def _member(org_id: str, user_id: str, now: datetime) -> JsonMember:
+    return JsonMember(org_id=org_id, user_id=user_id, role="member", joined_at=now)
 
 
 def _replace(file: Path, content: dict[str, Any]) -> None:

@@ -24,30 +24,30 @@ from uuid import uuid4
 
 from celery import Celery
 
-from benchmarks.comparison import Comparison, shown
-from benchmarks.throughput import Ours, Size, ours, stub
+from benchmarks.comparison import Comparison, print_results
+from benchmarks.throughput import RunningSystem, ThroughputSize, running_system, stub
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.events.event_types import ChangeContext
 from core.organizations import commands
-from tests import servers
-from tests.worker.deployment import until
+from tests.support import servers
+from tests.support.deployment import until
 
-BETWEEN = 0.05  # seconds: everything is idle again
-WANTED = 2.0
+IDLE_SECONDS = 0.05  # seconds: everything is idle again
+MAX_LATENCY_RATIO = 2.0
 RUNS = 3
 
 # Begins something; returns what its task is shown as, and since when it counts.
-Doing = Callable[[], tuple[str, float]]
+StartTask = Callable[[], tuple[str, float]]
 
 
-class Starts:
+class TaskStarts:
     """When tasks started, by what their first argument was shown as."""
 
     def __init__(self, broker_url: str) -> None:
         self._app = Celery(broker=broker_url)
-        self._at: dict[str, float] = {}
-        self._received: dict[str, str] = {}
+        self._started_at: dict[str, float] = {}
+        self._label_by_task_id: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -59,36 +59,36 @@ class Starts:
         self._stopping.set()
         self._thread.join(10)
 
-    def wait(self, shown: str) -> float:
-        until(lambda: shown in self._at, 20, "the task's start")
-        return self._at.pop(shown)
+    def wait(self, label: str) -> float:
+        until(lambda: label in self._started_at, 20, "the task's start")
+        return self._started_at.pop(label)
 
     def _listen(self) -> None:
         with self._app.connection() as connection:
             receiver = self._app.events.Receiver(
-                connection, handlers={"task-received": self._note, "task-started": self._start}
+                connection, handlers={"task-received": self._on_received, "task-started": self._on_started}
             )
             while not self._stopping.is_set():
                 with suppress(TimeoutError):
                     receiver.capture(limit=None, timeout=0.5, wakeup=False)
 
-    def _note(self, told: dict[str, str]) -> None:
-        self._received[told["uuid"]] = told["args"].strip("()[],' ")
+    def _on_received(self, event: dict[str, str]) -> None:
+        self._label_by_task_id[event["uuid"]] = event["args"].strip("()[],' ")
 
-    def _start(self, told: dict[str, float | str]) -> None:
-        shown = self._received.pop(str(told["uuid"]), None)
-        if shown is not None:
-            self._at.setdefault(shown, float(told["timestamp"]))
+    def _on_started(self, event: dict[str, float | str]) -> None:
+        label = self._label_by_task_id.pop(str(event["uuid"]), None)
+        if label is not None:
+            self._started_at.setdefault(label, float(event["timestamp"]))
 
 
 @contextmanager
 def _bare(redis_url: str, folder: Path) -> Iterator[Celery]:
     """A worker of the plain app, its events on, with a task that does nothing."""
     environment = {**os.environ, "PLAIN_BROKER": redis_url}
-    words = ["--app", "benchmarks.plain", "worker", "--pool", "threads", "--concurrency", "8", "-E"]
+    arguments = ["--app", "benchmarks.plain", "worker", "--pool", "threads", "--concurrency", "8", "-E"]
     with (folder / "bare.log").open("wb") as log:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "celery", *words], env=environment, stdout=log, stderr=log
+            [Path(sys.executable).parent / "celery", *arguments], env=environment, stdout=log, stderr=log
         )
     try:
         yield Celery("plain", broker=redis_url)
@@ -97,20 +97,20 @@ def _bare(redis_url: str, folder: Path) -> Iterator[Celery]:
         process.wait(30)
 
 
-def _times(samples: int, doing: Doing, starts: Starts) -> list[float]:
+def _times(samples: int, start_task: StartTask, starts: TaskStarts) -> list[float]:
     """Milliseconds of each, in order."""
-    taken: list[float] = []
+    milliseconds: list[float] = []
     for _ in range(samples):
-        shown, since = doing()
-        taken.append(1000 * (starts.wait(shown) - since))
-        time.sleep(BETWEEN)
-    return sorted(taken)
+        label, since = start_task()
+        milliseconds.append(1000 * (starts.wait(label) - since))
+        time.sleep(IDLE_SECONDS)
+    return sorted(milliseconds)
 
 
-def _commit(database: Database, we: Ours) -> Doing:
+def _commit(database: Database, we: RunningSystem) -> StartTask:
     org_ids = iter(we.org_ids)
 
-    def doing() -> tuple[str, float]:
+    def start_task() -> tuple[str, float]:
         org_id = next(org_ids)
         with database.write() as session:
             organization = commands.lock(session, org_id)
@@ -118,16 +118,16 @@ def _commit(database: Database, we: Ours) -> Doing:
                 commands.rename(ChangeContext(session, utc_now()), organization, f"Renamed {uuid4()}")
         return org_id, time.time()
 
-    return doing
+    return start_task
 
 
-def _apply(app: Celery) -> Doing:
-    def doing() -> tuple[str, float]:
-        shown, since = str(uuid4()), time.time()
-        app.send_task("plain.nothing", args=[shown])
-        return shown, since
+def _apply(app: Celery) -> StartTask:
+    def start_task() -> tuple[str, float]:
+        label, since = str(uuid4()), time.time()
+        app.send_task("plain.nothing", args=[label])
+        return label, since
 
-    return doing
+    return start_task
 
 
 def measure(postgres: str, redis_url: str, samples: int) -> list[Comparison]:
@@ -136,29 +136,31 @@ def measure(postgres: str, redis_url: str, samples: int) -> list[Comparison]:
         url = stack.enter_context(servers.database(postgres))
         stub_url = stack.enter_context(stub())
         # Each of its own: a second round would wait for the rest after the first.
-        we = stack.enter_context(ours(url, redis_url, stub_url, folder, Size(changes=RUNS * samples, workers=1)))
-        starts = stack.enter_context(Starts(redis_url))
+        we = stack.enter_context(
+            running_system(url, redis_url, stub_url, folder, ThroughputSize(changes=RUNS * samples, workers=1))
+        )
+        starts = stack.enter_context(TaskStarts(redis_url))
         database = Database(url)
         stack.callback(database.close)
         app = stack.enter_context(_bare(redis_url, folder))
         bare, commit = _apply(app), _commit(database, we)
         starts.wait(bare()[0])
-        we.rest()
-        both = [(_times(samples, commit, starts), _times(samples, bare, starts)) for _ in range(RUNS)]
-    return [_compared(name, pick, both) for name, pick in (("p50", median), ("p99", _p99))]
+        we.end_cooldowns()
+        runs = [(_times(samples, commit, starts), _times(samples, bare, starts)) for _ in range(RUNS)]
+    return [_compared(name, pick, runs) for name, pick in (("p50", median), ("p99", _p99))]
 
 
 def _compared(
-    name: str, pick: Callable[[list[float]], float], both: list[tuple[list[float], list[float]]]
+    name: str, pick: Callable[[list[float]], float], runs: list[tuple[list[float], list[float]]]
 ) -> Comparison:
     return Comparison(
         name=f"commit → task starts, {name}",
         unit="ms",
-        figures=[pick(first) for first, _ in both],
-        baseline=[pick(second) for _, second in both],
+        figures=[pick(first) for first, _ in runs],
+        baseline=[pick(second) for _, second in runs],
         against="apply_async → task starts",
-        wanted=WANTED,
-        smaller=True,
+        target=MAX_LATENCY_RATIO,
+        smaller_is_better=True,
     )
 
 
@@ -169,9 +171,9 @@ def _p99(times: list[float]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description="From the commit to the task's start.")
     parser.add_argument("--samples", type=int, default=100)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        return shown(measure(postgres, redis_url, asked.samples))
+        return print_results(measure(postgres, redis_url, options.samples))
 
 
 if __name__ == "__main__":

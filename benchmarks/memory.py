@@ -17,23 +17,23 @@ from pathlib import Path
 from redis import Redis
 
 from benchmarks import population
-from benchmarks.comparison import Comparison, shown
-from benchmarks.throughput import QUOTAS_ASIDE, stub
+from benchmarks.comparison import Comparison, print_results
+from benchmarks.throughput import RATE_LIMIT_SETTINGS, stub
 from core.db.database import Database
 from tasks import queue
 from tasks.base import BillingApp
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, SyncRequest
-from tests import servers
-from tests.worker.deployment import deployment, until
+from tests.support import servers
+from tests.support.deployment import deployment, until
 from worker.config.settings import Settings
 from worker.wiring import celery_app
 
-FIRST = 1000
-AT_ONCE = 500
+WARM_UP_TASKS = 1000
+TASK_BATCH_SIZE = 500
 ORGANIZATIONS = 1000
-GROWS_AT_MOST = 1.1
-MEGABYTES = 150.0
-PATIENCE = 900.0  # seconds
+MAX_GROWTH_RATIO = 1.1
+MAX_MEGABYTES = 150.0
+TASKS_TIMEOUT_SECONDS = 900.0  # seconds
 
 
 def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
@@ -41,7 +41,7 @@ def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memory-")))
         url = stack.enter_context(servers.database(postgres))
         deployed = stack.enter_context(deployment(url, redis_url, stack.enter_context(stub()), folder))
-        deployed.environment |= dict.fromkeys(QUOTAS_ASIDE, "100000") | {"LOG_LEVEL": "WARNING"}
+        deployed.environment |= dict.fromkeys(RATE_LIMIT_SETTINGS, "100000") | {"LOG_LEVEL": "WARNING"}
         database = Database(url)
         stack.callback(database.close)
         database.upgrade()
@@ -51,9 +51,9 @@ def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
         app = celery_app.build(Settings.model_validate({**environment, "data_dir": folder}))
         stack.callback(app.close_runtime)
         redis = stack.enter_context(Redis.from_url(redis_url))
-        _do(app, redis, FIRST)
+        _run_tasks(app, redis, WARM_UP_TASKS)
         before = _megabytes(process.pid)
-        _do(app, redis, tasks - FIRST)
+        _run_tasks(app, redis, tasks - WARM_UP_TASKS)
         after = _megabytes(process.pid)
     return [
         Comparison(
@@ -61,34 +61,34 @@ def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
             unit="MB",
             figures=[after],
             baseline=[before],
-            against=f"after {FIRST:,}",
-            wanted=GROWS_AT_MOST,
-            smaller=True,
+            against=f"after {WARM_UP_TASKS:,}",
+            target=MAX_GROWTH_RATIO,
+            smaller_is_better=True,
         ),
         Comparison(
             name="and in all",
             unit="MB",
             figures=[after],
-            baseline=[MEGABYTES],
+            baseline=[MAX_MEGABYTES],
             against="asked for",
-            wanted=1.0,
-            smaller=True,
+            target=1.0,
+            smaller_is_better=True,
         ),
     ]
 
 
-def _do(app: BillingApp, redis: Redis, tasks: int) -> None:
+def _run_tasks(app: BillingApp, redis: Redis, tasks: int) -> None:
     """Handed over in portions, so that what is measured is the worker and not a long queue."""
-    for start in range(0, tasks, AT_ONCE):
-        rings = [
+    for start in range(0, tasks, TASK_BATCH_SIZE):
+        sync_requests = [
             SyncRequest((SYNC_TO_STRIPE, SYNC_TO_LAGO)[number % 2], population.org_id(number % ORGANIZATIONS))
-            for number in range(start, min(start + AT_ONCE, tasks))
+            for number in range(start, min(start + TASK_BATCH_SIZE, tasks))
         ]
-        queue.publish(app, rings)
-        until(lambda: not _waiting(redis), PATIENCE, "the tasks")
+        queue.publish(app, sync_requests)
+        until(lambda: not _has_queued_tasks(redis), TASKS_TIMEOUT_SECONDS, "the tasks")
 
 
-def _waiting(redis: Redis) -> bool:
+def _has_queued_tasks(redis: Redis) -> bool:
     return any(redis.exists(name) for name in ("stripe", "lago"))
 
 
@@ -101,9 +101,9 @@ def _megabytes(process: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description="A worker's memory, early and late.")
     parser.add_argument("--tasks", type=int, default=100_000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        return shown(measure(postgres, redis_url, asked.tasks))
+        return print_results(measure(postgres, redis_url, options.tasks))
 
 
 if __name__ == "__main__":

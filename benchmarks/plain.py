@@ -33,10 +33,10 @@ def sync(org_id: str) -> None:
         name, stripe_id = row
         customer = stripe.Customer.modify(stripe_id, name=name, metadata={"org_id": org_id})
         customers: Any = lago.customers  # the SDK's own types refuse its own call
-        there = customers.create(Customer.parse_obj({"external_id": org_id, "name": name}))
+        lago_customer = customers.create(Customer.parse_obj({"external_id": org_id, "name": name}))
         connection.execute(
             "UPDATE plain SET stripe_id = %s, lago_id = %s, synced_at = now() WHERE id = %s",
-            (customer.id, there.lago_id if there else None, org_id),
+            (customer.id, lago_customer.lago_id if lago_customer else None, org_id),
         )
 
 

@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 from sqlalchemy import text
 
 from core.db.database import Database
-from tests import servers
+from tests.support import servers
 
-FIRST = 100_000_000_000
+FIRST_ORGANIZATION_NUMBER = 100_000_000_000
 """Of the twelve digits at the end of an organization's id."""
-AT_ONCE = 20_000
+ORGANIZATION_BATCH_SIZE = 20_000
 
 _ORGANIZATIONS = """
     INSERT INTO organizations (id, name, name_key, plan_tier, status, created_at, updated_at, version)
@@ -54,7 +54,7 @@ _MEMBERS = """
 
 
 def org_id(number: int) -> str:
-    return f"org_00000000-0000-4000-8000-{FIRST + number}"
+    return f"org_00000000-0000-4000-8000-{FIRST_ORGANIZATION_NUMBER + number}"
 
 
 def user_id(number: int) -> str:
@@ -78,8 +78,12 @@ def populate(url: str, organizations: int, seats: int) -> None:
 
 
 def fill(database: Database, organizations: int, seats: int = 10) -> None:
-    for start in range(0, organizations, AT_ONCE):
-        numbers = {"first": FIRST, "start": start, "stop": min(start + AT_ONCE, organizations)}
+    for start in range(0, organizations, ORGANIZATION_BATCH_SIZE):
+        numbers = {
+            "first": FIRST_ORGANIZATION_NUMBER,
+            "start": start,
+            "stop": min(start + ORGANIZATION_BATCH_SIZE, organizations),
+        }
         with database.engine.begin() as connection:
             connection.execute(text(_ORGANIZATIONS), numbers)
             for provider, prefix in (("stripe", "cus_"), ("lago", "lago-")):
@@ -90,7 +94,7 @@ def fill(database: Database, organizations: int, seats: int = 10) -> None:
         connection.execute(text("ANALYZE" if database.is_sqlite else "VACUUM (ANALYZE)"))
 
 
-def read_whole(url: str) -> None:
+def read_into_memory(url: str) -> None:
     """Into the system's memory, as what is used every day is: how fast a disk reads is no part of the question.
 
     The user must be allowed to create Postgres' own extension ``pg_prewarm``.

@@ -15,12 +15,12 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.throughput import Size, ours, stub
-from tests import servers
+from benchmarks.throughput import ThroughputSize, running_system, stub
+from tests.support import servers
 
-TICKS = os.sysconf("SC_CLK_TCK")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # By a word of their command line, the first that fits.
-KINDS = {
+KIND_BY_COMMAND_WORD = {
     "billing-sync worker": "workers: Celery, the rounds, the calls",
     "billing-sync relay": "relay",
     "billing-sync beat": "beat",
@@ -29,10 +29,10 @@ KINDS = {
     "valkey-server": "Redis",
     "redis-server": "Redis",
 }
-DRIVER = "what commits the changes and waits for them"
+DRIVER_KIND = "what commits the changes and waits for them"
 
 
-def spent() -> dict[str, float]:
+def seconds_by_kind() -> dict[str, float]:
     """Seconds by kind of process, until now."""
     seconds: dict[str, float] = defaultdict(float)
     for folder in Path("/proc").iterdir():
@@ -43,30 +43,30 @@ def spent() -> dict[str, float]:
             if kind is not None:
                 # Behind the name, which may hold anything: utime and stime are the 12th and 13th field from there.
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                seconds[kind] += (int(fields[11]) + int(fields[12])) / TICKS
+                seconds[kind] += (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
     return seconds
 
 
 def _kind(folder: Path) -> str | None:
     if int(folder.name) == os.getpid():
-        return DRIVER
+        return DRIVER_KIND
     words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return next((kind for word, kind in KINDS.items() if word in words), None)
+    return next((kind for word, kind in KIND_BY_COMMAND_WORD.items() if word in words), None)
 
 
-def measure(url: str, redis_url: str, size: Size) -> dict[str, float]:
+def measure(url: str, redis_url: str, size: ThroughputSize) -> dict[str, float]:
     """Milliseconds for one change by kind of process, the largest first."""
     with (
         tempfile.TemporaryDirectory(prefix="processors-") as folder,
         stub() as stub_url,
         servers.database(url) as database_url,
-        ours(database_url, redis_url, stub_url, Path(folder), size) as we,
+        running_system(database_url, redis_url, stub_url, Path(folder), size) as we,
     ):
         we.rate()
-        before = spent()
+        before = seconds_by_kind()
         for _ in range(size.runs):
             we.rate()
-        used = {kind: seconds - before.get(kind, 0.0) for kind, seconds in spent().items()}
+        used = {kind: seconds - before.get(kind, 0.0) for kind, seconds in seconds_by_kind().items()}
     changes = size.runs * size.changes
     return {kind: 1000 * used[kind] / changes for kind in sorted(used, key=used.__getitem__, reverse=True)}
 
@@ -84,9 +84,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Where the processors' time goes while changes flow.")
     parser.add_argument("--changes", type=int, default=600)
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        costs = measure(postgres, redis_url, Size(changes=asked.changes, workers=asked.workers))
+        costs = measure(postgres, redis_url, ThroughputSize(changes=options.changes, workers=options.workers))
     for line in table(costs):
         print(line)
     return 0

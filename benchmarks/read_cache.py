@@ -36,12 +36,12 @@ from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.organizations import Membership
 from core.organizations import queries
-from tests import servers
+from tests.support import servers
 
 Read = Callable[[], str]
 
 
-class Reads:
+class ComparedReads:
     """What is compared: each takes a random organization or person, and gives the JSON that would be answered."""
 
     def __init__(self, databases: Mapping[str, Database], cache: redis.Redis, seats: list[tuple[str, str]]) -> None:
@@ -58,8 +58,8 @@ class Reads:
 
     def organization(self) -> dict[str, Read]:
         return {
-            **{name: self._from(database) for name, database in self._databases.items()},
-            "redis": lambda: self._kept("entry:{}:{}", OrganizationResponse),
+            **{name: self._entry_from(database) for name, database in self._databases.items()},
+            "redis": lambda: self._cached("entry:{}:{}", OrganizationResponse),
         }
 
     def selector(self) -> dict[str, Read]:
@@ -68,16 +68,16 @@ class Reads:
 
         return {
             **{name: of(database) for name, database in self._databases.items()},
-            "redis": lambda: self._kept("seats:{1}", OrganizationList),
+            "redis": lambda: self._cached("seats:{1}", OrganizationList),
         }
 
-    def _from(self, database: Database) -> Read:
+    def _entry_from(self, database: Database) -> Read:
         return lambda: self._entry(database, *random.choice(self._seats))  # noqa: S311
 
-    def _kept(self, key: str, kind: type[OrganizationResponse | OrganizationList]) -> str:
+    def _cached(self, key: str, model: type[OrganizationResponse | OrganizationList]) -> str:
         """Read into the model, as any code that uses it must."""
         found = self._cache.get(key.format(*random.choice(self._seats)))  # noqa: S311
-        return kind.model_validate_json(cast("bytes", found)).model_dump_json()
+        return model.model_validate_json(cast("bytes", found)).model_dump_json()
 
     @staticmethod
     def _entry(database: Database, org_id: str, user_id: str) -> str:
@@ -94,21 +94,21 @@ class Reads:
         return OrganizationList(organizations=found, count=len(found)).model_dump_json()
 
 
-def measured(ways: Mapping[str, Read], reads: int) -> dict[str, list[float]]:
+def measured(readers: Mapping[str, Read], reads: int) -> dict[str, list[float]]:
     """Milliseconds of each read, one way after the other, so that a slow moment of the machine is everybody's."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
+    milliseconds: dict[str, list[float]] = {name: [] for name in readers}
     for number in range(reads + reads // 10):
-        for name, read in ways.items():
-            began = time.perf_counter()
+        for name, read in readers.items():
+            started = time.perf_counter()
             read()
             if number >= reads // 10:
-                took[name].append((time.perf_counter() - began) * 1000)
-    return took
+                milliseconds[name].append((time.perf_counter() - started) * 1000)
+    return milliseconds
 
 
-def show(title: str, took: Mapping[str, list[float]]) -> None:
+def show(title: str, milliseconds: Mapping[str, list[float]]) -> None:
     print(f"\n{title:<34} {'min':>8} {'median':>8} {'p99':>8} {'max':>8}   ms")
-    for name, each in took.items():
+    for name, each in milliseconds.items():
         ranked = sorted(each)
         p99 = ranked[int(len(ranked) * 0.99)]
         print(f"  {name:<32} {ranked[0]:8.3f} {statistics.median(ranked):8.3f} {p99:8.3f} {ranked[-1]:8.3f}")
@@ -118,21 +118,21 @@ def requests(
     databases: Mapping[str, Database], seats: list[tuple[str, str]], open_things: ExitStack
 ) -> dict[str, Read]:
     """A service's GET of one organization: what a caller waits for, of which the read is a part."""
-    ways: dict[str, Read] = {}
+    readers: dict[str, Read] = {}
     for name, database in databases.items():
         with database.write() as session:
             _, key = api_keys.create(session, "benchmark", ["organizations:read"], utc_now())
-        runtime = ApiContext(
+        context = ApiContext(
             database=database, catalog=plans.load(), clock=utc_now, rate_limiter=LocalClientRateLimiter(1_000_000)
         )
-        server = open_things.enter_context(ApiServer(runtime, "127.0.0.1", 0, version="benchmark"))
+        server = open_things.enter_context(ApiServer(context, "127.0.0.1", 0, version="benchmark"))
         headers = {"Authorization": f"Bearer {key}"}
         http = open_things.enter_context(httpx.Client(base_url=server.url, headers=headers, trust_env=False))
-        ways[name] = _getting(http, seats)
-    return ways
+        readers[name] = _get_organization(http, seats)
+    return readers
 
 
-def _getting(http: httpx.Client, seats: list[tuple[str, str]]) -> Read:
+def _get_organization(http: httpx.Client, seats: list[tuple[str, str]]) -> Read:
     return lambda: http.get(f"/api/organizations/{random.choice(seats)[0]}").raise_for_status().text  # noqa: S311
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--organizations", type=int, default=10_000)
     parser.add_argument("--reads", type=int, default=2_000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     random.seed(1)
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
     with ExitStack() as open_things:
@@ -153,19 +153,19 @@ def main() -> None:
         for database in databases.values():
             open_things.callback(database.close)
             database.upgrade()
-            population.fill(database, asked.organizations)
+            population.fill(database, options.organizations)
         with databases["sqlite"].read() as session:
             rows = session.execute(select(Membership.org_id, Membership.user_id).limit(200_000)).all()
         seats = [(row[0], row[1]) for row in random.sample(rows, min(1_000, len(rows)))]
         cache = redis.Redis.from_url(open_things.enter_context(servers.redis()))
         open_things.callback(cache.close)
-        reads = Reads(databases, cache, seats)
+        reads = ComparedReads(databases, cache, seats)
         reads.fill_cache()
-        print(f"{asked.organizations} organizations, {len(rows)} memberships; {asked.reads} reads of each, in turn")
-        show("one organization", measured(reads.organization(), asked.reads))
-        show("the selector of one person", measured(reads.selector(), asked.reads))
-        ways = requests(databases, seats, open_things)
-        show("a whole request", measured(ways, asked.reads // 4))
+        print(f"{options.organizations} organizations, {len(rows)} memberships; {options.reads} reads of each, in turn")
+        show("one organization", measured(reads.organization(), options.reads))
+        show("the selector of one person", measured(reads.selector(), options.reads))
+        readers = requests(databases, seats, open_things)
+        show("a whole request", measured(readers, options.reads // 4))
 
 
 if __name__ == "__main__":

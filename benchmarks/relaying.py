@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from redis import Redis
 
-from benchmarks.comparison import Comparison, interleaved, shown
-from benchmarks.throughput import AT_ONCE
+from benchmarks.comparison import Comparison, print_results, run_interleaved
+from benchmarks.throughput import CHANGE_BATCH_SIZE
 from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
@@ -27,15 +27,15 @@ from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from tasks.base import BillingApp
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE
-from tests import servers
+from tests.support import servers
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring import celery_app, logging
 
-WANTED = 0.8
+MIN_RELAY_RATIO = 0.8
 RUNS = 3
 # So that what comes at once is no crowd: a crowd is left to the sweep, and nothing would be published.
-NO_LIMIT = 1_000_000.0
+UNLIMITED_RATE = 1_000_000.0
 
 
 def measure(postgres: str, redis_url: str, organizations_: int) -> Comparison:
@@ -71,9 +71,14 @@ def measure(postgres: str, redis_url: str, organizations_: int) -> Comparison:
             return rate
 
         ours()
-        figures, baseline = interleaved(RUNS, ours, bare)
+        figures, baseline = run_interleaved(RUNS, ours, bare)
     return Comparison(
-        name="messages relayed", unit="/s", figures=figures, baseline=baseline, against="send_task", wanted=WANTED
+        name="messages relayed",
+        unit="/s",
+        figures=figures,
+        baseline=baseline,
+        against="send_task",
+        target=MIN_RELAY_RATIO,
     )
 
 
@@ -83,12 +88,12 @@ def _publish(app: BillingApp, org_ids: list[str]) -> None:
             app.send_task(task, args=[org_id], argsrepr=f"({org_id})", queue=queue)
 
 
-def _sign_up(database: Database, many: int) -> None:
+def _sign_up(database: Database, count: int) -> None:
     plans = plan_catalog.load()
-    for start in range(0, many, AT_ONCE):
+    for start in range(0, count, CHANGE_BATCH_SIZE):
         with database.write() as session:
             change = ChangeContext(session, utc_now())
-            for _ in range(start, min(start + AT_ONCE, many)):
+            for _ in range(start, min(start + CHANGE_BATCH_SIZE, count)):
                 commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans)
 
 
@@ -104,9 +109,9 @@ def _settings(url: str, redis_url: str, folder: Path) -> Settings:
             "stripe_api_base": "http://127.0.0.1:1",
             "lago_api_key": "nobody",
             "lago_api_url": "http://127.0.0.1:1",
-            "stripe_rate_limit": NO_LIMIT,
-            "stripe_operation_rate_limit": NO_LIMIT,
-            "lago_rate_limit": NO_LIMIT,
+            "stripe_rate_limit": UNLIMITED_RATE,
+            "stripe_operation_rate_limit": UNLIMITED_RATE,
+            "lago_rate_limit": UNLIMITED_RATE,
         }
     )
 
@@ -114,9 +119,9 @@ def _settings(url: str, redis_url: str, folder: Path) -> Settings:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Messages relayed a second, beside Celery's own publishing.")
     parser.add_argument("--organizations", type=int, default=2000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        return shown([measure(postgres, redis_url, asked.organizations)])
+        return print_results([measure(postgres, redis_url, options.organizations)])
 
 
 if __name__ == "__main__":

@@ -32,25 +32,25 @@ from benchmarks import (
     memory,
     population,
     processors,
-    quota,
+    rate_limits,
     relaying,
     store,
     sweeping,
     throughput,
 )
 from benchmarks.comparison import Comparison
-from tests import servers
+from tests.support import servers
 
-HERE = Path(__file__).parent
-WHY = "../docs/decisions/0017-what-a-change-costs.md"
+BENCHMARKS_FOLDER = Path(__file__).parent
+DECISION_LINK = "../docs/decisions/0017-what-a-change-costs.md"
 PACKAGES = ("celery", "kombu", "redis", "sqlalchemy", "psycopg", "stripe", "lago-python-client", "httpx", "pydantic")
-PROCESSES = (1, 2, 3, 4)
-SIZES = (1_000, 10_000, 100_000)
+WORKER_COUNTS = (1, 2, 3, 4)
+STORE_SIZES = (1_000, 10_000, 100_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    throughput: throughput.Size
+class BenchmarkSizes:
+    throughput: throughput.ThroughputSize
     samples: int
     organizations: int
     larger: bool
@@ -61,8 +61,8 @@ class Sizes:
     """0: left out."""
 
 
-ALL = Sizes(
-    throughput=throughput.Size(),
+ALL = BenchmarkSizes(
+    throughput=throughput.ThroughputSize(),
     samples=100,
     organizations=10_000,
     larger=True,
@@ -71,8 +71,8 @@ ALL = Sizes(
     tasks=100_000,
     creates=2000,
 )
-QUICK = Sizes(
-    throughput=throughput.Size(changes=150, runs=1),
+QUICK = BenchmarkSizes(
+    throughput=throughput.ThroughputSize(changes=150, runs=1),
     samples=15,
     organizations=1000,
     larger=False,
@@ -83,64 +83,64 @@ QUICK = Sizes(
 )
 
 
-def compared(postgres: str, redis_url: str, sizes: Sizes) -> Iterator[Comparison]:
+def compared(postgres: str, redis_url: str, sizes: BenchmarkSizes) -> Iterator[Comparison]:
     yield from throughput.measure(postgres, redis_url, sizes.throughput)
     if sizes.creates:
-        yield _quota(postgres, redis_url, sizes.creates)
+        yield _rate_limits(postgres, redis_url, sizes.creates)
     yield from latency.measure(postgres, redis_url, sizes.samples)
-    few, many = sizes.organizations, sizes.organizations * store.LARGER
+    few, many = sizes.organizations, sizes.organizations * store.LARGER_TIMES
     with (
         servers.database(postgres) as large,
         ThreadPoolExecutor(1) as aside,
-        population.populated(postgres, few, store.SEATS) as small,
+        population.populated(postgres, few, store.MEMBERS_PER_ORGANIZATION) as small,
     ):
-        filling = aside.submit(population.populate, large, many, store.SEATS if sizes.larger else 1)
+        filling = aside.submit(population.populate, large, many, store.MEMBERS_PER_ORGANIZATION if sizes.larger else 1)
         # Counts megabytes, so it may share the processors.
         yield from memory.measure(postgres, redis_url, sizes.tasks)
         filling.result()
         yield sweeping.measure(large, many, small, few)
         if sizes.larger:
             yield from store.measure_larger(large, small, few)
-        yield from store.measure(small, few, store.TOUCHED)
+        yield from store.measure(small, few, store.TOUCHED_ORGANIZATIONS)
     yield relaying.measure(postgres, redis_url, sizes.relayed)
     yield from importing.measure(sizes.imported)
 
 
-def _quota(postgres: str, redis_url: str, creates: int) -> Comparison:
-    with servers.database(postgres) as url, tempfile.TemporaryDirectory(prefix="quota-") as folder:
-        figures = quota.measure(url, redis_url, Path(folder), quota.Crowd(creates=creates))
+def _rate_limits(postgres: str, redis_url: str, creates: int) -> Comparison:
+    with servers.database(postgres) as url, tempfile.TemporaryDirectory(prefix="rate-limits-") as folder:
+        figures = rate_limits.measure(url, redis_url, Path(folder), rate_limits.BurstOptions(creates=creates))
     throttled = sum(figures.throttled.values())
     return Comparison(
-        name=f"quota used by {creates:,} creates and fresh changes beside them, {throttled} answers of 429",
+        name=f"rate limit used by {creates:,} creates with interactive changes beside them, {throttled} answers of 429",
         unit="/s",
-        figures=[figures.used * quota.QUOTA],
-        baseline=[quota.QUOTA],
-        against="the quota",
-        wanted=quota.USED_AT_LEAST,
+        figures=[figures.limit_used * rate_limits.CREATES_PER_SECOND_LIMIT],
+        baseline=[rate_limits.CREATES_PER_SECOND_LIMIT],
+        against="the rate limit",
+        target=rate_limits.MIN_LIMIT_USED,
     )
 
 
 def charts(postgres: str, redis_url: str, folder: Path) -> None:
     """Throughput against processes, and the cost of a change against the size of the store."""
     rates = []
-    for workers in PROCESSES:
-        size = throughput.Size(changes=300, workers=workers, runs=2)
+    for workers in WORKER_COUNTS:
+        size = throughput.ThroughputSize(changes=300, workers=workers, runs=2)
         rates.append((float(workers), throughput.rate(postgres, redis_url, size)))
-    text = chart.lines(
+    text = chart.line_chart(
         "Changes a second that reach both billers",
         "worker processes",
         "changes/s",
         {"billing-sync": rates},
-        {float(workers): str(workers) for workers in PROCESSES},
+        {float(workers): str(workers) for workers in WORKER_COUNTS},
     )
     (folder / "throughput.svg").write_text(text, encoding="utf-8")
-    costs = store.costs(postgres, SIZES)
-    text = chart.lines(
+    costs = store.costs(postgres, STORE_SIZES)
+    text = chart.line_chart(
         "What one operation costs in the store, Postgres",
         "organizations, ten members each",
         "ms",
         costs,
-        {float(size): f"{size:,}" for size in SIZES},
+        {float(size): f"{size:,}" for size in STORE_SIZES},
     )
     (folder / "store.svg").write_text(text, encoding="utf-8")
 
@@ -157,53 +157,53 @@ def page(results: list[Comparison], costs: dict[str, float], seconds: float, abo
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_row(each) for each in results]
-    lines += ["", f"What bounds those that miss, and what was tried: [decision 0017]({WHY}).", ""]
+    lines += ["", f"What bounds those that miss, and what was tried: [decision 0017]({DECISION_LINK}).", ""]
     lines += [*processors.table(costs), "", "![Throughput](throughput.svg)", "", "![Cost against size](store.svg)"]
     return "\n".join([*lines, ""])
 
 
 def _row(result: Comparison) -> str:
     mark = "✓" if result.reached else "✗"
-    sign = "≤" if result.smaller else "≥"
+    sign = "≤" if result.smaller_is_better else "≥"
     return (
-        f"| {mark} | {result.name} | {result.ours} {result.unit} | {result.against} | {result.theirs} | "
-        f"**{median(result.ratios):,.3g}** | {sign} {result.wanted:g} |"
+        f"| {mark} | {result.name} | {result.figures_text} {result.unit} | {result.against} | {result.baseline_text} | "
+        f"**{median(result.ratios):,.3g}** | {sign} {result.target:g} |"
     )
 
 
 def machine(postgres: str, redis_url: str) -> str:
     with psycopg.connect(
         make_url(postgres).set(drivername="postgresql").render_as_string(hide_password=False)
-    ) as there:
-        server = there.info.server_version // 10_000
+    ) as connection:
+        server = connection.info.server_version // 10_000
     with Redis.from_url(redis_url) as redis:
-        told = redis.info("server")
+        info = redis.info("server")
     memory_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
         f"Machine: {os.cpu_count()} cores ({platform.machine()}), {memory_} GiB, shared with everything else that ran; "
         f"all servers, workers and stand-ins on it. Python {platform.python_version()}, Postgres {server}, "
-        f"{told.get('server_name', 'redis')} {told.get('valkey_version', told.get('redis_version'))}, {versions}."
+        f"{info.get('server_name', 'redis')} {info.get('valkey_version', info.get('redis_version'))}, {versions}."
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="All benchmarks, each beside its baseline.")
     parser.add_argument("--quick", action="store_true", help="Small sizes, nothing written; two minutes.")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     started = time.monotonic()
     results: list[Comparison] = []
     with servers.postgres() as postgres, servers.redis() as redis_url:
         about = machine(postgres, redis_url)
         print(about, flush=True)
-        for each in compared(postgres, redis_url, QUICK if asked.quick else ALL):
+        for each in compared(postgres, redis_url, QUICK if options.quick else ALL):
             results.append(each)
             print(each.line(), flush=True)
-        if not asked.quick:
-            costs = processors.measure(postgres, redis_url, throughput.Size(runs=2))
-            charts(postgres, redis_url, HERE)
+        if not options.quick:
+            costs = processors.measure(postgres, redis_url, throughput.ThroughputSize(runs=2))
+            charts(postgres, redis_url, BENCHMARKS_FOLDER)
             text = page(results, costs, time.monotonic() - started, about)
-            (HERE / "results.md").write_text(text, encoding="utf-8")
+            (BENCHMARKS_FOLDER / "results.md").write_text(text, encoding="utf-8")
     reached = sum(each.reached for each in results)
     print(f"{reached} of {len(results)} reached, {time.monotonic() - started:.0f} s")
     return 0

@@ -17,30 +17,30 @@ from pathlib import Path
 from uuid import uuid4
 
 from benchmarks import population
-from benchmarks.comparison import Comparison, interleaved, shown
+from benchmarks.comparison import Comparison, print_results, run_interleaved
 from benchmarks.json_store import JsonStore
 from core.org_manager import OrgManager
-from tests import servers
+from tests.support import servers
 
-SEATS = 10
+MEMBERS_PER_ORGANIZATION = 10
 RUNS = 3
 REPEATS = 200  # of ours in one run: a median of one would be noise
-WANTED = {"create_organization + owner": 1000.0, "get_user_orgs": 500.0, "update_org_plan": 200.0}
-LARGER = 100  # times
-TOUCHED = 2 * RUNS * REPEATS
+MIN_RATIO_BY_OPERATION = {"create_organization + owner": 1000.0, "get_user_orgs": 500.0, "update_org_plan": 200.0}
+LARGER_TIMES = 100  # times
+TOUCHED_ORGANIZATIONS = 2 * RUNS * REPEATS
 """Organizations by one comparison of all operations."""
-GROWS_AT_MOST = 1.5
+MAX_GROWTH_RATIO = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreOperations:
     """``operations``: by name, one go of each; what it touches is another organization each time."""
 
     operations: dict[str, Callable[[], object]]
 
 
 @contextmanager
-def ours(url: str, organizations: int, touched: int = 0) -> Iterator[Store]:
+def ours(url: str, organizations: int, touched: int = 0) -> Iterator[StoreOperations]:
     """Of a populated database. ``touched``: so many were before; their new plan, once more, would be no change."""
     manager = OrgManager(database_url=url)
     # Far apart, as in life: neighbours would lie in the same pages.
@@ -52,7 +52,7 @@ def ours(url: str, organizations: int, touched: int = 0) -> Iterator[Store]:
     def create() -> None:
         manager.add_user_to_org(manager.create_organization(f"New {uuid4()}"), "somebody", "owner")
 
-    yield Store(
+    yield StoreOperations(
         {
             "create_organization + owner": create,
             "get_user_orgs": lambda: manager.get_user_orgs(population.user_id(somewhere())),
@@ -62,15 +62,15 @@ def ours(url: str, organizations: int, touched: int = 0) -> Iterator[Store]:
     manager.close()
 
 
-def theirs(folder: Path, organizations: int) -> Store:
+def theirs(folder: Path, organizations: int) -> StoreOperations:
     store = JsonStore(folder)
-    store.fill(organizations, SEATS)
+    store.fill(organizations, MEMBERS_PER_ORGANIZATION)
     numbers = count(1)
 
     def create() -> None:
         store.add_user_to_org(store.create_organization(f"New {uuid4()}"), "somebody")
 
-    return Store(
+    return StoreOperations(
         {
             "create_organization + owner": create,
             "get_user_orgs": lambda: store.get_user_orgs(f"user_{next(numbers)}_0"),
@@ -79,10 +79,10 @@ def theirs(folder: Path, organizations: int) -> Store:
     )
 
 
-def beside_files(name: str, we: Store, they: Store) -> Iterator[Comparison]:
+def beside_files(name: str, we: StoreOperations, they: StoreOperations) -> Iterator[Comparison]:
     """Times a second."""
-    for operation, wanted in WANTED.items():
-        figures, baseline = interleaved(
+    for operation, wanted in MIN_RATIO_BY_OPERATION.items():
+        figures, baseline = run_interleaved(
             RUNS, _rate(we.operations[operation], REPEATS), _rate(they.operations[operation], 1)
         )
         yield Comparison(
@@ -91,30 +91,32 @@ def beside_files(name: str, we: Store, they: Store) -> Iterator[Comparison]:
             figures=figures,
             baseline=baseline,
             against="JSON files",
-            wanted=wanted,
+            target=wanted,
         )
 
 
-def beside_ourselves(large: Store, small: Store, times: int) -> Iterator[Comparison]:
+def beside_ourselves(large: StoreOperations, small: StoreOperations, times: int) -> Iterator[Comparison]:
     """Milliseconds each."""
-    for operation in WANTED:
-        figures, baseline = interleaved(RUNS, _cost(large.operations[operation]), _cost(small.operations[operation]))
+    for operation in MIN_RATIO_BY_OPERATION:
+        figures, baseline = run_interleaved(
+            RUNS, _cost(large.operations[operation]), _cost(small.operations[operation])
+        )
         yield Comparison(
             name=f"{operation}, Postgres, {times} times as many",
             unit="ms",
             figures=figures,
             baseline=baseline,
             against="the smaller",
-            wanted=GROWS_AT_MOST,
-            smaller=True,
+            target=MAX_GROWTH_RATIO,
+            smaller_is_better=True,
         )
 
 
 def costs(postgres: str, sizes: Sequence[int]) -> dict[str, list[tuple[float, float]]]:
     """By operation: milliseconds of each at each size."""
-    found: dict[str, list[tuple[float, float]]] = {operation: [] for operation in WANTED}
+    found: dict[str, list[tuple[float, float]]] = {operation: [] for operation in MIN_RATIO_BY_OPERATION}
     for size in sizes:
-        with population.populated(postgres, size, SEATS) as url, ours(url, size) as store:
+        with population.populated(postgres, size, MEMBERS_PER_ORGANIZATION) as url, ours(url, size) as store:
             for operation, points in found.items():
                 points.append((float(size), min(_cost(store.operations[operation])() for _ in range(RUNS))))
     return found
@@ -141,7 +143,7 @@ def measure(small_url: str, organizations: int, touched: int = 0) -> Iterator[Co
         folder = Path(name)
         files = theirs(folder, organizations)
         sqlite_url = f"sqlite:///{folder / 'store.db'}"
-        population.populate(sqlite_url, organizations, SEATS)
+        population.populate(sqlite_url, organizations, MEMBERS_PER_ORGANIZATION)
         with ours(sqlite_url, organizations) as on_sqlite:
             yield from beside_files("SQLite", on_sqlite, files)
         with ours(small_url, organizations, touched) as on_postgres:
@@ -151,25 +153,28 @@ def measure(small_url: str, organizations: int, touched: int = 0) -> Iterator[Co
 def measure_larger(large_url: str, small_url: str, organizations: int, touched: int = 0) -> Iterator[Comparison]:
     """Of two populated Postgres databases."""
     for url in (large_url, small_url):
-        population.read_whole(url)
+        population.read_into_memory(url)
     with (
-        ours(large_url, organizations * LARGER, touched) as large,
+        ours(large_url, organizations * LARGER_TIMES, touched) as large,
         ours(small_url, organizations, touched) as small,
     ):
-        yield from beside_ourselves(large, small, LARGER)
+        yield from beside_ourselves(large, small, LARGER_TIMES)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The store, beside JSON files and beside itself at another size.")
     parser.add_argument("--organizations", type=int, default=10_000)
     parser.add_argument("--larger", action="store_true", help="Also a hundred times as many, on Postgres; minutes.")
-    asked = parser.parse_args()
-    many = asked.organizations
-    with servers.postgres() as postgres, population.populated(postgres, many, SEATS) as small:
-        missed = shown(measure(small, many))
-        if asked.larger:
-            with population.populated(postgres, many * LARGER, SEATS) as large:
-                missed |= shown(measure_larger(large, small, many, TOUCHED))
+    options = parser.parse_args()
+    organizations = options.organizations
+    with (
+        servers.postgres() as postgres,
+        population.populated(postgres, organizations, MEMBERS_PER_ORGANIZATION) as small,
+    ):
+        missed = print_results(measure(small, organizations))
+        if options.larger:
+            with population.populated(postgres, organizations * LARGER_TIMES, MEMBERS_PER_ORGANIZATION) as large:
+                missed |= print_results(measure_larger(large, small, organizations, TOUCHED_ORGANIZATIONS))
     return missed
 
 

@@ -18,11 +18,11 @@ from uuid import NAMESPACE_URL, uuid5
 _END_OF_HEAD = b"\r\n\r\n"
 
 
-class Stub(asyncio.Protocol):
+class ProviderStub(asyncio.Protocol):
     """One connection; requests come one after the other on it."""
 
     def __init__(self) -> None:
-        self._came = b""
+        self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -30,19 +30,19 @@ class Stub(asyncio.Protocol):
             self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._came += data
-        while (end := self._came.find(_END_OF_HEAD)) >= 0:
-            head, start = self._came[:end], end + len(_END_OF_HEAD)
+        self._buffer += data
+        while (end := self._buffer.find(_END_OF_HEAD)) >= 0:
+            head, start = self._buffer[:end], end + len(_END_OF_HEAD)
             length = _length(head)
-            if len(self._came) < start + length:
+            if len(self._buffer) < start + length:
                 return
-            body, self._came = self._came[start : start + length], self._came[start + length :]
-            self._answer(head, body)
+            body, self._buffer = self._buffer[start : start + length], self._buffer[start + length :]
+            self._respond(head, body)
 
-    def _answer(self, head: bytes, body: bytes) -> None:
+    def _respond(self, head: bytes, body: bytes) -> None:
         method, path, _ = head.split(b" ", 2)
-        status, answer = _answer(method.decode(), path.decode().partition("?")[0], body.decode())
-        content = json.dumps(answer).encode()
+        status, document = _route(method.decode(), path.decode().partition("?")[0], body.decode())
+        content = json.dumps(document).encode()
         if self._transport is not None:
             self._transport.write(
                 b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -55,11 +55,11 @@ def _length(head: bytes) -> int:
     return 0 if found < 0 else int(head[found + 15 :].split(b"\r\n", 1)[0])
 
 
-def _answer(method: str, path: str, body: str) -> tuple[int, object]:
+def _route(method: str, path: str, body: str) -> tuple[int, object]:
     match method, path.strip("/").split("/"):
-        case "POST", ["v1", "customers", *known]:
+        case "POST", ["v1", "customers", *customer_id]:
             form = {name: values[0] for name, values in parse_qs(body).items()}
-            return 200, _stripe_customer(known[0] if known else None, form)
+            return 200, _stripe_customer(customer_id[0] if customer_id else None, form)
         case "GET", ["v1", "account"]:
             return 200, {"id": "acct_stub", "object": "account"}
         case "POST", ["api", "v1", "customers"]:
@@ -71,10 +71,10 @@ def _answer(method: str, path: str, body: str) -> tuple[int, object]:
     return 404, {"error": {"type": "invalid_request_error", "message": "the stub does not know this call"}}
 
 
-def _stripe_customer(known: str | None, form: dict[str, str]) -> dict[str, object]:
+def _stripe_customer(customer_id: str | None, form: dict[str, str]) -> dict[str, object]:
     org_id = form.get("metadata[org_id]", "")
     return {
-        "id": known or f"cus_{org_id.replace('-', '')}",
+        "id": customer_id or f"cus_{org_id.replace('-', '')}",
         "object": "customer",
         "created": 1_790_000_000,
         "email": form.get("email"),
@@ -128,7 +128,7 @@ def _now() -> str:
 
 
 async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(ProviderStub, "127.0.0.1", port)
     async with server:
         await server.serve_forever()
 

@@ -15,23 +15,23 @@ from datetime import timedelta
 from sqlalchemy import update
 
 from benchmarks import population
-from benchmarks.comparison import Comparison, interleaved, shown
+from benchmarks.comparison import Comparison, print_results, run_interleaved
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.reconcile import due_links
-from tests import servers
+from tests.support import servers
 
-FEW = 10_000
-DUE = 100
+SMALL_STORE_LINKS = 10_000
+DUE_LINKS = 100
 RUNS = 5
 REPEATS = 40
-WANTED = 1.5
+MAX_COST_RATIO = 1.5
 
 
-def finding(database: Database, organizations: int) -> Callable[[], float]:
+def measured_dispatch(database: Database, organizations: int) -> Callable[[], float]:
     """Milliseconds of one look that finds them all; they are due again after it."""
-    org_ids = [population.org_id(number * (organizations // DUE)) for number in range(DUE)]
+    org_ids = [population.org_id(number * (organizations // DUE_LINKS)) for number in range(DUE_LINKS)]
 
     def make_due() -> None:
         with database.write() as session:
@@ -48,10 +48,10 @@ def finding(database: Database, organizations: int) -> Callable[[], float]:
             make_due()
             started = time.perf_counter()
             with database.write() as session:
-                found = due_links.dispatch(session, "stripe", DUE, utc_now())
+                found = due_links.dispatch(session, "stripe", DUE_LINKS, utc_now())
             spent += time.perf_counter() - started
-            if len(found) != DUE:
-                message = f"{len(found)} links were found, not {DUE}"
+            if len(found) != DUE_LINKS:
+                message = f"{len(found)} links were found, not {DUE_LINKS}"
                 raise AssertionError(message)
         return 1000 * spent / REPEATS
 
@@ -61,26 +61,26 @@ def finding(database: Database, organizations: int) -> Callable[[], float]:
 def measure(large_url: str, many: int, small_url: str, few: int) -> Comparison:
     """Of populated databases."""
     with closing(Database(large_url)) as large, closing(Database(small_url)) as small:
-        figures, baseline = interleaved(RUNS, finding(large, many), finding(small, few))
+        figures, baseline = run_interleaved(RUNS, measured_dispatch(large, many), measured_dispatch(small, few))
     return Comparison(
-        name=f"{DUE} due links among {many:,}",
+        name=f"{DUE_LINKS} due links among {many:,}",
         unit="ms",
         figures=figures,
         baseline=baseline,
         against=f"among {few:,}",
-        wanted=WANTED,
-        smaller=True,
+        target=MAX_COST_RATIO,
+        smaller_is_better=True,
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Finding what is due, at two sizes.")
     parser.add_argument("--many", type=int, default=1_000_000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with servers.postgres() as postgres, ExitStack() as stack:
-        small = stack.enter_context(population.populated(postgres, FEW, 1))
-        large = stack.enter_context(population.populated(postgres, asked.many, 1))
-        return shown([measure(large, asked.many, small, FEW)])
+        small = stack.enter_context(population.populated(postgres, SMALL_STORE_LINKS, 1))
+        large = stack.enter_context(population.populated(postgres, options.many, 1))
+        return print_results([measure(large, options.many, small, SMALL_STORE_LINKS)])
 
 
 if __name__ == "__main__":

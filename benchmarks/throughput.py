@@ -27,7 +27,7 @@ import psycopg
 from celery import Celery
 from sqlalchemy import make_url, update
 
-from benchmarks.comparison import Comparison, interleaved, shown
+from benchmarks.comparison import Comparison, print_results, run_interleaved
 from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
@@ -35,16 +35,16 @@ from core.db.models.billing_links import BillingLink
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
-from tests import servers
-from tests.worker.deployment import Deployment, deployment, free_port, in_sync, until
+from tests.support import servers
+from tests.support.deployment import Deployment, deployment, free_port, in_sync, until
 
-AT_ONCE = 50
-PATIENCE = 300.0  # seconds
-QUOTAS_ASIDE = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
+CHANGE_BATCH_SIZE = 50
+SYNC_TIMEOUT_SECONDS = 300.0  # seconds
+RATE_LIMIT_SETTINGS = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class ThroughputSize:
     changes: int = 600
     workers: int = 2
     runs: int = 3
@@ -67,7 +67,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Ours:
+class RunningSystem:
     """Our processes with organizations that both billers hold; ``rate`` renames them all and waits."""
 
     def __init__(self, database: Database, org_ids: list[str]) -> None:
@@ -75,36 +75,38 @@ class Ours:
         self.org_ids = org_ids
 
     def rate(self) -> float:
-        self.rest()
+        self.end_cooldowns()
         started = time.monotonic()
-        for start in range(0, len(self.org_ids), AT_ONCE):
+        for start in range(0, len(self.org_ids), CHANGE_BATCH_SIZE):
             with self._database.write() as session:
                 change = ChangeContext(session, utc_now())
-                for org_id in self.org_ids[start : start + AT_ONCE]:
+                for org_id in self.org_ids[start : start + CHANGE_BATCH_SIZE]:
                     organization = commands.lock(session, org_id)
                     if organization is not None:
                         commands.rename(change, organization, f"Renamed {uuid4()}")
-        until(lambda: in_sync(self._database), PATIENCE, "all in sync")
+        until(lambda: in_sync(self._database), SYNC_TIMEOUT_SECONDS, "all in sync")
         return len(self.org_ids) / (time.monotonic() - started)
 
-    def rest(self) -> None:
+    def end_cooldowns(self) -> None:
         """As if the last change of each were a while ago: a burst would rest before its next round."""
         with self._database.write() as session:
             session.execute(update(BillingLink).values(cooldown_until=None))
 
 
 @contextmanager
-def ours(url: str, redis_url: str, stub_url: str, folder: Path, size: Size) -> Iterator[Ours]:
+def running_system(
+    url: str, redis_url: str, stub_url: str, folder: Path, size: ThroughputSize
+) -> Iterator[RunningSystem]:
     with deployment(url, redis_url, stub_url, folder) as deployed:
-        deployed.environment |= dict.fromkeys(QUOTAS_ASIDE, "100000")
+        deployed.environment |= dict.fromkeys(RATE_LIMIT_SETTINGS, "100000")
         deployed.environment["LOG_LEVEL"] = "WARNING"
         database = Database(url)
         database.upgrade()
         try:
-            org_ids = _signed_up(database, size.changes)
+            org_ids = _create_organizations(database, size.changes)
             _start(deployed, size.workers)
-            until(lambda: in_sync(database), PATIENCE, "the organizations in sync")
-            yield Ours(database, org_ids)
+            until(lambda: in_sync(database), SYNC_TIMEOUT_SECONDS, "the organizations in sync")
+            yield RunningSystem(database, org_ids)
         finally:
             database.close()
 
@@ -114,20 +116,20 @@ def _start(deployed: Deployment, workers: int) -> None:
         deployed.start(process)
 
 
-def _signed_up(database: Database, many: int) -> list[str]:
+def _create_organizations(database: Database, count: int) -> list[str]:
     plans = plan_catalog.load()
-    made: list[str] = []
-    for start in range(0, many, AT_ONCE):
+    org_ids: list[str] = []
+    for start in range(0, count, CHANGE_BATCH_SIZE):
         with database.write() as session:
             change = ChangeContext(session, utc_now())
-            made += [
+            org_ids += [
                 commands.create(change, NewOrganization(name=f"{uuid4()}", plan_tier="starter"), plans).id
-                for _ in range(start, min(start + AT_ONCE, many))
+                for _ in range(start, min(start + CHANGE_BATCH_SIZE, count))
             ]
-    return made
+    return org_ids
 
 
-class Plain:
+class PlainTasks:
     """The same organizations, renamed by an UPDATE and a ``delay`` each."""
 
     def __init__(self, database_url: str, broker_url: str, many: int) -> None:
@@ -151,7 +153,7 @@ class Plain:
             for org_id in self._org_ids:
                 connection.execute("UPDATE plain SET name = %s WHERE id = %s", (f"Renamed {uuid4()}", org_id))
                 self._app.send_task("plain.sync", args=[org_id])
-            until(lambda: self._done(connection, since), PATIENCE, "the plain tasks")
+            until(lambda: self._done(connection, since), SYNC_TIMEOUT_SECONDS, "the plain tasks")
         return len(self._org_ids) / (time.monotonic() - started)
 
     def _done(self, connection: psycopg.Connection[tuple[object, ...]], since: datetime) -> bool:
@@ -160,7 +162,7 @@ class Plain:
 
 
 @contextmanager
-def plain(url: str, redis_url: str, stub_url: str, folder: Path, size: Size) -> Iterator[Plain]:
+def plain_tasks(url: str, redis_url: str, stub_url: str, folder: Path, size: ThroughputSize) -> Iterator[PlainTasks]:
     database_url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     environment = {
         **os.environ,
@@ -171,89 +173,91 @@ def plain(url: str, redis_url: str, stub_url: str, folder: Path, size: Size) -> 
         "LAGO_API_KEY": "plain",
         "LAGO_API_URL": stub_url,
     }
-    words = ["--app", "benchmarks.plain", "worker", "--concurrency", str(size.workers), "--loglevel", "WARNING"]
+    arguments = ["--app", "benchmarks.plain", "worker", "--concurrency", str(size.workers), "--loglevel", "WARNING"]
     with (folder / "plain.log").open("wb") as log:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "celery", *words], env=environment, stdout=log, stderr=log
+            [Path(sys.executable).parent / "celery", *arguments], env=environment, stdout=log, stderr=log
         )
     try:
-        yield Plain(database_url, redis_url, size.changes)
+        yield PlainTasks(database_url, redis_url, size.changes)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def floor(stub_url: str, size: Size) -> float:
+def floor(stub_url: str, size: ThroughputSize) -> float:
     """As many processes, each with the same pooled calls in a loop: no queue, no database."""
     share = size.changes // size.workers
-    words = [sys.executable, "-m", "benchmarks.floor", stub_url, str(share)]
+    command = [sys.executable, "-m", "benchmarks.floor", stub_url, str(share)]
     processes = [
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(size.workers)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(size.workers)
     ]
     for process in processes:
-        _hears(process)
+        _wait_for_line(process)
     started = time.monotonic()
     for process in processes:
-        _say(process)
+        _send_line(process)
     for process in processes:
-        _hears(process)
+        _wait_for_line(process)
     seconds = time.monotonic() - started
     for process in processes:
         process.communicate(timeout=30)
     return share * size.workers / seconds
 
 
-def _hears(process: subprocess.Popen[str]) -> None:
+def _wait_for_line(process: subprocess.Popen[str]) -> None:
     if process.stdout is None or not process.stdout.readline():
         message = "a process of the floor ended early"
         raise RuntimeError(message)
 
 
-def _say(process: subprocess.Popen[str]) -> None:
+def _send_line(process: subprocess.Popen[str]) -> None:
     if process.stdin is not None:
         process.stdin.write("go\n")
         process.stdin.flush()
 
 
-def measure(url: str, redis_url: str, size: Size) -> list[Comparison]:
+def measure(url: str, redis_url: str, size: ThroughputSize) -> list[Comparison]:
     with (
         tempfile.TemporaryDirectory(prefix="throughput-") as folder,
         stub() as stub_url,
         servers.database(url) as database_url,
-        ours(database_url, redis_url, stub_url, Path(folder), size) as we,
+        running_system(database_url, redis_url, stub_url, Path(folder), size) as we,
     ):
         we.rate()
         against_plain = _beside_plain(we, url, redis_url, stub_url, size)
-        bare = interleaved(size.runs, we.rate, lambda: floor(stub_url, size))
+        bare = run_interleaved(size.runs, we.rate, lambda: floor(stub_url, size))
     name = f"changes with {size.workers} workers"
     return [
         Comparison(
-            name=name, unit="/s", figures=against_plain[0], baseline=against_plain[1], against="a plain task", wanted=10
+            name=name, unit="/s", figures=against_plain[0], baseline=against_plain[1], against="a plain task", target=10
         ),
-        Comparison(name=name, unit="/s", figures=bare[0], baseline=bare[1], against="the bare calls", wanted=0.5),
+        Comparison(name=name, unit="/s", figures=bare[0], baseline=bare[1], against="the bare calls", target=0.5),
     ]
 
 
-def rate(url: str, redis_url: str, size: Size) -> float:
+def rate(url: str, redis_url: str, size: ThroughputSize) -> float:
     """Of ours alone: the best of its runs."""
     with (
         tempfile.TemporaryDirectory(prefix="throughput-") as folder,
         stub() as stub_url,
         servers.database(url) as database_url,
-        ours(database_url, redis_url, stub_url, Path(folder), size) as we,
+        running_system(database_url, redis_url, stub_url, Path(folder), size) as we,
     ):
         we.rate()
         return max(we.rate() for _ in range(size.runs))
 
 
-def _beside_plain(we: Ours, url: str, redis_url: str, stub_url: str, size: Size) -> tuple[list[float], list[float]]:
+def _beside_plain(
+    we: RunningSystem, url: str, redis_url: str, stub_url: str, size: ThroughputSize
+) -> tuple[list[float], list[float]]:
     with (
         tempfile.TemporaryDirectory(prefix="plain-") as folder,
         servers.database(url) as database_url,
-        plain(database_url, redis_url, stub_url, Path(folder), size) as they,
+        plain_tasks(database_url, redis_url, stub_url, Path(folder), size) as they,
     ):
         they.rate()
-        return interleaved(size.runs, we.rate, they.rate)
+        return run_interleaved(size.runs, we.rate, they.rate)
 
 
 def main() -> int:
@@ -261,9 +265,9 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=600)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
-    size = Size(**vars(parser.parse_args()))
+    size = ThroughputSize(**vars(parser.parse_args()))
     with servers.postgres() as postgres, servers.redis() as redis_url:
-        return shown(measure(postgres, redis_url, size))
+        return print_results(measure(postgres, redis_url, size))
 
 
 if __name__ == "__main__":

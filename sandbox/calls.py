@@ -2,41 +2,53 @@
 
 from collections import Counter, deque
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 
-KEPT = 20_000  # calls kept in full; the counters go on
+MAX_LOGGED_CALLS = 20_000  # calls kept in full; the counters go on
 
 
 class CallLog:
     def __init__(self) -> None:
-        self._calls: deque[Doc] = deque(maxlen=KEPT)
-        self._operations: Counter[tuple[str, str]] = Counter()
-        self._statuses: Counter[tuple[str, str]] = Counter()
-        self._number = 0
+        self._calls: deque[JsonDocument] = deque(maxlen=MAX_LOGGED_CALLS)
+        self._operation_counts: Counter[tuple[str, str]] = Counter()
+        self._status_counts: Counter[tuple[str, str]] = Counter()
+        self._last_number = 0
 
-    def add(self, call: Doc) -> None:
-        self._number += 1
-        self._calls.append({"number": self._number, **call})
+    def add(self, call: JsonDocument) -> None:
+        self._last_number += 1
+        self._calls.append({"number": self._last_number, **call})
         provider = str(call["provider"])
-        self._operations[provider, str(call["operation"])] += 1
-        self._statuses[provider, "dropped" if call["status"] is None else str(call["status"])] += 1
+        self._operation_counts[provider, str(call["operation"])] += 1
+        self._status_counts[provider, "dropped" if call["status"] is None else str(call["status"])] += 1
 
-    def calls(self, provider: str | None = None) -> list[Doc]:
+    def calls(self, provider: str | None = None) -> list[JsonDocument]:
         return [call for call in self._calls if provider in (None, call["provider"])]
 
-    def counters(self) -> Doc:
+    def counters(self) -> JsonDocument:
         """``{"stripe": {"total": n, "operations": {…}, "statuses": {…}}, "lago": …}``"""
         return {
             provider: {
-                "total": sum(n for (owner, _), n in self._operations.items() if owner == provider),
-                "operations": {name: n for (owner, name), n in self._operations.items() if owner == provider},
-                "statuses": {name: n for (owner, name), n in self._statuses.items() if owner == provider},
+                "total": sum(
+                    count
+                    for (counted_provider, _), count in self._operation_counts.items()
+                    if counted_provider == provider
+                ),
+                "operations": {
+                    name: count
+                    for (counted_provider, name), count in self._operation_counts.items()
+                    if counted_provider == provider
+                },
+                "statuses": {
+                    name: count
+                    for (counted_provider, name), count in self._status_counts.items()
+                    if counted_provider == provider
+                },
             }
             for provider in ("stripe", "lago")
         }
 
     def clear(self) -> None:
         self._calls.clear()
-        self._operations.clear()
-        self._statuses.clear()
-        self._number = 0
+        self._operation_counts.clear()
+        self._status_counts.clear()
+        self._last_number = 0

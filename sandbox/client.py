@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import httpx
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 
-SECONDS = 30.0
+CONTROL_TIMEOUT_SECONDS = 30.0
 
 
 class SandboxError(Exception):
@@ -22,7 +22,7 @@ class SandboxError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class LoggedCall:
     """One provider request as the sandbox saw it; ``status`` None: it was dropped without an answer."""
 
     number: int
@@ -40,7 +40,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ProviderCallCounts:
     """Calls to one provider: all, by operation (``POST /v1/customers``), by status (``200``, ``dropped``)."""
 
     total: int
@@ -52,15 +52,15 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    stripe: Counts
-    lago: Counts
+class CallCounters:
+    stripe: ProviderCallCounts
+    lago: ProviderCallCounts
 
 
 class SandboxClient:
     def __init__(self, url: str) -> None:
         # No environment: a proxy set there must not come between a test and its loopback server.
-        self._http = httpx.Client(base_url=url, timeout=SECONDS, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=CONTROL_TIMEOUT_SECONDS, trust_env=False)
 
     def clock(self) -> datetime:
         return datetime.fromisoformat(self._get("/clock")["now"])
@@ -70,9 +70,9 @@ class SandboxClient:
         seconds = by.total_seconds() if isinstance(by, timedelta) else by
         return datetime.fromisoformat(self._send("POST", "/clock", {"advance": seconds})["now"])
 
-    def set_clock(self, moment: datetime) -> datetime:
+    def set_clock(self, now: datetime) -> datetime:
         """Time runs on from there. Going back undoes nothing."""
-        return datetime.fromisoformat(self._send("POST", "/clock", {"set": moment.isoformat()})["now"])
+        return datetime.fromisoformat(self._send("POST", "/clock", {"set": now.isoformat()})["now"])
 
     def add_fault(  # noqa: PLR0913  # a fault has this many fields; see faults.py
         self,
@@ -107,7 +107,7 @@ class SandboxClient:
         }
         return int(self._send("POST", "/faults", fault)["id"])
 
-    def faults(self) -> list[Doc]:
+    def faults(self) -> list[JsonDocument]:
         """Those still waiting."""
         return list(self._get("/faults"))
 
@@ -117,36 +117,36 @@ class SandboxClient:
     def clear_faults(self) -> None:
         self._send("DELETE", "/faults")
 
-    def calls(self, provider: str | None = None) -> list[Call]:
+    def calls(self, provider: str | None = None) -> list[LoggedCall]:
         """Oldest first; the last 20,000."""
         query = "" if provider is None else f"?provider={provider}"
-        return [Call(**call) for call in self._get(f"/calls{query}")]
+        return [LoggedCall(**call) for call in self._get(f"/calls{query}")]
 
-    def counters(self) -> Counters:
-        found = self._get("/counters")
-        return Counters(stripe=Counts(**found["stripe"]), lago=Counts(**found["lago"]))
+    def counters(self) -> CallCounters:
+        counts = self._get("/counters")
+        return CallCounters(stripe=ProviderCallCounts(**counts["stripe"]), lago=ProviderCallCounts(**counts["lago"]))
 
     def reset_calls(self) -> None:
         self._send("DELETE", "/calls")
 
-    def preload_stripe_customers(self, customers: Iterable[Doc]) -> list[Doc]:
+    def preload_stripe_customers(self, customers: Iterable[JsonDocument]) -> list[JsonDocument]:
         """Customers made by hand; ``id`` and ``created`` may be chosen: ``[{"id": "cus_1", "name": "Acme"}]``."""
-        return self._make("stripe/customers", customers)
+        return self._create("stripe/customers", customers)
 
-    def preload_stripe_prices(self, prices: Iterable[Doc]) -> list[Doc]:
+    def preload_stripe_prices(self, prices: Iterable[JsonDocument]) -> list[JsonDocument]:
         """``[{"lookup_key", "currency", "unit_amount", "recurring": {"interval"}, "product_data": {"name"}}]``"""
-        return self._make("stripe/prices", prices)
+        return self._create("stripe/prices", prices)
 
-    def preload_stripe_subscription(self, customer: str, price: str, **fields: Any) -> Doc:  # noqa: ANN401
+    def preload_stripe_subscription(self, customer: str, price: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
         """A rogue one, billed by invoice."""
-        return self._make("stripe/subscriptions", [{"customer": customer, "price": price, **fields}])[0]
+        return self._create("stripe/subscriptions", [{"customer": customer, "price": price, **fields}])[0]
 
-    def preload_lago_customers(self, customers: Iterable[Doc]) -> list[Doc]:
+    def preload_lago_customers(self, customers: Iterable[JsonDocument]) -> list[JsonDocument]:
         """Customers made by hand; ``lago_id`` may be chosen: ``[{"external_id": "org_1", "name": "Acme"}]``."""
-        return self._make("lago/customers", customers)
+        return self._create("lago/customers", customers)
 
-    def preload_lago_plans(self, plans: Iterable[Doc]) -> list[Doc]:
-        return self._make("lago/plans", plans)
+    def preload_lago_plans(self, plans: Iterable[JsonDocument]) -> list[JsonDocument]:
+        return self._create("lago/plans", plans)
 
     def preload_lago_subscription(
         self,
@@ -154,44 +154,44 @@ class SandboxClient:
         plan_code: str,
         external_id: str,
         **fields: Any,  # noqa: ANN401
-    ) -> Doc:
-        wanted = {"external_customer_id": external_customer_id, "plan_code": plan_code, "external_id": external_id}
-        return self._make("lago/subscriptions", [{**wanted, **fields}])[0]
+    ) -> JsonDocument:
+        required = {"external_customer_id": external_customer_id, "plan_code": plan_code, "external_id": external_id}
+        return self._create("lago/subscriptions", [{**required, **fields}])[0]
 
-    def patch(self, biller: str, noun: str, key: str, **fields: Any) -> Doc:  # noqa: ANN401
+    def patch(self, provider: str, object_type: str, key: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
         """As somebody in the dashboard would: ``patch("stripe", "customers", "cus_1", name="Other")``."""
-        return dict(self._send("PATCH", f"/{biller}/{noun}/{quote(key, safe='')}", fields))
+        return dict(self._send("PATCH", f"/{provider}/{object_type}/{quote(key, safe='')}", fields))
 
-    def delete(self, biller: str, noun: str, key: str) -> Doc:
+    def delete(self, provider: str, object_type: str, key: str) -> JsonDocument:
         """As somebody in the dashboard would. Lago's key is the external id."""
-        return dict(self._send("DELETE", f"/{biller}/{noun}/{quote(key, safe='')}"))
+        return dict(self._send("DELETE", f"/{provider}/{object_type}/{quote(key, safe='')}"))
 
-    def settings(self, **changes: Any) -> Doc:  # noqa: ANN401
+    def settings(self, **changes: Any) -> JsonDocument:  # noqa: ANN401
         """All settings (settings.py) after the changes."""
         return dict(self._send("POST", "/settings", changes) if changes else self._get("/settings"))
 
-    def set_webhooks(self, **endpoints: Doc | None) -> Doc:
+    def set_webhooks(self, **endpoints: JsonDocument | None) -> JsonDocument:
         """``set_webhooks(stripe={"url": …, "secret": …})``; None takes one away."""
         return dict(self._send("POST", "/webhooks", endpoints))
 
-    def webhooks(self) -> Doc:
-        """``{"endpoints", "deliveries": [{"biller", "id", "type", "status", "tries"}], "waiting", "dropped"}``."""
+    def webhooks(self) -> JsonDocument:
+        """``{"endpoints", "deliveries": [{"provider", "id", "type", "status", "tries"}], "waiting", "dropped"}``."""
         return dict(self._get("/webhooks"))
 
-    def make(self, biller: str, noun: str, **fields: Any) -> Doc:  # noqa: ANN401
+    def create(self, provider: str, object_type: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
         """As somebody in the dashboard would: ``make("stripe", "invoices", customer="cus_1", status="failed")``."""
-        return self._make(f"{biller}/{noun}", [fields])[0]
+        return self._create(f"{provider}/{object_type}", [fields])[0]
 
-    def state(self) -> Doc:
+    def state(self) -> JsonDocument:
         """``{"stripe": {"customers", "subscriptions", "products", "prices"}, "lago": {"customers", "subscriptions",
         "plans"}, "charges"}``: lists of the billers' documents, sorted by id. Equal states mean nothing changed."""
         return dict(self._get("/state"))
 
-    def outline(self) -> Doc:
+    def summary(self) -> JsonDocument:
         """Both billers without ids and times: equal between two worlds in which the same was achieved."""
         return dict(self._get("/outline"))
 
-    def charges(self) -> list[Doc]:
+    def charges(self) -> list[JsonDocument]:
         """What would have been charged, oldest first (ledger.py)."""
         return list(self.state()["charges"])
 
@@ -209,20 +209,20 @@ class SandboxClient:
     ) -> None:
         self.close()
 
-    def _make(self, noun: str, objects: Iterable[Doc]) -> list[Doc]:
-        return list(self._send("POST", f"/{noun}", list(objects)))
+    def _create(self, path: str, objects: Iterable[JsonDocument]) -> list[JsonDocument]:
+        return list(self._send("POST", f"/{path}", list(objects)))
 
     def _get(self, path: str) -> Any:  # noqa: ANN401  # JSON; the callers above give it its type
         return self._send("GET", path)
 
-    def _send(self, method: str, path: str, body: Doc | list[Doc] | None = None) -> Any:  # noqa: ANN401
-        answer = self._http.request(method, f"/sandbox{path}", json=body)
-        if answer.is_error:
-            raise SandboxError(_sentence(answer))
-        return answer.json()
+    def _send(self, method: str, path: str, body: JsonDocument | list[JsonDocument] | None = None) -> Any:  # noqa: ANN401
+        response = self._http.request(method, f"/sandbox{path}", json=body)
+        if response.is_error:
+            raise SandboxError(_error_message(response))
+        return response.json()
 
 
-def _sentence(answer: httpx.Response) -> str:
-    if answer.headers.get("content-type", "").startswith("application/json"):
-        return str(answer.json().get("error", answer.text))
-    return f"{answer.status_code} {answer.text[:200]}"
+def _error_message(response: httpx.Response) -> str:
+    if response.headers.get("content-type", "").startswith("application/json"):
+        return str(response.json().get("error", response.text))
+    return f"{response.status_code} {response.text[:200]}"

@@ -11,51 +11,51 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 
-class Clock:
+class SandboxClock:
     """Seconds since the epoch, real time plus an offset."""
 
     def __init__(self) -> None:
         self.offset = 0.0
-        self._held: float | None = None
+        self._frozen_at: float | None = None
 
     def now(self) -> float:
-        return time.time() + self.offset if self._held is None else self._held
+        return time.time() + self.offset if self._frozen_at is None else self._frozen_at
 
     def set(self, moment: float) -> None:
         self.offset = moment - time.time()
 
     @contextmanager
-    def held_at(self, moment: float) -> Iterator[None]:
+    def frozen_at(self, moment: float) -> Iterator[None]:
         """Inside, it is ``moment``: what happens at a period's end is dated there, not at the end of the jump."""
-        self._held = moment
+        self._frozen_at = moment
         try:
             yield
         finally:
-            self._held = None
+            self._frozen_at = None
 
 
-class Agenda:
+class TimerQueue:
     """What is due when. An entry only wakes its owner, who looks at the object as it is by then."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SandboxClock) -> None:
         self._clock = clock
-        self._entries: list[tuple[float, int, Callable[[float], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
 
-    def add(self, when: float, wake: Callable[[float], None]) -> None:
-        heapq.heappush(self._entries, (when, next(self._order), wake))
+    def add(self, due_at: float, callback: Callable[[float], None]) -> None:
+        heapq.heappush(self._timers, (due_at, next(self._order), callback))
 
-    def run(self) -> None:
+    def run_due(self) -> None:
         """Everything due by now, oldest first; what that makes due before now is done too."""
         now = self._clock.now()
-        while self._entries and self._entries[0][0] <= now:
-            when, _, wake = heapq.heappop(self._entries)
-            with self._clock.held_at(when):
-                wake(when)
+        while self._timers and self._timers[0][0] <= now:
+            due_at, _, callback = heapq.heappop(self._timers)
+            with self._clock.frozen_at(due_at):
+                callback(due_at)
 
     def clear(self) -> None:
-        self._entries.clear()
+        self._timers.clear()
 
 
-def utc(moment: float) -> datetime:
+def utc_datetime(moment: float) -> datetime:
     return datetime.fromtimestamp(moment, UTC)

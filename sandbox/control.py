@@ -15,9 +15,9 @@ GET         /sandbox/state                   every object with its ids, and the 
 GET         /sandbox/outline                 both billers without ids and times, comparable between worlds
 GET, POST   /sandbox/webhooks                endpoints (``{"stripe": {"url", "secret"}}``), the last deliveries
 POST        /sandbox/reset                   an empty world, real time, default settings
-POST        /sandbox/{biller}/{noun}         a list of objects made by hand (hand.py)
-PATCH       /sandbox/{biller}/{noun}/{id}    changed by hand
-DELETE      /sandbox/{biller}/{noun}/{id}    deleted by hand
+POST        /sandbox/{provider}/{object_type}         a list of objects made by hand (dashboard.py)
+PATCH       /sandbox/{provider}/{object_type}/{id}    changed by hand
+DELETE      /sandbox/{provider}/{object_type}/{id}    deleted by hand
 ==========  ===============================  ===============================================================
 
 Billers and nouns: ``stripe`` customers, subscriptions, products, prices; ``lago`` customers, subscriptions, plans.
@@ -37,148 +37,150 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from sandbox import snapshot
-from sandbox.clock import utc
-from sandbox.dashboard import Hand
-from sandbox.http import Doc, WrongRequestError
-from sandbox.lago_api.errors import Refusal as LagoRefusal
-from sandbox.lago_api.provider import Lago
-from sandbox.state import World
-from sandbox.stripe_api.errors import Refusal as StripeRefusal
-from sandbox.stripe_api.provider import Stripe
+from sandbox.clock import utc_datetime
+from sandbox.dashboard import DashboardActor
+from sandbox.http import InvalidControlRequestError, JsonDocument
+from sandbox.lago_api.errors import LagoApiError
+from sandbox.lago_api.provider import LagoApi
+from sandbox.state import SandboxState
+from sandbox.stripe_api.errors import StripeApiError
+from sandbox.stripe_api.provider import StripeApi
 
-LONGEST_ADVANCE = 10 * 366 * 24 * 3600.0
-Handler = Callable[[Request, Doc | list[Doc]], object]
+MAX_CLOCK_ADVANCE_SECONDS = 10 * 366 * 24 * 3600.0
+ControlHandler = Callable[[Request, JsonDocument | list[JsonDocument]], object]
 
 
-class _Control:
-    def __init__(self, world: World, stripe: Stripe, lago: Lago) -> None:
-        self._world = world
+class _ControlApp:
+    def __init__(self, state: SandboxState, stripe: StripeApi, lago: LagoApi) -> None:
+        self._state = state
         self._stripe = stripe
         self._lago = lago
-        self._hand = Hand(stripe, lago)
+        self._dashboard = DashboardActor(stripe, lago)
 
     def app(self) -> ASGIApp:
         return Starlette(
             routes=[
                 self._route("/health", GET=lambda _request, _body: {"ok": True}),
-                self._route("/clock", GET=self._clock, POST=self._move_clock),
+                self._route("/clock", GET=self._clock, POST=self._set_clock),
                 self._route("/faults", GET=self._faults, POST=self._add_fault, DELETE=self._clear_faults),
                 self._route("/faults/{id:int}", DELETE=self._remove_fault),
                 self._route("/calls", GET=self._calls, DELETE=self._clear_calls),
-                self._route("/counters", GET=lambda _request, _body: self._world.calls.counters()),
+                self._route("/counters", GET=lambda _request, _body: self._state.calls.counters()),
                 self._route("/settings", GET=self._settings, POST=self._change_settings),
-                self._route("/state", GET=lambda *_: snapshot.state(self._world, self._stripe, self._lago)),
-                self._route("/outline", GET=lambda *_: snapshot.outline(self._stripe, self._lago)),
+                self._route("/state", GET=lambda *_: snapshot.full(self._state, self._stripe, self._lago)),
+                self._route("/outline", GET=lambda *_: snapshot.summary(self._stripe, self._lago)),
                 self._route("/webhooks", GET=self._webhooks, POST=self._set_webhooks),
                 self._route("/reset", POST=self._reset),
-                self._route("/{biller}/{noun}", POST=self._make),
-                self._route("/{biller}/{noun}/{id:path}", PATCH=self._patch, DELETE=self._delete),
+                self._route("/{provider}/{object_type}", POST=self._create),
+                self._route("/{provider}/{object_type}/{id:path}", PATCH=self._patch, DELETE=self._delete),
             ]
         )
 
-    def _route(self, path: str, **handlers: Handler) -> Route:
+    def _route(self, path: str, **handlers: ControlHandler) -> Route:
         async def endpoint(request: Request) -> JSONResponse:
             try:
                 body = json.loads(await request.body() or b"{}")
-                self._world.tick()
-                answer = handlers[request.method](request, body)
-            except StripeRefusal as refusal:
-                return _refused(refusal.message)
-            except LagoRefusal as refusal:
-                return _refused(json.dumps(refusal.body))
+                self._state.tick()
+                result = handlers[request.method](request, body)
+            except StripeApiError as error:
+                return _bad_request(error.message)
+            except LagoApiError as error:
+                return _bad_request(json.dumps(error.body))
             except KeyError as error:
-                return _refused(f"{error} is missing or cannot be made, changed or deleted by hand.")
-            except WrongRequestError as error:
-                return _refused(error.sentence)
+                return _bad_request(f"{error} is missing or cannot be made, changed or deleted by hand.")
+            except InvalidControlRequestError as error:
+                return _bad_request(error.message)
             except ValueError as error:  # not JSON, or not a time
-                return _refused(str(error))
+                return _bad_request(str(error))
             finally:
-                self._world.store.commit()
-            return JSONResponse(answer)
+                self._state.store.commit()
+            return JSONResponse(result)
 
         return Route(f"/sandbox{path}", endpoint, methods=list(handlers))
 
-    def _clock(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
-        self._world.tick()
-        return {"now": utc(self._world.clock.now()).isoformat()}
+    def _clock(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        self._state.tick()
+        return {"now": utc_datetime(self._state.clock.now()).isoformat()}
 
-    def _move_clock(self, request: Request, body: Doc | list[Doc]) -> Doc:
-        fields = _object(body)
-        clock = self._world.clock
-        if isinstance(seconds := fields.get("advance"), int | float) and 0 <= seconds <= LONGEST_ADVANCE:
+    def _set_clock(self, request: Request, body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        fields = _json_object(body)
+        clock = self._state.clock
+        if isinstance(seconds := fields.get("advance"), int | float) and 0 <= seconds <= MAX_CLOCK_ADVANCE_SECONDS:
             clock.set(clock.now() + seconds)
         elif isinstance(text := fields.get("set"), str):
             moment = datetime.fromisoformat(text)
             clock.set((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
         else:
-            raise WrongRequestError("clock", "Send 'advance' with seconds (0 to ten years) or 'set' with an ISO time.")
-        self._world.keep()
+            raise InvalidControlRequestError(
+                "clock", "Send 'advance' with seconds (0 to ten years) or 'set' with an ISO time."
+            )
+        self._state.save()
         return self._clock(request, body)
 
-    def _faults(self, _request: Request, _body: Doc | list[Doc]) -> list[Doc]:
-        return [asdict(fault) for fault in self._world.faults.waiting()]
+    def _faults(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> list[JsonDocument]:
+        return [asdict(fault) for fault in self._state.faults.pending()]
 
-    def _add_fault(self, _request: Request, body: Doc | list[Doc]) -> Doc:
-        return {"id": self._world.faults.add(_object(body))}
+    def _add_fault(self, _request: Request, body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        return {"id": self._state.faults.add(_json_object(body))}
 
-    def _clear_faults(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
-        self._world.faults.clear()
+    def _clear_faults(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        self._state.faults.clear()
         return {}
 
-    def _remove_fault(self, request: Request, _body: Doc | list[Doc]) -> Doc:
-        return {"removed": self._world.faults.remove(request.path_params["id"])}
+    def _remove_fault(self, request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        return {"removed": self._state.faults.remove(request.path_params["id"])}
 
-    def _calls(self, request: Request, _body: Doc | list[Doc]) -> list[Doc]:
-        return self._world.calls.calls(request.query_params.get("provider"))
+    def _calls(self, request: Request, _body: JsonDocument | list[JsonDocument]) -> list[JsonDocument]:
+        return self._state.calls.calls(request.query_params.get("provider"))
 
-    def _clear_calls(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
-        self._world.calls.clear()
+    def _clear_calls(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        self._state.calls.clear()
         return {}
 
-    def _settings(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
-        return self._world.settings.document()
+    def _settings(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        return self._state.settings.document()
 
-    def _change_settings(self, _request: Request, body: Doc | list[Doc]) -> Doc:
-        self._world.settings.change(_object(body))
-        self._world.keep()
-        return self._world.settings.document()
+    def _change_settings(self, _request: Request, body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        self._state.settings.update(_json_object(body))
+        self._state.save()
+        return self._state.settings.document()
 
-    def _webhooks(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
-        return self._world.webhooks.document()
+    def _webhooks(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        return self._state.webhooks.document()
 
-    def _set_webhooks(self, _request: Request, body: Doc | list[Doc]) -> Doc:
-        self._world.set_webhooks(_object(body))
-        return self._world.webhooks.document()
+    def _set_webhooks(self, _request: Request, body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        self._state.set_webhooks(_json_object(body))
+        return self._state.webhooks.document()
 
-    def _reset(self, _request: Request, _body: Doc | list[Doc]) -> Doc:
-        self._world.reset()
-        self._stripe.refill()
-        self._lago.refill()
+    def _reset(self, _request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        self._state.reset()
+        self._stripe.reset_limits()
+        self._lago.reset_limits()
         return {}
 
-    def _make(self, request: Request, body: Doc | list[Doc]) -> list[Doc]:
-        return self._hand.make(_noun(request), body if isinstance(body, list) else [body])
+    def _create(self, request: Request, body: JsonDocument | list[JsonDocument]) -> list[JsonDocument]:
+        return self._dashboard.create(_object_type(request), body if isinstance(body, list) else [body])
 
-    def _patch(self, request: Request, body: Doc | list[Doc]) -> Doc:
-        return self._hand.patch(_noun(request), request.path_params["id"], _object(body))
+    def _patch(self, request: Request, body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        return self._dashboard.patch(_object_type(request), request.path_params["id"], _json_object(body))
 
-    def _delete(self, request: Request, _body: Doc | list[Doc]) -> Doc:
-        return self._hand.delete(_noun(request), request.path_params["id"])
-
-
-def control_app(world: World, stripe: Stripe, lago: Lago) -> ASGIApp:
-    return _Control(world, stripe, lago).app()
+    def _delete(self, request: Request, _body: JsonDocument | list[JsonDocument]) -> JsonDocument:
+        return self._dashboard.delete(_object_type(request), request.path_params["id"])
 
 
-def _refused(sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, 400)
+def control_app(state: SandboxState, stripe: StripeApi, lago: LagoApi) -> ASGIApp:
+    return _ControlApp(state, stripe, lago).app()
 
 
-def _noun(request: Request) -> str:
-    return f"{request.path_params['biller']} {request.path_params['noun']}"
+def _bad_request(message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, 400)
 
 
-def _object(body: Doc | list[Doc]) -> Doc:
+def _object_type(request: Request) -> str:
+    return f"{request.path_params['provider']} {request.path_params['object_type']}"
+
+
+def _json_object(body: JsonDocument | list[JsonDocument]) -> JsonDocument:
     if not isinstance(body, dict):
-        raise WrongRequestError("body", "Send one JSON object.")  # answered as a 400
+        raise InvalidControlRequestError("body", "Send one JSON object.")  # answered as a 400
     return body

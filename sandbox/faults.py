@@ -6,7 +6,7 @@ first; after ``times`` it is spent (0: it stays). Kinds:
 =================  =====================================================================================
 ``500_before``     500, nothing done; Stripe does not store it under the key
 ``500_stored``     500, nothing done, and Stripe stores it: the key answers 500 from now on
-``500_parse_cursor``      done, yet answered 500 (Stripe stores it)
+``500_after``      done, yet answered 500 (Stripe stores it)
 ``lost_answer``    done and stored, the connection dropped without an answer
 ``reset``          the connection reset before anything is done
 ``hang``           silent for ``seconds``, nothing done, then closed
@@ -23,9 +23,9 @@ first; after ``times`` it is spent (0: it stays). Kinds:
 
 from dataclasses import dataclass, field, fields
 
-from sandbox.http import Doc, Request, WrongRequestError
+from sandbox.http import InvalidControlRequestError, JsonDocument, ProviderRequest
 
-KINDS = frozenset(
+FAULT_KINDS = frozenset(
     {
         "500_before",
         "500_stored",
@@ -43,12 +43,12 @@ KINDS = frozenset(
         "status",
     }
 )
-MOST_FAULTS = 1000
-LONGEST_SECONDS = 600.0
+MAX_FAULTS = 1000
+MAX_FAULT_SECONDS = 600.0
 
 
 @dataclass(slots=True)
-class Fault:
+class InjectedFault:
     provider: str
     operation: str
     kind: str
@@ -62,45 +62,45 @@ class Fault:
     status: int = 500
     body: str = ""
     id: int = 0
-    taken: int = field(default=0)
+    times_used: int = field(default=0)
 
-    def fits(self, request: Request) -> bool:
+    def matches(self, request: ProviderRequest) -> bool:
         return (
             self.provider in ("*", request.provider)
             and self.operation in ("*", request.operation)
-            and (not self.match or self.match in request.raw)
+            and (not self.match or self.match in request.raw_text)
         )
 
 
 class FaultPlan:
     def __init__(self) -> None:
-        self._faults: dict[int, Fault] = {}
-        self._last = 0
+        self._faults: dict[int, InjectedFault] = {}
+        self._last_id = 0
 
-    def add(self, wanted: Doc) -> int:
+    def add(self, sent: JsonDocument) -> int:
         """Raises ValueError with a sentence that names the field."""
-        fault = _checked(wanted)
-        if len(self._faults) >= MOST_FAULTS:
-            raise WrongRequestError("faults", f"At most {MOST_FAULTS} faults are kept; clear some first.")
-        self._last += 1
-        fault.id = self._last
+        fault = _validated(sent)
+        if len(self._faults) >= MAX_FAULTS:
+            raise InvalidControlRequestError("faults", f"At most {MAX_FAULTS} faults are kept; clear some first.")
+        self._last_id += 1
+        fault.id = self._last_id
         self._faults[fault.id] = fault
         return fault.id
 
-    def take(self, request: Request) -> Fault | None:
+    def use_next(self, request: ProviderRequest) -> InjectedFault | None:
         for fault in self._faults.values():
-            if not fault.fits(request):
+            if not fault.matches(request):
                 continue
             if fault.skip:
                 fault.skip -= 1
                 continue
-            fault.taken += 1
-            if fault.taken == fault.times:
+            fault.times_used += 1
+            if fault.times_used == fault.times:
                 del self._faults[fault.id]
             return fault
         return None
 
-    def waiting(self) -> list[Fault]:
+    def pending(self) -> list[InjectedFault]:
         return list(self._faults.values())
 
     def remove(self, fault_id: int) -> bool:
@@ -110,21 +110,25 @@ class FaultPlan:
         self._faults.clear()
 
 
-def _checked(wanted: Doc) -> Fault:
-    allowed = {each.name for each in fields(Fault)} - {"id", "taken"}
-    if unknown := sorted(set(wanted) - allowed):
-        raise WrongRequestError("fields", f"A fault has no field {unknown[0]!r}; it has {', '.join(sorted(allowed))}.")
+def _validated(sent: JsonDocument) -> InjectedFault:
+    allowed = {each.name for each in fields(InjectedFault)} - {"id", "times_used"}
+    if unknown := sorted(set(sent) - allowed):
+        raise InvalidControlRequestError(
+            "fields", f"A fault has no field {unknown[0]!r}; it has {', '.join(sorted(allowed))}."
+        )
     for name in ("provider", "operation", "kind"):
-        if not isinstance(wanted.get(name), str):
-            raise WrongRequestError(name, f"A fault needs the field {name!r} as text.")
-    fault = Fault(**wanted)
-    if fault.kind not in KINDS:
-        raise WrongRequestError("kind", f"There is no fault kind {fault.kind!r}; there are {', '.join(sorted(KINDS))}.")
+        if not isinstance(sent.get(name), str):
+            raise InvalidControlRequestError(name, f"A fault needs the field {name!r} as text.")
+    fault = InjectedFault(**sent)
+    if fault.kind not in FAULT_KINDS:
+        raise InvalidControlRequestError(
+            "kind", f"There is no fault kind {fault.kind!r}; there are {', '.join(sorted(FAULT_KINDS))}."
+        )
     if fault.provider not in ("stripe", "lago", "*"):
-        raise WrongRequestError("provider", f"Field 'provider' is stripe, lago or *, not {fault.provider!r}.")
+        raise InvalidControlRequestError("provider", f"Field 'provider' is stripe, lago or *, not {fault.provider!r}.")
     for number in (fault.times, fault.skip, fault.seconds, fault.status):
         if not isinstance(number, int | float) or isinstance(number, bool) or number < 0:
-            raise WrongRequestError("times", "Fields times, skip, seconds and status take numbers from 0.")
-    if fault.seconds > LONGEST_SECONDS:
-        raise WrongRequestError("seconds", f"Field 'seconds' is at most {LONGEST_SECONDS:.0f}.")
+            raise InvalidControlRequestError("times", "Fields times, skip, seconds and status take numbers from 0.")
+    if fault.seconds > MAX_FAULT_SECONDS:
+        raise InvalidControlRequestError("seconds", f"Field 'seconds' is at most {MAX_FAULT_SECONDS:.0f}.")
     return fault

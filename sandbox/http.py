@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-class WrongRequestError(ValueError):
+class InvalidControlRequestError(ValueError):
     """A control request, setting or fault that makes no sense: the field, and the sentence that says why."""
 
-    def __init__(self, field: str, sentence: str) -> None:
-        super().__init__(field, sentence)
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
         self.field = field
-        self.sentence = sentence
+        self.message = message
 
 
 # A document as a provider shows it: JSON, whose keys are the provider's, not ours.
-Doc = dict[str, Any]
+JsonDocument = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ProviderRequest:
     """A request to a provider; ``path`` and ``query`` are still percent-encoded, for Lago tells ``%2E`` from ``.``."""
 
     id: str
@@ -33,19 +33,19 @@ class Request:
     body: bytes
 
     @property
-    def bearer(self) -> str:
+    def bearer_token(self) -> str:
         """The second word of Authorization; Lago does not look at the scheme (lago.md 1.1)."""
-        words = self.headers.get("authorization", "").split()
-        return words[1] if len(words) > 1 else ""
+        parts = self.headers.get("authorization", "").split()
+        return parts[1] if len(parts) > 1 else ""
 
     @property
-    def raw(self) -> str:
+    def raw_text(self) -> str:
         """What a fault's ``match`` is looked for in."""
         return f"{self.method} {self.path}?{self.query}\n{self.body.decode(errors='replace')}"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProviderResponse:
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
@@ -53,18 +53,18 @@ class Answer:
     drip_seconds: float = 0.0
 
     @classmethod
-    def of(cls, status: int, document: object, *headers: tuple[str, str]) -> "Answer":
+    def of(cls, status: int, document: object, *headers: tuple[str, str]) -> "ProviderResponse":
         return cls(status, json.dumps(document, ensure_ascii=False).encode(), headers)
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class ConnectionDropped:
     """The connection dies without an answer: closed, or reset (RST) when ``reset``."""
 
     reset: bool = False
 
 
-Outcome = Answer | Dropped
+ExchangeResult = ProviderResponse | ConnectionDropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +83,5 @@ class Exchange:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes
     status: int | None
-    answer: bytes
+    response_body: bytes
     fault: str | None

@@ -5,29 +5,29 @@ Amounts are the full price of a period, never prorated, so a test's expectation 
 ``upgrade_credit`` and ``termination_credit`` (negative), ``termination_invoice``.
 """
 
-from sandbox.clock import Clock, utc
-from sandbox.http import Doc
-from sandbox.store import Store
+from sandbox.clock import SandboxClock, utc_datetime
+from sandbox.http import JsonDocument
+from sandbox.store import SandboxStore
 
 
 class Ledger:
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: SandboxStore, clock: SandboxClock) -> None:
         self._table = store.table("charges")
         self._clock = clock
 
     def charge(  # noqa: PLR0913  # an entry's fields
-        self, biller: str, *, customer: str, subscription: str, amount: int, currency: str, reason: str
+        self, provider: str, *, customer: str, subscription: str, amount: int, currency: str, reason: str
     ) -> None:
-        entry: Doc = {
-            "biller": biller,
+        entry: JsonDocument = {
+            "provider": provider,
             "customer": customer,
             "subscription": subscription,
             "amount": amount,
             "currency": currency.lower(),
             "reason": reason,
-            "at": utc(self._clock.now()).isoformat(),
+            "at": utc_datetime(self._clock.now()).isoformat(),
         }
         self._table.put(str(len(self._table)), entry)
 
-    def entries(self) -> list[Doc]:
+    def entries(self) -> list[JsonDocument]:
         return list(self._table)

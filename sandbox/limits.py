@@ -3,7 +3,7 @@
 import time
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket that starts full: ``rate`` a second, at most ``rate`` at once."""
 
     def __init__(self, rate: float) -> None:
@@ -11,7 +11,7 @@ class Bucket:
         self._tokens = rate
         self._filled_at = time.monotonic()
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         now = time.monotonic()
         self._tokens = min(self._rate, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
@@ -21,7 +21,7 @@ class Bucket:
         return True
 
 
-class Window:
+class FixedWindow:
     """A fixed window of one second, as Lago Cloud's headers describe it (lago.md 2)."""
 
     def __init__(self, limit: int) -> None:
@@ -29,7 +29,7 @@ class Window:
         self._second = 0
         self._used = 0
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._used = second, 0

@@ -14,18 +14,20 @@ def months_after(anchor: datetime, months: int) -> datetime:
     return anchor.replace(year=year, month=month + 1, day=day)
 
 
-def period_of(anchor: datetime, moment: datetime, *, days: int = 0, months: int = 0) -> tuple[datetime, datetime]:
+def period_containing(
+    anchor: datetime, moment: datetime, *, days: int = 0, months: int = 0
+) -> tuple[datetime, datetime]:
     """The period that holds ``moment``, when periods of ``days`` or ``months`` follow each other from ``anchor``."""
     if days:
         length = timedelta(days=days)
         start = anchor + length * max(0, (moment - anchor) // length)
         return start, start + length
-    apart = (moment.year - anchor.year) * 12 + moment.month - anchor.month
-    count = max(0, apart // months + 1)
+    months_apart = (moment.year - anchor.year) * 12 + moment.month - anchor.month
+    count = max(0, months_apart // months + 1)
     while count > 0 and months_after(anchor, count * months) > moment:
         count -= 1
     return months_after(anchor, count * months), months_after(anchor, (count + 1) * months)
 
 
-def at(seconds: float) -> datetime:
+def utc_datetime(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)

@@ -9,110 +9,125 @@ import secrets
 from collections.abc import Callable
 from typing import Protocol
 
-from sandbox.faults import Fault
-from sandbox.http import Answer, Dropped, Exchange, Outcome, Request
-from sandbox.state import World
+from sandbox.faults import InjectedFault
+from sandbox.http import ConnectionDropped, Exchange, ExchangeResult, ProviderRequest, ProviderResponse
+from sandbox.state import SandboxState
 
-Observer = Callable[[Exchange], None]
+ExchangeObserver = Callable[[Exchange], None]
 
-HTML_502 = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
-FAILING = frozenset({"500_stored", "500_after", "422_third_party"})
+PROXY_502_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+FAULTS_WHILE_PERFORMING = frozenset({"500_stored", "500_after", "422_third_party"})
 
 
-class Biller(Protocol):
-    def operation(self, method: str, path: str) -> str:
+class ProviderBackend(Protocol):
+    def operation_name(self, method: str, path: str) -> str:
         """The name a fault and a rate limit go by: ids replaced by ``{id}``."""
         ...
 
-    def refuse(self, request: Request) -> Answer | None:
+    def reject(self, request: ProviderRequest) -> ProviderResponse | None:
         """401 for a bad key, 429 above the limit."""
         ...
 
-    def claim(self, request: Request) -> Answer | None:
+    def acquire_idempotency_key(self, request: ProviderRequest) -> ProviderResponse | None:
         """An answer that is already there (a replay, a key in use); None: go on, and ``release`` afterwards."""
         ...
 
-    def perform(self, request: Request, failing: str | None) -> Answer:
+    def perform(self, request: ProviderRequest, fault_kind: str | None) -> ProviderResponse:
         """Do it. ``failing`` is the fault that spoils it: one of FAILING."""
         ...
 
-    def release(self, request: Request) -> None: ...
+    def release_idempotency_key(self, request: ProviderRequest) -> None: ...
 
-    def fault_answer(self, request: Request, fault: Fault) -> Answer:
+    def fault_response(self, request: ProviderRequest, fault: InjectedFault) -> ProviderResponse:
         """The body this provider gives for a fault that does nothing (500, 401, 429, lock_timeout)."""
         ...
 
-    def dress(self, request: Request, answer: Answer) -> Answer:
+    def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
         """The headers this provider puts on every answer of its own."""
         ...
 
 
-class Gate:
-    def __init__(self, world: World, billers: dict[str, Biller], observer: Observer | None) -> None:
-        self._world = world
-        self._billers = billers
+class RequestPipeline:
+    def __init__(
+        self, state: SandboxState, backends: dict[str, ProviderBackend], observer: ExchangeObserver | None
+    ) -> None:
+        self._state = state
+        self._backends = backends
         self._observer = observer
 
     async def serve(  # noqa: PLR0913, PLR0917  # the parts of one request
         self, provider: str, method: str, path: str, query: str, headers: dict[str, str], body: bytes
-    ) -> Outcome:
-        biller = self._billers[provider]
-        request = Request(
-            f"req_{secrets.token_hex(7)}", provider, biller.operation(method, path), method, path, query, headers, body
+    ) -> ExchangeResult:
+        backend = self._backends[provider]
+        request = ProviderRequest(
+            f"req_{secrets.token_hex(7)}",
+            provider,
+            backend.operation_name(method, path),
+            method,
+            path,
+            query,
+            headers,
+            body,
         )
-        self._world.tick()
+        self._state.tick()
         fault = None
-        outcome: Outcome | None = biller.refuse(request)
-        if outcome is None:
-            fault = self._world.faults.take(request)
-            outcome = await self._answer(biller, request, fault)
-        if isinstance(outcome, Answer):
-            outcome = biller.dress(request, outcome)
-        self._record(request, outcome, fault)
-        return outcome
+        result: ExchangeResult | None = backend.reject(request)
+        if result is None:
+            fault = self._state.faults.use_next(request)
+            result = await self._respond(backend, request, fault)
+        if isinstance(result, ProviderResponse):
+            result = backend.add_headers(request, result)
+        self._record(request, result, fault)
+        return result
 
-    async def _answer(self, biller: Biller, request: Request, fault: Fault | None) -> Outcome:
+    async def _respond(
+        self, backend: ProviderBackend, request: ProviderRequest, fault: InjectedFault | None
+    ) -> ExchangeResult:
         kind = fault.kind if fault else None
-        if fault and (spoiled := await self._before(biller, request, fault)) is not None:
-            return spoiled
-        if (claimed := biller.claim(request)) is not None:
-            return Dropped() if kind == "lost_answer" else claimed
+        if fault and (fault_result := await self._fault_before_performing(backend, request, fault)) is not None:
+            return fault_result
+        if (key_response := backend.acquire_idempotency_key(request)) is not None:
+            return ConnectionDropped() if kind == "lost_answer" else key_response
         try:
-            wait = self._world.settings.latency_ms / 1000 + (fault.seconds if fault and kind == "slow" else 0.0)
-            if wait:
-                await asyncio.sleep(wait)
-                self._world.tick()
-            answer = biller.perform(request, kind if kind in FAILING else None)
-            self._world.store.commit()
+            wait_seconds = self._state.settings.latency_ms / 1000 + (fault.seconds if fault and kind == "slow" else 0.0)
+            if wait_seconds:
+                await asyncio.sleep(wait_seconds)
+                self._state.tick()
+            response = backend.perform(request, kind if kind in FAULTS_WHILE_PERFORMING else None)
+            self._state.store.commit()
         finally:
-            biller.release(request)
+            backend.release_idempotency_key(request)
         if kind == "lost_answer":
-            return Dropped()
+            return ConnectionDropped()
         if fault and kind == "drip":
-            return Answer(answer.status, answer.body, answer.headers, answer.content_type, fault.seconds)
-        return answer
+            return ProviderResponse(
+                response.status, response.body, response.headers, response.content_type, fault.seconds
+            )
+        return response
 
     @staticmethod
-    async def _before(biller: Biller, request: Request, fault: Fault) -> Outcome | None:
+    async def _fault_before_performing(
+        backend: ProviderBackend, request: ProviderRequest, fault: InjectedFault
+    ) -> ExchangeResult | None:
         match fault.kind:
             case "reset":
-                return Dropped(reset=True)
+                return ConnectionDropped(reset=True)
             case "hang":
                 await asyncio.sleep(fault.seconds)
-                return Dropped()
+                return ConnectionDropped()
             case "html_502":
-                return Answer(502, HTML_502, content_type="text/html")
+                return ProviderResponse(502, PROXY_502_PAGE, content_type="text/html")
             case "status":
-                return Answer(fault.status, fault.body.encode())
+                return ProviderResponse(fault.status, fault.body.encode())
             case "500_before" | "401" | "429" | "lock_timeout":
-                return biller.fault_answer(request, fault)
+                return backend.fault_response(request, fault)
             case _:
                 return None
 
-    def _record(self, request: Request, outcome: Outcome, fault: Fault | None) -> None:
-        answer = outcome if isinstance(outcome, Answer) else None
-        answer_headers = dict(answer.headers) if answer else {}
-        self._world.calls.add(
+    def _record(self, request: ProviderRequest, result: ExchangeResult, fault: InjectedFault | None) -> None:
+        response = result if isinstance(result, ProviderResponse) else None
+        response_headers = dict(response.headers) if response else {}
+        self._state.calls.add(
             {
                 "provider": request.provider,
                 "operation": request.operation,
@@ -120,16 +135,16 @@ class Gate:
                 "path": request.path,
                 "query": request.query,
                 "body": request.body.decode(errors="replace"),
-                "at": self._world.clock.now(),
-                "status": answer.status if answer else None,
+                "at": self._state.clock.now(),
+                "status": response.status if response else None,
                 "idempotency_key": request.headers.get("idempotency-key"),
-                "replayed": answer_headers.get("Idempotent-Replayed") == "true",
+                "replayed": response_headers.get("Idempotent-Replayed") == "true",
                 "fault": fault.kind if fault else None,
             }
         )
         if self._observer is None:
             return
-        shown = {name: value for name, value in request.headers.items() if name != "authorization"}
+        headers = {name: value for name, value in request.headers.items() if name != "authorization"}
         self._observer(
             Exchange(
                 provider=request.provider,
@@ -137,10 +152,10 @@ class Gate:
                 method=request.method,
                 path=request.path,
                 query=request.query,
-                headers=shown,
+                headers=headers,
                 body=request.body,
-                status=answer.status if answer else None,
-                answer=answer.body if answer else b"",
+                status=response.status if response else None,
+                response_body=response.body if response else b"",
                 fault=fault.kind if fault else None,
             )
         )

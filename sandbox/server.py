@@ -17,17 +17,17 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sandbox.control import control_app
-from sandbox.http import Answer, Dropped
-from sandbox.lago_api.provider import Lago
-from sandbox.pipeline import Gate, Observer
-from sandbox.state import World
-from sandbox.stripe_api.provider import Stripe
+from sandbox.http import ConnectionDropped, ProviderResponse
+from sandbox.lago_api.provider import LagoApi
+from sandbox.pipeline import ExchangeObserver, RequestPipeline
+from sandbox.state import SandboxState
+from sandbox.stripe_api.provider import StripeApi
 
-LARGEST_BODY = 4 * 1024 * 1024
-START_SECONDS = 15.0
-STOP_SECONDS = 15.0
+MAX_SANDBOX_BODY_BYTES = 4 * 1024 * 1024
+SANDBOX_START_SECONDS = 15.0
+SANDBOX_STOP_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 75
-NO_LINGER = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
 
 
 class _Connections:
@@ -42,21 +42,21 @@ class _Connections:
     def remove(self, client: tuple[str, int]) -> None:
         self._open.pop(client, None)
 
-    def cut(self, client: tuple[str, int], *, reset: bool) -> None:
+    def abort(self, client: tuple[str, int], *, reset: bool) -> None:
         transport = self._open.get(client)
         if transport is None:
             return
         if reset:
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         transport.abort()
 
-    def cut_all(self) -> None:
+    def abort_all(self) -> None:
         for transport in list(self._open.values()):
             transport.abort()
 
 
-def _protocol(connections: _Connections) -> type[asyncio.Protocol]:
-    class CuttableProtocol(H11Protocol):
+def _protocol_class(connections: _Connections) -> type[asyncio.Protocol]:
+    class AbortableProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)  # noqa: S101  # for the type: a TCP connection's always is
             # Head and body leave as two segments; without this the second waits 40 ms for the client's ACK.
@@ -70,18 +70,18 @@ def _protocol(connections: _Connections) -> type[asyncio.Protocol]:
                 connections.remove(self.client)
             super().connection_lost(exc)
 
-    return CuttableProtocol
+    return AbortableProtocol
 
 
-class _Door:
+class _SandboxApp:
     """The ASGI application: provider requests go through the gate as raw bytes, the rest to the control routes."""
 
-    def __init__(self, world: World, observer: Observer | None, connections: _Connections) -> None:
-        stripe = Stripe(world)
-        lago = Lago(world, stripe)
-        world.open()
-        self._gate = Gate(world, {"stripe": stripe, "lago": lago}, observer)
-        self._control = control_app(world, stripe, lago)
+    def __init__(self, state: SandboxState, observer: ExchangeObserver | None, connections: _Connections) -> None:
+        stripe = StripeApi(state)
+        lago = LagoApi(state, stripe)
+        state.open()
+        self._pipeline = RequestPipeline(state, {"stripe": stripe, "lago": lago}, observer)
+        self._control = control_app(state, stripe, lago)
         self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,9 +97,9 @@ class _Door:
     async def _serve(self, provider: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)
         if body is None:
-            await _send(send, Answer.of(413, {"error": "The sandbox takes bodies of at most 4 MiB."}))
+            await _send(send, ProviderResponse.of(413, {"error": "The sandbox takes bodies of at most 4 MiB."}))
             return
-        outcome = await self._gate.serve(
+        result = await self._pipeline.serve(
             provider,
             scope["method"],
             scope["raw_path"].decode("ascii"),
@@ -107,13 +107,13 @@ class _Door:
             {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
             body,
         )
-        if isinstance(outcome, Dropped):
-            self._connections.cut(scope["client"], reset=outcome.reset)
+        if isinstance(result, ConnectionDropped):
+            self._connections.abort(scope["client"], reset=result.reset)
             await receive()  # returns once the connection is gone, so that nothing is sent on it
-        elif outcome.drip_seconds:
-            await _drip(send, outcome)
+        elif result.drip_seconds:
+            await _drip(send, result)
         else:
-            await _send(send, outcome)
+            await _send(send, result)
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -124,33 +124,33 @@ async def _body(receive: Receive) -> bytes | None:
         message = await receive()
         part = message.get("body", b"")
         size += len(part)
-        if size > LARGEST_BODY:
+        if size > MAX_SANDBOX_BODY_BYTES:
             return None
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
-def _head(answer: Answer) -> dict[str, object]:
-    headers = [(b"content-type", answer.content_type.encode()), (b"content-length", str(len(answer.body)).encode())]
-    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    return {"type": "http.response.start", "status": answer.status, "headers": headers}
+def _response_start(response: ProviderResponse) -> dict[str, object]:
+    headers = [(b"content-type", response.content_type.encode()), (b"content-length", str(len(response.body)).encode())]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 
-async def _send(send: Send, answer: Answer) -> None:
-    await send(_head(answer))
-    await send({"type": "http.response.body", "body": answer.body})
+async def _send(send: Send, response: ProviderResponse) -> None:
+    await send(_response_start(response))
+    await send({"type": "http.response.body", "body": response.body})
 
 
-async def _drip(send: Send, answer: Answer) -> None:
-    await send(_head(answer))
-    for number in range(len(answer.body)):
-        await send({"type": "http.response.body", "body": answer.body[number : number + 1], "more_body": True})
-        await asyncio.sleep(answer.drip_seconds / len(answer.body))
+async def _drip(send: Send, response: ProviderResponse) -> None:
+    await send(_response_start(response))
+    for number in range(len(response.body)):
+        await send({"type": "http.response.body", "body": response.body[number : number + 1], "more_body": True})
+        await asyncio.sleep(response.drip_seconds / len(response.body))
     await send({"type": "http.response.body", "body": b""})
 
 
-class _Server(uvicorn.Server):
+class _SandboxServer(uvicorn.Server):
     """uvicorn without its signal handling and its waits: told to stop, it cuts every connection and is gone."""
 
     def __init__(self, config: uvicorn.Config, connections: _Connections) -> None:
@@ -177,7 +177,7 @@ class _Server(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        self._connections.cut_all()
+        self._connections.abort_all()
         await asyncio.sleep(0)  # lets every connection notice
         tasks = list(self.server_state.tasks)
         for task in tasks:
@@ -198,17 +198,17 @@ class Sandbox:
         port: int = 0,
         *,
         limits: bool = True,
-        state: Path | None = None,
-        observer: Observer | None = None,
+        state_file: Path | None = None,
+        observer: ExchangeObserver | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._limits = limits
-        self._state = state
+        self._state_file = state_file
         self._observer = observer
-        self._server: _Server | None = None
+        self._server: _SandboxServer | None = None
         self._thread: threading.Thread | None = None
-        self._world: World | None = None
+        self._state: SandboxState | None = None
 
     @property
     def url(self) -> str:
@@ -220,11 +220,11 @@ class Sandbox:
         listener = socket.create_server((self._host, self._port), backlog=512)
         self._port = listener.getsockname()[1]
         connections = _Connections()
-        self._world = World(limits=self._limits, state=self._state)
+        self._state = SandboxState(limits=self._limits, state_file=self._state_file)
         config = uvicorn.Config(
-            _Door(self._world, self._observer, connections),
+            _SandboxApp(self._state, self._observer, connections),
             loop="asyncio",
-            http=_protocol(connections),
+            http=_protocol_class(connections),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -233,22 +233,22 @@ class Sandbox:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
-        self._server = _Server(config, connections)
+        self._server = _SandboxServer(config, connections)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="sandbox", daemon=True)
         self._thread.start()
-        if not self._server.ready.wait(START_SECONDS):
-            message = f"The sandbox did not start within {START_SECONDS:.0f} s."
+        if not self._server.ready.wait(SANDBOX_START_SECONDS):
+            message = f"The sandbox did not start within {SANDBOX_START_SECONDS:.0f} s."
             raise TimeoutError(message)
         return self
 
     def stop(self) -> None:
         """Cuts what is open. Safe to repeat; the same port can be started again."""
-        if self._server is None or self._thread is None or self._world is None:
+        if self._server is None or self._thread is None or self._state is None:
             return
         self._server.stop()
-        self._thread.join(STOP_SECONDS)
-        self._world.close()
-        self._server = self._thread = self._world = None
+        self._thread.join(SANDBOX_STOP_SECONDS)
+        self._state.close()
+        self._server = self._thread = self._state = None
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM; call it in the main thread."""
@@ -257,12 +257,12 @@ class Sandbox:
         def stop(_signal: int, _frame: FrameType | None) -> None:
             stopping.set()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous_handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self:
                 stopping.wait()
         finally:
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
     def __enter__(self) -> Self:

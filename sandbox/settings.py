@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
-from sandbox.http import Doc, WrongRequestError
+from sandbox.http import InvalidControlRequestError, JsonDocument
 
 
 @dataclass(slots=True)
-class Settings:
+class SandboxSettings:
     limits: bool = True
     """Answer 429 above 25/s an operation and 100/s in all (Stripe) and 50/s (Lago)."""
     latency_ms: int = 0
@@ -24,15 +24,17 @@ class Settings:
     lago_job_delay_seconds: int = 0
     """How long Lago takes to end the subscriptions of a deleted customer."""
 
-    def change(self, wanted: Doc) -> None:
-        for name, value in wanted.items():
+    def update(self, changes: JsonDocument) -> None:
+        for name, value in changes.items():
             current = getattr(self, name, None)
             if name not in {each.name for each in fields(self)}:
-                raise WrongRequestError(name, f"There is no setting {name!r}.")
+                raise InvalidControlRequestError(name, f"There is no setting {name!r}.")
             if type(value) is not type(current):
-                raise WrongRequestError(name, f"Setting {name!r} takes a {type(current).__name__}, not {value!r}.")
-        for name, value in wanted.items():
+                raise InvalidControlRequestError(
+                    name, f"Setting {name!r} takes a {type(current).__name__}, not {value!r}."
+                )
+        for name, value in changes.items():
             setattr(self, name, value)
 
-    def document(self) -> Doc:
+    def document(self) -> JsonDocument:
         return asdict(self)

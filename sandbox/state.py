@@ -4,51 +4,51 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sandbox.calls import CallLog
-from sandbox.clock import Agenda, Clock
+from sandbox.clock import SandboxClock, TimerQueue
 from sandbox.faults import FaultPlan
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 from sandbox.ledger import Ledger
-from sandbox.settings import Settings
-from sandbox.store import Store
-from sandbox.webhooks import Webhooks
+from sandbox.settings import SandboxSettings
+from sandbox.store import SandboxStore
+from sandbox.webhooks import WebhookSender
 
 
-class World:
-    def __init__(self, *, limits: bool = True, state: Path | None = None) -> None:
+class SandboxState:
+    def __init__(self, *, limits: bool = True, state_file: Path | None = None) -> None:
         self._limits = limits
-        self.clock = Clock()
-        self.agenda = Agenda(self.clock)
-        self.store = Store(self.agenda, state)
-        self.settings = Settings(limits=limits)
+        self.clock = SandboxClock()
+        self.timers = TimerQueue(self.clock)
+        self.store = SandboxStore(self.timers, state_file)
+        self.settings = SandboxSettings(limits=limits)
         self.faults = FaultPlan()
         self.calls = CallLog()
-        self.webhooks = Webhooks()
+        self.webhooks = WebhookSender()
         self.ledger = Ledger(self.store, self.clock)
-        self._kept = self.store.table("world")
+        self._saved = self.store.table("world")
 
     def open(self) -> None:
         self.store.open()
-        if (clock := self._kept.get("clock")) is not None:
+        if (clock := self._saved.get("clock")) is not None:
             self.clock.offset = float(clock["offset"])
-        if (settings := self._kept.get("settings")) is not None:
-            self.settings.change(settings)
-        if (webhooks := self._kept.get("webhooks")) is not None:
-            self.webhooks.set(webhooks)
+        if (settings := self._saved.get("settings")) is not None:
+            self.settings.update(settings)
+        if (webhooks := self._saved.get("webhooks")) is not None:
+            self.webhooks.configure(webhooks)
         self.tick()
 
     def tick(self) -> None:
         """What the running clock made due since the last call happens now."""
-        self.agenda.run()
+        self.timers.run_due()
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Clock and settings are part of the state."""
-        self._kept.put("clock", {"offset": self.clock.offset})
-        self._kept.put("settings", self.settings.document())
+        self._saved.put("clock", {"offset": self.clock.offset})
+        self._saved.put("settings", self.settings.document())
         self.store.commit()
 
-    def set_webhooks(self, wanted: Doc) -> None:
-        self.webhooks.set(wanted)
-        self._kept.put("webhooks", {name: asdict(endpoint) for name, endpoint in self.webhooks.endpoints.items()})
+    def set_webhooks(self, endpoints: JsonDocument) -> None:
+        self.webhooks.configure(endpoints)
+        self._saved.put("webhooks", {name: asdict(endpoint) for name, endpoint in self.webhooks.endpoints.items()})
         self.store.commit()
 
     def reset(self) -> None:
@@ -57,8 +57,8 @@ class World:
         self.calls.clear()
         self.webhooks.clear()
         self.clock.offset = 0.0
-        self.settings = Settings(limits=self._limits)
-        self.keep()
+        self.settings = SandboxSettings(limits=self._limits)
+        self.save()
 
     def close(self) -> None:
         self.webhooks.close()

@@ -9,107 +9,109 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from sandbox.clock import Agenda
-from sandbox.http import Doc
+from sandbox.clock import TimerQueue
+from sandbox.http import JsonDocument
 
-Index = Callable[[Doc], str | None]
-Due = Callable[[Doc], float | None]
-Tick = Callable[[Doc, float], None]
+IndexKey = Callable[[JsonDocument], str | None]
+DueTime = Callable[[JsonDocument], float | None]
+DueHandler = Callable[[JsonDocument, float], None]
 
 
-class Table:
+class StoreTable:
     """Documents under a key, in order of arrival, with the look-ups the lists need.
 
     A document may be changed in place; it counts once it is ``put`` again.
     """
 
-    def __init__(self, name: str, store: "Store", indexes: Mapping[str, Index]) -> None:
+    def __init__(self, name: str, store: "SandboxStore", indexes: Mapping[str, IndexKey]) -> None:
         self.name = name
         self._store = store
-        self._rows: dict[str, Doc] = {}
+        self._rows: dict[str, JsonDocument] = {}
         self._indexes = dict(indexes)
-        self._found: dict[str, dict[str, dict[str, None]]] = {name: {} for name in indexes}
-        self._indexed: dict[str, tuple[tuple[str, str], ...]] = {}
-        self._due: Due | None = None
-        self._tick: Tick | None = None
+        self._keys_by_index: dict[str, dict[str, dict[str, None]]] = {name: {} for name in indexes}
+        self._index_entries: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._due_at: DueTime | None = None
+        self._on_due: DueHandler | None = None
 
-    def schedule(self, due: Due, tick: Tick) -> None:
+    def schedule(self, due_at: DueTime, on_due: DueHandler) -> None:
         """``tick`` is called with a document when the time ``due`` names for it comes; it must move that time on."""
-        self._due, self._tick = due, tick
+        self._due_at, self._on_due = due_at, on_due
 
-    def get(self, key: str) -> Doc | None:
+    def get(self, key: str) -> JsonDocument | None:
         return self._rows.get(key)
 
-    def put(self, key: str, row: Doc) -> None:
+    def put(self, key: str, row: JsonDocument) -> None:
         self.load(key, row)
-        self._store.note(self.name, key, row)
+        self._store.record_change(self.name, key, row)
 
-    def drop(self, key: str) -> None:
+    def delete(self, key: str) -> None:
         self.load(key, None)
-        self._store.note(self.name, key, None)
+        self._store.record_change(self.name, key, None)
 
-    def load(self, key: str, row: Doc | None) -> None:
-        for index, value in self._indexed.pop(key, ()):
-            found = self._found[index][value]
-            del found[key]
-            if not found:
-                del self._found[index][value]
+    def load(self, key: str, row: JsonDocument | None) -> None:
+        for index, value in self._index_entries.pop(key, ()):
+            keys = self._keys_by_index[index][value]
+            del keys[key]
+            if not keys:
+                del self._keys_by_index[index][value]
         if row is None:
             self._rows.pop(key, None)
             return
         self._rows[key] = row
-        entries = tuple((index, entry) for index, of in self._indexes.items() if (entry := of(row)) is not None)
+        entries = tuple(
+            (index, entry) for index, index_key in self._indexes.items() if (entry := index_key(row)) is not None
+        )
         for index, entry in entries:
-            self._found[index].setdefault(entry, {})[key] = None
+            self._keys_by_index[index].setdefault(entry, {})[key] = None
         if entries:
-            self._indexed[key] = entries
-        self._plan(key, row)
+            self._index_entries[key] = entries
+        self._add_timer(key, row)
 
-    def by(self, index: str, value: str) -> list[Doc]:
+    def find_by(self, index: str, value: str) -> list[JsonDocument]:
         """Oldest change first."""
-        return [self._rows[key] for key in self._found[index].get(value, ())]
+        return [self._rows[key] for key in self._keys_by_index[index].get(value, ())]
 
-    def __iter__(self) -> Iterator[Doc]:
+    def __iter__(self) -> Iterator[JsonDocument]:
         return iter(self._rows.values())
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def items(self) -> Iterator[tuple[str, Doc]]:
+    def items(self) -> Iterator[tuple[str, JsonDocument]]:
         return iter(self._rows.items())
 
-    def oldest(self) -> tuple[str, Doc] | None:
+    def oldest(self) -> tuple[str, JsonDocument] | None:
         return next(iter(self._rows.items()), None)
 
     def clear(self) -> None:
         for key in list(self._rows):
-            self.drop(key)
+            self.delete(key)
 
-    def _plan(self, key: str, row: Doc) -> None:
-        if self._due is None or (when := self._due(row)) is None:
+    def _add_timer(self, key: str, row: JsonDocument) -> None:
+        if self._due_at is None or (due_at := self._due_at(row)) is None:
             return
-        self._store.agenda.add(when, lambda at: self._wake(key, at))
+        self._store.timers.add(due_at, lambda at: self._run_due(key, at))
 
-    def _wake(self, key: str, at: float) -> None:
+    def _run_due(self, key: str, due_at: float) -> None:
         row = self._rows.get(key)
         # The object may have moved on since the entry was made; then a younger entry stands for it.
-        if row is not None and self._due is not None and self._tick is not None and self._due(row) == at:
-            self._tick(row, at)
+        if row is not None and self._due_at is not None and self._on_due is not None and self._due_at(row) == due_at:
+            self._on_due(row, due_at)
 
 
-class Store:
-    def __init__(self, agenda: Agenda, path: Path | None = None) -> None:
-        self.agenda = agenda
-        self._tables: dict[str, Table] = {}
-        self._changes: dict[tuple[str, str], Doc | None] = {}
+class SandboxStore:
+    def __init__(self, timers: TimerQueue, path: Path | None = None) -> None:
+        self.timers = timers
+        self._tables: dict[str, StoreTable] = {}
+        self._changes: dict[tuple[str, str], JsonDocument | None] = {}
         self._path = path
         self._journal: TextIO | None = None
 
-    def table(self, name: str, **indexes: Index) -> Table:
-        self._tables[name] = Table(name, self, indexes)
+    def table(self, name: str, **indexes: IndexKey) -> StoreTable:
+        self._tables[name] = StoreTable(name, self, indexes)
         return self._tables[name]
 
-    def note(self, table: str, key: str, row: Doc | None) -> None:
+    def record_change(self, table: str, key: str, row: JsonDocument | None) -> None:
         if self._path is not None:
             self._changes[table, key] = row
 
@@ -117,15 +119,15 @@ class Store:
         """Read what an earlier run left, and compact it. Call once all tables are made."""
         if self._path is None:
             return
-        for line in _whole_lines(self._path):
+        for line in _complete_lines(self._path):
             for name, key, row in line:
                 self._tables[name].load(key, row)
-        fresh = self._path.with_name(self._path.name + ".new")
-        with fresh.open("w", encoding="utf-8") as file:
+        compacted = self._path.with_name(self._path.name + ".new")
+        with compacted.open("w", encoding="utf-8") as file:
             for name, table in self._tables.items():
                 for key, row in table.items():
                     file.write(json.dumps([[name, key, row]]) + "\n")
-        fresh.replace(self._path)
+        compacted.replace(self._path)
         self._journal = self._path.open("a", encoding="utf-8")
 
     def commit(self) -> None:
@@ -139,7 +141,7 @@ class Store:
     def clear(self) -> None:
         for table in self._tables.values():
             table.clear()
-        self.agenda.clear()
+        self.timers.clear()
 
     def close(self) -> None:
         self.commit()
@@ -148,7 +150,7 @@ class Store:
             self._journal = None
 
 
-def _whole_lines(path: Path) -> Iterator[list[tuple[str, str, Doc | None]]]:
+def _complete_lines(path: Path) -> Iterator[list[tuple[str, str, JsonDocument | None]]]:
     """The lines of a journal; a last one torn by a kill is left out, for its request was never answered."""
     if not path.exists():
         return

@@ -18,86 +18,94 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from sandbox.http import Doc, WrongRequestError
+from sandbox.http import InvalidControlRequestError, JsonDocument
 
-MOST_WAITING = 2_000
-MOST_REMEMBERED = 500
-TRIES = 3
-PAUSES = (0.5, 2.0)  # seconds; Lago's own are 3 and 18 (lago.md 8), Stripe's hours
-SECONDS = 5.0
-DELIVERED = frozenset({200, 201, 202, 204})
-BILLERS = ("stripe", "lago")
+MAX_QUEUED_DELIVERIES = 2_000
+MAX_LOGGED_DELIVERIES = 500
+MAX_DELIVERY_TRIES = 3
+DELIVERY_PAUSES_SECONDS = (0.5, 2.0)  # seconds; Lago's own are 3 and 18 (lago.md 8), Stripe's hours
+DELIVERY_TIMEOUT_SECONDS = 5.0
+DELIVERED_STATUSES = frozenset({200, 201, 202, 204})
+WEBHOOK_PROVIDERS = ("stripe", "lago")
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class SandboxEndpoint:
     url: str
     secret: str
 
 
 @dataclass(slots=True)
-class Delivery:
+class SandboxDelivery:
     """``status``: of the last answer; None: there was none yet."""
 
-    biller: str
-    id: str
-    type: str
-    endpoint: Endpoint
+    provider: str
+    event_id: str
+    event_type: str
+    endpoint: SandboxEndpoint
     body: bytes
     status: int | None = None
     tries: int = 0
 
-    def document(self) -> Doc:
-        return {"biller": self.biller, "id": self.id, "type": self.type, "status": self.status, "tries": self.tries}
+    def document(self) -> JsonDocument:
+        return {
+            "provider": self.provider,
+            "id": self.event_id,
+            "type": self.event_type,
+            "status": self.status,
+            "tries": self.tries,
+        }
 
 
 @dataclass
-class Webhooks:
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+class WebhookSender:
+    endpoints: dict[str, SandboxEndpoint] = field(default_factory=dict)
     dropped: int = 0
 
     def __post_init__(self) -> None:
-        self._waiting: queue.Queue[Delivery | None] = queue.Queue(MOST_WAITING)
-        self._sent: deque[Delivery] = deque(maxlen=MOST_REMEMBERED)
+        self._queue: queue.Queue[SandboxDelivery | None] = queue.Queue(MAX_QUEUED_DELIVERIES)
+        self._sent: deque[SandboxDelivery] = deque(maxlen=MAX_LOGGED_DELIVERIES)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def set(self, wanted: Doc) -> None:
+    def configure(self, changes: JsonDocument) -> None:
         """``{"stripe": {"url", "secret"}}``; null takes an endpoint away. What is not named stays."""
-        for biller, endpoint in wanted.items():
-            if biller not in BILLERS:
-                raise WrongRequestError(biller, f"There is no biller {biller!r}.")
+        for provider, endpoint in changes.items():
+            if provider not in WEBHOOK_PROVIDERS:
+                raise InvalidControlRequestError(provider, f"There is no provider {provider!r}.")
             if endpoint is None:
-                self.endpoints.pop(biller, None)
+                self.endpoints.pop(provider, None)
                 continue
-            words = [endpoint.get(name) for name in ("url", "secret")] if isinstance(endpoint, dict) else [None]
-            if not all(isinstance(word, str) and word for word in words):
-                raise WrongRequestError(biller, f"{biller} takes an object with url and secret, or null.")
-            self.endpoints[biller] = Endpoint(str(words[0]), str(words[1]))
+            values = [endpoint.get(name) for name in ("url", "secret")] if isinstance(endpoint, dict) else [None]
+            if not all(isinstance(value, str) and value for value in values):
+                raise InvalidControlRequestError(provider, f"{provider} takes an object with url and secret, or null.")
+            self.endpoints[provider] = SandboxEndpoint(str(values[0]), str(values[1]))
 
-    def document(self) -> Doc:
+    def document(self) -> JsonDocument:
         """Endpoints without their secrets, and the last deliveries, oldest first."""
         return {
-            "endpoints": {biller: endpoint.url for biller, endpoint in self.endpoints.items()},
+            "endpoints": {provider: endpoint.url for provider, endpoint in self.endpoints.items()},
             "deliveries": [delivery.document() for delivery in list(self._sent)],
-            "waiting": self._waiting.qsize(),
+            "waiting": self._queue.qsize(),
             "dropped": self.dropped,
         }
 
-    def stripe(self, event: Doc) -> None:
-        self._send("stripe", event["id"], event["type"], lambda: event)
+    def send_stripe(self, event: JsonDocument) -> None:
+        self._enqueue("stripe", event["id"], event["type"], lambda: event)
 
-    def lago(self, kind: str, noun: str, organization: str, document: Callable[[], Doc]) -> None:
+    def send_lago(
+        self, event_type: str, object_type: str, organization: str, document: Callable[[], JsonDocument]
+    ) -> None:
         """``document`` is only asked for where somebody listens."""
-        self._send(
+        self._enqueue(
             "lago",
             str(uuid.uuid4()),
-            kind,
+            event_type,
             lambda: {
-                "webhook_type": kind,
-                "object_type": noun,
+                "webhook_type": event_type,
+                "object_type": object_type,
                 "organization_id": organization,
-                noun: document(),
+                object_type: document(),
             },
         )
 
@@ -105,9 +113,9 @@ class Webhooks:
         self.endpoints.clear()
         self._sent.clear()
         self.dropped = 0
-        while not self._waiting.empty():
+        while not self._queue.empty():
             try:
-                self._waiting.get_nowait()
+                self._queue.get_nowait()
             except queue.Empty:
                 return
 
@@ -115,53 +123,55 @@ class Webhooks:
         self._stopping.set()
         if self._thread is not None:
             self.clear()
-            self._waiting.put(None)
-            self._thread.join(SECONDS * 2)
+            self._queue.put(None)
+            self._thread.join(DELIVERY_TIMEOUT_SECONDS * 2)
 
-    def _send(self, biller: str, name: str, kind: str, document: Callable[[], Doc]) -> None:
-        if (endpoint := self.endpoints.get(biller)) is None:
+    def _enqueue(self, provider: str, event_id: str, event_type: str, document: Callable[[], JsonDocument]) -> None:
+        if (endpoint := self.endpoints.get(provider)) is None:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sandbox-webhooks", daemon=True)
             self._thread.start()
         try:
-            self._waiting.put_nowait(Delivery(biller, name, kind, endpoint, json.dumps(document()).encode()))
+            self._queue.put_nowait(
+                SandboxDelivery(provider, event_id, event_type, endpoint, json.dumps(document()).encode())
+            )
         except queue.Full:
             self.dropped += 1
 
     def _run(self) -> None:
-        with httpx.Client(timeout=SECONDS, trust_env=False) as http:
-            while (delivery := self._waiting.get()) is not None:
+        with httpx.Client(timeout=DELIVERY_TIMEOUT_SECONDS, trust_env=False) as http:
+            while (delivery := self._queue.get()) is not None:
                 self._sent.append(delivery)
                 self._deliver(http, delivery)
 
-    def _deliver(self, http: httpx.Client, delivery: Delivery) -> None:
-        for number in range(TRIES):
-            if self._stopping.is_set() or delivery.endpoint is not self.endpoints.get(delivery.biller):
+    def _deliver(self, http: httpx.Client, delivery: SandboxDelivery) -> None:
+        for attempt in range(MAX_DELIVERY_TRIES):
+            if self._stopping.is_set() or delivery.endpoint is not self.endpoints.get(delivery.provider):
                 return
             delivery.tries += 1
             try:
-                answer = http.post(delivery.endpoint.url, content=delivery.body, headers=_headers(delivery))
+                response = http.post(delivery.endpoint.url, content=delivery.body, headers=_headers(delivery))
             except httpx.HTTPError:
                 delivery.status = None
             else:
-                delivery.status = answer.status_code
-                if answer.status_code in DELIVERED:
+                delivery.status = response.status_code
+                if response.status_code in DELIVERED_STATUSES:
                     return
-            if number < len(PAUSES):
-                self._stopping.wait(PAUSES[number])
+            if attempt < len(DELIVERY_PAUSES_SECONDS):
+                self._stopping.wait(DELIVERY_PAUSES_SECONDS[attempt])
 
 
-def _headers(delivery: Delivery) -> dict[str, str]:
+def _headers(delivery: SandboxDelivery) -> dict[str, str]:
     secret = delivery.endpoint.secret.encode()
-    if delivery.biller == "stripe":
-        moment = str(int(time.time()))
-        signed = hmac.new(secret, moment.encode() + b"." + delivery.body, hashlib.sha256).hexdigest()
-        return {"Content-Type": "application/json", "Stripe-Signature": f"t={moment},v1={signed}"}
+    if delivery.provider == "stripe":
+        timestamp = str(int(time.time()))
+        signed = hmac.new(secret, timestamp.encode() + b"." + delivery.body, hashlib.sha256).hexdigest()
+        return {"Content-Type": "application/json", "Stripe-Signature": f"t={timestamp},v1={signed}"}
     digest = hmac.new(secret, delivery.body, hashlib.sha256).digest()
     return {
         "Content-Type": "application/json",
         "X-Lago-Signature": base64.b64encode(digest).decode(),
         "X-Lago-Signature-Algorithm": "hmac",
-        "X-Lago-Unique-Key": delivery.id,
+        "X-Lago-Unique-Key": delivery.event_id,
     }

@@ -6,36 +6,27 @@ they do not, on purpose, is marked ``sends_wrong_requests``.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
 
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from sandbox.client import SandboxClient
-from sandbox.http import Exchange
 from sandbox.server import Sandbox
-from tests import contract, servers
+from tests import contract
+from tests.support import servers
+from tests.support.clocks import SetClock
+from tests.support.contract_checker import ContractChecker
+from tests.support.drift_harness import DriftHarness
+from tests.support.query_plans import fill_large
+from tests.support.sync_world import SyncWorld, open_world
 
 Provider = Literal["stripe", "lago"]
-PROVIDERS: dict[str, Provider] = {"stripe": "stripe", "lago": "lago"}
-
-# Asked for by name: see ``tests/core/new_currency``.
-settings.register_profile(
-    "long",
-    max_examples=400,
-    stateful_step_count=40,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
 
 
 def pytest_report_header() -> list[str]:
@@ -103,49 +94,30 @@ def rabbit_url() -> str:
     return url
 
 
-class Watch:
-    """Every request that reached the sandbox, held against the official documents."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: list[str] = []
-
-    def see(self, seen: Exchange) -> None:
-        if not contract.available():
-            return
-        kind = seen.headers.get("content-type", "")
-        found = contract.violations(PROVIDERS[seen.provider], seen.method, seen.path, seen.query, seen.body, kind)
-        with self._lock:
-            self._found.extend(found)
-
-    def take(self) -> list[str]:
-        with self._lock:
-            found, self._found = self._found, []
-        return found
-
-
 @pytest.fixture(scope="session")
-def watch() -> Watch:
+def contract_checker() -> ContractChecker:
     contract.read()
-    return Watch()
+    return ContractChecker()
 
 
 @pytest.fixture(scope="session")
-def sandbox_server(watch: Watch) -> Iterator[Sandbox]:
-    with Sandbox(limits=False, observer=watch.see) as running:
+def sandbox_server(contract_checker: ContractChecker) -> Iterator[Sandbox]:
+    with Sandbox(limits=False, observer=contract_checker.check) as running:
         yield running
 
 
 @pytest.fixture
-def sandbox(sandbox_server: Sandbox, watch: Watch, request: pytest.FixtureRequest) -> Iterator[SandboxClient]:
+def sandbox(
+    sandbox_server: Sandbox, contract_checker: ContractChecker, request: pytest.FixtureRequest
+) -> Iterator[SandboxClient]:
     """Both billers, empty, without rate limits; fails the test that sent them what their documents do not allow."""
-    watch.take()
+    contract_checker.take_violations()
     with SandboxClient(sandbox_server.url) as client:
         client.reset()
         client.settings(limits=False)
         yield client
         client.clear_faults()
-    found = watch.take()
+    found = contract_checker.take_violations()
     if request.node.get_closest_marker("sends_wrong_requests") is None:
         assert not found, found
 
@@ -155,19 +127,25 @@ def plans() -> Catalog:
     return plan_catalog.load()
 
 
-class SetClock:
-    """A clock that stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **by: float) -> None:
-        self.now += timedelta(**by)
-
-
 @pytest.fixture
 def clock() -> SetClock:
     return SetClock()
+
+
+@pytest.fixture
+def world(database: Database, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox) -> Iterator[SyncWorld]:
+    """An empty database beside two empty providers that sell every plan."""
+    opened = open_world(database, sandbox, plans, sandbox_server.url)
+    yield opened
+    for provider in opened.providers.values():
+        provider.close()
+
+
+@pytest.fixture
+def drift_harness(world: SyncWorld) -> DriftHarness:
+    return DriftHarness(world)
+
+
+@pytest.fixture
+def large(database: Database, plans: Catalog) -> Database:
+    return fill_large(database, plans)

@@ -43,7 +43,7 @@ OF_FLOWER: Final = {"FLOWER_BASIC_AUTH"}
 STAND_INS: Final = {"sk_test_sandbox", "sandbox"}
 SECRET: Final = re.compile(r"SECRET|KEY$|PASSWORD|AUTH")
 PASSED_IN: Final = {"POSTGRES_PASSWORD": "of-this-test", "FLOWER_BASIC_AUTH": "somebody:of-this-test"}
-PATIENCE: Final = 60.0  # seconds until a service is healthy; generous, for a machine that does other things
+MAX_WAIT_SECONDS: Final = 60.0  # seconds until a service is healthy; generous, for a machine that does other things
 
 
 def document() -> dict[str, Any]:
@@ -77,8 +77,8 @@ def seconds(written: str) -> float:
 
 
 @dataclass(kw_only=True)
-class Place:
-    """Where the services find each other here; ``words`` are what Compose's network would have resolved."""
+class ComposeAddresses:
+    """Where the services find each other here; ``replacements`` are what Compose's network would have resolved."""
 
     folder: Path
     database_url: str
@@ -86,10 +86,10 @@ class Place:
     sandbox_port: int
     flower_port: int
     api_port: int
-    words: list[tuple[str, str]] = field(init=False)
+    replacements: list[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.words = [
+        self.replacements = [
             ("redis://redis:6379/0", self.redis_url),
             ("sandbox:8090", f"127.0.0.1:{self.sandbox_port}"),
             ("8090", str(self.sandbox_port)),
@@ -100,8 +100,8 @@ class Place:
         ]
 
     def local(self, text: str) -> str:
-        for there, here in self.words:
-            text = text.replace(there, here)
+        for in_compose, on_this_machine in self.replacements:
+            text = text.replace(in_compose, on_this_machine)
         return text
 
     def environment(self, service: Mapping[str, Any]) -> dict[str, str]:
@@ -122,21 +122,21 @@ class Place:
 
 
 @dataclass
-class Running:
+class ComposeProcess:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"{self.name} (exit code {self.process.poll()}):\n{self.log.read_text()[-3000:]}"
 
 
-class Stack:
+class ComposeStack:
     """``docker compose up`` without an engine."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.running: list[Running] = []
+    def __init__(self, addresses: ComposeAddresses) -> None:
+        self.addresses = addresses
+        self.running: list[ComposeProcess] = []
         self._logs: list[IO[bytes]] = []
 
     def up(self) -> None:
@@ -149,7 +149,7 @@ class Stack:
             started = [self._start(name, number) for name in ours for number in range(SCALE.get(name, 1))]
             for each in started:
                 if each.name in ONE_SHOT:
-                    assert each.process.wait(PATIENCE) == 0, each.told()
+                    assert each.process.wait(MAX_WAIT_SECONDS) == 0, each.describe()
                 self._until_healthy(each)
             order.done(*wave)
 
@@ -167,8 +167,8 @@ class Stack:
             codes[each.name] = codes.get(each.name) or code
         return codes
 
-    def told(self) -> str:
-        return "\n\n".join(each.told() for each in self.running)
+    def describe(self) -> str:
+        return "\n\n".join(each.describe() for each in self.running)
 
     def complaints(self) -> list[str]:
         """What any process logged as an error."""
@@ -186,28 +186,28 @@ class Stack:
         for log in self._logs:
             log.close()
 
-    def _start(self, name: str, number: int) -> Running:
+    def _start(self, name: str, number: int) -> ComposeProcess:
         service = services()[name]
-        path = self.place.folder / f"{name}-{number}.log"
+        path = self.addresses.folder / f"{name}-{number}.log"
         log = path.open("wb")
         self._logs.append(log)
         process = subprocess.Popen(
-            self.place.words_of(service["command"]),
-            env=self.place.environment(service),
-            cwd=self.place.folder,
+            self.addresses.words_of(service["command"]),
+            env=self.addresses.environment(service),
+            cwd=self.addresses.folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        running = Running(name, process, path)
+        running = ComposeProcess(name, process, path)
         self.running.append(running)
         return running
 
-    def _until_healthy(self, running: Running) -> None:
-        deadline = time.monotonic() + PATIENCE
+    def _until_healthy(self, running: ComposeProcess) -> None:
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while self.health(running.name) != 0:
-            assert running.process.poll() in (None, 0), running.told()
-            assert time.monotonic() < deadline, f"never healthy: {running.told()}"
+            assert running.process.poll() in (None, 0), running.describe()
+            assert time.monotonic() < deadline, f"never healthy: {running.describe()}"
 
     def health(self, name: str) -> int:
         """The exit code of the service's own check."""
@@ -215,13 +215,13 @@ class Stack:
         kind, *command = service["healthcheck"]["test"]
         assert kind == "CMD"
         return subprocess.run(
-            self.place.words_of(command),
-            env=self.place.environment(service),
-            cwd=self.place.folder,
+            self.addresses.words_of(command),
+            env=self.addresses.environment(service),
+            cwd=self.addresses.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=MAX_WAIT_SECONDS,
         ).returncode
 
 
@@ -233,9 +233,9 @@ def _free_port() -> int:
 
 
 @pytest.fixture
-def place(tmp_path: Path, postgres_url: str, redis_url: str) -> Place:
+def addresses(tmp_path: Path, postgres_url: str, redis_url: str) -> ComposeAddresses:
     shutil.copy(ROOT / "plans.toml", tmp_path)  # the one file beside the installed packages, see Dockerfile
-    return Place(
+    return ComposeAddresses(
         folder=tmp_path,
         database_url=postgres_url,
         redis_url=redis_url,
@@ -246,36 +246,38 @@ def place(tmp_path: Path, postgres_url: str, redis_url: str) -> Place:
 
 
 @pytest.fixture
-def stack(place: Place) -> Iterator[Stack]:
-    made = Stack(place)
+def stack(addresses: ComposeAddresses) -> Iterator[ComposeStack]:
+    made = ComposeStack(addresses)
     yield made
     made.close()
 
 
 @pytest.mark.timeout(400)
-def test_the_whole_file_runs_brings_an_organization_in_sync_and_stops_when_told(stack: Stack, place: Place) -> None:
+def test_the_whole_file_runs_brings_an_organization_in_sync_and_stops_when_told(
+    stack: ComposeStack, addresses: ComposeAddresses
+) -> None:
     stack.up()
 
-    manager = OrgManager(database_url=place.database_url)
+    manager = OrgManager(database_url=addresses.database_url)
     org_id = manager.create_organization("Acme", plan_tier="starter")
     manager.close()
-    _until_in_sync(stack, place.database_url, org_id)
-    with SandboxClient(f"http://127.0.0.1:{place.sandbox_port}") as sandbox:
+    _until_in_sync(stack, addresses.database_url, org_id)
+    with SandboxClient(f"http://127.0.0.1:{addresses.sandbox_port}") as sandbox:
         counted = sandbox.counters()
         assert counted.stripe.of("POST /v1/customers") == 1
         assert counted.lago.of("POST /api/v1/customers") == 1
 
     codes = stack.stop()
 
-    assert codes == dict.fromkeys(set(services()) - SERVERS - ONE_SHOT, 0), stack.told()
+    assert codes == dict.fromkeys(set(services()) - SERVERS - ONE_SHOT, 0), stack.describe()
     assert stack.complaints() == []
     for name in ("sandbox", "worker", "beat", "flower"):
         assert stack.health(name) == 1, f"{name} is gone and is called healthy"
 
 
-def _until_in_sync(stack: Stack, database_url: str, org_id: str) -> None:
+def _until_in_sync(stack: ComposeStack, database_url: str, org_id: str) -> None:
     database = Database(database_url)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
     try:
         while True:
             with database.read() as session:
@@ -283,23 +285,23 @@ def _until_in_sync(stack: Stack, database_url: str, org_id: str) -> None:
             assert found is not None
             if found.in_sync:
                 return
-            assert time.monotonic() < deadline, stack.told()
+            assert time.monotonic() < deadline, stack.describe()
             time.sleep(0.1)
     finally:
         database.close()
 
 
-def test_a_relay_that_leaves_an_event_lying_is_not_healthy(stack: Stack, place: Place) -> None:
-    database = Database(place.database_url)
+def test_a_relay_that_leaves_an_event_lying_is_not_healthy(stack: ComposeStack, addresses: ComposeAddresses) -> None:
+    database = Database(addresses.database_url)
     database.upgrade()
     database.close()
     assert stack.health("relay") == 0
-    manager = OrgManager(database_url=place.database_url)
+    manager = OrgManager(database_url=addresses.database_url)
     manager.create_organization("Acme")
     manager.close()
     assert stack.health("relay") == 0, "a second is no delay"
 
-    with psycopg.connect(place.database_url, autocommit=True) as connection:
+    with psycopg.connect(addresses.database_url, autocommit=True) as connection:
         connection.execute("UPDATE events SET occurred_at = occurred_at - %s", [timedelta(minutes=5)])
 
     assert stack.health("relay") == 1

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from core.inbox.event_schemas import DATA_MODELS
-from tests.worker import console
+from tests.support import console
 from worker.cli.app import app
 from worker.config.api import ApiSettings
 from worker.config.settings import Settings
@@ -83,7 +83,7 @@ def test_the_requests_over_http_do_what_they_say(tmp_path: Path) -> None:
     folder = console.prepare(tmp_path)
     make_key, create, ask = console_commands("Over HTTP")
     with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
-        up.says("/docs describes it")
+        up.wait_for_output("/docs describes it")
         origin = re.findall(r"(http://[0-9.:]+)/docs", up.output)[0]
         lines = [make_key, create.replace("http://127.0.0.1:8080", origin)]
         made = json.loads(typed(folder, lines))

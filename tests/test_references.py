@@ -55,7 +55,7 @@ class Tree:
             if path.resolve() != Path(__file__).resolve()  # its examples lead nowhere on purpose
         }
 
-    def holds(self, path: PurePosixPath) -> bool:
+    def contains(self, path: PurePosixPath) -> bool:
         return (self._root / path).exists()
 
     def broken(self) -> list[str]:
@@ -99,7 +99,7 @@ class Tree:
         for line, target in links(text) if path.suffix == ".md" else ():
             name, _, anchor = target.partition("#")
             found = _normal(path.parent / name) if name else path
-            if not self.holds(found):
+            if not self.contains(found):
                 yield line, f"{target}: no such file"
             elif anchor and anchor not in anchors(self.files.get(found, "")):
                 yield line, f"{target}: no such heading"

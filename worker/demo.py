@@ -26,8 +26,8 @@ from core.predecessor.files import FilePosition, OldMember, OldOrganization, wri
 from core.predecessor.importing import import_files
 from core.reporting import overview
 from core.reporting.overview import OrganizationReport
-from sandbox.client import Call, SandboxClient
-from sandbox.http import Doc
+from sandbox.client import LoggedCall, SandboxClient
+from sandbox.http import JsonDocument
 from tasks.base import Runtime
 from worker.config.settings import Settings
 from worker.processes.embedded import EmbeddedProcess
@@ -213,7 +213,7 @@ def _result(runtime: Runtime, sandbox: SandboxClient, problem: str | None) -> De
     )
 
 
-def _count_calls(calls: Iterable[Call], provider: str, row: OrganizationReport) -> int:
+def _count_calls(calls: Iterable[LoggedCall], provider: str, row: OrganizationReport) -> int:
     """Calls that were about this organization: its id or one of its customer's ids is in them."""
     ids = [row.id, *(link.customer_id for link in row.links.values() if link.customer_id)]
     return sum(
@@ -222,7 +222,9 @@ def _count_calls(calls: Iterable[Call], provider: str, row: OrganizationReport) 
     )
 
 
-def _find_duplicates(rows: list[OrganizationReport], state: Mapping[str, Mapping[str, list[Doc]]]) -> str | None:
+def _find_duplicates(
+    rows: list[OrganizationReport], state: Mapping[str, Mapping[str, list[JsonDocument]]]
+) -> str | None:
     """What the sandbox holds, against what the rows say: one customer each, the same one, and nobody else."""
     at_stripe = sorted(str(each["id"]) for each in state["stripe"]["customers"])
     at_lago = sorted(str(each["lago_id"]) for each in state["lago"]["customers"])

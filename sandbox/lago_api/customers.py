@@ -3,17 +3,26 @@
 import re
 from collections.abc import Callable
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 from sandbox.lago_api import stripe_link
-from sandbox.lago_api.errors import invalid, not_allowed, not_found
-from sandbox.lago_api.metadata import replaced
-from sandbox.lago_api.serializers import CURRENCIES, INVISIBLE, Query, Tables, new_id, paged, stamp, text
-from sandbox.lago_api.stripe_link import StripeSide
+from sandbox.lago_api.errors import not_allowed, not_found, validation_error
+from sandbox.lago_api.metadata import replace_metadata
+from sandbox.lago_api.serializers import (
+    CURRENCIES,
+    INVISIBLE_CHARACTERS,
+    LagoQuery,
+    LagoTables,
+    format_time,
+    new_id,
+    paginate,
+    to_text,
+)
+from sandbox.lago_api.stripe_link import StripeConnection
 
-EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
-LONGEST_NAME = 255
-SHIPPING = ("address_line1", "address_line2", "city", "zipcode", "state", "country")
-PLAIN = (
+LAGO_EMAIL_PATTERN = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
+MAX_CUSTOMER_NAME_LENGTH = 255
+LAGO_SHIPPING_FIELDS = ("address_line1", "address_line2", "city", "zipcode", "state", "country")
+LAGO_CUSTOMER_FIELDS = (
     "name",
     "firstname",
     "lastname",
@@ -33,144 +42,146 @@ PLAIN = (
     "net_payment_term",
     "external_salesforce_id",
 )
-ENTITY = "sandbox"
+BILLING_ENTITY_CODE = "sandbox"
 
 
-class Customers:
+class LagoCustomersApi:
     """``end_subscriptions`` is told a deleted customer's lago_id once Lago's job runs."""
 
-    def __init__(self, tables: Tables, stripe: StripeSide, end_subscriptions: Callable[[str], None]) -> None:
+    def __init__(self, tables: LagoTables, stripe: StripeConnection, end_subscriptions: Callable[[str], None]) -> None:
         self._tables = tables
         self._stripe = stripe
         self._end_subscriptions = end_subscriptions
-        tables.customers.schedule(_due, self._clean_up)
+        tables.customers.schedule(_due_at, self._clean_up)
 
-    def upsert(self, sent: Doc) -> Doc:
-        external_id = text(sent.get("external_id")) or ""
-        old = self._tables.customer(external_id) if external_id else None
-        errors = _wrong(sent, old)
+    def upsert(self, sent: JsonDocument) -> JsonDocument:
+        external_id = to_text(sent.get("external_id")) or ""
+        old = self._tables.find_customer(external_id) if external_id else None
+        errors = _validation_errors(sent, old)
         if not external_id.strip():
             errors["external_id"] = ["value_is_mandatory"]
         if errors:
-            raise invalid(errors)
-        if sent.get("billing_entity_code") not in (None, ENTITY):
+            raise validation_error(errors)
+        if sent.get("billing_entity_code") not in (None, BILLING_ENTITY_CODE):
             raise not_found("billing_entity_not_found")
         if sent.get("tax_codes"):
             raise not_found("tax_not_found")
         self._check_currency(sent, old)
-        row = dict(old) if old is not None else self.blank(external_id)
+        row = dict(old) if old is not None else self.new_row(external_id)
         _apply(row, sent)
         now = self._tables.now()
         if "metadata" in sent:
-            row["metadata"] = replaced(row["metadata"] if old else [], sent["metadata"], now)
+            row["metadata"] = replace_metadata(row["metadata"] if old else [], sent["metadata"], now)
         row["updated_at"] = now
         self._tables.customers.put(row["lago_id"], row)
-        made = shown(self._linked(row, sent, created=old is None))
-        self._tables.tell("customer.created" if old is None else "customer.updated", "customer", lambda: made)
-        return {"customer": made}
+        document = serialize(self._link_to_stripe(row, sent, created=old is None))
+        self._tables.emit("customer.created" if old is None else "customer.updated", "customer", lambda: document)
+        return {"customer": document}
 
-    def _linked(self, row: Doc, sent: Doc, *, created: bool) -> Doc:
+    def _link_to_stripe(self, row: JsonDocument, sent: JsonDocument, *, created: bool) -> JsonDocument:
         """The provider's part comes after the row was saved: a refusal here leaves the row (lago.md 3.5)."""
         was_linked = row["provider_customer_id"] is not None
-        wanted = sent.get("billing_configuration")
-        row = stripe_link.configured(self._tables, row, wanted if isinstance(wanted, dict) else {}, created=created)
+        configuration = sent.get("billing_configuration")
+        row = stripe_link.configure(
+            self._tables, row, configuration if isinstance(configuration, dict) else {}, created=created
+        )
         self._tables.customers.put(row["lago_id"], row)
         if row["sync_with_provider"] and row["payment_provider"] and row["provider_customer_id"] is None:
-            made = {**row, "provider_customer_id": self._stripe.make(row)}
-            self._tables.customers.put(row["lago_id"], made)
+            linked = {**row, "provider_customer_id": self._stripe.create_customer(row)}
+            self._tables.customers.put(row["lago_id"], linked)
             # Without ``sync`` a job does it: the answer does not know the id yet.
-            return made if isinstance(wanted, dict) and wanted.get("sync") is True else row
-        if was_linked and row["provider_customer_id"] and self._tables.world.settings.lago_writes_to_stripe:
-            self._stripe.write(row)
+            return linked if isinstance(configuration, dict) and configuration.get("sync") is True else row
+        if was_linked and row["provider_customer_id"] and self._tables.state.settings.lago_writes_to_stripe:
+            self._stripe.update_customer(row)
         return row
 
-    def _check_currency(self, sent: Doc, old: Doc | None) -> None:
+    def _check_currency(self, sent: JsonDocument, old: JsonDocument | None) -> None:
         if old is None or "currency" not in sent or sent["currency"] == old["currency"] or old["currency"] is None:
             return
-        if self._tables.world.settings.lago_currency_locked and self._tables.subscriptions.by(
+        if self._tables.state.settings.lago_currency_locked and self._tables.subscriptions.find_by(
             "customer", old["lago_id"]
         ):
-            raise invalid({"currency": ["currencies_does_not_match"]})
+            raise validation_error({"currency": ["currencies_does_not_match"]})
 
-    def blank(self, external_id: str) -> Doc:
+    def new_row(self, external_id: str) -> JsonDocument:
         now = self._tables.now()
         return {
             "lago_id": new_id(),
             "external_id": external_id,
             "sequential_id": len(self._tables.customers) + 1,
-            **dict.fromkeys(PLAIN),
+            **dict.fromkeys(LAGO_CUSTOMER_FIELDS),
             "country": None,
             "currency": None,
             "finalize_zero_amount_invoice": "inherit",
             "document_locale": None,
-            "shipping": dict.fromkeys(SHIPPING),
+            "shipping": dict.fromkeys(LAGO_SHIPPING_FIELDS),
             "metadata": [],
             "created_at": now,
             "updated_at": now,
             "deleted_at": None,
             "clean_up_at": None,
-            **stripe_link.UNLINKED,
+            **stripe_link.UNLINKED_FIELDS,
         }
 
-    def retrieve(self, external_id: str) -> Doc:
-        return {"customer": shown(self.living(external_id))}
+    def retrieve(self, external_id: str) -> JsonDocument:
+        return {"customer": serialize(self.find_existing(external_id))}
 
-    def listing(self, query: Query) -> Doc:
-        rows = [row for row in self._tables.customers if row["deleted_at"] is None and _wanted(row, query)]
+    def list_customers(self, query: LagoQuery) -> JsonDocument:
+        rows = [row for row in self._tables.customers if row["deleted_at"] is None and _matches(row, query)]
         rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
-        page, meta = paged(rows, query)
-        left_out = ("error_details", "applicable_invoice_custom_sections")
-        listed = [{name: value for name, value in shown(row).items() if name not in left_out} for row in page]
+        page, meta = paginate(rows, query)
+        omitted = ("error_details", "applicable_invoice_custom_sections")
+        listed = [{name: value for name, value in serialize(row).items() if name not in omitted} for row in page]
         return {"customers": listed, "meta": meta}
 
-    def delete(self, external_id: str) -> Doc:
-        row = dict(self.living(external_id))
+    def delete(self, external_id: str) -> JsonDocument:
+        row = dict(self.find_existing(external_id))
         now = self._tables.now()
         row["deleted_at"] = now
-        row["clean_up_at"] = now + self._tables.world.settings.lago_job_delay_seconds
+        row["clean_up_at"] = now + self._tables.state.settings.lago_job_delay_seconds
         self._tables.customers.put(row["lago_id"], row)
-        self._tables.world.agenda.run()
-        return {"customer": shown(row)}
+        self._tables.state.timers.run_due()
+        return {"customer": serialize(row)}
 
-    def current_usage(self, external_id: str, query: Query) -> Doc:
+    def current_usage(self, external_id: str, query: LagoQuery) -> JsonDocument:
         """An empty one: usage itself is not part of the sandbox."""
-        row = self._tables.customer(external_id)
+        row = self._tables.find_customer(external_id)
         if row is None:
             raise not_found("resource_not_found")
-        wanted = query.one("external_subscription_id")
-        for subscription in self._tables.subscriptions.by("customer", row["lago_id"]):
-            if subscription["external_id"] == wanted and subscription["status"] == "active":
-                return {"customer_usage": _no_usage(subscription, self._tables.plan_of(subscription))}
+        subscription_id = query.get("external_subscription_id")
+        for subscription in self._tables.subscriptions.find_by("customer", row["lago_id"]):
+            if subscription["external_id"] == subscription_id and subscription["status"] == "active":
+                return {"customer_usage": _empty_usage(subscription, self._tables.plan_of(subscription))}
         raise not_allowed("no_active_subscription")
 
-    def living(self, external_id: str) -> Doc:
-        if (row := self._tables.customer(external_id)) is None:
+    def find_existing(self, external_id: str) -> JsonDocument:
+        if (row := self._tables.find_customer(external_id)) is None:
             raise not_found("customer_not_found")
         return row
 
-    def _clean_up(self, row: Doc, _moment: float) -> None:
+    def _clean_up(self, row: JsonDocument, _moment: float) -> None:
         self._tables.customers.put(row["lago_id"], {**row, "clean_up_at": None})
         self._end_subscriptions(row["lago_id"])
 
 
-def shown(row: Doc) -> Doc:
-    metadata = [{**entry, "created_at": stamp(entry["created_at"])} for entry in row["metadata"]]
+def serialize(row: JsonDocument) -> JsonDocument:
+    metadata = [{**entry, "created_at": format_time(entry["created_at"])} for entry in row["metadata"]]
     return {
         "lago_id": row["lago_id"],
-        "billing_entity_code": ENTITY,
+        "billing_entity_code": BILLING_ENTITY_CODE,
         "external_id": row["external_id"],
         "account_type": "customer",
         "sequential_id": row["sequential_id"],
         "slug": f"SAN-0001-{row['sequential_id']:03}",
-        **{name: row[name] for name in PLAIN},
+        **{name: row[name] for name in LAGO_CUSTOMER_FIELDS},
         "country": row["country"],
         "currency": row["currency"],
         "timezone": None,
         "applicable_timezone": "UTC",
-        "created_at": stamp(row["created_at"]),
-        "updated_at": stamp(row["updated_at"]),
+        "created_at": format_time(row["created_at"]),
+        "updated_at": format_time(row["updated_at"]),
         "finalize_zero_amount_invoice": row["finalize_zero_amount_invoice"],
-        "billing_configuration": stripe_link.shown(row),
+        "billing_configuration": stripe_link.serialize(row),
         "shipping_address": row["shipping"],
         "skip_invoice_custom_sections": False,
         "metadata": metadata,
@@ -181,35 +192,38 @@ def shown(row: Doc) -> Doc:
     }
 
 
-def _due(row: Doc) -> float | None:
+def _due_at(row: JsonDocument) -> float | None:
     return None if row["clean_up_at"] is None else float(row["clean_up_at"])
 
 
-def _apply(row: Doc, sent: Doc) -> None:
-    for name in PLAIN:
+def _apply(row: JsonDocument, sent: JsonDocument) -> None:
+    for name in LAGO_CUSTOMER_FIELDS:
         if name in sent:
             value = sent[name]
-            row[name] = INVISIBLE.sub("", value) if name == "email" and isinstance(value, str) else value
+            row[name] = INVISIBLE_CHARACTERS.sub("", value) if name == "email" and isinstance(value, str) else value
     if "country" in sent:
         row["country"] = sent["country"].upper() if sent["country"] else None
     for name in ("currency", "finalize_zero_amount_invoice"):
         if name in sent:
             row[name] = sent[name]
     if isinstance(shipping := sent.get("shipping_address"), dict):
-        row["shipping"] = {**row["shipping"], **{name: shipping[name] for name in SHIPPING if name in shipping}}
+        row["shipping"] = {
+            **row["shipping"],
+            **{name: shipping[name] for name in LAGO_SHIPPING_FIELDS if name in shipping},
+        }
     configuration = sent.get("billing_configuration")
     if isinstance(configuration, dict) and "document_locale" in configuration:
         row["document_locale"] = configuration["document_locale"]
 
 
-def _wrong(sent: Doc, old: Doc | None) -> dict[str, list[str]]:
+def _validation_errors(sent: JsonDocument, old: JsonDocument | None) -> dict[str, list[str]]:
     errors: dict[str, list[str]] = {}
     for name in ("name", "firstname", "lastname"):
-        if isinstance(sent.get(name), str) and len(sent[name]) > LONGEST_NAME:
+        if isinstance(sent.get(name), str) and len(sent[name]) > MAX_CUSTOMER_NAME_LENGTH:
             errors[name] = ["value_is_too_long"]
-    address = INVISIBLE.sub("", sent["email"]) if isinstance(sent.get("email"), str) else ""
+    address = INVISIBLE_CHARACTERS.sub("", sent["email"]) if isinstance(sent.get("email"), str) else ""
     changed = address and (old is None or address != old["email"])
-    if changed and not all(EMAIL.fullmatch(each.strip()) for each in address.split(",")):
+    if changed and not all(LAGO_EMAIL_PATTERN.fullmatch(each.strip()) for each in address.split(",")):
         errors["email"] = ["invalid_email_format"]
     if sent.get("currency") is not None and sent["currency"] not in CURRENCIES:
         errors["currency"] = ["value_is_invalid"]
@@ -225,8 +239,8 @@ def _wrong(sent: Doc, old: Doc | None) -> dict[str, list[str]]:
     return errors
 
 
-def _wanted(row: Doc, query: Query) -> bool:
-    external_id, term = query.one("external_id"), query.one("search_term")
+def _matches(row: JsonDocument, query: LagoQuery) -> bool:
+    external_id, term = query.get("external_id"), query.get("search_term")
     if external_id is not None and row["external_id"] != external_id:
         return False
     if not term:
@@ -235,10 +249,10 @@ def _wanted(row: Doc, query: Query) -> bool:
     return any(term.lower() in str(row[name] or "").lower() for name in searched)
 
 
-def _no_usage(subscription: Doc, plan: Doc) -> Doc:
-    end = stamp(subscription["period_end"] - 1)
+def _empty_usage(subscription: JsonDocument, plan: JsonDocument) -> JsonDocument:
+    end = format_time(subscription["period_end"] - 1)
     return {
-        "from_datetime": stamp(subscription["period_start"]),
+        "from_datetime": format_time(subscription["period_start"]),
         "to_datetime": end,
         "issuing_date": str(end)[:10],
         "currency": plan["amount_currency"],

@@ -2,57 +2,59 @@
 
 from dataclasses import dataclass
 
-from sandbox.http import Answer, Doc
+from sandbox.http import JsonDocument, ProviderResponse
 
 
 @dataclass
-class Refusal(Exception):  # noqa: N818  # it is an answer, not a failure of ours
+class LagoApiError(Exception):  # it is an answer, not a failure of ours
     status: int
-    body: Doc | None
+    body: JsonDocument | None
 
-    def answer(self) -> Answer:
-        return Answer(self.status, b"") if self.body is None else Answer.of(self.status, self.body)
-
-
-def bad_request(root: str) -> Refusal:
-    message = f"BadRequest: param is missing or the value is empty or invalid: {root}"
-    return Refusal(400, {"status": 400, "error": message})
+    def response(self) -> ProviderResponse:
+        return ProviderResponse(self.status, b"") if self.body is None else ProviderResponse.of(self.status, self.body)
 
 
-def unreadable() -> Refusal:
+def bad_request(object_name: str) -> LagoApiError:
+    message = f"BadRequest: param is missing or the value is empty or invalid: {object_name}"
+    return LagoApiError(400, {"status": 400, "error": message})
+
+
+def malformed_json() -> LagoApiError:
     """Malformed JSON: 400 with nothing in it."""
-    return Refusal(400, None)
+    return LagoApiError(400, None)
 
 
-def unauthorized() -> Refusal:
-    return Refusal(401, {"status": 401, "error": "Unauthorized"})
+def unauthorized() -> LagoApiError:
+    return LagoApiError(401, {"status": 401, "error": "Unauthorized"})
 
 
-def forbidden(code: str) -> Refusal:
-    return Refusal(403, {"status": 403, "error": "Forbidden", "code": code})
+def forbidden(code: str) -> LagoApiError:
+    return LagoApiError(403, {"status": 403, "error": "Forbidden", "code": code})
 
 
-def not_found(code: str) -> Refusal:
+def not_found(code: str) -> LagoApiError:
     """``code``: ``customer_not_found``, ``plan_not_found``, …, ``resource_not_found`` for an unknown route."""
-    return Refusal(404, {"status": 404, "error": "Not Found", "code": code})
+    return LagoApiError(404, {"status": 404, "error": "Not Found", "code": code})
 
 
-def not_allowed(code: str) -> Refusal:
+def not_allowed(code: str) -> LagoApiError:
     """A state refusal, not a wrong verb."""
-    return Refusal(405, {"status": 405, "error": "Method Not Allowed", "code": code})
+    return LagoApiError(405, {"status": 405, "error": "Method Not Allowed", "code": code})
 
 
-def invalid(details: dict[str, list[str]]) -> Refusal:
-    return Refusal(422, _unprocessable("validation_errors", details))
+def validation_error(details: dict[str, list[str]]) -> LagoApiError:
+    return LagoApiError(422, _unprocessable("validation_errors", details))
 
 
-def third_party(message: str) -> Refusal:
-    return Refusal(422, _unprocessable("third_party_error", {"third_party": "Stripe", "thirdparty_error": message}))
+def third_party(message: str) -> LagoApiError:
+    return LagoApiError(
+        422, _unprocessable("third_party_error", {"third_party": "Stripe", "thirdparty_error": message})
+    )
 
 
-def internal_error() -> Answer:
-    return Answer.of(500, {"status": 500, "error": "Internal Server Error"})
+def internal_error() -> ProviderResponse:
+    return ProviderResponse.of(500, {"status": 500, "error": "Internal Server Error"})
 
 
-def _unprocessable(code: str, details: Doc | dict[str, list[str]]) -> Doc:
+def _unprocessable(code: str, details: JsonDocument | dict[str, list[str]]) -> JsonDocument:
     return {"status": 422, "error": "Unprocessable Entity", "code": code, "error_details": details}

@@ -1,12 +1,12 @@
 """Lago's invoices, as far as somebody asks whether they were paid. Made by hand: the sandbox itself sends no bills."""
 
-from sandbox.http import Doc, WrongRequestError
-from sandbox.lago_api.customers import Customers
-from sandbox.lago_api.customers import shown as shown_customer
-from sandbox.lago_api.serializers import Query, Tables, new_id, paged, stamp
+from sandbox.http import InvalidControlRequestError, JsonDocument
+from sandbox.lago_api.customers import LagoCustomersApi
+from sandbox.lago_api.customers import serialize as serialize_customer
+from sandbox.lago_api.serializers import LagoQuery, LagoTables, format_time, new_id, paginate
 
 PAYMENT_STATUSES = ("pending", "succeeded", "failed")
-NO_AMOUNTS = (
+ZERO_AMOUNT_FIELDS = (
     "coupons_amount_cents",
     "credit_notes_amount_cents",
     "taxes_amount_cents",
@@ -15,20 +15,20 @@ NO_AMOUNTS = (
 )
 
 
-class Invoices:
-    def __init__(self, tables: Tables, customers: Customers) -> None:
+class LagoInvoicesApi:
+    def __init__(self, tables: LagoTables, customers: LagoCustomersApi) -> None:
         self._tables = tables
         self._customers = customers
 
-    def listing(self, query: Query) -> Doc:
-        rows = [row for row in self._tables.invoices if _wanted(row, query)]
+    def list_invoices(self, query: LagoQuery) -> JsonDocument:
+        rows = [row for row in self._tables.invoices if _matches(row, query)]
         rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
-        page, meta = paged(rows, query)
-        return {"invoices": [shown(row) for row in page], "meta": meta}
+        page, meta = paginate(rows, query)
+        return {"invoices": [serialize(row) for row in page], "meta": meta}
 
-    def make(self, wanted: Doc) -> Doc:
+    def create(self, wanted: JsonDocument) -> JsonDocument:
         """A finalized one: ``{"external_customer_id", "payment_status" = "failed", "error_code"}``."""
-        customer = self._customers.living(str(wanted.get("external_customer_id")))
+        customer = self._customers.find_existing(str(wanted.get("external_customer_id")))
         row = {
             "lago_id": new_id(),
             "external_customer_id": customer["external_id"],
@@ -40,44 +40,46 @@ class Invoices:
         }
         return self._settle(row, str(wanted.get("payment_status", "failed")), wanted.get("error_code"))
 
-    def patch(self, lago_id: str, wanted: Doc) -> Doc:
+    def patch(self, lago_id: str, wanted: JsonDocument) -> JsonDocument:
         """``{"payment_status": "succeeded"}``: what became of another try to charge it."""
         row = self._tables.invoices.get(lago_id)
         if row is None:
-            raise WrongRequestError("lago_id", f"There is no invoice {lago_id!r}.")
+            raise InvalidControlRequestError("lago_id", f"There is no invoice {lago_id!r}.")
         return self._settle(row, str(wanted["payment_status"]), wanted.get("error_code"))
 
-    def refuse_payer(self, wanted: Doc) -> Doc:
+    def report_payer_error(self, wanted: JsonDocument) -> JsonDocument:
         """Lago could not tell its payment provider about a customer: ``{"external_customer_id", "error_code"}``."""
-        customer = self._customers.living(str(wanted.get("external_customer_id")))
-        error = self._error(customer, wanted.get("error_code"))
-        self._tables.tell("customer.payment_provider_error", "payment_provider_customer_error", lambda: error)
+        customer = self._customers.find_existing(str(wanted.get("external_customer_id")))
+        error = self._payment_error(customer, wanted.get("error_code"))
+        self._tables.emit("customer.payment_provider_error", "payment_provider_customer_error", lambda: error)
         return error
 
-    def take_payer(self, wanted: Doc) -> Doc:
+    def report_payer_created(self, wanted: JsonDocument) -> JsonDocument:
         """It could, in the end: ``{"external_customer_id"}``."""
-        customer = shown_customer(self._customers.living(str(wanted.get("external_customer_id"))))
-        self._tables.tell("customer.payment_provider_created", "customer", lambda: customer)
+        customer = serialize_customer(self._customers.find_existing(str(wanted.get("external_customer_id"))))
+        self._tables.emit("customer.payment_provider_created", "customer", lambda: customer)
         return customer
 
-    def _settle(self, row: Doc, status: str, error_code: object) -> Doc:
+    def _settle(self, row: JsonDocument, status: str, error_code: object) -> JsonDocument:
         if status not in PAYMENT_STATUSES:
-            raise WrongRequestError("payment_status", f"payment_status is one of {', '.join(PAYMENT_STATUSES)}.")
+            raise InvalidControlRequestError(
+                "payment_status", f"payment_status is one of {', '.join(PAYMENT_STATUSES)}."
+            )
         row = {**row, "payment_status": status, "updated_at": self._tables.now()}
         self._tables.invoices.put(row["lago_id"], row)
-        customer = self._customers.living(row["external_customer_id"])
+        customer = self._customers.find_existing(row["external_customer_id"])
         if status == "failed":
-            error = {"lago_invoice_id": row["lago_id"], **self._error(customer, error_code)}
-            self._tables.tell("invoice.payment_failure", "payment_provider_invoice_payment_error", lambda: error)
-        self._tables.tell(
+            error = {"lago_invoice_id": row["lago_id"], **self._payment_error(customer, error_code)}
+            self._tables.emit("invoice.payment_failure", "payment_provider_invoice_payment_error", lambda: error)
+        self._tables.emit(
             "invoice.payment_status_updated",
             "invoice",
-            lambda: {**shown(row), "customer": shown_customer(customer), "fees": []},
+            lambda: {**serialize(row), "customer": serialize_customer(customer), "fees": []},
         )
-        return shown(row)
+        return serialize(row)
 
     @staticmethod
-    def _error(customer: Doc, code: object) -> Doc:
+    def _payment_error(customer: JsonDocument, code: object) -> JsonDocument:
         return {
             "lago_customer_id": customer["lago_id"],
             "external_customer_id": customer["external_id"],
@@ -88,8 +90,8 @@ class Invoices:
         }
 
 
-def shown(row: Doc) -> Doc:
-    day = str(stamp(row["created_at"]))[:10]
+def serialize(row: JsonDocument) -> JsonDocument:
+    day = str(format_time(row["created_at"]))[:10]
     return {
         "lago_id": row["lago_id"],
         "billing_entity_code": "sandbox",
@@ -104,25 +106,25 @@ def shown(row: Doc) -> Doc:
         "payment_status": row["payment_status"],
         "currency": row["currency"],
         "fees_amount_cents": row["amount"],
-        **dict.fromkeys(NO_AMOUNTS, 0),
+        **dict.fromkeys(ZERO_AMOUNT_FIELDS, 0),
         "sub_total_excluding_taxes_amount_cents": row["amount"],
         "sub_total_including_taxes_amount_cents": row["amount"],
         "total_amount_cents": row["amount"],
         "version_number": 4,
         "self_billed": False,
-        "created_at": stamp(row["created_at"]),
-        "updated_at": stamp(row["updated_at"]),
+        "created_at": format_time(row["created_at"]),
+        "updated_at": format_time(row["updated_at"]),
     }
 
 
-def _wanted(row: Doc, query: Query) -> bool:
-    customer, paid, statuses = (
-        query.one("external_customer_id"),
-        query.many("payment_statuses"),
-        query.many("statuses"),
+def _matches(row: JsonDocument, query: LagoQuery) -> bool:
+    customer, payment_statuses, statuses = (
+        query.get("external_customer_id"),
+        query.get_list("payment_statuses"),
+        query.get_list("statuses"),
     )
     return (
         customer in {None, row["external_customer_id"]}
-        and (not paid or row["payment_status"] in paid)
+        and (not payment_statuses or row["payment_status"] in payment_statuses)
         and (not statuses or "finalized" in statuses)
     )

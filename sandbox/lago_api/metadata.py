@@ -3,14 +3,14 @@
 Only ids tell old entries from new.
 """
 
-from sandbox.http import Doc
-from sandbox.lago_api.errors import invalid
+from sandbox.http import JsonDocument
+from sandbox.lago_api.errors import validation_error
 from sandbox.lago_api.serializers import new_id
 
-MOST, LONGEST_KEY, LONGEST_VALUE = 5, 20, 100
+MAX_METADATA_ENTRIES, MAX_METADATA_KEY_LENGTH, MAX_METADATA_VALUE_LENGTH = 5, 20, 100
 
 
-def replaced(old: list[Doc], sent: object, now: float) -> list[Doc]:
+def replace_metadata(old: list[JsonDocument], sent: object, now: float) -> list[JsonDocument]:
     """The entries after the request. Raises 422, and nothing is saved.
 
     Entries are written one by one and what is left over goes last, so the same key without its id meets its old self:
@@ -18,40 +18,40 @@ def replaced(old: list[Doc], sent: object, now: float) -> list[Doc]:
     """
     if not isinstance(sent, list):
         return old  # an object is not in the controller's permit list: dropped silently
-    wanted = [entry for entry in sent if isinstance(entry, dict)]
-    if len(wanted) > MOST:
-        raise invalid({"metadata": ["invalid_count"]})
+    sent_entries = [entry for entry in sent if isinstance(entry, dict)]
+    if len(sent_entries) > MAX_METADATA_ENTRIES:
+        raise validation_error({"metadata": ["invalid_count"]})
     entries = {str(entry["lago_id"]): entry for entry in old}
-    kept: list[str] = []
-    for entry in wanted:
-        known = entries.get(str(entry.get("id")))
-        written = _written(entry, known, now)
+    order: list[str] = []
+    for entry in sent_entries:
+        existing = entries.get(str(entry.get("id")))
+        written = _written_entry(entry, existing, now)
         others = (each for key, each in entries.items() if key != written["lago_id"])
         if any(each["key"] == written["key"] for each in others):
-            raise invalid({"key": ["value_already_exist"]})
+            raise validation_error({"key": ["value_already_exist"]})
         entries[written["lago_id"]] = written
-        kept.append(written["lago_id"])
-    return [entries[key] for key in kept]
+        order.append(written["lago_id"])
+    return [entries[key] for key in order]
 
 
-def _written(entry: Doc, known: Doc | None, now: float) -> Doc:
-    base: Doc = known or {
+def _written_entry(entry: JsonDocument, existing: JsonDocument | None, now: float) -> JsonDocument:
+    base: JsonDocument = existing or {
         "lago_id": new_id(),
         "key": None,
         "value": None,
         "display_in_invoice": False,
         "created_at": now,
     }
-    changes: Doc = {name: entry[name] for name in ("key", "value", "display_in_invoice") if name in entry}
+    changes: JsonDocument = {name: entry[name] for name in ("key", "value", "display_in_invoice") if name in entry}
     written = base | changes
     errors: dict[str, list[str]] = {}
-    for name, longest in (("key", LONGEST_KEY), ("value", LONGEST_VALUE)):
+    for name, max_length in (("key", MAX_METADATA_KEY_LENGTH), ("value", MAX_METADATA_VALUE_LENGTH)):
         value = str(written[name]) if written[name] is not None else ""
         if not value:
             errors[name] = ["value_is_mandatory"]
-        elif len(value) > longest:
+        elif len(value) > max_length:
             errors[name] = ["value_is_too_long"]
         written[name] = value
     if errors:
-        raise invalid(errors)
+        raise validation_error(errors)
     return written

@@ -2,16 +2,18 @@
 
 from datetime import UTC, datetime
 
-from sandbox.months import at, period_of
+from sandbox.months import period_containing, utc_datetime
 
-MONTHS = {"monthly": 1, "quarterly": 3, "semiannual": 6, "yearly": 12}
-MONDAY = datetime(2001, 1, 1, tzinfo=UTC)  # also the first of a month, a quarter, a half and a year
+MONTHS_BY_LAGO_INTERVAL = {"monthly": 1, "quarterly": 3, "semiannual": 6, "yearly": 12}
+CALENDAR_ANCHOR = datetime(2001, 1, 1, tzinfo=UTC)  # also the first of a month, a quarter, a half and a year
 
 
-def period(*, interval: str, billing_time: str, subscription_at: float, moment: float) -> tuple[float, float]:
+def billing_period(*, interval: str, billing_time: str, subscription_at: float, moment: float) -> tuple[float, float]:
     """Calendar periods begin on the 1st, on Monday or on 1 January; anniversaries on ``subscription_at``'s day."""
-    begun = at(subscription_at).replace(hour=0, minute=0, second=0, microsecond=0)
-    anchor = begun if billing_time == "anniversary" else MONDAY
+    first_day = utc_datetime(subscription_at).replace(hour=0, minute=0, second=0, microsecond=0)
+    anchor = first_day if billing_time == "anniversary" else CALENDAR_ANCHOR
     days = 7 if interval == "weekly" else 0
-    start, end = period_of(anchor, at(moment), days=days, months=MONTHS.get(interval, 0))
+    start, end = period_containing(
+        anchor, utc_datetime(moment), days=days, months=MONTHS_BY_LAGO_INTERVAL.get(interval, 0)
+    )
     return start.timestamp(), end.timestamp()

@@ -1,12 +1,12 @@
 """Lago's plans (lago.md 4): POST is not an upsert, a code is taken once."""
 
-from sandbox.http import Doc
-from sandbox.lago_api.errors import invalid, not_found
-from sandbox.lago_api.serializers import CURRENCIES, Query, Tables, new_id, paged, stamp
+from sandbox.http import JsonDocument
+from sandbox.lago_api.errors import not_found, validation_error
+from sandbox.lago_api.serializers import CURRENCIES, LagoQuery, LagoTables, format_time, new_id, paginate
 
-PER_YEAR = {"weekly": 52, "monthly": 12, "quarterly": 4, "semiannual": 2, "yearly": 1}
-REQUIRED = ("name", "code", "interval", "amount_cents", "amount_currency", "pay_in_advance")
-PLAIN = (
+INTERVALS_PER_YEAR = {"weekly": 52, "monthly": 12, "quarterly": 4, "semiannual": 2, "yearly": 1}
+REQUIRED_PLAN_FIELDS = ("name", "code", "interval", "amount_cents", "amount_currency", "pay_in_advance")
+LAGO_PLAN_FIELDS = (
     "name",
     "invoice_display_name",
     "code",
@@ -21,58 +21,63 @@ PLAIN = (
 )
 
 
-def yearly_amount(plan: Doc) -> int:
+def yearly_amount(plan: JsonDocument) -> int:
     """What decides between upgrade and downgrade; currency and usage charges do not count (lago.md 5.1)."""
-    return int(plan["amount_cents"]) * PER_YEAR[plan["interval"]]
+    return int(plan["amount_cents"]) * INTERVALS_PER_YEAR[plan["interval"]]
 
 
-class Plans:
-    def __init__(self, tables: Tables) -> None:
+class LagoPlansApi:
+    def __init__(self, tables: LagoTables) -> None:
         self._tables = tables
 
-    def create(self, sent: Doc) -> Doc:
-        errors = {name: ["value_is_mandatory"] for name in REQUIRED if sent.get(name) in (None, "")}
-        errors |= _wrong(sent)
-        if "code" not in errors and self._tables.plan(str(sent["code"])) is not None:
+    def create(self, sent: JsonDocument) -> JsonDocument:
+        errors = {name: ["value_is_mandatory"] for name in REQUIRED_PLAN_FIELDS if sent.get(name) in (None, "")}
+        errors |= _validation_errors(sent)
+        if "code" not in errors and self._tables.find_plan(str(sent["code"])) is not None:
             errors["code"] = ["value_already_exist"]
         if errors:
-            raise invalid(errors)
+            raise validation_error(errors)
         now = self._tables.now()
-        row: Doc = {"lago_id": new_id(), **dict.fromkeys(PLAIN), "created_at": now, "pending_deletion": False}
-        row |= {name: sent[name] for name in PLAIN if name in sent}
+        row: JsonDocument = {
+            "lago_id": new_id(),
+            **dict.fromkeys(LAGO_PLAN_FIELDS),
+            "created_at": now,
+            "pending_deletion": False,
+        }
+        row |= {name: sent[name] for name in LAGO_PLAN_FIELDS if name in sent}
         self._tables.plans.put(row["lago_id"], row)
-        return {"plan": shown(row)}
+        return {"plan": serialize(row)}
 
-    def retrieve(self, code: str) -> Doc:
-        return {"plan": shown(self._plan(code))}
+    def retrieve(self, code: str) -> JsonDocument:
+        return {"plan": serialize(self._find_existing(code))}
 
-    def update(self, code: str, sent: Doc) -> Doc:
-        row = self._plan(code)
-        errors = _wrong(sent)
-        wanted = sent.get("code")
-        if wanted not in (None, code) and self._tables.plan(str(wanted)) is not None:
+    def update(self, code: str, sent: JsonDocument) -> JsonDocument:
+        row = self._find_existing(code)
+        errors = _validation_errors(sent)
+        new_code = sent.get("code")
+        if new_code not in (None, code) and self._tables.find_plan(str(new_code)) is not None:
             errors["code"] = ["value_already_exist"]
         if errors:
-            raise invalid(errors)
-        row = {**row, **{name: sent[name] for name in PLAIN if name in sent}}
+            raise validation_error(errors)
+        row = {**row, **{name: sent[name] for name in LAGO_PLAN_FIELDS if name in sent}}
         self._tables.plans.put(row["lago_id"], row)
-        return {"plan": shown(row)}
+        return {"plan": serialize(row)}
 
-    def listing(self, query: Query) -> Doc:
+    def list_plans(self, query: LagoQuery) -> JsonDocument:
         rows = sorted(self._tables.plans, key=lambda row: -float(row["created_at"]))
-        page, meta = paged(rows, query)
-        return {"plans": [shown(row) for row in page], "meta": meta}
+        page, meta = paginate(rows, query)
+        return {"plans": [serialize(row) for row in page], "meta": meta}
 
-    def _plan(self, code: str) -> Doc:
-        if (row := self._tables.plan(code)) is None:
+    def _find_existing(self, code: str) -> JsonDocument:
+        if (row := self._tables.find_plan(code)) is None:
             raise not_found("plan_not_found")
         return row
 
 
-def shown(row: Doc) -> Doc:
+def serialize(row: JsonDocument) -> JsonDocument:
     return {
         **row,
-        "created_at": stamp(row["created_at"]),
+        "created_at": format_time(row["created_at"]),
         "customers_count": 0,
         "active_subscriptions_count": 0,
         "draft_invoices_count": 0,
@@ -86,9 +91,9 @@ def shown(row: Doc) -> Doc:
     }
 
 
-def _wrong(sent: Doc) -> dict[str, list[str]]:
+def _validation_errors(sent: JsonDocument) -> dict[str, list[str]]:
     errors: dict[str, list[str]] = {}
-    if sent.get("interval") not in (None, "", *PER_YEAR):
+    if sent.get("interval") not in (None, "", *INTERVALS_PER_YEAR):
         errors["interval"] = ["value_is_invalid"]
     if sent.get("amount_currency") not in (None, "", *CURRENCIES):
         errors["amount_currency"] = ["value_is_invalid"]

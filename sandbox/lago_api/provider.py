@@ -4,137 +4,144 @@ import json
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from sandbox.faults import Fault
-from sandbox.http import Answer, Doc, Request
-from sandbox.lago_api.customers import Customers
+from sandbox.faults import InjectedFault
+from sandbox.http import JsonDocument, ProviderRequest, ProviderResponse
+from sandbox.lago_api.customers import LagoCustomersApi
 from sandbox.lago_api.errors import (
-    Refusal,
+    LagoApiError,
     bad_request,
     internal_error,
+    malformed_json,
     not_found,
     third_party,
     unauthorized,
-    unreadable,
 )
-from sandbox.lago_api.invoices import Invoices
-from sandbox.lago_api.plans import Plans
-from sandbox.lago_api.serializers import Query, Tables
-from sandbox.lago_api.subscriptions import Subscriptions
-from sandbox.limits import Window
-from sandbox.state import World
-from sandbox.stripe_api.errors import Refusal as StripeRefusal
-from sandbox.stripe_api.provider import Stripe
+from sandbox.lago_api.invoices import LagoInvoicesApi
+from sandbox.lago_api.plans import LagoPlansApi
+from sandbox.lago_api.serializers import LagoQuery, LagoTables
+from sandbox.lago_api.subscriptions import LagoSubscriptionsApi
+from sandbox.limits import FixedWindow
+from sandbox.state import SandboxState
+from sandbox.stripe_api.errors import StripeApiError
+from sandbox.stripe_api.provider import StripeApi
 
-LIMIT = 50
-TOO_MANY = 429
-TOO_MANY_BODY: Doc = {"status": 429, "error": "Too Many Requests"}  # not documented; any JSON will do (lago.md 2)
-BAD_KEY = "bad"
-THIRD_PARTY = "No such customer: 'cus_sandbox'"
+LAGO_REQUESTS_PER_SECOND = 50
+TOO_MANY_REQUESTS = 429
+TOO_MANY_REQUESTS_BODY: JsonDocument = {
+    "status": 429,
+    "error": "Too Many Requests",
+}  # not documented; any JSON will do (lago.md 2)
+BAD_LAGO_API_KEY = "bad"
+THIRD_PARTY_MESSAGE = "No such customer: 'cus_sandbox'"
 
-Handler = Callable[[Request, str], Doc]
+LagoHandler = Callable[[ProviderRequest, str], JsonDocument]
 
 
-class LagoAtStripe:
+class LagoStripeConnection:
     """Lago's own calls to Stripe: not ours, so they are in neither the call log nor the limits."""
 
-    def __init__(self, stripe: Stripe) -> None:
+    def __init__(self, stripe: StripeApi) -> None:
         self._stripe = stripe
 
-    def make(self, customer: Doc) -> str:
+    def create_customer(self, customer: JsonDocument) -> str:
         metadata = {"lago_customer_id": customer["lago_id"], "customer_id": customer["external_id"]}
-        made = self._stripe.customers.create({**_filled(customer), "metadata": metadata})
-        return str(made["id"])
+        stripe_customer = self._stripe.customers.create({**_nonempty_fields(customer), "metadata": metadata})
+        return str(stripe_customer["id"])
 
-    def write(self, customer: Doc) -> None:
+    def update_customer(self, customer: JsonDocument) -> None:
         """Name, email and phone as Lago has them; what it does not have becomes blank (lago.md 3.5)."""
         try:
-            self._stripe.customers.update(customer["provider_customer_id"], _blanked(customer))
-        except StripeRefusal as refusal:
-            raise third_party(refusal.message) from None
+            self._stripe.customers.update(customer["provider_customer_id"], _stripe_fields(customer))
+        except StripeApiError as error:
+            raise third_party(error.message) from None
 
 
-class Lago:
-    def __init__(self, world: World, stripe: Stripe) -> None:
-        self._world = world
-        self.tables = Tables(world)
-        self.subscriptions = Subscriptions(self.tables)
-        self.customers = Customers(self.tables, LagoAtStripe(stripe), self.subscriptions.end_all)
-        self.plans = Plans(self.tables)
-        self.invoices = Invoices(self.tables, self.customers)
-        self._routes = self._table()
-        self.refill()
+class LagoApi:
+    def __init__(self, state: SandboxState, stripe: StripeApi) -> None:
+        self._state = state
+        self.tables = LagoTables(state)
+        self.subscriptions = LagoSubscriptionsApi(self.tables)
+        self.customers = LagoCustomersApi(self.tables, LagoStripeConnection(stripe), self.subscriptions.end_all)
+        self.plans = LagoPlansApi(self.tables)
+        self.invoices = LagoInvoicesApi(self.tables, self.customers)
+        self._routes = self._build_routes()
+        self.reset_limits()
 
-    def refill(self) -> None:
-        self._window = Window(LIMIT)
+    def reset_limits(self) -> None:
+        self._window = FixedWindow(LAGO_REQUESTS_PER_SECOND)
 
-    def _table(self) -> dict[str, Handler]:
+    def _build_routes(self) -> dict[str, LagoHandler]:
         customers, subscriptions, plans = self.customers, self.subscriptions, self.plans
         return {
             "GET /health": self._health,
             "GET /api/v1/organizations": self._organization,
-            "POST /api/v1/customers": lambda request, _: customers.upsert(_root(request, "customer")),
-            "GET /api/v1/customers": lambda request, _: customers.listing(Query.of(request.query)),
+            "POST /api/v1/customers": lambda request, _: customers.upsert(_body_object(request, "customer")),
+            "GET /api/v1/customers": lambda request, _: customers.list_customers(LagoQuery.parse(request.query)),
             "GET /api/v1/customers/{id}": lambda _, key: customers.retrieve(key),
             "DELETE /api/v1/customers/{id}": lambda _, key: customers.delete(key),
             "GET /api/v1/customers/{id}/current_usage": lambda request, key: customers.current_usage(
-                key, Query.of(request.query)
+                key, LagoQuery.parse(request.query)
             ),
-            "GET /api/v1/customers/{id}/subscriptions": lambda request, key: subscriptions.listing(
-                Query.of(request.query), customers.living(key)
+            "GET /api/v1/customers/{id}/subscriptions": lambda request, key: subscriptions.list_subscriptions(
+                LagoQuery.parse(request.query), customers.find_existing(key)
             ),
-            "GET /api/v1/invoices": lambda request, _: self.invoices.listing(Query.of(request.query)),
-            "POST /api/v1/plans": lambda request, _: plans.create(_root(request, "plan")),
-            "GET /api/v1/plans": lambda request, _: plans.listing(Query.of(request.query)),
+            "GET /api/v1/invoices": lambda request, _: self.invoices.list_invoices(LagoQuery.parse(request.query)),
+            "POST /api/v1/plans": lambda request, _: plans.create(_body_object(request, "plan")),
+            "GET /api/v1/plans": lambda request, _: plans.list_plans(LagoQuery.parse(request.query)),
             "GET /api/v1/plans/{id}": lambda _, key: plans.retrieve(key),
-            "PUT /api/v1/plans/{id}": lambda request, key: plans.update(key, _root(request, "plan")),
-            "POST /api/v1/subscriptions": lambda request, _: subscriptions.post(
-                _root(request, "subscription"), customers
+            "PUT /api/v1/plans/{id}": lambda request, key: plans.update(key, _body_object(request, "plan")),
+            "POST /api/v1/subscriptions": lambda request, _: subscriptions.create_or_change(
+                _body_object(request, "subscription"), customers
             ),
-            "GET /api/v1/subscriptions": lambda request, _: subscriptions.listing(Query.of(request.query)),
-            "GET /api/v1/subscriptions/{id}": lambda request, key: subscriptions.retrieve(key, Query.of(request.query)),
+            "GET /api/v1/subscriptions": lambda request, _: subscriptions.list_subscriptions(
+                LagoQuery.parse(request.query)
+            ),
+            "GET /api/v1/subscriptions/{id}": lambda request, key: subscriptions.retrieve(
+                key, LagoQuery.parse(request.query)
+            ),
             "PUT /api/v1/subscriptions/{id}": lambda request, key: subscriptions.update(
-                key, _root(request, "subscription"), Query.of(request.query)
+                key, _body_object(request, "subscription"), LagoQuery.parse(request.query)
             ),
             "DELETE /api/v1/subscriptions/{id}": lambda request, key: subscriptions.delete(
-                key, Query.of(request.query)
+                key, LagoQuery.parse(request.query)
             ),
         }
 
-    def operation(self, method: str, path: str) -> str:
+    def operation_name(self, method: str, path: str) -> str:
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "v1"] and len(parts) > 3:  # noqa: PLR2004  # api, v1, noun, id
             parts[3] = "{id}"
             parts[5:] = ["{id}"] * len(parts[5:])
         return f"{method} /{'/'.join(parts)}"
 
-    def refuse(self, request: Request) -> Answer | None:
+    def reject(self, request: ProviderRequest) -> ProviderResponse | None:
         if request.path == "/health":
             return None
-        key = request.bearer
-        if not key or key == BAD_KEY or key in self._world.settings.revoked_keys:
-            return unauthorized().answer()
-        if self._world.settings.limits and not self._window.take():
-            return Answer.of(TOO_MANY, TOO_MANY_BODY, *self._rate_headers())
+        key = request.bearer_token
+        if not key or key == BAD_LAGO_API_KEY or key in self._state.settings.revoked_keys:
+            return unauthorized().response()
+        if self._state.settings.limits and not self._window.try_acquire():
+            return ProviderResponse.of(TOO_MANY_REQUESTS, TOO_MANY_REQUESTS_BODY, *self._rate_headers())
         return None
 
-    def claim(self, request: Request) -> Answer | None:  # noqa: ARG002  # Lago knows no idempotency keys
+    def acquire_idempotency_key(self, request: ProviderRequest) -> ProviderResponse | None:  # noqa: ARG002  # Lago knows no idempotency keys
         return None
 
-    def release(self, request: Request) -> None:
+    def release_idempotency_key(self, request: ProviderRequest) -> None:
         pass
 
-    def perform(self, request: Request, failing: str | None) -> Answer:
-        if failing == "500_stored":
+    def perform(self, request: ProviderRequest, fault_kind: str | None) -> ProviderResponse:
+        if fault_kind == "500_stored":
             return internal_error()
         try:
-            answer = Answer.of(200, self._handle(request))
-        except Refusal as refusal:
-            return refusal.answer()
-        if failing == "500_after":
+            response = ProviderResponse.of(200, self._handle(request))
+        except LagoApiError as error:
+            return error.response()
+        if fault_kind == "500_after":
             return internal_error()
-        return third_party(THIRD_PARTY).answer() if failing == "422_third_party" else answer
+        return third_party(THIRD_PARTY_MESSAGE).response() if fault_kind == "422_third_party" else response
 
-    def _handle(self, request: Request) -> Doc:
+    def _handle(self, request: ProviderRequest) -> JsonDocument:
         handler = self._routes.get(request.operation)
         parts = request.path.strip("/").split("/")
         key = parts[3] if len(parts) > 3 else ""  # noqa: PLR2004
@@ -142,40 +149,42 @@ class Lago:
             raise not_found("resource_not_found")
         if "." in key:
             # Rails reads a dot as the start of a format: /customers/acme.com is customer ``acme`` (lago.md 3.4).
-            key, _, form = key.partition(".")
-            if "." in form or len(parts) > 4:  # noqa: PLR2004
+            key, _, suffix = key.partition(".")
+            if "." in suffix or len(parts) > 4:  # noqa: PLR2004
                 raise not_found("resource_not_found")
         return handler(request, unquote(key))
 
-    def fault_answer(self, request: Request, fault: Fault) -> Answer:  # noqa: ARG002
+    def fault_response(self, request: ProviderRequest, fault: InjectedFault) -> ProviderResponse:  # noqa: ARG002
         match fault.kind:
             case "401":
-                return unauthorized().answer()
+                return unauthorized().response()
             case "429" | "lock_timeout":
                 if fault.headers:
                     reset = 1 if fault.retry_after is None else fault.retry_after
-                    return Answer.of(TOO_MANY, TOO_MANY_BODY, *_rate_headers(0, reset))
-                only = () if fault.retry_after is None else (("Retry-After", str(fault.retry_after)),)
-                return Answer.of(TOO_MANY, TOO_MANY_BODY, *only)
+                    return ProviderResponse.of(TOO_MANY_REQUESTS, TOO_MANY_REQUESTS_BODY, *_rate_headers(0, reset))
+                headers = () if fault.retry_after is None else (("Retry-After", str(fault.retry_after)),)
+                return ProviderResponse.of(TOO_MANY_REQUESTS, TOO_MANY_REQUESTS_BODY, *headers)
             case _:
                 return internal_error()
 
-    def dress(self, request: Request, answer: Answer) -> Answer:
-        headers = (("X-Request-Id", request.id), *answer.headers)
-        if self._world.settings.limits and answer.status != TOO_MANY:  # those bring their own, or none on purpose
+    def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
+        headers = (("X-Request-Id", request.id), *response.headers)
+        if (
+            self._state.settings.limits and response.status != TOO_MANY_REQUESTS
+        ):  # those bring their own, or none on purpose
             headers += self._rate_headers()
-        return Answer(answer.status, answer.body, headers, answer.content_type, answer.drip_seconds)
+        return ProviderResponse(response.status, response.body, headers, response.content_type, response.drip_seconds)
 
     def _rate_headers(self) -> tuple[tuple[str, str], ...]:
         return _rate_headers(self._window.remaining, 1)
 
-    def _health(self, _request: Request, _key: str) -> Doc:
+    def _health(self, _request: ProviderRequest, _key: str) -> JsonDocument:
         return {"version": "sandbox", "github_url": "https://github.com/getlago/lago-api", "message": "Success"}
 
-    def _organization(self, _request: Request, _key: str) -> Doc:
+    def _organization(self, _request: ProviderRequest, _key: str) -> JsonDocument:
         return {
             "organization": {
-                "lago_id": self._world.settings.lago_organization,
+                "lago_id": self._state.settings.lago_organization,
                 "name": "Sandbox",
                 "default_currency": "USD",
                 "created_at": "2026-01-01T00:00:00Z",
@@ -186,27 +195,27 @@ class Lago:
 
 def _rate_headers(remaining: int, reset: int) -> tuple[tuple[str, str], ...]:
     return (
-        ("x-ratelimit-limit", str(LIMIT)),
+        ("x-ratelimit-limit", str(LAGO_REQUESTS_PER_SECOND)),
         ("x-ratelimit-remaining", str(remaining)),
         ("x-ratelimit-reset", str(reset)),
     )
 
 
-def _root(request: Request, name: str) -> Doc:
+def _body_object(request: ProviderRequest, name: str) -> JsonDocument:
     try:
         document = json.loads(request.body or b"{}")
     except ValueError:
-        raise unreadable() from None
-    inner = document.get(name) if isinstance(document, dict) else None
-    if not isinstance(inner, dict) or not inner:
+        raise malformed_json() from None
+    body = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(body, dict) or not body:
         raise bad_request(name)
-    return inner
+    return body
 
 
-def _filled(customer: Doc) -> Doc:
-    return {name: value for name, value in _blanked(customer).items() if value}
+def _nonempty_fields(customer: JsonDocument) -> JsonDocument:
+    return {name: value for name, value in _stripe_fields(customer).items() if value}
 
 
-def _blanked(customer: Doc) -> Doc:
+def _stripe_fields(customer: JsonDocument) -> JsonDocument:
     email = (customer["email"] or "").split(",")[0].strip()
     return {"name": (customer["name"] or "")[:256], "email": email, "phone": (customer["phone"] or "")[:20]}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
-from sandbox.http import Doc
-from sandbox.lago_api.errors import invalid
-from sandbox.state import World
+from sandbox.http import JsonDocument
+from sandbox.lago_api.errors import validation_error
+from sandbox.state import SandboxState
 
 DEFAULT_PER_PAGE = 100
 CURRENCY_CODES = """
@@ -23,15 +23,15 @@ SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VND VUV WST XAF 
 ZMW
 """
 CURRENCIES = frozenset(CURRENCY_CODES.split())
-INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060\ufeff]")
+INVISIBLE_CHARACTERS = re.compile("[\u200b-\u200f\u2028-\u202e\u2060\ufeff]")
 
 
 @dataclass
-class Tables:
-    world: World
+class LagoTables:
+    state: SandboxState
 
     def __post_init__(self) -> None:
-        store = self.world.store
+        store = self.state.store
         self.customers = store.table(
             "lago.customers",
             external_id=lambda row: row["external_id"] if row["deleted_at"] is None else None,
@@ -46,20 +46,20 @@ class Tables:
 
         self.invoices = store.table("lago.invoices")
 
-    def tell(self, kind: str, noun: str, document: Callable[[], Doc]) -> None:
+    def emit(self, event_type: str, object_type: str, document: Callable[[], JsonDocument]) -> None:
         """By webhook, where somebody listens."""
-        self.world.webhooks.lago(kind, noun, self.world.settings.lago_organization, document)
+        self.state.webhooks.send_lago(event_type, object_type, self.state.settings.lago_organization, document)
 
     def now(self) -> float:
-        return self.world.clock.now()
+        return self.state.clock.now()
 
-    def customer(self, external_id: str) -> Doc | None:
-        return next(iter(self.customers.by("external_id", external_id)), None)
+    def find_customer(self, external_id: str) -> JsonDocument | None:
+        return next(iter(self.customers.find_by("external_id", external_id)), None)
 
-    def plan(self, code: str) -> Doc | None:
-        return next(iter(self.plans.by("code", code)), None)
+    def find_plan(self, code: str) -> JsonDocument | None:
+        return next(iter(self.plans.find_by("code", code)), None)
 
-    def plan_of(self, subscription: Doc) -> Doc:
+    def plan_of(self, subscription: JsonDocument) -> JsonDocument:
         plan = self.plans.get(subscription["plan"])
         assert plan is not None, subscription  # noqa: S101  # plans are never dropped
         return plan
@@ -69,59 +69,59 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def stamp(moment: float | None) -> str | None:
+def format_time(moment: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def fine_stamp(moment: float | None) -> str | None:
+def format_time_milliseconds(moment: float | None) -> str | None:
     """``started_at`` alone has milliseconds."""
     if moment is None:
         return None
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def moment(field: str, value: object) -> float | None:
+def parse_time(field: str, value: object) -> float | None:
     """Raises 422 ``invalid_date``."""
     if value in (None, ""):
         return None
     try:
         parsed = datetime.fromisoformat(str(value))
     except ValueError:
-        raise invalid({field: ["invalid_date"]}) from None
+        raise validation_error({field: ["invalid_date"]}) from None
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def text(value: object) -> str | None:
+def to_text(value: object) -> str | None:
     """Numbers are accepted and stringified (lago.md 3.1)."""
     return None if value is None else str(value)
 
 
 @dataclass(frozen=True)
-class Query:
+class LagoQuery:
     """A query string as Rails reads it: ``status[]=a&status[]=b`` is a list, ``status=a`` is not one."""
 
     pairs: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, query: str) -> "Query":
+    def parse(cls, query: str) -> "LagoQuery":
         return cls(tuple(parse_qsl(query, keep_blank_values=True, max_num_fields=500)))
 
-    def one(self, name: str) -> str | None:
+    def get(self, name: str) -> str | None:
         return next((value for key, value in reversed(self.pairs) if key == name), None)
 
-    def many(self, name: str) -> list[str]:
+    def get_list(self, name: str) -> list[str]:
         return [value for key, value in self.pairs if key == f"{name}[]"]
 
-    def number(self, name: str, default: int) -> int:
-        value = self.one(name) or ""
+    def get_number(self, name: str, default: int) -> int:
+        value = self.get(name) or ""
         return int(value) if value.isdigit() and int(value) > 0 else default
 
 
-def paged(rows: Sequence[Doc], query: Query) -> tuple[Sequence[Doc], Doc]:
+def paginate(rows: Sequence[JsonDocument], query: LagoQuery) -> tuple[Sequence[JsonDocument], JsonDocument]:
     """The page asked for, and ``meta``; an empty list has current_page and total_pages 0."""
-    page, per_page = query.number("page", 1), query.number("per_page", DEFAULT_PER_PAGE)
+    page, per_page = query.get_number("page", 1), query.get_number("per_page", DEFAULT_PER_PAGE)
     pages = math.ceil(len(rows) / per_page)
-    meta: Doc = {
+    meta: JsonDocument = {
         "current_page": page if rows else 0,
         "next_page": page + 1 if page < pages else None,
         "prev_page": page - 1 if rows and page > 1 else None,

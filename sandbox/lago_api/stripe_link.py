@@ -6,11 +6,11 @@ the row was saved; a linked Stripe customer is rewritten, blanks included, at ev
 
 from typing import Protocol
 
-from sandbox.http import Doc
-from sandbox.lago_api.errors import invalid
-from sandbox.lago_api.serializers import Tables
+from sandbox.http import JsonDocument
+from sandbox.lago_api.errors import validation_error
+from sandbox.lago_api.serializers import LagoTables
 
-UNLINKED: Doc = {
+UNLINKED_FIELDS: JsonDocument = {
     "payment_provider": None,
     "payment_provider_code": None,
     "provider_customer_id": None,
@@ -19,43 +19,43 @@ UNLINKED: Doc = {
 }
 
 
-class StripeSide(Protocol):
+class StripeConnection(Protocol):
     """What Lago does at Stripe with its own key."""
 
-    def make(self, customer: Doc) -> str:
+    def create_customer(self, customer: JsonDocument) -> str:
         """Create a Stripe customer for this Lago customer; return its id."""
         ...
 
-    def write(self, customer: Doc) -> None:
+    def update_customer(self, customer: JsonDocument) -> None:
         """Rewrite the linked one. Raises 422 third_party_error when Stripe does not know it."""
         ...
 
 
-def configured(tables: Tables, row: Doc, wanted: Doc, *, created: bool) -> Doc:
-    if "payment_provider" in wanted and wanted["payment_provider"] is None:
-        return {**row, **UNLINKED}
-    provider = wanted.get("payment_provider", row["payment_provider"])
+def configure(tables: LagoTables, row: JsonDocument, changes: JsonDocument, *, created: bool) -> JsonDocument:
+    if "payment_provider" in changes and changes["payment_provider"] is None:
+        return {**row, **UNLINKED_FIELDS}
+    provider = changes.get("payment_provider", row["payment_provider"])
     if provider is None:
         return row
-    if created and not wanted.get("provider_customer_id") and not wanted.get("sync_with_provider"):
+    if created and not changes.get("provider_customer_id") and not changes.get("sync_with_provider"):
         return row
-    code = wanted.get("payment_provider_code", row["payment_provider_code"])
-    known = tables.world.settings.lago_providers
-    if code is None and len(known) > 1:
-        raise invalid({"base": ["payment_provider_code_missing"]})
-    code = code or next(iter(known), None)
-    if provider != "stripe" or code not in known:
-        raise invalid({"base": ["payment_provider_not_found"]})
+    code = changes.get("payment_provider_code", row["payment_provider_code"])
+    connections = tables.state.settings.lago_providers
+    if code is None and len(connections) > 1:
+        raise validation_error({"base": ["payment_provider_code_missing"]})
+    code = code or next(iter(connections), None)
+    if provider != "stripe" or code not in connections:
+        raise validation_error({"base": ["payment_provider_not_found"]})
     linked = {**row, "payment_provider": provider, "payment_provider_code": code}
     linked["provider_payment_methods"] = row["provider_payment_methods"] or ["card"]
     for name in ("provider_customer_id", "sync_with_provider", "provider_payment_methods"):
-        if wanted.get(name) is not None:
-            linked[name] = wanted[name]
+        if changes.get(name) is not None:
+            linked[name] = changes[name]
     return linked
 
 
-def shown(row: Doc) -> Doc:
-    configuration: Doc = {
+def serialize(row: JsonDocument) -> JsonDocument:
+    configuration: JsonDocument = {
         "invoice_grace_period": None,
         "payment_provider": row["payment_provider"],
         "payment_provider_code": row["payment_provider_code"],

@@ -2,61 +2,61 @@
 
 from decimal import Decimal
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.errors import Refusal, invalid, missing_param, no_such
-from sandbox.stripe_api.serializers import Tables, new_id
+from sandbox.stripe_api.errors import StripeApiError, invalid_param, missing_param, not_found
+from sandbox.stripe_api.serializers import StripeTables, new_id
 
-PRODUCT_FIELDS: forms.Schema = {
+PRODUCT_FIELDS: forms.FormSchema = {
     "active": forms.boolean,
     "description": forms.text(),
-    "id": forms.text(clears=False),
+    "id": forms.text(clearable=False),
     "images": forms.array(forms.text(), 8),
     "marketing_features": forms.array(forms.record({"name": forms.text(80)}), 15),
     "metadata": forms.metadata,
-    "name": forms.text(clears=False),
+    "name": forms.text(clearable=False),
     "shippable": forms.boolean,
     "statement_descriptor": forms.text(22),
     "tax_code": forms.text(),
     "unit_label": forms.text(12),
     "url": forms.text(),
-    **dict.fromkeys(("default_price_data", "package_dimensions"), forms.refused),
-    **forms.EXPAND,
+    **dict.fromkeys(("default_price_data", "package_dimensions"), forms.unsupported),
+    **forms.EXPAND_FIELDS,
 }
-PRODUCT_UPDATE: forms.Schema = {
+PRODUCT_UPDATE_FIELDS: forms.FormSchema = {
     **{name: check for name, check in PRODUCT_FIELDS.items() if name not in ("id", "default_price_data")},
     "default_price": forms.text(),
 }
-PRODUCT_LIST: forms.Schema = {
-    **forms.PAGE,
+PRODUCT_LIST_FIELDS: forms.FormSchema = {
+    **forms.PAGINATION_FIELDS,
     "active": forms.boolean,
-    "created": forms.window,
+    "created": forms.time_range,
     "ids": forms.array(forms.text()),
-    "shippable": forms.refused,
-    "url": forms.refused,
+    "shippable": forms.unsupported,
+    "url": forms.unsupported,
 }
-RECURRING = forms.record(
+PRICE_RECURRING_FIELDS = forms.record(
     {
         "interval": forms.choice(("day", "week", "month", "year")),
         "interval_count": forms.integer(1, 1095),
         "usage_type": forms.choice(("licensed",)),
-        "meter": forms.refused,
-        "trial_period_days": forms.refused,
+        "meter": forms.unsupported,
+        "trial_period_days": forms.unsupported,
     },
     required=("interval",),
 )
-PRICE_FIELDS: forms.Schema = {
+PRICE_FIELDS: forms.FormSchema = {
     "active": forms.boolean,
     "billing_scheme": forms.choice(("per_unit",)),
-    "currency": forms.text(3, clears=False),
+    "currency": forms.text(3, clearable=False),
     "lookup_key": forms.text(200),
     "metadata": forms.metadata,
     "nickname": forms.text(),
-    "product": forms.text(clears=False),
+    "product": forms.text(clearable=False),
     "product_data": forms.record(
         {
-            "id": forms.text(clears=False),
-            "name": forms.text(clears=False),
+            "id": forms.text(clearable=False),
+            "name": forms.text(clearable=False),
             "active": forms.boolean,
             "metadata": forms.metadata,
             "statement_descriptor": forms.text(22),
@@ -65,17 +65,17 @@ PRICE_FIELDS: forms.Schema = {
         },
         required=("name",),
     ),
-    "recurring": RECURRING,
+    "recurring": PRICE_RECURRING_FIELDS,
     "tax_behavior": forms.choice(("exclusive", "inclusive", "unspecified")),
     "transfer_lookup_key": forms.boolean,
     "unit_amount": forms.integer(0, 99_999_999),
-    "unit_amount_decimal": forms.amount,
+    "unit_amount_decimal": forms.decimal_amount,
     **dict.fromkeys(
-        ("currency_options", "custom_unit_amount", "tiers", "tiers_mode", "transform_quantity"), forms.refused
+        ("currency_options", "custom_unit_amount", "tiers", "tiers_mode", "transform_quantity"), forms.unsupported
     ),
-    **forms.EXPAND,
+    **forms.EXPAND_FIELDS,
 }
-PRICE_UPDATE: forms.Schema = {
+PRICE_UPDATE_FIELDS: forms.FormSchema = {
     name: PRICE_FIELDS[name]
     for name in (
         "active",
@@ -88,33 +88,33 @@ PRICE_UPDATE: forms.Schema = {
         "transfer_lookup_key",
     )
 }
-PRICE_LIST: forms.Schema = {
-    **forms.PAGE,
+PRICE_LIST_FIELDS: forms.FormSchema = {
+    **forms.PAGINATION_FIELDS,
     "active": forms.boolean,
-    "created": forms.window,
-    "currency": forms.text(3, clears=False),
-    "lookup_keys": forms.array(forms.text(200, clears=False), 10),
-    "product": forms.text(clears=False),
+    "created": forms.time_range,
+    "currency": forms.text(3, clearable=False),
+    "lookup_keys": forms.array(forms.text(200, clearable=False), 10),
+    "product": forms.text(clearable=False),
     "type": forms.choice(("one_time", "recurring")),
-    "recurring": forms.refused,
+    "recurring": forms.unsupported,
 }
 
 
-class Catalog:
-    def __init__(self, tables: Tables) -> None:
+class StripeCatalogApi:
+    def __init__(self, tables: StripeTables) -> None:
         self._tables = tables
 
-    def create_product(self, form: Doc) -> Doc:
-        sent = forms.read(form, PRODUCT_FIELDS, "name")
+    def create_product(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PRODUCT_FIELDS, "name")
         return self._tables.expanded(self._new_product(sent), sent)
 
-    def _new_product(self, sent: Doc) -> Doc:
+    def _new_product(self, sent: JsonDocument) -> JsonDocument:
         product_id = str(sent.get("id") or new_id("prod_"))
         if self._tables.products.get(product_id) is not None:
             message = f"Product already exists with the ID: {product_id}"
-            raise Refusal(400, message, code="resource_already_exists", param="id", stored=True)
+            raise StripeApiError(400, message, code="resource_already_exists", param="id", stored=True)
         now = self._tables.now()
-        row: Doc = {
+        row: JsonDocument = {
             "id": product_id,
             "object": "product",
             "active": True,
@@ -138,104 +138,108 @@ class Catalog:
         }
         _apply(row, sent)
         self._tables.products.put(product_id, row)
-        self._tables.event("product.created", row)
+        self._tables.emit("product.created", row)
         return row
 
-    def retrieve_product(self, product_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, forms.EXPAND)
-        return self._tables.expanded(self._product(product_id), sent)
+    def retrieve_product(self, product_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, forms.EXPAND_FIELDS)
+        return self._tables.expanded(self._find_product(product_id), sent)
 
-    def update_product(self, product_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, PRODUCT_UPDATE)
-        row = {**self._product(product_id), "updated": self._tables.now()}
+    def update_product(self, product_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PRODUCT_UPDATE_FIELDS)
+        row = {**self._find_product(product_id), "updated": self._tables.now()}
         if (price := sent.get("default_price")) is not None and self._tables.prices.get(price) is None:
-            raise no_such("price", price, "default_price", own=False)
+            raise not_found("price", price, "default_price", in_path=False)
         _apply(row, sent)
         self._tables.products.put(product_id, row)
-        self._tables.event("product.updated", row)
+        self._tables.emit("product.updated", row)
         return self._tables.expanded(row, sent)
 
-    def delete_product(self, product_id: str, form: Doc) -> Doc:
-        forms.read(form, {})
-        row = self._product(product_id)
+    def delete_product(self, product_id: str, form: JsonDocument) -> JsonDocument:
+        forms.validate(form, {})
+        row = self._find_product(product_id)
         if any(price["product"] == product_id for price in self._tables.prices):
-            raise Refusal(400, "This product cannot be deleted because it has one or more user-created prices.")
-        self._tables.products.drop(product_id)
-        self._tables.event("product.deleted", row)
+            raise StripeApiError(400, "This product cannot be deleted because it has one or more user-created prices.")
+        self._tables.products.delete(product_id)
+        self._tables.emit("product.deleted", row)
         return {"id": product_id, "object": "product", "deleted": True}
 
-    def list_products(self, form: Doc) -> Doc:
-        sent = forms.read(form, PRODUCT_LIST)
-        rows = [row for row in self._tables.products if _fits(row, sent, "active")]
+    def list_products(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PRODUCT_LIST_FIELDS)
+        rows = [row for row in self._tables.products if _matches(row, sent, "active")]
         if "ids" in sent:
             rows = [row for row in rows if row["id"] in sent["ids"]]
         return self._tables.expanded(self._tables.page(rows, sent, "/v1/products"), sent)
 
-    def create_price(self, form: Doc) -> Doc:
-        sent = forms.read(form, PRICE_FIELDS, "currency")
+    def create_price(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PRICE_FIELDS, "currency")
         if ("product" in sent) == ("product_data" in sent):
-            raise missing_param("product") if "product" not in sent else invalid(None, "Pass product or product_data.")
+            raise (
+                missing_param("product")
+                if "product" not in sent
+                else invalid_param(None, "Pass product or product_data.")
+            )
         if "unit_amount" not in sent and "unit_amount_decimal" not in sent:
             raise missing_param("unit_amount")
         if "product" in sent and self._tables.products.get(sent["product"]) is None:
-            raise no_such("product", sent["product"], "product", own=False)
-        self._free_lookup_key(sent)
+            raise not_found("product", sent["product"], "product", in_path=False)
+        self._release_lookup_key(sent)
         product_id = sent["product"] if "product" in sent else self._new_product(sent["product_data"])["id"]
-        row = _price(new_id("price_", 24), product_id, self._tables.now(), sent)
+        row = _price_row(new_id("price_", 24), product_id, self._tables.now(), sent)
         self._tables.prices.put(row["id"], row)
-        self._tables.event("price.created", row)
+        self._tables.emit("price.created", row)
         return self._tables.expanded(row, sent)
 
-    def retrieve_price(self, price_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, forms.EXPAND)
-        return self._tables.expanded(self._price(price_id), sent)
+    def retrieve_price(self, price_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, forms.EXPAND_FIELDS)
+        return self._tables.expanded(self._find_price(price_id), sent)
 
-    def update_price(self, price_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, PRICE_UPDATE)
-        row = dict(self._price(price_id))
+    def update_price(self, price_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PRICE_UPDATE_FIELDS)
+        row = dict(self._find_price(price_id))
         if sent.get("lookup_key") != row["lookup_key"]:
-            self._free_lookup_key(sent)
+            self._release_lookup_key(sent)
         _apply(row, {name: value for name, value in sent.items() if name != "transfer_lookup_key"})
         self._tables.prices.put(price_id, row)
-        self._tables.event("price.updated", row)
+        self._tables.emit("price.updated", row)
         return self._tables.expanded(row, sent)
 
-    def list_prices(self, form: Doc) -> Doc:
-        sent = forms.read(form, PRICE_LIST)
+    def list_prices(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PRICE_LIST_FIELDS)
         rows = [
             row
             for row in self._tables.prices
-            if all(_fits(row, sent, name) for name in ("active", "currency", "product", "type"))
+            if all(_matches(row, sent, name) for name in ("active", "currency", "product", "type"))
         ]
         if "lookup_keys" in sent:
             rows = [row for row in rows if row["lookup_key"] in sent["lookup_keys"]]
         return self._tables.expanded(self._tables.page(rows, sent, "/v1/prices"), sent)
 
-    def _free_lookup_key(self, sent: Doc) -> None:
+    def _release_lookup_key(self, sent: JsonDocument) -> None:
         """A taken key moves only when told to (``transfer_lookup_key``)."""
         key = sent.get("lookup_key")
         if key is None:
             return
-        for holder in self._tables.prices.by("lookup_key", key):
+        for holder in self._tables.prices.find_by("lookup_key", key):
             if not sent.get("transfer_lookup_key"):
                 message = f"A price (`{holder['id']}`) already uses that lookup key."
-                raise Refusal(400, message, code="resource_already_exists", param="lookup_key", stored=True)
+                raise StripeApiError(400, message, code="resource_already_exists", param="lookup_key", stored=True)
             self._tables.prices.put(holder["id"], {**holder, "lookup_key": None})
 
-    def _product(self, product_id: str) -> Doc:
+    def _find_product(self, product_id: str) -> JsonDocument:
         if (row := self._tables.products.get(product_id)) is None:
-            raise no_such("product", product_id)
+            raise not_found("product", product_id)
         return row
 
-    def _price(self, price_id: str) -> Doc:
+    def _find_price(self, price_id: str) -> JsonDocument:
         if (row := self._tables.prices.get(price_id)) is None:
-            raise no_such("price", price_id, "price")
+            raise not_found("price", price_id, "price")
         return row
 
 
-def _price(price_id: str, product_id: str, created: int, sent: Doc) -> Doc:
+def _price_row(price_id: str, product_id: str, created: int, sent: JsonDocument) -> JsonDocument:
     recurring = sent.get("recurring")
-    exact = sent.get("unit_amount_decimal", Decimal(sent.get("unit_amount", 0)))
+    amount = sent.get("unit_amount_decimal", Decimal(sent.get("unit_amount", 0)))
     return {
         "id": price_id,
         "object": "price",
@@ -246,7 +250,7 @@ def _price(price_id: str, product_id: str, created: int, sent: Doc) -> Doc:
         "custom_unit_amount": None,
         "livemode": False,
         "lookup_key": sent.get("lookup_key"),
-        "metadata": forms.merged_metadata({}, sent.get("metadata", {})),
+        "metadata": forms.merge_metadata({}, sent.get("metadata", {})),
         "nickname": sent.get("nickname"),
         "product": product_id,
         "recurring": recurring
@@ -261,18 +265,18 @@ def _price(price_id: str, product_id: str, created: int, sent: Doc) -> Doc:
         "tiers_mode": None,
         "transform_quantity": None,
         "type": "recurring" if recurring else "one_time",
-        "unit_amount": int(exact) if exact == int(exact) else None,
-        "unit_amount_decimal": f"{exact.normalize():f}",
+        "unit_amount": int(amount) if amount == int(amount) else None,
+        "unit_amount_decimal": f"{amount.normalize():f}",
     }
 
 
-def _fits(row: Doc, sent: Doc, name: str) -> bool:
+def _matches(row: JsonDocument, sent: JsonDocument, name: str) -> bool:
     return name not in sent or bool(row[name] == sent[name])
 
 
-def _apply(row: Doc, sent: Doc) -> None:
+def _apply(row: JsonDocument, sent: JsonDocument) -> None:
     for name, value in sent.items():
         if name == "metadata":
-            row["metadata"] = forms.merged_metadata(row["metadata"], value)
+            row["metadata"] = forms.merge_metadata(row["metadata"], value)
         elif name not in ("expand", "id"):
             row[name] = value

@@ -1,60 +1,64 @@
 """Stripe's customers (stripe.md 4): POST merges, a deleted one still answers 200, no uniqueness on anything."""
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.errors import no_such
+from sandbox.stripe_api.errors import not_found
 from sandbox.stripe_api.search import matches, parse_query
-from sandbox.stripe_api.serializers import Tables, new_id
-from sandbox.stripe_api.subscriptions import Subscriptions
+from sandbox.stripe_api.serializers import StripeTables, new_id
+from sandbox.stripe_api.subscriptions import StripeSubscriptionsApi
 
-SHIPPING = forms.record(
-    {"address": forms.ADDRESS, "name": forms.text(), "phone": forms.text()}, required=("address", "name")
+STRIPE_SHIPPING_FIELDS = forms.record(
+    {"address": forms.ADDRESS_FIELDS, "name": forms.text(), "phone": forms.text()}, required=("address", "name")
 )
-INVOICE_SETTINGS = forms.record(
+INVOICE_SETTINGS_FIELDS = forms.record(
     {
         "default_payment_method": forms.text(),
         "footer": forms.text(),
         "custom_fields": forms.array(forms.record({"name": forms.text(40), "value": forms.text(140)}), 4),
-        "rendering_options": forms.refused,
+        "rendering_options": forms.unsupported,
     }
 )
-FIELDS: forms.Schema = {
-    "address": forms.ADDRESS,
+STRIPE_CUSTOMER_FIELDS: forms.FormSchema = {
+    "address": forms.ADDRESS_FIELDS,
     "balance": forms.integer(),
     "business_name": forms.text(150),
     "description": forms.text(5000),
     "email": forms.email,
     "individual_name": forms.text(150),
     "invoice_prefix": forms.text(12),
-    "invoice_settings": INVOICE_SETTINGS,
+    "invoice_settings": INVOICE_SETTINGS_FIELDS,
     "metadata": forms.metadata,
     "name": forms.text(256),
     "next_invoice_sequence": forms.integer(1),
     "phone": forms.text(20),
     "preferred_locales": forms.array(forms.text(20)),
-    "shipping": SHIPPING,
-    "tax_exempt": forms.choice(("none", "exempt", "reverse"), clears=True),
-    **dict.fromkeys(("cash_balance", "payment_method", "source", "tax", "tax_id_data", "test_clock"), forms.refused),
-    **forms.EXPAND,
+    "shipping": STRIPE_SHIPPING_FIELDS,
+    "tax_exempt": forms.choice(("none", "exempt", "reverse"), clearable=True),
+    **dict.fromkeys(
+        ("cash_balance", "payment_method", "source", "tax", "tax_id_data", "test_clock"), forms.unsupported
+    ),
+    **forms.EXPAND_FIELDS,
 }
-UPDATE_FIELDS: forms.Schema = {
-    name: check for name, check in FIELDS.items() if name not in ("payment_method", "tax_id_data", "test_clock")
+CUSTOMER_UPDATE_FIELDS: forms.FormSchema = {
+    name: check
+    for name, check in STRIPE_CUSTOMER_FIELDS.items()
+    if name not in ("payment_method", "tax_id_data", "test_clock")
 }
-LIST_FIELDS: forms.Schema = {
-    **forms.PAGE,
-    "created": forms.window,
-    "email": forms.text(512, clears=False),
-    "test_clock": forms.refused,
+CUSTOMER_LIST_FIELDS: forms.FormSchema = {
+    **forms.PAGINATION_FIELDS,
+    "created": forms.time_range,
+    "email": forms.text(512, clearable=False),
+    "test_clock": forms.unsupported,
 }
-SEARCH_FIELDS: forms.Schema = {
-    "query": forms.text(clears=False),
+CUSTOMER_SEARCH_FIELDS: forms.FormSchema = {
+    "query": forms.text(clearable=False),
     "limit": forms.integer(1, 100),
-    "page": forms.text(clears=False),
-    **forms.EXPAND,
+    "page": forms.text(clearable=False),
+    **forms.EXPAND_FIELDS,
 }
 
 
-def blank(customer_id: str, created: int) -> Doc:
+def new_row(customer_id: str, created: int) -> JsonDocument:
     return {
         "id": customer_id,
         "object": "customer",
@@ -87,69 +91,69 @@ def blank(customer_id: str, created: int) -> Doc:
     }
 
 
-class Customers:
-    def __init__(self, tables: Tables, subscriptions: Subscriptions) -> None:
+class StripeCustomersApi:
+    def __init__(self, tables: StripeTables, subscriptions: StripeSubscriptionsApi) -> None:
         self._tables = tables
         self._subscriptions = subscriptions
 
-    def create(self, form: Doc, customer_id: str | None = None, created: int | None = None) -> Doc:
+    def create(self, form: JsonDocument, customer_id: str | None = None, created: int | None = None) -> JsonDocument:
         """An id and a date of one's own are for the control API; Stripe lets nobody choose them."""
-        sent = forms.read(form, FIELDS)
+        sent = forms.validate(form, STRIPE_CUSTOMER_FIELDS)
         customer_id = customer_id or new_id("cus_")
-        row = blank(customer_id, self._tables.now() if created is None else created)
+        row = new_row(customer_id, self._tables.now() if created is None else created)
         _apply(row, sent)
-        self._tables.before[customer_id] = (self._tables.world.clock.now(), None)
+        self._tables.before_last_change[customer_id] = (self._tables.state.clock.now(), None)
         self._tables.customers.put(customer_id, row)
-        self._tables.event("customer.created", row)
+        self._tables.emit("customer.created", row)
         return self._tables.expanded(row, sent)
 
-    def retrieve(self, customer_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, forms.EXPAND)
+    def retrieve(self, customer_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, forms.EXPAND_FIELDS)
         row = self._tables.customers.get(customer_id)
         if row is None:
-            raise no_such("customer", customer_id)
-        return row if row.get("deleted") else self._shown(row, sent)
+            raise not_found("customer", customer_id)
+        return row if row.get("deleted") else self._serialize(row, sent)
 
-    def update(self, customer_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, UPDATE_FIELDS)
-        row = self.living(customer_id)
+    def update(self, customer_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, CUSTOMER_UPDATE_FIELDS)
+        row = self.find_existing(customer_id)
         old = {**row, "metadata": dict(row["metadata"]), "invoice_settings": dict(row["invoice_settings"])}
         changed = {**old, "metadata": dict(row["metadata"]), "invoice_settings": dict(row["invoice_settings"])}
         _apply(changed, sent)
-        self._tables.before[customer_id] = (self._tables.world.clock.now(), old)
+        self._tables.before_last_change[customer_id] = (self._tables.state.clock.now(), old)
         self._tables.customers.put(customer_id, changed)
         previous = {name: old[name] for name in old if old[name] != changed[name]}
         if previous:
-            self._tables.event("customer.updated", changed, previous)
-        return self._shown(changed, sent)
+            self._tables.emit("customer.updated", changed, previous)
+        return self._serialize(changed, sent)
 
-    def delete(self, customer_id: str, form: Doc) -> Doc:
-        forms.read(form, {})
-        row = self.living(customer_id)
+    def delete(self, customer_id: str, form: JsonDocument) -> JsonDocument:
+        forms.validate(form, {})
+        row = self.find_existing(customer_id)
         self._subscriptions.end_all(customer_id)
-        stone: Doc = {"id": customer_id, "object": "customer", "deleted": True}
-        self._tables.customers.put(customer_id, stone)
-        self._tables.event("customer.deleted", row)
-        return stone
+        tombstone: JsonDocument = {"id": customer_id, "object": "customer", "deleted": True}
+        self._tables.customers.put(customer_id, tombstone)
+        self._tables.emit("customer.deleted", row)
+        return tombstone
 
-    def listing(self, form: Doc) -> Doc:
-        sent = forms.read(form, LIST_FIELDS)
+    def list_customers(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, CUSTOMER_LIST_FIELDS)
         customers = self._tables.customers
-        rows = customers.by("email", sent["email"]) if "email" in sent else list(customers)
+        rows = customers.find_by("email", sent["email"]) if "email" in sent else list(customers)
         page = self._tables.page((row for row in rows if not row.get("deleted")), sent, "/v1/customers")
         return self._tables.expanded(page, sent)
 
-    def search(self, form: Doc) -> Doc:
+    def search(self, form: JsonDocument) -> JsonDocument:
         """Behind by ``search_lag_seconds``: a young customer is not there yet, a changed one shows as it was."""
-        sent = forms.read(form, SEARCH_FIELDS, "query")
+        sent = forms.validate(form, CUSTOMER_SEARCH_FIELDS, "query")
         clauses = parse_query(sent["query"])
-        edge = self._tables.world.clock.now() - self._tables.world.settings.search_lag_seconds
-        found: list[Doc] = []
+        visible_until = self._tables.state.clock.now() - self._tables.state.settings.search_lag_seconds
+        found: list[JsonDocument] = []
         for key, row in self._tables.customers.items():
-            changed_at, before = self._tables.before.get(key, (0.0, None))
-            seen = before if changed_at > edge else row
-            if seen is not None and not row.get("deleted") and matches(seen, clauses):
-                found.append(seen)
+            changed_at, before = self._tables.before_last_change.get(key, (0.0, None))
+            visible = before if changed_at > visible_until else row
+            if visible is not None and not row.get("deleted") and matches(visible, clauses):
+                found.append(visible)
         start = int(sent["page"]) if sent.get("page", "").isdigit() else 0
         limit = sent.get("limit", 10)
         data = found[::-1][start : start + limit]
@@ -162,25 +166,25 @@ class Customers:
             "data": data,
         }
 
-    def _shown(self, row: Doc, sent: Doc) -> Doc:
+    def _serialize(self, row: JsonDocument, sent: JsonDocument) -> JsonDocument:
         """``subscriptions`` is a field only for who asks for it: the newest ten that have not ended."""
-        wanted = sent.get("expand") or []
-        if "subscriptions" not in wanted:
+        expand = sent.get("expand") or []
+        if "subscriptions" not in expand:
             return self._tables.expanded(row, sent)
-        row = {**row, "subscriptions": self._subscriptions.of(row["id"])}
-        return self._tables.expanded(row, {"expand": [path for path in wanted if path != "subscriptions"]})
+        row = {**row, "subscriptions": self._subscriptions.of_customer(row["id"])}
+        return self._tables.expanded(row, {"expand": [path for path in expand if path != "subscriptions"]})
 
-    def living(self, customer_id: str) -> Doc:
+    def find_existing(self, customer_id: str) -> JsonDocument:
         row = self._tables.customers.get(customer_id)
         if row is None or row.get("deleted"):
-            raise no_such("customer", customer_id)
+            raise not_found("customer", customer_id)
         return row
 
 
-def _apply(row: Doc, sent: Doc) -> None:
+def _apply(row: JsonDocument, sent: JsonDocument) -> None:
     for name, value in sent.items():
         if name == "metadata":
-            row["metadata"] = forms.merged_metadata(row["metadata"], value)
+            row["metadata"] = forms.merge_metadata(row["metadata"], value)
         elif name == "invoice_settings":
             row["invoice_settings"] |= value or {}
         elif name == "tax_exempt":

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from sandbox.http import Answer, Doc
+from sandbox.http import JsonDocument, ProviderResponse
 
 
 @dataclass
-class Refusal(Exception):  # noqa: N818  # it is an answer, not a failure of ours
+class StripeApiError(Exception):  # it is an answer, not a failure of ours
     """``stored``: the endpoint had begun, so the answer is kept under the idempotency key; validation is not."""
 
     status: int
@@ -16,46 +16,46 @@ class Refusal(Exception):  # noqa: N818  # it is an answer, not a failure of our
     param: str | None = None
     stored: bool = False
 
-    def answer(self) -> Answer:
-        return error(self.status, self.message, kind=self.type, code=self.code, param=self.param)
+    def response(self) -> ProviderResponse:
+        return error_response(self.status, self.message, kind=self.type, code=self.code, param=self.param)
 
 
-def error(
+def error_response(
     status: int,
     message: str,
     *headers: tuple[str, str],
     kind: str = "invalid_request_error",
     code: str | None = None,
     param: str | None = None,
-) -> Answer:
-    body: Doc = {"message": message, "type": kind}
+) -> ProviderResponse:
+    body: JsonDocument = {"message": message, "type": kind}
     if code is not None:
         body["code"] = code
         body["doc_url"] = f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"
     if param is not None:
         body["param"] = param
-    return Answer.of(status, {"error": body}, *headers)
+    return ProviderResponse.of(status, {"error": body}, *headers)
 
 
-def invalid(param: str | None, message: str, code: str | None = None) -> Refusal:
+def invalid_param(param: str | None, message: str, code: str | None = None) -> StripeApiError:
     """Validation: the endpoint has not begun, so nothing is kept under the idempotency key."""
-    return Refusal(400, message, code=code, param=param)
+    return StripeApiError(400, message, code=code, param=param)
 
 
-def missing_param(param: str) -> Refusal:
-    return invalid(param, f"Missing required param: {param}.", "parameter_missing")
+def missing_param(param: str) -> StripeApiError:
+    return invalid_param(param, f"Missing required param: {param}.", "parameter_missing")
 
 
-def unsupported(param: str) -> Refusal:
+def unsupported_param(param: str) -> StripeApiError:
     """Stripe knows it, this stand-in does not: refused aloud, for silence would be a false green."""
-    return invalid(param, f"The sandbox does not implement the parameter {param}.", "sandbox_unsupported")
+    return invalid_param(param, f"The sandbox does not implement the parameter {param}.", "sandbox_unsupported")
 
 
-def no_such(noun: str, key: str, param: str = "id", *, own: bool = True) -> Refusal:
+def not_found(object_type: str, key: str, param: str = "id", *, in_path: bool = True) -> StripeApiError:
     """404 for the object in the path, 400 for one named in a parameter (stripe.md 1.9)."""
-    status = 404 if own else 400
-    return Refusal(status, f"No such {noun}: '{key}'", code="resource_missing", param=param, stored=True)
+    status = 404 if in_path else 400
+    return StripeApiError(status, f"No such {object_type}: '{key}'", code="resource_missing", param=param, stored=True)
 
 
-def internal_error() -> Answer:
-    return error(500, "Sorry! There was an error while talking to one of our backends.", kind="api_error")
+def internal_error() -> ProviderResponse:
+    return error_response(500, "Sorry! There was an error while talking to one of our backends.", kind="api_error")

@@ -1,40 +1,42 @@
 """Stripe's event list: the exact proof of what a key made (stripe.md 2), kept 30 days, never behind."""
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.errors import invalid, no_such
-from sandbox.stripe_api.serializers import EVENT_SECONDS, Tables
+from sandbox.stripe_api.errors import invalid_param, not_found
+from sandbox.stripe_api.serializers import EVENT_RETENTION_SECONDS, StripeTables
 
-FIELDS: forms.Schema = {
-    **forms.PAGE,
-    "created": forms.window,
+EVENT_LIST_FIELDS: forms.FormSchema = {
+    **forms.PAGINATION_FIELDS,
+    "created": forms.time_range,
     "delivery_success": forms.boolean,
-    "type": forms.text(clears=False),
-    "types": forms.array(forms.text(clears=False), 20),
+    "type": forms.text(clearable=False),
+    "types": forms.array(forms.text(clearable=False), 20),
 }
 
 
-class Events:
-    def __init__(self, tables: Tables) -> None:
+class StripeEventsApi:
+    def __init__(self, tables: StripeTables) -> None:
         self._tables = tables
 
-    def retrieve(self, event_id: str, form: Doc) -> Doc:
-        forms.read(form, forms.EXPAND)
+    def retrieve(self, event_id: str, form: JsonDocument) -> JsonDocument:
+        forms.validate(form, forms.EXPAND_FIELDS)
         if (row := self._tables.events.get(event_id)) is None:
-            raise no_such("event", event_id)
+            raise not_found("event", event_id)
         return row
 
-    def listing(self, form: Doc) -> Doc:
-        sent = forms.read(form, FIELDS)
+    def list_events(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, EVENT_LIST_FIELDS)
         if "type" in sent and "types" in sent:
-            raise invalid("type", "You may only specify one of these parameters: type, types.", "parameters_exclusive")
-        wanted = [sent["type"]] if "type" in sent else sent.get("types")
-        edge = self._tables.now() - EVENT_SECONDS
-        rows = (row for row in self._tables.events if row["created"] >= edge)
-        if wanted is not None:
-            rows = (row for row in rows if _is(row["type"], wanted))
+            raise invalid_param(
+                "type", "You may only specify one of these parameters: type, types.", "parameters_exclusive"
+            )
+        types = [sent["type"]] if "type" in sent else sent.get("types")
+        retained_since = self._tables.now() - EVENT_RETENTION_SECONDS
+        rows = (row for row in self._tables.events if row["created"] >= retained_since)
+        if types is not None:
+            rows = (row for row in rows if _matches_type(row["type"], types))
         return self._tables.page(rows, sent, "/v1/events")
 
 
-def _is(kind: str, wanted: list[str]) -> bool:
-    return any(kind.startswith(each[:-1]) if each.endswith("*") else kind == each for each in wanted)
+def _matches_type(event_type: str, types: list[str]) -> bool:
+    return any(event_type.startswith(each[:-1]) if each.endswith("*") else event_type == each for each in types)

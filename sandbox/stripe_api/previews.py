@@ -5,16 +5,23 @@ at the new one. Both wait for the next invoice, unless the change begins a new p
 Only subscriptions that are there are previewed; taxes, discounts and balances there are none.
 """
 
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.errors import Refusal, invalid
-from sandbox.stripe_api.serializers import Tables, new_id
-from sandbox.stripe_api.subscriptions import CHANGED_ITEM, ENDED, MOST_ITEMS, PRORATION, Subscriptions, period_at
+from sandbox.stripe_api.errors import StripeApiError, invalid_param
+from sandbox.stripe_api.serializers import StripeTables, new_id
+from sandbox.stripe_api.subscriptions import (
+    CHANGED_ITEM_FIELDS,
+    ENDED_STATUSES,
+    MAX_SUBSCRIPTION_ITEMS,
+    PRORATION_BEHAVIOR_FIELD,
+    StripeSubscriptionsApi,
+    period_at,
+)
 
-DETAILS = forms.record(
+PREVIEW_DETAILS_FIELDS = forms.record(
     {
-        "items": forms.array(CHANGED_ITEM, MOST_ITEMS),
-        "proration_behavior": PRORATION,
+        "items": forms.array(CHANGED_ITEM_FIELDS, MAX_SUBSCRIPTION_ITEMS),
+        "proration_behavior": PRORATION_BEHAVIOR_FIELD,
         "proration_date": forms.integer(0),
         **dict.fromkeys(
             (
@@ -30,15 +37,15 @@ DETAILS = forms.record(
                 "start_date",
                 "trial_end",
             ),
-            forms.refused,
+            forms.unsupported,
         ),
     }
 )
-FIELDS: forms.Schema = {
-    "customer": forms.text(clears=False),
+PREVIEW_FIELDS: forms.FormSchema = {
+    "customer": forms.text(clearable=False),
     "preview_mode": forms.choice(("next",)),
-    "subscription": forms.text(clears=False),
-    "subscription_details": DETAILS,
+    "subscription": forms.text(clearable=False),
+    "subscription_details": PREVIEW_DETAILS_FIELDS,
     **dict.fromkeys(
         (
             "automatic_tax",
@@ -52,67 +59,71 @@ FIELDS: forms.Schema = {
             "schedule",
             "schedule_details",
         ),
-        forms.refused,
+        forms.unsupported,
     ),
-    **forms.EXPAND,
+    **forms.EXPAND_FIELDS,
 }
 
 
-class Previews:
-    def __init__(self, tables: Tables, subscriptions: Subscriptions) -> None:
+class StripePreviewsApi:
+    def __init__(self, tables: StripeTables, subscriptions: StripeSubscriptionsApi) -> None:
         self._tables = tables
         self._subscriptions = subscriptions
         self._prorations = subscriptions.prorations
 
-    def create(self, form: Doc) -> Doc:
-        sent = forms.read(form, FIELDS, "subscription")
+    def create(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, PREVIEW_FIELDS, "subscription")
         details = sent.get("subscription_details") or {}
-        before = self._subscriptions.row(sent["subscription"])
+        before = self._subscriptions.find_existing(sent["subscription"])
         if "customer" in sent and sent["customer"] != before["customer"]:
-            raise invalid("customer", "The subscription does not belong to this customer.")
-        if before["status"] in ENDED:
-            raise _none_upcoming(before)
-        moment = self._moment(details.get("proration_date"), before)
-        after = self._subscriptions.changed(before, details.get("items") or [])
-        anew = self._subscriptions.begins_anew(before, after)
+            raise invalid_param("customer", "The subscription does not belong to this customer.")
+        if before["status"] in ENDED_STATUSES:
+            raise _no_upcoming_invoice(before)
+        moment = self._proration_time(details.get("proration_date"), before)
+        after = self._subscriptions.with_changed_items(before, details.get("items") or [])
+        restarts_period = self._subscriptions.restarts_period(before, after)
         behavior = details.get("proration_behavior", "create_prorations")
-        prorated = [] if behavior == "none" else self._prorations.between(before, after, moment, anew=anew)
+        prorated = (
+            []
+            if behavior == "none"
+            else self._prorations.lines_between(before, after, moment, restarts_period=restarts_period)
+        )
         if behavior == "always_invoice" and prorated:
             lines, due = prorated, moment
         else:
-            renewed, due = self._renewal(after, anew=anew)
+            renewed, due = self._renewal(after, restarts_period=restarts_period)
             lines = [*self._prorations.pending(before["id"]), *prorated, *renewed]
         if not lines:
-            raise _none_upcoming(before)
+            raise _no_upcoming_invoice(before)
         return self._tables.expanded(self._invoice(after, lines, due), sent)
 
-    def _moment(self, proration_date: int | None, row: Doc) -> int:
+    def _proration_time(self, proration_date: int | None, row: JsonDocument) -> int:
         moment = self._tables.now() if proration_date is None else proration_date
         starts = min(item["current_period_start"] for item in row["items"])
         ends = max(item["current_period_end"] for item in row["items"])
         if not starts <= moment <= ends:
             message = "Cannot specify `proration_date` outside of the subscription's current period."
-            raise invalid("subscription_details[proration_date]", message)
+            raise invalid_param("subscription_details[proration_date]", message)
         return moment
 
-    def _renewal(self, after: Doc, *, anew: bool) -> tuple[list[Doc], int]:
+    def _renewal(self, after: JsonDocument, *, restarts_period: bool) -> tuple[list[JsonDocument], int]:
         """The full price of the period that the invoice begins, and when that is."""
-        due = self._tables.now() if anew else min(item["current_period_end"] for item in after["items"])
+        due = self._tables.now() if restarts_period else min(item["current_period_end"] for item in after["items"])
         if after["cancel_at"] is not None and after["cancel_at"] <= due:
             return [], due
-        items = [item for item in after["items"] if anew or item["current_period_end"] == due]
-        return [self._prorations.of_period(item, *self._period(after, item, due)) for item in items], due
+        items = [item for item in after["items"] if restarts_period or item["current_period_end"] == due]
+        return [self._prorations.whole_period(item, *self._period(after, item, due)) for item in items], due
 
-    def _period(self, row: Doc, item: Doc, due: int) -> tuple[int, int]:
+    def _period(self, row: JsonDocument, item: JsonDocument, due: int) -> tuple[int, int]:
         price = self._tables.prices.get(item["price"])
         assert price is not None, item["price"]  # noqa: S101  # prices cannot be deleted
         period = period_at(row["billing_cycle_anchor"], due, price)
         return period["current_period_start"], period["current_period_end"]
 
-    def _invoice(self, row: Doc, lines: list[Doc], due: int) -> Doc:
+    def _invoice(self, row: JsonDocument, lines: list[JsonDocument], due: int) -> JsonDocument:
         invoice_id = new_id("upcoming_in_", 24)
         total = sum(line["amount"] for line in lines)
-        shown = [_line(line, invoice_id, row) for line in lines]
+        line_documents = [_line(line, invoice_id, row) for line in lines]
         return {
             "id": invoice_id,
             "object": "invoice",
@@ -137,9 +148,9 @@ class Previews:
             "issuer": {"type": "self"},
             "lines": {
                 "object": "list",
-                "data": shown,
+                "data": line_documents,
                 "has_more": False,
-                "total_count": len(shown),
+                "total_count": len(line_documents),
                 "url": f"/v1/invoices/upcoming/lines?subscription={row['id']}",
             },
             "livemode": False,
@@ -161,7 +172,7 @@ class Previews:
         }
 
 
-def _amounts(total: int) -> Doc:
+def _amounts(total: int) -> JsonDocument:
     """A negative total is kept for the invoice after; nobody is paid out."""
     due = max(0, total)
     return {
@@ -180,7 +191,7 @@ def _amounts(total: int) -> Doc:
     }
 
 
-def _line(line: Doc, invoice_id: str, row: Doc) -> Doc:
+def _line(line: JsonDocument, invoice_id: str, row: JsonDocument) -> JsonDocument:
     return {
         "id": new_id("il_tmp_", 24),
         "object": "line_item",
@@ -218,5 +229,5 @@ def _line(line: Doc, invoice_id: str, row: Doc) -> Doc:
     }
 
 
-def _none_upcoming(row: Doc) -> Refusal:
-    return Refusal(404, f"No upcoming invoices for customer: {row['customer']}", code="invoice_upcoming_none")
+def _no_upcoming_invoice(row: JsonDocument) -> StripeApiError:
+    return StripeApiError(404, f"No upcoming invoices for customer: {row['customer']}", code="invoice_upcoming_none")

@@ -5,64 +5,68 @@ It waits for the subscription's next invoice. The ledger knows nothing of it: th
 
 from fractions import Fraction
 
-from sandbox.http import Doc
-from sandbox.stripe_api.serializers import Tables
+from sandbox.http import JsonDocument
+from sandbox.stripe_api.serializers import StripeTables
 
-MOST_PENDING = 250
+MAX_PENDING_PRORATIONS = 250
 
 
-class Prorations:
-    def __init__(self, tables: Tables) -> None:
+class StripeProrations:
+    def __init__(self, tables: StripeTables) -> None:
         self._tables = tables
-        self._pending = tables.world.store.table("stripe.prorations")
+        self._pending = tables.state.store.table("stripe.prorations")
 
-    def between(self, before: Doc, after: Doc, moment: int, *, anew: bool) -> list[Doc]:
+    def lines_between(
+        self, before: JsonDocument, after: JsonDocument, moment: int, *, restarts_period: bool
+    ) -> list[JsonDocument]:
         """One item's old and new state after the other; what a period that begins ``anew`` costs is no proration."""
-        kept = {item["id"]: item for item in after["items"]}
-        lines: list[Doc] = []
+        remaining = {item["id"]: item for item in after["items"]}
+        lines: list[JsonDocument] = []
         for old in before["items"]:
-            new = kept.pop(old["id"], None)
+            new = remaining.pop(old["id"], None)
             if new is not None and (new["price"], new["quantity"]) == (old["price"], old["quantity"]):
                 continue
             lines.append(self._line(old, moment, old["current_period_end"], sign=-1))
-            if new is not None and not anew:
+            if new is not None and not restarts_period:
                 lines.append(self._line(new, moment, new["current_period_end"], sign=1))
-        if not anew:
-            lines += [self._line(new, moment, new["current_period_end"], sign=1) for new in kept.values()]
+        if not restarts_period:
+            lines += [self._line(new, moment, new["current_period_end"], sign=1) for new in remaining.values()]
         return [line for line in lines if line["amount"]]
 
-    def of_period(self, item: Doc, start: int, end: int) -> Doc:
+    def whole_period(self, item: JsonDocument, start: int, end: int) -> JsonDocument:
         """A whole period at the item's price."""
         price = self._price(item)
         return _line(item, price, int(price["unit_amount"] or 0) * int(item["quantity"]), (start, end), proration=False)
 
-    def pending(self, subscription_id: str) -> list[Doc]:
+    def pending(self, subscription_id: str) -> list[JsonDocument]:
         found = self._pending.get(subscription_id)
         return [] if found is None else list(found["lines"])
 
-    def keep(self, subscription_id: str, lines: list[Doc]) -> None:
+    def add(self, subscription_id: str, lines: list[JsonDocument]) -> None:
         if lines:
-            kept = [*self.pending(subscription_id), *lines][-MOST_PENDING:]
-            self._pending.put(subscription_id, {"lines": kept})
+            pending = [*self.pending(subscription_id), *lines][-MAX_PENDING_PRORATIONS:]
+            self._pending.put(subscription_id, {"lines": pending})
 
-    def invoiced(self, subscription_id: str) -> None:
+    def clear(self, subscription_id: str) -> None:
         """An invoice took them."""
         if self._pending.get(subscription_id) is not None:
-            self._pending.drop(subscription_id)
+            self._pending.delete(subscription_id)
 
-    def _line(self, item: Doc, moment: int, end: int, *, sign: int) -> Doc:
+    def _line(self, item: JsonDocument, moment: int, end: int, *, sign: int) -> JsonDocument:
         price = self._price(item)
-        worth = int(price["unit_amount"] or 0) * int(item["quantity"])
+        full_amount = int(price["unit_amount"] or 0) * int(item["quantity"])
         share = Fraction(end - moment, end - item["current_period_start"])
-        return _line(item, price, sign * round(worth * share), (moment, end), proration=True)
+        return _line(item, price, sign * round(full_amount * share), (moment, end), proration=True)
 
-    def _price(self, item: Doc) -> Doc:
+    def _price(self, item: JsonDocument) -> JsonDocument:
         price = self._tables.prices.get(item["price"])
         assert price is not None, item["price"]  # noqa: S101  # prices cannot be deleted
         return price
 
 
-def _line(item: Doc, price: Doc, amount: int, period: tuple[int, int], *, proration: bool) -> Doc:
+def _line(
+    item: JsonDocument, price: JsonDocument, amount: int, period: tuple[int, int], *, proration: bool
+) -> JsonDocument:
     return {
         "item": item["id"],
         "price": price["id"],

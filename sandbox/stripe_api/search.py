@@ -3,19 +3,19 @@
 import re
 from dataclasses import dataclass
 
-from sandbox.http import Doc
-from sandbox.stripe_api.errors import invalid
+from sandbox.http import JsonDocument
+from sandbox.stripe_api.errors import invalid_param
 
-CLAUSE = re.compile(
+SEARCH_CLAUSE_PATTERN = re.compile(
     r"""\s*(?P<minus>-?)(?P<field>name|email|phone|created|metadata\[(['"])(?P<key>[^'"\]]+)\3\])"""
     r"""\s*(?P<operator>:|~|>=|<=|>|<)\s*(?:(?P<null>null)|(?P<number>\d+)|(['"])(?P<value>(?:\\.|(?!\8).)*)\8)\s*"""
 )
-JOIN = re.compile(r"(AND|OR)\b", re.IGNORECASE)
-MOST_CLAUSES = 10
+SEARCH_JOIN_PATTERN = re.compile(r"(AND|OR)\b", re.IGNORECASE)
+MAX_SEARCH_CLAUSES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Clause:
+class SearchClause:
     field: str
     key: str | None
     operator: str
@@ -24,32 +24,32 @@ class Clause:
     alternative: bool  # joined with OR
 
 
-def parse_query(query: str) -> list[Clause]:
-    clauses: list[Clause] = []
+def parse_query(query: str) -> list[SearchClause]:
+    clauses: list[SearchClause] = []
     position, alternative = 0, False
     while True:
-        found = CLAUSE.match(query, position)
-        if found is None or len(clauses) == MOST_CLAUSES:
-            raise invalid("query", f"We were unable to parse your search query: {query}")
+        found = SEARCH_CLAUSE_PATTERN.match(query, position)
+        if found is None or len(clauses) == MAX_SEARCH_CLAUSES:
+            raise invalid_param("query", f"We were unable to parse your search query: {query}")
         value = found["number"] or (re.sub(r"\\(.)", r"\1", found["value"]) if found["value"] is not None else None)
         name = "metadata" if found["key"] else found["field"]
-        clauses.append(Clause(name, found["key"], found["operator"], value, bool(found["minus"]), alternative))
+        clauses.append(SearchClause(name, found["key"], found["operator"], value, bool(found["minus"]), alternative))
         position = found.end()
         if position == len(query):
             return clauses
-        joined = JOIN.match(query, position)
+        joined = SEARCH_JOIN_PATTERN.match(query, position)
         if joined is None:
-            raise invalid("query", f"We were unable to parse your search query: {query}")
+            raise invalid_param("query", f"We were unable to parse your search query: {query}")
         alternative = joined[1].upper() == "OR"
         position = joined.end()
 
 
-def matches(row: Doc, clauses: list[Clause]) -> bool:
-    verdicts = [_holds(row, clause) for clause in clauses]
-    return any(verdicts) if any(clause.alternative for clause in clauses) else all(verdicts)
+def matches(row: JsonDocument, clauses: list[SearchClause]) -> bool:
+    results = [_matches_clause(row, clause) for clause in clauses]
+    return any(results) if any(clause.alternative for clause in clauses) else all(results)
 
 
-def _holds(row: Doc, clause: Clause) -> bool:
+def _matches_clause(row: JsonDocument, clause: SearchClause) -> bool:
     actual = row["metadata"].get(clause.key) if clause.field == "metadata" else row[clause.field]
     if clause.value is None:
         return (actual is None) != clause.negated
@@ -60,11 +60,11 @@ def _holds(row: Doc, clause: Clause) -> bool:
     return (str(actual).lower() == clause.value.lower() if actual is not None else False) != clause.negated
 
 
-def _compares(actual: int, operator: str, wanted: int) -> bool:
+def _compares(actual: int, operator: str, expected: int) -> bool:
     return {
-        ":": actual == wanted,
-        ">": actual > wanted,
-        ">=": actual >= wanted,
-        "<": actual < wanted,
-        "<=": actual <= wanted,
+        ":": actual == expected,
+        ">": actual > expected,
+        ">=": actual >= expected,
+        "<": actual < expected,
+        "<=": actual <= expected,
     }.get(operator, False)

@@ -6,19 +6,19 @@ import string
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sandbox.http import Doc
-from sandbox.state import World
-from sandbox.stripe_api.errors import invalid, no_such
+from sandbox.http import JsonDocument
+from sandbox.state import SandboxState
+from sandbox.stripe_api.errors import invalid_param, not_found
 
 API_VERSION = "2026-10-28.endive"
-EVENT_SECONDS = 30 * 24 * 3600  # Stripe keeps events 30 days (stripe.md 2)
-DEFAULT_LIMIT = 10
-ALPHABET = string.ascii_letters + string.digits
-NOUNS = {"cus_": "customers", "sub_": "subscriptions", "price_": "prices", "prod_": "products"}
+EVENT_RETENTION_SECONDS = 30 * 24 * 3600  # Stripe keeps events 30 days (stripe.md 2)
+DEFAULT_STRIPE_PAGE_SIZE = 10
+ID_ALPHABET = string.ascii_letters + string.digits
+OBJECT_TYPE_BY_ID_PREFIX = {"cus_": "customers", "sub_": "subscriptions", "price_": "prices", "prod_": "products"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class StripeRequestCause:
     """The request an event names as its cause; ``request_id`` None: nobody's call, the clock's or Lago's doing."""
 
     request_id: str | None = None
@@ -26,20 +26,20 @@ class Cause:
     version: str = API_VERSION
 
 
-NOBODY = Cause()
+NO_REQUEST = StripeRequestCause()
 
 
 def new_id(prefix: str, length: int = 14) -> str:
-    return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
+    return prefix + "".join(secrets.choice(ID_ALPHABET) for _ in range(length))
 
 
 @dataclass
-class Tables:
-    world: World
-    cause: Cause = field(default=NOBODY)
+class StripeTables:
+    state: SandboxState
+    cause: StripeRequestCause = field(default=NO_REQUEST)
 
     def __post_init__(self) -> None:
-        store = self.world.store
+        store = self.state.store
         self.customers = store.table("stripe.customers", email=lambda row: row.get("email"))
         self.products = store.table("stripe.products")
         self.prices = store.table("stripe.prices", lookup_key=lambda row: row["lookup_key"])
@@ -47,17 +47,17 @@ class Tables:
         self.events = store.table("stripe.events")
         self.invoices = store.table("stripe.invoices")
         # What search still shows: the customer before its last change, and when that was.
-        self.before: dict[str, tuple[float, Doc | None]] = {}
+        self.before_last_change: dict[str, tuple[float, JsonDocument | None]] = {}
 
     def now(self) -> int:
-        return int(self.world.clock.now())
+        return int(self.state.clock.now())
 
-    def event(self, kind: str, row: Doc, previous: Doc | None = None) -> None:
-        data: Doc = {"object": copy.deepcopy(row)}
+    def emit(self, event_type: str, row: JsonDocument, previous: JsonDocument | None = None) -> None:
+        data: JsonDocument = {"object": copy.deepcopy(row)}
         if previous is not None:
             data["previous_attributes"] = previous
         event_id = new_id("evt_", 24)
-        event: Doc = {
+        event: JsonDocument = {
             "id": event_id,
             "object": "event",
             "api_version": API_VERSION,
@@ -66,19 +66,19 @@ class Tables:
             "livemode": False,
             "pending_webhooks": 0,
             "request": {"id": self.cause.request_id, "idempotency_key": self.cause.idempotency_key},
-            "type": kind,
+            "type": event_type,
         }
         self.events.put(event_id, event)
-        self.world.webhooks.stripe(event)
-        while (oldest := self.events.oldest()) and oldest[1]["created"] < self.now() - EVENT_SECONDS:
-            self.events.drop(oldest[0])
+        self.state.webhooks.send_stripe(event)
+        while (oldest := self.events.oldest()) and oldest[1]["created"] < self.now() - EVENT_RETENTION_SECONDS:
+            self.events.delete(oldest[0])
 
-    def page(self, rows: Iterable[Doc], params: Doc, url: str) -> Doc:
+    def page(self, rows: Iterable[JsonDocument], params: JsonDocument, url: str) -> JsonDocument:
         """One page, newest first; ``rows`` come in order of creation."""
         ordered = sorted(rows, key=lambda row: int(row["created"]))[::-1]
         if "created" in params:
-            ordered = [row for row in ordered if _inside(int(row["created"]), params["created"])]
-        limit = params.get("limit", DEFAULT_LIMIT)
+            ordered = [row for row in ordered if _in_time_range(int(row["created"]), params["created"])]
+        limit = params.get("limit", DEFAULT_STRIPE_PAGE_SIZE)
         start = 0
         if "starting_after" in params:
             start = _position(ordered, params["starting_after"], "starting_after") + 1
@@ -89,13 +89,13 @@ class Tables:
         data = ordered[start : start + limit]
         return {"object": "list", "url": url, "has_more": start + limit < len(ordered), "data": data}
 
-    def expanded(self, document: Doc, params: Doc) -> Doc:
+    def expanded(self, document: JsonDocument, params: JsonDocument) -> JsonDocument:
         """``expand[]=data.product``: ids in the answer become objects."""
-        wanted = params.get("expand")
-        if not wanted:
+        paths = params.get("expand")
+        if not paths:
             return document
         document = copy.deepcopy(document)
-        for path in wanted:
+        for path in paths:
             self._expand(document, path.split("."), path)
         return document
 
@@ -105,21 +105,21 @@ class Tables:
                 self._expand(each, names, path)
             return
         if not isinstance(node, dict) or names[0] not in node:
-            raise invalid("expand", f"This property cannot be expanded ({path}).")
+            raise invalid_param("expand", f"This property cannot be expanded ({path}).")
         value = node[names[0]]
         if isinstance(value, str):
             value = node[names[0]] = self._object(value, path)
         if len(names) > 1 and value is not None:
             self._expand(value, names[1:], path)
 
-    def _object(self, key: str, path: str) -> Doc:
+    def _object(self, key: str, path: str) -> JsonDocument:
         for table in (self.customers, self.subscriptions, self.prices, self.products):
             if (row := table.get(key)) is not None:
                 return copy.deepcopy(row)
-        raise invalid("expand", f"This property cannot be expanded ({path}).")
+        raise invalid_param("expand", f"This property cannot be expanded ({path}).")
 
 
-def _inside(created: int, bounds: Doc) -> bool:
+def _in_time_range(created: int, bounds: JsonDocument) -> bool:
     return (
         created >= bounds.get("gte", created)
         and created <= bounds.get("lte", created)
@@ -128,9 +128,16 @@ def _inside(created: int, bounds: Doc) -> bool:
     )
 
 
-def _position(rows: list[Doc], key: str, param: str) -> int:
+def _position(rows: list[JsonDocument], key: str, param: str) -> int:
     for position, row in enumerate(rows):
         if row["id"] == key:
             return position
-    noun = next((noun.removesuffix("s") for prefix, noun in NOUNS.items() if key.startswith(prefix)), "object")
-    raise no_such(noun, key, param, own=False)
+    object_type = next(
+        (
+            object_type.removesuffix("s")
+            for prefix, object_type in OBJECT_TYPE_BY_ID_PREFIX.items()
+            if key.startswith(prefix)
+        ),
+        "object",
+    )
+    raise not_found(object_type, key, param, in_path=False)

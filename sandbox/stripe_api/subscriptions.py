@@ -7,24 +7,33 @@ there: their parameters are refused aloud.
 
 from collections.abc import Iterator
 
-from sandbox.http import Doc
-from sandbox.months import at, period_of
+from sandbox.http import JsonDocument
+from sandbox.months import period_containing, utc_datetime
 from sandbox.stripe_api import forms
-from sandbox.stripe_api.errors import Refusal, invalid, missing_param, no_such
-from sandbox.stripe_api.prorations import Prorations
-from sandbox.stripe_api.serializers import API_VERSION, NOBODY, Tables, new_id
+from sandbox.stripe_api.errors import StripeApiError, invalid_param, missing_param, not_found
+from sandbox.stripe_api.prorations import StripeProrations
+from sandbox.stripe_api.serializers import API_VERSION, NO_REQUEST, StripeTables, new_id
 
-MOST_ITEMS = 20
-MOST_SUBSCRIPTIONS = 500
-INCOMPLETE_SECONDS = 23 * 3600
-ENDED = frozenset({"canceled", "incomplete_expired"})
-STATUSES = ("incomplete", "incomplete_expired", "trialing", "active", "past_due", "canceled", "unpaid", "paused")
-DAYS = {"day": 1, "week": 7}
-MONTHS = {"month": 1, "year": 12}
-OBJECT_ANCHOR_SINCE = "2026-09-30"
+MAX_SUBSCRIPTION_ITEMS = 20
+MAX_SUBSCRIPTIONS = 500
+INCOMPLETE_EXPIRES_SECONDS = 23 * 3600
+ENDED_STATUSES = frozenset({"canceled", "incomplete_expired"})
+STRIPE_SUBSCRIPTION_STATUSES = (
+    "incomplete",
+    "incomplete_expired",
+    "trialing",
+    "active",
+    "past_due",
+    "canceled",
+    "unpaid",
+    "paused",
+)
+DAYS_BY_STRIPE_INTERVAL = {"day": 1, "week": 7}
+MONTHS_BY_STRIPE_INTERVAL = {"month": 1, "year": 12}
+OBJECT_ANCHOR_SINCE_VERSION = "2026-09-30"
 
-PRORATION = forms.choice(("create_prorations", "always_invoice", "none"))
-CANCELLATION = forms.record(
+PRORATION_BEHAVIOR_FIELD = forms.choice(("create_prorations", "always_invoice", "none"))
+CANCELLATION_DETAILS_FIELDS = forms.record(
     {
         "comment": forms.text(),
         "feedback": forms.choice(
@@ -38,27 +47,34 @@ CANCELLATION = forms.record(
                 "too_expensive",
                 "unused",
             ),
-            clears=True,
+            clearable=True,
         ),
     }
 )
-ITEM = forms.record(
+SUBSCRIPTION_ITEM_FIELDS = forms.record(
     {
-        "price": forms.text(clears=False),
+        "price": forms.text(clearable=False),
         "quantity": forms.integer(0),
         "metadata": forms.metadata,
-        **dict.fromkeys(("billing_thresholds", "discounts", "plan", "price_data", "tax_rates", "trial"), forms.refused),
+        **dict.fromkeys(
+            ("billing_thresholds", "discounts", "plan", "price_data", "tax_rates", "trial"), forms.unsupported
+        ),
     }
 )
-CHANGED_ITEM = forms.record(
-    {**ITEM.schema, "id": forms.text(clears=False), "deleted": forms.boolean, "clear_usage": forms.refused}
+CHANGED_ITEM_FIELDS = forms.record(
+    {
+        **SUBSCRIPTION_ITEM_FIELDS.schema,
+        "id": forms.text(clearable=False),
+        "deleted": forms.boolean,
+        "clear_usage": forms.unsupported,
+    }
 )
-COMMON: forms.Schema = {
-    "automatic_tax": forms.record({"enabled": forms.boolean, "liability": forms.refused}, required=("enabled",)),
-    "cancel_at": forms.integer(0, clears=True),
+SUBSCRIPTION_COMMON_FIELDS: forms.FormSchema = {
+    "automatic_tax": forms.record({"enabled": forms.boolean, "liability": forms.unsupported}, required=("enabled",)),
+    "cancel_at": forms.integer(0, clearable=True),
     "cancel_at_period_end": forms.boolean,
     "collection_method": forms.choice(("charge_automatically", "send_invoice")),
-    "days_until_due": forms.integer(0, clears=True),
+    "days_until_due": forms.integer(0, clearable=True),
     "default_payment_method": forms.text(),
     "description": forms.text(500),
     "metadata": forms.metadata,
@@ -67,9 +83,12 @@ COMMON: forms.Schema = {
         ("allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete")
     ),
     "payment_settings": forms.record(
-        {"save_default_payment_method": forms.choice(("off", "on_subscription")), "payment_method_types": forms.refused}
+        {
+            "save_default_payment_method": forms.choice(("off", "on_subscription")),
+            "payment_method_types": forms.unsupported,
+        }
     ),
-    "proration_behavior": PRORATION,
+    "proration_behavior": PRORATION_BEHAVIOR_FIELD,
     **dict.fromkeys(
         (
             "add_invoice_items",
@@ -87,16 +106,16 @@ COMMON: forms.Schema = {
             "trial_from_plan",
             "trial_settings",
         ),
-        forms.refused,
+        forms.unsupported,
     ),
-    **forms.EXPAND,
+    **forms.EXPAND_FIELDS,
 }
-CREATE_FIELDS: forms.Schema = {
-    **COMMON,
-    "billing_mode": forms.record({"type": forms.choice(("classic", "flexible")), "flexible": forms.refused}),
-    "currency": forms.text(3, clears=False),
-    "customer": forms.text(clears=False),
-    "items": forms.array(ITEM, MOST_ITEMS),
+SUBSCRIPTION_CREATE_FIELDS: forms.FormSchema = {
+    **SUBSCRIPTION_COMMON_FIELDS,
+    "billing_mode": forms.record({"type": forms.choice(("classic", "flexible")), "flexible": forms.unsupported}),
+    "currency": forms.text(3, clearable=False),
+    "customer": forms.text(clearable=False),
+    "items": forms.array(SUBSCRIPTION_ITEM_FIELDS, MAX_SUBSCRIPTION_ITEMS),
     **dict.fromkeys(
         (
             "backdate_start_date",
@@ -105,137 +124,143 @@ CREATE_FIELDS: forms.Schema = {
             "customer_account",
             "trial_period_days",
         ),
-        forms.refused,
+        forms.unsupported,
     ),
 }
 
 
-def _anchor(param: str, value: forms.Node) -> str | Doc | None:
+def _anchor(param: str, value: forms.FormNode) -> str | JsonDocument | None:
     """An object since endive, a word before (stripe.md 6); which one is right depends on Stripe-Version."""
     if isinstance(value, dict):
         return forms.record({"type": forms.choice(("now", "unchanged"))}, required=("type",))(param, value)
     return forms.choice(("now", "unchanged"))(param, value)
 
 
-UPDATE_FIELDS: forms.Schema = {
-    **COMMON,
+SUBSCRIPTION_UPDATE_FIELDS: forms.FormSchema = {
+    **SUBSCRIPTION_COMMON_FIELDS,
     "billing_cycle_anchor": _anchor,
-    "cancellation_details": CANCELLATION,
-    "items": forms.array(CHANGED_ITEM, MOST_ITEMS),
+    "cancellation_details": CANCELLATION_DETAILS_FIELDS,
+    "items": forms.array(CHANGED_ITEM_FIELDS, MAX_SUBSCRIPTION_ITEMS),
     "pause_collection": forms.record(
         {"behavior": forms.choice(("keep_as_draft", "mark_uncollectible", "void")), "resumes_at": forms.integer(0)},
         required=("behavior",),
     ),
     "proration_date": forms.integer(0),
 }
-CANCEL_FIELDS: forms.Schema = {
-    "cancellation_details": CANCELLATION,
+SUBSCRIPTION_CANCEL_FIELDS: forms.FormSchema = {
+    "cancellation_details": CANCELLATION_DETAILS_FIELDS,
     "invoice_now": forms.boolean,
     "prorate": forms.boolean,
-    **forms.EXPAND,
+    **forms.EXPAND_FIELDS,
 }
-LIST_FIELDS: forms.Schema = {
-    **forms.PAGE,
-    "collection_method": COMMON["collection_method"],
-    "created": forms.window,
-    "customer": forms.text(clears=False),
-    "price": forms.text(clears=False),
-    "status": forms.choice((*STATUSES, "all", "ended")),
+SUBSCRIPTION_LIST_FIELDS: forms.FormSchema = {
+    **forms.PAGINATION_FIELDS,
+    "collection_method": SUBSCRIPTION_COMMON_FIELDS["collection_method"],
+    "created": forms.time_range,
+    "customer": forms.text(clearable=False),
+    "price": forms.text(clearable=False),
+    "status": forms.choice((*STRIPE_SUBSCRIPTION_STATUSES, "all", "ended")),
     **dict.fromkeys(
-        ("automatic_tax", "current_period_end", "current_period_start", "customer_account", "test_clock"), forms.refused
+        ("automatic_tax", "current_period_end", "current_period_start", "customer_account", "test_clock"),
+        forms.unsupported,
     ),
 }
 
 
-class Subscriptions:
-    def __init__(self, tables: Tables) -> None:
+class StripeSubscriptionsApi:
+    def __init__(self, tables: StripeTables) -> None:
         self._tables = tables
-        self.prorations = Prorations(tables)
-        tables.subscriptions.schedule(_due, self._tick)
+        self.prorations = StripeProrations(tables)
+        tables.subscriptions.schedule(_due_at, self._on_due)
 
-    def create(self, form: Doc) -> Doc:
-        sent = forms.read(form, CREATE_FIELDS, "customer", "items")
+    def create(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, SUBSCRIPTION_CREATE_FIELDS, "customer", "items")
         if not sent["items"]:
             raise missing_param("items")
         _check_collection(sent.get("collection_method", "charge_automatically"), sent.get("days_until_due"))
         customer = self._tables.customers.get(sent["customer"])
         if customer is None or customer.get("deleted"):
-            raise no_such("customer", sent["customer"], "customer", own=False)
+            raise not_found("customer", sent["customer"], "customer", in_path=False)
         self._check_count(customer["id"])
         now = self._tables.now()
-        row = _blank(new_id("sub_", 24), customer["id"], now, sent)
+        row = _new_row(new_id("sub_", 24), customer["id"], now, sent)
         row["number"] = len(self._tables.subscriptions)  # the order of creation, within a second too
         for number, item in enumerate(sent["items"]):
             self._add_item(row, item, f"items[{number}]")
-        row["currency"] = self._currency(row, customer)
+        row["currency"] = self._checked_currency(row, customer)
         row["status"] = self._first_status(row, customer, sent)
         _set_cancel(row, sent, self._tables.now())
         if customer["currency"] is None:
             self._tables.customers.put(customer["id"], {**customer, "currency": row["currency"]})
         self._save(row, "customer.subscription.created")
-        self._charge(row, self._worth(row), "subscription_create")
-        return self._tables.expanded(self.shown(row), sent)
+        self._charge(row, self._period_amount(row), "subscription_create")
+        return self._tables.expanded(self.serialize(row), sent)
 
-    def retrieve(self, subscription_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, forms.EXPAND)
-        return self._tables.expanded(self.shown(self.row(subscription_id)), sent)
+    def retrieve(self, subscription_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, forms.EXPAND_FIELDS)
+        return self._tables.expanded(self.serialize(self.find_existing(subscription_id)), sent)
 
-    def update(self, subscription_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, UPDATE_FIELDS)
-        old = self.row(subscription_id)
-        if old["status"] in ENDED and set(sent) - {"metadata", "cancellation_details", "expand"}:
-            raise Refusal(
+    def update(self, subscription_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, SUBSCRIPTION_UPDATE_FIELDS)
+        old = self.find_existing(subscription_id)
+        if old["status"] in ENDED_STATUSES and set(sent) - {"metadata", "cancellation_details", "expand"}:
+            raise StripeApiError(
                 400,
                 "A canceled subscription can only update its cancellation_details and metadata.",
                 code="invalid_canceled_subscription_fields",
                 stored=True,
             )
         self._check_anchor(sent)
-        row = self.changed(old, sent.get("items", []))
+        row = self.with_changed_items(old, sent.get("items", []))
         _set_plain(row, sent)
         _check_collection(row["collection_method"], row["days_until_due"])
-        if _is_now(sent):
-            self._restart(row)
+        if _restarts_now(sent):
+            self._restart_period(row)
         _set_cancel(row, sent, self._tables.now())
         self._prorate(old, row, sent)
-        before, after = self._worth(old), self._worth(row)
+        before, after = self._period_amount(old), self._period_amount(row)
         self._save(row, "customer.subscription.updated")
-        if before != after or _prices(old) != _prices(row):
-            none = sent.get("proration_behavior") == "none"
-            self._charge(row, 0 if none else after - before, "plan_change")
-        return self._tables.expanded(self.shown(row), sent)
+        if before != after or _price_ids(old) != _price_ids(row):
+            without_proration = sent.get("proration_behavior") == "none"
+            self._charge(row, 0 if without_proration else after - before, "plan_change")
+        return self._tables.expanded(self.serialize(row), sent)
 
-    def cancel(self, subscription_id: str, form: Doc) -> Doc:
-        sent = forms.read(form, CANCEL_FIELDS)
-        row = self.row(subscription_id)
-        if row["status"] in ENDED:
-            raise no_such("subscription", subscription_id)
+    def cancel(self, subscription_id: str, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, SUBSCRIPTION_CANCEL_FIELDS)
+        row = self.find_existing(subscription_id)
+        if row["status"] in ENDED_STATUSES:
+            raise not_found("subscription", subscription_id)
         row = {**row, "cancellation_details": _cancellation(row, sent, "cancellation_requested")}
-        return self._tables.expanded(self.shown(self._end(row)), sent)
+        return self._tables.expanded(self.serialize(self._end(row)), sent)
 
-    def listing(self, form: Doc) -> Doc:
-        sent = forms.read(form, LIST_FIELDS)
+    def list_subscriptions(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, SUBSCRIPTION_LIST_FIELDS)
         if "customer" in sent:
             if self._tables.customers.get(sent["customer"]) is None:
-                raise no_such("customer", sent["customer"], "customer", own=False)
-            rows = sorted(self._tables.subscriptions.by("customer", sent["customer"]), key=lambda row: row["number"])
+                raise not_found("customer", sent["customer"], "customer", in_path=False)
+            rows = sorted(
+                self._tables.subscriptions.find_by("customer", sent["customer"]), key=lambda row: row["number"]
+            )
         else:
             rows = list(self._tables.subscriptions)
-        rows = [row for row in rows if _wanted(row, sent)]
+        rows = [row for row in rows if _matches(row, sent)]
         page = self._tables.page(rows, sent, "/v1/subscriptions")
-        page["data"] = [self.shown(row) for row in page["data"]]
+        page["data"] = [self.serialize(row) for row in page["data"]]
         return self._tables.expanded(page, sent)
 
-    def of(self, customer_id: str) -> Doc:
+    def of_customer(self, customer_id: str) -> JsonDocument:
         """What a customer shows of them when they are expanded."""
-        return {**self.listing({"customer": customer_id}), "url": f"/v1/customers/{customer_id}/subscriptions"}
+        return {
+            **self.list_subscriptions({"customer": customer_id}),
+            "url": f"/v1/customers/{customer_id}/subscriptions",
+        }
 
     def end_all(self, customer_id: str) -> None:
-        for row in self._tables.subscriptions.by("customer", customer_id):
-            if row["status"] not in ENDED:
+        for row in self._tables.subscriptions.find_by("customer", customer_id):
+            if row["status"] not in ENDED_STATUSES:
                 self._end(dict(row))
 
-    def shown(self, row: Doc) -> Doc:
+    def serialize(self, row: JsonDocument) -> JsonDocument:
         """As Stripe shows it: items as a list object, each with its whole price."""
         items = [
             {key: value for key, value in item.items() if key != "price"} | {"price": self._price(item["price"])}
@@ -251,58 +276,58 @@ class Subscriptions:
         }
         return document
 
-    def _price(self, price_id: str) -> Doc:
+    def _price(self, price_id: str) -> JsonDocument:
         price = self._tables.prices.get(price_id)
         assert price is not None, price_id  # noqa: S101  # prices cannot be deleted
         return price
 
-    def row(self, subscription_id: str) -> Doc:
+    def find_existing(self, subscription_id: str) -> JsonDocument:
         if (row := self._tables.subscriptions.get(subscription_id)) is None:
-            raise no_such("subscription", subscription_id)
+            raise not_found("subscription", subscription_id)
         return row
 
-    def changed(self, old: Doc, items: list[Doc]) -> Doc:
+    def with_changed_items(self, old: JsonDocument, items: list[JsonDocument]) -> JsonDocument:
         """A copy with its items changed; nothing is saved."""
         row = {**old, "metadata": dict(old["metadata"]), "items": [dict(item) for item in old["items"]]}
         self._change_items(row, items)
         return row
 
-    def begins_anew(self, old: Doc, row: Doc) -> bool:
+    def restarts_period(self, old: JsonDocument, row: JsonDocument) -> bool:
         """Whether the change of items ends the running period and bills a new one at once."""
         prices = {item["id"]: self._price(item["price"]) for item in old["items"]}
         return any(
-            _begins_anew(prices[item["id"]], self._price(item["price"]))
+            _restarts_period(prices[item["id"]], self._price(item["price"]))
             for item in row["items"]
             if item["id"] in prices
         )
 
-    def _prorate(self, old: Doc, row: Doc, sent: Doc) -> None:
+    def _prorate(self, old: JsonDocument, row: JsonDocument, sent: JsonDocument) -> None:
         behavior = sent.get("proration_behavior", "create_prorations")
-        if _is_now(sent) or self.begins_anew(old, row) or behavior == "always_invoice":
-            self.prorations.invoiced(row["id"])
+        if _restarts_now(sent) or self.restarts_period(old, row) or behavior == "always_invoice":
+            self.prorations.clear(row["id"])
         elif behavior == "create_prorations":
             moment = sent.get("proration_date") or self._tables.now()
-            self.prorations.keep(row["id"], self.prorations.between(old, row, moment, anew=False))
+            self.prorations.add(row["id"], self.prorations.lines_between(old, row, moment, restarts_period=False))
 
-    def _save(self, row: Doc, event: str) -> None:
+    def _save(self, row: JsonDocument, event: str) -> None:
         self._tables.subscriptions.put(row["id"], row)
-        self._tables.event(event, self.shown(row))
+        self._tables.emit(event, self.serialize(row))
 
     def _check_count(self, customer_id: str) -> None:
-        rows = self._tables.subscriptions.by("customer", customer_id)
-        if sum(row["status"] not in ENDED for row in rows) >= MOST_SUBSCRIPTIONS:
-            message = f"The customer {customer_id} has already reached the maximum {MOST_SUBSCRIPTIONS} subscriptions."
-            raise Refusal(400, message, code="customer_max_subscriptions", stored=True)
+        rows = self._tables.subscriptions.find_by("customer", customer_id)
+        if sum(row["status"] not in ENDED_STATUSES for row in rows) >= MAX_SUBSCRIPTIONS:
+            message = f"The customer {customer_id} has already reached the maximum {MAX_SUBSCRIPTIONS} subscriptions."
+            raise StripeApiError(400, message, code="customer_max_subscriptions", stored=True)
 
-    def _add_item(self, row: Doc, item: Doc, param: str) -> None:
+    def _add_item(self, row: JsonDocument, item: JsonDocument, param: str) -> None:
         if "price" not in item:
             raise missing_param(f"{param}[price]")
-        price = self._usable(item["price"], f"{param}[price]")
-        if price["id"] in _prices(row):
+        price = self._find_usable_price(item["price"], f"{param}[price]")
+        if price["id"] in _price_ids(row):
             message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
-            raise Refusal(400, message, param="items", stored=True)
-        if len(row["items"]) >= MOST_ITEMS:
-            raise invalid("items", f"A subscription may have at most {MOST_ITEMS} items.")
+            raise StripeApiError(400, message, param="items", stored=True)
+        if len(row["items"]) >= MAX_SUBSCRIPTION_ITEMS:
+            raise invalid_param("items", f"A subscription may have at most {MAX_SUBSCRIPTION_ITEMS} items.")
         now = self._tables.now()
         row["items"].append(
             {
@@ -312,7 +337,7 @@ class Subscriptions:
                 "created": now,
                 **period_at(row["billing_cycle_anchor"], now, price),
                 "discounts": [],
-                "metadata": forms.merged_metadata({}, item.get("metadata", {})),
+                "metadata": forms.merge_metadata({}, item.get("metadata", {})),
                 "price": price["id"],
                 "quantity": item.get("quantity", 1),
                 "subscription": row["id"],
@@ -320,22 +345,22 @@ class Subscriptions:
             }
         )
 
-    def _usable(self, price_id: str, param: str) -> Doc:
+    def _find_usable_price(self, price_id: str, param: str) -> JsonDocument:
         price = self._tables.prices.get(price_id)
         if price is None:
-            raise no_such("price", price_id, param, own=False)
+            raise not_found("price", price_id, param, in_path=False)
         if not price["active"]:
             message = "The price specified is inactive. This field only accepts active prices."
-            raise Refusal(400, message, param=param, stored=True)
+            raise StripeApiError(400, message, param=param, stored=True)
         if price["type"] != "recurring":
             message = (
                 "The price specified is set to `type=one_time` but this field only accepts prices with "
                 "`type=recurring`."
             )
-            raise Refusal(400, message, param=param, stored=True)
+            raise StripeApiError(400, message, param=param, stored=True)
         return price
 
-    def _change_items(self, row: Doc, changes: list[Doc]) -> None:
+    def _change_items(self, row: JsonDocument, changes: list[JsonDocument]) -> None:
         for number, change in enumerate(changes):
             param = f"items[{number}]"
             if "id" not in change:
@@ -343,64 +368,64 @@ class Subscriptions:
                 continue
             item = next((item for item in row["items"] if item["id"] == change["id"]), None)
             if item is None:
-                raise no_such("subscription_item", change["id"], f"{param}[id]", own=False)
+                raise not_found("subscription_item", change["id"], f"{param}[id]", in_path=False)
             if change.get("deleted"):
                 row["items"].remove(item)
                 continue
             if "price" in change and change["price"] != item["price"]:
-                self._swap_price(row, item, self._usable(change["price"], f"{param}[price]"))
+                self._change_price(row, item, self._find_usable_price(change["price"], f"{param}[price]"))
             if "quantity" in change:
                 item["quantity"] = change["quantity"]
             if "metadata" in change:
-                item["metadata"] = forms.merged_metadata(item["metadata"], change["metadata"])
+                item["metadata"] = forms.merge_metadata(item["metadata"], change["metadata"])
         if changes and not row["items"]:
-            raise invalid("items", "A subscription must have at least one active plan.")
+            raise invalid_param("items", "A subscription must have at least one active plan.")
         if changes:
-            self._currency(row, None)
+            self._checked_currency(row, None)
 
-    def _swap_price(self, row: Doc, item: Doc, price: Doc) -> None:
-        if price["id"] in _prices(row):
+    def _change_price(self, row: JsonDocument, item: JsonDocument, price: JsonDocument) -> None:
+        if price["id"] in _price_ids(row):
             message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
-            raise Refusal(400, message, param="items", stored=True)
+            raise StripeApiError(400, message, param="items", stored=True)
         old = self._price(item["price"])
         item["price"] = price["id"]
         item["quantity"] = 1  # the published default: a price change without a quantity loses the seats
-        if _begins_anew(old, price):
-            self._restart(row)
+        if _restarts_period(old, price):
+            self._restart_period(row)
 
-    def _restart(self, row: Doc) -> None:
+    def _restart_period(self, row: JsonDocument) -> None:
         """The billing cycle begins anew now: on ``billing_cycle_anchor: now``, another interval, from free to paid."""
         now = self._tables.now()
         row["billing_cycle_anchor"] = now
         for item in row["items"]:
             item.update(period_at(now, now, self._price(item["price"])))
 
-    def _check_anchor(self, sent: Doc) -> None:
+    def _check_anchor(self, sent: JsonDocument) -> None:
         anchor = sent.get("billing_cycle_anchor")
         if anchor is None:
             return
         version = self._tables.cause.version or API_VERSION
-        if isinstance(anchor, dict) != (version[:10] >= OBJECT_ANCHOR_SINCE):
-            raise invalid("billing_cycle_anchor", "Invalid billing_cycle_anchor")
+        if isinstance(anchor, dict) != (version[:10] >= OBJECT_ANCHOR_SINCE_VERSION):
+            raise invalid_param("billing_cycle_anchor", "Invalid billing_cycle_anchor")
 
-    def _currency(self, row: Doc, customer: Doc | None) -> str:
+    def _checked_currency(self, row: JsonDocument, customer: JsonDocument | None) -> str:
         found = {str(self._price(item["price"])["currency"]) for item in row["items"]}
-        wanted = customer["currency"] if customer is not None else row["currency"]
-        if len(found | ({wanted} if wanted else set())) > 1:
+        expected = customer["currency"] if customer is not None else row["currency"]
+        if len(found | ({expected} if expected else set())) > 1:
             message = (
                 "You cannot combine currencies on a single customer. This customer has had a subscription, coupon, "
-                f"or invoice item with currency {wanted}."
+                f"or invoice item with currency {expected}."
             )
-            raise Refusal(400, message, stored=True)
+            raise StripeApiError(400, message, stored=True)
         return found.pop()
 
-    def _first_status(self, row: Doc, customer: Doc, sent: Doc) -> str:
-        if row["collection_method"] == "send_invoice" or self._worth(row) == 0:
+    def _first_status(self, row: JsonDocument, customer: JsonDocument, sent: JsonDocument) -> str:
+        if row["collection_method"] == "send_invoice" or self._period_amount(row) == 0:
             return "active"
         if sent.get("payment_behavior") == "default_incomplete":
             return "incomplete"
         if not (row["default_payment_method"] or customer["invoice_settings"]["default_payment_method"]):
-            raise Refusal(
+            raise StripeApiError(
                 400,
                 "This customer has no attached payment source or default payment method. Please consider adding a "
                 "default payment method.",
@@ -409,11 +434,11 @@ class Subscriptions:
             )
         return "active"
 
-    def _worth(self, row: Doc) -> int:
+    def _period_amount(self, row: JsonDocument) -> int:
         return sum(int(self._price(item["price"])["unit_amount"] or 0) * int(item["quantity"]) for item in row["items"])
 
-    def _charge(self, row: Doc, amount: int, reason: str) -> None:
-        self._tables.world.ledger.charge(
+    def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
+        self._tables.state.ledger.charge(
             "stripe",
             customer=row["customer"],
             subscription=row["id"],
@@ -422,7 +447,7 @@ class Subscriptions:
             reason=reason,
         )
 
-    def _end(self, row: Doc, status: str = "canceled") -> Doc:
+    def _end(self, row: JsonDocument, status: str = "canceled") -> JsonDocument:
         now = self._tables.now()
         row["status"] = status
         row["ended_at"] = now
@@ -430,8 +455,8 @@ class Subscriptions:
         self._save(row, "customer.subscription.deleted" if status == "canceled" else "customer.subscription.updated")
         return row
 
-    def _tick(self, row: Doc, moment: float) -> None:
-        self._tables.cause = NOBODY
+    def _on_due(self, row: JsonDocument, moment: float) -> None:
+        self._tables.cause = NO_REQUEST
         row = {**row, "items": [dict(item) for item in row["items"]]}
         if row["status"] == "incomplete":
             self._end(row, "incomplete_expired")
@@ -445,89 +470,92 @@ class Subscriptions:
                 price = self._price(item["price"])
                 item.update(period_at(row["billing_cycle_anchor"], int(moment), price))
                 renewed += int(price["unit_amount"] or 0) * int(item["quantity"])
-        self.prorations.invoiced(row["id"])
+        self.prorations.clear(row["id"])
         self._save(row, "customer.subscription.updated")
         self._charge(row, renewed, "renewal")
 
 
-def _due(row: Doc) -> float | None:
-    if row["status"] in ENDED:
+def _due_at(row: JsonDocument) -> float | None:
+    if row["status"] in ENDED_STATUSES:
         return None
     if row["status"] == "incomplete":
-        return float(row["created"] + INCOMPLETE_SECONDS)
-    return float(min(_ends(row)))
+        return float(row["created"] + INCOMPLETE_EXPIRES_SECONDS)
+    return float(min(_due_times(row)))
 
 
-def _ends(row: Doc) -> Iterator[int]:
+def _due_times(row: JsonDocument) -> Iterator[int]:
     yield from (item["current_period_end"] for item in row["items"])
     if row["cancel_at"] is not None:
         yield row["cancel_at"]
 
 
-def _is_now(sent: Doc) -> bool:
+def _restarts_now(sent: JsonDocument) -> bool:
     return sent.get("billing_cycle_anchor") in ("now", {"type": "now"})
 
 
-def _begins_anew(old: Doc, price: Doc) -> bool:
+def _restarts_period(old: JsonDocument, price: JsonDocument) -> bool:
     """Another interval, or from free to paid (the document's text of the update)."""
     return bool(old["recurring"] != price["recurring"] or (old["unit_amount"] == 0 and price["unit_amount"] != 0))
 
 
-def _prices(row: Doc) -> list[str]:
+def _price_ids(row: JsonDocument) -> list[str]:
     return [item["price"] for item in row["items"]]
 
 
-def period_at(anchor: int, moment: int, price: Doc) -> Doc:
+def period_at(anchor: int, moment: int, price: JsonDocument) -> JsonDocument:
     """``current_period_start`` and ``current_period_end``, as an item has them."""
     interval, count = price["recurring"]["interval"], price["recurring"]["interval_count"]
-    start, end = period_of(
-        at(anchor), at(moment), days=DAYS.get(interval, 0) * count, months=MONTHS.get(interval, 0) * count
+    start, end = period_containing(
+        utc_datetime(anchor),
+        utc_datetime(moment),
+        days=DAYS_BY_STRIPE_INTERVAL.get(interval, 0) * count,
+        months=MONTHS_BY_STRIPE_INTERVAL.get(interval, 0) * count,
     )
     return {"current_period_end": int(end.timestamp()), "current_period_start": int(start.timestamp())}
 
 
-def _wanted(row: Doc, sent: Doc) -> bool:
+def _matches(row: JsonDocument, sent: JsonDocument) -> bool:
     status = sent.get("status")
     if status is None:
-        fits = row["status"] != "canceled"
+        matches = row["status"] != "canceled"
     elif status == "all":
-        fits = True
+        matches = True
     else:
-        fits = row["status"] in (ENDED if status == "ended" else {status})
+        matches = row["status"] in (ENDED_STATUSES if status == "ended" else {status})
     if "collection_method" in sent and row["collection_method"] != sent["collection_method"]:
         return False
-    return fits and ("price" not in sent or sent["price"] in _prices(row))
+    return matches and ("price" not in sent or sent["price"] in _price_ids(row))
 
 
 def _check_collection(method: str, days: int | None) -> None:
     if method == "send_invoice" and days is None:
         message = "If you specify `collection_method` as `send_invoice`, you must also specify `days_until_due`."
-        raise invalid("days_until_due", message, "parameter_missing")
+        raise invalid_param("days_until_due", message, "parameter_missing")
     if method == "charge_automatically" and days is not None:
         message = "`days_until_due` is only allowed when `collection_method` is `send_invoice`."
-        raise invalid("days_until_due", message)
+        raise invalid_param("days_until_due", message)
 
 
-def _cancellation(row: Doc, sent: Doc, reason: str | None) -> Doc:
+def _cancellation(row: JsonDocument, sent: JsonDocument, reason: str | None) -> JsonDocument:
     details = sent.get("cancellation_details") or {}
     return {**row["cancellation_details"], **details, "reason": reason}
 
 
-def _set_plain(row: Doc, sent: Doc) -> None:
+def _set_plain(row: JsonDocument, sent: JsonDocument) -> None:
     for name in ("collection_method", "days_until_due", "default_payment_method", "description", "pause_collection"):
         if name in sent:
             row[name] = sent[name]
     if sent.get("collection_method") == "charge_automatically" and "days_until_due" not in sent:
         row["days_until_due"] = None
     if "metadata" in sent:
-        row["metadata"] = forms.merged_metadata(row["metadata"], sent["metadata"])
+        row["metadata"] = forms.merge_metadata(row["metadata"], sent["metadata"])
     if "cancellation_details" in sent:
         row["cancellation_details"] = _cancellation(row, sent, row["cancellation_details"]["reason"])
     if "automatic_tax" in sent and sent["automatic_tax"] is not None:
         row["automatic_tax"] = {**row["automatic_tax"], "enabled": sent["automatic_tax"]["enabled"]}
 
 
-def _set_cancel(row: Doc, sent: Doc, now: int) -> None:
+def _set_cancel(row: JsonDocument, sent: JsonDocument, now: int) -> None:
     if "cancel_at_period_end" in sent:
         row["cancel_at_period_end"] = sent["cancel_at_period_end"]
         row["cancel_at"] = None
@@ -544,7 +572,7 @@ def _set_cancel(row: Doc, sent: Doc, now: int) -> None:
 
 
 # What a subscription has and nobody here sets.
-NEVER_SET = (
+ALWAYS_EMPTY_FIELDS = (
     "application",
     "application_fee_percent",
     "billing_cycle_anchor_config",
@@ -563,7 +591,7 @@ NEVER_SET = (
     "trial_end",
     "trial_start",
 )
-NOT_YET = (
+INITIALLY_EMPTY_FIELDS = (
     "cancel_at",
     "canceled_at",
     "currency",
@@ -575,13 +603,13 @@ NOT_YET = (
 )
 
 
-def _blank(subscription_id: str, customer_id: str, now: int, sent: Doc) -> Doc:
+def _new_row(subscription_id: str, customer_id: str, now: int, sent: JsonDocument) -> JsonDocument:
     saved = (sent.get("payment_settings") or {}).get("save_default_payment_method", "off")
-    row: Doc = {
+    row: JsonDocument = {
         "id": subscription_id,
         "object": "subscription",
-        **dict.fromkeys(NEVER_SET),
-        **dict.fromkeys(NOT_YET),
+        **dict.fromkeys(ALWAYS_EMPTY_FIELDS),
+        **dict.fromkeys(INITIALLY_EMPTY_FIELDS),
         "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
         "billing_cycle_anchor": now,
         "billing_mode": {"type": (sent.get("billing_mode") or {}).get("type", "flexible"), "flexible": None},

@@ -21,10 +21,8 @@ from core.db.models.events import Event
 from core.flow_control import circuit_breaker
 from core.reporting import metrics
 from core.reporting.metrics import StoreMetrics
-from tests.api.conftest import Api
-from tests.core.test_reads import FEW, large, plans_of
-
-__all__ = ["large"]
+from tests.support.api_client import Api
+from tests.support.query_plans import FEW, plans_of
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"

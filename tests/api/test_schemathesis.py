@@ -13,7 +13,7 @@ from core.common.clock import utc_now
 from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 from core.organizations.commands import NewOrganization
-from tests.api.conftest import Api
+from tests.support.api_client import Api
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("schemathesis.toml")

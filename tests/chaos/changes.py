@@ -27,14 +27,14 @@ from core.db.models.inbox import ServiceEvent
 from core.inbox import service_events
 
 SOURCE = "/chaos"
-AGAIN_SECONDS = 4.0
+RESEND_SECONDS = 4.0
 AFTER_REFUSAL_SECONDS = 0.3
-REST_SECONDS = 0.03
-TAKEN = ("applied", "superseded")
+PAUSE_SECONDS = 0.03
+HANDLED_STATUSES = ("applied", "superseded")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredOrganization:
     """What an organization must be in the end."""
 
     name: str
@@ -43,18 +43,18 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class ChaosChanges:
     messages: list[dict[str, Any]]
-    wanted: dict[str, Wanted]
+    desired: dict[str, DesiredOrganization]
 
 
-def story(chance: random.Random, organizations: int, changes: int, tiers: Sequence[str]) -> Story:
+def generate_changes(chance: random.Random, organizations: int, changes: int, tiers: Sequence[str]) -> ChaosChanges:
     ids = [f"org_{UUID(int=chance.getrandbits(128), version=4)}" for _ in range(organizations)]
     began = datetime.now(UTC) - timedelta(hours=1)
     messages: list[dict[str, Any]] = []
-    wanted: dict[str, Wanted] = {}
+    desired: dict[str, DesiredOrganization] = {}
 
-    def say(org_id: str, kind: str, **data: str) -> None:
+    def add(org_id: str, kind: str, **data: str) -> None:
         number = len(messages)
         messages.append(
             {
@@ -72,25 +72,25 @@ def story(chance: random.Random, organizations: int, changes: int, tiers: Sequen
     waiting = deque(ids)
     while len(messages) < changes:
         number = len(messages)
-        if waiting and (not wanted or chance.random() < 3 * len(waiting) / (changes - number)):
+        if waiting and (not desired or chance.random() < 3 * len(waiting) / (changes - number)):
             org_id = waiting.popleft()
-            wanted[org_id] = Wanted(f"Chaos {number}", f"first-{number}@chaos.test", chance.choice(tiers))
-            one = wanted[org_id]
-            say(org_id, "created", name=one.name, plan_tier=one.tier, billing_email=one.email)
+            desired[org_id] = DesiredOrganization(f"Chaos {number}", f"first-{number}@chaos.test", chance.choice(tiers))
+            one = desired[org_id]
+            add(org_id, "created", name=one.name, plan_tier=one.tier, billing_email=one.email)
             continue
-        org_id = chance.choice(list(wanted))
-        one = wanted[org_id]
+        org_id = chance.choice(list(desired))
+        one = desired[org_id]
         match chance.choice(("renamed", "plan_changed", "billing_details_changed")):
             case "renamed":
-                wanted[org_id] = Wanted(f"Chaos {number}", one.email, one.tier)
-                say(org_id, "renamed", name=wanted[org_id].name)
+                desired[org_id] = DesiredOrganization(f"Chaos {number}", one.email, one.tier)
+                add(org_id, "renamed", name=desired[org_id].name)
             case "plan_changed":
-                wanted[org_id] = Wanted(one.name, one.email, chance.choice(tiers))
-                say(org_id, "plan_changed", plan_tier=wanted[org_id].tier)
+                desired[org_id] = DesiredOrganization(one.name, one.email, chance.choice(tiers))
+                add(org_id, "plan_changed", plan_tier=desired[org_id].tier)
             case _:
-                wanted[org_id] = Wanted(one.name, f"later-{number}@chaos.test", one.tier)
-                say(org_id, "billing_details_changed", billing_email=wanted[org_id].email)
-    return Story(messages, wanted)
+                desired[org_id] = DesiredOrganization(one.name, f"later-{number}@chaos.test", one.tier)
+                add(org_id, "billing_details_changed", billing_email=desired[org_id].email)
+    return ChaosChanges(messages, desired)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Sender:
     ``sent`` counts those that were taken, by the broker or by the door.
     """
 
-    story: Story
+    generated: ChaosChanges
     database: Database
     catalog: Catalog
     broker: str | None
@@ -130,9 +130,9 @@ class Sender:
         app = Celery("sender", broker=self.broker, set_as_current=False) if self.broker else None
         if app is not None:
             app.conf.task_create_missing_queue_type = "quorum"
-        todo = deque(enumerate(self.story.messages))
-        without_verdict: dict[str, tuple[float, dict[str, Any]]] = {}
-        while (todo or without_verdict) and not self._stopping.is_set():
+        todo = deque(enumerate(self.generated.messages))
+        unhandled: dict[str, tuple[float, dict[str, Any]]] = {}
+        while (todo or unhandled) and not self._stopping.is_set():
             if todo:
                 number, message = todo.popleft()
                 if not self._send(app if number % 2 else None, message):
@@ -142,9 +142,9 @@ class Sender:
                     continue
                 self.sent += 1
                 if app is not None and number % 2:
-                    without_verdict[str(message["id"])] = (time.monotonic(), message)
-            self._stopping.wait(REST_SECONDS if todo else AFTER_REFUSAL_SECONDS)
-            self._look_for_verdicts(app, without_verdict)
+                    unhandled[str(message["id"])] = (time.monotonic(), message)
+            self._stopping.wait(PAUSE_SECONDS if todo else AFTER_REFUSAL_SECONDS)
+            self._resend_unhandled(app, unhandled)
         if app is not None:
             app.close()
 
@@ -158,19 +158,19 @@ class Sender:
             return False
         return True
 
-    def _look_for_verdicts(self, app: Celery | None, waiting: dict[str, tuple[float, dict[str, Any]]]) -> None:
+    def _resend_unhandled(self, app: Celery | None, waiting: dict[str, tuple[float, dict[str, Any]]]) -> None:
         """A message that a wiped broker lost is sent again: the sender's part of the contract."""
-        late = {key for key, (sent, _) in waiting.items() if time.monotonic() - sent > AGAIN_SECONDS}
+        late = {key for key, (sent, _) in waiting.items() if time.monotonic() - sent > RESEND_SECONDS}
         if not late:
             return
         try:
             with self.database.read() as session:
-                known = set(session.scalars(select(ServiceEvent.id).where(ServiceEvent.id.in_(late))))
+                handled = set(session.scalars(select(ServiceEvent.id).where(ServiceEvent.id.in_(late))))
         except DATABASE_UNAVAILABLE_ERRORS:
             return
-        for key in known:
+        for key in handled:
             del waiting[key]
-        for key in late - known:
+        for key in late - handled:
             message = waiting[key][1]
             waiting[key] = (time.monotonic(), message)
             self.sent_again += self._send(app, message)

@@ -34,11 +34,11 @@ from core.db.models.inbox import ServiceEvent
 from core.reconcile import due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.chaos import judge, outside
-from tests.chaos.changes import Sender, Story, story
-from tests.chaos.crew import Crew
+from tests.chaos import judge, servers
+from tests.chaos.changes import ChaosChanges, Sender, generate_changes
+from tests.chaos.supervisor import Supervisor
 from tests.crash.matrix import leave_nothing_behind
-from tests.worker import leaks
+from tests.support import leaks
 from worker.config.settings import Settings
 from worker.wiring import runtime
 
@@ -50,26 +50,26 @@ ORGANIZATIONS = 60
 CHANGES = 500
 SYNC_SECONDS = 60.0
 # Longer than the promise, so that what is late is told with how late it was.
-PATIENCE_SECONDS = 180.0
+MAX_WAIT_SECONDS = 180.0
 LATENCY_MS = 40
 DISK_MEGABYTES = 12
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_may_read_this", "a_lago_key_nobody_may_read"
-LOOK_EVERY = 0.1
-GONE_WRONG_THERE = ("lost_answer", "500_after", "500_before", "reset", "html_502", "500_stored")
+POLL_SECONDS = 0.1
+PROVIDER_FAULTS = ("lost_answer", "500_after", "500_before", "reset", "html_502", "500_stored")
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """``strike`` returns when it is over; ``words`` say what it does."""
+class ChaosFault:
+    """``inject`` returns when it is over; ``words`` say what it does."""
 
     words: str
-    strike: Callable[[], None]
+    inject: Callable[[], None]
 
 
 # The seed has its say in what is made.
-Maker = Callable[[], Fault]
+Maker = Callable[[], ChaosFault]
 
 
 @dataclass(kw_only=True)
@@ -87,25 +87,25 @@ class Report:
 class Scene:
     """What a story plays in."""
 
-    crew: Crew
+    supervisor: Supervisor
     database: Database
     sandbox: SandboxClient
     sender: Sender
     plans: Catalog
-    faults: list[Fault]
+    faults: list[ChaosFault]
     left_out: str | None
 
 
-def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int = 1) -> Report:
-    """``rounds``: how often each fault comes."""
+def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, repeats: int = 1) -> Report:
+    """``repeats``: how often each fault comes."""
     chance = random.Random(f"{name} {seed}")  # noqa: S311 - a seeded story, no secret
     report = Report(name=name, seed=seed)
     plans = plan_catalog.load(charged_by=CHARGED_BY[name])
-    tale = story(chance, min(ORGANIZATIONS, max(1, changes // 8)), changes, plans.tiers())
-    with _scene(name, chance, tale, plans, rounds) as scene:
+    generated = generate_changes(chance, min(ORGANIZATIONS, max(1, changes // 8)), changes, plans.tiers())
+    with _scene(name, chance, generated, plans, repeats) as scene:
         began = time.monotonic()
         say(
-            f"{name}, seed {seed}: {len(tale.wanted)} organizations that {CHARGED_BY[name].title()} charges, "
+            f"{name}, seed {seed}: {len(generated.desired)} organizations that {CHARGED_BY[name].title()} charges, "
             f"{changes} changes, {len(scene.faults)} faults"
         )
         if scene.left_out is not None:
@@ -113,15 +113,15 @@ def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, rounds: int
         scene.sender.start()
         for fault, number in zip(scene.faults, _moments(chance, changes, len(scene.faults)), strict=True):
             while scene.sender.sent < number and scene.sender.ended_at is None:
-                time.sleep(LOOK_EVERY / 5)
+                time.sleep(POLL_SECONDS / 5)
             say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  {fault.words}")
-            fault.strike()
+            fault.inject()
         last_fault = time.monotonic()
         say(f"  {last_fault - began:5.1f} s, {scene.sender.sent:4} sent  the last fault is over")
-        _wait_until_home(scene, report, last_fault)
+        _wait_until_in_sync(scene, report, last_fault)
         say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  all in sync")
         scene.sender.stop()
-        report.problems += _judge(scene, tale, report)
+        report.problems += _judge(scene, generated, report)
     for problem in report.problems:
         say(f"  ✗ {problem}")
     told = ", ".join(f"{value} {key}" for key, value in report.figures.items())
@@ -135,7 +135,7 @@ def _moments(chance: random.Random, changes: int, faults: int) -> list[int]:
 
 
 @contextmanager
-def _scene(name: Name, chance: random.Random, tale: Story, plans: Catalog, rounds: int) -> Iterator[Scene]:
+def _scene(name: Name, chance: random.Random, generated: ChaosChanges, plans: Catalog, repeats: int) -> Iterator[Scene]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         served = stack.enter_context(Sandbox(limits=True))
@@ -143,41 +143,41 @@ def _scene(name: Name, chance: random.Random, tale: Story, plans: Catalog, round
         _put_on_sale(plans, served.url)
         sandbox.settings(latency_ms=LATENCY_MS)
         sandbox.reset_calls()
-        ground = _on_sqlite(stack, folder, chance) if name == "sqlite" else _on_servers(stack, name, chance)
-        database = Database(ground.database_url)
+        deployment = _on_sqlite(stack, folder, chance) if name == "sqlite" else _on_servers(stack, name, chance)
+        database = Database(deployment.database_url)
         stack.callback(database.close)
         database.upgrade()
         environment = _environment(served.url, folder) | {
-            "DATABASE_URL": ground.database_url,
+            "DATABASE_URL": deployment.database_url,
             "CHARGED_BY": CHARGED_BY[name],
         }
-        if ground.broker is not None:
-            environment["CELERY_BROKER_URL"] = ground.broker
-        crew = stack.enter_context(Crew.of(ground.processes, environment, folder))
+        if deployment.broker is not None:
+            environment["CELERY_BROKER_URL"] = deployment.broker
+        supervisor = stack.enter_context(Supervisor.of(deployment.processes, environment, folder))
         makers: list[Maker] = [
-            *ground.faults,
-            *(partial(_signal, crew, words[0], chance) for words in ground.processes),
+            *deployment.faults,
+            *(partial(_signal, supervisor, words[0], chance) for words in deployment.processes),
         ]
         makers += [
-            partial(_at_the_billers, sandbox, chance, kinds) for kinds in (GONE_WRONG_THERE[:1], GONE_WRONG_THERE)
+            partial(_provider_failure, sandbox, chance, kinds) for kinds in (PROVIDER_FAULTS[:1], PROVIDER_FAULTS)
         ]
-        faults = [maker() for _ in range(rounds) for maker in makers]
+        faults = [maker() for _ in range(repeats) for maker in makers]
         chance.shuffle(faults)
-        sender = Sender(tale, database, plans, ground.broker)
+        sender = Sender(generated, database, plans, deployment.broker)
         stack.callback(sender.stop)
         yield Scene(
-            crew=crew,
+            supervisor=supervisor,
             database=database,
             sandbox=sandbox,
             sender=sender,
             plans=plans,
             faults=faults,
-            left_out=ground.left_out,
+            left_out=deployment.left_out,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class ChaosDeployment:
     """What a story stands on, and what may go wrong with it. ``left_out``: what cannot go wrong on this machine."""
 
     database_url: str
@@ -187,73 +187,73 @@ class Ground:
     left_out: str | None = None
 
 
-def _on_sqlite(stack: ExitStack, folder: Path, chance: random.Random) -> Ground:
-    place = stack.enter_context(outside.disk(DISK_MEGABYTES))
-    file = (place.folder if place else folder) / "billing-sync.db"
-    faults = [partial(_full, place, chance)] * 2 if place else []
-    left_out = None if place else "the full disk, since nothing may be mounted here"
-    return Ground(database_url=f"sqlite:///{file}", processes=[("up",)], faults=faults, left_out=left_out)
+def _on_sqlite(stack: ExitStack, folder: Path, chance: random.Random) -> ChaosDeployment:
+    disk = stack.enter_context(servers.disk(DISK_MEGABYTES))
+    file = (disk.folder if disk else folder) / "billing-sync.db"
+    faults = [partial(_full_disk, disk, chance)] * 2 if disk else []
+    left_out = None if disk else "the full disk, since nothing may be mounted here"
+    return ChaosDeployment(database_url=f"sqlite:///{file}", processes=[("up",)], faults=faults, left_out=left_out)
 
 
-def _on_servers(stack: ExitStack, name: Name, chance: random.Random) -> Ground:
-    postgres = stack.enter_context(outside.postgres())
+def _on_servers(stack: ExitStack, name: Name, chance: random.Random) -> ChaosDeployment:
+    postgres = stack.enter_context(servers.postgres())
     processes = [("worker",), ("worker",), ("relay",), ("beat",)]
     faults: list[Maker] = [partial(_outage, postgres, chance)]
-    broker: outside.Server
+    broker: servers.RestartableServer
     if name == "postgres-redis":
-        broker = valkey = stack.enter_context(outside.valkey())
-        faults.append(lambda: Fault("Redis FLUSHALL", valkey.flush))
+        broker = valkey = stack.enter_context(servers.valkey())
+        faults.append(lambda: ChaosFault("Redis FLUSHALL", valkey.flush))
     else:
-        broker = stack.enter_context(outside.rabbit())
+        broker = stack.enter_context(servers.rabbit())
     faults.append(partial(_outage, broker, chance))
-    return Ground(database_url=postgres.url, processes=processes, faults=faults, broker=broker.url)
+    return ChaosDeployment(database_url=postgres.url, processes=processes, faults=faults, broker=broker.url)
 
 
-def _outage(server: outside.Server, chance: random.Random) -> Fault:
+def _outage(server: servers.RestartableServer, chance: random.Random) -> ChaosFault:
     seconds = chance.uniform(0.0, 4.0)
 
-    def strike() -> None:
+    def inject() -> None:
         server.stop()
         time.sleep(seconds)
         server.start()
 
-    return Fault(f"{server.name} stopped, started {seconds:.1f} s later", strike)
+    return ChaosFault(f"{server.name} stopped, started {seconds:.1f} s later", inject)
 
 
-def _signal(crew: Crew, words: str, chance: random.Random) -> Fault:
+def _signal(supervisor: Supervisor, words: str, chance: random.Random) -> ChaosFault:
     number, signalled = chance.randrange(2), chance.choice((signal.SIGTERM, signal.SIGKILL))
-    return Fault(f"{signalled.name} to {words}", partial(crew.strike, words, number, signalled))
+    return ChaosFault(f"{signalled.name} to {words}", partial(supervisor.send_signal, words, number, signalled))
 
 
-def _at_the_billers(sandbox: SandboxClient, chance: random.Random, kinds: Sequence[str]) -> Fault:
+def _provider_failure(sandbox: SandboxClient, chance: random.Random, kinds: Sequence[str]) -> ChaosFault:
     kind, times = chance.choice(kinds), chance.randint(2, 5)
     # Only Stripe stores an answer, a failure too, under the key of a create.
     provider, operation = ("stripe", "POST /v1/customers") if kind == "500_stored" else ("*", "*")
 
-    def strike() -> None:
+    def inject() -> None:
         sandbox.add_fault(provider, operation, kind, times=times)
 
-    return Fault(f"{times} requests end with {kind} ({provider} {operation})", strike)
+    return ChaosFault(f"{times} requests end with {kind} ({provider} {operation})", inject)
 
 
-def _full(place: outside.Disk, chance: random.Random) -> Fault:
+def _full_disk(disk: servers.Disk, chance: random.Random) -> ChaosFault:
     seconds = chance.uniform(1.0, 4.0)
 
-    def strike() -> None:
-        place.fill()
+    def inject() -> None:
+        disk.fill()
         time.sleep(seconds)
-        place.free()
+        disk.free()
 
-    return Fault(f"the disk full for {seconds:.1f} s", strike)
+    return ChaosFault(f"the disk full for {seconds:.1f} s", inject)
 
 
-def _wait_until_home(scene: Scene, report: Report, last_fault: float) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
+def _wait_until_in_sync(scene: Scene, report: Report, last_fault: float) -> None:
+    until = time.monotonic() + MAX_WAIT_SECONDS
     while not (scene.sender.ended_at is not None and _in_sync(scene.database)):
         if time.monotonic() > until:
-            report.problems.append(f"not in sync within {PATIENCE_SECONDS:.0f} s of the last fault: {_behind(scene)}")
+            report.problems.append(f"not in sync within {MAX_WAIT_SECONDS:.0f} s of the last fault: {_behind(scene)}")
             break
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_SECONDS)
     report.seconds = time.monotonic() - max(last_fault, scene.sender.ended_at or last_fault)
     if report.seconds > SYNC_SECONDS:
         report.problems.append(f"in sync {report.seconds:.1f} s after the last fault, more than {SYNC_SECONDS:.0f} s")
@@ -278,11 +278,11 @@ def _behind(scene: Scene) -> str:
     return f"{[tuple(row) for row in rows]}; sender {'ended' if scene.sender.ended_at else 'still sends'}"
 
 
-def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
+def _judge(scene: Scene, generated: ChaosChanges, report: Report) -> list[str]:
     state = scene.sandbox.state()
-    problems = [*judge.problems(scene.database, scene.plans, tale, state)]
+    problems = [*judge.problems(scene.database, scene.plans, generated, state)]
     url = scene.database.url.set(drivername=scene.database.url.get_backend_name())
-    written = [("logs", scene.crew.logs), *leaks.rows(url.render_as_string(hide_password=False), with_names=True)]
+    written = [("logs", scene.supervisor.logs), *leaks.rows(url.render_as_string(hide_password=False), with_names=True)]
     problems += [f"a key stands in {place}" for place in leaks.found(written, {STRIPE_KEY, LAGO_KEY})]
     counters = scene.sandbox.counters()
     report.figures = {
@@ -292,7 +292,7 @@ def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
         "calls to Lago": counters.lago.total,
         "answers lost": counters.stripe.statuses.get("dropped", 0) + counters.lago.statuses.get("dropped", 0),
         "429s": counters.stripe.statuses.get("429", 0) + counters.lago.statuses.get("429", 0),
-        "process starts": scene.crew.starts,
+        "process starts": scene.supervisor.starts,
         "changes refused at first": scene.sender.refused,
         "messages sent again": scene.sender.sent_again,
     }
@@ -300,10 +300,10 @@ def _judge(scene: Scene, tale: Story, report: Report) -> list[str]:
 
 
 def _put_on_sale(plans: Catalog, url: str) -> None:
-    billers = runtime.open_providers(Settings.model_construct(**_keys(url, SecretStr)), plans)
-    publishing.publish(plans, billers.values())
-    for biller in billers.values():
-        biller.close()
+    providers = runtime.open_providers(Settings.model_construct(**_keys(url, SecretStr)), plans)
+    publishing.publish(plans, providers.values())
+    for provider in providers.values():
+        provider.close()
 
 
 def _keys(url: str, secret: Callable[[str], Any]) -> dict[str, Any]:
@@ -336,10 +336,10 @@ def main(arguments: Sequence[str]) -> int:
     leave_nothing_behind()
     failed = False
     for name in options.story or STORIES:
-        if name == "postgres-rabbitmq" and not outside.rabbit_is_installed():
+        if name == "postgres-rabbitmq" and not servers.rabbit_is_installed():
             _print(f"{name}: not played, no RabbitMQ is installed here")
             continue
-        report = play(cast("Name", name), options.seed, _print, changes=options.changes, rounds=options.rounds)
+        report = play(cast("Name", name), options.seed, _print, changes=options.changes, repeats=options.rounds)
         failed = failed or bool(report.problems)
     return int(failed)
 

@@ -10,7 +10,7 @@ from typing import Literal
 from tests.contract import lago_requests, stripe_requests
 from tests.contract.documents import available, where
 from tests.contract.lago_requests import lago_violations
-from tests.contract.operations import Request
+from tests.contract.operations import WireRequest
 from tests.contract.stripe_requests import stripe_violations
 
 __all__ = ["available", "read", "violations", "where"]
@@ -31,6 +31,6 @@ def violations(  # noqa: PLR0913, PLR0917 - the six parts of a request, as an ob
     ``path`` and ``query`` as they came over the wire: still percent-encoded, the query without its ``?``.
     Pure and safe to call from several threads. Raises ``FileNotFoundError`` where ``available`` is False.
     """
-    request = Request(method.upper(), path, query, body, content_type)
+    request = WireRequest(method.upper(), path, query, body, content_type)
     found = stripe_violations(request) if provider == "stripe" else lago_violations(request)
     return [f"{provider} {request.method} {path}: {sentence}" for sentence in found]

@@ -11,7 +11,7 @@ import re
 from tests.contract.documents import Json, Object, array, lago_document, obj
 from tests.contract.forms import Tree, pairs, plant, typed
 from tests.contract.lago_overlay import OVERLAY
-from tests.contract.operations import Key, Operation, Operations, Parts, Request, query_schema
+from tests.contract.operations import DocumentedOperation, Key, Operations, Parts, WireRequest, query_schema
 from tests.contract.schemas import faults
 
 BASE = "/api/v1"
@@ -21,7 +21,7 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 _NESTED = re.compile(r"(\w+)\[([^\[\]]+)\]")
 
 
-def lago_violations(request: Request) -> list[str]:
+def lago_violations(request: WireRequest) -> list[str]:
     """What the document and ``lago_overlay`` do not allow in the request."""
     operation = operations().find(request.method, request.path)
     if operation is None:
@@ -60,7 +60,7 @@ def _parameter(given: Object, document: Object) -> Object:
     return given
 
 
-def _query_violations(request: Request, operation: Operation) -> list[str]:
+def _query_violations(request: WireRequest, operation: DocumentedOperation) -> list[str]:
     try:
         tree = _tree(request.query)
     except ValueError as error:
@@ -81,7 +81,7 @@ def _tree(query: str) -> Tree:
     return root
 
 
-def _body_violations(request: Request, operation: Operation) -> list[str]:
+def _body_violations(request: WireRequest, operation: DocumentedOperation) -> list[str]:
     if operation.body is None:
         return ["this operation takes no body"] if request.body else []
     if request.media_type != JSON:

@@ -19,7 +19,7 @@ Parts: TypeAlias = Object  # {"query": schema, "body": schema}: what one operati
 
 
 @dataclass(frozen=True)
-class Request:
+class WireRequest:
     """One request as it went over the wire."""
 
     method: str
@@ -49,7 +49,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Operation:
+class DocumentedOperation:
     """``query`` and ``body`` are closed schemas; no ``body`` means the operation takes none."""
 
     query: Object
@@ -69,13 +69,13 @@ class Operations:
         self._documented = frozenset(described)
         self._described = {**described, **{(one.method, one.path): obj(one.now) for one in overlay if not one.at}}
         self._document = document
-        self._compiled: dict[Key, Operation] = {}
+        self._compiled: dict[Key, DocumentedOperation] = {}
         self._by_length: dict[int, list[Key]] = {}
         # Literal segments first: OpenAPI prefers /customers/search to /customers/{customer}.
         for key in sorted(self._described, key=lambda key: key[1].count("{")):
             self._by_length.setdefault(key[1].count("/"), []).append(key)
 
-    def find(self, method: str, path: str) -> Operation | None:
+    def find(self, method: str, path: str) -> DocumentedOperation | None:
         """The operation of a concrete path, or None when the document does not know it."""
         steps = path.split("/")
         for key in self._by_length.get(len(steps) - 1, []):
@@ -106,13 +106,13 @@ class Operations:
     def _parts(self, key: Key) -> Parts:
         return {part: closed(schema, self._document) for part, schema in self._described[key].items()}
 
-    def _compile(self, key: Key) -> Operation:
+    def _compile(self, key: Key) -> DocumentedOperation:
         parts = self._parts(key)
         for one in self._overlay:
             if one.at and (one.method, one.path) == key:
                 put(parts, one, self._document)
         query, body = obj(parts["query"]), obj(parts["body"]) if "body" in parts else None
-        operation = Operation(query, body, compiled(query), compiled(body or NOTHING))
+        operation = DocumentedOperation(query, body, compiled(query), compiled(body or NOTHING))
         self._compiled[key] = operation
         return operation
 

@@ -6,14 +6,14 @@ from jsonschema import Draft202012Validator
 
 from tests.contract.documents import Object, array, obj, stripe_document
 from tests.contract.forms import bracketed, typed
-from tests.contract.operations import Operations, Parts, Request, query_schema
+from tests.contract.operations import Operations, Parts, WireRequest, query_schema
 from tests.contract.schemas import NOTHING, faults
 from tests.contract.stripe_overlay import OVERLAY
 
 FORM = "application/x-www-form-urlencoded"
 
 
-def stripe_violations(request: Request) -> list[str]:
+def stripe_violations(request: WireRequest) -> list[str]:
     """What the document and ``stripe_overlay`` do not allow in the request."""
     operation = operations().find(request.method, request.path)
     if operation is None:

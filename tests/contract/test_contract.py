@@ -155,10 +155,9 @@ def test_what_the_lago_sdk_sends_is_allowed(recorder: Recorder) -> None:
 
 def test_a_checkout_without_the_documents_says_so_and_names_no_path_of_the_machine(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent, tmp_path / "repository" / "tests" / "contract")
+    (tmp_path / "repository" / "tests" / "__init__.py").touch()
     asks = "import json; from tests import contract; print(json.dumps([contract.available(), contract.where()]))"
-    told = subprocess.run(
-        [sys.executable, "-c", asks], cwd=tmp_path / "repository", capture_output=True, check=True
-    )
+    told = subprocess.run([sys.executable, "-c", asks], cwd=tmp_path / "repository", capture_output=True, check=True)
     there, sentence = json.loads(told.stdout)
     assert not there
     assert "../shared/specs" in sentence

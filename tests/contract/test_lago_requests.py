@@ -193,21 +193,21 @@ REFUSED: list[tuple[str, str, str, Json, str]] = [
 ]
 
 
-def held(method: str, path: str, query: str, value: Json) -> list[str]:
+def violated(method: str, path: str, query: str, value: Json) -> list[str]:
     body = b"" if value is None else json.dumps(value).encode()
     return violations("lago", method, path, query, body, JSON)
 
 
 @pytest.mark.parametrize(("method", "path", "query", "value"), ALLOWED)
 def test_a_request_lago_obeys_is_allowed(method: str, path: str, query: str, value: Json) -> None:
-    assert held(method, path, query, value) == []
+    assert violated(method, path, query, value) == []
 
 
 @pytest.mark.parametrize(("method", "path", "query", "value", "reason"), REFUSED)
 def test_a_request_lago_refuses_or_half_obeys_is_named(
     method: str, path: str, query: str, value: Json, reason: str
 ) -> None:
-    assert reason in "\n".join(held(method, path, query, value))
+    assert reason in "\n".join(violated(method, path, query, value))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"customer": NaN}', b"[" * 100_000])

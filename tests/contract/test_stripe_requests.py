@@ -137,7 +137,7 @@ REFUSED = [
 ]
 
 
-def held(method: str, path: str, form: str) -> list[str]:
+def violated(method: str, path: str, form: str) -> list[str]:
     if method == "POST":
         return violations("stripe", method, path, "", form.encode(), FORM)
     return violations("stripe", method, path, form, b"", "")
@@ -145,12 +145,12 @@ def held(method: str, path: str, form: str) -> list[str]:
 
 @pytest.mark.parametrize(("method", "path", "form"), ALLOWED)
 def test_a_request_stripe_takes_is_allowed(method: str, path: str, form: str) -> None:
-    assert held(method, path, form) == []
+    assert violated(method, path, form) == []
 
 
 @pytest.mark.parametrize(("method", "path", "form", "reason"), REFUSED)
 def test_a_request_stripe_refuses_or_misreads_is_named(method: str, path: str, form: str, reason: str) -> None:
-    assert reason in "\n".join(held(method, path, form))
+    assert reason in "\n".join(violated(method, path, form))
 
 
 def test_parameters_on_the_wrong_side_of_a_request_are_named() -> None:
@@ -170,5 +170,5 @@ def test_a_charset_after_the_content_type_is_fine() -> None:
 
 
 def test_every_mistake_of_a_request_is_named_in_one_go() -> None:
-    found = held("POST", SUBSCRIPTION, "items[0][prise]=p&cancel_at_period_end=yes&seats=3")
+    found = violated("POST", SUBSCRIPTION, "items[0][prise]=p&cancel_at_period_end=yes&seats=3")
     assert len(found) == 3

@@ -9,31 +9,31 @@ WHOLE: Final[dict[str, str]] = {
     # A person's or service's change in one transaction, by the same functions as a message's.
     "core.org_manager": "tests/core/test_org_manager.py",
     # They read; what they find is repaired by the usual rounds.
-    "tasks.drift": "tests/worker/test_drift.py",
+    "tasks.drift": "tests/worker/cli/test_drift.py",
     "providers.lago.state_reader": "tests/core/drift",
-    "providers.lago.usage_and_preview": "tests/api/test_plan_flows.py",
-    "providers.stripe.invoice_preview": "tests/api/test_plan_flows.py",
+    "providers.lago.usage_and_preview": "tests/api/routes/test_plan_preview.py",
+    "providers.stripe.invoice_preview": "tests/api/routes/test_plan_preview.py",
     "providers.stripe.state_reader": "tests/core/drift",
     # People are told; what it leaves undone waits in the mails' own rows.
-    "core.emails.sender": "tests/core/test_posting.py",
-    "tasks.emails": "tests/core/test_posting.py",
+    "core.emails.sender": "tests/core/emails/test_sender.py",
+    "tasks.emails": "tests/core/emails/test_sender.py",
     # Other services are told; nothing of an organization hangs on it.
-    "core.webhooks.dispatcher": "tests/core/test_courier.py",
-    "tasks.webhook_deliveries": "tests/worker/test_webhooks_out.py",
+    "core.webhooks.dispatcher": "tests/core/webhooks/test_dispatcher.py",
+    "tasks.webhook_deliveries": "tests/scenarios/test_webhook_deliveries.py",
     # Webhooks of the billers cause looks, which write nothing there; a hint that is lost on the way comes due again.
-    "core.inbox.provider_webhooks": "tests/core/test_hints.py",
-    "tasks.provider_webhooks": "tests/worker/test_webhooks.py",
+    "core.inbox.provider_webhooks": "tests/core/inbox/test_provider_webhooks.py",
+    "tasks.provider_webhooks": "tests/scenarios/test_provider_webhooks.py",
     # Whose key it is, asked when a process starts.
-    "core.reconcile.account_guard:AccountGuard.confirm": "tests/core/test_accounts.py",
-    "core.reconcile.account_guard:AccountGuard.start": "tests/core/test_accounts.py",
-    "providers.stripe.provider": "tests/providers/test_stripe_customers.py",
+    "core.reconcile.account_guard:AccountGuard.confirm": "tests/core/reconcile/test_account_guard.py",
+    "core.reconcile.account_guard:AccountGuard.start": "tests/core/reconcile/test_account_guard.py",
+    "providers.stripe.provider": "tests/providers/stripe/test_customers.py",
 }
 
-_CUSTOMERS: Final = "tests/providers/test_lago_customers.py"
-_HINTS: Final = "tests/core/test_hints.py"
-_LINKS: Final = "tests/core/test_links.py"
-_STRIPE: Final = "tests/providers/test_stripe_subscriptions.py"
-_SYNC: Final = "tests/core/test_sync.py"
+_CUSTOMERS: Final = "tests/providers/lago/test_customers.py"
+_WEBHOOKS: Final = "tests/core/inbox/test_provider_webhooks.py"
+_LINKS: Final = "tests/core/reconcile/test_lease.py"
+_STRIPE: Final = "tests/providers/stripe/test_subscriptions.py"
+_SYNC: Final = "tests/core/reconcile/test_reconciler.py"
 
 SITES: Final[dict[str, str]] = {
     # Two workers at one link: whoever comes late.
@@ -49,29 +49,29 @@ SITES: Final[dict[str, str]] = {
     ),
     # A key of another account: nothing is sent.
     "core.reconcile.outcomes:trip_wrong_account": (
-        "tests/core/test_accounts.py"
+        "tests/core/reconcile/test_account_guard.py"
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
     # A look after a webhook.
     "core.reconcile.attempt:SyncAttempt.mark_remote_changed": (
-        f"{_HINTS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out"
+        f"{_WEBHOOKS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out"
     ),
     "core.reconcile.attempt:SyncAttempt.invalidate_plan": (
-        f"{_HINTS}::test_a_downgrade_that_took_effect_settles_the_plan"
+        f"{_WEBHOOKS}::test_a_downgrade_that_took_effect_settles_the_plan"
     ),
     "worker.processes.relay:Relay._dispatch_provider_webhooks": (
-        "tests/worker/test_webhooks.py::test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence"
+        "tests/scenarios/test_provider_webhooks.py::test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence"
     ),
     # A database or a broker that is away, not a process that dies.
     "tasks.base:BillingTask.retry_in": (
-        "tests/worker/test_deployed.py::test_a_message_that_meets_a_database_that_is_away_comes_again"
+        "tests/scenarios/test_deployment.py::test_a_message_that_meets_a_database_that_is_away_comes_again"
     ),
     "worker.processes.relay:Relay._relay_events#2": (
-        "tests/worker/test_relay.py::test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once"
+        "tests/worker/processes/test_relay.py::test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once"
     ),
     # An import brings the organization that messages wait for.
     "core.inbox.service_events:_apply_waiting_in_transaction": (
-        "tests/core/transfer/test_importing.py"
+        "tests/core/predecessor/test_importing.py"
         "::test_what_is_said_while_its_organization_is_being_imported_is_not_left_waiting"
     ),
     # Customers that were there before us.
@@ -81,14 +81,14 @@ SITES: Final[dict[str, str]] = {
     ),
     # A restored database; no run here goes back in time.
     "providers.stripe.customers:StripeCustomers._find_lost_in_restore": (
-        "tests/core/test_second_payers.py::test_a_restored_database_finds_the_customer_that_it_forgot"
+        "tests/scenarios/test_double_charging.py::test_a_restored_database_finds_the_customer_that_it_forgot"
     ),
     # `billing-sync plans push`: a person's command, repeated by the person.
     "providers.lago.provider:LagoProvider.create_price": (
-        "tests/providers/test_lago_subscriptions.py::test_plan_is_added_in_advance_and_once"
+        "tests/providers/lago/test_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
     "providers.lago.provider:LagoProvider.find_price": (
-        "tests/providers/test_lago_subscriptions.py::test_plan_is_added_in_advance_and_once"
+        "tests/providers/lago/test_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
     "providers.stripe.prices:StripePrices._create_product": (
         f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once"

@@ -15,19 +15,19 @@ DEATH_SECONDS = 10.0
 
 
 class Killer:
-    """The observer of a sandbox. ``seen`` lists the points passed; at ``aim``'s, the process dies before any answer."""
+    """The observer of a sandbox. ``points`` lists the points passed; at ``aim`` the process dies before any answer."""
 
     def __init__(self) -> None:
-        self.seen: list[Point] = []
+        self.points: list[Point] = []
         self.spent = False
         self._passed: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._aim: tuple[Point, int] | None = None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What was seen until now was not the run's."""
         with self._lock:
-            self.seen.clear()
+            self.points.clear()
             self._passed.clear()
 
     def aim(self, point: Point, process: int) -> None:
@@ -39,7 +39,7 @@ class Killer:
             self._passed[exchange.operation] += 1
             number = self._passed[exchange.operation]
             if exchange.method != "GET":  # a read that was cut short has done nothing that could be seen
-                self.seen += [Point(moment, exchange.operation, "", number) for moment in (NOT_DONE, NOT_ANSWERED)]
+                self.points += [Point(moment, exchange.operation, "", number) for moment in (NOT_DONE, NOT_ANSWERED)]
             if self._aim is None or self.spent:
                 return
             point, process = self._aim

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from core.db.database import Database
-from tests import servers
-from tests.crash.lane import Lane, Recorded, StuckError, Zygote
-from tests.crash.operations import OPERATIONS, Operation
+from tests.crash.operations import OPERATIONS, CrashOperation
 from tests.crash.outcome import difference
-from tests.crash.places import SQLITE_FILES, Deployed, Embedded, Place, first_database
 from tests.crash.points import Point
+from tests.crash.runner import CrashRunner, Recorded, RunTimeoutError, Zygote
+from tests.crash.targets import SQLITE_FILES, CrashTarget, DeployedTarget, EmbeddedTarget, first_database
+from tests.support import servers
 
-PLACES = ("embedded", "deployed")
+TARGETS = ("embedded", "deployed")
 # A point that depends on which of two things comes first may be missed; it is tried for again.
 TRIES = 3
 MOST_TIMES = 3
@@ -70,8 +70,8 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Matrix:
-    place: str
-    operations: list[Operation]
+    target: str
+    operations: list[CrashOperation]
     recorded: dict[str, Recorded] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     seconds: float = 0.0
@@ -85,22 +85,25 @@ class Matrix:
         return [cell for cell in self.cells if not cell.reached]
 
 
-class Lanes:
+class CrashRunnerPool:
     """Lanes of one place that share the moments they can be set back to. A context."""
 
-    def __init__(self, place: str, lanes: int) -> None:
+    def __init__(self, target: str, count: int) -> None:
         self._stack = ExitStack()
-        self._place = place
-        self._wanted = lanes
-        self.lanes: list[Lane] = []
+        self._target = target
+        self._count = count
+        self.runners: list[CrashRunner] = []
 
     def __enter__(self) -> Self:
         try:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-")))
-            kept = folder / "kept"
-            kept.mkdir()
+            snapshots = folder / "kept"
+            snapshots.mkdir()
             zygote = self._stack.enter_context(Zygote())
-            self.lanes = [self._stack.enter_context(Lane(place, kept, zygote)) for place in self._places(folder, kept)]
+            self.runners = [
+                self._stack.enter_context(CrashRunner(target, snapshots, zygote))
+                for target in self._targets(folder, snapshots)
+            ]
         except BaseException:
             self._stack.close()
             raise
@@ -109,36 +112,36 @@ class Lanes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _places(self, folder: Path, kept: Path) -> list[Place]:
-        numbers = range(1, self._wanted + 1)
-        if self._place == "embedded":
-            (kept / "empty").mkdir()
-            first = Database(f"sqlite:///{kept / 'empty' / SQLITE_FILES[0]}")
+    def _targets(self, folder: Path, snapshots: Path) -> list[CrashTarget]:
+        numbers = range(1, self._count + 1)
+        if self._target == "embedded":
+            (snapshots / "empty").mkdir()
+            first = Database(f"sqlite:///{snapshots / 'empty' / SQLITE_FILES[0]}")
             first.upgrade()
             first.close()
-            return [Embedded(folder / f"lane-{number}", kept) for number in numbers]
+            return [EmbeddedTarget(folder / f"lane-{number}", snapshots) for number in numbers]
         postgres, redis = self._stack.enter_context(servers.postgres()), self._stack.enter_context(servers.redis())
         self._stack.enter_context(first_database(postgres))
-        return [Deployed(folder / f"lane-{number}", postgres, redis, number) for number in numbers]
+        return [DeployedTarget(folder / f"lane-{number}", postgres, redis, number) for number in numbers]
 
 
-def record(lanes: Sequence[Lane], operations: Sequence[Operation], say: Say) -> dict[str, Recorded]:
+def record(runners: Sequence[CrashRunner], operations: Sequence[CrashOperation], say: Say) -> dict[str, Recorded]:
     """One undisturbed run each; those that build on each other one after the other, in one lane."""
     recorded: dict[str, Recorded] = {}
 
-    def follow(lane: Lane, line: list[Operation]) -> None:
+    def follow(runner: CrashRunner, line: list[CrashOperation]) -> None:
         for operation in line:
             started = time.monotonic()
-            made = lane.record(operation)
+            made = runner.record(operation)
             recorded[operation.name] = made
             say(f"  {operation.name}: {len(made.points)} points, {time.monotonic() - started:.1f} s undisturbed")
 
-    _share(lanes, _lines(operations), follow)
+    _share(runners, _lines(operations), follow)
     return {operation.name: recorded[operation.name] for operation in operations}
 
 
-def _lines(operations: Sequence[Operation]) -> list[list[Operation]]:
-    lines: dict[str, list[Operation]] = {}
+def _lines(operations: Sequence[CrashOperation]) -> list[list[CrashOperation]]:
+    lines: dict[str, list[CrashOperation]] = {}
     first: dict[str, str] = {}
     for operation in operations:
         first[operation.name] = first[operation.after] if operation.after else operation.name
@@ -146,66 +149,66 @@ def _lines(operations: Sequence[Operation]) -> list[list[Operation]]:
     return list(lines.values())
 
 
-def _share(lanes: Sequence[Lane], work: Sequence[Work], do: Callable[[Lane, Work], None]) -> None:
+def _share(runners: Sequence[CrashRunner], work: Sequence[Work], do: Callable[[CrashRunner, Work], None]) -> None:
     """Each lane takes the next; when one raises, the others stop after theirs, and it is raised here."""
     todo: queue.SimpleQueue[Work] = queue.SimpleQueue()
     for each in work:
         todo.put(each)
-    stopped = threading.Event()
+    finished = threading.Event()
 
-    def take(lane: Lane) -> None:
+    def take(runner: CrashRunner) -> None:
         try:
-            while not (stopped.is_set() or todo.empty()):
-                do(lane, todo.get_nowait())
+            while not (finished.is_set() or todo.empty()):
+                do(runner, todo.get_nowait())
         except queue.Empty:
             return  # another was faster
         finally:
             # Whether nothing is left or this one raised: nobody begins another.
-            stopped.set()
+            finished.set()
 
-    with ThreadPoolExecutor(len(lanes)) as threads:
+    with ThreadPoolExecutor(len(runners)) as threads:
         try:
-            for ended in [threads.submit(take, lane) for lane in lanes]:
+            for ended in [threads.submit(take, runner) for runner in runners]:
                 ended.result()
         finally:
-            stopped.set()
+            finished.set()
 
 
-def cell(lane: Lane, operation: Operation, recorded: Recorded, point: Point) -> Cell:
+def cell(runner: CrashRunner, operation: CrashOperation, recorded: Recorded, point: Point) -> Cell:
     for _ in range(TRIES):
         try:
-            crashed = lane.crash(operation, point)
-        except StuckError as error:
-            return Cell(operation=operation.name, point=point, reached=True, problem=f"{error}\n{lane.log[-3000:]}")
-        if found := [*difference(recorded.outcome, crashed.outcome), *lane.leaked()]:
+            crashed = runner.crash(operation, point)
+        except RunTimeoutError as error:
+            return Cell(operation=operation.name, point=point, reached=True, problem=f"{error}\n{runner.log[-3000:]}")
+        if found := [*difference(recorded.outcome, crashed.outcome), *runner.leaked()]:
             return Cell(operation=operation.name, point=point, reached=crashed.reached, problem="\n".join(found))
         if crashed.reached:
             return Cell(operation=operation.name, point=point, reached=True, points=crashed.points)
     return Cell(operation=operation.name, point=point, reached=False)
 
 
-def run(place: str, operations: Sequence[Operation], lanes: int, say: Say, choose: Choice) -> Matrix:
+def run(target: str, operations: Sequence[CrashOperation], runners: int, say: Say, choose: Choice) -> Matrix:
     started = time.monotonic()
     by_name = {operation.name: operation for operation in operations}
-    with Lanes(place, lanes) as opened:
-        matrix = Matrix(place=place, operations=list(operations), recorded=record(opened.lanes, operations, say))
+    with CrashRunnerPool(target, runners) as opened:
+        matrix = Matrix(target=target, operations=list(operations), recorded=record(opened.runners, operations, say))
         chosen = choose(list(_worth_trying(operations, matrix.recorded)))
 
-        def try_one(lane: Lane, one: tuple[str, Point]) -> None:
+        def try_one(runner: CrashRunner, one: tuple[str, Point]) -> None:
             name, point = one
-            done = cell(lane, by_name[name], matrix.recorded[name], point)
+            done = cell(runner, by_name[name], matrix.recorded[name], point)
             matrix.cells.append(done)
             if done.problem is not None:
                 say(f"  ✗ {name}, {point.name}, {point.number}.: {done.problem}")
             if len(matrix.cells) % 50 == 0:
                 say(f"  {len(matrix.cells)} of {len(chosen)}, {time.monotonic() - started:.0f} s")
 
-        _share(opened.lanes, chosen, try_one)
+        _share(opened.runners, chosen, try_one)
     matrix.seconds = time.monotonic() - started
     return matrix
 
 
-def _worth_trying(operations: Sequence[Operation], recorded: dict[str, Recorded]) -> Iterator[tuple[str, Point]]:
+def _worth_trying(operations: Sequence[CrashOperation], recorded: dict[str, Recorded]) -> Iterator[tuple[str, Point]]:
     tried: set[Point] = set()
     for operation in operations:
         for point in _each_once(recorded[operation.name].points, operation):
@@ -218,7 +221,7 @@ def _is_of_itself(point: Point) -> bool:
     return point.site.startswith(OF_ITSELF)
 
 
-def _each_once(points: list[Point], operation: Operation) -> list[Point]:
+def _each_once(points: list[Point], operation: CrashOperation) -> list[Point]:
     """A point that a run comes by again and again, as the sweep does while it waits, is tried the first times."""
 
     def times(point: Point) -> int:
@@ -234,21 +237,21 @@ def grid(matrix: Matrix) -> Iterator[str]:
         cells[each.point.name, each.operation].append(each)
     names = list(dict.fromkeys(point.name for made in matrix.recorded.values() for point in made.points))
     names = [name for name in names if any(key[0] == name for key in cells)]
-    there = {(point.name, operation) for operation, made in matrix.recorded.items() for point in made.points}
+    passed = {(point.name, operation) for operation, made in matrix.recorded.items() for point in made.points}
     width = max(len(name) for name in names)
     for number, operation in enumerate(matrix.operations):
         yield f"{' ' * width} {'  │ ' * number}  ┌ {operation.name}"
     for name in sorted(names):
         marks = [
-            _mark(cells.get((name, operation.name), []), there=(name, operation.name) in there)
+            _mark(cells.get((name, operation.name), []), is_passed=(name, operation.name) in passed)
             for operation in matrix.operations
         ]
         yield f"{name:<{width}} {''.join(f'{mark:>4}' for mark in marks)}"
 
 
-def _mark(cells: list[Cell], *, there: bool) -> str:
+def _mark(cells: list[Cell], *, is_passed: bool) -> str:
     if not cells:
-        return "=" if there else "-"
+        return "=" if is_passed else "-"
     if any(each.problem is not None for each in cells):
         return "✗"
     if not any(each.reached for each in cells):
@@ -261,34 +264,34 @@ def totals(matrix: Matrix) -> str:
     killed = sum(each.reached for each in matrix.cells)
     kinds = len({each.point.name for each in matrix.cells})
     return (
-        f"{matrix.place}: {killed} processes killed at {kinds} kinds of point in {len(matrix.operations)} operations; "
+        f"{matrix.target}: {killed} processes killed at {kinds} kinds of point in {len(matrix.operations)} operations; "
         f"{len(matrix.problems)} ended differently, {len(matrix.missed)} points did not come by again; "
         f"{matrix.seconds:.0f} s"
     )
 
 
 @contextmanager
-def _chosen(words: Sequence[str]) -> Iterator[list[Operation]]:
+def _chosen(words: Sequence[str]) -> Iterator[list[CrashOperation]]:
     """The operations that a word of the command line names, with those that they start from."""
-    wanted = {each.name for each in OPERATIONS if not words or any(word in each.name for word in words)}
+    chosen = {each.name for each in OPERATIONS if not words or any(word in each.name for word in words)}
     for operation in reversed(OPERATIONS):
-        if operation.name in wanted and operation.after is not None:
-            wanted.add(operation.after)
-    yield [each for each in OPERATIONS if each.name in wanted]
+        if operation.name in chosen and operation.after is not None:
+            chosen.add(operation.after)
+    yield [each for each in OPERATIONS if each.name in chosen]
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="crash-matrix", description="Kill at every point, start again, compare.")
-    parser.add_argument("--place", choices=PLACES, action="append", help="Where; both if left out.")
+    parser.add_argument("--place", choices=TARGETS, action="append", help="Where; both if left out.")
     parser.add_argument("--only", action="append", default=[], help="Operations with this word in their name.")
     parser.add_argument("--lanes", type=int, default=6, help="Runs at the same time.")
     options = parser.parse_args(arguments)
     leave_nothing_behind()
     failed = False
     with _chosen(options.only) as operations:
-        for place in options.place or PLACES:
-            _print(f"{place}: {len(operations)} operations")
-            matrix = run(place, operations, options.lanes, _print, list)
+        for target in options.place or TARGETS:
+            _print(f"{target}: {len(operations)} operations")
+            matrix = run(target, operations, options.lanes, _print, list)
             for line in grid(matrix):
                 _print(line)
             _print(totals(matrix))

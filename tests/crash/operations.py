@@ -31,7 +31,7 @@ SLOWLY = Setting(charged_by="lago", also=(("LAGO_RATE_LIMIT", "2"),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class CrashOperation:
     """``after``: the operation that leaves what this one starts from. ``faults`` wait for it at the sandbox.
 
     ``period_ends``: before it starts, the day of a scheduled downgrade has come, there and here.
@@ -75,32 +75,36 @@ _RENAMED = (
 )
 
 
-def _charged(by: str, setting: Setting) -> list[Operation]:
+def _charged(by: str, setting: Setting) -> list[CrashOperation]:
     return [
-        Operation(name=f"{by}: create", setting=setting, messages=(_created(),)),
-        Operation(name=f"{by}: update", setting=setting, messages=_RENAMED, after=f"{by}: create"),
-        Operation(name=f"{by}: upgrade", setting=setting, messages=(_plan(4, "enterprise"),), after=f"{by}: create"),
-        Operation(name=f"{by}: downgrade", setting=setting, messages=(_plan(5, "starter"),), after=f"{by}: create"),
-        Operation(
+        CrashOperation(name=f"{by}: create", setting=setting, messages=(_created(),)),
+        CrashOperation(name=f"{by}: update", setting=setting, messages=_RENAMED, after=f"{by}: create"),
+        CrashOperation(
+            name=f"{by}: upgrade", setting=setting, messages=(_plan(4, "enterprise"),), after=f"{by}: create"
+        ),
+        CrashOperation(
+            name=f"{by}: downgrade", setting=setting, messages=(_plan(5, "starter"),), after=f"{by}: create"
+        ),
+        CrashOperation(
             name=f"{by}: take back", setting=setting, messages=(_plan(6, "professional"),), after=f"{by}: downgrade"
         ),
-        Operation(name=f"{by}: it comes", setting=setting, after=f"{by}: downgrade", period_ends=True),
-        Operation(name=f"{by}: end", setting=setting, messages=(_status(7, "deleted"),), after=f"{by}: create"),
-        Operation(name=f"{by}: subscribe", setting=setting, messages=(_status(8, "active"),), after=f"{by}: end"),
+        CrashOperation(name=f"{by}: it comes", setting=setting, after=f"{by}: downgrade", period_ends=True),
+        CrashOperation(name=f"{by}: end", setting=setting, messages=(_status(7, "deleted"),), after=f"{by}: create"),
+        CrashOperation(name=f"{by}: subscribe", setting=setting, messages=(_status(8, "active"),), after=f"{by}: end"),
     ]
 
 
-OPERATIONS: tuple[Operation, ...] = (
+OPERATIONS: tuple[CrashOperation, ...] = (
     *_charged("lago", BY_LAGO),
     *_charged("stripe", BY_STRIPE),
-    Operation(name="by plan: create", setting=BY_PLAN, messages=(_created(tier="starter"),)),
-    Operation(
+    CrashOperation(name="by plan: create", setting=BY_PLAN, messages=(_created(tier="starter"),)),
+    CrashOperation(
         name="by plan: to stripe", setting=BY_PLAN, messages=(_plan(9, "professional"),), after="by plan: create"
     ),
-    Operation(
+    CrashOperation(
         name="by plan: to lago", setting=BY_PLAN, messages=(_plan(10, "enterprise"),), after="by plan: to stripe"
     ),
-    Operation(
+    CrashOperation(
         name="refused there",
         setting=BY_LAGO,
         messages=(_created(name=REFUSED),),
@@ -115,7 +119,7 @@ OPERATIONS: tuple[Operation, ...] = (
             },
         ),
     ),
-    Operation(
+    CrashOperation(
         name="fails once",
         setting=BY_LAGO,
         messages=(_created(),),
@@ -124,13 +128,13 @@ OPERATIONS: tuple[Operation, ...] = (
             {"provider": "lago", "operation": "POST /api/v1/subscriptions", "kind": "html_502"},
         ),
     ),
-    Operation(
+    CrashOperation(
         name="saved failure",
         setting=BY_LAGO,
         messages=(_created(),),
         faults=({"provider": "stripe", "operation": "POST /v1/customers", "kind": "500_stored"},),
     ),
-    Operation(
+    CrashOperation(
         name="saved, but done",
         setting=BY_STRIPE,
         messages=(_created(),),
@@ -139,12 +143,12 @@ OPERATIONS: tuple[Operation, ...] = (
             {"provider": "stripe", "operation": "POST /v1/subscriptions", "kind": "500_after"},
         ),
     ),
-    Operation(
+    CrashOperation(
         name="stands in line",
         setting=SLOWLY,
         messages=tuple(_created(number, f"{NAME} {number}", org=f"{ORG[:-1]}{number}") for number in range(1, 4)),
     ),
-    Operation(
+    CrashOperation(
         name="refused here",
         setting=BY_LAGO,
         messages=(message(11, "organization.renamed", name=""),),

@@ -22,7 +22,7 @@ from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
 from sandbox.client import SandboxClient
-from sandbox.http import Doc
+from sandbox.http import JsonDocument
 
 # When it happened, and numbers that count attempts rather than effects.
 _TIMES = frozenset({"created", "updated", "current_period_start", "current_period_end", "at", "billing_cycle_anchor"})
@@ -38,37 +38,37 @@ def outcome(sandbox: SandboxClient, database: Database) -> Outcome:
     state = sandbox.state()
     names = _names(state)
     return {
-        "stripe": {noun: _told(rows, names) for noun, rows in state["stripe"].items()},
-        "lago": {noun: _told(rows, names) for noun, rows in state["lago"].items()},
-        "charges": _told(state["charges"], names),
+        "stripe": {object_type: _normalized(rows, names) for object_type, rows in state["stripe"].items()},
+        "lago": {object_type: _normalized(rows, names) for object_type, rows in state["lago"].items()},
+        "charges": _normalized(state["charges"], names),
         "made": _made(sandbox),
         "rows": _rows(database, names),
     }
 
 
-def difference(wanted: Outcome, found: Outcome) -> list[str]:
+def difference(expected: Outcome, found: Outcome) -> list[str]:
     """The lines that differ; none: the same."""
-    before, after = (json.dumps(each, indent=1, sort_keys=True, default=str).splitlines() for each in (wanted, found))
+    before, after = (json.dumps(each, indent=1, sort_keys=True, default=str).splitlines() for each in (expected, found))
     lines = difflib.unified_diff(before, after, n=0, lineterm="")
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
 
-def _names(state: Doc) -> dict[str, str]:
+def _names(state: JsonDocument) -> dict[str, str]:
     names = {}
-    for biller in ("stripe", "lago"):
-        for noun, rows in state[biller].items():
+    for provider in ("stripe", "lago"):
+        for object_type, rows in state[provider].items():
             for row in rows:
                 # Two of a kind are told apart by what they say: the same text twice is a second one.
-                names[str(row.get("lago_id") or row["id"])] = f"<{biller} {noun}>"
+                names[str(row.get("lago_id") or row["id"])] = f"<{provider} {object_type}>"
     for subscription in state["stripe"]["subscriptions"]:
         for item in subscription["items"]["data"]:
             names[item["id"]] = "<stripe items>"
     return names
 
 
-def _told(rows: list[Doc], names: dict[str, str]) -> list[Any]:
-    told = [_without_times(row, names) for row in rows]
-    return sorted(told, key=lambda row: json.dumps(row, sort_keys=True))
+def _normalized(rows: list[JsonDocument], names: dict[str, str]) -> list[Any]:
+    normalized = [_without_times(row, names) for row in rows]
+    return sorted(normalized, key=lambda row: json.dumps(row, sort_keys=True))
 
 
 def _without_times(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 - JSON
@@ -109,23 +109,23 @@ def _rows(database: Database, names: dict[str, str]) -> Outcome:
             "members": session.scalar(select(func.count()).select_from(Membership)),
             "events": sorted(session.scalars(select(Event.type).where(Event.type != "organization.synced"))),
             "said in sync": _said_in_sync(session, organizations),
-            "received": sorted(f"{row[0]} {row[1]}" for row in session.execute(_VERDICTS)),
+            "received": sorted(f"{row[0]} {row[1]}" for row in session.execute(_EVENT_STATUSES)),
         }
 
 
 def _said_in_sync(session: Session, organizations: Sequence[Organization]) -> list[bool]:
     """Whether it was said of the newest version, and of none twice. How many there were on the way is chance."""
-    told = select(Event.org_id, Event.data).where(Event.type == "organization.synced").order_by(Event.seq)
-    through: dict[str, list[int]] = {}
-    for org_id, data in session.execute(told):
-        through.setdefault(org_id, []).append(data["version"])
+    synced_events = select(Event.org_id, Event.data).where(Event.type == "organization.synced").order_by(Event.seq)
+    versions: dict[str, list[int]] = {}
+    for org_id, data in session.execute(synced_events):
+        versions.setdefault(org_id, []).append(data["version"])
     return [
-        (said := through.get(each.id, [0]))[-1] == each.version and len(said) == len(set(said))
+        (said := versions.get(each.id, [0]))[-1] == each.version and len(said) == len(set(said))
         for each in organizations
     ]
 
 
-_VERDICTS = select(ServiceEvent.id, ServiceEvent.status)
+_EVENT_STATUSES = select(ServiceEvent.id, ServiceEvent.status)
 
 
 def _link(link: BillingLink, names: dict[str, str]) -> dict[str, object]:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _SENDERS = {"send", "send_or_none", "list_page", "list_all"}
 _SENDS_THROUGH = {"_client"}
 _PUBLISHERS = {"send_task", "retry"}
-_RINGS = {"send", "publish"}  # of tasks.queue
+_QUEUE_METHODS = {"send", "publish"}  # of tasks.queue
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,8 +93,8 @@ def _kind(module: str, call: ast.Call) -> str | None:
         return "commit"
     if module.startswith("providers.") and name in _SENDERS and _last(holder) in _SENDS_THROUGH:
         return "send"
-    rings = name in _RINGS and _last(holder) in {"queue", "task_queue"}
-    if not module.startswith(("core.", "providers.")) and (rings or name in _PUBLISHERS):
+    is_queue_call = name in _QUEUE_METHODS and _last(holder) in {"queue", "task_queue"}
+    if not module.startswith(("core.", "providers.")) and (is_queue_call or name in _PUBLISHERS):
         return "publish"
     return None
 

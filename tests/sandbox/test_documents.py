@@ -19,16 +19,16 @@ KEY = {"Authorization": "Bearer sk_test_sandbox"}
 
 
 @pytest.fixture
-def seen() -> list[Exchange]:
+def exchanges() -> list[Exchange]:
     return []
 
 
 @pytest.fixture
-def client(seen: list[Exchange]) -> Iterator[httpx.Client]:
+def client(exchanges: list[Exchange]) -> Iterator[httpx.Client]:
     if not contract.available():
         pytest.skip(contract.where())
     with (
-        Sandbox(limits=False, observer=seen.append) as server,
+        Sandbox(limits=False, observer=exchanges.append) as server,
         httpx.Client(base_url=server.url, headers=KEY, trust_env=False) as http,
     ):
         yield http
@@ -58,14 +58,14 @@ def faults(exchange: Exchange) -> list[ValidationError]:
     if exchange.provider == "stripe":
         document = obj(nullable(stripe_document()))
         validator = Draft7Validator(schema_of(document, exchange.method, exchange.path))
-        return list(validator.iter_errors(json.loads(exchange.answer)))
+        return list(validator.iter_errors(json.loads(exchange.response_body)))
     schema = schema_of(lago_document(), exchange.method, exchange.path.removeprefix("/api/v1"))
-    errors = Draft202012Validator(schema).iter_errors(json.loads(exchange.answer))
+    errors = Draft202012Validator(schema).iter_errors(json.loads(exchange.response_body))
     # Lago's server sends null in fields its document does not call nullable (lago.md 3.1, 4, 5.1).
     return [error for error in errors if error.instance is not None]
 
 
-def test_stripes_answers_fit_its_document(client: httpx.Client, seen: list[Exchange]) -> None:
+def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[Exchange]) -> None:
     def post(path: str, **fields: str) -> str:
         return str(client.post(f"/v1/{path}", data=fields).json()["id"])
 
@@ -99,11 +99,11 @@ def test_stripes_answers_fit_its_document(client: httpx.Client, seen: list[Excha
     client.delete(f"/v1/subscriptions/{subscription}")
     client.delete(f"/v1/customers/{customer}")
     client.get(f"/v1/customers/{customer}")
-    assert {exchange.status for exchange in seen} == {200}
-    assert {exchange.operation: found for exchange in seen if (found := faults(exchange))} == {}
+    assert {exchange.status for exchange in exchanges} == {200}
+    assert {exchange.operation: found for exchange in exchanges if (found := faults(exchange))} == {}
 
 
-def test_lagos_answers_fit_its_document(client: httpx.Client, seen: list[Exchange]) -> None:
+def test_lagos_answers_fit_its_document(client: httpx.Client, exchanges: list[Exchange]) -> None:
     def send(method: str, path: str, root: str, **fields: object) -> None:
         client.request(method, f"/api/v1/{path}", json={root: fields})
 
@@ -120,12 +120,12 @@ def test_lagos_answers_fit_its_document(client: httpx.Client, seen: list[Exchang
     send("PUT", "subscriptions/org_1", "subscription", name="Main")
     usage = "customers/org_1/current_usage?external_subscription_id=org_1"
     with SandboxClient(str(client.base_url)) as hand:
-        hand.make("lago", "invoices", external_customer_id="org_1")
+        hand.create("lago", "invoices", external_customer_id="org_1")
     unpaid = "invoices?external_customer_id=org_1&payment_statuses[]=failed"
-    nouns = ("plans", "plans/free", "customers", "customers/org_1", "subscriptions", "subscriptions/org_1")
-    for path in (*nouns, usage, unpaid):
+    object_types = ("plans", "plans/free", "customers", "customers/org_1", "subscriptions", "subscriptions/org_1")
+    for path in (*object_types, usage, unpaid):
         client.get(f"/api/v1/{path}")
     for path in ("subscriptions/org_1?status=pending", "subscriptions/org_1", "customers/org_1"):
         client.delete(f"/api/v1/{path}")
-    assert {exchange.status for exchange in seen} == {200}
-    assert {exchange.operation: found for exchange in seen if (found := faults(exchange))} == {}
+    assert {exchange.status for exchange in exchanges} == {200}
+    assert {exchange.operation: found for exchange in exchanges if (found := faults(exchange))} == {}

@@ -69,7 +69,7 @@ def test_the_observer_sees_each_exchange_without_the_key() -> None:
             client.get(f"{server.url}/api/v1/customers?page=1")
     first, second = seen
     assert (first.provider, first.method, first.path, first.body) == ("stripe", "POST", "/v1/customers", b"name=Acme")
-    assert (first.status, json.loads(first.answer)["name"]) == (200, "Acme")
+    assert (first.status, json.loads(first.response_body)["name"]) == (200, "Acme")
     assert (second.status, second.fault, second.query) == (None, "reset", "page=1")
     assert "sk_test" not in repr([dict(exchange.headers) for exchange in seen])
     assert "sk_test" not in repr(seen)
@@ -110,13 +110,13 @@ def test_outlines_of_two_worlds_are_equal_when_the_same_was_achieved(sandbox: Sa
         sandbox.preload_lago_subscription("org_1", "s", "org_1")
 
     build()
-    before, outline = sandbox.state(), sandbox.outline()
+    before, outline = sandbox.state(), sandbox.summary()
     assert sandbox.state() == before
     assert outline["lago"]["customers"][0]["linked_to"]["metadata"] == {"org_id": "1"}
     sandbox.reset()
-    assert sandbox.outline() != outline
+    assert sandbox.summary() != outline
     build()
-    assert sandbox.outline() == outline
+    assert sandbox.summary() == outline
     assert sandbox.state() != before
 
 
@@ -132,7 +132,7 @@ def test_the_clock_runs_on_from_where_it_is_put(sandbox: SandboxClient) -> None:
 def test_the_state_survives_a_restart_and_counts_on(tmp_path: Path) -> None:
     state = tmp_path / "world.jsonl"
     headers = {**KEY, "Idempotency-Key": "k"}
-    with Sandbox(limits=False, state=state) as server, SandboxClient(server.url) as control:
+    with Sandbox(limits=False, state_file=state) as server, SandboxClient(server.url) as control:
         control.set_clock(datetime(2027, 1, 12, tzinfo=UTC))
         control.preload_lago_plans([PLAN])
         control.preload_lago_subscription("org_1", "s", "org_1")
@@ -141,7 +141,7 @@ def test_the_state_survives_a_restart_and_counts_on(tmp_path: Path) -> None:
         port = int(server.url.rsplit(":", 1)[1])
     with state.open("a") as file:
         file.write('[["stripe.customers", "cus_torn"')
-    with Sandbox(port=port, state=state) as server, SandboxClient(server.url) as control:
+    with Sandbox(port=port, state_file=state) as server, SandboxClient(server.url) as control:
         assert control.state() == before
         assert control.settings()["limits"] is False
         again = httpx.post(f"{server.url}/v1/customers", data={"name": "Acme"}, headers=headers, trust_env=False)
@@ -154,7 +154,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from sandbox.server import Sandbox
-sandbox = Sandbox(port=int(sys.argv[1]), limits=False, state=Path(sys.argv[2]))
+sandbox = Sandbox(port=int(sys.argv[1]), limits=False, state_file=Path(sys.argv[2]))
 sandbox.run()
 print("ended well")
 """

@@ -15,13 +15,13 @@ import pytest
 import stripe
 
 from sandbox.client import SandboxClient, SandboxError
-from sandbox.webhooks import TRIES
+from sandbox.webhooks import MAX_DELIVERY_TRIES
 
 SECRET = "whsec_test"
 
 
 @dataclass
-class Receiver:
+class SandboxWebhookReceiver:
     """Keeps what it is sent; refuses the first ``refusing``."""
 
     url: str
@@ -30,8 +30,8 @@ class Receiver:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    class Handler(BaseHTTPRequestHandler):
+def receiver() -> Iterator[SandboxWebhookReceiver]:
+    class SandboxWebhookHandler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             heard.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
@@ -42,8 +42,8 @@ def receiver() -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    heard = Receiver(f"http://127.0.0.1:{server.server_address[1]}")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SandboxWebhookHandler)
+    heard = SandboxWebhookReceiver(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield heard
@@ -59,7 +59,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_an_event_of_stripe_is_the_one_in_its_list_and_opens_with_the_sdk(
-    sandbox: SandboxClient, receiver: Receiver, billing: stripe.StripeClient
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver, billing: stripe.StripeClient
 ) -> None:
     sandbox.set_webhooks(stripe={"url": receiver.url, "secret": SECRET})
     (customer,) = sandbox.preload_stripe_customers([{"name": "Acme"}])
@@ -73,7 +73,9 @@ def test_an_event_of_stripe_is_the_one_in_its_list_and_opens_with_the_sdk(
     assert types == ["customer.created", "customer.deleted"]
 
 
-def test_lago_tells_of_subscriptions_as_they_come_and_go(sandbox: SandboxClient, receiver: Receiver) -> None:
+def test_lago_tells_of_subscriptions_as_they_come_and_go(
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver
+) -> None:
     sold = {"interval": "monthly", "amount_currency": "USD", "pay_in_advance": True}
     for code, cents in (("starter", 1900), ("professional", 4900)):
         sandbox.preload_lago_plans([{"name": code, "code": code, "amount_cents": cents, **sold}])
@@ -84,7 +86,7 @@ def test_lago_tells_of_subscriptions_as_they_come_and_go(sandbox: SandboxClient,
     sandbox.patch("lago", "subscriptions", "org_1", plan_code="starter")
     sandbox.advance(40 * 24 * 3600)
     sandbox.delete("lago", "subscriptions", "org_1")
-    sandbox.make("lago", "invoices", external_customer_id="org_1")
+    sandbox.create("lago", "invoices", external_customer_id="org_1")
     until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 9)
     told = []
     for headers, body in receiver.got:
@@ -108,7 +110,7 @@ def test_lago_tells_of_subscriptions_as_they_come_and_go(sandbox: SandboxClient,
 
 
 def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
-    sandbox: SandboxClient, receiver: Receiver
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver
 ) -> None:
     receiver.refusing = 1
     sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
@@ -117,12 +119,12 @@ def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
     assert len({headers["x-lago-unique-key"] for headers, _ in receiver.got}) == 1
     receiver.refusing = 1000
     sandbox.preload_lago_customers([{"external_id": "org_2"}])
-    until(lambda: sandbox.webhooks()["deliveries"][-1]["tries"] == TRIES)
-    assert len(receiver.got) == 2 + TRIES
+    until(lambda: sandbox.webhooks()["deliveries"][-1]["tries"] == MAX_DELIVERY_TRIES)
+    assert len(receiver.got) == 2 + MAX_DELIVERY_TRIES
 
 
 def test_without_an_endpoint_nothing_is_sent_and_a_wrong_one_is_refused(
-    sandbox: SandboxClient, receiver: Receiver
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver
 ) -> None:
     sandbox.set_webhooks(stripe={"url": receiver.url, "secret": SECRET})
     sandbox.set_webhooks(stripe=None)
@@ -136,7 +138,7 @@ def test_without_an_endpoint_nothing_is_sent_and_a_wrong_one_is_refused(
 
 def test_invoices_are_found_by_customer_and_payment(sandbox: SandboxClient, lago: httpx.Client) -> None:
     sandbox.preload_lago_customers([{"external_id": "org_1"}, {"external_id": "org_2"}])
-    made = sandbox.make("lago", "invoices", external_customer_id="org_1")
+    made = sandbox.create("lago", "invoices", external_customer_id="org_1")
     query = "external_customer_id=org_1&payment_statuses[]=failed&statuses[]=finalized"
     assert [each["lago_id"] for each in lago.get(f"/invoices?{query}").json()["invoices"]] == [made["lago_id"]]
     assert lago.get(f"/invoices?{query.replace('org_1', 'org_2')}").json()["invoices"] == []

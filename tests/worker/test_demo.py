@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker import console
+from tests.support import console
 
 LIVE = {
     "STRIPE_SECRET_KEY": "sk_live_never",

@@ -74,7 +74,7 @@ def sandbox(
     from sandbox.server import Sandbox
 
     logging.configure(_quiet_settings(settings_of.read()))
-    with stop_on_signal() as stopping, Sandbox(host, port, limits=not no_limits, state=state).start() as server:
+    with stop_on_signal() as stopping, Sandbox(host, port, limits=not no_limits, state_file=state).start() as server:
         output.show(
             f"The sandbox listens on {server.url}",
             f"  STRIPE_API_BASE={server.url}  STRIPE_SECRET_KEY=sk_test_…   (any key of that form)",

@@ -93,7 +93,7 @@ class EmbeddedProcess:
         settings = self._settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if settings.uses_sandbox:
-            self._sandbox = Sandbox(limits=self._sandbox_limits, state=settings.data_dir / "sandbox.jsonl").start()
+            self._sandbox = Sandbox(limits=self._sandbox_limits, state_file=settings.data_dir / "sandbox.jsonl").start()
             self._settings = settings = _with_sandbox(settings, self._sandbox.url)
         self._app = celery_app.build(settings)
         runtime = self._app.runtime

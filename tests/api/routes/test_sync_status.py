@@ -1,0 +1,105 @@
+"""Receipts over HTTP: in sync only when both billers hold the change; a wait ends as soon as they do."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import update
+
+from core.common.clock import utc_now
+from core.db.models.billing_links import BillingLink
+from tests.support.api_client import Api
+
+
+def mark_synced(api: Api, org_id: str, provider: str, version: int) -> None:
+    """What a finished round leaves in the link's row."""
+    with api.database.write() as session:
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.org_id == org_id, BillingLink.provider == provider)
+            .values(applied_version=version, customer_fingerprint="digest", synced_at=utc_now(), attempts=0)
+        )
+
+
+def test_a_receipt_is_in_sync_when_both_billers_hold_the_change(api: Api) -> None:
+    org_id = api.organization(u1="member")
+    path = f"/api/organizations/{org_id}/sync"
+    queued = api.get(path, api.as_("u1"), version=1).json()
+    assert (queued["latest_version"], queued["version"], queued["in_sync"]) == (1, 1, False)
+    assert {each["status"] for each in queued["providers"].values()} == {"queued"}
+    mark_synced(api, org_id, "stripe", 1)
+    half = api.get(path, api.as_("u1")).json()
+    assert (half["in_sync"], half["providers"]["stripe"]["in_sync"]) == (False, True)
+    assert half["providers"]["stripe"]["since"] is not None
+    assert half["providers"]["lago"]["next_step"] is not None
+    mark_synced(api, org_id, "lago", 1)
+    assert api.get(path, api.as_("u1"), version=1).json()["in_sync"] is True
+
+
+def test_a_wait_ends_as_soon_as_both_hold_it(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    mark_synced(api, org_id, "stripe", 1)
+    later = threading.Timer(0.5, mark_synced, (api, org_id, "lago", 1))
+    began = time.monotonic()
+    later.start()
+    answer = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), version=1, wait="30s")
+    later.join()
+    assert answer.json()["in_sync"] is True
+    assert 0.4 < time.monotonic() - began < 15
+
+
+def test_a_wait_ends_when_its_time_is_over(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    began = time.monotonic()
+    answer = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), wait="1s")
+    assert answer.json()["in_sync"] is False
+    assert time.monotonic() - began >= 1
+
+
+def test_many_who_wait_keep_nobody_from_being_answered(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    headers = api.as_("u1")
+    waiting = [
+        threading.Thread(
+            target=api.get, args=(f"/api/organizations/{org_id}/sync", headers), kwargs={"wait": "5s"}, daemon=True
+        )
+        for _ in range(60)
+    ]
+    for each in waiting:
+        each.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert api.get("/healthz").is_success
+    assert api.get(f"/api/organizations/{org_id}", headers).is_success
+    assert time.monotonic() - began < 4
+    for each in waiting:
+        each.join(30)
+
+
+def test_a_change_that_is_not_there_yet_and_a_wait_without_end_are_refused(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    nonsense = [("version", "2"), ("version", "0"), ("version", "x"), ("wait", "31s"), ("wait", "1h"), ("wait", "-1")]
+    for name, word in nonsense:
+        params = {name: word}
+        assert api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), **params).status_code == 422, params
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_person_reads_why_and_a_service_the_billers_own_words_too(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    secret = "customer of org_somebody_else"
+    with api.database.write() as session:
+        session.execute(
+            update(BillingLink).values(
+                state="parked", error_kind="rejected", error_code="customer_id_in_use", error_message=secret
+            )
+        )
+    path = f"/api/organizations/{org_id}/sync"
+    response = api.get(path, api.as_("u1"))
+    stripe = response.json()["providers"]["stripe"]
+    assert (stripe["status"], stripe["reason"]) == ("parked", "Stripe cannot take it as it is.")
+    assert (stripe["error"]["code"], stripe["error"]["message"]) == ("customer_id_in_use", None)
+    assert secret not in response.text
+    assert secret in api.get(path, api.as_service()).text

@@ -1,0 +1,235 @@
+"""The plan file: what ships is the guide's, a new tier is one more table, and a bad file is told in one sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog, CatalogError, ChargingProvider, UnknownPlanError, load
+
+SHIPPED = DEFAULT_PLANS_FILE.read_text()
+ONE_MORE = """
+[plans.galactic]
+rank = 4
+name = "Galactic"
+amount = 99900
+currency = "USD"
+interval = "monthly"
+lago_plan_code = "galactic"
+stripe_lookup_key = "galactic_monthly_usd"
+"""
+HIGHER_RANK_COSTS_LESS = (
+    "plans.professional ranks above plans.starter but costs less a year ({high} < {low}): "
+    "Lago would take the upgrade for a downgrade"
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "plans.toml"
+
+
+def _line(text: str, wanted: str, after: str = "") -> int:
+    start = text.index(after)
+    return text.count("\n", 0, text.index(wanted, start)) + 1
+
+
+def _problem(file: Path, text: str, setting: ChargingProvider | None = None) -> str:
+    file.write_text(text)
+    with pytest.raises(CatalogError) as caught:
+        load(file, setting)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def _in_starter(old: str, new: str) -> str:
+    before, after = SHIPPED.split("[plans.starter]")
+    assert old in after
+    return f"{before}[plans.starter]{after.replace(old, new, 1)}"
+
+
+def _changed(file: Path, old: str, new: str) -> Catalog:
+    file.write_text(_in_starter(old, new))
+    return load(file)
+
+
+def test_the_shipped_file_holds_the_guides_four_tiers_lowest_first(plans: Catalog) -> None:
+    assert plans.tiers() == ["founders_friend", "starter", "professional", "enterprise"]
+    assert [plans.plan(tier).amount for tier in plans.tiers()] == [0, 1900, 4900, 9900]
+    assert {plan.currency for plan in plans.plans.values()} == {"USD"}
+    assert {plan.interval for plan in plans.plans.values()} == {"monthly"}
+    assert plans.conflicts() == []
+
+
+def test_a_tier_that_is_not_in_the_file_is_unknown_and_never_free(plans: Catalog) -> None:
+    with pytest.raises(UnknownPlanError, match="platinum"):
+        plans.plan("platinum")
+
+
+def test_a_billers_code_leads_back_to_its_tier(plans: Catalog) -> None:
+    assert plans.tier_of("lago", "starter") == "starter"
+    assert plans.tier_of("stripe", "starter_monthly_usd") == "starter"
+    assert plans.tier_of("stripe", "starter") is None
+    assert plans.tier_of("lago", "starter_monthly_usd") is None
+
+
+def test_one_more_table_is_one_more_tier(file: Path) -> None:
+    file.write_text(SHIPPED + ONE_MORE)
+    catalog = load(file)
+    assert catalog.tiers()[-1] == "galactic"
+    assert catalog.plan("galactic").amount == 99900
+    assert catalog.tier_of("lago", "galactic") == "galactic"
+
+
+def test_rank_orders_the_tiers_wherever_they_stand(file: Path) -> None:
+    tables = SHIPPED.split("[plans.starter]")
+    file.write_text(f"{tables[0]}{ONE_MORE}\n[plans.starter]{tables[1]}")
+    assert load(file).tiers() == ["founders_friend", "starter", "professional", "enterprise", "galactic"]
+
+
+def test_who_charges_is_the_files_word_unless_the_setting_says_otherwise() -> None:
+    assert {plan.charged_by for plan in load().plans.values()} == {"lago"}
+    assert {plan.charged_by for plan in load(charged_by="stripe").plans.values()} == {"stripe"}
+
+
+def test_a_plan_that_names_who_charges_keeps_its_word(file: Path) -> None:
+    file.write_text(_in_starter("rank = 1", 'rank = 1\ncharged_by = "stripe"'))
+    catalog = load(file, charged_by="lago")
+    assert {tier: catalog.plan(tier).charged_by for tier in catalog.tiers()} == {
+        "founders_friend": "lago",
+        "starter": "stripe",
+        "professional": "lago",
+        "enterprise": "lago",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("amount = 1900", "amount = 19.00", "amount"),
+        ("amount = 1900", 'amount = "1900"', "amount"),
+        ("amount = 1900", "amount = -1", "amount"),
+        ("rank = 1", "rank = true", "rank"),
+        ("rank = 1", "rank = -1", "rank"),
+        ('name = "Starter"', 'name = ""', "name"),
+        ('currency = "USD"', 'currency = "usd"', "currency"),
+        ('currency = "USD"', 'currency = "dollars"', "currency"),
+        ('interval = "monthly"', 'interval = "daily"', "interval"),
+        ('lago_plan_code = "starter"', 'lago_plan_code = "the starter"', "lago_plan_code"),
+        ("rank = 1", 'rank = 1\ncharged_by = "paypal"', "charged_by"),
+        ("rank = 1", 'rank = 1\ncolour = "red"', "colour"),
+    ],
+)
+def test_a_bad_value_is_told_with_file_line_and_field(file: Path, old: str, new: str, field: str) -> None:
+    text = _in_starter(old, new)
+    line = _line(text, new.splitlines()[-1], after="[plans.starter]")
+    assert _problem(file, text).startswith(f"{file} line {line}: plans.starter.{field}: ")
+
+
+@pytest.mark.parametrize("field", ["rank", "name", "amount", "currency", "interval", "lago_plan_code"])
+def test_a_missing_field_is_told_with_the_line_of_its_table(file: Path, field: str) -> None:
+    before, after = SHIPPED.split("[plans.starter]")
+    text = f"{before}[plans.starter]{re.sub(rf'{field} = .*', '', after, count=1)}"
+    line = _line(text, "[plans.starter]")
+    assert _problem(file, text) == f"{file} line {line}: plans.starter.{field}: Field required"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "other"),
+    [
+        ("rank = 1", "rank = 0", "rank", "founders_friend"),
+        ('lago_plan_code = "starter"', 'lago_plan_code = "founders_friend"', "lago_plan_code", "founders_friend"),
+        (
+            'stripe_lookup_key = "starter_monthly_usd"',
+            'stripe_lookup_key = "founders_friend_monthly_usd"',
+            "stripe_lookup_key",
+            "founders_friend",
+        ),
+    ],
+)
+def test_what_may_stand_once_is_told_with_both_places(file: Path, old: str, new: str, field: str, other: str) -> None:
+    text = _in_starter(old, new)
+    sentence = _problem(file, text)
+    assert sentence.startswith(f"{file} line {_line(text, new, after='[plans.starter]')}: plans.starter.{field}")
+    assert sentence.endswith(f"which plans.{other} has already")
+
+
+def test_an_unknown_key_beside_the_tables_is_refused(file: Path) -> None:
+    assert _problem(file, f'charge_by = "stripe"\n{SHIPPED}').startswith(f"{file} line 1: charge_by: ")
+
+
+@pytest.mark.parametrize("setting", [None, "stripe"])
+def test_a_word_for_who_charges_that_is_none_is_told_where_it_stands(
+    file: Path, setting: ChargingProvider | None
+) -> None:
+    """Whatever the setting says: it would come into force on the day the setting is lost."""
+    text = SHIPPED.replace('charged_by = "lago"', 'charged_by = "paypal"', 1)
+    line = _line(text, "charged_by")
+    assert _problem(file, text, setting) == (
+        f"{file} line {line}: charged_by: Input should be 'lago' or 'stripe' (it is 'paypal')"
+    )
+
+
+def test_a_file_that_does_not_say_who_charges_is_refused(file: Path) -> None:
+    text = SHIPPED.replace('charged_by = "lago"', "", 1)
+    line = _line(text, "[plans.founders_friend]")
+    assert _problem(file, text) == f"{file} line {line}: plans.founders_friend.charged_by: Field required"
+
+
+@pytest.mark.parametrize("tier", ["starter", "gold"])
+def test_a_table_is_named_by_its_header_alone(file: Path, tier: str) -> None:
+    text = _in_starter("rank = 1", f'rank = 1\ntier = "{tier}"')
+    line = _line(text, "tier =", after="[plans.starter]")
+    assert _problem(file, text).startswith(f"{file} line {line}: plans.starter.tier: ")
+
+
+def test_how_a_subscription_ends_is_never_left_to_a_default(file: Path) -> None:
+    text = re.sub(r"lago_credit_note = .*", "", SHIPPED, count=1)
+    line = _line(text, "[ending]")
+    assert _problem(file, text) == f"{file} line {line}: ending.lago_credit_note: Field required"
+
+
+def test_a_file_without_plans_is_refused(file: Path) -> None:
+    assert "plans: Field required" in _problem(file, SHIPPED.split("[plans.founders_friend]")[0])
+
+
+def test_bad_toml_is_told_with_its_line(file: Path) -> None:
+    text = _in_starter("rank = 1", "rank = ")
+    line = _line(text, "rank = \n", after="[plans.starter]")
+    sentence = _problem(file, text)
+    assert sentence.startswith(f"{file}: not valid TOML: ")
+    assert f"at line {line}," in sentence
+
+
+def test_a_file_that_is_not_there_is_told_with_the_way_out(file: Path) -> None:
+    with pytest.raises(CatalogError, match="no such plan file; set PLANS_FILE") as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="cannot be read"):
+        load(tmp_path)
+    file.write_bytes(b'name = "\xff"')
+    with pytest.raises(CatalogError, match="cannot be read"):
+        load(file)
+
+
+def test_a_higher_rank_that_costs_less_a_year_is_a_disagreement(file: Path) -> None:
+    found = _changed(file, "amount = 1900", "amount = 5000").conflicts()
+    assert found == [HIGHER_RANK_COSTS_LESS.format(high=58800, low=60000)]
+
+
+def test_a_year_is_what_is_compared_not_an_interval(file: Path) -> None:
+    assert _changed(file, 'interval = "monthly"', 'interval = "yearly"').conflicts() == []
+    found = _changed(file, 'interval = "monthly"', 'interval = "weekly"').conflicts()
+    assert found == [HIGHER_RANK_COSTS_LESS.format(high=58800, low=98800)]
+
+
+def test_the_same_price_a_year_is_a_disagreement(file: Path) -> None:
+    assert _changed(file, "amount = 1900", "amount = 0").conflicts() == [
+        "plans.starter costs as much a year as plans.founders_friend: Lago would make the downgrade at once"
+    ]

@@ -1,0 +1,51 @@
+"""The catalog against what the billers sell: the missing is put on sale once, what exists is never changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.catalog import publishing
+from core.ports.errors import ProviderError
+from tests.support.sync_world import SyncWorld
+
+
+def test_a_pushed_catalog_is_sold_as_it_says_and_pushing_again_makes_nothing(world: SyncWorld) -> None:
+    providers = world.providers.values()
+    assert all(offering.problem is None for offering in publishing.check(world.catalog, providers))
+    before = world.sandbox.state()
+    assert not any(offering.missing for offering in publishing.publish(world.catalog, providers))
+    assert world.sandbox.state() == before
+
+
+def test_stripe_sells_only_what_it_charges_for(world: SyncWorld) -> None:
+    assert world.stripe_objects("prices") == []
+    world.set_charging_provider("stripe", "enterprise")
+    assert [price["lookup_key"] for price in world.stripe_objects("prices")] == ["enterprise_monthly_usd"]
+
+
+def test_what_is_missing_is_named_before_and_made_by_a_push(world: SyncWorld) -> None:
+    world.sandbox.reset()
+    found = publishing.check(world.catalog, world.providers.values())
+    assert {(each.provider, each.missing, each.problem) for each in found} == {("lago", True, "not on sale there")}
+    assert [each.tier for each in found] == world.catalog.tiers()
+    publishing.publish(world.catalog, world.providers.values())
+    assert all(each.problem is None for each in publishing.check(world.catalog, world.providers.values()))
+
+
+def test_a_price_that_differs_is_named_and_left_alone(world: SyncWorld) -> None:
+    dearer = world.catalog.plan("starter").model_copy(update={"amount": 2900, "currency": "EUR"})
+    wanted = world.catalog.model_copy(update={"plans": {**world.catalog.plans, "starter": dearer}})
+    before = world.sandbox.state()
+    (starter,) = [each for each in publishing.publish(wanted, world.providers.values()) if each.tier == "starter"]
+    assert starter.problem == "amount is 1900, the catalog says 2900; currency is USD, the catalog says EUR"
+    assert not starter.missing
+    assert world.sandbox.state() == before
+
+
+def test_a_biller_that_cannot_be_asked_is_never_taken_for_missing(world: SyncWorld) -> None:
+    world.sandbox.add_fault("lago", "*", "500_before", times=0)
+    with pytest.raises(ProviderError):
+        publishing.publish(world.catalog, world.providers.values())
+    world.sandbox.clear_faults()
+    posts = [call for call in world.sandbox.calls("lago") if call.method == "POST"]
+    assert posts == []

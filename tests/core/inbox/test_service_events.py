@@ -1,0 +1,489 @@
+"""What other services send gets one verdict each, whatever it is, in whatever order and however often it comes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.events import Event
+from core.db.models.inbox import ServiceEvent
+from core.db.models.organizations import Membership, Organization
+from core.events.event_types import CHANGE_TYPES, ChangeContext
+from core.inbox import service_events
+from core.inbox.service_events import MAX_WAITING_EVENTS, UNKNOWN_EVENT_SOURCE, HandledEvent
+from core.organizations import commands
+from tests.support.clocks import SetClock
+
+ORG = "org_shop-1"
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+class InboxHarness:
+    """``events.receive`` without the broker."""
+
+    def __init__(self, database: Database, plans: Catalog, clock: SetClock) -> None:
+        self.database = database
+        self.plans = plans
+        self.clock = clock
+        self._count = 0
+
+    def handle(self, raw: object) -> HandledEvent:
+        return service_events.handle(self.database, self.plans, self.clock, raw)
+
+    def send(self, event_type: str, at: int | None = None, subject: str = ORG, **data: object) -> HandledEvent:
+        self._count += 1
+        return self.handle(message(event_type, data, f"m{self._count}", at, subject))
+
+    def organization(self, org_id: str = ORG) -> Organization | None:
+        with self.database.read() as session:
+            return session.get(Organization, org_id)
+
+    def present(self, org_id: str = ORG) -> Organization:
+        found = self.organization(org_id)
+        assert found is not None
+        return found
+
+    def roles(self) -> dict[str, str]:
+        with self.database.read() as session:
+            return {member.user_id: member.role for member in session.scalars(select(Membership))}
+
+    def stored_events(self) -> list[ServiceEvent]:
+        with self.database.read() as session:
+            return list(session.scalars(select(ServiceEvent).order_by(ServiceEvent.id)))
+
+    def count(self, table: type[Organization | Event | BillingLink | ServiceEvent]) -> int:
+        with self.database.read() as session:
+            return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def message(
+    event_type: str, data: dict[str, object], message_id: str = "m", at: int | None = None, subject: str = ORG
+) -> dict[str, Any]:
+    """``at``: minutes after noon."""
+    time = {} if at is None else {"time": (NOON + timedelta(minutes=at)).isoformat()}
+    return {
+        "specversion": "1.0",
+        "id": message_id,
+        "source": "/shop",
+        "type": event_type,
+        "subject": subject,
+        "datacontenttype": "application/json",
+        "data": data,
+        **time,
+    }
+
+
+@pytest.fixture
+def inbox(database: Database, plans: Catalog, clock: SetClock) -> InboxHarness:
+    return InboxHarness(database, plans, clock)
+
+
+@pytest.fixture
+def acme(inbox: InboxHarness) -> InboxHarness:
+    assert inbox.send("organization.created", name="Acme", plan_tier="professional").status == "applied"
+    return inbox
+
+
+def test_a_created_organization_keeps_the_senders_id_and_everything_sent(inbox: InboxHarness) -> None:
+    handled = inbox.send(
+        "organization.created",
+        name="Acme",
+        plan_tier="starter",
+        billing_email="billing@acme.test",
+        currency="EUR",
+        owner_user_id="u1",
+    )
+    assert handled == HandledEvent(status="applied", reason=None, org_id=ORG)
+    organization = inbox.present()
+    assert (organization.name, organization.plan_tier, organization.billing_email, organization.currency) == (
+        "Acme",
+        "starter",
+        "billing@acme.test",
+        "EUR",
+    )
+    assert inbox.roles() == {"u1": "owner"}
+    with inbox.database.read() as session:
+        event = session.scalars(select(Event).where(Event.type == "organization.created")).one()
+    assert (event.actor, event.source, event.caused_by) == ("service", "/shop", "/shop#m1")
+
+
+def test_every_other_type_changes_what_it_names(acme: InboxHarness) -> None:
+    for handled in (
+        acme.send("organization.renamed", name="Acme GmbH"),
+        acme.send("organization.plan_changed", plan_tier="enterprise"),
+        acme.send("organization.status_changed", status="suspended"),
+        acme.send("organization.billing_details_changed", billing_email="a@b.test", currency="USD"),
+        acme.send("membership.added", user_id="u1", role="owner"),
+        acme.send("membership.added", user_id="u2"),
+        acme.send("membership.role_changed", user_id="u2", role="billing_admin"),
+        acme.send("membership.removed", user_id="u1"),
+    ):
+        assert (handled.status, handled.org_id) == ("applied", ORG), handled
+    with acme.database.read() as session:
+        events = list(session.scalars(select(Event).order_by(Event.seq)))
+    assert {event.type for event in events} == set(CHANGE_TYPES)
+    assert [event.caused_by for event in events] == [f"/shop#m{number}" for number in range(1, 10)]
+    organization = acme.present()
+    assert (organization.name, organization.plan_tier, organization.status) == ("Acme GmbH", "enterprise", "suspended")
+    assert (organization.billing_email, organization.currency) == ("a@b.test", "USD")
+    assert acme.roles() == {"u2": "billing_admin"}
+
+
+def test_a_repeat_finds_the_verdict_and_does_nothing(acme: InboxHarness) -> None:
+    raw = message("organization.renamed", {"name": "Acme GmbH"}, "again")
+    first = acme.handle(raw)
+    acme.send("organization.renamed", name="Acme AG")
+    repeat = acme.handle(raw)
+    assert (repeat.status, repeat.org_id, repeat.repeated) == ("applied", first.org_id, True)
+    assert acme.present().name == "Acme AG"
+
+
+def test_a_refused_message_keeps_its_verdict_too(acme: InboxHarness) -> None:
+    bad = message("organization.plan_changed", {"plan_tier": "gold"}, "bad")
+    assert acme.handle(bad).status == "rejected"
+    again = acme.handle(bad)
+    assert (again.status, again.repeated) == ("rejected", True)
+    assert len([row for row in acme.stored_events() if row.id == "bad"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"specversion": "0.3"}, "specversion"),
+        ({"id": ""}, "id"),
+        ({"id": None}, "id"),
+        ({"id": "x" * 256}, "id"),
+        ({"source": "x" * 256}, "source"),
+        ({"source": 5}, "source"),
+        ({"type": "organization.exploded"}, "type must be one of organization.created"),
+        ({"subject": "acme.com"}, "subject"),
+        ({"subject": None}, "subject"),
+        ({"time": "yesterday"}, "time"),
+        ({"time": "2026-11-23T12:00:00"}, "time"),
+        ({"time": "0001-01-01T00:00:00+14:00"}, "time"),
+        ({"time": "9999-12-31T23:59:59-14:00"}, "time"),
+        ({"time": "2027-11-23T12:00:00Z"}, "time"),
+        ({"datacontenttype": "text/xml"}, "datacontenttype"),
+        ({"data": None}, "data"),
+        ({"data": [1]}, "data"),
+        ({"data": {"name": ""}}, "data.name"),
+        ({"data": {"name": " "}}, "data.name"),
+        ({"data": {"name": "x" * 201}}, "data.name"),
+        ({"data": {"name": "a\nb"}}, "data.name"),
+        ({"data": {}}, "data.name"),
+        ({"data": {"name": "A", "plan_tier": "gold"}}, "data.plan_tier"),
+        ({"data": {"name": "A", "billing_email": "nobody"}}, "data.billing_email"),
+        ({"data": {"name": "A", "currency": "eur"}}, "data.currency"),
+        ({"data": {"name": "A", "owner_user_id": ""}}, "data.owner_user_id"),
+        ({"data": {"name": "A", "owner_user_id": "a\nb"}}, "data.owner_user_id"),
+        ({"data": {"name": "A", "nmae": "B"}}, "data.nmae"),
+        ({"data": {"name": "A\x00"}}, "NUL"),
+        ({"data": {"name": "A\ud800"}}, "surrogate"),
+        ({"id": "m\x00"}, "NUL"),
+        ({"extra": float("nan")}, "finite"),
+        ({"extra": float("inf")}, "finite"),
+        ({"extra": object()}, "plain JSON"),
+        ({"extra": "x" * 70_000}, "at most 65536"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_the_field_named_and_kept(
+    inbox: InboxHarness, change: dict[str, object], named: str
+) -> None:
+    raw = message("organization.created", {"name": "Acme"}) | change
+    handled = inbox.handle(raw)
+    assert handled.status == "rejected"
+    assert handled.reason is not None
+    assert named in handled.reason
+    (row,) = inbox.stored_events()
+    assert (row.status, row.reason) == ("rejected", handled.reason)
+    assert inbox.count(Organization) == inbox.count(Event) == 0
+
+
+@pytest.mark.parametrize("missing", ["source", "id"])
+def test_a_message_without_its_name_is_kept_once_under_what_it_holds(inbox: InboxHarness, missing: str) -> None:
+    raw = message("organization.created", {"name": "Acme"})
+    del raw[missing]
+    assert inbox.handle(raw).reason == f"{missing}: Field required"
+    assert inbox.handle(raw).repeated is True
+    assert (
+        inbox.handle(raw | {"data": {"name": "Other"}} | ({"id": "n"} if missing == "source" else {})).repeated is False
+    )
+    row = next(row for row in inbox.stored_events() if row.data == {"name": "Acme"})
+    assert (row.source, row.type, row.subject) == (
+        UNKNOWN_EVENT_SOURCE if missing == "source" else "/shop",
+        "organization.created",
+        ORG,
+    )
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [None, 5, "text", [], [{"id": "x"}], b"bytes", {}, {1: 2}, {"data": {"x": object()}}, nested(5), nested(50_000)],
+    ids=["none", "number", "text", "list", "list of one", "bytes", "empty", "keys", "object", "nested", "deep"],
+)
+def test_whatever_comes_is_refused_and_never_raises(inbox: InboxHarness, raw: object) -> None:
+    assert inbox.handle(raw).status == "rejected"
+    assert inbox.handle({"source": "/s", "id": "1", "data": raw}).status == "rejected"
+    assert len(inbox.stored_events()) == 2
+
+
+def test_two_long_ids_that_begin_alike_are_not_taken_for_one(inbox: InboxHarness) -> None:
+    raw = message("organization.created", {"name": "Acme"})
+    inbox.handle(raw | {"id": "x" * 255 + "a"})
+    assert inbox.handle(raw | {"id": "x" * 255}).status == "applied"
+
+
+def test_reasons_hold_no_name_no_address_and_no_user(acme: InboxHarness) -> None:
+    acme.send("organization.created", subject="org_2", name="Secret Ltd")
+    acme.send("organization.created", subject="org_3", name="secret ltd")
+    acme.send("organization.created", subject="org_4", name="Secret\x01", billing_email="secret")
+    acme.send("organization.billing_details_changed", billing_email="secret at secret")
+    acme.send("membership.role_changed", user_id="boss@secret.test", role="owner")
+    acme.send("organization.plan_changed", plan_tier="secret")
+    acme.send("organization.created", subject="org_5", name="A", plan_tier="secret")
+    acme.send("organization.created", subject="org_6", name="B", owner_user_id="secret\x01")
+    acme.send("organization.status_changed", status="secret")
+    acme.send("secret@secret.test")
+    acme.handle(message("membership.added", {"user_id": "u", "boss@secret.test": 1, "secret" * 30: 2}, "mx"))
+    reasons = [row.reason for row in acme.stored_events() if row.status != "applied"]
+    assert len(reasons) == 10
+    assert "ecret" not in json.dumps(reasons)
+    assert any(reason and "another organization has this name" in reason for reason in reasons)
+
+
+def test_messages_before_their_organization_wait_and_are_applied_in_the_order_of_their_time(
+    inbox: InboxHarness,
+) -> None:
+    assert inbox.send("organization.renamed", at=3, name="Third").status == "waiting"
+    assert inbox.send("membership.role_changed", at=2, user_id="u1", role="owner").status == "waiting"
+    assert inbox.send("organization.renamed", at=1, name="Second").status == "waiting"
+    assert inbox.send("membership.added", at=1, user_id="u1").status == "waiting"
+    assert inbox.send("organization.plan_changed", at=2, plan_tier="gold").status == "waiting"
+    assert inbox.count(Organization) == 0
+    assert inbox.send("organization.created", at=0, name="First").status == "applied"
+    assert inbox.present().name == "Third"
+    assert inbox.roles() == {"u1": "owner"}
+    assert [row.status for row in inbox.stored_events()] == [
+        "applied",
+        "applied",
+        "applied",
+        "applied",
+        "rejected",
+        "applied",
+    ]
+    refused = next(row for row in inbox.stored_events() if row.status == "rejected")
+    assert refused.reason is not None
+    assert refused.reason.startswith("data.plan_tier: ")
+
+
+def test_what_still_waits_is_taken_before_the_next_message_about_the_same_organization(inbox: InboxHarness) -> None:
+    assert inbox.send("organization.plan_changed", plan_tier="enterprise").status == "waiting"
+    make_acme(inbox)
+    inbox.send("organization.billing_details_changed", billing_email="a@b.test")
+    assert inbox.present().plan_tier == "enterprise"
+    assert [row.status for row in inbox.stored_events()] == ["applied", "applied"]
+
+
+def test_what_waited_without_a_time_does_not_undo_what_came_later(inbox: InboxHarness) -> None:
+    assert inbox.send("organization.renamed", name="Acme Early").status == "waiting"
+    make_acme(inbox)
+    inbox.send("organization.renamed", name="Acme Late")
+    assert inbox.present().name == "Acme Late"
+    assert [row.status for row in inbox.stored_events()] == ["applied", "applied"]
+
+
+def make_acme(inbox: InboxHarness) -> None:
+    """Not by a message: as an import does, or a person."""
+    new = commands.NewOrganization(name="Acme", plan_tier="starter", org_id=ORG)
+    with inbox.database.write() as session:
+        commands.create(ChangeContext(session, NOON), new, inbox.plans)
+
+
+def test_a_role_for_somebody_who_is_not_a_member_yet_waits_for_the_addition(acme: InboxHarness) -> None:
+    assert acme.send("membership.role_changed", at=2, user_id="u1", role="owner").status == "waiting"
+    assert acme.send("membership.role_changed", at=2, user_id="u2", role="owner").status == "waiting"
+    assert acme.send("membership.added", at=1, user_id="u1").status == "applied"
+    assert acme.roles() == {"u1": "owner"}
+    assert acme.send("membership.added", at=3, user_id="u2").status == "applied"
+    assert acme.roles() == {"u1": "owner", "u2": "member"}
+    assert [row.status for row in acme.stored_events()].count("superseded") == 1
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_later_word_of_a_source_counts_in_whatever_order_they_come(
+    acme: InboxHarness, order: tuple[int, int]
+) -> None:
+    statuses = {at: acme.send("organization.renamed", at=at, name=f"Name {at}").status for at in order}
+    assert acme.present().name == "Name 2"
+    assert statuses[1] == ("applied" if order == (1, 2) else "superseded")
+
+
+def test_a_removal_is_not_undone_by_the_addition_that_comes_after_it(acme: InboxHarness) -> None:
+    assert acme.send("membership.removed", at=2, user_id="u1").status == "applied"
+    assert acme.send("membership.added", at=1, user_id="u2").status == "applied"
+    assert acme.send("membership.added", at=1, user_id="u1").status == "superseded"
+    assert acme.roles() == {"u2": "member"}
+
+
+def test_an_older_word_about_another_billing_field_is_still_news(acme: InboxHarness) -> None:
+    assert acme.send("organization.billing_details_changed", at=2, currency="EUR").status == "applied"
+    late = acme.send("organization.billing_details_changed", at=1, currency="USD", billing_email="a@b.test")
+    assert late.status == "applied"
+    assert (acme.present().currency, acme.present().billing_email) == ("EUR", "a@b.test")
+    assert acme.send("organization.billing_details_changed", at=1, currency="CHF").status == "superseded"
+
+
+def test_another_sources_clock_says_nothing(acme: InboxHarness) -> None:
+    acme.send("organization.renamed", at=5, name="Ours")
+    other = message("organization.renamed", {"name": "Theirs"}, "x", 1) | {"source": "/crm"}
+    assert acme.handle(other).status == "applied"
+    assert acme.present().name == "Theirs"
+
+
+def test_a_message_from_the_far_future_cannot_silence_its_source(acme: InboxHarness) -> None:
+    assert acme.send("organization.renamed", at=60 * 24 * 400, name="Future").status == "rejected"
+    assert acme.send("organization.renamed", at=1, name="Now").status == "applied"
+
+
+def test_waiting_is_bounded(inbox: InboxHarness) -> None:
+    with inbox.database.write() as session:
+        session.add_all(
+            ServiceEvent(
+                source="/shop", id=f"w{number}", type="membership.removed", subject=ORG, received_at=NOON,
+                status="waiting", data={"user_id": "u"},
+            )
+            for number in range(MAX_WAITING_EVENTS)
+        )  # fmt: skip
+    handled = inbox.send("organization.renamed", name="One too many")
+    assert handled.status == "rejected"
+    assert handled.reason is not None
+    assert "wait for it already" in handled.reason
+    assert inbox.send("organization.created", name="Acme").status == "applied"
+    assert {row.status for row in inbox.stored_events()} == {"applied", "rejected"}
+
+
+def test_created_twice_under_two_ids_is_one_organization(acme: InboxHarness) -> None:
+    assert acme.send("organization.created", name="Acme").reason == "existed already"
+    refused = acme.send("organization.created", name="Other")
+    assert (refused.status, acme.count(Organization)) == ("rejected", 1)
+
+
+def test_a_deleted_organization_takes_no_new_members(acme: InboxHarness) -> None:
+    acme.send("organization.status_changed", status="deleted")
+    assert acme.send("membership.added", user_id="u1").status == "rejected"
+    assert acme.roles() == {}
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    results: list[object] = []
+    gate = threading.Barrier(len(works))
+
+    def run(work: Callable[[], object]) -> None:
+        gate.wait()
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - the test judges whatever came
+            results.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_the_same_message_many_times_at_once_is_applied_once(inbox: InboxHarness) -> None:
+    for number in range(5):
+        raw = message("organization.created", {"name": f"Acme {number}"}, f"m{number}", subject=f"org_{number}")
+        results = at_once(*[partial(inbox.handle, raw)] * 8)
+        handled_events = [result for result in results if isinstance(result, HandledEvent)]
+        assert len(handled_events) == 8, results
+        assert {handled.status for handled in handled_events} == {"applied"}
+        assert [handled.repeated for handled in handled_events].count(False) == 1
+    assert inbox.count(Organization) == inbox.count(Event) == inbox.count(ServiceEvent) == 5
+    assert inbox.count(BillingLink) == 10
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (message("organization.renamed", {"name": "Early"}), "waiting"),
+        (message("organization.created", {"name": " "}), "rejected"),
+        (message("organization.exploded", {}), "rejected"),
+        ({"data": {"name": "Nobody's"}}, "rejected"),
+        ("no object", "rejected"),
+    ],
+    ids=["waiting", "refused by the rules", "unknown type", "without a name", "text"],
+)
+def test_what_is_not_applied_is_kept_once_too_however_often_it_comes_at_once(
+    inbox: InboxHarness, raw: object, status: str
+) -> None:
+    results = at_once(*[partial(inbox.handle, raw)] * 8)
+    handled_events = [result for result in results if isinstance(result, HandledEvent)]
+    assert len(handled_events) == 8, results
+    assert [handled.repeated for handled in handled_events].count(False) == 1
+    assert {handled.status for handled in handled_events} == {status}
+    assert [row.status for row in inbox.stored_events()] == [status]
+
+
+def test_a_member_and_its_organization_at_once_are_both_there_whoever_wins(inbox: InboxHarness) -> None:
+    for number in range(10):
+        subject = f"org_{number}"
+        created = message("organization.created", {"name": f"Acme {number}"}, f"c{number}", subject=subject)
+        added = message("membership.added", {"user_id": f"u{number}"}, f"a{number}", subject=subject)
+        results = at_once(partial(inbox.handle, created), partial(inbox.handle, added))
+        assert all(isinstance(result, HandledEvent) for result in results), results
+    assert inbox.roles() == {f"u{number}": "member" for number in range(10)}
+    assert {row.status for row in inbox.stored_events()} == {"applied"}
+
+
+def test_two_organizations_that_want_one_name_at_once_get_it_once(inbox: InboxHarness) -> None:
+    for number in range(10):
+        raws = [
+            message(
+                "organization.created", {"name": f"Acme {number}"}, f"{side}{number}", subject=f"org_{side}{number}"
+            )
+            for side in "ab"
+        ]
+        results = at_once(*[partial(inbox.handle, raw) for raw in raws])
+        statuses = sorted(result.status for result in results if isinstance(result, HandledEvent))
+        assert statuses == ["applied", "rejected"], results
+
+
+def test_a_change_by_a_person_and_a_message_at_once_lose_nothing(acme: InboxHarness) -> None:
+    def by_a_user() -> None:
+        for number in range(20):
+            with acme.database.write() as session:
+                organization = commands.lock(session, ORG)
+                assert organization is not None
+                commands.rename(ChangeContext(session, NOON), organization, f"Person {number}")
+
+    def by_messages() -> None:
+        for number in range(20):
+            raw = message("organization.billing_details_changed", {"billing_email": f"a{number}@b.test"}, f"e{number}")
+            assert acme.handle(raw).status == "applied"
+
+    assert at_once(by_a_user, by_messages) == [None, None]
+    changed = acme.present()
+    assert (changed.name, changed.billing_email, changed.version) == ("Person 19", "a19@b.test", 41)
+    with acme.database.read() as session:
+        links = list(session.scalars(select(BillingLink)))
+    assert {link.desired_version for link in links} == {41}

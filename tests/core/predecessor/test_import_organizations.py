@@ -1,0 +1,242 @@
+"""What stands in the old store's file becomes an organization here; what is in doubt waits for a person, by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.common.clock import Clock
+from core.db.models.billing_links import BillingLink
+from core.organizations import commands as organization_commands
+from core.organizations import provider_ids
+from core.ports.spec import PROVIDERS
+from core.reconcile import commands, due_links
+from tests.support.importer import Importer, said
+from tests.support.predecessor_files import A_ID, B_ID, C_ID, PREDECESSOR, A, B, organization
+
+BOGUS = "org_959dc5c4-67d4-46a1-8f1d-1e3f3bd8b66f"
+FIRST, SECOND = "org_626d0b03-5996-4a14-8b0c-7f9b6768e5f2", "org_ccd46089-9739-4a81-9f31-489b61e5cfce"
+
+
+def on_hold_links(importer: Importer, org_id: str) -> dict[str, tuple[str | None, str | None]]:
+    links = (importer.link(org_id, provider) for provider in PROVIDERS)
+    return {link.provider: (link.error_code, link.error_message) for link in links if link.state == "on_hold"}
+
+
+def test_the_torn_files_give_every_organization_and_name_every_tear(importer: Importer) -> None:
+    report = importer.run(PREDECESSOR / "torn")
+    assert (report.organizations.new, report.members.new, report.lost, report.ok) == (24, 0, 4, False)
+    tear = "the beginning of this document was overwritten: what stood before this place is lost"
+    assert [(str(finding.position), finding.reason) for finding in report.losses] == [
+        ("organizations.json line 11", tear),
+        ("organizations.json line 20", tear),
+        ("organizations.json line 29", tear),
+        ("org_users.json line 3", tear),
+    ]
+    assert said(report)[4:] == [
+        (
+            "repair",
+            "its key was torn off: the id was taken from the record",
+            "org_3e5e761a-d0b7-4df6-afe2-d6a11178db6d",
+        )
+    ]
+
+
+def test_the_poisoned_files_give_every_record_and_name_every_decision(importer: Importer) -> None:
+    report = importer.run(PREDECESSOR / "poisoned")
+    assert (report.organizations.new, report.members.new, report.lost, report.repaired) == (5, 5, 1, 5)
+    lost = (
+        f"stripe_customer_id 'cus_dup' stands on {FIRST} as well: {FIRST} keeps it and {SECOND} gets none; "
+        "billing of both waits for a decision"
+    )
+    waits = "was kept as written; billing waits until it gets a plan of the catalog"
+    assert said(report) == [
+        (
+            "loss",
+            lost,
+            SECOND,
+        ),
+        ("repair", "the empty lago_customer_id was read as none", FIRST),
+        ("repair", "the unknown status 'bogus' was read as suspended; billing waits for a decision", BOGUS),
+        ("repair", f"the unknown plan 'profesional' {waits}", "org_81eff046-bc57-4f2c-b88e-7b50dd7261ec"),
+        ("repair", f"the unknown plan 'byok' {waits}", SECOND),
+        (
+            "repair",
+            "the unknown role 'admin' was read as 'member', the least right",
+            "org_ae344640-619c-4986-aab6-40b4d9d3c39d user_1",
+        ),
+    ]
+    assert importer.organization("org_81eff046-bc57-4f2c-b88e-7b50dd7261ec").plan_tier == "profesional"
+    assert importer.organization(BOGUS).status == "suspended"
+    sentence = (
+        "the old store held the unknown status 'bogus': set its status to one of active, suspended, deleted, "
+        f"then `billing-sync retry {BOGUS}`"
+    )
+    assert on_hold_links(importer, BOGUS) == dict.fromkeys(PROVIDERS, ("unknown_status", sentence))
+    assert on_hold_links(importer, "org_ae344640-619c-4986-aab6-40b4d9d3c39d") == {}
+
+
+# --- billing ids that stand on two organizations ---
+
+
+def twice(org_id: str, other: str, way_out: str) -> dict[str, tuple[str, str]]:
+    sentence = f"stripe_customer_id 'cus_dup' stands on {other} as well as on {org_id}: {way_out}"
+    return {"stripe": ("customer_id_in_use", sentence)}
+
+
+def keeps(org_id: str) -> str:
+    return (
+        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync "
+        "set-customer-id`"
+    )
+
+
+def has_none(org_id: str) -> str:
+    return (
+        f"give it its own with `billing-sync set-customer-id`, or if it has none, `billing-sync retry {org_id}` "
+        "makes a new customer"
+    )
+
+
+@pytest.mark.parametrize("between", [0, 600])
+def test_an_id_on_two_organizations_is_believed_of_neither_however_far_apart(importer: Importer, between: int) -> None:
+    others = [organization(n, stripe_customer_id=None) for n in range(10, 10 + between)]
+    records = [organization(1, stripe_customer_id="cus_dup"), *others, organization(2, stripe_customer_id="cus_dup")]
+    report = importer.bring(records)
+    assert [kind for kind, *_ in said(report)] == ["loss"]
+    assert importer.link(A_ID, "stripe").customer_id == "cus_dup"
+    assert importer.link(B_ID, "stripe").customer_id is None
+    assert on_hold_links(importer, A_ID) == twice(A_ID, B_ID, keeps(A_ID))
+    assert on_hold_links(importer, B_ID) == twice(B_ID, A_ID, has_none(B_ID))
+
+
+def test_an_id_in_doubt_is_held_from_its_first_part_on(importer: Importer) -> None:
+    """The second may never come: here its own id is unusable."""
+    records = [organization(1, stripe_customer_id="cus_dup")]
+    records.append(organization(2, id=f"org_{'x' * 61}", stripe_customer_id="cus_dup"))
+    report = importer.bring(records)
+    assert on_hold_links(importer, A_ID) == twice(A_ID, "another organization of the imported file", keeps(A_ID))
+    assert said(report) == [
+        ("loss", "no usable record: its id has more than 60 characters behind 'org_'", f"org_{'x' * 61}")
+    ]
+    assert (report.organizations.new, report.organizations.rejected) == (1, 1)
+
+
+def test_an_id_that_is_here_already_is_believed_of_neither_and_a_worker_loses_its_turn(importer: Importer) -> None:
+    importer.bring([organization(1, stripe_customer_id="cus_dup")])
+    before = importer.link(A_ID, "stripe")
+    report = importer.bring([organization(2, stripe_customer_id="cus_dup", lago_customer_id="lago_2")])
+    assert report.lost == 1
+    assert on_hold_links(importer, A_ID) == twice(A_ID, B_ID, keeps(A_ID))
+    assert on_hold_links(importer, B_ID) == twice(B_ID, A_ID, has_none(B_ID))
+    assert importer.link(A_ID, "stripe").generation > before.generation
+    assert importer.link(B_ID, "lago").customer_id == "lago_2"
+
+
+def test_once_people_have_decided_a_second_run_leaves_it_so(importer: Importer) -> None:
+    records = [organization(n, stripe_customer_id="cus_dup") for n in (1, 2)]
+    importer.bring(records)
+    with importer.change(A_ID) as (change, first):
+        commands.retry(change, first)
+    with importer.change(B_ID) as (change, second):
+        provider_ids.set_customer_ids(change, second, {"stripe": "cus_own"})
+    before = importer.tables()
+    report = importer.bring(records)
+    assert importer.tables() == before
+    assert on_hold_links(importer, A_ID) == on_hold_links(importer, B_ID) == {}
+    assert said(report) == [("repair", "kept ours: stripe_customer_id changed here since", B_ID)]
+
+
+def test_the_same_id_at_the_two_billers_is_no_doubt(importer: Importer) -> None:
+    records = [organization(1, stripe_customer_id="same"), organization(2, lago_customer_id="same")]
+    assert said(importer.bring(records)) == []
+
+
+def test_an_id_too_long_to_keep_is_a_loss_and_no_new_customer_is_made_meanwhile(importer: Importer) -> None:
+    report = importer.bring(
+        [organization(1, stripe_customer_id="c" * 256), organization(2, lago_customer_id="c" * 255)]
+    )
+    lost = "stripe_customer_id is 256 characters long, more than 255: left out, billing waits"
+    assert said(report) == [("loss", lost, A_ID)]
+    assert on_hold_links(importer, A_ID) == {"stripe": ("customer_id_not_imported", f"{lost}: {has_none(A_ID)}")}
+    assert importer.link(B_ID, "lago").customer_id == "c" * 255
+
+
+# --- names ---
+
+
+def test_two_of_one_name_both_live_and_neither_name_can_be_taken_again(importer: Importer) -> None:
+    report = importer.bring([organization(1, name="Acme"), organization(2, name=" ACME "), organization(3)])
+    assert said(report) == [
+        ("repair", f"its name is that of {A_ID} as well: both were kept under it, {A_ID} and {B_ID}", B_ID)
+    ]
+    assert [importer.organization(org_id).name for org_id in (A_ID, B_ID)] == ["Acme", " ACME "]
+    assert importer.organization(B_ID).name_key.startswith("acme ")
+    with importer.change(C_ID) as (change, other):
+        with pytest.raises(organization_commands.NameTakenError):
+            organization_commands.rename(change, other, "acme")
+        organization_commands.rename(change, other, importer.organization(B_ID).name_key)
+    assert importer.organization(C_ID).name_key == f"acme {B_ID}"
+
+
+def test_the_name_of_a_deleted_organization_is_free(importer: Importer) -> None:
+    records = [organization(n, name="Acme", status=status) for n, status in ((1, "deleted"), (2, "active"))]
+    assert said(importer.bring(records)) == []
+    assert importer.organization(B_ID).name_key == "acme"
+
+
+def test_a_name_too_long_is_cut_and_an_empty_one_waits_under_the_id(importer: Importer) -> None:
+    report = importer.bring([organization(1, name="é" * 201), organization(2, name=" ")])
+    assert said(report) == [
+        ("repair", "the name is 201 characters long, more than 200", A_ID),
+        ("repair", "the name is empty", B_ID),
+        ("repair", "only the first 200 characters of the name were kept", A_ID),
+        ("repair", "its id stands in the place of the empty name; billing waits until it has one", B_ID),
+    ]
+    assert (importer.organization(A_ID).name, importer.organization(B_ID).name) == ("é" * 200, B_ID)
+    assert on_hold_links(importer, A_ID) == {}
+    sentence = f"the old store held no name for it: rename it, then `billing-sync retry {B_ID}`"
+    assert on_hold_links(importer, B_ID) == dict.fromkeys(PROVIDERS, ("empty_name", sentence))
+
+
+def test_the_longest_key_that_a_name_can_have_fits(importer: Importer) -> None:
+    """One letter may become three in its key, and the second of a name has its id behind it."""
+    records = [organization(n, name="\u0390" * 200) for n in (1, 2)]
+    assert importer.bring(records).organizations.new == 2
+
+
+# --- the rest ---
+
+
+def test_a_missing_date_is_the_time_of_the_import(importer: Importer, clock: Clock) -> None:
+    report = importer.bring([organization(1, created_at=None)])
+    assert importer.organization(A_ID).created_at == clock()
+    assert said(report)[1:] == [("repair", "the time of the import stands for created_at", A_ID)]
+
+
+def test_nothing_is_ever_made_for_a_deleted_organization_and_its_ids_stay(importer: Importer, clock: Clock) -> None:
+    importer.bring([organization(1, status="deleted", stripe_customer_id="cus_1"), B])
+    link = importer.link(A_ID, "stripe")
+    assert (link.customer_id, link.desired_version, link.applied_version) == ("cus_1", 1, 1)
+    with importer.database.write() as session:
+        assert [due_links.dispatch(session, provider, 10, clock()) for provider in PROVIDERS] == [[B_ID], [B_ID]]
+
+
+def test_a_plan_too_long_to_keep_is_a_loss_and_never_another_plan(importer: Importer) -> None:
+    report = importer.bring([organization(1, plan_tier="p" * 201)])
+    assert [(kind, reason[:36]) for kind, reason, _ in said(report)] == [
+        ("loss", "plan_tier is 201 characters long: on"),
+        ("repair", f"the unknown plan '{'p' * 18}"),
+    ]
+    assert importer.organization(A_ID).plan_tier == "p" * 200
+
+
+def test_a_long_value_of_the_file_does_not_flood_the_report(importer: Importer) -> None:
+    [(_, reason, _)] = said(importer.bring([organization(1, status="s" * 100_000)]))
+    assert len(reason) < 200
+
+
+def test_links_in_doubt_are_not_handed_to_the_broker(importer: Importer, clock: Clock) -> None:
+    importer.bring([A, organization(2, status="bogus")])
+    with importer.database.write() as session:
+        assert [due_links.dispatch(session, provider, 10, clock()) for provider in PROVIDERS] == [[A_ID], [A_ID]]
+        assert session.query(BillingLink).filter(BillingLink.state == "on_hold").count() == 2

@@ -1,0 +1,368 @@
+"""Lago's judgement of a plan change is never assumed: each answer is checked, and the cheapest safe way is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from core.catalog.plans import EndingPolicy
+from core.common.json_types import Json
+from core.ports.errors import RejectedError, UnavailableError
+from core.ports.provider import Subscription
+from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
+from providers.lago.provider import LagoProvider
+from tests.support.in_memory_attempt import InMemoryAttempt
+from tests.support.scripted_lago import NO_ID, Reply, ScriptedLago, refusal, subscription
+
+ID = "3a000000-0000-4000-8000-000000000000"
+NEXT_ID = "3b000000-0000-4000-8000-000000000000"
+ENDING = EndingPolicy(lago_invoice="skip", lago_credit_note="refund", stripe_invoice_now=True, stripe_prorate=True)
+ABSENT = refusal(404, "subscription_not_found")
+PERIOD_END = datetime(2026, 12, 1, tzinfo=UTC)
+
+POST, READ, TAKE_BACK = "POST /subscriptions", "GET /subscriptions/org_1", "DELETE /subscriptions/org_1?status=pending"
+
+
+@pytest.fixture
+def lago() -> Iterator[ScriptedLago]:
+    script = ScriptedLago()
+    yield script
+    script.close()
+    assert script.violations == []
+    assert not script.replies
+
+
+@pytest.fixture
+def provider(lago: ScriptedLago) -> Iterator[LagoProvider]:
+    built = LagoProvider(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def attempt() -> InMemoryAttempt:
+    return InMemoryAttempt()
+
+
+def desired(plan: str, then: str | None = None) -> SubscriptionSpec:
+    return SubscriptionSpec(org_id="org_1", customer_id=NO_ID, plan_code=plan, next_plan_code=then)
+
+
+def last_known(plan: str | None = None, then: str | None = None) -> LastKnown:
+    return LastKnown(
+        customer_id=NO_ID,
+        confirmed=True,
+        subscription_id=ID if plan else None,
+        plan_code=plan,
+        next_plan_code=then,
+    )
+
+
+def on(plan: str, then: str | None = None, **changed: Json) -> Reply:
+    date = "2026-12-01" if then else None
+    return subscription(plan_code=plan, next_plan_code=then, downgrade_plan_date=date, **changed)
+
+
+def canceled(plan: str, before: str | None) -> Reply:
+    return subscription(plan_code=plan, previous_plan_code=before, status="canceled")
+
+
+def sent_requests(lago: ScriptedLago) -> list[str]:
+    return [f"{each.method} {each.target.removeprefix('/api/v1')}" for each in lago.requests]
+
+
+def sent_plan_codes(lago: ScriptedLago) -> list[Json]:
+    """The plan codes that were posted, in order."""
+    bodies = [each.body["subscription"] for each in lago.requests if isinstance(each.body, dict)]
+    return [body["plan_code"] for body in bodies if isinstance(body, dict)]
+
+
+WAYS = {
+    "first create": (desired("pro"), LastKnown(), [on("pro")], [POST]),
+    "first on an old customer": (desired("pro"), last_known(), [ABSENT, on("pro")], [READ, POST]),
+    "there already on an old customer": (desired("pro"), last_known(), [on("pro")], [READ]),
+    "upgrade on an old customer": (desired("pro"), last_known(), [on("starter"), on("pro")], [READ, POST]),
+    "same again": (desired("pro"), last_known("pro"), [on("pro")], [POST]),
+    "upgrade": (desired("pro"), last_known("starter"), [on("pro", previous_plan_code="starter")], [POST]),
+    "upgrade over a scheduled downgrade": (desired("big"), last_known("pro", "starter"), [on("big")], [POST]),
+    "schedule a downgrade": (desired("pro", "starter"), last_known("pro"), [on("pro", "starter")], [POST]),
+    "schedule the plan it is on": (desired("pro", "pro"), last_known("pro"), [on("pro")], [POST]),
+    "take it back": (desired("pro"), last_known("pro", "starter"), [canceled("starter", "pro")], [TAKE_BACK]),
+    "take it back, unproven": (
+        desired("pro"),
+        last_known("pro", "starter"),
+        [canceled("starter", None), on("pro")],
+        [TAKE_BACK, POST],
+    ),
+    "take back what took effect": (
+        desired("pro"),
+        last_known("pro", "starter"),
+        [ABSENT, on("pro")],
+        [TAKE_BACK, POST],
+    ),
+    "scheduled already": (desired("pro", "starter"), last_known("pro", "starter"), [on("pro", "starter")], [READ]),
+    "scheduled, unknown to us": (desired("pro", "starter"), last_known(), [on("pro", "starter")], [READ]),
+    "schedule, nothing known": (
+        desired("pro", "starter"),
+        last_known(),
+        [on("pro"), on("pro", "starter")],
+        [READ, POST],
+    ),
+    "took effect": (desired("pro", "starter"), last_known("pro", "starter"), [on("starter", lago_id=NEXT_ID)], [READ]),
+    "took effect, unknown to us": (
+        desired("pro", "starter"),
+        last_known(),
+        [on("starter", lago_id=NEXT_ID, previous_plan_code="pro")],
+        [READ],
+    ),
+    "took effect, and more was scheduled": (
+        desired("pro", "starter"),
+        last_known("pro", "starter"),
+        [on("starter", "free", lago_id=NEXT_ID), canceled("free", "starter")],
+        [READ, TAKE_BACK],
+    ),
+    "up and down again between two rounds": (
+        desired("pro", "starter"),
+        last_known("starter"),
+        [on("starter", previous_plan_code="pro"), on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
+    ),
+    "the same on an old customer": (
+        desired("pro", "starter"),
+        last_known(),
+        [on("starter"), on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
+    ),
+    "another downgrade in its place": (
+        desired("pro", "free"),
+        last_known("pro", "starter"),
+        [on("pro", "starter"), on("pro", "free")],
+        [READ, POST],
+    ),
+    "create and schedule": (
+        desired("pro", "starter"),
+        last_known(),
+        [ABSENT, on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
+    ),
+    "upgrade and schedule": (
+        desired("pro", "free"),
+        last_known("starter"),
+        [on("starter"), on("pro"), on("pro", "free")],
+        [READ, POST, POST],
+    ),
+    "a scheduled plan nobody wished": (
+        desired("pro"),
+        last_known("pro"),
+        [on("pro", "starter"), canceled("starter", "pro")],
+        [POST, TAKE_BACK],
+    ),
+    "a scheduled plan nobody wished on an old customer": (
+        desired("pro"),
+        last_known(),
+        [on("pro", "starter"), canceled("starter", "pro")],
+        [READ, TAKE_BACK],
+    ),
+    "upgrade and schedule over our own downgrade": (
+        desired("big", "starter"),
+        last_known("pro", "starter"),
+        [on("pro", "starter"), on("big"), on("big", "starter")],
+        [READ, POST, POST],
+    ),
+    "changed by somebody else": (
+        desired("pro", "starter"),
+        last_known("pro"),
+        [on("big", "starter"), on("pro", "starter")],
+        [POST, READ],
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cheapest_safe_way_is_taken(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, way: str
+) -> None:
+    spec, known, replies, calls = WAYS[way]
+    lago.respond_with(*replies)
+    made = provider.ensure_subscription(spec, known, attempt)
+    assert sent_requests(lago) == calls
+    assert attempt.request_count == len(calls)
+    if made.plan_code == spec.plan_code and spec.next_plan_code not in (None, spec.plan_code):
+        assert made == Subscription(
+            id=ID, plan_code=spec.plan_code, next_plan_code=spec.next_plan_code, next_plan_at=PERIOD_END
+        )
+    else:
+        now = spec.next_plan_code if way.startswith("took effect") else spec.plan_code
+        assert made == Subscription(id=NEXT_ID if way.startswith("took effect") else ID, plan_code=now or "")
+
+
+def test_plans_are_posted_in_their_order_under_the_organizations_id(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(ABSENT, on("pro"), on("pro", "starter"))
+    provider.ensure_subscription(desired("pro", "starter"), last_known(), attempt)
+    assert sent_plan_codes(lago) == ["pro", "starter"]
+    assert lago.requests[1].body == {
+        "subscription": {"external_customer_id": "org_1", "external_id": "org_1", "plan_code": "pro"}
+    }
+
+
+def test_scheduled_plan_that_took_effect_meanwhile_is_told_and_not_undone(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    """The answer to the first POST was lost, and its period ended before the second."""
+    lago.respond_with(on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z"))
+    made = provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
+    assert made == Subscription(id=ID, plan_code="starter")
+    assert sent_requests(lago) == [POST]
+
+
+@pytest.mark.parametrize("started_at", ["2026-11-23T07:00:01.500Z", None])
+def test_downgrade_that_lago_makes_at_once_is_rejected(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, started_at: str | None
+) -> None:
+    lago.respond_with(on("monthly", started_at=started_at))
+    with pytest.raises(RejectedError, match=r"monthly at once and not at period end.*billing-sync plans check"):
+        provider.ensure_subscription(desired("yearly", "monthly"), last_known("yearly"), attempt)
+
+
+def test_upgrade_that_lago_schedules_is_taken_back_and_rejected(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(on("yearly", "monthly"), canceled("monthly", "yearly"))
+    with pytest.raises(RejectedError, match=r"on yearly in Lago.*taken back.*billing-sync plans check"):
+        provider.ensure_subscription(desired("monthly"), LastKnown(), attempt)
+    assert sent_requests(lago) == [POST, TAKE_BACK]
+
+
+@pytest.mark.parametrize("spec", [desired("starter"), desired("starter", "free")], ids=["now", "now and next"])
+def test_downgrade_that_somebody_else_scheduled_is_not_undone(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, spec: SubscriptionSpec
+) -> None:
+    lago.respond_with(on("pro", "starter"))
+    with pytest.raises(RejectedError, match="on pro in Lago and goes to starter there"):
+        provider.ensure_subscription(spec, last_known(), attempt)
+    assert sent_requests(lago) == [READ]
+
+
+def test_answer_that_is_neither_plan_is_rejected(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(on("pro"), on("pro", "other"))
+    with pytest.raises(RejectedError, match="Lago answers pro and then other"):
+        provider.ensure_subscription(desired("pro", "starter"), last_known(), attempt)
+
+
+def test_switch_between_two_answers_is_left_to_the_next_try(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(on("pro", "starter"), ABSENT)
+    with pytest.raises(UnavailableError, match="changed in Lago while"):
+        provider.ensure_subscription(desired("pro"), last_known("pro"), attempt)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"status": "pending"}, "it is pending in Lago"),
+        ({"status": "incomplete"}, "it is incomplete in Lago"),
+        ({"external_id": "org_2"}, "another customer"),
+        ({"external_customer_id": "org_2"}, "another customer"),
+        ({"lago_customer_id": "lago-new"}, f"customer lago-new, not on {NO_ID}, which was deleted there"),
+    ],
+)
+def test_answer_that_is_not_our_active_subscription_is_rejected(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, changed: dict[str, Json], says: str
+) -> None:
+    lago.respond_with(subscription(**changed))
+    with pytest.raises(RejectedError, match=says):
+        provider.ensure_subscription(desired("starter"), last_known(), attempt)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"plan_code": None}, {"downgrade_plan_date": None}, {"downgrade_plan_date": "soon"}]
+)
+def test_answer_without_what_must_be_checked_is_not_believed(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, changed: dict[str, Json]
+) -> None:
+    lago.respond_with(subscription(**{"plan_code": "pro", "next_plan_code": "starter", **changed}))
+    with pytest.raises(UnavailableError):
+        provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
+
+
+def test_end_is_told_how_and_checked(lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt) -> None:
+    lago.respond_with(subscription(status="terminated"))
+    provider.end_subscription(last_known("pro"), "org_1", attempt)
+    assert sent_requests(lago) == [
+        "DELETE /subscriptions/org_1?on_termination_invoice=skip&on_termination_credit_note=refund"
+    ]
+    lago.respond_with(subscription(status="active"))
+    with pytest.raises(RejectedError, match="answers active to its end"):
+        provider.end_subscription(last_known("pro"), "org_1", attempt)
+
+
+@pytest.mark.parametrize("waiting", [ABSENT, canceled("pro", None)], ids=["nothing", "one that has not begun"])
+def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, waiting: Reply
+) -> None:
+    lago.respond_with(ABSENT, waiting)
+    provider.end_subscription(last_known(), "org_1", attempt)
+    assert sent_requests(lago)[1] == TAKE_BACK
+
+
+def test_refused_take_back_is_rejected(lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt) -> None:
+    lago.respond_with(subscription(status="active"))
+    with pytest.raises(RejectedError, match="taking the scheduled plan back"):
+        provider.ensure_subscription(desired("pro"), last_known("pro", "starter"), attempt)
+
+
+def plan(**changed: Json) -> Reply:
+    shown: dict[str, Json] = {
+        "lago_id": "9f000000-0000-4000-8000-000000000000",
+        "name": "Starter",
+        "code": "starter",
+        "created_at": "2026-11-01T00:00:00Z",
+        "interval": "monthly",
+        "amount_cents": 1900,
+        "amount_currency": "USD",
+        "pay_in_advance": True,
+        **changed,
+    }
+    return Reply(200, {"plan": shown})
+
+
+OFFER = PriceSpec(code="starter", name="Starter", amount=1900, currency="USD", interval="monthly")
+
+
+def test_plan_is_found_or_is_not_there(lago: ScriptedLago, provider: LagoProvider) -> None:
+    lago.respond_with(plan(), refusal(404, "plan_not_found"))
+    assert provider.find_price("starter") == OFFER
+    assert provider.find_price("starter") is None
+
+
+def test_plan_is_added_in_advance_and_once(lago: ScriptedLago, provider: LagoProvider) -> None:
+    there = refusal(422, "validation_errors", code=["value_already_exist"])
+    lago.respond_with(plan(), there, plan())
+    provider.create_price(OFFER)
+    assert lago.requests[0].body == {
+        "plan": {
+            "code": "starter",
+            "name": "Starter",
+            "interval": "monthly",
+            "amount_cents": 1900,
+            "amount_currency": "USD",
+            "pay_in_advance": True,
+        }
+    }
+    provider.create_price(OFFER)
+    lago.respond_with(there, plan(amount_cents=2900))
+    with pytest.raises(RejectedError, match=r"differs from plans\.toml"):
+        provider.create_price(OFFER)
+
+
+def test_plan_without_a_price_is_not_believed(lago: ScriptedLago, provider: LagoProvider) -> None:
+    lago.respond_with(plan(amount_cents=None))
+    with pytest.raises(UnavailableError, match="amount_cents"):
+        provider.find_price("starter")

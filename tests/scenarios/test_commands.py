@@ -1,0 +1,422 @@
+"""What the commands answer from rows alone, on both databases: as a table for people, as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from typer.testing import CliRunner, Result
+
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.drift import report_store
+from core.flow_control import circuit_breaker
+from core.inbox import service_events
+from core.org_manager import OrgManager
+from core.ports.errors import MisconfiguredError, RetryableError
+from worker.cli.app import app
+from worker.cli.exit_codes import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+Type = Callable[..., Result]
+
+UNSET_VARIABLES = (
+    "STRIPE_SECRET_KEY",
+    "LAGO_API_KEY",
+    "REDIS_URL",
+    "CELERY_BROKER_URL",
+    "STRIPE_API_BASE",
+    "LAGO_API_URL",
+)
+
+
+@pytest.fixture
+def manager(database: Database) -> Iterator[OrgManager]:
+    opened = OrgManager(database_url=database.url.render_as_string(hide_password=False))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def types(database: Database, tmp_path: Path) -> Type:
+    """Type a command; the answer's exit code and standard output."""
+    settings: dict[str, str | None] = {
+        **dict.fromkeys(UNSET_VARIABLES),
+        "DATABASE_URL": database.url.render_as_string(hide_password=False),
+        "DATA_DIR": str(tmp_path),
+        "PLANS_FILE": str(ROOT / "plans.toml"),
+    }
+
+    def typed(*words: str, columns: int = 120) -> Result:
+        return CliRunner().invoke(app, list(words), env={**settings, "COLUMNS": str(columns)})
+
+    return typed
+
+
+def json_of(result: Result) -> Any:  # noqa: ANN401 - JSON
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def put(database: Database, org_id: str, provider: str, **values: object) -> None:
+    with database.write() as session:
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.org_id == org_id, BillingLink.provider == provider)
+            .values(**values)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def sync(database: Database, org_id: str, provider: str, customer_id: str) -> None:
+    put(
+        database,
+        org_id,
+        provider,
+        applied_version=BillingLink.desired_version,
+        customer_id=customer_id,
+        subscription_id="sub-1" if provider == "lago" else None,
+        applied_plan="starter" if provider == "lago" else None,
+        synced_at=utc_now(),
+        error_kind=None,
+    )
+
+
+def park(database: Database, org_id: str, provider: str, code: str | None = "resource_missing") -> None:
+    put(
+        database,
+        org_id,
+        provider,
+        state="parked",
+        error_kind="rejected",
+        error_code=code,
+        error_message="Stripe knows no customer cus_1; correct the id",
+        error_request_id="req_1",
+        error_at=utc_now() - timedelta(minutes=5),
+    )
+
+
+def test_orgs_lists_plan_ids_and_whether_they_are_in_sync(types: Type, manager: OrgManager, database: Database) -> None:
+    first = manager.create_organization("Acme [bold]", "enterprise")
+    manager.update_org_plan(first, "starter")
+    manager.add_user_to_org(first, "user_1", "owner")
+    second = manager.create_organization("Beta")
+    for provider in ("stripe", "lago"):
+        sync(database, second, provider, f"{provider}_customer_of_beta")
+    shown = types("orgs").stdout
+    assert "Acme [bold]" in shown
+    assert "→ starter" in shown
+    assert "2 in all" in shown
+    document = json_of(types("orgs", "--json"))
+    assert document["total"] == 2
+    acme, beta = document["organizations"]
+    assert (acme["id"], acme["name"], acme["members"]) == (first, "Acme [bold]", 1)
+    assert (acme["plan_tier"], acme["pending_plan_tier"], acme["in_sync"]) == ("enterprise", "starter", False)
+    assert beta["in_sync"] is True
+    assert beta["links"]["lago"]["customer_id"] == "lago_customer_of_beta"
+    assert beta["links"]["lago"]["synced_at"].endswith("Z")
+
+
+def test_orgs_can_be_narrowed(types: Type, manager: OrgManager) -> None:
+    for number in range(3):
+        manager.create_organization(f"Kite {number}", "starter")
+    manager.create_organization("Zürich Analytics", "enterprise")
+    assert json_of(types("orgs", "--plan", "enterprise", "--json"))["total"] == 1
+    assert json_of(types("orgs", "--search", "ZÜRICH", "--json"))["organizations"][0]["name"] == "Zürich Analytics"
+    limited = types("orgs", "--search", "kite", "--limit", "2")
+    assert "2 of 3; --limit shows more" in limited.stdout
+    assert "No organization matches." in types("orgs", "--search", "100%").stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_table_fits_the_screen_and_shows_the_beginning_of_each_id(
+    types: Type, manager: OrgManager, database: Database, columns: int
+) -> None:
+    org_id = manager.create_organization("An organization with quite a long name, Incorporated", "founders_friend")
+    sync(database, org_id, "stripe", "cus_0123456789abcdef")
+    sync(database, org_id, "lago", "1a901a90-1a90-4a90-8a90-1a901a901a90")
+    lines = types("orgs", columns=columns).stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "founders_friend" in lines[1]
+    assert org_id[:10] in lines[1]
+    assert "cus_012345" in lines[1]
+
+
+def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManager, database: Database) -> None:
+    in_sync, behind, *parked_ids = [manager.create_organization(f"Company {number}") for number in range(5)]
+    for provider in ("stripe", "lago"):
+        sync(database, in_sync, provider, f"{provider}_1")
+    put(database, behind, "lago", error_kind="waiting", error_message="waits for Stripe", error_at=utc_now())
+    for org_id in parked_ids:
+        park(database, org_id, "stripe")
+    document = json_of(types("status", "--json"))
+    assert document["in_sync"] is False
+    assert document["organizations"] == 5
+    stripe, lago = document["providers"]["stripe"], document["providers"]["lago"]
+    assert (stripe["in_sync"], stripe["behind"], stripe["parked"]) == (1, 1, 3)
+    assert (lago["in_sync"], lago["behind"], lago["parked"]) == (1, 4, 0)
+    assert document["unpublished"] == 5
+    (trouble,) = document["failures"]
+    assert (trouble["provider"], trouble["state"], trouble["code"], trouble["links"]) == (
+        "stripe",
+        "parked",
+        "resource_missing",
+        3,
+    )
+    shown = types("status").stdout
+    assert "5 organizations" in shown
+    assert "broker: none named" in shown
+    assert "`billing-sync parked`" in shown
+
+
+def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: Type, database: Database) -> None:
+    assert json_of(types("status", "--json"))["last_drift_report"] is None
+    with database.write() as session:
+        run = report_store.resume(session, utc_now())
+        run.counts.drifted, run.counts.kinds["renamed"] = 1, 1
+        report_store.save_progress(session, run, utc_now())
+        report_store.finish(session, run, utc_now())
+    last = json_of(types("status", "--json"))["last_drift_report"]
+    assert (last["drifted"], last["kinds"]) == (1, {"renamed": 1})
+    assert "1 organization drifted" in types("status").stdout
+
+
+def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    park(database, org_id, "stripe")
+    waits_until = utc_now() + timedelta(seconds=25)
+    put(
+        database,
+        org_id,
+        "lago",
+        error_kind="waiting",
+        error_message="waits for the Stripe customer that Lago is to charge",
+        not_before=waits_until,
+    )
+    shown = types("status", " ACME ").stdout
+    assert "parked 5 min ago" in shown
+    assert "Stripe knows no customer cus_1; correct the id [resource_missing, request req_1]" in shown
+    assert f"billing-sync retry {org_id}" in shown
+    assert "goes ahead as soon as Stripe's customer is there, without it in 2" in shown
+    links = json_of(types("status", org_id, "--json"))["links"]
+    assert (links["stripe"]["status"], links["lago"]["status"]) == ("parked", "waiting")
+    assert links["lago"]["next_at"] == waits_until.isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({"attempts": 0}, "queued"),
+        ({"lease_until": utc_now() + timedelta(hours=1)}, "syncing"),
+        ({"error_kind": "unavailable", "not_before": utc_now() + timedelta(hours=1)}, "retrying"),
+        ({"state": "on_hold"}, "on_hold"),
+        ({"applied_version": 1, "intent": {"operation": "create_customer"}}, "queued"),
+        ({"applied_version": 1}, "in_sync"),
+    ],
+)
+def test_every_standing_has_its_word(
+    types: Type, manager: OrgManager, database: Database, values: dict[str, object], status: str
+) -> None:
+    org_id = manager.create_organization("Acme")
+    put(database, org_id, "stripe", **values)
+    assert json_of(types("status", org_id, "--json"))["links"]["stripe"]["status"] == status
+    assert types("status", org_id).exit_code == 0
+
+
+def test_an_organization_is_meant_by_id_by_name_and_by_the_beginning_of_an_id(types: Type, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Café Zürich")
+    for word in (org_id, "café ZÜRICH", org_id[:13]):
+        assert json_of(types("status", word, "--json"))["id"] == org_id
+
+
+def refused(result: Result) -> str:
+    assert isinstance(result.exception, UsageError), result.output
+    return str(result.exception)
+
+
+def test_a_word_that_means_nobody_is_answered_with_what_comes_close(types: Type, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Umbrella")
+    assert refused(types("status", "Umbrela")) == (
+        f"no organization is called 'Umbrela'; did you mean Umbrella ({org_id})?"
+    )
+    assert refused(types("status", "brell")).endswith(f"did you mean Umbrella ({org_id})?")
+    assert "`billing-sync orgs --search`" in refused(types("status", "Initech"))
+
+
+def test_a_name_that_two_deleted_ones_had_is_ambiguous(types: Type, manager: OrgManager) -> None:
+    ids = []
+    for _ in range(2):
+        ids.append(manager.create_organization("Acme"))
+        manager.update_org_status(ids[-1], "deleted")
+    sentence = refused(types("status", "Acme"))
+    assert sentence.startswith("'Acme' may mean Acme (org_")
+    assert sentence.endswith(": give the whole id")
+    assert all(org_id in sentence for org_id in ids)
+    third = manager.create_organization("Acme")
+    assert json_of(types("status", "Acme", "--json"))["id"] == third
+
+
+def test_parked_says_what_to_do(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    unknown = manager.create_organization("Beta")
+    park(database, org_id, "stripe")
+    park(database, unknown, "lago", "unknown_plan")
+    shown = types("parked").stdout
+    assert "parked 5 min ago: Stripe knows no customer cus_1" in shown
+    assert f"retry {org_id}" in shown
+    assert "give it a plan of the catalog" in shown
+    document = json_of(types("parked", "--json"))
+    assert document["total"] == 2
+    assert {each["org_id"] for each in document["parked"]} == {org_id, unknown}
+    assert all(each["link"]["next_step"] for each in document["parked"])
+
+
+def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Database) -> None:
+    ids = [manager.create_organization(f"Company {number}") for number in range(3)]
+    park(database, ids[0], "stripe")
+    park(database, ids[1], "lago", "unknown_plan")
+    assert json_of(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1, "providers": []}
+    assert json_of(types("parked", "--json"))["total"] == 1
+    assert "1 organization to be tried again." in types("retry", "--all").stdout
+    assert "Nothing is parked." in types("retry", "--all").stdout
+    named = types("retry", "Company 2")
+    assert "1 organization to be tried again." in named.stdout
+    assert "a running `billing-sync up` takes them up" in " ".join(named.stdout.split())
+    assert refused(types("retry", "--error", "unheard_of")).startswith("no organization has met the error 'unheard_of'")
+    assert refused(types("retry")).startswith("say what to retry")
+    assert refused(types("retry", "Company 2", "--all")).startswith("say what to retry")
+
+
+def test_what_an_import_left_to_decide_is_decided_one_by_one(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    held, parked = manager.create_organization("Acme"), manager.create_organization("Beta")
+    park(database, held, "lago")
+    park(database, parked, "stripe")
+    with database.write() as session:
+        session.get_one(BillingLink, (held, "stripe")).state = "on_hold"
+    shown = " ".join(types("retry", "--all").stdout.split())
+    assert "1 organization to be tried again. 1 that an import left to you to decide" in shown
+    assert {each["org_id"] for each in json_of(types("parked", "--json"))["parked"]} == {held}
+    assert "Nothing else is parked. 1 that" in " ".join(types("retry", "--all").stdout.split())
+    assert "1 organization to be tried again." in types("retry", held).stdout
+    assert "Nothing is parked." in types("parked").stdout
+
+
+def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    other = manager.create_organization("Beta")
+    park(database, org_id, "stripe")
+    assert f"`billing-sync status {org_id}`" in " ".join(
+        types("set-customer-id", "Acme", "--stripe", "cus_right").stdout.split()
+    )
+    with database.read() as session:
+        link = session.get_one(BillingLink, (org_id, "stripe"))
+    assert (link.customer_id, link.customer_fingerprint, link.state) == ("cus_right", None, "active")
+    taken = refused(types("set-customer-id", other, "--stripe", "cus_right"))
+    assert "already belongs to organization" in taken
+    assert refused(types("set-customer-id", "Acme")).startswith("say which id: --stripe")
+    assert refused(types("set-customer-id", "Nobody", "--lago", "x"))
+
+
+def test_received_shows_what_was_not_taken_and_why(types: Type, database: Database, plans: Catalog) -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "/signup", "type": "organization.exploded", "subject": "org_1"}
+    waiting = {**event, "id": "2", "type": "organization.renamed", "data": {"name": "Acme"}}
+    for message in (event, waiting):
+        service_events.handle(database, plans, utc_now, message)
+    document = json_of(types("inbox", "--json"))
+    assert {each["status"] for each in document["messages"]} == {"rejected", "waiting"}
+    assert all(each["reason"] for each in document["messages"])
+    only = json_of(types("inbox", "--status", "waiting", "--json"))
+    assert [each["id"] for each in only["messages"]] == ["2"]
+    assert "organization.exploded" in types("inbox").stdout
+    assert "No message is applied." in types("inbox", "--status", "applied").stdout
+    assert "1 refused, 1 waiting" in types("status").stdout
+
+
+def test_import_names_what_was_lost_and_export_gives_it_back(types: Type, tmp_path: Path) -> None:
+    data = ROOT / "tests/data/predecessor"
+    healthy = [str(data / "healthy" / name) for name in ("organizations.json", "org_users.json")]
+    clean = types("import", *healthy)
+    assert clean.exit_code == 0
+    assert "14 new, 0 here already" in clean.stdout
+    assert "Nothing was lost." in clean.stdout
+    out = [str(tmp_path / "o.json"), str(tmp_path / "u.json")]
+    assert json_of(types("export", *out, "--json")) == {"organizations": 14, "members": 15}
+    assert [Path(path).read_bytes() for path in out] == [Path(path).read_bytes() for path in healthy]
+    assert "would be overwritten" in refused(types("export", *out))
+    assert types("export", *out, "--replace").exit_code == 0
+    torn = [str(data / "torn" / name) for name in ("organizations.json", "org_users.json")]
+    lossy = types("import", *torn)
+    assert lossy.exit_code == 1
+    assert "4 lost:" in lossy.stdout
+    assert "organizations.json line 11" in lossy.stdout
+    again = types("import", *torn, "--json")
+    assert again.exit_code == 1
+    document = json.loads(again.stdout)
+    assert document["lost"] == 4 == sum(each["kind"] == "loss" for each in document["findings"])
+    assert document["organizations"]["new"] == 0
+
+
+def trip_breaker(database: Database, error: RetryableError) -> None:
+    with database.write() as session:
+        circuit_breaker.record_failure(session, error, utc_now(), is_repeat=False, is_probe=False)
+
+
+def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    trip_breaker(database, MisconfiguredError("stripe", "Stripe does not accept the key; check STRIPE_SECRET_KEY"))
+    for words in (["status"], ["parked"]):
+        shown = " ".join(types(*words).stdout.split())
+        assert "Stripe is stopped since" in shown
+        assert "Stripe does not accept the key" in shown
+        assert "correct the setting and restart the workers" in shown
+        assert "next try in" in shown
+    document = json_of(types("status", "--json"))["providers"]
+    assert document["stripe"]["open_breaker"]["reason"] == "misconfigured"
+    assert document["stripe"]["open_breaker"]["probe_at"].endswith("Z")
+    assert document["lago"]["open_breaker"] is None
+    assert json_of(types("parked", "--json"))["open_breakers"]["stripe"]["reason"] == "misconfigured"
+    one = types("status", org_id).stdout
+    assert "waits: Stripe is stopped" in one
+    assert "taken up by itself once Stripe answers" in one
+    links = json_of(types("status", org_id, "--json"))["links"]
+    assert {name: link["status"] for name, link in links.items()} == {"stripe": "provider_down", "lago": "queued"}
+
+
+def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    manager.create_organization("Acme", "starter")
+    trip_breaker(database, MisconfiguredError("stripe", "no"))
+    for _ in range(2):
+        assert json_of(types("retry", "--all", "--json")) == {"organizations": 0, "providers": ["stripe"]}
+    assert "Stripe, which was stopped, is tried again now" in types("retry", "--all").stdout
+    assert "next try now" in types("status").stdout
+
+
+def test_the_key_of_another_account_is_not_retried_away(types: Type, manager: OrgManager, database: Database) -> None:
+    manager.create_organization("Acme", "starter")
+    with database.write() as session:
+        circuit_breaker.trip(session, "lago", "this database belongs to another", utc_now())
+    assert json_of(types("retry", "--all", "--json")) == {"organizations": 0, "providers": []}
+    assert "set the right key and restart every worker" in types("status").stdout
+
+
+def test_a_parked_organization_leaves_by_itself_when_its_data_changes(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    park(database, org_id, "stripe")
+    assert json_of(types("parked", "--json"))["total"] == 1
+    manager.update_org_billing_ids(org_id, stripe_id="cus_right")
+    assert json_of(types("parked", "--json"))["total"] == 0

@@ -1,0 +1,82 @@
+"""The reads that run every second touch only what is due: held against the plan that each database really chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import insert, text
+from sqlalchemy.orm import Session
+
+from core.db.database import Database
+from core.db.models.email import Email
+from core.db.models.organizations import Organization
+from core.emails import queue
+from core.events import outbox
+from core.organizations import links, queries
+from core.organizations.queries import OrganizationCursor, OrganizationFilter
+from core.reconcile import due_links
+from tests.support.query_plans import FEW, MANY, NOW, _email, _organization, plans_of
+
+
+def test_the_sweep_reads_only_links_that_are_behind(large: Database) -> None:
+    swept: list[str] = []
+    later = NOW + links.SWEEP_GRACE
+    plans = plans_of(large, lambda session: swept.extend(due_links.dispatch(session, "lago", 100, later)))
+    assert len(swept) == FEW
+    assert "ix_billing_links_due" in plans
+    assert "Seq Scan" not in plans
+
+
+def test_counting_what_is_behind_reads_only_that(large: Database) -> None:
+    plans = plans_of(large, due_links.count_behind)
+    assert "ix_billing_links_due" in plans
+
+
+def test_the_relay_reads_only_events_that_are_pending(large: Database) -> None:
+    leased: list[object] = []
+    plans = plans_of(large, lambda session: leased.extend(outbox.lease_batch(session, 100, NOW)[1]))
+    assert len(leased) == FEW
+    assert "ix_events_unpublished" in plans
+    assert "ix_events_unpublished" in plans_of(large, outbox.has_pending)
+
+
+def test_a_member_is_looked_up_and_a_persons_seats_are_found_without_a_walk(large: Database) -> None:
+    found: list[object] = []
+    plans = plans_of(large, lambda session: found.append(queries.find_organization(session, "org_7", "user_7")))
+    plans += plans_of(large, lambda session: found.append(len(queries.memberships_of_user(session, "user_7"))))
+    assert found[0] is not None
+    assert found[1] == 4
+    assert "ix_memberships_user_id" in plans
+    for table in ("organizations", "memberships", "billing_links"):
+        assert f"Seq Scan on {table}" not in plans
+        assert f"SCAN {table}'" not in plans
+
+
+def test_a_page_of_all_begins_at_its_cursor_however_deep(large: Database) -> None:
+    found: list[int] = []
+    deep = OrganizationFilter(after=OrganizationCursor(created_at=NOW, org_id="org_9"))
+    plans = plans_of(large, lambda session: found.append(len(queries.list_organizations(session, deep, 50))))
+    assert found == [50]
+    assert "ix_organizations_created_at" in plans
+    assert "Sort Key: organizations" not in plans
+    assert "TEMP B-TREE FOR ORDER BY" not in plans
+
+
+def test_mails_are_read_only_where_they_are_due(database: Database) -> None:
+    with database.write() as session:
+        session.execute(insert(Organization), [_organization("org_0")])
+        session.execute(insert(Email), [_email(number) for number in range(MANY)])
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    reads: list[Callable[[Session], object]] = [
+        lambda session: queue.any_due(session, NOW),
+        lambda session: queue.release_ready(session, NOW),
+        lambda session: queue.lease_next(session, NOW),
+    ]
+    for read in reads:
+        plans = plans_of(database, read)
+        assert "ix_emails_due" in plans
+        assert "Seq Scan on emails" not in plans
+        assert "SCAN emails" not in plans.replace("SCAN emails USING INDEX ix_emails_due", "")
+    asked = plans_of(database, lambda session: queue.count_invitations_since(session, "org_1", NOW))
+    assert "ix_emails_org_id" in asked

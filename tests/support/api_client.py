@@ -1,0 +1,103 @@
+"""The API as its callers see it, and a browser that signs in."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+
+from api.oidc import Issuer
+from core.access import api_keys, invitations, users
+from core.access.api_keys import SCOPES, Scope
+from core.access.users import UserProfile
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.organizations import MembershipRole
+from core.events.event_types import ChangeContext
+from core.organizations import commands, memberships
+from core.organizations.commands import NewOrganization
+from core.webhooks import endpoints
+from core.webhooks.endpoints import NewEndpoint
+from tests.support.oidc_provider import OidcProvider
+
+SIGNING_SECRET = "a signing secret of the tests, long enough"
+OWN_ORIGIN = "http://testserver.test"
+
+
+@dataclass
+class Api:
+    """The server as its callers see it; ``as_`` gives the headers of somebody who signed in, ``log`` its lines."""
+
+    url: str
+    database: Database
+    catalog: Catalog
+    oidc_provider: OidcProvider
+    issuer: Issuer
+    http: httpx.Client
+    log: list[MutableMapping[str, Any]]
+    made: int = field(default=0)
+
+    def as_(self, user_id: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.oidc_provider.token(user_id)}"}
+
+    def as_service(self, *scopes: Scope) -> dict[str, str]:
+        with self.database.write() as session:
+            _, key = api_keys.create(session, "a service", scopes or SCOPES, utc_now())
+        return {"Authorization": f"Bearer {key}"}
+
+    def organization(self, plan_tier: str = "professional", **roles: MembershipRole) -> str:
+        """An organization with these members, made beside the API."""
+        self.made += 1
+        with self.database.write() as session:
+            change = ChangeContext(session, utc_now())
+            new = NewOrganization(name=f"Organization {self.made}", plan_tier=plan_tier)
+            organization = commands.create(change, new, self.catalog)
+            for user_id, role in roles.items():
+                memberships.add(change, organization, user_id, role)
+            return organization.id
+
+    def webhook(self) -> str:
+        """A webhook endpoint, made beside the API; the one that was made before makes room for it."""
+        with self.database.write() as session:
+            for earlier in endpoints.list_all(session):
+                endpoints.remove(session, earlier.id)
+            new = NewEndpoint(url="https://hooks.example.com")
+            return endpoints.add(session, new, utc_now(), allow_private=False).id
+
+    def invitation(self, org_id: str, user_id: str) -> tuple[str, str]:
+        """Id and token of one for somebody whose address is known, made beside the API."""
+        email = f"{user_id.replace(' ', '.')}@acme.test"
+        with self.database.write() as session:
+            change = ChangeContext(session, utc_now())
+            organization = commands.lock(session, org_id)
+            assert organization is not None
+            users.upsert(change, UserProfile(user_id=user_id, email=email))
+            made = invitations.invite(change, organization, email, "member", None)
+            return made.id, invitations.new_token(session, made.id)[1]
+
+    def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
+        return self.http.get(path, headers=headers, params=params)
+
+    def post(self, path: str, body: object, headers: dict[str, str], key: str | None = None) -> httpx.Response:
+        named = {"Idempotency-Key": key} if key else {}
+        return self.http.post(path, json=body, headers=headers | named)
+
+    def send(self, method: str, path: str, headers: dict[str, str], body: object = None) -> httpx.Response:
+        return self.http.request(method, path, headers=headers, json=body)
+
+
+def begin(browser: httpx.Client) -> dict[str, str]:
+    """To the provider's page and back to our callback's address, which is not called yet; returns its parameters."""
+    sent = browser.get("/auth/login")
+    assert sent.status_code == 303
+    back = httpx.get(sent.headers["location"], trust_env=False)
+    assert back.headers["location"].startswith(f"{OWN_ORIGIN}/auth/callback?")
+    return {name: values[0] for name, values in parse_qs(urlsplit(back.headers["location"]).query).items()}
+
+
+def browser(api: Api) -> httpx.Client:
+    return httpx.Client(base_url=api.url, trust_env=False, timeout=40)

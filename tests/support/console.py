@@ -1,0 +1,91 @@
+"""The real console script, run as a person or an init system runs it, with no setting but those that are named.
+
+What it says is searched for the keys and passwords that it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import leaks
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(sys.executable).parent / "billing-sync"
+INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
+NONE: Mapping[str, str] = {}
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ} | dict(settings)
+
+
+def prepare(folder: Path) -> Path:
+    """A folder as somebody has it who just starts: the plan catalog and nothing else."""
+    shutil.copy(ROOT / "plans.toml", folder)
+    return folder
+
+
+def run(
+    folder: Path, *words: str, settings: Mapping[str, str] = NONE, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    ended = subprocess.run(
+        [SCRIPT, *words],
+        cwd=folder,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert leaks.found([(" ".join(words), ended.stdout + ended.stderr)], leaks.secrets_of(settings)) == []
+    return ended
+
+
+@dataclass
+class ConsoleProcess:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for it; a process that ended meanwhile fails the test with what it said."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"{what}: it ended with {self.process.returncode}\n{self.output}"
+            assert time.monotonic() < end, f"{what}: not within {seconds} s\n{self.output}"
+            time.sleep(0.05)
+
+    def wait_for_output(self, words: str, seconds: float = 30) -> None:
+        self.until(lambda: words in self.output, seconds, f"says {words!r}")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def running(folder: Path, *words: str, settings: Mapping[str, str] = NONE) -> Iterator[ConsoleProcess]:
+    """Killed at the end where the test has not stopped it."""
+    log = folder / f"{words[0]}-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [SCRIPT, *words], cwd=folder, env=environment(settings), stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield ConsoleProcess(process, log)
+    finally:
+        process.kill()
+        process.wait()
+    assert leaks.found(leaks.files(folder, log.name), leaks.secrets_of(settings)) == []

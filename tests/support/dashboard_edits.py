@@ -1,0 +1,177 @@
+"""What people do at the dashboards behind our back, one deed at a time; the story remembers it.
+
+A deed that finds nothing to be done to does nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from core.ports.spec import CUSTOMER_DELETED
+from core.reconcile import commands
+from sandbox.client import SandboxError
+from tests.support.provider_books import ActionHistory, Books, Doc
+from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
+
+
+@dataclass(kw_only=True)
+class Hands:
+    world: SyncWorld
+    history: ActionHistory
+    _number: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def do(self, deed: str, org_id: str, tier: str) -> None:
+        """What a biller refuses people, they have not done."""
+        try:
+            DEEDS[deed](self, org_id, tier)
+        except SandboxError:
+            return
+
+    @property
+    def books(self) -> Books:
+        return Books(state=self.world.sandbox.state(), history=self.history, catalog=self.world.catalog)
+
+    def sell_beside_in_stripe(self, org_id: str, tier: str) -> None:
+        customer = self.books.stripe_customer(self.world.link(org_id, "stripe").customer_id)
+        if customer is not None:
+            key = self.world.catalog.plan(tier).stripe_lookup_key
+            made = self.world.sandbox.preload_stripe_subscription(customer["id"], self._price(key))
+            self._touch(org_id)
+            self.history.rogues[made["id"]] = key
+
+    def sell_beside_in_lago(self, org_id: str, tier: str) -> None:
+        if self.books.lago_customer(org_id) is not None:
+            code = self.world.catalog.plan(tier).lago_plan_code
+            name = f"by-hand-{next(self._number)}"
+            made = self.world.sandbox.preload_lago_subscription(org_id, code, name)
+            self._touch(org_id)
+            self.history.rogues[made["lago_id"]] = code
+
+    def end_what_was_sold_beside(self, org_id: str, _tier: str) -> None:
+        """All of it, everywhere."""
+        books = self.books
+        names = {each["lago_id"]: each["external_id"] for each in books.state["lago"]["subscriptions"]}
+        for each in books.rogues_alive():
+            self.history.ended_by_hand.add(each)
+            provider = "lago" if each in names else "stripe"
+            self.world.sandbox.delete(provider, "subscriptions", names.get(each, each))
+        self._touch(org_id)
+
+    def delete_the_customer_in_stripe(self, org_id: str, _tier: str) -> None:
+        customer = self.books.stripe_customer(self.world.link(org_id, "stripe").customer_id)
+        if customer is not None:
+            self.history.deleted_by_hand.add(customer["id"])
+            self._touch(org_id)
+            self.world.sandbox.delete("stripe", "customers", customer["id"])
+
+    def bring_another_customer(self, org_id: str, _tier: str) -> None:
+        """The way out that the parked link names, where the customer was deleted: never refused then."""
+        link = self.world.link(org_id, "stripe")
+        if link.state == "parked" and link.error_code == CUSTOMER_DELETED:
+            made = self._customer("cus_brought", org_id)
+            self._touch(org_id)
+            self.world.set_customer_id(org_id, "stripe", made)
+
+    def delete_the_customer_in_lago(self, org_id: str, _tier: str) -> None:
+        customer = self.books.lago_customer(org_id)
+        if customer is not None:
+            self.history.deleted_by_hand.add(customer["lago_id"])
+            self._touch(org_id)
+            self.world.sandbox.delete("lago", "customers", org_id)
+
+    def have_lago_charge_somebody_else(self, org_id: str, _tier: str) -> None:
+        if self.books.lago_customer(org_id) is not None:
+            payer = self._customer("cus_hand", org_id)
+            configuration = {
+                "payment_provider": "stripe",
+                "payment_provider_code": PAYMENT_PROVIDER_CODE,
+                "provider_customer_id": payer,
+            }
+            self._touch(org_id)
+            self.world.sandbox.patch("lago", "customers", org_id, billing_configuration=configuration)
+
+    def have_lago_charge_nobody(self, org_id: str, _tier: str) -> None:
+        """And say so: the way out that the parked link names, where a plan moves to Stripe."""
+        if self.books.lago_customer(org_id) is not None:
+            self._touch(org_id)
+            self.world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
+            self.world.change(org_id, commands.retry)
+
+    def change_the_plan_in_lago(self, org_id: str, tier: str) -> None:
+        if self.books.lago_subscriptions(org_id):
+            self.history.plans_by_hand[org_id].add(tier)
+            self._touch(org_id)
+            code = self.world.catalog.plan(tier).lago_plan_code
+            self.world.sandbox.patch("lago", "subscriptions", org_id, plan_code=code)
+
+    def end_it_in_lago(self, org_id: str, _tier: str) -> None:
+        if self.books.lago_subscriptions(org_id):
+            self._touch(org_id)
+            self.world.sandbox.delete("lago", "subscriptions", org_id)
+
+    def change_the_price_in_stripe(self, org_id: str, tier: str) -> None:
+        for each in self.books.stripe_subscriptions(org_id):
+            self.history.plans_by_hand[org_id].add(tier)
+            self._touch(org_id)
+            price = self._price(self.world.catalog.plan(tier).stripe_lookup_key)
+            item = {"id": each["items"]["data"][0]["id"], "price": price, "quantity": 1}
+            self.world.sandbox.patch("stripe", "subscriptions", each["id"], items=[item])
+
+    def end_it_in_stripe(self, org_id: str, _tier: str) -> None:
+        for each in self.books.stripe_subscriptions(org_id):
+            self._touch(org_id)
+            self.world.sandbox.delete("stripe", "subscriptions", each["id"])
+
+    def rename_in_stripe(self, org_id: str, _tier: str) -> None:
+        self._patch_in_stripe(org_id, {"name": "Mallory"})
+
+    def clear_the_mark_in_stripe(self, org_id: str, _tier: str) -> None:
+        self._patch_in_stripe(org_id, {"metadata": {"org_id": None}})
+
+    def rename_in_lago(self, org_id: str, _tier: str) -> None:
+        if self.books.lago_customer(org_id) is not None:
+            self._touch(org_id)
+            self.world.sandbox.patch("lago", "customers", org_id, name="Mallory")
+
+    def _patch_in_stripe(self, org_id: str, fields: Doc) -> None:
+        customer = self.books.stripe_customer(self.world.link(org_id, "stripe").customer_id)
+        if customer is not None:
+            self._touch(org_id)
+            self.world.sandbox.patch("stripe", "customers", customer["id"], **fields)
+
+    def _customer(self, prefix: str, org_id: str) -> str:
+        made = f"{prefix}_{next(self._number)}"
+        self.history.by_hand.add(made)
+        self.world.sandbox.preload_stripe_customers([{"id": made, "name": f"for {org_id}"}])
+        return made
+
+    def _price(self, lookup_key: str) -> str:
+        return next(str(each["id"]) for each in self.world.stripe_objects("prices") if each["lookup_key"] == lookup_key)
+
+    def _touch(self, org_id: str) -> None:
+        self.history.touched.add(org_id)
+
+
+DEEDS: Final[dict[str, Callable[[Hands, str, str], None]]] = {
+    deed.__name__: deed
+    for deed in (
+        Hands.sell_beside_in_stripe,
+        Hands.sell_beside_in_lago,
+        Hands.end_what_was_sold_beside,
+        Hands.delete_the_customer_in_stripe,
+        Hands.bring_another_customer,
+        Hands.delete_the_customer_in_lago,
+        Hands.have_lago_charge_somebody_else,
+        Hands.have_lago_charge_nobody,
+        Hands.change_the_plan_in_lago,
+        Hands.end_it_in_lago,
+        Hands.change_the_price_in_stripe,
+        Hands.end_it_in_stripe,
+        Hands.rename_in_stripe,
+        Hands.clear_the_mark_in_stripe,
+        Hands.rename_in_lago,
+    )
+}

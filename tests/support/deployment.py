@@ -1,0 +1,180 @@
+"""Our own processes, started as an operator starts them, against real servers and the sandbox.
+
+Whatever a test does with them, at its end all that they wrote is searched for keys, passwords, names and emails.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import redis as redis_client
+
+from core.db.database import Database
+from core.reconcile import due_links
+from tests.support import leaks
+
+SCRIPT = Path(sys.executable).parent / "billing-sync"
+ROOT = Path(__file__).resolve().parents[2]
+
+STRIPE_KEY = "sk_test_nobody_may_read_this"
+LAGO_KEY = "lago-nobody-may-read-this"
+# Eight times what is allowed: the sandbox's own limits are off, and the tests' time is short.
+RATES = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
+PASSWORD = "password-nobody-may-read"
+
+
+@dataclass
+class Deployment:
+    """``logs`` is everything that the processes wrote."""
+
+    environment: dict[str, str]
+    folder: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    shown: list[tuple[str, str]] = field(default_factory=list)
+    """What a person was shown: by commands that ended, by Flower."""
+    flower: str | None = None
+
+    def keep_to_published_limits(self) -> None:
+        for name in RATES:
+            self.environment.pop(name)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        log = self.folder / f"{arguments[0]}-{len(self.running)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [SCRIPT, *arguments],
+                env=self.environment,
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.running.append(process)
+        return process
+
+    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """A command that ends by itself."""
+        ended = subprocess.run(
+            [SCRIPT, *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        self.shown.append((" ".join(arguments), ended.stdout + ended.stderr))
+        return ended
+
+    def start_flower(self) -> str:
+        port = free_port()
+        self.environment["FLOWER_UNAUTHENTICATED_API"] = "true"
+        self.flower = f"http://127.0.0.1:{port}"
+        self.start("flower", f"--port={port}")
+        until(lambda: answers(f"{self.flower}/healthcheck"), 30, "Flower")
+        return self.flower
+
+    def read_flower(self) -> None:
+        for page in ("/api/tasks", "/api/workers?refresh=1", "/tasks", "/workers", "/broker") if self.flower else ():
+            self.shown.append((f"Flower{page}", httpx.get(f"{self.flower}{page}", timeout=20).text))
+
+    def wrote_nothing_private(self) -> None:
+        """Nobody runs any more; what a test put into the folder itself may hold names, never keys."""
+        database_url = self.environment["DATABASE_URL"]
+        secrets = leaks.secrets_of(self.environment)
+        rows = list(leaks.rows(database_url, with_names=True))
+        assert leaks.found([*leaks.files(self.folder, "*"), *self.shown, *rows], secrets) == []
+        rows = list(leaks.rows(database_url, with_names=False))
+        told = [*leaks.files(self.folder, "*.log"), *self.shown, *rows]
+        assert leaks.found(told, leaks.names(database_url)) == []
+        assert leaks.stored_results(self.environment["CELERY_BROKER_URL"]) == []
+
+    def stop(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.running:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    @property
+    def logs(self) -> str:
+        return "\n".join(log.read_text(errors="replace") for log in sorted(self.folder.glob("*.log")))
+
+
+@contextmanager
+def deployment(database_url: str, broker_url: str, sandbox_url: str, folder: Path) -> Iterator[Deployment]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("STRIPE_", "LAGO_", "REDIS_"))},
+        "DATABASE_URL": with_password(database_url),
+        "CELERY_BROKER_URL": with_password(broker_url),
+        "STRIPE_SECRET_KEY": STRIPE_KEY,
+        "STRIPE_API_BASE": sandbox_url,
+        "LAGO_API_KEY": LAGO_KEY,
+        "LAGO_API_URL": sandbox_url,
+        "DATA_DIR": str(folder),
+        "LOG_LEVEL": "INFO",
+        **dict.fromkeys(RATES, "200"),
+    }
+    deployed = Deployment(environment, folder)
+    try:
+        yield deployed
+        deployed.read_flower()
+    finally:
+        deployed.stop()
+    deployed.wrote_nothing_private()
+
+
+def with_password(address: str) -> str:
+    """The same server, with a password in its address that could leak: a Postgres that trusts takes any."""
+    parts = urlsplit(address)
+    if parts.password or parts.scheme not in {"redis", "postgresql"}:
+        return address
+    owner = parts.username or "somebody"
+    if parts.scheme == "redis":
+        owner = "deployed"
+        with redis_client.Redis.from_url(address) as client:
+            client.execute_command("ACL", "SETUSER", owner, "on", f">{PASSWORD}", "~*", "&*", "+@all")
+    return parts._replace(netloc=f"{owner}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            message = f"{what}: not within {seconds} s"
+            raise AssertionError(message)
+        time.sleep(0.05)
+
+
+def in_sync(database: Database) -> bool:
+    with database.read() as session:
+        return not due_links.count_behind(session)

@@ -1,0 +1,147 @@
+"""An OpenID Connect provider on loopback: real HTTP, real keys, one person signed in at its browser page at a time.
+
+It is strict where a real one is: a code works once, for its client, with its redirect address and its PKCE verifier.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+CLIENT_ID = "billing-sync"
+CLIENT_SECRET = "the client's secret"
+AUDIENCE = "billing-sync-api"
+LIFETIME = 300
+
+
+@dataclass
+class Key:
+    kid: str
+    private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+
+    def public(self) -> dict[str, Any]:
+        return {**RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True), "kid": self.kid, "use": "sig"}
+
+
+class OidcProvider:
+    """A context. ``asked`` counts requests by path; ``away`` has it answer 503 to everything."""
+
+    def __init__(self) -> None:
+        self.keys = [Key("first")]
+        self.signs_in: dict[str, Any] = {"sub": "alice", "name": "Alice"}
+        self.away = False
+        self.asked: list[str] = []
+        self.nonce_is: str | None = None
+        self._codes: dict[str, dict[str, str]] = {}
+        provider = self
+
+        class OidcProviderHandler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                provider.answer(self, urlsplit(self.path).path, urlsplit(self.path).query)
+
+            def do_POST(self) -> None:
+                length = int(self.headers.get("Content-Length", "0"))
+                provider.answer(self, urlsplit(self.path).path, self.rfile.read(length).decode())
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
+                """A test's output is for failures."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), OidcProviderHandler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def issuer(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/realms/acme"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def token(self, sub: str = "alice", *, key: Key | None = None, **claims: Any) -> str:  # noqa: ANN401 - any claim
+        """An access token as the provider makes it, unless told otherwise; a claim that is None is left out."""
+        now = int(time.time())
+        said = {"iss": self.issuer, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + LIFETIME} | claims
+        signer = key or self.keys[-1]
+        return jwt.encode(
+            {name: value for name, value in said.items() if value is not None},
+            signer.private,
+            algorithm="RS256",
+            headers={"kid": signer.kid},
+        )
+
+    def rotate(self) -> None:
+        """A new key signs from now on, and the old one is no longer shown."""
+        self.keys = [Key(secrets.token_hex(4))]
+
+    def answer(self, request: BaseHTTPRequestHandler, path: str, words: str) -> None:
+        self.asked.append(path)
+        asked = {name: values[0] for name, values in parse_qs(words).items()}
+        if self.away:
+            _send(request, 503, {})
+        elif path.endswith("/.well-known/openid-configuration"):
+            _send(request, 200, self._metadata())
+        elif path.endswith("/keys"):
+            _send(request, 200, {"keys": [each.public() for each in self.keys]})
+        elif path.endswith("/authorize"):
+            code = secrets.token_urlsafe(16)
+            self._codes[code] = asked
+            back = urlencode({"code": code, "state": asked["state"]})
+            request.send_response(302)
+            request.send_header("Location", f"{asked['redirect_uri']}?{back}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+        elif path.endswith("/token"):
+            _send(request, *self._tokens(asked, request.headers.get("Authorization", "")))
+        else:
+            _send(request, 404, {})
+
+    def _metadata(self) -> dict[str, str]:
+        return {
+            "issuer": self.issuer,
+            "jwks_uri": f"{self.issuer}/keys",
+            "authorization_endpoint": f"{self.issuer}/authorize",
+            "token_endpoint": f"{self.issuer}/token",
+        }
+
+    def _tokens(self, asked: dict[str, str], login: str) -> tuple[int, dict[str, Any]]:
+        begun = self._codes.pop(asked.get("code", ""), None)
+        expected = "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        if login != expected:
+            return 401, {"error": "invalid_client"}
+        digest = hashlib.sha256(asked.get("code_verifier", "").encode()).digest()
+        challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        if begun is None or begun["code_challenge"] != challenge or begun["redirect_uri"] != asked["redirect_uri"]:
+            return 400, {"error": "invalid_grant"}
+        nonce = self.nonce_is or begun["nonce"]
+        identity = self.token(**self.signs_in, aud=CLIENT_ID, nonce=nonce)
+        access = self.token(**self.signs_in)
+        return 200, {"id_token": identity, "access_token": access, "token_type": "Bearer", "expires_in": LIFETIME}
+
+
+def _send(request: BaseHTTPRequestHandler, status: int, document: dict[str, Any]) -> None:
+    content = json.dumps(document).encode()
+    request.send_response(status)
+    request.send_header("Content-Type", "application/json")
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    request.wfile.write(content)

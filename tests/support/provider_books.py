@@ -1,0 +1,159 @@
+"""What both billers hold, read from outside, and what may never be so, whatever has happened before.
+
+Ours is what we made; what was made by hand is told apart by its id. Nothing here asks ``core`` what it wants.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.catalog.plans import Catalog
+from sandbox.stripe_api.subscriptions import ENDED_STATUSES
+
+Doc = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class ActionHistory:
+    """What was asked of us, and what people did at the dashboards, by organization or by object."""
+
+    asked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The tiers that an organization was ever to have."""
+    by_hand: set[str] = field(default_factory=set)
+    """Customers that people made."""
+    rogues: dict[str, str] = field(default_factory=dict)
+    """Subscriptions that people made, with the plan that they sold."""
+    ended_by_hand: set[str] = field(default_factory=set)
+    deleted_by_hand: set[str] = field(default_factory=set)
+    """Customers, by the billers' ids."""
+    plans_by_hand: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Tiers that people set there for a subscription of ours, by organization."""
+    touched: set[str] = field(default_factory=set)
+    """Organizations that people had their hands in."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """Whose a customer of ours was when it was first seen: a mark can be cleared later."""
+    lago_ids: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Books:
+    """Both billers at one moment."""
+
+    state: Doc
+    history: ActionHistory
+    catalog: Catalog
+
+    def stripe_customers(self, org_id: str) -> list[Doc]:
+        """Alive and made by us."""
+        return [
+            each
+            for each in self.state["stripe"]["customers"]
+            if not each.get("deleted") and self.history.owners.get(each["id"]) == org_id
+        ]
+
+    def stripe_customer(self, customer_id: str | None) -> Doc | None:
+        found = [each for each in self.state["stripe"]["customers"] if each["id"] == customer_id]
+        return found[0] if found and not found[0].get("deleted") else None
+
+    def stripe_subscriptions(self, org_id: str) -> list[Doc]:
+        """Alive and made by us."""
+        return [
+            each
+            for each in self.state["stripe"]["subscriptions"]
+            if each["status"] not in ENDED_STATUSES
+            and each["id"] not in self.history.rogues
+            and each["metadata"].get("org_id") == org_id
+        ]
+
+    def lago_customer(self, org_id: str) -> Doc | None:
+        found = [each for each in self.state["lago"]["customers"] if each["external_id"] == org_id]
+        assert len(found) <= 1, f"{org_id} has {len(found)} customers at Lago"
+        return found[0] if found else None
+
+    def lago_subscriptions(self, org_id: str) -> list[Doc]:
+        """Active or waiting to begin, under the organization's id."""
+        return [
+            each
+            for each in self.state["lago"]["subscriptions"]
+            if each["external_id"] == org_id and each["status"] in {"active", "pending"}
+        ]
+
+    def payer(self, org_id: str) -> str | None:
+        """Whom Lago charges."""
+        customer = self.lago_customer(org_id)
+        payer = customer["billing_configuration"].get("provider_customer_id") if customer else None
+        return str(payer) if payer else None
+
+    def rogues_alive(self) -> list[str]:
+        there = {each["id"]: each["status"] for each in self.state["stripe"]["subscriptions"]}
+        there |= {each["lago_id"]: each["status"] for each in self.state["lago"]["subscriptions"]}
+        return [each for each in self.history.rogues if there[each] not in {*ENDED_STATUSES, "terminated"}]
+
+    def check(self) -> None:
+        """What must hold after each step. Learns whose the new customers are."""
+        self._meet()
+        self._nobody_is_deleted()
+        self._rogues_are_left_alone()
+        for org_id in self.history.asked:
+            self._one_charging_provider(org_id)
+            self._one_customer(org_id)
+            self._no_plan_that_nobody_asked_for(org_id)
+
+    def _meet(self) -> None:
+        for each in self.state["stripe"]["customers"]:
+            if each["id"] not in self.history.by_hand and not each.get("deleted"):
+                self.history.owners.setdefault(each["id"], each["metadata"].get("org_id", "nobody"))
+        self.history.lago_ids |= {each["lago_id"] for each in self.state["lago"]["customers"]}
+
+    def _nobody_is_deleted(self) -> None:
+        gone = {each["id"] for each in self.state["stripe"]["customers"] if each.get("deleted")}
+        gone |= self.history.lago_ids - {each["lago_id"] for each in self.state["lago"]["customers"]}
+        assert gone <= self.history.deleted_by_hand, f"we deleted {gone - self.history.deleted_by_hand}"
+
+    def _rogues_are_left_alone(self) -> None:
+        for each in self.state["stripe"]["subscriptions"]:
+            if each["id"] in self.history.rogues:
+                self._rogue(each["id"], each["status"], _sold(each), each["customer"])
+                assert "org_id" not in each["metadata"], f"{each['id']} was made by hand, and joined"
+        for each in self.state["lago"]["subscriptions"]:
+            if each["lago_id"] in self.history.rogues:
+                self._rogue(each["lago_id"], each["status"], [each["plan_code"]], each["lago_customer_id"])
+
+    def _rogue(self, its_id: str, status: str, sold: Iterable[str | None], customer: str) -> None:
+        if its_id in self.history.ended_by_hand or customer in self.history.deleted_by_hand:
+            return
+        assert status == "active", f"{its_id} was made by hand, and is {status}"
+        assert [*sold] == [self.history.rogues[its_id]], f"{its_id} was made by hand, and sells {sold} now"
+
+    def _one_charging_provider(self, org_id: str) -> None:
+        """A payer that people set in Lago is theirs; ours is the customer that we made, or were brought."""
+        charging_providers = [str(each["id"]) for each in self.stripe_subscriptions(org_id)]
+        payer = self.payer(org_id)
+        if payer is not None and not payer.startswith("cus_hand"):
+            charging_providers.append(payer)
+        assert len(charging_providers) <= 1, f"{org_id} is charged by {charging_providers}"
+        active = [each for each in self.lago_subscriptions(org_id) if each["status"] == "active"]
+        assert len(active) <= 1, f"{org_id} has {len(active)} active subscriptions at Lago"
+
+    def _one_customer(self, org_id: str) -> None:
+        customers = [each["id"] for each in self.stripe_customers(org_id)]
+        assert len(customers) <= 1, f"{org_id} has the customers {customers}"
+        self.lago_customer(org_id)
+
+    def _no_plan_that_nobody_asked_for(self, org_id: str) -> None:
+        """Least of all a free one: what is unknown never means nothing."""
+        tiers = self.history.asked[org_id] | self.history.plans_by_hand[org_id]
+        plans = [self.catalog.plans[tier] for tier in tiers if tier in self.catalog.plans]
+        free = any(plan.amount == 0 for plan in plans)
+        for each in self.stripe_subscriptions(org_id):
+            assert {*_sold(each)} <= {plan.stripe_lookup_key for plan in plans}, f"{each['id']} sells {_sold(each)}"
+            assert free or all(item["quantity"] > 0 for item in each["items"]["data"]), f"{each['id']} costs nothing"
+        for each in self.lago_subscriptions(org_id):
+            assert each["plan_code"] in {plan.lago_plan_code for plan in plans}, f"{org_id} is on {each['plan_code']}"
+
+
+def _sold(subscription: Doc) -> list[str | None]:
+    return [item["price"]["lookup_key"] for item in subscription["items"]["data"]]

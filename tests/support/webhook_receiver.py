@@ -1,0 +1,110 @@
+"""A subscriber's own server on loopback: keeps what it is sent, and answers as the test says."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedRequest:
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverReply:
+    """``after``: seconds until anything is said. ``drips``: this body, a byte each twentieth of a second."""
+
+    status: int = 200
+    after: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    drips: bool = False
+    hangs_up: bool = False
+
+
+class WebhookReceiver:
+    """``replies`` are given one by one, then the last of them for ever."""
+
+    def __init__(self) -> None:
+        self.replies: list[ReceiverReply] = [ReceiverReply()]
+        self.requests: list[ReceivedRequest] = []
+        self._arrived = threading.Condition()
+        receiver = self
+
+        class WebhookReceiverHandler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                receiver._receive(self)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), WebhookReceiverHandler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    def wait(self, count: int, seconds: float = 10.0) -> list[ReceivedRequest]:
+        """Until so many have come."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.requests) >= count, seconds), (
+                f"{len(self.requests)} of {count} came"
+            )
+            return list(self.requests)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _receive(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        with self._arrived:
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+            self.requests.append(ReceivedRequest(request.path, dict(request.headers.items()), body))
+            self._arrived.notify_all()
+        time.sleep(reply.after)
+        with contextlib.suppress(OSError):
+            _reply(request, reply)
+
+
+def _reply(request: BaseHTTPRequestHandler, reply: ReceiverReply) -> None:
+    if reply.hangs_up:
+        request.close_connection = True
+        return
+    request.send_response(reply.status)
+    for name, value in reply.headers.items():
+        request.send_header(name, value)
+    request.send_header("Content-Length", str(len(reply.body)))
+    request.end_headers()
+    for start in range(len(reply.body)) if reply.drips else ():
+        request.wfile.write(reply.body[start : start + 1])
+        request.wfile.flush()
+        time.sleep(0.05)
+    if not reply.drips:
+        request.wfile.write(reply.body)
+
+
+@contextlib.contextmanager
+def receiving() -> Iterator[WebhookReceiver]:
+    receiver = WebhookReceiver()
+    try:
+        yield receiver
+    finally:
+        receiver.close()

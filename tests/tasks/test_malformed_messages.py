@@ -1,0 +1,188 @@
+"""Whatever lies in a queue, the worker takes it or throws it away, lives on, and tells nobody what was in it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import kombu
+import pytest
+from kombu import Connection
+from sqlalchemy import select
+
+from core.common.json_types import Json
+from core.db.database import Database
+from core.db.models.inbox import ServiceEvent
+from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
+from sandbox.server import Sandbox
+from tests.support.deployment import Deployment, deployment, until
+
+NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
+
+
+Headers = Mapping[str, Json]
+NO_HEADERS: Headers = {}
+
+
+class Bomb:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture(params=["redis", "rabbit"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def database(sqlite_url: str) -> Iterator[Database]:
+    opened = Database(sqlite_url)
+    opened.upgrade()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def deployed(
+    database: Database, sqlite_url: str, broker_url: str, sandbox_server: Sandbox, tmp_path: Path
+) -> Iterator[Deployment]:
+    """One worker that logs all that it can."""
+    assert database
+    with deployment(sqlite_url, broker_url, sandbox_server.url, tmp_path) as ready:
+        ready.environment["LOG_LEVEL"] = "DEBUG"
+        ready.start("worker")
+        yield ready
+
+
+def created(name: str = NAME, **more: Json) -> dict[str, Json]:
+    org_id = f"org_{uuid4()}"
+    data: dict[str, Json] = {"name": name, "billing_email": EMAIL, **more}
+    return {
+        "specversion": "1.0",
+        "id": org_id,
+        "source": "/signup",
+        "type": "organization.created",
+        "subject": org_id,
+        "data": data,
+    }
+
+
+class Queue:
+    """The queue ``events``, written to byte by byte."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = Connection(url)
+
+    def put(
+        self,
+        body: bytes,
+        task: str | None = "events.receive",
+        kind: str = "application/json",
+        more: Headers = NO_HEADERS,
+    ) -> None:
+        headers = {"task": task, "id": str(uuid4()), "lang": "py", "argsrepr": NAME, **more} if task else {}
+        encoding = "utf-8" if kind == "application/json" else "binary"
+        self._connection.Producer().publish(
+            body, exchange="", routing_key="events", content_type=kind, content_encoding=encoding, headers=headers
+        )
+
+    def send(self, event: Json) -> None:
+        self.put(json.dumps([[event], {}, {}]).encode())
+
+    def close(self) -> None:
+        self._connection.release()
+
+
+@pytest.fixture
+def queue(broker_url: str) -> Iterator[Queue]:
+    opened = Queue(broker_url)
+    yield opened
+    opened.close()
+
+
+def is_left(deployed: Deployment, broker_url: str) -> bool:
+    """Whether a message lies in the queue once the worker has stopped."""
+    deployed.running[0].terminate()
+    deployed.running[0].wait(30)
+    with Connection(broker_url) as connection:
+        return kombu.Queue("events")(connection.channel()).get(no_ack=True) is not None
+
+
+def received(database: Database) -> dict[str, ServiceEvent]:
+    with database.read() as session:
+        return {row.id: row for row in session.scalars(select(ServiceEvent))}
+
+
+def arrives(deployed: Deployment, queue: Queue, database: Database, event: dict[str, Json]) -> ServiceEvent:
+    queue.send(event)
+    until(lambda: event["id"] in received(database), 60, "received")
+    assert deployed.running[0].poll() is None
+    return received(database)[str(event["id"])]
+
+
+def test_a_message_that_is_no_json_is_thrown_away_and_not_opened(
+    deployed: Deployment, queue: Queue, database: Database, tmp_path: Path
+) -> None:
+    arrives(deployed, queue, database, created("First Confidential"))
+    queue.put(pickle.dumps([[Bomb(tmp_path / "opened")], {}, {}]), kind="application/x-python-serialize")
+    queue.put(pickle.dumps([[created()], {}, {}]), kind="application/x-python-serialize")
+    queue.put(json.dumps([[created()], {}, {}]).encode(), kind="text/made-up")
+    queue.put(b'[[{"name": "' + NAME.encode())
+    queue.put(b"\xff" + NAME.encode())
+    assert arrives(deployed, queue, database, created("Last Confidential")).status == "applied"
+    assert len(received(database)) == 2
+    assert not (tmp_path / "opened").exists()
+    until(lambda: deployed.logs.count("message_dropped") >= 5, 10, "each told")
+
+
+def test_a_message_that_is_no_task_is_thrown_away(
+    deployed: Deployment, queue: Queue, database: Database, broker_url: str
+) -> None:
+    arrives(deployed, queue, database, created("First Confidential"))
+    for body in (
+        json.dumps(NAME).encode(),
+        b"7",
+        b"",
+        json.dumps([NAME, NAME]).encode(),
+        json.dumps({"args": [created()]}).encode(),
+        json.dumps([[created()], {"more": 1}, {}, {}]).encode(),
+        b"[" * 200_000 + b"]" * 200_000,
+    ):
+        queue.put(body)
+        queue.put(body, task=None)
+        queue.put(body, task="events.recieve")
+    arrives(deployed, queue, database, created("Last Confidential"))
+    assert "message_thrown_away: unknown_task, events.recieve" in deployed.logs
+    # Not given back: the next worker must not meet it again.
+    assert not is_left(deployed, broker_url)
+
+
+def test_a_header_that_makes_no_sense_ends_no_worker(deployed: Deployment, queue: Queue, database: Database) -> None:
+    arrives(deployed, queue, database, created("First Confidential"))
+    senseless: tuple[Json, ...] = ("soon", 7, [], {}, None)
+    for header in ("eta", "expires", "timelimit", "retries", "headers", "id"):
+        for task in ("events.receive", "celery.chunks", "made.up"):
+            for value in senseless:
+                queue.put(json.dumps([[created()], {}, {}]).encode(), task, more={header: value})
+    arrives(deployed, queue, database, created("Last Confidential"))
+
+
+def test_a_message_that_is_too_large_is_refused_by_its_size_and_not_kept(
+    deployed: Deployment, queue: Queue, database: Database
+) -> None:
+    event = created(note="x" * MAX_SERVICE_EVENT_BYTES)
+    row = arrives(deployed, queue, database, event)
+    size = len(json.dumps(event))
+    assert (row.status, row.data) == ("rejected", None)
+    assert row.reason == f"the message has {size} bytes; at most {MAX_SERVICE_EVENT_BYTES} are taken"
+    huge = created(note="x" * 20 * 2**20)
+    assert arrives(deployed, queue, database, huge).data is None

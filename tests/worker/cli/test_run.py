@@ -1,0 +1,203 @@
+"""The long-running commands start, say so, and end cleanly when told to; what they cannot do they say in a sentence."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.db.database import Database
+from core.org_manager import OrgManager
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tests.support import console
+
+STRIPE_KEY, LAGO_KEY = "sk_test_nobody_reads_this", "lago-nobody-reads-this"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return console.prepare(tmp_path)
+
+
+@pytest.fixture
+def deployed(postgres_url: str, redis_url: str, sandbox: SandboxClient, sandbox_server: Sandbox) -> dict[str, str]:
+    """Settings of a deployment, its schema made."""
+    assert sandbox
+    database = Database(postgres_url)
+    database.upgrade()
+    database.close()
+    return {
+        "DATABASE_URL": postgres_url,
+        "REDIS_URL": redis_url,
+        "STRIPE_SECRET_KEY": STRIPE_KEY,
+        "STRIPE_API_BASE": sandbox_server.url,
+        "LAGO_API_KEY": LAGO_KEY,
+        "LAGO_API_URL": sandbox_server.url,
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_up_runs_until_it_is_told_to_stop(folder: Path, number: int) -> None:
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        assert up.stop(number) == 0
+        assert "Traceback" not in up.output
+
+
+def test_up_says_what_to_type_so_that_it_works_there(folder: Path) -> None:
+    scripts = str(console.SCRIPT.parent)
+    for path, before in ((f"{scripts}:/usr/bin:/bin", ""), ("/usr/bin:/bin", f"{scripts}/")):
+        with console.running(folder, "up", settings={"PATH": path}) as up:
+            up.wait_for_output(f"  {before}billing-sync status Acme")
+            assert f"  {before}python -c" in up.output
+            assert up.stop() == 0
+
+
+def test_up_survives_being_killed(folder: Path) -> None:
+    manager = OrgManager(data_dir=folder / "data")
+    try:
+        with console.running(folder, "up") as up:
+            up.wait_for_output("billing-sync status")
+            first = manager.create_organization("Before the end")
+            up.process.kill()
+            up.process.wait()
+        second = manager.create_organization("While nothing ran")
+        with console.running(folder, "up") as up:
+            # A turn that was cut keeps its lease for 45 s; the sweep takes the link up 20 s later.
+            up.until(lambda: in_sync(folder), 90, "everything comes home")
+            state = sandbox_state(up)
+            assert up.stop() == 0
+    finally:
+        manager.close()
+    ids = {each["metadata"]["org_id"] for each in state["stripe"]["customers"]}
+    assert ids == {first, second}
+    assert len(state["stripe"]["customers"]) == len(state["lago"]["customers"]) == 2
+
+
+def in_sync(folder: Path) -> bool:
+    return bool(json.loads(console.run(folder, "status", "--json").stdout)["in_sync"])
+
+
+def sandbox_state(up: console.ConsoleProcess) -> dict[str, dict[str, list[dict[str, dict[str, str]]]]]:
+    url = next(word for word in up.output.split() if word.startswith("http://"))
+    with SandboxClient(url) as client:
+        return client.state()
+
+
+def test_up_runs_once_in_a_folder(folder: Path) -> None:
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        second = console.run(folder, "up")
+        assert second.returncode == 2
+        assert second.stderr == (
+            f"billing-sync: process {up.process.pid} runs already in data: "
+            "use that one, stop it, or name another folder in DATA_DIR\n"
+        )
+
+
+@pytest.mark.parametrize("words", [("worker",), ("relay",), ("beat",), ("flower",)])
+def test_a_process_of_a_deployment_asks_for_a_broker(folder: Path, words: tuple[str, ...]) -> None:
+    refused = console.run(folder, *words)
+    assert refused.returncode == 2
+    assert "set REDIS_URL or CELERY_BROKER_URL, or run `billing-sync up`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("worker",), ("relay",)])
+def test_a_process_of_a_deployment_asks_for_the_billers(folder: Path, redis_url: str, words: tuple[str, ...]) -> None:
+    refused = console.run(folder, *words, settings={"REDIS_URL": redis_url})
+    assert refused.returncode == 2
+    assert "set STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY and LAGO_API_URL" in refused.stderr
+
+
+def test_a_worker_refuses_a_database_whose_schema_is_not_its_own(
+    folder: Path, postgres_url: str, redis_url: str, sandbox_server: Sandbox
+) -> None:
+    url = sandbox_server.url
+    providers = {"STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_API_BASE": url, "LAGO_API_KEY": LAGO_KEY, "LAGO_API_URL": url}
+    settings = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, **providers}
+    refused = console.run(folder, "worker", settings=settings)
+    assert refused.returncode == 2
+    assert "run `billing-sync db upgrade`" in refused.stderr
+    assert console.run(folder, "db", "upgrade", settings=settings).returncode == 0
+    with console.running(folder, "worker", settings=settings) as worker:
+        worker.wait_for_output("ready.")
+
+
+def test_a_worker_names_the_queues_there_are(folder: Path, deployed: dict[str, str]) -> None:
+    refused = console.run(folder, "worker", "--queues", "stripe,paypal", settings=deployed)
+    assert refused.returncode == 2
+    known = "emails, events, lago, lago_bulk, stripe, stripe_bulk, sweep, webhooks"
+    assert refused.stderr == f"billing-sync: --queues: paypal is no queue; choose from {known}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "ready"),
+    [
+        (("worker", "--queues", "stripe,lago"), "ready."),
+        (("relay",), "The relay runs"),
+        (("beat",), "beat: Starting"),
+    ],
+)
+def test_a_process_of_a_deployment_ends_when_told_to(
+    folder: Path, deployed: dict[str, str], words: tuple[str, ...], ready: str
+) -> None:
+    with console.running(folder, *words, settings=deployed) as process:
+        process.wait_for_output(ready)
+        assert process.stop() == 0
+        assert "Traceback" not in process.output
+        assert STRIPE_KEY not in process.output
+
+
+def test_the_three_together_bring_a_change_to_both_billers(folder: Path, deployed: dict[str, str]) -> None:
+    pushed = console.run(folder, "plans", "push", settings=deployed)
+    assert pushed.returncode == 0, pushed.stderr
+    manager = OrgManager(database_url=deployed["DATABASE_URL"])
+    with (
+        console.running(folder, "worker", settings=deployed) as worker,
+        console.running(folder, "relay", settings=deployed),
+        console.running(folder, "beat", settings=deployed),
+    ):
+        worker.wait_for_output("ready.")
+        org_id = manager.create_organization("Acme Confidential")
+        manager.close()
+
+        def done() -> bool:
+            status = console.run(folder, "status", org_id, "--json", settings=deployed)
+            return bool(json.loads(status.stdout)["in_sync"])
+
+        worker.until(done, 40, "in sync")
+        assert "Acme" not in worker.output
+        assert worker.stop() == 0
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_the_sandbox_runs_alone_and_ends_when_told_to(folder: Path) -> None:
+    with console.running(folder, "sandbox", "--port", "0", "--state", "kept.jsonl") as process:
+        process.wait_for_output("Stop it with Ctrl-C")
+        url = next(word for word in process.output.split() if word.startswith("http://"))
+        with SandboxClient(url) as client:
+            client.preload_stripe_customers([{"id": "cus_kept", "name": "Acme"}])
+        assert process.stop() == 0
+    with console.running(folder, "sandbox", "--port", "0", "--state", "kept.jsonl", "--no-limits") as process:
+        process.wait_for_output("Stop it with Ctrl-C")
+        url = next(word for word in process.output.split() if word.startswith("http://"))
+        with SandboxClient(url) as client:
+            assert [each["id"] for each in client.state()["stripe"]["customers"]] == ["cus_kept"]
+            assert client.settings()["limits"] is False
+
+
+def test_a_port_that_is_taken_is_said_so(folder: Path, taken_port: int) -> None:
+    refused = console.run(folder, "sandbox", "--port", str(taken_port))
+    assert refused.returncode == 2
+    assert refused.stderr == "billing-sync: that port is taken: name another with --port; 0 takes a free one\n"
