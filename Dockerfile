@@ -4,7 +4,7 @@ RUN python -m venv /venv
 WORKDIR /app
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
-COPY pyproject.toml README.md plans.toml ./
+COPY pyproject.toml README.md LICENSE plans.toml ./
 COPY core ./core
 COPY providers ./providers
 COPY tasks ./tasks
