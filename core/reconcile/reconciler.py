@@ -1,8 +1,8 @@
-"""Make one biller hold what one organization should be: claim, read, call, write back.
+"""Reconciler: makes one provider match the desired state of one organization (read, compare, call, write back).
 
-Level-triggered: the organization is read as it is now, so a late, repeated or reordered message does no harm, and many
-messages of one burst cost two rounds. No transaction is open while the network is. Every failure ends in the row: tried
-again later, or parked with a sentence for a person.
+It is level-triggered: it reads the organization as it is now. So a late, repeated or reordered message does no harm,
+and a burst of messages costs two attempts. No transaction is open during a request. Every failure is stored in the
+link's row: it is retried later, or the link is parked with an explanation for an operator.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.compare.desired_state import DOUBLE_CHARGING, DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import Database
+from core.db.models.billing_links import BillingLink
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
 from core.ports.errors import LeaseLostError, NoPermitError, ParkedError, RejectedError, RetryableError, ThrottledError
@@ -22,19 +23,21 @@ from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider, SubscriptionSpec
 from core.reconcile import backoff, lease, outcomes, remote_check
 from core.reconcile.account_guard import AccountGuard, WrongAccountError
-from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.attempt import UNKNOWN, ApplyResult, SyncAttempt
 from core.reconcile.link_status import WAITING_FOR_PAYER
 from core.reconcile.outcomes import FollowUps
 from core.reconcile.remote_check import CheckResult
+from core.reconcile.steps import CheckRequest, CustomerState, IntentState, LinkFacts, Progress, next_step
 
-# Failures of a call that was made: whoever failed so has waited long enough, or did not have to.
+# Failures of a request that was sent: the link had waited for its payer already, or did not have to.
 _REQUEST_ERROR_KINDS = frozenset({"unavailable", "throttled", "misconfigured"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileResult:
-    """``requeue_after``: seconds after which this biller should be tried once more. ``wake``: billers with new work
-    now.
+    """``requeue_after``: seconds after which to try this link again.
+
+    ``also_requeue``: the other links that have work now.
     """
 
     kind: Literal["synced", "idle", "waiting", "retry", "parked"]
@@ -57,16 +60,16 @@ class Reconciler:
     request_gates: RequestGates = field(default_factory=RequestGates)
 
     def run(self, org_id: str, provider: Provider, *, bulk: bool = False) -> ReconcileResult:
-        """One round. Raises nothing of the billers; a database that does not answer is the caller's to see.
+        """Make one attempt at the link. Errors of the providers are handled; errors of the database are raised.
 
-        ``bulk``: nobody waits for it, so it lets fresh changes go first.
+        ``bulk``: nobody waits for the result, so interactive changes go first.
         """
         attempt = lease.acquire(self.database, self.clock, org_id, provider)
         if attempt is None:
             return IDLE_RESULT
         if isinstance(attempt, float):
             return ReconcileResult(kind="waiting", requeue_after=attempt)
-        # A probe of a stopped biller must not be kept from asking.
+        # A probe of an open circuit breaker must not wait for a permit behind others.
         priority: Priority = "in_flight" if attempt.is_breaker_probe else "bulk" if bulk else "interactive"
         attempt.gate = gate = self.request_gates.open_gate(provider, org_id, priority)
         try:
@@ -109,24 +112,16 @@ class Reconciler:
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", requeue_after=requeue_after)
         attempt.account = self.account_guard.verify(attempt)
-        billing_provider = self.providers[attempt.provider]
-        result = (
-            _ensure(billing_provider, attempt, desired)
-            if desired.active
-            else _end_subscription(billing_provider, attempt, desired)
-        )
-        should_check = desired.active and _may_check(attempt, result)
-        check_result = self._check_provider(billing_provider, attempt, desired) if should_check else None
-        if check_result is not None and check_result.scheduled_change_took_effect:
-            attempt.invalidate_plan()
-            result = _ensure(billing_provider, attempt, desired)
+        result, progress, check_result = self._take_steps(attempt, desired)
         follow_ups = _follow_ups(attempt, desired, result, self.catalog)
         has_unpaid_invoice = check_result.has_unpaid_invoice if check_result is not None else None
         completion = outcomes.complete(
             attempt,
             result,
             replace(
-                follow_ups, all_checks_done=should_check or not desired.active, has_unpaid_invoice=has_unpaid_invoice
+                follow_ups,
+                all_checks_done=progress.checked or not desired.active,
+                has_unpaid_invoice=has_unpaid_invoice,
             ),
         )
         other_providers: tuple[Provider, ...] = ("lago",) if attempt.provider == "stripe" else ("stripe",)
@@ -136,10 +131,44 @@ class Reconciler:
             also_requeue=other_providers if completion.requeue_other else (),
         )
 
+    def _take_steps(
+        self, attempt: SyncAttempt, desired: DesiredState
+    ) -> tuple[ApplyResult, Progress, CheckResult | None]:
+        """Take one step after the other until nothing is left. Each step is taken once, so this ends."""
+        billing_provider = self.providers[attempt.provider]
+        link = link_facts(attempt, desired)
+        last_known = attempt.last_known
+        result, progress = ApplyResult(), Progress()
+        check_result: CheckResult | None = None
+        while (step := next_step(replace(link, intent=intent_state(attempt)), desired, progress)) != "complete":
+            match step:
+                case "ensure_customer":
+                    result = _ensure_customer(billing_provider, attempt, desired, last_known, result)
+                    progress = replace(progress, customer_written=True)
+                case "ensure_subscription":
+                    result = _ensure_subscription(billing_provider, attempt, desired, last_known, result)
+                    progress = replace(progress, subscription_written=True)
+                case "end_subscription":
+                    result = _end_subscription(billing_provider, attempt, last_known, result)
+                    progress = replace(progress, subscription_ended=True)
+                case "refuse_to_end":
+                    attempt.save_customer(result)
+                    raise _refuse_to_end(attempt, last_known)
+                case "check":
+                    check_result = self._check_provider(billing_provider, attempt, desired)
+                    took_effect = check_result is not None and check_result.scheduled_change_took_effect
+                    progress = replace(progress, checked=True)
+                    if took_effect:
+                        # What was written before the check is written again for the plan that is active now.
+                        progress = replace(progress, plan_took_effect=True, subscription_written=False)
+                        attempt.invalidate_plan()
+                        last_known = attempt.last_known
+        return result, progress, check_result
+
     def _check_provider(
         self, billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState
     ) -> CheckResult | None:
-        """After what was to be made: then all that differs there is somebody else's doing."""
+        """Check after all writes: what differs then was changed by somebody else."""
         try:
             return remote_check.check(billing_provider.reader, attempt, desired, self.catalog, self.policy)
         except RejectedError:
@@ -147,39 +176,79 @@ class Reconciler:
             raise
 
     def _defer_for_payer(self, attempt: SyncAttempt) -> float | None:
-        """Seconds that this link still waits for the payer's id; ``None``: it goes ahead without."""
+        """Seconds that this link still waits for the payer's id; ``None``: it goes on without a payer."""
         now = self.clock()
         is_waiting = attempt.link.error_kind == WAITING_FOR_PAYER
         since = attempt.link.error_at if is_waiting and attempt.link.error_at is not None else now
         until = since + self.policy.payer_wait
         if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _REQUEST_ERROR_KINDS:
             return None
-        return outcomes.defer(attempt, until, WAITING_FOR_PAYER, "waits for the Stripe customer that Lago is to charge")
+        return outcomes.defer(
+            attempt, until, WAITING_FOR_PAYER, "waiting for the Stripe customer that Lago will charge"
+        )
 
 
-def _ensure(billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState) -> ApplyResult:
-    last_known = attempt.last_known
-    fingerprint = customer_fingerprint(desired.customer)
-    customer = None
-    if (
-        last_known.customer_id is None
-        or attempt.link.customer_fingerprint != fingerprint
-        or attempt.has_intent("create_customer")
-    ):
-        attempt.mark_customer_unknown(desired.customer.payer_id)
-        customer = billing_provider.ensure_customer(desired.customer, last_known, attempt)
-    customer_id = customer.id if customer else last_known.customer_id
-    result = ApplyResult(
-        customer=customer,
-        customer_fingerprint=fingerprint if customer else None,
-        payer_id=desired.customer.payer_id if customer else None,
+def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
+    """What the attempt read of its link when it began."""
+    link = attempt.link
+    check: CheckRequest = "only" if attempt.is_check_only else "requested" if attempt.is_check_requested else "none"
+    return LinkFacts(
+        customer=_customer_state(link),
+        fingerprint_matches=link.customer_fingerprint == customer_fingerprint(desired.customer),
+        has_subscription=link.subscription_id is not None,
+        plan="ending" if link.applied_plan == UNKNOWN else "applied" if link.applied_plan else "unknown",
+        plan_code=link.applied_plan or None,
+        next_plan_code=link.applied_next_plan,
+        intent=intent_state(attempt),
+        scheduled_date_known=attempt.organization.plan_effective_at is not None,
+        check=check,
     )
-    if customer_id is None:
-        return result
-    if desired.plan_code is None:
-        return _hand_over_charging(billing_provider, attempt, desired, last_known, result)
-    if not _needs_subscription_call(attempt, desired, last_known):
-        return result
+
+
+def intent_state(attempt: SyncAttempt) -> IntentState:
+    if attempt.intent is None:
+        return "none"
+    return "create_subscription" if attempt.has_intent("create_subscription") else "create_customer"
+
+
+def _customer_state(link: BillingLink) -> CustomerState:
+    if link.customer_id is None:
+        # A fingerprint without an id: a write was sent, and its outcome is not known.
+        return "absent" if link.customer_fingerprint is None else "unknown"
+    if link.customer_fingerprint is None:
+        return "unconfirmed"
+    return "unknown" if link.customer_fingerprint == UNKNOWN else "applied"
+
+
+def _ensure_customer(
+    billing_provider: BillingProvider,
+    attempt: SyncAttempt,
+    desired: DesiredState,
+    last_known: LastKnown,
+    result: ApplyResult,
+) -> ApplyResult:
+    payer_id = desired.customer.payer_id if desired.active else None
+    if desired.active:
+        attempt.mark_customer_unknown(payer_id)
+    return replace(
+        result,
+        customer=billing_provider.ensure_customer(desired.customer, last_known, attempt),
+        customer_fingerprint=customer_fingerprint(desired.customer),
+        payer_id=payer_id,
+    )
+
+
+def _ensure_subscription(
+    billing_provider: BillingProvider,
+    attempt: SyncAttempt,
+    desired: DesiredState,
+    last_known: LastKnown,
+    result: ApplyResult,
+) -> ApplyResult:
+    customer_id = result.customer.id if result.customer else last_known.customer_id
+    if customer_id is None or desired.plan_code is None:
+        message = "a subscription needs a customer and a plan"
+        raise RuntimeError(message)
     attempt.save_customer(result)
     attempt.mark_plan_unknown(desired.next_plan_code)
     spec = SubscriptionSpec(
@@ -191,79 +260,24 @@ def _ensure(billing_provider: BillingProvider, attempt: SyncAttempt, desired: De
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 
 
-def _may_check(attempt: SyncAttempt, result: ApplyResult) -> bool:
-    """A look may fail, so what follows of a subscription that was made or ended does not wait for it: the next turn
-    looks. A customer that is known is written again as well as once.
-    """
-    only_rewrote_customer = attempt.link.customer_id is not None and result.subscription is None and not result.ended
-    return attempt.is_check_only or (attempt.is_check_requested and only_rewrote_customer)
-
-
-def _needs_subscription_call(attempt: SyncAttempt, desired: DesiredState, last_known: LastKnown) -> bool:
-    """Whether the subscription must be made, changed, or asked when its scheduled plan comes."""
-    if attempt.intent is not None:
-        return True
-    if (desired.plan_code, desired.next_plan_code) == (last_known.plan_code, last_known.next_plan_code):
-        return (
-            desired.is_charging
-            and desired.next_plan_code is not None
-            and attempt.organization.plan_effective_at is None
-        )
-    # Where the other biller charges and its period ended first, this one comes to the same plan on its own day.
-    is_already_scheduled = last_known.plan_code is not None and last_known.next_plan_code == desired.plan_code
-    return desired.is_charging or desired.next_plan_code is not None or not is_already_scheduled
-
-
-def _hand_over_charging(
-    billing_provider: BillingProvider,
-    attempt: SyncAttempt,
-    desired: DesiredState,
-    last_known: LastKnown,
-    result: ApplyResult,
+def _end_subscription(
+    billing_provider: BillingProvider, attempt: SyncAttempt, last_known: LastKnown, result: ApplyResult
 ) -> ApplyResult:
-    """No subscription of ours may live here: one that does is ended when the plan changed, by the declared policy.
-
-    When only a setting changed, a person must have said so with a retry: a setting that was lost ends nothing
-    (money.md 23).
-    """
-    if last_known.subscription_id is None and not attempt.has_intent("create_subscription"):
-        return result
-    is_retry_requested = not last_known.confirmed
+    """End our subscription by the declared policy; the customer stays."""
     attempt.save_customer(result)
-    if (
-        last_known.plan_code in {None, desired.uncharged_plan_code}
-        and not last_known.ending_started
-        and not is_retry_requested
-    ):
-        raise RejectedError(
-            attempt.provider,
-            f"the settings say now that Lago charges this plan, but Stripe has the subscription "
-            f"{last_known.subscription_id or 'in the making'}: set charged_by back, or retry to have it ended",
-            DOUBLE_CHARGING,
-        )
     attempt.mark_plan_ending()
     billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True)
 
 
-def _end_subscription(billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState) -> ApplyResult:
-    """End the subscription that we made, if one can be there; the customer stays (money.md 12)."""
-    result = ApplyResult()
-    if attempt.has_intent("create_customer"):
-        # It may exist already: learn its id rather than leave a customer that nobody knows.
-        customer = billing_provider.ensure_customer(desired.customer, attempt.last_known, attempt)
-        result = ApplyResult(customer=customer, customer_fingerprint=customer_fingerprint(desired.customer))
-    # Also where none is known: one that a late worker made would charge for ever.
-    may_have_subscription = attempt.link.customer_fingerprint is not None
-    if (
-        attempt.link.subscription_id is None
-        and not may_have_subscription
-        and not attempt.has_intent("create_subscription")
-    ):
-        return result
-    attempt.mark_plan_ending()
-    billing_provider.end_subscription(attempt.last_known, attempt.organization.id, attempt)
-    return replace(result, ended=True)
+def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown) -> RejectedError:
+    return RejectedError(
+        attempt.provider,
+        "the settings now make Lago the charging provider of this plan, but Stripe still has the subscription "
+        f"{last_known.subscription_id or '(being created)'}: set charged_by back, or run "
+        f"`billing-sync retry {attempt.organization.id}` to end the Stripe subscription",
+        DOUBLE_CHARGING,
+    )
 
 
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:
@@ -279,14 +293,14 @@ def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult
 def _effective_tier(
     provider: Provider, desired: DesiredState, subscription: Subscription, catalog: Catalog
 ) -> str | None:
-    """A downgrade that came: the one that still waits here, or one that was replaced before its coming was known."""
+    """The tier of a downgrade that took effect: the pending one, or one that was replaced before this was known."""
     if subscription.plan_code == desired.plan_code:
         return None
     tier = catalog.tier_of(provider, subscription.plan_code)
     if tier is None:
         message = (
-            f"subscription {subscription.id} is on {subscription.plan_code}, which no plan of the catalog has as "
-            "its code"
+            f"subscription {subscription.id} is on {subscription.plan_code}, which is not the code of any plan in the "
+            "catalog"
         )
         raise RejectedError(provider, message, "unknown_plan")
     return tier

@@ -1,0 +1,130 @@
+"""The next step of a sync attempt, decided from plain facts.
+
+``next_step`` is pure: it reads no database and calls no provider, so its whole truth table is a unit test. The
+reconciler asks for a step, takes it, notes it in ``Progress``, and asks again until the step is ``complete``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from core.compare.desired_state import DesiredState
+
+CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
+"""absent: no id is stored. unconfirmed: the id came from outside, or an operator asked for a retry. unknown: a write
+was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
+PlanState = Literal["unknown", "ending", "applied"]
+"""unknown: never applied, or a write was sent and its outcome is not known. ending: we set out to end it."""
+IntentState = Literal["none", "create_customer", "create_subscription"]
+CheckRequest = Literal["none", "requested", "only"]
+"""requested: a provider webhook asked for a remote check. only: it did, and nothing else is left to do."""
+
+Step = Literal["ensure_customer", "ensure_subscription", "end_subscription", "refuse_to_end", "check", "complete"]
+STEPS: Final[tuple[Step, ...]] = (
+    "ensure_customer",
+    "ensure_subscription",
+    "end_subscription",
+    "refuse_to_end",
+    "check",
+    "complete",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFacts:
+    """What the link's row says. ``fingerprint_matches``: the desired customer is the one that was applied last.
+
+    ``scheduled_date_known``: the organization's row has the date on which its pending plan takes effect.
+    """
+
+    customer: CustomerState
+    fingerprint_matches: bool
+    has_subscription: bool
+    plan: PlanState
+    plan_code: str | None
+    next_plan_code: str | None
+    intent: IntentState
+    scheduled_date_known: bool
+    check: CheckRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What this attempt has done. ``plan_took_effect``: the check found that the scheduled plan is active."""
+
+    customer_written: bool = False
+    subscription_written: bool = False
+    subscription_ended: bool = False
+    checked: bool = False
+    plan_took_effect: bool = False
+
+
+def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Step:
+    """``refuse_to_end``: only a setting changed, and a lost setting must end nothing (money.md 23)."""
+    if not desired.active:
+        return _step_to_the_end(link, progress)
+    if _needs_customer(link, progress):
+        return "ensure_customer"
+    if desired.plan_code is None:
+        if _may_have_subscription(link, progress):
+            return "end_subscription" if _may_end(link, desired) else "refuse_to_end"
+    elif _needs_subscription(link, desired, progress):
+        return "ensure_subscription"
+    return "check" if _may_check(link, progress) else "complete"
+
+
+def _step_to_the_end(link: LinkFacts, progress: Progress) -> Step:
+    """End the subscription that we created, if one can exist; the customer stays (money.md 12)."""
+    # The customer may exist already. Its id is stored, so that no unknown customer is left behind.
+    if link.intent == "create_customer" and not progress.customer_written:
+        return "ensure_customer"
+    # Also if none is known: a subscription that a late worker created would charge indefinitely.
+    may_have_subscription = (
+        link.has_subscription or link.customer in {"unknown", "applied"} or link.intent == "create_subscription"
+    )
+    return "end_subscription" if may_have_subscription and not progress.subscription_ended else "complete"
+
+
+def _needs_customer(link: LinkFacts, progress: Progress) -> bool:
+    if progress.customer_written:
+        return False
+    return link.customer == "absent" or not link.fingerprint_matches or link.intent == "create_customer"
+
+
+def _may_have_subscription(link: LinkFacts, progress: Progress) -> bool:
+    if progress.subscription_ended:
+        return False
+    return link.has_subscription or link.intent == "create_subscription"
+
+
+def _may_end(link: LinkFacts, desired: DesiredState) -> bool:
+    """Whether the plan itself changed, an operator asked for a retry, or we had set out to end it before."""
+    plan_changed = link.plan_code not in {None, desired.uncharged_plan_code}
+    return plan_changed or link.plan == "ending" or link.customer in {"absent", "unconfirmed"}
+
+
+def _needs_subscription(link: LinkFacts, desired: DesiredState, progress: Progress) -> bool:
+    """Whether the subscription must be created, changed, or read for the time when its scheduled plan takes effect."""
+    if progress.subscription_written:
+        return False
+    if progress.plan_took_effect or link.intent != "none":
+        return True
+    if (desired.plan_code, desired.next_plan_code) == (link.plan_code, link.next_plan_code):
+        return desired.is_charging and desired.next_plan_code is not None and not link.scheduled_date_known
+    # If the other provider charges and its period ended first, this one changes to the same plan on its own date.
+    is_already_scheduled = link.plan_code is not None and link.next_plan_code == desired.plan_code
+    return desired.is_charging or desired.next_plan_code is not None or not is_already_scheduled
+
+
+def _may_check(link: LinkFacts, progress: Progress) -> bool:
+    """A check may fail, and the follow-ups of a subscription that was just created or ended must not wait for it.
+
+    The next attempt does the check then. Writing a known customer a second time does no harm.
+    """
+    if progress.checked:
+        return False
+    only_rewrote_customer = (
+        link.customer != "absent" and not progress.subscription_written and not progress.subscription_ended
+    )
+    return link.check == "only" or (link.check == "requested" and only_rewrote_customer)
