@@ -1,1 +1,1 @@
-"""What a provider must hold, what it holds, and how the two differ. Writes nothing and calls nobody."""
+"""Desired state, observed state, and how the two differ. Writes nothing and sends no request."""

@@ -1,6 +1,7 @@
-"""What a biller must hold for an organization, computed from its row and the catalog; nobody else decides it.
+"""Desired state of an organization at one provider, computed from its row and the plan catalog, and nowhere else.
 
-An unknown plan is a ``RejectedError``: it parks billing, it never means free. Two chargers at once are one too.
+An unknown plan is a ``RejectedError``: it parks the link and never means a free plan. Two charging providers at once
+are a ``RejectedError``, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from core.catalog.plans import Catalog, CatalogPlan
+from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
@@ -21,7 +23,7 @@ DOUBLE_CHARGING = "double_charging"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayerPolicy:
-    """Decisions of the deployment. ``links_payer``: Lago is told the Stripe customer that it charges."""
+    """Settings of the deployment. ``sends_payer_to_lago``: Lago gets the id of the Stripe customer that it charges."""
 
     sends_payer_to_lago: bool = False
     payer_wait: timedelta = timedelta(seconds=30)
@@ -29,11 +31,10 @@ class PayerPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """``plan_code`` None: no subscription of ours may live there. ``alive`` False: nothing new is made there either.
+    """``plan_code`` None: no subscription of ours may be active. ``active`` False: nothing new is created either.
 
-    ``is_charging``: this biller charges, so its word decides when a scheduled plan took effect.
-    ``uncharged_plan_code``: what the
-    plan would be called here if this biller charged for it.
+    ``is_charging``: this provider charges, so it decides when a scheduled plan has taken effect.
+    ``uncharged_plan_code``: the code that the plan would have if this provider charged for it.
     """
 
     customer: CustomerSpec
@@ -49,7 +50,7 @@ class DesiredState:
 def desired_state(
     provider: Provider, organization: Organization, other_link: BillingLink, catalog: Catalog, policy: PayerPolicy
 ) -> DesiredState:
-    """``other`` is the organization's link at the other biller. Raises ``RejectedError``."""
+    """``other_link`` is the organization's link at the other provider. Raises ``RejectedError``."""
     spec = CustomerSpec(
         org_id=organization.id,
         name=organization.name,
@@ -74,7 +75,7 @@ def desired_state(
 def _at_stripe(
     spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, policy: PayerPolicy
 ) -> DesiredState:
-    """The payer; a subscription only where Stripe charges (money.md 1)."""
+    """Always a customer, who is the payer; a subscription only if Stripe charges (money.md 1)."""
     if plan.charged_by == "lago":
         customer = replace(spec, charged_by_other_provider=True)
         return DesiredState(
@@ -91,7 +92,7 @@ def _at_stripe(
 def _at_lago(
     spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, other_link: BillingLink, policy: PayerPolicy
 ) -> DesiredState:
-    """Customer and subscription always; the payer only where Lago charges, and only one that Stripe has confirmed."""
+    """Always a customer and a subscription; a payer only if Lago charges, and only one that Stripe has confirmed."""
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago"
     payer_id = other_link.customer_id if sends_payer and other_link.customer_fingerprint is not None else None
     return DesiredState(
@@ -104,9 +105,9 @@ def _at_lago(
 
 
 def customer_fingerprint(spec: CustomerSpec) -> str:
-    """Names a customer spec without repeating the name and email that are in it.
+    """Digest of a customer spec, which does not contain its name and email.
 
-    The keys are stored with every link: another key makes each customer look changed, and costs a write for each.
+    It is stored with every link. If a key of ``fields`` changes, each customer looks changed and costs a write.
     """
     fields = {
         "currency": spec.currency,
@@ -122,39 +123,30 @@ def customer_fingerprint(spec: CustomerSpec) -> str:
 def _catalog_plan(provider: Provider, tier: str, catalog: Catalog) -> CatalogPlan:
     plan = catalog.plans.get(tier)
     if plan is None:
-        raise RejectedError(
-            provider,
-            f"plan {tier!r} is not in the catalog ({', '.join(catalog.tiers())}): "
-            "give the organization one of these, or add a table for it to plans.toml",
-            "unknown_plan",
-        )
+        advice = Advice("plan_not_in_catalog", {"tier": tier, "tiers": ", ".join(catalog.tiers())})
+        raise RejectedError(provider, advice.sentence, "unknown_plan")
     return plan
 
 
 def refuse_double_charging(other_link: BillingLink) -> None:
-    """Before this biller charges: the other one must not, nor be about to. Raises ``RejectedError``."""
+    """Call before this provider charges. Raises ``RejectedError`` if the other one charges or is about to."""
     if other_link.provider == "lago" and other_link.payer_id is not None:
-        raise RejectedError(
-            "stripe",
-            f"the plan is charged by Stripe, but Lago charges {other_link.payer_id}: "
-            "unlink the payment provider of its customer in Lago, then retry",
-            DOUBLE_CHARGING,
-        )
+        advice = Advice("lago_still_has_payer", {"payer_id": other_link.payer_id, "org_id": other_link.org_id})
+        raise RejectedError("stripe", advice.sentence, DOUBLE_CHARGING)
     is_creating = other_link.intent is not None and other_link.intent["operation"] == "create_subscription"
     if other_link.provider == "stripe" and (other_link.subscription_id is not None or is_creating):
-        raise RejectedError(
-            "lago",
-            "the plan is charged by Lago, but Stripe has the subscription "
-            f"{other_link.subscription_id or 'in the making'}: "
-            "Lago follows once that has ended; what its Stripe link waits for says how",
-            DOUBLE_CHARGING,
-        )
+        subscription_id = other_link.subscription_id or "(being created)"
+        advice = Advice("stripe_still_has_subscription", {"subscription_id": subscription_id})
+        raise RejectedError("lago", advice.sentence, DOUBLE_CHARGING)
 
 
 def _charging_provider_change_error(provider: Provider, plan: CatalogPlan, next_plan: CatalogPlan) -> RejectedError:
+    parameters = {
+        "tier": plan.tier,
+        "next_tier": next_plan.tier,
+        "charged_by": plan.charged_by,
+        "next_charged_by": next_plan.charged_by,
+    }
     return RejectedError(
-        provider,
-        f"the downgrade from {plan.tier} to {next_plan.tier} would move it from {plan.charged_by} to "
-        f"{next_plan.charged_by} at period end, which neither can schedule: take it back, or let one charge both plans",
-        "other_provider_charging",
+        provider, Advice("charging_provider_would_change", parameters).sentence, "other_provider_charging"
     )

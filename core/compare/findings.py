@@ -1,7 +1,7 @@
-"""What can have drifted, in which words it is told, and the name of a plan: a hash of exactly that.
+"""Findings of a drift check, their JSON form, and the id of a report, which is a hash of its findings.
 
-A finding is repaired by ``apply`` only where a usual round of the sync makes it right and nobody pays less, or to
-somebody else, for it. All others name what a person does; that is never to delete a customer.
+`billing-sync drift repair` repairs a finding only if an ordinary sync attempt corrects it, and only if nobody then pays
+less, or pays somebody else. All other findings have an advice for an operator, which is never to delete a customer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FindingKind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurWrite:
-    """Who last changed it here."""
+    """Who last changed the organization in our database."""
 
     actor: str
     source: str
@@ -45,7 +45,7 @@ class OurWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TheirWrite:
-    """Who last wrote it there, as far as that biller tells. ``evidence``: its own record of it."""
+    """Who last wrote the object at the provider, as far as it says. ``evidence``: the provider's record of it."""
 
     by: Literal["us", "not us", "unknown"]
     at: datetime | None = None
@@ -54,7 +54,7 @@ class TheirWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One field that differs. ``object_id``: the customer or subscription there, if there is one."""
+    """One field that differs. ``object_id``: the customer or subscription at the provider, if there is one."""
 
     kind: FindingKind
     provider: Provider
@@ -74,7 +74,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairStep:
-    """What ``apply`` has made again at one biller, and every request of it."""
+    """What the repair writes again at one provider, and every request of it."""
 
     provider: Provider
     customer: bool
@@ -84,9 +84,10 @@ class RepairStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftItem:
-    """One organization. ``fingerprint``: the versions of its rows; ``looked``: the customers that were looked at there.
+    """The findings of one organization. ``fingerprint``: the versions of its rows.
 
-    An organization that we do not know has neither name nor basis; no organization at all: it is about the biller.
+    ``inspected``: the customers that were read at each provider. An organization that we do not know has neither name
+    nor fingerprint. ``org_id`` None: the findings are about the provider itself.
     """
 
     org_id: str | None
@@ -97,7 +98,7 @@ class DriftItem:
     repairs: tuple[RepairStep, ...] = ()
 
     def is_same_as(self, other: DriftItem | None) -> bool:
-        """Whether the other one states the same; who wrote is a remark."""
+        """Whether both have the same findings; who wrote last is not compared."""
         return other is not None and _without_writers(self) == _without_writers(other)
 
 
@@ -114,7 +115,7 @@ def from_json(document: Mapping[str, Any]) -> DriftItem:
 
 
 def report_id(drifts: Iterable[DriftItem]) -> str:
-    """The same findings have the same id, whoever found them and when."""
+    """A hash of the findings: the same findings always have the same id."""
     digest = hashlib.sha256()
     for drift in drifts:
         digest.update(json.dumps(to_json(drift), sort_keys=True, ensure_ascii=False).encode() + b"\n")

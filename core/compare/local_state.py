@@ -1,4 +1,4 @@
-"""Our side of a comparison: an organization with both its links, whether it stands still, and who last changed it."""
+"""Our side of a comparison: an organization with both links, whether it is in flux, and who last changed it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.db.models.organizations import Organization
 from core.ports.spec import PROVIDERS, Provider
 
 _MAX_EVENTS_READ = 100
-# Which of our events wrote what a finding is about; the creation wrote everything.
+# The event type that changes what a finding is about. ``organization.created`` counts for all of them.
 _EVENT_TYPE_BY_KIND: dict[FindingKind, str] = {
     "renamed": "organization.renamed",
     "email": "organization.billing_details_changed",
@@ -32,7 +32,7 @@ class LocalState:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with everything that the comparison rests on here."""
+        """Changes with everything in our rows that the comparison depends on."""
         parts = [
             f"{provider}:{link.state}:{link.generation}:{link.applied_version}:{link.customer_id}:{link.subscription_id}"
             for provider, link in sorted(self.links.items())
@@ -43,7 +43,7 @@ class LocalState:
         return self.links["lago" if provider == "stripe" else "stripe"]
 
     def is_in_flux(self, now: datetime) -> bool:
-        """Whether it is behind, being worked on, or about to be looked at: what differs then is not drift."""
+        """Whether it is behind, being synced, or its scheduled plan is due. A difference then is not drift."""
         organization = self.organization
         scheduled_plan_is_due = organization.plan_effective_at is not None and organization.plan_effective_at <= now
         if organization.pending_plan_tier is not None and scheduled_plan_is_due:
@@ -66,13 +66,13 @@ def load(session: Session, org_id: str) -> LocalState | None:
 
 
 def load_after(session: Session, org_id: str, limit: int) -> list[LocalState]:
-    """The next organizations by rising id, deleted ones too: nothing may charge them."""
+    """The next organizations by rising id, also deleted ones, since nothing may charge them."""
     rows = session.scalars(select(Organization).where(Organization.id > org_id).order_by(Organization.id).limit(limit))
     return _with_links(session, rows)
 
 
 def last_writes(session: Session, org_id: str) -> dict[FindingKind, OurWrite]:
-    """Who changed what last, by kind of finding; from the last events alone."""
+    """Who changed what last, by kind of finding, from the last events only."""
     rows = session.scalars(
         select(Event).where(Event.org_id == org_id).order_by(Event.seq.desc()).limit(_MAX_EVENTS_READ)
     )

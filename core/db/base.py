@@ -1,4 +1,4 @@
-"""The declarative base, and column types that keep the same promise on SQLite and Postgres."""
+"""The declarative base, and column types that behave alike on SQLite and Postgres."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in Python on both databases; a naive datetime is refused, since nobody can say what it means."""
+    """Aware UTC in Python on both databases. A naive datetime is refused, because its time zone is not known."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -38,9 +38,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# A 64-bit counter on Postgres; SQLite only counts a column up when it is its own INTEGER.
+# A 64-bit counter on Postgres. SQLite increments a column only if its type is INTEGER.
 Counter = BigInteger().with_variant(Integer(), "sqlite")
-# NULL must be SQL's own: "intent IS NULL" is part of an index.
+# None is stored as SQL's NULL, not as JSON's null: an index has "intent IS NOT NULL" in its condition.
 JsonObject = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 

@@ -1,12 +1,13 @@
-"""The database: SQLite or Postgres behind one door, with transactions that are short and say what they do.
+"""Database engine: SQLite or Postgres, with short transactions and clear errors.
 
-``write()`` commits or leaves nothing. On SQLite it begins IMMEDIATE: a read that turns into a write would be refused
-at once, whatever the busy timeout (celery.md 8.1). ``read()`` takes no write lock.
+``write()`` commits everything or nothing. On SQLite it begins IMMEDIATE: a read transaction that starts to write would
+be refused at once, whatever the busy timeout (celery.md 8.1). ``read()`` takes no write lock.
 
-A wait for a lock, for a statement, for a server to accept or for a host that is gone has an end. A server that is
-there and frozen is waited for until it goes on: its kernel answers for it, so nothing tells it from a slow one.
+There is a limit to each wait: for a lock, for a statement, for a connection and for a host that is gone. There is none
+for a server that is up but frozen: its kernel still responds, so it cannot be distinguished from a slow one.
 
-An error tells what went wrong and where, never what was in a row: Postgres repeats that behind its first line.
+An error says what went wrong and where, never what was in a row. Postgres repeats row values after the first line of
+its message, so only that line is used.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
 POSTGRES_CONNECT_TIMEOUT_SECONDS = 5
-# Lets the organizations' rows be fought for, never for ever; a lease is renewed well within this.
+# Enough for contention on an organization's row, but not endless. Renewing a lease takes far less than this.
 POSTGRES_LOCK_TIMEOUT = "10s"
 POSTGRES_STATEMENT_TIMEOUT = "30s"
-# A host that is gone: what was sent to it is not acknowledged, or its silence is asked about and stays silence.
+# Detects a host that is gone: it acknowledges nothing that was sent, or it does not respond to keepalive probes.
 TCP_KEEPALIVE_OPTIONS: dict[str, int] = {
     "tcp_user_timeout": 20_000,  # milliseconds
     "keepalives_idle": 10,  # seconds
     "keepalives_interval": 5,  # seconds
     "keepalives_count": 2,
 }
-# Of SQLSTATE: a value that does not fit. Its first line repeats the value, too.
+# SQLSTATE class 22: a value that does not fit. Here the first line of the message repeats the value, too.
 _SQLSTATE_DATA_EXCEPTION = "22"
 _SCHEMA_LOCK_ID = 0x62696C6C  # any constant: one upgrade at a time
-# Alembic's environment is one for the whole process: two upgrades at once would run in each other's database.
-# One for each process: a lock that a thread of the parent held at a fork is never given back in the child.
+# Alembic's environment is global to the process: two upgrades at once would run in each other's database.
+# One lock per process: a lock that a thread of the parent held at a fork is never released in the child.
 _upgrade_locks: dict[int, threading.Lock] = {}
-# Two that open a new file at the same moment would wait for each other; SQLite refuses one at once, whatever the busy
-# timeout. What comes only after that is no such refusal.
+# Two connections that open a new file at the same moment would deadlock, so SQLite refuses one at once, whatever the
+# busy timeout; that one tries again. An error that comes only after that timeout has another cause and is not retried.
 _RETRY_WHILE_BUSY = Retrying(
     retry=retry_if_exception(lambda error: isinstance(error, sqlite3.OperationalError) and _is_busy(error)),
     wait=wait_random(0.01, 0.1),
@@ -62,15 +63,16 @@ _RETRY_WHILE_BUSY = Retrying(
 
 
 class DatabaseError(Exception):
-    """The database cannot be used as it is; the message says why and what to do."""
+    """The database cannot be used as it is. The message says why and what to do."""
 
 
-# What passes by itself or once a person has mended the database: away, restarting, full, read-only, a deadlock.
+# Errors that pass automatically, or once an operator has repaired the database: unreachable, restarting, full,
+# read-only, deadlock.
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, NoConnectionError, DatabaseError)
 
 
 class Database:
-    """One engine per process. ``close()`` gives its connections back."""
+    """One engine per process. ``close()`` closes its connections."""
 
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
         self.url = _parse_url(url)
@@ -92,7 +94,7 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Bring the schema to this version's; safe when many processes or threads do it at once."""
+        """Upgrade the schema to this version's. Safe when many processes or threads do it at once."""
         with _upgrade_locks.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK_ID})
@@ -101,29 +103,27 @@ class Database:
             command.upgrade(config, "head")
 
     def ensure_schema(self) -> None:
-        """Make sure that the schema is this version's. An embedded file is brought there; a server must be already.
+        """Make sure that the schema is this version's. A SQLite file is upgraded; a server must be up to date already.
 
-        Raises ``DatabaseError``: a deployed schema changes when its owner says so.
+        Raises ``DatabaseError``: the schema of a server changes only when its operator upgrades it.
         """
         head = _head_revision()
         try:
             current = self._current_revision()
         except OperationalError as error:
             reason = _first_line(error.orig)
-            message = f"the database does not answer ({reason}); check DATABASE_URL and that it is running"
+            message = f"the database is not reachable ({reason}); check DATABASE_URL and that it is running"
             raise DatabaseError(message) from error
         if current == head:
             return
         if not self.is_sqlite:
-            present = f"schema {current}" if current else "no schema yet"
-            message = f"the database has {present}, this version needs {head}: run `billing-sync db upgrade`"
+            schema = f"schema is {current}" if current else "is empty"
+            message = f"the database {schema}, this version needs {head}: run `billing-sync db upgrade`"
             raise DatabaseError(message)
         self.upgrade()
 
     def is_schema_current(self) -> bool:
-        """Whether it is this version's; a database that does not answer raises one of
-        ``DATABASE_UNAVAILABLE_ERRORS``.
-        """
+        """Whether the schema is this version's. Raises one of ``DATABASE_UNAVAILABLE_ERRORS`` if it cannot be read."""
         return self._current_revision() == _head_revision()
 
     def close(self) -> None:
@@ -135,11 +135,11 @@ class Database:
 
 
 def acquire_advisory_locks(session: Session, *names: str) -> None:
-    """Whoever says one of these words waits here until this transaction ends; on SQLite every writer does so anyway.
+    """Lock these names until the transaction ends; other callers with one of them wait. SQLite has one writer anyway.
 
-    For what has no row yet to lock: a name, a billing id, an organization that a message is about. Several are taken
-    in their order, so that two who want the same ones do not wait for each other; at most some hundreds, since each
-    takes a place in the server's table of locks.
+    For things that have no row to lock yet: a name, a customer id, an organization that a message is about. The locks
+    are acquired in sorted order, so that two callers with the same names do not deadlock. Pass at most some hundreds,
+    because each takes an entry in the server's lock table.
     """
     if session.get_bind().dialect.name == "postgresql":
         in_order = "(SELECT DISTINCT unnest(CAST(:words AS text[])) AS word ORDER BY word)"
@@ -148,7 +148,7 @@ def acquire_advisory_locks(session: Session, *names: str) -> None:
 
 
 def insert_once(session: Session, table: type[DeclarativeBase], row: dict[str, Any]) -> bool:
-    """Put the row in; False: one with its key is there. Waits for a transaction that is putting one in."""
+    """Insert the row. False: a row with its key exists. Waits for a transaction that is inserting one."""
     session.flush()
     connection = session.connection()
     statement = _insert_once_statement(table, connection.dialect.name)
@@ -157,7 +157,7 @@ def insert_once(session: Session, table: type[DeclarativeBase], row: dict[str, A
 
 @cache
 def _insert_once_statement(table: type[DeclarativeBase], dialect_name: str) -> Executable:
-    """Written once: to build a statement costs more than to send it."""
+    """Cached, because building a statement costs more than sending it."""
     dialect = postgresql if dialect_name == "postgresql" else sqlite
     statement: Executable = dialect.insert(table).on_conflict_do_nothing().returning(*table.__table__.primary_key)
     return statement
@@ -167,7 +167,7 @@ def _parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        message = "DATABASE_URL is not an address; write sqlite:///path/to/file.db or postgresql://user@host/name"
+        message = "DATABASE_URL is not a valid URL; use sqlite:///path/to/file.db or postgresql://user@host/name"
         raise DatabaseError(message) from None
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -176,7 +176,8 @@ def _parse_url(url: str) -> URL:
         raise DatabaseError(message)
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         message = (
-            "DATABASE_URL names an in-memory SQLite, which a crash would lose; name a file: sqlite:///data/billing.db"
+            "DATABASE_URL names an in-memory SQLite database, which would be lost in a crash; "
+            "use a file: sqlite:///data/billing.db"
         )
         raise DatabaseError(message)
     return parsed
@@ -192,7 +193,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the DBAPI's own connection
-        connection.isolation_level = None  # BEGIN is ours to write
+        connection.isolation_level = None  # we send BEGIN ourselves
         cursor: sqlite3.Cursor = connection.cursor()
         _RETRY_WHILE_BUSY(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # a power cut must not lose a committed change
@@ -208,7 +209,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the rest says in what
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say what is busy
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:
@@ -232,7 +233,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
 
 
 def _redact_values(context: ExceptionContext) -> None:
-    """hide_parameters hides what we sent; this, what Postgres answers behind DETAIL, CONTEXT and LINE."""
+    """``hide_parameters`` hides the values that we sent; this removes those in Postgres's DETAIL, CONTEXT and LINE."""
     cause = context.original_exception
     state = str(getattr(cause, "sqlstate", None) or "")
     for error in (cause, context.sqlalchemy_exception):

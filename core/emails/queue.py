@@ -1,8 +1,8 @@
-"""Mails as rows: what is told to whom because of what, each once. ``core.emails.sender`` sends them.
+"""Email queue: one row for each email, written once for its cause. ``core.emails.sender`` sends the emails.
 
-The mails of an event are written in the transaction in which the relay takes it out of the pending set, which happens
-once; the mail of an invitation in the transaction of the invitation. A mail about a plan waits until both billers hold
-the change, and a mail that is not true any more when its turn comes is not sent.
+The emails of an event are written in the transaction in which the relay marks the event as published, which happens
+once. The email of an invitation is written in the invitation's own transaction. An email about a plan waits until both
+providers have applied the change. An email that is no longer true when it is due is not sent.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog
 from core.common import email_addresses
+from core.db import leases
 from core.db.models.access import Invitation, User
 from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email, EmailKind, EmailState
@@ -29,15 +30,16 @@ from core.events.outbox import PendingEvent
 from core.ports.spec import PROVIDERS
 from core.reconcile import link_status
 
-# Longer than a dialog with the mail server may take, its beginning included (``providers.emails.smtp``).
+# Longer than a session with the SMTP server may take, connecting included (``providers.emails.smtp``).
 EMAIL_LEASE: Final = timedelta(minutes=2)
-# As many of a team are told; those who joined first.
+# At most this many owners and billing admins get an email about the plan: those who joined first.
 MAX_TEAM_RECIPIENTS: Final = 50
 EMAIL_BATCH_SIZE: Final = 100
 MIN_RELEASE_CHECK_DELAY: Final = timedelta(seconds=1)
 MAX_RELEASE_CHECK_DELAY: Final = timedelta(minutes=1)
 FAILED_EMAILS_SHOWN_FOR: Final = timedelta(days=30)
-# Then an address is nowhere but where it belongs; nothing that old is relayed or invited again.
+# After this time a closed email is deleted, and the address with it. This is safe: no event that old is published
+# again, and no invitation email that old is queued again.
 EMAIL_RETENTION: Final = timedelta(days=30)
 EMAIL_DELETE_BATCH_SIZE: Final = 500
 
@@ -50,7 +52,7 @@ _IS_CLOSED: Final = text("emails.state <> 'pending'")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedEmail:
-    """A mail that is to be sent now, by whoever holds ``lease``."""
+    """An email that is to be sent now, by the holder of ``lease_token``."""
 
     id: str
     kind: EmailKind
@@ -64,7 +66,7 @@ class LeasedEmail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueCounts:
-    """``reason``: why one that is tried again was not sent yet."""
+    """``reason``: why an email that is retried has not been sent yet."""
 
     waiting: int
     waiting_since: datetime | None
@@ -83,7 +85,7 @@ class FailedEmail:
 
 
 def enqueue_for_events(session: Session, published: Collection[PendingEvent], catalog: Catalog, now: datetime) -> None:
-    """What these events have told by mail. Call it where they are marked, with those that were."""
+    """Queues the emails of published events. Call it in the transaction that marks them, with the events it marked."""
     seqs = [event.seq for event in published if event.type in _EMAILED_EVENT_TYPES]
     if not seqs:
         return
@@ -116,13 +118,13 @@ def enqueue_for_events(session: Session, published: Collection[PendingEvent], ca
 
 
 def enqueue_invitation(change: ChangeContext, invitation: Invitation) -> None:
-    """Its newest mail; an earlier one that was not sent by then is overtaken."""
+    """Queues the newest email of the invitation. An earlier one that is still unsent becomes stale."""
     row = _row(_invitation_cause(invitation), "invitation", invitation.org_id, invitation.email, change.now)
     _insert(change.session, [row | {"invitation_id": invitation.id}])
 
 
 def count_invitations_since(session: Session, org_id: str, since: datetime) -> dict[str, int]:
-    """How many invitations were mailed for an organization, by address, sent or not."""
+    """Number of invitation emails of an organization by address, sent or not."""
     rows = session.execute(
         select(Email.recipient, func.count())
         .where(Email.org_id == org_id, Email.kind == "invitation", Email.created_at >= since)
@@ -132,12 +134,12 @@ def count_invitations_since(session: Session, org_id: str, since: datetime) -> d
 
 
 def any_due(session: Session, now: datetime) -> bool:
-    """A cheap look that takes no lock."""
+    """Whether any email may be due: a cheap query without a lock."""
     return session.scalar(select(Email.id).where(_IS_PENDING, Email.next_attempt_at <= now).limit(1)) is not None
 
 
 def release_ready(session: Session, now: datetime) -> None:
-    """Mails that wait for the billers: free those whose change both hold, and look at the others again later."""
+    """Releases waiting emails whose version both providers have applied. The others are checked again later."""
     waiting = session.scalars(
         select(Email)
         .where(_IS_PENDING, Email.after_version.is_not(None), Email.next_attempt_at <= now)
@@ -159,14 +161,14 @@ def release_ready(session: Session, now: datetime) -> None:
 
 
 def lease_next(session: Session, now: datetime) -> LeasedEmail | None:
-    """The mail that has been due for longest, leased; ``None``: none is due. Closes those that are overtaken."""
+    """Leases the email that has been due longest; ``None``: no email is due. Closes emails that are stale."""
     due = (
         select(Email)
         .where(
             _IS_PENDING,
             Email.after_version.is_(None),
             Email.next_attempt_at <= now,
-            or_(Email.lease_until.is_(None), Email.lease_until < now),
+            leases.is_free(Email, now),
         )
         .order_by(Email.next_attempt_at)
         .limit(1)
@@ -188,12 +190,12 @@ def mark_sent(session: Session, email: LeasedEmail, now: datetime) -> None:
 
 
 def fail(session: Session, email: LeasedEmail, reason: str, now: datetime) -> None:
-    """It cannot be sent; ``reason`` holds neither address nor name."""
+    """The email cannot be sent. ``reason`` contains neither an address nor a name."""
     _close(session, email, "failed", now, error=reason)
 
 
 def reschedule(session: Session, email: LeasedEmail, reason: str, until: datetime, *, count_attempt: bool) -> None:
-    """It is tried again. ``counted``: the failure was this mail's, not the mail server's."""
+    """The email is retried later. ``count_attempt``: this email caused the failure, not the SMTP server."""
     _update_leased(
         session,
         email,
@@ -211,7 +213,7 @@ def counts(session: Session, now: datetime) -> QueueCounts:
 
 
 def delete_old(session: Session, now: datetime) -> int:
-    """Forget a part of what was settled long ago; returns how many."""
+    """Deletes a batch of emails that were closed long ago; returns how many."""
     expired = select(Email.id).where(_IS_CLOSED, Email.closed_at < now - EMAIL_RETENTION).order_by(Email.closed_at)
     deleted = session.scalars(
         delete(Email)
@@ -223,7 +225,7 @@ def delete_old(session: Session, now: datetime) -> int:
 
 
 def list_failed(session: Session, now: datetime, limit: int) -> list[FailedEmail]:
-    """Those of the last weeks, newest first."""
+    """Failed emails of the last 30 days, newest first."""
     rows = session.scalars(
         select(Email)
         .where(_IS_FAILED, Email.created_at >= now - FAILED_EMAILS_SHOWN_FOR)
@@ -244,9 +246,9 @@ def list_failed(session: Session, now: datetime, limit: int) -> list[FailedEmail
 
 
 def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> EmailKind | None:
-    """``None``: nobody is told of it by mail."""
+    """``None``: the event causes no email."""
     if event.type == "membership.added":
-        # Somebody who joins an organization in the moment of its making has registered it.
+        # An owner who was added at the moment the organization was created has registered it.
         is_registration = event.data.get("role") == "owner" and event.occurred_at == organization.created_at
         return "welcome" if is_registration else None
     before, after = catalog.plans.get(str(event.data.get("from"))), catalog.plans.get(str(event.data.get("to")))
@@ -259,7 +261,7 @@ def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> E
 
 
 def _team_addresses(session: Session, org_ids: Collection[str]) -> Mapping[str, list[str]]:
-    """Verified addresses of those who decide about the plan, in the order of joining."""
+    """Verified addresses of the owners and billing admins, in the order of joining."""
     rows = session.execute(
         select(Membership.org_id, User.email)
         .join(User, User.user_id == Membership.user_id)
@@ -283,7 +285,7 @@ def _member_user_id(event: Event) -> str:
 
 
 def _owner_addresses(session: Session, user_ids: Collection[str]) -> dict[str, list[str]]:
-    """The one verified address of each of whom there is one."""
+    """The verified address of each user who has one."""
     rows = session.execute(select(User.user_id, User.email).where(User.user_id.in_(user_ids)))
     return {row[0]: [row[1]] for row in rows if row[1] is not None}
 
@@ -309,7 +311,7 @@ def _row(cause: str, kind: EmailKind, org_id: str, recipient: str, now: datetime
 
 
 def _insert(session: Session, rows: list[dict[str, object]]) -> None:
-    """What is there already stays as it is: nothing may keep the relay from marking its events."""
+    """Leaves existing rows as they are, so that a duplicate cannot keep the relay from marking its events."""
     if rows:
         dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
         session.execute(dialect.insert(Email).on_conflict_do_nothing(), rows)
@@ -341,7 +343,7 @@ def _is_still_true(session: Session, email: Email, now: datetime) -> bool:
 
 
 def _lease(email: Email, now: datetime) -> LeasedEmail:
-    lease_token = str(uuid4())
+    lease_token = leases.new_token()
     email.lease_token, email.lease_until = lease_token, now + EMAIL_LEASE
     return LeasedEmail(
         id=email.id,
@@ -360,10 +362,10 @@ def _close(session: Session, email: LeasedEmail, state: EmailState, now: datetim
 
 
 def _update_leased(session: Session, email: LeasedEmail, **values: object) -> None:
-    """Whoever lost the lease changes nothing: another one has sent it again, and says how that went."""
+    """A sender that lost its lease changes nothing: another sender has sent the email again and records the result."""
     session.execute(
         update(Email)
-        .where(Email.id == email.id, Email.lease_token == email.lease_token)
-        .values(**values, lease_token=None, lease_until=None)
+        .where(Email.id == email.id, leases.is_mine(Email, email.lease_token))
+        .values(**values, **leases.RELEASED)
         .execution_options(synchronize_session=False)
     )

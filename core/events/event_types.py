@@ -1,6 +1,6 @@
-"""What can happen, in the past tense. An event carries identity, not state: its reader looks at the row as it is now.
+"""The event types, in the past tense. An event has an id and no state: its consumer reads the row as it is now.
 
-The names are protocol: other services and the routing table know them.
+The names are protocol: other services and the routing table use them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ ChangeType = Literal[
     "membership.role_changed",
 ]
 CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
-"""What a change is, here and in another service's message."""
+"""The types of changes, also in messages of other services."""
 
 EventType = ChangeType | Literal["organization.synced"]
-"""What we say besides: nobody else can send it."""
+"""All types that we record; no other service can send the additional one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Who made a change, through what, and because of which message (``source#id`` of a received event)."""
+    """Who made a change, through what, and caused by which message (``source#id`` of a service event)."""
 
     actor: str = "system"
     source: str = "billing-sync"
@@ -42,7 +42,7 @@ BY_SYSTEM: Final = Cause()
 
 @dataclass(frozen=True, slots=True)
 class ChangeContext:
-    """One open transaction in which somebody changes something, and the moment it counts as."""
+    """An open transaction that changes something, with the time and the cause of the change."""
 
     session: Session
     now: datetime

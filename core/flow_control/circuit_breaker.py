@@ -1,13 +1,17 @@
-"""Whether a biller is stopped, for all processes alike: one row each, changed within the turn that learnt something.
+"""Circuit breaker per provider, stored in a row and updated in the attempt's own transaction.
 
-A biller that fails in a row, or refuses our key once, is stopped: turns are refused, nothing is counted against any
-organization, and one turn at a time is let through as a probe. What waits stays in the rows; when a probe is answered
-the sweep drains it.
+All processes share it. Consecutive failures, or one rejected API key, open it: no attempt is made, nothing counts as a
+failure of an organization, and one attempt at a time goes through as a probe. Links that wait stay in their rows, and
+the sweep dispatches them when a probe gets a response.
 
-    open           --``BREAKER_FAILURE_THRESHOLD`` organizations meet no answer, none does in between-->  unavailable
-    any            --one refusal of our key or settings-->                                misconfigured
-    unavailable, misconfigured  --a probe is answered, or a process starts with a good key-->  open
-    any            --a key of another account-->    wrong_account    --a process starts with the right key-->  open
+    closed                      --``BREAKER_FAILURE_THRESHOLD`` organizations in a row get no response-->  unavailable
+    closed, unavailable         --one rejection of our key or settings-->                          misconfigured
+    misconfigured               --a probe gets no response-->                                      unavailable
+    unavailable, misconfigured  --a probe gets a response, or a process starts with a valid key--> closed
+    any                         --the key belongs to another account-->                            wrong_account
+    wrong_account               --a process starts with the right key-->                           closed
+
+The states other than ``closed`` are the ``reason`` of an open breaker.
 """
 
 from __future__ import annotations
@@ -25,16 +29,16 @@ from core.ports.errors import MisconfiguredError, RetryableError
 from core.ports.spec import PROVIDERS, Provider
 
 BREAKER_FAILURE_THRESHOLD = 5
-# Seconds until the next probe: doubled by each that fails.
+# The time until the next probe, doubled by each probe that fails.
 MIN_PROBE_BACKOFF_SECONDS = 2.0
 MAX_PROBE_BACKOFF_SECONDS = 60.0
-# No second probe while one may still be under way; as long as a turn's lease, so a probe that died is replaced.
+# No second probe starts while one may still run. As long as the lease of an attempt, so a probe that died is replaced.
 PROBE_LEASE = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBreaker:
-    """``probe_at`` None: nothing is tried before a person has acted."""
+    """``probe_at`` None: nothing is tried before an operator acts."""
 
     reason: BreakerReason
     open_since: datetime
@@ -43,7 +47,7 @@ class OpenBreaker:
 
 
 def allows(provider: ColumnElement[str], now: ColumnElement[datetime]) -> ColumnElement[bool]:
-    """A condition for a claim's own statement: the biller is not stopped, or its probe is due."""
+    """A condition for the statement that takes a lease: the circuit breaker is closed, or its probe is due."""
     return ~exists().where(
         ProviderStatus.provider == provider,
         ProviderStatus.breaker_reason.is_not(None),
@@ -52,7 +56,7 @@ def allows(provider: ColumnElement[str], now: ColumnElement[datetime]) -> Column
 
 
 def acquire_probe(session: Session, provider: Provider, now: datetime) -> bool:
-    """Whether this turn may be the one that tries a stopped biller; of several at once only one may."""
+    """Whether this attempt may be the probe of an open circuit breaker; only one of several may."""
     acquired = session.execute(
         update(ProviderStatus)
         .where(
@@ -67,7 +71,7 @@ def acquire_probe(session: Session, provider: Provider, now: datetime) -> bool:
 
 
 def return_probe(session: Session, provider: Provider, now: datetime) -> None:
-    """The probe asked nothing, so the next turn may."""
+    """The probe sent no request, so the next attempt may be the probe."""
     session.execute(
         update(ProviderStatus)
         .where(ProviderStatus.provider == provider, ProviderStatus.probe_at.is_not(None))
@@ -77,15 +81,15 @@ def return_probe(session: Session, provider: Provider, now: datetime) -> None:
 
 
 def consecutive_failures(provider: ColumnElement[str]) -> ScalarSelect[int]:
-    """Failures in a row as they stand now, to be returned by a statement that is made anyway."""
+    """The current number of consecutive failures, as an expression for a statement that is sent anyway."""
     return select(ProviderStatus.consecutive_failures).where(ProviderStatus.provider == provider).scalar_subquery()
 
 
 def record_failure(session: Session, error: RetryableError, now: datetime, *, is_repeat: bool, is_probe: bool) -> None:
-    """A turn met no answer, or a refusal that every organization will meet.
+    """Count an attempt that got no response, or a rejection that every organization will get.
 
-    ``again``: the same organization met the same before. It counts once, so that one whose own trouble it is stops
-    nobody else. What was under way when the biller was stopped says nothing new.
+    ``is_repeat``: the same organization failed like this before. It counts once, so that an organization with a problem
+    of its own does not open the breaker for all. Attempts that ran already when the breaker opened do not count.
     """
     is_misconfigured = isinstance(error, MisconfiguredError)
     provider_status = _lock_status(session, error.provider)
@@ -111,7 +115,7 @@ def record_failure(session: Session, error: RetryableError, now: datetime, *, is
 
 
 def record_success(session: Session, provider: Provider, now: datetime, *, is_probe: bool) -> None:
-    """The biller answered a turn. Only a probe's answer opens it: what was under way before proves nothing."""
+    """The provider responded to an attempt. Only a probe closes an open breaker: earlier requests prove nothing."""
     is_closed = ProviderStatus.breaker_reason.is_(None)
     session.execute(
         update(ProviderStatus)
@@ -124,15 +128,15 @@ def record_success(session: Session, provider: Provider, now: datetime, *, is_pr
     )
 
 
-def trip(session: Session, provider: Provider, message: str, now: datetime) -> None:
-    """Our key is another account's: no probe either, until a process starts with the right one."""
+def open_for_wrong_account(session: Session, provider: Provider, message: str, now: datetime) -> None:
+    """Open it because our API key is another account's: no probe either, until a process starts with the right key."""
     provider_status = _lock_status(session, provider)
     _open_breaker(provider_status, "wrong_account", message, now)
     provider_status.probe_at = None
 
 
 def reset(session: Session, provider: Provider, now: datetime) -> None:
-    """A process found the key good at its start: whatever stopped the biller is over."""
+    """Close it: a process that starts found the key valid."""
     session.execute(
         update(ProviderStatus)
         .where(
@@ -145,7 +149,7 @@ def reset(session: Session, provider: Provider, now: datetime) -> None:
 
 
 def probe_now(session: Session, now: datetime) -> list[Provider]:
-    """A person's word: those that are stopped are tried at once, except with the key of another account."""
+    """An operator's retry: open breakers are probed now, except one that has the key of another account."""
     probed = session.scalars(
         update(ProviderStatus)
         .where(ProviderStatus.breaker_reason.in_(("unavailable", "misconfigured")))
@@ -157,7 +161,7 @@ def probe_now(session: Session, now: datetime) -> list[Provider]:
 
 
 def clear_backoffs(session: Session, provider: Provider, now: datetime) -> None:
-    """Organizations that wait because our settings were refused need not wait any longer."""
+    """End the backoff of the links that wait because our settings were rejected."""
     session.execute(
         update(BillingLink)
         .where(
@@ -172,7 +176,7 @@ def clear_backoffs(session: Session, provider: Provider, now: datetime) -> None:
 
 
 def free_capacity(session: Session, provider: Provider, capacity: int, now: datetime) -> int:
-    """How many links may be handed over: as many as are free, but one probe, or none, while the biller is stopped."""
+    """How many links may be dispatched: ``capacity``, but one probe or none while the circuit breaker is open."""
     provider_status = session.get_one(ProviderStatus, provider)
     if provider_status.breaker_reason is None:
         return capacity
@@ -180,7 +184,7 @@ def free_capacity(session: Session, provider: Provider, capacity: int, now: date
 
 
 def open_breakers(session: Session) -> dict[Provider, OpenBreaker]:
-    """The billers that are stopped."""
+    """The providers whose circuit breaker is open."""
     rows = {row.provider: row for row in session.scalars(select(ProviderStatus))}
     return {provider: breaker for provider in PROVIDERS if (breaker := open_breaker_of(rows[provider])) is not None}
 

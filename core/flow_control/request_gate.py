@@ -1,8 +1,8 @@
-"""A turn's way to a biller: a lane of this process, then a place in the quota, before each request.
+"""Request gate of a sync attempt: a concurrency slot, then a rate-limit permit, before each request.
 
-A turn that would have to wait gives its thread back (``NoPermitError``) before it has written or sent anything; one
-that has begun goes before others and waits a moment inside. A biller that answers slowly fills its own lanes only: the
-other threads of the process stay free for the other biller.
+An attempt that would have to wait returns its thread (``NoPermitError``) before it has written or sent anything. An
+attempt that has sent something goes before others and waits a moment inside. A slow provider fills only its own slots:
+the other threads of the process stay free for the other provider.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from core.flow_control.rate_limiter import Priority, RateLimiter, UnlimitedRateL
 from core.ports.errors import NoPermitError, ObjectThrottledError, ThrottledError
 from core.ports.spec import PROVIDERS, Provider
 
-# How much the latest turn counts in the mean length of turns, by which those who find the lanes full are spread.
+# The weight of the latest attempt in the mean duration. Callers that find all slots in use come back spread by it.
 EWMA_WEIGHT: Final = 0.2
-MIN_RETURN_SECONDS: Final = 0.5  # seconds
-MAX_RETURN_SECONDS: Final = 10.0  # seconds; the broker holds no longer waits (``links.MAX_QUEUE_DELAY_SECONDS``)
+MIN_RETURN_SECONDS: Final = 0.5
+MAX_RETURN_SECONDS: Final = 10.0  # messages wait no longer in the broker (``backoff.MAX_QUEUE_DELAY_SECONDS``)
 
 
 class ConcurrencySlots:
-    """As many turns of one process as may be at one biller at once. The others come back one after the other.
+    """Limits the simultaneous attempts of one process at one provider. The others come back one after the other.
 
-    Bulk work never has all of them, where there are two, and fresh work does not come back behind it.
+    Bulk work never has all slots if there are two or more, and interactive work does not come back behind it.
     """
 
     def __init__(self, size: int, now: Callable[[], float] = time.monotonic) -> None:
         self._size = size
         self._now = now
         self._used = 0
-        self._bulk_used = 0  # of those taken
+        self._bulk_used = 0  # of those in use
         self._mean_seconds = MIN_RETURN_SECONDS
         self._next_at = {False: 0.0, True: 0.0}  # by whether it is bulk work
         self._lock = threading.Lock()
 
     def acquire(self, *, bulk: bool = False) -> float | None:
-        """None: a lane is yours until you ``leave``. Else the seconds until one should be free for you."""
+        """None: the caller has a slot until it calls ``release``. Else the seconds until one should be free."""
         with self._lock:
             usable = max(1, self._size - 1) if bulk else self._size
             if self._used < self._size and not (bulk and self._bulk_used == usable):
@@ -47,7 +47,7 @@ class ConcurrencySlots:
                 self._bulk_used += bulk
                 return None
             now = self._now()
-            # Never further ahead than anybody is sent away: whoever comes back then is as early as those who come now.
+            # Capped, so that a caller that comes back is never behind one that comes now.
             self._next_at[bulk] = min(
                 max(self._next_at[bulk] + self._mean_seconds / usable, now + MIN_RETURN_SECONDS),
                 now + MAX_RETURN_SECONDS,
@@ -55,7 +55,7 @@ class ConcurrencySlots:
             return self._next_at[bulk] - now
 
     def release(self, seconds: float, *, bulk: bool = False) -> None:
-        """``seconds``: how long the lane was taken; ``bulk``: as it was entered."""
+        """``seconds``: how long the slot was in use. ``bulk``: as it was acquired."""
         with self._lock:
             self._used -= 1
             self._bulk_used -= bulk
@@ -64,7 +64,7 @@ class ConcurrencySlots:
 
 @dataclass(slots=True)
 class RequestGate:
-    """One turn's. ``urgency`` is what it begins with; whoever passed once is ``started``."""
+    """The gate of one attempt. ``priority`` is its first one; after the first request it is ``in_flight``."""
 
     rate_limiter: RateLimiter
     slots: ConcurrencySlots
@@ -77,27 +77,27 @@ class RequestGate:
     _is_reserved: bool = False
 
     def reserve(self, operation: str) -> None:
-        """Pass for the next request ahead of it, so that what must wait has written nothing about it."""
+        """Get the permit of the next request ahead of it, so that an attempt that must wait has written nothing yet."""
         self._acquire(operation)
         self._is_reserved = True
 
     def before_request(self, operation: str) -> None:
-        """Pass for a request that is sent now."""
+        """Get the permit of a request that is sent now."""
         if not (self._is_reserved and operation == self._operation):
             self._acquire(operation)
         self._is_reserved = False
 
     def record_throttle(self, error: ThrottledError) -> None:
-        """The biller says that the last request was one too many: everybody goes more slowly for a while.
+        """The provider throttled the last request: apply the throttle penalty.
 
-        Not where it speaks of one object: more slowly, that one's limit would be met all the same.
+        Not for a limit of one object, which slower requests would reach all the same.
         """
         if isinstance(error, ObjectThrottledError):
             return
         self.rate_limiter.penalize(self.provider, self._operation, error.code, error.retry_after or 0.0)
 
     def close(self) -> None:
-        """The turn is over."""
+        """The attempt has ended: release its slot."""
         if self._slot_acquired_at is not None:
             self.slots.release(time.monotonic() - self._slot_acquired_at, bulk=self._slot_is_bulk)
             self._slot_acquired_at = None
@@ -117,7 +117,7 @@ class RequestGate:
 
 
 class RequestGates:
-    """Of one process. ``threads``: how many it works with; a quarter of them is out of each biller's reach."""
+    """The gates of one process. ``threads``: its worker threads; one provider may use three quarters of them."""
 
     def __init__(self, rate_limiter: RateLimiter | None = None, threads: int = 8) -> None:
         self.rate_limiter: RateLimiter = rate_limiter or UnlimitedRateLimiter()

@@ -1,1 +1,1 @@
-"""What arrives from outside: events of other services and webhooks of the providers, stored once, then applied."""
+"""The inbox: service events and provider webhooks, each stored once and then handled."""

@@ -1,6 +1,6 @@
-"""What other services may send: one CloudEvents 1.0 object a message, its ``data`` checked field by field.
+"""Schemas of service events: the CloudEvents 1.0 envelope and one data model per event type.
 
-``(source, id)`` names it once and for ever; ``subject`` is the organization's id; ``time``, where given, orders the
+``(source, id)`` identifies a message permanently. ``subject`` is the organization's id. ``time``, if given, orders the
 messages of one source about one organization. The JSON Schemas in ``docs/schemas`` are generated from these models.
 """
 
@@ -24,12 +24,12 @@ BillingEmailField = Annotated[str, Field(max_length=512, pattern=r"^[^@\s,]+@[^@
 CurrencyField = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
-# NUL as json.dumps writes it, not the six characters of a text that merely says so.
+# NUL as json.dumps escapes it, but not a text that contains the six characters of that escape.
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class InvalidEventError(ValueError):
-    """The message cannot be taken; the text names the field and what it may be."""
+    """The message is invalid. The text names the field and what it may be."""
 
 
 class ServiceEventData(BaseModel):
@@ -93,7 +93,7 @@ def _in_utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
     except OverflowError:
-        message = "must lie between the years 1 and 9999 in UTC"
+        message = "must be between the years 1 and 9999 in UTC"
         raise ValueError(message) from None
 
 
@@ -117,7 +117,7 @@ class ServiceEventMessage(BaseModel):
 
 
 def parse(raw: object) -> tuple[ServiceEventMessage, ChangeType, ServiceEventData]:
-    """The checked message. Raises ``InvalidEventError``."""
+    """The message, its type and its data, checked. Raises ``InvalidEventError``."""
     if not isinstance(raw, dict):
         message = f"the message must be one JSON object in CloudEvents 1.0 form; got {type(raw).__name__}"
         raise InvalidEventError(message)
@@ -138,15 +138,15 @@ def parse(raw: object) -> tuple[ServiceEventMessage, ChangeType, ServiceEventDat
 
 
 def storage_problem(value: object) -> str | None:
-    """Why this cannot be kept in a JSON column, or ``None``: too large, too deep, or not what both databases take."""
+    """Why this cannot be stored in a JSON column, or ``None``: too large, too deep, or not valid in both databases."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return "the message must be plain JSON: texts, finite numbers, lists and objects that are not nested too deep"
+        return "the message must be plain JSON: strings, finite numbers, lists and objects, not nested too deeply"
     if len(text) > MAX_SERVICE_EVENT_BYTES:
-        return f"the message has {len(text)} bytes; at most {MAX_SERVICE_EVENT_BYTES} are taken"
+        return f"the message has {len(text)} bytes; at most {MAX_SERVICE_EVENT_BYTES} are accepted"
     if _NUL.search(text) or not _is_utf8(json.dumps(value, ensure_ascii=False)):
-        return "the message holds a character that is no text: NUL, or half of a surrogate pair"
+        return "the message contains a character that cannot be stored: NUL or an unpaired surrogate"
     return None
 
 
@@ -159,7 +159,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _error_text(error: ValidationError, prefix: tuple[str, ...]) -> str:
-    """Every bad field with what it wants; what was given is not repeated, it may be a person's name or address."""
+    """Each invalid field with what is expected. The value is not repeated: it may be a user's name or address."""
     parts = [
         f"{'.'.join((*prefix, *map(_safe_field_name, part['loc'])))}: {part['msg']}"
         for part in error.errors(include_input=False)
@@ -168,5 +168,5 @@ def _error_text(error: ValidationError, prefix: tuple[str, ...]) -> str:
 
 
 def _safe_field_name(part: str | int) -> str:
-    """A field's name, unless it is one that the sender made up: that may hold anything."""
-    return str(part) if re.fullmatch(r"[A-Za-z0-9_]{1,40}", str(part)) else "(a field that is not known)"
+    """The field's name, unless the sender invented one, which may contain anything."""
+    return str(part) if re.fullmatch(r"[A-Za-z0-9_]{1,40}", str(part)) else "(an unknown field)"

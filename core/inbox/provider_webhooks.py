@@ -1,8 +1,8 @@
-"""Webhooks of the billers: each stored once, then counted on the link that it is about, which looks there in a turn.
+"""Inbox of provider webhooks: each is stored once, and then requests a remote check of the link that it is about.
 
-A hint says where to look and never how things are: what it claims is not kept, its time is not compared. So one that
-comes twice, late, out of order or not at all does no harm. The API that stores it needs no broker: the relay finds the
-row within moments, as it finds events, and has it handled in the queue; what it missed, the sweep handles.
+A webhook says what to check, never what the state is: the state in it is not stored and its time is not compared. So
+a webhook that is repeated, late, out of order or lost does no harm. The API that stores it needs no broker: the relay
+finds the row within moments, as it finds events, and has it processed in the queue. The sweep processes what it missed.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from core.organizations.links import SWEEP_GRACE
 from core.ports.spec import PROVIDERS, Provider
 
 PROVIDER_WEBHOOK_RETENTION: Final = timedelta(days=30)
-"""Longer than any biller sends one again: Stripe for three days, Lago by hand for as long as it shows it."""
-# One that was handed to the broker and not handled: the broker lost it, or its worker died.
+"""Longer than any provider sends one again: Stripe for three days, Lago by hand for as long as it shows it."""
+# For one that was dispatched and not processed by then: the broker lost the message, or its worker died.
 WEBHOOK_REDISPATCH_AFTER: Final = timedelta(seconds=15)
 PROVIDER_WEBHOOK_BATCH_SIZE: Final = 200
-WEBHOOK_IS_STORED: Final = (
-    "state = 'stored'"  # written out: SQLite uses a partial index only where it reads its condition
-)
+# A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
+WEBHOOK_IS_STORED: Final = "state = 'stored'"
 
 
 class BadSignatureError(Exception):
-    """Not signed by the biller, signed too long ago, or changed since."""
+    """Not signed by the provider, signed too long ago, or changed since."""
 
 
 class MalformedWebhookError(Exception):
-    """Signed, and not what the biller documents."""
+    """The signature is valid, but the body is not what the provider documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedWebhook:
-    """What is kept of a webhook: ids and words of the biller's own. ``concern`` None: it is of no interest here.
+    """What is stored of a webhook: the provider's own ids and codes. ``effect`` is None for a type that is not used.
 
-    ``org_id``: where it names an organization of ours. ``ours``: a request of our own caused it.
+    ``org_id``: the organization of ours that it names. ``caused_by_us``: one of our own requests caused it.
     """
 
     provider: Provider
@@ -66,7 +65,7 @@ class ParsedWebhook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResult:
-    """``repeated``: it was there already, with this state."""
+    """``repeated``: it was stored before, and has this state."""
 
     state: ProviderWebhookState
     reason: str | None
@@ -74,7 +73,7 @@ class StoredResult:
 
 
 class LinkRef(NamedTuple):
-    """The link that a hint is about."""
+    """The link that a webhook is about."""
 
     provider: Provider
     org_id: str
@@ -86,7 +85,7 @@ class _WebhookKey(NamedTuple):
 
 
 def store(session: Session, webhook: ParsedWebhook, now: datetime) -> StoredResult:
-    """Store it, and ring for the relay when that commits. One of another account or mode is refused, and seen so."""
+    """Store it, and notify the relay on commit. One of another account or mode is stored as rejected."""
     state, reason = _initial_state(session, webhook)
     values = {
         "provider": webhook.provider,
@@ -115,7 +114,7 @@ def store(session: Session, webhook: ParsedWebhook, now: datetime) -> StoredResu
 
 
 def any_due(session: Session, now: datetime) -> bool:
-    """A cheap look that takes no lock."""
+    """Whether a webhook is due. A cheap read that takes no lock."""
     return (
         session.scalar(
             select(ProviderWebhook.id).where(text(WEBHOOK_IS_STORED), ProviderWebhook.due_at <= now).limit(1)
@@ -129,14 +128,14 @@ def any_old(session: Session, now: datetime) -> bool:
 
 
 def dispatch(session: Session, now: datetime) -> int:
-    """How many somebody must be told of; they are not due again for a while."""
+    """The number of webhooks to process now. They are due again after ``WEBHOOK_REDISPATCH_AFTER``."""
     due = (
         select(ProviderWebhook.provider, ProviderWebhook.id)
         .where(text(WEBHOOK_IS_STORED), ProviderWebhook.due_at <= now)
         .order_by(ProviderWebhook.due_at)
         .limit(PROVIDER_WEBHOOK_BATCH_SIZE)
         .with_for_update(skip_locked=True)
-        # A subquery may be run again for every row and lock more than the limit; this runs once.
+        # A CTE runs once. A subquery may run again for each row and lock more rows than the limit.
         .cte("due")
     )
     dispatched = session.execute(
@@ -150,9 +149,9 @@ def dispatch(session: Session, now: datetime) -> int:
 
 
 def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> tuple[int, list[LinkRef]]:
-    """Handle what is stored, oldest first, one organization after the other.
+    """Process the stored webhooks, oldest first, one organization after the other.
 
-    Returns how many there were, and the links that have to look now: each once, however many hints were about it.
+    Returns their number, and each link that needs a remote check now, once however many webhooks were about it.
     """
     with database.read() as session:
         query = (
@@ -166,7 +165,7 @@ def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATC
     unmatched = [webhook for webhook in webhooks if _key(webhook) not in links]
     if unmatched:
         with database.write() as session:
-            _close(session, unmatched, "ignored", "it is about no customer of ours")
+            _close(session, unmatched, "ignored", "not about one of our customers")
     by_link: dict[LinkRef, list[ProviderWebhook]] = {}
     for webhook in webhooks:
         if (link := links.get(_key(webhook))) is not None:
@@ -180,7 +179,7 @@ def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATC
 
 
 def delete_old(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> int:
-    """Forget those that are done with and that no biller sends again."""
+    """Delete webhooks that are processed and that no provider sends again."""
     with database.write() as session:
         expired = (
             select(ProviderWebhook.provider, ProviderWebhook.id)
@@ -208,23 +207,21 @@ def _initial_state(session: Session, webhook: ParsedWebhook) -> tuple[ProviderWe
         None not in {webhook.account_id, provider_status.account_id}
         and webhook.account_id != provider_status.account_id
     ):
-        return (
-            "rejected",
-            f"it is of the account {webhook.account_id}, this database belongs to {provider_status.account_id}",
-        )
+        theirs, ours = webhook.account_id, provider_status.account_id
+        return "rejected", f"it is from account {theirs}, but this database belongs to account {ours}"
     if None not in {webhook.livemode, provider_status.livemode} and webhook.livemode != provider_status.livemode:
         mode = {True: "live mode", False: "test mode"}
         webhook_mode, own_mode = mode[bool(webhook.livemode)], mode[bool(provider_status.livemode)]
-        return "rejected", f"it is of {webhook_mode}, this database belongs to {own_mode}"
+        return "rejected", f"it is from {webhook_mode}, but this database belongs to {own_mode}"
     if webhook.effect is None:
-        return "ignored", "nothing is looked after for this type"
+        return "ignored", "events of this type are not used"
     if webhook.caused_by_us:
-        return "ignored", "our own request caused it"
+        return "ignored", "caused by our own request"
     return "stored", None
 
 
 def _find_links(session: Session, webhooks: Collection[ProviderWebhook]) -> dict[_WebhookKey, LinkRef]:
-    """By the customer; by the organization that it names where the link has not heard of its customer yet."""
+    """By the customer id, or by the organization that the webhook names while the link has no customer id yet."""
     links: dict[_WebhookKey, LinkRef] = {}
     for provider in PROVIDERS:
         of_provider = [webhook for webhook in webhooks if webhook.provider == provider]
@@ -249,7 +246,10 @@ def _find_links(session: Session, webhooks: Collection[ProviderWebhook]) -> dict
 
 
 def _request_check(session: Session, ref: LinkRef, webhooks: Collection[ProviderWebhook], now: datetime) -> bool:
-    """Whether the link must look now. Under the organization's lock: others may have handled some meanwhile."""
+    """Whether the link needs a remote check now.
+
+    Reads the webhooks again under the organization's lock, because another process may have processed some meanwhile.
+    """
     organization = commands.lock(session, ref.org_id)
     stored = session.scalars(
         select(ProviderWebhook)
@@ -257,19 +257,21 @@ def _request_check(session: Session, ref: LinkRef, webhooks: Collection[Provider
             tuple_(ProviderWebhook.provider, ProviderWebhook.id).in_([_key(webhook) for webhook in webhooks]),
             text(WEBHOOK_IS_STORED),
         )
-        .order_by(ProviderWebhook.received_at)  # of a payer the later word counts
+        .order_by(ProviderWebhook.received_at)  # the last webhook about a payer decides
     ).all()
     link = session.get_one(BillingLink, (ref.org_id, ref.provider))
     if organization is None or organization.status == "deleted":
-        _close(session, stored, "ignored", "the organization is deleted: nothing of it is looked after")
+        _close(session, stored, "ignored", "the organization is deleted")
         return False
     redundant = [webhook for webhook in stored if _is_redundant(webhook, link)]
-    _close(session, redundant, "ignored", "it is what this link knows of its subscription")
+    _close(session, redundant, "ignored", "nothing new: the link already has this state of its subscription")
     relevant = [webhook for webhook in stored if webhook not in redundant]
     if not relevant:
         return False
     waiting_reason = (
-        "it is looked at when its link, which waits for a person, goes on" if link.state != "active" else None
+        "the link is parked or on hold; the provider is checked when the link is retried"
+        if link.state != "active"
+        else None
     )
     _close(session, relevant, "handled", waiting_reason)
     session.execute(
@@ -284,14 +286,14 @@ def _request_check(session: Session, ref: LinkRef, webhooks: Collection[Provider
 
 
 def _is_redundant(webhook: ProviderWebhook, link: BillingLink) -> bool:
-    """That the one we hold began, which we made; or that another one ended, ours before an upgrade above all."""
+    """Our current subscription started, which we created; or another one ended, usually ours before an upgrade."""
     if webhook.effect == "started":
         return webhook.object_id is not None and webhook.object_id == link.subscription_id
     return webhook.effect == "ended" and webhook.object_id != link.subscription_id
 
 
 def _link_changes(link: BillingLink, webhooks: Iterable[ProviderWebhook], now: datetime) -> dict[str, Any]:
-    """What is told of a payment is shown once a look has seen it; of a payer that is not taken nobody can be asked."""
+    """A failed payment is stored only by the remote check. A rejected payer is stored here: it cannot be read later."""
     has_work = literal_column(f"({LINK_HAS_WORK})", Boolean)
     values: dict[str, Any] = {
         "checks_requested": BillingLink.checks_requested + 1,
@@ -328,7 +330,7 @@ def _key(webhook: ProviderWebhook) -> _WebhookKey:
 
 
 def count_by_state(session: Session) -> Mapping[ProviderWebhookState, int]:
-    """How many there are in each state."""
+    """The number of webhooks in each state."""
     return {
         row[0]: row[1]
         for row in session.execute(select(ProviderWebhook.state, func.count()).group_by(ProviderWebhook.state))

@@ -1,1 +1,1 @@
-"""Make one billing link match its organization: lease, read, compare, call, write back."""
+"""Makes one billing link match its organization: lease, read, compare, call, write back."""

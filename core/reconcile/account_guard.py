@@ -1,8 +1,8 @@
-"""Whose account each biller's key belongs to: kept at first use, and nothing is sent with a key of another one.
+"""Pins each provider's account on first use and refuses API keys of another account.
 
 Ids mean nothing in another account or mode, and a copy of production data must not be able to write where the original
-does (money.md 17). A process asks once, at its start. A biller that cannot be asked then is asked before the first
-write; its being away stops nobody from starting.
+does (money.md 17). A process reads the account once, when it starts. A provider that is down then does not keep the
+process from starting: its account is read before the first write.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ _ACCOUNT_TERM: Final[dict[Provider, str]] = {"stripe": "account", "lago": "organ
 
 
 class WrongAccountError(MisconfiguredError):
-    """The key belongs to another account or mode than this database. The message names both, and four digits of it."""
+    """The API key belongs to another account or mode than this database.
+
+    The message names both accounts and the last four characters of the key.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountGuard:
-    """What one process knows of its keys; threads share it."""
+    """The accounts of one process's API keys, shared by its threads."""
 
     database: Database
     providers: Mapping[Provider, BillingProvider]
@@ -42,14 +45,13 @@ class AccountGuard:
     _accounts: dict[Provider, Account] = field(default_factory=dict)
 
     def confirm(self) -> list[ProviderError]:
-        """Ask both billers; returns why one could not be asked. Raises ``WrongAccountError``."""
+        """Read the account of each provider's key. Returns why one could not be read. Raises ``WrongAccountError``."""
         return [error for provider in self.providers if (error := self._confirm_one(provider)) is not None]
 
     def start(self) -> list[ProviderError]:
-        """``confirm`` for a process that does the work from now on.
+        """``confirm`` for a process that reconciles from now on.
 
-        A key that is found good ends whatever stopped its biller; one that is refused stops it before any organization
-        meets that.
+        A valid key closes the provider's circuit breaker. A rejected key opens it before any organization is tried.
         """
         errors: list[ProviderError] = []
         for provider in self.providers:
@@ -64,15 +66,15 @@ class AccountGuard:
         return errors
 
     def fetch(self, provider: Provider) -> Account:
-        """Whose key this is now. Raises ``WrongAccountError``, and what the biller raises."""
+        """Read and store the account of the key. Raises ``WrongAccountError``, and what the provider raises."""
         account = self.providers[provider].fetch_account()
         self._store(provider, account)
         return account
 
     def verify(self, attempt: SyncAttempt) -> Account:
-        """The account that this turn may write to. Asks the biller only if this process could not ask it before.
+        """The account that this attempt may write to. Calls the provider only if this process has not read it yet.
 
-        Raises ``WrongAccountError``, ``RejectedError`` for ids of another account, and what the biller raises.
+        Raises ``WrongAccountError``, ``RejectedError`` for ids of another account, and what the provider raises.
         """
         provider = attempt.provider
         account = self._accounts.get(provider)
@@ -83,10 +85,9 @@ class AccountGuard:
             raise _wrong_account_error(provider, attempt.provider_status, account)
         if attempt.link.account_id not in {None, account.id}:
             message = (
-                f"the ids of {attempt.organization.id} belong to the {_ACCOUNT_TERM[provider]} "
-                f"{attempt.link.account_id}, "
-                f"the key to {account.id}; give it the ids that it has there with `billing-sync "
-                "set-customer-id`, then retry"
+                f"the customer id of {attempt.organization.id} belongs to the {_ACCOUNT_TERM[provider]} "
+                f"{attempt.link.account_id}, but the API key belongs to {account.id}: set the id of the customer in "
+                f"{account.id} with `billing-sync set-customer-id {attempt.organization.id} --{provider} …`"
             )
             raise RejectedError(provider, message, "wrong_account")
         return account
@@ -103,18 +104,18 @@ class AccountGuard:
         try:
             return self.providers[provider].fetch_account()
         except ParkedError as error:
-            # No organization's fault, and nothing that a change of its data could mend.
+            # No organization caused this, and a change of its data cannot fix it.
             raise MisconfiguredError(provider, error.message, error.code, error.request_id) from error
 
     def _reset_breaker(self, provider: Provider) -> None:
-        # Two transactions: turns take the link's row first and the biller's after it.
+        # Two transactions, because attempts lock the link's row first and the provider's row after it.
         with self.database.write() as session:
             circuit_breaker.reset(session, provider, self.clock())
         with self.database.write() as session:
             circuit_breaker.clear_backoffs(session, provider, self.clock())
 
     def _store(self, provider: Provider, account: Account) -> None:
-        """Store it where none is stored, or where nothing was made in the one that is."""
+        """Store the account if none is stored, or if nothing of ours exists in the stored one."""
         with self.database.write() as session:
             provider_status = session.get_one(ProviderStatus, provider, with_for_update=True)
             if provider_status.account_id is None or (
@@ -134,7 +135,7 @@ def _is_other_account(provider_status: ProviderStatus, account: Account) -> bool
 
 
 def _has_links(session: Session, provider: Provider) -> bool:
-    """Whether anything of ours is there, or may be."""
+    """Whether anything of ours exists at the provider, or may exist."""
     links = select(BillingLink.org_id).where(BillingLink.provider == provider).limit(1)
     with_customer, with_intent = (
         links.where(BillingLink.customer_id.is_not(None)),
@@ -144,12 +145,11 @@ def _has_links(session: Session, provider: Provider) -> bool:
 
 
 def _wrong_account_error(provider: Provider, provider_status: ProviderStatus, account: Account) -> WrongAccountError:
+    pinned = _describe_account(provider, provider_status.account_id, provider_status.livemode)
     message = (
-        "this database belongs to "
-        f"{_describe_account(provider, provider_status.account_id, provider_status.livemode)}, but the "
-        f"key{account.key_suffix} "
-        f"in {_API_KEY_SETTING[provider]} is of {_describe_account(provider, account.id, account.livemode)}: "
-        "set a key of the former, or use another database"
+        f"this database belongs to {pinned}, but the API key{account.key_suffix} in {_API_KEY_SETTING[provider]} "
+        f"belongs to {_describe_account(provider, account.id, account.livemode)}: "
+        f"set a key of {pinned}, or use another database"
     )
     return WrongAccountError(provider, message, "wrong_account")
 

@@ -1,8 +1,7 @@
-"""A turn at a link: one worker's, fenced by its token, for as long as its lease; implements
-``gateways.AttemptContext``.
+"""One sync attempt at a billing link: leased, fenced, with write-ahead intents.
 
-The lease is a row and always ends. What a turn sets out to do is written before it is sent, and what was made before
-the next call. Whoever comes back after its lease was taken changes nothing.
+The lease is stored in the link's row and always ends. An intent is written before its request is sent, and a result
+before the next request. A worker whose lease was taken over changes nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from core.common.clock import Clock
 from core.common.json_types import Json
 from core.compare.desired_state import refuse_double_charging
+from core.db import leases
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
@@ -46,18 +46,18 @@ from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subs
 from core.ports.spec import Account, LastKnown, Provider
 
 LINK_LEASE = timedelta(seconds=45)
-# The longest one call to a biller can take, blips bridged: 10 s deadline, 3 tries within 3 s, and some air.
+# The longest that one call to a provider can take: 10 s deadline, 3 inline tries within 3 s, and a margin.
 MAX_CALL_DURATION = timedelta(seconds=20)
 
 UNKNOWN = ""
-"""``customer_fingerprint`` or ``applied_plan`` of ours that was told something whose outcome is not known."""
+"""Value of ``customer_fingerprint`` or ``applied_plan`` while the outcome of the last write to it is not known."""
 
 
 @dataclass(slots=True)
 class SyncAttempt:
-    """One worker's turn at one link; implements ``gateways.AttemptContext``. ``calls`` counts the requests it allowed.
+    """One worker's attempt at one link; implements ``AttemptContext``. ``request_count``: the requests allowed so far.
 
-    ``probing``: the biller is stopped, and this turn alone tries whether it answers again.
+    ``is_breaker_probe``: the provider's circuit breaker is open, and only this attempt tries whether it responds again.
     """
 
     database: Database
@@ -74,13 +74,13 @@ class SyncAttempt:
     intent: Intent | None
     request_count: int = field(default=0)
     account: Account | None = None
-    """Whose key this turn sends with; its ids are kept with that."""
+    """The account of the API key that this attempt uses; it is stored with the ids."""
     gate: RequestGate | None = None
-    """The way to the biller; ``None``: nothing limits it."""
+    """What every request passes; ``None``: requests are not limited."""
 
     @property
     def links(self) -> Mapping[Provider, BillingLink]:
-        """Both of the organization, as this turn knows them."""
+        """Both links of the organization, as this attempt read them."""
         other_provider: Provider = "lago" if self.provider == "stripe" else "stripe"
         return {self.provider: self.link, other_provider: self.other_link}
 
@@ -107,7 +107,7 @@ class SyncAttempt:
         )
 
     def _maybe_lost_in_restore(self) -> bool:
-        """A link is worked on within moments; one that was not for so long may be what a backup held of it."""
+        """A link is reconciled soon after it is created. A link that never was may come from a restored backup."""
         created_at = self.link.created_at or self.organization.created_at
         return self.link.customer_id is None and self.clock() - created_at > IDEMPOTENCY_KEY_SAFE_FOR
 
@@ -151,9 +151,9 @@ class SyncAttempt:
         return resent
 
     def mark_customer_unknown(self, payer_id: str | None) -> None:
-        """Before the customer is told anything: after a crash or a lost answer, what it was told last is not known.
+        """Call before the customer is written: after a crash or a lost response, its state is not known.
 
-        A payer that Lago is about to be told counts as charged from here on, so that Stripe cannot begin to charge.
+        A payer that is about to be sent to Lago counts as charged from now on, so that Stripe cannot start to charge.
         """
         values: dict[str, Any] = {}
         if self.link.customer_fingerprint:
@@ -165,7 +165,7 @@ class SyncAttempt:
             self._write(values, may_charge=may_charge)
 
     def mark_plan_unknown(self, next_plan_code: str | None) -> None:
-        """Before the subscription is told anything, for the same reason; ``next_plan_code`` may wait there then."""
+        """Call before the subscription is written, for the same reason. ``next_plan_code`` may be scheduled then."""
         values: dict[str, Any] = {}
         if self.link.applied_plan:
             values["applied_plan"] = None
@@ -175,11 +175,14 @@ class SyncAttempt:
             self._write(values)
 
     def mark_plan_ending(self) -> None:
-        """Before the subscription is ended: after a crash or a lost answer, one found ended there ended by us."""
+        """Call before the subscription is ended.
+
+        After a crash or a lost response, a subscription that is found ended was then ended by us.
+        """
         self._write({"applied_plan": UNKNOWN})
 
     def save_customer(self, result: ApplyResult) -> None:
-        """Store what was made before going on: a crash in the next call must find it, and whom Lago charges."""
+        """Store the customer and the payer before the next call, so that a crash in that call does not lose them."""
         values = _customer_values(self, result)
         if values:
             self._write(values)
@@ -190,14 +193,15 @@ class SyncAttempt:
             )
 
     def invalidate_plan(self) -> None:
-        """The subscription is read before anything is believed of it again."""
+        """Invalidate the last-known plan: the subscription is read before the next write to it."""
         self._write({"applied_plan": None})
         self.link.applied_plan = None
 
     def mark_remote_changed(self) -> None:
-        """A look found something else there than was made: nothing counts as applied any more.
+        """A remote check found that the provider was changed: nothing counts as applied any more.
 
-        What the plan was is kept: another change here would make it again there on nobody's word.
+        The applied plan stays stored. Without it, any other change of the organization would write the plan again,
+        although nobody asked for that.
         """
         self._write(
             {
@@ -207,7 +211,10 @@ class SyncAttempt:
         )
 
     def _write(self, values: dict[str, Any], *, may_charge: bool = False) -> None:
-        """``charges``: after this, this biller may charge; refused, under the organization's lock, if the other may."""
+        """``may_charge``: from now on this provider may charge.
+
+        This is refused if the other provider may charge; the organization is locked for that.
+        """
         lease_until = self.clock() + LINK_LEASE
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
@@ -219,7 +226,7 @@ class SyncAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyResult:
-    """What a turn made there, as the biller answered; the parts that are None were left alone."""
+    """What an attempt did at the provider, by the provider's responses. A part that is None was left alone."""
 
     customer: Customer | None = None
     customer_fingerprint: str | None = None
@@ -229,10 +236,10 @@ class ApplyResult:
 
 
 class FencedRow(NamedTuple):
-    """The link after a write of its own turn, its hints, and how often its biller failed in a row by now.
+    """The link after a write of its own attempt, its requested checks, and the provider's consecutive failures.
 
-    ``completes_version``: with this write both billers hold the turn's version, and that was said of no such version
-    yet.
+    ``completes_version``: with this write both providers have the attempt's version, and no ``organization.synced`` was
+    recorded for this or a later version yet.
     """
 
     state: str
@@ -244,13 +251,14 @@ class FencedRow(NamedTuple):
 
 @contextmanager
 def unique_customer_ids(attempt: SyncAttempt) -> Iterator[None]:
-    """A customer id that another organization's link holds is a person's to sort out, not a crash for ever."""
+    """Turn a duplicate customer id (unique violation) into a parked link instead of an endless crash loop."""
     try:
         yield
     except IntegrityError as error:
         message = (
-            f"the customer of {attempt.organization.id} there is the one that another organization's link names; "
-            "give that one its own with `billing-sync set-customer-id`, then retry"
+            f"the customer id of {attempt.organization.id} at {attempt.provider} is already used by another "
+            "organization's link: give that organization its own customer id with `billing-sync set-customer-id`, then "
+            f"run `billing-sync retry {attempt.organization.id}`"
         )
         raise RejectedError(attempt.provider, message, "customer_id_in_use") from error
 
@@ -258,9 +266,9 @@ def unique_customer_ids(attempt: SyncAttempt) -> Iterator[None]:
 def fenced_update(
     session: Session, attempt: SyncAttempt, values: dict[str, Any], *, is_completion: bool = False
 ) -> FencedRow:
-    """Write to the link if it is still this turn's and nobody changed what the turn believes of it.
+    """Write to the link only while this attempt has its lease and its generation. Raises ``LeaseLostError``.
 
-    ``ends``: it is the write that ends a turn in which all was done, under the organization's lock.
+    ``is_completion``: this write completes the attempt; the caller has locked the organization.
     """
     expressions = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
     plain_values = {name: value for name, value in values.items() if name not in expressions}
@@ -283,7 +291,8 @@ def fenced_update(
         .one_or_none()
     )
     if row is None:
-        message = f"{attempt.organization.id} at {attempt.provider} was taken over by another worker or a person"
+        link = f"{attempt.organization.id} at {attempt.provider}"
+        message = f"the lease of {link} was taken over by another worker or an operator"
         raise LeaseLostError(message)
     return FencedRow(*row)
 
@@ -292,7 +301,7 @@ def fenced_update(
 def _fenced_statement(
     columns_to_write: frozenset[str], *, is_completion: bool
 ) -> ReturningUpdate[str, datetime | None, int, int, bool]:
-    """The statement that writes these columns: to build one costs more than to send it, and there are few."""
+    """The statement that writes these columns. It is cached, because building one costs more than sending it."""
     org_id, provider = bindparam("this_org", type_=String()), bindparam("this_provider", type_=String())
     columns = BillingLink.__table__.c
     return (
@@ -300,7 +309,7 @@ def _fenced_statement(
         .where(
             BillingLink.org_id == org_id,
             BillingLink.provider == provider,
-            BillingLink.lease_token == bindparam("this_token"),
+            leases.is_mine(BillingLink, bindparam("this_token")),
             BillingLink.generation == bindparam("this_generation"),
         )
         .values({name: bindparam(f"new_{name}", type_=columns[name].type) for name in sorted(columns_to_write)})
@@ -316,7 +325,7 @@ def _fenced_statement(
 
 
 def _both_reach_version(org_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """What was said last is read from the events themselves: a round that repeats an old version says nothing new."""
+    """The last reported version is read from the events, so an attempt that repeats an old version reports nothing."""
     version = bindparam("this_version", type_=BigInteger())
     other_link = aliased(BillingLink)
     other_is_synced = exists().where(
@@ -325,14 +334,14 @@ def _both_reach_version(org_id: ColumnElement[str]) -> ColumnElement[bool]:
         other_link.applied_version == version,
         other_link.intent.is_(None),
     )
-    last_announced = (
+    last_reported = (
         select(Event.data["version"].as_integer())
         .where(Event.org_id == org_id, Event.type == "organization.synced")
         .order_by(Event.seq.desc())
         .limit(1)
         .scalar_subquery()
     )
-    return case((other_is_synced, func.coalesce(last_announced, 0) < version), else_=false())
+    return case((other_is_synced, func.coalesce(last_reported, 0) < version), else_=false())
 
 
 def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
@@ -364,7 +373,7 @@ def _customer_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any
 
 
 def payer_of(result: ApplyResult) -> str | None:
-    """Whom Lago charges: whom it was told, or whom it shows where it was told nobody."""
+    """The payer that Lago charges: the one that was sent, or else the one that Lago returned."""
     return result.payer_id or (result.customer.payer_id if result.customer else None)
 
 

@@ -1,4 +1,4 @@
-"""When a link is tried again after an error, and how long it rests after calls: every delay of the reconciler."""
+"""Retry delays and cooldowns of a link, and their limits."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from core.ports.errors import (
     ThrottledError,
 )
 
-# After a round with calls: what changes within it is taken along by one more, so a burst costs two rounds.
+# After an attempt that made calls. All changes within this time are sent by one more attempt, so a burst costs two.
 LINK_COOLDOWN = timedelta(seconds=2)
-# After one whose organization moved on while it ran: a burst is under way, and its end is waited for a little longer.
+# After an attempt during which the organization changed: more changes are likely, so the pause is longer.
 BURST_COOLDOWN = timedelta(seconds=5)
 
-# Seconds. A wait that is longer is the row's and the sweep's: on Redis a message with a countdown lies in a worker's
-# memory until then, so what one holds is what it can handle within so many seconds. Long enough for a rest, a place in
-# a quota's line and the first retries; short of a wait for a payer or for a person's new key.
+# A longer delay is left to the sweep: with Redis a delayed message stays in a worker's memory until it is due, so this
+# limits how many a worker holds. It is long enough for a cooldown, a reservation of the rate limiter and the first
+# retries, and shorter than a wait for a payer or for a new API key.
 MAX_QUEUE_DELAY_SECONDS = 15.0
-MAX_BACKOFF_SECONDS = 900.0  # seconds
-MISCONFIGURED_BACKOFF_SECONDS = 60.0  # seconds; every organization fails alike until a person has changed a setting
-# Seconds; doubled by each. What one object may see Stripe counts by the minute, the hour and the day (stripe.md 3).
+MAX_BACKOFF_SECONDS = 900.0
+MISCONFIGURED_BACKOFF_SECONDS = 60.0  # every organization fails in the same way until an operator changes a setting
+# Doubled by each failure. Stripe limits the requests to one object by the minute, the hour and the day (stripe.md 3).
 OBJECT_THROTTLE_BACKOFF_SECONDS = 60.0
 
 Jitter = Callable[[float, float], float]
 
 
 def retry_delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform) -> float:
-    """Seconds to wait: the biller's wish if it named one, else full jitter over 2, 4, 8 … up to ``LONGEST_WAIT``."""
+    """Seconds to wait: what the provider asked for, or else full jitter over 2, 4, 8 … ``MAX_BACKOFF_SECONDS``."""
     ceiling = min(MAX_BACKOFF_SECONDS, 2.0 ** min(attempts, 16))
     wait = max(0.2, jitter(0.0, ceiling))
     match error:

@@ -1,9 +1,10 @@
-"""What makes a link reconcile again without a change of its organization: a check, a retry, a repair."""
+"""Commands that make a link reconcile again although its organization did not change: retry and invalidate."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, case, or_, update
+from sqlalchemy import ColumnElement, and_, case, update
 
+from core.db import leases
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
@@ -14,7 +15,7 @@ from core.reconcile.attempt import UNKNOWN
 
 
 def invalidate_plans(change: ChangeContext, organization: Organization, *conditions: ColumnElement[bool]) -> None:
-    """Nothing is believed of the subscriptions any more: the next round reads them at the billers."""
+    """Invalidate the last-known plans: the next attempt reads the subscriptions at both providers."""
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == organization.id, BillingLink.applied_plan != UNKNOWN, *conditions)
@@ -25,7 +26,10 @@ def invalidate_plans(change: ChangeContext, organization: Organization, *conditi
 
 
 def retry(change: ChangeContext, organization: Organization) -> None:
-    """A person's word: whatever parked or waits is tried now, and everything is read or made again."""
+    """An operator's retry: both links are tried now, also if they are parked, on hold or waiting.
+
+    Everything is read or written again.
+    """
     may_have_unknown_subscription = and_(
         BillingLink.provider == "lago",
         BillingLink.subscription_id.is_(None),
@@ -36,10 +40,10 @@ def retry(change: ChangeContext, organization: Organization) -> None:
         .where(BillingLink.org_id == organization.id)
         .values(
             state=case((BillingLink.state == "on_hold", "active"), else_=BillingLink.state),
-            # Lago may hold a subscription that was never heard of; the customer stays ours, so that it can be ended.
+            # Lago may have a subscription whose create was never answered. The customer stays ours, so it can be ended.
             customer_fingerprint=case((may_have_unknown_subscription, UNKNOWN), else_=None),
             cooldown_until=None,
-            # Nobody can be asked for a payer that was refused; the person has seen it.
+            # No provider can be asked whether a payer is still rejected; the operator has seen that it was.
             payment_status=case(
                 (BillingLink.payment_status == "payer_rejected", None), else_=BillingLink.payment_status
             ),
@@ -50,7 +54,10 @@ def retry(change: ChangeContext, organization: Organization) -> None:
 
 
 def invalidate(change: ChangeContext, org_id: str, provider: Provider, *, customer: bool, plan: bool) -> bool:
-    """One link's round makes or reads these again; nothing changes for the other biller. Only while it is in sync."""
+    """Make one link's next attempt write or read its customer or plan again. The other link does not change.
+
+    Returns False, and changes nothing, if the link is not in sync.
+    """
     values: dict[str, object] = {"customer_fingerprint": UNKNOWN} if customer else {}
     values |= {"applied_plan": None} if plan else {}
     invalidated = change.session.execute(
@@ -61,7 +68,7 @@ def invalidate(change: ChangeContext, org_id: str, provider: Provider, *, custom
             BillingLink.state == "active",
             BillingLink.applied_version == BillingLink.desired_version,
             BillingLink.intent.is_(None),
-            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < change.now),
+            leases.is_free(BillingLink, change.now),
         )
         .values(applied_version=BillingLink.desired_version - 1, next_sweep_at=change.now + SWEEP_GRACE, **values)
         .returning(BillingLink.org_id)

@@ -1,35 +1,38 @@
-"""What is due: links that are behind and were not heard of, and downgrades whose day has come.
+"""Links and scheduled downgrades that are due.
 
-The sweep needs nothing but these rows: with the broker wiped, workers killed or the database restored, it alone brings
-everything home. A link handed over is not handed over again for a while, so a long queue is not filled with repeats.
+The sweep needs only these rows. With the broker wiped, workers killed or the database restored, it still brings every
+link in sync. A dispatched link is not dispatched again for a while, so that a long queue is not filled with repeats.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, or_, select, text, update
+from sqlalchemy import UnaryExpression, func, select, text, update
 from sqlalchemy.orm import Session
 
+from core.db import leases
 from core.db.database import Database
-from core.db.models.billing_links import LINK_IS_ACTIVE_AND_BEHIND, BillingLink
+from core.db.models.billing_links import LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.ports.spec import Provider
 from core.reconcile.commands import invalidate_plans
 
-# Longer than what a sweep hands over takes at the biller's quota, with room for a turn and a place in line.
+# Longer than the rate limiter needs for the links of one sweep, with room for an attempt and a reservation.
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
-# Lago's billing job runs every hour (lago.md 5.1); until it has run, the downgrade has not come.
+# Lago's billing job runs every hour (lago.md 5.1). The downgrade takes effect when that has run.
 DOWNGRADE_RECHECK_INTERVAL = timedelta(hours=1)
-# One of so many that are handed over: an import fills the line for hours; a change of today must not stand behind it.
+# One in so many dispatched links is a new one. An import fills the queue for hours, and new changes must not wait.
 NEWEST_SHARE_DIVISOR = 4
 
 
 def dispatch(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
-    """Organizations, up to ``limit``, whose link is behind and whose time has come: those that have been due longest,
-    and then, where there are more, at least one and up to a quarter that came due last.
+    """Up to ``limit`` organizations whose link is due, marked as dispatched.
+
+    Those that have been due longest come first. If there are more than ``limit``, up to a quarter of the result, but at
+    least one, are those that became due last.
     """
     newest_limit = max(1, limit // NEWEST_SHARE_DIVISOR) if limit > 1 else 0
     oldest = _dispatch_in_order(session, provider, BillingLink.next_sweep_at.asc(), limit - newest_limit, now)
@@ -47,9 +50,9 @@ def _dispatch_in_order(
         select(BillingLink.org_id)
         .where(
             BillingLink.provider == provider,
-            text(LINK_IS_ACTIVE_AND_BEHIND),
+            text(LINK_IS_ACTIVE_WITH_WORK),
             BillingLink.next_sweep_at <= now,
-            or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < now),
+            leases.is_free(BillingLink, now),
         )
         .order_by(order)
         .limit(limit)
@@ -68,12 +71,12 @@ def _dispatch_in_order(
 
 
 def count_in_flight(session: Session, provider: Provider, limit: int, now: datetime) -> int:
-    """Links that are behind and on their way: a message, a turn or a short wait has them. Counted up to ``most``."""
+    """Links that are behind and in flight: in a message, an attempt or a short wait. Counts up to ``limit``."""
     in_flight = (
         select(BillingLink.org_id)
         .where(
             BillingLink.provider == provider,
-            text(LINK_IS_ACTIVE_AND_BEHIND),
+            text(LINK_IS_ACTIVE_WITH_WORK),
             BillingLink.next_sweep_at > now,
             BillingLink.next_sweep_at <= now + REDISPATCH_LINK_AFTER,
         )
@@ -83,7 +86,7 @@ def count_in_flight(session: Session, provider: Provider, limit: int, now: datet
 
 
 def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int:
-    """Have the billers asked about downgrades whose moment has passed; returns how many."""
+    """Request a read of the subscriptions whose scheduled downgrade is due. Returns the number of organizations."""
     with database.write() as session:
         org_ids = session.scalars(
             select(Organization.id)
@@ -98,14 +101,15 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             if organization.plan_effective_at is None or organization.plan_effective_at > now:
                 continue
             organization.plan_effective_at = now + DOWNGRADE_RECHECK_INTERVAL
-            # One that waits for a person keeps its plan in mind: the day alone would make again what he ended there.
+            # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
+            # ended at the provider.
             invalidate_plans(ChangeContext(session, now), organization, BillingLink.state == "active")
     return len(org_ids)
 
 
 def count_behind(session: Session) -> dict[str, int]:
-    """Links that are not in sync and not parked, by biller."""
+    """The number of links that are behind and active, by provider."""
     rows = session.execute(
-        select(BillingLink.provider, func.count()).where(text(LINK_IS_ACTIVE_AND_BEHIND)).group_by(BillingLink.provider)
+        select(BillingLink.provider, func.count()).where(text(LINK_IS_ACTIVE_WITH_WORK)).group_by(BillingLink.provider)
     )
     return {row[0]: row[1] for row in rows}

@@ -1,15 +1,18 @@
-"""Who has a turn at a link: one at a time, only where there is work, and none while its biller is stopped."""
+"""Acquires the lease of a billing link, or says how long to wait.
+
+One worker at a time has it, only while there is work, and never while the provider's circuit breaker is open.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, Final
-from uuid import uuid4
 
 from sqlalchemy import Boolean, String, bindparam, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.common.clock import Clock
+from core.db import leases
 from core.db.base import UtcDateTime
 from core.db.database import Database
 from core.db.models.billing_links import LINK_HAS_WORK, BillingLink
@@ -19,20 +22,20 @@ from core.flow_control import circuit_breaker
 from core.ports.spec import Provider
 from core.reconcile.attempt import LINK_LEASE, SyncAttempt, intent_from_json
 
-# Whoever the sweep rings when a lease is over must find it over by its own clock.
+# The worker that the sweep calls after a lease must see by its own clock that the lease has ended.
 MAX_LEASE_CLOCK_SKEW = timedelta(seconds=1)
 
-# Written once: to build a statement costs more than to send it.
+# Built once, because building a statement costs more than sending it.
 _LINK_KEY: Final = bindparam("this_org", type_=String()), bindparam("this_provider", type_=String())
 _NOW_PARAMETER: Final = bindparam("this_moment", type_=UtcDateTime())
 
-# Only a link that is open, behind and free will have a turn by waiting.
+# Waiting helps only a link that is active, has work and is not leased.
 _HAS_WORK: Final = (
     BillingLink.org_id == _LINK_KEY[0],
     BillingLink.provider == _LINK_KEY[1],
     BillingLink.state == "active",
     literal_column(f"({LINK_HAS_WORK})", Boolean),
-    or_(BillingLink.lease_until.is_(None), BillingLink.lease_until < _NOW_PARAMETER),
+    leases.is_free(BillingLink, _NOW_PARAMETER),
 )
 _IS_DUE: Final = (
     *_HAS_WORK,
@@ -43,10 +46,9 @@ _ACQUIRE_LEASE: Final = (
     update(BillingLink)
     .where(*_IS_DUE, circuit_breaker.allows(_LINK_KEY[1], _NOW_PARAMETER))
     .values(
-        lease_token=bindparam("token"),
-        lease_until=bindparam("until"),
+        **leases.acquired(bindparam("token"), bindparam("until")),
         attempts=BillingLink.attempts + 1,
-        # A turn that dies without a word is found by the sweep when its lease is over.
+        # The sweep finds an attempt that died when its lease has ended.
         next_sweep_at=bindparam("sweep"),
     )
     .returning(BillingLink.org_id)
@@ -73,10 +75,11 @@ _SWEEP_AFTER_PROBE: Final = (
 
 
 def acquire(database: Database, clock: Clock, org_id: str, provider: Provider) -> SyncAttempt | float | None:
-    """A turn; or the seconds until one may be had; or ``None``: nothing to do, parked, or somebody else's turn.
+    """The attempt, or the seconds to wait, or ``None``.
 
-    Somebody else's turn looks at the version again before it ends, so nothing is missed. ``None`` as well while the
-    biller is stopped: the row waits, and the sweep hands it over when the biller answers again.
+    ``None``: there is nothing to do, the link is parked, or another worker has the lease. That worker compares the
+    version again before it ends, so no change is missed. It is also ``None`` while the provider's circuit breaker is
+    open: the sweep dispatches the link when the provider responds again.
     """
     try:
         with database.write() as session:
@@ -86,17 +89,17 @@ def acquire(database: Database, clock: Clock, org_id: str, provider: Provider) -
 
 
 class _ProbeInProgressError(Exception):
-    """Another turn tries the stopped biller; rolls this claim back."""
+    """Another attempt is the probe of the open circuit breaker; raised to roll this lease back."""
 
 
 def _acquire(
     session: Session, database: Database, clock: Clock, org_id: str, provider: Provider
 ) -> SyncAttempt | float | None:
     now = clock()
-    token = str(uuid4())
+    token = leases.new_token()
     parameters: dict[str, Any] = {"this_org": org_id, "this_provider": provider, "this_moment": now}
     lease_values = {"token": token, "until": now + LINK_LEASE, "sweep": now + LINK_LEASE + MAX_LEASE_CLOCK_SKEW}
-    # Through the connection: the unit of work costs twice the statement, and knows nothing of this row yet.
+    # Sent on the connection: the unit of work would cost twice as much as the statement, and has not loaded this row.
     if session.connection().execute(_ACQUIRE_LEASE, parameters | lease_values).one_or_none() is None:
         return _wait_seconds(session, parameters)
     rows = session.execute(_READ_LEASED_ROWS, parameters).all()
@@ -127,12 +130,12 @@ def _acquire(
 
 
 def _wait_seconds(session: Session, parameters: dict[str, Any]) -> float | None:
-    """Why there was no turn: the link's own wait, or a biller that is stopped."""
+    """Why there is no lease: the link's own wait gives the seconds, an open circuit breaker gives ``None``."""
     row = session.execute(_READ_WAIT_REASON, parameters).one_or_none()
     if row is None:
         return None
     if row.breaker_reason is not None:
-        # Handed over once the biller may answer again, after all that is older.
+        # Dispatched after the next probe, behind all links that have waited longer.
         if row.probe_at is not None:
             session.execute(_SWEEP_AFTER_PROBE, {**parameters, "probe": row.probe_at})
         return None

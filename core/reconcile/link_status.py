@@ -17,11 +17,11 @@ WAITING_FOR_PAYER = "waiting_for_payer"
 
 
 def is_synced(link: BillingLink, version: int) -> bool:
-    """Whether the link's biller has everything up to that change."""
+    """Whether the link's provider has that version."""
     if link.applied_version < version or link.intent is not None:
         return False
-    # A worker that lost its turn may have written something old after this round: then the customer is not known,
-    # and the next round makes everything again.
+    # A worker that lost its lease may have written old data after this attempt. Then the customer is unknown, and the
+    # next attempt writes everything again.
     return link.applied_version == link.desired_version or link.customer_fingerprint not in {None, UNKNOWN}
 
 
@@ -30,10 +30,10 @@ SyncStatus = Literal["in_sync", "syncing", "waiting", "provider_down", "retrying
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkReport:
-    """One organization at one biller. ``next_at``: when it is tried next by itself; None: at once, or never.
+    """One organization at one provider. ``next_at``: the time of the next automatic attempt; None: now, or never.
 
-    ``waiting`` is no error: the other biller goes first. ``retrying`` has failed and is tried again by itself.
-    ``provider_down``: its biller is, so nothing of it is tried; ``next_at`` is the biller's next probe then.
+    ``waiting`` is no error: the other provider comes first. ``retrying`` has failed and is retried automatically.
+    ``provider_down``: the circuit breaker is open, so nothing is tried; ``next_at`` is then the next probe.
     """
 
     provider: Provider
@@ -51,7 +51,7 @@ class LinkReport:
     error_request_id: str | None
     error_at: datetime | None
     payment_status: PaymentStatus | None
-    """What is wrong with paying there; no reason to wait for anything."""
+    """What is wrong with the payment at the provider. It delays nothing."""
     payment_since: datetime | None
     payment_code: str | None
 
@@ -59,7 +59,7 @@ class LinkReport:
 def link_report(
     link: BillingLink, now: datetime, open_breakers: Mapping[Provider, OpenBreaker] = MappingProxyType({})
 ) -> LinkReport:
-    """``open_breakers``: the billers that are stopped, for what waits for them."""
+    """``open_breakers``: the providers whose circuit breaker is open; links that wait for one are ``provider_down``."""
     provider: Provider = "stripe" if link.provider == "stripe" else "lago"
     sync_status, breaker = _sync_status(link, now), open_breakers.get(provider)
     is_provider_down = breaker is not None and sync_status in {"retrying", "queued"}
@@ -99,7 +99,7 @@ def _sync_status(link: BillingLink, now: datetime) -> SyncStatus:
 
 
 def _next_attempt_at(link: BillingLink, sync_status: SyncStatus, now: datetime) -> datetime | None:
-    """A queued link is worked on when its message arrives; ``next_sweep_at`` is when the sweep sends it once more."""
+    """A queued link is tried when its message arrives; at ``next_sweep_at`` the sweep sends it again."""
     if sync_status in {"waiting", "retrying"}:
         return link.not_before or link.next_sweep_at
     if sync_status == "syncing":

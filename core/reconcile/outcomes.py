@@ -1,7 +1,7 @@
-"""How a turn at a link ends: what was done, when to try again, and when to stop and wait for a person.
+"""Outcomes of a sync attempt: complete, defer, requeue, retry, park, release.
 
-Each ending is one write under the turn's fence. Whoever comes back after its lease was taken changes nothing and makes
-the next turn look at everything anew.
+Each outcome is one fenced write. An attempt whose lease was taken over changes nothing, and if it had sent something,
+the next attempt reads or writes everything again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, or_, update
 from sqlalchemy.orm import Session
 
+from core.db import leases
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
@@ -44,26 +45,26 @@ from core.reconcile.backoff import BURST_COOLDOWN, LINK_COOLDOWN, MAX_QUEUE_DELA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUps:
-    """What the turn means for the organization and for the other biller. ``payer_id``: whom Lago is to charge.
+    """What the attempt means for the organization and for its other link. ``payer_id``: whom Lago is to charge.
 
-    The first two apply only while the organization's plans are those that the turn was about.
+    The first two apply only while the organization's plans are those that the attempt was about.
     """
 
     scheduled_plan_at: datetime | None = None
     effective_tier: str | None = None
     payer_id: str | None = None
     all_checks_done: bool = False
-    """Whether none of the hints that the turn knew of is left to be looked at."""
+    """Whether the attempt did every remote check that was requested before it."""
     has_unpaid_invoice: bool | None = None
-    """Whether a payment failed there and is still open; ``None``: nobody looked."""
+    """Whether a payment failed and the invoice is still open; ``None``: not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """``behind``: the organization moved on meanwhile, or a hint came, so this biller needs another round, after
-    ``rest`` seconds.
+    """``is_behind``: the organization changed meanwhile, or a remote check was requested. This link then needs another
+    attempt after ``cooldown_seconds``.
 
-    ``requeue_other``: what was learned or made here concerns the other biller, whose link is behind now.
+    ``requeue_other``: the attempt affects the other link, which is behind now.
     """
 
     is_behind: bool
@@ -72,12 +73,12 @@ class Completion:
 
 
 def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> Completion:
-    """Write back what was made and what is applied; the lease ends. Raises ``LeaseLostError``, ``RejectedError``."""
+    """Write back what is applied, and end the lease. Raises ``LeaseLostError``, ``RejectedError``."""
     now = attempt.clock()
     with unique_customer_ids(attempt), attempt.database.write() as session:
         organization = commands.lock(session, attempt.organization.id)
         if organization is None:
-            message = f"{attempt.organization.id} is gone"
+            message = f"organization {attempt.organization.id} does not exist any more"
             raise LeaseLostError(message)
         has_new_version = organization.version > attempt.organization.version
         checks_done = attempt.link.checks_requested if follow_ups.all_checks_done else attempt.link.checks_done
@@ -92,7 +93,8 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
         change = ChangeContext(session, now)
-        # Also for one that moved on otherwise: the next round would not be told again, since nothing changes there.
+        # Also if the organization changed in another way: the next attempt finds nothing to change at the provider and
+        # would not report the plan again.
         if follow_ups.effective_tier is not None and (
             not has_new_version or _downgrade_is_pending(organization, attempt.organization)
         ):
@@ -117,14 +119,14 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
 
 
 def defer(attempt: SyncAttempt, not_before: datetime, reason: str, message: str) -> float:
-    """Nothing was sent and nothing is wrong: the link waits for something else until then, or for any change.
+    """Let the link wait for something else until ``not_before``, or until any change. Nothing was sent, nothing failed.
 
-    Returns the seconds. What it waits for may have come during this very turn: then it does not wait.
+    Returns the seconds: 0 if the organization changed during this attempt, since the wait may be over.
     """
     now = attempt.clock()
     with attempt.database.write() as session:
         values: dict[str, Any] = {
-            **_NO_LEASE,
+            **leases.RELEASED,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
             "not_before": case((_has_new_version(attempt), None), else_=not_before),
             "next_sweep_at": case((_has_new_version(attempt), now + SWEEP_GRACE), else_=not_before),
@@ -137,15 +139,15 @@ def defer(attempt: SyncAttempt, not_before: datetime, reason: str, message: str)
 
 
 def requeue_for_permit(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) -> float | None:
-    """The biller's quota is used up until then. Like ``defer``, and an error that the link met before stays.
+    """Let the link wait for a permit of the rate limiter. Like ``defer``, but an earlier error of the link stays.
 
-    Returns the seconds after which it must be rung; ``None``: the sweep finds it (``rung`` False).
+    Returns the seconds after which to requeue it; ``None`` without a reservation: the sweep dispatches it.
     """
     now = attempt.clock()
     not_before = now + timedelta(seconds=seconds)
     with attempt.database.write() as session:
         values: dict[str, Any] = {
-            **_NO_LEASE,
+            **leases.RELEASED,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
             "not_before": case((_has_new_version(attempt), None), else_=not_before),
             "next_sweep_at": not_before + SWEEP_GRACE if is_reserved else not_before,
@@ -164,9 +166,14 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
     retry_at = now + timedelta(seconds=seconds)
     next_sweep_at = retry_at if seconds > MAX_QUEUE_DELAY_SECONDS else retry_at + SWEEP_GRACE
     with attempt.database.write() as session:
-        values = {**_error_values(error, now), **_NO_LEASE, "not_before": retry_at, "next_sweep_at": next_sweep_at}
+        values = {
+            **_error_values(error, now),
+            **leases.RELEASED,
+            "not_before": retry_at,
+            "next_sweep_at": next_sweep_at,
+        }
         if isinstance(error, ObjectThrottledError):
-            values["cooldown_until"] = retry_at  # one more change of it is one more that would be refused
+            values["cooldown_until"] = retry_at  # a request for another change would be throttled, too
         row = fenced_update(session, attempt, values)
         if isinstance(error, UnavailableError | MisconfiguredError):
             is_repeat = attempt.link.error_kind == "unavailable"
@@ -177,15 +184,15 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
 
 
 def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
-    """Repeating cannot help: the link waits for its data to change, or for a person.
+    """Park the link: repeating cannot help until its data changes or an operator acts.
 
-    If its data changed during this very turn, nothing is parked: returns the seconds until it is tried with that.
+    If its data changed during this attempt, it is not parked: returns the seconds until it is tried with the new data.
     """
     now = attempt.clock()
     with attempt.database.write() as session:
         values = {
             **_error_values(error, now),
-            **_NO_LEASE,
+            **leases.RELEASED,
             "state": case((_has_new_version(attempt), "active"), else_="parked"),
             "cooldown_until": now + LINK_COOLDOWN,
             "next_sweep_at": now + SWEEP_GRACE,
@@ -196,16 +203,16 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
 
 
 def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
-    """The key is another account's: nothing was sent, and no turn begins before a person has acted."""
+    """Open the circuit breaker: the API key is another account's. Nothing was sent, and only an operator can fix it."""
     now = attempt.clock()
     with attempt.database.write() as session:
         attempts = case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0)
-        fenced_update(session, attempt, {**_NO_LEASE, "attempts": attempts, "next_sweep_at": now})
-        circuit_breaker.trip(session, attempt.provider, message, now)
+        fenced_update(session, attempt, {**leases.RELEASED, "attempts": attempts, "next_sweep_at": now})
+        circuit_breaker.open_for_wrong_account(session, attempt.provider, message, now)
 
 
 def release(attempt: SyncAttempt) -> None:
-    """This turn lost the link before it sent anything; if nobody has it by now, the next may begin."""
+    """End an attempt that lost its lease before it sent anything. If no other worker has the lease, it is free now."""
     with attempt.database.write() as session:
         if attempt.is_breaker_probe:
             circuit_breaker.return_probe(session, attempt.provider, attempt.clock())
@@ -214,20 +221,20 @@ def release(attempt: SyncAttempt) -> None:
             .where(
                 BillingLink.org_id == attempt.organization.id,
                 BillingLink.provider == attempt.provider,
-                BillingLink.lease_token == attempt.lease_token,
+                leases.is_mine(BillingLink, attempt.lease_token),
             )
-            .values(_NO_LEASE)
+            .values(leases.RELEASED)
             .execution_options(synchronize_session=False)
         )
 
 
 def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
-    """This turn sent something and lost the link: whatever is believed applied there is made again."""
+    """End an attempt that lost its lease after it sent something: everything counts as unknown and is written again."""
     with attempt.database.write() as session:
         organization = commands.lock(session, attempt.organization.id)
         if organization is None:
             return
-        is_own_lease = BillingLink.lease_token == attempt.lease_token
+        is_own_lease = leases.is_mine(BillingLink, attempt.lease_token)
         session.execute(
             update(BillingLink)
             .where(BillingLink.org_id == organization.id, BillingLink.provider == attempt.provider)
@@ -242,7 +249,6 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
         links.mark_for_sync(ChangeContext(session, attempt.clock()), organization)
 
 
-_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
 _NO_ERROR: dict[str, Any] = {
     "error_kind": None,
     "error_code": None,
@@ -257,18 +263,18 @@ def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
 
 
 def _downgrade_is_pending(current: Organization, attempted: Organization) -> bool:
-    """Whether a downgrade waits, be it another one by now: the one that came is not undone for that."""
+    """Whether a downgrade is pending, even a different one: the one that took effect is kept all the same."""
     return current.pending_plan_tier is not None and current.plan_tier == attempted.plan_tier
 
 
 def _same_downgrade_is_pending(current: Organization, attempted: Organization) -> bool:
-    """Whether the downgrade that the turn was about still waits, whatever else changed."""
+    """Whether the downgrade that the attempt was about is still pending, whatever else changed."""
     plans = (current.plan_tier, current.pending_plan_tier)
     return current.pending_plan_tier is not None and plans == (attempted.plan_tier, attempted.pending_plan_tier)
 
 
 def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> bool:
-    """A payer that Lago has not been told, or a charger that gave way; seen in the rows as they are now."""
+    """Whether Lago must get the payer, or the other provider may charge now; decided by the current rows."""
     if attempt.organization.status == "deleted":
         return False
     if attempt.provider == "lago":
@@ -281,7 +287,7 @@ def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyRes
 
 
 def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:
-    """What this turn shows of the biller itself. Nothing is written where all goes well."""
+    """Tell the circuit breaker what the attempt shows of the provider. Nothing is written while all is well."""
     if attempt.request_count and (attempt.is_breaker_probe or row.consecutive_failures):
         circuit_breaker.record_success(session, attempt.provider, now, is_probe=attempt.is_breaker_probe)
     elif attempt.is_breaker_probe:
@@ -297,7 +303,7 @@ def _cooldown(attempt: SyncAttempt, *, is_behind: bool) -> timedelta | None:
 def _completion_values(attempt: SyncAttempt, now: datetime, *, is_behind: bool) -> dict[str, Any]:
     cooldown = _cooldown(attempt, is_behind=is_behind)
     values: dict[str, Any] = {
-        **_NO_LEASE,
+        **leases.RELEASED,
         **_NO_ERROR,
         "applied_version": attempt.organization.version,
         "attempts": 0,
@@ -307,19 +313,19 @@ def _completion_values(attempt: SyncAttempt, now: datetime, *, is_behind: bool) 
     }
     if is_behind:
         return values | {"next_sweep_at": now + SWEEP_GRACE}
-    # It was in sync before it was looked at, too.
+    # Before a remote check it was in sync already, so the time stays.
     return values if attempt.is_check_only else values | {"synced_at": now}
 
 
 def _payment_values(attempt: SyncAttempt, has_unpaid_invoice: bool | None, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - three answers
-    """What was told of a payer that is not taken stays: no biller can be asked for that."""
+    """``payer_rejected`` stays as it was reported, because no provider can be asked whether it still holds."""
     payment_failed = BillingLink.payment_status == "failed"
     if has_unpaid_invoice is None:
         return {}
     if has_unpaid_invoice:
         since = case((payment_failed, BillingLink.payment_since), else_=now)
         return {"payment_status": "failed", "payment_since": since}
-    # A reason that was told in mid-turn belongs to the next look.
+    # A reason that was reported during the attempt belongs to the next remote check.
     code_is_current = or_(
         BillingLink.checks_requested > attempt.link.checks_requested, BillingLink.payment_status == "payer_rejected"
     )
@@ -343,7 +349,7 @@ def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
 def _mark_other_link_for_sync(
     change: ChangeContext, organization: Organization, attempt: SyncAttempt, *, is_in_sync: bool
 ) -> None:
-    """What happened here is a change that the other biller must see; this one has seen it."""
+    """Raise the version for the other link. This link has that version already if it is in sync."""
     links.mark_for_sync(change, organization)
     if is_in_sync:
         change.session.execute(

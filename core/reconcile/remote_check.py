@@ -1,8 +1,8 @@
-"""A look at one biller after a hint: read how things are there, under the link's own turn, and write nothing there.
+"""Remote check after a provider webhook: reads the provider, compares, and never writes to it.
 
-So no webhook, true, late, doubled or forged, makes us charge, end or change anything, and a look makes no new event.
-What somebody changed about money is parked with a sentence; names and addresses are left for `billing-sync drift
-check`.
+It runs within a sync attempt at the link. So no webhook, whether true, late, repeated or forged, can make us charge,
+end or change anything, and a check causes no new webhook. A change that concerns money parks the link with an
+explanation. Names and addresses are left to `billing-sync drift check`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Final
 
 from core.catalog.plans import Catalog
 from core.compare import diff
+from core.compare.advice import Advice, AdviceCode
 from core.compare.desired_state import DesiredState, PayerPolicy
-from core.compare.diff import PROVIDER_NAMES, DiffRules
+from core.compare.diff import DiffRules
 from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedState
 from core.ports.provider import StateReader
+from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.attempt import SyncAttempt
 
-# Whose customer it is, what is charged, and by whom. The rest is no reason to stop an organization.
+# Whose customer it is, what is charged, and by whom. Other differences do not park a link.
 _PARKING_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
     {"missing", "deleted", "wrong_plan", "double_charging", "foreign_subscription", "broken_link"}
 )
@@ -30,8 +32,9 @@ CHANGED_AT_PROVIDER: Final = "changed_at_provider"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """``came``: the plan that waits has taken effect there. ``has_unpaid_invoice``: a payment failed and is still
-    open.
+    """``scheduled_change_took_effect``: the pending plan is active at the provider.
+
+    ``has_unpaid_invoice``: a payment failed and the invoice is still open.
     """
 
     scheduled_change_took_effect: bool
@@ -41,7 +44,10 @@ class CheckResult:
 def check(
     reader: StateReader, attempt: SyncAttempt, desired: DesiredState, catalog: Catalog, policy: PayerPolicy
 ) -> CheckResult | None:
-    """``None``: nothing of ours can be there. Raises what a biller raises, and ``RejectedError`` for a person."""
+    """Read and compare. ``None``: nothing of ours can be at the provider.
+
+    Raises what the provider raises, and ``RejectedError`` for a difference that an operator must resolve.
+    """
     org_id, customer_id = attempt.organization.id, attempt.link.customer_id
     if customer_id is None:
         return None
@@ -52,7 +58,7 @@ def check(
         local_state, {attempt.provider: observed}, DiffRules(catalog=catalog, policy=policy)
     ).findings:
         if finding.kind in _PARKING_FINDINGS and not (finding.kind == "broken_link" and finding.repairable):
-            raise RejectedError(attempt.provider, _parking_message(finding, org_id), CHANGED_AT_PROVIDER)
+            raise RejectedError(attempt.provider, parking_advice(finding, org_id).sentence, CHANGED_AT_PROVIDER)
     return CheckResult(
         scheduled_change_took_effect=_scheduled_change_took_effect(observed, desired),
         has_unpaid_invoice=reader.has_unpaid_invoice(org_id, observed),
@@ -60,7 +66,7 @@ def check(
 
 
 def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState) -> bool:
-    """Nothing differs, so what is there is ours."""
+    """Whether the pending plan is active. The comparison found no difference, so the subscriptions are ours."""
     if not desired.is_charging or desired.next_plan_code in {None, desired.plan_code}:
         return False
     return any(
@@ -69,24 +75,23 @@ def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState
     )
 
 
-def _parking_message(finding: Finding, org_id: str) -> str:
-    """What was found, and the way on where a usual round is one; whoever retries decides for it."""
-    provider_name = PROVIDER_NAMES[finding.provider]
-    retry_command = f"`billing-sync retry {org_id}`"
+def parking_advice(finding: Finding, org_id: str) -> Advice:
+    """What was found, and what to do."""
+    parameters = {
+        "org_id": org_id,
+        "provider_name": PROVIDER_NAMES[finding.provider],
+        "object_id": finding.object_id,
+        "advice": finding.advice,
+        "ours": finding.ours or "none",
+        "theirs": finding.theirs or "no other plan",
+    }
+    return Advice(_parking_code(finding), parameters)
+
+
+def _parking_code(finding: Finding) -> AdviceCode:
+    """A retry is offered only where it restores our state; the operator decides."""
     if not finding.is_about_subscription or finding.kind not in {"missing", "wrong_plan"}:
-        return f"{finding.object_id} in {provider_name}: {finding.advice}"
-    if finding.kind == "missing" and finding.repairable:
-        return (
-            f"its subscription ended in {provider_name}, and not by us, so nothing is charged again by "
-            f"itself: {retry_command} makes "
-            "it again; if it is to end, give the organization the status deleted"
-        )
+        return "parked_for_finding"
     if finding.kind == "missing":
-        return f"subscription {finding.object_id}: {finding.advice}"
-    verb = "is on" if finding.field == "plan" else "goes on to"
-    return (
-        f"subscription {finding.object_id} {verb} {finding.theirs or 'no other plan'} in {provider_name}, here it is "
-        f"{finding.ours or 'none'}, and that was not by us: change the plan here to what was meant, or "
-        f"{retry_command} has "
-        "it made ours there"
-    )
+        return "parked_for_ended_subscription" if finding.repairable else "parked_for_missing_subscription"
+    return "parked_for_plan" if finding.field == "plan" else "parked_for_next_plan"

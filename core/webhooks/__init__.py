@@ -1,1 +1,1 @@
-"""Webhooks to other services: endpoints, signed payloads, and deliveries that are retried."""
+"""Outbound webhooks: endpoints, signed payloads, and deliveries that are retried."""

@@ -1,7 +1,7 @@
-"""Deliveries: each event to each endpoint that asks for it, until it is taken or given up. At least once, in any order.
+"""Deliveries: one per event and subscribed endpoint, retried until accepted or failed. At least once, in any order.
 
-They are made in the transaction in which the relay marks the event published, each once. Whoever sends holds a lease
-on the row; a worker that dies leaves one that ends, and the same event is sent again under the same id.
+They are created in the transaction in which the relay marks the event as published, each once. The sender has a lease
+on the row. If a worker dies, its lease expires, and the same event is sent again under the same id.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Integer, TextClause, delete, func, literal, or_, select, text, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.common.validation import InvalidChangeError
+from core.db import leases
 from core.db.base import UtcDateTime
 from core.db.models.events import Event
 from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
 from core.webhooks import payloads
 from core.webhooks.endpoints import DELIVERY_IS_FAILED, DELIVERY_IS_PENDING
 
-# The first try is made at once; these are the waits before the others, then it is given up.
+# The first attempt is made at once. These are the delays before the others; after the last one the delivery has failed.
 DELIVERY_RETRY_DELAYS: Final = (
     timedelta(minutes=1),
     timedelta(minutes=5),
@@ -32,17 +32,17 @@ DELIVERY_RETRY_DELAYS: Final = (
     timedelta(hours=1),
     timedelta(hours=2),
 )
-# Longer than one try with its look-up of a name, which the operating system bounds.
+# Longer than one attempt with its DNS lookup, whose time the operating system limits.
 DELIVERY_LEASE: Final = timedelta(seconds=60)
-# At one endpoint, over all workers; one that has just failed is asked by one alone.
+# Per endpoint, over all workers. After a failure only one delivery at a time is sent.
 MAX_CONCURRENT_PER_ENDPOINT: Final = 4
-MAX_ENDPOINT_BACKOFF_SECONDS: Final = 60.0  # seconds; doubled by each failure in a row
+MAX_ENDPOINT_BACKOFF_SECONDS: Final = 60.0  # doubled by each failure in a row
 DELIVERY_RETENTION: Final = timedelta(days=30)
 MAX_REPLAYED_EVENTS: Final = 100_000
 _DELIVERY_DELETE_BATCH_SIZE: Final = 1000
 
 HTTP_GONE: Final = 410
-# About this event, from an endpoint that is well: one that refuses a kind of event is told the others at once.
+# These reject this one event. The endpoint is healthy, so other events are sent to it without a delay.
 _EVENT_REJECTED_STATUSES: Final = frozenset({400, 409, 413, 415, 422})
 
 
@@ -58,7 +58,7 @@ class DeliveryAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookResponse:
-    """``status`` None: there was none, and ``error`` is a word for why."""
+    """``status`` is None if there was no response; ``error`` is then a word for the reason."""
 
     status: int | None = None
     error: str | None = None
@@ -69,13 +69,13 @@ class WebhookResponse:
 
     @property
     def endpoint_healthy(self) -> bool:
-        """Taken or refused: either way the endpoint is well."""
+        """Accepted, or rejected because of the event: either way the endpoint is healthy."""
         return self.accepted or self.status in _EVENT_REJECTED_STATUSES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedDelivery:
-    """One that was given up, for a person."""
+    """A failed delivery, for an operator."""
 
     endpoint_id: str
     url: str
@@ -89,13 +89,14 @@ class FailedDelivery:
 
 
 def create_for_events(session: Session, seqs: Collection[int], now: datetime) -> Counter[str]:
-    """Deliveries of these events, by endpoint. In the transaction that marks them published; one look where nobody is
-    told anything.
+    """Create the deliveries of these events, and count them by endpoint.
+
+    Called in the transaction that marks the events as published. Without an enabled endpoint it is one read.
     """
     if not seqs:
         return Counter()
-    # One that is being removed or told again is waited for, and then seen as it is: each event is this one's or the
-    # replay's to make, and never nobody's.
+    # Waits for an endpoint that is being removed or replayed, and then reads its current state. So either this call or
+    # the replay creates the delivery of an event, never neither of them.
     locked = select(WebhookEndpoint.id, WebhookEndpoint.disabled_at).with_for_update(read=True, key_share=True)
     endpoint_ids = [row.id for row in session.execute(locked) if row.disabled_at is None]
     if not endpoint_ids:
@@ -105,7 +106,7 @@ def create_for_events(session: Session, seqs: Collection[int], now: datetime) ->
 
 
 def due_endpoints(session: Session, now: datetime) -> list[str]:
-    """Endpoints that something can be sent to now."""
+    """Endpoints to which something can be sent now."""
     ready = (
         select(WebhookDelivery.event_seq)
         .where(WebhookDelivery.endpoint_id == WebhookEndpoint.id, *_delivery_is_due(now))
@@ -115,9 +116,9 @@ def due_endpoints(session: Session, now: datetime) -> list[str]:
 
 
 def lease_next(session: Session, endpoint_id: str, now: datetime) -> DeliveryAttempt | None:
-    """The next one to send there; ``None``: nothing is due, or it rests, is disabled, or has enough on its hands.
+    """Lease the endpoint's next delivery. ``None``: none is due, or the endpoint backs off, is disabled or is busy.
 
-    Claims at one endpoint are made one after the other: the endpoint's row is held.
+    Leases at one endpoint are acquired one after the other, because the endpoint's row is locked.
     """
     endpoint = _lock_endpoint(session, endpoint_id, *_endpoint_accepts_now(now))
     if endpoint is None or _count_leased(session, endpoint_id, now) >= (
@@ -132,14 +133,14 @@ def lease_next(session: Session, endpoint_id: str, now: datetime) -> DeliveryAtt
     ).one_or_none()
     if delivery is None:
         return None
-    delivery.lease_token = lease_token = str(uuid4())
+    delivery.lease_token = lease_token = leases.new_token()
     delivery.lease_until = now + DELIVERY_LEASE
     event = session.get_one(Event, delivery.event_seq)
     return DeliveryAttempt(endpoint=endpoint, event=event, name=delivery.type, lease_token=lease_token)
 
 
 def record_attempt(session: Session, attempt: DeliveryAttempt, response: WebhookResponse, now: datetime) -> None:
-    """Write down what came of it, unless the lease ran out and the event is in other hands by now."""
+    """Record the response, unless the lease has expired and another worker has the delivery by now."""
     endpoint = _lock_endpoint(session, attempt.endpoint.id)
     if endpoint is None:
         return
@@ -147,7 +148,7 @@ def record_attempt(session: Session, attempt: DeliveryAttempt, response: Webhook
         select(WebhookDelivery).where(
             WebhookDelivery.endpoint_id == endpoint.id,
             WebhookDelivery.event_seq == attempt.event.seq,
-            WebhookDelivery.lease_token == attempt.lease_token,
+            leases.is_mine(WebhookDelivery, attempt.lease_token),
         )
     ).one_or_none()
     if delivery is None:
@@ -172,15 +173,15 @@ def record_attempt(session: Session, attempt: DeliveryAttempt, response: Webhook
 
 
 def replay(session: Session, endpoint_id: str, now: datetime, since: datetime | None = None) -> int | None:
-    """Send again what failed; with ``since`` everything that happened from then on, taken or not. Returns how many.
+    """Send failed deliveries again; with ``since``, every event from then on, delivered or not. Returns how many.
 
-    An endpoint that was disabled is told again. ``None``: there is no such endpoint. Raises ``InvalidChangeError``.
+    A disabled endpoint is enabled again. ``None``: the endpoint does not exist. Raises ``InvalidChangeError``.
     """
     endpoint = _lock_endpoint(session, endpoint_id)
     if endpoint is None:
         return None
     if endpoint.disabled_at is not None:
-        # Against a relay too (``make``): it passes one that is disabled over.
+        # A stronger lock, for which ``create_for_events`` waits too: it skips a disabled endpoint.
         session.refresh(endpoint, with_for_update=True)
     endpoint.disabled_at = endpoint.disabled_reason = endpoint.backoff_until = None
     endpoint.consecutive_failures = 0
@@ -189,13 +190,13 @@ def replay(session: Session, endpoint_id: str, now: datetime, since: datetime | 
         return len(session.scalars(_reset_failed_statement(endpoint_id, now)).all())
     if since < now - DELIVERY_RETENTION:
         raise InvalidChangeError(
-            "since", f"since lies more than {DELIVERY_RETENTION.days} days back; name a later moment"
+            "since", f"since must not be more than {DELIVERY_RETENTION.days} days ago; use a later time"
         )
     return _replay_since(session, endpoint_id, now, since)
 
 
 def list_failed(session: Session, limit: int, endpoint_id: str | None = None) -> tuple[list[FailedDelivery], int]:
-    """The latest ones that were given up, and how many there are in all."""
+    """The latest failed deliveries, and the number of all of them."""
     endpoint_filter = true() if endpoint_id is None else WebhookDelivery.endpoint_id == endpoint_id
     total = (
         session.scalar(
@@ -229,7 +230,7 @@ def list_failed(session: Session, limit: int, endpoint_id: str | None = None) ->
 
 
 def endpoints_with_expired(session: Session, now: datetime) -> list[str]:
-    """Endpoints whose oldest delivery has long been settled."""
+    """Endpoints whose oldest delivery has ended and is past its retention."""
     oldest = (
         select(WebhookDelivery.event_seq)
         .where(WebhookDelivery.endpoint_id == WebhookEndpoint.id)
@@ -246,7 +247,7 @@ def endpoints_with_expired(session: Session, now: datetime) -> list[str]:
 
 
 def delete_expired(session: Session, endpoint_id: str, now: datetime) -> bool:
-    """Forget a part of what has long been settled; whether there may be more of it."""
+    """Delete a batch of deliveries that are past their retention. Returns whether there may be more."""
     oldest = (
         select(WebhookDelivery.event_seq)
         .where(WebhookDelivery.endpoint_id == endpoint_id)
@@ -273,7 +274,7 @@ def _replay_since(session: Session, endpoint_id: str, now: datetime, since: date
         select(func.min(newest.c.seq), func.count()).where(newest.c.occurred_at >= since)
     ).one()
     if count > MAX_REPLAYED_EVENTS:
-        raise InvalidChangeError("since", f"more than {MAX_REPLAYED_EVENTS} events lie behind it; name a later moment")
+        raise InvalidChangeError("since", f"since covers more than {MAX_REPLAYED_EVENTS} events; use a later time")
     if first is None:
         return 0
     event_filter = (Event.seq >= first) & (Event.occurred_at >= since) & Event.published_at.is_not(None)
@@ -288,7 +289,7 @@ def _replay_since(session: Session, endpoint_id: str, now: datetime, since: date
 def _insert_statement(
     session: Session, now: datetime, events: ColumnElement[bool], endpoints: ColumnElement[bool]
 ) -> Any:  # noqa: ANN401 - two dialects' own classes, alike
-    """``INSERT … SELECT`` of the deliveries of these events to those of these endpoints that ask for them."""
+    """``INSERT … SELECT`` of the deliveries of these events to those of these endpoints that subscribe to them."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     now_literal = literal(now, UtcDateTime())
     name = payloads.public_name()
@@ -303,7 +304,7 @@ def _insert_statement(
     return statement.returning(WebhookDelivery.endpoint_id).execution_options(synchronize_session=False)
 
 
-_RESET_TO_PENDING: Final[dict[str, Any]] = {"state": "pending", "attempts": 0, "lease_token": None, "lease_until": None}
+_RESET_TO_PENDING: Final[dict[str, Any]] = {"state": "pending", "attempts": 0, **leases.RELEASED}
 
 
 def _reset_failed_statement(endpoint_id: str, now: datetime) -> Any:  # noqa: ANN401 - an UPDATE with RETURNING
@@ -317,7 +318,7 @@ def _reset_failed_statement(endpoint_id: str, now: datetime) -> Any:  # noqa: AN
 
 
 def _lock_endpoint(session: Session, endpoint_id: str, *conditions: ColumnElement[bool]) -> WebhookEndpoint | None:
-    """Always before any of its deliveries: two at one endpoint wait for each other here and nowhere else."""
+    """Always locked before any of its deliveries, so that two transactions at one endpoint wait only here."""
     query = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, *conditions)
     return session.scalars(query.with_for_update(key_share=True)).one_or_none()
 
@@ -326,7 +327,7 @@ def _count_leased(session: Session, endpoint_id: str, now: datetime) -> int:
     leased = select(func.count()).where(
         WebhookDelivery.endpoint_id == endpoint_id,
         text("lease_token IS NOT NULL"),
-        WebhookDelivery.lease_until >= now,
+        ~leases.is_free(WebhookDelivery, now),
     )
     return session.scalar(leased) or 0
 
@@ -340,7 +341,7 @@ def _delivery_is_due(now: datetime) -> tuple[ColumnElement[bool] | TextClause, .
     return (
         text(DELIVERY_IS_PENDING),
         WebhookDelivery.next_attempt_at <= now,
-        or_(WebhookDelivery.lease_until.is_(None), WebhookDelivery.lease_until < now),
+        leases.is_free(WebhookDelivery, now),
     )
 
 
@@ -356,13 +357,13 @@ def _schedule_retry(delivery: WebhookDelivery, now: datetime) -> None:
 
 
 def _disable_endpoint(session: Session, endpoint: WebhookEndpoint, delivery: WebhookDelivery, now: datetime) -> None:
-    """It says that it is gone: nothing more is sent there until a person replays it; what waits has failed."""
+    """The endpoint is gone: nothing more is sent to it until it is replayed, and its pending deliveries have failed."""
     delivery.state = "failed"
-    endpoint.disabled_at, endpoint.disabled_reason = now, f"it answered {HTTP_GONE}, gone"
+    endpoint.disabled_at, endpoint.disabled_reason = now, f"the endpoint responded {HTTP_GONE} Gone"
     session.flush()
     session.execute(
         update(WebhookDelivery)
         .where(WebhookDelivery.endpoint_id == endpoint.id, text(DELIVERY_IS_PENDING))
-        .values(state="failed", lease_token=None, lease_until=None, last_error="disabled", last_attempt_at=now)
+        .values(state="failed", **leases.RELEASED, last_error="disabled", last_attempt_at=now)
         .execution_options(synchronize_session=False)
     )

@@ -1,7 +1,8 @@
-"""Sends deliveries: claim one, send it, write down what came of it; each its own transaction, none open meanwhile.
+"""Sends deliveries: lease one, send it, record the response. No transaction is open while it is sent.
 
-Killed between the other side's yes and our commit, an event is sent again under the same id. An endpoint that is slow
-or away costs one wait of one thread and then rests; of a process's threads webhooks take a few and no more.
+If the process is killed between the endpoint's response and our commit, the event is sent again under the same id. An
+endpoint that is slow or unreachable costs one wait of one thread, and then backs off. Webhooks use only a few threads
+of a process.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ log = structlog.get_logger()
 
 class HttpSender(Protocol):
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
-        """One request, ended in time, whatever the other side does. Raises nothing of the network's."""
+        """Send one request with a time limit, whatever the endpoint does. Network errors are returned, not raised."""
 
     def close(self) -> None: ...
 
 
 class PerEndpointSlots:
-    """As many threads of one process as may be out at once; half of them, at least one, at the same endpoint."""
+    """Limits the threads of one process that send at once. Half of them, at least one, may send to one endpoint."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -50,7 +51,7 @@ class PerEndpointSlots:
     def release(self, endpoint_id: str) -> None:
         with self._lock:
             self._in_use[endpoint_id] -= 1
-            self._in_use += Counter()  # forgets those at nought
+            self._in_use += Counter()  # drops the zeros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,9 @@ class Dispatcher:
     slots: PerEndpointSlots = field(default_factory=lambda: PerEndpointSlots(2))
 
     def run(self, endpoint_id: str, seconds: float) -> bool:
-        """Send what is due there for so long; whether there may be more. An endpoint that is not well ends it."""
+        """Send what is due, for at most ``seconds``. Returns whether there may be more; an unhealthy one ends it."""
         if not self.slots.try_acquire(endpoint_id):
-            # The sweep rings again in a few seconds.
+            # The sweep starts it again in a few seconds.
             return False
         try:
             return self._send_until(endpoint_id, time.monotonic() + seconds)

@@ -1,7 +1,7 @@
-"""Webhook endpoints: the addresses of other services that are told what happens, and of what.
+"""Webhook endpoints: the URLs of subscribers, and the events that they subscribe to.
 
-An address is https, or on this very machine; where it leads is looked at again whenever something is sent there, since
-a name may lead elsewhere by then.
+A URL is https, or http on this machine. The address behind it is checked again at each delivery, because the host name
+may lead to another one by then.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ENDPOINT_ID_PREFIX: Final = "we_"
 MAX_ENDPOINT_DESCRIPTION_LENGTH: Final = 200
 MAX_ENDPOINTS: Final = 50
 
-# Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
+# A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
 DELIVERY_IS_PENDING: Final = "state = 'pending'"
 DELIVERY_IS_FAILED: Final = "state = 'failed'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointInfo:
-    """``events`` empty: every event. ``generation`` of its secret. What waits and what failed of the last 30 days."""
+    """``events`` empty: every event. ``pending`` and ``failed`` count deliveries of the last 30 days."""
 
     id: str
     url: str
@@ -53,12 +53,10 @@ class NewEndpoint:
 
 
 def add(session: Session, new: NewEndpoint, now: datetime, *, allow_private: bool) -> EndpointInfo:
-    """``private``: it may be on a network of our own. Raises ``InvalidChangeError``."""
+    """``allow_private``: the URL may lead to a private network. Raises ``InvalidChangeError``."""
     subscribed = {one_of("events", event, PUBLIC_EVENT_NAMES) for event in new.events}
     if (session.scalar(select(func.count()).select_from(WebhookEndpoint)) or 0) >= MAX_ENDPOINTS:
-        raise InvalidChangeError(
-            "url", f"there are {MAX_ENDPOINTS} webhook endpoints already: remove one that is not needed"
-        )
+        raise InvalidChangeError("url", f"there are already {MAX_ENDPOINTS} webhook endpoints; remove one first")
     row = WebhookEndpoint(
         id=ENDPOINT_ID_PREFIX + secrets.token_hex(12),
         url=checked_url(new.url, allow_private=allow_private),
@@ -81,8 +79,8 @@ def list_all(session: Session) -> list[EndpointInfo]:
 
 
 def remove(session: Session, endpoint_id: str) -> bool:
-    """With all its deliveries; nothing more is sent there. False: there is no such endpoint."""
-    # Locked first: whoever puts a delivery in holds the row, and then finds it gone.
+    """Remove the endpoint and all its deliveries. Nothing more is sent to it. False: it does not exist."""
+    # Locked first: a transaction that inserts a delivery locks the row too, and then finds it removed.
     row = session.get(WebhookEndpoint, endpoint_id, with_for_update=True)
     if row is None:
         return False
@@ -92,7 +90,7 @@ def remove(session: Session, endpoint_id: str) -> bool:
 
 
 def rotate_secret(session: Session, endpoint_id: str, now: datetime) -> int | None:
-    """The generation of its new secret; the one before signs as well for a day. ``None``: there is no such endpoint."""
+    """The generation of the new secret. The old secret signs too for a day. ``None``: the endpoint does not exist."""
     row = session.get(WebhookEndpoint, endpoint_id, with_for_update={"key_share": True})
     if row is None:
         return None
@@ -105,7 +103,7 @@ def _checked_description(description: str | None) -> str | None:
     stripped = (description or "").strip()
     if len(stripped) > MAX_ENDPOINT_DESCRIPTION_LENGTH or not stripped.isprintable():
         raise InvalidChangeError(
-            "description", f"description must be one line of at most {MAX_ENDPOINT_DESCRIPTION_LENGTH} letters"
+            "description", f"description must be one line of at most {MAX_ENDPOINT_DESCRIPTION_LENGTH} characters"
         )
     return stripped or None
 

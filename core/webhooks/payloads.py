@@ -1,7 +1,7 @@
-"""What other services are told of an event: its public name, whom it is about, and the least that helps.
+"""Webhook events: the public name of an event, the organization it is about, and as few fields as possible.
 
-An announcement carries identity, not state: who wants to know how it is now asks the API. No address and no name of a
-person or organization is in it. Built from the event's own row, so each try sends the same bytes.
+A webhook event carries identity, not state: a subscriber reads the current state from the API. No address and no name
+of a user or organization is in it. It is built from the event's own row, so each attempt sends the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PublicEventName = Literal[
 ]
 PUBLIC_EVENT_NAMES: Final[tuple[PublicEventName, ...]] = get_args(PublicEventName)
 
-# A status that becomes ``deleted`` has a name of its own.
+# A change of the status to ``deleted`` has a name of its own.
 PUBLIC_NAME_BY_TYPE: Final[dict[EventType, PublicEventName]] = {
     "organization.created": "organization.created",
     "organization.renamed": "organization.updated",
@@ -41,7 +41,7 @@ PUBLIC_NAME_BY_TYPE: Final[dict[EventType, PublicEventName]] = {
     "membership.removed": "membership.removed",
     "membership.role_changed": "membership.role_changed",
 }
-# Of what the event holds, these alone are told.
+# Only these fields of an event are sent.
 FIELDS_BY_PUBLIC_NAME: Final[dict[PublicEventName, tuple[str, ...]]] = {
     "organization.created": ("plan_tier",),
     "organization.updated": (),
@@ -59,10 +59,10 @@ CLOUDEVENT_MEDIA_TYPE: Final = "application/cloudevents+json"
 
 
 class EventFields(BaseModel):
-    """``sequence`` rises with every event of an organization: the higher one happened later. What else there is depends
-    on the type: `plan_tier` (created); `from`, `to` and `at` (plan_changed), `from` and `to` (status_changed,
-    role_changed); `user_id` and `role` (members); `through` (synced): both billers hold every change up to that
-    `sync.sequence`.
+    """``sequence`` is the event's running number: of two events of one organization the higher one happened later. The
+    other fields depend on the type: `plan_tier` (created); `from`, `to` and `at` (plan_changed); `from` and `to`
+    (status_changed, role_changed); `user_id` and `role` (members); `version` (synced): both providers have every change
+    up to this `sync.version`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -72,13 +72,13 @@ class EventFields(BaseModel):
 
 
 class WebhookEvent(BaseModel):
-    """CloudEvents 1.0. ``id`` is the event's, the same at each try and in ``webhook-id``: take it once."""
+    """CloudEvents 1.0. ``id`` is the event's id, the same on every attempt and in ``webhook-id``: deduplicate by it."""
 
     specversion: Literal["1.0"] = "1.0"
     id: str = Field(examples=["9c1de6a4-4d5e-4f0a-8f5c-2a1b3c4d5e6f"])
     source: str = Field(examples=[WEBHOOK_EVENT_SOURCE])
     type: PublicEventName
-    subject: str = Field(description="The organization.", examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
+    subject: str = Field(description="The organization's id.", examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
     time: datetime
     datacontenttype: Literal["application/json"] = "application/json"
     data: EventFields
@@ -100,14 +100,14 @@ def build(event: Event, name: str) -> WebhookEvent:
 
 
 def public_name() -> ColumnElement[str | None]:
-    """The name of an ``events`` row, for a statement; NULL: of this one nobody is told."""
+    """The public name of an ``events`` row, for a statement. NULL: the event is not sent."""
     is_deletion = (Event.type == "organization.status_changed") & (Event.data["to"].as_string() == "deleted")
     cases = [(Event.type == event_type, literal(public)) for event_type, public in PUBLIC_NAME_BY_TYPE.items()]
     return case((is_deletion, literal("organization.deleted")), *cases, else_=null())
 
 
 def subscribed() -> ColumnElement[bool]:
-    """Whether an endpoint's row asks for an event's row, for a statement."""
+    """Whether an endpoint's row subscribes to an event's row, for a statement."""
     space = literal(" ")
     is_listed = (space + WebhookEndpoint.events + space).like(literal("% ") + public_name() + literal(" %"))
     return or_(WebhookEndpoint.events == "", is_listed)

@@ -1,8 +1,8 @@
-"""Secrets of webhook endpoints, and signatures by them in the form of Standard Webhooks 1.0.
+"""Secrets of webhook endpoints, and signatures in the form of Standard Webhooks 1.0.
 
-No secret is stored: each is derived from one setting, the endpoint's id and a generation, so whoever has the setting
-can sign and a copy of the database cannot. A rotation raises the generation; for a day both secrets sign, so that the
-other side may change over when it likes.
+No secret is stored. Each is derived from one setting, the endpoint's id and a generation: whoever has the setting can
+sign, and a copy of the database is not enough. A rotation raises the generation. For a day both secrets sign, so that
+the subscriber can switch at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROTATION_OVERLAP: Final = timedelta(hours=24)
 
 
 class Signer:
-    """``key`` is the setting: long and random, the same in every process."""
+    """``master_secret`` is the setting: long, random and the same in every process."""
 
     def __init__(self, master_secret: str) -> None:
         self._master_secret = master_secret.encode()
@@ -29,11 +29,11 @@ class Signer:
         return "Signer()"
 
     def secret(self, endpoint_id: str, generation: int) -> str:
-        """What the other side verifies with."""
+        """The secret with which the subscriber verifies."""
         return SIGNING_SECRET_PREFIX + base64.b64encode(self._derive_secret(endpoint_id, generation)).decode()
 
     def headers(self, endpoint: WebhookEndpoint, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
-        """Of one try: the timestamp is its own, the id is the message's."""
+        """The headers of one attempt: the timestamp is the attempt's, the id is the event's."""
         timestamp = str(int(now.timestamp()))
         signed_content = b".".join((message_id.encode(), timestamp.encode(), body))
         generations = [endpoint.secret_generation]

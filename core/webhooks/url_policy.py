@@ -1,4 +1,4 @@
-"""Which addresses a webhook may be sent to: https, or this very machine; never a private network unless allowed."""
+"""Which URLs a webhook may be sent to: https, or http on this machine; private networks only if allowed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from core.common.validation import InvalidChangeError
 
 MAX_ENDPOINT_URL_LENGTH: Final = 2000
 
-# Beyond what this Python's ipaddress knows: versions before 3.11.10 call some of these global.
+# Beyond Python's ipaddress: versions before 3.11.10 treat some of these as global.
 _V4_NOT_PUBLIC: Final = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/3")))
 _V6_PUBLIC: Final = IPv6Network("2000::/3")
-# Protocols, Teredo and 6to4 wrap addresses of version 4; the others are for documents.
+# Protocol assignments, Teredo and 6to4 embed IPv4 addresses; the others are for documentation.
 _V6_NOT_PUBLIC: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 
 def checked_url(url: str, *, allow_private: bool) -> str:
-    """The address as it is used. Raises ``InvalidChangeError``, whose text does not repeat it: it may hold a token."""
+    """The URL as it is used. Raises ``InvalidChangeError``, which does not repeat the URL: it may contain a token."""
     invalid_url = InvalidChangeError(
-        "url", "url must be https://host/path (http:// on this machine alone), without a user"
+        "url", "url must be https://host/path (http:// only for localhost) without credentials or fragment"
     )
     if len(url) > MAX_ENDPOINT_URL_LENGTH or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         raise invalid_url
@@ -34,15 +34,15 @@ def checked_url(url: str, *, allow_private: bool) -> str:
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
         raise invalid_url
     if not allow_private and _is_private_url(parts):
-        message = "url leads to a private address: name a public one, or set WEBHOOK_ALLOW_PRIVATE"
+        message = "url points to a private address; use a public one, or set WEBHOOK_ALLOW_PRIVATE"
         raise InvalidChangeError("url", message)
     return url
 
 
 def is_public(address: str) -> bool:
-    """Whether this numeric address is one of the open internet: not of this machine, a private network, a cloud's own.
+    """Whether this numeric address is on the public internet: not this machine's, a private network's or a cloud's own.
 
-    ``fe80::1%eth0`` and whatever else is not understood is not public.
+    ``fe80::1%eth0``, and whatever else cannot be parsed, is not public.
     """
     try:
         ip = ip_address(address)
@@ -65,7 +65,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_private_url(parts: SplitResult) -> bool:
-    """As far as the address itself tells it."""
+    """As far as the URL itself shows it; its host name is not resolved."""
     host = parts.hostname or ""
     try:
         ip_address(host)

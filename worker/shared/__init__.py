@@ -1,1 +1,1 @@
-"""What the processes share through Redis, each with a local fallback while Redis is away."""
+"""Redis implementations of the rate limiters and the cache. Each falls back to its own process if Redis is down."""

@@ -1,13 +1,11 @@
-"""The callers' buckets of all API processes, in Redis and by its clock; while it is away each process has its own."""
+"""Rate limiter per API caller, shared by all API processes in Redis and timed by its clock.
+
+While Redis does not respond, each process limits its callers on its own.
+"""
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Final, cast
-
-import redis
-import structlog
 
 from api.rate_limit import (
     CLIENT_BURST_SECONDS,
@@ -16,13 +14,12 @@ from api.rate_limit import (
     burst_tolerance,
     client_key,
 )
+from worker.shared.redis_fallback import RedisWithFallback
 
-log = structlog.get_logger()
-
-CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS: Final = 0.25  # seconds; Redis answers in less than a millisecond or is away
+CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS: Final = 0.25  # seconds; a healthy Redis responds in under a millisecond
 CLIENT_LIMIT_REDIS_RETRY_SECONDS: Final = 5.0  # seconds
 
-# KEYS: the bucket. ARGV, microseconds: the interval, how far ahead of now one may be, how long the bucket is kept.
+# KEYS: the bucket. ARGV: its interval and burst tolerance in microseconds, and its time to live in milliseconds.
 _ACQUIRE_CLIENT_SCRIPT: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -39,42 +36,25 @@ class RedisClientRateLimiter:
         self._burst_tolerance = burst_tolerance(rate)
         self._expires_in_ms = (
             int(1000 * (CLIENT_BURST_SECONDS + 1.0 / rate)) + 1
-        )  # milliseconds: by then the bucket is full
+        )  # milliseconds: an idle bucket is full by then
         self._local = LocalClientRateLimiter(rate)
-        self._redis = redis.Redis.from_url(
+        self._redis = RedisWithFallback(
             redis_url,
-            socket_timeout=CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS,
+            "client_rate_limiter",
+            timeout_seconds=CLIENT_LIMIT_REDIS_TIMEOUT_SECONDS,
+            retry_seconds=CLIENT_LIMIT_REDIS_RETRY_SECONDS,
+            decode_responses=False,
         )
-        self._acquire_script = self._redis.register_script(_ACQUIRE_CLIENT_SCRIPT)
-        self._unavailable_until = 0.0
-        self._lock = threading.Lock()
+        self._acquire_script = self._redis.client.register_script(_ACQUIRE_CLIENT_SCRIPT)
 
     def acquire(self, caller: str) -> float:
         name = client_key(caller)
-        if self._is_unavailable():
-            return self._local.acquire(name)
-        try:
-            wait = cast(
-                "int",
-                self._acquire_script(
-                    [f"billing-sync:pace:{name}"], [self._interval, self._burst_tolerance, self._expires_in_ms]
-                ),
-            )
-        except redis.RedisError as error:
-            self._mark_unavailable(error)
-            return self._local.acquire(name)
-        return wait / CLIENT_TICKS_PER_SECOND
+        return self._redis.run(lambda: self._acquire(name), lambda: self._local.acquire(name))
 
     def close(self) -> None:
         self._redis.close()
 
-    def _is_unavailable(self) -> bool:
-        with self._lock:
-            return time.monotonic() < self._unavailable_until
-
-    def _mark_unavailable(self, error: redis.RedisError) -> None:
-        with self._lock:
-            self._unavailable_until = time.monotonic() + CLIENT_LIMIT_REDIS_RETRY_SECONDS
-        # The class alone: the text may hold the address with its password.
-        log.warning("redis_fallback_active", component="client_rate_limiter", error=type(error).__name__)
+    def _acquire(self, name: str) -> float:
+        arguments = [self._interval, self._burst_tolerance, self._expires_in_ms]
+        wait = cast("int", self._acquire_script([f"billing-sync:pace:{name}"], arguments))
+        return wait / CLIENT_TICKS_PER_SECOND

@@ -1,4 +1,4 @@
-"""The tables, by the feature that owns them. Importing this package registers all of them with ``Base``."""
+"""Database tables, one module per feature. Importing this package registers all of them with ``Base``."""
 
 from core.db.base import Base
 from core.db.models.access import ApiKey, IdempotencyRecord, Invitation, InvitationToken, User

@@ -1,4 +1,4 @@
-"""Users, API keys, invitations, and stored responses of repeated requests."""
+"""Users, API keys, invitations and idempotency records."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ InvitationState = Literal["pending", "accepted", "revoked"]
 
 
 class User(Base):
-    """Somebody who has signed in, or changed something: from then on no sign-in makes an organization any more."""
+    """A user who has signed in or changed something. Later sign-ins create no organization."""
 
     __tablename__ = "users"
 
     user_id: Mapped[str] = mapped_column(String(255), primary_key=True)
     name: Mapped[str | None] = mapped_column(String(200))
     email: Mapped[str | None] = mapped_column(String(512))
-    """Only one that the sign-in service has verified."""
+    """Only an address that the sign-in service has verified."""
     first_seen_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
 
 
 class ApiKey(Base):
-    """A service account. The key itself is nowhere; whoever made it was shown it once."""
+    """A service account. The key itself is not stored; it was shown once, when it was created."""
 
     __tablename__ = "api_keys"
 
@@ -42,20 +42,20 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(100))
     secret_hash: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[str] = mapped_column(String(500))
-    """With blanks between, as OAuth writes them."""
+    """Separated by spaces, as in OAuth."""
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 
 
 class IdempotencyRecord(Base):
-    """What a request under an Idempotency-Key was answered, stored in the transaction of its change."""
+    """Stored response of a request with an Idempotency-Key, saved in the transaction of its change."""
 
     __tablename__ = "idempotency_records"
 
     caller: Mapped[str] = mapped_column(String(300), primary_key=True)
     idempotency_key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
-    """Digest of what was asked: the same key for something else is refused."""
+    """Digest of the request. The same key with another request is rejected."""
     status: Mapped[int] = mapped_column(Integer)
     body: Mapped[str] = mapped_column(Text)
     """As sent, byte for byte."""
@@ -65,7 +65,7 @@ class IdempotencyRecord(Base):
 
 
 class Invitation(Base):
-    """Somebody is asked to join by mail. The tokens that were mailed lie in ``invitation_tokens``, hashed."""
+    """An invitation to join, sent by email. Its tokens are stored in ``invitation_tokens``, hashed."""
 
     __tablename__ = "invitations"
 
@@ -75,10 +75,10 @@ class Invitation(Base):
     email_key: Mapped[str] = mapped_column(String(1024))
     role: Mapped[str] = mapped_column(String(16))
     invited_by: Mapped[str | None] = mapped_column(String(255))
-    """The user id; NULL: a service."""
+    """User id; NULL: a service."""
     state: Mapped[InvitationState] = mapped_column(String(16))
     emails_sent: Mapped[int] = mapped_column(Integer)
-    """How many mails it was given."""
+    """Number of emails created for it."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
@@ -96,7 +96,7 @@ class Invitation(Base):
 
 
 class InvitationToken(Base):
-    """One mail's token for one invitation. The token itself is in that mail and nowhere else."""
+    """The token in one email for one invitation. The token itself is only in that email."""
 
     __tablename__ = "invitation_tokens"
 

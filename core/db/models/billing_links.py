@@ -1,4 +1,4 @@
-"""Billing links: one organization at one provider, and what is left to do there.
+"""Billing links: one organization at one provider, and what is left to do.
 
 A link is in sync when ``applied_version == desired_version`` and it has no intent. ``desired_version`` repeats the
 organization's version and is written in the same transaction (decision 0002), so one partial index on the link alone
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
+from core.db.leases import Leased
 
 LinkState = Literal["active", "parked", "on_hold"]
 PaymentStatus = Literal["failed", "payer_rejected"]
@@ -31,8 +32,8 @@ LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 
-class BillingLink(Base):
-    """One organization at one biller: the ids, what is applied, what is left to do, and who works on it now."""
+class BillingLink(Leased, Base):
+    """One organization at one provider: ids, applied state, remaining work and lease."""
 
     __tablename__ = "billing_links"
 
@@ -45,46 +46,44 @@ class BillingLink(Base):
     livemode: Mapped[bool | None] = mapped_column(Boolean)
 
     created_at: Mapped[datetime | None]
-    """NULL: before this column was."""
+    """NULL: the link is older than this column."""
     desired_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
     customer_fingerprint: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the customer as last made there; NULL: not known, so it is read or made again."""
+    """Digest of the customer as last written; NULL: unknown, so the customer is read or written again."""
     applied_plan: Mapped[str | None] = mapped_column(String(255))
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     payer_id: Mapped[str | None] = mapped_column(String(255))
-    """Lago only: the Stripe customer it was told to charge. While it is set, nothing else may charge."""
+    """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
     synced_at: Mapped[datetime | None]
 
     state: Mapped[str] = mapped_column(String(8))
-    """open; parked (leaves when its data changes or a person retries); held (leaves only through a person)."""
+    """active; parked (until the organization changes or an operator retries); on_hold (until an operator acts)."""
     attempts: Mapped[int] = mapped_column(Integer)
     not_before: Mapped[datetime | None]
-    """No claim before this time; NULL: now."""
+    """No sync attempt before this time; NULL: at once."""
     cooldown_until: Mapped[datetime | None]
-    """No round before this time either: what changes meanwhile is taken along by the next one."""
+    """No sync attempt before this time either; changes made meanwhile are sent together by the next one."""
     next_sweep_at: Mapped[datetime]
-    """When the sweep hands a link that is behind to the broker once more."""
+    """When the sweep sends the next sync request, if the link has work."""
     error_kind: Mapped[str | None] = mapped_column(String(32))
     error_code: Mapped[str | None] = mapped_column(String(255))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_request_id: Mapped[str | None] = mapped_column(String(255))
     error_at: Mapped[datetime | None]
 
-    lease_token: Mapped[str | None] = mapped_column(String(36))
-    lease_until: Mapped[datetime | None]
     generation: Mapped[int] = mapped_column(Integer)
     intent: Mapped[dict[str, Any] | None]
 
     checks_requested: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    """How many hints came that something changed there."""
+    """Number of remote checks that webhooks have requested."""
     checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    """How many of them a look has answered; fewer: one is due."""
+    """Number of them that are done; if it is lower, a remote check is due."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
-    """What is wrong with paying there: ``failed``, an invoice was not paid; ``refused``, the payer is not taken."""
+    """A payment problem. failed: an invoice is unpaid; payer_rejected: the payment provider rejects the payer."""
     payment_since: Mapped[datetime | None]
     payment_code: Mapped[str | None] = mapped_column(String(255))
-    """The biller's own word for it, as it was last told."""
+    """The provider's code for it, from the last webhook."""
 
     __table_args__ = (
         Index(
@@ -111,5 +110,5 @@ class BillingLink(Base):
     )
 
 
-# Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
-LINK_IS_ACTIVE_AND_BEHIND = f"state = 'active' AND ({LINK_HAS_WORK})"
+# A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
+LINK_IS_ACTIVE_WITH_WORK = f"state = 'active' AND ({LINK_HAS_WORK})"

@@ -1,4 +1,4 @@
-"""Drift checks: a run, what it listed, and what it found."""
+"""Drift reports: one run of a drift check, what it listed and what it found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.db.base import Base
 
 
 class DriftReportRecord(Base):
-    """One comparison of ours with what the billers hold: a run that can be taken up again, then a plan under its id."""
+    """One run of a drift check, which can be resumed, and then its report under ``report_id``."""
 
     __tablename__ = "drift_reports"
 
@@ -26,11 +26,11 @@ class DriftReportRecord(Base):
     report_id: Mapped[str | None] = mapped_column(String(64), unique=True)
     """SHA-256 of the findings; NULL until the run has ended."""
     lease_token: Mapped[str] = mapped_column(String(36))
-    """Whoever goes on with the run replaces it, so that whoever had it before stops."""
+    """Replaced by each process that resumes the run, so that the previous one stops."""
     stage: Mapped[str] = mapped_column(String(32))
     cursor: Mapped[str | None] = mapped_column(String(255))
     processed: Mapped[int] = mapped_column(Integer)
-    """Of this stage: rows listed, or organizations compared."""
+    """In this stage: rows listed, or organizations compared."""
     counts: Mapped[dict[str, Any]]
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
@@ -41,7 +41,7 @@ class DriftReportRecord(Base):
 
 
 class DriftListing(Base):
-    """A customer or subscription as a biller listed it; gone when its run has ended."""
+    """A customer or subscription as a provider listed it; deleted when its run has ended."""
 
     __tablename__ = "drift_listings"
 
@@ -50,7 +50,7 @@ class DriftListing(Base):
     object_type: Mapped[str] = mapped_column(String(16), primary_key=True)
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     org_id: Mapped[str | None] = mapped_column(String(64))
-    """The organization that it belongs to by what the biller says; NULL: it names none of our form."""
+    """The organization that the listed object names; NULL: it names none, or not in our form."""
     customer_id: Mapped[str | None] = mapped_column(String(255))
     observed: Mapped[dict[str, Any]]
 
@@ -61,7 +61,7 @@ class DriftListing(Base):
 
 
 class DriftFinding(Base):
-    """What was found about one organization, or about a stranger that names itself one."""
+    """One finding about an organization, or about an orphan at a provider."""
 
     __tablename__ = "drift_findings"
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
+from core.db.leases import Leased
 
 EmailState = Literal["pending", "sent", "failed", "stale"]
 EmailKind = Literal[
@@ -24,31 +25,29 @@ EmailKind = Literal[
 ]
 
 
-class Email(Base):
-    """One mail to one address, because of one event or invitation."""
+class Email(Leased, Base):
+    """One email to one address, because of one event or invitation."""
 
     __tablename__ = "emails"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    """Its Message-ID is made of this, the same at each try."""
+    """The Message-ID is derived from it, so it is the same on every attempt."""
     cause: Mapped[str] = mapped_column(String(80))
-    """An event's id, or an invitation's and the how many-eth mail of it this is."""
+    """An event's id, or an invitation's id and the running number of its email, starting at 1."""
     kind: Mapped[EmailKind] = mapped_column(String(32))
     recipient: Mapped[str] = mapped_column(String(512))
     org_id: Mapped[str] = mapped_column(String(64))
-    """No foreign key: the relay, which writes many at once, would wait for every organization that is locked."""
+    """No foreign key: the relay writes many at once and would wait for every organization that is locked."""
     invitation_id: Mapped[str | None] = mapped_column(ForeignKey("invitations.id"))
     after_version: Mapped[int | None] = mapped_column(BigInteger)
-    """Not sent before both billers hold it."""
+    """Not sent before both providers have this version."""
     state: Mapped[EmailState] = mapped_column(String(16))
-    """open; sent; given_up (refused for good, see ``error``); overtaken (not true any more when its turn came)."""
+    """pending; sent; failed (rejected permanently, see ``error``); stale (no longer true when it was due)."""
     attempts: Mapped[int] = mapped_column(Integer)
     next_attempt_at: Mapped[datetime]
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
-    lease_token: Mapped[str | None] = mapped_column(String(36))
-    lease_until: Mapped[datetime | None]
 
     __table_args__ = (
         Index("uq_emails_cause", "cause", "kind", "recipient", unique=True),

@@ -1,4 +1,4 @@
-"""The outbox and the audit trail in one: every domain event, and whether it was published."""
+"""The outbox, which is also the audit trail: every domain event, and whether it was published."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.common.json_types import Json
 from core.db.base import Base, Counter
+from core.db.leases import Leased
 
 
-class Event(Base):
-    """The outbox and the audit in one; rows are only ever added, and marked published."""
+class Event(Leased, Base):
+    """A domain event. Rows are only added, and later marked as published."""
 
     __tablename__ = "events"
 
@@ -31,8 +32,6 @@ class Event(Base):
     data: Mapped[dict[str, Any]]
     occurred_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
-    lease_token: Mapped[str | None] = mapped_column(String(36))
-    lease_until: Mapped[datetime | None]
 
     __table_args__ = (
         Index(

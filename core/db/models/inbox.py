@@ -1,4 +1,4 @@
-"""What arrives: events of other services, and webhooks of the providers."""
+"""The inbox: service events and provider webhooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ProviderWebhookState = Literal["stored", "handled", "ignored", "rejected"]
 
 
 class ServiceEvent(Base):
-    """What another service sent, once each, with what became of it."""
+    """A message of another service, stored once, with its status."""
 
     __tablename__ = "service_events"
 
@@ -44,27 +44,27 @@ class ServiceEvent(Base):
 
 
 class ProviderWebhook(Base):
-    """A webhook, stored once: that something changed at a biller and where to look, never how it is."""
+    """A provider webhook, stored once. It triggers a remote check and is never trusted."""
 
     __tablename__ = "provider_webhooks"
 
     provider: Mapped[str] = mapped_column(String(16), primary_key=True)
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
-    """The biller's own: Stripe's event, Lago's unique key."""
+    """The provider's own: Stripe's event id, Lago's unique key."""
     type: Mapped[str] = mapped_column(String(255))
     effect: Mapped[WebhookEffect | None] = mapped_column(String(16))
     object_id: Mapped[str | None] = mapped_column(String(255))
     customer_id: Mapped[str | None] = mapped_column(String(255))
     org_id: Mapped[str | None] = mapped_column(String(64))
     code: Mapped[str | None] = mapped_column(String(255))
-    """The reason of a failure, in the biller's word."""
+    """The provider's code for the reason of a failure."""
     account_id: Mapped[str | None] = mapped_column(String(255))
     livemode: Mapped[bool | None] = mapped_column(Boolean)
     received_at: Mapped[datetime]
     state: Mapped[ProviderWebhookState] = mapped_column(String(8))
     reason: Mapped[str | None] = mapped_column(Text)
     due_at: Mapped[datetime]
-    """When somebody is told of it once more, while it is stored."""
+    """When it is dispatched next, while it is stored."""
 
     __table_args__ = (
         Index(

@@ -1,8 +1,6 @@
-"""Periodic jobs: who runs one now."""
+"""Locks of periodic jobs."""
 
 from __future__ import annotations
-
-from datetime import datetime
 
 from sqlalchemy import (
     String,
@@ -10,13 +8,12 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
+from core.db.leases import Leased
 
 
-class JobLock(Base):
-    """A lease for a periodic job, so that two schedulers do the work once."""
+class JobLock(Leased, Base):
+    """Lock of a periodic job, so that two schedulers run it once."""
 
     __tablename__ = "job_locks"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    lease_token: Mapped[str | None] = mapped_column(String(36))
-    lease_until: Mapped[datetime | None]

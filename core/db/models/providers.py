@@ -1,4 +1,4 @@
-"""One row a provider: whose account it is, and its circuit breaker."""
+"""One row per provider: its pinned account and its circuit breaker."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ BreakerReason = Literal["unavailable", "misconfigured", "wrong_account"]
 
 
 class ProviderStatus(Base):
-    """One biller as all processes see it: whose account it is, and whether it is stopped. Its row is always there."""
+    """One provider as all processes see it: pinned account and circuit breaker. Its row always exists."""
 
     __tablename__ = "provider_status"
 
     provider: Mapped[str] = mapped_column(String(16), primary_key=True)
     account_id: Mapped[str | None] = mapped_column(String(255))
-    """Stored at first use and never replaced: the links' ids mean nothing in another account."""
+    """Stored on first use and never replaced, because the links' ids are meaningless in another account."""
     livemode: Mapped[bool | None] = mapped_column(Boolean)
     consecutive_failures: Mapped[int] = mapped_column(Integer)
-    """Unavailable answers in a row, over all workers."""
+    """Times in a row that the provider was unavailable, over all workers."""
     breaker_reason: Mapped[BreakerReason | None] = mapped_column(String(16))
-    """NULL: it is not stopped."""
+    """NULL: the circuit breaker is closed."""
     breaker_message: Mapped[str | None] = mapped_column(Text)
     open_since: Mapped[datetime | None]
     probe_at: Mapped[datetime | None]
-    """While stopped: no turn before this time, and one then."""
+    """While the breaker is open: no sync attempt before this time, then one probe."""
     updated_at: Mapped[datetime | None]

@@ -15,35 +15,36 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Counter
+from core.db.leases import Leased
 
 DeliveryState = Literal["pending", "delivered", "failed"]
 
 
 class WebhookEndpoint(Base):
-    """An address of another service that is told what happens. Its secret is nowhere: it is derived for each use."""
+    """A subscriber's URL that receives webhooks. Its secret is derived for each use, never stored."""
 
     __tablename__ = "webhook_endpoints"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     url: Mapped[str] = mapped_column(String(2000))
     events: Mapped[str] = mapped_column(String(1000))
-    """With blanks between; empty: all there are."""
+    """Names separated by spaces; empty: all events."""
     description: Mapped[str | None] = mapped_column(String(200))
     secret_generation: Mapped[int] = mapped_column(Integer)
-    """Of its secret; each rotation raises it."""
+    """Each rotation of the secret raises it."""
     rotated_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
-    """NULL: it is told."""
+    """NULL: it is enabled."""
     disabled_reason: Mapped[str | None] = mapped_column(String(200))
     consecutive_failures: Mapped[int] = mapped_column(Integer)
-    """In a row, whichever event it was."""
+    """Failures in a row, of any event."""
     backoff_until: Mapped[datetime | None]
-    """Nothing is sent there before."""
+    """Nothing is sent to it before this time."""
 
 
-class WebhookDelivery(Base):
-    """One event to one endpoint, by the endpoint's name of it."""
+class WebhookDelivery(Leased, Base):
+    """One event for one endpoint, under the event's public name."""
 
     __tablename__ = "webhook_deliveries"
 
@@ -54,11 +55,9 @@ class WebhookDelivery(Base):
     attempts: Mapped[int] = mapped_column(Integer)
     next_attempt_at: Mapped[datetime]
     created_at: Mapped[datetime]
-    lease_token: Mapped[str | None] = mapped_column(String(36))
-    lease_until: Mapped[datetime | None]
     last_attempt_at: Mapped[datetime | None]
     last_status: Mapped[int | None] = mapped_column(Integer)
-    """NULL: there was no answer, see ``last_error``."""
+    """NULL: there was no response, see ``last_error``."""
     last_error: Mapped[str | None] = mapped_column(String(32))
     delivered_at: Mapped[datetime | None]
 

@@ -85,7 +85,7 @@ def test_a_file_is_brought_to_the_schema_by_itself(sqlite_url: str) -> None:
 
 def test_a_server_that_is_away_is_named_as_that() -> None:
     database = Database("postgresql://nobody:hunter2@127.0.0.1:1/none")
-    with pytest.raises(DatabaseError, match=r"does not answer \(connection failed: ") as caught:
+    with pytest.raises(DatabaseError, match=r"is not reachable \(connection failed: ") as caught:
         database.ensure_schema()
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(database)

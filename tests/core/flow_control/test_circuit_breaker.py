@@ -282,7 +282,7 @@ def test_a_persons_word_has_a_stopped_biller_tried_at_once_and_changes_no_open_o
 def test_the_key_of_another_account_stops_it_until_a_process_starts_with_the_right_one(world: SyncWorld) -> None:
     org_id = world.create()
     with world.database.write() as session:
-        circuit_breaker.trip(session, "stripe", "another account", world.now)
+        circuit_breaker.open_for_wrong_account(session, "stripe", "another account", world.now)
         assert circuit_breaker.probe_now(session, world.now) == []
     world.wait(3600)
     assert acquire_lease(world, org_id) is None
@@ -302,8 +302,8 @@ def test_while_all_goes_well_a_turn_pays_no_statement_for_it(world: SyncWorld) -
     event.listen(world.database.engine, "before_cursor_execute", note)
     assert world.run(org_id, "stripe").kind == "synced"
     event.remove(world.database.engine, "before_cursor_execute", note)
-    assert any("billers" in each for each in sent)
-    assert [each for each in sent if each.startswith(("UPDATE billers", "SELECT billers"))] == []
+    assert any("provider_status" in each for each in sent)
+    assert [each for each in sent if each.startswith(("UPDATE provider_status", "SELECT provider_status"))] == []
 
 
 def test_fifty_organizations_and_a_refused_key_cost_one_call(world: SyncWorld) -> None:

@@ -18,14 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.flow_control.rate_limiter import (
-    MICROSECONDS_PER_SECOND,
-    PENALTY_MICROSECONDS,
     RESERVATION_TTL_MICROSECONDS,
     LocalRateLimiter,
     Priority,
     ProviderRateLimits,
     RateLimit,
 )
+from core.flow_control.token_bucket import MICROSECONDS_PER_SECOND, PENALTY_MICROSECONDS
 from core.ports.spec import Provider
 
 CREATE, READ = "POST /v1/customers", "GET /v1/customers/{id}"

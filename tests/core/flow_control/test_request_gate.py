@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from core.flow_control.rate_limiter import MICROSECONDS_PER_SECOND, LocalRateLimiter, ProviderRateLimits, RateLimit
+from core.flow_control.rate_limiter import LocalRateLimiter, ProviderRateLimits, RateLimit
 from core.flow_control.request_gate import MAX_RETURN_SECONDS, MIN_RETURN_SECONDS, ConcurrencySlots, RequestGates
+from core.flow_control.token_bucket import MICROSECONDS_PER_SECOND
 from core.organizations.links import SWEEP_GRACE
 from core.ports.errors import NoPermitError
 from core.ports.spec import Provider

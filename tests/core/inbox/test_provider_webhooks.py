@@ -163,7 +163,9 @@ def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(
     check(world, org_id, "stripe")
     link = world.link(org_id, "stripe")
     assert (link.state, link.error_code) == ("parked", "changed_at_provider")
-    assert str(link.error_message).startswith(f"{customer_id} in Stripe: deleted in Stripe, which is final: bring the")
+    assert str(link.error_message).startswith(
+        f"{customer_id} at Stripe: it was deleted in Stripe, which cannot be undone: set the right customer id"
+    )
     assert writes(world) == []
     with world.database.read() as session:
         status = sync_status.version_status(session, org_id, world.now)
@@ -177,7 +179,7 @@ def test_a_customer_deleted_in_lago_parks_the_link_and_makes_no_other(world: Syn
     check(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
     link = world.link(org_id, "lago")
     assert link.state == "parked"
-    assert "Lago knows no such customer: deleted there" in str(link.error_message)
+    assert "Lago knows no such customer: it was deleted" in str(link.error_message)
     assert world.lago_objects("customers") == []
     assert writes(world) == []
 
@@ -190,7 +192,7 @@ def test_a_subscription_that_ended_in_lago_is_not_charged_again_before_a_person_
     check(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
     link = world.link(org_id, "lago")
     assert (link.state, after_its_end >= charged) == ("parked", True)
-    assert "ended in Lago, and not by us, so nothing is charged again by itself" in str(link.error_message)
+    assert "ended at Lago, but not by billing-sync, so it is not created again automatically" in str(link.error_message)
     assert len(world.sandbox.charges()) == after_its_end
     world.change(org_id, commands.retry)
     world.reconcile_until_idle(org_id)
@@ -207,7 +209,9 @@ def test_a_subscription_that_ended_in_stripe_is_for_a_person(world: SyncWorld) -
     check(world, org_id, "stripe", "ended", object_id=ours)
     link = world.link(org_id, "stripe")
     assert link.state == "parked"
-    assert str(link.error_message).startswith(f"subscription {ours}: it ended in Stripe, not by us; to charge again")
+    assert str(link.error_message).startswith(
+        f"subscription {ours}: it was ended in Stripe, not by us. To charge again"
+    )
     assert writes(world) == []
 
 
@@ -218,7 +222,7 @@ def test_a_plan_changed_in_lago_is_shown_and_not_changed_back(world: SyncWorld, 
     check(world, org_id, "lago")
     link = world.link(org_id, "lago")
     assert link.state == "parked"
-    assert "and that was not by us: change the plan here to what was meant, or" in str(link.error_message)
+    assert "and did not make this change: change the organization's plan to the intended" in str(link.error_message)
     assert writes(world) == []
     assert world.organization(org_id).plan_tier == "professional"
 
@@ -240,7 +244,7 @@ def test_a_foreign_subscription_is_named_and_neither_joined_nor_ended(world: Syn
     link = world.link(org_id, "stripe")
     assert (link.state, link.subscription_id) == ("parked", None)
     assert rogue in str(link.error_message)
-    assert "end it in Stripe" in str(link.error_message)
+    assert "end the subscription in Stripe" in str(link.error_message)
     assert writes(world) == []
 
 
@@ -354,7 +358,7 @@ def test_whoever_is_unknown_or_deleted_costs_nothing_and_the_row_says_why(world:
     store(world, ParsedWebhook(provider="lago", id="l", type="invoice.voided", effect="check", org_id="org_somebody"))
     store(world, ParsedWebhook(provider="lago", id="n", type="payment.succeeded", effect="payer_accepted"))
     assert process(world) == []
-    assert {row(world, name).reason for name in "sln"} == {"it is about no customer of ours"}
+    assert {row(world, name).reason for name in "sln"} == {"not about one of our customers"}
     world.change_status(org_id, "deleted")
     world.reconcile_until_idle(org_id)
     world.sandbox.reset_calls()
@@ -375,7 +379,7 @@ def test_another_account_or_mode_is_refused_and_has_no_effect(world: SyncWorld) 
     assert [each.state for each in refused] == ["rejected"] * 3
     assert process(world) == []
     assert world.link(org_id, "stripe").checks_requested == 0
-    assert "live mode, this database belongs to test mode" in str(refused[1].reason)
+    assert "live mode, but this database belongs to test mode" in str(refused[1].reason)
 
 
 def test_the_same_hint_is_one_row_however_often_and_however_many_bring_it(world: SyncWorld) -> None:

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.flow_control.rate_limiter import (
-    MICROSECONDS_PER_SECOND,
     LocalRateLimiter,
     Priority,
     ProviderRateLimits,
     RateLimit,
 )
+from core.flow_control.token_bucket import MICROSECONDS_PER_SECOND
 from core.ports.spec import PROVIDERS, Provider
 from worker.shared.rate_limiter import ASSUMED_PROCESS_COUNT, RedisRateLimiter
 

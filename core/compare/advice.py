@@ -1,0 +1,169 @@
+"""What an operator reads about a difference: one table from a code to its sentence.
+
+A rule chooses the code and gives the parameters of the sentence. Each sentence names a way out: a command, something to
+do at the provider, or what the repair does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+AdviceCode = Literal[
+    # The customer
+    "wrong_account",
+    "customer_not_linked",
+    "duplicate_customer",
+    "customer_deleted",
+    "customer_recreated",
+    "customer_not_found",
+    "other_customer_has_org_id",
+    "org_id_cleared",
+    "customer_of_two_organizations",
+    "customer_field_differs",
+    "charged_currency_differs",
+    "payer_not_set",
+    "payer_differs",
+    "payer_still_linked",
+    # The subscription
+    "no_desired_state",
+    "organization_deleted",
+    "charged_by_lago",
+    "foreign_subscription",
+    "ended_in_lago",
+    "ended_in_stripe",
+    "inactive_in_lago",
+    "plan_differs",
+    "plan_not_repairable",
+    "next_plan_missing",
+    "next_plan_undesired",
+    # No desired state
+    "plan_not_in_catalog",
+    "lago_still_has_payer",
+    "stripe_still_has_subscription",
+    "charging_provider_would_change",
+    # The link is parked after a remote check
+    "parked_for_finding",
+    "parked_for_ended_subscription",
+    "parked_for_missing_subscription",
+    "parked_for_plan",
+    "parked_for_next_plan",
+]
+
+ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
+    "wrong_account": (
+        "its ids belong to the account {link_account}, but our API key belongs to {key_account}: set the id of the "
+        "customer in {key_account} with `billing-sync set-customer-id {org_id} --{provider} …`"
+    ),
+    "customer_not_linked": "set the right customer with `billing-sync set-customer-id {org_id} --{provider} …`",
+    "duplicate_customer": (
+        "{linked_id} is the customer that we use. Keep it, transfer the unpaid invoices of {duplicate_id} to it, and "
+        "clear metadata.org_id of {duplicate_id} in Stripe; never delete the customer that has invoices"
+    ),
+    "customer_deleted": (
+        "it was deleted in {provider_name}, which cannot be undone: set the right customer id with `billing-sync "
+        "set-customer-id {org_id} --{provider} …`"
+    ),
+    "customer_recreated": (
+        "it was deleted in Lago and another customer was created with our id: set the right customer id with "
+        "`billing-sync set-customer-id {org_id} --{provider} …`"
+    ),
+    "customer_not_found": (
+        "{provider_name} knows no such customer: it was deleted, or the API key belongs to another account. Check the "
+        "key, or create a customer with org_id {org_id} and set the right customer id with `billing-sync "
+        "set-customer-id {org_id} --{provider} …`"
+    ),
+    "other_customer_has_org_id": (
+        "{provider_name} does not know our customer id, but another customer has our org_id: if that is the right one, "
+        "set the right customer id with `billing-sync set-customer-id {org_id} --{provider} …`"
+    ),
+    "org_id_cleared": "the repair sets org_id on the customer again",
+    "customer_of_two_organizations": (
+        "two organizations refer to {customer_id}: correct metadata.org_id in {provider_name}, or set this "
+        "organization's own customer with `billing-sync set-customer-id {org_id} --{provider} …`"
+    ),
+    "customer_field_differs": "the repair writes our {field} to {provider_name}",
+    "charged_currency_differs": (
+        "Lago cannot change the currency of a customer that has been charged: change the currency of the organization, "
+        "or resolve it in Lago"
+    ),
+    "payer_not_set": "the repair sets the Stripe customer that Lago charges",
+    "payer_differs": (
+        "Lago charges another Stripe customer, and replacing it would lose its payment methods: decide which of the "
+        "two is right"
+    ),
+    "payer_still_linked": "Stripe charges for this plan: unlink the payment provider of the customer in Lago",
+    "no_desired_state": "{reason}",
+    "organization_deleted": (
+        "the organization is deleted: end the subscription in {provider_name} unless it is meant to continue"
+    ),
+    "charged_by_lago": (
+        "Lago charges for this plan: end the subscription in Stripe, or let Stripe charge for it (`charged_by`)"
+    ),
+    "foreign_subscription": (
+        "we did not create {subscription_id} on {customer_id}, and it charges in addition to ours: end it in "
+        "{provider_name}, or end ours by changing the plan of the organization; it is never adopted automatically"
+    ),
+    "ended_in_lago": "it was ended in Lago, not by us; the repair creates it again",
+    "ended_in_stripe": (
+        "it was ended in Stripe, not by us. To charge again, create a subscription for the customer in Stripe with "
+        "metadata org_id={org_id}, then run `billing-sync retry {org_id}` to adopt it"
+    ),
+    "inactive_in_lago": (
+        "Lago has a subscription with our id that is inactive or belongs to another customer: resolve it in Lago, then "
+        "run `billing-sync retry {org_id}`"
+    ),
+    "plan_differs": "the repair switches it to our plan immediately",
+    "plan_not_repairable": (
+        "the repair never lowers a price and does not touch an unknown plan: correct it in {provider_name}, or change "
+        "the plan of the organization to what was meant"
+    ),
+    "next_plan_missing": "the repair schedules our next plan",
+    "next_plan_undesired": "the repair cancels the scheduled plan",
+    "plan_not_in_catalog": (
+        "plan {tier!r} is not in the catalog ({tiers}): change the organization to one of these plans, or add a table "
+        "for the plan to plans.toml"
+    ),
+    "lago_still_has_payer": (
+        "Stripe charges for this plan, but the customer in Lago is still linked to {payer_id}: unlink the payment "
+        "provider of the customer in Lago, then run `billing-sync retry {org_id}`"
+    ),
+    "stripe_still_has_subscription": (
+        "Lago charges for this plan, but Stripe still has the subscription {subscription_id}: Lago is updated once "
+        "that subscription has ended; the organization's Stripe link says how to end it"
+    ),
+    "charging_provider_would_change": (
+        "the downgrade from {tier} to {next_tier} would move billing from {charged_by} to {next_charged_by} at period "
+        "end, which neither provider can schedule: cancel it, or let one provider charge for both plans"
+    ),
+    "parked_for_finding": "{object_id} at {provider_name}: {advice}",
+    "parked_for_ended_subscription": (
+        "its subscription was ended at {provider_name}, but not by billing-sync, so it is not created again "
+        "automatically: run `billing-sync retry {org_id}` to create it again, or set the organization's status to "
+        "deleted to end billing"
+    ),
+    "parked_for_missing_subscription": "subscription {object_id}: {advice}",
+    "parked_for_plan": (
+        "subscription {object_id} at {provider_name} is on {theirs}, but billing-sync expects {ours} and did not make "
+        "this change: change the organization's plan to the intended one, or run `billing-sync retry {org_id}` to "
+        "restore the expected plan at {provider_name}"
+    ),
+    "parked_for_next_plan": (
+        "subscription {object_id} at {provider_name} is scheduled to change to {theirs}, but billing-sync expects "
+        "{ours} and did not make this change: change the organization's plan to the intended one, or run `billing-sync "
+        "retry {org_id}` to restore the expected plan at {provider_name}"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """``parameters``: at least those that the sentence of the code names."""
+
+    code: AdviceCode
+    parameters: Mapping[str, str | None]
+
+    @property
+    def sentence(self) -> str:
+        return ADVICE_SENTENCES[self.code].format_map(self.parameters)

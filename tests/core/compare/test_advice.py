@@ -1,0 +1,220 @@
+"""Each advice code has a sentence, a rule that gives its parameters, and a way out in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from string import Formatter
+from typing import Any, get_args
+
+import pytest
+
+from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog, ChargingProvider
+from core.compare.advice import ADVICE_SENTENCES, Advice, AdviceCode
+from core.compare.customer_rules import customer_findings, wrong_account
+from core.compare.desired_state import PayerPolicy, desired_state, refuse_double_charging
+from core.compare.findings import Finding, FindingKind
+from core.compare.local_state import LocalState
+from core.compare.provider_side import ProviderSide
+from core.compare.subscription_rules import subscription_findings
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.ports.errors import RejectedError
+from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
+from core.ports.spec import Provider
+from core.reconcile.remote_check import parking_advice
+from tests.test_words import Name, refused
+
+GIVEN_TO_EVERY_RULE = {"org_id", "provider", "provider_name"}
+WAYS_OUT = re.compile(
+    r"`billing-sync (?:retry|set-customer-id) org_1\b"
+    r"|\bthe repair (?:writes|sets|creates|switches|schedules|cancels) "
+    r"|\b(?:end|unlink|transfer|correct|change|cancel|decide) (?:it|the|which)\b"
+)
+
+
+def organization(**changes: Any) -> Organization:  # noqa: ANN401 - columns of all types
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    times = {"created_at": now, "updated_at": now}
+    row = {"id": "org_1", "name": "Acme", "plan_tier": "professional", "status": "active", "version": 1}
+    return Organization(**(row | times | changes))
+
+
+def link(provider: Provider, **changes: Any) -> BillingLink:  # noqa: ANN401 - columns of all types
+    return BillingLink(org_id="org_1", provider=provider, **({"state": "active", "customer_id": "cus_1"} | changes))
+
+
+def catalog(charging_provider: ChargingProvider, *tiers: str) -> Catalog:
+    """``tiers``: only these plans are changed; none: all are."""
+    plans = plan_catalog.load()
+    changed = {
+        tier: plan.model_copy(update={"charged_by": charging_provider}) if not tiers or tier in tiers else plan
+        for tier, plan in plans.plans.items()
+    }
+    return plans.model_copy(update={"plans": changed})
+
+
+def customer(**changes: Any) -> ObservedCustomer:  # noqa: ANN401 - fields of all types
+    return ObservedCustomer(**({"id": "cus_1", "org_id": "org_1", "name": "Acme"} | changes))
+
+
+def subscription(**changes: Any) -> ObservedSubscription:  # noqa: ANN401 - fields of all types
+    row = {"id": "sub_1", "customer_id": "cus_1", "org_id": "org_1", "plan_code": "professional"}
+    return ObservedSubscription(**(row | changes))
+
+
+def side(
+    provider: Provider,
+    *observed: ObservedCustomer | ObservedSubscription,
+    charged_by: ChargingProvider = "lago",
+    ours: BillingLink | None = None,
+    stripe: BillingLink | None = None,
+    key_account: str | None = None,
+    **changes: Any,  # noqa: ANN401 - columns of all types
+) -> ProviderSide:
+    links: dict[Provider, BillingLink] = {"stripe": stripe or link("stripe"), "lago": link("lago")}
+    return ProviderSide(
+        local=LocalState(organization=organization(**changes), links=links | {provider: ours or links[provider]}),
+        provider=provider,
+        observed=ObservedState(
+            customers=tuple(each for each in observed if isinstance(each, ObservedCustomer)),
+            subscriptions=tuple(each for each in observed if isinstance(each, ObservedSubscription)),
+        ),
+        catalog=catalog(charged_by),
+        policy=PayerPolicy(sends_payer_to_lago=True),
+        key_account=key_account,
+    )
+
+
+CONFIRMED = link("stripe", customer_fingerprint="d")
+RULE_CASES: dict[AdviceCode, ProviderSide] = {
+    "wrong_account": side("stripe", ours=link("stripe", account_id="acct_1"), key_account="acct_2"),
+    "customer_not_linked": side("stripe", customer(), ours=link("stripe", customer_id=None)),
+    "duplicate_customer": side("stripe", customer(), customer(id="cus_2")),
+    "customer_deleted": side("stripe", customer(deleted=True)),
+    "customer_recreated": side("lago", customer(id="cus_2")),
+    "customer_not_found": side("stripe"),
+    "other_customer_has_org_id": side("stripe", customer(id="cus_2")),
+    "org_id_cleared": side("stripe", customer(org_id=None)),
+    "customer_of_two_organizations": side("stripe", customer(org_id="org_2")),
+    "customer_field_differs": side("stripe", customer(name="Mallory")),
+    "charged_currency_differs": side("lago", customer(currency="EUR"), currency="USD"),
+    "payer_not_set": side("lago", customer(), stripe=CONFIRMED),
+    "payer_differs": side("lago", customer(payer_id="cus_2"), stripe=CONFIRMED),
+    "payer_still_linked": side("lago", customer(payer_id="cus_2"), charged_by="stripe"),
+    "no_desired_state": side("stripe", customer(), plan_tier="gold"),
+    "organization_deleted": side("lago", customer(), subscription(), status="deleted"),
+    "charged_by_lago": side("stripe", customer(), subscription()),
+    "foreign_subscription": side(
+        "stripe", subscription(), ours=link("stripe", subscription_id="sub_2"), charged_by="stripe"
+    ),
+    "ended_in_lago": side("lago", customer()),
+    "ended_in_stripe": side("stripe", customer(), charged_by="stripe"),
+    "inactive_in_lago": side("lago", customer(), subscription(started=False)),
+    "plan_differs": side("lago", customer(), subscription(plan_code="starter")),
+    "plan_not_repairable": side("lago", customer(), subscription(plan_code=None)),
+    "next_plan_missing": side("lago", customer(), subscription(), pending_plan_tier="starter"),
+    "next_plan_undesired": side("lago", customer(), subscription(next_plan_code="starter")),
+}
+
+
+def compute_desired_state(plans: Catalog, **changes: Any) -> None:  # noqa: ANN401 - columns of all types
+    desired_state("lago", organization(**changes), link("stripe"), plans, PayerPolicy())
+
+
+REJECTION_CASES: dict[AdviceCode, Callable[[], None]] = {
+    "plan_not_in_catalog": lambda: compute_desired_state(catalog("lago"), plan_tier="gold"),
+    "lago_still_has_payer": lambda: refuse_double_charging(link("lago", payer_id="cus_1")),
+    "stripe_still_has_subscription": lambda: refuse_double_charging(link("stripe", subscription_id="sub_1")),
+    "charging_provider_would_change": lambda: compute_desired_state(
+        catalog("stripe", "professional"), pending_plan_tier="starter"
+    ),
+}
+
+
+def parked_for(kind: FindingKind, field: str, *, repairable: bool = False) -> Advice:
+    finding = Finding(
+        kind=kind,
+        provider="lago",
+        object_id="sub_1",
+        field=field,
+        ours=None,
+        theirs=None,
+        repairable=repairable,
+        advice="end it in Lago",
+    )
+    return parking_advice(finding, "org_1")
+
+
+PARKING_CASES: dict[AdviceCode, Advice] = {
+    "parked_for_finding": parked_for("foreign_subscription", "subscription"),
+    "parked_for_ended_subscription": parked_for("missing", "subscription", repairable=True),
+    "parked_for_missing_subscription": parked_for("missing", "subscription"),
+    "parked_for_plan": parked_for("wrong_plan", "plan"),
+    "parked_for_next_plan": parked_for("wrong_plan", "next_plan"),
+}
+
+
+def parameters_of(code: AdviceCode) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(ADVICE_SENTENCES[code]) if name is not None}
+
+
+def advice_of_rule(code: AdviceCode) -> Advice:
+    provider_side = RULE_CASES[code]
+    found = [*customer_findings(provider_side), *subscription_findings(provider_side)]
+    if (in_wrong_account := wrong_account(provider_side)) is not None:
+        found.append(in_wrong_account)
+    return next(each.advice for each in found if each.advice.code == code)
+
+
+def rejection(code: AdviceCode) -> str:
+    with pytest.raises(RejectedError) as caught:
+        REJECTION_CASES[code]()
+    return caught.value.message
+
+
+def rendered(code: AdviceCode) -> str:
+    if code in REJECTION_CASES:
+        return rejection(code)
+    return (PARKING_CASES[code] if code in PARKING_CASES else advice_of_rule(code)).sentence
+
+
+def test_every_code_has_one_sentence_and_something_that_says_it() -> None:
+    codes = get_args(AdviceCode)
+    assert sorted(ADVICE_SENTENCES) == sorted(codes)
+    assert len(set(ADVICE_SENTENCES.values())) == len(codes)
+    assert sorted([*RULE_CASES, *REJECTION_CASES, *PARKING_CASES]) == sorted(codes)
+
+
+@pytest.mark.parametrize("code", RULE_CASES)
+def test_a_rule_gives_the_parameters_that_its_sentence_names_and_no_others(code: AdviceCode) -> None:
+    given = set(advice_of_rule(code).parameters)
+    assert parameters_of(code) <= given
+    assert given - GIVEN_TO_EVERY_RULE <= parameters_of(code)
+
+
+@pytest.mark.parametrize("code", REJECTION_CASES)
+def test_a_rejection_of_the_desired_state_is_the_sentence_of_its_code(code: AdviceCode) -> None:
+    parts = Formatter().parse(ADVICE_SENTENCES[code])
+    pattern = "".join(re.escape(text) + ("" if name is None else ".+") for text, name, _, _ in parts)
+    assert re.fullmatch(pattern, rejection(code))
+
+
+@pytest.mark.parametrize("code", PARKING_CASES)
+def test_a_parked_link_says_the_sentence_of_its_code(code: AdviceCode) -> None:
+    assert PARKING_CASES[code].code == code
+    assert parameters_of(code) <= set(PARKING_CASES[code].parameters)
+
+
+@pytest.mark.parametrize("code", get_args(AdviceCode))
+def test_a_sentence_names_a_way_out_and_leaves_no_parameter_empty(code: AdviceCode) -> None:
+    sentence = rendered(code)
+    assert WAYS_OUT.search(sentence)
+    assert not re.search(r"[{}]|\bNone\b", sentence)
+
+
+@pytest.mark.parametrize("code", get_args(AdviceCode))
+def test_a_sentence_holds_no_retired_word(code: AdviceCode) -> None:
+    assert refused([Name("core/compare/advice.py", 1, "message", rendered(code))]) == []
