@@ -5,7 +5,7 @@
 #   make check     everything that CI runs: lint types layers test
 #   make install   .venv with the run-time packages; then .venv/bin/billing-sync
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
-#   make rate-limits              2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
+#   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make lock      writes the lock files again, after a change of dependencies in pyproject.toml

@@ -1,1 +1,1 @@
-"""HTTP for people and services. Thin: a route parses, is permitted by one table, calls core and answers."""
+"""HTTP API for users and services. A route only parses, calls core and responds; one table grants the permission."""

@@ -1,4 +1,4 @@
-"""The API as one ASGI application: the routes, the table that guards them, and the document that describes both."""
+"""The API as one ASGI application: its routes, the permission table that guards them, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -62,24 +62,24 @@ _PATH_PATTERNS: Final[dict[tuple[str, str], re.Pattern[str]]] = {
     route: compile_path(route[1])[0] for route in PERMISSIONS
 }
 API_DESCRIPTION: Final = """
-Organizations, their members and plans; every change reaches Lago and Stripe, and answers with `sync.sequence`:
-`GET /api/organizations/{org_id}/sync?version=…&wait=5s` says when both billers hold it.
+Manage organizations, members and plans. Every change is synced to Lago and Stripe and returns `sync.version`.
+`GET /api/organizations/{org_id}/sync?version=…&wait=5s` tells when both providers are in sync.
 
-Send `Authorization: Bearer …` with an access token of the sign-in service, or with a key of a service
+Authenticate with `Authorization: Bearer …`: an access token of your sign-in service, or an API key
 (`billing-sync keys create`). Errors are RFC 9457 problem details.
 """
 
 
 class PermissionTableError(Exception):
-    """A route without a rule, or a rule without a route."""
+    """A route has no rule in the permission table, or a rule has no route."""
 
 
 def build_app(
     context: ApiContext, *, version: str, secure: bool = False, allowed_origins: Collection[str] = ()
 ) -> tuple[RequestMiddleware, FastAPI]:
-    """The application as a server runs it, and the FastAPI app inside. Raises ``PermissionTableError``.
+    """Return the application that a server runs, and the FastAPI app inside. Raises ``PermissionTableError``.
 
-    ``origins``: whose pages may call it from a browser.
+    ``allowed_origins``: the origins whose pages may call the API from a browser.
     """
     app = FastAPI(
         title="billing-sync",
@@ -109,7 +109,7 @@ def build_app(
 
 
 def _with_cors(allowed_origins: Collection[str], app: FastAPI) -> ASGIApp:
-    """Without credentials: what opens is in the Authorization header, which a page must know to send it."""
+    """Cookies are not allowed: the credential is in the Authorization header, and a page must have it to send it."""
     if not allowed_origins:
         return app
     return CORSMiddleware(
@@ -127,7 +127,7 @@ def _read_metrics(context: ApiContext) -> StoreMetrics:
 
 
 def _check_permission_table(document: dict[str, Any]) -> None:
-    """The table and the routes name the same."""
+    """The permission table and the routes must name the same methods and paths."""
     routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     if mismatched := routes ^ set(PERMISSIONS):
         message = f"routes and permissions differ: {sorted(mismatched)}"
@@ -135,22 +135,22 @@ def _check_permission_table(document: dict[str, Any]) -> None:
 
 
 def _method_not_allowed(request: Request, _error: Exception) -> Response:
-    """405 names every method that the path takes; the framework knows of one route at a time."""
+    """The 405 names every method that the path accepts; the framework only knows one route at a time."""
     matching = {route for route, path in _PATH_PATTERNS.items() if path.fullmatch(request.url.path)}
-    # What is written out goes before what stands for anything: /selector is no {org_id}.
+    # A literal path wins over a parameter: /selector is not an {org_id}.
     fewest_parameters = min((path.count("{") for _, path in matching), default=0)
     allowed = sorted({method for method, path in matching if path.count("{") == fewest_parameters})
     problem = ProblemError(
         HTTPStatus.METHOD_NOT_ALLOWED,
         "method-not-allowed",
-        f"This path takes {' and '.join(allowed)}.",
+        f"This path accepts {' and '.join(allowed)}.",
         headers={"Allow": ", ".join(allowed)},
     )
     return problems.response(problem, request.state.request_id)
 
 
 def _describe_operations(document: dict[str, Any]) -> dict[str, Any]:
-    """Each operation with who may call it and how it refuses, as the table says."""
+    """Add to each operation who may call it and which problems it can return."""
     schemas = document["components"]["schemas"]
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
@@ -161,7 +161,7 @@ def _describe_operations(document: dict[str, Any]) -> dict[str, Any]:
         "bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "An access token of the sign-in service, or a service's key (`bsk_…`).",
+            "description": "An access token of the sign-in service, or an API key (`bsk_…`).",
         }
     }
     for path, methods in document["paths"].items():
@@ -173,7 +173,7 @@ def _describe_operations(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _insert_tiers(node: Any, tiers: list[str]) -> None:  # noqa: ANN401 - any JSON
-    """Where a tier of the catalog is meant, the document says which there are."""
+    """List the catalog's tiers wherever a tier is expected."""
     if isinstance(node, list):
         for child in node:
             _insert_tiers(child, tiers)
@@ -219,10 +219,10 @@ def _allowed_callers(rule: PermissionRule) -> str:
         "organization": members,
         "current": members,
         "user": "the user",
-        "nothing": "whoever is signed in" if rule.allows_users else "",
+        "nothing": "any signed-in user" if rule.allows_users else "",
     }[rule.path_subject]
     services = f"services with the scope `{rule.scope}`" if rule.scope else ""
-    return "Who may: " + ", ".join(filter(None, (users, services))) + "."
+    return "Allowed: " + ", ".join(filter(None, (users, services))) + "."
 
 
 def _problem_response(description: str) -> dict[str, Any]:
@@ -233,21 +233,21 @@ def _problem_response(description: str) -> dict[str, Any]:
 
 
 _PROBLEM_RESPONSES: Final = {
-    "400": _problem_response("The sign-in could not be finished."),
-    "401": _problem_response("Nobody is signed in, or what was shown does not open."),
-    "403": _problem_response("Signed in, but this role or key may not."),
-    "404": _problem_response("Not there, or not the caller's business."),
+    "400": _problem_response("The sign-in could not be completed."),
+    "401": _problem_response("The credentials are missing or invalid."),
+    "403": _problem_response("The role or API key does not allow this."),
+    "404": _problem_response("Not found, or not visible to the caller."),
     "408": _problem_response("The body did not arrive in time."),
-    "409": _problem_response("It collides with what is there: a taken name, a member who is one, the last owner."),
+    "409": _problem_response("Conflict: the name is in use, the user is already a member, or it is the last owner."),
     "413": _problem_response("The body is too large."),
-    "422": _problem_response("A value is not what it must be; `errors` names the fields."),
-    "429": _problem_response("The caller asks too often; `Retry-After` says for how many seconds to wait."),
-    "503": _problem_response("The database or the sign-in service does not answer; nothing was changed."),
+    "422": _problem_response("A value is invalid; `errors` names the fields."),
+    "429": _problem_response("Rate limit exceeded; `Retry-After` gives the seconds to wait."),
+    "503": _problem_response("The database or the sign-in service did not respond; no change was made."),
 }
 _ORGANIZATION_HEADER_PARAMETER: Final = {
     "name": ORGANIZATION_HEADER,
     "in": "header",
     "required": False,
     "schema": {"type": "string"},
-    "description": "The organization that is meant; left out: the caller's first.",
+    "description": "The organization to act on; default: the caller's first.",
 }

@@ -1,4 +1,4 @@
-"""What the requests of one process work with; put together by whoever starts the server."""
+"""The context of the API's requests: the database, the settings and the clients that they work with."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from providers.stripe.webhooks import StripeWebhookParser
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """``issuer`` None: no sign-in service is named, so only keys of services are let in.
+    """What the requests of one process work with; created by the code that starts the server.
 
-    ``signer`` None: nobody is told by webhook; ``allow_private_webhooks``: who is told may be on a network of our own.
-
-    ``asking`` None: no biller is named, so what they would tell is unavailable. Webhooks are taken of a biller whose
-    secret is set.
+    ``issuer`` None: no sign-in service is configured, so only API keys are accepted. ``provider_queries`` None: no
+    provider is configured, so quotes and usage are unavailable. ``stripe_webhooks`` or ``lago_webhooks`` None: the
+    provider's secret is not set, so its webhooks are not accepted. ``signer`` None: outbound webhooks are disabled.
+    ``allow_private_webhooks``: a webhook endpoint may be in a private network of ours.
     """
 
     database: Database
@@ -50,7 +50,7 @@ class ApiContext:
 def get_context(request: Request) -> ApiContext:
     context = request.app.state.context
     if not isinstance(context, ApiContext):
-        message = "the app is made by api.app.build"
+        message = "the app must be created by api.app.build_app"
         raise TypeError(message)
     return context
 

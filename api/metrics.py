@@ -1,7 +1,7 @@
-"""What Prometheus reads: gauges from the rows, at the moment of the scrape, and this process's own requests.
+"""Prometheus metrics: gauges read from the rows at each scrape, and this process's own requests.
 
-Whichever process of the API is asked, the gauges are the same: nothing is counted up in memory but its requests. No
-label holds an id: routes are templates, and there are as many series as there are routes, statuses and kinds.
+The gauges are the same for every process of the API; only its own requests are counted in memory. No label contains an
+id. Routes are templates, so the series are bounded by the routes, statuses and kinds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.ports.spec import Provider
 from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
 
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-METRICS_CACHE_SECONDS: Final = 5.0  # seconds: however many scrape, the rows are read so often
+METRICS_CACHE_SECONDS: Final = 5.0  # seconds: the rows are read at most this often, however many scrape
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BREAKER_REASONS: Final[tuple[BreakerReason, ...]] = get_args(BreakerReason)
 NO_ROUTE_LABEL: Final = "none"
@@ -30,19 +30,19 @@ _LABELED_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "H
 
 
 class HttpMetrics:
-    """Of one process. ``read`` asks the rows; it may raise what a database that is away does."""
+    """Of one process. ``read`` reads the rows; it may raise the errors of an unreachable database."""
 
     def __init__(self, read: Callable[[], StoreMetrics], clock: Clock) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "billing_sync_http_requests",
-            "Requests that this process answered.",
+            "HTTP requests served by this process.",
             ("method", "route", "status"),
             registry=self._registry,
         )
         self._seconds = Histogram(
             "billing_sync_http_request_seconds",
-            "How long they took.",
+            "Duration of HTTP requests in seconds.",
             ("method", "route"),
             registry=self._registry,
             buckets=LATENCY_BUCKETS,
@@ -50,13 +50,13 @@ class HttpMetrics:
         self._row_metrics = _RowMetricsCache(read, clock)
 
     def record(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """``route`` is the template; None: no route took it."""
+        """``route`` is the template; None: no route matched."""
         method, route = method if method in _LABELED_METHODS else "other", route or NO_ROUTE_LABEL
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def render(self) -> bytes:
-        """Raises what ``read`` does: then there is no number to show."""
+        """Raises what ``read`` raises: then there is no number to show."""
         rows = CollectorRegistry()
         rows.register(self._row_metrics.collector())
         return generate_latest(rows) + generate_latest(self._registry)
@@ -78,61 +78,64 @@ class _RowMetricsCache:
 
 
 class _RowMetricsCollector(Collector):
-    def __init__(self, figures: StoreMetrics, now: datetime) -> None:
-        self._figures, self._now = figures, now
+    def __init__(self, metrics: StoreMetrics, now: datetime) -> None:
+        self._metrics, self._now = metrics, now
 
     def collect(self) -> Iterator[Metric]:
-        figures = self._figures
-        yield from self._links(figures.links.items())
-        yield from self._drift_report(figures.last_drift_report)
-        yield _gauge("events_pending", "Events that the relay has not published yet.", figures.events_pending)
+        metrics = self._metrics
+        yield from self._links(metrics.links.items())
+        yield from self._drift_report(metrics.last_drift_report)
+        yield _gauge("events_pending", "Events not yet published by the relay.", metrics.events_pending)
         yield _gauge(
             "events_oldest_pending_seconds",
-            "The age of the oldest of them; 0: none.",
-            self._age_seconds(figures.oldest_pending_event_at),
+            "Age of the oldest unpublished event; 0: none.",
+            self._age_seconds(metrics.oldest_pending_event_at),
         )
-        yield _labeled_gauge("waiting", "What waits to be sent or processed.", "what", figures.waiting.items())
-        yield _labeled_gauge("failed", "What failed for good and needs an operator.", "what", figures.failed.items())
+        yield _labeled_gauge("waiting", "Queued items by kind.", "what", metrics.waiting.items())
+        yield _labeled_gauge("failed", "Failed items by kind that need an operator.", "what", metrics.failed.items())
 
     def _links(self, links: Iterable[tuple[Provider, LinkMetrics]]) -> Iterator[Metric]:
         rows = list(links)
         yield _labeled_gauge(
-            "links_behind", "Links with something left to do.", "provider", ((p, r.behind) for p, r in rows)
+            "links_behind", "Billing links with work left to do.", "provider", ((p, r.behind) for p, r in rows)
         )
         yield _labeled_gauge(
             "links_parked",
-            "Links that need an operator or a change of the organization.",
+            "Parked billing links: they need an operator, or a change that the provider must see.",
             "provider",
             ((p, r.parked) for p, r in rows),
         )
         yield _labeled_gauge(
-            "links_on_hold", "Links that only an operator's retry frees.", "provider", ((p, r.on_hold) for p, r in rows)
+            "links_on_hold",
+            "Billing links on hold: only an operator frees them, by a retry or by setting the customer id.",
+            "provider",
+            ((p, r.on_hold) for p, r in rows),
         )
         yield _labeled_gauge(
             "links_oldest_behind_seconds",
-            "Since the last change of the organization that has waited longest; 0: none waits.",
+            "Seconds since the last change of the organization that has been behind longest; 0: none.",
             "provider",
             ((p, self._age_seconds(r.behind_since)) for p, r in rows),
         )
         breaker_open = _gauge_family(
             "provider_breaker_open",
-            "1: the circuit breaker is open for this reason; nothing is sent but probes.",
+            "1: the circuit breaker is open for this reason, and only probes are sent.",
             "provider",
             "reason",
         )
         for provider, row in rows:
-            for kind in BREAKER_REASONS:
-                breaker_open.add_metric([provider, kind], float(row.breaker_reason == kind))
+            for reason in BREAKER_REASONS:
+                breaker_open.add_metric([provider, reason], float(row.breaker_reason == reason))
         yield breaker_open
 
     def _drift_report(self, report: DriftReportSummary | None) -> Iterator[Metric]:
-        """Nothing where there was none: that is no 0."""
+        """No metric if there is no report yet: a 0 would be wrong."""
         if report is None:
             return
         age = self._age_seconds(report.finished_at)
-        yield _gauge("drift_report_age_seconds", "Since the last comparison with the billers ended.", age)
-        yield _gauge("drift_organizations", "Organizations that had drifted then.", report.drifted)
-        yield _labeled_gauge("drift_findings", "What was found then, by kind.", "kind", report.kinds.items())
+        yield _gauge("drift_report_age_seconds", "Seconds since the last drift check ended.", age)
+        yield _gauge("drift_organizations", "Organizations with drift in the last report.", report.drifted)
+        yield _labeled_gauge("drift_findings", "Findings of the last report by kind.", "kind", report.kinds.items())
 
     def _age_seconds(self, since: datetime | None) -> float:
         return 0.0 if since is None else max(0.0, (self._now - since).total_seconds())

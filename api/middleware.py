@@ -1,6 +1,6 @@
-"""What every request passes, whatever its route: an id, a bounded body, headers that browsers obey, a line in the log.
+"""Middleware of every request: a request id, a bounded body, security headers for browsers, and a line in the log.
 
-The log holds the route's template and never a token, a query, a user's id or an address: those may be personal.
+The log line has the route's template and never a token, a query, a user's id or an address: those may be personal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 MAX_API_BODY_BYTES: Final = 1024 * 1024
-# A whole batch of events, each of which may be as large as one that comes alone.
+# A full batch of events, each of which may be as large as a single one.
 MAX_EVENT_BATCH_BYTES: Final = 100 * MAX_SERVICE_EVENT_BYTES + MAX_API_BODY_BYTES
 _EVENTS_PATH: Final = "/api/events"
 BODY_TIMEOUT_SECONDS: Final = 20.0
@@ -43,7 +43,7 @@ _DENY_ALL_CSP = "default-src 'none'; frame-ancestors 'none'"
 
 
 class RequestMiddleware:
-    """The ASGI application around the routes. ``secure``: browsers reach it by https and are told to keep to it."""
+    """The ASGI application around the routes. ``secure``: browsers reach it by https and are told to use only https."""
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics, *, secure: bool = False) -> None:
         self._app = app
@@ -100,13 +100,13 @@ class RequestMiddleware:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's own where it is one that a log can hold, so that both sides find the same request."""
+    """The caller's own id if it is fit for a log, so that both sides find the same request."""
     given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
     return given if _REQUEST_ID_PATTERN.fullmatch(given) else uuid4().hex
 
 
 async def _read_body(receive: Receive, max_bytes: int) -> bytes:
-    """The whole body, within bounds of size and time. Raises ``ProblemError``."""
+    """The whole body, bounded in size and time. Raises ``ProblemError``."""
     chunks: list[bytes] = []
     size = 0
     try:
@@ -126,12 +126,12 @@ async def _read_body(receive: Receive, max_bytes: int) -> bytes:
 
 
 def _body_too_large(max_bytes: int) -> ProblemError:
-    detail = f"A body holds at most {max_bytes} bytes."
+    detail = f"The body may have at most {max_bytes} bytes."
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 
 def _route_template(scope: Scope) -> str | None:
-    """The template: a path itself may hold an address."""
+    """The template, since the path itself may contain an address."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else None
 

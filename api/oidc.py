@@ -1,8 +1,8 @@
-"""The sign-in service (OpenID Connect: Keycloak, Authentik): where it is, its keys, and whether a token is its own.
+"""The sign-in service (OpenID Connect: Keycloak, Authentik): its metadata, its keys and the check of its tokens.
 
-The algorithm is fixed by the settings, never taken from a token. Keys are looked up by their id, kept for minutes, and
-fetched again when an unknown one shows up: that is how a rotation arrives. While the service is away the known keys
-stay good for a while; who cannot be checked is not let in and told so (503), never refused (401).
+The algorithm is fixed by the settings, never taken from a token. Keys are looked up by their id, cached for minutes,
+and fetched again when an unknown id appears, which is how a key rotation is noticed. While the service is down the
+cached keys stay usable for a while. A token that cannot be checked gets 503, never 401.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from core.organizations.memberships import MAX_USER_ID_LENGTH
 TokenAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 TOKEN_ALGORITHMS: Final[tuple[TokenAlgorithm, ...]] = get_args(TokenAlgorithm)
 
-ISSUER_TIMEOUT_SECONDS: Final = 5.0  # a call to the sign-in service, its last byte included
+ISSUER_TIMEOUT_SECONDS: Final = 5.0  # for a call to the sign-in service, up to the last byte
 MAX_ISSUER_RESPONSE_BYTES: Final = 512 * 1024
 JWKS_FRESH_SECONDS: Final = 300.0  # seconds
-JWKS_USABLE_SECONDS: Final = 3600.0  # seconds, while the service does not answer
-MIN_JWKS_FETCH_INTERVAL_SECONDS: Final = 5.0  # seconds between two fetches, however many unknown keys show up
+JWKS_USABLE_SECONDS: Final = 3600.0  # seconds, while the service does not respond
+MIN_JWKS_FETCH_INTERVAL_SECONDS: Final = 5.0  # seconds between two fetches, however many unknown keys appear
 TOKEN_CLOCK_SKEW_SECONDS: Final = 10.0  # seconds
 
 
 class InvalidTokenError(Exception):
-    """Not a valid token of this service for us; the message says why in a word and repeats nothing of it."""
+    """The token is not valid for us. The message says briefly why, and repeats nothing of the token."""
 
 
 class IssuerUnavailableError(Exception):
-    """The sign-in service does not answer, or answers what nobody can use."""
+    """The sign-in service does not respond, or its response cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerSettings:
-    """``issuer`` as its tokens spell it. ``client_id`` and ``public_url``, our own origin: to sign in by browser."""
+    """``issuer``: as spelled in its tokens. ``client_id`` and ``public_url`` (our origin) are for browser sign-in."""
 
     issuer: str
     audience: str
@@ -53,7 +53,7 @@ class IssuerSettings:
 
 
 class IssuerMetadata(BaseModel):
-    """The part of the service's discovery document that is used here."""
+    """The part of the service's discovery document that we use."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,7 +67,7 @@ KeySet = Mapping[str | None, jwt.PyJWK]
 
 
 class Issuer:
-    """Safe for many threads; one of them fetches, the others go on with what is known."""
+    """Thread-safe. One thread fetches the keys; the others continue with the cached ones."""
 
     def __init__(self, settings: IssuerSettings, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
@@ -89,11 +89,11 @@ class Issuer:
         return self._metadata
 
     def verify_access_token(self, token: str) -> UserProfile:
-        """Whose access token this is. Raises ``InvalidTokenError``, ``IssuerUnavailableError``."""
+        """Return the user of an access token. Raises ``InvalidTokenError``, ``IssuerUnavailableError``."""
         return profile_from_claims(self.verified_claims(token, self.settings.audience))
 
     def verified_claims(self, token: str, audience: str) -> dict[str, Any]:
-        """What the token says, once its signature, issuer, audience and times are right; raises as ``person`` does."""
+        """Claims after checking signature, issuer, audience and times. Raises what ``verify_access_token`` raises."""
         try:
             return jwt.decode(
                 token,
@@ -108,40 +108,38 @@ class Issuer:
             message = "it has expired"
             raise InvalidTokenError(message) from None
         except (jwt.InvalidAudienceError, jwt.InvalidIssuerError):
-            message = "it was made for somebody else"
+            message = "it was issued for another audience or by another issuer"
             raise InvalidTokenError(message) from None
         except jwt.PyJWTError:
             message = "it is not a valid token"
             raise InvalidTokenError(message) from None
 
     def exchange_code(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """Ask the token endpoint. Raises ``InvalidTokenError`` for what it refuses, else ``IssuerUnavailableError``."""
+        """Call the token endpoint. Raises ``InvalidTokenError`` if the code is rejected, ``IssuerUnavailableError``."""
         settings, secret = self.settings, self.settings.client_secret
         credentials = (settings.client_id or "", secret.get_secret_value()) if secret else None
         data = dict(form) if secret else {**form, "client_id": settings.client_id or ""}
         status, document = self._request("POST", self.metadata().token_endpoint, data=data, auth=credentials)
         if status in {httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            message = "the sign-in service did not accept it"
+            message = "the sign-in service rejected the code"
             raise InvalidTokenError(message)
         if status != httpx.codes.OK:
             raise IssuerUnavailableError
         return document
 
     def _signing_key(self, kid: object) -> jwt.PyJWK:
-        """By id; a service with one key may leave the id out."""
+        """Find the key by its id. A service with one key may omit the id."""
         for fresh_for in (JWKS_FRESH_SECONDS, 0.0):
             keys = self._current_keys(fresh_for)
             if isinstance(kid, str) and kid in keys:
                 return keys[kid]
             if kid is None and len(keys) == 1:
                 return next(iter(keys.values()))
-        message = "its key is not one of the sign-in service's"
+        message = "it is signed with a key that is not the sign-in service's"
         raise InvalidTokenError(message)
 
     def _current_keys(self, fresh_for: float) -> KeySet:
-        """Fetched within that many seconds where possible. Raises ``IssuerUnavailableError`` where there are none to
-        use.
-        """
+        """Keys at most ``fresh_for`` seconds old if possible. Raises ``IssuerUnavailableError`` if no key is usable."""
         if self._monotonic() - self._fetched_at >= fresh_for and self._fetching.acquire(blocking=not self._keys):
             try:
                 self._refresh(fresh_for)
@@ -160,7 +158,7 @@ class Issuer:
             metadata = self._discover()
             self._keys = self._usable_keys(self._get(metadata.jwks_uri))
         except IssuerUnavailableError:
-            return  # what is known stays good until it is too old; the caller looks
+            return  # the cached keys stay usable until they are too old; the caller checks that
         self._metadata, self._fetched_at = metadata, now
 
     def _discover(self) -> IssuerMetadata:
@@ -174,7 +172,7 @@ class Issuer:
         return metadata
 
     def _usable_keys(self, document: dict[str, Any]) -> KeySet:
-        """Keys for the one algorithm; a set may hold others, for other uses."""
+        """The keys for the configured algorithm; a set may contain keys for other uses."""
         keys: dict[str | None, jwt.PyJWK] = {}
         listed = document.get("keys")
         for jwk in listed if isinstance(listed, list) else []:
@@ -214,7 +212,7 @@ class Issuer:
 
 
 def profile_from_claims(claims: Mapping[str, Any]) -> UserProfile:
-    """Raises ``InvalidTokenError`` where the subject is none that can be stored."""
+    """Raises ``InvalidTokenError`` if the subject cannot be stored as a user id."""
     user_id = claims.get("sub")
     if not isinstance(user_id, str) or not 0 < len(user_id) <= MAX_USER_ID_LENGTH or not user_id.isprintable():
         message = "its subject cannot be used as a user id"

@@ -1,7 +1,7 @@
-"""What goes wrong, said once: every error leaves as an RFC 9457 problem, with the request's id and no value in it.
+"""Problem details: every error is returned as an RFC 9457 problem with the request's id, without the rejected value.
 
-The ``type`` names the kind for programs, ``detail`` says to people what to do. What nobody foresaw is a 500 without
-words of its own; its trace is in the log under the request's id.
+``type`` names the kind of problem for programs, and ``detail`` tells users what to do. An unexpected error is a 500
+that gives no details; its traceback is in the log under the request's id.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _INVITATION_PROBLEMS: Final[dict[InvitationProblem, tuple[HTTPStatus, str]]] = {
 
 
 class FieldError(BaseModel):
-    """Which part of the request, and what it must be."""
+    """An invalid part of the request, and what is wrong with it."""
 
     field: str = Field(examples=["body.name"])
     detail: str = Field(examples=["name cannot be empty"])
@@ -62,7 +62,7 @@ class Problem(BaseModel):
                     "type": f"{PROBLEM_TYPE_PREFIX}not-found",
                     "title": "Not found",
                     "status": 404,
-                    "detail": "There is no such organization, or you are not in it.",
+                    "detail": "There is no such organization, or you are not a member of it. Check its id.",
                     "request_id": "0c9c8f5e6a4b4f0f8f6f0a1b2c3d4e5f",
                     "errors": [],
                 }
@@ -79,7 +79,7 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """Ends a request. ``kind`` is the last word of the problem's type."""
+    """Ends a request with a problem. ``kind`` is the last part of the problem's ``type``."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ProblemError(Exception):
 
 
 def unauthorized(detail: str, *, invalid_token: bool) -> ProblemError:
-    """``refused``: something was shown and does not open; else nothing was."""
+    """``invalid_token``: a credential was sent but is not valid; otherwise none was sent."""
     challenge = 'Bearer realm="billing-sync"' + (', error="invalid_token"' if invalid_token else "")
     return ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
@@ -105,9 +105,11 @@ def forbidden(detail: str) -> ProblemError:
 
 
 def organization_not_found() -> ProblemError:
-    """The same words for one that is not there and one that is not the caller's business."""
+    """The same detail for an organization that does not exist and for one that the caller may not see."""
     return ProblemError(
-        HTTPStatus.NOT_FOUND, "not-found", "There is no such organization, or you are not in it: look at its id."
+        HTTPStatus.NOT_FOUND,
+        "not-found",
+        "There is no such organization, or you are not a member of it. Check its id.",
     )
 
 
@@ -120,9 +122,9 @@ def conflict(kind: str, detail: str) -> ProblemError:
 
 
 def refuse_deleted(organization: Organization) -> None:
-    """Raises ``ProblemError`` for one that is deleted."""
+    """Raises ``ProblemError`` if the organization is deleted."""
     if organization.status == "deleted":
-        raise conflict("deleted", "The organization is deleted: a service can open it again by its status.")
+        raise conflict("deleted", "The organization is deleted. A service can reactivate it by setting its status.")
 
 
 def unprocessable(field: str, detail: str) -> ProblemError:
@@ -135,8 +137,8 @@ def unprocessable(field: str, detail: str) -> ProblemError:
 
 
 def too_many_requests(retry_after: float) -> ProblemError:
-    """``seconds``: until the caller may ask again."""
-    detail = "You ask too often: wait as long as Retry-After says, then go on. Nothing was changed."
+    """``retry_after``: seconds until the caller may send another request."""
+    detail = "Rate limit exceeded. Retry after the number of seconds in Retry-After. No change was made."
     return ProblemError(
         HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", detail, headers={"Retry-After": str(math.ceil(retry_after))}
     )
@@ -149,7 +151,7 @@ def unavailable(detail: str) -> ProblemError:
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of this app answered as a problem."""
+    """Have every error of this app returned as a problem."""
     expected = (
         ProblemError,
         RequestValidationError,
@@ -183,7 +185,7 @@ def _to_problem(error: Exception) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
-        return unavailable("The database does not answer in time; nothing was changed. Try again.")
+        return unavailable("The database did not respond in time. No change was made. Try again.")
     match error:
         case RequestValidationError() | InvalidChangeError() | IdempotencyKeyReusedError():
             return _client_error(error)
@@ -191,9 +193,7 @@ def _to_problem(error: Exception) -> ProblemError:
             return ProblemError(*_INVITATION_PROBLEMS[error.problem], str(error))
         case HTTPException():
             return _framework_problem(HTTPStatus(error.status_code), error.headers)
-    return ProblemError(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "This is a fault of ours. Tell us the request_id."
-    )
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error. Report it with the request_id.")
 
 
 def _client_error(error: RequestValidationError | InvalidChangeError | IdempotencyKeyReusedError) -> ProblemError:
@@ -201,19 +201,19 @@ def _client_error(error: RequestValidationError | InvalidChangeError | Idempoten
         case RequestValidationError():
             return _validation_problem(error)
         case IdempotencyKeyReusedError():
-            return unprocessable("Idempotency-Key", "it was used for another request: take a new one")
+            return unprocessable("Idempotency-Key", "this key was used for another request; send a new key")
     return _change_problem(error)
 
 
 def _validation_problem(error: RequestValidationError) -> ProblemError:
-    """Where and what, never the value: it may be a secret in the wrong place."""
+    """Names the fields and the reasons, never a value: it may be a secret in the wrong place."""
     errors = [FieldError(field=".".join(map(str, item["loc"])), detail=item["msg"]) for item in error.errors()]
     detail = "; ".join(f"{item.field}: {item.detail}" for item in errors[:3])
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail, errors)
 
 
 def _change_problem(error: InvalidChangeError) -> ProblemError:
-    """What core refuses: a collision with what is there, or a value that cannot be."""
+    """An error that core raised: a conflict with existing data, or an invalid value."""
     for error_class, problem_kind in _CONFLICT_KINDS.items():
         if isinstance(error, error_class):
             errors = [FieldError(field=error.field, detail=str(error))]
@@ -222,9 +222,9 @@ def _change_problem(error: InvalidChangeError) -> ProblemError:
 
 
 def _framework_problem(status: HTTPStatus, headers: object) -> ProblemError:
-    """What the framework answers by itself: no such path, no such method."""
+    """An error that the framework raised itself: no such path, no such method."""
     if status is HTTPStatus.BAD_REQUEST:
-        return unprocessable("body", "it is not JSON in UTF-8")
+        return unprocessable("body", "must be JSON in UTF-8")
     problem_headers = {str(name): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {}
-    detail = "There is nothing under this path." if status is HTTPStatus.NOT_FOUND else status.phrase
+    detail = "There is no such path." if status is HTTPStatus.NOT_FOUND else status.phrase
     return ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=problem_headers)

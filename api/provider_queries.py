@@ -1,7 +1,8 @@
-"""Asking the billers while somebody waits for the answer: within the quota, within a time, and never an error.
+"""Provider queries while a request waits: within the rate limit, within a timeout, and without raising an error.
 
-Each question runs in a thread of its biller's own, and whoever asked goes on after ``seconds``, answered or not: a
-biller that hangs costs its own few threads and nobody else's. What it did not tell is ``Unanswered``, with the reason.
+Each query runs in a thread of its provider's own pool, and the request continues after the timeout in any case. A
+provider that hangs therefore blocks only its own few threads. A query without a result returns ``QueryFailure`` with
+the reason.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from core.ports.spec import PROVIDERS, Provider
 
 QUOTE_TIMEOUT_SECONDS: Final = 2.5
 USAGE_TIMEOUT_SECONDS: Final = 1.5
-QUERY_CALL_TIMEOUT_SECONDS: Final = 2.0  # one request of a question
-QUERY_THREADS_PER_PROVIDER: Final = 6  # to each biller
-MAX_CONCURRENT_QUERIES: Final = 16  # who may wait at the same time; requests have forty threads in all
-# One place in the quota's line for all who ask here: they do not come back for it.
+QUERY_CALL_TIMEOUT_SECONDS: Final = 2.0  # one HTTP request of a query
+QUERY_THREADS_PER_PROVIDER: Final = 6
+MAX_CONCURRENT_QUERIES: Final = 16  # requests that wait at the same time; all requests share forty threads
+# All queries share one place in the rate limiter's queue: they do not come back for it.
 API_PERMIT_HOLDER: Final = "api"
 
 QueryResult = TypeVar("QueryResult")
@@ -32,14 +33,14 @@ QueryResult = TypeVar("QueryResult")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryFailure:
-    """``rejected``: it does not take the question as it is. ``detail`` may hold ids: it is for services alone."""
+    """``rejected``: the provider does not accept the query. ``detail`` may contain ids, so it is for services only."""
 
     kind: Literal["unavailable", "rejected"]
     detail: str | None = None
 
 
 class ProviderQueries:
-    """Of one process. The billers stay their owner's to close, after ``close``."""
+    """Of one process. The owner of the providers closes them, after ``close``."""
 
     def __init__(
         self,
@@ -52,24 +53,24 @@ class ProviderQueries:
         self._request_gates = request_gates or RequestGates()
         self._free_query_slots = threading.BoundedSemaphore(MAX_CONCURRENT_QUERIES)
         self._pools = {
-            provider: ThreadPoolExecutor(QUERY_THREADS_PER_PROVIDER, thread_name_prefix=f"asking-{provider}")
+            provider: ThreadPoolExecutor(QUERY_THREADS_PER_PROVIDER, thread_name_prefix=f"query-{provider}")
             for provider in PROVIDERS
         }
 
     def quote(self, provider: Provider, query: PlanChangeQuery) -> Quote | QueryFailure:
         previewer = self._invoice_previewers[provider]
         return self._run_with_timeout(
-            provider, QUOTE_TIMEOUT_SECONDS, lambda pace: previewer.with_throttle(pace).quote(query)
+            provider, QUOTE_TIMEOUT_SECONDS, lambda throttle: previewer.with_throttle(throttle).quote(query)
         )
 
     def usage(self, org_id: str) -> Usage | QueryFailure | None:
-        """``None``: there is no subscription that usage could belong to."""
+        """``None``: the organization has no subscription."""
         return self._run_with_timeout(
-            "lago", USAGE_TIMEOUT_SECONDS, lambda pace: self._usage_reader.with_throttle(pace).usage(org_id)
+            "lago", USAGE_TIMEOUT_SECONDS, lambda throttle: self._usage_reader.with_throttle(throttle).usage(org_id)
         )
 
     def close(self) -> None:
-        """What is under way ends by itself, within its calls' seconds."""
+        """Running queries end on their own, within the timeouts of their calls."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -77,7 +78,7 @@ class ProviderQueries:
         self, provider: Provider, timeout_seconds: float, query: Callable[[Throttle], QueryResult]
     ) -> QueryResult | QueryFailure:
         if not self._free_query_slots.acquire(blocking=False):
-            return QueryFailure(kind="unavailable", detail="too many ask at once")
+            return QueryFailure(kind="unavailable", detail="too many requests to providers at once")
         try:
             future = self._pools[provider].submit(self._run_query, provider, query)
             return _await_result(future, timeout_seconds)
@@ -89,7 +90,7 @@ class ProviderQueries:
         try:
             return query(request_gate)
         except NoPermitError:
-            return QueryFailure(kind="unavailable", detail="its rate limit is used up now")
+            return QueryFailure(kind="unavailable", detail="its rate limit is exhausted now")
         except ParkedError as error:
             return QueryFailure(kind="rejected", detail=error.message)
         except ProviderError as error:
@@ -105,4 +106,4 @@ def _await_result(future: Future[QueryResult | QueryFailure], timeout_seconds: f
         return future.result(timeout_seconds)
     except TooLateError:
         future.cancel()
-        return QueryFailure(kind="unavailable", detail=f"no answer within {timeout_seconds} s")
+        return QueryFailure(kind="unavailable", detail=f"no response within {timeout_seconds} s")

@@ -1,7 +1,7 @@
-"""How often one caller may ask: a bucket for each, refilled at the rate, full after a pause.
+"""Rate limiter for the callers of the API: one bucket for each, refilled at the rate, full after a pause.
 
-The whole of a bucket is one moment, from which its caller is owed nothing (GCRA); kept libraries either count windows
-or bring the buckets' own clock, and fall over without Redis.
+A bucket is stored as one moment, the one at which it is full again (GCRA). Maintained libraries either count windows or
+use a clock of their own, and fail without Redis.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Final, Protocol
 
 CLIENT_TICKS_PER_SECOND: Final = 1_000_000  # whole microseconds, so that no rounding adds up
 DEFAULT_CLIENT_RATE: Final = 50.0  # requests a second
-CLIENT_BURST_SECONDS: Final = 2.0  # of the rate may come at once after a pause
+CLIENT_BURST_SECONDS: Final = 2.0  # seconds' worth of the rate that may come at once after a pause
 MAX_TRACKED_CLIENTS: Final = 20_000
 
 
 class ClientRateLimiter(Protocol):
     def acquire(self, caller: str, /) -> float:
-        """0: go. Else the seconds until the caller may; nothing was taken."""
+        """0: the request may proceed. Else the seconds until it may; nothing was taken from the bucket."""
 
 
 class LocalClientRateLimiter:
-    """Of one process; who asked longest ago is forgotten, and is owed a full bucket by then, or soon."""
+    """Of one process. The caller that was idle longest is dropped first: its bucket is full by then, or soon."""
 
     def __init__(
         self, rate: float, monotonic: Callable[[], float] = time.monotonic, max_clients: int = MAX_TRACKED_CLIENTS
@@ -50,10 +50,10 @@ class LocalClientRateLimiter:
 
 
 def burst_tolerance(rate: float) -> int:
-    """Microseconds that a caller may be ahead of the rate when he asks: the burst, less the one that he asks for."""
+    """Microseconds that a caller may be ahead of the rate: the burst, less the request itself."""
     return max(0, int(CLIENT_BURST_SECONDS * CLIENT_TICKS_PER_SECOND) - int(CLIENT_TICKS_PER_SECOND / rate))
 
 
 def client_key(caller: str) -> str:
-    """The same caller without a name: a user's id may be an address."""
+    """A hash that stands for the caller, since a user's id may be an address."""
     return hashlib.sha256(caller.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The API on one port, in a thread of its own: listening when ``start`` returns, gone when ``stop`` does."""
+"""API server on one port, in a thread of its own: listening when ``start`` returns, closed when ``stop`` does."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from api.app import build_app
 from api.context import ApiContext
 
 API_START_SECONDS: Final = 15.0
-API_STOP_SECONDS: Final = 10.0  # what runs may finish; then it is cut
-MAX_CONCURRENT_REQUESTS: Final = 500  # requests; more are told to come back
+API_STOP_SECONDS: Final = 10.0  # running requests may finish; then they are cut off
+MAX_CONCURRENT_REQUESTS: Final = 500  # requests; further ones get 503
 
 
 class ApiServer:
-    """``secure``: it stands behind https. The runtime stays its owner's to close, after ``stop``.
+    """``secure``: it is behind https. ``allowed_origins``: the origins whose pages may call it from a browser.
 
-    ``origins``: whose pages may call it from a browser.
+    The caller closes what ``context`` contains, after ``stop``.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of one server, all named
@@ -62,9 +62,9 @@ class ApiServer:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> Self:
-        """Raises OSError when the port is taken."""
+        """Raises ``OSError`` when the port is in use."""
         listener = socket.create_server((self._host, self._port), backlog=512)
-        # asyncio asks for this on sockets of its own making alone; without it an answer waits for the client's ACK.
+        # asyncio sets this only on sockets that it creates; without it a response waits for the client's ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="api", daemon=True)

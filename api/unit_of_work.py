@@ -1,7 +1,7 @@
-"""How a request changes something: one transaction, in the caller's name, and a POST under an Idempotency-Key once.
+"""Changes of a request: one transaction, in the caller's name, and once for each Idempotency-Key of a POST.
 
-The answer of a POST is stored with its change. The same key with the same request is given that answer again, byte for
-byte; with another one it is refused. What failed changed nothing and may be asked again under its key.
+The response to a POST is stored with its change. The same key with the same request gets that response again, byte for
+byte; with another request it is rejected. A request that failed changed nothing and may be sent again under its key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
-        description="Yours, for this one request: a repeat within a day is answered as the first was.",
+        description="Your key for this request. A repeat within 24 hours gets the first response.",
     ),
 ]
 
@@ -46,7 +46,7 @@ class UnitOfWork:
         self._request, self._context, self._principal = request, context, principal
 
     def run(self, work: Callable[[ChangeContext], WorkResult]) -> WorkResult:
-        """Everything that ``work`` does, or nothing. A person who changes something is known by it."""
+        """Commits everything that ``work`` does, or nothing. A user who calls is recorded with it."""
         caller = self._principal.caller
         with self._context.database.write() as session:
             change = ChangeContext(session, self._context.clock(), self._principal.cause)
@@ -57,7 +57,7 @@ class UnitOfWork:
     def run_idempotent(
         self, idempotency_key: str | None, body: BaseModel, status: int, work: Callable[[ChangeContext], BaseModel]
     ) -> Response:
-        """The same for a POST. ``asked`` is its body; method, path, organization and it are what the key stands for."""
+        """As ``run``, for a POST. The key stands for the method, the path, the organization and ``body``."""
         if idempotency_key is None:
             return _to_http_response(_to_stored_response(status, self.run(work)), replayed=False)
         request_key = RequestKey(
@@ -69,7 +69,7 @@ class UnitOfWork:
         request, organization = self._request, self._principal.organization
         parts = [request.method, request.url.path, body.model_dump_json()]
         if rule_of(request).path_subject == "current" and organization is not None:
-            parts.append(organization.organization.id)  # which the path does not name
+            parts.append(organization.organization.id)  # the path does not name it
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -77,7 +77,7 @@ UnitOfWorkDep = Annotated[UnitOfWork, Depends(UnitOfWork)]
 
 
 def lock_undeleted_organization(change: ChangeContext, org_id: str) -> Organization:
-    """The organization, locked for this change. Raises ``ProblemError`` for one that is gone or deleted."""
+    """Lock the organization for this change. Raises ``ProblemError`` if it does not exist or is deleted."""
     organization = commands.lock(change.session, org_id)
     if organization is None:
         raise problems.organization_not_found()

@@ -1,7 +1,7 @@
-"""The usage of the running period as Lago counts it, kept for a short while; a Lago that is away is said to be away.
+"""Usage of the current period as Lago measures it, cached for a short time.
 
-What is kept is up to ``KEPT`` old. That Lago did not answer is kept too, for a moment: who looks again and again while
-it is away waits once.
+A cached value is up to ``USAGE_CACHE_SECONDS`` old. That Lago did not respond is cached too, for
+``UNAVAILABLE_CACHE_SECONDS``, so that repeated requests wait only once while Lago is down.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ USAGE_CACHE_SECONDS: Final = 45.0  # seconds
 UNAVAILABLE_CACHE_SECONDS: Final = 5.0  # seconds
 MAX_CACHED_USAGES: Final = 10_000
 
-_LAGO_UNAVAILABLE: Final = "Lago, which counts the usage, cannot be asked now."
-_NO_SUBSCRIPTION: Final = "Lago holds no subscription of it yet."
+_LAGO_UNAVAILABLE: Final = "Lago, which measures usage, cannot be reached now."
+_NO_SUBSCRIPTION: Final = "The organization has no Lago subscription yet."
 
 
 class UsageMetric(BaseModel):
@@ -37,9 +37,9 @@ class UsageMetric(BaseModel):
 
 
 class UsageResponse(BaseModel):
-    """``unavailable``: Lago does not answer, so nothing is known; ``none``: there is no subscription to use.
+    """``unavailable``: Lago does not respond. ``none``: there is no subscription.
 
-    ``amount`` is what was used and is not billed yet, in minor units; the plan's price is not in it. null: not known.
+    ``amount`` is the usage not yet billed, in minor units, without the plan's price; null: unknown.
     """
 
     state: Literal["known", "none", "unavailable"]
@@ -53,7 +53,7 @@ class UsageResponse(BaseModel):
 
 
 class Cache(Protocol):
-    """Keeps a text for some seconds, or loses it earlier; never an error."""
+    """Stores a text for some seconds, or loses it earlier. Never raises an error."""
 
     def get(self, key: str, /) -> str | None: ...
 
@@ -61,7 +61,7 @@ class Cache(Protocol):
 
 
 class LocalCache:
-    """Of one process; what was put longest ago makes room."""
+    """Of one process. When it is full, the oldest entry is dropped."""
 
     def __init__(self, monotonic: Callable[[], float], max_entries: int = MAX_CACHED_USAGES) -> None:
         self._monotonic, self._max_entries = monotonic, max_entries
@@ -82,13 +82,13 @@ class LocalCache:
 
 
 class CachedUsageReader:
-    """``asking`` None: no biller is named."""
+    """``provider_queries`` None: no provider is configured."""
 
     def __init__(self, provider_queries: ProviderQueries | None, cache: Cache, clock: Clock) -> None:
         self._provider_queries, self._cache, self._clock = provider_queries, cache, clock
 
     def read(self, org_id: str, *, provider_down: bool) -> UsageResponse:
-        """``stopped``: Lago is not asked now, by anybody."""
+        """``provider_down``: Lago's circuit breaker is open, so Lago is not called."""
         if (cached := _parse_cached(self._cache.get(org_id))) is not None:
             return cached
         if provider_down or self._provider_queries is None:
@@ -123,7 +123,7 @@ def _usage_metric(line: UsageLine) -> UsageMetric:
 
 
 def _parse_cached(text: str | None) -> UsageResponse | None:
-    """What another version of this program kept may have another form."""
+    """None also for an entry that another version of this program stored in another form."""
     try:
         return None if text is None else UsageResponse.model_validate_json(text)
     except ValidationError:

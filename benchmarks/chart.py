@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def line_chart(title: str, across: str, up: str, series: Mapping[str, Points], labels: Mapping[float, str]) -> str:
-    """``series`` by name; ``labels`` are the marks across, spaced evenly in their order."""
+    """``series`` is by name. ``labels`` are the marks of the x axis, evenly spaced in their order."""
     places = {mark: number for number, mark in enumerate(labels)}
     top = GRID_LINES * _round_step(max(value for points in series.values() for _, value in points) / GRID_LINES)
     drawn = [

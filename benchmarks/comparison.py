@@ -1,6 +1,6 @@
-"""What a benchmark prints: ours and its baseline from the same minutes, and the ratio of each pair of runs.
+"""Comparison of a benchmark's figures with a baseline of the same minutes: both, and the ratio of each pair of runs.
 
-Runs are interleaved (ours, baseline, ours, …), so that whatever else the machine does falls on both.
+Runs are interleaved (ours, baseline, ours, …), so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """``figures`` and ``baseline`` in ``unit``, pair by pair; ``wanted`` is what the ratio must reach.
+    """``figures`` and ``baseline`` are in ``unit``, in pairs. The median ratio must reach ``target``.
 
-    ``smaller``: less is better, so the ratio must stay at or below ``wanted``.
+    With ``smaller_is_better`` it must be at or below ``target``.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Comparison:
         sign = "≤" if self.smaller_is_better else "≥"
         return (
             f"{'reached' if self.reached else 'MISSED '}  {self.name}: {self.figures_text} {self.unit}; "
-            f"{self.against}: {self.baseline_text}; ratio {_spread(self.ratios)} (wanted {sign} {self.target:g})"
+            f"{self.against}: {self.baseline_text}; ratio {_spread(self.ratios)} (target {sign} {self.target:g})"
         )
 
 
 def print_results(compared: Iterable[Comparison]) -> int:
-    """A line each as it comes; the exit code: whether one missed what it should reach."""
+    """Print a line for each as it arrives; return the exit code: 1 if one missed its target."""
     missed = False
     for each in compared:
         print(each.line(), flush=True)
@@ -67,7 +67,7 @@ def run_interleaved(
 
 
 def _spread(values: Sequence[float]) -> str:
-    """min / median / max; one run is one number."""
+    """min / median / max, or one number for a single run."""
     if len(values) == 1:
         return f"{values[0]:,.4g}"
     return " / ".join(f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in _three(values))

@@ -1,8 +1,8 @@
-"""The floor of throughput: the calls of a rename through our own doors, in a loop, with no queue and no database.
+"""The bare calls of a rename, by our own provider clients in a loop, without a queue or a database.
 
     python -m benchmarks.floor STUB_URL CHANGES
 
-Says "ready", begins when it is told a line, and says "done".
+It prints "ready", starts when it reads a line, and prints "done".
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from providers.stripe.provider import StripeProvider
 
 
 class UnlimitedAttempt:
-    """A claim that nothing limits and nothing takes away; a rename writes nothing ahead."""
+    """An attempt without a rate limit whose lease never ends. A rename records no intent."""
 
     intent: Intent | None = None
 
     def reserve(self, operation: str) -> None:
-        """Never refused."""
+        """The permit is always there."""
 
     def before_request(self, operation: str) -> None:
-        """Never lost."""
+        """The lease is never lost."""
 
     def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
         raise NotImplementedError

@@ -1,8 +1,9 @@
-"""An import of the old store's files into SQLite: seconds and memory, at a size and at a tenth of it.
+"""Import of the predecessor store's files into SQLite: seconds and memory, at one size and at a tenth of it.
 
     python -m benchmarks.importing [--organizations 100000]
 
-Ten members each. The baseline of the memory is the tenth; that of the time are the sixty seconds that were asked for.
+Each organization has ten members. The baseline of the memory is the import of a tenth; that of the time is the required
+sixty seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PLAN_TIERS = ("founders_friend", "starter", "professional", "enterprise")
 
 
 def write_files(folder: Path, organizations: int) -> tuple[Path, Path]:
-    """As the old store wrote them; one record after the other, so that writing them takes no memory either."""
+    """Write both files as the predecessor did, one record at a time, so that writing them needs no memory either."""
     first, second = folder / "organizations.json", folder / "org_users.json"
     with first.open("w") as one, second.open("w") as other:
         one.write("{")
@@ -62,7 +63,7 @@ def write_files(folder: Path, organizations: int) -> tuple[Path, Path]:
 
 
 def run(organizations: int) -> tuple[float, float]:
-    """Seconds and the largest memory of one import, in megabytes."""
+    """Seconds and peak memory in megabytes of one import."""
     with tempfile.TemporaryDirectory(prefix="importing-") as name:
         folder = Path(name)
         files = write_files(folder, organizations)
@@ -94,7 +95,7 @@ def measure(organizations: int) -> list[Comparison]:
             unit="s",
             figures=[seconds],
             baseline=[allowed],
-            against="asked for",
+            against="required",
             target=1.0,
             smaller_is_better=True,
         ),
@@ -103,7 +104,7 @@ def measure(organizations: int) -> list[Comparison]:
             unit="MB",
             figures=[large],
             baseline=[small],
-            against="of a tenth",
+            against="for a tenth",
             target=MAX_MEMORY_RATIO,
             smaller_is_better=True,
         ),
@@ -111,7 +112,7 @@ def measure(organizations: int) -> list[Comparison]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="An import: seconds and memory.")
+    parser = argparse.ArgumentParser(description="Measures an import: seconds and memory.")
     parser.add_argument("--organizations", type=int, default=100_000)
     return print_results(measure(parser.parse_args().organizations))
 

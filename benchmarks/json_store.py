@@ -1,6 +1,7 @@
-"""The baseline: two JSON files, read whole into models and written whole for every change, as the old store kept them.
+"""Baseline store: two JSON files, read completely and written completely for every change, as the predecessor did.
 
-One writer at a time, a new file put in the place of the old one: what made the old store lose data is left out.
+It has one writer at a time and replaces each file by a new one, so it lacks the faults by which the predecessor lost
+data.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""From the commit of a change to the start of its task, idle, beside a bare ``apply_async`` to the start of its task.
+"""Latency of an idle system from the commit of a change to the start of its task, compared with ``apply_async`` alone.
 
     python -m benchmarks.latency [--samples 100]
 
-Both starts are told by the worker's own event. Ours goes by the database: committed, found by the relay, handed to the
-broker, taken by the worker.
+The worker's own event reports both starts. Our change goes through the database: it is committed, the relay finds and
+publishes it, and the worker receives it from the broker.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from core.organizations import commands
 from tests.support import servers
 from tests.support.deployment import until
 
-IDLE_SECONDS = 0.05  # seconds: everything is idle again
+IDLE_SECONDS = 0.05  # then everything is idle again
 MAX_LATENCY_RATIO = 2.0
 RUNS = 3
 
-# Begins something; returns what its task is shown as, and since when it counts.
+# Starts something; returns the label of its task and the time it was started.
 StartTask = Callable[[], tuple[str, float]]
 
 
 class TaskStarts:
-    """When tasks started, by what their first argument was shown as."""
+    """When tasks started, by the text of their first argument."""
 
     def __init__(self, broker_url: str) -> None:
         self._app = Celery(broker=broker_url)
@@ -83,7 +83,7 @@ class TaskStarts:
 
 @contextmanager
 def _bare(redis_url: str, folder: Path) -> Iterator[Celery]:
-    """A worker of the plain app, its events on, with a task that does nothing."""
+    """A worker of the plain app that sends events, with a task that does nothing."""
     environment = {**os.environ, "PLAIN_BROKER": redis_url}
     arguments = ["--app", "benchmarks.plain", "worker", "--pool", "threads", "--concurrency", "8", "-E"]
     with (folder / "bare.log").open("wb") as log:
@@ -98,7 +98,7 @@ def _bare(redis_url: str, folder: Path) -> Iterator[Celery]:
 
 
 def _times(samples: int, start_task: StartTask, starts: TaskStarts) -> list[float]:
-    """Milliseconds of each, in order."""
+    """Milliseconds of each start, sorted."""
     milliseconds: list[float] = []
     for _ in range(samples):
         label, since = start_task()
@@ -107,8 +107,8 @@ def _times(samples: int, start_task: StartTask, starts: TaskStarts) -> list[floa
     return sorted(milliseconds)
 
 
-def _commit(database: Database, we: RunningSystem) -> StartTask:
-    org_ids = iter(we.org_ids)
+def _commit(database: Database, system: RunningSystem) -> StartTask:
+    org_ids = iter(system.org_ids)
 
     def start_task() -> tuple[str, float]:
         org_id = next(org_ids)
@@ -135,17 +135,17 @@ def measure(postgres: str, redis_url: str, samples: int) -> list[Comparison]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="latency-")))
         url = stack.enter_context(servers.database(postgres))
         stub_url = stack.enter_context(stub())
-        # Each of its own: a second round would wait for the rest after the first.
-        we = stack.enter_context(
+        # A different organization for each sample: a second attempt would wait for the cooldown after the first.
+        system = stack.enter_context(
             running_system(url, redis_url, stub_url, folder, ThroughputSize(changes=RUNS * samples, workers=1))
         )
         starts = stack.enter_context(TaskStarts(redis_url))
         database = Database(url)
         stack.callback(database.close)
         app = stack.enter_context(_bare(redis_url, folder))
-        bare, commit = _apply(app), _commit(database, we)
+        bare, commit = _apply(app), _commit(database, system)
         starts.wait(bare()[0])
-        we.end_cooldowns()
+        system.end_cooldowns()
         runs = [(_times(samples, commit, starts), _times(samples, bare, starts)) for _ in range(RUNS)]
     return [_compared(name, pick, runs) for name, pick in (("p50", median), ("p99", _p99))]
 
@@ -169,7 +169,9 @@ def _p99(times: list[float]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="From the commit to the task's start.")
+    parser = argparse.ArgumentParser(
+        description="Measures the time from the commit of a change to the start of its task."
+    )
     parser.add_argument("--samples", type=int, default=100)
     options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:

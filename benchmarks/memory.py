@@ -1,8 +1,8 @@
-"""What one worker process holds after its first thousand tasks, and after a hundred thousand.
+"""Memory of one worker process after its first thousand tasks, and after a hundred thousand.
 
     python -m benchmarks.memory [--tasks 100000]
 
-The tasks are those of messages that come for nothing, as repeats do: asked for a turn, found in sync, done.
+The tasks find their link in sync and end, as those of repeated messages do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TASK_BATCH_SIZE = 500
 ORGANIZATIONS = 1000
 MAX_GROWTH_RATIO = 1.1
 MAX_MEGABYTES = 150.0
-TASKS_TIMEOUT_SECONDS = 900.0  # seconds
+TASKS_TIMEOUT_SECONDS = 900.0
 
 
 def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
@@ -66,11 +66,11 @@ def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
             smaller_is_better=True,
         ),
         Comparison(
-            name="and in all",
+            name="and in total",
             unit="MB",
             figures=[after],
             baseline=[MAX_MEGABYTES],
-            against="asked for",
+            against="required",
             target=1.0,
             smaller_is_better=True,
         ),
@@ -78,7 +78,7 @@ def measure(postgres: str, redis_url: str, tasks: int) -> list[Comparison]:
 
 
 def _run_tasks(app: BillingApp, redis: Redis, tasks: int) -> None:
-    """Handed over in portions, so that what is measured is the worker and not a long queue."""
+    """Publish the tasks in batches, so that the worker is measured and not a long queue."""
     for start in range(0, tasks, TASK_BATCH_SIZE):
         sync_requests = [
             SyncRequest((SYNC_TO_STRIPE, SYNC_TO_LAGO)[number % 2], population.org_id(number % ORGANIZATIONS))
@@ -93,13 +93,13 @@ def _has_queued_tasks(redis: Redis) -> bool:
 
 
 def _megabytes(process: int) -> float:
-    """Resident, as the system counts it."""
+    """Resident memory, as the system counts it."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="A worker's memory, early and late.")
+    parser = argparse.ArgumentParser(description="Measures a worker's memory, early and late.")
     parser.add_argument("--tasks", type=int, default=100_000)
     options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:

@@ -1,9 +1,9 @@
-"""The baseline: billing as a plain Celery task does it, with both SDKs as they come and one UPDATE at the end.
+"""Baseline: billing by a plain Celery task, which uses both SDKs as they are and writes one UPDATE at the end.
 
     celery --app benchmarks.plain worker --concurrency 2
 
-No outbox, no lease, no retry, no quota, no idempotency: what a crash, a second message or a lost answer does to it is
-what the rest of this project is about. It is here for its speed alone.
+It has no outbox, lease, retry, rate limiter or idempotency, so a crash, a second message or a lost response breaks it.
+It only serves to compare the speed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sync(org_id: str) -> None:
             return
         name, stripe_id = row
         customer = stripe.Customer.modify(stripe_id, name=name, metadata={"org_id": org_id})
-        customers: Any = lago.customers  # the SDK's own types refuse its own call
+        customers: Any = lago.customers  # the SDK's own types reject its own call
         lago_customer = customers.create(Customer.parse_obj({"external_id": org_id, "name": name}))
         connection.execute(
             "UPDATE plain SET stripe_id = %s, lago_id = %s, synced_at = now() WHERE id = %s",
@@ -42,4 +42,4 @@ def sync(org_id: str) -> None:
 
 @app.task(name="plain.nothing")
 def nothing(_: str) -> None:
-    """For how soon a task begins."""
+    """Used to measure how soon a task starts."""

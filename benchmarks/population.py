@@ -1,6 +1,6 @@
-"""A database full of organizations that both billers hold, written by the database itself: a million in a few minutes.
+"""A large database of organizations that both providers have, written by SQL alone: a million in a few minutes.
 
-As an import and a sync would have left them, events aside: organizations, their members, and links in sync.
+The rows are those that an import and a sync leave, without events: organizations, their members and links in sync.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from core.db.database import Database
 from tests.support import servers
 
 FIRST_ORGANIZATION_NUMBER = 100_000_000_000
-"""Of the twelve digits at the end of an organization's id."""
+"""The first number that the twelve digits at the end of an organization's id show."""
 ORGANIZATION_BATCH_SIZE = 20_000
 
 _ORGANIZATIONS = """
@@ -58,20 +58,20 @@ def org_id(number: int) -> str:
 
 
 def user_id(number: int) -> str:
-    """Somebody who is in three or four organizations."""
+    """A user who is a member of three or four organizations."""
     return f"user_{number}_0"
 
 
 @contextmanager
 def populated(postgres: str, organizations: int, seats: int) -> Iterator[str]:
-    """The address of a database of its own."""
+    """The URL of a new, populated database."""
     with servers.database(postgres) as url:
         populate(url, organizations, seats)
         yield url
 
 
 def populate(url: str, organizations: int, seats: int) -> None:
-    """Of an empty database."""
+    """Create the schema in an empty database and fill it."""
     with closing(Database(url)) as database:
         database.upgrade()
         fill(database, organizations, seats)
@@ -90,12 +90,12 @@ def fill(database: Database, organizations: int, seats: int = 10) -> None:
                 connection.execute(text(_LINKS), {**numbers, "provider": provider, "prefix": prefix})
             connection.execute(text(_MEMBERS), {**numbers, "seats": seats, "people": organizations})
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # As a server that has run for a while is: what was never vacuumed is paid for by whoever reads it first.
+        # As on a server that has run for a while: otherwise the first reader would pay for rows never vacuumed.
         connection.execute(text("ANALYZE" if database.is_sqlite else "VACUUM (ANALYZE)"))
 
 
 def read_into_memory(url: str) -> None:
-    """Into the system's memory, as what is used every day is: how fast a disk reads is no part of the question.
+    """Load the database into the system's memory, where data in daily use is, so that no disk read is measured.
 
     The user must be allowed to create Postgres' own extension ``pg_prewarm``.
     """

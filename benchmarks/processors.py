@@ -1,8 +1,8 @@
-"""Where the processors' time goes while changes flow: milliseconds of each kind of process for one change.
+"""Processor time by kind of process while changes are synced: milliseconds for one change.
 
     python -m benchmarks.processors [--changes 600] [--workers 2]
 
-Read from Linux' own accounts of all processes, before and after, so servers count that run on this machine only.
+It is read from Linux' accounting of all processes, before and after, so only servers on this machine are included.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from benchmarks.throughput import ThroughputSize, running_system, stub
 from tests.support import servers
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# By a word of their command line, the first that fits.
+# By a part of the command line; the first match counts.
 KIND_BY_COMMAND_WORD = {
-    "billing-sync worker": "workers: Celery, the rounds, the calls",
+    "billing-sync worker": "workers: Celery, sync attempts, provider calls",
     "billing-sync relay": "relay",
     "billing-sync beat": "beat",
-    "benchmarks.stub": "the stub that answers for both billers",
+    "benchmarks.stub": "the stub of both providers",
     "postgres": "Postgres",
     "valkey-server": "Redis",
     "redis-server": "Redis",
 }
-DRIVER_KIND = "what commits the changes and waits for them"
+DRIVER_KIND = "the benchmark itself, which commits the changes and waits for them"
 
 
 def seconds_by_kind() -> dict[str, float]:
-    """Seconds by kind of process, until now."""
+    """Processor seconds used so far, by kind of process."""
     seconds: dict[str, float] = defaultdict(float)
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
-        with suppress(OSError):  # one that ended meanwhile
+        with suppress(OSError):  # the process ended meanwhile
             kind = _kind(folder)
             if kind is not None:
-                # Behind the name, which may hold anything: utime and stime are the 12th and 13th field from there.
+                # The name may contain anything, so count from its end: utime and stime are the 12th and 13th field.
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 seconds[kind] += (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
     return seconds
@@ -55,17 +55,17 @@ def _kind(folder: Path) -> str | None:
 
 
 def measure(url: str, redis_url: str, size: ThroughputSize) -> dict[str, float]:
-    """Milliseconds for one change by kind of process, the largest first."""
+    """Milliseconds for one change by kind of process, largest first."""
     with (
         tempfile.TemporaryDirectory(prefix="processors-") as folder,
         stub() as stub_url,
         servers.database(url) as database_url,
-        running_system(database_url, redis_url, stub_url, Path(folder), size) as we,
+        running_system(database_url, redis_url, stub_url, Path(folder), size) as system,
     ):
-        we.rate()
+        system.rate()
         before = seconds_by_kind()
         for _ in range(size.runs):
-            we.rate()
+            system.rate()
         used = {kind: seconds - before.get(kind, 0.0) for kind, seconds in seconds_by_kind().items()}
     changes = size.runs * size.changes
     return {kind: 1000 * used[kind] / changes for kind in sorted(used, key=used.__getitem__, reverse=True)}
@@ -76,12 +76,12 @@ def table(costs: dict[str, float]) -> list[str]:
         "| processor time of one change | ms |",
         "|---|---|",
         *(f"| {kind} | {cost:.1f} |" for kind, cost in costs.items()),
-        f"| together | **{sum(costs.values()):.1f}** |",
+        f"| total | **{sum(costs.values()):.1f}** |",
     ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Where the processors' time goes while changes flow.")
+    parser = argparse.ArgumentParser(description="Measures processor time by kind of process while changes are synced.")
     parser.add_argument("--changes", type=int, default=600)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

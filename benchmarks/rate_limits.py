@@ -1,10 +1,10 @@
-"""How much of a biller's quota a burst or an import uses, whether it is ever exceeded, and what fresh changes notice.
+"""How much of a provider's rate limit a burst or an import uses, whether it is exceeded, and how long others wait.
 
     python -m benchmarks.rate_limits [--creates 2000] [--workers 4] [--latency-ms 200] [--how import|burst]
 
 Worker processes, relay and beat run as an operator runs them, on a Postgres and a Redis (those that DATABASE_URL and
-REDIS_URL name, else from wheels), against the sandbox with its limits on: 25 requests a second an operation at Stripe,
-50 a second in all at Lago. Exit code 1 when one of the promises at the end is broken.
+REDIS_URL name, else from wheels), against the sandbox with its limits on: 25 requests a second for an operation at
+Stripe, 50 a second in total at Lago. Exit code 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.support.deployment import Deployment, deployment, in_sync, until
 CREATE_CUSTOMER = "POST /v1/customers"
 CREATES_PER_SECOND_LIMIT = 25.0  # creates a second, by Stripe's published limits (stripe.md 3)
 MIN_LIMIT_USED = 0.95
-MAX_INTERACTIVE_SECONDS = 3.0  # seconds
+MAX_INTERACTIVE_SECONDS = 3.0
 INTERACTIVE_CHANGE_SECONDS = 1.0
 BYSTANDER_COUNT = 30
 CREATE_BATCH_SIZE = 100
@@ -59,9 +59,9 @@ class BurstOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitFigures:
-    """``used``: of the quota, by all that counts against it while the creates flow, fresh changes' requests included.
+    """``limit_used``: share of the rate limit used by all requests during the creates, interactive changes included.
 
-    ``fresh``: seconds until a plan change of an organization outside the crowd was applied at a biller.
+    ``interactive_seconds``: how long a plan change of an organization outside the burst took to be applied.
     """
 
     creates: int
@@ -76,16 +76,16 @@ class RateLimitFigures:
     def problems(self) -> list[str]:
         slowest = max((seconds for all_of in self.interactive_seconds.values() for seconds in all_of), default=0.0)
         found = [
-            (self.limit_used < MIN_LIMIT_USED, f"only {self.limit_used:.1%} of the quota was used"),
-            (sum(self.throttled.values()) > 0, f"429s were answered: {self.throttled}"),
+            (self.limit_used < MIN_LIMIT_USED, f"only {self.limit_used:.1%} of the rate limit was used"),
+            (sum(self.throttled.values()) > 0, f"requests got 429: {self.throttled}"),
             (self.customers != self.creates, f"{self.customers} customers for {self.creates} creates"),
-            (slowest > MAX_INTERACTIVE_SECONDS, f"a fresh change took {slowest:.1f} s"),
+            (slowest > MAX_INTERACTIVE_SECONDS, f"an interactive change took {slowest:.1f} s"),
         ]
         return [sentence for broken, sentence in found if broken]
 
 
 def measure(url: str, redis_url: str, folder: Path, options: BurstOptions) -> RateLimitFigures:
-    """On an empty Postgres and Redis. Raises ``AssertionError`` when the crowd takes far longer than it must."""
+    """Needs an empty Postgres and Redis. Raises ``AssertionError`` if the burst takes far too long."""
     creates = options.creates
     with ExitStack() as stack:
         sandbox_url = f"http://127.0.0.1:{_free_port()}"
@@ -101,7 +101,7 @@ def measure(url: str, redis_url: str, folder: Path, options: BurstOptions) -> Ra
             deployed.start(process)
         bystanders = _create_organizations(database, plans, BYSTANDER_COUNT)
         until(lambda: in_sync(database), 60, "the bystanders in sync")
-        time.sleep(2.5)  # the buckets are full again, and no link rests
+        time.sleep(2.5)  # then the buckets are full again, and no link is in its cooldown
         sandbox.settings(latency_ms=options.latency_ms)
         sandbox.reset_calls()
         measured_bystanders = _Bystanders(database, plans, bystanders)
@@ -126,7 +126,7 @@ def _figures(
     calls = sandbox.calls()
     sent = [call.at for call in calls if call.operation == CREATE_CUSTOMER]
     first, last = min(sent), max(sent)
-    # A test mode account's limit is that of one operation, so every request to Stripe takes from the same quota.
+    # The limit of a test mode account is that of one operation, so every request to Stripe counts against it.
     counted = sum(first <= call.at <= last for call in calls if call.provider == "stripe")
     too_many: Counter[str] = Counter(call.operation for call in calls if call.status == 429)
     return RateLimitFigures(
@@ -141,7 +141,7 @@ def _figures(
 
 
 class _Bystanders:
-    """Organizations that are in sync and have nothing to do with the crowd: one after the other changes its plan."""
+    """Organizations in sync that are not part of the burst. One after the other changes its plan."""
 
     def __init__(self, database: Database, plans: Catalog, org_ids: list[str]) -> None:
         self.seconds: dict[Provider, list[float]] = {provider: [] for provider in PROVIDERS}
@@ -168,7 +168,7 @@ class _Bystanders:
                 if organization is None:
                     continue
                 change = ChangeContext(session, utc_now())
-                # A rename for Stripe, which does not charge, and with it a higher plan, or a downgrade, for Lago.
+                # A rename for Stripe, which does not charge, and the next tier for Lago in the same change.
                 commands.rename(change, organization, f"Bystander {uuid4()}")
                 tiers = self._plans.tiers()
                 higher = tiers[min(tiers.index(organization.plan_tier) + 1, len(tiers) - 1)]
@@ -197,7 +197,7 @@ class _Bystanders:
 
 
 def _create_organizations(database: Database, plans: Catalog, count: int) -> list[str]:
-    """As many sign-ups, as fast as they can be written."""
+    """Create organizations as fast as they can be written."""
     org_ids: list[str] = []
     for start in range(0, count, CREATE_BATCH_SIZE):
         with database.write() as session:
@@ -218,7 +218,7 @@ def _import_organizations(deployed: Deployment, folder: Path, count: int) -> Non
     file.write_text(json.dumps({org: {"id": org, "status": "active", **row} for org, row in rows.items()}))
     members.write_text("{}")
     result = deployed.run("import", str(file), str(members), timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr  # noqa: S101 - a benchmark says what went wrong
+    assert result.returncode == 0, result.stdout + result.stderr  # noqa: S101 - shows what went wrong
 
 
 def _publish_plans(sandbox_url: str, plans: Catalog) -> None:
@@ -234,7 +234,7 @@ def _free_port() -> int:
 
 
 def _sandbox(deployed: Deployment, url: str) -> SandboxClient:
-    """A process of its own, so that measuring does not slow it."""
+    """Start the sandbox as a separate process, so that measuring does not slow it down."""
     port = int(url.rsplit(":", 1)[1])
     deployed.start("sandbox", "--port", str(port))
 
@@ -248,20 +248,22 @@ def _sandbox(deployed: Deployment, url: str) -> SandboxClient:
 
 def _lines(figures: RateLimitFigures) -> Iterator[str]:
     yield f"creates         {figures.creates} in {figures.seconds:.1f} s: {figures.creates / figures.seconds:.2f}/s"
-    yield f"quota used      {figures.limit_used:.1%} of {CREATES_PER_SECOND_LIMIT:.0f}/s"
+    yield f"limit used      {figures.limit_used:.1%} of {CREATES_PER_SECOND_LIMIT:.0f}/s"
     yield f"429             {figures.throttled or 'none'}"
     yield f"customers       {figures.customers}"
     for provider, seconds in figures.interactive_seconds.items():
         if seconds:
             ordered = sorted(seconds)
             middle, last = ordered[len(ordered) // 2], ordered[-1]
-            yield f"fresh, {provider:8} {len(ordered)} changes: median {middle:.2f} s, slowest {last:.2f} s"
+            yield f"interactive, {provider:8} {len(ordered)} changes: median {middle:.2f} s, slowest {last:.2f} s"
     for operation, count in sorted(figures.requests.items()):
         yield f"  {count:6} {operation}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="How much of the quota is used, and never more.")
+    parser = argparse.ArgumentParser(
+        description="Measures how much of the rate limit is used, and that it is not exceeded."
+    )
     parser.add_argument("--creates", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--latency-ms", type=int, default=200)
@@ -271,7 +273,7 @@ def main() -> int:
         servers.postgres() as postgres,
         servers.database(postgres) as url,
         servers.redis() as redis_url,
-        tempfile.TemporaryDirectory(prefix="quota-") as folder,
+        tempfile.TemporaryDirectory(prefix="rate-limits-") as folder,
     ):
         figures = measure(url, redis_url, Path(folder), options)
     for line in _lines(figures):

@@ -1,10 +1,10 @@
-"""Whether a read cache in Redis would pay: the reads that it would save, beside a Redis that always holds the answer.
+"""Whether a read cache in Redis would be worth it: the reads it would save, compared with a Redis that always hits.
 
     python -m benchmarks.read_cache [--organizations 10000] [--reads 2000]
 
-One organization as a member sees it, and the selector of one person, each read from SQLite, from Postgres and from
-Redis, in turn, at random; then the whole request over HTTP. The cache is given everything: it is always hit, and its
-membership is not looked up. Postgres and Redis are those that DATABASE_URL and REDIS_URL name, else from wheels.
+One organization as a member sees it and the organizations of one user are read from SQLite, Postgres and Redis, in turn
+and at random; then the whole request over HTTP. Everything favors the cache: it always hits, and no membership is
+checked. Postgres and Redis are those that DATABASE_URL and REDIS_URL name, else from wheels.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Read = Callable[[], str]
 
 
 class ComparedReads:
-    """What is compared: each takes a random organization or person, and gives the JSON that would be answered."""
+    """The reads that are compared: each returns the JSON response for a random organization or user."""
 
     def __init__(self, databases: Mapping[str, Database], cache: redis.Redis, seats: list[tuple[str, str]]) -> None:
         self._databases, self._cache, self._seats = databases, cache, seats
 
     def fill_cache(self) -> None:
-        """Each organization as somebody sees it, and each person's selector, as they would be kept."""
+        """Store each organization as a member sees it, and the organizations of each user."""
         database = next(iter(self._databases.values()))
         with self._cache.pipeline(transaction=False) as pipe:
             for org_id, user_id in self._seats:
@@ -75,7 +75,7 @@ class ComparedReads:
         return lambda: self._entry(database, *random.choice(self._seats))  # noqa: S311
 
     def _cached(self, key: str, model: type[OrganizationResponse | OrganizationList]) -> str:
-        """Read into the model, as any code that uses it must."""
+        """Read the entry into its model, as any code that uses it must."""
         found = self._cache.get(key.format(*random.choice(self._seats)))  # noqa: S311
         return model.model_validate_json(cast("bytes", found)).model_dump_json()
 
@@ -95,7 +95,7 @@ class ComparedReads:
 
 
 def measured(readers: Mapping[str, Read], reads: int) -> dict[str, list[float]]:
-    """Milliseconds of each read, one way after the other, so that a slow moment of the machine is everybody's."""
+    """Milliseconds of each read. The readers take turns, so that a slow moment of the machine affects all."""
     milliseconds: dict[str, list[float]] = {name: [] for name in readers}
     for number in range(reads + reads // 10):
         for name, read in readers.items():
@@ -114,10 +114,8 @@ def show(title: str, milliseconds: Mapping[str, list[float]]) -> None:
         print(f"  {name:<32} {ranked[0]:8.3f} {statistics.median(ranked):8.3f} {p99:8.3f} {ranked[-1]:8.3f}")
 
 
-def requests(
-    databases: Mapping[str, Database], seats: list[tuple[str, str]], open_things: ExitStack
-) -> dict[str, Read]:
-    """A service's GET of one organization: what a caller waits for, of which the read is a part."""
+def requests(databases: Mapping[str, Database], seats: list[tuple[str, str]], stack: ExitStack) -> dict[str, Read]:
+    """A service's GET of one organization: the whole time that a caller waits, which includes the read."""
     readers: dict[str, Read] = {}
     for name, database in databases.items():
         with database.write() as session:
@@ -125,9 +123,9 @@ def requests(
         context = ApiContext(
             database=database, catalog=plans.load(), clock=utc_now, rate_limiter=LocalClientRateLimiter(1_000_000)
         )
-        server = open_things.enter_context(ApiServer(context, "127.0.0.1", 0, version="benchmark"))
+        server = stack.enter_context(ApiServer(context, "127.0.0.1", 0, version="benchmark"))
         headers = {"Authorization": f"Bearer {key}"}
-        http = open_things.enter_context(httpx.Client(base_url=server.url, headers=headers, trust_env=False))
+        http = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, trust_env=False))
         readers[name] = _get_organization(http, seats)
     return readers
 
@@ -143,28 +141,28 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(1)
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
-    with ExitStack() as open_things:
-        folder = open_things.enter_context(tempfile.TemporaryDirectory())
-        server = open_things.enter_context(servers.postgres())
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = stack.enter_context(servers.postgres())
         databases = {
             "sqlite": Database(f"sqlite:///{Path(folder) / 'billing-sync.db'}"),
-            "postgres": Database(open_things.enter_context(servers.database(server))),
+            "postgres": Database(stack.enter_context(servers.database(server))),
         }
         for database in databases.values():
-            open_things.callback(database.close)
+            stack.callback(database.close)
             database.upgrade()
             population.fill(database, options.organizations)
         with databases["sqlite"].read() as session:
             rows = session.execute(select(Membership.org_id, Membership.user_id).limit(200_000)).all()
         seats = [(row[0], row[1]) for row in random.sample(rows, min(1_000, len(rows)))]
-        cache = redis.Redis.from_url(open_things.enter_context(servers.redis()))
-        open_things.callback(cache.close)
+        cache = redis.Redis.from_url(stack.enter_context(servers.redis()))
+        stack.callback(cache.close)
         reads = ComparedReads(databases, cache, seats)
         reads.fill_cache()
         print(f"{options.organizations} organizations, {len(rows)} memberships; {options.reads} reads of each, in turn")
         show("one organization", measured(reads.organization(), options.reads))
-        show("the selector of one person", measured(reads.selector(), options.reads))
-        readers = requests(databases, seats, open_things)
+        show("the organizations of one user", measured(reads.selector(), options.reads))
+        readers = requests(databases, seats, stack)
         show("a whole request", measured(readers, options.reads // 4))
 
 

@@ -1,8 +1,8 @@
-"""Messages a second that the relay hands to the broker, beside Celery's own publishing of the same messages.
+"""Messages a second that the relay publishes, compared with Celery's own publishing of the same messages.
 
     python -m benchmarks.relaying [--organizations 2000]
 
-Each new organization is one event and two messages. Nobody takes them; the broker is emptied after each run.
+Each new organization is one event and two messages. No worker receives them; the broker is emptied after each run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.wiring import celery_app, logging
 
 MIN_RELAY_RATIO = 0.8
 RUNS = 3
-# So that what comes at once is no crowd: a crowd is left to the sweep, and nothing would be published.
+# So high that the changes are no burst: a burst is left to the sweep, and the relay would publish nothing.
 UNLIMITED_RATE = 1_000_000.0
 
 
@@ -117,7 +117,9 @@ def _settings(url: str, redis_url: str, folder: Path) -> Settings:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Messages relayed a second, beside Celery's own publishing.")
+    parser = argparse.ArgumentParser(
+        description="Measures messages relayed a second, compared with Celery's own publishing."
+    )
     parser.add_argument("--organizations", type=int, default=2000)
     options = parser.parse_args()
     with servers.postgres() as postgres, servers.redis() as redis_url:

@@ -1,8 +1,8 @@
-"""``make bench`` and ``make bench-quick``: all of them, one after the other, and what came out as a page with charts.
+"""``make bench`` and ``make bench-quick``: run all benchmarks one after the other.
 
     python -m benchmarks.run [--quick]
 
-The whole run writes ``benchmarks/results.md`` and the charts beside it; the quick one only prints.
+The full run writes ``benchmarks/results.md`` and the charts next to it; the quick run only prints.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BenchmarkSizes:
     imported: int
     tasks: int
     creates: int
-    """0: left out."""
+    """0: the measurement is left out."""
 
 
 ALL = BenchmarkSizes(
@@ -95,7 +95,7 @@ def compared(postgres: str, redis_url: str, sizes: BenchmarkSizes) -> Iterator[C
         population.populated(postgres, few, store.MEMBERS_PER_ORGANIZATION) as small,
     ):
         filling = aside.submit(population.populate, large, many, store.MEMBERS_PER_ORGANIZATION if sizes.larger else 1)
-        # Counts megabytes, so it may share the processors.
+        # It measures megabytes, so it may share the processors.
         yield from memory.measure(postgres, redis_url, sizes.tasks)
         filling.result()
         yield sweeping.measure(large, many, small, few)
@@ -111,7 +111,7 @@ def _rate_limits(postgres: str, redis_url: str, creates: int) -> Comparison:
         figures = rate_limits.measure(url, redis_url, Path(folder), rate_limits.BurstOptions(creates=creates))
     throttled = sum(figures.throttled.values())
     return Comparison(
-        name=f"rate limit used by {creates:,} creates with interactive changes beside them, {throttled} answers of 429",
+        name=f"rate limit used by {creates:,} creates during interactive changes, {throttled} responses with 429",
         unit="/s",
         figures=[figures.limit_used * rate_limits.CREATES_PER_SECOND_LIMIT],
         baseline=[rate_limits.CREATES_PER_SECOND_LIMIT],
@@ -121,13 +121,13 @@ def _rate_limits(postgres: str, redis_url: str, creates: int) -> Comparison:
 
 
 def charts(postgres: str, redis_url: str, folder: Path) -> None:
-    """Throughput against processes, and the cost of a change against the size of the store."""
+    """Throughput by number of processes, and the cost of an operation by the size of the store."""
     rates = []
     for workers in WORKER_COUNTS:
         size = throughput.ThroughputSize(changes=300, workers=workers, runs=2)
         rates.append((float(workers), throughput.rate(postgres, redis_url, size)))
     text = chart.line_chart(
-        "Changes a second that reach both billers",
+        "Changes a second that reach both providers",
         "worker processes",
         "changes/s",
         {"billing-sync": rates},
@@ -136,7 +136,7 @@ def charts(postgres: str, redis_url: str, folder: Path) -> None:
     (folder / "throughput.svg").write_text(text, encoding="utf-8")
     costs = store.costs(postgres, STORE_SIZES)
     text = chart.line_chart(
-        "What one operation costs in the store, Postgres",
+        "Cost of one operation in the store, Postgres",
         "organizations, ten members each",
         "ms",
         costs,
@@ -147,17 +147,21 @@ def charts(postgres: str, redis_url: str, folder: Path) -> None:
 
 def page(results: list[Comparison], costs: dict[str, float], seconds: float, about: str) -> str:
     lines = [
-        "# What was measured",
+        "# Benchmark results",
         "",
-        f"By `make bench` on {datetime.now(UTC):%Y-%m-%d}, in {seconds / 60:.0f} minutes. {about}",
+        f"Measured by `make bench` on {datetime.now(UTC):%Y-%m-%d}, in {seconds / 60:.0f} minutes. {about}",
         "",
-        "Each figure stands beside its baseline from the same minutes, runs interleaved: minimum / median / maximum.",
+        "Each figure is shown with a baseline of the same minutes, in interleaved runs: minimum / median / maximum.",
         "",
-        "| | what | ours | | baseline | ratio | wanted |",
+        "| | what | ours | | baseline | ratio | target |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_row(each) for each in results]
-    lines += ["", f"What bounds those that miss, and what was tried: [decision 0017]({DECISION_LINK}).", ""]
+    lines += [
+        "",
+        f"What limits those that miss their target, and what was tried: [decision 0017]({DECISION_LINK}).",
+        "",
+    ]
     lines += [*processors.table(costs), "", "![Throughput](throughput.svg)", "", "![Cost against size](store.svg)"]
     return "\n".join([*lines, ""])
 
@@ -181,15 +185,15 @@ def machine(postgres: str, redis_url: str) -> str:
     memory_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
-        f"Machine: {os.cpu_count()} cores ({platform.machine()}), {memory_} GiB, shared with everything else that ran; "
-        f"all servers, workers and stand-ins on it. Python {platform.python_version()}, Postgres {server}, "
+        f"Machine: {os.cpu_count()} cores ({platform.machine()}), {memory_} GiB, shared with everything else that ran, "
+        f"including all servers, workers and stubs. Python {platform.python_version()}, Postgres {server}, "
         f"{info.get('server_name', 'redis')} {info.get('valkey_version', info.get('redis_version'))}, {versions}."
     )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="All benchmarks, each beside its baseline.")
-    parser.add_argument("--quick", action="store_true", help="Small sizes, nothing written; two minutes.")
+    parser = argparse.ArgumentParser(description="Runs all benchmarks, each with its baseline.")
+    parser.add_argument("--quick", action="store_true", help="Use small sizes and write no file; takes two minutes.")
     options = parser.parse_args()
     started = time.monotonic()
     results: list[Comparison] = []
@@ -205,7 +209,7 @@ def main() -> int:
             text = page(results, costs, time.monotonic() - started, about)
             (BENCHMARKS_FOLDER / "results.md").write_text(text, encoding="utf-8")
     reached = sum(each.reached for each in results)
-    print(f"{reached} of {len(results)} reached, {time.monotonic() - started:.0f} s")
+    print(f"{reached} of {len(results)} targets reached, {time.monotonic() - started:.0f} s")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a change and a look cost in the store, beside two JSON files, and beside ourselves at a hundredth of the size.
+"""Cost of reads and writes in the store, compared with two JSON files, and with the store at a hundredth of the size.
 
 python -m benchmarks.store [--organizations 10000] [--larger]
 """
@@ -24,26 +24,26 @@ from tests.support import servers
 
 MEMBERS_PER_ORGANIZATION = 10
 RUNS = 3
-REPEATS = 200  # of ours in one run: a median of one would be noise
+REPEATS = 200  # of our operation in one run; a single one would be too noisy
 MIN_RATIO_BY_OPERATION = {"create_organization + owner": 1000.0, "get_user_orgs": 500.0, "update_org_plan": 200.0}
-LARGER_TIMES = 100  # times
+LARGER_TIMES = 100
 TOUCHED_ORGANIZATIONS = 2 * RUNS * REPEATS
-"""Organizations by one comparison of all operations."""
+"""How many organizations one comparison of all operations changes."""
 MAX_GROWTH_RATIO = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class StoreOperations:
-    """``operations``: by name, one go of each; what it touches is another organization each time."""
+    """``operations`` by name. Each call does one, for a different organization each time."""
 
     operations: dict[str, Callable[[], object]]
 
 
 @contextmanager
 def ours(url: str, organizations: int, touched: int = 0) -> Iterator[StoreOperations]:
-    """Of a populated database. ``touched``: so many were before; their new plan, once more, would be no change."""
+    """Operations on a populated database. The first ``touched`` organizations already have the new plan."""
     manager = OrgManager(database_url=url)
-    # Far apart, as in life: neighbours would lie in the same pages.
+    # Far apart, as in practice: neighboring rows would be in the same pages.
     numbers = count(touched)
 
     def somewhere() -> int:
@@ -79,11 +79,11 @@ def theirs(folder: Path, organizations: int) -> StoreOperations:
     )
 
 
-def beside_files(name: str, we: StoreOperations, they: StoreOperations) -> Iterator[Comparison]:
-    """Times a second."""
-    for operation, wanted in MIN_RATIO_BY_OPERATION.items():
+def beside_files(name: str, store: StoreOperations, files: StoreOperations) -> Iterator[Comparison]:
+    """Operations a second, compared with the JSON files."""
+    for operation, target in MIN_RATIO_BY_OPERATION.items():
         figures, baseline = run_interleaved(
-            RUNS, _rate(we.operations[operation], REPEATS), _rate(they.operations[operation], 1)
+            RUNS, _rate(store.operations[operation], REPEATS), _rate(files.operations[operation], 1)
         )
         yield Comparison(
             name=f"{operation}, {name}",
@@ -91,29 +91,29 @@ def beside_files(name: str, we: StoreOperations, they: StoreOperations) -> Itera
             figures=figures,
             baseline=baseline,
             against="JSON files",
-            target=wanted,
+            target=target,
         )
 
 
 def beside_ourselves(large: StoreOperations, small: StoreOperations, times: int) -> Iterator[Comparison]:
-    """Milliseconds each."""
+    """Milliseconds of each operation, compared with the smaller store."""
     for operation in MIN_RATIO_BY_OPERATION:
         figures, baseline = run_interleaved(
             RUNS, _cost(large.operations[operation]), _cost(small.operations[operation])
         )
         yield Comparison(
-            name=f"{operation}, Postgres, {times} times as many",
+            name=f"{operation}, Postgres, {times} times as many organizations",
             unit="ms",
             figures=figures,
             baseline=baseline,
-            against="the smaller",
+            against="the smaller store",
             target=MAX_GROWTH_RATIO,
             smaller_is_better=True,
         )
 
 
 def costs(postgres: str, sizes: Sequence[int]) -> dict[str, list[tuple[float, float]]]:
-    """By operation: milliseconds of each at each size."""
+    """Milliseconds of each operation at each size."""
     found: dict[str, list[tuple[float, float]]] = {operation: [] for operation in MIN_RATIO_BY_OPERATION}
     for size in sizes:
         with population.populated(postgres, size, MEMBERS_PER_ORGANIZATION) as url, ours(url, size) as store:
@@ -138,7 +138,7 @@ def _cost(operation: Callable[[], object]) -> Callable[[], float]:
 
 
 def measure(small_url: str, organizations: int, touched: int = 0) -> Iterator[Comparison]:
-    """Of a populated Postgres, and a SQLite filled the same."""
+    """Needs a populated Postgres; fills a SQLite database in the same way."""
     with tempfile.TemporaryDirectory(prefix="store-") as name:
         folder = Path(name)
         files = theirs(folder, organizations)
@@ -151,7 +151,7 @@ def measure(small_url: str, organizations: int, touched: int = 0) -> Iterator[Co
 
 
 def measure_larger(large_url: str, small_url: str, organizations: int, touched: int = 0) -> Iterator[Comparison]:
-    """Of two populated Postgres databases."""
+    """Needs two populated Postgres databases."""
     for url in (large_url, small_url):
         population.read_into_memory(url)
     with (
@@ -162,9 +162,13 @@ def measure_larger(large_url: str, small_url: str, organizations: int, touched: 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The store, beside JSON files and beside itself at another size.")
+    parser = argparse.ArgumentParser(
+        description="Measures the store against JSON files, and against itself at another size."
+    )
     parser.add_argument("--organizations", type=int, default=10_000)
-    parser.add_argument("--larger", action="store_true", help="Also a hundred times as many, on Postgres; minutes.")
+    parser.add_argument(
+        "--larger", action="store_true", help="Also measure a hundred times as many, on Postgres; takes minutes."
+    )
     options = parser.parse_args()
     organizations = options.organizations
     with (

@@ -1,9 +1,9 @@
-"""Both billers as fast as a process of Python can be them: right answers at once, nothing checked, nothing kept.
+"""Stub of both providers, as fast as one Python process allows: it responds at once, checks nothing and stores nothing.
 
     python -m benchmarks.stub PORT
 
-It knows the calls of a change (customers and subscriptions made and changed, whose key it is) and refuses the rest with
-404. For throughput alone: what is right is shown by the sandbox.
+It supports the calls of a change (create or change customers and subscriptions, get the account of the key). All others
+get 404. It only serves to measure throughput; the sandbox is used to test correctness.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class ProviderStub(asyncio.Protocol):
-    """One connection; requests come one after the other on it."""
+    """One connection; its requests arrive one after the other."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -68,7 +68,7 @@ def _route(method: str, path: str, body: str) -> tuple[int, object]:
             return 200, {"subscription": _lago_subscription(json.loads(body)["subscription"])}
         case "GET", ["api", "v1", "organizations"]:
             return 200, {"organization": {"lago_id": "6f2c1d6e-6b5e-4a0e-9a55-0f7b0a4c8d11", "name": "stub"}}
-    return 404, {"error": {"type": "invalid_request_error", "message": "the stub does not know this call"}}
+    return 404, {"error": {"type": "invalid_request_error", "message": "the stub does not support this call"}}
 
 
 def _stripe_customer(customer_id: str | None, form: dict[str, str]) -> dict[str, object]:

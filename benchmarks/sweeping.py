@@ -1,4 +1,4 @@
-"""What the sweep pays to find 100 due links among a million, beside among ten thousand.
+"""Cost for the sweep of finding 100 due links among a million, compared with ten thousand.
 
 python -m benchmarks.sweeping [--many 1000000]
 """
@@ -30,7 +30,7 @@ MAX_COST_RATIO = 1.5
 
 
 def measured_dispatch(database: Database, organizations: int) -> Callable[[], float]:
-    """Milliseconds of one look that finds them all; they are due again after it."""
+    """Milliseconds of one query that dispatches all due links; they are made due again before each."""
     org_ids = [population.org_id(number * (organizations // DUE_LINKS)) for number in range(DUE_LINKS)]
 
     def make_due() -> None:
@@ -59,7 +59,7 @@ def measured_dispatch(database: Database, organizations: int) -> Callable[[], fl
 
 
 def measure(large_url: str, many: int, small_url: str, few: int) -> Comparison:
-    """Of populated databases."""
+    """Needs two populated databases."""
     with closing(Database(large_url)) as large, closing(Database(small_url)) as small:
         figures, baseline = run_interleaved(RUNS, measured_dispatch(large, many), measured_dispatch(small, few))
     return Comparison(
@@ -74,7 +74,7 @@ def measure(large_url: str, many: int, small_url: str, few: int) -> Comparison:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Finding what is due, at two sizes.")
+    parser = argparse.ArgumentParser(description="Measures how long finding the due links takes, at two sizes.")
     parser.add_argument("--many", type=int, default=1_000_000)
     options = parser.parse_args()
     with servers.postgres() as postgres, ExitStack() as stack:

@@ -1,10 +1,10 @@
-"""How many changes a second reach both billers and come back, beside a plain task and beside the bare calls.
+"""How many changes a second are applied at both providers, compared with a plain task and with the bare calls.
 
     python -m benchmarks.throughput [--changes 600] [--workers 2] [--runs 3]
 
-A change is a rename: one call to each biller. Worker processes and a relay run as an operator runs them, on a Postgres
-and a Redis, against a stub that answers at once (``benchmarks.stub``), with the quotas out of the way. The clock runs
-from the first commit until every id and version is written back.
+A change is a rename: one call to each provider. Worker processes and a relay run as an operator runs them, on Postgres
+and Redis, against a stub that responds at once (``benchmarks.stub``), with rate limits too high to matter. The time is
+measured from the first commit until every id and version is written back.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.support import servers
 from tests.support.deployment import Deployment, deployment, free_port, in_sync, until
 
 CHANGE_BATCH_SIZE = 50
-SYNC_TIMEOUT_SECONDS = 300.0  # seconds
+SYNC_TIMEOUT_SECONDS = 300.0
 RATE_LIMIT_SETTINGS = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
 
 
@@ -68,7 +68,7 @@ def _listens(port: int) -> bool:
 
 
 class RunningSystem:
-    """Our processes with organizations that both billers hold; ``rate`` renames them all and waits."""
+    """Our processes with organizations that both providers have; ``rate`` renames them all and waits."""
 
     def __init__(self, database: Database, org_ids: list[str]) -> None:
         self._database = database
@@ -88,7 +88,7 @@ class RunningSystem:
         return len(self.org_ids) / (time.monotonic() - started)
 
     def end_cooldowns(self) -> None:
-        """As if the last change of each were a while ago: a burst would rest before its next round."""
+        """As if each link's last change were a while ago: otherwise the next attempts would wait for the cooldown."""
         with self._database.write() as session:
             session.execute(update(BillingLink).values(cooldown_until=None))
 
@@ -130,7 +130,7 @@ def _create_organizations(database: Database, count: int) -> list[str]:
 
 
 class PlainTasks:
-    """The same organizations, renamed by an UPDATE and a ``delay`` each."""
+    """The same number of organizations, each renamed by an UPDATE and a ``send_task``."""
 
     def __init__(self, database_url: str, broker_url: str, many: int) -> None:
         self._url = database_url
@@ -186,7 +186,7 @@ def plain_tasks(url: str, redis_url: str, stub_url: str, folder: Path, size: Thr
 
 
 def floor(stub_url: str, size: ThroughputSize) -> float:
-    """As many processes, each with the same pooled calls in a loop: no queue, no database."""
+    """Changes a second by as many processes that make the same pooled calls in a loop, without queue or database."""
     share = size.changes // size.workers
     command = [sys.executable, "-m", "benchmarks.floor", stub_url, str(share)]
     processes = [
@@ -207,7 +207,7 @@ def floor(stub_url: str, size: ThroughputSize) -> float:
 
 def _wait_for_line(process: subprocess.Popen[str]) -> None:
     if process.stdout is None or not process.stdout.readline():
-        message = "a process of the floor ended early"
+        message = "a process of benchmarks.floor ended early"
         raise RuntimeError(message)
 
 
@@ -222,11 +222,11 @@ def measure(url: str, redis_url: str, size: ThroughputSize) -> list[Comparison]:
         tempfile.TemporaryDirectory(prefix="throughput-") as folder,
         stub() as stub_url,
         servers.database(url) as database_url,
-        running_system(database_url, redis_url, stub_url, Path(folder), size) as we,
+        running_system(database_url, redis_url, stub_url, Path(folder), size) as system,
     ):
-        we.rate()
-        against_plain = _beside_plain(we, url, redis_url, stub_url, size)
-        bare = run_interleaved(size.runs, we.rate, lambda: floor(stub_url, size))
+        system.rate()
+        against_plain = _beside_plain(system, url, redis_url, stub_url, size)
+        bare = run_interleaved(size.runs, system.rate, lambda: floor(stub_url, size))
     name = f"changes with {size.workers} workers"
     return [
         Comparison(
@@ -237,31 +237,33 @@ def measure(url: str, redis_url: str, size: ThroughputSize) -> list[Comparison]:
 
 
 def rate(url: str, redis_url: str, size: ThroughputSize) -> float:
-    """Of ours alone: the best of its runs."""
+    """The best rate of several runs, without a comparison."""
     with (
         tempfile.TemporaryDirectory(prefix="throughput-") as folder,
         stub() as stub_url,
         servers.database(url) as database_url,
-        running_system(database_url, redis_url, stub_url, Path(folder), size) as we,
+        running_system(database_url, redis_url, stub_url, Path(folder), size) as system,
     ):
-        we.rate()
-        return max(we.rate() for _ in range(size.runs))
+        system.rate()
+        return max(system.rate() for _ in range(size.runs))
 
 
 def _beside_plain(
-    we: RunningSystem, url: str, redis_url: str, stub_url: str, size: ThroughputSize
+    system: RunningSystem, url: str, redis_url: str, stub_url: str, size: ThroughputSize
 ) -> tuple[list[float], list[float]]:
     with (
         tempfile.TemporaryDirectory(prefix="plain-") as folder,
         servers.database(url) as database_url,
-        plain_tasks(database_url, redis_url, stub_url, Path(folder), size) as they,
+        plain_tasks(database_url, redis_url, stub_url, Path(folder), size) as plain,
     ):
-        they.rate()
-        return run_interleaved(size.runs, we.rate, they.rate)
+        plain.rate()
+        return run_interleaved(size.runs, system.rate, plain.rate)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Changes a second, beside a plain task and the bare calls.")
+    parser = argparse.ArgumentParser(
+        description="Measures changes a second, compared with a plain task and the bare calls."
+    )
     parser.add_argument("--changes", type=int, default=600)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)

@@ -1,10 +1,10 @@
-"""The organization manager's own face, for code that was written against the old one: same names, results and errors.
+"""Drop-in replacement for the predecessor's OrgManager: same names, results and errors.
 
-Underneath is the database: many threads and processes may write at once, nothing is lost, and every change reaches the
-billers through the events that it records. Nothing happens on import; the first call connects.
+The data is in the database: many threads and processes may write at once, nothing is lost, and every change reaches
+the providers through the events it records. Importing this module does nothing; the first call connects.
 
-A plan change to a lower tier waits for the end of the period (``pending_plan_tier``), as both billers do it. A deleted
-organization can still be read by its id; it is in no list and takes no new members.
+A plan change to a lower tier waits for the end of the period (``pending_plan_tier``), as at both providers. A deleted
+organization can still be read by its id, but it is in no list and accepts no new members.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ _NOT_DELETED: _Condition = organizations.Organization.status != "deleted"
 
 
 class OrgManager:
-    """Keeps its data in ``database_url``, or in a file in ``data_dir``.
+    """Stores its data in ``database_url``, or in a SQLite file in ``data_dir``.
 
-    With neither, the environment's ``DATABASE_URL`` counts, then the folder ``data``. A server's schema must be this
-    version's (``billing-sync db upgrade``); a file is brought there by itself. Raises ``DatabaseError``.
+    Without either it uses ``DATABASE_URL`` of the environment, then the folder ``data``. A server's schema must be
+    this version's (``billing-sync db upgrade``); a SQLite file is upgraded automatically. Raises ``DatabaseError``.
     """
 
     def __init__(self, database_url: str | None = None, data_dir: str | os.PathLike[str] | None = None) -> None:
         if database_url is not None and data_dir is not None:
-            message = "give OrgManager a database_url or a data_dir, not both"
+            message = "pass OrgManager a database_url or a data_dir, not both"
             raise ValueError(message)
         self._url = database_url
         self._data_dir = Path(data_dir) if data_dir is not None else None
@@ -78,7 +78,7 @@ class OrgManager:
         self._opening_locks: dict[int, threading.Lock] = {}
 
     def create_organization(self, name: str, plan_tier: str = "founders_friend") -> str:
-        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name taken (blanks and case aside), bad plan."""
+        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name in use (ignoring case), unknown plan."""
         with self._change() as (change, plans):
             new = NewOrganization(name=name, plan_tier=plan_tier)
             return commands.create(change, new, plans).id
@@ -88,9 +88,9 @@ class OrgManager:
         return found[0] if found else None
 
     def update_org_billing_ids(self, org_id: str, lago_id: str | None = None, stripe_id: str | None = None) -> bool:
-        """Set what is given. The id is read at the biller before it is used.
+        """Set the given ids. An id is checked at the provider before it is used.
 
-        ValueError: an empty id, or one that another organization has.
+        ValueError: an empty id, or one that belongs to another organization.
         """
         with self._change() as (change, _):
             organization = commands.lock(change.session, org_id)
@@ -109,7 +109,7 @@ class OrgManager:
             return organization is not None
 
     def update_org_status(self, org_id: str, status: str) -> bool:
-        """ValueError: not active, suspended or deleted; or a deleted one whose name is taken by now."""
+        """ValueError: unknown status, or a deleted organization whose name is in use by now."""
         with self._change() as (change, _):
             one_of("status", status, organizations.ORGANIZATION_STATUSES)
             organization = commands.lock(change.session, org_id)
@@ -118,7 +118,7 @@ class OrgManager:
             return organization is not None
 
     def add_user_to_org(self, org_id: str, user_id: str, role: str = "member") -> bool:
-        """ValueError: unknown role, or already in the organization."""
+        """ValueError: unknown role, or the user is a member already."""
         with self._change() as (change, _):
             one_of("role", role, organizations.MEMBERSHIP_ROLES)
             organization = commands.lock(change.session, org_id)
@@ -128,7 +128,7 @@ class OrgManager:
             return True
 
     def remove_user_from_org(self, org_id: str, user_id: str) -> bool:
-        """False when the user was not in the organization."""
+        """False if the user was not a member."""
         with self._change() as (change, _):
             membership = memberships.lock(change.session, org_id, user_id)
             if membership is not None:
@@ -166,7 +166,7 @@ class OrgManager:
         return self._select(_NOT_DELETED)
 
     def search_organizations(self, query: str) -> list[Organization]:
-        """Those whose name contains the words, letter case aside."""
+        """Organizations whose name contains ``query``, ignoring case."""
         return self._select(
             organizations.Organization.name_key.contains(name_key(query), autoescape=True), _NOT_DELETED
         )
@@ -175,7 +175,7 @@ class OrgManager:
         return self._select(organizations.Organization.plan_tier == plan_tier, _NOT_DELETED)
 
     def close(self) -> None:
-        """Give the connections back; the next call opens new ones."""
+        """Close the connections; the next call opens new ones."""
         with self._opening_lock():
             if (opened := self._opened.pop(os.getpid(), None)) is not None:
                 opened[0].close()
@@ -202,8 +202,8 @@ class OrgManager:
             yield session
 
     def _open(self) -> tuple[Database, Catalog]:
-        # A connection that came over a fork would be used by two processes at once. The parent's is kept and left
-        # alone: even to close it here would end it there.
+        # A connection inherited by a fork would be used by two processes at once. The parent's is kept but not used:
+        # closing it here would end it in the parent.
         with self._opening_lock():
             opened = self._opened.get(os.getpid())
             if opened is None:
@@ -220,7 +220,7 @@ class OrgManager:
         return database, plans
 
     def _opening_lock(self) -> threading.Lock:
-        # One for each process: a lock that a thread of the parent held at the fork is never given back here.
+        # One lock per process: a lock that a thread of the parent held at the fork is never released here.
         return self._opening_locks.setdefault(os.getpid(), threading.Lock())
 
     def _database_url(self) -> str:

@@ -1,4 +1,4 @@
-"""Runs the migrations inside the transaction that ``core.db.database`` hands over: all of a version, or nothing."""
+"""Runs the migrations in the transaction that ``core.db.database`` opened: all of them take effect, or none."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Stand-ins of Stripe and Lago over real HTTP, with a clock and a fault plan.
+"""Simulated Stripe and Lago servers over real HTTP, with a settable clock and a fault plan.
 
-Nothing here knows the rest of the project.
+Nothing here imports the rest of the project.
 """

@@ -1,10 +1,10 @@
-"""What was asked of the stand-ins: the last calls in full, and counts of all of them."""
+"""Log of the requests to the simulated providers: the last calls in full, and counts of all."""
 
 from collections import Counter, deque
 
 from sandbox.http import JsonDocument
 
-MAX_LOGGED_CALLS = 20_000  # calls kept in full; the counters go on
+MAX_LOGGED_CALLS = 20_000  # stored in full; the counters count all
 
 
 class CallLog:

@@ -1,6 +1,6 @@
-"""The sandbox turned from Python: the control routes of control.py with types.
+"""Typed Python client of the sandbox's control routes (control.py).
 
-What it refuses raises ``SandboxError`` with its sentence.
+A request that the sandbox rejects raises ``SandboxError`` with its message.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,12 +18,12 @@ CONTROL_TIMEOUT_SECONDS = 30.0
 
 
 class SandboxError(Exception):
-    """The sandbox refused a control request."""
+    """The sandbox rejected a control request."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
-    """One provider request as the sandbox saw it; ``status`` None: it was dropped without an answer."""
+    """One request to a simulated provider; ``status`` is None if it was dropped without a response."""
 
     number: int
     provider: str
@@ -59,19 +59,19 @@ class CallCounters:
 
 class SandboxClient:
     def __init__(self, url: str) -> None:
-        # No environment: a proxy set there must not come between a test and its loopback server.
+        # The environment is ignored: a proxy named in it must not sit between a test and its loopback server.
         self._http = httpx.Client(base_url=url, timeout=CONTROL_TIMEOUT_SECONDS, trust_env=False)
 
     def clock(self) -> datetime:
         return datetime.fromisoformat(self._get("/clock")["now"])
 
     def advance(self, by: float | timedelta) -> datetime:
-        """Seconds or a timedelta; what falls due on the way happens, in order."""
+        """Move the clock forward by seconds or a timedelta; everything that becomes due happens, in order."""
         seconds = by.total_seconds() if isinstance(by, timedelta) else by
         return datetime.fromisoformat(self._send("POST", "/clock", {"advance": seconds})["now"])
 
     def set_clock(self, now: datetime) -> datetime:
-        """Time runs on from there. Going back undoes nothing."""
+        """Set the clock; time runs on from there. Setting it back undoes nothing."""
         return datetime.fromisoformat(self._send("POST", "/clock", {"set": now.isoformat()})["now"])
 
     def add_fault(  # noqa: PLR0913  # a fault has this many fields; see faults.py
@@ -90,7 +90,7 @@ class SandboxClient:
         status: int = 500,
         body: str = "",
     ) -> int:
-        """``add_fault("stripe", "POST /v1/customers", "lost_answer")``; ``times`` 0 keeps it. Kinds: faults.py."""
+        """``add_fault("stripe", "POST /v1/customers", "lost_answer")``; ``times=0`` repeats forever (see faults.py)."""
         fault = {
             "provider": provider,
             "operation": operation,
@@ -108,7 +108,7 @@ class SandboxClient:
         return int(self._send("POST", "/faults", fault)["id"])
 
     def faults(self) -> list[JsonDocument]:
-        """Those still waiting."""
+        """The faults that are not used up."""
         return list(self._get("/faults"))
 
     def remove_fault(self, fault_id: int) -> None:
@@ -130,7 +130,7 @@ class SandboxClient:
         self._send("DELETE", "/calls")
 
     def preload_stripe_customers(self, customers: Iterable[JsonDocument]) -> list[JsonDocument]:
-        """Customers made by hand; ``id`` and ``created`` may be chosen: ``[{"id": "cus_1", "name": "Acme"}]``."""
+        """Customers created by hand; ``id`` and ``created`` may be chosen: ``[{"id": "cus_1", "name": "Acme"}]``."""
         return self._create("stripe/customers", customers)
 
     def preload_stripe_prices(self, prices: Iterable[JsonDocument]) -> list[JsonDocument]:
@@ -138,11 +138,11 @@ class SandboxClient:
         return self._create("stripe/prices", prices)
 
     def preload_stripe_subscription(self, customer: str, price: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
-        """A rogue one, billed by invoice."""
+        """A subscription that billing-sync did not create, billed by invoice."""
         return self._create("stripe/subscriptions", [{"customer": customer, "price": price, **fields}])[0]
 
     def preload_lago_customers(self, customers: Iterable[JsonDocument]) -> list[JsonDocument]:
-        """Customers made by hand; ``lago_id`` may be chosen: ``[{"external_id": "org_1", "name": "Acme"}]``."""
+        """Customers created by hand; ``lago_id`` may be chosen: ``[{"external_id": "org_1", "name": "Acme"}]``."""
         return self._create("lago/customers", customers)
 
     def preload_lago_plans(self, plans: Iterable[JsonDocument]) -> list[JsonDocument]:
@@ -159,11 +159,11 @@ class SandboxClient:
         return self._create("lago/subscriptions", [{**required, **fields}])[0]
 
     def patch(self, provider: str, object_type: str, key: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
-        """As somebody in the dashboard would: ``patch("stripe", "customers", "cus_1", name="Other")``."""
+        """Change an object as in the dashboard: ``patch("stripe", "customers", "cus_1", name="Other")``."""
         return dict(self._send("PATCH", f"/{provider}/{object_type}/{quote(key, safe='')}", fields))
 
     def delete(self, provider: str, object_type: str, key: str) -> JsonDocument:
-        """As somebody in the dashboard would. Lago's key is the external id."""
+        """Delete an object as in the dashboard. Lago's key is the external id."""
         return dict(self._send("DELETE", f"/{provider}/{object_type}/{quote(key, safe='')}"))
 
     def settings(self, **changes: Any) -> JsonDocument:  # noqa: ANN401
@@ -171,7 +171,7 @@ class SandboxClient:
         return dict(self._send("POST", "/settings", changes) if changes else self._get("/settings"))
 
     def set_webhooks(self, **endpoints: JsonDocument | None) -> JsonDocument:
-        """``set_webhooks(stripe={"url": …, "secret": …})``; None takes one away."""
+        """``set_webhooks(stripe={"url": …, "secret": …})``; None removes an endpoint."""
         return dict(self._send("POST", "/webhooks", endpoints))
 
     def webhooks(self) -> JsonDocument:
@@ -179,20 +179,20 @@ class SandboxClient:
         return dict(self._get("/webhooks"))
 
     def create(self, provider: str, object_type: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
-        """As somebody in the dashboard would: ``make("stripe", "invoices", customer="cus_1", status="failed")``."""
+        """Create an object as in the dashboard: ``create("stripe", "invoices", customer="cus_1", status="failed")``."""
         return self._create(f"{provider}/{object_type}", [fields])[0]
 
     def state(self) -> JsonDocument:
         """``{"stripe": {"customers", "subscriptions", "products", "prices"}, "lago": {"customers", "subscriptions",
-        "plans"}, "charges"}``: lists of the billers' documents, sorted by id. Equal states mean nothing changed."""
+        "plans"}, "charges"}``: lists of the providers' documents, sorted by id. Equal states mean nothing changed."""
         return dict(self._get("/state"))
 
     def summary(self) -> JsonDocument:
-        """Both billers without ids and times: equal between two worlds in which the same was achieved."""
+        """Both providers without ids and times: equal for two sandboxes with the same result."""
         return dict(self._get("/outline"))
 
     def charges(self) -> list[JsonDocument]:
-        """What would have been charged, oldest first (ledger.py)."""
+        """The charges that the providers would have made, oldest first (ledger.py)."""
         return list(self.state()["charges"])
 
     def reset(self) -> None:
@@ -212,7 +212,7 @@ class SandboxClient:
     def _create(self, path: str, objects: Iterable[JsonDocument]) -> list[JsonDocument]:
         return list(self._send("POST", f"/{path}", list(objects)))
 
-    def _get(self, path: str) -> Any:  # noqa: ANN401  # JSON; the callers above give it its type
+    def _get(self, path: str) -> Any:  # noqa: ANN401  # JSON; the methods above convert it
         return self._send("GET", path)
 
     def _send(self, method: str, path: str, body: JsonDocument | list[JsonDocument] | None = None) -> Any:  # noqa: ANN401

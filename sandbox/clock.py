@@ -1,6 +1,6 @@
-"""The sandbox's time: starts at real time and runs on.
+"""The sandbox's clock and its timers.
 
-Moved forward, it lets everything due on the way happen in order.
+The clock starts at real time and runs on. When it is moved forward, everything that becomes due happens in order.
 """
 
 import heapq
@@ -26,7 +26,7 @@ class SandboxClock:
 
     @contextmanager
     def frozen_at(self, moment: float) -> Iterator[None]:
-        """Inside, it is ``moment``: what happens at a period's end is dated there, not at the end of the jump."""
+        """Keep the time at ``moment``, so that a period's end gets its own date, not the date after the jump."""
         self._frozen_at = moment
         try:
             yield
@@ -35,7 +35,7 @@ class SandboxClock:
 
 
 class TimerQueue:
-    """What is due when. An entry only wakes its owner, who looks at the object as it is by then."""
+    """Callbacks by due time. A callback reads its object again, since the object may have changed by then."""
 
     def __init__(self, clock: SandboxClock) -> None:
         self._clock = clock
@@ -46,7 +46,7 @@ class TimerQueue:
         heapq.heappush(self._timers, (due_at, next(self._order), callback))
 
     def run_due(self) -> None:
-        """Everything due by now, oldest first; what that makes due before now is done too."""
+        """Run everything that is due, oldest first, also what becomes due by it."""
         now = self._clock.now()
         while self._timers and self._timers[0][0] <= now:
             due_at, _, callback = heapq.heappop(self._timers)

@@ -1,28 +1,28 @@
-"""The sandbox's own routes: what a test or a person turns. JSON in and out; a bad request is 400 with one sentence.
+"""The sandbox's control routes, for tests and operators. JSON in and out; a bad request is 400 with one sentence.
 
 ==========  ===============================  ===============================================================
 GET         /sandbox/health                  ``{"ok": true}``
 GET         /sandbox/clock                   ``{"now": "2026-11-23T07:00:00+00:00"}``
-POST        /sandbox/clock                   ``{"advance": seconds}`` or ``{"set": "ISO time"}``: what is due happens
-GET         /sandbox/faults                  the faults still waiting
-POST        /sandbox/faults                  one fault (fields: faults.py); answers ``{"id": n}``
+POST        /sandbox/clock                   ``{"advance": seconds}`` or ``{"set": "ISO time"}``; runs what is due
+GET         /sandbox/faults                  the faults that are not used up
+POST        /sandbox/faults                  one fault (fields: faults.py); returns ``{"id": n}``
 DELETE      /sandbox/faults[/{id}]           all, or one
 GET         /sandbox/calls?provider=stripe   the last 20,000 calls, oldest first
-DELETE      /sandbox/calls                   forget them and the counters
+DELETE      /sandbox/calls                   clear the calls and the counters
 GET         /sandbox/counters                ``{"stripe": {"total", "operations", "statuses"}, "lago": …}``
-GET, POST   /sandbox/settings                settings.py; POST changes those named
+GET, POST   /sandbox/settings                the settings (settings.py); POST changes those that it names
 GET         /sandbox/state                   every object with its ids, and the charges
-GET         /sandbox/outline                 both billers without ids and times, comparable between worlds
+GET         /sandbox/outline                 both providers without ids and times, to compare two sandboxes
 GET, POST   /sandbox/webhooks                endpoints (``{"stripe": {"url", "secret"}}``), the last deliveries
-POST        /sandbox/reset                   an empty world, real time, default settings
-POST        /sandbox/{provider}/{object_type}         a list of objects made by hand (dashboard.py)
-PATCH       /sandbox/{provider}/{object_type}/{id}    changed by hand
-DELETE      /sandbox/{provider}/{object_type}/{id}    deleted by hand
+POST        /sandbox/reset                   no objects, real time, default settings
+POST        /sandbox/{provider}/{object_type}         create a list of objects by hand (dashboard.py)
+PATCH       /sandbox/{provider}/{object_type}/{id}    change one by hand
+DELETE      /sandbox/{provider}/{object_type}/{id}    delete one by hand
 ==========  ===============================  ===============================================================
 
-Billers and nouns: ``stripe`` customers, subscriptions, products, prices; ``lago`` customers, subscriptions, plans.
-Lago's ``{id}`` is the external id, or the plan's code. For payments: ``invoices`` of both, ``payer_errors`` and
-``payers`` of ``lago`` (stripe_api/payments.py, lago_api/invoices.py).
+Object types: ``stripe`` has customers, subscriptions, products and prices; ``lago`` has customers, subscriptions and
+plans. Lago's ``{id}`` is the external id, or the plan's code. For payments both have ``invoices``, and ``lago`` also
+has ``payer_errors`` and ``payers`` (stripe_api/payments.py, lago_api/invoices.py).
 """
 
 import json
@@ -87,7 +87,7 @@ class _ControlApp:
             except LagoApiError as error:
                 return _bad_request(json.dumps(error.body))
             except KeyError as error:
-                return _bad_request(f"{error} is missing or cannot be made, changed or deleted by hand.")
+                return _bad_request(f"{error} is missing, or cannot be created, changed or deleted by hand.")
             except InvalidControlRequestError as error:
                 return _bad_request(error.message)
             except ValueError as error:  # not JSON, or not a time
@@ -182,5 +182,5 @@ def _object_type(request: Request) -> str:
 
 def _json_object(body: JsonDocument | list[JsonDocument]) -> JsonDocument:
     if not isinstance(body, dict):
-        raise InvalidControlRequestError("body", "Send one JSON object.")  # answered as a 400
+        raise InvalidControlRequestError("body", "Send one JSON object.")  # becomes a 400
     return body

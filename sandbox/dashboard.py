@@ -1,6 +1,7 @@
-"""Somebody at the dashboards: makes, changes and deletes objects behind our back, by the billers' own rules.
+"""Changes made in the providers' dashboards: objects are created, changed and deleted without billing-sync.
 
-None of it is in the call log, under the limits or under a fault; Stripe's events name no request as the cause.
+The providers' own rules apply. These changes are not in the call log, and neither rate limits nor faults affect them.
+Stripe's events for them name no request as their cause.
 """
 
 from collections.abc import Callable
@@ -20,26 +21,26 @@ class DashboardActor:
         self._creators: dict[str, Callable[[JsonDocument], JsonDocument]] = {
             "stripe customers": self._create_stripe_customer,
             "stripe subscriptions": self._create_stripe_subscription,
-            "stripe products": lambda wanted: stripe.catalog.create_product(form_values(wanted)),
-            "stripe prices": lambda wanted: stripe.catalog.create_price(form_values(wanted)),
+            "stripe products": lambda sent: stripe.catalog.create_product(form_values(sent)),
+            "stripe prices": lambda sent: stripe.catalog.create_price(form_values(sent)),
             "stripe invoices": stripe.payments.create,
             "lago invoices": lago.invoices.create,
             "lago payer_errors": lago.invoices.report_payer_error,
             "lago payers": lago.invoices.report_payer_created,
             "lago customers": self._create_lago_customer,
-            "lago subscriptions": lambda wanted: dict(
-                lago.subscriptions.create_or_change(wanted, lago.customers)["subscription"]
+            "lago subscriptions": lambda sent: dict(
+                lago.subscriptions.create_or_change(sent, lago.customers)["subscription"]
             ),
-            "lago plans": lambda wanted: dict(lago.plans.create(wanted)["plan"]),
+            "lago plans": lambda sent: dict(lago.plans.create(sent)["plan"]),
         }
         self._patchers: dict[str, Callable[[str, JsonDocument], JsonDocument]] = {
-            "stripe customers": lambda key, wanted: stripe.customers.update(key, form_values(wanted)),
-            "stripe subscriptions": lambda key, wanted: stripe.subscriptions.update(key, form_values(wanted)),
-            "stripe products": lambda key, wanted: stripe.catalog.update_product(key, form_values(wanted)),
-            "stripe prices": lambda key, wanted: stripe.catalog.update_price(key, form_values(wanted)),
+            "stripe customers": lambda key, sent: stripe.customers.update(key, form_values(sent)),
+            "stripe subscriptions": lambda key, sent: stripe.subscriptions.update(key, form_values(sent)),
+            "stripe products": lambda key, sent: stripe.catalog.update_product(key, form_values(sent)),
+            "stripe prices": lambda key, sent: stripe.catalog.update_price(key, form_values(sent)),
             "stripe invoices": stripe.payments.patch,
             "lago invoices": lago.invoices.patch,
-            "lago customers": lambda key, wanted: lago.customers.upsert({**wanted, "external_id": key}),
+            "lago customers": lambda key, sent: lago.customers.upsert({**sent, "external_id": key}),
             "lago subscriptions": self._patch_lago_subscription,
             "lago plans": lago.plans.update,
         }
@@ -52,7 +53,7 @@ class DashboardActor:
         }
 
     def create(self, object_type: str, objects: list[JsonDocument]) -> list[JsonDocument]:
-        """Raises KeyError for a noun that cannot be made, and the billers' refusals."""
+        """Raises KeyError for an object type that cannot be created, and the providers' own errors."""
         if len(objects) > MAX_OBJECTS_PER_REQUEST:
             raise InvalidControlRequestError(
                 "body", f"At most {MAX_OBJECTS_PER_REQUEST} objects can be preloaded at once."
@@ -60,52 +61,52 @@ class DashboardActor:
         creator = self._creators[object_type]
         return [creator(each) for each in objects]
 
-    def patch(self, object_type: str, key: str, wanted: JsonDocument) -> JsonDocument:
-        return self._patchers[object_type](key, wanted)
+    def patch(self, object_type: str, key: str, sent: JsonDocument) -> JsonDocument:
+        return self._patchers[object_type](key, sent)
 
     def delete(self, object_type: str, key: str) -> JsonDocument:
         return self._deleters[object_type](key)
 
-    def _create_stripe_customer(self, wanted: JsonDocument) -> JsonDocument:
-        fields = {name: value for name, value in wanted.items() if name not in ("id", "created")}
-        if wanted.get("id") is not None and self._stripe.tables.customers.get(wanted["id"]) is not None:
-            raise InvalidControlRequestError("id", f"There is already a Stripe customer {wanted['id']!r}.")
-        return self._stripe.customers.create(form_values(fields), wanted.get("id"), wanted.get("created"))
+    def _create_stripe_customer(self, sent: JsonDocument) -> JsonDocument:
+        fields = {name: value for name, value in sent.items() if name not in ("id", "created")}
+        if sent.get("id") is not None and self._stripe.tables.customers.get(sent["id"]) is not None:
+            raise InvalidControlRequestError("id", f"There is already a Stripe customer {sent['id']!r}.")
+        return self._stripe.customers.create(form_values(fields), sent.get("id"), sent.get("created"))
 
-    def _create_stripe_subscription(self, wanted: JsonDocument) -> JsonDocument:
-        """``price`` and ``quantity`` for short; billed by invoice, so no payment method is needed."""
-        fields: JsonDocument = {"collection_method": "send_invoice", "days_until_due": 30, **wanted}
+    def _create_stripe_subscription(self, sent: JsonDocument) -> JsonDocument:
+        """Takes ``price`` and ``quantity`` as a short form; billed by invoice, so no payment method is needed."""
+        fields: JsonDocument = {"collection_method": "send_invoice", "days_until_due": 30, **sent}
         if "price" in fields:
             fields["items"] = [{"price": fields.pop("price"), "quantity": fields.pop("quantity", 1)}]
         return self._stripe.subscriptions.create(form_values(fields))
 
-    def _create_lago_customer(self, wanted: JsonDocument) -> JsonDocument:
+    def _create_lago_customer(self, sent: JsonDocument) -> JsonDocument:
         """``lago_id`` may be chosen."""
         customers, tables = self._lago.customers, self._lago.tables
-        if tables.find_customer(str(wanted.get("external_id"))) is not None:
+        if tables.find_customer(str(sent.get("external_id"))) is not None:
             raise InvalidControlRequestError(
-                "external_id", f"There is already a Lago customer {wanted['external_id']!r}."
+                "external_id", f"There is already a Lago customer {sent['external_id']!r}."
             )
-        if (lago_id := wanted.get("lago_id")) is not None:
-            tables.customers.put(lago_id, {**customers.new_row(str(wanted["external_id"])), "lago_id": lago_id})
-        fields = {name: value for name, value in wanted.items() if name != "lago_id"}
+        if (lago_id := sent.get("lago_id")) is not None:
+            tables.customers.put(lago_id, {**customers.new_row(str(sent["external_id"])), "lago_id": lago_id})
+        fields = {name: value for name, value in sent.items() if name != "lago_id"}
         return dict(customers.upsert(fields)["customer"])
 
-    def _patch_lago_subscription(self, external_id: str, wanted: JsonDocument) -> JsonDocument:
-        """``plan_code`` changes the plan, as the dashboard can; the rest is Lago's PUT."""
-        found = self._lago.subscriptions.update(external_id, wanted, LagoQuery.parse(""))["subscription"]
-        if "plan_code" not in wanted:
+    def _patch_lago_subscription(self, external_id: str, sent: JsonDocument) -> JsonDocument:
+        """``plan_code`` changes the plan, as the dashboard can; other fields are sent by Lago's PUT."""
+        found = self._lago.subscriptions.update(external_id, sent, LagoQuery.parse(""))["subscription"]
+        if "plan_code" not in sent:
             return dict(found)
         plan_change = {
             "external_id": external_id,
             "external_customer_id": found["external_customer_id"],
-            "plan_code": wanted["plan_code"],
+            "plan_code": sent["plan_code"],
         }
         return dict(self._lago.subscriptions.create_or_change(plan_change, self._lago.customers)["subscription"])
 
 
 def form_values(value: JsonDocument) -> JsonDocument:
-    """JSON values as a form would bring them: text, '' for null."""
+    """JSON values as a form sends them: as text, with '' for null."""
     return {name: _form_value(each) for name, each in value.items()}
 
 

@@ -1,23 +1,23 @@
-"""The fault plan: what goes wrong with which call, and how often.
+"""The fault plan: which calls fail, in which way and how often.
 
-A fault is taken by the first call that fits it, after the key and the rate limit were looked at. ``skip`` calls pass
-first; after ``times`` it is spent (0: it stays). Kinds:
+The first call that matches a fault gets it, after the API key and the rate limit are checked. The first ``skip``
+matching calls pass. The fault is used up after ``times`` calls, or never if ``times`` is 0. Kinds:
 
 =================  =====================================================================================
-``500_before``     500, nothing done; Stripe does not store it under the key
-``500_stored``     500, nothing done, and Stripe stores it: the key answers 500 from now on
-``500_after``      done, yet answered 500 (Stripe stores it)
-``lost_answer``    done and stored, the connection dropped without an answer
-``reset``          the connection reset before anything is done
-``hang``           silent for ``seconds``, nothing done, then closed
-``slow``           ``seconds`` late, then as usual; meanwhile Stripe holds the idempotency key
-``drip``           as usual, but the answer arrives byte by byte over ``seconds``
+``500_before``     500 and nothing is done; Stripe does not store it under the idempotency key
+``500_stored``     500 and nothing is done; Stripe stores it, so each retry with the key gets 500
+``500_after``      the request is done, but the response is 500 (Stripe stores it)
+``lost_answer``    the request is done and stored, then the connection is dropped without a response
+``reset``          the connection is reset before anything is done
+``hang``           no response for ``seconds``, nothing is done, then the connection is closed
+``slow``           as usual, but ``seconds`` late; meanwhile Stripe has the idempotency key in use
+``drip``           as usual, but the response arrives byte by byte over ``seconds``
 ``429``            ``reason`` (Stripe-Rate-Limited-Reason), ``retry_after`` seconds, ``headers`` false: none
 ``lock_timeout``   Stripe: 429 with code lock_timeout and Stripe-Should-Retry: true
-``html_502``       a proxy's page, nothing done
-``401``            as if the key were revoked
-``422_third_party``  Lago: done, then 422 third_party_error
-``status``         any ``status`` with any ``body``, nothing done
+``html_502``       a proxy's HTML page, and nothing is done
+``401``            as if the API key were revoked
+``422_third_party``  Lago: the request is done, then 422 third_party_error
+``status``         any ``status`` with any ``body``, and nothing is done
 =================  =====================================================================================
 """
 
@@ -78,10 +78,10 @@ class FaultPlan:
         self._last_id = 0
 
     def add(self, sent: JsonDocument) -> int:
-        """Raises ValueError with a sentence that names the field."""
+        """Raises InvalidControlRequestError, which names the field."""
         fault = _validated(sent)
         if len(self._faults) >= MAX_FAULTS:
-            raise InvalidControlRequestError("faults", f"At most {MAX_FAULTS} faults are kept; clear some first.")
+            raise InvalidControlRequestError("faults", f"At most {MAX_FAULTS} faults can be stored; clear some first.")
         self._last_id += 1
         fault.id = self._last_id
         self._faults[fault.id] = fault
@@ -122,13 +122,15 @@ def _validated(sent: JsonDocument) -> InjectedFault:
     fault = InjectedFault(**sent)
     if fault.kind not in FAULT_KINDS:
         raise InvalidControlRequestError(
-            "kind", f"There is no fault kind {fault.kind!r}; there are {', '.join(sorted(FAULT_KINDS))}."
+            "kind", f"There is no fault kind {fault.kind!r}; use one of {', '.join(sorted(FAULT_KINDS))}."
         )
     if fault.provider not in ("stripe", "lago", "*"):
-        raise InvalidControlRequestError("provider", f"Field 'provider' is stripe, lago or *, not {fault.provider!r}.")
+        raise InvalidControlRequestError(
+            "provider", f"Field 'provider' must be stripe, lago or *, not {fault.provider!r}."
+        )
     for number in (fault.times, fault.skip, fault.seconds, fault.status):
         if not isinstance(number, int | float) or isinstance(number, bool) or number < 0:
-            raise InvalidControlRequestError("times", "Fields times, skip, seconds and status take numbers from 0.")
+            raise InvalidControlRequestError("times", "Fields times, skip, seconds and status must be 0 or more.")
     if fault.seconds > MAX_FAULT_SECONDS:
-        raise InvalidControlRequestError("seconds", f"Field 'seconds' is at most {MAX_FAULT_SECONDS:.0f}.")
+        raise InvalidControlRequestError("seconds", f"Field 'seconds' must be at most {MAX_FAULT_SECONDS:.0f}.")
     return fault

@@ -1,4 +1,4 @@
-"""One request and what became of it: the only shapes the doors, the billers and the observers share."""
+"""A provider request and its result: the types that the server, the providers and the observers share."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class InvalidControlRequestError(ValueError):
-    """A control request, setting or fault that makes no sense: the field, and the sentence that says why."""
+    """An invalid control request, setting or fault; names the field and says what is wrong."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(field, message)
@@ -15,13 +15,13 @@ class InvalidControlRequestError(ValueError):
         self.message = message
 
 
-# A document as a provider shows it: JSON, whose keys are the provider's, not ours.
+# A provider's document: JSON with the provider's own keys.
 JsonDocument = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderRequest:
-    """A request to a provider; ``path`` and ``query`` are still percent-encoded, for Lago tells ``%2E`` from ``.``."""
+    """A request to a provider; ``path`` and ``query`` stay percent-encoded, since ``%2E`` and ``.`` differ for Lago."""
 
     id: str
     provider: str
@@ -34,13 +34,13 @@ class ProviderRequest:
 
     @property
     def bearer_token(self) -> str:
-        """The second word of Authorization; Lago does not look at the scheme (lago.md 1.1)."""
+        """The second word of Authorization; Lago ignores the scheme (lago.md 1.1)."""
         parts = self.headers.get("authorization", "").split()
         return parts[1] if len(parts) > 1 else ""
 
     @property
     def raw_text(self) -> str:
-        """What a fault's ``match`` is looked for in."""
+        """The text that a fault's ``match`` is searched in."""
         return f"{self.method} {self.path}?{self.query}\n{self.body.decode(errors='replace')}"
 
 
@@ -59,7 +59,7 @@ class ProviderResponse:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionDropped:
-    """The connection dies without an answer: closed, or reset (RST) when ``reset``."""
+    """The connection ends without a response: it is closed, or reset (RST) if ``reset``."""
 
     reset: bool = False
 
@@ -69,10 +69,9 @@ ExchangeResult = ProviderResponse | ConnectionDropped
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What an observer sees: the request without its key, and the answer (``status`` None: connection dropped).
+    """What an observer gets: the request without its API key, and the response (``status`` None: connection dropped).
 
-    ``fault`` names the fault that shaped the answer, so that whoever holds answers against a provider's documents can
-    leave those out.
+    ``fault`` names the fault that changed the response, so that a check against the provider's documents can skip it.
     """
 
     provider: str

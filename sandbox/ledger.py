@@ -1,8 +1,8 @@
-"""What the two billers would have charged: one entry for each subscription begun, changed or renewed.
+"""Ledger of what the providers would have charged: one entry for each subscription created, changed or renewed.
 
 Amounts are the full price of a period, never prorated, so a test's expectation does not depend on the day it runs.
-``reason`` says why: ``subscription_create``, ``plan_change``, ``renewal``; Lago also ``upgrade``, ``downgrade``,
-``upgrade_credit`` and ``termination_credit`` (negative), ``termination_invoice``.
+``reason`` is ``subscription_create``, ``plan_change`` or ``renewal``; for Lago also ``upgrade``, ``downgrade``,
+``upgrade_credit`` and ``termination_credit`` (negative), and ``termination_invoice``.
 """
 
 from sandbox.clock import SandboxClock, utc_datetime

@@ -1,10 +1,10 @@
-"""Rate limits in real time: the sandbox's clock may jump, a provider's limiter does not."""
+"""The providers' rate limits. They use real time, since the sandbox's clock may jump."""
 
 import time
 
 
 class TokenBucket:
-    """A token bucket that starts full: ``rate`` a second, at most ``rate`` at once."""
+    """A token bucket that starts full: ``rate`` requests a second, and at most ``rate`` at once."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate

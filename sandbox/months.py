@@ -1,6 +1,6 @@
 """Calendar arithmetic of billing periods, in UTC.
 
-Months keep the anchor's day, or end on the month's last where it is shorter.
+A monthly period starts on the anchor's day, or on the last day of a shorter month.
 """
 
 import calendar
@@ -17,7 +17,7 @@ def months_after(anchor: datetime, months: int) -> datetime:
 def period_containing(
     anchor: datetime, moment: datetime, *, days: int = 0, months: int = 0
 ) -> tuple[datetime, datetime]:
-    """The period that holds ``moment``, when periods of ``days`` or ``months`` follow each other from ``anchor``."""
+    """The period that contains ``moment``; periods of ``days`` or ``months`` follow each other from ``anchor``."""
     if days:
         length = timedelta(days=days)
         start = anchor + length * max(0, (moment - anchor) // length)

@@ -1,7 +1,7 @@
-"""Every provider request passes here: key, rate limit, fault, idempotency key, work, log, in this order.
+"""Pipeline of every provider request: API key, rate limit, fault, idempotency key, operation, log, in this order.
 
-The work itself is plain code without a pause, so requests never see each other half done; only waiting (latency, slow,
-hang) gives way to others, and Stripe's idempotency key is held meanwhile.
+The operation is synchronous code, so no request sees another one half done. Other requests run only while one waits
+(latency, slow, hang); Stripe's idempotency key is in use meanwhile.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ FAULTS_WHILE_PERFORMING = frozenset({"500_stored", "500_after", "422_third_party
 
 class ProviderBackend(Protocol):
     def operation_name(self, method: str, path: str) -> str:
-        """The name a fault and a rate limit go by: ids replaced by ``{id}``."""
+        """The name that faults and rate limits use, with ids replaced by ``{id}``."""
         ...
 
     def reject(self, request: ProviderRequest) -> ProviderResponse | None:
@@ -29,21 +29,21 @@ class ProviderBackend(Protocol):
         ...
 
     def acquire_idempotency_key(self, request: ProviderRequest) -> ProviderResponse | None:
-        """An answer that is already there (a replay, a key in use); None: go on, and ``release`` afterwards."""
+        """The response if the key is stored or in use; None: go on, and call ``release_idempotency_key`` afterwards."""
         ...
 
     def perform(self, request: ProviderRequest, fault_kind: str | None) -> ProviderResponse:
-        """Do it. ``failing`` is the fault that spoils it: one of FAILING."""
+        """Do the operation. ``fault_kind`` is one of ``FAULTS_WHILE_PERFORMING``, or None."""
         ...
 
     def release_idempotency_key(self, request: ProviderRequest) -> None: ...
 
     def fault_response(self, request: ProviderRequest, fault: InjectedFault) -> ProviderResponse:
-        """The body this provider gives for a fault that does nothing (500, 401, 429, lock_timeout)."""
+        """This provider's response for a fault by which nothing is done (500, 401, 429, lock_timeout)."""
         ...
 
     def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
-        """The headers this provider puts on every answer of its own."""
+        """Add the headers that this provider sends with each of its responses."""
         ...
 
 

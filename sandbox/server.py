@@ -1,6 +1,6 @@
-"""The sandbox as a server on loopback: one port for Stripe (``/v1``), Lago (``/api/v1``, ``/health``) and ``/sandbox``.
+"""The sandbox's server on loopback: one port for Stripe (``/v1``), Lago (``/api/v1``, ``/health``) and ``/sandbox``.
 
-A dropped connection is a dropped TCP connection: the transport is closed or reset, no HTTP error is sent.
+A fault that drops the connection closes or resets the TCP connection; no HTTP error is sent.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # close() then sends RST instead of FI
 
 
 class _Connections:
-    """The open connections by the peer's address, so that a request's connection can be cut under it."""
+    """The open connections by the peer's address, so that the connection of a request can be closed."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, int], asyncio.Transport] = {}
@@ -74,7 +74,7 @@ def _protocol_class(connections: _Connections) -> type[asyncio.Protocol]:
 
 
 class _SandboxApp:
-    """The ASGI application: provider requests go through the gate as raw bytes, the rest to the control routes."""
+    """The ASGI application: provider requests go to the pipeline as raw bytes, all others to the control routes."""
 
     def __init__(self, state: SandboxState, observer: ExchangeObserver | None, connections: _Connections) -> None:
         stripe = StripeApi(state)
@@ -92,12 +92,12 @@ class _SandboxApp:
         try:
             await self._serve(provider, scope, receive, send)
         except asyncio.CancelledError:
-            return  # the server stops and has cut the connection; there is nobody left to answer
+            return  # the server is stopping and has closed the connection, so no response can be sent
 
     async def _serve(self, provider: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)
         if body is None:
-            await _send(send, ProviderResponse.of(413, {"error": "The sandbox takes bodies of at most 4 MiB."}))
+            await _send(send, ProviderResponse.of(413, {"error": "The sandbox accepts bodies of at most 4 MiB."}))
             return
         result = await self._pipeline.serve(
             provider,
@@ -117,7 +117,7 @@ class _SandboxApp:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The request's body; None when it is too large."""
+    """The request's body; None if it is too large."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -151,7 +151,7 @@ async def _drip(send: Send, response: ProviderResponse) -> None:
 
 
 class _SandboxServer(uvicorn.Server):
-    """uvicorn without its signal handling and its waits: told to stop, it cuts every connection and is gone."""
+    """uvicorn without its signal handling and its waits: when stopped, it closes every connection at once."""
 
     def __init__(self, config: uvicorn.Config, connections: _Connections) -> None:
         super().__init__(config)
@@ -178,7 +178,7 @@ class _SandboxServer(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
         self._connections.abort_all()
-        await asyncio.sleep(0)  # lets every connection notice
+        await asyncio.sleep(0)  # lets every connection see that it was closed
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()
@@ -188,8 +188,8 @@ class _SandboxServer(uvicorn.Server):
 class Sandbox:
     """Stripe and Lago on one loopback port.
 
-    ``limits``: answer 429 above the published rates. ``state``: a file that keeps the world over a restart or kill -9.
-    ``observer``: called in the server's thread with every provider exchange; one that raises spoils that answer.
+    With ``limits``, requests above the published rates get 429. ``state_file`` stores the state over a restart or
+    kill -9. ``observer`` is called in the server's thread with every exchange; if it raises, the request fails.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Sandbox:
         return f"http://{self._host}:{self._port}"
 
     def start(self) -> Self:
-        """Listening when it returns. Raises OSError when the port is taken."""
+        """Start; the server listens when this returns. Raises OSError if the port is in use."""
         listener = socket.create_server((self._host, self._port), backlog=512)
         self._port = listener.getsockname()[1]
         connections = _Connections()
@@ -242,7 +242,7 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Cuts what is open. Safe to repeat; the same port can be started again."""
+        """Close all connections and stop. Safe to repeat; the same port can be used again."""
         if self._server is None or self._thread is None or self._state is None:
             return
         self._server.stop()

@@ -1,4 +1,4 @@
-"""What a test may turn while the sandbox runs. Unknown names and wrong types are refused with the field named."""
+"""Settings that a test may change while the sandbox runs. An unknown name or a wrong type is an error that names it."""
 
 from dataclasses import asdict, dataclass, field, fields
 
@@ -8,17 +8,17 @@ from sandbox.http import InvalidControlRequestError, JsonDocument
 @dataclass(slots=True)
 class SandboxSettings:
     limits: bool = True
-    """Answer 429 above 25/s an operation and 100/s in all (Stripe) and 50/s (Lago)."""
+    """Respond 429 above 25/s for an operation and 100/s in total (Stripe), and above 50/s (Lago)."""
     latency_ms: int = 0
     search_lag_seconds: int = 60
-    """How far Stripe's search is behind, on the sandbox's clock (stripe.md 2: usually under a minute)."""
+    """By how much Stripe's search is out of date, on the sandbox's clock (stripe.md 2: usually under a minute)."""
     revoked_keys: list[str] = field(default_factory=list)
     stripe_account: str = "acct_sandbox"
     lago_organization: str = "1a901a90-1a90-1a90-1a90-1a901a901a90"
     lago_providers: list[str] = field(default_factory=lambda: ["stripe_main"])
-    """Codes of the Stripe connections made in Lago's UI."""
+    """Codes of the Stripe connections that were created in Lago's UI."""
     lago_currency_locked: bool = True
-    """Up to v1.51 a customer with subscriptions keeps its currency; later versions let it change (lago.md 3.2)."""
+    """Up to v1.51 a customer with subscriptions cannot change its currency; later versions allow it (lago.md 3.2)."""
     lago_writes_to_stripe: bool = True
     """Lago updates the linked Stripe customer at every later upsert (lago.md 3.5)."""
     lago_job_delay_seconds: int = 0
@@ -31,7 +31,7 @@ class SandboxSettings:
                 raise InvalidControlRequestError(name, f"There is no setting {name!r}.")
             if type(value) is not type(current):
                 raise InvalidControlRequestError(
-                    name, f"Setting {name!r} takes a {type(current).__name__}, not {value!r}."
+                    name, f"Setting {name!r} must be a {type(current).__name__}, not {value!r}."
                 )
         for name, value in changes.items():
             setattr(self, name, value)

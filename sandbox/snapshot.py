@@ -1,5 +1,5 @@
-"""Both billers at a glance: ``state`` with every id, to compare before and after; ``outline`` without ids and times, to
-compare one world with another."""
+"""Snapshots of both providers: ``full`` has every id, to compare one sandbox before and after; ``summary`` has neither
+ids nor times, to compare two sandboxes."""
 
 import json
 
@@ -12,7 +12,7 @@ from sandbox.stripe_api.subscriptions import ENDED_STATUSES
 
 
 def full(sandbox_state: SandboxState, stripe: StripeApi, lago: LagoApi) -> JsonDocument:
-    """Documents as the billers show them, sorted by id; Stripe's deleted customers and Lago's living ones only."""
+    """The providers' documents, sorted by id. Deleted customers are included for Stripe, but not for Lago."""
     stripe_tables, serialize_subscription = stripe.tables, stripe.subscriptions.serialize
     return {
         "stripe": {
@@ -33,7 +33,7 @@ def full(sandbox_state: SandboxState, stripe: StripeApi, lago: LagoApi) -> JsonD
 
 
 def summary(stripe: StripeApi, lago: LagoApi) -> JsonDocument:
-    """What a customer would notice: who is there, on which plan, linked to whom. Ended subscriptions are left out."""
+    """What a customer would notice: the customers, their plans and their links. Ended subscriptions are left out."""
     return {
         "stripe": {"customers": _sorted_by_content([_stripe_customer(stripe, row) for row in stripe.tables.customers])},
         "lago": {

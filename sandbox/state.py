@@ -1,4 +1,4 @@
-"""One world per sandbox: the clock, the objects of both billers, the faults to come and the calls that were."""
+"""The state of one sandbox: its clock, the objects of both providers, the pending faults and the call log."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -37,11 +37,11 @@ class SandboxState:
         self.tick()
 
     def tick(self) -> None:
-        """What the running clock made due since the last call happens now."""
+        """Run what has become due since the last call."""
         self.timers.run_due()
 
     def save(self) -> None:
-        """Clock and settings are part of the state."""
+        """Store the clock and the settings with the objects."""
         self._saved.put("clock", {"offset": self.clock.offset})
         self._saved.put("settings", self.settings.document())
         self.store.commit()

@@ -1,7 +1,7 @@
-"""Where the sandbox keeps its objects: in memory, and in an append-only file when it was given one.
+"""Storage of the sandbox's objects: in memory, and in an append-only file if a path is given.
 
-``commit`` writes what one request changed as one line, so after a kill -9 a request is there whole or not at all, and
-its cost does not grow with the state. The file is compacted when it is opened.
+``commit`` writes the changes of one request as one line. After a kill -9 a request is therefore stored completely or
+not at all, and its cost does not grow with the state. The file is compacted when it is opened.
 """
 
 import json
@@ -18,9 +18,9 @@ DueHandler = Callable[[JsonDocument, float], None]
 
 
 class StoreTable:
-    """Documents under a key, in order of arrival, with the look-ups the lists need.
+    """Documents by key, in order of arrival, with the indexes that the lists need.
 
-    A document may be changed in place; it counts once it is ``put`` again.
+    A document may be changed in place; the change is stored by the next ``put``.
     """
 
     def __init__(self, name: str, store: "SandboxStore", indexes: Mapping[str, IndexKey]) -> None:
@@ -34,7 +34,7 @@ class StoreTable:
         self._on_due: DueHandler | None = None
 
     def schedule(self, due_at: DueTime, on_due: DueHandler) -> None:
-        """``tick`` is called with a document when the time ``due`` names for it comes; it must move that time on."""
+        """Call ``on_due`` with a document at its time ``due_at``; ``on_due`` must change that time."""
         self._due_at, self._on_due = due_at, on_due
 
     def get(self, key: str) -> JsonDocument | None:
@@ -94,7 +94,7 @@ class StoreTable:
 
     def _run_due(self, key: str, due_at: float) -> None:
         row = self._rows.get(key)
-        # The object may have moved on since the entry was made; then a younger entry stands for it.
+        # If the object has changed since this timer was set, a newer timer replaces this one.
         if row is not None and self._due_at is not None and self._on_due is not None and self._due_at(row) == due_at:
             self._on_due(row, due_at)
 
@@ -116,7 +116,7 @@ class SandboxStore:
             self._changes[table, key] = row
 
     def open(self) -> None:
-        """Read what an earlier run left, and compact it. Call once all tables are made."""
+        """Read the file of an earlier run and compact it. Call this after all tables are created."""
         if self._path is None:
             return
         for line in _complete_lines(self._path):
@@ -136,7 +136,7 @@ class SandboxStore:
         changed = [[table, key, row] for (table, key), row in self._changes.items()]
         self._changes.clear()
         self._journal.write(json.dumps(changed) + "\n")
-        self._journal.flush()  # into the kernel: enough for kill -9, and no disk wait per request
+        self._journal.flush()  # to the kernel: enough to survive kill -9, without waiting for the disk
 
     def clear(self) -> None:
         for table in self._tables.values():
@@ -151,7 +151,7 @@ class SandboxStore:
 
 
 def _complete_lines(path: Path) -> Iterator[list[tuple[str, str, JsonDocument | None]]]:
-    """The lines of a journal; a last one torn by a kill is left out, for its request was never answered."""
+    """The lines of a journal. A last line that a kill cut off is left out, since its request got no response."""
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""Webhooks out of the sandbox: signed as the billers sign them, in the order of what happened, three tries each.
+"""The sandbox's webhooks: signed as the providers sign them, in order, with three tries each.
 
-Off until an endpoint is set. One thread sends; nothing waits for it, and what it cannot keep up with is dropped and
-counted. Times in signatures are real ones: who checks them does not know the sandbox's clock.
+None are sent until an endpoint is set. One thread sends them and no request waits for it; if its queue is full, a
+webhook is dropped and counted. Signatures contain real time, since the receiver does not know the sandbox's clock.
 """
 
 import base64
@@ -23,7 +23,7 @@ from sandbox.http import InvalidControlRequestError, JsonDocument
 MAX_QUEUED_DELIVERIES = 2_000
 MAX_LOGGED_DELIVERIES = 500
 MAX_DELIVERY_TRIES = 3
-DELIVERY_PAUSES_SECONDS = (0.5, 2.0)  # seconds; Lago's own are 3 and 18 (lago.md 8), Stripe's hours
+DELIVERY_PAUSES_SECONDS = (0.5, 2.0)  # Lago's own are 3 and 18 seconds (lago.md 8), Stripe's are hours
 DELIVERY_TIMEOUT_SECONDS = 5.0
 DELIVERED_STATUSES = frozenset({200, 201, 202, 204})
 WEBHOOK_PROVIDERS = ("stripe", "lago")
@@ -37,7 +37,7 @@ class SandboxEndpoint:
 
 @dataclass(slots=True)
 class SandboxDelivery:
-    """``status``: of the last answer; None: there was none yet."""
+    """``status`` is that of the last response; None: no response yet."""
 
     provider: str
     event_id: str
@@ -69,7 +69,7 @@ class WebhookSender:
         self._thread: threading.Thread | None = None
 
     def configure(self, changes: JsonDocument) -> None:
-        """``{"stripe": {"url", "secret"}}``; null takes an endpoint away. What is not named stays."""
+        """``{"stripe": {"url", "secret"}}``; null removes an endpoint. Providers that are not named are not changed."""
         for provider, endpoint in changes.items():
             if provider not in WEBHOOK_PROVIDERS:
                 raise InvalidControlRequestError(provider, f"There is no provider {provider!r}.")
@@ -78,7 +78,9 @@ class WebhookSender:
                 continue
             values = [endpoint.get(name) for name in ("url", "secret")] if isinstance(endpoint, dict) else [None]
             if not all(isinstance(value, str) and value for value in values):
-                raise InvalidControlRequestError(provider, f"{provider} takes an object with url and secret, or null.")
+                raise InvalidControlRequestError(
+                    provider, f"{provider} must be an object with url and secret, or null."
+                )
             self.endpoints[provider] = SandboxEndpoint(str(values[0]), str(values[1]))
 
     def document(self) -> JsonDocument:
@@ -96,7 +98,7 @@ class WebhookSender:
     def send_lago(
         self, event_type: str, object_type: str, organization: str, document: Callable[[], JsonDocument]
     ) -> None:
-        """``document`` is only asked for where somebody listens."""
+        """``document`` is only called if an endpoint is set."""
         self._enqueue(
             "lago",
             str(uuid.uuid4()),

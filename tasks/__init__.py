@@ -1,1 +1,1 @@
-"""What Celery runs: names, retry policy, and which event wakes which task. Celery wakes; it keeps no truth."""
+"""The Celery tasks: names, queues, retries, and which event starts which task. The state is in the database."""

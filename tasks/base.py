@@ -1,9 +1,8 @@
-"""The shared task: where it finds its runtime, what Flower may see of it, and how an outcome becomes the next step.
+"""Base of all tasks: its runtime, what Flower may show of it, and how a reconcile result becomes the next step.
 
-Arguments that leave a worker in events and logs are organization ids, whatever the sender put into the message, on the
-first run and on every retry (celery.md 0.10). Waits of a few seconds (``MAX_QUEUE_DELAY_SECONDS``) are Celery's
-countdowns and
-retries, seen in Flower; longer ones are the row's and the sweep's.
+Of the arguments, events and logs contain only organization ids, whatever the sender put into the message, on the first
+run and on every retry (celery.md 0.10). Waits of a few seconds (``MAX_QUEUE_DELAY_SECONDS``) are Celery's countdowns
+and retries, which Flower shows. Longer ones are stored in the row, and the sweep ends them.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ from tasks.routing import SYNC_TASK_BY_PROVIDER, SyncRequest
 if TYPE_CHECKING:
     from celery.worker.request import _InfoDict  # only the published types have it
 
-# Seconds in the slot of a worker that met a database which is away: a few tries a second, whatever the backlog.
+# A worker keeps its slot this long after the database was unavailable, which limits the tries whatever the backlog.
 DATABASE_RETRY_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What the tasks of one process work with; opened once, after the fork.
+    """What the tasks of one process work with. It is opened once, after the fork.
 
-    ``post`` None: no mail server is named. ``courier`` None: no secret to sign webhooks with is set.
+    ``email_sender`` is None without an SMTP server, ``webhook_dispatcher`` without a signing secret.
     """
 
     database: Database
@@ -57,7 +56,7 @@ class Runtime:
 
 
 class BillingApp(Celery):
-    """A Celery app that opens its runtime when the first task asks for it."""
+    """A Celery app that opens its runtime when the first task needs it."""
 
     def __init__(self, *args: Any, open_runtime: Callable[[], Runtime], **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
@@ -80,7 +79,7 @@ class BillingApp(Celery):
 
 
 class IdsOnlyRequest(Request):
-    """What workers tell Flower and the log of a message: the organization ids in it, nothing else."""
+    """What workers show Flower and the log of a message: the organization ids in it, and nothing else."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
@@ -88,8 +87,8 @@ class IdsOnlyRequest(Request):
         self._argsrepr, self._kwargsrepr = ids, "{}"
         self.request_dict.update(argsrepr=ids, kwargsrepr="{}")
 
-    def info(self, safe: bool = True) -> _InfoDict:  # noqa: ARG002, FBT001, FBT002 - Celery's signature; it stays ids
-        """What ``inspect`` and Flower's worker page show of messages at hand."""
+    def info(self, safe: bool = True) -> _InfoDict:  # noqa: ARG002, FBT001, FBT002 - Celery's signature
+        """What ``inspect`` and Flower's worker page show of the messages that a worker has. Always ids only."""
         return super().info(safe=True)
 
 
@@ -101,13 +100,13 @@ def _format_org_ids(arguments: Sequence[object] | None) -> str:
 
 
 class _RetryWithRepr(Protocol):
-    """What Celery hands on to the message of a retry; its published types name fewer."""
+    """The options that Celery passes on to the message of a retry; its published types have fewer."""
 
     def retry(self, *, exc: Exception, countdown: float, throw: bool, argsrepr: str, kwargsrepr: str) -> Retry: ...
 
 
 class LinkParkedError(Exception):
-    """Ends a task red in Flower: the link waits for a person, who finds it with ``billing-sync parked``."""
+    """Marks the task as failed in Flower. The link waits for an operator, who finds it with ``billing-sync parked``."""
 
 
 class TaskRetryError(Exception):
@@ -127,22 +126,22 @@ class BillingTask(Task[Any, Any]):
     def runtime(self) -> Runtime:
         app = self.app
         if not isinstance(app, BillingApp):
-            message = "billing tasks run in an app made by worker.wiring.runtime"
+            message = "billing tasks run in an app built by worker.wiring.celery_app"
             raise TypeError(message)
         return app.runtime
 
     @contextmanager
     def with_database_retry(self) -> Iterator[None]:
-        """While the database is away the message comes again, for as long as it takes: it may be nowhere else.
+        """Retry the message for as long as the database is unavailable: it may be stored nowhere else.
 
-        So does one that kept meeting others who put in the same (``service_events``). Whoever meets such waits where he
-        is before he sends it: a slot that waits takes no further message, so a backlog stays with the broker.
+        It is retried too after repeated conflicts with others who insert the same (``service_events``). The worker
+        waits before it sends the retry: its slot takes no other message meanwhile, so a backlog stays in the broker.
         """
         try:
             yield
         except (*DATABASE_UNAVAILABLE_ERRORS, IntegrityError) as error:
-            # The class alone: a database's own words may repeat what was sent to it.
-            reason = f"the database does not take it now ({type(error).__name__})"
+            # Only the class: a database's own text may repeat what was sent to it.
+            reason = f"the database is unavailable or busy ({type(error).__name__})"
         else:
             return
         time.sleep(DATABASE_RETRY_PAUSE_SECONDS)
@@ -150,9 +149,9 @@ class BillingTask(Task[Any, Any]):
         raise self.retry_in(reason, max(0.2, wait)) from None
 
     def retry_in(self, reason: str | None, seconds: float) -> Exception:
-        """What ends this run and brings the message once more; if it cannot be sent, the broker keeps the present one.
+        """The exception that ends this run and sends the message again. If that fails, the broker keeps this message.
 
-        Raised where an error is at hand, it is raised ``from None``: a traceback in Flower would show that one too.
+        While another error is handled, raise it ``from None``: a traceback in Flower would show that error too.
         """
         try:
             return cast("_RetryWithRepr", self).retry(
@@ -163,11 +162,11 @@ class BillingTask(Task[Any, Any]):
                 kwargsrepr="{}",
             )
         except Reject as publish_rejected:
-            # The class alone here, too: Redis repeats what it refuses.
+            # Only the class here too: Redis repeats what it rejects.
             return Reject(type(publish_rejected.args[0]).__name__, requeue=True)
 
     def reconcile(self, provider: Provider, org_id: str, *, bulk: bool) -> None:
-        """One round, and what it asks for next. Raises Celery's ``Retry`` or ``LinkParkedError``."""
+        """Reconcile once, then do what the result says. Raises Celery's ``Retry`` or ``LinkParkedError``."""
         with self.with_database_retry():
             result = self.runtime.reconciler.run(org_id, provider, bulk=bulk)
         for other_provider in result.also_requeue:

@@ -1,6 +1,6 @@
-"""The comparison on a schedule: a few seconds of it at a time, so that no thread is held for long.
+"""``drift.check``: the drift check on a schedule, a few seconds at a time, so that no thread is busy for long.
 
-What it finds is a plan in the rows, for a person to apply, and one line in the log that a monitor can count.
+Its result is a stored report, from which an operator can start a repair, and one log line that a monitor can count.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tasks.routing import CHECK_DRIFT
 log = structlog.get_logger()
 
 DRIFT_SLICE_SECONDS: Final = 20.0
-DRIFT_TICK_SECONDS: Final = 30.0  # seconds
+DRIFT_TICK_SECONDS: Final = 30.0
 
 
 @shared_task(bind=True, base=BillingTask, name=CHECK_DRIFT)
 def check(self: BillingTask, interval_seconds: float) -> None:
-    """``every``: seconds from the beginning of one comparison to that of the next."""
+    """``interval_seconds``: from the start of one drift check to the start of the next."""
     app = self.app
     if isinstance(app, BillingApp):
         with self.with_database_retry():
@@ -36,7 +36,7 @@ def check(self: BillingTask, interval_seconds: float) -> None:
 
 
 def run(app: BillingApp, interval: timedelta) -> DriftReport | None:
-    """One slice, if there is anything to do; the plan, if that ended it. A biller that is away leaves it for later."""
+    """Run one slice if the check is due. Returns the report if that completes it; after an error it goes on later."""
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.write() as session:
@@ -53,5 +53,5 @@ def run(app: BillingApp, interval: timedelta) -> DriftReport | None:
         return None
     if report is not None:
         log_event = log.warning if report.counts.drifted else log.info
-        log_event("drift_checked", plan=report.id, **asdict(report.counts))
+        log_event("drift_checked", report_id=report.id, **asdict(report.counts))
     return report

@@ -1,6 +1,6 @@
-"""``emails.send``: mails whose time has come. One run at a time, whoever rings; what it leaves, the next one takes.
+"""``emails.send``: sends the emails that are due. Only one run at a time; what it leaves is sent by the next one.
 
-A mail server that is away is left alone for a while, so that it costs one try and not one for each mail.
+After the SMTP server was unavailable, no run starts for a while. An outage thus costs one try, not one for each email.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tasks.routing import SEND_EMAILS
 log = structlog.get_logger()
 
 EMAIL_SLICE_SECONDS: Final = 15.0
-# The slice, and a mail at its end that takes as long as one may.
+# The slice, and one email at its end that takes as long as it may.
 EMAIL_JOB_SECONDS: Final = 90.0
 EMAIL_SERVER_RETRY_DELAY: Final = timedelta(seconds=30)
-EMAIL_TICK_SECONDS: Final = 3.0  # seconds
+EMAIL_TICK_SECONDS: Final = 3.0
 
 
 @shared_task(bind=True, base=BillingTask, name=SEND_EMAILS)
@@ -33,12 +33,12 @@ def send(self: BillingTask) -> None:
         try:
             run(app.runtime.email_sender)
         except DATABASE_UNAVAILABLE_ERRORS as error:
-            # The next ring comes in seconds, and the lease that was taken ends by itself.
+            # The next message comes within seconds, and a job lock that was acquired expires.
             log.warning("email_task_deferred", error=type(error).__name__)
 
 
 def run(sender: EmailSender) -> int:
-    """Returns how many were sent."""
+    """Returns the number of emails sent."""
     if not sender.has_due():
         return 0
     with sender.database.write() as session:

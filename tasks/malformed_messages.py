@@ -1,7 +1,7 @@
-"""How a worker begins with a message: one that is not formed as a task is thrown away, and the worker lives on.
+"""Drops a message that does not have the form of a task, so that the worker goes on.
 
-Celery itself does so only with what it expects to be wrong. Anything else ends the worker, and since the message was
-not acknowledged it would end the next one too, for ever (celery/worker/strategy.py, read in 5.7.0).
+Celery itself does so only for the errors that it expects. Any other error ends the worker. The message was not
+acknowledged, so it would end every next worker too (celery/worker/strategy.py, read in 5.7.0).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from celery.worker.strategy import default
 
 
 def drop_malformed(task: object, app: object, consumer: object) -> Callable[..., None]:
-    """For ``task_annotations``: the usual strategy, whose every failure to form a request refuses the message."""
+    """For ``task_annotations``: Celery's default strategy, but every failure to build a request rejects the message."""
     handle_message = default(task, app, consumer)
 
     def handle_or_drop(*message: object) -> None:

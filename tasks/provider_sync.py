@@ -1,4 +1,4 @@
-"""One task a biller: make it match one organization. A message that comes twice, late or out of order does no harm."""
+"""One task per provider, which reconciles one organization. A repeated, late or reordered message does no harm."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``webhooks.handle``: what billers told by webhook is counted on its links, and those are rung to look.
+"""``provider_webhooks.process``: counts stored provider webhooks on their links, and sends each link a sync request.
 
-The message names nothing: whoever gets it takes what is stored, so one ring does for any number of webhooks, and one
-that is lost, late or doubled does no harm. A link is rung as one that nobody waits for: fresh changes go first.
+The message contains nothing: its worker handles whatever is stored. One message therefore serves any number of
+webhooks, and a lost, late or repeated one does no harm. The sync requests are bulk, so that single changes go first.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from celery import Celery, shared_task
 from core.inbox import provider_webhooks
 from tasks import queue
 from tasks.base import BillingApp, BillingTask
-from tasks.routing import HANDLE_PROVIDER_WEBHOOKS, QUEUE_BY_TASK, SYNC_TASK_BY_PROVIDER, SyncRequest
+from tasks.routing import PROCESS_PROVIDER_WEBHOOKS, QUEUE_BY_TASK, SYNC_TASK_BY_PROVIDER, SyncRequest
 
 log = structlog.get_logger()
 
-WEBHOOK_BATCHES_PER_RUN: Final = 10  # for one ring; what is left then comes due again by itself
+WEBHOOK_BATCHES_PER_RUN: Final = 10  # what is left then becomes due again automatically
 
 
-@shared_task(bind=True, base=BillingTask, name=HANDLE_PROVIDER_WEBHOOKS)
+@shared_task(bind=True, base=BillingTask, name=PROCESS_PROVIDER_WEBHOOKS)
 def handle(self: BillingTask) -> None:
     app = self.app
     if isinstance(app, BillingApp):
@@ -30,12 +30,12 @@ def handle(self: BillingTask) -> None:
 
 
 def enqueue(app: Celery) -> None:
-    """Tell the workers that something is stored."""
-    app.send_task(HANDLE_PROVIDER_WEBHOOKS, queue=QUEUE_BY_TASK[HANDLE_PROVIDER_WEBHOOKS])
+    """Notify the workers that webhooks are stored."""
+    app.send_task(PROCESS_PROVIDER_WEBHOOKS, queue=QUEUE_BY_TASK[PROCESS_PROVIDER_WEBHOOKS])
 
 
 def run(app: BillingApp) -> None:
-    """Raises what the broker raises: the links come due by the sweep then."""
+    """Raises the errors of the broker; the sweep then finds the links due."""
     runtime = app.runtime
     for _ in range(WEBHOOK_BATCHES_PER_RUN):
         count, links = provider_webhooks.process(runtime.database, runtime.clock)
@@ -49,7 +49,7 @@ def run(app: BillingApp) -> None:
 
 
 def sweep(app: BillingApp) -> None:
-    """Those whose ring was lost, and away with the old ones."""
+    """Handle webhooks whose message was lost, and delete old ones."""
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.read() as session:

@@ -1,6 +1,6 @@
-"""The broker, as those use it who ring it: one message, perhaps for later, or many in one pipeline.
+"""Sends sync requests to the broker: one message, now or after a delay, or many in one pipeline.
 
-A publish that raised may have been delivered all the same (celery.md 0.5); whoever rings twice does no harm.
+A publish that raised may have been delivered all the same (celery.md 0.5). Publishing twice does no harm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _BatchingProducer(Protocol):
 
 
 def publish(app: Celery, requests: Sequence[SyncRequest]) -> None:
-    """Hand all to the broker; returns only when it took them, raises when it may not have."""
+    """Send all to the broker. Returns only if the broker accepted them, and raises if it may not have."""
     if not requests:
         return
     with (
@@ -37,7 +37,7 @@ def publish(app: Celery, requests: Sequence[SyncRequest]) -> None:
 
 
 def send(app: Celery, request: SyncRequest, producer: Producer | None = None) -> None:
-    """Hand one to the broker."""
+    """Send one to the broker."""
     app.send_task(
         request.task,
         args=[request.org_id],
@@ -50,6 +50,6 @@ def send(app: Celery, request: SyncRequest, producer: Producer | None = None) ->
 
 
 def countdown(app: Celery, seconds: float) -> float:
-    """What a countdown of so many seconds must be: RabbitMQ's delays begin at one (celery.md 1.4)."""
+    """The countdown for a delay of so many seconds: RabbitMQ's delays begin at one second (celery.md 1.4)."""
     delays_in_broker = str(app.conf.broker_url).startswith(("amqp", "pyamqp"))
     return max(1.0, seconds) if delays_in_broker and seconds > 0 else seconds

@@ -1,4 +1,4 @@
-"""Which event wakes which task: one table, and the queue of each task. Names here are protocol."""
+"""Which event starts which task, and the queue of each task. Other services rely on the names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.events.event_types import EventType
 from core.ports.spec import Provider
 
 RECEIVE_EVENT: Final = "events.receive"
-HANDLE_PROVIDER_WEBHOOKS: Final = "webhooks.handle"
+PROCESS_PROVIDER_WEBHOOKS: Final = "provider_webhooks.process"
 SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
@@ -21,15 +21,15 @@ DELIVER_WEBHOOKS: Final = "webhooks.deliver"
 QUEUE_BY_TASK: Final[dict[str, str]] = {
     RECEIVE_EVENT: "events",
     CHECK_DRIFT: "events",
-    HANDLE_PROVIDER_WEBHOOKS: "events",
-    # By itself: a backlog of events would outlast the few seconds for which a sweep is worth anything.
+    PROCESS_PROVIDER_WEBHOOKS: "events",
+    # A queue of its own: a sweep message is useful for a few seconds, and a backlog of events lasts longer.
     SWEEP: "sweep",
     SYNC_TO_STRIPE: "stripe",
     SYNC_TO_LAGO: "lago",
     SEND_EMAILS: "emails",
     DELIVER_WEBHOOKS: "webhooks",
 }
-# What the sweep hands over stands in queues of its own, so that no fresh change waits behind an import.
+# The sweep uses queues of its own, so that no single change waits behind an import.
 BULK_QUEUE_BY_TASK: Final[dict[str, str]] = {SYNC_TO_STRIPE: "stripe_bulk", SYNC_TO_LAGO: "lago_bulk"}
 QUEUES: Final = tuple(sorted({*QUEUE_BY_TASK.values(), *BULK_QUEUE_BY_TASK.values()}))
 SYNC_TASK_BY_PROVIDER: Final[dict[Provider, str]] = {"stripe": SYNC_TO_STRIPE, "lago": SYNC_TO_LAGO}
@@ -41,20 +41,20 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
     "organization.plan_changed": _BOTH_PROVIDERS,
     "organization.status_changed": _BOTH_PROVIDERS,
     "organization.billing_details_changed": _BOTH_PROVIDERS,
-    # No biller knows members.
+    # The providers have no members.
     "membership.added": (),
     "membership.removed": (),
     "membership.role_changed": (),
-    # It came from them.
+    # It reports what the providers have already.
     "organization.synced": (),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """One task for one organization; the broker is only a doorbell. ``bulk``: nobody waits for it.
+    """One task for one organization. It holds no data, so it may be lost. ``bulk``: no user waits for it.
 
-    ``after``: seconds until it is to be worked on.
+    ``delay_seconds``: how long the broker holds it back.
     """
 
     task: str
@@ -72,9 +72,9 @@ class SyncRequest:
 
 
 def requests_for(events: Iterable[tuple[str, str]]) -> list[SyncRequest]:
-    """The tasks that ``(type, org_id)`` pairs call for, each once: many events of one organization ring one bell.
+    """The sync requests for ``(type, org_id)`` pairs, each once, however many events an organization has.
 
-    A type that this version does not know rings nobody; the sweep finds what it changed.
+    An event type that this version does not know starts no task; the sweep finds what it changed.
     """
     tasks = {str(known_type): tasks_of_type for known_type, tasks_of_type in TASKS_BY_EVENT_TYPE.items()}
     requests = [SyncRequest(task, org_id) for event_type, org_id in events for task in tasks.get(event_type, ())]

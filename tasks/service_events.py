@@ -1,4 +1,4 @@
-"""``events.receive``: the door for other services. One CloudEvents 1.0 object, taken once by ``(source, id)``."""
+"""``events.receive``: the inbox for other services. It handles a CloudEvents 1.0 object once per ``(source, id)``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tasks.routing import RECEIVE_EVENT
 
 log = structlog.get_logger()
 
-WRONG_ARGUMENTS = "arguments: send one, the event, and nothing else"
+WRONG_ARGUMENTS = "arguments: pass exactly one, the event"
 
 
 @shared_task(bind=True, base=BillingTask, name=RECEIVE_EVENT)
 def receive(self: BillingTask, /, *args: object, **kwargs: object) -> None:
-    """Whatever comes gets a verdict that stays in ``received_events``; nothing in it can make the task fail."""
+    """Every message gets a status in ``service_events``. Nothing in a message can make the task fail."""
     events = [*args, *kwargs.values()] if kwargs.keys() <= {"event"} else []
     with self.with_database_retry():
         runtime = self.runtime

@@ -1,8 +1,8 @@
-"""The sweep: what the broker forgot or never heard of is handed to it again; downgrades whose day came are looked at.
+"""The sweep: sends a sync request for each due link, and rechecks downgrades that are due.
 
-It needs only rows. Two schedulers do the work once (a database lease). A biller is handed as many links as its quota
-takes within a few seconds and no more, oldest first but for a quarter of the latest: a backlog drains at the allowed
-rate, and waits in the rows.
+It needs only rows, so it finds whatever the broker lost or never got. A job lock makes two schedulers do the work once.
+Each provider gets no more links than its rate limit allows within a few seconds: the oldest first, and up to a quarter
+of the newest. A backlog thus drains at the allowed rate, and waits in the rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import structlog
 from celery import shared_task
 
 from core.db import job_locks
-from core.emails import queue
+from core.emails import queue as email_queue
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import due_links
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 SWEEP_JOB_SECONDS = 4.0
 MAX_DOWNGRADES_PER_SWEEP = 200
-# Twice as long as until the next sweep, so that the quota is used in full even when one comes late.
+# Twice the interval of the sweep, so that the rate limit is used in full even if a sweep is late.
 SWEEP_AHEAD_SECONDS = 10.0
 
 
@@ -36,7 +36,7 @@ def sweep(self: BillingTask) -> None:
 
 
 def run(app: BillingApp) -> int:
-    """One sweep; returns how many links were handed over. Raises what the broker raises: the rows come due again."""
+    """One sweep; returns how many links were dispatched. Raises the errors of the broker: the rows become due again."""
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.write() as session:
@@ -45,16 +45,16 @@ def run(app: BillingApp) -> int:
     due_links.recheck_due_downgrades(runtime.database, MAX_DOWNGRADES_PER_SWEEP, now)
     provider_webhooks.sweep(app)
     dispatched = sum(_dispatch_due_links(app, provider) for provider in PROVIDERS)
-    # Last: what holds it up, a large endpoint that is being removed above all, keeps no biller waiting.
+    # Last, because it may take long, above all while a large endpoint is removed. No provider waits for it.
     webhook_deliveries.sweep(app)
     with runtime.database.write() as session:
-        queue.delete_old(session, now)
+        email_queue.delete_old(session, now)
     return dispatched
 
 
 def _dispatch_due_links(app: BillingApp, provider: Provider) -> int:
-    """A biller that is slow has a long queue of its own; it takes no room from the other's. One that is stopped is
-    rung once, when its probe is due.
+    """A slow provider fills its own queue and takes no capacity from the other. While its circuit breaker is open, one
+    link is dispatched when the probe is due.
     """
     runtime = app.runtime
     rate = runtime.reconciler.request_gates.rate_limiter.expected_rate(provider)
@@ -62,11 +62,11 @@ def _dispatch_due_links(app: BillingApp, provider: Provider) -> int:
     with runtime.database.write() as session:
         now = runtime.clock()
         in_flight = due_links.count_in_flight(session, provider, max_in_flight, now)
-        # One at least: what is in hand must not keep a probe of a stopped biller back.
+        # At least one: links in flight must not hold back the probe of an open circuit breaker.
         free = max(1, max_in_flight - in_flight)
         capacity = circuit_breaker.free_capacity(session, provider, free, now)
         org_ids = due_links.dispatch(session, provider, capacity, now)
-    # Each when those before it are done, so that it finds the way free; a probe at once.
+    # Each is due when those before it are done, so that it need not wait for a permit. A probe is due at once.
     first_position = in_flight if capacity == free else 0
     requests = [
         SyncRequest(SYNC_TASK_BY_PROVIDER[provider], org_id, bulk=True, delay_seconds=position / rate)

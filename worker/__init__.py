@@ -1,1 +1,1 @@
-"""The processes: settings, the Celery app, relay, beat, command line; the only place that sees everything."""
+"""The processes: settings, Celery app, relay, beat and command line. Only this package may import all others."""

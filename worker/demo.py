@@ -1,8 +1,9 @@
-"""The whole thing in front of your eyes: an embedded billing-sync and its sandbox, in a folder that is thrown away.
+"""The demo: an embedded billing-sync with its sandbox, in a temporary folder.
 
-Organizations of the old store are imported, two of them with customers that the billers know already; one more is
-created, renamed, upgraded and downgraded. What is shown at the end is read from the rows and counted by the sandbox:
-one customer each, or the demo has failed. Nothing of the environment is used: no key, no server, no setting.
+It imports organizations of the predecessor, two of which already have customers at the providers. It then creates
+another one, and renames, upgrades and downgrades it. The result is read from our database and counted by the sandbox:
+the demo fails unless each organization has exactly one customer at each provider. It reads nothing from the
+environment: no key, no server, no setting.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tasks.base import Runtime
 from worker.config.settings import Settings
 from worker.processes.embedded import EmbeddedProcess
 
-DEMO_STEP_MAX_SECONDS: Final = 45.0  # seconds for each step
+DEMO_STEP_MAX_SECONDS: Final = 45.0  # seconds per step
 DEMO_POLL_SECONDS: Final = 0.05
 DEMO_CAUSE: Final = Cause(actor="demo")
 
@@ -42,7 +43,7 @@ DemoStep = Callable[[ChangeContext, Organization], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOrganization:
-    """One organization at the end: its row, and the calls that it cost at each biller."""
+    """One organization at the end: its row, and the number of requests for it at each provider."""
 
     organization: OrganizationReport
     stripe_calls: int
@@ -51,7 +52,7 @@ class DemoOrganization:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """``problem`` None: all in sync, and exactly one customer each."""
+    """``problem`` is ``None`` if everything is in sync and each organization has exactly one customer."""
 
     organizations: list[DemoOrganization]
     problem: str | None
@@ -60,11 +61,11 @@ class DemoResult:
 
 
 def run(write_line: WriteLine) -> DemoResult:
-    """Tell the story to ``say``, a line a step. Ends within a few minutes, whatever happens."""
+    """Run the demo and write one line per step. It ends within a few minutes in any case."""
     with tempfile.TemporaryDirectory(prefix="billing-sync-demo-") as folder:
         path = Path(folder)
         with EmbeddedProcess(_settings(path)) as embedded, SandboxClient(embedded.sandbox_url or "") as sandbox:
-            write_line(f"A billing-sync and a sandbox of Stripe and Lago run at {embedded.sandbox_url}")
+            write_line(f"billing-sync and a sandbox of Stripe and Lago are running at {embedded.sandbox_url}")
             sandbox.reset_calls()
             runtime = embedded.app.runtime
             problem = _run_steps(runtime, sandbox, path, write_line)
@@ -72,17 +73,17 @@ def run(write_line: WriteLine) -> DemoResult:
 
 
 def _settings(folder: Path) -> Settings:
-    """Built without the environment: a key that is set there must not be met."""
+    """Built without the environment, so that a key set there is never used."""
     return Settings.model_construct(data_dir=folder, plans_file=plan_catalog.DEFAULT_PLANS_FILE, worker_concurrency=4)
 
 
 def _run_steps(runtime: Runtime, sandbox: SandboxClient, folder: Path, write_line: WriteLine) -> str | None:
-    """Every step waits until both billers match; returns what went wrong first."""
+    """Run the steps, each until both providers are in sync. Returns the first problem, or ``None``."""
     started = time.monotonic()
     summary = _import(runtime, sandbox, folder)
     problem = _wait_until_in_sync(runtime.database)
     write_line(f"Imported {summary}")
-    write_line(f"Both billers match after {time.monotonic() - started:.1f} s")
+    write_line(f"Both providers in sync after {time.monotonic() - started:.1f} s")
     with runtime.database.write() as session:
         new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.tiers()[0])
         org_id = commands.create(ChangeContext(session, utc_now(), DEMO_CAUSE), new, runtime.catalog).id
@@ -110,9 +111,9 @@ def _steps(runtime: Runtime) -> Iterable[tuple[str, DemoStep]]:
     def downgrade(change: ChangeContext, organization: Organization) -> None:
         plan_changes.change_plan(change, organization, low, plans)
 
-    yield "Renamed it to Northwind Traders", rename
-    yield f"Upgraded it to {high}: at once", upgrade
-    yield f"Downgraded it to {low}: at the end of the period it has paid for", downgrade
+    yield "Renamed it Northwind Traders", rename
+    yield f"Upgraded it to {high}, effective immediately", upgrade
+    yield f"Downgraded it to {low}, effective at the end of the paid period", downgrade
 
 
 def _change(runtime: Runtime, org_id: str, step: DemoStep) -> None:
@@ -123,12 +124,14 @@ def _change(runtime: Runtime, org_id: str, step: DemoStep) -> None:
 
 
 def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
-    """The old store's files, with what the billers hold of them already; returns what was found in them."""
+    """Import the predecessor's files, with some customers already at the providers. Returns a summary."""
     records = _predecessor_organizations(runtime.catalog.tiers())
-    known_to_providers = [each for each in records if each.stripe_customer_id]
-    sandbox.preload_stripe_customers({"id": each.stripe_customer_id, "name": each.name} for each in known_to_providers)
+    existing_at_providers = [each for each in records if each.stripe_customer_id]
+    sandbox.preload_stripe_customers(
+        {"id": each.stripe_customer_id, "name": each.name} for each in existing_at_providers
+    )
     sandbox.preload_lago_customers(
-        {"lago_id": each.lago_customer_id, "external_id": each.id, "name": each.name} for each in known_to_providers
+        {"lago_id": each.lago_customer_id, "external_id": each.id, "name": each.name} for each in existing_at_providers
     )
     orgs_file, users_file = folder / "organizations.json", folder / "org_users.json"
     write_organizations(orgs_file, records)
@@ -136,13 +139,13 @@ def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
     report = import_files(runtime.database, runtime.catalog, utc_now, orgs_file, users_file)
     return (
         f"{report.organizations.new} organizations with {report.members.new} members, "
-        f"{len(known_to_providers)} of them known to the billers"
+        f"{len(existing_at_providers)} of which already exist at the providers"
     )
 
 
 _DEMO_PLACE: Final = FilePosition("the demo", 0, 0)
 _FIRST_CREATED_AT: Final = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
-# Name, Lago's id, Stripe's id: the first two have been customers for long.
+# Name, Lago's id, Stripe's id. The first two are existing customers.
 _PREDECESSOR_ORGANIZATIONS: Final[tuple[tuple[str, str | None, str | None], ...]] = (
     ("Acme Corporation", "5d2c8f10-0000-4000-8000-000000000001", "cus_AcmeSince2024"),
     ("Pro Tech Inc", "a7e90b42-0000-4000-8000-000000000002", "cus_ProTechSince25"),
@@ -178,7 +181,7 @@ def _predecessor_members(organization: OldOrganization) -> list[OldMember]:
 
 
 def _wait_until_in_sync(database: Database) -> str | None:
-    """Wait until nothing is left to do; returns why that did not come."""
+    """Wait until everything is in sync. Returns the problem if that does not happen, else ``None``."""
     ends_at = time.monotonic() + DEMO_STEP_MAX_SECONDS
     while time.monotonic() < ends_at:
         with database.read() as session:
@@ -186,10 +189,10 @@ def _wait_until_in_sync(database: Database) -> str | None:
         if found.in_sync:
             return None
         if any(each.parked for each in found.providers.values()):
-            return f"a change was parked: {found.failures[0].message if found.failures else 'no reason was kept'}"
+            return f"a link was parked: {found.failures[0].message if found.failures else 'no error recorded'}"
         time.sleep(DEMO_POLL_SECONDS)
     still_behind = ", ".join(f"{each.behind} at {name}" for name, each in found.providers.items())
-    return f"not in sync after {DEMO_STEP_MAX_SECONDS:.0f} s ({still_behind}): run it again with --verbose to see why"
+    return f"not in sync after {DEMO_STEP_MAX_SECONDS:.0f} s ({still_behind}): run it again with --verbose for details"
 
 
 def _result(runtime: Runtime, sandbox: SandboxClient, problem: str | None) -> DemoResult:
@@ -214,7 +217,7 @@ def _result(runtime: Runtime, sandbox: SandboxClient, problem: str | None) -> De
 
 
 def _count_calls(calls: Iterable[LoggedCall], provider: str, row: OrganizationReport) -> int:
-    """Calls that were about this organization: its id or one of its customer's ids is in them."""
+    """Count the requests that contain the organization's id or one of its customer ids."""
     ids = [row.id, *(link.customer_id for link in row.links.values() if link.customer_id)]
     return sum(
         call.provider == provider and any(one in part for one in ids for part in (call.path, call.query, call.body))
@@ -225,7 +228,7 @@ def _count_calls(calls: Iterable[LoggedCall], provider: str, row: OrganizationRe
 def _find_duplicates(
     rows: list[OrganizationReport], state: Mapping[str, Mapping[str, list[JsonDocument]]]
 ) -> str | None:
-    """What the sandbox holds, against what the rows say: one customer each, the same one, and nobody else."""
+    """Compare the sandbox with our rows: exactly one customer each, the same ids, and no other customers."""
     at_stripe = sorted(str(each["id"]) for each in state["stripe"]["customers"])
     at_lago = sorted(str(each["lago_id"]) for each in state["lago"]["customers"])
     for name, stored_ids, expected_ids in (
@@ -233,11 +236,9 @@ def _find_duplicates(
         ("Lago", at_lago, sorted(row.links["lago"].customer_id or "" for row in rows)),
     ):
         if stored_ids != expected_ids:
-            return (
-                f"{name} holds {len(stored_ids)} customers for {len(expected_ids)} organizations; it must be "
-                "exactly one each"
-            )
+            counts = f"{len(stored_ids)} customers for {len(expected_ids)} organizations"
+            return f"{name} has {counts}; expected exactly one each"
     active = [str(each["external_id"]) for each in state["lago"]["subscriptions"] if each["status"] == "active"]
     if sorted(active) != sorted(row.id for row in rows):
-        return f"Lago holds {len(active)} active subscriptions for {len(rows)} organizations; it must be one each"
+        return f"Lago has {len(active)} active subscriptions for {len(rows)} organizations; expected one each"
     return None

@@ -1,8 +1,8 @@
-"""``python -m worker.health worker|beat|relay|database|URL``: does that process do its work? For health checks.
+"""Health check of a process: ``python -m worker.health worker|beat|relay|database|URL``.
 
-``worker`` and ``beat`` must answer a ping through the broker under this host's name, so a process that lives and hears
-nothing is not healthy; behind ``relay`` no committed event may wait; ``database`` must answer a query, a URL 200. Exit
-code 0, or 1 and why.
+``worker`` and ``beat`` must respond to a ping through the broker under this host's name, so a process that runs without
+receiving messages is unhealthy. For ``relay`` no committed event may be unpublished for longer than a minute.
+``database`` must respond to a query, and a URL with 200. Exit code 0 means healthy, 1 unhealthy with a reason.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from core.db.models.events import Event
 from worker.config.settings import SettingsError, read
 
 HEALTH_CHECK_SECONDS: Final = 4.0
-# A batch and a broker that blinks take seconds; an event that waits longer is not being relayed.
+# A batch or a short outage of the broker takes seconds. An event that is older is not being relayed.
 MAX_RELAY_LAG: Final = timedelta(seconds=60)
-# What the processes call themselves at the broker: as the command line names them, and as Celery names beat.
+# The processes' node names at the broker: the command line sets the worker's, Celery sets beat's.
 CELERY_NODE_NAMES: Final = {"worker": "worker-*", "beat": "celerybeat"}
 ValueT = TypeVar("ValueT")
 
 
 class UnhealthyError(Exception):
-    """Why the process is not healthy."""
+    """The process is not healthy; the message has the reason."""
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
-        return _report_unhealthy("name one of worker, beat, relay, database or an http:// address")
+        return _report_unhealthy("give one of worker, beat, relay, database or an http:// URL")
     try:
         check(arguments[0])
     except (UnhealthyError, SettingsError) as error:
         return _report_unhealthy(str(error))
     except BrokerError:
-        return _report_unhealthy("the broker does not answer")
+        return _report_unhealthy("the broker does not respond")
     except OperationalError:
-        return _report_unhealthy("the database does not answer")
+        return _report_unhealthy("the database does not respond")
     except httpx.HTTPError as error:
-        return _report_unhealthy(f"{arguments[0]} does not answer ({type(error).__name__})")
+        return _report_unhealthy(f"{arguments[0]} does not respond ({type(error).__name__})")
     return 0
 
 
 def check(target: str) -> None:
-    """Raises ``UnhealthyError`` or what the broker, the database or HTTP raise."""
+    """Raises ``UnhealthyError``, or the error of the broker, the database or httpx."""
     match target:
         case "worker" | "beat":
             _check_ping(target)
@@ -66,12 +66,12 @@ def check(target: str) -> None:
 
 def _check_ping(process: str) -> None:
     host = socket.gethostname()
-    # An app of its own: a check runs every few seconds and must not load both billers' SDKs to send one message.
+    # A separate app: a check runs every few seconds and must not load both providers' SDKs to send one message.
     with Celery(broker=read().broker, set_as_current=False) as app:
         if not app.control.ping(
             timeout=HEALTH_CHECK_SECONDS, pattern=f"{CELERY_NODE_NAMES[process]}@{host}", matcher="glob", limit=1
         ):
-            message = f"no {process} of {host} answers through the broker"
+            message = f"no {process} of {host} responds through the broker"
             raise UnhealthyError(message)
 
 
@@ -80,7 +80,7 @@ def _check_relay() -> None:
         select(Event.occurred_at).where(Event.published_at.is_(None)).order_by(Event.seq).limit(1)
     )
     if waiting_since is not None and utc_now() - waiting_since > MAX_RELAY_LAG:
-        message = f"a committed event waits since {waiting_since:%H:%M:%S} UTC"
+        message = f"a committed event has been unpublished since {waiting_since:%H:%M:%S} UTC"
         raise UnhealthyError(message)
 
 
@@ -96,7 +96,7 @@ def _query_database(query: Select[ValueT]) -> ValueT | None:
 def _check_url(url: str) -> None:
     response = httpx.get(url, timeout=HEALTH_CHECK_SECONDS, trust_env=False)
     if response.status_code != httpx.codes.OK:
-        message = f"{url} answers {response.status_code}"
+        message = f"{url} returns {response.status_code}"
         raise UnhealthyError(message)
 
 

@@ -1,6 +1,6 @@
-"""The Celery app for Celery's own tools: ``celery -A worker.main_app flower``, ``inspect``, ``report``.
+"""Celery app for Celery's own tools: ``celery -A worker.main_app flower``, ``inspect``, ``report``.
 
-Importing it reads the settings. Workers and beat are started by ``billing-sync``, which knows their options.
+Importing it reads the settings. ``billing-sync`` starts workers and beat with their options.
 """
 
 from worker.config.settings import read

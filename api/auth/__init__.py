@@ -1,1 +1,1 @@
-"""Who calls, and what the permission table lets them do."""
+"""Authentication, authorization and the permission table."""

@@ -1,7 +1,7 @@
-"""Who is calling, for which organization, and whether the table lets them: decided before a route runs.
+"""Authorization before a route runs: who calls, for which organization, and whether the permission table allows it.
 
-The request's state then has ``organization``, ``role`` and ``organizations``: the one that the path names, else the one
-of ``X-Organization-ID``, else the caller's first; membership is looked up for each of them, every time.
+The request's state then has ``organization``, ``role`` and ``organizations``. The organization is the one that the path
+names, else the one of ``X-Organization-ID``, else the caller's first. Membership is looked up at every request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Caller = UserProfile | ServiceAccount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Somebody who may. ``organizations`` are a person's own; a service has none and sees what its scopes say."""
+    """An authorized caller. ``organizations`` are a user's own; a service has none and sees what its scopes allow."""
 
     caller: Caller
     request_id: str
@@ -50,7 +50,7 @@ class Principal:
 
     @property
     def name(self) -> str:
-        """Tells callers apart, people from services too."""
+        """Distinguishes callers, and users from services."""
         return caller_name(self.caller)
 
     @property
@@ -64,7 +64,7 @@ def caller_name(caller: Caller) -> str:
 
 
 def authorize(request: Request, context: ContextDep) -> None:
-    """For every route. Raises ``ProblemError``: 401, 403, 404, 429, or 503 where the sign-in service is away."""
+    """Runs for every route. Raises ``ProblemError``: 401, 403, 404, 429, or 503 if the sign-in service is down."""
     rule = rule_of(request)
     if rule.public:
         return
@@ -78,7 +78,7 @@ def authorize(request: Request, context: ContextDep) -> None:
 def get_principal(request: Request) -> Principal:
     principal = request.state.principal
     if not isinstance(principal, Principal):
-        message = "a public route has no admission"
+        message = "a public route has no principal"
         raise TypeError(message)
     return principal
 
@@ -89,7 +89,7 @@ PrincipalDep = Annotated[Principal, Depends(get_principal)]
 def rule_of(request: Request) -> PermissionRule:
     route = request.scope["route"]
     if not isinstance(route, Route):
-        message = f"{type(route).__name__} is no route that the table knows"
+        message = f"{type(route).__name__} is not a route of the permission table"
         raise TypeError(message)
     return PERMISSIONS[request.method, route.path]
 
@@ -98,7 +98,7 @@ def _authorize(request: Request, context: ApiContext, rule: PermissionRule) -> P
     try:
         caller = _authenticate(request, context)
     except ProblemError:
-        # Who shows nothing that opens is told apart by the address alone.
+        # Callers without a valid credential are distinguished by their address alone.
         _check_rate_limit(context, f"address:{request.client.host if request.client else ''}")
         raise
     _check_rate_limit(context, caller_name(caller))
@@ -116,21 +116,21 @@ def _check_rate_limit(context: ApiContext, caller: str) -> None:
 def _authenticate(request: Request, context: ApiContext) -> Caller:
     scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
-        detail = "Sign in: send the header `Authorization: Bearer …` with an access token or a service's key."
+        detail = "Send the header `Authorization: Bearer …` with an access token or an API key."
         raise problems.unauthorized(detail, invalid_token=False)
     credential = credential.strip()
     if credential.startswith(api_keys.API_KEY_PREFIX):
         return _authenticate_key(context, credential)
     if context.issuer is None:
-        detail = "Only keys of services are let in here: no sign-in service is named (OIDC_ISSUER)."
+        detail = "Only API keys are accepted: no sign-in service is configured (OIDC_ISSUER)."
         raise problems.unauthorized(detail, invalid_token=True)
     try:
         return context.issuer.verify_access_token(credential)
     except InvalidTokenError as error:
-        detail = f"The access token is refused: {error}. Sign in again."
+        detail = f"The access token was rejected: {error}. Sign in again."
         raise problems.unauthorized(detail, invalid_token=True) from None
     except IssuerUnavailableError:
-        detail = "The sign-in service does not answer, so nobody can be told who you are. Try again."
+        detail = "The sign-in service does not respond, so your token cannot be checked. Try again."
         raise problems.unavailable(detail) from None
 
 
@@ -138,17 +138,17 @@ def _authenticate_key(context: ApiContext, api_key: str) -> ServiceAccount:
     with context.database.read() as session:
         service = api_keys.find(session, api_key)
     if service is None:
-        detail = "The key is not known, or was revoked."
+        detail = "The API key is unknown or has been revoked."
         raise problems.unauthorized(detail, invalid_token=True)
     return service
 
 
 def _authorize_service(request: Request, session: Session, rule: PermissionRule, service: ServiceAccount) -> Principal:
     if rule.scope is None:
-        detail = "This is for people; a service cannot ask it."
+        detail = "This route is for users; an API key cannot call it."
         raise problems.forbidden(detail)
     if rule.scope not in service.scopes:
-        detail = f"The key lacks the scope {rule.scope}."
+        detail = f"The API key lacks the scope {rule.scope}."
         raise problems.forbidden(detail)
     org_id = _requested_org_id(request)
     organization = None if org_id is None else _visible_organization(session, org_id, None)
@@ -165,7 +165,7 @@ def _authorize_service(request: Request, session: Session, rule: PermissionRule,
 
 def _authorize_user(request: Request, session: Session, rule: PermissionRule, user: UserProfile) -> Principal:
     if rule.path_subject == "user" and request.path_params["user_id"] != user.user_id:
-        detail = "There is no such user, or it is not you."
+        detail = "There is no such user, or the user is not you."
         raise problems.not_found(detail)
     organizations = tuple(queries.memberships_of_user(session, user.user_id))
     org_id = _requested_org_id(request)
@@ -176,12 +176,12 @@ def _authorize_user(request: Request, session: Session, rule: PermissionRule, us
     )
     role = organization.role if organization else None
     if not rule.allows_users:
-        detail = "This is for services alone."
+        detail = "This route is for services only."
         raise problems.forbidden(detail)
     if rule.path_subject == "current" and organization is None:
         raise problems.organization_not_found()
     if rule.path_subject in {"organization", "current"} and role not in rule.roles:
-        detail = f"In this organization it is for {' and '.join(sorted(rule.roles))} alone."
+        detail = f"This requires the role {' or '.join(sorted(rule.roles))} in this organization."
         raise problems.forbidden(detail)
     return Principal(
         caller=user,

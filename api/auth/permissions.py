@@ -1,7 +1,7 @@
-"""Who may call which route: this table and nothing else decides it. A route that is not in it does not start.
+"""The permission table: it alone decides who may call which route. The app does not start if a route is not in it.
 
-Nobody signed in gets 401. An organization that a person is not in answers 404, whatever the person asks of it; a
-member whose role does not suffice gets 403, and so does a service whose key lacks the scope.
+A caller without a valid credential gets 401. For an organization that a user is not a member of, every route responds
+404. A member whose role is not sufficient gets 403, and so does a service whose API key lacks the scope.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ PathSubject = Literal["nothing", "organization", "current", "user"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionRule:
-    """``about``: whose business the path names; ``organization`` is {org_id}, ``user`` is {user_id}, only oneself;
-    ``current`` is the organization of the header, else the caller's first.
+    """Who may call one route.
 
-    ``roles``: members of the organization who may; where the path names none, whoever may is any person signed in.
-    ``scope``: what a service's key must hold; ``None``: no service may.
+    ``path_subject``: what the path names. ``organization`` is {org_id}; ``user`` is {user_id}, for a user only their
+    own; ``current`` is the organization of the header, else the caller's first.
+
+    ``roles``: the roles in that organization that may call. If the path names no organization, any signed-in user may.
+    ``scope``: what a service's API key must have; ``None``: no service may call.
     """
 
     public: bool = False
@@ -57,7 +59,7 @@ PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
     ("GET", "/metrics"): READ_METRICS,
     ("GET", "/auth/login"): PUBLIC_ROUTE,
     ("GET", "/auth/callback"): PUBLIC_ROUTE,
-    # The signature is the sign-in.
+    # Authenticated by the webhook's signature.
     ("POST", "/webhooks/stripe"): PUBLIC_ROUTE,
     ("POST", "/webhooks/lago"): PUBLIC_ROUTE,
     ("POST", "/api/organizations"): CREATE_ORGANIZATION,
@@ -86,7 +88,7 @@ PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
     ("DELETE", "/api/webhooks/{endpoint_id}"): MANAGE_WEBHOOKS,
     ("POST", "/api/webhooks/{endpoint_id}/rotate"): MANAGE_WEBHOOKS,
     ("POST", "/api/webhooks/{endpoint_id}/replay"): MANAGE_WEBHOOKS,
-    # The older paths: the same core, the words that their callers know.
+    # The predecessor's paths: the same core, with the names that their callers know.
     ("GET", "/api/v1/org/my-orgs"): ANY_USER,
     ("GET", "/api/v1/org/roles"): LIST_ORGANIZATIONS,
     ("GET", "/api/v1/org/{org_id}/members"): READ_ORGANIZATION,

@@ -1,7 +1,7 @@
-"""``/docs``: the document as a page, everything that it loads from this server alone.
+"""``/docs``: the OpenAPI document as a page that loads everything from this server.
 
-The program that draws it comes with a package (fastapi-offline: Swagger UI, MIT), pinned and hashed like all others,
-so no address on the network is trusted with a page that people paste their tokens into.
+Swagger UI comes with a package (fastapi-offline, MIT), pinned and hashed like all others. So no other server is trusted
+with a page into which users paste their tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from api import problems
 
 DOCS_PATH: Final = "/docs"
-# Swagger UI sets styles on its elements; scripts there are none but those of this server.
+# Swagger UI sets styles on its elements; scripts are loaded from this server only.
 DOCS_CSP: Final = (
     "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; connect-src 'self'; "
     "img-src 'self' data:; script-src 'self'; style-src 'self' 'unsafe-inline'"
@@ -38,7 +38,7 @@ _DOCS_HTML: Final = """<!doctype html>
 </body>
 </html>
 """
-# Without a validator: its badge would send the document's address to somebody else's server.
+# Without a validator: its badge would send the document's address to another server.
 _START_SCRIPT: Final = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#page",
@@ -55,7 +55,7 @@ _ASSET_MEDIA_TYPES: Final = {
 
 
 def add_docs_routes(app: FastAPI) -> None:
-    """Outside the document and the table of permissions: who may not call anything may still read what there is."""
+    """The page is outside the document and the permission table: anyone may read the documentation."""
     static = resources.files("fastapi_offline") / "static"
     assets = {name: ((static / name).read_bytes(), media_type) for name, media_type in _ASSET_MEDIA_TYPES.items()}
     assets["start.js"] = (_START_SCRIPT.encode(), "text/javascript; charset=utf-8")
@@ -66,7 +66,7 @@ def add_docs_routes(app: FastAPI) -> None:
     async def asset(request: Request) -> Response:
         found = assets.get(request.path_params["name"])
         if found is None:
-            detail = "There is nothing under this path."
+            detail = "There is no such path."
             raise problems.not_found(detail)
         return Response(found[0], media_type=found[1], headers={"Cache-Control": DOCS_CACHE_CONTROL})
 

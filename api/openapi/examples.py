@@ -1,6 +1,6 @@
-"""Examples for the document: of each body, put together from those of its fields, and of each refusal.
+"""Examples for the OpenAPI document: one for each body, assembled from those of its fields, and one for each problem.
 
-A field that has none and whose form does not give one is left out; a test holds every example against its schema.
+An optional field without an example is left out. A test checks every example against its schema.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ JsonDocument = dict[str, Any]
 
 _EXAMPLE_REQUEST_ID: Final = "0c9c8f5e6a4b4f0f8f6f0a1b2c3d4e5f"
 _PROBLEM_EXAMPLES: Final[dict[int, tuple[str, str, list[JsonDocument]]]] = {
-    400: ("sign-in-refused", "The sign-in was begun by another browser, or long ago. Begin again.", []),
-    401: ("unauthorized", "The access token is refused: it has expired. Sign in again.", []),
-    403: ("forbidden", "In this organization it is for billing_admin and owner alone.", []),
-    404: ("not-found", "There is no such organization, or you are not in it: look at its id.", []),
+    400: ("sign-in-refused", "This browser did not start this sign-in. Start again at /auth/login.", []),
+    401: ("unauthorized", "The access token was rejected: it has expired. Sign in again.", []),
+    403: ("forbidden", "This requires the role billing_admin or owner in this organization.", []),
+    404: ("not-found", "There is no such organization, or you are not a member of it. Check its id.", []),
     408: ("too-slow", "The body did not arrive within 20 s.", []),
     409: (
         "name-taken",
         "Organization 'Acme' already exists",
         [{"field": "name", "detail": "Organization 'Acme' already exists"}],
     ),
-    413: ("too-large", "A body holds at most 1048576 bytes.", []),
+    413: ("too-large", "The body may have at most 1048576 bytes.", []),
     415: ("unsupported-media-type", "Send application/json as Content-Type.", []),
     422: (
         "invalid-request",
@@ -33,10 +33,10 @@ _PROBLEM_EXAMPLES: Final[dict[int, tuple[str, str, list[JsonDocument]]]] = {
     ),
     429: (
         "too-many-requests",
-        "You ask too often: wait as long as Retry-After says, then go on. Nothing was changed.",
+        "Rate limit exceeded. Retry after the number of seconds in Retry-After. No change was made.",
         [],
     ),
-    503: ("unavailable", "The database does not answer in time; nothing was changed. Try again.", []),
+    503: ("unavailable", "The database did not respond in time. No change was made. Try again.", []),
 }
 _EXAMPLES_BY_FORMAT: Final = {
     "date-time": "2026-11-23T12:00:00Z",
@@ -46,7 +46,7 @@ _EXAMPLES_BY_FORMAT: Final = {
 
 
 def add_examples(document: JsonDocument) -> None:
-    """Where the document has none."""
+    """Add an example wherever the document has none."""
     schemas = document["components"]["schemas"]
     for methods in document["paths"].values():
         for operation in methods.values():
@@ -108,7 +108,7 @@ def _example_of_type(schema: JsonDocument, schemas: JsonDocument) -> Any:  # noq
 
 
 def _has_example(schema: JsonDocument, schemas: JsonDocument) -> bool:
-    """Whether somebody gave this field, or what it may be, an example or a list of words."""
+    """Whether this field, or one of its alternatives, has an example or a list of values."""
     if "$ref" in schema:
         return _has_example(schemas[schema["$ref"].rsplit("/", 1)[1]], schemas)
     alternatives = [each for name in ("anyOf", "oneOf", "allOf") for each in schema.get(name, ())]

@@ -1,1 +1,1 @@
-"""One file a noun. Paths are written out whole: they are protocol, and the permission table knows them so."""
+"""Routes: one module for each resource. Paths are written out in full, as in the permission table."""

@@ -1,8 +1,8 @@
-"""Signing in by browser: the code flow with state, nonce and PKCE; the first sign-in makes an organization.
+"""Browser sign-in: the code flow with state, nonce and PKCE. The first sign-in creates an organization.
 
-State, nonce and PKCE verifier are made of one random secret that only the browser's cookie holds: nothing is stored
-here, any process may finish what another began, and a callback without the cookie of its own beginning opens nothing.
-The code itself can be used once, by the sign-in service's own rule.
+State, nonce and PKCE verifier are derived from one random secret that is only in the browser's cookie. So nothing is
+stored here, any process may complete a sign-in that another started, and a callback without its own cookie is
+rejected. The code can be used only once, as the sign-in service ensures.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CallbackParameter = Annotated[str | None, Query(max_length=4096)]
 
 
 class SignInResponse(BaseModel):
-    """Send ``access_token`` as `Authorization: Bearer …`. ``created``: the organization that this sign-in made."""
+    """Send ``access_token`` as `Authorization: Bearer …`. ``created``: the organization created by this sign-in."""
 
     user_id: str
     created: str | None
@@ -52,7 +52,7 @@ class SignInResponse(BaseModel):
 
 @router.get("/auth/login", status_code=303, response_class=RedirectResponse)
 def login(context: ContextDep) -> Response:
-    """Send the browser to the sign-in service."""
+    """Redirect to the sign-in service."""
     issuer, client_id, origin = _browser_sign_in_settings(context)
     secret = secrets.token_urlsafe(32)
     parameters = {
@@ -95,14 +95,14 @@ def callback(  # noqa: PLR0913 - what the sign-in service may send
     iss: CallbackParameter = None,
     error: CallbackParameter = None,
 ) -> SignInResponse:
-    """Where the sign-in service sends the browser back to."""
+    """Redirect target of the sign-in service."""
     issuer, client_id, origin = _browser_sign_in_settings(context)
     secret = request.cookies.get(_cookie_name(origin))
     if secret is None or state is None or not hmac.compare_digest(state.encode(), _derive(secret, "state").encode()):
-        detail = "This is not the end of a sign-in that this browser began: begin again at /auth/login."
+        detail = "This browser did not start this sign-in. Start again at /auth/login."
         raise _sign_in_refused(detail)
     if error is not None or code is None or iss not in {None, issuer.settings.issuer}:
-        detail = "The sign-in service did not let you in: begin again at /auth/login."
+        detail = "The sign-in service rejected the sign-in. Start again at /auth/login."
         raise _sign_in_refused(detail)
     try:
         tokens = issuer.exchange_code(
@@ -115,7 +115,7 @@ def callback(  # noqa: PLR0913 - what the sign-in service may send
         )
         user = _user_from_tokens(issuer, client_id, tokens, secret)
     except InvalidTokenError as refusal:
-        detail = f"The sign-in could not be finished ({refusal}): begin again at /auth/login."
+        detail = f"The sign-in could not be completed ({refusal}). Start again at /auth/login."
         raise _sign_in_refused(detail) from None
     except IssuerUnavailableError:
         raise _issuer_unavailable() from None
@@ -129,7 +129,7 @@ def _browser_sign_in_settings(context: ApiContext) -> tuple[Issuer, str, str]:
     settings: IssuerSettings | None = context.issuer.settings if context.issuer else None
     if context.issuer is None or settings is None or settings.client_id is None or settings.public_url is None:
         detail = (
-            "Signing in by browser is not set up here (OIDC_CLIENT_ID, API_PUBLIC_URL); bring an access token or a key."
+            "Browser sign-in is not configured (OIDC_CLIENT_ID, API_PUBLIC_URL). Use an access token or an API key."
         )
         raise problems.not_found(detail)
     return context.issuer, settings.client_id, settings.public_url
@@ -142,7 +142,7 @@ def _user_from_tokens(issuer: Issuer, client_id: str, tokens: dict[str, object],
     claims = issuer.verified_claims(identity, client_id)
     nonce = claims.get("nonce")
     if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), _derive(secret, "nonce").encode()):
-        message = "its nonce is another one's"
+        message = "its nonce belongs to another sign-in"
         raise InvalidTokenError(message)
     return profile_from_claims(claims)
 
@@ -167,7 +167,7 @@ def _sign_in(context: ApiContext, user: UserProfile, tokens: dict[str, object], 
 
 
 def _cookie_name(origin: str) -> str:
-    """The prefix has browsers refuse it from anybody but this very host."""
+    """With the prefix, browsers accept the cookie from this very host only."""
     return "__Host-sign-in" if origin.startswith("https:") else "sign-in"
 
 
@@ -188,4 +188,4 @@ def _sign_in_refused(detail: str) -> ProblemError:
 
 
 def _issuer_unavailable() -> ProblemError:
-    return problems.unavailable("The sign-in service does not answer. Try again.")
+    return problems.unavailable("The sign-in service does not respond. Try again.")

@@ -1,4 +1,4 @@
-"""The dashboard: where a person belongs, as what, on which plan, whether both billers know it, and what was used."""
+"""The dashboard: a user's organizations with role, plan and sync status, and the usage of the current one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DashboardSync(BaseModel):
 
 
 class DashboardRow(BaseModel):
-    """``pending_plan`` waits until ``plan_effective_at``; null there: the biller has not said when."""
+    """``pending_plan`` takes effect at ``plan_effective_at``; null: the provider has not reported the date."""
 
     org_id: str
     name: str
@@ -44,7 +44,7 @@ class DashboardRow(BaseModel):
 
 
 class Dashboard(BaseModel):
-    """``current``: the organization of `X-Organization-ID`, else the first; ``usage`` is its own."""
+    """``current``: the organization of `X-Organization-ID`, else the first. ``usage`` is of that organization."""
 
     organizations: list[DashboardRow]
     count: int
@@ -54,7 +54,7 @@ class Dashboard(BaseModel):
 
 @router.get("/api/dashboard")
 def get_dashboard(principal: PrincipalDep, context: ContextDep) -> Dashboard:
-    """All organizations of the caller at a glance; answered within two seconds, whatever Lago does."""
+    """All organizations of the caller. Responds within two seconds even if Lago is down."""
     ids = [entry.organization.id for entry in principal.organizations]
     with context.database.read() as session:
         version_statuses = sync_status.version_statuses(session, ids, context.clock())

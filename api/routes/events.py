@@ -1,8 +1,8 @@
-"""Events in: what other services say, by the rules of the Celery task ``events.receive``, and answered at once.
+"""Service events by HTTP, handled by the rules of the Celery task ``events.receive`` and answered at once.
 
-Each is taken once by its source and id; a repeat is given the verdict of the first and does nothing. One event is
-answered by its verdict, a refused one as a problem; a batch is answered whole, each event with its own verdict, so that
-a bad one keeps no other out.
+Each event is handled once, by its source and id; a repeat gets the status of the first and changes nothing. The
+response to one event is its status, or a problem if it is rejected. The response to a batch has a status for each
+event, so that a bad event does not stop the others.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _FIELD_REASON_PATTERN: Final = re.compile(r"([A-Za-z0-9_.]{1,80}): (.+)", re.DOT
 
 
 class EventResult(BaseModel):
-    """``waiting``: for its organization or member, which is not known yet. ``superseded``: its source has said
-    something later since. ``sync`` where it was accepted: hand ``version`` to ``GET …/sync?version=``.
+    """``waiting``: it waits for its organization or member, which does not exist yet. ``superseded``: its source sent a
+    later change. ``sync``: pass ``version`` to ``GET …/sync?version=``.
     """
 
-    id: str | None = Field(examples=["6f1c2a"], description="As it was sent; null: it had none.")
+    id: str | None = Field(examples=["6f1c2a"], description="As sent; null: missing.")
     source: str | None = Field(examples=["/signup"])
     status: ServiceEventStatus
-    reason: str | None = Field(description="What was wrong or is waited for, with the field named.")
+    reason: str | None = Field(description="What is invalid or missing, naming the field.")
     org_id: str | None = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
     sync: SyncVersion | None
 
@@ -69,7 +69,7 @@ _EVENT_EXAMPLE: Final = {
     "data": {"name": "Initech", "plan_tier": "starter", "owner_user_id": "user_1"},
 }
 _EVENT_SCHEMA: Final = {"$ref": "#/components/schemas/CloudEvent"}
-# What is no event has its own verdict there and is no fault of the list.
+# An item that is not an event gets a status of its own; the list is still valid.
 _BATCH_SCHEMA: Final = {"type": "array", "maxItems": MAX_EVENTS_PER_BATCH, "items": {"anyOf": [_EVENT_SCHEMA, {}]}}
 _EVENTS_REQUEST_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -82,10 +82,13 @@ _EVENTS_REQUEST_BODY: Final[dict[str, Any]] = {
     }
 }
 _EVENTS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"model": EventResult | EventResults, "description": "One event is taken, or a batch is judged."},
-    202: {"model": EventResult, "description": "One event is kept and waits."},
+    200: {
+        "model": EventResult | EventResults,
+        "description": "The event is applied or superseded, or every event of the batch has a status.",
+    },
+    202: {"model": EventResult, "description": "The event is stored and waits for its subject."},
     415: {
-        "description": "The body is not said to be JSON.",
+        "description": "The Content-Type is not JSON.",
         "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     },
 }
@@ -93,10 +96,10 @@ _EVENTS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.post("/api/events", responses=_EVENTS_RESPONSES, openapi_extra=_EVENTS_REQUEST_BODY)
 async def receive_events(request: Request, context: ContextDep) -> Response:
-    """Take one CloudEvents 1.0 object, or up to 100 in a list; `docs/schemas` says what each type holds.
+    """Send one CloudEvents 1.0 object, or a list of up to 100; `docs/schemas` has the schema of each type.
 
-    One: 200 with its verdict, 202 if it waits, 422 if it is refused. A list: 200 with every verdict in order, also
-    where some are refused. Send what you are not sure of again: it is taken once.
+    One event: 200 with its status, 202 if it waits, 422 if it is rejected. A list: 200 with every status in order, even
+    if some are rejected. Resend when in doubt; duplicates are applied once.
     """
     payload = _parse_body(await request.body(), request.headers.get("Content-Type", JSON_MEDIA_TYPE))
     results = await run_in_threadpool(_handle_events, context, payload if isinstance(payload, list) else [payload])
@@ -109,7 +112,7 @@ async def receive_events(request: Request, context: ContextDep) -> Response:
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add what an event may be to the document: each type with its data."""
+    """Add the schemas of the events to the document: each type with its data."""
     each = {f"CloudEvent.{kind}": _event_schema(kind, model) for kind, model in DATA_MODELS.items()}
     refs = {kind: f"#/components/schemas/CloudEvent.{kind}" for kind in DATA_MODELS}
     one_of = [{"$ref": ref} for ref in refs.values()]
@@ -137,29 +140,30 @@ def _parse_body(body: bytes, content_type: str) -> object:
     try:
         payload: object = json.loads(body)
     except (ValueError, RecursionError):
-        raise problems.unprocessable("body", "it is not JSON in UTF-8") from None
+        raise problems.unprocessable("body", "must be JSON in UTF-8") from None
     if kind != JSON_MEDIA_TYPE and isinstance(payload, list) != (kind == EVENT_BATCH_MEDIA_TYPE):
         raise problems.unprocessable(
             "body", f"{SINGLE_EVENT_MEDIA_TYPE} is one object, {EVENT_BATCH_MEDIA_TYPE} is a list of them"
         )
     if isinstance(payload, list) and len(payload) > MAX_EVENTS_PER_BATCH:
         raise problems.unprocessable(
-            "body", f"a batch holds at most {MAX_EVENTS_PER_BATCH} events; this one has {len(payload)}"
+            "body", f"a batch may have at most {MAX_EVENTS_PER_BATCH} events; this one has {len(payload)}"
         )
     return payload
 
 
 def _handle_events(context: ApiContext, events: Sequence[object]) -> list[EventResult]:
-    """Each in its own transaction, in their order. Raises ``ProblemError``; what was taken by then stays taken."""
+    """Each in its own transaction, in order. Raises ``ProblemError``; events that were applied by then stay applied."""
     try:
         handled = [service_events.handle(context.database, context.catalog, context.clock, event) for event in events]
     except IntegrityError:
         detail = (
-            "Others keep putting in the same at the same moments. Send it again: what was taken is not taken twice."
+            "Other requests are sending the same events at the same time. Send it again; an event that was applied is "
+            "not applied twice."
         )
         raise problems.unavailable(detail) from None
     except DATABASE_UNAVAILABLE_ERRORS:
-        detail = "The database does not answer in time. Send it again: what was taken by then is not taken twice."
+        detail = "The database did not respond in time. Send it again; events that were applied are not applied twice."
         raise problems.unavailable(detail) from None
     for handled_event in handled:
         log.info(
@@ -188,7 +192,7 @@ def _event_result(event: object, handled_event: HandledEvent, latest_versions: d
 
 
 def _event_attribute(event: object, name: str) -> str | None:
-    """What tells the sender which event is meant."""
+    """An attribute by which the sender recognizes the event."""
     value = event.get(name) if isinstance(event, dict) else None
     return service_events.storable_text(value)
 
@@ -198,7 +202,7 @@ def _event_rejected(reason: str) -> ProblemError:
 
 
 def _field_errors(reason: str) -> list[FieldError]:
-    """A reason is one ``field: what it must be`` or several; where it speaks of the whole message, that is ``body``."""
+    """A reason is one or several of ``field: what it must be``. A reason about the whole message is about ``body``."""
     parts = [_FIELD_REASON_PATTERN.fullmatch(part) for part in reason.split("; ")]
     if all(parts):
         return [FieldError(field=part[1], detail=part[2]) for part in parts if part]

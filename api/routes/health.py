@@ -1,4 +1,4 @@
-"""Is the process alive, and can it do its work: for load balancers and those who look on."""
+"""Liveness and readiness, for load balancers and monitoring."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Health(BaseModel):
 
 @router.get("/healthz")
 async def get_liveness() -> Health:
-    """The process answers; asks nothing of anybody else."""
+    """The process responds; checks nothing else."""
     return Health()
 
 
 @router.get("/readyz")
 def get_readiness(context: ContextDep) -> Health:
-    """The database answers and has this version's schema."""
+    """The database responds and has this version's schema."""
     if not context.database.is_schema_current():
-        detail = "The database has another version's schema: run `billing-sync db upgrade`."
+        detail = "The database schema is of another version. Run `billing-sync db upgrade`."
         raise problems.unavailable(detail)
     return Health()

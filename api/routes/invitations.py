@@ -1,4 +1,4 @@
-"""Invitations by mail: sent, listed, taken back, accepted. The token is in the mail and in no answer of ours."""
+"""Invitations by email: send, list, revoke and accept them. The token is only in the email, never in a response."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(tags=["invitations"])
 
 
 class InvitationResponse(BaseModel):
-    """``invited_by`` is a user id, null: a service; ``mails``: how many it was given so far."""
+    """``invited_by`` is a user id, null: a service; ``emails_sent``: number of emails sent."""
 
     id: str = Field(examples=["inv_5a0c9c62-0f3e-4f5b-8c63-3b8f1d6f5a11"])
     email: str = Field(examples=["bob@acme.example"])
@@ -59,9 +59,9 @@ def create_invitation(
     principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Invite somebody by mail, for seven days; asked again, the same invitation gets another mail and seven new days.
+    """Invite a user by email, for seven days. A repeat sends another email and restarts the seven days.
 
-    Only an owner invites an owner. An organization has at most 50 invitations pending.
+    Only an owner can invite an owner. An organization has at most 50 pending invitations.
     """
     require_owner_for_owner_role(principal, body.role)
 
@@ -76,7 +76,7 @@ def create_invitation(
 
 @router.get("/api/organizations/{org_id}/invitations")
 def list_invitations(org_id: OrgId, context: ContextDep) -> InvitationList:
-    """Those that can still be accepted, oldest first."""
+    """List the invitations that can still be accepted, oldest first."""
     with context.database.read() as session:
         pending = [
             _invitation_response(row) for row in invitation_commands.list_pending(session, org_id, context.clock())
@@ -86,11 +86,11 @@ def list_invitations(org_id: OrgId, context: ContextDep) -> InvitationList:
 
 @router.delete("/api/organizations/{org_id}/invitations/{invitation_id}")
 def revoke_invitation(org_id: OrgId, invitation_id: InvitationId, unit_of_work: UnitOfWorkDep) -> InvitationRevoked:
-    """Take one back: from now on its tokens open nothing."""
+    """Revoke an invitation; its tokens stop working."""
 
     def work(change: ChangeContext) -> InvitationRevoked:
         if not invitation_commands.revoke(change, org_id, invitation_id):
-            detail = "No such invitation is pending: it was accepted, taken back, or has ended."
+            detail = "No such invitation is pending: it was accepted, revoked, or has expired."
             raise problems.not_found(detail)
         return InvitationRevoked(invitation_id=invitation_id)
 
@@ -104,7 +104,10 @@ def accept_invitation(
     principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Join with the token of the mail, signed in with the address that it was sent to, which must be verified."""
+    """Accept an invitation with the token from the email.
+
+    The caller must be signed in with the invited address, and the address must be verified.
+    """
 
     def work(change: ChangeContext) -> InvitationAccepted:
         accepted = invitation_commands.accept(change, body.token, principal.user_id or "")

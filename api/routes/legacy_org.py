@@ -1,4 +1,4 @@
-"""The paths under ``/api/v1/org`` that the organization manager's callers know: the same core in their words."""
+"""The predecessor's paths under ``/api/v1/org``: the same core, with the names that their callers know."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LegacyMember(BaseModel):
     id: str
     user_id: str
     org_role: MembershipRole
-    createdAt: datetime  # noqa: N815 - the callers' own word
+    createdAt: datetime  # noqa: N815 - the callers' own name
 
 
 class LegacyMemberPage(BaseModel):
@@ -113,16 +113,16 @@ LEGACY_ROLES: Final = LegacyRoles(
         LegacyRole(
             id="owner",
             name="Owner",
-            description="Decides everything, members and other owners too",
+            description="Manages everything, including members and owners",
             permissions=["manage_members", "manage_billing", "manage_settings", "delete_org", "view_all"],
         ),
         LegacyRole(
             id="billing_admin",
             name="Billing Admin",
-            description="Decides about plan, billing details and new members",
+            description="Manages plan, billing details and new members",
             permissions=["manage_billing", "manage_settings", "view_all"],
         ),
-        LegacyRole(id="member", name="Member", description="Sees the organization", permissions=["view_all"]),
+        LegacyRole(id="member", name="Member", description="Views the organization", permissions=["view_all"]),
     ]
 )
 
@@ -154,7 +154,7 @@ def list_roles() -> LegacyRoles:
 def list_members(
     org_id: OrgId, context: ContextDep, limit: PageLimit = 100, offset: PageOffset = 0
 ) -> LegacyMemberPage:
-    """Who belongs to it."""
+    """List members."""
     with context.database.read() as session:
         members_found, total = queries.list_members(session, org_id, limit, offset)
     rows = [
@@ -199,7 +199,7 @@ def remove_member(org_id: OrgId, user_id: UserIdInPath, unit_of_work: UnitOfWork
 
 @router.get("/api/v1/org/{org_id}/stats")
 def get_stats(org_id: OrgId, principal: PrincipalDep, context: ContextDep) -> LegacyStats:
-    """How many members there are, by role."""
+    """Number of members by role."""
     entry = _require_organization(principal)
     with context.database.read() as session:
         by_role = queries.count_roles(session, org_id)
@@ -214,8 +214,8 @@ def get_stats(org_id: OrgId, principal: PrincipalDep, context: ContextDep) -> Le
 
 
 @router.get("/api/v1/org/{org_id}/billing")
-def get_billing(org_id: OrgId, principal: PrincipalDep) -> LegacyBilling:  # noqa: ARG001 - the admission looked it up
-    """The plan, and the customers at both billers."""
+def get_billing(org_id: OrgId, principal: PrincipalDep) -> LegacyBilling:  # noqa: ARG001 - the authorization looked it up
+    """The plan and both provider customer ids."""
     entry = _require_organization(principal)
     return LegacyBilling(
         plan_tier=entry.organization.plan_tier,
@@ -228,8 +228,8 @@ def get_billing(org_id: OrgId, principal: PrincipalDep) -> LegacyBilling:  # noq
 
 
 @router.get("/api/v1/org/{org_id}/settings")
-def get_settings(org_id: OrgId, principal: PrincipalDep) -> LegacyOrganizationSettings:  # noqa: ARG001 - the admission looked it up
-    """What can be set."""
+def get_settings(org_id: OrgId, principal: PrincipalDep) -> LegacyOrganizationSettings:  # noqa: ARG001 - the authorization looked it up
+    """The settings of the organization."""
     entry = _require_organization(principal)
     organization = entry.organization
     return LegacyOrganizationSettings(

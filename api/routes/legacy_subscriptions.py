@@ -1,6 +1,6 @@
-"""The paths under ``/api/v1/subscriptions`` that the organization manager's callers know: the plans in their words.
+"""The predecessor's paths under ``/api/v1/subscriptions``: plans, with the names that their callers know.
 
-They mean the organization of ``X-Organization-ID``, else the caller's first. Amounts are in minor units, as everywhere.
+They are about the organization of ``X-Organization-ID``, else the caller's first. Amounts are in minor units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization, OrganizationStatus
 from core.events.event_types import ChangeContext
 from core.organizations import plan_changes
-from core.organizations.plan_changes import PlanStep
+from core.organizations.plan_changes import PlannedPlanChange
 
 router = APIRouter(tags=["older paths"])
 
@@ -45,13 +45,13 @@ class LegacyPlan(BaseModel):
 
 
 class LegacyPlanList(BaseModel):
-    """The lowest first."""
+    """Plans, lowest first."""
 
     plans: list[LegacyPlan]
 
 
 class LegacyCurrentPlan(BaseModel):
-    """``has_subscription``: the biller that charges for the plan holds one. ``plan`` null: it is in no catalog."""
+    """``has_subscription``: the charging provider has a subscription. ``plan`` null: it is not in the catalog."""
 
     has_subscription: bool
     tier: str
@@ -63,7 +63,7 @@ class LegacyCurrentPlan(BaseModel):
 
 
 class LegacyPlanChange(BaseModel):
-    """``effective_date`` null: at the end of the period, once the biller has said when that is."""
+    """``effective_date`` null: at the end of the period, whose date the provider has not reported yet."""
 
     success: Literal[True] = True
     current_tier: str
@@ -83,7 +83,7 @@ class LegacyPlanPreview(BaseModel):
 
 @router.get(f"{SUBSCRIPTIONS_PATH}/plans")
 def list_plans(context: ContextDep) -> LegacyPlanList:
-    """What can be had."""
+    """List plans."""
     return LegacyPlanList(plans=[_legacy_plan(context.catalog.plan(tier)) for tier in context.catalog.tiers()])
 
 
@@ -113,7 +113,7 @@ def upgrade(
     context: ContextDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """To a higher plan alone, at once."""
+    """Upgrade only; applies immediately."""
     return _change_plan(body, unit_of_work, principal, context.catalog, idempotency_key, required_step="now")
 
 
@@ -125,7 +125,7 @@ def downgrade(
     context: ContextDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """To a lower plan alone, at the end of the period."""
+    """Downgrade only; applies at the end of the period."""
     return _change_plan(body, unit_of_work, principal, context.catalog, idempotency_key, required_step="period_end")
 
 
@@ -157,7 +157,7 @@ def preview_change(
     )
 
 
-def _change_plan(  # noqa: PLR0913 - what is asked, and who asks
+def _change_plan(  # noqa: PLR0913 - the request and its caller
     body: LegacyChangePlanRequest,
     unit_of_work: UnitOfWorkDep,
     principal: Principal,
@@ -188,20 +188,20 @@ def _change_plan(  # noqa: PLR0913 - what is asked, and who asks
 _STEP_MESSAGES = {
     "now": "The plan applies now",
     "period_end": "The plan applies at the end of the period",
-    "canceled": "The lower plan that waited does not come",
+    "canceled": "The scheduled downgrade is canceled",
     "none": "Nothing changes",
 }
 
 
 def _require_step(
-    organization: Organization, step: PlanStep, required_step: Literal["now", "period_end"] | None
+    organization: Organization, step: PlannedPlanChange, required_step: Literal["now", "period_end"] | None
 ) -> None:
     is_lower = step.pending_plan_tier is not None
     if required_step == "now" and (is_lower or step.kind != "now"):
-        detail = f"That is no higher plan than {organization.plan_tier}: nothing was changed."
+        detail = f"The plan is not higher than {organization.plan_tier}. No change was made."
         raise problems.conflict("not-an-upgrade", detail)
     if required_step == "period_end" and not is_lower:
-        detail = f"That is no lower plan than {organization.plan_tier}: nothing was changed."
+        detail = f"The plan is not lower than {organization.plan_tier}. No change was made."
         raise problems.conflict("not-a-downgrade", detail)
 
 

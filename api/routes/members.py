@@ -1,4 +1,4 @@
-"""Members of an organization. The last owner stays: somebody must be there who may decide."""
+"""Members of an organization. The last owner cannot be removed or given another role."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(tags=["members"])
 
 @router.get("/api/organizations/{org_id}/users")
 def list_users(org_id: OrgId, context: ContextDep, limit: PageLimit = 100, offset: PageOffset = 0) -> MemberList:
-    """Who belongs to it, in the order of joining."""
+    """List members, in the order of joining."""
     with context.database.read() as session:
         found, total = queries.list_members(session, org_id, limit, offset)
     return MemberList(users=[responses.member_response(each) for each in found], count=len(found), total=total)
@@ -34,7 +34,7 @@ def add_user(
     principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Add somebody whose user id is known; only an owner makes another owner."""
+    """Add a user by id. Only an owner can add an owner."""
     require_owner_for_owner_role(principal, body.role)
     return unit_of_work.run_idempotent(idempotency_key, body, 201, lambda change: add_member(change, org_id, body))
 
@@ -43,19 +43,19 @@ def add_user(
 def change_user_role(
     org_id: OrgId, user_id: UserIdInPath, body: ChangeRoleRequest, unit_of_work: UnitOfWorkDep
 ) -> MemberChangeResponse:
-    """Give a member another role."""
+    """Change the role of a member."""
     return unit_of_work.run(lambda change: set_role(change, org_id, user_id, body.role))
 
 
 @router.delete("/api/organizations/{org_id}/users/{user_id}")
 def remove_user(org_id: OrgId, user_id: UserIdInPath, unit_of_work: UnitOfWorkDep) -> MemberChangeResponse:
-    """Take a member out."""
+    """Remove a member."""
     return unit_of_work.run(lambda change: remove_member(change, org_id, user_id))
 
 
 def require_owner_for_owner_role(principal: Principal, role: MembershipRole) -> None:
     if role == "owner" and principal.role not in {"owner", "service"}:
-        detail = "Only an owner makes another owner."
+        detail = "Only an owner can make another member an owner."
         raise problems.forbidden(detail)
 
 
@@ -85,7 +85,7 @@ def remove_member(change: ChangeContext, org_id: str, user_id: str) -> MemberCha
 def _find_membership(change: ChangeContext, org_id: str, user_id: str) -> Membership:
     membership = memberships.lock(change.session, org_id, user_id)
     if membership is None:
-        detail = "This user is not in the organization."
+        detail = "The user is not a member of this organization."
         raise problems.not_found(detail)
     return membership
 

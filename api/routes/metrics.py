@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, behind a service's key: they tell how business goes, and its scraper can send one."""
+"""Prometheus metrics. They require a service's API key, since they show how the business is doing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def get_metrics(request: Request) -> Response:
-    """Gauges of the rows and this process's requests, as Prometheus reads them."""
+    """Prometheus metrics: gauges from the database, and the requests of this process."""
     metrics = request.app.state.metrics
     if not isinstance(metrics, HttpMetrics):
-        message = "the app is made by api.app.build"
+        message = "the app must be created by api.app.build_app"
         raise TypeError(message)
     return Response(metrics.render(), media_type=METRICS_MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""Organizations: made, found, changed. Each change answers with the number under which its receipt is asked for."""
+"""Organizations: create, find and change them. Each change returns the version to ask ``GET …/sync`` about."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from core.organizations.validation import ORGANIZATION_ID_PATTERN
 
 router = APIRouter(tags=["organizations"])
 
-PageCursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
+PageCursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the previous page.")]
 
 
 @router.post("/api/organizations", status_code=201, response_model=CreateOrganizationResponse)
@@ -55,7 +55,7 @@ def post_organization(
     context: ContextDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Make an organization; the person who asks becomes its owner."""
+    """Create an organization; a user who calls becomes its owner."""
     return unit_of_work.run_idempotent(
         idempotency_key, body, 201, lambda change: create_organization(change, body, principal, context.catalog)
     )
@@ -65,7 +65,7 @@ def create_organization(
     change: ChangeContext, body: CreateOrganizationRequest, principal: Principal, catalog: Catalog
 ) -> CreateOrganizationResponse:
     if principal.user_id is not None and body.owner_user_id not in {None, principal.user_id}:
-        detail = "only a service names another owner"
+        detail = "only a service may name another owner"
         raise problems.unprocessable("body.owner_user_id", detail)
     new = commands.NewOrganization(
         name=body.name, plan_tier=body.plan_tier, billing_email=body.billing_email, currency=body.currency
@@ -87,7 +87,7 @@ def list_organizations(  # noqa: PLR0913 - the filters of a list
     limit: PageLimit = 50,
     cursor: PageCursor = None,
 ) -> OrganizationPage:
-    """A person's own organizations; for a service all of them. Deleted ones aside, oldest first."""
+    """The caller's organizations; for a service all of them. Without deleted ones, oldest first."""
     after = None if cursor is None else _parse_cursor(cursor)
     organization_filter = OrganizationFilter(user_id=principal.user_id, search=search, plan=plan, after=after)
     with context.database.read() as session:
@@ -103,7 +103,7 @@ def list_organizations(  # noqa: PLR0913 - the filters of a list
 
 @router.get("/api/organizations/selector")
 def get_selector(principal: PrincipalDep) -> OrganizationChoices:
-    """The caller's organizations in short, to choose one for `X-Organization-ID`."""
+    """The caller's organizations in brief, to choose one for `X-Organization-ID`."""
     choices = [
         responses.OrganizationChoice(
             id=entry.organization.id, name=entry.organization.name, plan=entry.organization.plan_tier, role=entry.role
@@ -118,14 +118,14 @@ def get_selector(principal: PrincipalDep) -> OrganizationChoices:
 
 @router.get("/api/users/{user_id}/organizations")
 def list_user_organizations(user_id: UserIdInPath, context: ContextDep) -> OrganizationList:
-    """Where somebody belongs: oneself; for a service anybody."""
+    """Organizations of a user: your own; for a service any user's."""
     with context.database.read() as session:
         found = [responses.organization_response(entry) for entry in queries.memberships_of_user(session, user_id)]
     return OrganizationList(organizations=found, count=len(found))
 
 
 @router.get("/api/organizations/{org_id}")
-def get_organization(org_id: OrgId, principal: PrincipalDep) -> responses.OrganizationResponse:  # noqa: ARG001 - the admission looked it up
+def get_organization(org_id: OrgId, principal: PrincipalDep) -> responses.OrganizationResponse:  # noqa: ARG001 - the authorization looked it up
     """One organization."""
     if principal.organization is None:
         raise problems.organization_not_found()
@@ -134,7 +134,7 @@ def get_organization(org_id: OrgId, principal: PrincipalDep) -> responses.Organi
 
 @router.patch("/api/organizations/{org_id}")
 def update_organization(org_id: OrgId, body: UpdateOrganizationRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
-    """Rename it, or change the billing details; both billers follow."""
+    """Rename it, or change the billing details; the change is synced to both providers."""
 
     def work(change: ChangeContext) -> ChangeResponse:
         organization = lock_undeleted_organization(change, org_id)
@@ -148,7 +148,7 @@ def update_organization(org_id: OrgId, body: UpdateOrganizationRequest, unit_of_
 
 @router.patch("/api/organizations/{org_id}/billing")
 def set_customer_ids(org_id: OrgId, body: SetCustomerIdsRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
-    """Link customers that exist at the billers. Services alone: an id of somebody else would bill them."""
+    """Link existing customers at the providers. Services only: a wrong id would charge another customer."""
 
     def work(change: ChangeContext) -> ChangeResponse:
         organization = lock_undeleted_organization(change, org_id)
@@ -162,7 +162,10 @@ def set_customer_ids(org_id: OrgId, body: SetCustomerIdsRequest, unit_of_work: U
 def change_plan(
     org_id: OrgId, body: ChangePlanRequest, unit_of_work: UnitOfWorkDep, context: ContextDep
 ) -> PlanChangeResponse:
-    """A higher plan applies now, a lower one at the end of the period; the present one takes that back."""
+    """A higher plan applies immediately, a lower one at the end of the period.
+
+    Choosing the current plan cancels a scheduled one.
+    """
 
     def work(change: ChangeContext) -> PlanChangeResponse:
         organization = lock_undeleted_organization(change, org_id)
@@ -182,9 +185,12 @@ def change_plan(
 def change_status(
     org_id: OrgId, body: ChangeStatusRequest, unit_of_work: UnitOfWorkDep, principal: PrincipalDep
 ) -> ChangeResponse:
-    """A service suspends, opens and deletes; an owner may delete, which ends the subscriptions and keeps customers."""
+    """A service can suspend, reactivate and delete; an owner can delete.
+
+    Deleting ends the subscriptions and keeps the customers.
+    """
     if principal.user_id is not None and body.status != "deleted":
-        detail = "An owner can set `deleted`; `active` and `suspended` are for services alone."
+        detail = "An owner can only set `deleted`. Only a service can set `active` or `suspended`."
         raise problems.forbidden(detail)
 
     def work(change: ChangeContext) -> ChangeResponse:
@@ -207,7 +213,7 @@ def _format_cursor(last: Organization) -> str:
 
 
 def _parse_cursor(cursor: str) -> OrganizationCursor:
-    invalid_cursor = problems.unprocessable("query.cursor", "take the `next_cursor` of the page before")
+    invalid_cursor = problems.unprocessable("query.cursor", "send the `next_cursor` of the previous page")
     try:
         created_at, org_id = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
         after = OrganizationCursor(created_at=datetime.fromisoformat(created_at), org_id=org_id)

@@ -1,4 +1,4 @@
-"""Plans: what a change would come to, asked before it is made. An amount that nobody tells is null, never 0."""
+"""Plan preview: what a plan change would do and cost, before it is made. An unknown amount is null, never 0."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ from api import problems
 from api.auth.authorization import PrincipalDep
 from api.context import ApiContext, ContextDep
 from api.provider_queries import QueryFailure
-from api.routes.sync_status import PROVIDER_DISPLAY_NAMES
 from api.schemas.requests import ChangePlanRequest, OrgId
 from core.db.models.organizations import Organization
 from core.ports.quotes import Quote
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reporting import plan_preview
 from core.reporting.plan_preview import PlanChangePreview
 
 router = APIRouter(tags=["plans"])
 
-_NO_PROVIDERS: Final = QueryFailure(kind="unavailable", detail="this process was given no biller")
+_NO_PROVIDERS: Final = QueryFailure(kind="unavailable", detail="this process has no provider configured")
 
 
 class ProviderCharge(BaseModel):
-    """What one biller will charge, in minor units of ``currency``. null: not known; ``why`` says for what reason."""
+    """What one provider will charge, in minor units of ``currency``; null: unknown, see ``reason``."""
 
-    charges: bool = Field(description="Whether this biller charges after the change.")
+    charges: bool = Field(description="Whether this provider charges after the change.")
     state: Literal["known", "partial", "unknown", "unavailable", "none"] = Field(
-        description="`unavailable`: it did not answer in time; `none`: it makes no invoice that is paid."
+        description="`unavailable`: no response in time; `none`: this provider charges nothing."
     )
     currency: str | None = Field(examples=["USD"])
     now: int | None = Field(description="Invoiced with the change.", examples=[0])
     prorated: int | None = Field(
-        description="Of it, or of the next invoice, what settles the period that runs; negative: a credit.",
+        description="The prorated part of it or of the next invoice; negative: a credit.",
         examples=[2513],
     )
-    next: int | None = Field(description="What the invoice at `next_at` takes.", examples=[12413])
+    next: int | None = Field(description="Amount of the invoice at `next_at`.", examples=[12413])
     next_at: datetime | None
     reason: str | None
 
 
 class PlanPreviewResponse(BaseModel):
-    """``plan_tier`` and ``pending_plan_tier`` as they would be afterwards.
+    """``plan_tier`` and ``pending_plan_tier`` as they would be after the change.
 
-    ``effective_at`` null: nothing takes effect, or no biller says when the period ends.
+    ``effective_at`` null: nothing takes effect, or no provider reports the end of the period.
     """
 
     org_id: str
@@ -54,7 +53,7 @@ class PlanPreviewResponse(BaseModel):
     plan_tier: str = Field(examples=["enterprise"])
     pending_plan_tier: str | None
     effective_at: datetime | None
-    summary: str = Field(examples=["enterprise applies at once."])
+    summary: str = Field(examples=["enterprise applies immediately."])
     providers: dict[Provider, ProviderCharge]
 
 
@@ -62,12 +61,12 @@ class PlanPreviewResponse(BaseModel):
 def preview_plan(
     org_id: OrgId, body: ChangePlanRequest, context: ContextDep, principal: PrincipalDep
 ) -> PlanPreviewResponse:
-    """What would change when, and what each biller would charge; answers within three seconds and changes nothing."""
+    """Preview a plan change and its charges. Responds within three seconds and changes nothing."""
     return build_preview(context, org_id, body.plan_tier, for_service=principal.role == "service")
 
 
 def build_preview(context: ApiContext, org_id: str, plan_tier: str, *, for_service: bool) -> PlanPreviewResponse:
-    """``full``: with the biller's own words."""
+    """``for_service``: with the provider's own messages."""
     with context.database.read() as session:
         organization = session.get(Organization, org_id)
         if organization is None:
@@ -76,7 +75,7 @@ def build_preview(context: ApiContext, org_id: str, plan_tier: str, *, for_servi
         planned_change = plan_preview.preview_change(session, organization, plan_tier, context.catalog)
         current_tier, pending_tier = organization.plan_tier, organization.pending_plan_tier
     charge = _provider_charge(context, planned_change, for_service=for_service)
-    billers = {
+    charges = {
         planned_change.charged_by: charge,
         **{other: _no_charge(planned_change.charged_by) for other in planned_change.other_providers},
     }
@@ -87,7 +86,7 @@ def build_preview(context: ApiContext, org_id: str, plan_tier: str, *, for_servi
         pending_plan_tier=planned_change.step.pending_plan_tier,
         effective_at=_effective_at(context, planned_change, charge),
         summary=_summary(planned_change, current_tier, pending_tier, plan_tier),
-        providers=billers,
+        providers=charges,
     )
 
 
@@ -95,20 +94,18 @@ def _provider_charge(context: ApiContext, planned_change: PlanChangePreview, *, 
     result = _request_quote(context, planned_change)
     if isinstance(result, Quote):
         return _quoted_charge(result)
-    provider_name = PROVIDER_DISPLAY_NAMES[planned_change.charged_by]
+    provider_name = PROVIDER_NAMES[planned_change.charged_by]
     if result is None:
         return _unknown_charge(
             "unknown",
             planned_change,
-            _CHARGING_PROVIDER_CHANGES if planned_change.is_possible else "It cannot be: nothing is charged.",
+            _CHARGING_PROVIDER_CHANGES if planned_change.is_possible else "The change is not possible.",
         )
+    detail = f" ({result.detail})" if for_service and result.detail else ""
     if result.kind == "rejected":
-        why = f"{provider_name} does not take this change as it is."
-        return _unknown_charge("unknown", planned_change, f"{why} {result.detail}" if for_service else why)
-    why = f"{provider_name} cannot be asked now; the change itself does not wait for that."
-    return _unknown_charge(
-        "unavailable", planned_change, f"{why} {result.detail}" if for_service and result.detail else why
-    )
+        return _unknown_charge("unknown", planned_change, f"{provider_name} rejects this change{detail}.")
+    reason = f"{provider_name} cannot be reached now{detail}. You can still make the change."
+    return _unknown_charge("unavailable", planned_change, reason)
 
 
 def _request_quote(context: ApiContext, planned_change: PlanChangePreview) -> Quote | QueryFailure | None:
@@ -137,7 +134,7 @@ def _quoted_charge(quote: Quote) -> ProviderCharge:
 
 
 def _unknown_charge(
-    state: Literal["unknown", "unavailable"], planned_change: PlanChangePreview, why: str
+    state: Literal["unknown", "unavailable"], planned_change: PlanChangePreview, reason: str
 ) -> ProviderCharge:
     return ProviderCharge(
         charges=True,
@@ -147,7 +144,7 @@ def _unknown_charge(
         prorated=None,
         next=None,
         next_at=None,
-        reason=why,
+        reason=reason,
     )
 
 
@@ -160,7 +157,7 @@ def _no_charge(charged_by: Provider) -> ProviderCharge:
         prorated=None,
         next=None,
         next_at=None,
-        reason=f"{PROVIDER_DISPLAY_NAMES[charged_by]} bills this plan.",
+        reason=f"{PROVIDER_NAMES[charged_by]} charges for this plan.",
     )
 
 
@@ -182,32 +179,32 @@ def _summary(
 ) -> str:
     if not planned_change.is_possible:
         return (
-            f"{requested_tier} is charged by another biller than {current_tier}, so it cannot wait for the "
-            "period's end."
+            f"{requested_tier} is charged by another provider than {current_tier}, so the change cannot wait until the "
+            "end of the period."
         )
     match planned_change.step.kind:
         case "now":
-            return f"{requested_tier} applies at once."
+            return f"{requested_tier} applies immediately."
         case "period_end":
             return (
-                f"{current_tier} stays until the period that is paid ends, then {requested_tier} applies; "
-                f"{current_tier} takes it back."
+                f"{current_tier} stays until the end of the paid period, then {requested_tier} applies. "
+                f"Choosing {current_tier} again cancels the change."
             )
         case "canceled":
-            return f"{current_tier} stays: {pending_tier} does not come at the period's end."
+            return f"{current_tier} stays. The scheduled change to {pending_tier} is canceled."
         case "none":
             return (
-                f"{requested_tier} waits for the period's end already."
+                f"The change to {requested_tier} is already scheduled for the end of the period."
                 if pending_tier
-                else f"{requested_tier} is the plan already."
+                else f"{requested_tier} is already the current plan."
             )
 
 
-def _as_sentence(why: str | None) -> str | None:
-    return f"{why[0].upper()}{why[1:]}." if why else None
+def _as_sentence(reason: str | None) -> str | None:
+    return f"{reason[0].upper()}{reason[1:]}." if reason else None
 
 
 _CHARGING_PROVIDER_CHANGES: Final = (
-    "Who charges changes with this plan: a period begins at the new biller, and what was paid in advance is credited "
-    "where it was paid."
+    "This plan is charged by another provider than the current one. A new period begins there, and prepaid amounts are "
+    "credited at the current provider."
 )

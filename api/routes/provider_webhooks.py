@@ -1,7 +1,8 @@
-"""Webhooks of the billers: the signature is the sign-in; stored once, answered at once, handled in the queue.
+"""Provider webhooks: authenticated by their signature, stored once, answered at once, handled in the queue.
 
-What is answered 200 is stored. A biller that is answered anything else sends it again: while the database is away, or
-before its secret is set here. The API rings nobody: it has no broker, and the relay finds the row as it finds events.
+A webhook that got a 200 is stored. After any other response the provider sends it again, for example while the database
+is down or before its secret is set here. The API sends no sync request: it has no broker, and the relay finds the row
+as it finds events.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ router = APIRouter(tags=["webhooks"])
 
 STRIPE_WEBHOOK_PATH: Final = "/webhooks/stripe"
 LAGO_WEBHOOK_PATH: Final = "/webhooks/lago"
-# Where the billers' dashboards still send them: the same handlers.
+# The providers' dashboards may still send to these paths; they have the same handlers.
 LEGACY_WEBHOOK_PATHS: Final[dict[str, tuple[str, ...]]] = {
     STRIPE_WEBHOOK_PATH: (
         "/api/v1/billing/webhooks/stripe",
@@ -38,7 +39,7 @@ LEGACY_WEBHOOK_PATHS: Final[dict[str, tuple[str, ...]]] = {
 _WEBHOOK_REQUEST_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "description": "As the biller sends it; its bytes are what is signed.",
+        "description": "As the provider sent it; the signature covers these bytes.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
@@ -52,14 +53,17 @@ def _problem_description(description: str) -> dict[str, Any]:
 
 
 _WEBHOOK_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    400: _problem_description("Signed, and not what the biller documents; nothing was stored."),
-    401: _problem_description("Not signed by the biller, changed since, or signed too long ago; nothing was stored."),
-    404: _problem_description("No webhooks of this biller are taken here: its secret is not set."),
+    400: _problem_description("The signature is valid, the body is not; nothing was stored."),
+    401: _problem_description("The signature is missing, invalid or too old; nothing was stored."),
+    404: _problem_description("Webhooks of this provider are disabled: no secret is set."),
 }
 
 
 class ProviderWebhookResponse(BaseModel):
-    """``state``: stored, it is looked at soon; ignored or refused, ``reason`` says why. ``repeated``: it was there."""
+    """``stored``: it will be processed soon. ``ignored`` or ``rejected``: see ``reason``.
+
+    ``repeated``: it was stored before.
+    """
 
     id: str = Field(examples=["evt_1PqRsT2eZvKYlo2C0aBcDeFg"])
     state: ProviderWebhookState
@@ -74,7 +78,7 @@ async def raw_body(request: Request) -> bytes:
 RawBody = Annotated[bytes, Depends(raw_body)]
 StripeSignature = Annotated[str | None, Header(alias=stripe_webhooks.STRIPE_SIGNATURE_HEADER)]
 LagoSignature = Annotated[str | None, Header(alias=webhooks.LAGO_SIGNATURE_HEADER)]
-LagoUniqueKey = Annotated[str | None, Header(alias=webhooks.LAGO_UNIQUE_KEY_HEADER, description="Names the event.")]
+LagoUniqueKey = Annotated[str | None, Header(alias=webhooks.LAGO_UNIQUE_KEY_HEADER, description="Id of the webhook.")]
 
 
 @router.post(STRIPE_WEBHOOK_PATH, responses=_WEBHOOK_RESPONSES, openapi_extra=_WEBHOOK_REQUEST_BODY)
@@ -83,7 +87,7 @@ def receive_stripe_webhook(
 ) -> ProviderWebhookResponse:
     """An event of Stripe, signed with the endpoint's secret (STRIPE_WEBHOOK_SECRET)."""
     if context.stripe_webhooks is None:
-        detail = "Webhooks of Stripe are not taken here: set STRIPE_WEBHOOK_SECRET."
+        detail = "Stripe webhooks are not enabled. Set STRIPE_WEBHOOK_SECRET."
         raise problems.not_found(detail)
     try:
         webhook = context.stripe_webhooks.parse(raw, signature)
@@ -96,9 +100,9 @@ def receive_stripe_webhook(
 def receive_lago_webhook(
     raw: RawBody, context: ContextDep, signature: LagoSignature = None, unique_key: LagoUniqueKey = None
 ) -> ProviderWebhookResponse:
-    """A webhook of Lago, signed by the one algorithm that LAGO_WEBHOOK_ALGORITHM names."""
+    """A webhook of Lago, signed with the algorithm of LAGO_WEBHOOK_ALGORITHM."""
     if context.lago_webhooks is None:
-        detail = "Webhooks of Lago are not taken here: set LAGO_WEBHOOK_SECRET."
+        detail = "Lago webhooks are not enabled. Set LAGO_WEBHOOK_SECRET."
         raise problems.not_found(detail)
     try:
         webhook = context.lago_webhooks.parse(raw, signature, unique_key)
@@ -127,8 +131,11 @@ def _store(context: ApiContext, webhook: ParsedWebhook) -> ProviderWebhookRespon
 
 def _reject(error: Exception, provider_name: str, advice: str) -> NoReturn:
     if isinstance(error, MalformedWebhookError):
-        detail = f"This is signed, but not what {provider_name} documents of its webhooks."
+        detail = f"The signature is valid, but the body is not a webhook as {provider_name} documents it."
         raise ProblemError(HTTPStatus.BAD_REQUEST, "malformed-webhook", detail) from None
-    detail = f"This is not signed by {provider_name} as our settings say, was changed since, or is too old: {advice}."
+    detail = (
+        f"The signature of {provider_name} is not valid for our settings, the body was changed, or the webhook is too "
+        f"old. To fix it, {advice}."
+    )
     headers = {"WWW-Authenticate": 'Signature realm="billing-sync"'}
     raise ProblemError(HTTPStatus.UNAUTHORIZED, "bad-signature", detail, headers=headers) from None

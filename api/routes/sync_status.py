@@ -1,6 +1,6 @@
-"""Receipts: do both billers hold a change, since when; and where one does not, why and what happens next.
+"""Sync status: whether both providers have a change, and since when; otherwise the reason and what happens next.
 
-A person reads plain words. The biller's own message goes to services alone: it may name ids of other organizations.
+Users get a plain sentence. The provider's own message is for services only: it may name ids of other organizations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from api.auth.authorization import PrincipalDep
 from api.context import ApiContext, ContextDep
 from api.schemas.requests import OrgId
 from core.db.models.billing_links import PaymentStatus
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.link_status import LinkReport, SyncStatus
 from core.reporting import sync_status
 from core.reporting.sync_status import LinkVersionStatus, VersionStatus
@@ -28,25 +28,23 @@ router = APIRouter(tags=["sync"])
 
 MAX_SYNC_WAIT_SECONDS: Final = 30  # seconds
 MIN_SYNC_POLL_SECONDS: Final = 0.05  # seconds
-MAX_SYNC_POLL_SECONDS: Final = 0.5  # seconds: how late an answer may be, and how often a waiting one asks the database
-
-PROVIDER_DISPLAY_NAMES: Final[dict[Provider, str]] = {"stripe": "Stripe", "lago": "Lago"}
+MAX_SYNC_POLL_SECONDS: Final = 0.5  # seconds: the longest pause between two reads, so a response is at most this late
 
 VersionQuery = Annotated[
-    int | None, Query(ge=1, le=2**63 - 1, description="`sync.version` of a change; left out: the newest.")
+    int | None, Query(ge=1, le=2**63 - 1, description="`sync.version` of a change; default: the latest.")
 ]
 WaitQuery = Annotated[
     str,
     Query(
         pattern=r"^([0-9]|[12][0-9]|30)s?$",
         examples=["5s"],
-        description="Answer as soon as both hold it, at the latest after these seconds.",
+        description="Respond as soon as both providers are in sync, at the latest after this many seconds.",
     ),
 ]
 
 
 class SyncErrorDetails(BaseModel):
-    """``code`` is the biller's own word; ``message`` and ``request_id`` are for services alone."""
+    """``code`` is the provider's; ``message`` and ``request_id`` are for services only."""
 
     kind: str = Field(examples=["unavailable"])
     code: str | None
@@ -56,8 +54,8 @@ class SyncErrorDetails(BaseModel):
 
 
 class PaymentProblem(BaseModel):
-    """``failed``: an invoice could not be charged and is open. ``refused``: the payment provider does not take the
-    customer. ``code`` is the biller's own word. The plan stays as it is.
+    """``failed``: an invoice could not be charged and is unpaid. ``payer_rejected``: the payment provider rejects the
+    customer. ``code`` is the provider's. The plan stays as it is.
     """
 
     state: PaymentStatus
@@ -66,22 +64,22 @@ class PaymentProblem(BaseModel):
 
 
 class ProviderSyncStatus(BaseModel):
-    """``next_at``: when it is tried by itself; null: nothing waits, or a person must act. ``payment`` null: nothing is
-    known to be wrong with paying there.
+    """``next_at``: when it is retried automatically; null: nothing to wait for, or an operator must act. ``payment``
+    null: no payment problem is known.
     """
 
     in_sync: bool
     since: datetime | None
     status: SyncStatus
-    reason: str | None = Field(examples=["Stripe does not answer."])
-    next_step: str | None = Field(examples=["It is tried again by itself."])
+    reason: str | None = Field(examples=["Stripe did not respond as expected."])
+    next_step: str | None = Field(examples=["It is retried automatically at `next_at`."])
     next_at: datetime | None
     error: SyncErrorDetails | None
     payment: PaymentProblem | None
 
 
 class SyncStatusResponse(BaseModel):
-    """``sequence`` is the newest change, ``through`` the one asked about; ``in_sync``: both billers hold that."""
+    """``latest_version``: the newest change; ``version``: the one asked about; ``in_sync``: both providers have it."""
 
     org_id: str
     latest_version: int
@@ -91,7 +89,7 @@ class SyncStatusResponse(BaseModel):
 
 
 @router.get("/api/organizations/{org_id}/sync")
-async def get_sync_status(  # noqa: PLR0913 - what is asked, and who asks
+async def get_sync_status(  # noqa: PLR0913 - the request and its caller
     *,
     org_id: OrgId,
     request: Request,
@@ -100,7 +98,7 @@ async def get_sync_status(  # noqa: PLR0913 - what is asked, and who asks
     version: VersionQuery = None,
     wait: WaitQuery = "0s",
 ) -> SyncStatusResponse:
-    """Whether both billers hold a change; waits for it if asked to."""
+    """Whether both providers have a change. With ``wait`` the response waits for it."""
     deadline = time.monotonic() + int(wait.removesuffix("s"))
     poll_seconds = MIN_SYNC_POLL_SECONDS
     while True:
@@ -118,7 +116,7 @@ def _read_version_status(context: ApiContext, org_id: str, version: int | None) 
     if version_status is None:
         raise problems.organization_not_found()
     if version_status.version > version_status.latest_version:
-        raise problems.unprocessable("query.version", f"the newest change is {version_status.latest_version}")
+        raise problems.unprocessable("query.version", f"the latest version is {version_status.latest_version}")
     return version_status
 
 
@@ -167,40 +165,48 @@ def _payment_problem(link: LinkReport) -> PaymentProblem | None:
 
 
 def _reason(link: LinkReport) -> str:
-    provider_name = PROVIDER_DISPLAY_NAMES[link.provider]
+    provider_name = PROVIDER_NAMES[link.provider]
     match link.status:
         case "syncing":
-            return "A worker is at it now."
+            return "A worker is syncing it now."
         case "provider_down":
-            return f"{provider_name} takes nothing from us now."
+            return f"{provider_name} is not accepting requests from us now."
         case "waiting":
-            return "Lago waits for the customer at Stripe, whom it is to charge."
+            return "Lago waits for the Stripe customer that it will charge."
         case "parked" | "on_hold":
-            return f"{provider_name} cannot take it as it is."
+            return (
+                f"The imported data for {provider_name} is doubtful."
+                if link.status == "on_hold"
+                else f"The sync with {provider_name} cannot continue automatically."
+            )
         case "retrying":
             reasons = {
-                "throttled": f"{provider_name} asks for a pause.",
-                "misconfigured": f"Our access to {provider_name} is not right.",
+                "throttled": f"{provider_name} limits our request rate.",
+                "misconfigured": f"Our access to {provider_name} is misconfigured.",
             }
-            return reasons.get(link.error_kind or "", f"{provider_name} did not answer as expected.")
+            return reasons.get(link.error_kind or "", f"{provider_name} did not respond as expected.")
         case "in_sync" | "queued":
-            return "It has not had its turn yet."
+            return "It has not been synced yet."
 
 
 def _next_step(link: LinkReport) -> str:
     match link.status:
         case "parked" | "on_hold":
-            return "A person must look at it; a change of the organization has it tried again, too."
+            return (
+                "An operator must check the data and retry. Nothing is sent before."
+                if link.status == "on_hold"
+                else "An operator must fix it. Any change of the organization also triggers a retry."
+            )
         case "provider_down":
-            return f"It is taken up by itself once {PROVIDER_DISPLAY_NAMES[link.provider]} answers."
+            return f"It resumes automatically once {PROVIDER_NAMES[link.provider]} responds."
         case "waiting":
-            return "It goes on as soon as that is there, without it at `next_at`."
+            return "It continues as soon as that customer exists, or at `next_at` without it."
         case "syncing":
-            return "Nothing to do; should the worker die, another takes over at `next_at`."
+            return "Nothing to do. If the worker dies, another one takes over at `next_at`."
         case "retrying":
-            return "It is tried again by itself at `next_at`."
+            return "It is retried automatically at `next_at`."
         case "in_sync" | "queued":
-            return "It is taken up within moments; its message is sent again at `next_at`."
+            return "It will be synced within moments; its sync request is sent again at `next_at`."
 
 
 def _error_details(link: LinkReport, *, for_service: bool) -> SyncErrorDetails | None:

@@ -1,6 +1,6 @@
-"""Webhooks out: who is told, of what, with which secret; and telling it once more. For services that may manage them.
+"""Webhook endpoints: add, list and remove them, rotate a secret, and replay deliveries. For services only.
 
-The API sends nothing itself: it writes rows, and the workers send what is due within seconds.
+The API sends no webhooks: it writes rows, and the workers send what is due within seconds.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ router = APIRouter(tags=["webhooks out"])
 
 EndpointIdInPath = Annotated[str, Path(max_length=64, pattern=r"^[^\x00]*$", examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])]
 _DELIVERY_DESCRIPTION: Final = """
-Signed as Standard Webhooks has it: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+Signed according to Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
 
-Any 2xx takes it. Anything else, and no answer within ten seconds, has it sent again after 1, 5 and 15 minutes, 1 and 2
-hours; 410 ends the webhook. It may come more than once and in any order: `webhook-id` tells repeats, `data.sequence`
-the order.
+Any 2xx response acknowledges a delivery. Any other response, or none within ten seconds, is retried after 1, 5 and 15
+minutes, then 1 and 2 hours; 410 disables the endpoint. A delivery may arrive more than once and in any order:
+deduplicate by `webhook-id`, order by `data.sequence`.
 """.strip()
-_SHOWN_ONCE: Final = "The secret with which to verify: `whsec_…`, as Standard Webhooks has it. It is not shown again."
+_SHOWN_ONCE: Final = "The secret that verifies signatures: `whsec_…`, as in Standard Webhooks. It is not shown again."
 
 
 class AddEndpointRequest(RequestBody):
-    """``events`` left out: all of them, those of later versions too."""
+    """``events`` left out: all types, including those of later versions."""
 
     url: str = Field(
         min_length=1,
         max_length=url_policy.MAX_ENDPOINT_URL_LENGTH,
         pattern=r"^https?://[!-~]+$",
-        description="https://…; http:// on this machine alone.",
+        description="https://…; http:// only on this machine.",
         examples=["https://hooks.example.com/billing"],
     )
     events: list[PublicEventName] = Field(
@@ -53,14 +53,14 @@ class AddEndpointRequest(RequestBody):
 
 
 class ReplayRequest(RequestBody):
-    """``since`` left out: what failed. Else everything that happened from then on, taken or not."""
+    """``since`` left out: resend failed deliveries. Otherwise resend every event from then on, delivered or not."""
 
     since: AwareDatetime | None = Field(default=None, examples=["2026-11-23T12:00:00Z"])
 
 
 class WebhookEndpointResponse(BaseModel):
-    """``events`` empty: all. ``disabled_at``: nothing is sent there since; a replay tells it again. ``pending`` is on
-    its way or waits for its next try, ``failed`` was given up.
+    """``events`` empty: all. ``disabled_at``: nothing has been sent since; a replay enables the endpoint again.
+    ``pending``: deliveries that are due or wait for a retry. ``failed``: deliveries without attempts left.
     """
 
     id: str = Field(examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])
@@ -80,7 +80,7 @@ class WebhookEndpointList(BaseModel):
 
 
 class EndpointSecret(BaseModel):
-    """``generation``: the how manieth secret of this endpoint it is."""
+    """``secret_generation``: running number of this endpoint's secret, starting at 1."""
 
     id: str = Field(examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])
     status: str = Field(examples=["created"])
@@ -103,7 +103,7 @@ class ReplayResponse(BaseModel):
 def add_endpoint(
     body: AddEndpointRequest, unit_of_work: UnitOfWorkDep, context: ContextDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Have another service told what happens. The answer holds the secret, this one time."""
+    """Add a webhook endpoint. The response contains the secret, this one time."""
     signer = _require_signer(context)
     new = NewEndpoint(url=body.url, events=body.events, description=body.description)
 
@@ -116,7 +116,7 @@ def add_endpoint(
 
 @router.get("/api/webhooks")
 def list_endpoints(context: ContextDep) -> WebhookEndpointList:
-    """All of them, oldest first."""
+    """List webhook endpoints, oldest first."""
     with context.database.read() as session:
         endpoints_found = [_endpoint_response(report) for report in endpoints.list_all(session)]
     return WebhookEndpointList(webhooks=endpoints_found, count=len(endpoints_found))
@@ -124,7 +124,7 @@ def list_endpoints(context: ContextDep) -> WebhookEndpointList:
 
 @router.delete("/api/webhooks/{endpoint_id}")
 def remove_endpoint(endpoint_id: EndpointIdInPath, unit_of_work: UnitOfWorkDep) -> EndpointRemoved:
-    """End it: nothing is sent there any more, and what was to be sent is forgotten."""
+    """Remove the endpoint and all its deliveries."""
 
     def work(change: ChangeContext) -> EndpointRemoved:
         if not endpoints.remove(change.session, endpoint_id):
@@ -141,7 +141,7 @@ def rotate_secret(
     context: ContextDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Make a new secret. For a day both sign, each in `webhook-signature`, so that the other side can change over."""
+    """Create a new secret. For a day both secrets sign, each in `webhook-signature`, so the receiver can switch."""
     signer = _require_signer(context)
 
     def work(change: ChangeContext) -> EndpointSecret:
@@ -160,7 +160,7 @@ def replay_deliveries(
     unit_of_work: UnitOfWorkDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Send again, each event under the id that it had before. One that was disabled is told again."""
+    """Resend events under their original ids. A disabled endpoint is enabled again."""
 
     def work(change: ChangeContext) -> ReplayResponse:
         count = deliveries.replay(change.session, endpoint_id, change.now, body.since)
@@ -172,7 +172,7 @@ def replay_deliveries(
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add what is sent to the document, in its own section for it."""
+    """Add the webhooks that are sent to the document, in its section for webhooks."""
     event_schema = WebhookEvent.model_json_schema(ref_template="#/components/schemas/{model}")
     document["components"]["schemas"] |= event_schema.pop("$defs") | {"WebhookEvent": event_schema}
     body = {
@@ -182,11 +182,11 @@ def describe(document: dict[str, Any]) -> None:
     document["webhooks"] = {
         "event": {
             "post": {
-                "summary": "What a subscriber is sent",
+                "summary": "What an endpoint receives",
                 "description": _DELIVERY_DESCRIPTION,
                 "tags": ["webhooks out"],
                 "requestBody": body,
-                "responses": {"2XX": {"description": "Taken."}, "410": {"description": "Send nothing more."}},
+                "responses": {"2XX": {"description": "Acknowledged."}, "410": {"description": "Disable the endpoint."}},
             }
         }
     }
@@ -194,13 +194,13 @@ def describe(document: dict[str, Any]) -> None:
 
 def _require_signer(context: ApiContext) -> Signer:
     if context.signer is None:
-        detail = "Nobody is told by webhook here: WEBHOOK_SIGNING_SECRET is not set, so nothing can be signed."
+        detail = "Outbound webhooks are disabled: WEBHOOK_SIGNING_SECRET is not set, so nothing can be signed."
         raise problems.conflict("webhooks-not-set-up", detail)
     return context.signer
 
 
 def _with_secret(signer: Signer, response: Response) -> Response:
-    """The answer with its secret, which is in no row: an answer that is kept for repeats is kept without it."""
+    """Add the secret to the response. It is in no row, so the stored response of an Idempotency-Key has none either."""
     secret = EndpointSecret.model_validate_json(bytes(response.body))
     secret.secret = signer.secret(secret.id, secret.secret_generation)
     response.body = secret.model_dump_json().encode()
@@ -209,7 +209,7 @@ def _with_secret(signer: Signer, response: Response) -> Response:
 
 
 def _endpoint_not_found() -> problems.ProblemError:
-    return problems.not_found("There is no such webhook: look at its id.")
+    return problems.not_found("There is no such webhook endpoint. Check its id.")
 
 
 def _endpoint_response(report: EndpointInfo) -> WebhookEndpointResponse:

@@ -1,1 +1,1 @@
-"""The shapes of requests and responses."""
+"""Request and response bodies."""

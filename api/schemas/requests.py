@@ -1,4 +1,4 @@
-"""The words of requests: bodies and parameters, each with what it may be. What is not named here is refused."""
+"""Request bodies and parameters, each with its constraints. A field that is not named here is rejected."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from core.common import email_addresses
 from core.db.models.organizations import MembershipRole, OrganizationStatus
 from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH
 
-# A text that both databases can hold; what it may be beyond that, core says.
+# Any text that both databases can store; core has the further rules.
 _STORABLE_PATTERN = r"^[^\x00]*$"
 _EXAMPLE_TOKEN = "q5v0bq0dFf0Bq3p0o1k8zq1m2n3v4c5x6z7l8k9j0h1"  # noqa: S105 - an example
 
 # One line of plain text that is not blank.
 _ONE_LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 
-# The document lists the catalog's tiers in place of this word.
+# The OpenAPI document lists the catalog's tiers where this marker is.
 TIERS_MARKER: Final = "x-tiers"
 
 OrganizationName = Annotated[
@@ -34,7 +34,7 @@ PlanTier = Annotated[
         json_schema_extra={TIERS_MARKER: 1},
     ),
 ]
-# Without a slash: it stands in paths, too.
+# Without a slash: the id is also part of paths.
 UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f/]*$", examples=["user_1"])]
 BillingEmail = Annotated[
     str,
@@ -63,7 +63,7 @@ class RequestBody(BaseModel):
 
 
 class CreateOrganizationRequest(RequestBody):
-    """``owner_user_id``: only a service names the owner; a person becomes it."""
+    """``owner_user_id``: only a service may name another owner; a user who calls becomes the owner."""
 
     name: OrganizationName
     plan_tier: PlanTier = "founders_friend"
@@ -73,7 +73,7 @@ class CreateOrganizationRequest(RequestBody):
 
 
 class UpdateOrganizationRequest(RequestBody):
-    """What is left out stays as it is."""
+    """A field that is left out stays unchanged."""
 
     name: OrganizationName | None = None
     billing_email: BillingEmail | None = None
@@ -81,7 +81,7 @@ class UpdateOrganizationRequest(RequestBody):
 
 
 class SetCustomerIdsRequest(RequestBody):
-    """Ids of customers that exist at the billers; each is read there before it is used. Left out: stays as it is."""
+    """Ids of existing customers. Each is read at the provider before it is used; an id left out stays unchanged."""
 
     lago_id: Annotated[ProviderCustomerId | None, Field(examples=["1a901a90-1a90-1a90-1a90-1a901a901a90"])] = None
     stripe_id: ProviderCustomerId | None = None
@@ -92,7 +92,7 @@ class ChangePlanRequest(RequestBody):
 
 
 class LegacyChangePlanRequest(RequestBody):
-    """The older paths' word for it."""
+    """``target_tier`` is the predecessor's name for ``plan_tier``."""
 
     target_tier: PlanTier
 
@@ -123,6 +123,6 @@ class InviteRequest(RequestBody):
 
 
 class AcceptInvitationRequest(RequestBody):
-    """``token``: from the mail."""
+    """``token``: from the invitation email."""
 
     token: Annotated[str, Field(min_length=1, max_length=200, pattern=_STORABLE_PATTERN, examples=[_EXAMPLE_TOKEN])]

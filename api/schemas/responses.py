@@ -1,4 +1,4 @@
-"""What callers get, with the field names that the guide's callers know."""
+"""Response bodies, with the field names that existing callers know."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.organizations.queries import Member, OrganizationRow
 
 
 class SyncVersion(BaseModel):
-    """Hand ``version`` to ``GET …/sync?version=`` to learn when both billers hold the change."""
+    """Pass ``version`` to ``GET …/sync?version=`` to learn when both providers are in sync."""
 
     version: int = Field(examples=[3])
 
@@ -32,7 +32,7 @@ class CreateOrganizationResponse(BaseModel):
 
 
 class PlanChangeResponse(ChangeResponse):
-    """``plan_tier`` may be used now; ``pending_plan_tier`` waits for the end of the paid period."""
+    """``plan_tier`` is effective now; ``pending_plan_tier`` takes effect at the end of the paid period."""
 
     plan_tier: str = Field(examples=["professional"])
     pending_plan_tier: str | None
@@ -41,11 +41,11 @@ class PlanChangeResponse(ChangeResponse):
 
 class MemberChangeResponse(ChangeResponse):
     user_id: str
-    role: MembershipRole | None = Field(description="null: not a member any more.")
+    role: MembershipRole | None = Field(description="null: no longer a member.")
 
 
 class OrganizationResponse(BaseModel):
-    """``role`` is the caller's own; null where a service asks."""
+    """``role`` is the caller's own; null for a service."""
 
     id: str = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
     name: str = Field(examples=["Acme"])
@@ -66,7 +66,7 @@ class OrganizationList(BaseModel):
 
 
 class OrganizationPage(OrganizationList):
-    """``count`` is of this page; ``next_cursor`` asks for the next one, null: this is the last."""
+    """``count`` is of this page. Send ``next_cursor`` as ``cursor`` for the next page; null: this is the last page."""
 
     next_cursor: str | None
 
@@ -79,7 +79,7 @@ class OrganizationChoice(BaseModel):
 
 
 class OrganizationChoices(BaseModel):
-    """``default``: the organization that is meant where a request names none."""
+    """``default``: the organization used when a request names none."""
 
     organizations: list[OrganizationChoice]
     count: int

@@ -1,1 +1,1 @@
-"""Who may call: users, service accounts and their keys, invitations, and repeated requests."""
+"""Access: users, service accounts and their API keys, invitations, and idempotency records."""

@@ -1,6 +1,6 @@
-"""Service accounts: keys with scopes. A key is shown once, to whoever makes it; stored is only its hash.
+"""API keys of service accounts, with scopes. A key is shown once, when it is created; only its hash is stored.
 
-A key is 256 random bits, so one plain hash is enough: there is nothing to guess that a slow hash would slow down.
+A key has 256 random bits, so one fast hash is enough: it cannot be guessed, and a slow hash would add no protection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _API_KEY_PATTERN = re.compile(rf"{API_KEY_PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceAccount:
-    """Another system that came in with its key. ``id`` may be shown and logged; it opens nothing."""
+    """Another program that authenticated with its API key. ``id`` may be shown and logged; it grants no access."""
 
     id: str
     name: str
@@ -49,7 +49,7 @@ class ApiKeyInfo:
 
 
 def create(session: Session, name: str, scopes: Collection[str], now: datetime) -> tuple[ApiKeyInfo, str]:
-    """A new key and, for this one time, the key itself. Raises ``InvalidChangeError``."""
+    """Creates a key. Returns its description and the key itself, this one time. Raises ``InvalidChangeError``."""
     stripped_name = name.strip()
     if not stripped_name or len(stripped_name) > MAX_API_KEY_NAME_LENGTH or not stripped_name.isprintable():
         raise InvalidChangeError("name", f"name must be one line of 1 to {MAX_API_KEY_NAME_LENGTH} characters")
@@ -64,7 +64,7 @@ def create(session: Session, name: str, scopes: Collection[str], now: datetime) 
 
 
 def find(session: Session, api_key: str) -> ServiceAccount | None:
-    """Whose key this is; ``None``: nobody's, or one that was revoked."""
+    """The service account of this key; ``None``: the key is unknown or revoked."""
     match = _API_KEY_PATTERN.fullmatch(api_key)
     row = session.get(ApiKey, match[1]) if match else None
     if match is None or row is None or row.revoked_at is not None:
@@ -75,12 +75,12 @@ def find(session: Session, api_key: str) -> ServiceAccount | None:
 
 
 def list_all(session: Session) -> list[ApiKeyInfo]:
-    """All keys, the revoked ones too, oldest first."""
+    """All keys, revoked ones included, oldest first."""
     return [_to_info(row) for row in session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id))]
 
 
 def revoke(session: Session, key_id: str, now: datetime) -> bool:
-    """From the commit on the key opens nothing. False: there is no such key. Safe to repeat."""
+    """Revokes the key as of the commit. False: there is no such key. Safe to repeat."""
     row = session.get(ApiKey, key_id, with_for_update=True)
     if row is not None and row.revoked_at is None:
         row.revoked_at = now
@@ -98,6 +98,6 @@ def _to_info(row: ApiKey) -> ApiKeyInfo:
 
 
 def _scopes(row: ApiKey) -> list[Scope]:
-    """A scope that this version does not know opens nothing."""
+    """The key's scopes. Unknown scopes grant no access."""
     granted = set(row.scopes.split())
     return [scope for scope in SCOPES if scope in granted]

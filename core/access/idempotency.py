@@ -1,7 +1,7 @@
-"""Requests that come again under the same Idempotency-Key: answered as before, and nothing is done twice.
+"""Idempotency records: a repeated request with the same Idempotency-Key gets the same response and changes nothing.
 
-The answer is stored by the transaction that makes the change. Of two requests at once the second waits for the first
-one's transaction and finds its answer; a request that failed left nothing, so its repeat is tried like a new one.
+The response is stored in the transaction that makes the change. Of two simultaneous requests the second waits for the
+transaction of the first and finds its response. A failed request stores nothing, so its repeat counts as a new request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class IdempotencyKeyReusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey:
-    """One request of one caller. ``fingerprint`` names what was asked; a key for something else is refused."""
+    """One request of one caller. ``fingerprint`` identifies its content; another content under the key is an error."""
 
     caller: str
     idempotency_key: str
@@ -41,7 +41,7 @@ class StoredResponse:
 
 
 def find_or_reserve(session: Session, request_key: RequestKey, now: datetime) -> StoredResponse | None:
-    """What the question was answered; ``None``: it is new, and ``keep`` must follow in this transaction.
+    """The stored response; ``None``: the request is new, and ``store`` must follow in this transaction.
 
     Raises ``IdempotencyKeyReusedError``.
     """
@@ -75,7 +75,7 @@ def store(session: Session, request_key: RequestKey, response: StoredResponse) -
 
 
 def _delete_expired(session: Session, request_key: RequestKey, now: datetime) -> None:
-    """Its own, should it be old, and a few others: the table holds little more than a day's."""
+    """Deletes the record of this key if it has expired, and a few others, so the table keeps little more than a day."""
     expired = (
         select(IdempotencyRecord.caller, IdempotencyRecord.idempotency_key)
         .where(IdempotencyRecord.expires_at < now)

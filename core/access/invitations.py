@@ -1,7 +1,8 @@
-"""Invitations: somebody is asked by mail to join an organization with a role.
+"""Invitations by email to join an organization with a role.
 
-The token that accepts one is made when its mail is sent, and is in that mail alone: stored is its hash. It works once,
-for seven days, for whoever signs in with the invited address, and as long as whoever invited may still do so.
+The token that accepts an invitation is created when its email is sent. It is in that email only; we store its hash.
+It works once and for seven days, for the user who signs in with the invited address, and only while the member who
+invited may still do so.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ InvitationProblem = Literal["unknown", "unverified", "not-yours", "used", "revok
 
 
 class TooManyInvitationsError(InvalidChangeError):
-    """Mails to people who may not want them: there are bounds."""
+    """Raised at a limit on invitation emails, since the recipients may not want them."""
 
 
 class InvitationError(Exception):
-    """It cannot be accepted; the message says why, and what to do."""
+    """The invitation cannot be accepted. The message says why and what to do."""
 
     def __init__(self, problem: InvitationProblem, message: str) -> None:
         super().__init__(message)
@@ -56,14 +57,14 @@ class AcceptedInvitation:
 def invite(
     change: ChangeContext, organization: Organization, email: str, role: str, invited_by: str | None
 ) -> Invitation:
-    """Ask somebody, or ask them again: the same invitation with another mail and seven new days.
+    """Invites an address. If an invitation is pending, it gets another email and is valid for seven more days.
 
-    ``invited_by`` is a user id; ``None``: a service. Expects the organization's row to be locked. Raises
+    ``invited_by`` is a user id; ``None``: a service account. Expects the organization's row to be locked. Raises
     ``InvalidChangeError``.
     """
     checked_role = one_of("role", role, MEMBERSHIP_ROLES)
     if not email_addresses.is_mailable(email):
-        raise InvalidChangeError("email", "email must be one address of the form name@host.tld, in plain letters")
+        raise InvalidChangeError("email", "email must be a single ASCII address of the form name@host.tld")
     _refuse_existing_member(change.session, organization, email)
     _refuse_too_many(change, organization, email)
     invitation = _lock_pending(change.session, organization.id, email)
@@ -87,13 +88,13 @@ def invite(
 
 
 def list_pending(session: Session, org_id: str, now: datetime) -> list[Invitation]:
-    """Those that can still be accepted, oldest first; at most ``MAX_PENDING_INVITATIONS``."""
+    """Invitations that can still be accepted, oldest first; at most ``MAX_PENDING_INVITATIONS``."""
     is_pending = (Invitation.org_id == org_id, Invitation.state == "pending", Invitation.expires_at > now)
     return list(session.scalars(select(Invitation).where(*is_pending).order_by(Invitation.created_at, Invitation.id)))
 
 
 def revoke(change: ChangeContext, org_id: str, invitation_id: str) -> bool:
-    """From the commit on it opens nothing. False: no such invitation is pending."""
+    """Revokes the invitation as of the commit. False: no such invitation is pending."""
     is_pending = (Invitation.org_id == org_id, Invitation.state == "pending", Invitation.expires_at > change.now)
     query = select(Invitation).where(Invitation.id == invitation_id, *is_pending).with_for_update()
     invitation = change.session.scalars(query).one_or_none()
@@ -104,7 +105,7 @@ def revoke(change: ChangeContext, org_id: str, invitation_id: str) -> bool:
 
 
 def new_token(session: Session, invitation_id: str) -> tuple[Invitation, str]:
-    """One more token, for a mail that is sent once its hash is committed; it ends when the invitation now does."""
+    """Creates another token; the email with it is sent once its hash is committed. It expires with the invitation."""
     invitation = session.get_one(Invitation, invitation_id)
     token = secrets.token_urlsafe(32)
     row = InvitationToken(token_hash=_hash(token), invitation_id=invitation_id, expires_at=invitation.expires_at)
@@ -113,9 +114,9 @@ def new_token(session: Session, invitation_id: str) -> tuple[Invitation, str]:
 
 
 def accept(change: ChangeContext, token: str, user_id: str) -> AcceptedInvitation:
-    """The person joins, and the invitation is used up. Raises ``InvitationError``, ``AlreadyMemberError``.
+    """Adds the user and marks the invitation as used. Raises ``InvitationError``, ``AlreadyMemberError``.
 
-    Of two at the same moment the second waits at the organization's row, and finds it used.
+    Of two simultaneous calls the second waits for the lock on the organization's row, and finds the invitation used.
     """
     found = change.session.execute(
         select(Invitation.id, Invitation.org_id, InvitationToken.expires_at)
@@ -123,12 +124,12 @@ def accept(change: ChangeContext, token: str, user_id: str) -> AcceptedInvitatio
         .where(InvitationToken.token_hash == _hash(token))
     ).one_or_none()
     if found is None:
-        raise InvitationError("unknown", "There is no such invitation: look whether you have its whole token.")
+        raise InvitationError("unknown", "Invitation not found. Check that you copied the whole token.")
     invitation_id, org_id, expires_at = found
     organization = commands.lock(change.session, org_id)
     invitation = change.session.get(Invitation, invitation_id, with_for_update=True)
     if organization is None or invitation is None:
-        raise InvitationError("unknown", "There is no such invitation any more.")
+        raise InvitationError("unknown", "Invitation not found.")
     _refuse_wrong_user(change.session, invitation, user_id)
     _refuse_closed(change, organization, invitation, expires_at)
     _refuse_removed_member(change.session, invitation, user_id)
@@ -138,16 +139,16 @@ def accept(change: ChangeContext, token: str, user_id: str) -> AcceptedInvitatio
 
 
 def _refuse_wrong_user(session: Session, invitation: Invitation, user_id: str) -> None:
-    """First of all: whoever it is not for learns nothing about it."""
+    """Checked first, so that only the invited user learns anything about the invitation."""
     user = session.get(User, user_id)
     if user is None or user.email is None:
         message = (
-            "The sign-in service does not say that your email address is verified: have it verified there, sign in "
-            "again, then accept."
+            "Your email address is not verified. Verify it with the sign-in service, sign in again, then accept the "
+            "invitation."
         )
         raise InvitationError("unverified", message)
     if email_addresses.comparison_key(user.email) != invitation.email_key:
-        message = "The invitation is for another address: sign in with the one to which it was sent."
+        message = "The invitation was sent to a different email address. Sign in with that address."
         raise InvitationError("not-yours", message)
 
 
@@ -155,21 +156,21 @@ def _refuse_closed(
     change: ChangeContext, organization: Organization, invitation: Invitation, token_expires_at: datetime
 ) -> None:
     if invitation.state == "accepted":
-        raise InvitationError("used", "The invitation was used already.")
+        raise InvitationError("used", "The invitation has already been used.")
     if invitation.state == "revoked":
-        raise InvitationError("revoked", "The invitation was taken back: ask for another one.")
+        raise InvitationError("revoked", "The invitation has been revoked. Ask for a new one.")
     if min(token_expires_at, invitation.expires_at) <= change.now:
-        message = "The invitation has ended: use the newest mail, or ask for another one."
+        message = "The invitation has expired. Use the most recent email, or ask for a new invitation."
         raise InvitationError("expired", message)
     if organization.status == "deleted":
-        raise InvitationError("deleted", "The organization is deleted.")
+        raise InvitationError("deleted", "The organization has been deleted.")
     if not _may_still_invite(change.session, invitation):
-        message = "Whoever invited you may not do so any more: ask an owner to invite you again."
+        message = "The member who invited you may no longer do so. Ask an owner to invite you again."
         raise InvitationError("void", message)
 
 
 def _refuse_removed_member(session: Session, invitation: Invitation, user_id: str) -> None:
-    """Whoever joined otherwise and was taken out has an invitation left that nobody thought of."""
+    """A user who joined in another way and was removed may still have an old invitation. It must not work."""
     since = invitation.expires_at - INVITATION_LIFETIME
     removed = select(Event.seq).where(
         Event.org_id == invitation.org_id,
@@ -178,12 +179,12 @@ def _refuse_removed_member(session: Session, invitation: Invitation, user_id: st
         Event.data["user_id"].as_string() == user_id,
     )
     if session.scalar(removed.limit(1)) is not None:
-        message = "You were taken out of the organization since you were invited: ask an owner to invite you again."
+        message = "You were removed from the organization after you were invited. Ask an owner to invite you again."
         raise InvitationError("void", message)
 
 
 def _may_still_invite(session: Session, invitation: Invitation) -> bool:
-    """What a person may give away is looked at when it is taken. A service's word stays good."""
+    """Whether the inviting member may still grant the role. An invitation by a service account stays valid."""
     if invitation.invited_by is None:
         return True
     inviter = session.get(Membership, (invitation.org_id, invitation.invited_by))
@@ -192,14 +193,14 @@ def _may_still_invite(session: Session, invitation: Invitation) -> bool:
 
 
 def _refuse_existing_member(session: Session, organization: Organization, email: str) -> None:
-    """As far as addresses of members are known."""
+    """Members whose address is unknown are not found."""
     member = (
         select(Membership.user_id)
         .join(User, User.user_id == Membership.user_id)
         .where(Membership.org_id == organization.id, func.lower(User.email) == email_addresses.comparison_key(email))
     )
     if session.scalar(member.limit(1)) is not None:
-        raise AlreadyMemberError("email", "somebody with this address is in the organization already")
+        raise AlreadyMemberError("email", "a user with this email address is already a member")
 
 
 def _refuse_too_many(change: ChangeContext, organization: Organization, email: str) -> None:
@@ -210,7 +211,7 @@ def _refuse_too_many(change: ChangeContext, organization: Organization, email: s
     )
     others = select(func.count()).where(*is_pending, Invitation.email_key != email_addresses.comparison_key(email))
     if (change.session.scalar(others) or 0) >= MAX_PENDING_INVITATIONS:
-        message = f"{MAX_PENDING_INVITATIONS} invitations are pending already: take some back, or wait until they end"
+        message = f"{MAX_PENDING_INVITATIONS} invitations are pending; revoke some, or wait until they expire"
         raise TooManyInvitationsError("email", message)
     emails_by_address = queue.count_invitations_since(
         change.session, organization.id, change.now - INVITATION_EMAIL_WINDOW
@@ -221,17 +222,17 @@ def _refuse_too_many(change: ChangeContext, organization: Organization, email: s
         if email_addresses.comparison_key(address) == email_addresses.comparison_key(email)
     )
     if to_same_address >= MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS:
-        message = f"this address was mailed {to_same_address} invitations within a day: wait until tomorrow"
+        message = f"{to_same_address} invitation emails were sent to this address within 24 hours; try again tomorrow"
         raise TooManyInvitationsError("email", message)
     if sum(emails_by_address.values()) >= MAX_INVITATION_EMAILS_PER_DAY:
         message = (
-            f"the organization has mailed {MAX_INVITATION_EMAILS_PER_DAY} invitations within a day: wait until tomorrow"
+            f"the organization has sent {MAX_INVITATION_EMAILS_PER_DAY} invitations within 24 hours; try again tomorrow"
         )
         raise TooManyInvitationsError("email", message)
 
 
 def _lock_pending(session: Session, org_id: str, email: str) -> Invitation | None:
-    """The one for this address that is neither used nor taken back; it may have ended."""
+    """The invitation for this address that is neither used nor revoked. It may have expired."""
     query = select(Invitation).where(
         Invitation.org_id == org_id,
         Invitation.email_key == email_addresses.comparison_key(email),

@@ -1,7 +1,7 @@
-"""People who sign in. The first sign-in of somebody who belongs nowhere yet makes an organization, once.
+"""Users who sign in. The first sign-in of a user without an organization creates one, once.
 
-The person's row decides which sign-in is the first: of two at the same moment one inserts it, the other waits for that
-transaction and finds it there.
+The user's row decides which sign-in is the first. Of two simultaneous sign-ins one inserts the row; the other waits for
+that transaction and finds the row.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from core.organizations.validation import BILLING_EMAIL_PATTERN, MAX_ORGANIZATIO
 
 MAX_USER_EMAIL_LENGTH = 512
 _ORGANIZATION_NAME_SUFFIX = "'s Organization"
-_DISAMBIGUATOR_DIGITS = 6  # hexadecimal digits: one in sixteen million meets another of the same name
+_DISAMBIGUATOR_DIGITS = 6  # hexadecimal digits: the chance of a collision is one in sixteen million
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserProfile:
-    """What the sign-in service says of somebody; ``email`` only where it says that it verified it."""
+    """What the sign-in service says about a user. ``email`` is set only if that service has verified it."""
 
     user_id: str
     name: str | None = None
@@ -36,9 +36,9 @@ class UserProfile:
 
 
 def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization | None:
-    """Note the sign-in; returns the organization that it made, on the lowest plan, with the person as its owner.
+    """Records a sign-in. Returns the organization it created, on the lowest plan, with the user as its owner.
 
-    ``None``: it was not the first, or the person belongs to an organization already.
+    ``None``: it was not the first sign-in, or the user already belongs to an organization.
     """
     if not _record_sign_in(change, profile):
         return None
@@ -50,9 +50,9 @@ def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Or
 
 
 def upsert(change: ChangeContext, profile: UserProfile) -> None:
-    """Note somebody whom an access token names: mails and invitations go by addresses that are known to be verified.
+    """Stores the user of an access token, since emails and invitations need verified addresses.
 
-    Whoever changes something belongs to an organization once that is done, so no sign-in would make one any more.
+    A user who changes something belongs to an organization afterwards, so a later sign-in need not create one.
     """
     profile_values = {
         "name": _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH),
@@ -82,7 +82,7 @@ def _record_sign_in(change: ChangeContext, profile: UserProfile) -> bool:
 
 
 def _create_own_organization(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization:
-    """Names are unique and people's are not: the second Alice's is told apart by a few digits."""
+    """Names of organizations are unique, names of users are not: a few digits distinguish the second "Alice"."""
     email = _usable_email(profile.email)
     disambiguator = f" {secrets.token_hex(_DISAMBIGUATOR_DIGITS // 2)}"
     max_length = MAX_ORGANIZATION_NAME_LENGTH - len(_ORGANIZATION_NAME_SUFFIX) - len(disambiguator)
@@ -99,7 +99,7 @@ def _create_own_organization(change: ChangeContext, profile: UserProfile, catalo
 
 
 def _clean_name(text: str, limit: int) -> str:
-    """One line without what a name may not hold."""
+    """One line, without the characters that a name must not contain."""
     cleaned = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
     return " ".join(cleaned.split())[:limit].strip()
 

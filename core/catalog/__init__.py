@@ -1,1 +1,1 @@
-"""The plan catalog: which tiers there are, what they cost, and what the providers sell of it."""
+"""The plan catalog: the tiers, what they cost, and their prices at the providers."""

@@ -1,7 +1,7 @@
-"""The plan catalog, ``plans.toml``: the one place that knows tiers, their order and their codes at the billers.
+"""The plan catalog, ``plans.toml``: the only place that defines tiers, their order and their codes at the providers.
 
-A catalog that loads is complete and unambiguous: every tier has a rank of its own, codes of its own at both
-billers, and an amount in a currency. What is not in it is unknown, and unknown is never free.
+A catalog that loads is complete and unambiguous: every tier has its own rank, its own code at each provider, and an
+amount in a currency. A plan that is not in it is unknown, and an unknown plan is never free.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ProviderPlanCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
 
 
 class CatalogError(Exception):
-    """The plan file cannot be used; the message names the file, the line, the field and what it wants."""
+    """The plan file cannot be used. The message names the file, the line, the field and what is expected."""
 
 
 class UnknownPlanError(LookupError):
-    """No such tier in the catalog; billing waits for a person, it never falls back to another plan."""
+    """The tier is not in the catalog. Billing waits for an operator and never falls back to another plan."""
 
 
 class CatalogPlan(BaseModel):
@@ -60,7 +60,10 @@ class CatalogPlan(BaseModel):
 
 
 class EndingPolicy(BaseModel):
-    """How a subscription of ours ends when its organization is deleted (money.md 12); always sent, never defaulted."""
+    """How our subscription ends when its organization is deleted (money.md 12).
+
+    Every option is sent, so that no default of a provider applies.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -71,11 +74,11 @@ class EndingPolicy(BaseModel):
 
 
 class Catalog(BaseModel):
-    """``charged_by`` is the file's word for plans that have none of their own; what counts stands in each plan."""
+    """The whole file. ``charged_by`` is the default for plans that have none; the value in each plan applies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    # The first field: a bad word is told where it stands, not at the plans that take it over.
+    # The first field, so that a wrong value is reported at its own line and not at the plans that inherit it.
     charged_by: ChargingProvider | None = None
     ending: EndingPolicy
     plans: dict[str, CatalogPlan] = Field(min_length=1)
@@ -88,9 +91,9 @@ class Catalog(BaseModel):
                 value = getattr(plan, field)
                 if value in tier_by_value:
                     location = f"plans.{plan.tier}.{field}"
-                    problem = "{where} is {value}, which plans.{other} has already"
+                    problem = "{where} is {value}, which plans.{other} already uses"
                     raise PydanticCustomError(
-                        "stands_twice",
+                        "duplicate_value",
                         problem,
                         {"where": location, "value": repr(value), "other": tier_by_value[value]},
                     )
@@ -108,20 +111,20 @@ class Catalog(BaseModel):
             raise UnknownPlanError(tier) from None
 
     def tier_of(self, provider: Literal["stripe", "lago"], code: str) -> str | None:
-        """The tier that has this code at the biller."""
+        """The tier that has this code at the provider."""
         field = "lago_plan_code" if provider == "lago" else "stripe_lookup_key"
         return next((plan.tier for plan in self.plans.values() if getattr(plan, field) == code), None)
 
     def conflicts(self) -> list[str]:
-        """Neighbours in rank that Lago would order the other way round, as sentences (money.md 7)."""
+        """Adjacent ranks that Lago would order differently, one sentence for each pair (money.md 7)."""
         ordered = [self.plans[tier] for tier in self.tiers()]
         return [
-            f"plans.{high.tier} ranks above plans.{low.tier} but costs less a year "
-            f"({high.yearly_amount} < {low.yearly_amount}): Lago would take the upgrade for a downgrade"
+            f"plans.{high.tier} ranks above plans.{low.tier} but costs less per year "
+            f"({high.yearly_amount} < {low.yearly_amount}): Lago would treat the upgrade as a downgrade"
             for low, high in itertools.pairwise(ordered)
             if high.yearly_amount < low.yearly_amount
         ] + [
-            f"plans.{high.tier} costs as much a year as plans.{low.tier}: Lago would make the downgrade at once"
+            f"plans.{high.tier} costs the same per year as plans.{low.tier}: Lago would apply the downgrade immediately"
             for low, high in itertools.pairwise(ordered)
             if high.yearly_amount == low.yearly_amount
         ]
@@ -136,7 +139,7 @@ def load(path: Path = DEFAULT_PLANS_FILE, charged_by: ChargingProvider | None = 
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
     except FileNotFoundError:
-        message = f"{path}: no such plan file; set PLANS_FILE or run from the folder that holds plans.toml"
+        message = f"{path}: plan file not found; set PLANS_FILE or run from the folder that contains plans.toml"
         raise CatalogError(message) from None
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path}: cannot be read ({error})"
@@ -160,20 +163,20 @@ def load(path: Path = DEFAULT_PLANS_FILE, charged_by: ChargingProvider | None = 
 
 def _tier_key_error(path: Path, text: str, tier: str) -> str:
     line_number = _line_number(text, ["plans", tier, "tier"])
-    return f"{path} line {line_number}: plans.{tier}.tier: the table's own name is the tier; leave this line out"
+    return f"{path} line {line_number}: plans.{tier}.tier: the table name already is the tier; remove this line"
 
 
 def _error_text(path: Path, text: str, error: ValidationError) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
-    if first["type"] == "stands_twice":
+    if first["type"] == "duplicate_value":
         return f"{path} line {_line_number(text, first['ctx']['where'].split('.'))}: {first['msg']}"
-    actual = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    actual = "" if first["type"] == "missing" else f" (got {first['input']!r})"
     return f"{path} line {_line_number(text, location)}: {'.'.join(location)}: {first['msg']}{actual}"
 
 
 def _line_number(text: str, location: list[str]) -> int:
-    """The line of the key, or of its table where the key is missing; tomllib keeps no places."""
+    """The line of the key, or of its table if the key is missing. Python's TOML parser does not report lines."""
     table = re.escape(".".join(location[:-1]))
     best, inside = 1, len(location) == 1
     for number, line in enumerate(text.splitlines(), 1):

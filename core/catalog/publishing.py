@@ -1,6 +1,6 @@
-"""The catalog held against what the billers sell: what is missing, what differs, and putting the missing on sale.
+"""`plans check` and `plans push`: the catalog compared with the providers' prices.
 
-Nothing that exists is ever changed: a plan with subscribers is a contract.
+`plans push` creates missing prices. It never changes an existing one, because a plan with subscribers is a contract.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from core.ports.spec import PriceSpec, Provider
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceStatus:
-    """One plan at one biller. ``problem`` None: sold there exactly as the catalog says."""
+    """One plan at one provider. ``problem`` is None if the provider sells it exactly as the catalog says."""
 
     tier: str
     provider: Provider
@@ -25,7 +25,7 @@ class PriceStatus:
 
 
 def expected_prices(catalog: Catalog, provider: Provider) -> list[tuple[CatalogPlan, PriceSpec]]:
-    """Lago sells every plan; Stripe those that it charges for (money.md 1)."""
+    """Lago has a price for every plan, Stripe only for the plans that it charges for (money.md 1)."""
     plans = [catalog.plan(tier) for tier in catalog.tiers()]
     return [
         (plan, _price_spec(plan, plan.lago_plan_code if provider == "lago" else plan.stripe_lookup_key))
@@ -35,7 +35,7 @@ def expected_prices(catalog: Catalog, provider: Provider) -> list[tuple[CatalogP
 
 
 def check(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> list[PriceStatus]:
-    """Raises ``ProviderError`` when a biller cannot be asked; that is never taken for "missing"."""
+    """Raises ``ProviderError`` if a provider cannot be read; that never counts as a missing price."""
     return [
         _compare(plan, price, billing_provider)
         for billing_provider in billing_providers
@@ -44,7 +44,7 @@ def check(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> lis
 
 
 def publish(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> list[PriceStatus]:
-    """Put on sale what is missing; returns every plan as it stood before, ``missing`` ones being there now."""
+    """Create the missing prices. Returns the status of every plan before that; ``missing`` ones exist now."""
     statuses = []
     for billing_provider in billing_providers:
         for plan, price in expected_prices(catalog, billing_provider.provider):
@@ -62,19 +62,19 @@ def _compare(plan: CatalogPlan, expected: PriceSpec, billing_provider: BillingPr
         provider=billing_provider.provider,
         code=expected.code,
         missing=actual is None,
-        problem="not on sale there" if actual is None else _difference(expected, actual),
+        problem="no such price at the provider" if actual is None else _difference(expected, actual),
     )
 
 
 def _difference(expected: PriceSpec, actual: PriceSpec) -> str | None:
-    """Names may differ; what is paid may not."""
+    """Names may differ. Amount, currency and interval may not."""
     fields: list[tuple[str, object, object]] = [
         ("amount", expected.amount, actual.amount),
         ("currency", expected.currency, actual.currency),
         ("interval", expected.interval, actual.interval),
     ]
     differing = [
-        f"{name} is {actual_value}, the catalog says {expected_value}"
+        f"{name} is {actual_value} at the provider but {expected_value} in the catalog"
         for name, expected_value, actual_value in fields
         if expected_value != actual_value
     ]

@@ -1,1 +1,1 @@
-"""What every package may use: time, JSON, addresses and the check of a word."""
+"""Helpers for every package: time, JSON types, email addresses and value checks."""

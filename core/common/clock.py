@@ -1,4 +1,4 @@
-"""One clock for the domain: aware UTC, whole microseconds, so both databases give back what was stored."""
+"""The clock of the domain: aware UTC in whole microseconds, so both databases return what was stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Email addresses that a mail can be written to: the usual form, in ASCII, one at a time."""
+"""Which email addresses can be mailed, and when two are the same.
+
+Only the usual form in ASCII is accepted, and only one address at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from typing import Final
 
 MAX_EMAIL_LENGTH: Final = 254
 MAX_EMAIL_LOCAL_PART_LENGTH: Final = 64
-# Without the question mark: "=?…?=" is code in a header, and is read as something else there.
+# Without the question mark: in a header "=?…?=" is an encoded word and would be decoded.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=^_`{|}~-]+"
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 EMAIL_ADDRESS_REGEX: Final = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})+"
-"""A regular expression for all of it; lengths aside."""
+"""Matches a whole address. It does not check the lengths."""
 
 
 def is_mailable(address: str) -> bool:
@@ -24,8 +27,9 @@ def is_mailable(address: str) -> bool:
 
 
 def comparison_key(address: str) -> str:
-    """What makes two addresses the same: letter case does not count.
+    """Two addresses with the same key are the same address: letter case does not count.
 
-    Of ASCII alone: other letters become ASCII by it, and somebody else's address would be taken for this one.
+    Only ASCII is lowercased. Some other letters become ASCII when lowercased, and the address would then match
+    somebody else's.
     """
     return address.lower() if address.isascii() else address

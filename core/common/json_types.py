@@ -1,4 +1,4 @@
-"""What JSON can hold."""
+"""The type of a JSON value."""
 
 from __future__ import annotations
 

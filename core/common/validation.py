@@ -1,4 +1,4 @@
-"""The error for a value that cannot be accepted, and the check of a word against those allowed."""
+"""The error for an invalid value, and the check of a value against those allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 class InvalidChangeError(ValueError):
-    """A value that cannot be accepted; the message names the field and what it may be. ``field`` is its name."""
+    """Raised for a value that is not accepted. ``field`` is its name; the message names it and what it may be."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)

@@ -1,1 +1,1 @@
-"""What the billers hold against what they should: found by listing, kept as a plan, applied by the usual rounds."""
+"""Drift: compares the providers with the desired state, stores a report, and repairs it by the usual reconciling."""

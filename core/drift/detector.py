@@ -1,7 +1,7 @@
-"""The comparison itself: list what both billers hold, hold every organization against it, look again, keep a plan.
+"""Drift check: lists both providers, compares every organization, inspects each difference again, stores a report.
 
-Every step is kept before the next begins: a run that was killed goes on where it was, whoever takes it up. Nothing is
-written at a biller, no transaction is open while one is asked, and memory holds one page.
+Each step is stored before the next one starts, so any process can resume a run that was killed. Nothing is written to a
+provider, no transaction is open during a request to one, and memory holds one page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from core.reconcile.account_guard import AccountGuard, WrongAccountError
 from core.reconcile.reconciler import Reconciler
 
 ORGANIZATIONS_PER_COMPARE_STEP = 200
-INSPECTIONS_PER_STEP = 20  # the closer looks after which a step is kept
+INSPECTIONS_PER_STEP = 20  # inspections after which a step ends and is stored
 
 OnCheckProgress = Callable[[DriftStage, int], None]
 
@@ -46,7 +46,7 @@ class DriftDetector:
 
     @classmethod
     def for_reconciler(cls, reconciler: Reconciler) -> DriftDetector:
-        """For what the sync keeps right: its billers, its rules, its quota."""
+        """A detector with the providers, rules and rate limiter of the reconciler."""
         return cls(
             database=reconciler.database,
             provider_reader=DriftReader.for_reconciler(reconciler),
@@ -56,7 +56,7 @@ class DriftDetector:
         )
 
     def check(self, on_progress: OnCheckProgress = _ignore_check_progress) -> DriftReport:
-        """To the end, from where the last one was broken off. Raises ``ProviderError``, ``DriftRunTakenOverError``."""
+        """Runs or resumes a check to its end. Raises ``ProviderError``, ``DriftRunTakenOverError``."""
         run = self.resume()
         while run.stage is not None:
             on_progress(run.stage, run.processed)
@@ -64,7 +64,7 @@ class DriftDetector:
         return self.finish(run)
 
     def run_for(self, seconds: float) -> DriftReport | None:
-        """For a schedule: as many steps as begin within so many seconds; the plan, if that was the end of it."""
+        """For a schedule: starts no step after this many seconds. Returns the report if the run has finished."""
         deadline = time.monotonic() + seconds
         run = self.resume()
         while run.stage is not None:
@@ -76,7 +76,7 @@ class DriftDetector:
         return self.finish(run)
 
     def resume(self) -> DriftRun:
-        """Whose the keys are is asked again each time: half a listing may be from before somebody changed one."""
+        """Resumes or starts a run. The accounts of the API keys are read again, as a key may have changed since."""
         with self.database.write() as session:
             run = report_store.resume(session, self.clock())
         accounts = dict(self.rules.accounts)
@@ -87,7 +87,7 @@ class DriftDetector:
             except WrongAccountError as error:
                 wrong_accounts[provider] = error
         if not wrong_accounts.keys() >= set(run.counts.excluded_providers):
-            # The key was put right since: what the run left out, it would never look at.
+            # The key was corrected since. The run would never check what it has left out, so a new one starts.
             with self.database.write() as session:
                 run = report_store.start(session, self.clock())
         for provider, wrong_account in wrong_accounts.items():
@@ -96,7 +96,7 @@ class DriftDetector:
         return run
 
     def _exclude_provider(self, run: DriftRun, provider: Provider, error: WrongAccountError) -> None:
-        """Nothing that a stranger's account holds or lacks has drifted."""
+        """Excludes a provider whose key belongs to another account: differences to that account are not drift."""
         if provider in run.counts.excluded_providers:
             return
         run.counts.excluded_providers.append(provider)
@@ -115,7 +115,7 @@ class DriftDetector:
             report_store.save_progress(session, run, self.clock())
 
     def step(self, run: DriftRun) -> None:
-        """One page, or one batch of organizations; what it made known is kept when it returns."""
+        """Processes one page, or one batch of organizations. The result is stored when it returns."""
         match run.stage:
             case "stripe_customers" | "lago_customers" | "stripe_subscriptions" | "lago_subscriptions":
                 self._list_page(run, run.stage)
@@ -139,9 +139,9 @@ class DriftDetector:
         cursor = run.cursor
         page: ObservedPage[ObservedCustomer] | ObservedPage[ObservedSubscription]
         if stage.endswith("customers"):
-            page = self.provider_reader(provider, lambda auditor: auditor.customers(cursor))
+            page = self.provider_reader(provider, lambda reader: reader.customers(cursor))
         else:
-            page = self.provider_reader(provider, lambda auditor: auditor.subscriptions(cursor))
+            page = self.provider_reader(provider, lambda reader: reader.subscriptions(cursor))
         with self.database.write() as session:
             run.advance(page.next_cursor, len(page.rows))
             report_store.save_progress(session, run, self.clock())
@@ -167,7 +167,7 @@ class DriftDetector:
                 break
             org_id = local.organization.id
             inspections += self._compare_organization(
-                run, local, {provider: seen[org_id] for provider, seen in observed_states.items()}, drifts
+                run, local, {provider: by_org[org_id] for provider, by_org in observed_states.items()}, drifts
             )
             processed, last_id = processed + 1, org_id
         with self.database.write() as session:
@@ -182,7 +182,7 @@ class DriftDetector:
         observed_states: Mapping[Provider, ObservedState],
         drifts: list[DriftItem],
     ) -> bool:
-        """Whether the organization had to be looked at more closely."""
+        """Whether the organization had to be inspected."""
         if local.is_in_flux(self.clock()):
             run.counts.in_flux += 1
             return False
@@ -191,7 +191,7 @@ class DriftDetector:
         if not compare(local, observed_states, self.rules).findings:
             return False
         customer_ids = {
-            provider: customers_to_inspect(local, provider, sight) for provider, sight in observed_states.items()
+            provider: customers_to_inspect(local, provider, observed) for provider, observed in observed_states.items()
         }
         inspector = self._inspector(run)
         drift = inspector.inspect(local.organization.id, customer_ids)
@@ -203,10 +203,10 @@ class DriftDetector:
         return True
 
     def _orphans_step(self, run: DriftRun) -> None:
-        """Customers that bear our mark for an organization that we do not have."""
+        """Checks customers that carry the ``org_id`` of an organization that we do not have."""
         with self.database.read() as session:
             batch = listings.orphans(session, run.id, run.cursor, INSPECTIONS_PER_STEP)
-        drifts = [drift for provider, seen in batch if (drift := self._inspect_orphan(run, provider, seen)) is not None]
+        drifts = [drift for provider, row in batch if (drift := self._inspect_orphan(run, provider, row)) is not None]
         with self.database.write() as session:
             report_store.add_drifts(session, run, drifts)
             run.advance(listings.cursor_of(*batch[-1]) if batch else None, len(batch))
@@ -216,7 +216,7 @@ class DriftDetector:
         org_id = listed.org_id
         if org_id is None or provider in run.counts.excluded_providers:
             return None
-        observed = self.provider_reader(provider, lambda auditor: auditor.read(org_id, [listed.id]))
+        observed = self.provider_reader(provider, lambda reader: reader.read(org_id, [listed.id]))
         with self.database.read() as session:
             if local_state.load(session, org_id) is not None:
                 return None
@@ -232,8 +232,9 @@ class DriftDetector:
             theirs=org_id,
             repairable=False,
             advice=(
-                "it names an organization that is not here: another deployment uses this account, or the database is "
-                "older than the customer; restore what was lost, or clear the mark; it is never deleted by us"
+                "the customer names an organization that does not exist: another deployment uses this account, or the "
+                "database was restored to a time before the customer was created. Restore what was lost, or clear the "
+                "org_id of the customer; we never delete it"
             ),
         )
         drift = DriftItem(org_id=org_id, inspected={provider: (customer.id,)}, findings=(finding,))
@@ -242,19 +243,19 @@ class DriftDetector:
 
     def _inspector(self, run: DriftRun) -> Inspector:
         readers = {
-            each: auditor
-            for each, auditor in self.provider_reader.readers.items()
+            each: reader
+            for each, reader in self.provider_reader.readers.items()
             if each not in run.counts.excluded_providers
         }
         provider_reader = replace(self.provider_reader, readers=readers)
         return Inspector(database=self.database, provider_reader=provider_reader, rules=self.rules, clock=self.clock)
 
     def _last_remote_writes(self, inspector: Inspector) -> Mapping[str, RemoteWrite]:
-        """Who last wrote what, by the id of the object; asked once, and only when something has drifted."""
+        """The last write to each object, by its id. Read once, and only if there is drift."""
         if self._remote_writes is None:
             newest: dict[str, RemoteWrite] = {}
             for provider in inspector.provider_reader.readers:
-                for write in inspector.provider_reader(provider, lambda auditor: auditor.recent_writes()):
+                for write in inspector.provider_reader(provider, lambda reader: reader.recent_writes()):
                     newest.setdefault(write.object_id, write)
             self._remote_writes = newest
         return self._remote_writes

@@ -1,6 +1,6 @@
-"""A closer look at one organization: what a list showed is believed only when both billers show it again now.
+"""Second read of one organization: a difference in a listing counts only if both providers show it again now.
 
-Nothing is said of an organization that moves while it is looked at.
+Nothing is reported about an organization that changes meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Inspector:
     clock: Clock
 
     def inspect(self, org_id: str, customer_ids: Mapping[Provider, Collection[str]]) -> DriftItem | InFlux | None:
-        """``None``: nothing has drifted. Raises ``ProviderError`` when a biller cannot be asked."""
+        """``None``: there is no drift. Raises ``ProviderError`` if a provider cannot be read."""
         before = self._local_state(org_id)
         if before is None or before.is_in_flux(self.clock()):
             return IN_FLUX
@@ -59,7 +59,7 @@ class Inspector:
         )
 
     def with_writers(self, drift: DriftItem, writes: Mapping[str, RemoteWrite]) -> DriftItem:
-        """The same, with who last wrote it here and there; ``writes`` by the id of what was written."""
+        """The same item with the last writes, ours and the provider's. ``writes``: by the id of the object."""
         if drift.org_id is None:
             return drift
         with self.database.read() as session:

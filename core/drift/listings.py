@@ -1,4 +1,4 @@
-"""What the billers listed, kept in the database until it is compared: any number of customers, page by page."""
+"""Listings of the providers, stored page by page until they are compared, for any number of customers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _SUBSCRIPTION_ADAPTER = TypeAdapter(ObservedSubscription)
 def add_page(
     session: Session, run_id: str, provider: Provider, rows: Sequence[ObservedCustomer] | Sequence[ObservedSubscription]
 ) -> None:
-    """A page of a list. One that comes twice, because the list moved, counts as it was seen last."""
-    # A statement may write a row once only.
+    """Stores one page of a listing. If a row comes twice, because the list changed meanwhile, the later one counts."""
+    # One statement may write each row only once.
     values = {row.id: _row_values(run_id, provider, row) for row in rows}
     if not values:
         return
@@ -45,25 +45,25 @@ def add_page(
 def load_observed(
     session: Session, run_id: str, provider: Provider, batch: Collection[LocalState]
 ) -> dict[str, ObservedState]:
-    """What was listed of each organization, by its id."""
-    org_ids = [ours.organization.id for ours in batch]
-    linked_ids = {ours.links[provider].customer_id for ours in batch} - {None}
+    """The listed state of each organization, by its id."""
+    org_ids = [local.organization.id for local in batch]
+    linked_ids = {local.links[provider].customer_id for local in batch} - {None}
     customers = [
-        _CUSTOMER_ADAPTER.validate_python(seen)
-        for seen in _stored_rows(session, run_id, provider, "customer", DriftListing.org_id.in_(org_ids))
+        _CUSTOMER_ADAPTER.validate_python(row)
+        for row in _stored_rows(session, run_id, provider, "customer", DriftListing.org_id.in_(org_ids))
         + _stored_rows(session, run_id, provider, "customer", DriftListing.id.in_(linked_ids))
     ]
     customer_ids = linked_ids | {each.id for each in customers}
     subscriptions = [
-        _SUBSCRIPTION_ADAPTER.validate_python(seen)
-        for seen in _stored_rows(session, run_id, provider, "subscription", DriftListing.org_id.in_(org_ids))
+        _SUBSCRIPTION_ADAPTER.validate_python(row)
+        for row in _stored_rows(session, run_id, provider, "subscription", DriftListing.org_id.in_(org_ids))
         + _stored_rows(session, run_id, provider, "subscription", DriftListing.customer_id.in_(customer_ids))
     ]
     return _group_by_organization(provider, batch, customers, subscriptions)
 
 
 def orphans(session: Session, run_id: str, cursor: str | None, limit: int) -> list[tuple[Provider, ObservedCustomer]]:
-    """Customers beyond the cursor that name an organization of our form which we do not have."""
+    """Customers after the cursor with an ``org_id`` in our format that is not in our database."""
     sort_key = DriftListing.provider + ":" + DriftListing.id
     conditions: list[ColumnElement[bool]] = [
         DriftListing.run_id == run_id,
@@ -80,7 +80,7 @@ def orphans(session: Session, run_id: str, cursor: str | None, limit: int) -> li
 
 
 def cursor_of(provider: Provider, customer: ObservedCustomer) -> str:
-    """The cursor of ``orphans`` after this one."""
+    """The cursor with which ``orphans`` continues after this customer."""
     return f"{provider}:{customer.id}"
 
 
@@ -90,8 +90,8 @@ def _group_by_organization(
     customers: Iterable[ObservedCustomer],
     subscriptions: Iterable[ObservedSubscription],
 ) -> dict[str, ObservedState]:
-    owners = {ours.links[provider].customer_id: ours.organization.id for ours in batch}
-    customers_by_org: dict[str, list[ObservedCustomer]] = {ours.organization.id: [] for ours in batch}
+    owners = {local.links[provider].customer_id: local.organization.id for local in batch}
+    customers_by_org: dict[str, list[ObservedCustomer]] = {local.organization.id: [] for local in batch}
     orgs_by_customer: dict[str, set[str]] = {}
     for customer in customers:
         for org_id in customers_by_org.keys() & {customer.org_id, owners.get(customer.id)}:
@@ -103,15 +103,15 @@ def _group_by_organization(
         for org_id in customers_by_org.keys() & org_ids:
             subscriptions_by_org[org_id].append(each)
     return {
-        ours.organization.id: relevant_to(
-            ours,
+        local.organization.id: relevant_to(
+            local,
             provider,
             ObservedState(
-                customers=tuple(customers_by_org[ours.organization.id]),
-                subscriptions=tuple(subscriptions_by_org[ours.organization.id]),
+                customers=tuple(customers_by_org[local.organization.id]),
+                subscriptions=tuple(subscriptions_by_org[local.organization.id]),
             ),
         )
-        for ours in batch
+        for local in batch
     }
 
 

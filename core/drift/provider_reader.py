@@ -1,6 +1,6 @@
-"""Asking a biller without being in anybody's way: behind fresh changes, within the quota, patient with blips.
+"""Low-priority reads of a provider: interactive changes go first, the rate limit is respected, errors are retried.
 
-A listing outlives a blip and a 429; where a biller is away for longer it ends, and goes on another time.
+A listing survives a transient error and a 429. If the provider is down for longer, the check stops; it can be resumed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from core.ports.spec import Provider
 from core.reconcile.backoff import retry_delay
 from core.reconcile.reconciler import Reconciler
 
-MAX_READ_FAILURES = 6  # of one request, with up to half a minute in between
-MAX_PERMIT_WAITS = 600  # in line, each some seconds long: fresh changes may go first for as long as they come
+MAX_READ_FAILURES = 6  # of one request, up to half a minute apart
+MAX_PERMIT_WAITS = 600  # each some seconds long: interactive changes go first as long as there are any
 DRIFT_RESERVATION_HOLDER = "drift"
 
 ReadResultT = TypeVar("ReadResultT")
@@ -31,7 +31,7 @@ class Sleep(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftReader:
-    """``readers`` are those of the billers that can be asked."""
+    """``readers``: of the providers that are to be read."""
 
     readers: Mapping[Provider, StateReader]
     gates: RequestGates = field(default_factory=RequestGates)
@@ -40,12 +40,12 @@ class DriftReader:
     @classmethod
     def for_reconciler(cls, reconciler: Reconciler) -> DriftReader:
         return cls(
-            readers={each: biller.reader for each, biller in reconciler.providers.items()},
+            readers={each: provider.reader for each, provider in reconciler.providers.items()},
             gates=reconciler.request_gates,
         )
 
     def __call__(self, provider: Provider, read: ProviderRead[ReadResultT]) -> ReadResultT:
-        """A question may be asked again from its beginning. Raises ``ProviderError``."""
+        """Makes one read; after an error ``read`` is called again from its start. Raises ``ProviderError``."""
         failures = 0
         for _ in range(MAX_PERMIT_WAITS):
             gate = self.gates.open_gate(provider, DRIFT_RESERVATION_HOLDER, "bulk")
@@ -62,7 +62,10 @@ class DriftReader:
                 self._back_off(error, failures, gate)
             finally:
                 gate.close()
-        message = "fresh changes took the whole quota for too long; go on with it at a quieter time"
+        message = (
+            "other requests used the whole rate limit for too long; run the command again when there is less traffic "
+            "(a drift check resumes where it stopped)"
+        )
         raise ThrottledError(provider, message)
 
     def _back_off(self, error: RetryableError, failures: int, gate: RequestGate) -> None:

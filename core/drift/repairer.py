@@ -1,7 +1,7 @@
-"""Do what a plan says, exactly that, and only while nothing has moved since: ours by its rows, theirs by a fresh look.
+"""Drift repair: carries out exactly one drift report, and only while our rows and the providers are as reported.
 
-What is repaired is forgotten in our rows, and the usual round of the sync makes it: a crash in between leaves links
-that are behind, which the sweep brings home. Nothing else of a plan is touched.
+A repair invalidates the last-known state in our rows, and the usual reconciling corrects the provider. A crash in
+between leaves links that are behind, and the sweep finishes them. Findings that are not repairable are left alone.
 """
 
 from __future__ import annotations
@@ -23,21 +23,19 @@ from core.ports.spec import Provider
 from core.reconcile import commands
 from core.reconcile.reconciler import Reconciler
 
-MAX_REPAIR_ATTEMPTS = (
-    5  # of one link, the waits between them up to ``LONGEST_WAIT`` seconds; then the workers go on with it
-)
+MAX_REPAIR_ATTEMPTS = 5  # of one link, at most ``MAX_REPAIR_WAIT_SECONDS`` apart; then the workers continue with it
 MAX_REPAIR_WAIT_SECONDS = 10.0
 
 OnRepairProgress = Callable[[str], None]
 
 
 class ChangedSinceReportError(Exception):
-    """Something is not as the plan says any more; nothing was done. The message names the organizations."""
+    """Something changed since the report, so nothing was repaired. The message names the organizations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotRepaired:
-    """A link that the round did not bring home. ``parked``: a person is needed; else it goes on by itself."""
+    """A link that is still not in sync. ``parked``: it needs an operator; else it is retried automatically."""
 
     org_id: str
     provider: Provider
@@ -62,7 +60,7 @@ class DriftRepairer:
 
     @classmethod
     def for_reconciler(cls, reconciler: Reconciler) -> DriftRepairer:
-        """Raises ``WrongAccountError``, and what a biller raises that is asked whose the key is."""
+        """Raises ``WrongAccountError``, and the provider's error if the account of a key cannot be read."""
         accounts = {provider: reconciler.account_guard.fetch(provider).id for provider in reconciler.providers}
         inspector = Inspector(
             database=reconciler.database,
@@ -78,9 +76,7 @@ class DriftRepairer:
         on_inspected: OnRepairProgress = _ignore_repair_progress,
         on_repaired: OnRepairProgress = _ignore_repair_progress,
     ) -> RepairResult:
-        """Raises before anything was done: ``ChangedSinceReportError``, ``ProviderError`` where a biller cannot be
-        asked.
-        """
+        """Raises ``ChangedSinceReportError``, or ``ProviderError`` if a provider cannot be read, before any repair."""
         database = self.inspector.database
         self._reject_if_changed(report, on_inspected)
         with database.write() as session:
@@ -93,15 +89,17 @@ class DriftRepairer:
                 try:
                     result.not_repaired += self._repair_organization(drift)
                 except RetryableError as error:
-                    provider_error = error  # it was asked again and again; the others would only add to that
+                    provider_error = error  # it was retried already; the other organizations would only fail as well
             if provider_error is not None:
-                result.not_repaired += _skipped(drift, f"it could not be looked at: {provider_error.message}")
+                result.not_repaired += _skipped(drift, f"it could not be inspected: {provider_error.message}")
             on_repaired(str(drift.org_id))
         return result
 
     def _reject_if_changed(self, report: DriftReport, on_inspected: OnRepairProgress) -> None:
         if report.repaired_at is not None:
-            message = f"plan {report.id[:12]} was applied already; make a new one"
+            message = (
+                f"drift report {report.id[:12]} was already repaired; run `billing-sync drift check` for a new one"
+            )
             raise ChangedSinceReportError(message)
         changed = []
         for drift in report_store.read_drifts(self.inspector.database, report, repairable=True):
@@ -111,8 +109,8 @@ class DriftRepairer:
         if changed:
             others = f" and {len(changed) - 5} more" if len(changed) > 5 else ""  # noqa: PLR2004 - as many as a line holds
             message = (
-                f"nothing was done: {', '.join(changed[:5])}{others} changed since plan {report.id[:12]}, here or at a "
-                "biller; make a new one with `billing-sync drift check`"
+                f"nothing was repaired: {', '.join(changed[:5])}{others} changed since drift report {report.id[:12]}, "
+                "in our database or at a provider; run `billing-sync drift check` for a new report"
             )
             raise ChangedSinceReportError(message)
 
@@ -121,19 +119,19 @@ class DriftRepairer:
         return not isinstance(current, str) and drift.is_same_as(current)
 
     def _repair_organization(self, drift: DriftItem) -> list[NotRepaired]:
-        """Raises ``RetryableError`` where a biller does not let it be looked at, before anything was done."""
+        """Raises ``RetryableError`` if a provider cannot be read, before any repair."""
         org_id = str(drift.org_id)
         try:
-            # Once more: those before it took their time, and what a person did there meanwhile is not undone.
+            # Checked again, since the organizations before took time: a change made at the provider meanwhile is kept.
             if not (self._is_unchanged(drift) and self._invalidate(org_id, drift)):
-                return _skipped(drift, "it changed just now")
+                return _skipped(drift, "it changed during the repair")
         except ParkedError as error:
-            return _skipped(drift, f"it could not be looked at: {error.message}")
+            return _skipped(drift, f"it could not be inspected: {error.message}")
         not_repaired = [self._reconcile(org_id, each.provider) for each in drift.repairs]
         return [each for each in not_repaired if each is not None]
 
     def _invalidate(self, org_id: str, drift: DriftItem) -> bool:
-        """Its row is held meanwhile, so that what is forgotten is what was looked at."""
+        """Locks the row of the organization, so that exactly the inspected state is invalidated."""
         now = self.inspector.clock()
         with self.inspector.database.write() as session:
             organization_commands.lock(session, org_id)
@@ -167,7 +165,7 @@ class DriftRepairer:
 
 
 def _skipped(drift: DriftItem, reason: str) -> list[NotRepaired]:
-    reason = f"{reason}; it was left alone"
+    reason = f"{reason}; it was not repaired"
     return [
         NotRepaired(org_id=str(drift.org_id), provider=each.provider, parked=False, reason=reason)
         for each in drift.repairs

@@ -1,6 +1,6 @@
-"""A comparison as it is kept: its stage and place, what was listed, what was found. Each step is one transaction.
+"""Stored drift runs and reports: stage, cursor, listings and findings. Each step is one transaction.
 
-Whoever goes on with a run takes its token; whoever had it before learns so at the next step and stops.
+A process that resumes a run takes over its lease token. The process that had it before stops at its next step.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ DRIFT_STAGES: tuple[DriftStage, ...] = (
     "organizations",
     "orphans",
 )
-# What was listed longer ago than this is listed anew.
+# An older run is not resumed, since its listings are out of date.
 MAX_DRIFT_RUN_AGE = timedelta(hours=6)
-# A step takes seconds; what a person has under way is not taken from him.
+# A step takes seconds. The schedule does not take over a run that an operator has under way.
 DRIFT_RUN_ABANDONED_AFTER = timedelta(minutes=2)
 MAX_STORED_DRIFT_REPORTS = 20
 _DRIFTS_PER_PAGE = 200
 
 
 class DriftRunTakenOverError(Exception):
-    """Somebody else goes on with this comparison; this one stops."""
+    """Another process took over this run, so this one stops."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DriftCounts:
-    """``behind``: organizations that moved, of which nothing is said; ``parked``: those that wait for a person.
+    """``in_flux``: organizations that were changing, so nothing is reported about them.
 
-    ``left_out``: billers of which nothing is said, because the key is another account's.
+    ``parked_or_on_hold``: organizations that wait for an operator. ``excluded_providers``: providers that were not
+    compared, because the API key belongs to another account.
     """
 
     compared: int = 0
@@ -72,7 +73,7 @@ class DriftCounts:
 
 @dataclass(slots=True, kw_only=True)
 class DriftRun:
-    """``done``: of this stage, rows listed or organizations compared."""
+    """``processed``: rows listed or organizations compared in this stage."""
 
     id: str
     lease_token: str
@@ -83,7 +84,7 @@ class DriftRun:
     started_at: datetime
 
     def advance(self, cursor: str | None, processed: int) -> None:
-        """On within the stage, or on to the next one where there is no more."""
+        """Moves on within the stage; without a cursor, to the next stage."""
         if cursor is not None:
             self.cursor, self.processed = cursor, self.processed + processed
             return
@@ -93,7 +94,7 @@ class DriftRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftReport:
-    """A run that ended. ``id`` is the hash of what it found."""
+    """A finished run. ``id`` is the hash of its findings."""
 
     id: str
     run_id: str
@@ -104,7 +105,7 @@ class DriftReport:
 
 
 def resume(session: Session, now: datetime) -> DriftRun:
-    """The run that was broken off, its token now the caller's; else a new one."""
+    """The unfinished run, whose lease token is now the caller's; if there is none, a new run."""
     row = session.scalars(
         select(DriftReportRecord)
         .where(DriftReportRecord.finished_at.is_(None), DriftReportRecord.started_at > now - MAX_DRIFT_RUN_AGE)
@@ -120,7 +121,7 @@ def resume(session: Session, now: datetime) -> DriftRun:
 
 
 def start(session: Session, now: datetime) -> DriftRun:
-    """From the first page; what was broken off is forgotten."""
+    """Starts a run at the first page. Unfinished runs are deleted."""
     session.execute(delete(DriftReportRecord).where(DriftReportRecord.finished_at.is_(None)))
     row = DriftReportRecord(
         run_id=str(uuid4()),
@@ -137,7 +138,7 @@ def start(session: Session, now: datetime) -> DriftRun:
 
 
 def is_due(session: Session, every: timedelta, now: datetime) -> bool:
-    """Whether a schedule has something to do: begin a comparison, or go on with one that nobody goes on with."""
+    """Whether the schedule has to start a run, or to resume one that was abandoned."""
     last = session.scalars(
         select(DriftReportRecord).order_by(DriftReportRecord.started_at.desc()).limit(1)
     ).one_or_none()
@@ -149,7 +150,7 @@ def is_due(session: Session, every: timedelta, now: datetime) -> bool:
 
 
 def save_progress(session: Session, run: DriftRun, now: datetime) -> None:
-    """Where the run is now. Raises ``DriftRunTakenOverError``."""
+    """Stores how far the run is. Raises ``DriftRunTakenOverError``."""
     saved = session.execute(
         update(DriftReportRecord)
         .where(DriftReportRecord.run_id == run.id, DriftReportRecord.lease_token == run.lease_token)
@@ -164,12 +165,15 @@ def save_progress(session: Session, run: DriftRun, now: datetime) -> None:
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if saved is None:
-        message = "another comparison took over from this one; `billing-sync drift check` goes on with it"
+        message = (
+            "another drift check took over this run; wait for its report, or run `billing-sync drift check` to "
+            "continue it here"
+        )
         raise DriftRunTakenOverError(message)
 
 
 def add_drifts(session: Session, run: DriftRun, drifts: Sequence[DriftItem]) -> None:
-    """Into the run, and into its counts; ``keep`` writes those."""
+    """Stores items of the run and adds them to its counts, which ``save_progress`` stores."""
     rows = [
         {
             "run_id": run.id,
@@ -186,7 +190,7 @@ def add_drifts(session: Session, run: DriftRun, drifts: Sequence[DriftItem]) -> 
 
 
 def release(session: Session, run: DriftRun, now: datetime) -> None:
-    """Nobody goes on with it now, so whoever wants to may."""
+    """Marks the run as abandoned, so that any process may resume it."""
     session.execute(
         update(DriftReportRecord)
         .where(DriftReportRecord.run_id == run.id, DriftReportRecord.lease_token == run.lease_token)
@@ -195,7 +199,7 @@ def release(session: Session, run: DriftRun, now: datetime) -> None:
 
 
 def finish(session: Session, run: DriftRun, now: datetime) -> DriftReport:
-    """Name the plan, and forget what was listed for it. One that said the same before is replaced."""
+    """Gives the report its id and deletes the listings. An earlier report with the same findings is replaced."""
     identity = report_id(_all_drifts(session, run.id))
     session.execute(delete(DriftReportRecord).where(DriftReportRecord.report_id == identity))
     session.execute(delete(DriftListing).where(DriftListing.run_id == run.id))
@@ -212,7 +216,7 @@ def finish(session: Session, run: DriftRun, now: datetime) -> DriftReport:
 
 
 def find_by_prefix(session: Session, prefix: str) -> list[DriftReport]:
-    """Plans whose id begins so; two at most, which is enough to know that it says too little."""
+    """Reports whose id starts with ``prefix``; at most two, which is enough to see that it is ambiguous."""
     rows = session.scalars(
         select(DriftReportRecord).where(DriftReportRecord.report_id.startswith(prefix, autoescape=True)).limit(2)
     )
@@ -220,14 +224,14 @@ def find_by_prefix(session: Session, prefix: str) -> list[DriftReport]:
 
 
 def read_drifts(database: Database, report: DriftReport, *, repairable: bool = False) -> Iterator[DriftItem]:
-    """In the order of their ids; a few at a time, so that no transaction is open while one of them is worked on."""
+    """The report's items in order, read in pages, so that no transaction is open while an item is processed."""
     last_seq = -1
     while True:
         with database.read() as session:
             page = _drift_page(session, report.run_id, last_seq, repairable=repairable)
         if not page:
             return
-        for last_seq, drift in page:  # noqa: B007 - the last one's number is where the next page begins
+        for last_seq, drift in page:  # noqa: B007 - the next page begins after the last one
             yield drift
 
 
@@ -265,7 +269,7 @@ def _to_run(row: DriftReportRecord) -> DriftRun:
 
 def _to_report(row: DriftReportRecord) -> DriftReport:
     if row.report_id is None or row.finished_at is None:
-        message = f"run {row.run_id} has not ended"
+        message = f"drift run {row.run_id} is not finished"
         raise ValueError(message)
     return DriftReport(
         id=row.report_id,

@@ -1,7 +1,7 @@
-"""Sending mails: claim one, send it, write down how that went; each its own transaction, none open meanwhile.
+"""Email sender: leases an email, sends it, and records the result. No transaction is open while it is sent.
 
-A lease in the row keeps two workers from the same mail. Killed between the mail server's yes and our commit, a mail is
-sent again under the same Message-ID, by which mailboxes and people know it for the same.
+A lease in the row keeps two workers from sending the same email. If a process is killed after the SMTP server accepted
+the email and before our commit, the email is sent again with the same Message-ID, so that mailboxes recognize it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from core.emails.templates import TemplateContext
 
 log = structlog.get_logger()
 
-# About eight hours in all: a mail server that says "later" for longer means no.
+# About eight hours in all. An SMTP server that defers an email for longer counts as rejecting it.
 MAX_EMAIL_ATTEMPTS: Final = 10
 MIN_EMAIL_RETRY_DELAY: Final = timedelta(minutes=1)
 MAX_EMAIL_RETRY_DELAY: Final = timedelta(hours=4)
-INVITATION_TOKEN_PLACEHOLDER: Final = "{token}"  # noqa: S105 - where it goes
+INVITATION_TOKEN_PLACEHOLDER: Final = "{token}"  # noqa: S105 - the place for the token
 
 
 class EmailError(Exception):
-    """``reason``: the mail server's code and our words; neither address nor name nor what the server wrote."""
+    """``reason``: the SMTP server's code and our own words, without addresses, names or the server's text."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -49,22 +49,22 @@ class EmailError(Exception):
 
 
 class EmailServerUnavailableError(EmailError):
-    """No mail goes through now, whosever it is."""
+    """The server accepts no email at all now."""
 
 
 class EmailDeferredError(EmailError):
-    """This mail was not taken, or nobody knows; the next one may be."""
+    """This email was not accepted, or the outcome is unknown. The next email may be accepted."""
 
 
 class EmailRejectedError(EmailError):
-    """This mail is never taken."""
+    """This email will never be accepted."""
 
 
 class EmailConnection(Protocol):
-    """One connection to the mail server."""
+    """One connection to the SMTP server."""
 
     def send(self, message: EmailMessage) -> None:
-        """Returns once it was taken. Raises ``EmailError``."""
+        """Returns when the server has accepted the email. Raises ``EmailError``."""
 
 
 class EmailTransport(Protocol):
@@ -74,7 +74,10 @@ class EmailTransport(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SenderConfig:
-    """``page``: the page that accepts invitations, ``{token}`` in it; ``None``: mails hold the token itself."""
+    """``invitation_url``: the page that accepts invitations, with ``{token}`` in it.
+
+    Without it, the emails contain the token itself.
+    """
 
     from_address: Address
     invitation_url: str | None = None
@@ -82,7 +85,7 @@ class SenderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendSummary:
-    """What became of the mails of one run; ``away`` says why it ended early."""
+    """The result of one run. ``unavailable_reason`` says why it ended early."""
 
     sent: int = 0
     unavailable_reason: str | None = None
@@ -90,7 +93,7 @@ class SendSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmailSender:
-    """Sends what is due. ``new_token`` makes one more token for an invitation, by its id, in the given transaction."""
+    """Sends due emails. ``new_token`` creates a token for the invitation with this id, in the given transaction."""
 
     database: Database
     catalog: Catalog
@@ -104,7 +107,7 @@ class EmailSender:
             return queue.any_due(session, self.clock())
 
     def run(self, seconds: float) -> SendSummary:
-        """Send until nothing is due, at most so long and one mail more."""
+        """Sends until no email is due or the time is over. The email that is being sent then is finished."""
         deadline = time.monotonic() + seconds
         with self.database.write() as session:
             queue.release_ready(session, self.clock())
@@ -128,21 +131,21 @@ class EmailSender:
             return queue.lease_next(session, self.clock())
 
     def _send(self, connection: EmailConnection, email: LeasedEmail) -> int:
-        """1: it was taken. Raises ``EmailServerUnavailableError``."""
+        """Returns the number of emails that were accepted, 0 or 1. Raises ``EmailServerUnavailableError``."""
         try:
             connection.send(self._render(email))
         except EmailDeferredError as error:
             if email.attempts + 1 < MAX_EMAIL_ATTEMPTS:
                 self._reschedule(email, error.reason, count_attempt=True)
             else:
-                self._fail(email, f"{error.reason}, {MAX_EMAIL_ATTEMPTS} times")
+                self._fail(email, f"{error.reason} (after {MAX_EMAIL_ATTEMPTS} attempts)")
             return 0
         except EmailRejectedError as error:
             self._fail(email, error.reason)
             return 0
         with self.database.write() as session:
             queue.mark_sent(session, email, self.clock())
-        log.info("email_sent", mail=email.id, kind=email.kind, org_id=email.org_id)
+        log.info("email_sent", email_id=email.id, kind=email.kind, org_id=email.org_id)
         return 1
 
     def _reschedule(self, email: LeasedEmail, reason: str, *, count_attempt: bool) -> None:
@@ -153,17 +156,17 @@ class EmailSender:
         )
         with self.database.write() as session:
             queue.reschedule(session, email, reason, self.clock() + delay, count_attempt=count_attempt)
-        log.info("email_rescheduled", mail=email.id, kind=email.kind, org_id=email.org_id, reason=reason)
+        log.info("email_rescheduled", email_id=email.id, kind=email.kind, org_id=email.org_id, reason=reason)
 
     def _fail(self, email: LeasedEmail, reason: str) -> None:
         with self.database.write() as session:
             queue.fail(session, email, reason, self.clock())
-        log.warning("email_failed", mail=email.id, kind=email.kind, org_id=email.org_id, reason=reason)
+        log.warning("email_failed", email_id=email.id, kind=email.kind, org_id=email.org_id, reason=reason)
 
     def _render(self, email: LeasedEmail) -> EmailMessage:
-        """Written anew at each try; an invitation's with a token of its own, whose hash is committed by then."""
+        """Renders the email anew at each attempt. An invitation gets its own token, whose hash is committed before."""
         if not email_addresses.is_mailable(email.recipient):
-            reason = "the address is none that a mail can be sent to"
+            reason = "the address cannot receive email"
             raise EmailRejectedError(reason)
         with self.database.write() if email.invitation_id else self.database.read() as session:
             context = self._context(session, email)

@@ -1,1 +1,1 @@
-"""Organizations and memberships, the source of truth: every change to them, and reading them."""
+"""Organizations and memberships, the source of truth: all changes to them, and the queries that read them."""

@@ -1,7 +1,7 @@
-"""Changes to organizations. Each takes the caller's session, checks its words, and records the event it causes.
+"""Changes to organizations. Each uses the caller's session, checks its values, and records the event it causes.
 
-A change that a biller must see raises ``version`` and every link's ``desired_version`` in the same transaction;
-a change that changes nothing records nothing.
+A change that a provider must see raises ``version`` and each link's ``desired_version`` in the same transaction.
+A change without effect records nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from core.organizations.validation import (
 )
 from core.ports.spec import PROVIDERS
 
-# Written once: to build a statement costs more than to send it.
+# Built once, because building a statement costs more than sending it.
 _LOCK_ORGANIZATION = select(Organization).where(Organization.id == bindparam("org_id")).with_for_update()
 _SELECT_NAME_OWNER = select(Organization.id).where(
     Organization.name_key == bindparam("key"), Organization.status != "deleted"
@@ -52,9 +52,9 @@ class NewOrganization:
 
 
 def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Organization:
-    """A new active organization with one link a biller, both due at once. Raises ``InvalidChangeError``."""
+    """A new active organization with one link per provider, both due at once. Raises ``InvalidChangeError``."""
     if new.org_id is not None and not ORGANIZATION_ID_PATTERN.fullmatch(new.org_id):
-        raise InvalidChangeError("org_id", "org_id must be org_ and then at most 60 letters, digits, _ or -")
+        raise InvalidChangeError("org_id", "org_id must be org_ followed by at most 60 letters, digits, _ or -")
     name = checked_name(new.name)
     one_of("plan_tier", new.plan_tier, catalog.tiers())
     _refuse_taken_name(change.session, name)
@@ -79,7 +79,7 @@ def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Org
 
 
 def lock(session: Session, org_id: str) -> Organization | None:
-    """The organization, its row held until the transaction ends; ``None``: there is no such organization."""
+    """The organization, with its row locked until the transaction ends. ``None``: it does not exist."""
     return session.scalars(_LOCK_ORGANIZATION, {"org_id": org_id}).one_or_none()
 
 
@@ -95,7 +95,7 @@ def rename(change: ChangeContext, organization: Organization, name: str) -> None
 
 
 def change_status(change: ChangeContext, organization: Organization, status: str) -> None:
-    """``suspended`` blocks use and leaves billing alone; ``deleted`` ends subscriptions and keeps both customers."""
+    """``suspended`` blocks use and does not affect billing; ``deleted`` ends subscriptions and keeps both customers."""
     new_status = one_of("status", status, ORGANIZATION_STATUSES)
     before = organization.status
     if new_status == before:
@@ -114,7 +114,7 @@ def change_status(change: ChangeContext, organization: Organization, status: str
 def change_billing_details(
     change: ChangeContext, organization: Organization, *, billing_email: str | None = None, currency: str | None = None
 ) -> None:
-    """Replace what is given; ``None`` leaves a field as it is."""
+    """Replace the given fields. ``None`` leaves a field as it is."""
     new_email = checked_email(billing_email) if billing_email is not None else organization.billing_email
     new_currency = checked_currency(currency) if currency is not None else organization.currency
     changed: list[Json] = []
@@ -133,6 +133,6 @@ def change_billing_details(
 def _refuse_taken_name(session: Session, name: str) -> None:
     comparison_key = name_key(name)
     acquire_advisory_locks(session, f"name:{comparison_key}")
-    # Whoever gives a name flushes it, so the unit of work knows of none that the database does not.
+    # This query does not flush the session. It need not: each change of a name is flushed when it is made.
     if session.connection().scalar(_SELECT_NAME_OWNER, {"key": comparison_key}) is not None:
         raise NameTakenError("name", f"Organization '{name}' already exists")

@@ -13,7 +13,8 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 
-# The relay rings the broker within moments of the commit; a link still behind after this was not heard.
+# The relay sends a sync request within moments of the commit. If the link is still behind after this, the sweep sends
+# one.
 SWEEP_GRACE = timedelta(seconds=20)
 _MARK_LINKS_FOR_SYNC = (
     update(BillingLink)
@@ -30,7 +31,7 @@ _MARK_LINKS_FOR_SYNC = (
 
 
 def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
-    """A link that has everything left to do."""
+    """The row of a new link, to which nothing was applied yet."""
     return {
         "org_id": org_id,
         "provider": provider,
@@ -45,7 +46,7 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
 
 
 def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
-    """A biller must see this: one version up, links due now, and one parked for its old data gets its chance."""
+    """Raise the version and make the links due now. A parked link becomes active again; one on hold does not."""
     organization.version += 1
     organization.updated_at = change.now
     change.session.flush()

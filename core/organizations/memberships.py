@@ -1,4 +1,4 @@
-"""Changes to memberships. Each records the event it causes; none of them concerns a biller."""
+"""Changes to memberships. Each records the event it causes; none affects billing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.events.event_types import ChangeContext
 
 MAX_USER_ID_LENGTH = 255
 
-# Written once: to build a statement costs more than to send it.
+# Built once, because building a statement costs more than sending it.
 _LOCK_MEMBERSHIP = (
     select(Membership)
     .where(Membership.org_id == bindparam("org_id"), Membership.user_id == bindparam("user_id"))
@@ -27,7 +27,7 @@ class AlreadyMemberError(InvalidChangeError):
 
 
 class LastOwnerError(InvalidChangeError):
-    """Somebody must stay who may decide about the organization."""
+    """Raised when the change would remove the last owner."""
 
 
 def lock(session: Session, org_id: str, user_id: str) -> Membership | None:
@@ -35,12 +35,12 @@ def lock(session: Session, org_id: str, user_id: str) -> Membership | None:
 
 
 def add(change: ChangeContext, organization: Organization, user_id: str, role: str) -> None:
-    """Expects the organization's row to be locked: nobody joins one that is being deleted."""
+    """Expects the organization's row to be locked, so that nobody joins one that is being deleted."""
     checked = one_of("role", role, MEMBERSHIP_ROLES)
     if not user_id.strip() or len(user_id) > MAX_USER_ID_LENGTH:
         raise InvalidChangeError("user_id", f"user_id must be 1 to {MAX_USER_ID_LENGTH} characters long")
     if not user_id.isprintable():
-        raise InvalidChangeError("user_id", "user_id holds control characters; write it in one line of plain text")
+        raise InvalidChangeError("user_id", "user_id contains control characters; use one line of plain text")
     row = {"org_id": organization.id, "user_id": user_id, "role": checked, "joined_at": change.now}
     if not insert_once(change.session, Membership, row):
         raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
@@ -62,11 +62,11 @@ def change_role(change: ChangeContext, membership: Membership, role: str) -> Non
 
 
 def refuse_removing_last_owner(session: Session, membership: Membership) -> None:
-    """Before an owner leaves or becomes something else: another one must stay. Raises ``LastOwnerError``.
+    """Called before an owner leaves or gets another role. Raises ``LastOwnerError`` if there is no other owner.
 
-    Expects the organization's row to be locked, so that of two who leave at the same moment one stays.
+    Expects the organization's row to be locked, so that of two owners who leave at the same moment one stays.
     """
     owners = select(func.count()).where(Membership.org_id == membership.org_id, Membership.role == "owner")
     if membership.role == "owner" and (session.scalar(owners) or 0) <= 1:
-        message = f"{membership.user_id} is the last owner of {membership.org_id}: make somebody else an owner first"
+        message = f"{membership.user_id} is the last owner of {membership.org_id}: make another member an owner first"
         raise LastOwnerError("user_id", message)

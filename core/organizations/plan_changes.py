@@ -15,16 +15,16 @@ from core.organizations.links import mark_for_sync
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanStep:
-    """What asking for a plan comes to: these are the plans afterwards."""
+class PlannedPlanChange:
+    """What a plan change does, and the organization's plans afterwards."""
 
     kind: Literal["none", "now", "period_end", "canceled"]
     plan_tier: str
     pending_plan_tier: str | None
 
 
-def plan_step(organization: Organization, plan_tier: str, catalog: Catalog) -> PlanStep:
-    """A higher rank applies now; a lower one waits for the end of the period; the present one takes that back.
+def plan_step(organization: Organization, plan_tier: str, catalog: Catalog) -> PlannedPlanChange:
+    """A higher rank applies now, a lower one at the end of the period; the current plan cancels a scheduled one.
 
     Raises ``InvalidChangeError``.
     """
@@ -34,14 +34,16 @@ def plan_step(organization: Organization, plan_tier: str, catalog: Catalog) -> P
     billed = organization.status != "deleted"
     if billed and current_plan is not None and catalog.plan(plan_tier).rank < current_plan.rank:
         kind: Literal["none", "period_end"] = "none" if pending_tier == plan_tier else "period_end"
-        return PlanStep(kind=kind, plan_tier=current_tier, pending_plan_tier=plan_tier)
+        return PlannedPlanChange(kind=kind, plan_tier=current_tier, pending_plan_tier=plan_tier)
     if plan_tier != current_tier:
-        return PlanStep(kind="now", plan_tier=plan_tier, pending_plan_tier=None)
-    return PlanStep(kind="canceled" if pending_tier else "none", plan_tier=current_tier, pending_plan_tier=None)
+        return PlannedPlanChange(kind="now", plan_tier=plan_tier, pending_plan_tier=None)
+    return PlannedPlanChange(
+        kind="canceled" if pending_tier else "none", plan_tier=current_tier, pending_plan_tier=None
+    )
 
 
 def change_plan(change: ChangeContext, organization: Organization, plan_tier: str, catalog: Catalog) -> None:
-    """As ``plan_step`` says."""
+    """Change the plan as ``plan_step`` decides."""
     step = plan_step(organization, plan_tier, catalog)
     if step.kind == "none":
         return
@@ -55,9 +57,9 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
 
 
 def apply_scheduled_plan(change: ChangeContext, organization: Organization, tier: str) -> None:
-    """The biller says that a waiting downgrade took effect: ``tier`` is what the organization may use from now on.
+    """A provider reported that a scheduled downgrade took effect: ``tier`` is the organization's plan from now on.
 
-    Where another one waits by now, the billers are told of that anew.
+    If another plan is scheduled by now, both links are marked for sync.
     """
     before, organization.plan_tier = organization.plan_tier, tier
     organization.plan_effective_at = None

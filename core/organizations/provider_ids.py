@@ -1,6 +1,6 @@
-"""Billing ids that people bring: stored as the link, believed only after the biller was read.
+"""Customer ids set by operators or services: stored on the link, trusted only after the provider was read.
 
-An id belongs to one organization. Setting one makes the link look at everything there anew.
+An id belongs to one organization. Setting one discards the link's last-known state, so the provider is read again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from core.ports.spec import CUSTOMER_DELETED, Provider
 
 
 def set_customer_ids(change: ChangeContext, organization: Organization, ids: Mapping[Provider, str | None]) -> None:
-    """Set the customer ids that are given; ``None`` leaves one as it is. Raises ``InvalidChangeError``."""
+    """Set the given customer ids. ``None`` leaves one as it is. Raises ``InvalidChangeError``."""
     new_ids = {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
     for provider, customer_id in new_ids.items():
         _refuse_unusable_id(change, organization, provider, customer_id)
@@ -39,11 +39,11 @@ def _refuse_unusable_id(
 ) -> None:
     field = f"{provider}_id"
     if not customer_id.strip() or len(customer_id) > 255:  # noqa: PLR2004 - the column's width
-        raise InvalidChangeError(
-            field, f"{field} must be 1 to 255 characters long; leave it out to keep the present one"
-        )
+        raise InvalidChangeError(field, f"{field} must be 1 to 255 characters long; omit it to keep the current one")
     if not customer_id.isprintable() or customer_id != customer_id.strip():
-        raise InvalidChangeError(field, f"{field} has blanks around it or control characters in it; write the bare id")
+        raise InvalidChangeError(
+            field, f"{field} has leading or trailing spaces or control characters; send the bare id"
+        )
     acquire_advisory_locks(change.session, f"{provider}:{customer_id}")
     owner = change.session.scalar(
         select(BillingLink.org_id).where(BillingLink.provider == provider, BillingLink.customer_id == customer_id)
@@ -52,26 +52,28 @@ def _refuse_unusable_id(
         raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
     link = change.session.get_one(BillingLink, (organization.id, provider))
     if link.state == "active" and link.intent is not None and link.intent["operation"] == "create_customer":
-        # Parked it has told a person what may be there; before that, the customer in the making would be orphaned.
+        # A parked link has told an operator what may exist at the provider. An active one has not, so the customer that
+        # is being created would be orphaned.
         message = (
-            f"{field} cannot be set while a customer of {organization.id} is in the making there: "
-            f"try again when `billing-sync status {organization.id}` shows its id, or why there is none"
+            f"{field} cannot be set while a customer of {organization.id} is being created at the provider: "
+            f"try again when `billing-sync status {organization.id}` shows its id or why there is none"
         )
         raise InvalidChangeError(field, message)
     is_creating = link.intent is not None and link.intent["operation"] == "create_subscription"
     has_subscription = (link.subscription_id is not None or is_creating) and link.error_code != CUSTOMER_DELETED
     if provider == "stripe" and link.customer_id != customer_id and has_subscription:
+        subscription = f"subscription {link.subscription_id}" if link.subscription_id else "a subscription"
+        state = "is active" if link.subscription_id else "is being created"
         message = (
-            f"{field} cannot change while subscription {link.subscription_id or 'in the making'} "
-            f"runs on {link.customer_id}: end it first; if that customer was deleted in Stripe, "
-            f"`billing-sync retry {organization.id}` finds it out"
+            f"{field} cannot change while {subscription} {state} on {link.customer_id}: end it first; "
+            f"if that customer was deleted in Stripe, run `billing-sync retry {organization.id}`, which detects it"
         )
         raise InvalidChangeError(field, message)
 
 
 def _set_customer_id(change: ChangeContext, organization: Organization, provider: Provider, customer_id: str) -> bool:
-    """A new id makes the link unverified, whatever was believed of the old one; a held link is freed by it."""
-    # One that could still charge was refused above: this one ended with its customer.
+    """A new id discards what is known of the old one. A link on hold becomes active."""
+    # A subscription that could still charge was refused above, so this one ended with its customer.
     subscription_reset: dict[str, object] = {"subscription_id": None} if provider == "stripe" else {}
     return (
         change.session.execute(
@@ -90,7 +92,7 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 applied_next_plan=None,
                 state="active",
                 intent=None,
-                error_code=None,  # it spoke of the former customer
+                error_code=None,  # it was about the former customer
                 generation=BillingLink.generation + 1,
                 **subscription_reset,
             )

@@ -1,7 +1,7 @@
-"""Who belongs where: an organization as its members and the services see it, page by page, and the seats of a person.
+"""Read side: pages of organizations and members, and the memberships of a user.
 
-Reads only. A page begins after the last row of the one before, so what comes or goes meanwhile neither repeats nor
-hides another row, at any size.
+A page of organizations begins after the last row of the page before. Rows that are added or removed meanwhile
+therefore neither repeat nor hide another row.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, MembershipRole, Organization
 from core.organizations.validation import name_key
 
-# More than anybody belongs to; whoever does reaches the others by their id.
+# More than any user has. Further organizations can still be read by their id.
 MAX_MEMBERSHIPS_LISTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationRow:
-    """An organization, and what the one who asked is in it; ``role`` None: a service asked."""
+    """An organization, and the user's membership in it. ``role`` is None if no user is given."""
 
     organization: Organization
     role: MembershipRole | None
@@ -46,7 +46,7 @@ class OrganizationCursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationFilter:
-    """``user_id``: only those that this person belongs to. ``search``: a part of the name, letter case aside."""
+    """``user_id``: only organizations of this user. ``search``: a part of the name, ignoring case."""
 
     user_id: str | None = None
     search: str | None = None
@@ -67,20 +67,20 @@ def list_organizations(session: Session, criteria: OrganizationFilter, limit: in
 
 
 def memberships_of_user(session: Session, user_id: str) -> list[OrganizationRow]:
-    """Where a person belongs, the longest first; deleted organizations aside."""
+    """The organizations of a user without the deleted ones, longest membership first."""
     return _select_rows(
         session, user_id, [Organization.status != "deleted"], Membership.joined_at, MAX_MEMBERSHIPS_LISTED
     )
 
 
 def find_organization(session: Session, org_id: str, user_id: str | None = None) -> OrganizationRow | None:
-    """One organization, deleted or not; ``None``: there is none, or the person named is not in it."""
+    """One organization, deleted or not. ``None``: it does not exist, or the given user is not a member."""
     found = _select_rows(session, user_id, [Organization.id == org_id], Organization.created_at, 1)
     return found[0] if found else None
 
 
 def list_members(session: Session, org_id: str, limit: int, offset: int = 0) -> tuple[list[Member], int]:
-    """In the order in which they joined, and how many there are beyond the page too."""
+    """A page of members in the order in which they joined, and the number of all members."""
     in_organization = Membership.org_id == org_id
     rows = session.scalars(
         select(Membership)
@@ -148,7 +148,7 @@ def _select_rows(
     order: InstrumentedAttribute[datetime],
     limit: int,
 ) -> list[OrganizationRow]:
-    """Of all organizations, or of this person's."""
+    """From all organizations, or from this user's."""
     if user_id is None:
         all_organizations = select(Organization).where(*conditions).order_by(order, Organization.id).limit(limit)
         return _to_rows(session, [(organization, None) for organization in session.scalars(all_organizations)])

@@ -1,4 +1,4 @@
-"""Which names, addresses, currencies and ids an organization may have. Raises ``InvalidChangeError``."""
+"""Which names, email addresses, currencies and ids an organization may have. Raises ``InvalidChangeError``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BILLING_EMAIL_PATTERN = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,]+")
 
 
 def name_key(name: str) -> str:
-    """What makes two names the same: outer blanks, letter case and Unicode composition do not count."""
+    """Two names with the same key are the same: outer spaces, letter case and Unicode composition do not count."""
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
@@ -26,13 +26,13 @@ def checked_name(name: str) -> str:
             "name", f"name is {len(stripped)} characters long; at most {MAX_ORGANIZATION_NAME_LENGTH} are allowed"
         )
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in stripped):
-        raise InvalidChangeError("name", "name holds control characters; write it in one line of plain text")
+        raise InvalidChangeError("name", "name contains control characters; use one line of plain text")
     return stripped
 
 
 def checked_email(email: str) -> str:
     if len(email) > 512 or not BILLING_EMAIL_PATTERN.fullmatch(email):  # noqa: PLR2004 - Stripe's limit (stripe.md 4)
-        raise InvalidChangeError("billing_email", "billing_email is not one address of the form name@host.tld")
+        raise InvalidChangeError("billing_email", "billing_email must be a single address of the form name@host.tld")
     return email
 
 

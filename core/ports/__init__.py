@@ -1,1 +1,1 @@
-"""What the domain asks of a provider: protocols, specs, observed state and errors; no code of a provider."""
+"""Ports to the billing providers: protocols, specs, observed state and errors. No code of a provider is in here."""

@@ -1,23 +1,23 @@
-"""What can go wrong at a biller, sorted by what to do next. Nothing else leaves ``providers/``.
+"""Errors of the providers, sorted by what to do next. Nothing else leaves ``providers/``.
 
 ProviderError
-    RetryableError      the same work, later, may succeed
-        UnavailableError    no answer, or an answer that says nothing about our request (5xx, a proxy's page)
-        ThrottledError      too fast; ``retry_after`` seconds when the biller named a wait
-            ObjectThrottledError    one object too often: its organization waits, and nobody else
-        UnsettledError      an answer that a key keeps for ever and that proves nothing: look there, then send anew
-        MisconfiguredError  our key, address or permission: every organization fails alike until a person acts
-    ParkedError         repeating cannot help: a person must act on this organization
-        RejectedError       the biller refuses what we ask, or holds something that we must not touch
-        AmbiguousError      we cannot prove what exists there; going on could make a second customer
+    RetryableError      the same request may succeed later
+        UnavailableError    no response, or one that says nothing about our request (5xx, a proxy's page)
+        ThrottledError      too many requests; ``retry_after`` seconds if the provider named a wait
+            ObjectThrottledError    too many requests to one object: only its organization waits
+        OutcomeUnknownError the idempotency key returns the same response that proves nothing: read, then use a new key
+        MisconfiguredError  our key, address or permission: every organization fails until an operator acts
+    ParkedError         repeating cannot help: an operator must act on this organization
+        RejectedError       the provider rejects the request, or has something that we must not touch
+        AmbiguousError      we cannot prove what exists at the provider; going on could create a second customer
 
-LeaseLostError is not about the biller: another worker owns the organization now, so this one stops. Nor is
-MustWaitError: a request may not be sent or judged by now, so the turn comes back later.
+``LeaseLostError`` is not about the provider: another worker has the lease, so this one ends. Nor is ``NoPermitError``:
+the request may not be sent now, so the attempt is made later.
 
-Every argument goes to ``args``: Celery and pickle rebuild errors from it. Messages are shown to people and
-must hold ids only: no key, no name, no email.
+Every argument goes to ``args``, because Celery and pickle rebuild errors from it. Messages are shown to users and
+operators, and contain ids only: no key, no name, no email.
 
-``kind`` is stored with the link, shown, and typed (``retry --error``): it stays when a class is renamed.
+``kind`` is stored with the link, shown, and typed (``retry --error``). It stays when a class is renamed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ErrorKind = Literal["unavailable", "throttled", "outcome_unknown", "misconfigure
 
 
 class ProviderError(Exception):
-    """``code`` is the biller's own word (``resource_missing``), ``request_id`` what its support asks for."""
+    """``code`` is the provider's own error code (``resource_missing``). Its support asks for the ``request_id``."""
 
     kind: ClassVar[ErrorKind]
 
@@ -92,11 +92,11 @@ class AmbiguousError(ParkedError):
 
 
 class LeaseLostError(Exception):
-    """The lease ran out or was taken; nothing may be sent or written for this organization any more."""
+    """The lease expired or was taken over; the attempt may not send or write anything any more."""
 
 
 class NoPermitError(Exception):
-    """``reserved``: a place is kept that comes up after ``seconds``. If not, no place is to be had before then."""
+    """``reserved``: there is a reservation for ``retry_after`` seconds from now. If not, ask again after that time."""
 
     def __init__(self, retry_after: float, *, reserved: bool) -> None:
         super().__init__(retry_after, reserved)

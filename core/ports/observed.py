@@ -1,4 +1,4 @@
-"""What was read from a provider: customers, subscriptions, pages of them, and who wrote last."""
+"""Observed state, as read from a provider: customers, subscriptions, pages of them, and who wrote last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ObservedT = TypeVar("ObservedT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCustomer:
-    """A customer as the biller shows it. ``org_id``: whose it is by its own mark (Stripe's metadata, Lago's id)."""
+    """A customer at the provider. ``org_id``: the organization in it (Stripe: metadata; Lago: ``external_id``)."""
 
     id: str
     org_id: str | None = None
@@ -23,16 +23,16 @@ class ObservedCustomer:
     payer_id: str | None = None
     deleted: bool = False
     has_unpaid_invoice: bool = False
-    """Stripe only: a payment failed or came too late, and the invoice is not settled since."""
+    """Stripe only: a payment failed or is overdue, and the invoice is still unpaid."""
     changed_at: datetime | None = None
-    """Where the biller tells it: when anybody last wrote it."""
+    """When anybody last wrote it, if the provider returns that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedSubscription:
-    """One that has not ended. ``plan_code`` None: it has no plan of a kind that we make.
+    """A subscription that has not ended. ``plan_code`` None: its plan is not of a kind that we create.
 
-    ``begun`` is False for one that waits for a later day.
+    ``started`` is False for one that starts at a later date.
     """
 
     id: str
@@ -41,14 +41,14 @@ class ObservedSubscription:
     plan_code: str | None = None
     next_plan_code: str | None = None
     started: bool = True
-    remark: Literal["waits", "came"] | None = None
-    """Stripe only: our note of a scheduled plan, which the next change clears first once it came."""
+    remark: Literal["pending", "took_effect"] | None = None
+    """Stripe only: our note of a scheduled plan. After it took effect, the next change clears the note first."""
     changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedState:
-    """All that a biller shows of one organization."""
+    """Everything that was read of one organization at a provider."""
 
     customers: tuple[ObservedCustomer, ...] = ()
     subscriptions: tuple[ObservedSubscription, ...] = ()
@@ -56,7 +56,7 @@ class ObservedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedPage(Generic[ObservedT]):
-    """One page of a list; ``after`` asks for the next one, None: this was the last."""
+    """One page of a list. ``next_cursor`` requests the next page; None: this is the last one."""
 
     rows: tuple[ObservedT, ...]
     next_cursor: str | None
@@ -64,7 +64,7 @@ class ObservedPage(Generic[ObservedT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteWrite:
-    """Somebody wrote an object there. ``ours``: the request carried one of our keys."""
+    """A write of an object at the provider. ``by_us``: its request had one of our idempotency keys."""
 
     object_id: str
     written_at: datetime
@@ -74,7 +74,7 @@ class RemoteWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """What one round at a biller has to make again; ``seen`` is the subscription as it is now, None: there is none."""
+    """What one attempt has to write again. ``observed``: the subscription as it is now; None: there is none."""
 
     org_id: str
     customer_id: str

@@ -1,8 +1,9 @@
-"""The door to a biller: what it is told (absolute specs), what it answers, and under which claim it may send.
+"""Protocols of a billing provider: what it is given, what it returns, and the attempt under which it may send.
 
-A biller makes what exists there match the spec it is given. Every method may be repeated after a crash at any
-point and ends in the same state, with one customer and at most one subscription. It raises ``errors.ProviderError``
-kinds, ``errors.LeaseLostError`` and ``errors.NoPermitError``, nothing else, and it knows neither database nor Celery.
+A provider makes what exists there match the absolute spec that it is given. Every method may be repeated after a crash
+at any point and ends in the same state, with one customer and at most one subscription. It raises
+``errors.ProviderError`` kinds, ``errors.LeaseLostError`` and ``errors.NoPermitError``, nothing else. It uses neither
+the database nor Celery.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, O
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 
-# Stripe may forget an idempotency key once it is 24 hours old (stripe.md 2); one hour is margin for clocks.
+# Stripe may drop an idempotency key when it is 24 hours old (stripe.md 2); one hour is a margin for clock skew.
 IDEMPOTENCY_KEY_SAFE_FOR = timedelta(hours=23)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """``payer_id``: the Stripe customer that Lago, by its own answer, charges."""
+    """``payer_id``: the Stripe customer that Lago charges, by Lago's response."""
 
     id: str
     livemode: bool | None = None
@@ -32,7 +33,7 @@ class Customer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """As read back from the biller's own answer; ``next_plan_at`` is when a scheduled plan takes effect (UTC)."""
+    """As read from the provider's response. ``next_plan_at``: when a scheduled plan takes effect (UTC)."""
 
     id: str
     plan_code: str
@@ -42,7 +43,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A create that was written down before it was sent: a retry sends this ``body`` under this ``key``, unchanged."""
+    """A create request, stored before it is sent. A retry sends the same ``body`` and ``idempotency_key`` again."""
 
     operation: str
     generation: int
@@ -56,86 +57,87 @@ class Intent:
 
 
 class AttemptContext(Protocol):
-    """One worker's turn at one organization at one biller. Each method is its own short transaction."""
+    """One worker's sync attempt at one link. Each method is its own short transaction."""
 
     def reserve(self, operation: str) -> None:
-        """Call before a create is written ahead: takes its place in the biller's quota, or raises ``NoPermitError``
-        while nothing of it is written. The next ``hold`` of that operation takes no other.
+        """Call before an intent is recorded: gets the permit of its request, or raises ``NoPermitError`` while nothing
+        is written. The next ``before_request`` of that operation uses this permit.
         """
 
     def before_request(self, operation: str) -> None:
-        """Call before every request: it is within the biller's quota now, or ``NoPermitError`` is raised; the lease
-        outlasts it, or ``LeaseLostError`` is raised.
+        """Call before every request.
 
-        ``operation`` is what the biller counts by: ``POST /v1/customers``.
+        Raises ``NoPermitError`` if the rate limiter does not permit it now. Raises ``LeaseLostError`` if the lease is
+        lost; otherwise the lease outlasts the request. ``operation`` is what the provider limits by, for example
+        ``POST /v1/customers``.
         """
 
     @property
     def intent(self) -> Intent | None:
-        """The create that was written ahead and is not yet known to have ended."""
+        """The stored intent, while the outcome of its request is not known."""
 
     def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
-        """Store a new intent (next generation, new key) in place of any earlier one; it counts as sent now.
+        """Store a new intent (next generation, new key) in place of any earlier one. It counts as sent now.
 
-        Only after proof that the earlier one left nothing behind.
+        Call it only after proof that the earlier request created nothing.
         """
 
     def resend_intent(self) -> Intent:
-        """Stamp the stored intent as sent again now and return it."""
+        """Store that the intent is sent again now, and return it."""
 
 
 class Throttle(Protocol):
     def before_request(self, operation: str) -> None:
-        """Call before every request; raises ``NoPermitError`` where it would be one too many now."""
+        """Call before every request; raises ``NoPermitError`` if the rate limiter does not permit it now."""
 
 
 class StateReader(Protocol):
-    """The same biller, read only, to compare what it holds with what it should. Raises ``errors.ProviderError`` kinds.
+    """Reads the state of a provider for comparisons. Raises ``errors.ProviderError`` kinds.
 
-    Pages may repeat an object, and miss one that moved while they were turned: what they show is looked at again
-    before anybody acts on it.
+    Pages may repeat an object, and miss one that moved while they were read. So each object is read again before
+    anything is done about it.
     """
 
     def with_throttle(self, throttle: Throttle) -> StateReader:
-        """The same, every request of it passing here first."""
+        """A copy that calls ``throttle.before_request`` before each of its requests."""
 
     def customers(self, cursor: str | None) -> ObservedPage[ObservedCustomer]: ...
 
     def subscriptions(self, cursor: str | None) -> ObservedPage[ObservedSubscription]: ...
 
     def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:
-        """One organization as it is now: these customers, what is marked as its own, and their subscriptions."""
+        """One organization as it is now: these customers, those that have its org_id, and all their subscriptions."""
 
     def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:
-        """Whether an invoice of its customer, who is in the sight, could not be charged and is still open."""
+        """Whether an invoice of its customer, which is in ``observed``, could not be charged and is still open."""
 
     def recent_writes(self) -> list[RemoteWrite]:
-        """The last that were made there, newest first; as far back as a few calls go, empty where nobody keeps it."""
+        """The last writes, newest first, as far back as a few requests reach; empty if the provider stores none."""
 
     def planned_requests(self, repair: Repair) -> list[str]:
-        """The requests that a round would send for this; look-ups of prices, which are kept a while, left out."""
+        """The requests that an attempt would send for the repair, without look-ups of prices, which are cached."""
 
 
 class InvoicePreviewer(Protocol):
-    """The same biller, read only, for people who wait for the answer. Raises ``errors.ProviderError`` kinds."""
+    """Previews invoices for users who wait for the response; reads only. Raises ``errors.ProviderError`` kinds."""
 
     def with_throttle(self, throttle: Throttle) -> InvoicePreviewer:
-        """The same, every request of it passing here first."""
+        """A copy that calls ``throttle.before_request`` before each of its requests."""
 
     def quote(self, query: PlanChangeQuery) -> Quote: ...
 
 
 class UsageReader(Protocol):
-    """Where usage is counted. Raises ``errors.ProviderError`` kinds."""
+    """Reads usage from the provider that counts it. Raises ``errors.ProviderError`` kinds."""
 
     def with_throttle(self, throttle: Throttle) -> UsageReader: ...
 
     def usage(self, org_id: str) -> Usage | None:
-        """``None``: it holds no subscription that usage could belong to."""
+        """``None``: the organization has no subscription that usage could belong to."""
 
 
 class BillingProvider(Protocol):
-    """Stripe or Lago. ``make_*`` are absolute: the same spec twice changes nothing the second time."""
+    """Stripe or Lago. ``ensure_*`` are idempotent: the same spec twice changes nothing the second time."""
 
     @property
     def provider(self) -> Provider: ...
@@ -146,32 +148,32 @@ class BillingProvider(Protocol):
     def ensure_customer(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         """Create or update the customer and return its id (``cus_…``; Lago's ``lago_id``).
 
-        A known id is never replaced: if the biller does not know it, has it deleted, or holds it for another
-        organization, ``RejectedError`` says which. A customer that was there before us and carries subscriptions
-        that we did not make is ``RejectedError`` too: joining it would bill twice.
+        A known id is never replaced: if the provider does not know it, has deleted it, or has it for another
+        organization, ``RejectedError`` says which. A customer that existed before and has subscriptions that we did not
+        create is ``RejectedError``, too: adopting it would bill twice.
         """
 
     def ensure_subscription(
         self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Subscription:
-        """Create or change the one subscription; the answer is what the biller read back.
+        """Create or change the one subscription, and return it as the provider returned it.
 
-        Higher plan: at once. ``next_plan_code``: scheduled for period end. ``next_plan_code`` None: a scheduled
-        change is taken back. When the scheduled plan has already taken effect, the answer says so
+        A higher plan takes effect at once. ``next_plan_code`` is scheduled for period end; None cancels a scheduled
+        change. If the scheduled plan has already taken effect, the result says so
         (``plan_code == spec.next_plan_code``) and nothing is changed back.
         """
 
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        """End the subscription that we made, by the declared policy; one that is gone already is done."""
+        """End the subscription that we created, by the declared policy. It is no error if it has ended already."""
 
     def find_price(self, code: str) -> PriceSpec | None:
-        """The plan or price that is on sale under this code; ``None`` only when the biller says there is none."""
+        """The plan or price that is on sale under this code; ``None`` only if the provider says that there is none."""
 
     def create_price(self, price: PriceSpec) -> None:
-        """Put a plan or price on sale that ``find_price`` did not find; never changes one that exists."""
+        """Create a plan or price that ``find_price`` did not find. It never changes one that exists."""
 
     def fetch_account(self) -> Account:
-        """Whose key this is; asks the biller each time, outside any claim."""
+        """The account of the API key. It calls the provider each time, outside any lease."""
 
     def close(self) -> None:
         """Release pooled connections."""

@@ -1,4 +1,4 @@
-"""What a plan change would cost, and what was used in the running period."""
+"""Quotes of plan changes, and usage in the current period."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from core.ports.spec import SubscriptionSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanChangeQuery:
-    """A plan change that is not made yet: what the subscription would have to be, ``subscription_id`` the one that is
-    there. ``listed``: the price in the catalog of the plan that the next period takes, in minor units.
+    """A possible plan change: the spec after it, and ``subscription_id``, the subscription that exists now.
+
+    ``list_price``: the catalog's price of the plan of the next period, in minor units.
     """
 
     spec: SubscriptionSpec
@@ -22,10 +23,10 @@ class PlanChangeQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """What a change costs by the biller's own word, in minor units of ``currency``. None: it does not tell, not 0.
+    """What the provider says that a change costs, in minor units of ``currency``. None: it does not say, not 0.
 
-    ``now`` is invoiced with the change. ``prorated`` settles the period that runs (negative: a credit), in that invoice
-    or the next one. ``next`` is what the invoice at ``next_at`` takes. ``why`` says what is missing or comes on top.
+    ``now`` is invoiced with the change. ``prorated`` is for the current period (negative: a credit), in that invoice or
+    the next one. ``next`` is the amount of the invoice at ``next_at``. ``reason`` says what is missing or is added.
     """
 
     currency: str
@@ -38,7 +39,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLine:
-    """One metric of the running period. ``units`` is the biller's own decimal; ``amount`` in minor units."""
+    """One metric of the current period. ``units``: the provider's own decimal. ``amount``: in minor units."""
 
     code: str
     name: str
@@ -48,7 +49,7 @@ class UsageLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What was used in the running period and not yet billed; the plan's own price is not in it."""
+    """What was used in the current period and is not billed yet, without the price of the plan itself."""
 
     since: datetime
     until: datetime

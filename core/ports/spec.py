@@ -1,14 +1,15 @@
-"""What a provider is told: customers, subscriptions and prices as they must be, and whose account is used."""
+"""Specs for a provider: customers, subscriptions and prices as they must be, our last-known state, and the account."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Provider = Literal["stripe", "lago"]
 PROVIDERS: tuple[Provider, ...] = ("stripe", "lago")
+PROVIDER_NAMES: Final[dict[Provider, str]] = {"stripe": "Stripe", "lago": "Lago"}
 
-# Code of a refusal: the biller shows that the known customer was deleted, and with it whatever it paid for.
+# Code of a ``RejectedError``: the known customer was deleted at the provider, and its subscriptions with it.
 CUSTOMER_DELETED = "customer_deleted"
 
 LONG_API_KEY_LENGTH = 20
@@ -16,23 +17,23 @@ LONG_API_KEY_LENGTH = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomerSpec:
-    """What the customer must be. ``None`` means that we know nothing: the biller's own value is left alone."""
+    """What the customer must be. ``None``: we have no value, so the provider's own value is left alone."""
 
     org_id: str
     name: str
     email: str | None = None
     currency: str | None = None
     payer_id: str | None = None
-    """The Stripe customer that Lago charges through; Stripe itself ignores it."""
+    """The Stripe customer that Lago charges; the Stripe adapter ignores it."""
     charged_by_other_provider: bool = False
-    """The other biller charges: a payer found at Lago, or a subscription found at Stripe, is refused (money.md 1)."""
+    """The other provider charges: a payer at Lago, or a subscription at Stripe, is a ``RejectedError`` (money.md 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionSpec:
-    """The one subscription the organization must have: ``plan_code`` now, ``next_plan_code`` from period end on.
+    """The one subscription that the organization must have: ``plan_code`` now, ``next_plan_code`` from period end on.
 
-    Codes are the biller's own: a Lago plan code, a Stripe price lookup key.
+    Codes are the provider's own: a Lago plan code, a Stripe price lookup key.
     """
 
     org_id: str
@@ -43,27 +44,27 @@ class SubscriptionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastKnown:
-    """What we last saw or wrote at the biller; ``None`` where we do not know.
+    """What we last read or wrote at the provider; ``None`` if we do not know.
 
-    ``verified`` is False for a customer id that was brought in from outside: it is read before it is written.
+    ``confirmed`` is False for a customer id that was set from outside: it is read before it is written.
     """
 
     customer_id: str | None = None
     confirmed: bool = False
     maybe_lost_in_restore: bool = False
-    """No customer is known after longer than a key tells: a restored database may have forgotten one."""
+    """No customer is known for longer than an idempotency key is safe: a restored database may have lost it."""
     subscription_id: str | None = None
     ending_started: bool = False
-    """We set out to end the subscription and may have: one that is found ended says nothing against a new one."""
+    """We may have ended the subscription. If it is found ended, a new one may be created."""
     plan_code: str | None = None
     next_plan_code: str | None = None
     payer_id: str | None = None
-    """Lago only: whom it charges by what it was told, or answered, last."""
+    """Lago only: the payer that was last sent to it, or that it last returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSpec:
-    """A plan as a biller sells it: a Lago plan, or a Stripe price under its lookup key. ``amount`` in minor units."""
+    """A plan at a provider: a Lago plan, or a Stripe price with its lookup key. ``amount`` is in minor units."""
 
     code: str
     name: str
@@ -74,8 +75,9 @@ class PriceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose key this is. ``livemode`` None: the biller has no modes, or nothing tells. ``key_suffix`` is for
-    messages.
+    """The account of an API key. ``livemode`` None: the provider has no modes, or does not say.
+
+    ``key_suffix`` is for messages.
     """
 
     id: str
@@ -84,5 +86,5 @@ class Account:
 
 
 def key_suffix(api_key: str) -> str:
-    """The last four characters, by which a person finds the key among others; none of one that they would give away."""
+    """The last four characters, so that an operator recognizes the key; nothing if the key is too short for that."""
     return f" …{api_key[-4:]}" if len(api_key) >= LONG_API_KEY_LENGTH else ""

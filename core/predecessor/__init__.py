@@ -1,1 +1,1 @@
-"""The old store's two files, in and out: every intact record is recovered, every loss or repair has its reason."""
+"""Import and export of the predecessor store's two files. Every loss and every repair is reported with its reason."""

@@ -1,11 +1,11 @@
-"""The way back: the old store's two files as it would have written them, from what is here now.
+"""Export to the predecessor store's two files, in its format.
 
-Healthy files that were imported come back byte for byte. The old store kept everything in the order in which it was
-added; here that order is the order of the events. Both files show the same moment, and each replaces what stood in its
-place at its very end or leaves it as it was. Memory grows with the longest list of members, not with the number of
+Healthy files that were imported are exported byte for byte. The predecessor kept records in the order in which they
+were added; the order of the events reproduces it. Both files show the same moment. Each file is replaced only when it
+is complete; otherwise it stays as it was. Memory grows with the longest list of members, not with the number of
 organizations.
 
-What the old format has no field for is left out: a plan change that waits, the billing email, the currency.
+Data without a field in that format is left out: a scheduled plan change, the billing email, the currency.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from core.ports.spec import Provider
 from core.predecessor.files import FilePosition, OldMember, OldOrganization, write_members, write_organizations
 
 _EXPORT_BATCH_SIZE = 500
-_AFTER_EVERY_EVENT = 2**62  # behind every event
+_AFTER_EVERY_EVENT = 2**62  # greater than the number of any event
 _DATABASE_POSITION = FilePosition("the database", 0, 0)
 
 
@@ -47,7 +47,7 @@ def export_files(database: Database, organizations_path: Path, members_path: Pat
 
 @contextmanager
 def _snapshot(database: Database) -> Iterator[Session]:
-    """What others write meanwhile is not seen. SQLite's readers see one moment anyway."""
+    """A session that sees no later writes. In SQLite every read transaction is a snapshot anyway."""
     with database.read() as session:
         if not database.is_sqlite:
             session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -55,7 +55,7 @@ def _snapshot(database: Database) -> Iterator[Session]:
 
 
 def _first_event_seq() -> ColumnElement[int]:
-    """An organization's first event is the one that created it; one brought in without any comes last."""
+    """The number of the event that created the organization. An organization without events comes last."""
     first = select(func.min(Event.seq)).where(Event.org_id == Organization.id).scalar_subquery()
     return func.coalesce(first, _AFTER_EVERY_EVENT)
 
@@ -101,7 +101,7 @@ def _read_member_lists(session: Session, counts: ExportCounts) -> Iterator[tuple
 
 
 def _load_members(session: Session, org_ids: list[str]) -> dict[str, list[OldMember]]:
-    """In the order in which they were added last; the rows say who is a member, the events only since when."""
+    """Members by organization, in the order in which they were added last. The events only give the order."""
     added_events = session.execute(
         select(Event.org_id, Event.data, Event.seq)
         .where(Event.org_id.in_(org_ids), Event.type == "membership.added")

@@ -1,6 +1,6 @@
-"""Members of the old store's file, a part at a time. A member of no organization is a loss, never an orphan.
+"""Import of members, one chunk at a time. A member without an organization is reported as a loss and not stored.
 
-Somebody who was removed here since the first import stays removed, whatever the file says.
+A member who was removed since the first import stays removed, whatever the file says.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from core.predecessor.report import ChunkResult
 
 FALLBACK_ROLE = "member"
 _LARGE_LIST_SIZE = 200
-# Postgres parses a list of pairs as a tree; ten thousand of them exceed its stack.
-KEYS_AT_ONCE = 1000
 
 MemberKey = tuple[str, str]
 
@@ -41,12 +39,12 @@ class MemberImport:
         for old in usable:
             role = _valid_role(old, result)
             if old.joined_at is None:
-                _record_repair(old, "the time of the import stands for joined_at", result)
+                _record_repair(old, "joined_at was set to the time of the import", result)
             current = existing.get((old.org_id, old.user_id))
             if current is not None:
                 _record_differences(old, role, current, result)
             elif old.user_id in self._removed.get(old.org_id, ()):
-                _record_conflict(old, "removed here since", result)
+                _record_conflict(old, "removed since the import", result)
             else:
                 new.append((old, role))
         if new:
@@ -56,7 +54,7 @@ class MemberImport:
         return result
 
     def _load_removed(self, change: ChangeContext, org_ids: set[str]) -> None:
-        """Asked once an organization: a list that fills many parts of the file would read its history in each."""
+        """Reads the removed members once for each organization, since one list may fill many chunks."""
         unread = org_ids - self._removed.keys()
         self._removed = {org_id: self._removed.get(org_id, set()) for org_id in org_ids}
         rows = change.session.execute(
@@ -72,7 +70,7 @@ def _existing_organization_ids(change: ChangeContext, org_ids: set[str]) -> set[
 
 def _is_usable(old: OldMember, org_ids: set[str], result: ChunkResult) -> bool:
     if old.org_id not in org_ids:
-        reason = "its organization is not there: it stands in neither the file nor the database"
+        reason = "its organization is in neither the file nor the database"
     elif len(old.user_id) > MAX_USER_ID_LENGTH:
         reason = f"the user_id is {len(old.user_id)} characters long, more than {MAX_USER_ID_LENGTH}"
     else:
@@ -83,9 +81,9 @@ def _is_usable(old: OldMember, org_ids: set[str], result: ChunkResult) -> bool:
 
 
 def _existing_members(change: ChangeContext, keys: set[MemberKey]) -> dict[MemberKey, tuple[str, datetime]]:
-    """Short lists are asked for whole and together, a long one by its users.
+    """Reads short member lists whole and together, and each long list by its users.
 
-    Pairs of keys would be simpler, but Postgres makes a tree of ORs of them, and 10,000 are too deep for it.
+    Pairs of keys would be simpler, but Postgres parses them as a tree of ORs, and 10,000 of them exceed its stack.
     """
     users: dict[str, list[str]] = defaultdict(list)
     for org_id, user_id in keys:
@@ -107,8 +105,10 @@ def _existing_members(change: ChangeContext, keys: set[MemberKey]) -> dict[Membe
 def _valid_role(old: OldMember, result: ChunkResult) -> str:
     if old.role in MEMBERSHIP_ROLES:
         return old.role
-    role = old.role if len(old.role) <= 60 else f"{old.role[:60]}…"  # noqa: PLR2004 - what fits on a line
-    _record_repair(old, f"the unknown role {role!r} was read as {FALLBACK_ROLE!r}, the least right", result)
+    role = old.role if len(old.role) <= 60 else f"{old.role[:60]}…"  # noqa: PLR2004 - fits on a line
+    _record_repair(
+        old, f"the unknown role {role!r} was imported as {FALLBACK_ROLE!r}, the least privileged role", result
+    )
     return FALLBACK_ROLE
 
 
@@ -121,11 +121,13 @@ def _record_differences(old: OldMember, role: str, current: tuple[str, datetime]
     if old.joined_at not in {None, current[1]}:
         differs.append("joined_at")
     if differs:
-        _record_conflict(old, f"{', '.join(differs)} changed here since", result)
+        _record_conflict(old, f"{', '.join(differs)} changed since the import", result)
 
 
 def _record_conflict(old: OldMember, reason: str, result: ChunkResult) -> None:
-    result.conflicts.append(FileFinding("repair", f"kept ours: {reason}", old.position, _subject(old)))
+    result.conflicts.append(
+        FileFinding("repair", f"kept the database's version: {reason}", old.position, _subject(old))
+    )
 
 
 def _insert(change: ChangeContext, new: list[tuple[OldMember, str]]) -> None:

@@ -1,7 +1,7 @@
-"""Organizations of the old store's file, a part at a time: what each becomes here, and what had to be decided.
+"""Import of organizations, one chunk at a time: each record's row and links, and the repairs that were needed.
 
-Nothing is guessed about money: a plan that nobody knows stays as written, and where the file leaves in doubt who
-somebody is at a biller, or whether it is still a customer, the link is held with a sentence for a person.
+Nothing about money is guessed. An unknown plan is imported unchanged. If the file leaves open which customer an
+organization is at a provider, or whether it is still a customer, the link is put on hold with advice for an operator.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ImportedCustomerId = tuple[Provider, str]
 
 @dataclass(frozen=True, slots=True)
 class ReviewReason:
-    """Why a link waits for a person; the sentence says what that person can do."""
+    """Why a link is on hold. ``message`` says what the operator can do."""
 
     code: str
     message: str
@@ -45,7 +45,7 @@ class ReviewReason:
 
 @dataclass(slots=True)
 class ImportedOrganization:
-    """What one record of the file becomes, were it not here yet."""
+    """What one record of the file becomes, if it is not in the database yet."""
 
     old: OldOrganization
     name: str
@@ -75,7 +75,7 @@ class ImportedOrganization:
 
 @dataclass(slots=True)
 class ExistingState:
-    """What the database holds of those in this part, and who has their names and billing ids."""
+    """What the database has for this chunk: its organizations, and the owners of its names and customer ids."""
 
     organizations: dict[str, Row[str, str, str, str, datetime]]
     customer_ids: dict[tuple[str, str], str | None]
@@ -84,9 +84,9 @@ class ExistingState:
 
 
 class OrganizationImport:
-    """``in_doubt``: billing ids that stand more than once in the file.
+    """``conflicting_ids``: customer ids that occur more than once in the file.
 
-    All of it is due since ``began``, so that a change from the midst of a long import came due after every part of it.
+    All links are due as of ``started_at``. So a change made during a long import becomes due after all of them.
     """
 
     def __init__(self, catalog: Catalog, conflicting_ids: frozenset[ImportedCustomerId], started_at: datetime) -> None:
@@ -111,7 +111,7 @@ class OrganizationImport:
         if new:
             _insert(change, new, self._started_at)
         for (owner, provider), (customer_id, other_id) in contested.items():
-            message = _duplicate_id_message(owner, provider, customer_id, other_id, _advice_if_correct(owner))
+            message = _duplicate_id_message(owner, provider, customer_id, other_id, _advice_if_correct(owner, provider))
             _put_owner_on_hold(change, owner, provider, message)
         result.counts.new = len(new)
         result.counts.unchanged = len(imported) - len(new)
@@ -123,23 +123,26 @@ class OrganizationImport:
             old, name, name_key(name), old.plan_tier[:MAX_PLAN_TIER_LENGTH], old.status, _customer_ids(old)
         )
         if not old.name.strip():
-            imported.record_repair("its id stands in the place of the empty name; billing waits until it has one")
+            imported.record_repair(
+                "the empty name was replaced by the id; billing waits until the organization is renamed"
+            )
             imported.require_review(
-                "empty_name", f"the old store held no name for it: rename it, then `billing-sync retry {old.id}`"
+                "empty_name",
+                f"the predecessor's file had no name for it: rename it, then run `billing-sync retry {old.id}`",
             )
         elif name != old.name:
-            imported.record_repair(f"only the first {MAX_ORGANIZATION_NAME_LENGTH} characters of the name were kept")
+            imported.record_repair(f"the name was cut to {MAX_ORGANIZATION_NAME_LENGTH} characters")
         if old.created_at is None:
-            imported.record_repair("the time of the import stands for created_at")
+            imported.record_repair("created_at was set to the time of the import")
         if old.status not in ORGANIZATION_STATUSES:
             imported.status = "suspended"
             imported.record_repair(
-                f"the unknown status {_quote(old.status)} was read as suspended; billing waits for a decision"
+                f"the unknown status {_quote(old.status)} was imported as suspended; billing waits for an operator"
             )
             imported.require_review(
                 "unknown_status",
-                f"the old store held the unknown status {_quote(old.status)}: set its status to one of "
-                f"{', '.join(ORGANIZATION_STATUSES)}, then `billing-sync retry {old.id}`",
+                f"the predecessor's file had the unknown status {_quote(old.status)}: set the status to one of "
+                f"{', '.join(ORGANIZATION_STATUSES)}, then run `billing-sync retry {old.id}`",
             )
         self._check_plan(imported)
         return imported
@@ -147,21 +150,19 @@ class OrganizationImport:
     def _check_plan(self, imported: ImportedOrganization) -> None:
         plan = imported.old.plan_tier
         if len(plan) > MAX_PLAN_TIER_LENGTH:
-            imported.record_loss(
-                f"plan_tier is {len(plan)} characters long: only the first {MAX_PLAN_TIER_LENGTH} were kept"
-            )
+            imported.record_loss(f"plan_tier is {len(plan)} characters long and was cut to {MAX_PLAN_TIER_LENGTH}")
         if plan in self._catalog.plans:
             return
-        reason = f"the unknown plan {_quote(plan)} was kept as written"
+        reason = f"the unknown plan {_quote(plan)} was imported unchanged"
         if imported.status == "deleted":
             imported.record_repair(reason)
         else:
-            imported.record_repair(f"{reason}; billing waits until it gets a plan of the catalog")
+            imported.record_repair(f"{reason}; billing waits until the organization has a plan of the catalog")
 
     def _assign_customer_ids(
         self, imported: ImportedOrganization, existing: ExistingState
     ) -> dict[tuple[str, Provider], tuple[str, str]]:
-        """Take the ids that are free; returns the links that lose their claim's certainty to this organization."""
+        """Assigns the ids that are free. Returns the links of other organizations that have one of the same ids."""
         contested: dict[tuple[str, Provider], tuple[str, str]] = {}
         for provider, customer_id in list(imported.customer_ids.items()):
             if len(customer_id) <= MAX_CUSTOMER_ID_LENGTH:
@@ -174,24 +175,24 @@ class OrganizationImport:
             if owner != imported.id:
                 contested[owner, provider] = customer_id, imported.id
                 message = _duplicate_id_message(
-                    imported.id, provider, customer_id, owner, _advice_to_set_id(imported.id)
+                    imported.id, provider, customer_id, owner, _advice_to_set_id(imported.id, provider)
                 )
                 imported.require_review("customer_id_in_use", message, [provider])
             elif loss is not None:
                 imported.require_review(
-                    "customer_id_not_imported", f"{loss}: {_advice_to_set_id(imported.id)}", [provider]
+                    "customer_id_not_imported", f"{loss}; {_advice_to_set_id(imported.id, provider)}", [provider]
                 )
             elif (provider, customer_id) in self._conflicting_ids:
-                other = "another organization of the imported file"
+                other = "another organization in the imported file"
                 message = _duplicate_id_message(
-                    imported.id, provider, customer_id, other, _advice_if_correct(imported.id)
+                    imported.id, provider, customer_id, other, _advice_if_correct(imported.id, provider)
                 )
                 imported.require_review("customer_id_in_use", message, [provider])
         return contested
 
 
 def find_conflicting_ids(path: Path) -> frozenset[ImportedCustomerId]:
-    """Billing ids that more than one organization of the file carries."""
+    """Customer ids that more than one organization in the file has."""
     seen_hashes: set[int] = set()
     conflicting: set[ImportedCustomerId] = set()
     for item in read_organizations(path):
@@ -212,7 +213,7 @@ def _customer_ids(old: OldOrganization) -> dict[Provider, str]:
 def _is_usable(old: OldOrganization, result: ChunkResult) -> bool:
     if ORGANIZATION_ID_PATTERN.fullmatch(old.id):
         return True
-    reason = "no usable record: its id has more than 60 characters behind 'org_'"
+    reason = "unusable record: its id has more than 60 characters after 'org_'"
     result.findings.append(FileFinding("loss", reason, old.position, old.id))
     result.counts.rejected += 1
     return False
@@ -246,7 +247,7 @@ def _existing_state(change: ChangeContext, imported: list[ImportedOrganization])
 
 
 def _resolve_shared_name(imported: ImportedOrganization, existing: ExistingState) -> None:
-    """Two live organizations of one name: the second is found under a key that no name can have."""
+    """Of two live organizations with one name the second gets a ``name_key`` that no name can have."""
     current = existing.organizations.get(imported.id)
     if imported.status == "deleted" or (
         current is not None and (current.name != imported.name or current.status == "deleted")
@@ -255,14 +256,14 @@ def _resolve_shared_name(imported: ImportedOrganization, existing: ExistingState
     owner = existing.name_owners.setdefault(imported.name_key, imported.id)
     if owner != imported.id:
         imported.record_repair(
-            f"its name is that of {owner} as well: both were kept under it, {owner} and {imported.id}"
+            f"its name is also the name of {owner}: both organizations keep it, {owner} and {imported.id}"
         )
-        # name_key() strips, so no name that anybody may choose has a key that ends in a blank.
+        # name_key() strips, so no name that a user chooses has a key that ends in a blank.
         imported.name_key = f"{imported.name_key} {imported.id} "
 
 
 def _record_differences(imported: ImportedOrganization, existing: ExistingState, result: ChunkResult) -> None:
-    """It is here already and stays as it is; what people have changed since is named."""
+    """The organization exists already and stays as it is. What was changed since the import is reported."""
     current = existing.organizations[imported.id]
     differs = [name for name in ("name", "plan_tier", "status") if getattr(current, name) != getattr(imported, name)]
     if imported.old.created_at not in {None, current.created_at}:
@@ -271,11 +272,11 @@ def _record_differences(imported: ImportedOrganization, existing: ExistingState,
         current_id = existing.customer_ids.get((imported.id, provider))
         loss = _loss_reason(imported.id, provider, customer_id, existing)
         if current_id is None and loss is not None:
-            imported.record_loss(loss)  # nobody has decided since the import that brought it
+            imported.record_loss(loss)  # no operator has resolved it since the import
         elif current_id != customer_id:
             differs.append(CUSTOMER_ID_FIELDS[provider])
     if differs:
-        reason = f"kept ours: {', '.join(differs)} changed here since"
+        reason = f"kept the database's version: {', '.join(differs)} changed since the import"
         result.conflicts.append(FileFinding("repair", reason, imported.old.position, imported.id))
 
 
@@ -283,37 +284,38 @@ def _loss_reason(org_id: str, provider: Provider, customer_id: str, existing: Ex
     name = CUSTOMER_ID_FIELDS[provider]
     if len(customer_id) > MAX_CUSTOMER_ID_LENGTH:
         return (
-            f"{name} is {len(customer_id)} characters long, more than {MAX_CUSTOMER_ID_LENGTH}: left out, billing waits"
+            f"{name} is {len(customer_id)} characters long, more than {MAX_CUSTOMER_ID_LENGTH}: not imported, billing "
+            "waits for an operator"
         )
     owner = existing.customer_id_owners.get((provider, customer_id), org_id)
     if owner == org_id:
         return None
     return (
-        f"{name} {_quote(customer_id)} stands on {owner} as well: {owner} keeps it and {org_id} gets none; "
-        "billing of both waits for a decision"
+        f"{name} {_quote(customer_id)} is also used by {owner}: {owner} keeps it and {org_id} gets none; "
+        "billing of both waits for an operator"
     )
 
 
 def _duplicate_id_message(org_id: str, provider: Provider, customer_id: str, other: str, advice: str) -> str:
-    return f"{CUSTOMER_ID_FIELDS[provider]} {_quote(customer_id)} stands on {other} as well as on {org_id}: {advice}"
+    return f"{CUSTOMER_ID_FIELDS[provider]} {_quote(customer_id)} is used by both {other} and {org_id}: {advice}"
 
 
-def _advice_if_correct(org_id: str) -> str:
+def _advice_if_correct(org_id: str, provider: Provider) -> str:
     return (
-        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync "
-        "set-customer-id`"
+        f"if it belongs to {org_id}, run `billing-sync retry {org_id}`; if not, set the right id with "
+        f"`billing-sync set-customer-id {org_id} --{provider} ID`"
     )
 
 
-def _advice_to_set_id(org_id: str) -> str:
+def _advice_to_set_id(org_id: str, provider: Provider) -> str:
     return (
-        f"give it its own with `billing-sync set-customer-id`, or if it has none, `billing-sync retry {org_id}` "
-        "makes a new customer"
+        f"set its own customer id with `billing-sync set-customer-id {org_id} --{provider} ID`; if it has none, run "
+        f"`billing-sync retry {org_id}` to create a new customer"
     )
 
 
 def _insert(change: ChangeContext, new: list[ImportedOrganization], due_since: datetime) -> None:
-    # A message about one of them is judged either before, and waits to be taken, or after, and finds it.
+    # A service event about one of them is handled either before, and waits, or after, and finds the organization.
     acquire_advisory_locks(change.session, *(subject_lock_key(each.id) for each in new))
     connection = change.session.connection()
     connection.execute(insert(Organization), [_organization_row(each, change.now) for each in new])
@@ -347,13 +349,13 @@ def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetim
             "state": "on_hold" if reasons else "active",
             "error_kind": "import" if reasons else None,
             "error_code": reasons[0].code if reasons else None,
-            "error_message": "; ".join(hold.message for hold in reasons) or None,
+            "error_message": "; ".join(reason.message for reason in reasons) or None,
             "error_at": now if reasons else None,
         }
 
 
 def _put_owner_on_hold(change: ChangeContext, owner: str, provider: Provider, message: str) -> None:
-    """A worker that has its turn at this link loses it: it was started in the belief that the id is right."""
+    """Puts the link on hold. The new generation ends a running sync attempt, which relied on the id."""
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == owner, BillingLink.provider == provider)
@@ -371,5 +373,5 @@ def _put_owner_on_hold(change: ChangeContext, owner: str, provider: Provider, me
 
 
 def _quote(value: str) -> str:
-    """A value of the file as it may stand in a sentence, which does not let the file decide how long it gets."""
-    return repr(value if len(value) <= 60 else f"{value[:60]}…")  # noqa: PLR2004 - what fits on a line
+    """A value of the file for a message, cut so that the file cannot decide how long the message is."""
+    return repr(value if len(value) <= 60 else f"{value[:60]}…")  # noqa: PLR2004 - fits on a line

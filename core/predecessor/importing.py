@@ -1,18 +1,17 @@
-"""The old store's two files brought into the database: each record once, however often and wherever it was interrupted.
+"""Import of the predecessor store's two files: each record once, even if the import is interrupted and repeated.
 
-A part of a file is one short transaction with everything that belongs to it; whoever runs the import again goes on
-where it stopped and ends in the same state. What is here already is never overwritten: people have worked with it.
+Each chunk of a file is one short transaction. An import that is run again resumes where it stopped and ends in the same
+state. Existing rows are never overwritten, since users may have changed them.
 
 Every organization and member records its event (``organization.created``, ``membership.added``, source ``import``) in
-that transaction, but as already published: the audit is whole, and a hundred thousand organizations do not flood the
-broker. Their links are due at once instead, and the sweep hands them over at its own pace.
+that transaction, but as already published. So the history is complete, and a hundred thousand organizations do not
+flood the broker. Their links are due at once instead, and the sweep dispatches them at its own rate.
 
-What other services said of an organization before it was here waits in the database (``core.inbox``); it is taken
-once both files are in.
+Service events about an organization that arrived before it was imported wait in the inbox (``core.inbox``). They are
+applied once both files are imported.
 
-A billing id of the file is unverified: it is read at the biller before the first write. One that stands on two
-organizations is believed of neither; the files are looked through for those first, so that no worker that runs
-meanwhile meets one of the two alone.
+A customer id of the file is unverified: it is read at the provider before the first write. An id that two organizations
+carry is trusted for neither. The files are searched for such ids first, so that no running worker uses one of them.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ ImportChunk: TypeAlias = Callable[[ChangeContext, list[ImportedRecordT]], ChunkR
 
 
 class ImportInterruptedError(Exception):
-    """Others kept writing the same records; the message says what to do. What was committed stays."""
+    """Other writers kept changing the same records. The message says what to do. Committed chunks stay."""
 
 
-def import_files(  # noqa: PLR0913 - where from, where to, and two who listen
+def import_files(  # noqa: PLR0913 - two files, what the import needs, and two callbacks
     database: Database,
     catalog: Catalog,
     clock: Clock,
@@ -58,9 +57,9 @@ def import_files(  # noqa: PLR0913 - where from, where to, and two who listen
     on_bytes: OnBytes | None = None,
     on_finding: OnFinding | None = None,
 ) -> ImportReport:
-    """``on_bytes`` hears the bytes read as they add up to the size of both files; ``on_finding`` each finding in turn.
+    """``on_bytes`` gets the size of each read; they add up to the size of both files. ``on_finding`` gets each finding.
 
-    Raises ``UnreadableFileError`` before anything is written if it can, and ``ImportInterruptedError``.
+    Raises ``UnreadableFileError``, if possible before anything is written, and ``ImportInterruptedError``.
     """
     report = ImportReport(on_finding=on_finding)
     organizations = read_organizations(organizations_path, on_bytes)
@@ -75,7 +74,7 @@ def import_files(  # noqa: PLR0913 - where from, where to, and two who listen
 
 @dataclass(frozen=True, slots=True)
 class _ChunkWriter:
-    """Records in, part by part; the report hears of a part once it is committed."""
+    """Imports records chunk by chunk. A chunk is added to the report once it is committed."""
 
     database: Database
     clock: Clock
@@ -100,7 +99,7 @@ class _ChunkWriter:
                 yield item
 
     def _commit_chunk(self, chunk: list[ImportedRecordT], import_chunk: ImportChunk[ImportedRecordT]) -> ChunkResult:
-        """Others may create the same organization or member meanwhile: then this part is looked at anew."""
+        """Commits one chunk. If others create the same organization or member meanwhile, the chunk is tried again."""
         for _ in range(_MAX_CHUNK_ATTEMPTS):
             try:
                 with self.database.write() as session:
@@ -108,7 +107,7 @@ class _ChunkWriter:
             except IntegrityError:
                 continue
         message = (
-            f"others keep changing the same records (around {chunk[0].position}): "
-            "run the import again when it is quieter; it goes on where it stopped"
+            f"other writers keep changing the same records (near {chunk[0].position}): run the import again when there "
+            "is less traffic; it resumes where it stopped"
         )
         raise ImportInterruptedError(message)

@@ -1,7 +1,7 @@
-"""Events of a bulk import: in the audit like any other, but never in the relay's queue.
+"""Events of a bulk import: stored in the history like any other event, but never published by the relay.
 
-They are stored as already published, in the transaction of what they tell of: a hundred thousand organizations would
-keep the broker busy for nothing, since the sweep finds their links anyway.
+They are stored as already published, in the transaction of the change they report. Publishing the events of a hundred
+thousand organizations would load the broker for nothing, since the sweep finds their links anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.events.event_types import ChangeContext, EventType
 
 
 def record_published(change: ChangeContext, event_type: EventType, events: Iterable[tuple[str, EventData]]) -> None:
-    """One event for each pair of an organization's id and the event's data, in this order."""
+    """Stores one event for each pair of an organization's id and the event's data, in this order."""
     rows = [
         {
             "id": event_id,
@@ -38,11 +38,11 @@ def record_published(change: ChangeContext, event_type: EventType, events: Itera
 
 
 def _ordered_event_ids(now: datetime) -> Iterator[str]:
-    """UUIDs of version 7, each above the last: a million random ones would touch every page of their index."""
+    """UUIDs of version 7 in rising order, since a million random ones would touch every page of the index."""
     first = UUID(
         int=int(now.timestamp() * 1000) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(61)
     )
     prefix = str(first)[:24]
-    # 47 random bits and room above them to count.
+    # 47 random bits, and room above them for the counter.
     for number in itertools.count(first.node >> 1):
         yield f"{prefix}{number:012x}"

@@ -1,6 +1,6 @@
-"""What an import did: every record counted, every loss and repair counted, the first of each kind kept to be shown.
+"""Report of an import: counts of records, losses and repairs, and a list of the first findings of each kind.
 
-The numbers are complete however long the files are; the lists are bounded, and ``on_finding`` hears of what they cut.
+The counts are complete however long the files are. The lists are bounded; ``on_finding`` also gets the findings beyond.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from core.predecessor.files import FileFinding
 
 MAX_LISTED_FINDINGS = 1_000
-"""Findings of one kind that a report names; the rest is counted."""
+"""Findings of one kind that a report lists; all others are only counted."""
 MAX_LISTED_CONFLICTS = 100
 
 OnFinding = Callable[[FileFinding], None]
@@ -19,7 +19,7 @@ OnFinding = Callable[[FileFinding], None]
 
 @dataclass(slots=True)
 class ImportCounts:
-    """Records of one file. ``unchanged`` were here already; ``refused`` stand whole in the file and cannot be kept."""
+    """Records of one file. ``unchanged``: already in the database. ``rejected``: intact in the file, but unusable."""
 
     new: int = 0
     unchanged: int = 0
@@ -28,7 +28,7 @@ class ImportCounts:
 
 @dataclass(slots=True)
 class ChunkResult:
-    """What became of a part of a file, once its transaction is committed."""
+    """The result of one chunk of a file, valid once its transaction is committed."""
 
     counts: ImportCounts = field(default_factory=ImportCounts)
     findings: list[FileFinding] = field(default_factory=list)
@@ -37,7 +37,7 @@ class ChunkResult:
 
 @dataclass(slots=True)
 class ImportReport:
-    """``conflicts`` are repairs, too: records that differ from the file because they were changed here since."""
+    """``conflicts``: records that differ from the file, since they were changed after the import; also repairs."""
 
     organizations: ImportCounts = field(default_factory=ImportCounts)
     members: ImportCounts = field(default_factory=ImportCounts)
@@ -66,7 +66,7 @@ class ImportReport:
             self.on_finding(finding)
 
     def add_conflict(self, finding: FileFinding) -> None:
-        """A team that works here changes thousands of records: beyond the first, their number says enough."""
+        """Users may have changed thousands of records, so only the first conflicts are listed; all are counted."""
         self.conflicts += 1
         if self.conflicts <= MAX_LISTED_CONFLICTS:
             self.add_finding(finding)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from core.db.models.inbox import ProviderWebhook, ProviderWebhookState, ServiceEvent
 
-# A webhook's state in the words that are used for what other services send.
+# The state of a provider webhook in the words for service events.
 _WEBHOOK_INBOX_STATUSES: dict[ProviderWebhookState, str] = {
     "stored": "waiting",
     "handled": "applied",
@@ -22,7 +22,7 @@ _WEBHOOK_INBOX_STATUSES: dict[ProviderWebhookState, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxMessage:
-    """What another service sent, or a biller by webhook, and what became of it."""
+    """A service event or a provider webhook, with its status."""
 
     source: str
     id: str
@@ -35,7 +35,7 @@ class InboxMessage:
 
 
 def list_messages(session: Session, statuses: Collection[str], limit: int) -> tuple[list[InboxMessage], int]:
-    """Of other services and of billers, newest first, and how many there are beyond the limit too."""
+    """Messages of other services and of providers, newest first, and their number without the limit."""
     events, event_total = _service_events(session, statuses, limit)
     webhooks, webhook_total = _provider_webhooks(session, statuses, limit)
     found = sorted([*events, *webhooks], key=lambda each: each.received_at, reverse=True)

@@ -1,4 +1,4 @@
-"""What is worth a metric: numbers read from the rows by indexes that hold only what waits, with no id among them."""
+"""Values of the metrics, read with partial indexes; no ids among them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, TextClause, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
-from core.db.models.billing_links import LINK_IS_ACTIVE_AND_BEHIND, BillingLink
+from core.db.models.billing_links import LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.drift import DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
@@ -21,13 +21,13 @@ from core.db.models.webhooks import WebhookDelivery
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 
-# The age of the oldest is looked for among so many: beyond that the number is what counts.
+# The oldest change is looked for among this many links; with more of them, their number matters more than the age.
 MAX_LINKS_SCANNED_FOR_AGE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkMetrics:
-    """``behind_since``: the last change of the organization that has waited longest; None: none is behind."""
+    """``behind_since``: the last change of the organization that has waited longest; ``None``: no link is behind."""
 
     behind: int
     parked: int
@@ -38,7 +38,7 @@ class LinkMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftReportSummary:
-    """The last one with the billers that ended: how many organizations drifted, and findings by kind."""
+    """The last finished drift report: the number of drifted organizations, and of findings by kind."""
 
     finished_at: datetime
     drifted: int
@@ -47,7 +47,7 @@ class DriftReportSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreMetrics:
-    """``waiting`` and ``failed``: how many mails, webhooks out and hints (webhooks in) do."""
+    """``waiting`` and ``failed``: numbers of emails and webhook deliveries; ``waiting`` has provider webhooks, too."""
 
     links: Mapping[Provider, LinkMetrics]
     last_drift_report: DriftReportSummary | None
@@ -91,7 +91,7 @@ def last_drift_report(session: Session) -> DriftReportSummary | None:
 
 
 def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
-    behind = _count_by(session, text(LINK_IS_ACTIVE_AND_BEHIND), BillingLink.provider)
+    behind = _count_by(session, text(LINK_IS_ACTIVE_WITH_WORK), BillingLink.provider)
     needs_operator = _count_by(session, text("state <> 'active'"), BillingLink.provider, BillingLink.state)
     open_breakers = circuit_breaker.open_breakers(session)
     return {
@@ -107,11 +107,11 @@ def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
 
 
 def _behind_since(session: Session, provider: Provider) -> datetime | None:
-    """Looked up one by one: a join would be planned as a walk through all organizations."""
+    """Reads each organization in a subquery: a join would be planned as a scan of all organizations."""
     changed_at = select(Organization.updated_at).where(Organization.id == BillingLink.org_id).scalar_subquery()
     behind = (
         select(changed_at.label("changed_at"))
-        .where(BillingLink.provider == provider, text(LINK_IS_ACTIVE_AND_BEHIND))
+        .where(BillingLink.provider == provider, text(LINK_IS_ACTIVE_WITH_WORK))
         .order_by(BillingLink.next_sweep_at)
         .limit(MAX_LINKS_SCANNED_FOR_AGE)
         .subquery()

@@ -1,6 +1,6 @@
-"""What people ask of the rows: who is in sync, who is not and why, what happens next, and what other services sent.
+"""Reports read from the rows: sync status, parked links, failures, and numbers of inbox messages.
 
-Reads only: no biller and no broker is needed for an answer, and nothing here locks a row.
+They need neither a provider nor the broker, and they lock no row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.reporting.metrics import DriftReportSummary, last_drift_report
 
 MAX_FAILURE_GROUPS = 20
 
-_IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # these names stand in no other table
+_IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # no other table has columns of these names
 _NEEDS_OPERATOR = BillingLink.state != "active"
 _ON_HOLD = select(BillingLink.org_id).where(BillingLink.state == "on_hold").distinct()
 
@@ -53,7 +53,7 @@ class OrganizationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationReportPage:
-    """``total`` counts those beyond the page too."""
+    """``total``: the number of organizations without the limit."""
 
     organizations: list[OrganizationReport]
     total: int
@@ -61,9 +61,10 @@ class OrganizationReportPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSummary:
-    """One biller and its links. ``behind_since``: the last change of the organization that has waited longest.
+    """One provider and its links. ``behind_since``: the last change of the organization that has waited longest.
 
-    ``account_id``: whose key it must be; None: nothing was asked there yet. ``stop`` None: it is not stopped.
+    ``account_id``: the account that the API key must belong to; ``None``: the provider was not called yet.
+    ``open_breaker``: ``None`` if the circuit breaker is closed.
     """
 
     in_sync: int
@@ -77,7 +78,7 @@ class ProviderSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureGroup:
-    """Links that fail alike. ``message`` is one of theirs."""
+    """Links with the same error. ``message`` is the message of one of them."""
 
     provider: str
     state: str
@@ -105,7 +106,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedLink:
-    """A link that waits for a person."""
+    """A link that waits for an operator: parked or on hold."""
 
     org_id: str
     name: str
@@ -131,7 +132,7 @@ def summarize(session: Session) -> Overview:
 def list_organizations(
     session: Session, now: datetime, *, plan: str | None, search: str | None, limit: int
 ) -> OrganizationReportPage:
-    """Those that are not deleted, oldest first; ``search`` is a part of the name, letter case aside."""
+    """Organizations that are not deleted, oldest first. ``search``: a part of the name, ignoring case."""
     conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
     if plan is not None:
         conditions.append(or_(Organization.plan_tier == plan, Organization.pending_plan_tier == plan))
@@ -150,7 +151,7 @@ def organization_report(session: Session, org_id: str, now: datetime) -> Organiz
 
 
 def parked_links(session: Session, now: datetime, limit: int) -> tuple[list[ParkedLink], int]:
-    """Links that wait for a person, longest first, and how many there are beyond the limit too."""
+    """Links that wait for an operator, longest first, and their number without the limit."""
     rows = session.execute(
         select(BillingLink, Organization.name)
         .join(Organization, Organization.id == BillingLink.org_id)
@@ -163,9 +164,9 @@ def parked_links(session: Session, now: datetime, limit: int) -> tuple[list[Park
 
 
 def organization_ids_to_retry(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
-    """Organizations beyond the id ``after`` that are parked, or that met the error of this code or kind.
+    """Organizations after the id ``after`` with a parked link, or with a link that has this error code or kind.
 
-    One that an import left to a person's decision is only among those of an error that is named.
+    Organizations with a link on hold are included only if ``error`` is given.
     """
     is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD)
     has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error)
@@ -178,12 +179,12 @@ def organization_ids_to_retry(session: Session, after: str, limit: int, error: s
 
 
 def count_on_hold(session: Session) -> int:
-    """Organizations that wait for a person to decide what an import could not read."""
+    """Number of organizations with a link on hold: an operator must check what an import could not decide."""
     return session.scalar(select(func.count()).select_from(_ON_HOLD.subquery())) or 0
 
 
 def error_codes(session: Session) -> list[str]:
-    """The codes and kinds that links have met and not got over."""
+    """The error codes and kinds that links have now."""
     rows = session.execute(select(BillingLink.error_code, BillingLink.error_kind).distinct().limit(200))
     return sorted({code for row in rows for code in row if code})
 
@@ -224,7 +225,7 @@ def _count_by_provider(session: Session, *conditions: ColumnElement[bool]) -> di
 
 
 def _failure_groups(session: Session) -> list[FailureGroup]:
-    """Those of links that need a person, then those that are tried again; the most frequent first."""
+    """Errors of links that wait for an operator first, then of links that are retried; the most frequent first."""
     kinds = (BillingLink.provider, BillingLink.state, BillingLink.error_kind, BillingLink.error_code)
     rows = session.execute(
         select(*kinds, func.count().label("links"), func.min(BillingLink.error_at), func.min(BillingLink.error_message))

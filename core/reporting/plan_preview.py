@@ -1,6 +1,6 @@
-"""What a plan change would come to, before it is made: which step it is, and what each biller is to be asked about it.
+"""Preview of a plan change: which step it is, and what to ask the charging provider.
 
-By the same rule as the change itself (``organizations.plan_step``). Nothing is changed and nobody is asked here.
+It uses the same rule as the change itself (``plan_changes.plan_step``). It changes nothing and calls no provider.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.organizations import plan_changes
-from core.organizations.plan_changes import PlanStep
+from core.organizations.plan_changes import PlannedPlanChange
 from core.ports.quotes import PlanChangeQuery
 from core.ports.spec import PROVIDERS, Provider, SubscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanChangePreview:
-    """``question`` is for ``charged_by``, the biller that charges then; the other one makes no invoice that is paid.
+    """``query``: for ``charged_by``, the provider that charges after the change; the other one issues no paid invoice.
 
-    It is ``None`` where the charger changes: a new period begins at the other biller. ``is_possible`` False: a lower
-    plan
-    that somebody else charges cannot wait for the period's end. ``effective_at``: where a biller has said it already.
+    ``query`` is ``None`` if the charging provider changes, since a new period begins then. ``is_possible`` is False for
+    a lower plan that the other provider charges: it cannot wait for the end of the period. ``effective_at`` is set if a
+    provider has reported it already.
     """
 
-    step: PlanStep
+    step: PlannedPlanChange
     charged_by: Provider
     query: PlanChangeQuery | None
     is_possible: bool
@@ -42,7 +42,7 @@ class PlanChangePreview:
 
     @property
     def other_providers(self) -> list[Provider]:
-        """The billers that do not charge."""
+        """The providers that do not charge."""
         return [provider for provider in PROVIDERS if provider != self.charged_by]
 
 

@@ -1,4 +1,4 @@
-"""Find an organization by its id, the beginning of its id, or its name; else suggest close matches."""
+"""Search for an organization by id, by the beginning of its id, or by name, with suggestions of close matches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OrganizationMatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The one organization that a word means; else those that it may have meant, several where it is ambiguous."""
+    """The one match; without one, suggestions. If ``is_ambiguous``, the suggestions are several exact matches."""
 
     match: OrganizationMatch | None
     suggestions: list[OrganizationMatch]
@@ -32,7 +32,7 @@ class SearchResult:
 
 
 def find_organization(session: Session, word: str) -> SearchResult:
-    """By id, by name (as unique names are compared), or by the beginning of an id that no other id shares."""
+    """By id, by name (compared as for uniqueness), or by an unambiguous beginning of an id."""
     exact = session.get(Organization, word)
     if exact is not None:
         return SearchResult(match=OrganizationMatch(id=exact.id, name=exact.name), suggestions=[])
@@ -53,7 +53,7 @@ def _find_matches(session: Session, *conditions: ColumnElement[bool]) -> list[Or
 
 
 def _suggestions(session: Session, word: str) -> list[OrganizationMatch]:
-    """Names that contain the word; else names that are spelt much like it, among the first few thousand."""
+    """Names that contain the word; without any, similar names or ids among the first ``MAX_NAMES_COMPARED``."""
     not_deleted = Organization.status != "deleted"
     if word.strip() and (
         containing := _find_matches(

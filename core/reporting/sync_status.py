@@ -1,7 +1,7 @@
-"""How far a change has come: whether both billers hold it, and where one does not, why and what happens next.
+"""Whether a version of an organization has reached both providers, and if not, why and what happens next.
 
-The number of a change is the organization's ``version`` after it. A biller holds it once a whole round with
-that version or a later one came back; what was begun, or cannot be proved, does not count.
+The number of a change is the organization's ``version`` after it. A version is synced at a provider once a sync attempt
+with that version or a later one has succeeded. An unfinished attempt, or an unknown outcome, does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.reconcile.link_status import LinkReport, is_synced
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkVersionStatus:
-    """One biller. ``holds``: everything up to the change that was asked about."""
+    """One provider. ``is_synced``: it has the requested version."""
 
     is_synced: bool
     link: LinkReport
@@ -31,7 +31,7 @@ class LinkVersionStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionStatus:
-    """``sequence`` is the newest change, ``through`` the one that was asked about."""
+    """``latest_version``: the newest change. ``version``: the requested one."""
 
     latest_version: int
     version: int
@@ -43,17 +43,17 @@ class VersionStatus:
 
 
 def version_status(session: Session, org_id: str, now: datetime, version: int | None = None) -> VersionStatus | None:
-    """Up to ``through``, else up to the newest change; ``None``: there is no such organization."""
+    """Status of ``version``, by default the newest one; ``None``: there is no such organization."""
     return _version_statuses(session, [org_id], now, version).get(org_id)
 
 
 def version_statuses(session: Session, org_ids: Collection[str], now: datetime) -> dict[str, VersionStatus]:
-    """Of several organizations, each up to its newest change."""
+    """Status of the newest version of several organizations."""
     return _version_statuses(session, org_ids, now, None)
 
 
 def latest_versions(session: Session, org_ids: Collection[str]) -> dict[str, int]:
-    """The number of each organization's newest change."""
+    """The newest version of each organization."""
     versions = select(Organization.id, Organization.version).where(Organization.id.in_(org_ids))
     return {row[0]: row[1] for row in session.execute(versions)}
 

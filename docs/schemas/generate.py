@@ -1,8 +1,8 @@
-"""Writes the JSON Schemas beside this file from the models that check the messages, so that neither can say otherwise.
+"""Writes the JSON Schemas beside this file from the models that validate the messages, so that the two always agree.
 
 Run it from the project's folder after changing ``core/inbox/event_schemas.py``: ``python -m docs.schemas.generate``.
 """
-# ruff: noqa: INP001 - documents that hold one program, not a package
+# ruff: noqa: INP001 - a folder of documents with one program, not a package
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def documents() -> dict[str, str]:
-    """What each file holds, by its name: the envelope, and the ``data`` of every event type."""
-    of_data = {f"{event_type}.json": _document(model) for event_type, model in DATA_MODELS.items()}
+    """The contents of each file by its name: the envelope, and the ``data`` of every event type."""
+    data_schemas = {f"{event_type}.json": _document(model) for event_type, model in DATA_MODELS.items()}
     schema = ServiceEventMessage.model_json_schema()
     schema["properties"]["type"]["enum"] = list(CHANGE_TYPES)
-    return {"envelope.json": _text(schema), **of_data}
+    return {"envelope.json": _text(schema), **data_schemas}
 
 
 def _document(model: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""The first tables: organizations, memberships, events, received events, billing links, jobs."""
+"""The first tables: organizations, memberships, events, service events, billing links, job locks."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""One row for each biller: whose account it is, and whether it is stopped."""
+"""One row per provider: its pinned account and its circuit breaker."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What ``billing-sync plan`` sees and finds: its runs, what the billers listed, and the findings."""
+"""Drift checks: the runs, what the providers listed, and the findings."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Who may come in by HTTP: people who signed in, keys of services; and what their repeated requests are answered."""
+"""Users, API keys and idempotency records of the HTTP API."""
 
 import sqlalchemy as sa
 from alembic import op

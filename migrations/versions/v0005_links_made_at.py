@@ -1,4 +1,4 @@
-"""When a link was made: one whose first create comes long after may have been forgotten by a restored database."""
+"""When a link was created: if its first create comes long after, a restored database may have lost an earlier one."""
 
 import sqlalchemy as sa
 from alembic import op

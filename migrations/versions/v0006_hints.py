@@ -1,4 +1,4 @@
-"""What the billers tell by webhook, once each; for each link, how many hints wait for a look, and a failed payment."""
+"""Provider webhooks, each stored once; for each link, the requested remote checks and a payment problem."""
 
 import sqlalchemy as sa
 from alembic import op

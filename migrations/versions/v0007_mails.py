@@ -1,4 +1,4 @@
-"""Mails that are to be sent, and invitations with the hashes of the tokens that were sent for them."""
+"""The email queue, and invitations with the hashes of the tokens that were sent for them."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Whom we tell by webhook, and each event that each of them is told."""
+"""Webhook endpoints, and the deliveries to them."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 MOMENT = sa.DateTime(timezone=True)
-# Written out: a counter column of Postgres, the row's own number on SQLite.
+# The type of an event's running number: 64 bits on Postgres, INTEGER on SQLite.
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 IS_PENDING = sa.text("state = 'pending'")
 IS_LEASED = sa.text("lease_token IS NOT NULL")

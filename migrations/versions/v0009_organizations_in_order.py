@@ -1,4 +1,4 @@
-"""The list of all organizations, walked page by page in the order of their making, at any size."""
+"""The index for listing all organizations page by page, in the order of their creation, at any size."""
 
 from alembic import op
 

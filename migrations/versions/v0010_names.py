@@ -1,4 +1,4 @@
-"""Tables, columns and stored values under the names of the glossary; drift reports are made anew by the next check."""
+"""Tables, columns and stored values under the names of the glossary. Drift reports are dropped."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -29,7 +29,7 @@ TABLES = {
     "kept_answers": "idempotency_records",
     "jobs": "job_locks",
 }
-# By the new name of their table.
+# By the new name of the table.
 COLUMNS = {
     "organizations": {"billing_version": "version"},
     "billing_links": {
@@ -89,7 +89,7 @@ VALUES = {
 
 
 def upgrade() -> None:
-    # An index on a condition names its column and its value: it is made again after both are renamed.
+    # A partial index names a column and a value in its condition, so it is created again after both are renamed.
     for table, indexes in INDEXES.items():
         for index in indexes:
             op.drop_index(index, table_name=table)
@@ -108,7 +108,7 @@ def upgrade() -> None:
 
 
 def _rewrite_documents() -> None:
-    """A repeat within its day gets the answer that was stored, and a synced event may be sent again: both as now."""
+    """Stored responses are repeated for a day, and synced events may be sent again: both get the new field names."""
     op.execute("UPDATE idempotency_records SET caller = 'user:' || substr(caller, 8) WHERE caller LIKE 'person:%'")
     op.execute(
         """UPDATE idempotency_records SET body = replace(body, '"sync":{"sequence":', '"sync":{"version":')"""

@@ -1,6 +1,6 @@
-"""Mails as files, for whoever tries the system without a mail server: open them with any mail program.
+"""Writes emails as files into a folder, to try the system without an SMTP server. Any mail program opens them.
 
-A mail that is sent again replaces its file.
+An email that is sent again replaces its file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from core.emails.sender import EmailServerUnavailableError
 
 
 class EmailFolder:
-    """Its own line, too."""
+    """A transport that is also its own connection."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -24,7 +24,7 @@ class EmailFolder:
         yield self
 
     def send(self, message: EmailMessage) -> None:
-        """Raises ``EmailServerUnavailableError`` where the folder cannot be written to."""
+        """Raises ``EmailServerUnavailableError`` if the folder is not writable."""
         name = str(message["Message-ID"]).strip("<>").split("@")[0]
         partial = self._folder / f"{name}.part"
         try:
@@ -32,5 +32,5 @@ class EmailFolder:
             partial.write_bytes(message.as_bytes())
             partial.replace(self._folder / f"{name}.eml")
         except OSError as error:
-            reason = f"the folder of mails cannot be written to ({type(error).__name__})"
+            reason = f"the email folder is not writable ({type(error).__name__})"
             raise EmailServerUnavailableError(reason) from None

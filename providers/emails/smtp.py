@@ -1,8 +1,8 @@
-"""A mail server by SMTP: what it says of a mail is named once here, and a dialog ends in time.
+"""Sends email through an SMTP server. Each connection and each email has a deadline.
 
-smtplib bounds each read, so a server that drips a byte at a time holds a worker for ever; here one deadline covers
-reaching the server, and another each mail. Certificates are verified; ``SSL_CERT_FILE`` is honoured. Of an answer only
-its codes go on: the text may repeat the address, or the mail itself.
+smtplib bounds each read only, so a server that sends one byte at a time would block a worker indefinitely. Here one
+deadline covers connecting, TLS and login included, and another covers each email. Certificates are verified, and
+``SSL_CERT_FILE`` is honoured. Only the codes of a reply are kept, because its text may repeat the address or the email.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from core.emails.sender import EmailDeferredError, EmailError, EmailRejectedErro
 TlsMode = Literal["starttls", "tls", "none"]
 ResultT = TypeVar("ResultT")
 
-# Together well below ``core.emails.queue.LEASE``.
+# Together well below ``core.emails.queue.EMAIL_LEASE``.
 SMTP_CONNECT_SECONDS: Final = 10.0
 SMTP_SEND_SECONDS: Final = 20.0
 SMTP_QUIT_SECONDS: Final = 3.0
@@ -44,7 +44,7 @@ _ENHANCED_STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmtpConfig:
-    """Where the server is; ``login`` is user and password."""
+    """The address of the server. ``login`` is the user and the password."""
 
     host: str
     port: int
@@ -53,7 +53,7 @@ class SmtpConfig:
 
 
 class SmtpTransport:
-    """Each line is one connection, for as many mails as there are."""
+    """Opens a connection for any number of emails."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class SmtpTransport:
             port=config.port,
             username=user,
             password=password,
-            # Not the full name, which may cost a look-up of many seconds.
+            # Not the fully qualified name, because looking it up may take many seconds.
             local_hostname=socket.gethostname(),
             timeout=self._send_seconds,
             use_tls=config.tls == "tls",
@@ -101,7 +101,7 @@ class SmtpTransport:
 
 class _AbortingSmtpClient(SMTP):
     def close(self) -> None:
-        """At once: a farewell in TLS may be waited for in vain, and the loop ends before."""
+        """Close at once. The server may never answer a TLS shutdown, and the event loop ends before that."""
         transport = self.transport
         super().close()
         if isinstance(transport, asyncio.WriteTransport):
@@ -113,11 +113,11 @@ class SmtpConnection:
         self._runner, self._client, self._send_seconds = runner, client, send_seconds
 
     def send(self, message: EmailMessage) -> None:
-        """Returns once the server took it. Raises ``EmailError``."""
+        """Returns once the server has accepted the email. Raises ``EmailError``."""
         sender = message["From"].addresses[0].addr_spec
         recipient = message["To"].addresses[0].addr_spec
         if not self._client.is_connected:
-            reason = "it has closed the connection"
+            reason = "the SMTP server closed the connection"
             raise EmailServerUnavailableError(reason)
         try:
             self._runner.run(
@@ -128,11 +128,11 @@ class SmtpConnection:
         except SMTPDataError as error:
             raise _to_email_error(error) from None
         except SMTPSenderRefused as error:
-            reason = f"it refuses the sender, MAIL_FROM ({_reply_codes(error)})"
+            reason = f"the SMTP server rejects the sender address MAIL_FROM ({_reply_codes(error)})"
             raise EmailServerUnavailableError(reason) from None
         except (SMTPException, OSError):
             self._client.close()
-            reason = "the mail server was lost before it said whether it took the mail"
+            reason = "the connection was lost before the SMTP server accepted or rejected the email"
             raise EmailDeferredError(reason) from None
 
 
@@ -142,7 +142,7 @@ async def _run_within(seconds: float, coroutine: Coroutine[object, object, Resul
 
 
 async def _quit(client: SMTP) -> None:
-    """Politely where that is possible; what was sent was sent."""
+    """Send QUIT if the connection is open. Errors are ignored, because what was sent has been sent."""
     with suppress(SMTPException, OSError):
         if client.is_connected:
             await _run_within(SMTP_QUIT_SECONDS, client.quit())
@@ -151,11 +151,11 @@ async def _quit(client: SMTP) -> None:
 
 
 def _to_email_error(error: SMTPResponseException) -> EmailError:
-    """4xx: later, says the server; 5xx: never."""
-    rejected = "the recipient" if isinstance(error, SMTPRecipientRefused) else "the mail"
+    """4xx means that the server may accept the email later, 5xx that it never will."""
+    rejected = "the recipient" if isinstance(error, SMTPRecipientRefused) else "the email"
     if error.code == SMTP_SERVICE_CLOSING:
-        return EmailServerUnavailableError(f"it closes the connection ({_reply_codes(error)})")
-    reason = f"the mail server refuses {rejected} ({_reply_codes(error)})"
+        return EmailServerUnavailableError(f"the SMTP server is closing the connection ({_reply_codes(error)})")
+    reason = f"the SMTP server rejects {rejected} ({_reply_codes(error)})"
     return EmailRejectedError(reason) if error.code in _PERMANENT_CODES else EmailDeferredError(reason)
 
 
@@ -163,16 +163,16 @@ def _unavailable_reason(error: Exception) -> str:
     cause = error.__cause__ or error
     match error:
         case SMTPAuthenticationError():
-            return f"it refuses SMTP_USER and SMTP_PASSWORD ({_reply_codes(error)})"
+            return f"the SMTP server rejects SMTP_USER and SMTP_PASSWORD ({_reply_codes(error)})"
         case SMTPResponseException():
-            return f"it takes no mail now ({_reply_codes(error)})"
+            return f"the SMTP server accepts no email at the moment ({_reply_codes(error)})"
         case SMTPException() if not isinstance(error, OSError):
-            return "it does not offer what SMTP_TLS, or a login, asks for"
+            return "the SMTP server does not support the mode in SMTP_TLS, or the login"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return "its certificate is not good for SMTP_HOST"
+        return "the certificate of the SMTP server is not valid for SMTP_HOST"
     if isinstance(error, TimeoutError):
-        return "it does not answer in time"
-    return f"it does not answer ({type(cause).__name__})"
+        return "the SMTP server did not respond in time"
+    return f"the SMTP server did not respond ({type(cause).__name__})"
 
 
 def _reply_codes(reply: SMTPResponseException) -> str:

@@ -1,1 +1,1 @@
-"""Lago behind ``ports.provider.BillingProvider``."""
+"""Lago behind ``core.ports.provider.BillingProvider``."""

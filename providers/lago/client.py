@@ -1,9 +1,9 @@
-"""Requests to Lago over one pooled connection per process: the SDK's models, headers and reading of answers, kept.
+"""HTTP client for Lago: one connection pool per process, with the SDK's models, headers and response parsing.
 
-Each call ends within its deadline, answers with a model of the SDK, or raises ``ports.errors`` as the table of failures
-says; the true status of an answer that is no JSON is kept. Sent once more is, blips apart, only what lost a race for
-a new ``external_id`` (lago.md 5.2). The SDK's own client is not used because it builds an HTTP client, TLS included,
-for every call, sleeps on 429 and does not escape ids (lago.md 1.2 to 1.4).
+Each call ends within its deadline. It returns a model of the SDK, or raises an error of ``core.ports.errors`` by the
+failure table. The true status of a response that is not JSON is kept. Apart from transient errors, only a request that
+lost a race for a new ``external_id`` is sent again (lago.md 5.2). The SDK's own client is not used, because it builds
+an HTTP client, TLS included, for every call, sleeps on 429 and does not escape ids (lago.md 1.2 to 1.4).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ResponseT = TypeVar("ResponseT", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LagoRequest(Generic[ResponseT]):
-    """``about`` opens every error of this call: ids and codes only. ``path`` is unescaped."""
+    """``context`` begins every error message of this call and contains ids and codes only. ``path`` is unescaped."""
 
     context: str
     method: Literal["GET", "POST", "DELETE"]
@@ -47,15 +47,15 @@ class LagoRequest(Generic[ResponseT]):
 
 
 class LagoClient:
-    """``api_url`` is the API's bare address; a trailing ``/api/v1``, which the SDK would double, is understood."""
+    """``api_url`` is the origin of the API. A trailing ``/api/v1``, which the SDK would double, is removed."""
 
     def __init__(self, api_url: str, api_key: str, seconds: float) -> None:
         if not api_url.startswith(("http://", "https://")):
-            message = "the Lago address must begin with http:// or https://"
+            message = "LAGO_API_URL must begin with http:// or https://"
             raise ValueError(message)
-        # Checked here because httpx and h11 quote a header that they cannot send in their error.
+        # Checked here, because the errors of httpx and h11 quote a header that they cannot send.
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-            message = "the Lago API key is empty or holds a blank, a line break or a character that is not ASCII"
+            message = "LAGO_API_KEY is empty, or contains a space, a line break or a character that is not ASCII"
             raise ValueError(message)
         self._origin = api_url.rstrip("/").removesuffix("/api/v1") + "/api/v1/"
         self._headers = make_headers(api_key=api_key)
@@ -68,7 +68,7 @@ class LagoClient:
         return _parse_response(request, self._send_or_raise(request, throttle))
 
     def send_or_none(self, code: str, request: LagoRequest[ResponseT], throttle: Throttle | None) -> ResponseT | None:
-        """None only when Lago refuses with exactly this code (or ``field:code``); a proxy's 404 has none."""
+        """None only if Lago rejects the request with exactly this code (or ``field:code``). A proxy's 404 has none."""
         outcome = self._send_with_race_retry(request, throttle)
         if isinstance(outcome, httpx.Response):
             return _parse_response(request, outcome)
@@ -77,7 +77,7 @@ class LagoClient:
         raise outcome.to_failure(request.context).to_error()
 
     def list_page(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> tuple[list[ResponseT], bool]:
-        """The first page of a list, and whether there are more."""
+        """The first page of a list, and whether there are more pages."""
         document = _response_data(request, self._send_or_raise(request, throttle), key="")
         rows, meta = (
             (document.get(request.root), document.get("meta")) if isinstance(document, Mapping) else (None, None)
@@ -105,8 +105,8 @@ class LagoClient:
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         return retry_transient(
             lambda: self._send_once(request, throttle),
-            lambda answer: (
-                not isinstance(answer, httpx.Response) and answer.to_failure(request.context).may_retry_inline
+            lambda outcome: (
+                not isinstance(outcome, httpx.Response) and outcome.to_failure(request.context).may_retry_inline
             ),
         )
 
@@ -131,7 +131,7 @@ class LagoClient:
 
 
 def _operation(request: LagoRequest[ResponseT]) -> str:
-    """Lago counts all requests of an organization together (lago.md 2): the name is for people."""
+    """A name for operators only: Lago counts all requests of an organization together (lago.md 2)."""
     names = [part if number != 1 else "{id}" for number, part in enumerate(request.path)]
     return f"{request.method} /api/v1/{'/'.join(names)}"
 
@@ -141,7 +141,7 @@ def unreadable_error(context: str, fields: str) -> ProviderError:
 
 
 def parse_time(context: str, value: str | None) -> datetime:
-    """A time or a plain date of Lago's, which is UTC midnight."""
+    """Parse a time of Lago's. A plain date means UTC midnight."""
     try:
         parsed = datetime.fromisoformat(value or "")
     except ValueError:
@@ -171,7 +171,7 @@ def _response_data(request: LagoRequest[ResponseT], response: httpx.Response, ke
         data: object = get_response_data(response=response, key=key)
     except LagoApiError:
         data = None
-    if data is None:  # a proxy's page, or nothing at all, for which the SDK's create returns None
+    if data is None:  # a proxy's page, or an empty response, for which the SDK's create returns None
         raise failure_with_code(
             request.context, "foreign", f"{response.status_code} not JSON", response.status_code
         ).to_error()

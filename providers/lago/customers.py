@@ -1,8 +1,8 @@
-"""One Lago customer for an organization, under ``external_id`` = organization id, proven to be the one we know.
+"""One Lago customer per organization, under ``external_id`` = organization id, verified to be the last-known one.
 
-POST /customers is create and update in one and tells nothing of which it did (lago.md 3.1), so what must not be
-joined or doubled is read first where an id came from outside, and recognized in the answer elsewhere. Customers are
-never deleted. ``metadata`` is never sent: it would replace what others keep there (3.3).
+POST /customers creates or updates, and does not report which (lago.md 3.1). A customer with an imported id is therefore
+read before it is written. Otherwise the response shows whether the customer existed before. Customers are never
+deleted. ``metadata`` is never sent, because it would replace the entries of others (3.3).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from core.ports.spec import CustomerSpec, LastKnown
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 from providers.transport.safe_ids import printable
 
-# A customer of this age was not made by this call, clocks apart; Lago writes a new one twice within a second.
+# A customer that is older than this was not created by this call. The margin is for clocks that differ.
 PREEXISTING_CUSTOMER_AGE = timedelta(seconds=60)
+# Lago writes a new customer twice within a second. A longer gap means that the customer existed before.
 NEW_CUSTOMER_WRITE_GAP = timedelta(seconds=2)
 
 
 class LagoCustomers:
-    """``payment_provider_code`` is Lago's name for its Stripe connection; without it no customer is linked."""
+    """``payment_provider_code`` is Lago's code of its Stripe connection; without it no customer is linked to Stripe."""
 
     def __init__(self, client: LagoClient, payment_provider_code: str | None) -> None:
         self._client = client
@@ -42,8 +43,8 @@ class LagoCustomers:
         if lago_id is not None and response.lago_id != lago_id:
             raise _rejection(
                 spec,
-                f"Lago made a new one, {response.lago_id}, because the known one, {lago_id}, is no longer there; "
-                "decide which of them stays",
+                f"{lago_id} no longer exists in Lago, so Lago created a new customer, {response.lago_id}; "
+                "decide which one to keep",
             )
         if spec.charged_by_other_provider and _payer_id(response) is not None:
             raise _rejection(
@@ -52,13 +53,13 @@ class LagoCustomers:
                 "unlink the payment provider in Lago, then retry",
             )
         if self._has_other_payer(spec, response):
-            # A provider sent with the create itself can be ignored, sent again it is set (lago.md 3.5).
+            # Lago may ignore a payment provider that is sent with the create. Sent again, it is set (lago.md 3.5).
             response = self._upsert(spec, attempt)
             if self._has_other_payer(spec, response):
                 raise _rejection(
                     spec,
-                    f"Lago does not take {spec.payer_id} as the payer at its connection {self._payment_provider_code}; "
-                    "set it there, then retry",
+                    f"Lago did not accept {spec.payer_id} as the payer in its connection "
+                    f"{self._payment_provider_code}; set it in Lago, then retry",
                 )
         if lago_id is None and _existed_before(response, requested_at):
             self._refuse_other_subscriptions(spec, attempt)
@@ -67,45 +68,45 @@ class LagoCustomers:
     def _verify_imported_id(
         self, spec: CustomerSpec, last_known: LastKnown, imported: str, attempt: AttemptContext
     ) -> str:
-        """The ``lago_id`` of our customer, if the id that came from outside really means it. Reads only."""
+        """The ``lago_id`` of our customer, if the imported id really is that customer's. Only reads."""
         found = self._find(spec, spec.org_id, attempt)
         if found is None:
             raise self._unknown_id_error(spec, imported, attempt)
         if imported not in (found.lago_id, spec.org_id):
             raise _rejection(
                 spec,
-                f"Lago knows it as {found.lago_id}, not as {printable(imported)}; "
-                f"if that is right, {_set_id_hint(spec, found.lago_id)}, then retry",
+                f"the customer is {found.lago_id} in Lago, not {printable(imported)}; "
+                f"if that is correct, {_set_id_advice(spec, found.lago_id)}, then retry",
             )
         self._refuse_another_payer(spec, last_known, found)
         self._refuse_other_subscriptions(spec, attempt)
         return found.lago_id
 
     def _refuse_another_payer(self, spec: CustomerSpec, last_known: LastKnown, found: CustomerResponse | None) -> None:
-        """A payer that stands there is never replaced, also while ours is not known yet: it takes cards with it.
+        """Never replace a payer that is set in Lago, even while ours is not known yet: its cards would go with it.
 
-        Until ours is read again, the one that Lago was told last is no other one: it is left as it is.
+        Until ours is read again, the last-known payer counts as ours and is left as it is.
         """
         payer = _payer_id(found) if found else None
         expected = spec.payer_id or last_known.payer_id
         if self._payment_provider_code is None or spec.charged_by_other_provider or payer in (None, expected):
             return
-        our_payer = f"our payer is {spec.payer_id}" if spec.payer_id else "our payer is not known yet"
-        raise _rejection(spec, f"Lago charges {printable(payer)}, but {our_payer}; decide which one it is, then retry")
+        our_payer = f"our payer is {spec.payer_id}" if spec.payer_id else "our payer is not yet known"
+        raise _rejection(spec, f"Lago charges {printable(payer)}, but {our_payer}; decide which is correct, then retry")
 
     def _unknown_id_error(self, spec: CustomerSpec, imported: str, attempt: AttemptContext) -> RejectedError:
         other = None if imported == spec.org_id else self._find(spec, imported, attempt)
         if other is None:
             return _rejection(
                 spec,
-                f"Lago knows no customer {printable(imported)}: deleted there, another account's key, or an old id; "
-                f"check LAGO_API_KEY, or create a customer with the external id {spec.org_id} there "
-                f"and {_set_id_hint(spec, spec.org_id)}, then retry",
+                f"Lago has no customer {printable(imported)}: it was deleted, belongs to another account, or the id is "
+                f"outdated; check LAGO_API_KEY, or create a customer with the external id {spec.org_id} in Lago "
+                f"and {_set_id_advice(spec, spec.org_id)}, then retry",
             )
         return _rejection(
             spec,
-            f"Lago holds {printable(imported)} as {other.lago_id} under another external id (an old identity), "
-            "and an external id cannot be changed; end it there or correct the imported id, then retry",
+            f"{printable(imported)} is customer {other.lago_id} in Lago under another external id, which cannot be "
+            "changed; delete that customer in Lago or correct the imported id, then retry",
         )
 
     def _find(self, spec: CustomerSpec, external_id: str, attempt: AttemptContext) -> CustomerResponse | None:
@@ -130,7 +131,7 @@ class LagoCustomers:
                 "payment_provider": "stripe",
                 "payment_provider_code": self._payment_provider_code,
                 "provider_customer_id": spec.payer_id,
-                # Only this system creates Stripe customers; with True Lago would make a second one.
+                # Only this system creates Stripe customers; with True Lago would create a second one.
                 "sync_with_provider": False,
             }
         request = LagoRequest(
@@ -143,7 +144,7 @@ class LagoCustomers:
         )
         response = self._client.send(request, attempt)
         if response.external_id != spec.org_id:
-            raise _rejection(spec, f"Lago answered for another customer, {printable(response.external_id)}; look there")
+            raise _rejection(spec, f"Lago returned another customer, {printable(response.external_id)}; check Lago")
         return response
 
     def _has_linked_payer(self, spec: CustomerSpec) -> bool:
@@ -153,7 +154,7 @@ class LagoCustomers:
         return self._has_linked_payer(spec) and _payer_id(response) != spec.payer_id
 
     def _refuse_other_subscriptions(self, spec: CustomerSpec, attempt: AttemptContext) -> None:
-        """A subscription that is not ours on our customer would be billed beside ours."""
+        """A subscription on our customer that is not ours would be billed in addition to ours."""
         request = LagoRequest(
             context=f"subscriptions of customer {spec.org_id}",
             method="GET",
@@ -168,11 +169,11 @@ class LagoCustomers:
         if others:
             raise _rejection(
                 spec,
-                f"Lago has the {others[0].status} subscription {printable(others[0].external_id)} on it "
-                f"({others[0].lago_id}), and ours would bill twice; end that one there, then retry",
+                f"the customer already has the {others[0].status} subscription {printable(others[0].external_id)} "
+                f"({others[0].lago_id}) in Lago, and ours would bill twice; end that subscription in Lago, then retry",
             )
         if more:
-            raise _rejection(spec, "Lago has more than 100 subscriptions on it; look there")
+            raise _rejection(spec, "the customer has more than 100 subscriptions in Lago; check Lago")
 
 
 def _existed_before(response: CustomerResponse, requested_at: datetime) -> bool:
@@ -186,8 +187,8 @@ def _payer_id(customer: CustomerResponse) -> str | None:
     return configuration.provider_customer_id if configuration else None
 
 
-def _set_id_hint(spec: CustomerSpec, customer_id: str) -> str:
-    return f"bring it with `billing-sync set-customer-id {spec.org_id} --lago {customer_id}`"
+def _set_id_advice(spec: CustomerSpec, customer_id: str) -> str:
+    return f"set it with `billing-sync set-customer-id {spec.org_id} --lago {customer_id}`"
 
 
 def _rejection(spec: CustomerSpec, sentence: str) -> RejectedError:

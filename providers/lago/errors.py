@@ -1,7 +1,7 @@
-"""A Lago that does not do what was asked, as the table of failures wants it: status, words, ids.
+"""A failed call to Lago in the terms of the failure table: status, codes and ids.
 
-The texts that Lago or Stripe wrote are never passed on: they can hold a name or an email. Source: lago.md 1.1, 3.5,
-5.1, 5.2.
+Texts that Lago or Stripe wrote are never passed on, because they can contain a name or an email address. Source:
+lago.md 1.1, 3.5, 5.1, 5.2.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import httpx
 from providers.transport.failure_table import Failure
 from providers.transport.transport_errors import classify
 
-MAX_RETRY_AFTER_SECONDS = (
-    600.0  # seconds; a longer wish is a moment in epoch seconds or a mistake (Lago's window is one second)
-)
+# A longer wait is a time in epoch seconds, or a mistake: Lago's window is one second.
+MAX_RETRY_AFTER_SECONDS = 600.0
 
 _LAGO_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _STRIPE_ID = re.compile(r"\b(?:cus|pm|acct|req)_[A-Za-z0-9]{1,60}\b")
@@ -26,7 +25,7 @@ _MAX_CODES = 20
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """No answer, or none that could be read to its end."""
+    """There was no response, or it could not be read to its end."""
 
     error: httpx.RequestError
 
@@ -35,14 +34,14 @@ class NoAnswer:
         return (classify(self.error),)
 
     def to_failure(self, context: str) -> Failure:
-        # What the system says of a connection that was never made; httpx's other texts may quote the answer.
+        # The system's own text for a connection that failed. Other texts of httpx may quote the response.
         reason = f": {self.error}" if isinstance(self.error, httpx.ConnectError) else ""
         return failure_with_code(context, self.codes[0], f"{type(self.error).__name__}{reason}")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """An answer that is no success, under its true status. ``body`` is None where it was not JSON."""
+    """A response that is not a success, with its true status. ``body`` is None if it was not JSON."""
 
     status: int
     body: object
@@ -50,7 +49,7 @@ class ErrorResponse:
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """Lago's code, then each ``field:code``; a text in place of a code becomes ``field:text``."""
+        """Lago's code, then each ``field:code``. A text in place of a code becomes ``field:text``."""
         if not isinstance(self.body, Mapping):
             return ()
         codes = [code] if (code := _valid_code(self.body.get("code"))) else []
@@ -80,7 +79,7 @@ class ErrorResponse:
         )
 
     def _stripe_ids(self) -> list[str]:
-        """From Stripe's text only the ids, e.g. the customer that it does not know."""
+        """Only the ids in Stripe's text, for example that of a customer which Stripe does not have."""
         details = self.body.get("error_details") if isinstance(self.body, Mapping) else None
         text = details.get("thirdparty_error") if isinstance(details, Mapping) else None
         return _STRIPE_ID.findall(str(text))[:3] if text else []
@@ -97,7 +96,7 @@ class ErrorResponse:
 
 
 def failure_with_code(context: str, code: str, details: str, status: int | None = None) -> Failure:
-    """A failure for which we have the only word."""
+    """A failure for which only we have a code."""
     return Failure(provider="lago", context=context, codes=(code,), details=details, status=status, code=code)
 
 

@@ -1,8 +1,8 @@
-"""Lago behind ``core.ports.provider.Biller``: one customer and one subscription an organization, both under its own id.
+"""Lago behind ``core.ports.provider.BillingProvider``: one customer and one subscription per organization.
 
-Repeating any method after a crash, a timeout or a lost answer ends in the same state: Lago's writes are absolute
-under an ``external_id`` (lago.md 9), so no intent is written ahead. Plans are sold in advance: ``create_price`` makes
-them with ``pay_in_advance`` true, so a period is billed when it begins.
+Both have the organization's id. Every method may be repeated after a crash, a timeout or a lost response and ends in
+the same state: Lago's writes are absolute under an ``external_id`` (lago.md 9), so no intent is recorded. Plans are
+billed in advance: ``create_price`` sets ``pay_in_advance``, so a period is billed when it begins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from providers.lago.usage_and_preview import LagoUsageAndPreview
 
 
 class LagoOrganization(BaseResponseModel):
-    """Lago's organization; the SDK's model drops its id (lago.md 1.3)."""
+    """Lago's organization. The SDK's model drops its id (lago.md 1.3)."""
 
     lago_id: str
 
@@ -31,7 +31,7 @@ class LagoOrganization(BaseResponseModel):
 class LagoProvider:
     """Build one in each process, after the fork. ``timeout`` is in seconds, for a whole call.
 
-    ``payment_provider_code`` is Lago's code of its Stripe connection; None links no customer to Stripe.
+    ``payment_provider_code`` is Lago's code of its Stripe connection. If it is None, no customer is linked to Stripe.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class LagoProvider:
             body=PlanBody.parse_obj(body),
         )
         created = self._client.send_or_none("code:value_already_exist", request, throttle=None)
-        # The repeat of a create whose answer was lost finds its own plan.
+        # After a lost response the repeated create finds the plan that the first one created.
         existing = self.find_price(price.code) if created is None else _price_spec(created)
         if existing != price:
-            message = f"plan {price.code}: Lago has one that differs from plans.toml; it is not changed; see there"
+            message = f"plan {price.code}: Lago has a plan with this code that differs from plans.toml; compare the two"
             raise RejectedError("lago", message)
 
     def fetch_account(self) -> Account:
-        """A key belongs to one organization of Lago's (lago.md 1.1). One call."""
+        """The Lago organization of the key, which belongs to exactly one (lago.md 1.1). One call."""
         request = LagoRequest(
             context="the organization of the key",
             method="GET",

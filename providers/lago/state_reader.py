@@ -1,7 +1,7 @@
-"""What Lago holds, read only, for the comparison with what it should hold (``core.ports.provider.StateReader``).
+"""Reads the customers and subscriptions in Lago and never writes (``core.ports.provider.StateReader``).
 
-Lago turns its pages by number, newest first: what is deleted meanwhile shifts the rest, so a page may miss one. It
-keeps no record of who wrote, only of when.
+Lago's pages are numbered, newest first. A row that is deleted meanwhile shifts the others, so a page may miss one.
+Lago does not record who wrote an object, only when.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, O
 from core.ports.provider import Throttle
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 
-# Lago sets no limit of its own (lago.md 3.4); a server that gives less at once only makes it more pages.
+# Lago sets no limit of its own (lago.md 3.4). A server with smaller pages only needs more of them.
 LAGO_PAGE_SIZE = 200
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
 _LAGO_LIVE_STATUSES = ["active", "pending"]
 
 
 class LagoInvoiceState(BaseResponseModel):
-    """Of an invoice, whether it was paid; the SDK's model asks for much more."""
+    """Whether an invoice was paid. The SDK's model requires many more fields."""
 
     lago_id: str
     payment_status: str | None = None
@@ -58,7 +58,7 @@ class LagoStateReader:
         )
         return ObservedPage(rows=_observed_subscriptions(rows), next_cursor=str(page + 1) if more else None)
 
-    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:  # noqa: ARG002 - Lago knows ours by our own id
+    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:  # noqa: ARG002 - Lago finds ours by our own id
         """The customer and the subscription under the organization's id, and whatever else the customer has."""
         found = self._client.send_or_none("customer_not_found", self._customer_request(org_id), self._throttle)
         listed, _ = self._client.list_page(
@@ -67,7 +67,7 @@ class LagoStateReader:
         )
         rows = list(listed)
         if not any(row.external_id == org_id for row in rows):
-            # Ours on somebody else's customer: the list of that one's does not show it here.
+            # Ours may belong to another customer, whose subscriptions are not in this list.
             stray = self._client.send_or_none(
                 "subscription_not_found", self._subscription_request(org_id), self._throttle
             )
@@ -77,8 +77,8 @@ class LagoStateReader:
             subscriptions=_observed_subscriptions(rows),
         )
 
-    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - Lago's customers do not tell
-        """One call: the invoices that stand and whose payment failed."""
+    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - a Lago customer does not show it
+        """One call: the finalized invoices whose payment failed."""
         request = LagoRequest(
             context=f"unpaid invoices of customer {org_id}",
             method="GET",
@@ -93,7 +93,7 @@ class LagoStateReader:
             },
         )
         rows, _ = self._client.list_page(request, self._throttle)
-        # A Lago that does not know a filter ignores it.
+        # A version of Lago that does not know a filter ignores it.
         return any(row.payment_status == "failed" for row in rows)
 
     def recent_writes(self) -> list[RemoteWrite]:
@@ -156,7 +156,7 @@ def _observed_customer(response: CustomerResponse) -> ObservedCustomer:
         id=response.lago_id,
         org_id=response.external_id,
         name=response.name,
-        # Lago takes several with commas between, and gives the first one to Stripe (money.md 3).
+        # Lago accepts several addresses with commas between them, and gives the first one to Stripe (money.md 3).
         email=(response.email or "").split(",")[0].strip() or None,
         currency=response.currency,
         payer_id=configuration.provider_customer_id if configuration else None,
@@ -165,7 +165,7 @@ def _observed_customer(response: CustomerResponse) -> ObservedCustomer:
 
 
 def _observed_subscriptions(rows: Collection[SubscriptionResponse]) -> tuple[ObservedSubscription, ...]:
-    """A pending row with a predecessor is not one of its own: it is the other's next plan."""
+    """A pending row with a predecessor is not a subscription of its own: it is the next plan of the other row."""
     return tuple(
         ObservedSubscription(
             id=row.lago_id,

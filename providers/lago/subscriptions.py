@@ -1,9 +1,9 @@
-"""One Lago subscription for an organization, under ``external_id`` = organization id, for ever.
+"""One Lago subscription per organization, always under ``external_id`` = organization id.
 
-POST /subscriptions creates, upgrades now, schedules a downgrade or does nothing, as Lago judges by yearly amount
-(lago.md 5.1). So every write is checked in its own answer, and what Lago judged otherwise than we asked is taken
-back where it can be, and rejected. A subscription that somebody ended in Lago is made again by the next change of
-its plan, not by the day of one that was to come.
+POST /subscriptions creates, upgrades at once, schedules a downgrade or does nothing. Lago decides which by the yearly
+amount (lago.md 5.1). Every write is therefore checked in its own response. If Lago decided otherwise than requested,
+the change is canceled where possible, and rejected. A subscription that somebody ended in Lago is created again by the
+next change of its plan, not when a scheduled plan becomes due.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.lago.client import LagoClient, LagoRequest, parse_time, unreadable_error
 
-# A scheduled plan is written down long before it starts; one that Lago makes at once starts when it is written.
+# A scheduled plan is created long before it starts. A change that Lago makes at once starts when it is created.
 IMMEDIATE_START_WITHIN = timedelta(seconds=60)
 
 
@@ -30,10 +30,10 @@ class LagoSubscriptions:
         self._ending = ending
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
-        """One call to create, to upgrade, to schedule a downgrade or to take one back.
+        """One call creates, upgrades, schedules a downgrade or cancels a scheduled one.
 
-        Lago's state is read first where ``known`` may not be it: on a customer that was there before us, and where
-        a scheduled plan may have taken effect.
+        Lago's state is read first where ``last_known`` may be out of date: for a customer that existed before us, and
+        where a scheduled plan may have taken effect.
         """
         if spec.next_plan_code in (None, spec.plan_code):
             return self._ensure_current_plan(spec, last_known, attempt)
@@ -44,7 +44,7 @@ class LagoSubscriptions:
         return self._ensure_current_and_next_plan(spec, last_known, attempt)
 
     def end(self, org_id: str, attempt: AttemptContext) -> None:
-        """End the active subscription, its scheduled plan with it, or else one that has not begun."""
+        """End the active subscription together with its scheduled plan, or else cancel one that has not started."""
         request = self._delete_request(
             org_id,
             {
@@ -56,7 +56,7 @@ class LagoSubscriptions:
         if ended is None:
             self._cancel_pending(org_id, attempt)
         elif ended.status != "terminated":
-            raise _rejection(org_id, f"Lago answers {ended.status} to its end; look there, then retry")
+            raise _rejection(org_id, f"Lago reports {ended.status} after the request to end it; check Lago, then retry")
 
     def _ensure_current_plan(
         self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
@@ -80,8 +80,8 @@ class LagoSubscriptions:
         if found is None and _was_scheduled(spec, last_known):
             raise _rejection(
                 spec.org_id,
-                f"it ended in Lago, and not by us, before {spec.next_plan_code} came, so nothing is charged again by "
-                f"itself: `billing-sync retry {spec.org_id}` makes it again",
+                f"it was ended in Lago, not by us, before {spec.next_plan_code} took effect, so it is not charged "
+                f"again automatically; `billing-sync retry {spec.org_id}` creates it again",
             )
         if found is not None and _has_taken_effect(spec, last_known, found):
             return self._without_next_plan(spec, found, attempt)
@@ -97,8 +97,8 @@ class LagoSubscriptions:
         if found is not None and found.next_plan_code not in (None, last_known.next_plan_code):
             raise _rejection(
                 spec.org_id,
-                f"it is on {found.plan_code} in Lago and goes to {found.next_plan_code} there, which is not of our "
-                f"making; any change would undo that; make it {spec.plan_code} there or take it back, then retry",
+                f"it is on {found.plan_code} in Lago, and someone else scheduled {found.next_plan_code}; any change "
+                f"would cancel that; set it to {spec.plan_code} in Lago or cancel the scheduled plan, then retry",
             )
         response = self._post(spec, spec.plan_code, attempt)
         if response.plan_code == spec.plan_code:
@@ -107,8 +107,8 @@ class LagoSubscriptions:
             self._cancel_pending(spec.org_id, attempt)
         raise _rejection(
             spec.org_id,
-            f"it is on {response.plan_code} in Lago, which costs more a year there, so Lago would change to "
-            f"{spec.plan_code} only at period end; that was taken back; see `billing-sync plans check`",
+            f"it is on {response.plan_code} in Lago, which costs more per year, so Lago would change to "
+            f"{spec.plan_code} only at period end; that change was canceled; see `billing-sync plans check`",
         )
 
     def _checked_schedule(
@@ -121,21 +121,21 @@ class LagoSubscriptions:
         if response.plan_code == spec.next_plan_code:
             raise _rejection(
                 spec.org_id,
-                f"Lago moved it to {spec.next_plan_code} at once and not at period end, because it costs no less a "
-                "year there or nothing was active; see `billing-sync plans check`",
+                f"Lago changed it to {spec.next_plan_code} immediately instead of at period end, because that plan "
+                "costs no less per year or no subscription was active; see `billing-sync plans check`",
             )
         raise _rejection(
             spec.org_id,
-            f"asked for {spec.plan_code} and then {spec.next_plan_code}, Lago answers {response.plan_code} and then "
-            f"{response.next_plan_code}; look there, then retry",
+            f"requested {spec.plan_code} and then {spec.next_plan_code}, but Lago returned {response.plan_code} and "
+            f"then {response.next_plan_code}; check Lago, then retry",
         )
 
     def _without_next_plan(
         self, spec: SubscriptionSpec, response: SubscriptionResponse, attempt: AttemptContext
     ) -> Subscription:
         if response.next_plan_code is not None and self._cancel_pending(spec.org_id, attempt) is None:
-            # It may have taken effect between the two answers: the next try begins with what is there then.
-            message = f"subscription {spec.org_id}: it changed in Lago while it was being changed"
+            # It may have taken effect between the two responses. The next attempt starts from the state at that time.
+            message = f"subscription {spec.org_id}: it changed in Lago during the update"
             raise UnavailableError("lago", message)
         return replace(_to_subscription(response), next_plan_code=None, next_plan_at=None)
 
@@ -163,15 +163,15 @@ class LagoSubscriptions:
         return _verify_ours(spec, self._client.send(request, attempt))
 
     def _cancel_pending(self, org_id: str, attempt: AttemptContext) -> SubscriptionResponse | None:
-        """Cancel what is scheduled or has not begun; None if there is no such thing.
+        """Cancel a scheduled plan or a subscription that has not started; None if there is neither.
 
-        Posting the current plan would not do it (lago.md 5.1).
+        Posting the current plan would not cancel it (lago.md 5.1).
         """
         canceled = self._client.send_or_none(
             "subscription_not_found", self._delete_request(org_id, {"status": "pending"}), attempt
         )
         if canceled is not None and canceled.status != "canceled":
-            raise _rejection(org_id, f"Lago answers {canceled.status} to taking the scheduled plan back; look there")
+            raise _rejection(org_id, f"Lago reports {canceled.status} after the request to cancel it; check Lago")
         return canceled
 
     def _delete_request(self, org_id: str, params: dict[str, str | list[str]]) -> LagoRequest[SubscriptionResponse]:
@@ -187,18 +187,17 @@ class LagoSubscriptions:
 
 def _verify_ours(spec: SubscriptionSpec, response: SubscriptionResponse) -> SubscriptionResponse:
     if response.external_id != spec.org_id or response.external_customer_id != spec.org_id:
-        raise _rejection(spec.org_id, f"Lago answers with a subscription of another customer ({response.lago_id})")
+        raise _rejection(spec.org_id, f"Lago returned a subscription of another customer ({response.lago_id})")
     if response.lago_customer_id != spec.customer_id:
-        # POST /subscriptions makes a bare customer where it finds none (lago.md 5.1).
+        # POST /subscriptions creates a bare customer if it finds none (lago.md 5.1).
         raise _rejection(
             spec.org_id,
-            f"it is on Lago's customer {response.lago_customer_id}, not on {spec.customer_id}, which was "
-            "deleted there; "
-            "decide which of them stays",
+            f"it belongs to customer {response.lago_customer_id} in Lago, not to {spec.customer_id}, which was "
+            "deleted; decide which one to keep",
         )
     if response.status != "active":
-        raise _rejection(spec.org_id, f"it is {response.status} in Lago, not active; settle it there, then retry")
-    _to_subscription(response)  # before anything is built on an answer that cannot be read
+        raise _rejection(spec.org_id, f"it is {response.status} in Lago, not active; correct it in Lago, then retry")
+    _to_subscription(response)  # raises if a field is missing, before anything relies on it
     return response
 
 
@@ -215,10 +214,10 @@ def _to_subscription(response: SubscriptionResponse) -> Subscription:
 
 
 def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse) -> bool:
-    """Whether Lago has made a scheduled change, which gives the subscription a new row.
+    """Whether a scheduled plan has taken effect in Lago, which gives the subscription a new id.
 
-    It may be one that was replaced here by another before we learned that it came: then too what is in effect counts,
-    and going back to the first plan would charge for a period that was never asked for.
+    Our row may have replaced it with another plan before we learned that it took effect. It counts then too: going back
+    to the first plan would charge for a period that nobody requested.
     """
     if found.lago_id == last_known.subscription_id:
         return False
@@ -228,7 +227,7 @@ def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
 
 
 def _was_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
-    """Whether the question is only if the scheduled plan came: nobody changed a plan here, and nobody retries."""
+    """Whether only the scheduled plan is awaited: nobody changed the plan in our row, and nobody retries."""
     scheduled = last_known.subscription_id is not None and last_known.next_plan_code == spec.next_plan_code
     return scheduled and last_known.confirmed and not last_known.ending_started
 

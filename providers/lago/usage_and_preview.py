@@ -1,7 +1,8 @@
-"""What Lago tells of a plan change before it is made, and of the usage of the running period: reads alone.
+"""Reads from Lago the usage of the current period, and a quote for a plan change. It never writes.
 
-Lago bills an upgrade at once, the new plan's rest of the period less what is left of the old one, and tells no amount
-before (its invoice preview wants a licence): that part stays unknown. When a period ends, it tells.
+Lago bills an upgrade at once: the rest of the period for the new plan, less the unused part of the old one. It gives
+that amount only afterwards (its invoice preview needs a licence), so the amount stays unknown. Lago does say when a
+period ends.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from core.ports.provider import Throttle
 from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 
-_EXTRAS_NOTE = "next is the plan's price; usage, taxes and discounts come on top"
+_EXTRAS_NOTE = "next is the plan's price without usage, taxes and discounts"
 _NO_LAGO_SUBSCRIPTION = (
-    f"Lago holds no subscription of it yet, so it tells nothing of the running period; {_EXTRAS_NOTE}"
+    f"Lago has no subscription for this organization yet, so the current period is unknown; {_EXTRAS_NOTE}"
 )
 _IMMEDIATE_AMOUNT_UNKNOWN = (
-    "Lago bills the new plan for the rest of the period, less what is left of the old one, and tells no amount before "
-    f"it has made that invoice; {_EXTRAS_NOTE}"
+    "Lago bills the rest of the period for the new plan, less the unused part of the old one, and gives the amount "
+    f"only with that invoice; {_EXTRAS_NOTE}"
 )
-# Its last second; the next period begins after it.
+# Lago gives the last second of a period; the next one begins after it.
 _PERIOD_END_OFFSET = timedelta(seconds=1)
 
 
 class LagoUsageAndPreview:
-    """A ``InvoicePreviewer`` and a ``UsageReader``."""
+    """An ``InvoicePreviewer`` and a ``UsageReader``."""
 
     def __init__(self, client: LagoClient, throttle: Throttle | None = None) -> None:
         self._client = client
@@ -63,7 +64,7 @@ class LagoUsageAndPreview:
         )
 
     def usage(self, org_id: str) -> Usage | None:
-        """Asked without taxes: a tax integration would be called each time (lago.md 6)."""
+        """Requested without taxes, because a tax integration would be called each time (lago.md 6)."""
         context = f"usage of {org_id}"
         request = LagoRequest(
             context=context,
@@ -76,7 +77,7 @@ class LagoUsageAndPreview:
         try:
             found = self._client.send_or_none("no_active_subscription", request, self._throttle)
         except MisconfiguredError as error:
-            # What Lago says of an unknown customer here is what it says of an unknown address (lago.md 6).
+            # Lago answers the same for an unknown customer as for an unknown URL (lago.md 6).
             if error.code != "resource_not_found":
                 raise
             return None

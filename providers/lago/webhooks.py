@@ -1,8 +1,8 @@
-"""Lago's webhooks: genuine by one algorithm that the settings fix, then read for where to look and nothing else.
+"""Parses Lago's webhooks. The settings fix the one algorithm that verifies them; the contents are never trusted.
 
-``hmac`` is a secret of one Lago organization. ``jwt`` is signed with the key of the whole Lago installation, other
-organizations' included: there only ``organization_id`` in the signed body tells whose it is. The unique key is in a
-header that nobody signs, so a replay under another key costs one look and no more.
+``hmac`` uses a secret of one Lago organization. ``jwt`` is signed with the key of the whole Lago installation, other
+organizations included, so only ``organization_id`` in the signed body shows whose webhook it is. The unique key is in
+a header that is not signed, so a replay under another key costs one remote check and nothing more.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SignatureCheck(Protocol):
 
 
 class HmacCheck:
-    """``secret``: the organization's HMAC key, as Lago shows it."""
+    """``secret`` is the organization's HMAC key, as Lago shows it."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
@@ -62,7 +62,7 @@ class HmacCheck:
 
 
 class JwtCheck:
-    """``public_key``: a PEM, or the base64 of one as Lago answers it. Raises ``ValueError`` for anything else."""
+    """``public_key`` is a PEM, or the base64 of one as Lago returns it. Raises ``ValueError`` for anything else."""
 
     def __init__(self, public_key: str) -> None:
         pem = public_key.strip().encode()
@@ -73,8 +73,8 @@ class JwtCheck:
         except UnsupportedAlgorithm as error:
             raise ValueError(str(error)) from None
         if not isinstance(key, RSAPublicKey):
-            message = "it is no RSA key"
-            raise ValueError(message)  # noqa: TRY004 - one error for every key that cannot be used
+            message = "the key is not an RSA key"
+            raise ValueError(message)  # noqa: TRY004 - one error class for every unusable key
         self._key = key
 
     def __call__(self, raw: bytes, signature: str) -> bool:
@@ -91,12 +91,12 @@ class LagoWebhookParser:
         self._signature_check = check
 
     def parse(self, raw: bytes, signature: str | None, unique_key: str | None) -> ParsedWebhook:
-        """Raises ``BadSignatureError``, ``MalformedWebhookError``; neither says what was in it."""
+        """Raises ``BadSignatureError`` or ``MalformedWebhookError``; neither contains anything of the webhook."""
         if signature is None or not signature.isascii() or not self._signature_check(raw, signature):
             raise BadSignatureError
         payload = _parse_json(raw)
         webhook_type, object_type, account_id = (
-            extract(payload, webhook_id) for webhook_id in ("webhook_type", "object_type", "organization_id")
+            extract(payload, name) for name in ("webhook_type", "object_type", "organization_id")
         )
         webhook_id = extract({LAGO_UNIQUE_KEY_HEADER: unique_key}, LAGO_UNIQUE_KEY_HEADER)
         if webhook_type is None or object_type is None or account_id is None or webhook_id is None:
@@ -133,7 +133,7 @@ def _parse_json(raw: bytes) -> dict[str, object]:
 
 
 def _payment_error_code(payload: dict[str, object], object_type: str, fallback: str) -> str:
-    """The payment provider's code; its message may hold names and is not kept."""
+    """The payment provider's code. Its message is not kept, because it may contain names."""
     code = extract(payload, object_type, "provider_error", "error_code") or extract(
         payload, object_type, "provider_error"
     )

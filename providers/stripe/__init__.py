@@ -1,1 +1,1 @@
-"""Stripe behind ``ports.provider.BillingProvider``."""
+"""Stripe behind ``core.ports.provider.BillingProvider``."""

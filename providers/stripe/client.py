@@ -1,7 +1,8 @@
-"""The only place that talks to Stripe: one client a process, the lease held before every request, errors named once.
+"""HTTP client for Stripe, one per process. Every request to Stripe goes through it, and first through its guard.
 
-Nothing of the SDK's passes the door outwards: answers become copies (``stripe_answers``), failures become
-``core.ports.errors`` (``failures``), raised outside the SDK's own handlers so that no traceback leads back to a body.
+The guard of a sync attempt checks the lease and the rate limit. Nothing of the SDK's is passed on: responses become
+copies (``providers.stripe.responses``), and failures become ``core.ports.errors`` by the failure table. They are raised
+outside the SDK's own handlers, so that no traceback leads to a body.
 """
 
 from __future__ import annotations
@@ -36,28 +37,29 @@ class RequestGuard(Protocol):
 
 
 class NoGuard:
-    """For reads that concern no organization: prices, the account."""
+    """For requests outside a sync attempt, such as those for prices and the account."""
 
-    def before_request(self, operation: str) -> None:  # noqa: ARG002 - nobody counts them
+    def before_request(self, operation: str) -> None:  # noqa: ARG002 - nothing limits them
         return
 
 
 class StripeClient:
-    """``seconds`` bounds one request from connecting to the last byte. No address has a default: none may reach live
-    systems by accident, so all four of the SDK's go to ``api_base``.
+    """``seconds`` bounds one request from connecting to the last byte.
+
+    ``api_base`` has no default and replaces all four addresses of the SDK, so none reaches live systems by accident.
     """
 
     def __init__(self, secret_key: str, api_base: str, seconds: float) -> None:
         base = api_base.rstrip("/")
         if not secret_key:
-            message = "the Stripe secret key is empty; set STRIPE_SECRET_KEY"
+            message = "the Stripe API key is empty; set STRIPE_SECRET_KEY"
             raise ValueError(message)
         if not base.startswith(("http://", "https://")):
-            message = "Stripe's address must begin with http:// or https://; set STRIPE_API_BASE"
+            message = "STRIPE_API_BASE must begin with http:// or https://"
             raise ValueError(message)
-        # Else the SDK reports the last call's id and speed with the next and writes an id to the home folder.
+        # Otherwise the SDK reports the id and duration of each call with the next, and writes an id to the home folder.
         stripe.enable_telemetry = False
-        # From INFO on the SDK logs Stripe's sentences and whole bodies: names and addresses (stripe.md 1.7).
+        # At INFO and DEBUG the SDK logs Stripe's messages and whole bodies, with names and addresses (stripe.md 1.7).
         logging.getLogger("stripe").setLevel(logging.WARNING)
         self._transport = PooledTransport(seconds, MAX_STRIPE_CONNECTIONS)
         self.v1 = stripe.StripeClient(
@@ -75,10 +77,10 @@ class StripeClient:
         request: Callable[[], stripe.StripeObject],
         model: type[ModelT],
     ) -> ModelT:
-        """Send one request and read its answer; ``doing`` completes the sentence "could not …" and holds ids only.
+        """Send one request and parse its response. ``purpose`` completes "could not …" and contains ids only.
 
-        ``operation`` is what Stripe's limits go by: the method and the path, every id an ``{id}`` (stripe.md 3).
-        The callable may run three times, so it must carry its idempotency key with it (``keyed``).
+        ``operation`` is what Stripe's limits count: the method and the path, with every id as ``{id}`` (stripe.md 3).
+        ``request`` may run three times, so it must carry its idempotency key (``with_idempotency_key``).
         """
 
         def send_once() -> ModelT | Failure:
@@ -99,7 +101,7 @@ class StripeClient:
         page_type: type[StripePage[ResourceT]],
         max_pages: int,
     ) -> list[ResourceT]:
-        """All that a list holds, or ``AmbiguousError``: half of it proves nothing. ``page`` is given the last id."""
+        """All entries of a list, or ``AmbiguousError``: a part proves nothing. ``fetch_page`` gets the last id."""
         found: list[ResourceT] = []
         for _ in range(max_pages):
             last_id = found[-1].id if found else None
@@ -108,8 +110,8 @@ class StripeClient:
             if not page.has_more or not page.data:
                 return found
         message = (
-            f"could not {purpose}: more than {max_pages * STRIPE_PAGE_SIZE} entries, too many to be sure; look "
-            "there yourself"
+            f"could not {purpose}: more than {max_pages * STRIPE_PAGE_SIZE} entries, too many to be certain; "
+            "check Stripe"
         )
         raise AmbiguousError(STRIPE, message)
 
@@ -131,15 +133,15 @@ class StripeClient:
 
 
 def with_idempotency_key(idempotency_key: str) -> stripe.RequestOptions:
-    """Options with this idempotency key. The SDK replaces an empty one by a random one without a word."""
+    """Options with this idempotency key. The SDK would silently replace an empty one by a random one."""
     if not idempotency_key:
-        message = "an idempotency key is empty"
+        message = "the idempotency key is empty"
         raise ValueError(message)
     return {"idempotency_key": idempotency_key}
 
 
 def with_new_idempotency_key(operation: str) -> stripe.RequestOptions:
-    """A key for this very request. An update carries the whole wish and may be repeated under a new key; one derived
-    from its content would replay a stale answer when a name goes from A to B and back.
+    """Options with a new key for this request. An update carries the whole desired state, so it may be repeated under a
+    new key. A key derived from its content would replay a stale response when a name goes from A to B and back.
     """
     return with_idempotency_key(f"{operation}:{uuid.uuid4().hex}")

@@ -1,8 +1,8 @@
-"""One Stripe customer an organization, made once whatever is lost on the way.
+"""One Stripe customer per organization, created once even if requests or responses are lost.
 
-A create is written ahead and repeated as it was written, under its key. Where the key proves nothing any more (too
-old, or its answer settles nothing) Stripe is searched first by two lists that never lag: events by idempotency key,
-customers by their metadata. Only proof that nothing is there allows another create (stripe.md 2).
+A create is recorded as an intent before it is sent, and repeated unchanged under its key. If the key proves nothing any
+more (it is too old, or its response is inconclusive), Stripe is searched first by two lists that never lag: events by
+idempotency key, and customers by their metadata. Only proof that none exists allows another create (stripe.md 2).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ CREATE_CUSTOMER = "create_customer"
 CREATE_SUBSCRIPTION = "create_subscription"
 CUSTOMER_CREATE_OPERATION = "POST /v1/customers"
 
-# Our clock and Stripe's may differ; both stamps of the intent are ours, ``created`` is Stripe's.
+# Our clock and Stripe's may differ: the times of an intent are ours, ``created`` is Stripe's.
 STRIPE_CLOCK_SKEW = timedelta(minutes=10)
-# Stripe keeps events that long, and keys for a day at least: who used ours before us did so within this.
+# Stripe keeps events for this long, and keys for at least a day. An earlier use of our key is not older.
 IDEMPOTENCY_KEY_LIFETIME_MAX = timedelta(days=30)
-# A backfill at Stripe's 25 creates a second leaves 30,000 customers in twenty minutes.
+# At Stripe's 25 creates a second a backfill creates 30,000 customers in twenty minutes.
 _MAX_CUSTOMER_PAGES = 400
-# Stripe gives up a request of its own within minutes; until then it may still take effect.
+# Stripe aborts a request within minutes. Until then it may still take effect.
 REQUEST_IN_FLIGHT_MAX = timedelta(minutes=5)
 
 
@@ -54,8 +54,8 @@ class StripeCustomers:
         if last_known.customer_id is None:
             return self._create(spec, last_known, attempt)
         if not last_known.customer_id.strip(". "):
-            # In an address it names no customer: POST /v1/customers/ would make a new one.
-            message = f"{last_known.customer_id!r} is no customer id; {_set_id_hint(spec)}"
+            # In a URL it names no customer: POST /v1/customers/ would create a new one.
+            message = f"{last_known.customer_id!r} is not a customer id; {_set_id_advice(spec)}"
             raise RejectedError(STRIPE, message)
         if last_known.confirmed:
             return _to_customer(self._update(last_known.customer_id, spec, attempt))
@@ -73,7 +73,7 @@ class StripeCustomers:
                 created = self._post(intent, spec, attempt)
             except (OutcomeUnknownError, RejectedError) as error:
                 if error.code == IDEMPOTENCY_KEY_REUSED:
-                    # Not by this intent: by one that the database forgot when it was restored.
+                    # Not used by this intent, but by one that was lost when the database was restored.
                     lookback = IDEMPOTENCY_KEY_LIFETIME_MAX
             else:
                 return self._confirm_created(created, spec, last_known, attempt)
@@ -94,9 +94,9 @@ class StripeCustomers:
     def _find_lost_in_restore(
         self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Customer | None:
-        """The one that a database made before its backup was restored, past what any key could tell.
+        """The customer that was created before a backup was restored, too long ago for any key to show it.
 
-        Search lags by minutes at most (stripe.md 2); what was made within the last day, the key still tells.
+        Search lags by minutes at most (stripe.md 2). The key still shows a customer created within the last day.
         """
         if not last_known.maybe_lost_in_restore:
             return None
@@ -104,7 +104,7 @@ class StripeCustomers:
         page = self._client.send(
             attempt,
             "GET /v1/customers/search",
-            f"search the customer of {spec.org_id}",
+            f"search for the customer of {spec.org_id}",
             lambda: self._client.v1.customers.search({"query": query}),
             StripePage[StripeCustomer],
         )
@@ -124,7 +124,7 @@ class StripeCustomers:
     def _confirm_created(
         self, created: StripeCustomer, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Customer:
-        if created.replayed:  # a snapshot: the customer may have been deleted since
+        if created.replayed:  # a snapshot; the customer may have been deleted since
             return self._verify_and_update(created.id, spec, last_known, attempt)
         if attempt.intent is not None and attempt.intent.body != _request_body(spec):
             return _to_customer(self._update(created.id, spec, attempt))
@@ -133,15 +133,14 @@ class StripeCustomers:
     def _verify_and_update(
         self, customer_id: str, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Customer:
-        """Read it and make it what it must be, unless it is gone, somebody else's, or pays for something else."""
+        """Make the customer match the spec, unless it is deleted, another organization's, or pays for other things."""
         found = self._read(customer_id, attempt, spec)
         if found.deleted:
             _refuse_deleted(found.id, spec)
         if found.org_id not in {None, spec.org_id}:
             message = (
                 f"customer {found.id} is linked to organization {printable(found.org_id)} in Stripe, not to "
-                f"{spec.org_id}; "
-                f"{_set_id_hint(spec)}, or correct metadata.org_id there"
+                f"{spec.org_id}; {_set_id_advice(spec)}, or correct metadata.org_id in Stripe"
             )
             raise RejectedError(STRIPE, message)
         if spec.charged_by_other_provider:
@@ -161,7 +160,7 @@ class StripeCustomers:
                 StripeCustomer,
             )
         except RejectedError as error:
-            # Stripe says the same of one that was deleted and of one that it never had; read, only the first is shown.
+            # The error is the same for a deleted customer and for one that never existed. Only the first can be read.
             if error.code != RESOURCE_MISSING or not self._read(customer_id, attempt, spec).deleted:
                 raise
             _refuse_deleted(customer_id, spec)
@@ -185,7 +184,7 @@ class StripeCustomers:
     def _find_leftover(
         self, intent: Intent, lookback: timedelta, spec: CustomerSpec, attempt: AttemptContext
     ) -> str | None:
-        """The customer made since ``back`` before the intent; None is proof that there is none."""
+        """The customer created since ``lookback`` before the intent. None is proof that there is none."""
         created_between = search_window(intent, lookback)
         live = self._list_marked_as_ours(created_between, spec, attempt)
         deleted: list[str] = []
@@ -209,7 +208,7 @@ class StripeCustomers:
             params: EventListParams = {"type": "customer.created", "created": created, "limit": STRIPE_PAGE_SIZE}
             return self._client.v1.events.list(params if last_id is None else {**params, "starting_after": last_id})
 
-        purpose = f"look for the customer of {spec.org_id} among the events"
+        purpose = f"find the customer of {spec.org_id} in the events"
         events = self._client.list_all(
             attempt, "GET /v1/events", purpose, fetch_page, StripePage[StripeEvent], _MAX_CUSTOMER_PAGES
         )
@@ -229,7 +228,7 @@ class StripeCustomers:
             params: CustomerListParams = {"created": created, "limit": STRIPE_PAGE_SIZE}
             return self._client.v1.customers.list(params if last_id is None else {**params, "starting_after": last_id})
 
-        purpose = f"look for the customer of {spec.org_id} among the customers"
+        purpose = f"find the customer of {spec.org_id} in the list of customers"
         found = self._client.list_all(
             attempt, "GET /v1/customers", purpose, fetch_page, StripePage[StripeCustomer], _MAX_CUSTOMER_PAGES
         )
@@ -237,7 +236,7 @@ class StripeCustomers:
 
 
 def search_window(intent: Intent, lookback: timedelta = STRIPE_CLOCK_SKEW) -> tuple[int, int]:
-    """From when to when Stripe may have worked on the intent, in Unix seconds; ``back`` before it was first sent."""
+    """When Stripe may have processed the intent, in Unix seconds; it begins ``lookback`` before the first send."""
     return (
         int((intent.first_sent_at - lookback).timestamp()),
         int((intent.last_sent_at + STRIPE_CLOCK_SKEW).timestamp()),
@@ -245,8 +244,9 @@ def search_window(intent: Intent, lookback: timedelta = STRIPE_CLOCK_SKEW) -> tu
 
 
 def wait_out_inflight(intent: Intent, now: datetime) -> None:
-    """What no key holds together with the next try, and Stripe may still be working on: that nothing is there yet
-    proves nothing. Raises ``NoPermitError``.
+    """Raises ``NoPermitError`` while Stripe may still be processing the last request of the intent.
+
+    The next attempt does not repeat that request under its key, so finding nothing yet would prove nothing.
     """
     remaining = (intent.last_sent_at + REQUEST_IN_FLIGHT_MAX - now).total_seconds()
     if remaining > 0:
@@ -257,7 +257,7 @@ def _single(live: list[str], spec: CustomerSpec) -> str:
     if len(live) > 1:
         message = (
             f"organization {spec.org_id} has more than one customer: {', '.join(sorted(live))}; "
-            f"keep the one with invoices, clear metadata.org_id of the others, then {_set_id_hint(spec)}"
+            f"keep the one with invoices, clear metadata.org_id of the others, then {_set_id_advice(spec)}"
         )
         raise AmbiguousError(STRIPE, message)
     return live[0]
@@ -266,12 +266,12 @@ def _single(live: list[str], spec: CustomerSpec) -> str:
 def _refuse_other_payments(
     found: StripeCustomer, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
 ) -> None:
-    """Lago charges this organization; a subscription that lives here would charge it once more (money.md 1)."""
+    """Lago charges this organization, so a live subscription in Stripe would charge it twice (money.md 1)."""
     live = found.subscriptions
     if live is None or live.has_more:
-        message = f"Stripe does not show all subscriptions of customer {found.id}; look there, then retry"
+        message = f"Stripe does not list all subscriptions of customer {found.id}; check Stripe, then retry"
         raise RejectedError(STRIPE, message)
-    # One that we made and that is about to be ended is no stranger.
+    # Our own subscription, which is about to be ended, does not count.
     is_being_created = attempt.intent is not None and attempt.intent.operation == CREATE_SUBSCRIPTION
     others = [
         each.id
@@ -282,8 +282,8 @@ def _refuse_other_payments(
     ]
     if others:
         message = (
-            f"customer {found.id} pays for {', '.join(others)} in Stripe, and Lago would charge it once more; "
-            "end what lives there, or let Stripe charge its plan, then retry"
+            f"customer {found.id} pays for {', '.join(others)} in Stripe, and Lago would charge it again; "
+            "end those subscriptions in Stripe, or let Stripe charge the plan, then retry"
         )
         raise RejectedError(STRIPE, message, DOUBLE_CHARGING)
 
@@ -297,19 +297,19 @@ def _to_customer(customer: StripeCustomer) -> Customer:
     return Customer(id=customer.id, livemode=customer.livemode)
 
 
-def _set_id_hint(spec: CustomerSpec) -> str:
+def _set_id_advice(spec: CustomerSpec) -> str:
     return f"correct the id with `billing-sync set-customer-id {spec.org_id} --stripe cus_…`"
 
 
 def _raise_if_missing(error: RejectedError, customer_id: str, spec: CustomerSpec) -> None:
     if error.code == RESOURCE_MISSING:
         message = (
-            f"Stripe knows no customer {printable(customer_id)}: another account's or mode's key, or it was deleted or "
-            f"never there; check STRIPE_SECRET_KEY, or {_set_id_hint(spec)}"
+            f"Stripe has no customer {printable(customer_id)}: the API key belongs to another account or mode, or the "
+            f"customer was deleted or never existed; check STRIPE_SECRET_KEY, or {_set_id_advice(spec)}"
         )
         raise RejectedError(STRIPE, message, error.code, error.request_id) from None
 
 
 def _refuse_deleted(customer_id: str, spec: CustomerSpec) -> NoReturn:
-    message = f"customer {customer_id} was deleted in Stripe, which is final; {_set_id_hint(spec)}"
+    message = f"customer {customer_id} was deleted in Stripe, which cannot be undone; {_set_id_advice(spec)}"
     raise RejectedError(STRIPE, message, CUSTOMER_DELETED)

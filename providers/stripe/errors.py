@@ -1,7 +1,7 @@
-"""A failed call to Stripe as the table of failures wants it: status, words, ids (stripe.md 1.9), nothing of the SDK.
+"""A failed call to Stripe in the terms of the failure table: status, codes and ids (stripe.md 1.9).
 
-Stripe's own text repeats values (an address, a name), so of its answer only ``code``, ``param``, the status and the
-request id are kept.
+Stripe's own text repeats values such as an address or a name. Only ``code``, ``param``, the status and the request id
+of its response are kept, and nothing of the SDK's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RATE_LIMITED_REASON_HEADER: Final = "stripe-rate-limited-reason"
 
 
 def to_failure(purpose: str, error: stripe.StripeError) -> Failure:
-    """``doing`` completes the sentence "could not …" and holds ids only."""
+    """``purpose`` completes the sentence "could not …" and contains ids only."""
     if isinstance(error, NoAnswerError):
         return failure_with_code(purpose, error.kind)
     body = error.error
@@ -43,11 +43,11 @@ def to_failure(purpose: str, error: stripe.StripeError) -> Failure:
 
 
 def failure_with_code(purpose: str, code: str) -> Failure:
-    """A failure for which we have the only word: no answer, or one that is not Stripe's or cannot be read."""
+    """A failure for which only we have a code: no response, or one that is not Stripe's or cannot be parsed."""
     return _new_failure(purpose, (code,))
 
 
-def _new_failure(  # noqa: PLR0913 - one line a field
+def _new_failure(  # noqa: PLR0913 - one argument for each field
     purpose: str,
     codes: tuple[str, ...],
     *,
@@ -72,7 +72,7 @@ def _new_failure(  # noqa: PLR0913 - one line a field
 
 
 def _codes(code: str | None, error_type: str | None, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Stripe's code, why it was too fast, and our words for what it says by type, by header, or by naming no code."""
+    """Stripe's code and rate-limit reason, and our codes for what it shows by a type, a header or a missing code."""
     conditions = {
         IDEMPOTENCY_KEY_REUSED: error_type == IDEMPOTENCY_KEY_REUSED,
         "saved_failure": is_replayed(headers),
@@ -89,7 +89,7 @@ def is_replayed(headers: Mapping[str, str]) -> bool:
 
 
 def _retry_after_seconds(header: str | None) -> float | None:
-    """Stripe documents no Retry-After; a proxy before it may send one, and then it counts."""
+    """Stripe documents no Retry-After. A proxy in front of it may send one, and then it is used."""
     try:
         return max(0.0, float(header)) if header else None
     except ValueError:

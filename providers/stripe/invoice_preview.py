@@ -1,7 +1,7 @@
-"""What Stripe tells of a plan change before it is made: its own preview of the invoice, for the change we would make.
+"""Quotes of plan changes from Stripe's own invoice preview.
 
-The step is the one that ``stripe_changes`` would take, so what is previewed is what is sent. Where it takes two steps,
-going up while a lower plan waits, no preview shows both, and nothing is made up.
+The previewed update is the one that ``plan_changes`` decides on, so it is the one that would be sent. An upgrade while
+a lower plan is scheduled takes two updates. No preview shows both, so the quote then has no amount.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from providers.stripe.plan_changes import StripeUpdate, SubscriptionState, next_
 from providers.stripe.prices import StripePrices, interval_of
 from providers.stripe.responses import StripeModel, StripePage, StripePrice, StripeSubscription, StripeSubscriptionItem
 
-_NO_STRIPE_SUBSCRIPTION = "Stripe holds no subscription of it yet: its first invoice is made with the subscription"
+_NO_STRIPE_SUBSCRIPTION = "Stripe has no subscription for this organization yet; the first invoice is created with it"
 _SUBSCRIPTION_ENDED = "the subscription has ended in Stripe"
-_NEEDS_TWO_UPDATES = "the waiting plan is taken back first, and Stripe shows the invoice of one step only"
-_TOO_MANY_LINES = "the invoice has more lines than Stripe shows at once"
-_NEW_PERIOD_BEGINS = "a new period begins with the change; the invoice after it is not made yet"
+_NEEDS_TWO_UPDATES = "the scheduled plan is canceled first, and Stripe previews one update only"
+_TOO_MANY_LINES = "the invoice has more lines than Stripe returns in one page"
+_NEW_PERIOD_BEGINS = "a new period begins with the change; the invoice after it does not exist yet"
 
 
 class _LineItemDetails(StripeModel):
@@ -51,7 +51,7 @@ class _InvoicePreview(StripeModel):
 
 
 class StripeInvoicePreviewer:
-    """A ``InvoicePreviewer``."""
+    """An ``InvoicePreviewer``."""
 
     def __init__(self, client: StripeClient, prices: StripePrices, throttle: Throttle | None = None) -> None:
         self._client = client
@@ -91,7 +91,7 @@ class StripeInvoicePreviewer:
     ) -> _InvoicePreview:
         params: InvoiceCreatePreviewParams = {"subscription": subscription_id}
         if update is not None and update.price is not None:
-            # As the change itself is sent: with the item's id, its quantity and the proration named.
+            # The same fields as in the update itself: the item's id, its quantity and the proration.
             params["subscription_details"] = {
                 "items": [{"id": item.id, "price": update.price, "quantity": update.quantity}],
                 "proration_behavior": update.proration,
@@ -105,7 +105,7 @@ class StripeInvoicePreviewer:
         )
 
     def _starts_new_period(self, item: StripeSubscriptionItem, update: StripeUpdate, spec: SubscriptionSpec) -> bool:
-        """Another interval, or from free to paid: Stripe bills a new period at once (its text of the update)."""
+        """Whether Stripe bills a new period at once: another interval, or free to paid (its text of the update)."""
         if update.price is None or update.price == item.price.id:
             return False
         price = self._active_price(spec.next_plan_code or spec.plan_code)
@@ -114,7 +114,7 @@ class StripeInvoicePreviewer:
 
 
 def _reaches_spec(update: StripeUpdate, spec: SubscriptionSpec) -> bool:
-    """After this one change nothing is left to do."""
+    """Whether nothing is left to do after this one update."""
     next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
     return update.metadata["plan"] == spec.plan_code and (update.metadata["next_plan"] or None) == next_plan_code
 

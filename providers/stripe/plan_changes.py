@@ -1,13 +1,14 @@
-"""What to change next on a Stripe subscription, decided from what was just read: no step depends on a remembered one.
+"""The next update of a Stripe subscription, decided from the state just read. No update depends on a remembered one.
 
-A plan for the period's end is kept without a schedule: the item takes the next price now, unprorated, so this period
-stays paid at the old price and the next invoice takes the new one. Our metadata says until when the old plan is
-theirs: ``plan``, ``next_plan``, ``next_plan_at`` (Unix seconds, the period's end when it was scheduled).
+A plan for the period end is scheduled without a Stripe schedule. The item gets the next price now, without proration,
+so this period stays paid at the old price and the next invoice uses the new one. Our metadata says until when the
+organization has the old plan: ``plan``, ``next_plan``, ``next_plan_at`` (Unix seconds, the period end when it was
+scheduled).
 
-Two traps of Stripe's shape this (its OpenAPI text of POST /v1/subscriptions/{id}): a subscription that moves from a
-free price to a paid one is invoiced at once and starts a new period, and so is one whose interval changes, prorated
-or not. So a free next plan is not the free price but the paid one at quantity 0: taking it back moves no money.
-And a next plan that would charge now is refused.
+Two rules of Stripe decide the rest (its OpenAPI text of POST /v1/subscriptions/{id}). A subscription that moves from a
+free price to a paid one is invoiced at once and starts a new period. So does one whose interval changes, with or
+without proration. A free next plan is therefore not the free price but the paid price at quantity 0, so that canceling
+it moves no money. A next plan that would charge now is rejected.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FindPrice = Callable[[str], StripePrice]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionState:
-    """``paid_plan`` is the plan paid for in this period, ``sold`` what the next invoice will take."""
+    """``paid_plan`` is the plan paid for in this period, ``billed_plan`` the one that the next invoice charges."""
 
     paid_plan: str
     billed_plan: str
@@ -40,13 +41,13 @@ class SubscriptionState:
 
     @property
     def seats(self) -> int:
-        """The item's quantity, or what it was before a free next plan made it 0; 1 unless a person changed it."""
+        """The item's quantity, or its value before a free next plan set it to 0. It is 1 unless a user changed it."""
         return self.item.quantity or _parse_int(self.metadata.get("seats")) or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeUpdate:
-    """``price`` is an id; None leaves the item alone. Metadata values that are empty unset their key."""
+    """``price`` is an id; None leaves the item unchanged. An empty metadata value removes its key."""
 
     price: str | None
     quantity: int
@@ -61,7 +62,7 @@ def parse_state(subscription: StripeSubscription) -> SubscriptionState:
     item = _find_plan_item(subscription)
     paid_plan = metadata.get("plan", "")
     if scheduled_plan is None or scheduled_at is None or not paid_plan:
-        # A price whose key moved to a newer price keeps what it was sold as: such customers stay where they are.
+        # A price that lost its lookup key to a newer one keeps its plan, so these customers stay where they are.
         billed_plan = item.price.lookup_key or paid_plan
         return SubscriptionState(
             paid_plan=billed_plan,
@@ -85,13 +86,13 @@ def parse_state(subscription: StripeSubscription) -> SubscriptionState:
 
 
 def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: FindPrice) -> StripeUpdate | None:
-    """The one change that brings the subscription nearer to the spec; None when it is there.
+    """The one update that brings the subscription closer to the spec; None if it matches.
 
-    Each change leaves a state that says truthfully what is paid for, so a crash after any of them loses nothing.
+    Each update leaves a state that shows correctly what is paid for, so a crash after any of them loses nothing.
     """
     next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
     if state.took_effect:
-        # Until the caller has taken note, the record of it stays: without it the old plan would look wished for.
+        # The metadata stays until our row records the new plan. Without it the old plan would look like the desired.
         is_unrecorded = next_plan_code is not None and spec.plan_code != state.paid_plan
         return None if is_unrecorded else _set_plan(state, state.paid_plan, find_price, "none", spec)
     if state.scheduled_plan is None:
@@ -108,7 +109,7 @@ def _next_update_while_scheduled(
     state: SubscriptionState, spec: SubscriptionSpec, next_plan_code: str | None, find_price: FindPrice
 ) -> StripeUpdate | None:
     if spec.plan_code != state.paid_plan or next_plan_code is None:
-        # Back to what is paid first: going up from the cheaper price would charge the paid part once more.
+        # First return to the paid plan: an upgrade from the cheaper price would charge for the paid part again.
         return _set_plan(state, state.paid_plan, find_price, "none", spec)
     if state.scheduled_plan != next_plan_code or state.billed_plan != next_plan_code:
         return _schedule_plan(state, next_plan_code, state.scheduled_at, find_price, spec)
@@ -131,10 +132,10 @@ def _schedule_plan(
 ) -> StripeUpdate:
     price, paid_price = find_price(plan), _paid_price(state, find_price)
     if _is_free(paid_price) and not _is_free(price):
-        message = f"plan {plan} cannot wait for the period's end: Stripe charges a free subscription that becomes paid at once; change it at once"  # noqa: E501
+        message = f"plan {plan} cannot be scheduled for the period end: Stripe charges at once when a free subscription becomes paid; change the plan immediately instead"  # noqa: E501
         raise RejectedError(STRIPE, message)
     if interval_of(price) != interval_of(paid_price):
-        message = f"plan {plan} cannot wait for the period's end: its interval differs from {state.paid_plan}'s, which Stripe charges at once; change it at once"  # noqa: E501
+        message = f"plan {plan} cannot be scheduled for the period end: its interval differs from that of {state.paid_plan}, so Stripe would charge at once; change the plan immediately instead"  # noqa: E501
         raise RejectedError(STRIPE, message)
     bills_zero_quantity = _is_free(price) and not _is_free(paid_price)
     return StripeUpdate(
@@ -174,8 +175,8 @@ def _find_plan_item(subscription: StripeSubscription) -> StripeSubscriptionItem:
         items = [item for item in items if item.price.lookup_key in our_plans]
     if len(items) != 1:
         message = (
-            f"subscription {subscription.id} has {len(subscription.items.data)} items, and which one is the plan "
-            "cannot be told; leave one item with a price that plans push made"
+            f"subscription {subscription.id} has {len(subscription.items.data)} items, and it is unclear which one "
+            "is the plan; leave one item with a price that `billing-sync plans push` created"
         )
         raise RejectedError(STRIPE, message)
     return items[0]

@@ -1,4 +1,4 @@
-"""Prices by lookup key: what a plan costs at Stripe is found there, never assumed, and an unknown key is never free."""
+"""Stripe prices by lookup key. A price is always read from Stripe, and an unknown lookup key never counts as free."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from providers.stripe.client import NoGuard, RequestGuard, StripeClient, with_ne
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
 from providers.stripe.responses import StripePage, StripePrice, StripeProduct
 
-PRICE_CACHE_SECONDS = (
-    300.0  # stripe.md 5: a key moves to a new price when someone raises it; five minutes later we know
-)
+# A lookup key moves to a new price when somebody raises it (stripe.md 5). We see that within five minutes.
+PRICE_CACHE_SECONDS = 300.0
 _MAX_CACHED_PRICES = 10_000
 
 _INTERVALS: dict[str, PriceCreateParamsRecurring] = {
@@ -34,16 +33,14 @@ class StripePrices:
         self._lock = threading.Lock()
 
     def active_price(self, lookup_key: str, guard: RequestGuard) -> StripePrice:
-        """The active price under this key, at most ``PRICE_CACHE_SECONDS`` old; ``RejectedError`` where there is
-        none.
-        """
+        """The active price under this key, at most ``PRICE_CACHE_SECONDS`` old. Raises ``RejectedError`` if none is."""
         with self._lock:
             read_at, price = self._cache.get(lookup_key, (0.0, None))
         if price is not None and time.monotonic() - read_at < PRICE_CACHE_SECONDS:
             return price
         price = self._find_active(lookup_key, guard)
         if price is None:
-            message = f"no active price with lookup key {lookup_key}: run billing-sync plans push"
+            message = f"no active price with lookup key {lookup_key}; run `billing-sync plans push`"
             raise RejectedError(STRIPE, message, "unknown_lookup_key")
         with self._lock:
             if len(self._cache) >= _MAX_CACHED_PRICES:
@@ -56,7 +53,7 @@ class StripePrices:
         if price is None:
             return None
         if price.unit_amount is None or price.recurring is None or isinstance(price.product, str):
-            message = f"price {price.id} under lookup key {code} has no flat recurring amount; make one that has"
+            message = f"price {price.id} under lookup key {code} has no flat recurring amount; create one that has"
             raise RejectedError(STRIPE, message)
         return PriceSpec(
             code=code,
@@ -69,7 +66,7 @@ class StripePrices:
     def create_price(self, spec: PriceSpec) -> None:
         recurring = _INTERVALS.get(spec.interval)
         if recurring is None:
-            message = f"plan {spec.code}: interval {spec.interval} is none of {', '.join(_INTERVALS)}"
+            message = f"plan {spec.code}: interval {spec.interval} is not one of {', '.join(_INTERVALS)}"
             raise RejectedError(STRIPE, message)
         product_id = f"billing_sync_{spec.code}"
         self._create_product(product_id, spec)
@@ -92,13 +89,15 @@ class StripePrices:
                 StripePrice,
             )
         except RejectedError as error:
-            # A lost answer, or another process: the key is unique, so what stands there decides.
+            # The response was lost, or another process was first. The key is unique, so the existing price decides.
             found = self.find_price(spec.code)
             if found is None:
-                message = f"{error.message}; an archived price may hold the lookup key: free it there"
+                message = f"{error.message}; an archived price may still have the lookup key; remove it in Stripe"
                 raise RejectedError(STRIPE, message, error.code, error.request_id) from None
             if _terms(found) != _terms(spec):
-                message = f"lookup key {spec.code} is on another price in Stripe; use a new key for new terms"
+                message = (
+                    f"lookup key {spec.code} belongs to another price in Stripe; use a new lookup key for new terms"
+                )
                 raise RejectedError(STRIPE, message, error.code, error.request_id) from None
 
     def _create_product(self, product_id: str, spec: PriceSpec) -> None:
@@ -144,7 +143,7 @@ class StripePrices:
 
 
 def interval_of(price: StripePrice) -> str:
-    """Our word for the price's interval; Stripe's own where the catalog has none, such as ``2 week``."""
+    """The catalog's word for the price's interval, or Stripe's own if the catalog has none, such as ``2 week``."""
     if price.recurring is None:
         return "once"
     stripe_interval = {"interval": price.recurring.interval, "interval_count": price.recurring.interval_count}

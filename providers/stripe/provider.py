@@ -1,4 +1,4 @@
-"""Stripe as a biller (``ports.provider.Biller``): the customer who pays, and the subscription where Stripe charges."""
+"""Stripe behind ``core.ports.provider.BillingProvider``: the customer, and the subscription if Stripe charges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from providers.stripe.state_reader import StripeStateReader
 from providers.stripe.subscriptions import StripeSubscriptions
 
 _LIVEMODE_BY_KEY_PREFIX = {"live_": True, "test_": False}
-STRIPE_CALL_SECONDS = 20.0  # seconds for one request, the last byte of the answer included
+STRIPE_CALL_SECONDS = 20.0  # for one request, up to the last byte of the response
 
 
 def _utc_now() -> datetime:
@@ -25,14 +25,14 @@ def _utc_now() -> datetime:
 
 
 class StripeProvider:
-    """One for each process, built after the fork; threads share it. Close it when the process ends.
+    """Build one in each process, after the fork. Threads share it. Close it when the process ends.
 
-    ``api_base`` has no default, so that no test and no staging reaches live systems by accident.
+    ``api_base`` has no default, so that no test and no staging system reaches live systems by accident.
     """
 
     provider: Provider = "stripe"
 
-    def __init__(  # noqa: PLR0913 - the settings of one biller, all named
+    def __init__(  # noqa: PLR0913 - the settings of one provider, all named
         self,
         secret_key: str,
         api_base: str,
@@ -69,7 +69,7 @@ class StripeProvider:
         self._prices.create_price(price)
 
     def fetch_account(self) -> Account:
-        """One account has both modes under one id, so it is the key that tells which of them is meant. One call."""
+        """The account of the key. Both modes have one account id, so the key's prefix shows the mode. One call."""
         account = self._client.send(
             NoGuard(), "GET /v1/account", "read the account", self._client.v1.accounts.retrieve_current, StripeResource
         )

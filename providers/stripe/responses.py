@@ -1,6 +1,7 @@
-"""What we read of Stripe's objects, and nothing else of them: no SDK object, no key, leaves this package.
+"""The fields that we read of Stripe's objects, as copies. No SDK object and no key leaves this package.
 
-An SDK object pickles with the secret key inside and is no dict (stripe.md 1.5). These are copies, checked on arrival.
+The pickle of an SDK object contains the secret key, and the object is not a dict (stripe.md 1.5). The copies are
+validated on arrival.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ class StripeModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     replayed: bool = False
-    """Set by the door: a snapshot of what the key's first request was answered, perhaps long gone."""
+    """Set by ``StripeClient``: a stored response to the key's first request, which may be out of date."""
 
 
 class StripeResource(StripeModel):
@@ -44,7 +45,7 @@ class StripeSubscriptionSummary(StripeResource):
 
 
 class StripeCustomer(StripeResource):
-    """A deleted customer answers 200 with ``deleted`` and an id, nothing else (stripe.md 4)."""
+    """A deleted customer is returned with status 200, ``deleted`` and an id, and nothing else (stripe.md 4)."""
 
     deleted: bool = False
     name: str | None = Field(default=None, repr=False)
@@ -52,7 +53,7 @@ class StripeCustomer(StripeResource):
     metadata: dict[str, str] | None = None
     delinquent: bool | None = None
     subscriptions: StripePage[StripeSubscriptionSummary] | None = None
-    """Those that have not ended; None unless they were asked for."""
+    """Those that have not ended. None unless they were requested."""
 
     @property
     def org_id(self) -> str | None:
@@ -98,7 +99,7 @@ class StripeEventData(StripeModel):
 
 
 class StripeEvent(StripeResource):
-    """``customer.created`` ties the customer to the key of the request that made it (stripe.md 2)."""
+    """``customer.created`` names the customer and the key of the request that created it (stripe.md 2)."""
 
     request: StripeEventRequest | None = None
     data: StripeEventData

@@ -1,7 +1,7 @@
-"""What Stripe holds, read only, for the comparison with what it should hold (``core.ports.provider.StateReader``).
+"""Reads the customers and subscriptions in Stripe and never writes (``core.ports.provider.StateReader``).
 
-Lists are in the order of creation and turned by the last id, so nothing that stands is missed while others are made.
-Who wrote last is told by Stripe's events: a request of ours carries a key of ours, a click carries none.
+Lists are ordered by creation and paged by the last id, so no existing object is missed while others are created.
+Stripe's events show who wrote last: a request of ours carries a key of ours, a change in the dashboard carries none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from providers.stripe.responses import (
 from providers.transport.safe_ids import printable
 
 _MAX_EVENT_PAGES = 10
-# What our requests begin their keys with: written ahead (core.reconcile.attempt), and for one request (client.once).
+# Prefixes of our idempotency keys: of intents (core.reconcile.attempt), and of updates of customers and subscriptions.
 OUR_IDEMPOTENCY_KEY_PREFIXES = ("billing-sync:", "update_customer:", "change_subscription:")
 _WRITE_EVENT_TYPES = [
     "customer.created",
@@ -48,7 +48,7 @@ FetchPage = Callable[[str | None], stripe.StripeObject]
 
 
 class _ListedSubscription(StripeSubscriptionSummary):
-    """Anybody's: nothing of it is taken for granted. ``customer`` is None where it belongs to a v2 account."""
+    """A subscription that may not be ours, so few fields are required. ``customer`` is None for a v2 account."""
 
     customer: str | None = None
     status: str = ""
@@ -103,12 +103,12 @@ class StripeStateReader:
             ),
         )
 
-    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - the sight is of that one
-        """By the customer's own flag, which Stripe sets and clears with each invoice that fails or is paid; no call."""
+    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - ``observed`` is of that organization
+        """By the customer's own flag, which Stripe sets and clears with each invoice that fails or is paid. No call."""
         return any(each.has_unpaid_invoice for each in observed.customers)
 
     def recent_writes(self) -> list[RemoteWrite]:
-        """The last thousand, of the thirty days that Stripe keeps."""
+        """The last thousand writes of the thirty days that Stripe keeps."""
 
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
             params: EventListParams = {"types": _WRITE_EVENT_TYPES, "limit": STRIPE_PAGE_SIZE}
@@ -139,7 +139,7 @@ class StripeStateReader:
         cursor: str | None,
         page_type: type[StripePage[ResourceT]],
     ) -> StripePage[ResourceT]:
-        """The page after this id; the first one once more where what had that id is gone since."""
+        """The page after this id, or the first page again if the object with that id was deleted."""
         try:
             return self._client.send(self._throttle, operation, purpose, partial(fetch_page, cursor), page_type)
         except RejectedError as error:
@@ -152,7 +152,7 @@ class StripeStateReader:
             found = self._client.send(
                 self._throttle,
                 "GET /v1/customers/{id}",
-                f"look at customer {printable(customer_id)} of {org_id}",
+                f"read customer {printable(customer_id)} of {org_id}",
                 lambda: self._client.v1.customers.retrieve(customer_id),
                 StripeCustomer,
             )
@@ -200,17 +200,17 @@ def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscri
         customer_id=subscription.customer or "",
         org_id=subscription.metadata.get("org_id") or None,
         plan_code=(state.paid_plan or None) if state is not None else None,
-        # What the next invoice takes: the price on the item, whatever our note says.
+        # The next invoice uses the price on the item, whatever our metadata says.
         next_plan_code=state.billed_plan
         if state is not None and is_scheduled and state.billed_plan != state.paid_plan
         else None,
-        remark=None if state is None or state.scheduled_plan is None else "waits" if is_scheduled else "came",
+        remark=None if state is None or state.scheduled_plan is None else "pending" if is_scheduled else "took_effect",
         changed_at=datetime.fromtimestamp(subscription.created, UTC),
     )
 
 
 def _parse_state(subscription: _ListedSubscription) -> SubscriptionState | None:
-    """None: it has no plan that could be ours."""
+    """None if it has no plan that could be ours."""
     try:
         return parse_state(StripeSubscription.model_validate(subscription.model_dump()))
     except (ValidationError, RejectedError):
@@ -228,14 +228,14 @@ def _remote_write(event: _WriteEvent) -> RemoteWrite:
 
 
 def _count_updates(repair: Repair) -> int:
-    """How many changes ``stripe_changes.next_update`` makes of this, one after the other."""
+    """How many updates ``plan_changes.next_update`` makes for this repair, one after the other."""
     desired, observed = repair.subscription, repair.observed
     if desired is None or observed is None:
         return 0
     next_plan_code = desired.next_plan_code if desired.next_plan_code != desired.plan_code else None
     changes_plan = observed.plan_code != desired.plan_code
-    clears_schedule = observed.remark == "came" or (
-        observed.remark == "waits" and (changes_plan or next_plan_code is None)
+    clears_schedule = observed.remark == "took_effect" or (
+        observed.remark == "pending" and (changes_plan or next_plan_code is None)
     )
     sets_schedule = next_plan_code is not None and (changes_plan or observed.next_plan_code != next_plan_code)
     return [clears_schedule, changes_plan, sets_schedule].count(True)

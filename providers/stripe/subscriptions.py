@@ -1,7 +1,7 @@
-"""The one Stripe subscription of an organization, where Stripe charges: never two payers, never charged twice.
+"""The one Stripe subscription of an organization that Stripe charges. The organization is never charged twice.
 
-Every step starts from what Stripe says now. The list of a customer's subscriptions never lags (stripe.md 2), so it
-is the guard before a create and the proof after a lost answer.
+Every step starts from the state just read from Stripe. The list of a customer's subscriptions never lags (stripe.md 2),
+so it is checked before a create and after a lost response.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SUBSCRIPTION_CREATE_OPERATION = "POST /v1/subscriptions"
 
 _STRIPE_LIVE_STATUSES = frozenset({"active", "trialing", "past_due", "unpaid", "incomplete", "paused"})
 
-# Back to the paid plan, up, scheduled: three. One more reads that nothing is left to do.
+# At most three updates: back to the paid plan, upgrade, schedule. The fourth pass sees that nothing is left to do.
 _MAX_UPDATES = 4
-_MAX_SUBSCRIPTION_PAGES = 10  # 500 subscriptions may be active at once (stripe.md 6), ended ones come on top
+_MAX_SUBSCRIPTION_PAGES = 10  # 500 subscriptions may be active at once (stripe.md 6), and ended ones are listed too
 
 
 class StripeSubscriptions:
@@ -52,8 +52,10 @@ class StripeSubscriptions:
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
         if not spec.customer_id:
-            # An empty filter lists everybody's subscriptions, and Stripe's schema lets an empty customer pass.
-            message = f"organization {spec.org_id} has no Stripe customer yet; its subscription comes after that"
+            # An empty filter lists the subscriptions of all customers, and Stripe's schema accepts an empty customer.
+            message = (
+                f"organization {spec.org_id} has no Stripe customer yet; its subscription is created after the customer"
+            )
             raise RejectedError(STRIPE, message)
         if last_known.subscription_id is None:
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
@@ -61,7 +63,7 @@ class StripeSubscriptions:
         if found.has_ended and last_known.ending_started:
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
         if found.has_ended:
-            # A successor that a person made and marked in Stripe is joined; without one, charging again is theirs.
+            # A successor that an operator created and marked in Stripe is adopted. Only operators start charging again.
             found = self._find_our_live(spec, self._list_all(spec.customer_id, attempt)) or _refuse_ended(found, spec)
         return self._bring_to_spec(found, spec, attempt)
 
@@ -71,7 +73,7 @@ class StripeSubscriptions:
             self._cancel(last_known.subscription_id, attempt)
         if not last_known.customer_id or (last_known.subscription_id is not None and intent is None):
             return
-        # What a lost answer or a late worker left behind would charge for ever.
+        # A subscription that a lost response or a late worker left behind would charge indefinitely.
         leftover_ids = [
             found.id for found in self._list_live(last_known.customer_id, attempt) if found.org_id == org_id
         ]
@@ -81,7 +83,7 @@ class StripeSubscriptions:
             wait_out_inflight(intent, self._clock())
 
     def _find_or_create(self, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
-        """The subscription that is there after a lost answer, or a new one; never a second."""
+        """The existing subscription, for example after a lost response, or a new one; never a second one."""
         existing = self._list_all(spec.customer_id, attempt)
         if (found := self._find_our_live(spec, existing)) is not None:
             return found
@@ -108,7 +110,7 @@ class StripeSubscriptions:
     def _reread_if_replayed(
         self, created: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
     ) -> StripeSubscription:
-        """A replay is a snapshot: it shows as active what has been cancelled since."""
+        """A replayed response is a snapshot: it may show as active what has been canceled since."""
         return self._refuse_if_ended(self._read(created.id, attempt), spec) if created.replayed else created
 
     def _find_leftover(
@@ -144,7 +146,7 @@ class StripeSubscriptions:
     def _bring_to_spec(
         self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
     ) -> Subscription:
-        """Change what was read until it is what the spec wants, reading each answer."""
+        """Update the subscription until it matches the spec, reading each response."""
         self._check_ours(found, spec)
         for _ in range(_MAX_UPDATES):
             state = parse_state(found)
@@ -158,7 +160,9 @@ class StripeSubscriptions:
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                 )
             found = self._update(found.id, state.item.id, update, attempt)
-        message = f"subscription {found.id} does not take its plan, it changes under our hands; look at it in Stripe"
+        message = (
+            f"subscription {found.id} does not reach its plan, because someone else is changing it; check it in Stripe"
+        )
         raise RejectedError(STRIPE, message)
 
     def _update(
@@ -166,11 +170,12 @@ class StripeSubscriptions:
     ) -> StripeSubscription:
         params: SubscriptionUpdateParams = {
             "metadata": update.metadata,
-            # Named on every change: the default would prorate.
+            # Sent with every update, because the default would prorate.
             "proration_behavior": update.proration,
         }
         if update.price is not None:
-            # Without its id the price would become a second item, without its quantity 1 (stripe.md 6).
+            # Without the item's id the price would become a second item. Without a quantity, the quantity would be 1
+            # (stripe.md 6).
             params["items"] = [{"id": item_id, "price": update.price, "quantity": update.quantity}]
         options = with_new_idempotency_key("change_subscription")
         return self._client.send(
@@ -194,8 +199,8 @@ class StripeSubscriptions:
                 StripeSubscription,
             )
         except RejectedError as error:
-            # Stripe answers 404 for one that is cancelled already, and for one of another account. The first can
-            # still be read; taking the second for ended would leave it charging.
+            # Stripe returns 404 for a subscription that is canceled already, and for one of another account. Only the
+            # first can still be read. If the second counted as ended, it would go on charging.
             if error.code != RESOURCE_MISSING or not self._read(subscription_id, attempt).has_ended:
                 raise
 
@@ -212,13 +217,13 @@ class StripeSubscriptions:
             if error.code != RESOURCE_MISSING:
                 raise
             message = (
-                f"Stripe knows no subscription {subscription_id}: the key is of another account or mode; "
+                f"Stripe has no subscription {subscription_id}: the API key belongs to another account or mode; "
                 "check STRIPE_SECRET_KEY"
             )
             raise RejectedError(STRIPE, message, error.code, error.request_id) from None
 
     def _list_live(self, customer_id: str, attempt: AttemptContext) -> list[StripeSubscriptionSummary]:
-        """What has not ended on a customer; on a deleted one Stripe has ended all."""
+        """The subscriptions of a customer that have not ended. Stripe has ended all those of a deleted customer."""
         customer = self._client.send(
             attempt,
             "GET /v1/customers/{id}",
@@ -254,9 +259,9 @@ class StripeSubscriptions:
         live = [found for found in existing if not found.has_ended]
         if foreign_ids := [found.id for found in live if found.org_id != spec.org_id]:
             message = (
-                f"customer {spec.customer_id} already pays for subscriptions that we did not make: "
-                f"{', '.join(foreign_ids)}; end them in Stripe, or mark the right one with metadata "
-                f"org_id={spec.org_id} to have it joined"
+                f"customer {spec.customer_id} already pays for subscriptions that we did not create: "
+                f"{', '.join(foreign_ids)}; end them in Stripe, or set metadata org_id={spec.org_id} on the right one "
+                "so that it is adopted"
             )
             raise RejectedError(STRIPE, message)
         if len(live) > 1:
@@ -277,7 +282,7 @@ class StripeSubscriptions:
         elif found.org_id not in {None, spec.org_id}:
             problem = f"is linked to organization {found.org_id}, not to {spec.org_id}"
         elif found.status not in _STRIPE_LIVE_STATUSES:
-            problem = f"has the status {found.status}, which is not known here"
+            problem = f"has the unknown status {found.status}"
         if problem:
             message = f"subscription {found.id} {problem}; correct it in Stripe"
             raise RejectedError(STRIPE, message)
@@ -285,8 +290,8 @@ class StripeSubscriptions:
 
 def _refuse_ended(found: StripeSubscription, spec: SubscriptionSpec) -> NoReturn:
     message = (
-        f"subscription {found.id} ended in Stripe ({found.status}), and not by us, so nothing is charged again by "
-        f"itself; to charge, make a subscription for customer {spec.customer_id} there with metadata "
-        f"org_id={spec.org_id} and retry: it is then joined"
+        f"subscription {found.id} was ended in Stripe ({found.status}), not by us, so it is not charged again "
+        f"automatically; to charge again, create a subscription for customer {spec.customer_id} in Stripe with "
+        f"metadata org_id={spec.org_id}, then retry: it is adopted"
     )
     raise RejectedError(STRIPE, message)

@@ -1,7 +1,7 @@
-"""The wire to Stripe: one pooled HTTP client a process, a total deadline per call, and the cause of every silence.
+"""HTTP transport to Stripe: one connection pool per process, a deadline per call, and the kind of a transport error.
 
-The SDK's own clients bound each read but not the call, and say "should retry" of a broken certificate
-(stripe.md 1.2, 1.3). Here a call that got no answer is ``Unanswered`` with the one thing that decides what to do:
+The SDK's own clients bound each read but not the call, and mark a broken certificate as "should retry"
+(stripe.md 1.2, 1.3). Here a call without a response raises ``NoAnswerError``, whose ``kind`` decides what to do:
 whether the request left this machine, and whether TLS was the reason.
 """
 
@@ -18,7 +18,7 @@ from providers.transport.transport_errors import TransportErrorKind, classify
 
 
 class NoAnswerError(stripe.StripeError):
-    """No answer; ``silence`` says why. Not an ``APIConnectionError``: of those the SDK would want to retry some."""
+    """No response; ``kind`` says why. It is no ``APIConnectionError``, because the SDK would retry some of those."""
 
     def __init__(self, kind: TransportErrorKind) -> None:
         super().__init__(kind)
@@ -49,7 +49,7 @@ class PooledTransport(stripe.HTTPClient):
             no_answer = NoAnswerError(classify(error))
         else:
             if not response.is_success and not _is_stripe_error(response.content):
-                # The SDK breaks on an error that is a text, and keeps the whole page of a proxy in its own.
+                # The SDK fails on an error that is a text, and keeps the whole page of a proxy in its own error.
                 raise stripe.APIError(http_status=response.status_code)
             return response.content.decode("utf-8", "replace"), response.status_code, response.headers
         # Raised outside the handler: httpx's error holds the request, and with it the key.
@@ -60,7 +60,7 @@ class PooledTransport(stripe.HTTPClient):
 
 
 def _is_stripe_error(content: bytes) -> bool:
-    """Whether this is Stripe's error body: a proxy or a wrong address answers a page, or JSON of its own."""
+    """Whether this is Stripe's error body. A proxy or a wrong address returns a page, or JSON of its own."""
     try:
         body = json.loads(content)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Stripe's webhooks: genuine by the SDK's own check of the raw bytes, then read for where to look and nothing else."""
+"""Parses Stripe's webhooks. The SDK verifies the signature of the raw bytes; the contents are never trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from providers.stripe.state_reader import OUR_IDEMPOTENCY_KEY_PREFIXES
 from providers.transport.safe_ids import extract
 
-SIGNATURE_TOLERANCE_SECONDS: Final = 300  # seconds; what was signed before is a replay
+SIGNATURE_TOLERANCE_SECONDS: Final = 300  # an older signature is a replay
 STRIPE_SIGNATURE_HEADER: Final = "Stripe-Signature"
 
 STRIPE_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
@@ -33,18 +33,18 @@ STRIPE_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
     "invoice.voided": "check",
     "invoice.marked_uncollectible": "check",
 }
-# A change there that a request of ours made is known here; a payment that fails is news, whoever began it.
+# A change that our own request made is known already. A failed payment is news, whoever caused it.
 _MAY_BE_OURS_PREFIX: Final = "customer."
 
 
 class StripeWebhookParser:
-    """``secret``: of the endpoint, ``whsec_…``."""
+    """``secret`` is the signing secret of the endpoint, ``whsec_…``."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
 
     def parse(self, raw: bytes, signature: str | None) -> ParsedWebhook:
-        """Raises ``BadSignatureError``, ``MalformedWebhookError``; neither says what was in it."""
+        """Raises ``BadSignatureError`` or ``MalformedWebhookError``; neither contains anything of the webhook."""
         self._verify_signature(raw, signature)
         event = _parse_json(raw)
         event_id, event_type = extract(event, "id"), extract(event, "type")
@@ -66,7 +66,7 @@ class StripeWebhookParser:
             customer_id=object_id if is_customer else extract(event, *object_path, "customer"),
             org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
             code=event_type if effect == "payment_failed" else None,
-            account_id=extract(event, "account"),  # only of an account that is connected to ours
+            account_id=extract(event, "account"),  # only set for an account that is connected to ours
             livemode=livemode if isinstance(livemode, bool) else None,
             caused_by_us=event_type.startswith(_MAY_BE_OURS_PREFIX)
             and idempotency_key is not None

@@ -1,1 +1,1 @@
-"""What both providers share: deadlines, inline retries, and what is done about each failure."""
+"""Code that both providers share: deadlines, inline retries and the failure table."""

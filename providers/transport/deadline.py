@@ -1,18 +1,19 @@
-"""HTTP calls that end in time: connecting, TLS, sending and the last byte of the answer share one deadline.
+"""HTTP calls with one deadline each, which covers connecting, TLS, sending and the last byte of the response.
 
-httpx bounds each phase and each read, so a server that drips one byte a second holds a worker for ever. Here every
-socket operation gets what is left of its call's seconds. Too late is ``httpx.ConnectTimeout``, ``WriteTimeout``,
-``ReadTimeout`` or ``PoolTimeout``; whatever else goes wrong on the wire is httpx's own ``TransportError`` too, and
-only ``ConnectError`` and ``ConnectTimeout`` prove that nothing of the request was sent. Looking up a host name is
-the one wait that stays outside: the operating system bounds it (resolv.conf).
+httpx bounds each phase and each read, so a server that sends one byte a second would block a worker indefinitely. Here
+every socket operation gets what is left of its call's seconds. A call that takes too long raises
+``httpx.ConnectTimeout``, ``WriteTimeout``, ``ReadTimeout`` or ``PoolTimeout``. Every other network error is an
+``httpx.TransportError`` as well. Only ``ConnectError``, ``ConnectTimeout`` and ``PoolTimeout`` prove that nothing of
+the request was sent. Resolving a host name is the one wait outside the deadline: the operating system bounds it
+(resolv.conf).
 
     http = deadline.client(seconds=10.0)
     http.get(url)                                   # at most 10 s in all
     http.get(url, extensions={"deadline": 2.0})     # this one at most 2 s
 
-For Stripe: ``stripe.HTTPXClient`` takes no transport and no client (it builds both, stripe/_http_client.py), so give
-``StripeClient(http_client=…)`` a subclass of the public ``stripe.HTTPClient`` whose ``request`` sends through
-``deadline.client()`` and turns ``httpx.TransportError`` into ``stripe.APIConnectionError``.
+``stripe.HTTPXClient`` takes no transport and no client (it builds both, stripe/_http_client.py). So
+``providers.stripe.transport`` is a subclass of the public ``stripe.HTTPClient`` that sends through
+``deadline.client()``.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from collections.abc import Callable, Iterable, Iterator
 import httpcore
 import httpx
 
-MAX_HTTP_RESPONSE_BYTES = 16 * 2**20  # bytes on the wire; a list page of ours is far below one million
+MAX_HTTP_RESPONSE_BYTES = 16 * 2**20  # on the wire; our list pages are far below one million
 
-# Below the 5 s after which common servers (uvicorn's default) drop an idle connection: a request written into
-# one that is just being dropped is lost, and we could not tell whether it arrived.
+# Below the 5 s after which common servers (uvicorn's default) drop an idle connection. A request that is written into
+# a connection just being dropped is lost, and we could not tell whether it arrived.
 IDLE_CONNECTION_SECONDS = 4.0
 
 _AS_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
@@ -51,7 +52,7 @@ AddressPolicy = Callable[[str], bool]
 
 
 class AddressBlockedError(Exception):
-    """The host leads to no address that may be connected to: why there was a ``ConnectError``."""
+    """The host resolves to no allowed address. It is the cause of a ``ConnectError``."""
 
 
 def client(
@@ -61,10 +62,10 @@ def client(
     tls: ssl.SSLContext | None = None,
     address_policy: AddressPolicy | None = None,
 ) -> httpx.Client:
-    """A pooled keep-alive client: each call, answer read, takes at most ``seconds``.
+    """A pooled keep-alive client. Each call takes at most ``seconds``, with reading the response.
 
-    TLS is verified; ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured for companies with their own authority.
-    Proxy variables are not: a proxy would see the keys. Redirects are answers, not followed. Build it after the
+    TLS is verified. ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured, for companies with their own authority. Proxy
+    variables are ignored, because a proxy would see the keys. Redirects are returned, not followed. Build it after the
     fork: a socket shared by two processes corrupts both streams.
     """
     transport = DeadlineTransport(seconds, max_connections=max_connections, tls=tls, address_policy=address_policy)
@@ -122,7 +123,7 @@ class DeadlineTransport(httpx.BaseTransport):
 
 
 class _RemainingSeconds(float):
-    """The seconds a call has, which httpcore hands through to each socket operation, and the moment they end."""
+    """The seconds of a call, which httpcore passes on to each socket operation, and the time when they end."""
 
     ends_at: float
 
@@ -138,7 +139,7 @@ def _remaining_or_raise(timeout: float | None, timeout_error: type[Exception]) -
         return timeout
     remaining = timeout.ends_at - time.monotonic()
     if remaining <= 0:
-        message = f"not done within {float(timeout):g} s"
+        message = f"timed out after {float(timeout):g} s"
         raise timeout_error(message)
     return remaining
 
@@ -153,7 +154,7 @@ class _ResponseBody(httpx.SyncByteStream):
             for chunk in self._response.iter_stream():
                 size += len(chunk)
                 if size > MAX_HTTP_RESPONSE_BYTES:
-                    message = f"the answer is larger than {MAX_HTTP_RESPONSE_BYTES} bytes"
+                    message = f"the response exceeds {MAX_HTTP_RESPONSE_BYTES} bytes"
                     raise httpx.RemoteProtocolError(message)
                 yield chunk
         except _TRANSPORT_ERRORS as error:
@@ -179,7 +180,7 @@ class _PolicedNetworkBackend(httpcore.NetworkBackend):
         try:
             addresses = self._resolve(host, port)
         except (OSError, UnicodeError, AddressBlockedError) as error:
-            # Within this handler the error is the context, too: httpcore's pool takes its cause away.
+            # Raised inside the handler, so that the error is also the context: httpcore's pool removes the cause.
             raise httpcore.ConnectError(str(error)) from error
         # One by one, because socket.create_connection gives the whole timeout to each address.
         connect_error: httpcore.ConnectError = httpcore.ConnectError(f"{host} has no address")
@@ -199,7 +200,7 @@ class _PolicedNetworkBackend(httpcore.NetworkBackend):
             return addresses
         allowed = [address for address in addresses if self._address_policy(address)]
         if not allowed:
-            message = f"{host} leads to no address that may be connected to"
+            message = f"{host} resolves to no allowed address"
             raise AddressBlockedError(message)
         return allowed
 
@@ -212,7 +213,7 @@ class _DeadlineStream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, _remaining_or_raise(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # Not the wrapped stream's write: it gives the whole timeout to every piece that the peer accepts.
+        # The wrapped stream's own write would give the whole timeout to every piece that the peer accepts.
         raw: socket.socket = self._stream.get_extra_info("socket")
         try:
             while buffer:

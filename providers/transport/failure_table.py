@@ -1,7 +1,8 @@
-"""What is done about each failure of a biller: ``failures.toml`` beside this file says it, and is followed here.
+"""The failure table: what is done about each failure of a provider. The rules are in ``failures.toml`` in this folder.
 
-The first row that fits decides, and what no row knows parks: nothing is repeated blindly. The sentences are ours, as
-the billers' own texts repeat names and addresses; of an answer only the status, codes, field names and ids are shown.
+The first rule that matches decides. A failure that no rule matches parks the link, so nothing is repeated blindly. The
+messages are ours, because the providers' own texts repeat names and addresses. Of a response only the status, codes,
+field names and ids are shown.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from core.ports.spec import Provider
 FailureAction = Literal["retry_inline", "retry_later", "throttle", "verify_first", "park", "trip_breaker"]
 StatusPattern = Annotated[str, Field(pattern=r"^[1-5](\d\d|xx)$")]
 
-# A blip that outlives its bridge is a retry; ``ThrottledError`` is told the wait besides.
+# A transient error that outlasts its inline retries is retried later. ``ThrottledError`` also has the wait.
 ERROR_BY_ACTION: Final[dict[FailureAction, type[ProviderError]]] = {
     "retry_inline": UnavailableError,
     "retry_later": UnavailableError,
@@ -40,9 +41,9 @@ ERROR_BY_ACTION: Final[dict[FailureAction, type[ProviderError]]] = {
 
 
 class FailureRule(BaseModel):
-    """``status`` takes 404 and 4xx alike; empty it fits each, as empty ``words`` do.
+    """``status`` holds single statuses (404) and classes (4xx). An empty ``status`` or ``match`` matches everything.
 
-    ``only``: a throttle that is about one object, so that nobody but its organization waits.
+    ``scope`` "object" is a throttle that concerns one object, so that only its organization waits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,15 +68,15 @@ FAILURE_RULES: Final = TypeAdapter(dict[Provider, tuple[FailureRule, ...]]).vali
     tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
 )
 DEFAULT_RULE: Final = FailureRule(
-    action="park", message="an unlisted failure, so nothing more is tried; look there, then retry"
+    action="park", message="an unlisted failure, so it is not retried; check the provider's dashboard, then retry"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One failed call. ``about`` opens the sentence and ``seen`` ends it: statuses, codes and ids only.
+    """One failed call. ``context`` begins the message and ``details`` ends it: statuses, codes and ids only.
 
-    ``words`` are the biller's codes and ours for what it has no code for; ``status`` is None without an answer.
+    ``codes`` are the provider's own, and ours where it has none. ``status`` is None without a response.
     """
 
     provider: Provider

@@ -1,6 +1,7 @@
-"""Blips are bridged on the spot: at most three tries, all begun within three seconds. Longer waits are the queue's.
+"""Inline retries of transient errors: at most three tries, all started within three seconds. Longer waits are requeued.
 
-Only what the table of failures calls a blip: repeating it is proven harmless, and it may be over within a second.
+Only failures that the failure table marks ``retry_inline``: a repeat is proven harmless, and they may be over within a
+second.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _INLINE_RETRY_WAIT = wait_exponential(multiplier=0.2, max=1.0) + wait_random(0.0
 
 
 def retry_transient(call: Callable[[], ResultT], is_transient: Callable[[ResultT], bool]) -> ResultT:
-    """What the last try gave. ``attempt`` runs up to three times; what it raises goes straight through."""
+    """The result of the last try. ``call`` runs up to three times; an exception is passed on at once."""
 
     def last_result(state: RetryCallState) -> ResultT:
         if state.outcome is None:
-            message = "tenacity gave up before it tried"
+            message = "the retry loop ended without a try"
             raise RuntimeError(message)
         result: ResultT = state.outcome.result()
         return result

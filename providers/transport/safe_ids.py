@@ -1,4 +1,4 @@
-"""Ids that were made elsewhere, as a message may hold them: some old ones are emails, which no message may hold."""
+"""Ids from outside, made safe to show or to store. Some old ids are email addresses, which no message may contain."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ MAX_OUTSIDE_ID_LENGTH: Final = 255
 
 def printable(identifier: str | None) -> str:
     is_plain = identifier is not None and re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", identifier)
-    return str(identifier) if is_plain else "an id that is not shown here"
+    return str(identifier) if is_plain else "an id that is not displayed"
 
 
 def extract(document: object, *path: str) -> str | None:
-    """The id or word under these names; ``None``: there is none, or none that a column holds."""
+    """The id or word at this path. ``None`` if there is none, or none that fits a column."""
     for name in path:
         if not isinstance(document, dict):
             return None
         document = document.get(name)
     if not isinstance(document, str) or not 0 < len(document) <= MAX_OUTSIDE_ID_LENGTH:
         return None
-    # No biller's own ids and words have others; a lone surrogate could not be stored.
+    # A provider's own ids and words have no other characters, and a lone surrogate could not be stored.
     return document if document.isascii() and document.isprintable() else None

@@ -1,4 +1,4 @@
-"""Why there was no answer, in the one word that decides what to do: did the request leave, and was TLS the reason."""
+"""Why there was no response: whether the request left this machine, and whether TLS was the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def classify(error: httpx.RequestError) -> TransportErrorKind:
         return "not_sent" if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout) else "no_answer"
     cause: BaseException | None = error
     for _ in range(_MAX_TLS_CAUSE_DEPTH):
-        # A peer that hangs up during the handshake is a blip; every other TLS failure stays until a person acts.
+        # A peer that hangs up during the handshake is a transient error. Any other TLS failure stays until an operator
+        # acts.
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return "tls"
         cause = cause and (cause.__cause__ or cause.__context__)

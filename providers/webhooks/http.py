@@ -1,8 +1,8 @@
-"""One POST to an address that somebody else has named: it ends in time, follows nothing and reaches no private network.
+"""Sends one POST to a subscriber's URL, within a deadline. It follows no redirect and reaches no private network.
 
-Where a name leads is judged at the moment of connecting, on the very address that is connected to, so a name that is
-moved afterwards opens nothing. Of the answer its status counts; a few kilobytes are read, so that the connection may be
-used again.
+The address policy is applied when connecting, to the very address that is connected to, so changing the DNS entry
+afterwards gains nothing. Only the status of the response counts. A few kilobytes of it are read, so that the connection
+can be used again.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from providers.transport.deadline import AddressBlockedError
 from providers.transport.transport_errors import classify
 
 WEBHOOK_TIMEOUT_SECONDS: Final = 10.0
-MAX_RESPONSE_BYTES: Final = 4096  # bytes
+MAX_RESPONSE_BYTES: Final = 4096
 WEBHOOK_USER_AGENT: Final = "billing-sync"
 _MAX_CAUSE_DEPTH: Final = 4
 
 
 class WebhookHttpSender:
-    """``private``: addresses of private networks and of this machine are allowed, for tests and closed networks.
+    """``allow_private`` allows addresses of private networks and of this machine, for tests and closed networks.
 
     Build it after the fork: a socket shared by two processes corrupts both streams.
     """
 
     def __init__(self, *, allow_private: bool, seconds: float = WEBHOOK_TIMEOUT_SECONDS) -> None:
         self._http = deadline.client(seconds, address_policy=None if allow_private else is_public)
-        # One endpoint's cookies would go to others of its domain, and grow for as long as the process lives.
+        # Cookies are not stored: those of one endpoint would be sent to others of its domain, and would accumulate.
         self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
@@ -53,7 +53,7 @@ class WebhookHttpSender:
 
 
 def _drain_response(response: httpx.Response) -> None:
-    """What comes within the bound; the status is known, so what goes wrong here changes nothing."""
+    """Read up to the bound. The status is known already, so an error changes nothing."""
     size = 0
     try:
         for chunk in response.iter_raw():
@@ -65,7 +65,7 @@ def _drain_response(response: httpx.Response) -> None:
 
 
 def _error_code(error: httpx.RequestError) -> str:
-    """Why there was no answer; it names no address."""
+    """Why there was no response. It contains no address."""
     if _is_address_blocked(error):
         return "private_address"
     if isinstance(error, httpx.TimeoutException):

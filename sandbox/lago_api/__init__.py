@@ -1,1 +1,1 @@
-"""Lago's part: upserts, plan changes by yearly amount and error bodies as its server makes them (lago.md 1 to 6)."""
+"""Simulated Lago: upserts, plan changes by yearly amount, error bodies as its server sends them (lago.md 1 to 6)."""

@@ -1,4 +1,4 @@
-"""Lago's customers (lago.md 3): one POST creates or updates, only what was sent is written, metadata is replaced."""
+"""Lago's customers (lago.md 3): one POST creates or updates, only sent fields are written, metadata is replaced."""
 
 import re
 from collections.abc import Callable
@@ -46,7 +46,7 @@ BILLING_ENTITY_CODE = "sandbox"
 
 
 class LagoCustomersApi:
-    """``end_subscriptions`` is told a deleted customer's lago_id once Lago's job runs."""
+    """``end_subscriptions`` is called with a deleted customer's lago_id when Lago's job runs."""
 
     def __init__(self, tables: LagoTables, stripe: StripeConnection, end_subscriptions: Callable[[str], None]) -> None:
         self._tables = tables
@@ -79,7 +79,7 @@ class LagoCustomersApi:
         return {"customer": document}
 
     def _link_to_stripe(self, row: JsonDocument, sent: JsonDocument, *, created: bool) -> JsonDocument:
-        """The provider's part comes after the row was saved: a refusal here leaves the row (lago.md 3.5)."""
+        """The link is made after the row is saved, so an error here leaves the row in place (lago.md 3.5)."""
         was_linked = row["provider_customer_id"] is not None
         configuration = sent.get("billing_configuration")
         row = stripe_link.configure(
@@ -89,7 +89,7 @@ class LagoCustomersApi:
         if row["sync_with_provider"] and row["payment_provider"] and row["provider_customer_id"] is None:
             linked = {**row, "provider_customer_id": self._stripe.create_customer(row)}
             self._tables.customers.put(row["lago_id"], linked)
-            # Without ``sync`` a job does it: the answer does not know the id yet.
+            # Without ``sync`` a job creates the Stripe customer later, so the response does not contain its id yet.
             return linked if isinstance(configuration, dict) and configuration.get("sync") is True else row
         if was_linked and row["provider_customer_id"] and self._tables.state.settings.lago_writes_to_stripe:
             self._stripe.update_customer(row)
@@ -144,7 +144,7 @@ class LagoCustomersApi:
         return {"customer": serialize(row)}
 
     def current_usage(self, external_id: str, query: LagoQuery) -> JsonDocument:
-        """An empty one: usage itself is not part of the sandbox."""
+        """Always empty: the sandbox does not simulate usage."""
         row = self._tables.find_customer(external_id)
         if row is None:
             raise not_found("resource_not_found")

@@ -1,4 +1,4 @@
-"""Lago's error bodies, exact in their keys (lago.md 1.1)."""
+"""Lago's error bodies, with exactly its keys (lago.md 1.1)."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from sandbox.http import JsonDocument, ProviderResponse
 
 
 @dataclass
-class LagoApiError(Exception):  # it is an answer, not a failure of ours
+class LagoApiError(Exception):  # a response, not a failure of the sandbox
     status: int
     body: JsonDocument | None
 
@@ -20,7 +20,7 @@ def bad_request(object_name: str) -> LagoApiError:
 
 
 def malformed_json() -> LagoApiError:
-    """Malformed JSON: 400 with nothing in it."""
+    """Malformed JSON: 400 with an empty body."""
     return LagoApiError(400, None)
 
 
@@ -38,7 +38,7 @@ def not_found(code: str) -> LagoApiError:
 
 
 def not_allowed(code: str) -> LagoApiError:
-    """A state refusal, not a wrong verb."""
+    """405 for an object in the wrong state, not for a wrong method."""
     return LagoApiError(405, {"status": 405, "error": "Method Not Allowed", "code": code})
 
 

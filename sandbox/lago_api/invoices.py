@@ -1,4 +1,4 @@
-"""Lago's invoices, as far as somebody asks whether they were paid. Made by hand: the sandbox itself sends no bills."""
+"""Lago's invoices and their payment status. They are created by hand: the sandbox does not invoice."""
 
 from sandbox.http import InvalidControlRequestError, JsonDocument
 from sandbox.lago_api.customers import LagoCustomersApi
@@ -26,44 +26,44 @@ class LagoInvoicesApi:
         page, meta = paginate(rows, query)
         return {"invoices": [serialize(row) for row in page], "meta": meta}
 
-    def create(self, wanted: JsonDocument) -> JsonDocument:
-        """A finalized one: ``{"external_customer_id", "payment_status" = "failed", "error_code"}``."""
-        customer = self._customers.find_existing(str(wanted.get("external_customer_id")))
+    def create(self, sent: JsonDocument) -> JsonDocument:
+        """Create a finalized invoice: ``{"external_customer_id", "payment_status" = "failed", "error_code"}``."""
+        customer = self._customers.find_existing(str(sent.get("external_customer_id")))
         row = {
             "lago_id": new_id(),
             "external_customer_id": customer["external_id"],
             "payment_status": "pending",
             "number": len(self._tables.invoices) + 1,
             "currency": customer["currency"] or "USD",
-            "amount": int(wanted.get("amount_cents", 1900)),
+            "amount": int(sent.get("amount_cents", 1900)),
             "created_at": self._tables.now(),
         }
-        return self._settle(row, str(wanted.get("payment_status", "failed")), wanted.get("error_code"))
+        return self._save_status(row, str(sent.get("payment_status", "failed")), sent.get("error_code"))
 
-    def patch(self, lago_id: str, wanted: JsonDocument) -> JsonDocument:
-        """``{"payment_status": "succeeded"}``: what became of another try to charge it."""
+    def patch(self, lago_id: str, sent: JsonDocument) -> JsonDocument:
+        """Set the result of another payment attempt: ``{"payment_status": "succeeded"}``."""
         row = self._tables.invoices.get(lago_id)
         if row is None:
             raise InvalidControlRequestError("lago_id", f"There is no invoice {lago_id!r}.")
-        return self._settle(row, str(wanted["payment_status"]), wanted.get("error_code"))
+        return self._save_status(row, str(sent["payment_status"]), sent.get("error_code"))
 
-    def report_payer_error(self, wanted: JsonDocument) -> JsonDocument:
-        """Lago could not tell its payment provider about a customer: ``{"external_customer_id", "error_code"}``."""
-        customer = self._customers.find_existing(str(wanted.get("external_customer_id")))
-        error = self._payment_error(customer, wanted.get("error_code"))
+    def report_payer_error(self, sent: JsonDocument) -> JsonDocument:
+        """Lago could not create a customer at its payment provider: ``{"external_customer_id", "error_code"}``."""
+        customer = self._customers.find_existing(str(sent.get("external_customer_id")))
+        error = self._payment_error(customer, sent.get("error_code"))
         self._tables.emit("customer.payment_provider_error", "payment_provider_customer_error", lambda: error)
         return error
 
-    def report_payer_created(self, wanted: JsonDocument) -> JsonDocument:
-        """It could, in the end: ``{"external_customer_id"}``."""
-        customer = serialize_customer(self._customers.find_existing(str(wanted.get("external_customer_id"))))
+    def report_payer_created(self, sent: JsonDocument) -> JsonDocument:
+        """Lago has created the customer at its payment provider: ``{"external_customer_id"}``."""
+        customer = serialize_customer(self._customers.find_existing(str(sent.get("external_customer_id"))))
         self._tables.emit("customer.payment_provider_created", "customer", lambda: customer)
         return customer
 
-    def _settle(self, row: JsonDocument, status: str, error_code: object) -> JsonDocument:
+    def _save_status(self, row: JsonDocument, status: str, error_code: object) -> JsonDocument:
         if status not in PAYMENT_STATUSES:
             raise InvalidControlRequestError(
-                "payment_status", f"payment_status is one of {', '.join(PAYMENT_STATUSES)}."
+                "payment_status", f"payment_status must be one of {', '.join(PAYMENT_STATUSES)}."
             )
         row = {**row, "payment_status": status, "updated_at": self._tables.now()}
         self._tables.invoices.put(row["lago_id"], row)

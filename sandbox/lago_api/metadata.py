@@ -1,6 +1,6 @@
-"""Lago's customer metadata (lago.md 3.3): the list sent replaces the whole set.
+"""Lago's customer metadata (lago.md 3.3): the sent list replaces all entries.
 
-Only ids tell old entries from new.
+An entry is only recognized by its id.
 """
 
 from sandbox.http import JsonDocument
@@ -11,13 +11,13 @@ MAX_METADATA_ENTRIES, MAX_METADATA_KEY_LENGTH, MAX_METADATA_VALUE_LENGTH = 5, 20
 
 
 def replace_metadata(old: list[JsonDocument], sent: object, now: float) -> list[JsonDocument]:
-    """The entries after the request. Raises 422, and nothing is saved.
+    """The entries after the request. Raises 422 if one is invalid, and nothing is saved.
 
-    Entries are written one by one and what is left over goes last, so the same key without its id meets its old self:
-    ``value_already_exist``.
+    Entries are written one by one, and those not sent are removed last. So an existing key that is sent without its id
+    is a duplicate: ``value_already_exist``.
     """
     if not isinstance(sent, list):
-        return old  # an object is not in the controller's permit list: dropped silently
+        return old  # an object is not in the controller's permit list, so Lago drops it silently
     sent_entries = [entry for entry in sent if isinstance(entry, dict)]
     if len(sent_entries) > MAX_METADATA_ENTRIES:
         raise validation_error({"metadata": ["invalid_count"]})

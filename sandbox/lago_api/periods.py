@@ -1,11 +1,11 @@
-"""When a Lago subscription's period begins and ends, in UTC (lago.md 5.1, ``billing_time``)."""
+"""Billing periods of Lago's subscriptions, in UTC (lago.md 5.1, ``billing_time``)."""
 
 from datetime import UTC, datetime
 
 from sandbox.months import period_containing, utc_datetime
 
 MONTHS_BY_LAGO_INTERVAL = {"monthly": 1, "quarterly": 3, "semiannual": 6, "yearly": 12}
-CALENDAR_ANCHOR = datetime(2001, 1, 1, tzinfo=UTC)  # also the first of a month, a quarter, a half and a year
+CALENDAR_ANCHOR = datetime(2001, 1, 1, tzinfo=UTC)  # a Monday, and the first day of a month, quarter, half and year
 
 
 def billing_period(*, interval: str, billing_time: str, subscription_at: float, moment: float) -> tuple[float, float]:

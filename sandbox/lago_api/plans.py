@@ -1,4 +1,4 @@
-"""Lago's plans (lago.md 4): POST is not an upsert, a code is taken once."""
+"""Lago's plans (lago.md 4): POST is not an upsert, and a code is unique."""
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api.errors import not_found, validation_error
@@ -22,7 +22,7 @@ LAGO_PLAN_FIELDS = (
 
 
 def yearly_amount(plan: JsonDocument) -> int:
-    """What decides between upgrade and downgrade; currency and usage charges do not count (lago.md 5.1)."""
+    """The amount that decides between upgrade and downgrade; currency and usage charges are ignored (lago.md 5.1)."""
     return int(plan["amount_cents"]) * INTERVALS_PER_YEAR[plan["interval"]]
 
 

@@ -1,4 +1,4 @@
-"""Lago behind ``/api/v1``: key, limit, routes as Rails parses them, and what Lago itself does at Stripe."""
+"""Simulated Lago behind ``/api/v1``: API key, rate limit, routes as Rails parses them, and Lago's own Stripe calls."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ LagoHandler = Callable[[ProviderRequest, str], JsonDocument]
 
 
 class LagoStripeConnection:
-    """Lago's own calls to Stripe: not ours, so they are in neither the call log nor the limits."""
+    """Lago's own calls to Stripe. They are not billing-sync's, so they are in neither the call log nor the limits."""
 
     def __init__(self, stripe: StripeApi) -> None:
         self._stripe = stripe
@@ -49,7 +49,7 @@ class LagoStripeConnection:
         return str(stripe_customer["id"])
 
     def update_customer(self, customer: JsonDocument) -> None:
-        """Name, email and phone as Lago has them; what it does not have becomes blank (lago.md 3.5)."""
+        """Write name, email and phone as Lago has them; a missing one becomes blank (lago.md 3.5)."""
         try:
             self._stripe.customers.update(customer["provider_customer_id"], _stripe_fields(customer))
         except StripeApiError as error:
@@ -109,7 +109,7 @@ class LagoApi:
 
     def operation_name(self, method: str, path: str) -> str:
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "v1"] and len(parts) > 3:  # noqa: PLR2004  # api, v1, noun, id
+        if parts[:2] == ["api", "v1"] and len(parts) > 3:  # noqa: PLR2004  # api, v1, object type, id
             parts[3] = "{id}"
             parts[5:] = ["{id}"] * len(parts[5:])
         return f"{method} /{'/'.join(parts)}"
@@ -124,7 +124,7 @@ class LagoApi:
             return ProviderResponse.of(TOO_MANY_REQUESTS, TOO_MANY_REQUESTS_BODY, *self._rate_headers())
         return None
 
-    def acquire_idempotency_key(self, request: ProviderRequest) -> ProviderResponse | None:  # noqa: ARG002  # Lago knows no idempotency keys
+    def acquire_idempotency_key(self, request: ProviderRequest) -> ProviderResponse | None:  # noqa: ARG002  # Lago has no idempotency keys
         return None
 
     def release_idempotency_key(self, request: ProviderRequest) -> None:
@@ -171,7 +171,7 @@ class LagoApi:
         headers = (("X-Request-Id", request.id), *response.headers)
         if (
             self._state.settings.limits and response.status != TOO_MANY_REQUESTS
-        ):  # those bring their own, or none on purpose
+        ):  # a 429 has its own headers, or deliberately none
             headers += self._rate_headers()
         return ProviderResponse(response.status, response.body, headers, response.content_type, response.drip_seconds)
 

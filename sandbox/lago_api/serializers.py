@@ -1,4 +1,4 @@
-"""Lago's objects as they are kept (times in seconds, rows under their lago_id) and how Lago writes times and lists."""
+"""Lago's tables (times in seconds, rows by lago_id), and Lago's format of times and lists."""
 
 import math
 import re
@@ -47,7 +47,7 @@ class LagoTables:
         self.invoices = store.table("lago.invoices")
 
     def emit(self, event_type: str, object_type: str, document: Callable[[], JsonDocument]) -> None:
-        """By webhook, where somebody listens."""
+        """Send a webhook, if an endpoint is set."""
         self.state.webhooks.send_lago(event_type, object_type, self.state.settings.lago_organization, document)
 
     def now(self) -> float:
@@ -61,7 +61,7 @@ class LagoTables:
 
     def plan_of(self, subscription: JsonDocument) -> JsonDocument:
         plan = self.plans.get(subscription["plan"])
-        assert plan is not None, subscription  # noqa: S101  # plans are never dropped
+        assert plan is not None, subscription  # noqa: S101  # plans are never deleted
         return plan
 
 
@@ -74,7 +74,7 @@ def format_time(moment: float | None) -> str | None:
 
 
 def format_time_milliseconds(moment: float | None) -> str | None:
-    """``started_at`` alone has milliseconds."""
+    """Only ``started_at`` has milliseconds."""
     if moment is None:
         return None
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -92,7 +92,7 @@ def parse_time(field: str, value: object) -> float | None:
 
 
 def to_text(value: object) -> str | None:
-    """Numbers are accepted and stringified (lago.md 3.1)."""
+    """Numbers are accepted and converted to text (lago.md 3.1)."""
     return None if value is None else str(value)
 
 
@@ -118,7 +118,7 @@ class LagoQuery:
 
 
 def paginate(rows: Sequence[JsonDocument], query: LagoQuery) -> tuple[Sequence[JsonDocument], JsonDocument]:
-    """The page asked for, and ``meta``; an empty list has current_page and total_pages 0."""
+    """The requested page and its ``meta``; an empty list has current_page and total_pages 0."""
     page, per_page = query.get_number("page", 1), query.get_number("per_page", DEFAULT_PER_PAGE)
     pages = math.ceil(len(rows) / per_page)
     meta: JsonDocument = {

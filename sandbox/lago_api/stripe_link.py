@@ -1,7 +1,7 @@
-"""The link of a Lago customer to a Stripe customer (lago.md 3.5), with its traps.
+"""The link of a Lago customer to a Stripe customer (lago.md 3.5), including its unexpected behavior.
 
-A provider named at creation without an id and without the sync flag is ignored; an unknown connection is refused after
-the row was saved; a linked Stripe customer is rewritten, blanks included, at every later upsert.
+A payment provider that is named at creation without an id and without the sync flag is ignored. An unknown connection
+is rejected after the row was saved. Each later upsert rewrites a linked Stripe customer; missing fields become blank.
 """
 
 from typing import Protocol
@@ -20,14 +20,14 @@ UNLINKED_FIELDS: JsonDocument = {
 
 
 class StripeConnection(Protocol):
-    """What Lago does at Stripe with its own key."""
+    """What Lago does at Stripe with its own API key."""
 
     def create_customer(self, customer: JsonDocument) -> str:
         """Create a Stripe customer for this Lago customer; return its id."""
         ...
 
     def update_customer(self, customer: JsonDocument) -> None:
-        """Rewrite the linked one. Raises 422 third_party_error when Stripe does not know it."""
+        """Rewrite the linked Stripe customer. Raises 422 third_party_error if it does not exist."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Lago's subscriptions: one POST is create, upgrade, downgrade and no-op (the table of lago.md 5.1).
+"""Lago's subscriptions: one POST creates, upgrades, downgrades or does nothing (the table of lago.md 5.1).
 
-Kept where naive code goes wrong: a POST of the current plan leaves a pending downgrade in place, an unknown customer is
-made in silence, PUT ignores ``plan_code``, ``status=pending`` without brackets filters nothing.
+Behavior that surprises callers is simulated too. A POST of the current plan leaves a pending downgrade in place, and an
+unknown customer is created silently. PUT ignores ``plan_code``; ``status=pending`` without brackets filters nothing.
 """
 
 from datetime import UTC, datetime
@@ -87,7 +87,7 @@ class LagoSubscriptionsApi:
         return self._tables.subscriptions.find_by("customer", owner["lago_id"]) if owner is not None else []
 
     def update(self, external_id: str, sent: JsonDocument, query: LagoQuery) -> JsonDocument:
-        """What is not in Lago's permit list, ``plan_code`` first of all, changes nothing and is answered 200."""
+        """A field that is not in Lago's permit list, such as ``plan_code``, changes nothing and the response is 200."""
         rows = self._tables.subscriptions.find_by("external_id", external_id)
         if not rows:
             raise not_found("subscription_not_found")
@@ -134,7 +134,7 @@ class LagoSubscriptionsApi:
         return self._response(self._terminate(row))
 
     def end_all(self, lago_customer_id: str) -> None:
-        """What Lago's job does once a customer is deleted."""
+        """What Lago's job does after a customer was deleted."""
         for row in self._tables.subscriptions.find_by("customer", lago_customer_id):
             if row["status"] == "active":
                 self._terminate(row)
@@ -155,7 +155,7 @@ class LagoSubscriptionsApi:
             raise validation_error({"ending_at": ["invalid_date"]})
 
     def _ensure_customer(self, sent: JsonDocument, plan: JsonDocument, customers: LagoCustomersApi) -> JsonDocument:
-        """Made in silence when unknown, and it stays even if a later check fails (lago.md 5.1)."""
+        """Create an unknown customer silently; it stays even if a later check fails (lago.md 5.1)."""
         external_id = (to_text(sent.get("external_customer_id")) or "").strip()
         if not external_id:
             raise validation_error({"external_customer_id": ["value_is_mandatory"]})
@@ -180,10 +180,10 @@ class LagoSubscriptionsApi:
         if any(row["status"] == "active" for row in rows):
             raise validation_error({"external_id": ["value_already_exist"]})
 
-    # --- what happens to rows
+    # --- state changes
 
     def _start(self, row: JsonDocument) -> JsonDocument:
-        """Today or earlier: active at once; later: it waits."""
+        """Activate at once if ``subscription_at`` is today or earlier; otherwise it stays pending."""
         starts, now = row["subscription_at"], self._tables.now()
         if _day(starts) > _day(now):
             self._save(row)
@@ -220,13 +220,13 @@ class LagoSubscriptionsApi:
         return current
 
     def _end_replaced(self, row: JsonDocument) -> None:
-        """By its successor, which begins now."""
+        """End a subscription whose successor starts now."""
         row = {**row, "status": "terminated", "terminated_at": self._tables.now()}
         self._save(row)
         self._emit("subscription.terminated", row)
 
     def _new_successor(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        """Keeps dates and billing time; the name only when it is sent again (lago.md 5.1)."""
+        """It keeps the dates and the billing time, but the name only if it is sent again (lago.md 5.1)."""
         row = _new_row(current["lago_customer_id"], plan, current["external_id"], self._tables.now(), sent)
         inherited = ("subscription_at", "billing_time", "on_termination_credit_note", "on_termination_invoice")
         row |= {name: current[name] for name in inherited}
@@ -272,7 +272,7 @@ class LagoSubscriptionsApi:
             self._next_period(row)
 
     def _next_period(self, row: JsonDocument) -> None:
-        """A period ended: what is owed for it is charged, then a pending downgrade takes over, or the plan renews."""
+        """Charge the period that ended; then a pending downgrade takes effect, or the plan renews."""
         plan = self._tables.plan_of(row)
         if not plan["pay_in_advance"]:
             self._charge(row, plan["amount_cents"], "renewal")
@@ -325,7 +325,7 @@ class LagoSubscriptionsApi:
             raise not_found("subscription_not_found")
         return max(rows, key=lambda row: float(row["created_at"]))
 
-    # --- as Lago shows it
+    # --- responses
 
     def _response(self, row: JsonDocument) -> JsonDocument:
         plan = plans.serialize(self._tables.plan_of(row))
@@ -418,7 +418,7 @@ def _due_at(row: JsonDocument) -> float | None:
 
 
 def _is_future(row: JsonDocument) -> bool:
-    """Pending without a predecessor: it starts in the future; with one it is a scheduled downgrade."""
+    """Whether it starts in the future: pending without a predecessor (with one it is a scheduled downgrade)."""
     return bool(row["status"] == "pending" and row["previous"] is None)
 
 

@@ -1,1 +1,1 @@
-"""Stripe's part: forms in, documents and errors out as Stripe shapes them (stripe.md 2, 4, 5, 6)."""
+"""Simulated Stripe: form requests, with documents and errors in Stripe's format (stripe.md 2, 4, 5, 6)."""

@@ -1,4 +1,4 @@
-"""Stripe's products and prices (stripe.md 5): one price per lookup key, a price's amount never changes."""
+"""Stripe's products and prices (stripe.md 5): one price per lookup key, and a price's amount never changes."""
 
 from decimal import Decimal
 
@@ -216,7 +216,7 @@ class StripeCatalogApi:
         return self._tables.expanded(self._tables.page(rows, sent, "/v1/prices"), sent)
 
     def _release_lookup_key(self, sent: JsonDocument) -> None:
-        """A taken key moves only when told to (``transfer_lookup_key``)."""
+        """A lookup key that is in use moves only with ``transfer_lookup_key``."""
         key = sent.get("lookup_key")
         if key is None:
             return

@@ -1,4 +1,4 @@
-"""Stripe's customers (stripe.md 4): POST merges, a deleted one still answers 200, no uniqueness on anything."""
+"""Stripe's customers (stripe.md 4): POST merges, a deleted customer is still returned with 200, no field is unique."""
 
 from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
@@ -97,7 +97,7 @@ class StripeCustomersApi:
         self._subscriptions = subscriptions
 
     def create(self, form: JsonDocument, customer_id: str | None = None, created: int | None = None) -> JsonDocument:
-        """An id and a date of one's own are for the control API; Stripe lets nobody choose them."""
+        """``customer_id`` and ``created`` are for the control routes; at Stripe nobody can choose them."""
         sent = forms.validate(form, STRIPE_CUSTOMER_FIELDS)
         customer_id = customer_id or new_id("cus_")
         row = new_row(customer_id, self._tables.now() if created is None else created)
@@ -144,7 +144,7 @@ class StripeCustomersApi:
         return self._tables.expanded(page, sent)
 
     def search(self, form: JsonDocument) -> JsonDocument:
-        """Behind by ``search_lag_seconds``: a young customer is not there yet, a changed one shows as it was."""
+        """Out of date by ``search_lag_seconds``: a new customer is missing, and a changed one is found as it was."""
         sent = forms.validate(form, CUSTOMER_SEARCH_FIELDS, "query")
         clauses = parse_query(sent["query"])
         visible_until = self._tables.state.clock.now() - self._tables.state.settings.search_lag_seconds
@@ -167,7 +167,7 @@ class StripeCustomersApi:
         }
 
     def _serialize(self, row: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        """``subscriptions`` is a field only for who asks for it: the newest ten that have not ended."""
+        """``subscriptions`` (the newest ten that have not ended) is only included if it is expanded."""
         expand = sent.get("expand") or []
         if "subscriptions" not in expand:
             return self._tables.expanded(row, sent)

@@ -1,4 +1,4 @@
-"""Stripe's errors: status, type, code, param and message, in its words where clients look at them."""
+"""Stripe's errors: status, type, code, param and message, with Stripe's wording where clients read it."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,11 @@ from sandbox.http import JsonDocument, ProviderResponse
 
 
 @dataclass
-class StripeApiError(Exception):  # it is an answer, not a failure of ours
-    """``stored``: the endpoint had begun, so the answer is kept under the idempotency key; validation is not."""
+class StripeApiError(Exception):  # a response, not a failure of the sandbox
+    """``stored``: the endpoint had started, so the response is stored under the idempotency key.
+
+    A validation error is not stored.
+    """
 
     status: int
     message: str
@@ -38,7 +41,7 @@ def error_response(
 
 
 def invalid_param(param: str | None, message: str, code: str | None = None) -> StripeApiError:
-    """Validation: the endpoint has not begun, so nothing is kept under the idempotency key."""
+    """A validation error: the endpoint has not started, so nothing is stored under the idempotency key."""
     return StripeApiError(400, message, code=code, param=param)
 
 
@@ -47,7 +50,7 @@ def missing_param(param: str) -> StripeApiError:
 
 
 def unsupported_param(param: str) -> StripeApiError:
-    """Stripe knows it, this stand-in does not: refused aloud, for silence would be a false green."""
+    """A parameter that Stripe has and the sandbox has not: an error, since a test would otherwise pass wrongly."""
     return invalid_param(param, f"The sandbox does not implement the parameter {param}.", "sandbox_unsupported")
 
 

@@ -1,4 +1,4 @@
-"""Stripe's event list: the exact proof of what a key made (stripe.md 2), kept 30 days, never behind."""
+"""Stripe's event list: it shows what each idempotency key created (stripe.md 2), for 30 days and never out of date."""
 
 from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms

@@ -1,6 +1,6 @@
-"""Stripe's bracket forms: ``items[0][price]=p`` and ``metadata[k]=v`` become a tree, and a tree becomes typed values.
+"""Stripe's bracket forms: ``items[0][price]=p`` and ``metadata[k]=v`` become a tree, and the tree becomes typed values.
 
-Every endpoint lists what it takes; what it does not list is refused with ``parameter_unknown``, as Stripe does.
+Every endpoint lists its parameters; any other is rejected with ``parameter_unknown``, as Stripe does.
 """
 
 import re
@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from sandbox.http import JsonDocument
 from sandbox.stripe_api.errors import invalid_param, missing_param, unsupported_param
 
-FormNode = Any  # str | list[Node] | dict[str, Node]: what a form can say
+FormNode = Any  # str | list[FormNode] | dict[str, FormNode]
 FieldParser = Callable[[str, FormNode], Any]
 FormSchema = Mapping[str, FieldParser]
 
@@ -49,7 +49,7 @@ def _with_lists(node: FormNode) -> FormNode:
 
 
 def validate(form: JsonDocument, schema: FormSchema, *required: str, outer: str = "") -> JsonDocument:
-    """The typed values of what was sent. ``None`` stands for '' (unset)."""
+    """The typed values of the form. ``None`` means '' (unset)."""
     unknown = [name for name in form if name not in schema]
     if unknown:
         names = ", ".join(_param_name(outer, name) for name in unknown)
@@ -69,7 +69,7 @@ def _param_name(outer: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class text:  # noqa: N801  # reads as a word in the schemas
-    """At most ``most`` characters; '' unsets where ``clears``."""
+    """At most ``max_length`` characters; '' unsets the field if ``clearable``."""
 
     max_length: int = 5000
     clearable: bool = True
@@ -139,7 +139,7 @@ class choice:  # noqa: N801
 
 
 def metadata(param: str, value: FormNode) -> dict[str, str] | None:
-    """'' drops all keys, a key with '' that one; the rest is merged (stripe.md 4)."""
+    """'' removes all keys and a key with '' removes that key; other keys are merged (stripe.md 4)."""
     if value == "":
         return None
     if isinstance(value, list):  # {"0": "x"} looks like a list in bracket form
@@ -171,7 +171,7 @@ def merge_metadata(old: dict[str, str], sent: dict[str, str] | None) -> dict[str
 
 @dataclass(frozen=True)
 class record:  # noqa: N801
-    """A hash with its own schema; '' unsets."""
+    """A hash with its own schema; '' unsets it."""
 
     schema: FormSchema
     required: tuple[str, ...] = ()
@@ -195,12 +195,12 @@ class array:  # noqa: N801
         if not isinstance(value, list):
             raise invalid_param(param, "Invalid array")
         if len(value) > self.max_items:
-            raise invalid_param(param, f"Array {param} may hold at most {self.max_items} entries.")
+            raise invalid_param(param, f"Array {param} may have at most {self.max_items} entries.")
         return [self.item(f"{param}[{number}]", node) for number, node in enumerate(value)]
 
 
 def unsupported(param: str, _value: FormNode) -> None:
-    """Stripe takes it, the stand-in does not implement it."""
+    """Stripe accepts this parameter, but the sandbox does not implement it."""
     raise unsupported_param(param)
 
 

@@ -1,6 +1,6 @@
-"""Stripe's idempotency keys as stripe.md 2 has them: POST only, first answer kept (500s too), forgotten after a day.
+"""Stripe's idempotency keys (stripe.md 2): POST only, the first response is stored (500s too) and deleted after a day.
 
-Refused in words clients know: other parameters or another endpoint 400 ``idempotency_error``, still in flight 409.
+A key with other parameters or another endpoint gets 400 ``idempotency_error``; a key that is still in use gets 409.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class StripeIdempotencyKeys:
         self._in_flight: set[str] = set()
 
     def acquire(self, request: ProviderRequest) -> ProviderResponse | None:
-        """The answer for a key that is known or in use; None: go on and ``keep`` the answer."""
+        """The response if the key is stored or in use; None: go on, and ``store`` the response."""
         key = _key(request)
         if key is None:
             return None

@@ -1,8 +1,8 @@
-"""Stripe's preview of the next invoice (stripe.md 6): of a subscription as it is, or as a change would leave it.
+"""Stripe's preview of the next invoice (stripe.md 6): for a subscription as it is, or as a change would make it.
 
-Prorated by the second, as Stripe does it: the unused time of the old price is credited, the rest of the period charged
-at the new one. Both wait for the next invoice, unless the change begins a new period: then that invoice is due at once.
-Only subscriptions that are there are previewed; taxes, discounts and balances there are none.
+Prorations are by the second, as at Stripe: the unused time of the old price is credited, and the rest of the period is
+charged at the new price. Both go to the next invoice. If the change starts a new period, that invoice is due at once.
+Only existing subscriptions can be previewed; there are no taxes, discounts or balances.
 """
 
 from sandbox.http import JsonDocument
@@ -107,7 +107,7 @@ class StripePreviewsApi:
         return moment
 
     def _renewal(self, after: JsonDocument, *, restarts_period: bool) -> tuple[list[JsonDocument], int]:
-        """The full price of the period that the invoice begins, and when that is."""
+        """The full price of the period that starts with the invoice, and when it starts."""
         due = self._tables.now() if restarts_period else min(item["current_period_end"] for item in after["items"])
         if after["cancel_at"] is not None and after["cancel_at"] <= due:
             return [], due
@@ -173,7 +173,7 @@ class StripePreviewsApi:
 
 
 def _amounts(total: int) -> JsonDocument:
-    """A negative total is kept for the invoice after; nobody is paid out."""
+    """A negative total is credited to the following invoice; nothing is paid out."""
     due = max(0, total)
     return {
         "amount_due": due,

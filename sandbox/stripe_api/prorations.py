@@ -1,6 +1,6 @@
-"""What a change in the middle of a period costs, by the second: the old price's unused time back, the new one's rest.
+"""Prorations of a change within a period, by the second: a credit for the old price and a charge for the new one.
 
-It waits for the subscription's next invoice. The ledger knows nothing of it: there each change counts in full.
+They go to the subscription's next invoice. The ledger does not contain them: it records each change in full.
 """
 
 from fractions import Fraction
@@ -19,7 +19,7 @@ class StripeProrations:
     def lines_between(
         self, before: JsonDocument, after: JsonDocument, moment: int, *, restarts_period: bool
     ) -> list[JsonDocument]:
-        """One item's old and new state after the other; what a period that begins ``anew`` costs is no proration."""
+        """Credit and charge for each changed item. With ``restarts_period``, the new period's price is no proration."""
         remaining = {item["id"]: item for item in after["items"]}
         lines: list[JsonDocument] = []
         for old in before["items"]:
@@ -34,7 +34,7 @@ class StripeProrations:
         return [line for line in lines if line["amount"]]
 
     def whole_period(self, item: JsonDocument, start: int, end: int) -> JsonDocument:
-        """A whole period at the item's price."""
+        """The charge for a whole period at the item's price."""
         price = self._price(item)
         return _line(item, price, int(price["unit_amount"] or 0) * int(item["quantity"]), (start, end), proration=False)
 
@@ -48,7 +48,7 @@ class StripeProrations:
             self._pending.put(subscription_id, {"lines": pending})
 
     def clear(self, subscription_id: str) -> None:
-        """An invoice took them."""
+        """Remove them, since an invoice now contains them."""
         if self._pending.get(subscription_id) is not None:
             self._pending.delete(subscription_id)
 

@@ -1,4 +1,4 @@
-"""Stripe behind ``/v1``: who may ask, how often, which handler, and what is kept under the idempotency key."""
+"""Simulated Stripe behind ``/v1``: API key, rate limits, routes, and responses stored under the idempotency key."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ class StripeApi:
                 return response
         finally:
             self.tables.cause = NO_REQUEST
-        if fault_kind == "500_after" and response.status < 400:  # noqa: PLR2004  # it was done
+        if fault_kind == "500_after" and response.status < 400:  # noqa: PLR2004  # the operation was done
             response = internal_error()
         self._idempotency_keys.store(request, response)
         return response
@@ -149,11 +149,11 @@ class StripeApi:
             raise StripeApiError(404, message)
         form = request.query if request.method == "GET" else request.body.decode(errors="replace")
         if request.method == "DELETE" and request.query:
-            form = request.query  # where stripe-python puts them (stripe.md 6)
+            form = request.query  # stripe-python puts the parameters there (stripe.md 6)
         values = forms.decode(form)
         if route.collection is not None:
             return ProviderResponse.of(200, route.collection(values))
-        assert route.member is not None  # noqa: S101  # a route is one or the other
+        assert route.member is not None  # noqa: S101  # a route has one or the other
         return ProviderResponse.of(200, route.member(unquote(request.path.split("/")[3]), values))
 
     def fault_response(self, request: ProviderRequest, fault: InjectedFault) -> ProviderResponse:

@@ -1,4 +1,4 @@
-"""Stripe's search language, as far as customers need it: ``metadata['org_id']:'42' AND email:'a@b.test'``."""
+"""Stripe's search language, as far as customers use it: ``metadata['org_id']:'42' AND email:'a@b.test'``."""
 
 import re
 from dataclasses import dataclass

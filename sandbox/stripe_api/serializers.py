@@ -1,4 +1,4 @@
-"""Stripe's objects, kept as Stripe shows them, and what is said about them: ids, events, lists, expansion."""
+"""Stripe's tables, with rows as Stripe returns them, and its ids, events, lists and expansion."""
 
 import copy
 import secrets
@@ -19,7 +19,7 @@ OBJECT_TYPE_BY_ID_PREFIX = {"cus_": "customers", "sub_": "subscriptions", "price
 
 @dataclass(frozen=True, slots=True)
 class StripeRequestCause:
-    """The request an event names as its cause; ``request_id`` None: nobody's call, the clock's or Lago's doing."""
+    """The request that an event names as its cause; ``request_id`` is None if the clock, Lago or a user caused it."""
 
     request_id: str | None = None
     idempotency_key: str | None = None
@@ -46,7 +46,7 @@ class StripeTables:
         self.subscriptions = store.table("stripe.subscriptions", customer=lambda row: str(row["customer"]))
         self.events = store.table("stripe.events")
         self.invoices = store.table("stripe.invoices")
-        # What search still shows: the customer before its last change, and when that was.
+        # What search may still return: the customer before its last change, and the time of that change.
         self.before_last_change: dict[str, tuple[float, JsonDocument | None]] = {}
 
     def now(self) -> int:
@@ -90,7 +90,7 @@ class StripeTables:
         return {"object": "list", "url": url, "has_more": start + limit < len(ordered), "data": data}
 
     def expanded(self, document: JsonDocument, params: JsonDocument) -> JsonDocument:
-        """``expand[]=data.product``: ids in the answer become objects."""
+        """``expand[]=data.product``: ids in the response become objects."""
         paths = params.get("expand")
         if not paths:
             return document

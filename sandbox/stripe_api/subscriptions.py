@@ -1,8 +1,8 @@
 """Stripe's subscriptions (stripe.md 6), flexible billing mode, periods on the items.
 
-Kept where naive code double-bills: an update without the item's id adds an item, a price change without a quantity
-goes back to 1, a canceled one takes metadata only, canceling twice is 404. Trials, invoices and metered prices are not
-there: their parameters are refused aloud.
+Behavior that makes careless callers bill twice is simulated too. An update without the item's id adds an item, a price
+change without a quantity resets it to 1, a canceled subscription accepts metadata only, and canceling twice is 404.
+Trials, invoices and metered prices are not implemented: their parameters are rejected.
 """
 
 from collections.abc import Iterator
@@ -130,7 +130,7 @@ SUBSCRIPTION_CREATE_FIELDS: forms.FormSchema = {
 
 
 def _anchor(param: str, value: forms.FormNode) -> str | JsonDocument | None:
-    """An object since endive, a word before (stripe.md 6); which one is right depends on Stripe-Version."""
+    """An object since endive, text before (stripe.md 6); which one is valid depends on Stripe-Version."""
     if isinstance(value, dict):
         return forms.record({"type": forms.choice(("now", "unchanged"))}, required=("type",))(param, value)
     return forms.choice(("now", "unchanged"))(param, value)
@@ -184,7 +184,7 @@ class StripeSubscriptionsApi:
         self._check_count(customer["id"])
         now = self._tables.now()
         row = _new_row(new_id("sub_", 24), customer["id"], now, sent)
-        row["number"] = len(self._tables.subscriptions)  # the order of creation, within a second too
+        row["number"] = len(self._tables.subscriptions)  # the order of creation, also within one second
         for number, item in enumerate(sent["items"]):
             self._add_item(row, item, f"items[{number}]")
         row["currency"] = self._checked_currency(row, customer)
@@ -249,7 +249,7 @@ class StripeSubscriptionsApi:
         return self._tables.expanded(page, sent)
 
     def of_customer(self, customer_id: str) -> JsonDocument:
-        """What a customer shows of them when they are expanded."""
+        """The list in a customer whose ``subscriptions`` are expanded."""
         return {
             **self.list_subscriptions({"customer": customer_id}),
             "url": f"/v1/customers/{customer_id}/subscriptions",
@@ -261,7 +261,7 @@ class StripeSubscriptionsApi:
                 self._end(dict(row))
 
     def serialize(self, row: JsonDocument) -> JsonDocument:
-        """As Stripe shows it: items as a list object, each with its whole price."""
+        """As Stripe returns it: the items as a list object, each with its whole price."""
         items = [
             {key: value for key, value in item.items() if key != "price"} | {"price": self._price(item["price"])}
             for item in row["items"]
@@ -287,13 +287,13 @@ class StripeSubscriptionsApi:
         return row
 
     def with_changed_items(self, old: JsonDocument, items: list[JsonDocument]) -> JsonDocument:
-        """A copy with its items changed; nothing is saved."""
+        """A copy with changed items; nothing is saved."""
         row = {**old, "metadata": dict(old["metadata"]), "items": [dict(item) for item in old["items"]]}
         self._change_items(row, items)
         return row
 
     def restarts_period(self, old: JsonDocument, row: JsonDocument) -> bool:
-        """Whether the change of items ends the running period and bills a new one at once."""
+        """Whether the change of items ends the current period and bills a new one at once."""
         prices = {item["id"]: self._price(item["price"]) for item in old["items"]}
         return any(
             _restarts_period(prices[item["id"]], self._price(item["price"]))
@@ -389,12 +389,12 @@ class StripeSubscriptionsApi:
             raise StripeApiError(400, message, param="items", stored=True)
         old = self._price(item["price"])
         item["price"] = price["id"]
-        item["quantity"] = 1  # the published default: a price change without a quantity loses the seats
+        item["quantity"] = 1  # the documented default: a price change without a quantity resets it
         if _restarts_period(old, price):
             self._restart_period(row)
 
     def _restart_period(self, row: JsonDocument) -> None:
-        """The billing cycle begins anew now: on ``billing_cycle_anchor: now``, another interval, from free to paid."""
+        """Restart the billing cycle now: for ``billing_cycle_anchor: now``, another interval, or from free to paid."""
         now = self._tables.now()
         row["billing_cycle_anchor"] = now
         for item in row["items"]:
@@ -494,7 +494,7 @@ def _restarts_now(sent: JsonDocument) -> bool:
 
 
 def _restarts_period(old: JsonDocument, price: JsonDocument) -> bool:
-    """Another interval, or from free to paid (the document's text of the update)."""
+    """Another interval, or from free to paid (Stripe's description of the update)."""
     return bool(old["recurring"] != price["recurring"] or (old["unit_amount"] == 0 and price["unit_amount"] != 0))
 
 
@@ -571,7 +571,7 @@ def _set_cancel(row: JsonDocument, sent: JsonDocument, now: int) -> None:
     row["cancellation_details"] = {**row["cancellation_details"], "reason": reason}
 
 
-# What a subscription has and nobody here sets.
+# Fields of a subscription that the sandbox never sets.
 ALWAYS_EMPTY_FIELDS = (
     "application",
     "application_fee_percent",

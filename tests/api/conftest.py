@@ -1,4 +1,4 @@
-"""The API as a server on loopback, on each database, with a sign-in service of the tests' own."""
+"""The API as a server on loopback, with each database, and with an OIDC provider for the tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def oidc_provider_server() -> Iterator[OidcProvider]:
 
 @pytest.fixture
 def oidc_provider(oidc_provider_server: OidcProvider) -> OidcProvider:
-    """As new: its first key, nobody away, Alice at its page."""
+    """The provider in its initial state: it is available, and Alice is at its page."""
     oidc_provider_server.away = False
     oidc_provider_server.nonce_is = None
     oidc_provider_server.signs_in = {"sub": "alice", "name": "Alice"}
@@ -54,13 +54,13 @@ def issuer(oidc_provider: OidcProvider) -> Iterator[Issuer]:
 
 @pytest.fixture
 def provider_queries() -> ProviderQueries | None:
-    """No biller is named, but where a test's own fixture names them."""
+    """No provider is configured, unless a test's own fixture does so."""
     return None
 
 
 @pytest.fixture
 def rate_limiter() -> ClientRateLimiter:
-    """As fast as a test can, but where its own fixture says otherwise."""
+    """No limit that a test can reach, unless its own fixture sets one."""
     return LocalClientRateLimiter(1_000_000)
 
 
@@ -70,7 +70,7 @@ def origins() -> list[str]:
 
 
 @pytest.fixture
-def api(  # noqa: PLR0913, PLR0917 - what a test may take over
+def api(  # noqa: PLR0913, PLR0917 - the parts that a test may replace
     database: Database,
     plans: Catalog,
     oidc_provider: OidcProvider,

@@ -75,7 +75,7 @@ def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
 
 def test_a_stopped_biller_shows_for_what_reason(api: Api) -> None:
     with api.database.write() as session:
-        circuit_breaker.trip(session, "stripe", "the key is of another account", utc_now())
+        circuit_breaker.open_for_wrong_account(session, "stripe", "the key is of another account", utc_now())
     found = shown(api.database)
     assert value(found, "provider_breaker_open", provider="stripe", reason="wrong_account") == 1
     assert value(found, "provider_breaker_open", provider="stripe", reason="unavailable") == 0

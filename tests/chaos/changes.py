@@ -1,7 +1,7 @@
-"""Five hundred changes of sixty organizations, from a seed, and a sender that does not rest before each is taken.
+"""Five hundred changes of sixty organizations from a seed, and a sender that repeats each until it is handled.
 
-Half are messages on the broker, half go straight to the door as the API's do. Each carries its time, so whatever order
-outages force upon them, the last word about a thing is known from the start.
+Half are sent to the broker, and half go straight to the inbox as the API's do. Each has its time, so the final state is
+known from the start, in whatever order they arrive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HANDLED_STATUSES = ("applied", "superseded")
 
 @dataclass(frozen=True, slots=True)
 class DesiredOrganization:
-    """What an organization must be in the end."""
+    """The final state of an organization."""
 
     name: str
     email: str
@@ -50,7 +50,7 @@ class ChaosChanges:
 
 def generate_changes(chance: random.Random, organizations: int, changes: int, tiers: Sequence[str]) -> ChaosChanges:
     ids = [f"org_{UUID(int=chance.getrandbits(128), version=4)}" for _ in range(organizations)]
-    began = datetime.now(UTC) - timedelta(hours=1)
+    started_at = datetime.now(UTC) - timedelta(hours=1)
     messages: list[dict[str, Any]] = []
     desired: dict[str, DesiredOrganization] = {}
 
@@ -63,12 +63,12 @@ def generate_changes(chance: random.Random, organizations: int, changes: int, ti
                 "source": SOURCE,
                 "type": f"organization.{kind}",
                 "subject": org_id,
-                "time": (began + timedelta(seconds=number)).isoformat(),
+                "time": (started_at + timedelta(seconds=number)).isoformat(),
                 "data": data,
             }
         )
 
-    # Every third change or so is the first of its organization, until all are there.
+    # About every third change creates an organization, until all exist.
     waiting = deque(ids)
     while len(messages) < changes:
         number = len(messages)
@@ -95,9 +95,9 @@ def generate_changes(chance: random.Random, organizations: int, changes: int, ti
 
 @dataclass
 class Sender:
-    """Sends one after the other, and again whatever was refused or has no verdict. ``broker`` None: straight only.
+    """Sends one change after the other, and each again that failed or has no status.
 
-    ``sent`` counts those that were taken, by the broker or by the door.
+    ``broker`` None: all go to the inbox. ``sent`` counts those that the broker or the inbox accepted.
     """
 
     generated: ChaosChanges
@@ -159,7 +159,7 @@ class Sender:
         return True
 
     def _resend_unhandled(self, app: Celery | None, waiting: dict[str, tuple[float, dict[str, Any]]]) -> None:
-        """A message that a wiped broker lost is sent again: the sender's part of the contract."""
+        """Send a message again that a wiped broker lost, as the contract requires of a sender."""
         late = {key for key, (sent, _) in waiting.items() if time.monotonic() - sent > RESEND_SECONDS}
         if not late:
             return

@@ -1,6 +1,6 @@
-"""What was lost, or is there twice, when all is over: the rows, what both billers hold, and what they charged.
+"""Final check of a scenario for lost or duplicate effects: the rows, the objects at both providers, and the charges.
 
-No period ends in a story, so what a biller charged an organization comes to the price of the plan that it has: a step
+No period ends in a scenario, so the charges for an organization add up to the price of its plan. A change that was
 charged twice, or a second subscription, would make it more.
 """
 
@@ -24,7 +24,7 @@ from tests.chaos.changes import HANDLED_STATUSES, ChaosChanges, DesiredOrganizat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
-    """What one organization has at both billers. ``charged``: by biller, all in all, in minor units."""
+    """What one organization has at both providers. ``charged`` is the sum for each provider, in minor units."""
 
     at_stripe: list[JsonDocument]
     at_lago: list[JsonDocument]
@@ -34,17 +34,17 @@ class Holdings:
 
 
 def problems(database: Database, plans: Catalog, generated: ChaosChanges, state: JsonDocument) -> Iterator[str]:
-    """A sentence each. ``state``: both billers'."""
+    """One sentence for each problem. ``state`` is that of both providers."""
     with database.read() as session:
         organizations = {each.id: each for each in session.scalars(select(Organization))}
         statuses = Counter(session.scalars(select(ServiceEvent.status)))
         parked = session.scalars(select(BillingLink.error_message).where(BillingLink.state != "active")).all()
     yield from (f"parked: {message}" for message in parked)
     if sum(statuses[each] for each in HANDLED_STATUSES) != len(generated.messages):
-        yield f"{len(generated.messages)} changes, but the verdicts are {dict(statuses)}"
-    made = len(state["stripe"]["customers"]), len(state["lago"]["customers"])
-    if made != (len(generated.desired),) * 2:
-        yield f"{len(generated.desired)} organizations, but {made[0]} Stripe and {made[1]} Lago customers"
+        yield f"{len(generated.messages)} changes, but the statuses are {dict(statuses)}"
+    customers = len(state["stripe"]["customers"]), len(state["lago"]["customers"])
+    if customers != (len(generated.desired),) * 2:
+        yield f"{len(generated.desired)} organizations, but {customers[0]} Stripe and {customers[1]} Lago customers"
     holdings = _holdings(state)
     for org_id, desired in generated.desired.items():
         if (row := organizations.get(org_id)) is None:
@@ -78,22 +78,23 @@ def _holdings(state: JsonDocument) -> defaultdict[str, Holdings]:
 def _of_one(row: Organization, desired: DesiredOrganization, plans: Catalog, holdings: Holdings) -> Iterator[str]:
     tier = row.pending_plan_tier or row.plan_tier
     if (row.name, row.billing_email, tier) != (desired.name, desired.email, desired.tier):
-        yield f"the last word was {desired}, the row is {row.name}, {row.billing_email}, {tier}"
+        yield f"the last change was to {desired}, but the row is {row.name}, {row.billing_email}, {tier}"
     customers = [(each["name"], each["email"]) for each in holdings.at_stripe + holdings.at_lago]
     if customers != [(desired.name, desired.email)] * 2:
-        yield f"the billers hold {customers}, not {desired.name} once each"
+        yield f"the providers have {customers}, not {desired.name} once each"
     now, later = plans.plan(row.plan_tier), plans.plan(row.pending_plan_tier) if row.pending_plan_tier else None
     by_stripe = now.charged_by == "stripe"
 
     sold = [(each["plan_code"], each["next_plan_code"]) for each in holdings.sold_by_lago]
     if sold != [(now.lago_plan_code, later.lago_plan_code if later else None)]:
-        yield f"Lago sells {sold}, the row says {now.tier}, then {later and later.tier}"
+        yield f"Lago has the plans {sold}, but the row has {now.tier}, then {later and later.tier}"
     sold = [(each["metadata"].get("plan"), each["metadata"].get("next_plan")) for each in holdings.sold_by_stripe]
     if sold != ([(now.stripe_lookup_key, later.stripe_lookup_key if later else None)] if by_stripe else []):
-        yield f"Stripe sells {sold}, the row says {now.tier}, then {later and later.tier}, by {now.charged_by}"
+        tiers = f"{now.tier}, then {later and later.tier}"
+        yield f"Stripe has the plans {sold}, but the row has {tiers}, charged by {now.charged_by}"
     payers = [each["billing_configuration"].get("provider_customer_id") for each in holdings.at_lago]
     if payers != ([None] if by_stripe else [each["id"] for each in holdings.at_stripe]):
-        yield f"Lago charges {payers}, and {now.charged_by} is to charge"
+        yield f"Lago charges {payers}, but the charging provider is {now.charged_by}"
     lago, stripe = holdings.charged["lago"], holdings.charged["stripe"]
     if (lago, stripe) != (now.amount, now.amount if by_stripe else 0):
-        yield f"Lago charged {lago} in all, Stripe {stripe}; {now.tier} costs {now.amount}, by {now.charged_by}"
+        yield f"Lago charged {lago}, Stripe {stripe}; {now.tier} costs {now.amount}, charged by {now.charged_by}"

@@ -1,9 +1,9 @@
-"""``make chaos SEED=1``: changes flow while servers and processes come and go; all must be in sync soon after.
+"""``make chaos SEED=1``: send changes while servers and processes stop and start; all must be in sync soon after.
 
-    python -m tests.chaos.run [--seed 1] [--story postgres-redis|sqlite|postgres-rabbitmq] [--changes 500]
+    python -m tests.chaos.run [--seed 1] [--scenario postgres-redis|sqlite|postgres-rabbitmq] [--changes 500]
 
-The seed decides the changes, the faults, their order and their pauses; each story prints what it did and the figures.
-Exit 1 when something was lost, made or charged twice, or late.
+The seed decides the changes, the faults, their order and their pauses. Each scenario prints its steps and figures.
+Exit code 1 if something was lost, created or charged twice, or late.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from worker.wiring import runtime
 
 Name = Literal["postgres-redis", "sqlite", "postgres-rabbitmq"]
 CHARGED_BY: dict[Name, ChargingProvider] = {"postgres-redis": "lago", "sqlite": "stripe", "postgres-rabbitmq": "stripe"}
-STORIES: tuple[Name, ...] = tuple(CHARGED_BY)
+SCENARIOS: tuple[Name, ...] = tuple(CHARGED_BY)
 
 ORGANIZATIONS = 60
 CHANGES = 500
 SYNC_SECONDS = 60.0
-# Longer than the promise, so that what is late is told with how late it was.
+# Longer than the target, so that a late sync is reported with its time.
 MAX_WAIT_SECONDS = 180.0
 LATENCY_MS = 40
 DISK_MEGABYTES = 12
@@ -62,19 +62,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ChaosFault:
-    """``inject`` returns when it is over; ``words`` say what it does."""
+    """``inject`` returns when the fault is over; ``words`` describe it."""
 
     words: str
     inject: Callable[[], None]
 
 
-# The seed has its say in what is made.
+# Creates a fault from the seed's random numbers.
 Maker = Callable[[], ChaosFault]
 
 
 @dataclass(kw_only=True)
 class Report:
-    """``problems`` empty: nothing lost, nothing twice, in time. ``seconds``: from the last fault to all in sync."""
+    """``problems`` is empty if nothing was lost, duplicate or late. ``seconds``: from the last fault to all in sync."""
 
     name: str
     seed: int
@@ -85,7 +85,7 @@ class Report:
 
 @dataclass(kw_only=True)
 class Scene:
-    """What a story plays in."""
+    """The parts of a running scenario."""
 
     supervisor: Supervisor
     database: Database
@@ -97,15 +97,15 @@ class Scene:
 
 
 def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, repeats: int = 1) -> Report:
-    """``repeats``: how often each fault comes."""
-    chance = random.Random(f"{name} {seed}")  # noqa: S311 - a seeded story, no secret
+    """Run a scenario; each fault is injected ``repeats`` times."""
+    chance = random.Random(f"{name} {seed}")  # noqa: S311 - a seeded scenario, no secret
     report = Report(name=name, seed=seed)
     plans = plan_catalog.load(charged_by=CHARGED_BY[name])
     generated = generate_changes(chance, min(ORGANIZATIONS, max(1, changes // 8)), changes, plans.tiers())
     with _scene(name, chance, generated, plans, repeats) as scene:
-        began = time.monotonic()
+        started = time.monotonic()
         say(
-            f"{name}, seed {seed}: {len(generated.desired)} organizations that {CHARGED_BY[name].title()} charges, "
+            f"{name}, seed {seed}: {len(generated.desired)} organizations charged by {CHARGED_BY[name].title()}, "
             f"{changes} changes, {len(scene.faults)} faults"
         )
         if scene.left_out is not None:
@@ -114,23 +114,23 @@ def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, repeats: in
         for fault, number in zip(scene.faults, _moments(chance, changes, len(scene.faults)), strict=True):
             while scene.sender.sent < number and scene.sender.ended_at is None:
                 time.sleep(POLL_SECONDS / 5)
-            say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  {fault.words}")
+            say(f"  {time.monotonic() - started:5.1f} s, {scene.sender.sent:4} sent  {fault.words}")
             fault.inject()
         last_fault = time.monotonic()
-        say(f"  {last_fault - began:5.1f} s, {scene.sender.sent:4} sent  the last fault is over")
+        say(f"  {last_fault - started:5.1f} s, {scene.sender.sent:4} sent  the last fault is over")
         _wait_until_in_sync(scene, report, last_fault)
-        say(f"  {time.monotonic() - began:5.1f} s, {scene.sender.sent:4} sent  all in sync")
+        say(f"  {time.monotonic() - started:5.1f} s, {scene.sender.sent:4} sent  all in sync")
         scene.sender.stop()
         report.problems += _judge(scene, generated, report)
     for problem in report.problems:
         say(f"  ✗ {problem}")
-    told = ", ".join(f"{value} {key}" for key, value in report.figures.items())
-    say(f"  in sync {report.seconds:.1f} s after the last fault or change; {told}")
+    figures = ", ".join(f"{value} {key}" for key, value in report.figures.items())
+    say(f"  in sync {report.seconds:.1f} s after the last fault or change; {figures}")
     return report
 
 
 def _moments(chance: random.Random, changes: int, faults: int) -> list[int]:
-    """After how many changes each fault comes: all along the way, so that some always flow."""
+    """After how many changes each fault is injected: spread over all of them, so that changes are always being sent."""
     return sorted(chance.randint(1, max(1, changes * 19 // 20)) for _ in range(faults))
 
 
@@ -140,7 +140,7 @@ def _scene(name: Name, chance: random.Random, generated: ChaosChanges, plans: Ca
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         served = stack.enter_context(Sandbox(limits=True))
         sandbox = stack.enter_context(SandboxClient(served.url))
-        _put_on_sale(plans, served.url)
+        _publish_plans(plans, served.url)
         sandbox.settings(latency_ms=LATENCY_MS)
         sandbox.reset_calls()
         deployment = _on_sqlite(stack, folder, chance) if name == "sqlite" else _on_servers(stack, name, chance)
@@ -178,7 +178,7 @@ def _scene(name: Name, chance: random.Random, generated: ChaosChanges, plans: Ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosDeployment:
-    """What a story stands on, and what may go wrong with it. ``left_out``: what cannot go wrong on this machine."""
+    """The servers of a scenario and their faults. ``left_out`` names the faults that this machine does not allow."""
 
     database_url: str
     processes: Sequence[tuple[str, ...]]
@@ -191,7 +191,7 @@ def _on_sqlite(stack: ExitStack, folder: Path, chance: random.Random) -> ChaosDe
     disk = stack.enter_context(servers.disk(DISK_MEGABYTES))
     file = (disk.folder if disk else folder) / "billing-sync.db"
     faults = [partial(_full_disk, disk, chance)] * 2 if disk else []
-    left_out = None if disk else "the full disk, since nothing may be mounted here"
+    left_out = None if disk else "the full disk, since mounting is not allowed here"
     return ChaosDeployment(database_url=f"sqlite:///{file}", processes=[("up",)], faults=faults, left_out=left_out)
 
 
@@ -227,7 +227,7 @@ def _signal(supervisor: Supervisor, words: str, chance: random.Random) -> ChaosF
 
 def _provider_failure(sandbox: SandboxClient, chance: random.Random, kinds: Sequence[str]) -> ChaosFault:
     kind, times = chance.choice(kinds), chance.randint(2, 5)
-    # Only Stripe stores an answer, a failure too, under the key of a create.
+    # Only Stripe stores a response under the idempotency key of a create, even a failed one.
     provider, operation = ("stripe", "POST /v1/customers") if kind == "500_stored" else ("*", "*")
 
     def inject() -> None:
@@ -244,7 +244,7 @@ def _full_disk(disk: servers.Disk, chance: random.Random) -> ChaosFault:
         time.sleep(seconds)
         disk.free()
 
-    return ChaosFault(f"the disk full for {seconds:.1f} s", inject)
+    return ChaosFault(f"disk full for {seconds:.1f} s", inject)
 
 
 def _wait_until_in_sync(scene: Scene, report: Report, last_fault: float) -> None:
@@ -275,7 +275,7 @@ def _behind(scene: Scene) -> str:
             .where(BillingLink.applied_version < BillingLink.desired_version)
             .group_by(BillingLink.provider, BillingLink.error_kind)
         ).all()
-    return f"{[tuple(row) for row in rows]}; sender {'ended' if scene.sender.ended_at else 'still sends'}"
+    return f"{[tuple(row) for row in rows]}; sender {'has ended' if scene.sender.ended_at else 'is still sending'}"
 
 
 def _judge(scene: Scene, generated: ChaosChanges, report: Report) -> list[str]:
@@ -283,23 +283,23 @@ def _judge(scene: Scene, generated: ChaosChanges, report: Report) -> list[str]:
     problems = [*judge.problems(scene.database, scene.plans, generated, state)]
     url = scene.database.url.set(drivername=scene.database.url.get_backend_name())
     written = [("logs", scene.supervisor.logs), *leaks.rows(url.render_as_string(hide_password=False), with_names=True)]
-    problems += [f"a key stands in {place}" for place in leaks.found(written, {STRIPE_KEY, LAGO_KEY})]
+    problems += [f"an API key was written to {place}" for place in leaks.found(written, {STRIPE_KEY, LAGO_KEY})]
     counters = scene.sandbox.counters()
     report.figures = {
-        "customers at each biller": len(state["stripe"]["customers"]),
+        "customers at each provider": len(state["stripe"]["customers"]),
         "charges": len(state["charges"]),
         "calls to Stripe": counters.stripe.total,
         "calls to Lago": counters.lago.total,
-        "answers lost": counters.stripe.statuses.get("dropped", 0) + counters.lago.statuses.get("dropped", 0),
+        "responses lost": counters.stripe.statuses.get("dropped", 0) + counters.lago.statuses.get("dropped", 0),
         "429s": counters.stripe.statuses.get("429", 0) + counters.lago.statuses.get("429", 0),
         "process starts": scene.supervisor.starts,
-        "changes refused at first": scene.sender.refused,
+        "changes that failed at first": scene.sender.refused,
         "messages sent again": scene.sender.sent_again,
     }
     return problems
 
 
-def _put_on_sale(plans: Catalog, url: str) -> None:
+def _publish_plans(plans: Catalog, url: str) -> None:
     providers = runtime.open_providers(Settings.model_construct(**_keys(url, SecretStr)), plans)
     publishing.publish(plans, providers.values())
     for provider in providers.values():
@@ -327,19 +327,21 @@ def _environment(url: str, folder: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="chaos", description="Changes flow while servers and processes come and go.")
+    parser = argparse.ArgumentParser(
+        prog="chaos", description="Sends changes while servers and processes stop and start."
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--story", choices=STORIES, action="append", help="Which; all that can be played if left out.")
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="What to run; all possible if omitted.")
     parser.add_argument("--changes", type=int, default=CHANGES)
-    parser.add_argument("--rounds", type=int, default=2, help="How often each fault comes.")
+    parser.add_argument("--repeats", type=int, default=2, help="How often each fault is injected.")
     options = parser.parse_args(arguments)
     leave_nothing_behind()
     failed = False
-    for name in options.story or STORIES:
+    for name in options.scenario or SCENARIOS:
         if name == "postgres-rabbitmq" and not servers.rabbit_is_installed():
-            _print(f"{name}: not played, no RabbitMQ is installed here")
+            _print(f"{name}: skipped, because RabbitMQ is not installed")
             continue
-        report = play(cast("Name", name), options.seed, _print, changes=options.changes, repeats=options.rounds)
+        report = play(cast("Name", name), options.seed, _print, changes=options.changes, repeats=options.repeats)
         failed = failed or bool(report.problems)
     return int(failed)
 

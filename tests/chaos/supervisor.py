@@ -1,4 +1,4 @@
-"""Our processes, kept running as an init system keeps them: whatever ends one, another takes its place."""
+"""Supervisor of our processes: like an init system, it starts each again after it ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.crash.runner import Zygote
 from tests.crash.zygote import Order
 
 POLL_SECONDS = 0.1
-# What an init system waits before it starts one again.
+# How long an init system waits before it starts a process again.
 RESTART_DELAY_SECONDS = 0.5
 STOP_SECONDS = 40.0
 
@@ -31,7 +31,7 @@ class SupervisedProcess:
 
 @dataclass
 class Supervisor:
-    """A context. ``starts`` counts all that were started, the first time included."""
+    """A context manager. ``starts`` counts all starts, including the first of each process."""
 
     processes: list[SupervisedProcess]
     environment: dict[str, str]
@@ -57,7 +57,7 @@ class Supervisor:
         self._zygote.__enter__()
         for process in self.processes:
             self._start(process)
-        self._watch = threading.Thread(target=self._keep_running, name="crew", daemon=True)
+        self._watch = threading.Thread(target=self._keep_running, name="supervisor", daemon=True)
         self._watch.start()
         return self
 
@@ -73,7 +73,7 @@ class Supervisor:
         self._zygote.__exit__(kind, error, trace)
 
     def send_signal(self, words: str, number: int, signalled: signal.Signals) -> None:
-        """The how manieth of those that run ``words``; returns at once."""
+        """Send a signal to process ``number`` of those whose command is ``words``; return at once."""
         with self._lock:
             those = [process for process in self.processes if process.words[0] == words]
             signal.pidfd_send_signal(those[number % len(those)].handle, signalled)

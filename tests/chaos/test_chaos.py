@@ -1,4 +1,4 @@
-"""A short piece of ``make chaos``: everything that may go away goes away once while changes flow."""
+"""A short form of ``make chaos``: each server and process fails once while changes are sent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ SEED = 1
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["sqlite", "postgres-redis"])
 def test_changes_that_flow_through_outages_are_in_sync_soon_after_and_once_each(name: run.Name) -> None:
-    said: list[str] = []
-    report = run.play(name, SEED, said.append, changes=60)
-    assert not report.problems, "\n".join(said)
+    lines: list[str] = []
+    report = run.play(name, SEED, lines.append, changes=60)
+    assert not report.problems, "\n".join(lines)

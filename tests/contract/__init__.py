@@ -1,8 +1,8 @@
-"""Every request we send to a biller is one its official document allows.
+"""Check that every request to a provider is one that its official document allows.
 
-``violations`` knows nothing of our code: it holds one request, as it went over the wire, against Stripe's and Lago's
-own OpenAPI documents, more strictly than those servers do. A key a server would drop without a word is a violation.
-The documents stay outside the repository; where they are missing, ``available`` is False and ``where`` says so.
+``violations`` does not depend on our code. It checks one request, as it was sent, against the provider's own OpenAPI
+document, and more strictly than the server does: a key that a server would drop silently is a violation. The documents
+are outside the repository. If they are missing, ``available`` returns False and ``where`` says so.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ __all__ = ["available", "read", "violations", "where"]
 
 
 def read() -> None:
-    """Read both documents now, which takes a second, and not within somebody's first request and its deadline."""
+    """Read both documents now. It takes a second, which would otherwise count against the first request's deadline."""
     if available():
         stripe_requests.operations()
         lago_requests.operations()
@@ -28,8 +28,8 @@ def violations(  # noqa: PLR0913, PLR0917 - the six parts of a request, as an ob
 ) -> list[str]:
     """Return what the provider's document does not allow, one sentence each; empty means the request is fine.
 
-    ``path`` and ``query`` as they came over the wire: still percent-encoded, the query without its ``?``.
-    Pure and safe to call from several threads. Raises ``FileNotFoundError`` where ``available`` is False.
+    ``path`` and ``query`` are as they were sent: percent-encoded, and the query without its ``?``.
+    It is pure and safe to call from several threads. Raises ``FileNotFoundError`` if ``available`` is False.
     """
     request = WireRequest(method.upper(), path, query, body, content_type)
     found = stripe_violations(request) if provider == "stripe" else lago_violations(request)

@@ -1,6 +1,6 @@
-"""The providers' OpenAPI documents: where they lie, and one parsed copy of each per process.
+"""The providers' OpenAPI documents: their location, and one parsed copy of each per process.
 
-They are read, never copied: Lago's is AGPL, and both would only go stale inside the repository.
+They are read, never copied: Lago's is AGPL, and copies in the repository would become outdated.
 """
 
 import functools
@@ -23,31 +23,31 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class MisshapenError(TypeError):
-    """A document is not the OpenAPI it claims to be."""
+    """A document is not valid OpenAPI."""
 
-    def __init__(self, value: object, wanted: str) -> None:
-        super().__init__(f"the document holds {value!r:.80} where OpenAPI wants a {wanted}")
+    def __init__(self, value: object, expected: str) -> None:
+        super().__init__(f"the document contains {value!r:.80} where OpenAPI requires: {expected}")
 
 
 def available() -> bool:
-    """Whether both documents lie beside this checkout."""
+    """Whether both documents are next to this checkout."""
     return not _missing()
 
 
 def where() -> str:
-    """One sentence for a run's report: which documents requests are held against, or which are missing."""
+    """One sentence for a run's report: which documents are used, or which are missing."""
     if missing := _missing():
         return (
-            f"Requests are not held against the providers' documents: {' and '.join(missing)} not found in {_BESIDE}"
-            " (seen from the repository's root). Put them there to check."
+            f"Requests are not checked against the providers' documents: {' and '.join(missing)} not found in {_BESIDE}"
+            " (relative to the repository's root). Put them there to check."
         )
     versions = [obj(document["info"])["version"] for document in (stripe_document(), lago_document())]
-    return f"Requests are held against the documents of Stripe {versions[0]} and Lago {versions[1]} in {_BESIDE}."
+    return f"Requests are checked against the documents of Stripe {versions[0]} and Lago {versions[1]} in {_BESIDE}."
 
 
 @functools.cache
 def stripe_document() -> Object:
-    """Stripe's request side, cut down to what a billing sync calls. Shared by all callers: copy before changing."""
+    """Stripe's requests, reduced to those that a billing sync sends. Shared by all callers: copy before changing."""
     return obj(json.loads(_read(_STRIPE)))
 
 
@@ -58,14 +58,14 @@ def lago_document() -> Object:
 
 
 def obj(value: Json) -> Object:
-    """The value, which the OpenAPI format says is an object."""
+    """The value, which must be an object in OpenAPI."""
     if not isinstance(value, dict):
         raise MisshapenError(value, "object")
     return value
 
 
 def array(value: Json) -> list[Json]:
-    """The value, which the OpenAPI format says is a list."""
+    """The value, which must be a list in OpenAPI."""
     if not isinstance(value, list):
         raise MisshapenError(value, "list")
     return value

@@ -1,6 +1,7 @@
-"""From a form or query string to the JSON its schema speaks of.
+"""Conversion of a form or query string to the JSON that its schema describes.
 
-The wire knows only text, so the schema decides what a text is; what does not fit stays text, for the schema to refuse.
+A form has only text, so the schema decides the type of each value. Text that does not fit is left as text, so that the
+schema rejects it.
 """
 
 import re
@@ -11,7 +12,7 @@ from tests.contract.documents import Json, Object, array, obj
 
 Tree: TypeAlias = dict[str, "str | Tree"]
 
-MOST_PAIRS = 5000  # twenty subscription items with fifty metadata keys each are a fifth of it
+MOST_PAIRS = 5000  # five times as many as twenty subscription items with fifty metadata keys each
 DEEPEST = 12  # steps; the documents need seven
 
 _BRACKETED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
@@ -20,7 +21,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 class UnclearError(ValueError):
-    """A name whose place cannot be told, so that two servers may read two things."""
+    """A name whose place is ambiguous, so that two servers may read it differently."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"'{name}' {problem}")
@@ -43,14 +44,14 @@ def bracketed(form: str) -> Tree:
 
 
 def plant(root: Tree, name: str, steps: list[str], text: str) -> None:
-    """Set the text at the steps. Raises ``UnclearError`` when the place is taken or cannot be told."""
+    """Set the text at the steps. Raises ``UnclearError`` if the place is taken or ambiguous."""
     branch = root
     if len(steps) > DEEPEST:
         raise UnclearError(name, "is nested too deep")
     for step in steps[:-1]:
         below = branch.setdefault(step, {})
         if not step or isinstance(below, str):
-            raise UnclearError(name, "lies inside what has a value already" if step else "needs an index")
+            raise UnclearError(name, "is inside a field that already has a value" if step else "needs an index")
         branch = below
     last = steps[-1] or str(len(branch))
     if last in branch:
@@ -59,7 +60,7 @@ def plant(root: Tree, name: str, steps: list[str], text: str) -> None:
 
 
 def typed(branch: str | Tree, schema: Object) -> Json:
-    """The JSON value the schema would read from the text below it."""
+    """The JSON value that the schema describes for the branch."""
     kinds = [obj(kind) for kind in array(schema["anyOf"])] if "anyOf" in schema else [schema]
     if isinstance(branch, str):
         return _scalar(branch, {name for kind in kinds for name in _type_names(kind)})

@@ -1,4 +1,4 @@
-"""Where Lago's server and its document of 1.51.0 part. The server's code is the truth (lago.md 0)."""
+"""Differences between Lago's server and its document of 1.51.0. The server's code is right (lago.md 0)."""
 
 from tests.contract.documents import Json, Object
 from tests.contract.operations import Difference
@@ -12,7 +12,7 @@ _NO_QUERY: Object = {"query": {"type": "object", "properties": {}}}
 _STATUS: Object = {"type": "string", "enum": ["pending", "active", "terminated", "canceled", "incomplete"]}
 _LIVING: Object = {"type": "string", "enum": ["active", "pending", "incomplete"]}
 _ID: Object = {"type": "string", "pattern": r"^\S(.*\S)?\Z"}
-_TRIMMED = "mandatory, and trimmed here but not on customers: outer blanks make a second customer (lago.md 3.1, 5.1)"
+_TRIMMED = "required, and trimmed here but not on customers: outer blanks create a second customer (lago.md 3.1, 5.1)"
 _METADATA: Object = {
     "type": "array",
     "maxItems": 5,
@@ -58,7 +58,7 @@ OVERLAY = (
     ),
     _query("GET", _ONE, "status", _STATUS, "incomplete is missing (lago.md 5.3)"),
     _query("PUT", _ONE, "status", _LIVING, "incomplete is missing (lago.md 5.3)"),
-    _query("DELETE", _ONE, "status", _LIVING, "the document takes any text; others find nothing (lago.md 5.3)"),
+    _query("DELETE", _ONE, "status", _LIVING, "the document allows any text; other values match nothing (lago.md 5.3)"),
     _query("DELETE", _ONE, "on_termination_credit_note", _CREDIT_NOTE, "offset is missing (lago.md 5.3)"),
     _body("POST", _CUSTOMERS, "customer", "external_id", _ID, _TRIMMED),
     _body(
@@ -80,13 +80,13 @@ OVERLAY = (
         _body("POST", _SUBSCRIPTIONS, "subscription", name, _ID, _TRIMMED)
         for name in ("external_id", "external_customer_id", "plan_code")
     ),
-    _body("POST", _SUBSCRIPTIONS, "subscription", "ending_at", _ENDING, "null is taken (lago.md 5.1)"),
+    _body("POST", _SUBSCRIPTIONS, "subscription", "ending_at", _ENDING, "null is accepted (lago.md 5.1)"),
     Difference(
         "PUT",
         _ONE,
         ("body", "properties", "subscription", "required"),
         [],
-        "the server does not ask for ending_at, and the SDK leaves it out (lago.md 5.3)",
+        "the server does not require ending_at, and the SDK leaves it out (lago.md 5.3)",
     ),
     _subscription("on_termination_credit_note", _CREDIT_NOTE, "permitted by the server (lago.md 5.3)"),
     _subscription("on_termination_invoice", _INVOICE, "permitted by the server (lago.md 5.3)"),

@@ -1,7 +1,7 @@
-"""Lago: JSON bodies with every object closed, query parameters by their exact names.
+"""Check of requests to Lago: JSON bodies with every object closed, and query parameters with their exact names.
 
-Lago answers 200 to a key or filter it does not know and drops it, so a misspelt one looks like success (lago.md 3.1,
-5.3): nowhere does this check pay more.
+Lago responds 200 to an unknown key or filter and drops it, so a misspelled one looks like success (lago.md 3.1, 5.3).
+This is where the check is most useful.
 """
 
 import functools
@@ -54,7 +54,7 @@ def _parameter(given: Object, document: Object) -> Object:
         named = obj(obj(document["components"])["parameters"])
         return obj(named[str(given["$ref"]).rpartition("/")[2]])
     if str(given["name"]).endswith("[key]"):
-        # The document's way to write "any key": metadata[key].
+        # The document writes "any key" as metadata[key].
         inside: Object = {"type": "object", "additionalProperties": given["schema"]}
         return {**given, "name": str(given["name"]).removesuffix("[key]"), "schema": inside}
     return given
@@ -69,7 +69,7 @@ def _query_violations(request: WireRequest, operation: DocumentedOperation) -> l
 
 
 def _tree(query: str) -> Tree:
-    """Rails reads ``a[]`` as a list and ``a[b]`` as an object; ``a[0]`` is an object too, and no filter takes it."""
+    """Rails reads ``a[]`` as a list and ``a[b]`` as an object. ``a[0]`` is an object too, and no filter accepts it."""
     root: Tree = {}
     for name, text in pairs(query):
         if name.endswith("[]"):
@@ -83,7 +83,7 @@ def _tree(query: str) -> Tree:
 
 def _body_violations(request: WireRequest, operation: DocumentedOperation) -> list[str]:
     if operation.body is None:
-        return ["this operation takes no body"] if request.body else []
+        return ["this operation has no body"] if request.body else []
     if request.media_type != JSON:
         return [f"the body must be {JSON}, not '{request.content_type}'"]
     try:

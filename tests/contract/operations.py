@@ -1,7 +1,7 @@
-"""What a document says about one method on one path, found by a request's own path and compiled once.
+"""Operations of a document (a method on a path), found by a request's path and compiled once.
 
-A ``Difference`` says where the server and its document part. Each carries its evidence, and names a place that must
-exist: when a newer document moves it, the difference fails loudly instead of doing nothing.
+A ``Difference`` is a fact in which the server differs from its document. It has a reason, and it names a place that
+must exist: if a newer document moves that place, the difference raises an error instead of doing nothing.
 """
 
 import copy
@@ -14,13 +14,13 @@ from jsonschema import Draft202012Validator
 from tests.contract.documents import Json, Object, obj
 from tests.contract.schemas import NOTHING, closed, compiled
 
-Key: TypeAlias = tuple[str, str]  # method in capitals, path as the document writes it
-Parts: TypeAlias = Object  # {"query": schema, "body": schema}: what one operation takes
+Key: TypeAlias = tuple[str, str]  # method in capitals, path as in the document
+Parts: TypeAlias = Object  # {"query": schema, "body": schema} of one operation
 
 
 @dataclass(frozen=True)
 class WireRequest:
-    """One request as it went over the wire."""
+    """One request as it was sent."""
 
     method: str
     path: str
@@ -35,10 +35,10 @@ class WireRequest:
 
 @dataclass(frozen=True)
 class Difference:
-    """One fact about a server that its document does not state.
+    """One fact about a server that its document lacks.
 
-    ``at`` leads from the operation's parts to the place that becomes ``now``: ``("query", "properties", "limit")``.
-    Empty, ``now`` is the parts of an operation the document lacks.
+    ``at`` is the path in the operation's parts to the place that becomes ``now``: ``("query", "properties", "limit")``.
+    If it is empty, ``now`` has the parts of an operation that the document lacks.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class DocumentedOperation:
-    """``query`` and ``body`` are closed schemas; no ``body`` means the operation takes none."""
+    """``query`` and ``body`` are closed schemas; without a ``body``, the operation has none."""
 
     query: Object
     body: Object | None
@@ -59,9 +59,9 @@ class DocumentedOperation:
 
 
 class Operations:
-    """The operations of one document with its overlay. Compiles each at its first use.
+    """The operations of one document with its overlay, each compiled at its first use.
 
-    Threads may meet at a first use: both then build the same thing and one copy is kept.
+    If two threads compile the same operation at once, both results are equal and one is stored.
     """
 
     def __init__(self, described: Mapping[Key, Parts], document: Object, overlay: Sequence[Difference]) -> None:
@@ -71,12 +71,12 @@ class Operations:
         self._document = document
         self._compiled: dict[Key, DocumentedOperation] = {}
         self._by_length: dict[int, list[Key]] = {}
-        # Literal segments first: OpenAPI prefers /customers/search to /customers/{customer}.
+        # Literal segments come first: OpenAPI prefers /customers/search to /customers/{customer}.
         for key in sorted(self._described, key=lambda key: key[1].count("{")):
             self._by_length.setdefault(key[1].count("/"), []).append(key)
 
     def find(self, method: str, path: str) -> DocumentedOperation | None:
-        """The operation of a concrete path, or None when the document does not know it."""
+        """The operation of a concrete path, or None if the document lacks it."""
         steps = path.split("/")
         for key in self._by_length.get(len(steps) - 1, []):
             if key[0] == method and all(map(_fits, key[1].split("/"), steps)):
@@ -84,7 +84,7 @@ class Operations:
         return None
 
     def superfluous(self) -> list[Difference]:
-        """Differences the document has caught up with. Raises ``KeyError`` for one that names a place it lacks."""
+        """Differences that the document now contains. Raises ``KeyError`` for one whose place the document lacks."""
         return [one for one in self._overlay if self._says_nothing_new(one)]
 
     def compile_all(self) -> int:
@@ -118,7 +118,7 @@ class Operations:
 
 
 def put(parts: Parts, difference: Difference, document: Object) -> None:
-    """Change the parts as the difference says. Raises ``KeyError`` when the document has no such place."""
+    """Apply the difference to the parts. Raises ``KeyError`` if the document has no such place."""
     place: Json = parts
     for step in difference.at[:-1]:
         place = place[int(step)] if isinstance(place, list) else obj(place)[step]
@@ -127,7 +127,7 @@ def put(parts: Parts, difference: Difference, document: Object) -> None:
 
 
 def query_schema(parameters: Sequence[Object]) -> Object:
-    """The query parameters as one object, so that an unknown or missing one is found like any other key."""
+    """The query parameters as one object schema, so that unknown or missing ones are found like any other key."""
     listed = [one for one in parameters if one["in"] == "query"]
     return {
         "type": "object",

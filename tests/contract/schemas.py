@@ -1,7 +1,7 @@
-"""A schema of a document, made stricter than the document: what it does not name is refused.
+"""Schemas of a document, made stricter: what a schema does not name is rejected.
 
-References are inlined, prose is dropped and every object that lists its properties is closed, at any depth: the
-documents close at most the top level, and the servers drop or refuse an unknown key further down all the same.
+References are inlined, prose is dropped, and every object that lists its properties is closed at any depth. The
+documents close at most the top level, but the servers drop or reject unknown keys at deeper levels too.
 """
 
 import difflib
@@ -23,7 +23,7 @@ _formats = FormatChecker(formats=())
 
 
 def closed(schema: Json, document: Object) -> Object:
-    """A copy of the schema that needs no document any more and names everything it allows."""
+    """A copy of the schema that does not refer to the document and names everything that it allows."""
     given = obj(schema)
     merged: Object = {}
     if reference := given.get("$ref"):
@@ -32,7 +32,7 @@ def closed(schema: Json, document: Object) -> Object:
         merged = _both(merged, closed(part, document))
     own = {key: _inner(key, value, document) for key, value in given.items() if key not in _PROSE}
     if "oneOf" in own:
-        # Lago means "one of these kinds": taken literally, its oneOf of integer and number refuses every integer.
+        # Lago means "any of these types": read literally, its oneOf of integer and number rejects every integer.
         own["anyOf"] = own.pop("oneOf")
     merged = _both(merged, own)
     if "properties" in merged:
@@ -41,12 +41,12 @@ def closed(schema: Json, document: Object) -> Object:
 
 
 def compiled(schema: Object) -> Draft202012Validator:
-    """A validator to keep: building it costs more than using it. Safe to share between threads."""
+    """A validator. Store it, since building it is slower than using it. Threads may share it."""
     return Draft202012Validator(schema, format_checker=_formats)
 
 
 def faults(validator: Draft202012Validator, value: Json) -> list[str]:
-    """What the schema refuses in the value, one sentence each, in the order of the fields' names."""
+    """What the schema rejects in the value, one sentence each, in the order of the fields' names."""
     found = [reason for error in validator.iter_errors(value) for reason in _reasons(error)]
     return sorted(f"{_place(error)}{_sentence(error)}" for error in found)
 
@@ -63,7 +63,7 @@ def _inner(keyword: str, value: Json, document: Object) -> Json:
 
 
 def _both(one: Object, other: Object) -> Object:
-    """What holds when both schemas do, as far as the documents need it: where they disagree, the later one refines."""
+    """The combination of both schemas, as far as the documents need it; the later one wins if they differ."""
     result = {**one, **other}
     if "properties" in one and "properties" in other:
         result["properties"] = {**obj(one["properties"]), **obj(other["properties"])}
@@ -80,7 +80,7 @@ def _referred(reference: str, document: Object) -> Json:
 
 
 def _reasons(error: ValidationError) -> Iterator[ValidationError]:
-    """What is wrong inside "not valid under any of the given schemas", when only one of them is meant at all."""
+    """The errors behind "not valid under any of the given schemas", if only one of these can be meant."""
     branches: dict[object, list[ValidationError]] = {}
     for inner in error.context or ():
         branches.setdefault(inner.relative_schema_path[0], []).append(inner)
@@ -143,7 +143,7 @@ def _is_uuid(value: object) -> bool:
 
 @_formats.checks("email")
 def _is_email_list(value: object) -> bool:
-    """Lago takes several, separated by commas (lago.md 3.1); Stripe's document never uses this format."""
+    """Lago accepts several, separated by commas (lago.md 3.1); Stripe's document never uses this format."""
     if not isinstance(value, str):
         return True
     return all(re.fullmatch(r"[^@\s]+@[^@\s]+", part.strip()) for part in value.split(","))

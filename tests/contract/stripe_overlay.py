@@ -1,4 +1,4 @@
-"""What Stripe's document of 2026-05-27.dahlia lacks: the newer version stripe-python 16.1 sends, and rules in prose."""
+"""What Stripe's document of 2026-05-27.dahlia lacks: the newer version of stripe-python 16.1, and rules in prose."""
 
 from tests.contract.documents import Json, Object
 from tests.contract.operations import Difference
@@ -12,7 +12,7 @@ _ENDIVE = "new in 2026-09-30.endive, which the SDK sends (stripe.md 8)"
 _AUGUST = "new in 2026-08-26.dahlia (stripe.md 8)"
 _METADATA_RULE = "50 keys of 40 characters without brackets, values of 500 (stripe.md 4, Stripe's page /api/metadata)"
 _DUE = "an invoice that is sent needs a due date (stripe.md 6)"
-_PROSE = "the document says so in prose only (stripe.md 5, 6)"
+_PROSE = "only in the document's prose (stripe.md 5, 6)"
 
 _STRINGS: Object = {"type": "array", "items": {"type": "string", "maxLength": 5000}}
 
@@ -72,7 +72,7 @@ _INVOICED: Object = {
 
 
 def _body(method: str, path: str, names: str, now: Json, reason: str) -> Difference:
-    """``names`` are those of the nested fields, dotted; ``[]`` steps into a list."""
+    """``names`` are the nested fields, separated by dots; ``[]`` means the items of a list."""
     steps = [part for name in names.split(".") for part in ("properties", name.removesuffix("[]"), *_items(name))]
     return Difference(method, path, ("query" if method != "POST" else "body", *steps), now, reason)
 
@@ -125,7 +125,7 @@ OVERLAY = (
         "/v1/subscriptions",
         ("body", "required"),
         ["customer", "items"],
-        "no longer marked since customer_account came beside it; nobody else pays here (stripe.md 4)",
+        "not marked as required since customer_account exists; here only customers pay (stripe.md 4)",
     ),
     Difference(
         "POST",

@@ -1,4 +1,4 @@
-"""Stripe: form-encoded, bracketed keys, every nested object closed (stripe.md 1.6, 8)."""
+"""Check of requests to Stripe: form-encoded, with bracketed keys and every nested object closed (stripe.md 1.6, 8)."""
 
 import functools
 

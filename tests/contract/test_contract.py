@@ -1,4 +1,4 @@
-"""The check itself: it believes what the SDKs really send, costs next to nothing, and says when it cannot look."""
+"""The contract check accepts what the SDKs really send, costs almost nothing, and says when documents are missing."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ Sent = tuple[str, str, str, bytes, str]
 
 
 class LagoResource(Protocol):
-    """What the SDK's resources do; their own types demand arguments they do not take (lago.md 1.4)."""
+    """The methods of the SDK's resources; their own types require arguments that do not exist (lago.md 1.4)."""
 
     def create(self, body: object) -> object: ...
     def find(self, resource_id: str) -> object: ...
@@ -38,7 +38,7 @@ class LagoResource(Protocol):
 
 
 class Recorder(ThreadingHTTPServer):
-    """Loopback server that keeps what it was sent and answers 404 in a shape both SDKs understand."""
+    """Loopback server that stores its requests and responds 404 in a format that both SDKs understand."""
 
     daemon_threads = True
 
@@ -56,17 +56,17 @@ class RefuseAll(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         cast(Recorder, self.server).sent.append((self.command, path, query, body, self.headers.get("Content-Type", "")))
-        told = b'{"status": 404, "error": {"type": "invalid_request_error", "message": "refused"}}'
+        content = b'{"status": 404, "error": {"type": "invalid_request_error", "message": "refused"}}'
         self.send_response(404)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(content)
 
     do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names the standard library calls
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the standard library
-        """Nothing on the test's output."""
+        """Log nothing to the test's output."""
 
 
 @pytest.fixture
@@ -156,10 +156,10 @@ def test_what_the_lago_sdk_sends_is_allowed(recorder: Recorder) -> None:
 def test_a_checkout_without_the_documents_says_so_and_names_no_path_of_the_machine(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent, tmp_path / "repository" / "tests" / "contract")
     (tmp_path / "repository" / "tests" / "__init__.py").touch()
-    asks = "import json; from tests import contract; print(json.dumps([contract.available(), contract.where()]))"
-    told = subprocess.run([sys.executable, "-c", asks], cwd=tmp_path / "repository", capture_output=True, check=True)
-    there, sentence = json.loads(told.stdout)
-    assert not there
+    code = "import json; from tests import contract; print(json.dumps([contract.available(), contract.where()]))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "repository", capture_output=True, check=True)
+    is_available, sentence = json.loads(ended.stdout)
+    assert not is_available
     assert "../shared/specs" in sentence
     assert "lago-openapi.yaml" in sentence
     assert str(tmp_path) not in sentence

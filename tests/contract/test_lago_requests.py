@@ -1,4 +1,4 @@
-"""Lago's document tells the requests a billing sync sends from those Lago would refuse or quietly half-obey."""
+"""The check allows the requests of a billing sync, and reports those that Lago would reject or partly ignore."""
 
 import json
 
@@ -185,7 +185,7 @@ REFUSED: list[tuple[str, str, str, Json, str]] = [
     ("PATCH", f"{SUBSCRIPTIONS}/org_1", "", {"subscription": {"name": "x"}}, "no such operation"),
     ("DELETE", f"{SUBSCRIPTIONS}/org_1", "status=canceled", None, "query: status: 'canceled' is not one of"),
     ("DELETE", f"{SUBSCRIPTIONS}/org_1", "on_termination_credit_note=none", None, "on_termination_credit_note: 'none'"),
-    ("DELETE", f"{SUBSCRIPTIONS}/org_1", "", {"status": "pending"}, "this operation takes no body"),
+    ("DELETE", f"{SUBSCRIPTIONS}/org_1", "", {"status": "pending"}, "this operation has no body"),
     ("POST", PLANS, "", plan(interval="month"), "plan.interval: 'month' is not one of"),
     ("POST", PLANS, "", plan(amount_cents=49.5), "plan.amount_cents: 49.5 is not of type 'integer'"),
     ("POST", PLANS, "", plan(tier="team"), "plan: 'tier' is not in the document"),

@@ -1,4 +1,4 @@
-"""Stripe's document tells the requests a billing sync sends from those Stripe would refuse or misread."""
+"""The check allows the requests of a billing sync, and reports those that Stripe would reject or misread."""
 
 import pytest
 
@@ -80,7 +80,7 @@ REFUSED = [
     ("POST", CUSTOMERS, "tax_id_data[type]=eu_vat", "tax_id_data"),
     ("POST", CUSTOMERS, "tax_id_data[][type]=eu_vat", "'tax_id_data[][type]' needs an index"),
     ("POST", CUSTOMERS, "name=a&name=b", "'name' is given twice"),
-    ("POST", CUSTOMERS, "metadata=&metadata[a]=b", "lies inside what has a value already"),
+    ("POST", CUSTOMERS, "metadata=&metadata[a]=b", "is inside a field that already has a value"),
     ("POST", CUSTOMERS, "metadata[a=b", "unbalanced brackets"),
     ("POST", CUSTOMERS, "name=%FF", "codec can't decode"),
     ("PUT", CUSTOMER, "name=a", "no such operation"),

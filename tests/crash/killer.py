@@ -1,4 +1,4 @@
-"""Kills from the sandbox's side: the request has arrived and nothing was done, or all was done and nothing answered."""
+"""Kills a process from the sandbox: after a request arrived and before it is done, or before the response is sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEATH_SECONDS = 10.0
 
 
 class Killer:
-    """The observer of a sandbox. ``points`` lists the points passed; at ``aim`` the process dies before any answer."""
+    """Observer of a sandbox. ``points`` lists the points passed; at the point of ``aim`` the process is killed."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -25,7 +25,7 @@ class Killer:
         self._aim: tuple[Point, int] | None = None
 
     def reset(self) -> None:
-        """What was seen until now was not the run's."""
+        """Drop the points that were passed before the run."""
         with self._lock:
             self.points.clear()
             self._passed.clear()
@@ -38,7 +38,7 @@ class Killer:
         with self._lock:
             self._passed[exchange.operation] += 1
             number = self._passed[exchange.operation]
-            if exchange.method != "GET":  # a read that was cut short has done nothing that could be seen
+            if exchange.method != "GET":  # an interrupted read has no effect that could be checked
                 self.points += [Point(moment, exchange.operation, "", number) for moment in (NOT_DONE, NOT_ANSWERED)]
             if self._aim is None or self.spent:
                 return
@@ -50,7 +50,7 @@ class Killer:
 
 
 def kill(process: int) -> None:
-    """SIGKILL; returns when it is dead, and has therefore read nothing more."""
+    """Send SIGKILL; return when the process has ended, so that it reads nothing more."""
     try:
         handle = os.pidfd_open(process)
     except ProcessLookupError:
@@ -63,5 +63,5 @@ def kill(process: int) -> None:
 
 
 def ended(handle: int, seconds: float) -> bool:
-    """Whether the process behind the handle has ended within so many seconds."""
+    """Whether the process of the handle ends within ``seconds``."""
     return bool(select.select([handle], [], [], seconds)[0])

@@ -1,10 +1,12 @@
-"""``make crash-matrix``: every operation, killed at every point, started again, compared with one that was not.
+"""``make crash-matrix``: kill every operation at every point, start it again, and compare with an undisturbed run.
 
-    python -m tests.crash.matrix [--place embedded|deployed] [--only WORD] [--lanes 4]
+    python -m tests.crash.matrix [--target embedded|deployed] [--only WORD] [--runners 4]
 
-Prints a grid for each place: a row a point, a column an operation. ``✓`` all the same, ``✓3`` three times that it comes
-by, ``✗`` a difference, ``-`` never there, ``·`` did not come by again, ``=`` as in the first operation
-that has it. Exit 1 with the differences where there are any, or where too many points did not come by again.
+It prints a grid for each target, with a row for each point and a column for each operation. ``✓`` means the same
+result, ``✓3`` the same for each of the three times that the point is passed, and ``✗`` a difference. ``-`` means that
+the operation does not pass the point, ``·`` that it did not pass it again, and ``=`` that the first operation with this
+point covers it.
+Exit code 1 if there are differences, or if too many points were not passed again.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from tests.crash.targets import SQLITE_FILES, CrashTarget, DeployedTarget, Embed
 from tests.support import servers
 
 TARGETS = ("embedded", "deployed")
-# A point that depends on which of two things comes first may be missed; it is tried for again.
+# A point that depends on the order of two events may be missed; it is tried again.
 TRIES = 3
 MOST_TIMES = 3
 MISSED_AT_MOST = 0.05
-# What a process does of itself as it starts and every few seconds, whatever it was told: tried in the first operation,
-# and, once more often than what finds nothing, where a day that has come makes the sweep work.
+# What each process does at its start and every few seconds: tried in the first operation only. In an operation where a
+# scheduled downgrade is due, it is tried too, and once more than usual, since the first time may find nothing.
 OF_ITSELF = (
     "billing.sweep",
     "core.reconcile.account_guard:",
@@ -53,13 +55,13 @@ OF_ITSELF = (
 
 Say = Callable[[str], None]
 Work = TypeVar("Work")
-# Of all the points that the operations pass, by operation: those that are tried.
+# Selects the points to try from all points that the operations pass.
 Choice = Callable[[list[tuple[str, Point]]], list[tuple[str, Point]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """``problem`` None: what was left is what the undisturbed run left. ``reached`` False: nothing was killed."""
+    """``problem`` is None if the result equals that of the undisturbed run. ``reached`` False: nothing was killed."""
 
     operation: str
     point: Point
@@ -86,7 +88,7 @@ class Matrix:
 
 
 class CrashRunnerPool:
-    """Lanes of one place that share the moments they can be set back to. A context."""
+    """Runners of one target, which share their snapshots. A context manager."""
 
     def __init__(self, target: str, count: int) -> None:
         self._stack = ExitStack()
@@ -97,7 +99,7 @@ class CrashRunnerPool:
     def __enter__(self) -> Self:
         try:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-")))
-            snapshots = folder / "kept"
+            snapshots = folder / "snapshots"
             snapshots.mkdir()
             zygote = self._stack.enter_context(Zygote())
             self.runners = [
@@ -119,22 +121,22 @@ class CrashRunnerPool:
             first = Database(f"sqlite:///{snapshots / 'empty' / SQLITE_FILES[0]}")
             first.upgrade()
             first.close()
-            return [EmbeddedTarget(folder / f"lane-{number}", snapshots) for number in numbers]
+            return [EmbeddedTarget(folder / f"runner-{number}", snapshots) for number in numbers]
         postgres, redis = self._stack.enter_context(servers.postgres()), self._stack.enter_context(servers.redis())
         self._stack.enter_context(first_database(postgres))
-        return [DeployedTarget(folder / f"lane-{number}", postgres, redis, number) for number in numbers]
+        return [DeployedTarget(folder / f"runner-{number}", postgres, redis, number) for number in numbers]
 
 
 def record(runners: Sequence[CrashRunner], operations: Sequence[CrashOperation], say: Say) -> dict[str, Recorded]:
-    """One undisturbed run each; those that build on each other one after the other, in one lane."""
+    """Run each operation once undisturbed; those that build on each other run in order, by one runner."""
     recorded: dict[str, Recorded] = {}
 
     def follow(runner: CrashRunner, line: list[CrashOperation]) -> None:
         for operation in line:
             started = time.monotonic()
-            made = runner.record(operation)
-            recorded[operation.name] = made
-            say(f"  {operation.name}: {len(made.points)} points, {time.monotonic() - started:.1f} s undisturbed")
+            recorded[operation.name] = runner.record(operation)
+            points = len(recorded[operation.name].points)
+            say(f"  {operation.name}: {points} points, {time.monotonic() - started:.1f} s undisturbed")
 
     _share(runners, _lines(operations), follow)
     return {operation.name: recorded[operation.name] for operation in operations}
@@ -150,7 +152,7 @@ def _lines(operations: Sequence[CrashOperation]) -> list[list[CrashOperation]]:
 
 
 def _share(runners: Sequence[CrashRunner], work: Sequence[Work], do: Callable[[CrashRunner, Work], None]) -> None:
-    """Each lane takes the next; when one raises, the others stop after theirs, and it is raised here."""
+    """Each runner takes the next item. If one raises, the others finish theirs and the error is raised here."""
     todo: queue.SimpleQueue[Work] = queue.SimpleQueue()
     for each in work:
         todo.put(each)
@@ -161,9 +163,9 @@ def _share(runners: Sequence[CrashRunner], work: Sequence[Work], do: Callable[[C
             while not (finished.is_set() or todo.empty()):
                 do(runner, todo.get_nowait())
         except queue.Empty:
-            return  # another was faster
+            return  # another runner took the last one
         finally:
-            # Whether nothing is left or this one raised: nobody begins another.
+            # Nothing is left, or this one raised: in both cases no runner starts another item.
             finished.set()
 
     with ThreadPoolExecutor(len(runners)) as threads:
@@ -222,7 +224,7 @@ def _is_of_itself(point: Point) -> bool:
 
 
 def _each_once(points: list[Point], operation: CrashOperation) -> list[Point]:
-    """A point that a run comes by again and again, as the sweep does while it waits, is tried the first times."""
+    """Limit the tries of a point that a run passes again and again, such as the sweep while it waits."""
 
     def times(point: Point) -> int:
         return MOST_TIMES + 1 if operation.period_ends and _is_of_itself(point) else MOST_TIMES
@@ -231,13 +233,13 @@ def _each_once(points: list[Point], operation: CrashOperation) -> list[Point]:
 
 
 def grid(matrix: Matrix) -> Iterator[str]:
-    """Points down, operations across; both in the order of the code's own run."""
+    """The lines of the grid: a row for each point, sorted by name, and a column for each operation in its order."""
     cells: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for each in matrix.cells:
         cells[each.point.name, each.operation].append(each)
-    names = list(dict.fromkeys(point.name for made in matrix.recorded.values() for point in made.points))
+    names = list(dict.fromkeys(point.name for each in matrix.recorded.values() for point in each.points))
     names = [name for name in names if any(key[0] == name for key in cells)]
-    passed = {(point.name, operation) for operation, made in matrix.recorded.items() for point in made.points}
+    passed = {(point.name, operation) for operation, each in matrix.recorded.items() for point in each.points}
     width = max(len(name) for name in names)
     for number, operation in enumerate(matrix.operations):
         yield f"{' ' * width} {'  │ ' * number}  ┌ {operation.name}"
@@ -265,14 +267,14 @@ def totals(matrix: Matrix) -> str:
     kinds = len({each.point.name for each in matrix.cells})
     return (
         f"{matrix.target}: {killed} processes killed at {kinds} kinds of point in {len(matrix.operations)} operations; "
-        f"{len(matrix.problems)} ended differently, {len(matrix.missed)} points did not come by again; "
+        f"{len(matrix.problems)} ended differently, {len(matrix.missed)} points were not passed again; "
         f"{matrix.seconds:.0f} s"
     )
 
 
 @contextmanager
 def _chosen(words: Sequence[str]) -> Iterator[list[CrashOperation]]:
-    """The operations that a word of the command line names, with those that they start from."""
+    """The operations whose name contains one of ``words``, with those that they start from."""
     chosen = {each.name for each in OPERATIONS if not words or any(word in each.name for word in words)}
     for operation in reversed(OPERATIONS):
         if operation.name in chosen and operation.after is not None:
@@ -281,29 +283,31 @@ def _chosen(words: Sequence[str]) -> Iterator[list[CrashOperation]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="crash-matrix", description="Kill at every point, start again, compare.")
-    parser.add_argument("--place", choices=TARGETS, action="append", help="Where; both if left out.")
-    parser.add_argument("--only", action="append", default=[], help="Operations with this word in their name.")
-    parser.add_argument("--lanes", type=int, default=6, help="Runs at the same time.")
+    parser = argparse.ArgumentParser(
+        prog="crash-matrix", description="Kills at every point, starts again and compares."
+    )
+    parser.add_argument("--target", choices=TARGETS, action="append", help="What to run; both if omitted.")
+    parser.add_argument("--only", action="append", default=[], help="Only operations with this word in their name.")
+    parser.add_argument("--runners", type=int, default=6, help="How many runs at the same time.")
     options = parser.parse_args(arguments)
     leave_nothing_behind()
     failed = False
     with _chosen(options.only) as operations:
-        for target in options.place or TARGETS:
+        for target in options.target or TARGETS:
             _print(f"{target}: {len(operations)} operations")
-            matrix = run(target, operations, options.lanes, _print, list)
+            matrix = run(target, operations, options.runners, _print, list)
             for line in grid(matrix):
                 _print(line)
             _print(totals(matrix))
             too_few = len(matrix.missed) > MISSED_AT_MOST * len(matrix.cells)
             if too_few:
-                _print("too many points did not come by again: what was not killed proves nothing")
+                _print("too many points were not passed again: nothing was killed there, so nothing is proven")
             failed = failed or too_few or bool(matrix.problems)
     return int(failed)
 
 
 def leave_nothing_behind() -> None:
-    """Told to stop, a program of ours stops its servers first, as at its own end."""
+    """On SIGTERM, exit in the usual way, so that all servers are stopped first."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 

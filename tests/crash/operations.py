@@ -1,4 +1,4 @@
-"""What is done to one organization, each as the messages another service sends, from the state an earlier one left."""
+"""Operations on one organization: the messages of another service, and the earlier operation that each builds on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A deployment. ``tiers``: charged by whom, where the plan file says it for each plan; ``also``: more settings."""
+    """A deployment. ``tiers`` has the charging providers that the plan file sets; ``also`` has more settings."""
 
     charged_by: str | None
     links_payer: bool = True
@@ -24,17 +24,17 @@ class Setting:
 
 BY_LAGO = Setting(charged_by="lago")
 BY_STRIPE = Setting(charged_by="stripe")
-# A plan that moves to Stripe waits for a person while Lago charges a linked customer; here it is not linked.
+# Without a payer: a plan that moves to Stripe is parked for an operator while Lago charges a payer.
 BY_PLAN = Setting(charged_by=None, links_payer=False, tiers=(("professional", "stripe"),))
-# So slowly that the second organization must wait for the first.
+# So low a rate that the second organization must wait for the first.
 SLOWLY = Setting(charged_by="lago", also=(("LAGO_RATE_LIMIT", "2"),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashOperation:
-    """``after``: the operation that leaves what this one starts from. ``faults`` wait for it at the sandbox.
+    """``after`` is the operation that this one starts from. ``faults`` are set in the sandbox before it starts.
 
-    ``period_ends``: before it starts, the day of a scheduled downgrade has come, there and here.
+    With ``period_ends``, a scheduled downgrade is due before it starts, in our database and at the provider.
     """
 
     name: str
@@ -86,9 +86,14 @@ def _charged(by: str, setting: Setting) -> list[CrashOperation]:
             name=f"{by}: downgrade", setting=setting, messages=(_plan(5, "starter"),), after=f"{by}: create"
         ),
         CrashOperation(
-            name=f"{by}: take back", setting=setting, messages=(_plan(6, "professional"),), after=f"{by}: downgrade"
+            name=f"{by}: cancel downgrade",
+            setting=setting,
+            messages=(_plan(6, "professional"),),
+            after=f"{by}: downgrade",
         ),
-        CrashOperation(name=f"{by}: it comes", setting=setting, after=f"{by}: downgrade", period_ends=True),
+        CrashOperation(
+            name=f"{by}: downgrade takes effect", setting=setting, after=f"{by}: downgrade", period_ends=True
+        ),
         CrashOperation(name=f"{by}: end", setting=setting, messages=(_status(7, "deleted"),), after=f"{by}: create"),
         CrashOperation(name=f"{by}: subscribe", setting=setting, messages=(_status(8, "active"),), after=f"{by}: end"),
     ]
@@ -105,7 +110,7 @@ OPERATIONS: tuple[CrashOperation, ...] = (
         name="by plan: to lago", setting=BY_PLAN, messages=(_plan(10, "enterprise"),), after="by plan: to stripe"
     ),
     CrashOperation(
-        name="refused there",
+        name="rejected by provider",
         setting=BY_LAGO,
         messages=(_created(name=REFUSED),),
         faults=(
@@ -129,13 +134,13 @@ OPERATIONS: tuple[CrashOperation, ...] = (
         ),
     ),
     CrashOperation(
-        name="saved failure",
+        name="stored failure",
         setting=BY_LAGO,
         messages=(_created(),),
         faults=({"provider": "stripe", "operation": "POST /v1/customers", "kind": "500_stored"},),
     ),
     CrashOperation(
-        name="saved, but done",
+        name="stored failure, but done",
         setting=BY_STRIPE,
         messages=(_created(),),
         faults=(
@@ -144,12 +149,12 @@ OPERATIONS: tuple[CrashOperation, ...] = (
         ),
     ),
     CrashOperation(
-        name="stands in line",
+        name="waits for permits",
         setting=SLOWLY,
         messages=tuple(_created(number, f"{NAME} {number}", org=f"{ORG[:-1]}{number}") for number in range(1, 4)),
     ),
     CrashOperation(
-        name="refused here",
+        name="rejected by us",
         setting=BY_LAGO,
         messages=(message(11, "organization.renamed", name=""),),
         after="lago: create",

@@ -1,7 +1,7 @@
-"""What a run has left at both billers and in the rows, without ids and times: equal for two runs that did the same.
+"""Result of a run at both providers and in the rows, without ids and times: equal for two runs with the same effect.
 
-Everything that the sandbox holds is compared, ended subscriptions and each charge included, so a second effect shows
-as one entry too many. An id becomes the name of what it names; one that names nothing stays, and so differs.
+Everything in the sandbox is compared, including ended subscriptions and each charge, so a second effect shows as one
+entry too many. An id is replaced by the type of its object; an id without an object is not replaced, and so differs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from core.db.models.organizations import Membership, Organization
 from sandbox.client import SandboxClient
 from sandbox.http import JsonDocument
 
-# When it happened, and numbers that count attempts rather than effects.
+# Times of the providers.
 _TIMES = frozenset({"created", "updated", "current_period_start", "current_period_end", "at", "billing_cycle_anchor"})
-# Addresses and numbers that hold an id.
+# URLs and numbers that contain an id.
 _OWN_IDS = frozenset({"latest_invoice", "invoice_prefix", "url", "sequential_id", "slug"})
-# Requests that make something: each may have its effect once.
+# Requests that create something: each may have its effect once.
 _CREATES = frozenset({"POST /v1/customers", "POST /v1/subscriptions"})
 
 Outcome = dict[str, Any]
@@ -41,13 +41,13 @@ def outcome(sandbox: SandboxClient, database: Database) -> Outcome:
         "stripe": {object_type: _normalized(rows, names) for object_type, rows in state["stripe"].items()},
         "lago": {object_type: _normalized(rows, names) for object_type, rows in state["lago"].items()},
         "charges": _normalized(state["charges"], names),
-        "made": _made(sandbox),
+        "creates": _creates(sandbox),
         "rows": _rows(database, names),
     }
 
 
 def difference(expected: Outcome, found: Outcome) -> list[str]:
-    """The lines that differ; none: the same."""
+    """The lines that differ; empty if both are the same."""
     before, after = (json.dumps(each, indent=1, sort_keys=True, default=str).splitlines() for each in (expected, found))
     lines = difflib.unified_diff(before, after, n=0, lineterm="")
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
@@ -58,7 +58,7 @@ def _names(state: JsonDocument) -> dict[str, str]:
     for provider in ("stripe", "lago"):
         for object_type, rows in state[provider].items():
             for row in rows:
-                # Two of a kind are told apart by what they say: the same text twice is a second one.
+                # Objects of one type differ by their other fields; a duplicate shows as the same text twice.
                 names[str(row.get("lago_id") or row["id"])] = f"<{provider} {object_type}>"
     for subscription in state["stripe"]["subscriptions"]:
         for item in subscription["items"]["data"]:
@@ -85,8 +85,8 @@ def _without_times(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 - 
     return value
 
 
-def _made(sandbox: SandboxClient) -> dict[str, int]:
-    """Creates that had an effect; a replay and a refusal had none."""
+def _creates(sandbox: SandboxClient) -> dict[str, int]:
+    """The creates that had an effect; a replay and a rejected one had none."""
     return dict(
         Counter(
             call.operation
@@ -108,19 +108,19 @@ def _rows(database: Database, names: dict[str, str]) -> Outcome:
             "links": [_link(each, names) for each in links],
             "members": session.scalar(select(func.count()).select_from(Membership)),
             "events": sorted(session.scalars(select(Event.type).where(Event.type != "organization.synced"))),
-            "said in sync": _said_in_sync(session, organizations),
-            "received": sorted(f"{row[0]} {row[1]}" for row in session.execute(_EVENT_STATUSES)),
+            "synced events": _synced_events(session, organizations),
+            "service events": sorted(f"{row[0]} {row[1]}" for row in session.execute(_EVENT_STATUSES)),
         }
 
 
-def _said_in_sync(session: Session, organizations: Sequence[Organization]) -> list[bool]:
-    """Whether it was said of the newest version, and of none twice. How many there were on the way is chance."""
+def _synced_events(session: Session, organizations: Sequence[Organization]) -> list[bool]:
+    """Whether the last one is of the newest version, and no version has two. How many there are in total may vary."""
     synced_events = select(Event.org_id, Event.data).where(Event.type == "organization.synced").order_by(Event.seq)
     versions: dict[str, list[int]] = {}
     for org_id, data in session.execute(synced_events):
         versions.setdefault(org_id, []).append(data["version"])
     return [
-        (said := versions.get(each.id, [0]))[-1] == each.version and len(said) == len(set(said))
+        (synced := versions.get(each.id, [0]))[-1] == each.version and len(synced) == len(set(synced))
         for each in organizations
     ]
 

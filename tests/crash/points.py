@@ -1,8 +1,8 @@
-"""Where a process of ours may be killed, seen from inside it, without a word of this in the code under test.
+"""Points at which one of our processes may be killed, observed from within it and without changes to our code.
 
-Each point is an official seam of a library: SQLAlchemy's events around a commit, httpcore's log of what is on the wire,
-Celery's signals around a publish and a task. Its name holds the function of ours that is on the stack, so a call that
-is added tomorrow is a point tomorrow. At the chosen one the process kills itself: no handler, no flush, no goodbye.
+Each point is an official hook of a library: SQLAlchemy's events around a commit, httpcore's log of requests, and
+Celery's signals around a publish and a task. Its name contains our function on the stack, so each new call is a new
+point. At the chosen point the process kills itself, so no handler runs and nothing is flushed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
 OURS = ("core.", "providers.", "tasks.", "worker.")
-# They carry what others do: the caller is who did it.
+# Modules that only pass calls on: the point is named after their caller.
 CARRIERS = {
     "providers.transport.inline_retry",
     "core.db.database",
@@ -37,16 +37,16 @@ CARRYING_METHODS = {"core.reconcile.attempt:SyncAttempt._write"}
 WHOSE_TASK = {"sync_to_stripe": "stripe", "sync_to_lago": "lago"}
 
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
-BEFORE_SENDING, AFTER_ANSWER = "before sending", "after the answer"
+BEFORE_SENDING, AFTER_ANSWER = "before sending", "after the response"
 BEFORE_PUBLISH, AFTER_PUBLISH = "before publishing", "after publishing"
-TASK_TAKEN, TASK_DONE = "task taken", "task done, not acknowledged"
-# These two are the sandbox's to see (``watching.py``).
-NOT_DONE, NOT_ANSWERED = "received, not done", "done, not answered"
+TASK_STARTED, TASK_DONE = "task started", "task done, not acknowledged"
+# The sandbox observes these two (``killer.py``).
+NOT_DONE, NOT_ANSWERED = "request received, not done", "request done, no response sent"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Point:
-    """``who``: the biller whose task it is, if any. ``number``: the how manieth time this process comes by."""
+    """``who`` is the provider whose task it is, if any. ``number`` 2 is the second time that a process passes it."""
 
     moment: str
     site: str
@@ -68,7 +68,7 @@ class Point:
 
 @dataclass
 class Tripwire:
-    """Writes every point passed to ``trace``, in order, and kills the process at ``deadly``."""
+    """Writes every point that is passed to ``trace``, in order, and kills the process at ``deadly``."""
 
     trace: Path
     deadly: Point | None
@@ -82,14 +82,14 @@ class Tripwire:
             name = Point(moment, site, _whose())
             self._passed[name] += 1
             point = Point(moment, site, name.who, self._passed[name])
-            # Closed each time: what is written must be there after the kill.
+            # The file is closed each time, so that its lines survive the kill.
             with self.trace.open("a", encoding="utf-8") as file:
                 file.write(point.line() + "\n")
             if point == self.deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def lay(self) -> None:
-        """Once, in a process that has opened nothing yet."""
+        """Install the hooks. Call this once, in a process that has opened nothing yet."""
         self._around_commits()
         self._around_requests()
         self._around_messages()
@@ -110,10 +110,10 @@ class Tripwire:
 
         class Wire(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                said = str(record.msg)
-                if said.startswith("send_request_headers.started"):
+                text = str(record.msg)
+                if text.startswith("send_request_headers.started"):
                     pass_by(BEFORE_SENDING, _site())
-                elif said.startswith("receive_response_body.complete"):
+                elif text.startswith("receive_response_body.complete"):
                     pass_by(AFTER_ANSWER, _site())
 
         logger = logging.getLogger("httpcore.http11")
@@ -128,20 +128,20 @@ class Tripwire:
         def after_publish(**_: object) -> None:
             self.pass_by(AFTER_PUBLISH, _site())
 
-        def taken(sender: object = None, **_: object) -> None:
-            self.pass_by(TASK_TAKEN, getattr(sender, "name", None))
+        def started(sender: object = None, **_: object) -> None:
+            self.pass_by(TASK_STARTED, getattr(sender, "name", None))
 
         def done(sender: object = None, **_: object) -> None:
             self.pass_by(TASK_DONE, getattr(sender, "name", None))
 
         signals.before_task_publish.connect(before_publish, weak=False)
         signals.after_task_publish.connect(after_publish, weak=False)
-        signals.task_prerun.connect(taken, weak=False)
+        signals.task_prerun.connect(started, weak=False)
         signals.task_postrun.connect(done, weak=False)
 
 
 def _frames() -> Iterator[tuple[str, FrameType]]:
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to one's own stack
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to read the own stack
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if module.startswith(OURS):
@@ -150,9 +150,10 @@ def _frames() -> Iterator[tuple[str, FrameType]]:
 
 
 def _site(*, lines: bool = False) -> str | None:
-    """The function of ours that does it, ``core.reconcile.lease:acquire``; None: not one of ours.
+    """Our function on the stack, such as ``core.reconcile.lease:acquire``, or None.
 
-    ``lines``: with that of its ``with``, a function may have several: ``worker.processes.relay:Relay.relay_once:9``.
+    With ``lines``, the line of its ``with`` is added, since a function may have several transactions:
+    ``worker.processes.relay:Relay.relay_once:9``.
     """
     carried = False
     for module, frame in _frames():

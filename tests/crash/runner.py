@@ -1,7 +1,7 @@
-"""One lane of the matrix: run an operation, kill it at a point, let time pass, start it again, and see what is left.
+"""Runner of the matrix: run an operation, kill it at a point, let time pass, start it again, and read the result.
 
-A run begins where an earlier operation ended: the database and the sandbox are set back to that moment. After a kill
-nothing is waited for: the times in the rows move back instead, as if the system had stood still for five minutes.
+A run starts where an earlier operation ended: the database and the sandbox are restored from a snapshot. After a kill
+there is no waiting. Instead, the times in the rows are moved back, as if the system had been down for five minutes.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from worker.config.settings import Settings
 from worker.wiring import runtime
 
 ROOT = Path(__file__).resolve().parents[2]
-# Longer than every lease and wait of a first failure, shorter than the ten minutes by which clocks may differ: the
-# sandbox's clock does not move along.
+# Longer than every lease and every wait after a first failure. Shorter than the ten minutes by which clocks may differ,
+# since the sandbox's clock is not moved.
 STANDSTILL = timedelta(minutes=5)
 PERIOD = timedelta(days=32)
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_may_read_this", "a_lago_key_nobody_may_read"
@@ -58,16 +58,16 @@ FINISHED_SECONDS = 40.0
 OUTLIVED_SECONDS = 10.0
 POLL_SECONDS = 0.05
 SWEEP_INTERVAL_SECONDS = 0.4
-# Waits that are only seconds long are waited for.
+# Short waits are not skipped.
 MAX_IDLE_WAIT_SECONDS = 1.2
 
 
 class RunTimeoutError(Exception):
-    """A run did not get where it should in time; the message says what was left."""
+    """A run did not finish in time; the message says what is left to do."""
 
 
 class Zygote:
-    """The parent of all processes of ours (``zygote.py``); lanes share it."""
+    """The parent of all our processes (``zygote.py``), shared by all runners."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -103,7 +103,7 @@ class Zygote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A run that nothing disturbed: what it left, and the points it passed, in order."""
+    """An undisturbed run: its result, and the points that it passed, in order."""
 
     outcome: Outcome
     points: list[Point]
@@ -111,7 +111,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crashed:
-    """``reached`` False: the run did not come by the point, and nothing was killed."""
+    """``reached`` is False if the run did not pass the point, so that nothing was killed."""
 
     reached: bool
     outcome: Outcome
@@ -119,7 +119,7 @@ class Crashed:
 
 
 class CrashRunner:
-    """A context. ``snapshot``: where the sandboxes of earlier moments are, shared by all lanes."""
+    """A context manager. ``snapshots`` is the folder of the stored states, shared by all runners."""
 
     def __init__(self, target: CrashTarget, snapshots: Path, zygote: Zygote) -> None:
         self._target = target
@@ -137,7 +137,7 @@ class CrashRunner:
         self._target.close()
 
     def record(self, operation: CrashOperation) -> Recorded:
-        """Run it undisturbed, and keep what it left for those that come after it."""
+        """Run the operation undisturbed, and store its state for the operations that build on it."""
         with self._run_from_start(operation) as run:
             run.start_all(operation, deadly=None)
             run.wait_until_finished(operation)
@@ -152,7 +152,7 @@ class CrashRunner:
             run.aim(point)
             run.start_all(operation, deadly=point)
             reached = run.wait_for_death(point)
-            run.take_aim_away()
+            run.remove_aim()
             run.let_time_pass()
             run.start_again(operation)
             run.wait_until_finished(operation)
@@ -160,11 +160,11 @@ class CrashRunner:
 
     @property
     def log(self) -> str:
-        """What the processes of the last run wrote."""
+        """The output of the processes of the last run."""
         return "\n".join(log.read_text(errors="replace") for log in sorted(self._folder.glob("*.log")))
 
     def leaked(self) -> list[str]:
-        """Where a key stands that nobody may read: in the logs of the last run, or in a row."""
+        """The places that contain an API key: logs of the last run, or rows."""
         written = [*leaks.files(self._folder, "*.log"), *leaks.rows(self._target.database_url, with_names=True)]
         return leaks.found(written, {STRIPE_KEY, LAGO_KEY})
 
@@ -214,7 +214,7 @@ class CrashRunner:
             "STRIPE_API_BASE": url,
             "LAGO_API_KEY": LAGO_KEY,
             "LAGO_API_URL": url,
-            # One after the other, so that a run passes the same points each time.
+            # One task after the other, so that each run passes the same points.
             "WORKER_CONCURRENCY": "1",
             "LOG_LEVEL": "INFO",
         }
@@ -230,7 +230,7 @@ class CrashRunner:
 
 @dataclass
 class _Run:
-    """One run, from the moment it was set back to until everything is killed."""
+    """One run, from the restored state until everything is killed."""
 
     target: CrashTarget
     zygote: Zygote
@@ -244,7 +244,7 @@ class _Run:
 
     def prepare(self, operation: CrashOperation) -> None:
         if operation.after is None:
-            _put_on_sale(Path(self.environment["PLANS_FILE"]), operation.setting, self.environment["LAGO_API_URL"])
+            _publish_plans(Path(self.environment["PLANS_FILE"]), operation.setting, self.environment["LAGO_API_URL"])
         if operation.period_ends:
             self.sandbox.advance(PERIOD)
             with self.database.write() as session:
@@ -257,12 +257,12 @@ class _Run:
             self.sandbox.add_fault(**fault)
 
     def aim(self, point: Point) -> None:
-        """Before the operation's own faults: the first that fits a request is the one it meets."""
+        """Add this fault before the operation's own faults, since the first one that matches a request is used."""
         if point.moment == NOT_DONE:
             provider = "stripe" if " /v1/" in point.site else "lago"
             self.aimed = self.sandbox.add_fault(provider, point.site, "reset", skip=point.number - 1)
 
-    def take_aim_away(self) -> None:
+    def remove_aim(self) -> None:
         if self.aimed is not None:
             self.sandbox.remove_fault(self.aimed)
 
@@ -275,15 +275,17 @@ class _Run:
         self.target.send(operation.messages)
 
     def start_again(self, operation: CrashOperation) -> None:
-        """The sender has no verdict yet, or does not know of it: it sends again (the door takes each once)."""
+        """Start everything again. The sender knows no status yet and sends again; the inbox stores a message once."""
         for process in self.target.processes:
             self._start(process, operation, None)
         self.target.send(operation.messages)
         self.target.send_task(SWEEP)
 
     def wait_for_death(self, point: Point) -> bool:
-        """Whether the point was reached, and with it the end of one process. The others end with it, wherever they are:
-        their machine has lost its power, and what is left is in the database, the broker and at the billers.
+        """Wait until one process is killed; return whether that was at the point.
+
+        All other processes are killed at once, as if their machine had lost power. Only the state in the database, the
+        broker and at the providers is left.
         """
         until = time.monotonic() + REACHED_SECONDS
         handles = {process: os.pidfd_open(number) for process, number in self.running.items()}
@@ -307,21 +309,21 @@ class _Run:
         waiting = self._waiting()
         while left := self._left(operation):
             if time.monotonic() > until:
-                message = f"not settled within {FINISHED_SECONDS:.0f} s: {', '.join(left)}"
+                message = f"not finished within {FINISHED_SECONDS:.0f} s: {', '.join(left)}"
                 raise RunTimeoutError(message)
             next(waiting)
             time.sleep(POLL_SECONDS)
 
     def let_time_pass(self) -> None:
-        """Everything that is written down happened five minutes earlier."""
-        self._outlive_the_dead()
+        """Move all stored times back by five minutes."""
+        self._wait_for_open_commits()
         with self.database.write() as session:
             for mapper in Base.registry.mappers:
                 for row in session.scalars(select(mapper.class_)):
                     _move_back(mapper, row)
 
-    def _outlive_the_dead(self) -> None:
-        """What a killed process had asked Postgres to commit is committed or not, before the times are moved."""
+    def _wait_for_open_commits(self) -> None:
+        """Wait until Postgres has finished the commits of killed processes, before the times are moved."""
         if self.database.is_sqlite:
             return
         self.database.engine.dispose()
@@ -334,7 +336,7 @@ class _Run:
                 if not session.scalar(others):
                     return
             time.sleep(POLL_SECONDS)
-        message = "connections of killed processes are still there"
+        message = "connections of killed processes are still open"
         raise RunTimeoutError(message)
 
     def outcome(self) -> Outcome:
@@ -361,7 +363,7 @@ class _Run:
         self.running[process] = self.zygote.start(order)
 
     def _left(self, operation: CrashOperation) -> list[str]:
-        """What keeps the run from being over; nothing: all is settled."""
+        """What is left to do; empty if the run has finished."""
         expected = {str(message["id"]) for message in operation.messages}
         with self.database.read() as session:
             handled = set(session.scalars(select(ServiceEvent.id).where(ServiceEvent.status != "waiting")))
@@ -370,24 +372,24 @@ class _Run:
             waits = operation.period_ends and session.scalar(select(Organization.pending_plan_tier)) is not None
             return [
                 *(f"behind at {behind}" for behind in due_links.count_behind(session)),
-                *(f"message {number} not taken" for number in sorted(expected - handled)),
+                *(f"message {number} not handled" for number in sorted(expected - handled)),
                 *([f"{pending} events not relayed"] if pending else []),
-                *(f"a turn at {provider}" for provider in leased),
-                *(["the downgrade has not come"] if waits else []),
+                *(f"a sync attempt at {provider}" for provider in leased),
+                *(["the downgrade has not taken effect"] if waits else []),
             ]
 
     def _waiting(self) -> Iterator[None]:
-        """What goes on while the driver waits: beat rings, and for links that only wait the time passes faster."""
+        """Act while the run waits: send the sweep as beat does, and shorten the waits of idle links."""
         swept_at = time.monotonic() + MAX_IDLE_WAIT_SECONDS - SWEEP_INTERVAL_SECONDS
         while True:
             now = time.monotonic()
             if now - swept_at > SWEEP_INTERVAL_SECONDS:
                 swept_at = now
                 self.target.send_task(SWEEP)
-                self._hurry()
+                self._shorten_waits()
             yield
 
-    def _hurry(self) -> None:
+    def _shorten_waits(self) -> None:
         with self.database.write() as session:
             idle = select(BillingLink).where(BillingLink.lease_token.is_(None)).with_for_update()
             for link in session.scalars(idle):
@@ -422,7 +424,7 @@ def _plan_file(setting: Setting) -> str:
     return text
 
 
-def _put_on_sale(plans_file: Path, setting: Setting, url: str) -> None:
+def _publish_plans(plans_file: Path, setting: Setting, url: str) -> None:
     plans = plan_catalog.load(plans_file, "stripe" if setting.charged_by == "stripe" else None)
     settings = Settings.model_construct(
         stripe_secret_key=SecretStr(STRIPE_KEY),

@@ -1,7 +1,7 @@
-"""Every place in the code that commits, sends or publishes, read from the code itself: what a run must come by.
+"""All places in the code that commit, send or publish, found in the source itself. The runs must pass all of them.
 
-A new ``database.write()``, a new request, a new publish is in these lists the moment it is written; the test that
-compares them with what the recorded runs passed is red until an operation covers it or a reason stands below.
+So each new ``database.write()``, request and publish is found automatically. A test compares them with the points of
+the recorded runs. It fails until an operation covers the new one, or ``elsewhere.py`` names another test that does.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _QUEUE_METHODS = {"send", "publish"}  # of tasks.queue
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """``kind``: commit, send or publish. ``name`` as in ``points.Point.site``; ``spot`` without its line: the second
-    transaction of a function is ``#2``.
+    """``kind`` is commit, send or publish, and ``name`` is that of ``points.Point.site``. ``spot`` is the name without
+    its line; the second transaction of a function has ``#2``.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Site:
 
 
 def sites() -> set[Site]:
-    """Of the paths that a change takes: relay, tasks, sync and its links, what is received and due, the billers."""
+    """The sites on the way of a change through core, tasks, the relay and the providers."""
     found: set[Site] = set()
     for path in _modules():
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -54,14 +54,14 @@ def sites() -> set[Site]:
 def _modules() -> Iterator[Path]:
     for package in ("core", "providers", "tasks"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            # A drift check and an import are repeated whole by whoever started them.
+            # An operator repeats a drift check or an import as a whole.
             if "drift" not in path.parts and "predecessor" not in path.parts:
                 yield path
     yield ROOT / "worker" / "processes" / "relay.py"
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Of the module and its classes; what is nested in one belongs to it."""
+    """The functions of the module and of its classes; a nested function belongs to the outer one."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             yield node.name, node

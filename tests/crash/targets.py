@@ -1,4 +1,4 @@
-"""Where a run happens: a folder, a database and a broker of its own, which can be set back to an earlier moment."""
+"""Targets of a run: a folder, a database and a broker, which can be restored to an earlier state."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ SQLITE_FILES = ("billing-sync.db", "billing-sync.db-wal")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """``words`` of the console script; ``takes_messages``: sent from within, for nobody outside reaches its broker."""
+    """``words`` are those of the console script. With ``takes_messages``, the process sends the messages itself, since
+    its broker cannot be reached from outside."""
 
     words: tuple[str, ...]
     takes_messages: bool = False
 
 
 class CrashTarget(ABC):
-    """One lane's own. ``save_state`` and ``restore_state`` work while no process of ours runs."""
+    """The target of one runner. ``save_state`` and ``restore_state`` need all our processes to be stopped."""
 
     name: str
     processes: tuple[Process, ...]
@@ -58,7 +59,7 @@ class CrashTarget(ABC):
 
     @abstractmethod
     def send_task(self, task: str) -> None:
-        """As beat does, where there is one."""
+        """Send the task as beat does, if the target has no beat."""
 
     def close(self) -> None:
         return
@@ -96,14 +97,14 @@ class EmbeddedTarget(CrashTarget):
             shutil.copy(saved, self.folder)
 
     def send(self, messages: tuple[Message, ...]) -> None:
-        """Its process does."""
+        """Not needed: its process does this itself."""
 
     def send_task(self, task: str) -> None:
-        """Its process does."""
+        """Not needed: its process does this itself."""
 
 
 class DeployedTarget(CrashTarget):
-    """Postgres and Redis; ``worker`` and ``relay`` as processes of their own, the driver in the place of beat."""
+    """Postgres and Redis, with ``worker`` and ``relay`` as separate processes; the runner replaces beat."""
 
     name = "deployed"
     processes = (Process(("worker", "--concurrency", "1")), Process(("relay",)))
@@ -111,7 +112,7 @@ class DeployedTarget(CrashTarget):
     def __init__(self, folder: Path, server: str, redis: str, number: int) -> None:
         super().__init__(folder)
         self._server = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
-        self._database = f"crash_lane_{number}"
+        self._database = f"crash_runner_{number}"
         self._redis = make_url(redis).set(database=str(number)).render_as_string(hide_password=False)
         self._app = Celery("sender", broker=self._redis, set_as_current=False)
 
@@ -144,14 +145,14 @@ class DeployedTarget(CrashTarget):
     def _copy(self, source: str, target: str) -> None:
         with psycopg.connect(self._server, autocommit=True) as owner:
             owner.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(target)))
-            # A killed process's connection may live a moment longer, and a template must have none.
+            # A template must have no connections, and that of a killed process may last a moment longer.
             owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [source])
             owner.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(target), Identifier(source)))
 
 
 @contextmanager
 def first_database(server: str) -> Iterator[None]:
-    """The server's databases of ours, all gone at the end."""
+    """Create the snapshot of the empty database; at the end, drop all our databases on the server."""
     url = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         with psycopg.connect(url, autocommit=True) as owner:
@@ -168,4 +169,4 @@ def first_database(server: str) -> Iterator[None]:
 
 
 def _snapshot_name(name: str) -> str:
-    return f"crash_kept_{name.replace(' ', '_').replace(':', '')}"
+    return f"crash_snapshot_{name.replace(' ', '_').replace(':', '')}"

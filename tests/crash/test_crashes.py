@@ -1,4 +1,4 @@
-"""Killed anywhere, started again, the same in the end: a sample of ``make crash-matrix``, which forgets no call."""
+"""A sample of ``make crash-matrix``: after a kill and a restart the result is the same, and no call is left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.crash.sites import ROOT, Site, sites
 
 SEED = 20261123
 KIND = {BEFORE_COMMIT: "commit", BEFORE_SENDING: "send", BEFORE_PUBLISH: "publish"}
-# Here lies what must never happen twice: one that makes something, done and not answered.
+# The most dangerous points: a create that was done and whose response was not sent.
 DEADLIEST = {
     Point(NOT_ANSWERED, "POST /v1/customers"),
     Point(NOT_ANSWERED, "POST /v1/subscriptions"),
@@ -34,7 +34,7 @@ DEADLIEST = {
 
 @pytest.fixture(scope="module")
 def embedded() -> Matrix:
-    """Every operation once undisturbed; the deadliest points, and one of each moment wherever the seed says."""
+    """Every operation once undisturbed, then kills at the most dangerous points and at eight random ones."""
     return matrix.run("embedded", OPERATIONS, 4, _quietly, _sample(random.Random(SEED), 8))  # noqa: S311 - a sample
 
 
@@ -70,9 +70,9 @@ def test_no_commit_no_request_and_no_publish_is_forgotten(embedded: Matrix) -> N
     forgotten = [
         f"{site.kind}: {site.name}" for site in sorted(sites()) if site.name not in passed and not _excused(site)
     ]
-    assert not forgotten, f"{forgotten}: give an operation in operations.py that does it, or a reason in elsewhere.py"
-    strange = sorted(passed - written)
-    assert not strange, f"{strange}: passed, but not found in the code; see CARRIERS in points.py"
+    assert not forgotten, f"{forgotten}: add an operation to operations.py that does it, or a reason to elsewhere.py"
+    unknown = sorted(passed - written)
+    assert not unknown, f"{unknown}: passed, but not found in the code; see CARRIERS in points.py"
 
 
 def test_each_reason_names_a_test_and_a_place_in_the_code() -> None:
@@ -82,10 +82,10 @@ def test_each_reason_names_a_test_and_a_place_in_the_code() -> None:
         names = {
             node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)
         }
-        assert name in names, f"{spot}: {test} is not there"
+        assert name in names, f"{spot}: {test} does not exist"
         assert spot in spots, f"{spot} is no longer in the code"
     for module, tests in elsewhere.WHOLE.items():
-        assert (ROOT / tests).exists(), f"{module}: {tests} is not there"
+        assert (ROOT / tests).exists(), f"{module}: {tests} does not exist"
 
 
 def test_an_effect_that_happened_twice_is_seen(sandbox: SandboxClient, sqlite_url: str) -> None:
@@ -100,8 +100,8 @@ def test_an_effect_that_happened_twice_is_seen(sandbox: SandboxClient, sqlite_ur
 
 
 def _passed(ran: Matrix) -> set[str]:
-    """Sites that any run came by, the undisturbed ones and those after a crash."""
-    points = [point for made in ran.recorded.values() for point in made.points]
+    """The sites that any run passed, undisturbed or after a crash."""
+    points = [point for each in ran.recorded.values() for point in each.points]
     points += [point for cell in ran.cells for point in cell.points]
     return {point.site for point in points if point.moment in KIND}
 

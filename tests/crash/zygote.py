@@ -1,8 +1,8 @@
-"""A parent that has imported everything and forks the console script whenever it is told: a start costs no import.
+"""A parent process that has imported everything and forks the console script on request, so that a start is fast.
 
-One JSON line in (``Order``), one out (the child's process id). The child runs ``billing-sync`` with the words,
-environment and folder of the order, its tripwire laid; messages in the order are sent by it, as a service in the same
-process would, when its worker begins. It ends as any process does, or by SIGKILL.
+It reads a JSON line (``Order``) and writes the child's process id. The child runs ``billing-sync`` with the words,
+environment and folder of the order, with its tripwire installed. If the order has messages, the child sends them when
+its worker starts, as a service in the same process would. It ends as any process does, or by SIGKILL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery import Celery, signals
 
 from tests.crash.points import Point, Tripwire
 
-# What the first task would import: imported once, before any fork.
+# Modules that the first task would import; they are imported once, before any fork.
 PRELOADED = (
     "alembic.command",
     "celery.app.amqp",
@@ -44,7 +44,7 @@ PRELOADED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """``deadly``: the point at which the child kills itself, as ``Point.line()``; without a ``trace`` it has none."""
+    """``deadly`` is the point at which the child kills itself, as ``Point.line()``; it needs a ``trace``."""
 
     words: list[str]
     environment: dict[str, str]
@@ -70,7 +70,7 @@ def main() -> None:
         children = {each for each in children if os.waitpid(each, os.WNOHANG) == (0, 0)} | {child}
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
-    # Whoever gave the orders is gone, perhaps without a word: nothing stays behind.
+    # The process that sent the orders has ended or was killed, so no child may be left.
     for each in children:
         os.kill(each, signal.SIGKILL)
 
@@ -96,7 +96,7 @@ def _send_when_ready(messages: list[dict[str, object]]) -> None:
     def ready(sender: Celery, **_: object) -> None:
         threading.Thread(target=_send, args=(sender, messages), name="sender", daemon=True).start()
 
-    # The one signal that a worker inside another program sends as well: its tasks are known, its queues declared.
+    # The only signal that a worker within another program sends too. By then its tasks and queues are declared.
     signals.import_modules.connect(ready, weak=False)
 
 

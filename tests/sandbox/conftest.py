@@ -1,4 +1,4 @@
-"""A sandbox per test module, emptied for every test, and the clients that talk to it."""
+"""One sandbox for each test module, emptied for every test, and its clients."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,7 @@ def billing(server: Sandbox, sandbox: SandboxClient) -> Iterator[stripe.StripeCl
 
 @pytest.fixture
 def raw(server: Sandbox, sandbox: SandboxClient) -> Iterator[httpx.Client]:
-    """Stripe without the SDK: for what the SDK does not let through."""
+    """Stripe without the SDK, for requests that the SDK does not allow."""
     assert sandbox.settings()["limits"] is False
     headers = {"Authorization": "Bearer sk_test_sandbox"}
     with httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=10) as client:

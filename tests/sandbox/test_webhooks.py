@@ -144,5 +144,5 @@ def test_invoices_are_found_by_customer_and_payment(sandbox: SandboxClient, lago
     assert lago.get(f"/invoices?{query.replace('org_1', 'org_2')}").json()["invoices"] == []
     sandbox.patch("lago", "invoices", made["lago_id"], payment_status="succeeded")
     assert lago.get(f"/invoices?{query}").json()["invoices"] == []
-    with pytest.raises(SandboxError, match="payment_status is one of"):
+    with pytest.raises(SandboxError, match="payment_status must be one of"):
         sandbox.patch("lago", "invoices", made["lago_id"], payment_status="lost")

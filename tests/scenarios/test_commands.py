@@ -172,7 +172,7 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
     )
     shown = types("status").stdout
     assert "5 organizations" in shown
-    assert "broker: none named" in shown
+    assert "broker: none configured" in shown
     assert "`billing-sync parked`" in shown
 
 
@@ -185,7 +185,7 @@ def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: 
         report_store.finish(session, run, utc_now())
     last = json_of(types("status", "--json"))["last_drift_report"]
     assert (last["drifted"], last["kinds"]) == (1, {"renamed": 1})
-    assert "1 organization drifted" in types("status").stdout
+    assert "1 organization with drift" in types("status").stdout
 
 
 def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, database: Database) -> None:
@@ -197,14 +197,14 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
         org_id,
         "lago",
         error_kind="waiting",
-        error_message="waits for the Stripe customer that Lago is to charge",
+        error_message="waiting for the Stripe customer that Lago will charge",
         not_before=waits_until,
     )
     shown = types("status", " ACME ").stdout
     assert "parked 5 min ago" in shown
     assert "Stripe knows no customer cus_1; correct the id [resource_missing, request req_1]" in shown
     assert f"billing-sync retry {org_id}" in shown
-    assert "goes ahead as soon as Stripe's customer is there, without it in 2" in shown
+    assert "continues as soon as the Stripe customer exists, or in 2" in shown
     links = json_of(types("status", org_id, "--json"))["links"]
     assert (links["stripe"]["status"], links["lago"]["status"]) == ("parked", "waiting")
     assert links["lago"]["next_at"] == waits_until.isoformat().replace("+00:00", "Z")
@@ -244,7 +244,7 @@ def refused(result: Result) -> str:
 def test_a_word_that_means_nobody_is_answered_with_what_comes_close(types: Type, manager: OrgManager) -> None:
     org_id = manager.create_organization("Umbrella")
     assert refused(types("status", "Umbrela")) == (
-        f"no organization is called 'Umbrela'; did you mean Umbrella ({org_id})?"
+        f"there is no organization 'Umbrela'; did you mean Umbrella ({org_id})?"
     )
     assert refused(types("status", "brell")).endswith(f"did you mean Umbrella ({org_id})?")
     assert "`billing-sync orgs --search`" in refused(types("status", "Initech"))
@@ -256,8 +256,8 @@ def test_a_name_that_two_deleted_ones_had_is_ambiguous(types: Type, manager: Org
         ids.append(manager.create_organization("Acme"))
         manager.update_org_status(ids[-1], "deleted")
     sentence = refused(types("status", "Acme"))
-    assert sentence.startswith("'Acme' may mean Acme (org_")
-    assert sentence.endswith(": give the whole id")
+    assert sentence.startswith("'Acme' is ambiguous: Acme (org_")
+    assert sentence.endswith("; give the whole id")
     assert all(org_id in sentence for org_id in ids)
     third = manager.create_organization("Acme")
     assert json_of(types("status", "Acme", "--json"))["id"] == third
@@ -271,7 +271,7 @@ def test_parked_says_what_to_do(types: Type, manager: OrgManager, database: Data
     shown = types("parked").stdout
     assert "parked 5 min ago: Stripe knows no customer cus_1" in shown
     assert f"retry {org_id}" in shown
-    assert "give it a plan of the catalog" in shown
+    assert "give it a plan of the catalog, which retries it" in shown
     document = json_of(types("parked", "--json"))
     assert document["total"] == 2
     assert {each["org_id"] for each in document["parked"]} == {org_id, unknown}
@@ -284,14 +284,14 @@ def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Datab
     park(database, ids[1], "lago", "unknown_plan")
     assert json_of(types("retry", "--error", "unknown_plan", "--json")) == {"organizations": 1, "providers": []}
     assert json_of(types("parked", "--json"))["total"] == 1
-    assert "1 organization to be tried again." in types("retry", "--all").stdout
+    assert "1 organization will be retried." in types("retry", "--all").stdout
     assert "Nothing is parked." in types("retry", "--all").stdout
     named = types("retry", "Company 2")
-    assert "1 organization to be tried again." in named.stdout
-    assert "a running `billing-sync up` takes them up" in " ".join(named.stdout.split())
-    assert refused(types("retry", "--error", "unheard_of")).startswith("no organization has met the error 'unheard_of'")
-    assert refused(types("retry")).startswith("say what to retry")
-    assert refused(types("retry", "Company 2", "--all")).startswith("say what to retry")
+    assert "1 organization will be retried." in named.stdout
+    assert "a running `billing-sync up` picks it up" in " ".join(named.stdout.split())
+    assert refused(types("retry", "--error", "unheard_of")).startswith("no organization has the error 'unheard_of'")
+    assert refused(types("retry")).startswith("choose what to retry")
+    assert refused(types("retry", "Company 2", "--all")).startswith("choose what to retry")
 
 
 def test_what_an_import_left_to_decide_is_decided_one_by_one(
@@ -303,10 +303,10 @@ def test_what_an_import_left_to_decide_is_decided_one_by_one(
     with database.write() as session:
         session.get_one(BillingLink, (held, "stripe")).state = "on_hold"
     shown = " ".join(types("retry", "--all").stdout.split())
-    assert "1 organization to be tried again. 1 that an import left to you to decide" in shown
+    assert "1 organization will be retried. 1 organization on hold since an import" in shown
     assert {each["org_id"] for each in json_of(types("parked", "--json"))["parked"]} == {held}
-    assert "Nothing else is parked. 1 that" in " ".join(types("retry", "--all").stdout.split())
-    assert "1 organization to be tried again." in types("retry", held).stdout
+    assert "Nothing else is parked. 1 organization on hold" in " ".join(types("retry", "--all").stdout.split())
+    assert "1 organization will be retried." in types("retry", held).stdout
     assert "Nothing is parked." in types("parked").stdout
 
 
@@ -322,7 +322,7 @@ def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager,
     assert (link.customer_id, link.customer_fingerprint, link.state) == ("cus_right", None, "active")
     taken = refused(types("set-customer-id", other, "--stripe", "cus_right"))
     assert "already belongs to organization" in taken
-    assert refused(types("set-customer-id", "Acme")).startswith("say which id: --stripe")
+    assert refused(types("set-customer-id", "Acme")).startswith("give an id: --stripe")
     assert refused(types("set-customer-id", "Nobody", "--lago", "x"))
 
 
@@ -337,8 +337,8 @@ def test_received_shows_what_was_not_taken_and_why(types: Type, database: Databa
     only = json_of(types("inbox", "--status", "waiting", "--json"))
     assert [each["id"] for each in only["messages"]] == ["2"]
     assert "organization.exploded" in types("inbox").stdout
-    assert "No message is applied." in types("inbox", "--status", "applied").stdout
-    assert "1 refused, 1 waiting" in types("status").stdout
+    assert "There is no message with status applied." in types("inbox", "--status", "applied").stdout
+    assert "1 rejected, 1 waiting" in types("status").stdout
 
 
 def test_import_names_what_was_lost_and_export_gives_it_back(types: Type, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_import_names_what_was_lost_and_export_gives_it_back(types: Type, tmp_pa
     healthy = [str(data / "healthy" / name) for name in ("organizations.json", "org_users.json")]
     clean = types("import", *healthy)
     assert clean.exit_code == 0
-    assert "14 new, 0 here already" in clean.stdout
+    assert "14 new, 0 unchanged" in clean.stdout
     assert "Nothing was lost." in clean.stdout
     out = [str(tmp_path / "o.json"), str(tmp_path / "u.json")]
     assert json_of(types("export", *out, "--json")) == {"organizations": 14, "members": 15}
@@ -377,18 +377,18 @@ def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
     trip_breaker(database, MisconfiguredError("stripe", "Stripe does not accept the key; check STRIPE_SECRET_KEY"))
     for words in (["status"], ["parked"]):
         shown = " ".join(types(*words).stdout.split())
-        assert "Stripe is stopped since" in shown
+        assert "Stripe's circuit breaker has been open since" in shown
         assert "Stripe does not accept the key" in shown
         assert "correct the setting and restart the workers" in shown
-        assert "next try in" in shown
+        assert "next probe in" in shown
     document = json_of(types("status", "--json"))["providers"]
     assert document["stripe"]["open_breaker"]["reason"] == "misconfigured"
     assert document["stripe"]["open_breaker"]["probe_at"].endswith("Z")
     assert document["lago"]["open_breaker"] is None
     assert json_of(types("parked", "--json"))["open_breakers"]["stripe"]["reason"] == "misconfigured"
     one = types("status", org_id).stdout
-    assert "waits: Stripe is stopped" in one
-    assert "taken up by itself once Stripe answers" in one
+    assert "waiting: Stripe is down" in one
+    assert "resumes automatically once Stripe responds" in one
     links = json_of(types("status", org_id, "--json"))["links"]
     assert {name: link["status"] for name, link in links.items()} == {"stripe": "provider_down", "lago": "queued"}
 
@@ -400,14 +400,14 @@ def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
     trip_breaker(database, MisconfiguredError("stripe", "no"))
     for _ in range(2):
         assert json_of(types("retry", "--all", "--json")) == {"organizations": 0, "providers": ["stripe"]}
-    assert "Stripe, which was stopped, is tried again now" in types("retry", "--all").stdout
-    assert "next try now" in types("status").stdout
+    assert "Stripe's circuit breaker was open; it is probed now" in types("retry", "--all").stdout
+    assert "next probe now" in types("status").stdout
 
 
 def test_the_key_of_another_account_is_not_retried_away(types: Type, manager: OrgManager, database: Database) -> None:
     manager.create_organization("Acme", "starter")
     with database.write() as session:
-        circuit_breaker.trip(session, "lago", "this database belongs to another", utc_now())
+        circuit_breaker.open_for_wrong_account(session, "lago", "this database belongs to another", utc_now())
     assert json_of(types("retry", "--all", "--json")) == {"organizations": 0, "providers": []}
     assert "set the right key and restart every worker" in types("status").stdout
 

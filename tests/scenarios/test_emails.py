@@ -113,7 +113,7 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(
         assert running.call("GET", f"{path}/sync?version={changed}&wait=30s", "bob").json()["in_sync"]
         server.wait_for(lambda: len(server.accepted) == 4, seconds=60)
         assert {str(email["To"]) for email in server.accepted[2:]} == {"alice@acme.test", "bob@acme.test"}
-        assert {str(email["Subject"]) for email in server.accepted[2:]} == {"Acme is now on the plan Professional"}
+        assert {str(email["Subject"]) for email in server.accepted[2:]} == {"Acme is now on the Professional plan"}
 
 
 def test_without_a_mail_server_a_folder_has_what_one_clicks_along_with(
@@ -124,7 +124,7 @@ def test_without_a_mail_server_a_folder_has_what_one_clicks_along_with(
         return [message_from_bytes(file.read_bytes(), EmailMessage, policy=default) for file in files]
 
     with up(folder, oidc_provider) as running:
-        assert "data/emails  (one file each)" in running.process.output
+        assert "data/emails   (one file each)" in running.process.output
         org_id = running.post("/api/organizations", "alice", {"name": "Acme"}).json()["org_id"]
         running.post(f"/api/organizations/{org_id}/invitations", "alice", {"email": "bob@acme.test"})
         running.process.until(lambda: len(written_emails()) == 1, 20, "writes the invitation")

@@ -4,7 +4,7 @@ A machine tells stories: changes, rounds in any order, turns that are overtaken 
 people at the dashboards. After each step both billers are read from outside (``books``). At the end all faults are
 over: the sweep alone must bring everything home or park it with a sentence, and one plan must name what people did.
 
-A longer run, another one each time: ``pytest --hypothesis-profile=long tests/core/new_currency``.
+A longer run, another one each time: ``pytest --hypothesis-profile=long tests/scenarios/test_money_invariants.py``.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ MOMENTS: Final = ["before_customer", "after_customer", "before_subscription", "a
 JUMPS: Final[list[dict[str, float]]] = [{"minutes": 5}, {"hours": 6}, {"hours": 25}, {"days": 32}]
 # Why a link may wait for a person though nobody touched anything at the dashboards.
 OUR_OWN_REASONS: Final = (
-    *("unlink the payment provider", "once that has ended", "neither can schedule", "is not in the catalog"),
+    *("unlink the payment provider", "that subscription has ended", "neither provider can schedule", "is not in the catalog"),
 )
 # Longer than any link waits by itself, so that each sweep finds whatever is left.
 SWEEP_INTERVAL_SECONDS: Final = backoff.MAX_BACKOFF_SECONDS + links.SWEEP_GRACE.total_seconds()

@@ -103,7 +103,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxApp]:
     plans = folder / "plans.toml"
     plans.write_text(stripe_charges_for("enterprise", plans.read_text()))
     with console.running(folder, "up", settings={"API_PORT": "0"}) as running:
-        running.wait_for_output("/docs describes it")
+        running.wait_for_output("/docs;")
         words = running.output.split()
         api = next(word.rstrip(";").removeprefix("(") for word in words if word.endswith("/docs"))[:-5]
         sandbox = words[words.index("sandbox") + 1]
@@ -129,22 +129,22 @@ def test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence(up: SandboxApp
     org_id = up.organization()
     stripe_id, _ = up.ids(org_id)
     up.sandbox.delete("stripe", "customers", stripe_id)
-    assert up.is_parked(org_id, "stripe").startswith(f"{stripe_id} in Stripe: deleted in Stripe, which is final")
+    assert up.is_parked(org_id, "stripe").startswith(f"{stripe_id} at Stripe: it was deleted in Stripe, which cannot")
     shown = up.billing_sync("parked").stdout
-    assert f"{stripe_id} in Stripe: deleted" in shown.replace("\n  ", " ")
+    assert f"{stripe_id} at Stripe: it was deleted" in shown.replace("\n  ", " ")
 
 
 def test_a_customer_deleted_in_lago_ends_parked_and_is_not_made_again(up: SandboxApp) -> None:
     org_id = up.organization()
     up.sandbox.delete("lago", "customers", org_id)
-    assert "Lago knows no such customer: deleted there" in up.is_parked(org_id, "lago")
+    assert "Lago knows no such customer: it was deleted" in up.is_parked(org_id, "lago")
     assert [each for each in up.sandbox.state()["lago"]["customers"] if each["external_id"] == org_id] == []
 
 
 def test_a_subscription_that_somebody_ended_is_parked_at_the_biller_that_charges(up: SandboxApp) -> None:
     at_lago, at_stripe = up.organization(), up.organization("enterprise")
     up.sandbox.delete("lago", "subscriptions", at_lago)
-    assert "ended in Lago, and not by us" in up.is_parked(at_lago, "lago")
+    assert "ended at Lago, but not by billing-sync" in up.is_parked(at_lago, "lago")
     stripe_id, _ = up.ids(at_stripe)
     (theirs,) = [each for each in up.sandbox.state()["stripe"]["subscriptions"] if each["customer"] == stripe_id]
     up.sandbox.delete("stripe", "subscriptions", theirs["id"])
@@ -154,7 +154,7 @@ def test_a_subscription_that_somebody_ended_is_parked_at_the_biller_that_charges
 def test_a_plan_that_somebody_changed_is_shown_and_not_changed_back(up: SandboxApp) -> None:
     org_id = up.organization("professional")
     up.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
-    assert "and that was not by us" in up.is_parked(org_id, "lago")
+    assert "and did not make this change" in up.is_parked(org_id, "lago")
     theirs = [each for each in up.sandbox.state()["lago"]["subscriptions"] if each["external_id"] == org_id]
     assert [each["plan_code"] for each in theirs if each["status"] == "active"] == ["enterprise"]
 

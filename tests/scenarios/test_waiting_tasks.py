@@ -171,7 +171,7 @@ def test_however_an_event_is_sent_it_gets_one_verdict(
         task.apply(args=sent, kwargs=named, throw=True)
     with database.read() as session:
         [kept] = session.scalars(select(ServiceEvent))
-    assert (kept.status, kept.reason) == ("rejected", "arguments: send one, the event, and nothing else")
+    assert (kept.status, kept.reason) == ("rejected", "arguments: pass exactly one, the event")
 
 
 @pytest.mark.parametrize(("sent", "named"), [((event(),), {}), ((), {"event": event()})], ids=["by place", "by name"])

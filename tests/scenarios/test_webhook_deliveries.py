@@ -97,8 +97,8 @@ def test_a_person_sees_what_was_given_up_and_sends_it_again(
         [failed] = json.loads(shown.stdout)["failed"]
         assert (failed["org_id"], failed["status"], failed["attempts"]) == (org_id, 410, 1)
         [listed] = json.loads(console.run(folder, "webhooks", "list", "--json").stdout)["webhooks"]
-        assert (listed["failed"], listed["disabled_reason"]) == (1, "it answered 410, gone")
-        assert "1 event to be sent again" in console.run(folder, "webhooks", "replay", endpoint["id"]).stdout
+        assert (listed["failed"], listed["disabled_reason"]) == (1, "the endpoint responded 410 Gone")
+        assert "1 event will be resent" in console.run(folder, "webhooks", "replay", endpoint["id"]).stdout
         up.until(lambda: states(database) == ["delivered"], 20, "it is taken")
         database.close()
     first, second = receiver.requests

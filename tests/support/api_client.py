@@ -1,4 +1,4 @@
-"""The API as its callers see it, and a browser that signs in."""
+"""Client of the API for tests, and a browser that signs in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWN_ORIGIN = "http://testserver.test"
 
 @dataclass
 class Api:
-    """The server as its callers see it; ``as_`` gives the headers of somebody who signed in, ``log`` its lines."""
+    """The running API. ``as_`` returns the headers of a user who signed in, and ``log`` has the server's log lines."""
 
     url: str
     database: Database
@@ -50,7 +50,7 @@ class Api:
         return {"Authorization": f"Bearer {key}"}
 
     def organization(self, plan_tier: str = "professional", **roles: MembershipRole) -> str:
-        """An organization with these members, made beside the API."""
+        """Create an organization with these members, without the API."""
         self.made += 1
         with self.database.write() as session:
             change = ChangeContext(session, utc_now())
@@ -61,7 +61,7 @@ class Api:
             return organization.id
 
     def webhook(self) -> str:
-        """A webhook endpoint, made beside the API; the one that was made before makes room for it."""
+        """Create a webhook endpoint without the API; all earlier ones are removed."""
         with self.database.write() as session:
             for earlier in endpoints.list_all(session):
                 endpoints.remove(session, earlier.id)
@@ -69,7 +69,7 @@ class Api:
             return endpoints.add(session, new, utc_now(), allow_private=False).id
 
     def invitation(self, org_id: str, user_id: str) -> tuple[str, str]:
-        """Id and token of one for somebody whose address is known, made beside the API."""
+        """Invite a user whose address is known, without the API; returns the invitation's id and token."""
         email = f"{user_id.replace(' ', '.')}@acme.test"
         with self.database.write() as session:
             change = ChangeContext(session, utc_now())
@@ -91,7 +91,7 @@ class Api:
 
 
 def begin(browser: httpx.Client) -> dict[str, str]:
-    """To the provider's page and back to our callback's address, which is not called yet; returns its parameters."""
+    """Go to the OIDC provider's page and back; returns the parameters of our callback, which is not called yet."""
     sent = browser.get("/auth/login")
     assert sent.status_code == 303
     back = httpx.get(sent.headers["location"], trust_env=False)

@@ -1,4 +1,4 @@
-"""A clock that moves only when a test says so."""
+"""A clock that moves only when a test moves it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 
 class SetClock:
-    """A clock that stands still until it is told to move."""
+    """A clock that stands still until ``advance`` moves it."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -13,7 +13,7 @@ from core.db.database import Database
 
 @contextmanager
 def closed_to_all(database: Database, server: str) -> Iterator[None]:
-    """For as long, the database throws everybody out and lets nobody in."""
+    """Within the context, the database closes all connections and accepts none."""
     name = str(database.url.database)
     with psycopg.connect(server, autocommit=True) as owner:
         owner.execute(SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(Identifier(name)))

@@ -1,6 +1,6 @@
-"""The real console script, run as a person or an init system runs it, with no setting but those that are named.
+"""The real console script, run as an operator or an init system runs it, with only the given settings.
 
-What it says is searched for the keys and passwords that it was given.
+Its output is searched for the keys and passwords of these settings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def prepare(folder: Path) -> Path:
-    """A folder as somebody has it who just starts: the plan catalog and nothing else."""
+    """A folder as a new operator has it: it contains the plan catalog and nothing else."""
     shutil.copy(ROOT / "plans.toml", folder)
     return folder
 
@@ -60,7 +60,7 @@ class ConsoleProcess:
         return self.log.read_text(errors="replace")
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait for it; a process that ended meanwhile fails the test with what it said."""
+        """Wait until ``condition`` holds. If the process ends meanwhile, the test fails with its output."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"{what}: it ended with {self.process.returncode}\n{self.output}"
@@ -68,7 +68,7 @@ class ConsoleProcess:
             time.sleep(0.05)
 
     def wait_for_output(self, words: str, seconds: float = 30) -> None:
-        self.until(lambda: words in self.output, seconds, f"says {words!r}")
+        self.until(lambda: words in self.output, seconds, f"output {words!r}")
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
         self.process.send_signal(number)
@@ -77,7 +77,7 @@ class ConsoleProcess:
 
 @contextmanager
 def running(folder: Path, *words: str, settings: Mapping[str, str] = NONE) -> Iterator[ConsoleProcess]:
-    """Killed at the end where the test has not stopped it."""
+    """A running process; it is killed at the end if the test has not stopped it."""
     log = folder / f"{words[0]}-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Holds every request that reached the sandbox against the providers' official documents."""
+"""Checks every request to the sandbox against the providers' official documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import contract
 
 PROVIDERS: dict[str, Provider] = {"stripe": "stripe", "lago": "lago"}
 
-# Asked for by name: see ``tests/core/new_currency``.
+# Selected by name: see ``tests/scenarios/test_money_invariants.py``.
 settings.register_profile(
     "long",
     max_examples=400,
@@ -24,7 +24,7 @@ settings.register_profile(
 
 
 class ContractChecker:
-    """Every request that reached the sandbox, held against the official documents."""
+    """Collects the violations of all requests to the sandbox."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

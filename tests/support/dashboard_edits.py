@@ -1,6 +1,6 @@
-"""What people do at the dashboards behind our back, one deed at a time; the story remembers it.
+"""Changes that users make in the providers' dashboards without billing-sync; each is recorded in the history.
 
-A deed that finds nothing to be done to does nothing.
+A change whose object does not exist does nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Hands:
     _number: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def do(self, deed: str, org_id: str, tier: str) -> None:
-        """What a biller refuses people, they have not done."""
+        """Make one change; nothing happens if the provider rejects it."""
         try:
             DEEDS[deed](self, org_id, tier)
         except SandboxError:
@@ -51,7 +51,7 @@ class Hands:
             self.history.rogues[made["lago_id"]] = code
 
     def end_what_was_sold_beside(self, org_id: str, _tier: str) -> None:
-        """All of it, everywhere."""
+        """End every subscription that was created by hand, at both providers."""
         books = self.books
         names = {each["lago_id"]: each["external_id"] for each in books.state["lago"]["subscriptions"]}
         for each in books.rogues_alive():
@@ -68,7 +68,7 @@ class Hands:
             self.world.sandbox.delete("stripe", "customers", customer["id"])
 
     def bring_another_customer(self, org_id: str, _tier: str) -> None:
-        """The way out that the parked link names, where the customer was deleted: never refused then."""
+        """Follow the advice of a link that is parked because its customer was deleted; this must always be possible."""
         link = self.world.link(org_id, "stripe")
         if link.state == "parked" and link.error_code == CUSTOMER_DELETED:
             made = self._customer("cus_brought", org_id)
@@ -94,7 +94,7 @@ class Hands:
             self.world.sandbox.patch("lago", "customers", org_id, billing_configuration=configuration)
 
     def have_lago_charge_nobody(self, org_id: str, _tier: str) -> None:
-        """And say so: the way out that the parked link names, where a plan moves to Stripe."""
+        """Unlink the payer and retry: the advice of a link that is parked because the plan moves to Stripe."""
         if self.books.lago_customer(org_id) is not None:
             self._touch(org_id)
             self.world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})

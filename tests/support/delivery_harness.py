@@ -28,7 +28,7 @@ ACCEPTED_RESPONSE = WebhookResponse(status=200)
 
 
 class DeliveryHarness:
-    """A database in which things happen, are relayed, and are sent by whoever the test says."""
+    """A database in which a test makes changes, relays their events, and records delivery attempts."""
 
     def __init__(self, database: Database, plans: Catalog, clock: SetClock) -> None:
         self.database, self.plans, self.clock = database, plans, clock
@@ -53,7 +53,7 @@ class DeliveryHarness:
             change(ChangeContext(session, self.clock()), organization)
 
     def relay(self) -> int:
-        """As the relay does it; how many deliveries that made."""
+        """Publish the events as the relay does; returns how many deliveries this created."""
         with self.database.write() as session:
             token, _ = outbox.lease_batch(session, 500, self.clock())
         with self.database.write() as session:

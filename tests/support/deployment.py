@@ -1,6 +1,6 @@
-"""Our own processes, started as an operator starts them, against real servers and the sandbox.
+"""Our own processes, started as an operator starts them, with real servers and the sandbox.
 
-Whatever a test does with them, at its end all that they wrote is searched for keys, passwords, names and emails.
+At the end of each test, everything that they wrote is searched for keys, passwords, names and emails.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 STRIPE_KEY = "sk_test_nobody_may_read_this"
 LAGO_KEY = "lago-nobody-may-read-this"
-# Eight times what is allowed: the sandbox's own limits are off, and the tests' time is short.
+# Set to eight times the published limit: the sandbox's own limits are off, and tests must be fast.
 RATES = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
 PASSWORD = "password-nobody-may-read"
 
 
 @dataclass
 class Deployment:
-    """``logs`` is everything that the processes wrote."""
+    """``logs`` is everything that the processes logged."""
 
     environment: dict[str, str]
     folder: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     shown: list[tuple[str, str]] = field(default_factory=list)
-    """What a person was shown: by commands that ended, by Flower."""
+    """What an operator saw: the output of commands, and Flower's pages."""
     flower: str | None = None
 
     def keep_to_published_limits(self) -> None:
@@ -64,7 +64,7 @@ class Deployment:
         return process
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """A command that ends by itself."""
+        """Run a command that ends."""
         ended = subprocess.run(
             [SCRIPT, *arguments],
             env=self.environment,
@@ -90,14 +90,14 @@ class Deployment:
             self.shown.append((f"Flower{page}", httpx.get(f"{self.flower}{page}", timeout=20).text))
 
     def wrote_nothing_private(self) -> None:
-        """Nobody runs any more; what a test put into the folder itself may hold names, never keys."""
+        """Call this after all processes have ended. A test's own files may contain names, but no keys."""
         database_url = self.environment["DATABASE_URL"]
         secrets = leaks.secrets_of(self.environment)
         rows = list(leaks.rows(database_url, with_names=True))
         assert leaks.found([*leaks.files(self.folder, "*"), *self.shown, *rows], secrets) == []
         rows = list(leaks.rows(database_url, with_names=False))
-        told = [*leaks.files(self.folder, "*.log"), *self.shown, *rows]
-        assert leaks.found(told, leaks.names(database_url)) == []
+        written = [*leaks.files(self.folder, "*.log"), *self.shown, *rows]
+        assert leaks.found(written, leaks.names(database_url)) == []
         assert leaks.stored_results(self.environment["CELERY_BROKER_URL"]) == []
 
     def stop(self) -> None:
@@ -140,7 +140,7 @@ def deployment(database_url: str, broker_url: str, sandbox_url: str, folder: Pat
 
 
 def with_password(address: str) -> str:
-    """The same server, with a password in its address that could leak: a Postgres that trusts takes any."""
+    """The same server with a password in its address that could leak; Postgres accepts any if it uses trust."""
     parts = urlsplit(address)
     if parts.password or parts.scheme not in {"redis", "postgresql"}:
         return address

@@ -24,7 +24,7 @@ class DriftHarness:
 
     @property
     def detector(self) -> DriftDetector:
-        """As one of another process: it knows nothing but the rows."""
+        """A new detector, as in another process: it has no state but the rows."""
         detector = DriftDetector.for_reconciler(self.world.reconciler)
         return replace(detector, provider_reader=replace(detector.provider_reader, sleep=self.world.wait))
 
@@ -41,14 +41,14 @@ class DriftHarness:
         return list(report_store.read_drifts(self.world.database, report))
 
     def findings(self) -> list[Finding]:
-        """Of a plan made now."""
+        """The findings of a new drift check."""
         return [finding for drift in self.drifts(self.check()) for finding in drift.findings]
 
     def repair(self, report: DriftReport) -> RepairResult:
         return self.repairer.repair(report)
 
     def sent_writes(self) -> list[str]:
-        """What was sent since last asked that is not a read."""
+        """The requests other than reads since the last call."""
         calls = [
             f"{call.method} {call.path}{'?' + call.query if call.query else ''}"
             for call in self.world.sandbox.calls()
@@ -85,19 +85,19 @@ def synced_organization(world: SyncWorld, **fields: str) -> str:
 
 
 def single_finding(drift_harness: DriftHarness) -> tuple[Finding, DriftItem, DriftReport]:
-    """The one finding of a plan made now."""
-    plan = drift_harness.check()
-    (drift,) = drift_harness.drifts(plan)
+    """The single finding of a new drift check."""
+    report = drift_harness.check()
+    (drift,) = drift_harness.drifts(report)
     (finding,) = drift.findings
-    return finding, drift, plan
+    return finding, drift, report
 
 
 def assert_repaired(world: SyncWorld, drift_harness: DriftHarness) -> Finding:
-    """One finding; its plan sends exactly the writes that it lists, and leaves nothing to find."""
-    finding, drift, plan = single_finding(drift_harness)
+    """There is one finding. Its repair sends exactly the writes that the report lists, and then no drift is left."""
+    finding, drift, report = single_finding(drift_harness)
     assert finding.repairable
     world.sandbox.reset_calls()
-    assert drift_harness.repair(plan).not_repaired == []
+    assert drift_harness.repair(report).not_repaired == []
     listed = [call for each in drift.repairs for call in each.calls]
     assert drift_harness.sent_writes() == [call for call in listed if not call.startswith("GET ")]
     assert drift_harness.findings() == []
@@ -105,20 +105,20 @@ def assert_repaired(world: SyncWorld, drift_harness: DriftHarness) -> Finding:
 
 
 def assert_needs_an_operator(world: SyncWorld, drift_harness: DriftHarness) -> Finding:
-    """One finding, which no round repairs: nothing is sent, and it is found again."""
-    finding, drift, plan = single_finding(drift_harness)
+    """There is one finding, which no repair fixes: nothing is sent, and it is found again."""
+    finding, drift, report = single_finding(drift_harness)
     assert not finding.repairable
     assert drift.repairs == ()
     before = world.sandbox.state()
     world.sandbox.reset_calls()
-    assert drift_harness.repair(plan).organizations == 0
+    assert drift_harness.repair(report).organizations == 0
     assert world.sandbox.state() == before
-    assert drift_harness.check().id == plan.id
+    assert drift_harness.check().id == report.id
     return finding
 
 
 def in_sync(world: SyncWorld, count: int) -> list[str]:
-    """Organizations that both billers hold as they should, made there by hand: a round each would take minutes."""
+    """Organizations in sync, created at both providers by hand: reconciling each would take minutes."""
     org_ids = [f"org_{number:06}" for number in range(count)]
     names = [f"Acme {number}" for number in range(count)]
     rows = list(zip(org_ids, names, strict=True))

@@ -1,4 +1,4 @@
-"""One import in a test: files that are made for it, the import itself, and what the database holds afterwards."""
+"""An import in a test: its files, the import itself, and the resulting rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Importer:
 
     @contextmanager
     def change(self, org_id: str) -> Iterator[tuple[ChangeContext, Organization]]:
-        """What a person does here between two imports."""
+        """Change an organization, as a user does between two imports."""
         with self.database.write() as session:
             organization = commands.lock(session, org_id)
             assert organization is not None
@@ -74,7 +74,7 @@ class Importer:
 
 
 def without_chance(tables: Tables) -> Tables:
-    """What two imports of the same files must agree on: all but the names of events."""
+    """What must be equal after two imports of the same files: everything but the ids of events."""
     for event in tables["events"]:
         del event["id"], event["seq"]
     return tables

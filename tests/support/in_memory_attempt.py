@@ -1,4 +1,4 @@
-"""A claim that lives in memory: it keeps intents as the database would and can lose its lease at a chosen moment."""
+"""A sync attempt in memory: it stores intents as the database does, and can lose its lease at a chosen moment."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def _utc_now() -> datetime:
 
 
 class InMemoryAttempt:
-    """``stored`` is the intent as the link row has it: set it to play the retry after a crash, None once it ended."""
+    """``stored`` is the intent as in the link's row. Set it to test the retry after a crash, or to None to end it."""
 
     def __init__(self, stored: Intent | None = None, now: Callable[[], datetime] = _utc_now) -> None:
         self.stored = stored
         self.recorded: list[Intent] = []
         self.resent: list[Intent] = []
         self.operations: list[str] = []
-        """Every request that was allowed, by the name that the biller counts it under."""
+        """Every request that was allowed, by the name that the rate limiter counts it under."""
         self.reserved: list[str] = []
         self.lease_lost_after: int | None = None
-        """How many more times the lease is held; None for ever."""
+        """How many more requests the lease lasts; None: without end."""
         self._now = now
         self._generation = stored.generation if stored else 0
 
@@ -65,7 +65,7 @@ class InMemoryAttempt:
 
     def resend_intent(self) -> Intent:
         if self.stored is None:
-            message = "nothing was written ahead"
+            message = "no intent was recorded"
             raise LookupError(message)
         self.stored = replace(self.stored, last_sent_at=self._now())
         self.resent.append(self.stored)

@@ -1,6 +1,6 @@
-"""What a run wrote, searched for what it may not write: keys and passwords at all, names and emails outside their rows.
+"""Search of everything that a run wrote for keys and passwords, and for names and emails outside their own columns.
 
-Everything is searched that is not named as a place for names: a new log, table or column is searched unasked.
+Names are allowed in the columns of ``PLACES_FOR_NAMES`` only, so a new log, table or column is searched automatically.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECRETS: Final = (
 )
 ADDRESSES: Final = ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL")
 
-# Where names and emails belong: the rows themselves, what others sent, and the body of a create on its way.
+# Columns for names and emails: the rows themselves, the data of service events, and the body of an open create request.
 PLACES_FOR_NAMES: Final = {
     ("organizations", "name"),
     ("organizations", "name_key"),
@@ -37,14 +37,14 @@ PLACES_FOR_NAMES: Final = {
     ("invitations", "email_key"),
     ("emails", "recipient"),
 }
-SHORTEST_NAME = 4  # letters; a shorter one is found in any text
+SHORTEST_NAME = 4  # letters; a shorter one occurs in any text
 
 Written = Iterable[tuple[str, str]]
-"""Where it stands, and what stands there."""
+"""Pairs of a place and the text in it."""
 
 
 def secrets_of(environment: Mapping[str, str]) -> set[str]:
-    """What of the settings nobody may read anywhere else."""
+    """The keys and passwords in the settings, which may not occur anywhere else."""
     keys = {environment[name] for name in SECRETS if environment.get(name)}
     return keys | {password for name in ADDRESSES for password in _passwords(environment.get(name, ""))}
 
@@ -53,39 +53,39 @@ def _passwords(address: str) -> set[str]:
     parts = urlsplit(address)
     if not parts.password:
         return set()
-    # "guest" is a word; with its owner before it, it is a password.
+    # "guest" alone is a common word, so it is only searched together with its user name.
     shown = {parts.password, unquote(parts.password)}
     return {f"{parts.username}:{password}" for password in shown} if parts.username == parts.password else shown
 
 
 def found(written: Written, forbidden: Iterable[str]) -> list[str]:
-    """Where something forbidden stands, with what, each once."""
+    """The places of forbidden words with the words, each once."""
     words = {form for word in forbidden for form in (word, json.dumps(word)[1:-1])}
     return sorted({f"{place}: {word}" for place, text in written for word in words if word in text})
 
 
 def names(database_url: str) -> set[str]:
-    """The names and emails that the run had to do with."""
-    wanted = {
+    """The names and emails that the run used."""
+    columns = {
         ("organizations", "name"),
         ("organizations", "billing_email"),
         ("service_events", "data"),
         ("users", "email"),
         ("emails", "recipient"),
     }
-    known: set[str] = set()
+    used: set[str] = set()
     for place, value in _cells(database_url):
-        if place not in wanted:
+        if place not in columns:
             continue
         if isinstance(value, Mapping):
-            known |= {str(value[field]) for field in ("name", "billing_email") if value.get(field)}
+            used |= {str(value[field]) for field in ("name", "billing_email") if value.get(field)}
         else:
-            known.add(str(value))
-    return {name for name in known if len(name) >= SHORTEST_NAME}
+            used.add(str(value))
+    return {name for name in used if len(name) >= SHORTEST_NAME}
 
 
 def rows(database_url: str, *, with_names: bool) -> Written:
-    """Each cell of each table; without those that names belong into, where asked."""
+    """Each cell of each table; with ``with_names=False``, without the columns for names."""
     for (table, column), value in _cells(database_url):
         if with_names or (table, column) not in PLACES_FOR_NAMES:
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
@@ -115,7 +115,7 @@ def files(folder: Path, pattern: str) -> Written:
 
 
 def stored_results(broker_url: str) -> list[str]:
-    """Results of tasks: there is nobody to read them, so there may be none."""
+    """Stored results of tasks. Nothing reads them, so there must be none."""
     if not broker_url.startswith("redis"):
         return []
     with redis_client.Redis.from_url(broker_url) as client:

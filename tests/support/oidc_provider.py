@@ -1,6 +1,6 @@
-"""An OpenID Connect provider on loopback: real HTTP, real keys, one person signed in at its browser page at a time.
+"""An OpenID Connect provider on loopback: real HTTP, real keys, and one user signed in at its page at a time.
 
-It is strict where a real one is: a code works once, for its client, with its redirect address and its PKCE verifier.
+It is as strict as a real one: a code works once, for its client, with its redirect address and its PKCE verifier.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Key:
 
 
 class OidcProvider:
-    """A context. ``asked`` counts requests by path; ``away`` has it answer 503 to everything."""
+    """A context manager. ``asked`` lists the paths of all requests; ``away`` makes it respond 503 to everything."""
 
     def __init__(self) -> None:
         self.keys = [Key("first")]
@@ -58,7 +58,7 @@ class OidcProvider:
                 provider.answer(self, urlsplit(self.path).path, self.rfile.read(length).decode())
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-                """A test's output is for failures."""
+                """Log nothing, since a test's output is for failures."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), OidcProviderHandler)
         self._server.daemon_threads = True
@@ -78,19 +78,19 @@ class OidcProvider:
         self._thread.join()
 
     def token(self, sub: str = "alice", *, key: Key | None = None, **claims: Any) -> str:  # noqa: ANN401 - any claim
-        """An access token as the provider makes it, unless told otherwise; a claim that is None is left out."""
+        """An access token as the provider creates it, with ``claims`` changed; a claim that is None is left out."""
         now = int(time.time())
-        said = {"iss": self.issuer, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + LIFETIME} | claims
+        payload = {"iss": self.issuer, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + LIFETIME} | claims
         signer = key or self.keys[-1]
         return jwt.encode(
-            {name: value for name, value in said.items() if value is not None},
+            {name: value for name, value in payload.items() if value is not None},
             signer.private,
             algorithm="RS256",
             headers={"kid": signer.kid},
         )
 
     def rotate(self) -> None:
-        """A new key signs from now on, and the old one is no longer shown."""
+        """Sign with a new key from now on; the old key is no longer published."""
         self.keys = [Key(secrets.token_hex(4))]
 
     def answer(self, request: BaseHTTPRequestHandler, path: str, words: str) -> None:
@@ -124,15 +124,19 @@ class OidcProvider:
         }
 
     def _tokens(self, asked: dict[str, str], login: str) -> tuple[int, dict[str, Any]]:
-        begun = self._codes.pop(asked.get("code", ""), None)
+        started = self._codes.pop(asked.get("code", ""), None)
         expected = "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
         if login != expected:
             return 401, {"error": "invalid_client"}
         digest = hashlib.sha256(asked.get("code_verifier", "").encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
-        if begun is None or begun["code_challenge"] != challenge or begun["redirect_uri"] != asked["redirect_uri"]:
+        if (
+            started is None
+            or started["code_challenge"] != challenge
+            or started["redirect_uri"] != asked["redirect_uri"]
+        ):
             return 400, {"error": "invalid_grant"}
-        nonce = self.nonce_is or begun["nonce"]
+        nonce = self.nonce_is or started["nonce"]
         identity = self.token(**self.signs_in, aud=CLIENT_ID, nonce=nonce)
         access = self.token(**self.signs_in)
         return 200, {"id_token": identity, "access_token": access, "token_type": "Bearer", "expires_in": LIFETIME}

@@ -1,4 +1,4 @@
-"""Files as the old store would have written them, made for a test, and what was read from them in short."""
+"""Files in the format of the predecessor store, and short forms of what was read from them."""
 
 import json
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
-"""What both billers hold, read from outside, and what may never be so, whatever has happened before.
+"""State of both providers, read independently of ``core``, and the invariants that must hold after any history.
 
-Ours is what we made; what was made by hand is told apart by its id. Nothing here asks ``core`` what it wants.
+Objects that were created by hand are recognized by their id; all others are ours.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ Doc = dict[str, Any]
 
 @dataclass(kw_only=True)
 class ActionHistory:
-    """What was asked of us, and what people did at the dashboards, by organization or by object."""
+    """What billing-sync was asked to do, and what users did in the dashboards, by organization or by object."""
 
     asked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """The tiers that an organization was ever to have."""
+    """All tiers that were ever requested for an organization."""
     by_hand: set[str] = field(default_factory=set)
-    """Customers that people made."""
+    """Customers that were created by hand."""
     rogues: dict[str, str] = field(default_factory=dict)
-    """Subscriptions that people made, with the plan that they sold."""
+    """Subscriptions that were created by hand, with their plan."""
     ended_by_hand: set[str] = field(default_factory=set)
     deleted_by_hand: set[str] = field(default_factory=set)
-    """Customers, by the billers' ids."""
+    """Customers, by the providers' ids."""
     plans_by_hand: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Tiers that people set there for a subscription of ours, by organization."""
+    """Tiers that users set at a provider for a subscription of ours, by organization."""
     touched: set[str] = field(default_factory=set)
-    """Organizations that people had their hands in."""
+    """Organizations whose objects were changed by hand."""
     owners: dict[str, str] = field(default_factory=dict)
-    """Whose a customer of ours was when it was first seen: a mark can be cleared later."""
+    """The organization of each customer of ours at its first observation, since its org_id can be cleared later."""
     lago_ids: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Books:
-    """Both billers at one moment."""
+    """Both providers at one moment."""
 
     state: Doc
     history: ActionHistory
     catalog: Catalog
 
     def stripe_customers(self, org_id: str) -> list[Doc]:
-        """Alive and made by us."""
+        """Those that exist and that we created."""
         return [
             each
             for each in self.state["stripe"]["customers"]
@@ -59,7 +59,7 @@ class Books:
         return found[0] if found and not found[0].get("deleted") else None
 
     def stripe_subscriptions(self, org_id: str) -> list[Doc]:
-        """Alive and made by us."""
+        """Those that exist and that we created."""
         return [
             each
             for each in self.state["stripe"]["subscriptions"]
@@ -74,7 +74,7 @@ class Books:
         return found[0] if found else None
 
     def lago_subscriptions(self, org_id: str) -> list[Doc]:
-        """Active or waiting to begin, under the organization's id."""
+        """The active and pending ones with the organization's id."""
         return [
             each
             for each in self.state["lago"]["subscriptions"]
@@ -82,33 +82,33 @@ class Books:
         ]
 
     def payer(self, org_id: str) -> str | None:
-        """Whom Lago charges."""
+        """The Stripe customer that Lago charges."""
         customer = self.lago_customer(org_id)
         payer = customer["billing_configuration"].get("provider_customer_id") if customer else None
         return str(payer) if payer else None
 
     def rogues_alive(self) -> list[str]:
-        there = {each["id"]: each["status"] for each in self.state["stripe"]["subscriptions"]}
-        there |= {each["lago_id"]: each["status"] for each in self.state["lago"]["subscriptions"]}
-        return [each for each in self.history.rogues if there[each] not in {*ENDED_STATUSES, "terminated"}]
+        statuses = {each["id"]: each["status"] for each in self.state["stripe"]["subscriptions"]}
+        statuses |= {each["lago_id"]: each["status"] for each in self.state["lago"]["subscriptions"]}
+        return [each for each in self.history.rogues if statuses[each] not in {*ENDED_STATUSES, "terminated"}]
 
     def check(self) -> None:
-        """What must hold after each step. Learns whose the new customers are."""
-        self._meet()
-        self._nobody_is_deleted()
+        """Check the invariants that must hold after each step, and record the organizations of new customers."""
+        self._record_owners()
+        self._check_none_deleted()
         self._rogues_are_left_alone()
         for org_id in self.history.asked:
             self._one_charging_provider(org_id)
             self._one_customer(org_id)
-            self._no_plan_that_nobody_asked_for(org_id)
+            self._check_plans(org_id)
 
-    def _meet(self) -> None:
+    def _record_owners(self) -> None:
         for each in self.state["stripe"]["customers"]:
             if each["id"] not in self.history.by_hand and not each.get("deleted"):
                 self.history.owners.setdefault(each["id"], each["metadata"].get("org_id", "nobody"))
         self.history.lago_ids |= {each["lago_id"] for each in self.state["lago"]["customers"]}
 
-    def _nobody_is_deleted(self) -> None:
+    def _check_none_deleted(self) -> None:
         gone = {each["id"] for each in self.state["stripe"]["customers"] if each.get("deleted")}
         gone |= self.history.lago_ids - {each["lago_id"] for each in self.state["lago"]["customers"]}
         assert gone <= self.history.deleted_by_hand, f"we deleted {gone - self.history.deleted_by_hand}"
@@ -117,7 +117,7 @@ class Books:
         for each in self.state["stripe"]["subscriptions"]:
             if each["id"] in self.history.rogues:
                 self._rogue(each["id"], each["status"], _sold(each), each["customer"])
-                assert "org_id" not in each["metadata"], f"{each['id']} was made by hand, and joined"
+                assert "org_id" not in each["metadata"], f"{each['id']} was created by hand, and was adopted"
         for each in self.state["lago"]["subscriptions"]:
             if each["lago_id"] in self.history.rogues:
                 self._rogue(each["lago_id"], each["status"], [each["plan_code"]], each["lago_customer_id"])
@@ -125,11 +125,11 @@ class Books:
     def _rogue(self, its_id: str, status: str, sold: Iterable[str | None], customer: str) -> None:
         if its_id in self.history.ended_by_hand or customer in self.history.deleted_by_hand:
             return
-        assert status == "active", f"{its_id} was made by hand, and is {status}"
-        assert [*sold] == [self.history.rogues[its_id]], f"{its_id} was made by hand, and sells {sold} now"
+        assert status == "active", f"{its_id} was created by hand, and is {status}"
+        assert [*sold] == [self.history.rogues[its_id]], f"{its_id} was created by hand, and has the plan {sold} now"
 
     def _one_charging_provider(self, org_id: str) -> None:
-        """A payer that people set in Lago is theirs; ours is the customer that we made, or were brought."""
+        """A payer that was set in Lago by hand does not count, only a customer that we created or were given."""
         charging_providers = [str(each["id"]) for each in self.stripe_subscriptions(org_id)]
         payer = self.payer(org_id)
         if payer is not None and not payer.startswith("cus_hand"):
@@ -143,13 +143,15 @@ class Books:
         assert len(customers) <= 1, f"{org_id} has the customers {customers}"
         self.lago_customer(org_id)
 
-    def _no_plan_that_nobody_asked_for(self, org_id: str) -> None:
-        """Least of all a free one: what is unknown never means nothing."""
+    def _check_plans(self, org_id: str) -> None:
+        """Every plan was requested. Above all, none is free unless that was requested."""
         tiers = self.history.asked[org_id] | self.history.plans_by_hand[org_id]
         plans = [self.catalog.plans[tier] for tier in tiers if tier in self.catalog.plans]
         free = any(plan.amount == 0 for plan in plans)
         for each in self.stripe_subscriptions(org_id):
-            assert {*_sold(each)} <= {plan.stripe_lookup_key for plan in plans}, f"{each['id']} sells {_sold(each)}"
+            assert {*_sold(each)} <= {plan.stripe_lookup_key for plan in plans}, (
+                f"{each['id']} has the plan {_sold(each)}"
+            )
             assert free or all(item["quantity"] > 0 for item in each["items"]["data"]), f"{each['id']} costs nothing"
         for each in self.lago_subscriptions(org_id):
             assert each["plan_code"] in {plan.lago_plan_code for plan in plans}, f"{org_id} is on {each['plan_code']}"

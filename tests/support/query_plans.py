@@ -1,4 +1,4 @@
-"""A large database, and the plans that the databases make for a query."""
+"""A large database, and the query plans of its statements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW = 20
 
 
 def fill_large(database: Database, plans: Catalog) -> Database:
-    """Ten thousand organizations, all in sync but a few."""
+    """Add ten thousand organizations, of which all but a few are in sync."""
     assert plans
     ids = [f"org_{number}" for number in range(MANY)]
     with database.write() as session:
@@ -67,7 +67,7 @@ def _event(number: int, org_id: str) -> dict[str, object]:
 
 
 def plans_of(database: Database, work: Callable[[Session], object]) -> str:
-    """The plans of all statements of the work, with the values that they really ran with."""
+    """The query plans of all statements of ``work``, with the values that they ran with."""
     sent: list[tuple[str, Any]] = []
 
     def note(_connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 - the driver's own

@@ -1,4 +1,4 @@
-"""What the generated requests leave to chance and would make them say nothing: who is meant, which key, how long."""
+"""Schemathesis hook that sets what must not be random in generated requests: the idempotency key and the wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOOD_WAIT = re.compile(r"([0-9]|[12][0-9]|30)s?")
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:  # noqa: ARG001 - the hook's own form
-    """A key of its own for each request, and no wait for billers that are not there."""
+    """Give each request its own idempotency key, and do not wait for providers that do not exist."""
     if GOOD_KEY.fullmatch(str(case.headers.get("Idempotency-Key", ""))):
         case.headers["Idempotency-Key"] = uuid4().hex
     if GOOD_WAIT.fullmatch(str(case.query.get("wait", ""))):

@@ -1,6 +1,6 @@
-"""A server that answers what a test wrote down, one answer a request: for answers that no healthy Lago gives.
+"""A Lago stub with scripted replies, one for each request, for responses that no healthy Lago gives.
 
-Each request is held against Lago's document where it is found, as it came over the wire.
+Each request is checked as it was sent against Lago's official document, if that is present.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_ID = "0b7c0000-0000-4000-8000-000000000000"
 
 @dataclass(frozen=True)
 class Reply:
-    """``status`` 0 drops the connection without an answer."""
+    """``status`` 0 drops the connection without a response."""
 
     status: int
     body: Body = None
@@ -83,7 +83,7 @@ class ScriptedLago:
             path, _, query = handler.path.partition("?")
             kind = headers.get("content-type", "")
             self.violations += contract.violations("lago", handler.command, path, query, raw, kind)
-        reply = self.replies.popleft() if self.replies else Reply(599, {"code": "nothing_was_written_down"})
+        reply = self.replies.popleft() if self.replies else Reply(599, {"code": "no_reply_scripted"})
         if reply.status == 0:
             handler.close_connection = True
             return
@@ -101,7 +101,7 @@ class ScriptedLago:
 
 
 def customer(**changed: Json) -> Reply:
-    """200 with a customer as Lago shows it, made just now unless ``changed`` says otherwise."""
+    """200 with a customer in Lago's format, created just now; ``changed`` replaces fields."""
     shown: dict[str, Json] = {
         "lago_id": NO_ID,
         "external_id": "org_1",

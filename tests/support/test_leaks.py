@@ -1,4 +1,4 @@
-"""The search for what leaked finds it wherever it lies, and nothing where names belong."""
+"""The search for leaks finds a secret anywhere, and a name only outside the columns for names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "Übermut & Söhne"
 
 @pytest.fixture
 def organization(database: Database, database_url: str) -> None:
-    """One, of that name; the schema is there."""
+    """An organization of that name in a database with the schema."""
     assert database
     manager = OrgManager(database_url=database_url)
     manager.create_organization(NAME)
@@ -52,7 +52,7 @@ def test_a_key_is_found_in_any_file_and_any_cell(database: Database, database_ur
             ServiceEvent(source="s", id="i", received_at=utc_now(), status="rejected", data={"token": "sk_test_key"})
         )
     rows = leaks.rows(database_url, with_names=True)
-    assert leaks.found(rows, {"sk_test_key"}) == ["received_events.data: sk_test_key"]
+    assert leaks.found(rows, {"sk_test_key"}) == ["service_events.data: sk_test_key"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A subscriber's own server on loopback: keeps what it is sent, and answers as the test says."""
+"""A subscriber's own server on loopback: stores what it receives, and responds as the test sets it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ReceivedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverReply:
-    """``after``: seconds until anything is said. ``drips``: this body, a byte each twentieth of a second."""
+    """``after`` is the delay in seconds. With ``drips``, the body is sent byte by byte, one each 0.05 seconds."""
 
     status: int = 200
     after: float = 0.0
@@ -30,7 +30,7 @@ class ReceiverReply:
 
 
 class WebhookReceiver:
-    """``replies`` are given one by one, then the last of them for ever."""
+    """``replies`` are used one by one; the last one is repeated."""
 
     def __init__(self) -> None:
         self.replies: list[ReceiverReply] = [ReceiverReply()]
@@ -61,10 +61,10 @@ class WebhookReceiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     def wait(self, count: int, seconds: float = 10.0) -> list[ReceivedRequest]:
-        """Until so many have come."""
+        """Wait until ``count`` requests have arrived."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.requests) >= count, seconds), (
-                f"{len(self.requests)} of {count} came"
+                f"{len(self.requests)} of {count} arrived"
             )
             return list(self.requests)
 

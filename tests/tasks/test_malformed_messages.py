@@ -161,7 +161,7 @@ def test_a_message_that_is_no_task_is_thrown_away(
         queue.put(body, task=None)
         queue.put(body, task="events.recieve")
     arrives(deployed, queue, database, created("Last Confidential"))
-    assert "message_thrown_away: unknown_task, events.recieve" in deployed.logs
+    assert "message_dropped: unknown_task, events.recieve" in deployed.logs
     # Not given back: the next worker must not meet it again.
     assert not is_left(deployed, broker_url)
 
@@ -183,6 +183,6 @@ def test_a_message_that_is_too_large_is_refused_by_its_size_and_not_kept(
     row = arrives(deployed, queue, database, event)
     size = len(json.dumps(event))
     assert (row.status, row.data) == ("rejected", None)
-    assert row.reason == f"the message has {size} bytes; at most {MAX_SERVICE_EVENT_BYTES} are taken"
+    assert row.reason == f"the message has {size} bytes; at most {MAX_SERVICE_EVENT_BYTES} are accepted"
     huge = created(note="x" * 20 * 2**20)
     assert arrives(deployed, queue, database, huge).data is None

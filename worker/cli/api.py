@@ -1,6 +1,6 @@
-"""``billing-sync api``: the API as a process of its own, any number of them behind one address.
+"""The command ``billing-sync api``: the API as a process of its own. Any number of them can run behind one address.
 
-Its libraries are loaded when it runs; a worker holds none of them.
+The API's libraries are imported only when the command runs, so that a worker does not load them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ API_CHECK_SECONDS = 1.0  # seconds
 
 def api(
     *,
-    host: Annotated[str | None, typer.Option(help="Where to listen; else API_HOST, this machine alone.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: API_HOST, else only this machine.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="0 takes a free one; else API_PORT or 8080.")
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port to listen on, 0 for any free one; default: API_PORT, else 8080."),
     ] = None,
 ) -> None:
-    """Serve the API; run as many as you need. /docs describes it."""
+    """Serve the API; run as many as you need. Its documentation is at /docs."""
     from worker.wiring import api as api_wiring
 
     settings, server_settings = settings_of.read(), api_settings.read()
@@ -42,8 +45,8 @@ def api(
         stop_on_signal() as stopping,
         api_wiring.serve(settings, server_settings.model_copy(update=overrides)) as server,
     ):
-        output.show(f"The API listens on {server.url}; {server.url}/docs describes it. Stop it with Ctrl-C.")
+        output.show(f"The API listens on {server.url}; docs at {server.url}/docs; stop it with Ctrl-C.")
         while not stopping.wait(API_CHECK_SECONDS):
             if not server.is_alive:
-                message = "the API ended by itself: see the log above, then start it again"
+                message = "the API stopped unexpectedly: see the log above, then start it again"
                 raise CommandFailedError(message)

@@ -1,4 +1,4 @@
-"""Service accounts: keys that open the API for other systems, each with its scopes."""
+"""API keys of service accounts, each with its scopes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from worker.cli.output import Column
 
 
 def create_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Which service it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The service that uses the key.")],
     *,
-    scope: Annotated[list[str], typer.Option(help=f"May be given more than once: {', '.join(SCOPES)}.")],
+    scope: Annotated[list[str], typer.Option(help=f"May be repeated: {', '.join(SCOPES)}.")],
     as_json: output.JsonOption = False,
 ) -> None:
-    """Make a key and print it, this one time: only its hash is kept.
+    """Create an API key and print it, this one time; only its hash is stored.
 
     JSON: {"id", "name", "scopes", "created_at", "revoked_at", "key"}
     """
@@ -33,12 +33,14 @@ def create_key(
     if as_json:
         output.show_json({**_key_json(report), "key": key})
         return
-    output.stderr_console().print(f"Key {report.id} of {report.name}. Keep what follows secret; it is not shown again.")
+    output.stderr_console().print(
+        f"Key {report.id} of {report.name}. Keep the following secret; it is not shown again."
+    )
     typer.echo(key)
 
 
 def list_keys(*, as_json: output.JsonOption = False) -> None:
-    """List the keys, the revoked ones too; none of them can be shown again.
+    """List the API keys, including revoked ones; a key cannot be shown again.
 
     JSON: {"keys": [{"id", "name", "scopes", "created_at", "revoked_at"}]}
     """
@@ -48,19 +50,19 @@ def list_keys(*, as_json: output.JsonOption = False) -> None:
         output.show_json({"keys": [_key_json(report) for report in found]})
         return
     if not found:
-        output.show("There are no keys: `billing-sync keys create` makes one.")
+        output.show("There are no keys. Create one with `billing-sync keys create`.")
         return
     output.show(output.table(found, _key_columns()))
 
 
-def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")]) -> None:
-    """End a key: it opens nothing from now on."""
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="Id, as `keys list` shows it.")]) -> None:
+    """Revoke an API key; it is rejected from now on."""
     with resources.open_database() as database, database.write() as session:
         found = api_keys.revoke(session, key_id, utc_now())
     if not found:
         message = f"there is no key {key_id!r}; `billing-sync keys list` shows all"
         raise UsageError(message)
-    output.show(f"Key {key_id} opens nothing any more.")
+    output.show(f"Key {key_id} has been revoked.")
 
 
 def _key_json(report: ApiKeyInfo) -> dict[str, object]:
@@ -79,6 +81,6 @@ def _key_columns() -> list[Column[ApiKeyInfo]]:
         Column("id", lambda row: row.id),
         Column("name", lambda row: row.name, kind="fold"),
         Column("scopes", lambda row: ", ".join(row.scopes), kind="fold"),
-        Column("made", lambda row: output.relative_time(row.created_at, now)),
+        Column("created", lambda row: output.relative_time(row.created_at, now)),
         Column("revoked", lambda row: output.relative_time(row.revoked_at, now) if row.revoked_at else None),
     ]

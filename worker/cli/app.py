@@ -1,4 +1,4 @@
-"""All commands under one name, in the order in which somebody new meets them."""
+"""All commands of ``billing-sync``, in the order in which a new user needs them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from worker.config.settings import Settings
 from worker.wiring import logging
 
 PANEL_TRY = "Try it"
-PANEL_OPERATE = "Look"
-PANEL_IMPORT_EXPORT = "Organizations in and out"
+PANEL_OPERATE = "Operate"
+PANEL_IMPORT_EXPORT = "Import and export"
 PANEL_RUN = "Run it"
 
 app = typer.Typer(
     name="billing-sync",
-    help="Keeps organizations right in Lago and Stripe at once.",
+    help="Keeps your organizations in sync with Stripe and Lago.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",  # sets the paragraphs anew to the width of the screen
+    rich_markup_mode="markdown",  # wraps paragraphs to the width of the screen
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -66,7 +66,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """What every command takes."""
+    """Options of every command."""
 
 
 app.command(rich_help_panel=PANEL_TRY)(demo.demo)
@@ -110,10 +110,8 @@ app.add_typer(
     rich_help_panel=PANEL_OPERATE,
 )
 app.add_typer(
-    plan_commands, name="plans", help="The plan catalog, held against what the billers sell.", rich_help_panel=PANEL_RUN
+    plan_commands, name="plans", help="Compare the plan catalog with the providers' prices.", rich_help_panel=PANEL_RUN
 )
-app.add_typer(key_commands, name="keys", help="Keys that open the API for other systems.", rich_help_panel=PANEL_RUN)
-app.add_typer(
-    webhook_commands, name="webhooks", help="Other services that are told what happens.", rich_help_panel=PANEL_RUN
-)
-app.add_typer(database_commands, name="db", help="The database's schema.", rich_help_panel=PANEL_RUN)
+app.add_typer(key_commands, name="keys", help="API keys of service accounts.", rich_help_panel=PANEL_RUN)
+app.add_typer(webhook_commands, name="webhooks", help="Webhook endpoints of other services.", rich_help_panel=PANEL_RUN)
+app.add_typer(database_commands, name="db", help="The database schema.", rich_help_panel=PANEL_RUN)

@@ -1,4 +1,4 @@
-"""What waits for a person: links that are parked, trying them again, and messages that were not taken."""
+"""Commands for what needs an operator: parked links, retrying them, and incoming messages that were not applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.emails.queue import FailedEmail
 from core.events.event_types import Cause, ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile import commands
 from core.reporting import inbox_messages, overview
 from core.reporting.inbox_messages import InboxMessage
@@ -41,12 +41,12 @@ class InboxStatus(StrEnum):
 
 
 def parked(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
-    """List what waits for a person: the error, since when, and what to do; and mails that could not be sent.
+    """List parked links: the error, since when, and what to do; also emails that could not be sent.
 
     JSON: {"total", "parked": [{"org_id", "name", "link": …}], "open_breakers": {provider: {"reason", "open_since",
-    "message", "probe_at"}}, "failed_emails": [{"id", "kind", "org_id", "recipient", "reason",
-    "failed_at"}]}; a link as in `status ORG`,
-    open_breakers are providers that no work is sent to, failed_emails those of thirty days.
+    "message", "probe_at"}}, "failed_emails": [{"id", "kind", "org_id", "recipient", "reason", "failed_at"}]}. A link
+    is as in `status ORG`, open_breakers are the providers whose circuit breaker is open, and failed_emails are those
+    of the last thirty days.
     """
     now = utc_now()
     with resources.open_database() as database, database.read() as session:
@@ -77,20 +77,18 @@ def parked(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False
 def retry(
     *,
     org: descriptions.OptionalOrgArgument = None,
-    all_parked: Annotated[
-        bool, typer.Option("--all", help="All that are parked, but for what an import left to decide.")
-    ] = False,
-    error: Annotated[str | None, typer.Option(metavar="CODE", help="All that met this error code or kind.")] = None,
+    all_parked: Annotated[bool, typer.Option("--all", help="All parked ones, without those on hold.")] = False,
+    error: Annotated[str | None, typer.Option(metavar="CODE", help="All with this error code or kind.")] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Try organizations again now: everything about them is read or made once more. Repeating it does no harm.
+    """Retry organizations now; each is re-read and re-applied. Safe to repeat.
 
-    A biller that is stopped is tried at once as well, unless our key is another account's.
+    A provider whose circuit breaker is open is probed at once, unless its key belongs to another account.
 
-    JSON: {"organizations": count, "providers": [those whose circuit breaker was open and are tried]}
+    JSON: {"organizations": count, "providers": [those whose circuit breaker was open and that are probed]}
     """
     if [org is not None, all_parked, error is not None].count(True) != 1:
-        message = "say what to retry: an organization, or --all, or --error CODE"
+        message = "choose what to retry: an organization, --all, or --error CODE"
         raise UsageError(message)
     settings = settings_of.read()
     with resources.open_database(settings) as database:
@@ -103,15 +101,15 @@ def retry(
         output.show_json({"organizations": count, "providers": probed})
         return
     for provider in probed:
-        output.show(f"{descriptions.PROVIDER_LABELS[provider]}, which was stopped, is tried again now.")
+        output.show(f"{PROVIDER_NAMES[provider]}'s circuit breaker was open; it is probed now.")
     if count == 0:
         output.show("Nothing is parked." if on_hold == 0 else "Nothing else is parked.")
     else:
-        output.show(f"{count} organization{'' if count == 1 else 's'} to be tried again.")
+        output.show(f"{descriptions.plural(count, 'organization')} will be retried.")
     if on_hold:
         output.show(
-            f"{on_hold} that an import left to you to decide: `billing-sync parked` says what, and "
-            "`billing-sync retry ORG` takes one as it stands."
+            f"{descriptions.plural(on_hold, 'organization')} on hold since an import: `billing-sync parked` shows why, "
+            "and `billing-sync retry ORG` releases one as it is."
         )
     if (count or probed) and settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)
@@ -119,11 +117,13 @@ def retry(
 
 def inbox(
     *,
-    status: Annotated[list[InboxStatus] | None, typer.Option(help="May be given more than once.")] = None,
+    status: Annotated[
+        list[InboxStatus] | None, typer.Option(help="May be repeated; default: rejected and waiting.")
+    ] = None,
     limit: output.LimitOption = 50,
     as_json: output.JsonOption = False,
 ) -> None:
-    """List what other services and billers sent and was not taken, with the reason; --status shows the rest.
+    """List incoming messages that were rejected or wait, with the reason; --status shows the others.
 
     JSON: {"total", "messages": [{"source", "id", "type", "subject", "status", "reason", "occurred_at",
     "received_at"}]}
@@ -135,7 +135,7 @@ def inbox(
         output.show_json({"total": total, "messages": found})
         return
     if not found:
-        output.show(f"No message is {' or '.join(statuses)}.")
+        output.show(f"There is no message with status {' or '.join(statuses)}.")
         return
     output.show(output.table(found, _message_columns(utc_now())), output.count_line(len(found), total))
 
@@ -147,7 +147,7 @@ def _retry_one(database: Database, query: str) -> int:
 
 
 def _retry_parked(database: Database, error: str | None) -> int:
-    """In small transactions, by rising id: ends even while new ones are parked, and may be broken off and repeated."""
+    """In small transactions, by ascending id, so that it ends even while more links are parked and can be repeated."""
     count, last = 0, ""
     while True:
         with database.read() as session:
@@ -187,30 +187,28 @@ def _probe_providers(database: Database) -> list[Provider]:
 def _refuse_unknown_error(database: Database, error: str) -> None:
     with database.read() as session:
         known_errors = overview.error_codes(session)
-    hint_text = f"met so far: {', '.join(known_errors)}" if known_errors else "there is none at all"
-    message = f"no organization has met the error {error!r}; {hint_text}"
+    alternatives = f"current errors: {', '.join(known_errors)}" if known_errors else "there are no errors"
+    message = f"no organization has the error {error!r}; {alternatives}"
     raise UsageError(message)
 
 
 def _parked_lines(row: ParkedLink, now: datetime) -> list[RenderableType]:
-    title = Text.assemble(
-        (row.name, "bold"), f"  {row.org_id}  at ", (descriptions.PROVIDER_LABELS[row.link.provider], "bold")
-    )
+    title = Text.assemble((row.name, "bold"), f"  {row.org_id}  at ", (PROVIDER_NAMES[row.link.provider], "bold"))
     since = f"parked {output.relative_time(row.link.error_at, now)}: " if row.link.error_at else "parked: "
     lines: list[RenderableType] = [
         title,
-        Padding(Text(since + (descriptions.reason_text(row.link) or "no reason was kept")), (0, 0, 0, 2), expand=False),
+        Padding(Text(since + (descriptions.reason_text(row.link) or "no error recorded")), (0, 0, 0, 2), expand=False),
     ]
     return [*lines, Padding(Text(f"→ {descriptions.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False)]
 
 
 def _failed_email_columns(now: datetime) -> list[Column[FailedEmail]]:
     return [
-        Column("given up", lambda row: output.relative_time(row.failed_at, now)),
-        Column("mail", lambda row: row.kind),
+        Column("failed", lambda row: output.relative_time(row.failed_at, now)),
+        Column("email", lambda row: row.kind),
         Column("organization", lambda row: row.org_id, kind="id"),
         Column("to", lambda row: row.recipient, kind="fold"),
-        Column("why", lambda row: row.reason, kind="fold"),
+        Column("reason", lambda row: row.reason, kind="fold"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The demo's story on standard error, its table on standard output. What it runs is loaded when it runs."""
+"""The command ``billing-sync demo``: its steps go to standard error, its result to standard output."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log as well.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs as well.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Import, create, rename, upgrade and downgrade organizations against a sandbox of its own, and show the result.
+    """Import, create, rename, upgrade and downgrade organizations in a sandbox, and show the result.
 
     JSON: {"in_sync", "problem", "seconds", "stripe_calls", "lago_calls", "organizations": [{"id", "name", "plan_tier",
     "pending_plan_tier", "in_sync", "stripe_customer_id", "lago_customer_id", "lago_subscription_id", "stripe_calls",
     "lago_calls"}]}
     """
-    from worker import demo as story
+    from worker import demo as demo_run
 
     if verbose:
         logging.configure(Settings.model_construct(log_level="INFO"))
     started = time.monotonic()
     stderr = output.stderr_console()
-    result = story.run(lambda line: stderr.print(f"· {line}", markup=False, soft_wrap=True))
+    result = demo_run.run(lambda line: stderr.print(f"· {line}", markup=False, soft_wrap=True))
     seconds = round(time.monotonic() - started, 1)
     if as_json:
         output.show_json(
@@ -51,14 +51,15 @@ def demo(
     else:
         output.show("", output.table(result.organizations, _DEMO_COLUMNS), "")
         output.show(
-            f"Calls: Stripe + Lago, {result.stripe_calls} + {result.lago_calls} in all, counted by the sandbox."
+            f"Requests: Stripe + Lago, {result.stripe_calls} + {result.lago_calls} in all, counted by the sandbox."
         )
     if result.problem is not None:
         raise CommandFailedError(result.problem)
     if not as_json:
         output.show(
-            f"All {len(result.organizations)} in sync after {seconds} s: one customer each at Stripe and Lago.",
-            f"Next: `{descriptions.program_path()} up` keeps it running, with a sandbox of its own and no key.",
+            f"All {len(result.organizations)} organizations are in sync after {seconds} s: "
+            "one customer each at Stripe and Lago.",
+            f"Next: `{descriptions.program_path()} up` runs everything with its own sandbox; no key needed.",
         )
 
 
@@ -89,5 +90,5 @@ _DEMO_COLUMNS: list[Column[DemoOrganization]] = [
     Column("Lago\ncustomer", lambda row: descriptions.customer_id(row.organization, "lago"), kind="id"),
     Column("Lago\nsubscription", lambda row: row.organization.links["lago"].subscription_id, kind="id"),
     Column("in sync", lambda row: descriptions.sync_summary(row.organization.links.values())),
-    Column("calls", lambda row: f"{row.stripe_calls} + {row.lago_calls}", justify="right"),
+    Column("requests", lambda row: f"{row.stripe_calls} + {row.lago_calls}", justify="right"),
 ]

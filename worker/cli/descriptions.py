@@ -1,4 +1,4 @@
-"""What rows mean in a person's words: a plan and the next one, where a link stands, what to do about it."""
+"""Plain sentences for rows: an organization's plan, the sync status of a link, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from sqlalchemy.orm import Session
 
 from core.flow_control.circuit_breaker import OpenBreaker
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.link_status import LinkReport
 from core.reporting import search
 from core.reporting.overview import OrganizationReport
@@ -28,17 +28,16 @@ OptionalOrgArgument = Annotated[
     str | None, typer.Argument(metavar="ORG", help="Id, the beginning of an id, or the exact name.")
 ]
 EMBEDDED_NOTICE = (
-    "No broker is named, so only the rows were written: a running `billing-sync up` takes them up within a minute."
+    "No broker is configured, so the change was only stored; a running `billing-sync up` picks it up within a minute."
 )
 
-PROVIDER_LABELS: dict[Provider, str] = {"stripe": "Stripe", "lago": "Lago"}
 _OK_STYLE = "green"
 _PENDING_STYLE = "yellow"
 _PROBLEM_STYLE = "bold red"
 
 
 def program_path(program: str = "billing-sync") -> str:
-    """A program of this environment as a person types it here: by its name where PATH leads to it, else by its path."""
+    """How to call a program of this environment: by its name if PATH finds it, else by its path."""
     folder, script_folder = Path(sys.executable).parent, Path(sys.argv[0]).parent
     found = shutil.which(program)
     if found is not None and Path(found).parent.resolve() == folder.resolve():
@@ -51,7 +50,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def plan_text(tier: str, pending: str | None, separator: str = " ") -> str:
-    """The present plan, and the one that waits for the end of the period."""
+    """The current plan, and the one scheduled for the end of the period."""
     return f"{tier}{separator}→ {pending}" if pending else tier
 
 
@@ -61,7 +60,7 @@ def customer_id(row: OrganizationReport, provider: Provider) -> str | None:
 
 
 def sync_summary(links: Iterable[LinkReport]) -> Text:
-    """One word for an organization: the one about the biller that is furthest from it."""
+    """One word for an organization: the sync status of the provider that is furthest behind."""
     statuses = {link.status for link in links}
     if statuses & {"parked", "on_hold"}:
         return Text("parked", style=_PROBLEM_STYLE)
@@ -81,23 +80,23 @@ def link_status(link: LinkReport, now: datetime) -> Text:
         case "parked" | "on_hold":
             return Text(f"parked {output.relative_time(link.error_at, now)}", style=_PROBLEM_STYLE)
         case "syncing":
-            return Text("a worker is at it", style=_PENDING_STYLE)
+            return Text("syncing now", style=_PENDING_STYLE)
         case "waiting" | "provider_down":
             provider_down = link.status == "provider_down"
             return Text(
-                f"waits: {PROVIDER_LABELS[link.provider]} is stopped" if provider_down else "waits",
+                f"waiting: {PROVIDER_NAMES[link.provider]} is down" if provider_down else "waiting",
                 style=_PENDING_STYLE,
             )
         case "retrying":
-            # None since a person retried it: the error told is the one from before.
+            # 0 attempts after an operator's retry: the error shown is the one from before.
             failed = {0: "", 1: "failed once, "}.get(link.attempts, f"failed {link.attempts} times, ")
-            return Text(f"{failed}tried again by itself", style=_PENDING_STYLE)
+            return Text(f"{failed}retrying automatically", style=_PENDING_STYLE)
         case "queued":
-            return Text("has work to do", style=_PENDING_STYLE)
+            return Text("queued", style=_PENDING_STYLE)
 
 
 def reason_text(link: LinkReport) -> str | None:
-    """The row's own reason, with the biller's code and request id where it named them."""
+    """The error message, with the provider's error code and request id if there are any."""
     if link.error_message is None or link.status == "in_sync":
         return None
     identifiers = [
@@ -107,12 +106,12 @@ def reason_text(link: LinkReport) -> str | None:
 
 
 def payment_text(link: LinkReport, now: datetime) -> str | None:
-    """What is wrong with paying, and since when. The plan stays as it is."""
+    """The payment problem, and since when. It does not change the plan."""
     if link.payment_status is None:
         return None
     descriptions = {
         "failed": "an invoice could not be charged",
-        "payer_rejected": "the payment provider does not take the customer",
+        "payer_rejected": "the payment provider rejects the customer",
     }
     since = f", since {output.utc_time(link.payment_since)}" if link.payment_since else ""
     age = f" ({output.relative_time(link.payment_since, now)})" if link.payment_since else ""
@@ -120,7 +119,7 @@ def payment_text(link: LinkReport, now: datetime) -> str | None:
 
 
 def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
-    """What happens next and when; for a parked link, what a person does."""
+    """What happens next and when; for a parked link, what the operator must do."""
     at = output.relative_time(link.next_at, now)
     match link.status:
         case "in_sync":
@@ -128,65 +127,65 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
         case "parked" | "on_hold":
             return advice(link, org_id)
         case "syncing":
-            return f"nothing to do; should the worker die, another takes over {at}"
+            return f"nothing to do; if the worker dies, another takes over {at}"
         case "waiting" | "provider_down":
             once_provider_answers = (
-                f"taken up by itself once {PROVIDER_LABELS[link.provider]} answers; `billing-sync status` says "
-                "why not now"
+                f"resumes automatically once {PROVIDER_NAMES[link.provider]} responds; `billing-sync status` shows "
+                "why it is down"
             )
-            once_payer_exists = f"goes ahead as soon as Stripe's customer is there, without it {at}"
+            once_payer_exists = f"continues as soon as the Stripe customer exists, or {at} without it"
             return once_provider_answers if link.status == "provider_down" else once_payer_exists
         case "retrying":
             wait = f"next try {at}" if link.next_at and link.next_at > now else "next try now"
-            return f"correct the setting, then wait: {wait}" if link.error_kind == "misconfigured" else wait
+            return f"correct the setting; {wait}" if link.error_kind == "misconfigured" else wait
         case "queued":
-            return f"taken up once a worker runs; its message is sent again {at}"
+            return f"synced once a worker runs; re-enqueued {at}"
 
 
 def advice(link: LinkReport, org_id: str) -> str:
-    """What a person does about a parked link. The message says what is wrong; this says how it goes on."""
+    """What the operator must do about a parked link. Its error message says what is wrong."""
     retry_command = f"`billing-sync retry {org_id}`"
     if link.error_code == "unknown_plan":
         return (
-            "give it a plan of the catalog and it goes on by itself; or add the plan to plans.toml, then "
+            "give it a plan of the catalog, which retries it automatically; or add the plan to plans.toml, then run "
             f"{retry_command}"
         )
     if link.error_kind == "ambiguous":
         return (
-            f"look at {PROVIDER_LABELS[link.provider]} which of them is right and remove the others, then "
+            f"find out at {PROVIDER_NAMES[link.provider]} which one is right, remove the others, then run "
             f"{retry_command}"
         )
     if link.status == "on_hold":
-        return f"decide it, then {retry_command}; nothing is sent before"
-    return f"put that right, then {retry_command}; a change of the organization has it tried again, too"
+        return f"decide it, then run {retry_command}; nothing is sent before"
+    return f"fix the problem, then run {retry_command}; any change to the organization also triggers a retry"
 
 
 def open_breaker_lines(provider: Provider, breaker: OpenBreaker, now: datetime) -> list[str]:
-    """Since when and why; what happens next and what a person does."""
+    """Since when the breaker is open and why, what happens next, and what the operator must do."""
     since = f"{output.utc_time(breaker.open_since)} ({output.relative_time(breaker.open_since, now)})"
     return [
-        f"{PROVIDER_LABELS[provider]} is stopped since {since}: {breaker.message}",
+        f"{PROVIDER_NAMES[provider]}'s circuit breaker has been open since {since}: {breaker.message}",
         f"→ {_breaker_advice(provider, breaker, now)}",
     ]
 
 
 def _breaker_advice(provider: Provider, breaker: OpenBreaker, now: datetime) -> str:
     is_due = breaker.probe_at is None or breaker.probe_at <= now
-    probe = "next try now" if is_due else f"next try {output.relative_time(breaker.probe_at, now)}"
+    probe = "next probe now" if is_due else f"next probe {output.relative_time(breaker.probe_at, now)}"
     match breaker.reason:
         case "unavailable":
-            return f"{probe}; what waits is taken up by itself once {PROVIDER_LABELS[provider]} answers"
+            return f"{probe}; waiting links resume automatically once {PROVIDER_NAMES[provider]} responds"
         case "misconfigured":
             return (
-                f"{probe}; correct the setting and restart the workers, or where it is right already, "
+                f"{probe}; correct the setting and restart the workers, or, if it is right already, run "
                 "`billing-sync retry --all`"
             )
         case "wrong_account":
-            return "set the right key and restart every worker; nothing is sent there before"
+            return "set the right key and restart every worker; nothing is sent to the provider before"
 
 
 def find_organization(session: Session, query: str) -> OrganizationMatch:
-    """The organization that somebody typed. Raises ``UsageError`` with those that come close."""
+    """The organization that the operator typed. Raises ``UsageError`` with similar ones if there is no match."""
     result = search.find_organization(session, query)
     if result.match is None:
         raise UsageError(_not_found_message(query, result))
@@ -195,14 +194,14 @@ def find_organization(session: Session, query: str) -> OrganizationMatch:
 
 def _not_found_message(query: str, result: SearchResult) -> str:
     if result.is_ambiguous:
-        return f"{query!r} may mean {_candidates(result)}: give the whole id"
+        return f"{query!r} is ambiguous: {_candidates(result)}; give the whole id"
     if result.suggestions:
-        return f"no organization is called {query!r}; did you mean {_candidates(result)}?"
-    return f"no organization is called {query!r}; `billing-sync orgs --search` finds a part of a name"
+        return f"there is no organization {query!r}; did you mean {_candidates(result)}?"
+    return f"there is no organization {query!r}; search by part of a name with `billing-sync orgs --search`"
 
 
 def link_json(report: LinkReport, org_id: str, now: datetime) -> dict[str, object]:
-    """A link in JSON: the row's fields, and ``next_step`` as a sentence or null."""
+    """A link as JSON: the fields of the report, and ``next_step`` as a sentence or null."""
     return {**asdict(report), "next_step": next_step(report, org_id, now)}
 
 

@@ -1,4 +1,4 @@
-"""What drifted at the billers, and putting it right: ``plan`` writes nothing there, ``apply`` only what it lists."""
+"""Drift check, which writes nothing to the providers, and drift repair, which sends only what the report lists."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from core.drift import report_store
 from core.drift.detector import DriftDetector
 from core.drift.repairer import ChangedSinceReportError, DriftRepairer, NotRepaired, RepairResult
 from core.drift.report_store import DriftReport, DriftRunTakenOverError, DriftStage
+from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import WrongAccountError
 from tasks.base import Runtime
-from worker.cli import descriptions, exit_codes, output, resources
+from worker.cli import exit_codes, output, resources
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
@@ -44,10 +45,10 @@ _STAGE_LABELS: dict[DriftStage, str] = {
     "stripe_subscriptions": "subscriptions at Stripe",
     "lago_customers": "customers at Lago",
     "lago_subscriptions": "subscriptions at Lago",
-    "organizations": "organizations compared",
-    "orphans": "customers that nobody knows",
+    "organizations": "organizations checked",
+    "orphans": "orphaned customers",
 }
-# As many as there are organizations, about; nobody knows of the others how many there are.
+# Stages with about as many objects as there are organizations. The total of the other stages is unknown.
 _STAGES_WITH_TOTAL: tuple[DriftStage, ...] = (
     "stripe_customers",
     "lago_customers",
@@ -59,9 +60,9 @@ OnProgress = Callable[[str, int, int | None], None]
 
 
 def check(*, as_json: output.JsonOption = False) -> None:
-    """Compare what Stripe and Lago hold with what they should hold; writes nothing there.
+    """Compare both providers with the desired state; writes nothing to them.
 
-    Exit code 0: nothing drifted; 2: something did; 1: it could not be told, run it again and it goes on where it was.
+    Exit code 0: no drift; 2: drift found; 1: the check could not be completed, run it again to resume.
 
     JSON: {"id", "counts": {"compared", "in_flux", "parked_or_on_hold", "drifted", "repairable", "kinds": {kind:
     count}, "excluded_providers": [provider]}, "started_at", "finished_at", "items": [{"org_id", "name", "fingerprint",
@@ -83,14 +84,14 @@ def check(*, as_json: output.JsonOption = False) -> None:
 
 def repair(
     *,
-    report_id: Annotated[str, typer.Argument(metavar="ID", help="Of a drift report, or its first characters.")],
+    report_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a drift report, or its first characters.")],
     as_json: output.JsonOption = False,
 ) -> None:
-    """Repair what a drift report says can be repaired, with exactly the calls that it lists.
+    """Repair what a drift report lists as repairable, with exactly the requests it lists.
 
-    Refused if anything changed since the report.
+    Refused if anything has changed since the report.
 
-    Exit code 0: all of it is right now; 1: nothing was done, or something was left, and the output says what.
+    Exit code 0: everything is repaired; 1: nothing was done or something was not repaired, see the output.
 
     JSON: {"id", "organizations", "needs_operator", "not_repaired": [{"org_id", "provider", "parked",
     "reason"}]}
@@ -99,8 +100,8 @@ def repair(
         report = _find_report(runtime.database, report_id)
         with _progress() as on_progress, _failures_as_messages():
             runtime.reconciler.account_guard.confirm()
-            on_inspected = _repair_progress(on_progress, "looked at again", report)
-            on_repaired = _repair_progress(on_progress, "repaired", report)
+            on_inspected = _repair_progress(on_progress, "inspecting again", report)
+            on_repaired = _repair_progress(on_progress, "repairing", report)
             result = DriftRepairer.for_reconciler(runtime.reconciler).repair(report, on_inspected, on_repaired)
     needs_operator = report.counts.drifted - report.counts.repairable
     if as_json:
@@ -119,7 +120,7 @@ def repair(
 
 @contextmanager
 def _open_runtime() -> Iterator[Runtime]:
-    """A wrong setting means here that nothing could be told; 2 has a meaning of its own."""
+    """A wrong setting ends with exit code 1 here, because 2 means that drift was found."""
     try:
         settings = settings_of.read()
         resources.make_database_folder(settings)
@@ -142,23 +143,20 @@ def _failures_as_messages() -> Iterator[None]:
 
 def _find_report(database: Database, id_prefix: str) -> DriftReport:
     if len(id_prefix) < MIN_REPORT_ID_LENGTH:
-        message = (
-            f"{id_prefix!r} is too short to name a drift report; give {MIN_REPORT_ID_LENGTH} characters of its id "
-            "or more"
-        )
+        message = f"{id_prefix!r} is too short for a report id; give at least {MIN_REPORT_ID_LENGTH} characters"
         raise UsageError(message)
     with database.read() as session:
         found = report_store.find_by_prefix(session, id_prefix)
     if len(found) != 1:
-        problem = "begins more than one report's id" if found else "is no report's id"
-        message = f"{id_prefix!r} {problem}; `billing-sync drift check` makes one and names it"
+        problem = f"more than one report id begins with {id_prefix!r}" if found else f"there is no report {id_prefix!r}"
+        message = f"{problem}; `billing-sync drift check` creates one and prints its id"
         raise UsageError(message)
     return found[0]
 
 
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
-    """One line on standard error, of what is being done and how far; none where nobody watches."""
+    """A progress bar on standard error, if that is a terminal."""
     console = output.stderr_console()
     bar = Progress(
         TextColumn("{task.description}"),
@@ -210,18 +208,16 @@ def _show_report(report: DriftReport, items: Iterator[DriftItem]) -> None:
         output.show(*_item_lines(item, utc_now()), "")
     if counts.drifted > DRIFT_ITEMS_SHOWN:
         output.show(f"and {counts.drifted - DRIFT_ITEMS_SHOWN} more; --json lists all", "")
-    output.show(f"{counts.compared} organizations compared, {counts.drifted or 'none'} drifted.")
+    output.show(f"{counts.compared} organizations checked, {counts.drifted or 'none'} with drift.")
     if counts.in_flux:
-        output.show(
-            f"{counts.in_flux} are behind or being worked on just now, which is not drift: nothing is said of them."
-        )
+        output.show(f"{counts.in_flux} are behind or syncing now; that is not drift, so they were not checked.")
     if counts.parked_or_on_hold:
-        output.show(f"{counts.parked_or_on_hold} are parked or on hold already; `billing-sync parked` says why.")
+        output.show(f"{counts.parked_or_on_hold} are already parked or on hold; `billing-sync parked` shows why.")
     if counts.repairable:
         short_id = report.id[:REPORT_ID_LENGTH_SHOWN]
         output.show(
-            f"`billing-sync drift repair {short_id}` repairs {counts.repairable} with the calls listed; the "
-            "others are yours."
+            f"`billing-sync drift repair {short_id}` repairs {counts.repairable} with the requests listed; the "
+            "others need an operator."
         )
 
 
@@ -240,13 +236,13 @@ def _item_lines(item: DriftItem, now: datetime) -> list[RenderableType]:
 
 
 def _difference_text(finding: Finding) -> Text:
-    head = f"{descriptions.PROVIDER_LABELS[finding.provider]}, {finding.kind.replace('_', ' ')}: {finding.field} "
+    head = f"{PROVIDER_NAMES[finding.provider]}, {finding.kind.replace('_', ' ')}: {finding.field} "
     object_suffix = f" ({finding.object_id})" if finding.object_id and finding.object_id != finding.theirs else ""
     return Text.assemble(
         head,
-        "ours ",
+        "desired ",
         (finding.ours or output.EMPTY_CELL, "bold"),
-        ", theirs ",
+        ", observed ",
         (finding.theirs or output.EMPTY_CELL, "bold"),
         object_suffix,
     )
@@ -255,11 +251,11 @@ def _difference_text(finding: Finding) -> Text:
 def _last_writers(finding: Finding, now: datetime) -> str:
     parts = []
     if (ours := finding.our_write) is not None:
-        parts.append(f"here {output.relative_time(ours.at, now)} by {ours.actor} through {ours.source}")
+        parts.append(f"locally {output.relative_time(ours.at, now)} by {ours.actor} through {ours.source}")
     if (theirs := finding.their_write) is not None:
         evidence = f" ({theirs.evidence})" if theirs.evidence else ""
-        who = {"us": "by us", "not us": "not by us", "unknown": "by somebody"}[theirs.by]
-        parts.append(f"there {output.relative_time(theirs.at, now)} {who}{evidence}")
+        who = {"us": "by us", "not us": "not by us", "unknown": "by an unknown writer"}[theirs.by]
+        parts.append(f"at the provider {output.relative_time(theirs.at, now)} {who}{evidence}")
     return ", ".join(parts)
 
 
@@ -273,12 +269,12 @@ def _show_result(result: RepairResult, needs_operator: int) -> None:
     if result.not_repaired:
         output.show("", output.table(result.not_repaired, _NOT_REPAIRED_COLUMNS))
     if needs_operator:
-        output.show(f"{needs_operator} findings need an operator; `billing-sync drift check` says what to do.")
+        output.show(f"{needs_operator} findings need an operator; `billing-sync drift check` shows what to do.")
 
 
 _NOT_REPAIRED_COLUMNS: list[Column[NotRepaired]] = [
     Column("organization", lambda row: row.org_id, kind="id"),
-    Column("provider", lambda row: descriptions.PROVIDER_LABELS[row.provider]),
+    Column("provider", lambda row: PROVIDER_NAMES[row.provider]),
     Column("status", lambda row: "parked" if row.parked else "retried automatically"),
-    Column("why", lambda row: row.reason, kind="fold"),
+    Column("reason", lambda row: row.reason, kind="fold"),
 ]

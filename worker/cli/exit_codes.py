@@ -1,6 +1,7 @@
-"""Every failure that can be foreseen becomes one sentence with a way out; what is left is a bug and shows its trace.
+"""Exit codes and error messages. Every expected error becomes one sentence that says what to do.
 
-No sentence repeats a secret: those of settings and databases are made without values.
+Any other exception is a bug and shows its traceback. No sentence contains a secret: errors of settings and databases
+have no values in them.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ EXIT_INTERRUPTED = 130
 
 
 class UsageError(Exception):
-    """What was typed cannot be done; the message says what can."""
+    """The command as typed cannot be run; the message says what can."""
 
 
 class CommandFailedError(Exception):
-    """The work was tried and did not succeed; the message says what to do."""
+    """The command ran and failed; the message says what to do."""
 
 
-# Words, settings and files that a person can put right; the sentence is the error's own.
+# Wrong arguments, settings and files. The error's own message is shown.
 _USAGE_ERRORS = (
     UsageError,
     SettingsError,
@@ -47,7 +48,7 @@ _USAGE_ERRORS = (
     UnwritableFileError,
     WrongAccountError,
 )
-# Work that was tried.
+# Work that ran and failed.
 _FAILURES = (CommandFailedError, ProviderError, SandboxError, ImportInterruptedError)
 EXPECTED_ERRORS = (*_USAGE_ERRORS, *_FAILURES, BrokerError, DBAPIError, OSError, typer.TyperException)
 
@@ -61,7 +62,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     except typer.Abort:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Somebody piped the output into `head`; Python must not complain about it once more at exit.
+        # The output was piped into `head`. Without this, Python reports the closed pipe again at exit.
         sys.stdout = None
         code = EXIT_FAILED
     except EXPECTED_ERRORS as error:
@@ -81,11 +82,11 @@ def print_error(message: str) -> None:
 
 
 def _message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
-    """The sentence and the exit code; ``None``: a kind of this error that nobody foresaw."""
+    """The message and the exit code; ``None`` if this error is not an expected one."""
     match error:
         case BrokerError():
             return (
-                "the broker does not answer; check REDIS_URL or CELERY_BROKER_URL and that it is running",
+                "the broker does not respond; check REDIS_URL or CELERY_BROKER_URL and that it is running",
                 EXIT_FAILED,
             )
         case DBAPIError():
@@ -104,30 +105,30 @@ def _os_error_message(error: OSError, command: str) -> tuple[str, int] | None:
     path_prefix = f"{error.filename}: " if error.filename else ""
     match error.errno:
         case errno.EADDRINUSE:
-            # `up` has no --port: it is told by the setting alone.
+            # `up` has no --port; its port is only a setting.
             port_setting = "in API_PORT" if command == "billing-sync up" else "with --port"
-            return f"that port is taken: name another {port_setting}; 0 takes a free one", EXIT_USAGE
+            return f"that port is in use: choose another {port_setting}; 0 picks a free one", EXIT_USAGE
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return (
-                f"{path_prefix}not allowed here; choose another place (DATA_DIR) or give this user the right",
+                f"{path_prefix}permission denied; choose another folder (DATA_DIR) or grant this user access",
                 EXIT_USAGE,
             )
         case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST:
-            return f"{path_prefix}{error.strerror}; name a path that fits", EXIT_USAGE
+            return f"{path_prefix}{error.strerror}; give a valid path", EXIT_USAGE
         case errno.ENOSPC:
-            return f"{path_prefix}the disk is full; make room and run it again", EXIT_FAILED
+            return f"{path_prefix}the disk is full; free some space and run it again", EXIT_FAILED
     return None
 
 
 def _usage_message(message: str, command: str) -> str:
-    """What Typer says of the words typed; of none at all it says nothing, the help stands there already."""
+    """Typer's message, with the command to type. It is empty if Typer has already printed the help."""
     if not message or message.endswith("?"):
         return message
-    return f"{message.rstrip('.').replace('Value error, ', '')}; `{command} --help` lists what there is"
+    return f"{message.rstrip('.').replace('Value error, ', '')}; `{command} --help` lists the commands and options"
 
 
 def _command_name(app: typer.Typer, arguments: Sequence[str]) -> str:
-    """As far as the words typed name one that there is."""
+    """The command that was typed, as far as it exists."""
     words, group = ["billing-sync"], get_command(app)
     for word in arguments:
         found = group.commands.get(word) if isinstance(group, TyperGroup) else None
@@ -138,4 +139,4 @@ def _command_name(app: typer.Typer, arguments: Sequence[str]) -> str:
 
 
 def _first_line(error: object) -> str:
-    return (str(error).splitlines() or ["no answer"])[0]
+    return (str(error).splitlines() or ["no response"])[0]

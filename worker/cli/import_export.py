@@ -1,4 +1,4 @@
-"""The old store's two files, in and out. Whatever was lost or read differently is named with its place."""
+"""Import and export of the predecessor's two files. Every lost or repaired record is reported with its position."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from worker.config import settings as settings_of
 
 FINDINGS_SHOWN = 20
 
-OrganizationsFile = Annotated[Path, typer.Argument(metavar="ORGS", help="The organizations.json of the old store.")]
-MembersFile = Annotated[Path, typer.Argument(metavar="USERS", help="Its org_users.json.")]
+OrganizationsFile = Annotated[Path, typer.Argument(metavar="ORGS", help="The predecessor's organizations.json.")]
+MembersFile = Annotated[Path, typer.Argument(metavar="USERS", help="The predecessor's org_users.json.")]
 
 
 def import_command(
@@ -35,9 +35,9 @@ def import_command(
     users: MembersFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every finding.")] = False,
 ) -> None:
-    """Import the old store's files, in whatever state they are; exit code 1 if anything was lost.
+    """Import the predecessor's files, damaged or not; exit code 1 if anything was lost.
 
-    It may be broken off and run again: what is here already is never changed.
+    It can be interrupted and run again; existing data is never changed.
 
     JSON: {"findings": [{"kind", "reason", "file", "line", "byte", "subject"}], "lost", "repaired", "conflicts",
     "organizations": {"new", "unchanged", "rejected"}, "members": {"new", "unchanged", "rejected"}}
@@ -68,16 +68,16 @@ def export_command(
     *,
     orgs: OrganizationsFile,
     users: MembersFile,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite files that are there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite existing files.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Export everything in the old store's format.
+    """Export everything in the predecessor's format.
 
     JSON: {"organizations", "members"}: how many were written
     """
     existing = [str(path) for path in (orgs, users) if path.exists()]
     if existing and not replace:
-        message = f"{' and '.join(existing)} would be overwritten: name other files, or say --replace"
+        message = f"{' and '.join(existing)} would be overwritten: choose other files, or use --replace"
         raise UsageError(message)
     with resources.open_database() as database:
         written = export_files(database, orgs, users)
@@ -88,7 +88,7 @@ def export_command(
 
 
 class _JsonFindingWriter:
-    """One JSON document, its findings printed as they are made: a file can hold more of them than memory does."""
+    """One JSON document. Each finding is printed at once, because all of them may not fit into memory."""
 
     def __init__(self) -> None:
         self._separator = "\n"
@@ -119,7 +119,7 @@ class _JsonFindingWriter:
 
 @contextmanager
 def _progress(*paths: Path) -> Iterator[OnBytes]:
-    """One bar over the bytes of all files, on standard error; none where nobody watches."""
+    """A progress bar over the bytes of all files, on standard error if that is a terminal."""
     total = sum(path.stat().st_size for path in paths if path.is_file())
     console = output.stderr_console()
     progress = Progress(
@@ -139,11 +139,11 @@ def _progress(*paths: Path) -> Iterator[OnBytes]:
 
 def _show_report(report: ImportReport) -> None:
     for label, counted in (("organizations", report.organizations), ("members", report.members)):
-        parts = [f"{counted.new} new", f"{counted.unchanged} here already"]
-        parts += [f"{counted.rejected} refused"] if counted.rejected else []
+        parts = [f"{counted.new} new", f"{counted.unchanged} unchanged"]
+        parts += [f"{counted.rejected} rejected"] if counted.rejected else []
         output.show(f"{label}: {', '.join(parts)}")
     _show_findings("lost", report.lost, report.losses)
-    _show_findings("read differently or kept as it is here", report.repaired, report.repairs)
+    _show_findings("repaired, or existing data kept", report.repaired, report.repairs)
     if report.ok:
         output.show("", "Nothing was lost.")
 
@@ -158,7 +158,7 @@ def _show_findings(title: str, count: int, findings: list[FileFinding]) -> None:
 
 
 _FINDING_COLUMNS: list[Column[FileFinding]] = [
-    Column("where", lambda row: str(row.position), kind="fold", max_width=34),
-    Column("whose", lambda row: row.subject, kind="id"),
-    Column("why", lambda row: row.reason, kind="fold"),
+    Column("position", lambda row: str(row.position), kind="fold", max_width=34),
+    Column("record", lambda row: row.subject, kind="id"),
+    Column("reason", lambda row: row.reason, kind="fold"),
 ]

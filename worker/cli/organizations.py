@@ -1,4 +1,4 @@
-"""Organizations in and out, and the schema they live in."""
+"""The list of organizations, and the upgrade of the database schema."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from worker.config import settings as settings_of
 
 def orgs(
     *,
-    plan: Annotated[str | None, typer.Option(help="Only those on this plan, or on their way to it.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Only those on this plan or scheduled for it.")] = None,
     search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
     limit: output.LimitOption = 50,
     as_json: output.JsonOption = False,
 ) -> None:
-    """List organizations with their plan, their ids at both billers, and whether they are in sync.
+    """List organizations with their plan, their ids at both providers, and whether they are in sync.
 
     JSON: {"total", "organizations": [{"id", "name", "plan_tier", "pending_plan_tier", "plan_effective_at", "status",
     "members", "created_at", "updated_at", "in_sync", "links": {"stripe": …, "lago": …}}]}; a link as in `status`.
@@ -40,7 +40,9 @@ def orgs(
         return
     if not page.total:
         output.show(
-            "No organization matches." if plan or search else "No organizations yet: `billing-sync import` brings some."
+            "No organization matches."
+            if plan or search
+            else "No organizations yet. Import some with `billing-sync import`."
         )
         return
     output.show(
@@ -49,7 +51,7 @@ def orgs(
 
 
 def upgrade_database() -> None:
-    """Bring the database's schema to this version's."""
+    """Upgrade the database schema to this version's."""
     settings = settings_of.read()
     resources.make_database_folder(settings)
     database = Database(settings.database)

@@ -1,7 +1,7 @@
-"""How answers look: tables for people, JSON for programs. Names of JSON fields and times (ISO, UTC) stay as they are.
+"""Output of the commands: tables for operators, JSON for programs. JSON field names and the time format are stable.
 
-A cell is text, never markup: whatever an organization is called, it is shown as it is. Where a table is too wide, ids
-are shortened, all by as much, and nothing else; a pipe gets them whole.
+A cell is text and never markup, so any name of an organization is shown unchanged. If a table is too wide, only ids
+are shortened, all to the same width. In a pipe they are never shortened.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rich.text import Text
 
 TableRow = TypeVar("TableRow")
 
-LimitOption = Annotated[int, typer.Option(min=1, max=10_000, help="Show at most so many.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number to show.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 PIPE_WIDTH = 250
-MIN_ID_WIDTH = 11  # beneath it, what may fold does
+MIN_ID_WIDTH = 11  # below this width the columns of kind ``fold`` wrap
 EMPTY_CELL = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[TableRow]):
-    """``id``: shortened where there is no room; ``fold``: broken into lines there; else always whole."""
+    """A narrow table shortens cells of kind ``id`` and wraps those of kind ``fold``; others stay whole."""
 
     title: str
     cell: Callable[[TableRow], str | Text | None]
@@ -42,19 +42,19 @@ class Column(Generic[TableRow]):
 
 
 def stdout_console() -> Console:
-    """Standard output as it is now; made at each use, since tests and pipes replace it."""
+    """A console on the current standard output; created at each use, because tests and pipes replace it."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(highlight=False, width=PIPE_WIDTH if piped else None)
 
 
 def stderr_console() -> Console:
-    """Standard error: progress and remarks, so that a pipe gets the result alone."""
+    """A console on standard error, for progress and remarks, so that a pipe gets only the result."""
     return Console(stderr=True, highlight=False)
 
 
 def table(rows: Sequence[TableRow], columns: Sequence[Column[TableRow]]) -> Table:
     width = stdout_console().width
-    gap = 2 if width >= 100 else 1  # noqa: PLR2004 - a wide screen
+    gap = 2 if width >= 100 else 1  # noqa: PLR2004 - a wide terminal
     grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     cells = [[_cell_text(column.cell(row)) for row in rows] for column in columns]
     id_width = _id_width(columns, cells, width - gap * (len(columns) - 1))
@@ -71,7 +71,7 @@ def table(rows: Sequence[TableRow], columns: Sequence[Column[TableRow]]) -> Tabl
 
 
 def show(*parts: RenderableType) -> None:
-    """Print each part on lines of its own; a string is text, not markup."""
+    """Print each part on its own lines. A string is text, not markup."""
     out = stdout_console()
     for part in parts:
         out.print(Text(part) if isinstance(part, str) else part)
@@ -86,7 +86,7 @@ def count_line(shown: int, total: int) -> str:
 
 
 def relative_time(moment: datetime | None, now: datetime) -> str:
-    """``3 min ago``, ``in 12 s``; a dash where there is no moment."""
+    """``3 min ago`` or ``in 12 s``; a dash for ``None``."""
     if moment is None:
         return EMPTY_CELL
     seconds = (now - moment).total_seconds()
@@ -94,7 +94,7 @@ def relative_time(moment: datetime | None, now: datetime) -> str:
 
 
 def utc_time(moment: datetime) -> str:
-    """A moment as people write it, in UTC."""
+    """A moment as readable text, in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -110,7 +110,7 @@ def _cell_text(cell: str | Text | None) -> Text:
 
 
 def _id_width(columns: Sequence[Column[TableRow]], cells: Sequence[Sequence[Text]], width: int) -> int:
-    """Characters that each id may take once everything else is shown."""
+    """The width that is left for each id after all other columns."""
     ids = sum(column.kind == "id" for column in columns)
     used = 0
     for column, texts in zip(columns, cells, strict=True):
@@ -133,5 +133,5 @@ def _json_default(value: object) -> object:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    message = f"{type(value).__name__} has no form in JSON"
+    message = f"{type(value).__name__} cannot be written as JSON"
     raise TypeError(message)

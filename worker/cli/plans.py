@@ -1,4 +1,4 @@
-"""The plan catalog held against what the billers sell: what is missing may be added, what exists is never changed."""
+"""Commands that compare the plan catalog with the providers' prices. Missing ones can be created; none is changed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from core.catalog.plans import Catalog
 from core.catalog.publishing import PriceStatus
 from core.common.clock import utc_now
 from core.ports.provider import BillingProvider
+from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import AccountGuard
-from worker.cli import descriptions, exit_codes, output, resources
+from worker.cli import exit_codes, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.wiring.runtime import open_providers
 
 
 def check(*, as_json: output.JsonOption = False) -> None:
-    """Compare plans.toml with what Lago and Stripe sell; exit code 1 if a plan is missing or differs there.
+    """Compare plans.toml with the prices at Lago and Stripe; exit code 1 if a plan is missing or differs.
 
     JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "problem"}]}
     """
@@ -33,14 +34,14 @@ def check(*, as_json: output.JsonOption = False) -> None:
     else:
         output.show(output.table(statuses, _plan_columns(added=False)), *catalog.conflicts())
         if any(each.missing for each in statuses):
-            output.show("`billing-sync plans push` puts the missing ones on sale.")
+            output.show("`billing-sync plans push` creates the missing ones.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
 def push(*, as_json: output.JsonOption = False) -> None:
-    """Put on sale what is missing at Lago and Stripe; exit code 1 if a plan that is there differs.
+    """Create missing plans at Lago and Stripe; exit code 1 if an existing plan differs.
 
-    JSON: {"in_order", "plans": [{"tier", "provider", "code", "missing", "problem"}]}, as it stood before.
+    JSON: {"in_order", "plans": [{"tier", "provider", "code", "missing", "problem"}]}, the state before.
     """
     with _open_catalog_and_providers() as (catalog, providers):
         _verify_accounts(providers)
@@ -51,7 +52,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
     else:
         output.show(output.table(statuses, _plan_columns(added=True)))
         if not in_order:
-            output.show("A plan that exists is never changed: correct plans.toml, or give the plan a new code.")
+            output.show("Existing plans are never changed. Correct plans.toml, or give the plan a new code.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
@@ -68,12 +69,12 @@ def _open_catalog_and_providers() -> Iterator[tuple[Catalog, list[BillingProvide
 
 
 def _verify_accounts(providers: list[BillingProvider]) -> None:
-    """Nothing is put on sale in an account that is not this database's."""
+    """Refuse to create prices in an account that does not belong to this database."""
     with resources.open_database() as database:
         by_name = {provider.provider: provider for provider in providers}
-        errors_met = AccountGuard(database=database, providers=by_name, clock=utc_now).confirm()
-    if errors_met:
-        raise errors_met[0]
+        errors = AccountGuard(database=database, providers=by_name, clock=utc_now).confirm()
+    if errors:
+        raise errors[0]
 
 
 def _plan_columns(*, added: bool) -> list[Column[PriceStatus]]:
@@ -84,7 +85,7 @@ def _plan_columns(*, added: bool) -> list[Column[PriceStatus]]:
 
     return [
         Column("plan", lambda row: row.tier),
-        Column("at", lambda row: descriptions.PROVIDER_LABELS[row.provider]),
+        Column("provider", lambda row: PROVIDER_NAMES[row.provider]),
         Column("code", lambda row: row.code),
-        Column("there", price_status, kind="fold"),
+        Column("status", price_status, kind="fold"),
     ]

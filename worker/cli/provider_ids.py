@@ -1,4 +1,4 @@
-"""A person's correction of the customer ids that an organization is known under at the billers."""
+"""Correction of an organization's customer ids at the providers, by an operator."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def set_customer_id(
     stripe: Annotated[str | None, typer.Option(metavar="cus_…", help="The customer's id in Stripe.")] = None,
     lago: Annotated[str | None, typer.Option(metavar="ID", help="The customer's id in Lago (lago_id).")] = None,
 ) -> None:
-    """Correct the customer ids of an organization. Each is read at its biller before anything is written there."""
+    """Set the customer ids of an organization. Each is read at the provider before anything is written to it."""
     if stripe is None and lago is None:
-        message = "say which id: --stripe cus_…, or --lago ID"
+        message = "give an id: --stripe cus_…, or --lago ID"
         raise UsageError(message)
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.write() as session:
@@ -37,6 +37,6 @@ def set_customer_id(
                 provider_ids.set_customer_ids(change, organization, {"stripe": stripe, "lago": lago})
             except InvalidChangeError as error:
                 raise UsageError(str(error)) from None
-    output.show(f"Stored; `billing-sync status {found.id}` shows what the billers say.")
+    output.show(f"Stored. `billing-sync status {found.id}` shows the result at the providers.")
     if settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)

@@ -1,4 +1,4 @@
-"""What commands stand on: settings, the store, the broker; opened when asked for and always closed."""
+"""Resources of the commands: settings, database and lock file. Each is opened on demand and always closed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UP_LOCK_FILE = "up.lock"
 
 @contextmanager
 def open_database(settings: Settings | None = None) -> Iterator[Database]:
-    """The database that the settings name, its schema this version's. Raises ``SettingsError``, ``DatabaseError``."""
+    """The configured database, with this version's schema. Raises ``SettingsError`` or ``DatabaseError``."""
     settings = settings or settings_of.read()
     make_database_folder(settings)
     database = Database(settings.database)
@@ -30,17 +30,17 @@ def open_database(settings: Settings | None = None) -> Iterator[Database]:
 
 
 def make_database_folder(settings: Settings) -> None:
-    """SQLite makes its file, not the folder around it."""
+    """SQLite creates its file, but not the folder of it."""
     if settings.database.startswith("sqlite:///"):
         Path(settings.database.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
 def settings_with_broker(command: str) -> Settings:
-    """Settings that name a broker which other processes reach too. Raises ``SettingsError``."""
+    """Settings with a broker that other processes can reach. Raises ``SettingsError`` if there is none."""
     settings = settings_of.read()
     if settings.is_embedded:
         message = (
-            f"`billing-sync {command}` shares its work through a broker and none is named: set REDIS_URL or "
+            f"`billing-sync {command}` needs a broker and none is configured: set REDIS_URL or "
             "CELERY_BROKER_URL, or run `billing-sync up`, which needs none"
         )
         raise SettingsError(message)
@@ -49,7 +49,7 @@ def settings_with_broker(command: str) -> Settings:
 
 @contextmanager
 def single_instance(folder: Path) -> Iterator[None]:
-    """One process at a time in this folder; the system frees it however the process ends. Raises ``UsageError``."""
+    """Lock the folder for one process; the system releases it when the process ends. Raises ``UsageError``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / UP_LOCK_FILE).open("a+", encoding="ascii") as lock_file:
         try:
@@ -57,8 +57,8 @@ def single_instance(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             lock_file.seek(0)
             message = (
-                f"process {lock_file.read(20).strip() or '?'} runs already in {folder}: "
-                "use that one, stop it, or name another folder in DATA_DIR"
+                f"process {lock_file.read(20).strip() or '?'} already runs in {folder}: "
+                "use it, stop it, or set another folder in DATA_DIR"
             )
             raise UsageError(message) from None
         lock_file.truncate(0)

@@ -1,9 +1,9 @@
-"""The long-running commands. Each opens what it needs before it says that it runs, and ends cleanly on SIGTERM.
+"""The long-running commands. Each opens its connections before it reports that it runs, and ends cleanly on SIGTERM.
 
-The worker finishes what it runs and gives back what it only holds; the relay finishes its batch. ``up`` may be killed
-at any moment: the database is the truth, and the next start brings everything home.
+The worker finishes its running tasks and returns the messages it has not started. The relay finishes its batch. ``up``
+may be killed at any time: the database is the source of truth, and the next start completes the work.
 
-``up`` and ``sandbox`` load their servers when they run: a worker would else hold 14 MB that it never uses.
+``up`` and ``sandbox`` import their servers when they run, which saves 14 MB in a worker.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from worker.wiring.email import EMAIL_FOLDER_NAME
 from worker.wiring.runtime import check_accounts
 
 UP_CHECK_SECONDS = 1.0  # seconds
-# Flower can shut workers down and run tasks: here it is a window, for this machine alone unless told otherwise.
+# Flower can shut down workers and run tasks. Here it is read-only, and only for this machine unless options change it.
 FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers=60")
 
 
 def up() -> None:
-    """Run everything in this process: worker, relay, sweep, the API, and a sandbox where no biller is named."""
+    """Run everything in this process: worker, relay, sweep, the API, and a sandbox if no provider is configured."""
     from worker.processes.embedded import EmbeddedProcess
     from worker.wiring import api as api_wiring
 
@@ -57,20 +57,20 @@ def up() -> None:
         output.show(*_welcome_lines(settings, embedded.sandbox_url, server.url))
         while not stopping.wait(UP_CHECK_SECONDS):
             if not (embedded.is_alive and server.is_alive):
-                message = "a part of it ended by itself: see the log above, then start it again; nothing is lost"
+                message = "a component stopped unexpectedly: see the log above, then start it again; nothing is lost"
                 raise CommandFailedError(message)
 
 
 def sandbox(
     *,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 inside a container.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8700,
-    no_limits: Annotated[bool, typer.Option("--no-limits", help="Never answer 429.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 inside a container.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any free one.")] = 8700,
+    no_limits: Annotated[bool, typer.Option("--no-limits", help="Never respond 429.")] = False,
     state: Annotated[
-        Path | None, typer.Option(help="File that keeps its objects; without it they are forgotten.")
+        Path | None, typer.Option(help="File that stores its objects; without it they are lost at exit.")
     ] = None,
 ) -> None:
-    """Run the stand-ins of Stripe and Lago alone, for tests."""
+    """Run only the Stripe and Lago sandbox, for tests."""
     from sandbox.server import Sandbox
 
     logging.configure(_quiet_settings(settings_of.read()))
@@ -79,17 +79,19 @@ def sandbox(
             f"The sandbox listens on {server.url}",
             f"  STRIPE_API_BASE={server.url}  STRIPE_SECRET_KEY=sk_test_…   (any key of that form)",
             f"  LAGO_API_URL={server.url}  LAGO_API_KEY=…   (any key)",
-            f"  {server.url}/sandbox/state shows what it holds. Stop it with Ctrl-C.",
+            f"  {server.url}/sandbox/state shows its objects. Stop it with Ctrl-C.",
         )
         stopping.wait()
 
 
 def run_worker(
     *,
-    concurrency: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; else WORKER_CONCURRENCY.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Number of threads; default: WORKER_CONCURRENCY.")
+    ] = None,
     queues: Annotated[
         str | None,
-        typer.Option(help=f"Of {', '.join(QUEUES)}; commas between. All if left out."),
+        typer.Option(help=f"Comma-separated list of {', '.join(QUEUES)}; default: all."),
     ] = None,
 ) -> None:
     """Run one Celery worker process; run as many as you need."""
@@ -115,7 +117,7 @@ def run_worker(
 
 
 def relay() -> None:
-    """Hand committed events to the broker; run one, or several."""
+    """Publish committed events to the broker; run one or several."""
     settings = resources.settings_with_broker("relay")
     app = _open_app(settings)
     process = Relay(app, app.runtime.database)
@@ -128,7 +130,7 @@ def relay() -> None:
 
 
 def beat() -> None:
-    """Ring for the sweep every few seconds; one is enough, a second does no harm."""
+    """Schedule the periodic jobs; one is enough, a second does no harm."""
     settings = resources.settings_with_broker("beat")
     logging.configure(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,7 @@ def beat() -> None:
 
 
 class _Beat(Beat):
-    """Its schedule is open before it can be told to stop: what stops it would else open it in the midst of opening."""
+    """Opens its schedule before a signal can stop it. Otherwise the signal handler would open it a second time."""
 
     def install_sync_handler(self, service: Service) -> None:
         _ = service.scheduler
@@ -145,14 +147,14 @@ class _Beat(Beat):
 
 
 def flower(context: typer.Context) -> None:
-    """Run Flower on this broker; what follows goes to Flower, e.g. --port=5555 --basic-auth=user:password."""
+    """Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password."""
     settings = resources.settings_with_broker("flower")
     build(settings).start(["flower", *FLOWER_OPTIONS, *context.args])
 
 
 @contextmanager
 def stop_on_signal(on_stop: Callable[[], None] | None = None) -> Iterator[threading.Event]:
-    """Set on SIGINT or SIGTERM, from inside the main thread; ``then`` is called as well."""
+    """An event that is set on SIGINT or SIGTERM, when ``on_stop`` is called too. For the main thread."""
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -169,14 +171,14 @@ def stop_on_signal(on_stop: Callable[[], None] | None = None) -> Iterator[thread
 
 
 def _quiet_settings(settings: Settings) -> Settings:
-    """A person looks on: only what is wrong is logged, unless LOG_LEVEL asks for more."""
+    """For commands on a terminal: log only warnings and errors, unless LOG_LEVEL is set."""
     return (
         settings if "log_level" in settings.model_fields_set else settings.model_copy(update={"log_level": "WARNING"})
     )
 
 
 def _open_app(settings: Settings) -> BillingApp:
-    """The app with its runtime open: what is missing is said now, not at the first task."""
+    """The app with its runtime open, so that a missing setting is reported now and not at the first task."""
     logging.configure(settings)
     app = build(settings)
     resources.make_database_folder(settings)
@@ -190,7 +192,8 @@ def _checked_queues(given: str | None) -> list[str] | None:
     chosen = [name.strip() for name in given.split(",") if name.strip()]
     unknown = [name for name in chosen if name not in QUEUES]
     if unknown or not chosen:
-        message = f"--queues: {', '.join(unknown) or 'nothing'} is no queue; choose from {', '.join(QUEUES)}"
+        problem = f"there is no queue {', '.join(unknown)}" if unknown else "no queue is given"
+        message = f"--queues: {problem}; choose from {', '.join(QUEUES)}"
         raise UsageError(message)
     return chosen
 
@@ -201,27 +204,28 @@ def _email_target(settings: Settings) -> str:
     return (
         f"{settings.data_dir / EMAIL_FOLDER_NAME}   (one file each)"
         if settings.is_embedded
-        else "wait until SMTP_HOST is set"
+        else "queued until SMTP_HOST is set"
     )
 
 
 def _welcome_lines(settings: Settings, sandbox_url: str | None, api_url: str) -> list[str]:
     folder = settings.data_dir
     provider_line = (
-        f"sandbox   {sandbox_url}   (stand-ins of Stripe and Lago; {sandbox_url}/sandbox/state shows what they hold)"
+        f"sandbox   {sandbox_url}   (simulates Stripe and Lago; {sandbox_url}/sandbox/state shows its objects)"
         if sandbox_url
         else f"providers {settings.stripe_api_base} and {settings.lago_api_url}"
     )
-    create = "from core.org_manager import org_manager; org_manager.create_organization('Acme')"
+    python_code = "from core.org_manager import org_manager; org_manager.create_organization('Acme')"
+    program = descriptions.program_path()
     return [
         "billing-sync is up. Stop it with Ctrl-C; nothing is lost, whatever ends it.",
         f"  {provider_line}",
-        f"  API       {api_url}   ({api_url}/docs describes it; `{descriptions.program_path()} keys create` opens it)",
+        f"  API       {api_url}   (docs at {api_url}/docs; create a key with `{program} keys create`)",
         f"  data      {folder.resolve()}",
         f"  emails    {_email_target(settings)}",
         "Next, in another terminal and this folder:",
-        f"  {descriptions.program_path()} import organizations.json org_users.json",
-        f'  {descriptions.program_path("python")} -c "{create}"',
-        f"  {descriptions.program_path()} orgs",
-        f"  {descriptions.program_path()} status Acme",
+        f"  {program} import organizations.json org_users.json",
+        f'  {descriptions.program_path("python")} -c "{python_code}"',
+        f"  {program} orgs",
+        f"  {program} status Acme",
     ]

@@ -1,4 +1,4 @@
-"""How organizations stand, from rows alone: no biller is asked, and the broker only whether it is there."""
+"""The sync status of organizations, read from the database. No provider is called; the broker is only probed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from core.common.clock import utc_now
 from core.emails import queue
+from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.link_status import LinkReport
 from core.reporting import overview
 from core.reporting.overview import FailureGroup, OrganizationReport, Overview
@@ -28,7 +29,7 @@ BROKER_PROBE_SECONDS = 2
 
 
 def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.JsonOption = False) -> None:
-    """Show what is in sync, behind and parked; of one organization also why, and what happens next.
+    """Show what is in sync, behind and parked; for one organization also the reason and the next step.
 
     JSON: {"in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
     "account_id", "livemode", "open_breaker": {"reason", "open_since", "message", "probe_at"} or null}, "lago": …},
@@ -77,15 +78,13 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("customer", link.customer_id),
         ("subscription", link.subscription_id),
         ("plan", descriptions.plan_text(link.plan_code, link.next_plan_code) if link.plan_code else None),
-        ("why", descriptions.reason_text(link)),
+        ("reason", descriptions.reason_text(link)),
         ("next", descriptions.next_step(link, report.id, now)),
         ("payment", descriptions.payment_text(link, now)),
     ):
         if line:
             grid.add_row(label, Text(line))
-    head = Text.assemble(
-        (f"{descriptions.PROVIDER_LABELS[link.provider]:<7}", "bold"), descriptions.link_status(link, now)
-    )
+    head = Text.assemble((f"{PROVIDER_NAMES[link.provider]:<7}", "bold"), descriptions.link_status(link, now))
     return [head, Padding(grid, (0, 0, 0, 2), expand=False)]
 
 
@@ -103,7 +102,7 @@ def _show_overview(overview: Overview, emails: queue.QueueCounts, settings: Sett
         output.table(
             counts,
             [
-                Column("", lambda row: descriptions.PROVIDER_LABELS[row[0]]),
+                Column("", lambda row: PROVIDER_NAMES[row[0]]),
                 Column("in sync", lambda row: str(row[1].in_sync), justify="right"),
                 Column("behind", lambda row: str(row[1].behind), justify="right"),
                 Column("parked", lambda row: str(row[1].parked), justify="right"),
@@ -119,35 +118,34 @@ def _show_overview(overview: Overview, emails: queue.QueueCounts, settings: Sett
     output.show("", *_overview_lines(overview, settings, broker_reachable, now), *_email_lines(emails, settings, now))
 
 
-def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - three answers
+def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - it has three values
     since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
     lines = [f"events to publish: {overview.unpublished}{since}"]
     if broker_reachable is None:
-        lines.append("broker: none named; a running `billing-sync up` does the work")
+        lines.append("broker: none configured; a running `billing-sync up` does the work")
     else:
-        lines.append(f"broker: {'answers' if broker_reachable else 'does not answer; the rows wait, nothing is lost'}")
+        no_response = "does not respond; work stays in the database, nothing is lost"
+        lines.append(f"broker: {'responds' if broker_reachable else no_response}")
     not_applied = [
         f"{overview.inbox[inbox_status]} {inbox_status}"
         for inbox_status in ("rejected", "waiting")
         if overview.inbox.get(inbox_status)
     ]
     if not_applied:
-        lines.append(
-            f"messages of other services and billers: {', '.join(not_applied)}; `billing-sync inbox` lists them"
-        )
+        lines.append(f"incoming messages: {', '.join(not_applied)}; `billing-sync inbox` lists them")
     if (last_report := overview.last_drift_report) is not None:
         drifted = (
-            f"{descriptions.plural(last_report.drifted, 'organization')} drifted"
+            f"{descriptions.plural(last_report.drifted, 'organization')} with drift"
             if last_report.drifted
-            else "nothing drifted"
+            else "no drift"
         )
-        lines.append(
-            f"last comparison with the billers, {output.relative_time(last_report.finished_at, now)}: {drifted}"
-        )
+        lines.append(f"last drift check, {output.relative_time(last_report.finished_at, now)}: {drifted}")
     if any(each.parked for each in overview.providers.values()):
-        lines.append("`billing-sync parked` says what to do about those that are parked")
+        lines.append("`billing-sync parked` shows what to do about parked links")
     if settings.uses_sandbox and not settings.is_embedded:
-        lines.append("no biller is named: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL")
+        lines.append(
+            "no provider is configured: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL"
+        )
     return lines
 
 
@@ -159,23 +157,23 @@ def _email_lines(emails: queue.QueueCounts, settings: Settings, now: datetime) -
         oldest = f"the oldest since {output.relative_time(emails.waiting_since, now)}"
         lines.append(f"emails to send: {emails.waiting}, {oldest}{f'; {reason}' if reason else ''}")
     if emails.failed:
-        lines.append(f"emails failed: {emails.failed}; `billing-sync parked` lists them")
+        lines.append(f"failed emails: {emails.failed}; `billing-sync parked` lists them")
     return lines
 
 
 def _error_columns(now: datetime) -> list[Column[FailureGroup]]:
     return [
         Column("links", lambda row: str(row.links), justify="right"),
-        Column("biller", lambda row: row.provider),
+        Column("provider", lambda row: row.provider),
         Column("state", lambda row: "retrying" if row.state == "active" else "parked"),
         Column("error", lambda row: row.code or row.kind, kind="fold"),
         Column("since", lambda row: output.relative_time(row.since, now)),
-        Column("for example", lambda row: row.message, kind="fold"),
+        Column("example", lambda row: row.message, kind="fold"),
     ]
 
 
 def _probe_broker(settings: Settings) -> tuple[str | None, bool | None]:
-    """The broker's address without its password, and whether it answers; one try, a few seconds at most."""
+    """The broker's URL without its password, and whether it responds. One attempt of a few seconds."""
     if settings.is_embedded:
         return None, None
     with build(settings).connection_for_write() as connection:

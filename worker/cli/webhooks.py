@@ -1,4 +1,4 @@
-"""Webhooks out: which services are told what happens, what they did not take, and telling them again."""
+"""Webhook endpoints of other services, their failed deliveries, and resending them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from worker.config import settings as settings_of
 from worker.config.settings import Settings, SettingsError
 from worker.wiring.runtime import open_signer
 
-EndpointIdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `webhooks list` shows it.")]
+EndpointIdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `webhooks list` shows it.")]
 EndpointIdOption = Annotated[str | None, typer.Option("--of", metavar="ID", help="Only those of this endpoint.")]
 
 
 def add_endpoint(
-    url: Annotated[str, typer.Argument(metavar="URL", help="https://…; http:// on this machine alone.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="https://…; http:// only for this machine.")],
     *,
     event: Annotated[
         list[str] | None,
-        typer.Option(help=f"May be given more than once; without it all. {', '.join(PUBLIC_EVENT_NAMES)}."),
+        typer.Option(help=f"May be repeated; default: all. {', '.join(PUBLIC_EVENT_NAMES)}."),
     ] = None,
-    description: Annotated[str | None, typer.Option(help="For people: whose it is.")] = None,
+    description: Annotated[str | None, typer.Option(help="A note on whose endpoint it is.")] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Tell another service what happens; prints the secret that it verifies with, this one time.
+    """Add a webhook endpoint and print its signing secret, this one time.
 
     JSON: {"id", "url", "events", "description", "created_at", "disabled_at", "disabled_reason", "pending", "failed",
     "secret"}
@@ -52,7 +52,7 @@ def add_endpoint(
 
 
 def list_endpoints(*, as_json: output.JsonOption = False) -> None:
-    """List who is told, of what, and how much of it waits or was given up.
+    """List webhook endpoints with their pending and failed deliveries.
 
     JSON: {"webhooks": [{"id", "url", "events", "description", "created_at", "disabled_at", "disabled_reason",
     "pending", "failed"}]}
@@ -63,22 +63,22 @@ def list_endpoints(*, as_json: output.JsonOption = False) -> None:
         output.show_json({"webhooks": [_endpoint_json(report) for report in found]})
         return
     if not found:
-        output.show("Nobody is told by webhook: `billing-sync webhooks add URL` changes that.")
+        output.show("No webhook endpoints. Add one with `billing-sync webhooks add URL`.")
         return
     output.show(output.table(found, _endpoint_columns()))
 
 
 def remove_endpoint(endpoint_id: EndpointIdArgument) -> None:
-    """End a webhook: nothing is sent there any more, and what was to be sent is forgotten."""
+    """Remove a webhook endpoint and its pending deliveries."""
     with resources.open_database() as database, database.write() as session:
         removed = endpoints.remove(session, endpoint_id)
     if not removed:
         raise _unknown_endpoint(endpoint_id)
-    output.show(f"{endpoint_id} is told nothing any more.")
+    output.show(f"Webhook endpoint {endpoint_id} removed.")
 
 
 def rotate_secret(endpoint_id: EndpointIdArgument, *, as_json: output.JsonOption = False) -> None:
-    """Make a new secret and print it, this one time; for a day the one before signs as well.
+    """Create a new secret and print it, this one time; the previous one also signs for a day.
 
     JSON: {"id", "secret"}
     """
@@ -98,14 +98,14 @@ def replay_deliveries(
         datetime | None,
         typer.Option(
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
-            help="All that happened from then on, UTC where it says nothing else; without it only what failed.",
+            help="Resend all events since this time, UTC unless it has an offset; default: only failed deliveries.",
         ),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Send again, each event under the id that it had before; a webhook that was disabled is told again.
+    """Resend events under their original ids; a disabled endpoint is enabled again.
 
-    JSON: {"count": how many are due now}
+    JSON: {"count": number of deliveries that will be resent}
     """
     with resources.open_database() as database, database.write() as session:
         try:
@@ -117,13 +117,13 @@ def replay_deliveries(
     if as_json:
         output.show_json({"count": count})
         return
-    output.show(f"{descriptions.plural(count, 'event')} to be sent again.")
+    output.show(f"{descriptions.plural(count, 'event')} will be resent.")
 
 
 def failed_deliveries(
     *, endpoint_id: EndpointIdOption = None, limit: output.LimitOption = 50, as_json: output.JsonOption = False
 ) -> None:
-    """List what was given up, the latest first: what was answered, and for which organization.
+    """List failed deliveries, latest first, with the response and the organization.
 
     JSON: {"total", "failed": [{"endpoint_id", "url", "event_id", "type", "org_id", "attempts", "status", "error",
     "at"}]}
@@ -134,12 +134,12 @@ def failed_deliveries(
         output.show_json({"total": total, "failed": found})
         return
     if not found:
-        output.show("Nothing was given up.")
+        output.show("No failed deliveries.")
         return
     output.show(
         output.table(found, _delivery_columns(utc_now())),
         output.count_line(len(found), total),
-        f"Once they can take it: `{descriptions.program_path()} webhooks replay ID`.",
+        f"When the endpoint accepts again: `{descriptions.program_path()} webhooks replay ID`.",
     )
 
 
@@ -147,8 +147,8 @@ def _require_signer(settings: Settings) -> Signer:
     signer = open_signer(settings)
     if signer is None:
         message = (
-            "WEBHOOK_SIGNING_SECRET is not set, so nothing can be signed: set it for every process, "
-            "`openssl rand -base64 32` makes one"
+            "WEBHOOK_SIGNING_SECRET is not set, so nothing can be signed: set it for every process; "
+            "create one with `openssl rand -base64 32`"
         )
         raise SettingsError(message)
     return signer
@@ -158,12 +158,12 @@ def _show_secret(endpoint_id: str, secret: str, document: dict[str, object], *, 
     if as_json:
         output.show_json({**document, "secret": secret})
         return
-    output.stderr_console().print(f"Webhook {endpoint_id}. Keep what follows secret; it is not shown again.")
+    output.stderr_console().print(f"Webhook endpoint {endpoint_id}. Keep the following secret; it is not shown again.")
     typer.echo(secret)
 
 
 def _unknown_endpoint(endpoint_id: str) -> UsageError:
-    return UsageError(f"there is no webhook {endpoint_id!r}; `billing-sync webhooks list` shows all")
+    return UsageError(f"there is no webhook endpoint {endpoint_id!r}; `billing-sync webhooks list` shows all")
 
 
 def _as_utc(moment: datetime) -> datetime:
@@ -189,19 +189,19 @@ def _endpoint_columns() -> list[Column[EndpointInfo]]:
         Column("id", lambda row: row.id),
         Column("url", lambda row: row.url, kind="fold"),
         Column("events", lambda row: ", ".join(row.events) or "all", kind="fold"),
-        Column("for", lambda row: row.description, kind="fold"),
-        Column("waits", lambda row: str(row.pending)),
-        Column("given up", lambda row: str(row.failed)),
+        Column("description", lambda row: row.description, kind="fold"),
+        Column("pending", lambda row: str(row.pending)),
+        Column("failed", lambda row: str(row.failed)),
         Column("disabled", lambda row: row.disabled_reason, kind="fold"),
     ]
 
 
 def _delivery_columns(now: datetime) -> list[Column[FailedDelivery]]:
     return [
-        Column("given up", lambda row: output.relative_time(row.last_attempt_at, now)),
-        Column("webhook", lambda row: row.endpoint_id),
+        Column("failed", lambda row: output.relative_time(row.last_attempt_at, now)),
+        Column("endpoint", lambda row: row.endpoint_id),
         Column("type", lambda row: row.type, kind="fold"),
-        Column("about", lambda row: row.org_id, kind="fold"),
-        Column("tries", lambda row: str(row.attempts)),
-        Column("answer", lambda row: str(row.status) if row.status is not None else row.error),
+        Column("organization", lambda row: row.org_id, kind="fold"),
+        Column("attempts", lambda row: str(row.attempts)),
+        Column("response", lambda row: str(row.status) if row.status is not None else row.error),
     ]

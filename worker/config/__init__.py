@@ -1,1 +1,1 @@
-"""Settings, read from the environment once; no other module reads it."""
+"""Settings, read once from the environment. No other package reads the environment."""

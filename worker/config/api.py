@@ -1,4 +1,4 @@
-"""Settings of the API, from the same environment and ``.env``. Without a sign-in service only keys of services open."""
+"""Settings of the API, from the same environment and ``.env``. Without a sign-in service only API keys are accepted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from api.oidc import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
 from providers.lago.webhooks import JwtCheck
+from worker.config.email import LOOPBACK_HOSTS
 from worker.config.settings import ENV_FILE, SettingsError
 
 DEFAULT_API_PORT: Final = 8080
-LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ApiSettings(BaseSettings):
@@ -23,36 +23,40 @@ class ApiSettings(BaseSettings):
         env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    api_host: str = Field(default="127.0.0.1", description="Where the API listens; 0.0.0.0 inside a container.")
-    api_port: int | None = Field(default=None, ge=0, le=65_535, description="8080 where it is not set.")
-    api_public_url: str | None = Field(default=None, description="Its origin as browsers see it, https://….")
+    api_host: str = Field(
+        default="127.0.0.1", description="Address on which the API listens; 0.0.0.0 inside a container."
+    )
+    api_port: int | None = Field(default=None, ge=0, le=65_535, description="Default: 8080.")
+    api_public_url: str | None = Field(
+        default=None, description="Public origin of the API as browsers see it, https://…."
+    )
     api_cors_origins: str | None = Field(
-        default=None, description="Whose pages may call it from a browser: origins, commas between; default: none."
+        default=None, description="Origins whose pages may call the API from a browser, comma-separated; default: none."
     )
     api_rate_limit: float = Field(
         default=DEFAULT_CLIENT_RATE,
         gt=0,
         le=100_000,
-        description="Requests a second of one caller; twice as many at once.",
+        description="Requests per second per caller; bursts of twice as many.",
     )
-    oidc_issuer: str | None = Field(default=None, description="The sign-in service, as its tokens spell it.")
-    oidc_audience: str | None = Field(default=None, description="What access tokens for this API name as audience.")
-    oidc_algorithm: TokenAlgorithm = Field(default="RS256", description="The one with which its tokens are signed.")
-    oidc_client_id: str | None = Field(default=None, description="For /auth/login; with API_PUBLIC_URL.")
+    oidc_issuer: str | None = Field(default=None, description="OIDC issuer, exactly as in its tokens.")
+    oidc_audience: str | None = Field(default=None, description="Audience of access tokens for this API.")
+    oidc_algorithm: TokenAlgorithm = Field(default="RS256", description="Signing algorithm of the issuer's tokens.")
+    oidc_client_id: str | None = Field(default=None, description="Client id for /auth/login; requires API_PUBLIC_URL.")
     lago_webhook_algorithm: Literal["hmac", "jwt"] = Field(
-        default="hmac", description="How Lago signs its webhooks; never taken from a webhook."
+        default="hmac", description="How Lago signs its webhooks; never read from the webhook itself."
     )
     lago_webhook_public_key: str | None = Field(
-        default=None, description="For jwt: a PEM, or its base64 as Lago's /api/v1/webhooks/json_public_key gives it."
+        default=None, description="For jwt: a PEM, or its base64 as Lago's /api/v1/webhooks/json_public_key returns it."
     )
-    oidc_client_secret: SecretStr | None = Field(default=None, description="Of that client, where it has one.")
+    oidc_client_secret: SecretStr | None = Field(default=None, description="Client secret, if the client has one.")
 
     @field_validator("api_public_url", "oidc_issuer")
     @classmethod
     def _check_https_url(cls, url: str | None) -> str | None:
         parts = urlsplit(url or "https://none")
         if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS):
-            problem = "must be an https:// address (http:// on this machine alone)"
+            problem = "must be an https:// address (http:// only on this machine)"
             raise ValueError(problem)
         return url
 
@@ -63,7 +67,7 @@ class ApiSettings(BaseSettings):
             parts = urlsplit(origin)
             is_exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
             if not (is_exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS)):
-                problem = "takes origins like https://app.example.com, commas between; no path, and no * for everybody"
+                problem = "must be origins like https://app.example.com, comma-separated; no path and no *"
                 raise ValueError(problem)
         return text
 
@@ -74,26 +78,26 @@ class ApiSettings(BaseSettings):
             try:
                 JwtCheck(key)
             except ValueError:
-                problem = "is no RSA public key: give the PEM, or its base64 as Lago answers it"
+                problem = "is not an RSA public key: give the PEM, or its base64 as Lago returns it"
                 raise ValueError(problem) from None
         return key
 
     @model_validator(mode="after")
     def _check_lago_webhook_settings_complete(self) -> ApiSettings:
         if (self.lago_webhook_algorithm == "jwt") != (self.lago_webhook_public_key is not None):
-            problem = "LAGO_WEBHOOK_ALGORITHM=jwt and LAGO_WEBHOOK_PUBLIC_KEY are set together, or both left out"
+            problem = "LAGO_WEBHOOK_ALGORITHM=jwt and LAGO_WEBHOOK_PUBLIC_KEY must be set together or both omitted"
             raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
     def _check_oidc_settings_complete(self) -> ApiSettings:
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
-            problem = "OIDC_ISSUER and OIDC_AUDIENCE are set together, or both left out"
+            problem = "OIDC_ISSUER and OIDC_AUDIENCE must be set together or both omitted"
             raise ValueError(problem)
         if (self.oidc_client_id is None) != (self.api_public_url is None) or (
             self.oidc_client_id is not None and self.oidc_issuer is None
         ):
-            problem = "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER are set together: for signing in by browser"
+            problem = "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER must be set together, for browser sign-in"
             raise ValueError(problem)
         return self
 
@@ -124,7 +128,7 @@ def _split_list(text: str | None) -> list[str]:
 
 
 def read() -> ApiSettings:
-    """Raises ``SettingsError`` with one sentence for each bad setting; no value is repeated."""
+    """Raises ``SettingsError`` with one sentence for each invalid setting. The sentence never contains the value."""
     try:
         return ApiSettings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Settings of mails: the mail server, whom mails are from, and the page that accepts invitations."""
+"""Settings of emails: the SMTP server, the sender address, and the page that accepts invitations."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from core.common.email_addresses import is_mailable
 TlsMode = Literal["starttls", "tls", "none"]
 
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-INVITATION_URL_TOKEN: Final = "{token}"  # noqa: S105 - where it goes
+INVITATION_URL_TOKEN: Final = "{token}"  # noqa: S105 - a placeholder
 
 
 class EmailSettings(BaseSettings):
-    smtp_host: str | None = Field(default=None, description="The mail server; with MAIL_FROM.")
+    smtp_host: str | None = Field(default=None, description="SMTP server; requires MAIL_FROM.")
     smtp_port: int | None = Field(default=None, ge=1, le=65_535, description="Default: 587, 465 or 25, by SMTP_TLS.")
-    smtp_user: str | None = Field(default=None, description="With SMTP_PASSWORD, where it asks for a login.")
-    smtp_password: SecretStr | None = Field(default=None, description="With SMTP_USER.")
-    smtp_tls: TlsMode = Field(default="starttls", description="tls: from the first byte; none: not at all.")
-    mail_from: str | None = Field(default=None, description="Name <address>, or an address.")
-    invitation_url: str | None = Field(default=None, description="The page that accepts invitations, {token} in it.")
+    smtp_user: str | None = Field(default=None, description="SMTP user; requires SMTP_PASSWORD.")
+    smtp_password: SecretStr | None = Field(default=None, description="SMTP password; requires SMTP_USER.")
+    smtp_tls: TlsMode = Field(default="starttls", description="starttls, tls (implicit TLS) or none.")
+    mail_from: str | None = Field(default=None, description="Sender: Name <address>, or an address.")
+    invitation_url: str | None = Field(
+        default=None, description="URL of the page that accepts invitations; must contain {token}."
+    )
 
     @field_validator("mail_from")
     @classmethod
@@ -41,7 +43,7 @@ class EmailSettings(BaseSettings):
         if INVITATION_URL_TOKEN not in (url or INVITATION_URL_TOKEN) or not (
             parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS
         ):
-            problem = f"must be an https:// address with {INVITATION_URL_TOKEN} in it (http:// on this machine alone)"
+            problem = f"must be an https:// address with {INVITATION_URL_TOKEN} in it (http:// only on this machine)"
             raise ValueError(problem)
         return url
 
@@ -49,12 +51,12 @@ class EmailSettings(BaseSettings):
     def _check_smtp_settings_complete(self) -> EmailSettings:
         for one, other in (("smtp_host", "mail_from"), ("smtp_user", "smtp_password")):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
-                problem = f"{one.upper()} and {other.upper()} are set together, or both left out"
+                problem = f"{one.upper()} and {other.upper()} must be set together or both omitted"
                 raise ValueError(problem)
         if self.smtp_user is not None and self.smtp_host is None:
-            problem = "SMTP_USER is set and SMTP_HOST is missing"
+            problem = "SMTP_USER is set but SMTP_HOST is missing"
             raise ValueError(problem)
         if self.smtp_user is not None and self.smtp_tls == "none" and self.smtp_host not in LOOPBACK_HOSTS:
-            problem = "SMTP_TLS is none: SMTP_PASSWORD would go to another machine for everybody to read"
+            problem = "SMTP_TLS is none: SMTP_PASSWORD would be sent unencrypted to another machine"
             raise ValueError(problem)
         return self

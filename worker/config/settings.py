@@ -1,7 +1,7 @@
-"""Settings, read once by an entry point from the environment (and ``.env``), and closed by default.
+"""Settings, read once by an entry point from the environment and from ``.env``.
 
-Secrets live here only and never show in a repr. Neither biller has a default address: a run that names none talks to
-its own sandbox on loopback, never to a live system.
+Secrets exist only here, and no repr shows them. Neither provider has a default URL: a process without provider settings
+uses its own sandbox on loopback, never a live system.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MIN_SIGNING_SECRET_LENGTH = 32
 
 
 class SettingsError(Exception):
-    """A setting is missing or cannot be used; the message names it and what it wants, never its value."""
+    """A setting is missing or invalid. The message names it and what is valid, never its value."""
 
 
 class Settings(EmailSettings):
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
         env_file_encoding="utf-8",
-        env_ignore_empty=True,  # NAME= says nothing, as in Compose
+        env_ignore_empty=True,  # NAME= counts as not set, as in Compose
         extra="ignore",
         frozen=True,
         populate_by_name=True,
@@ -41,23 +41,29 @@ class Settings(EmailSettings):
     data_dir: Path = Field(default=Path("data"), description="Folder of the embedded database and sandbox.")
     database_url: str | None = Field(default=None, description="SQLite or Postgres; default: a file in DATA_DIR.")
     celery_broker_url: str | None = Field(default=None, description="redis:// or amqp://; default: REDIS_URL.")
-    redis_url: str | None = Field(default=None, description="Used as the broker where CELERY_BROKER_URL is not set.")
+    redis_url: str | None = Field(
+        default=None, description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set."
+    )
     plans_file: Path = Field(default=Path("plans.toml"), description="The plan catalog.")
     charged_by: ChargingProvider | None = Field(
-        default=None, description="Who charges; wins over the plan file's own word."
+        default=None, description="Charging provider; overrides the plan catalog."
     )
 
-    stripe_secret_key: SecretStr | None = Field(default=None, description="sk_… or rk_…; without it: the sandbox.")
+    stripe_secret_key: SecretStr | None = Field(
+        default=None, description="sk_… or rk_…; if unset, the sandbox is used."
+    )
     stripe_api_base: str | None = Field(default=None, description="https://api.stripe.com for live; no default.")
     stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_… of the webhook endpoint.")
-    stripe_days_until_due: int = Field(default=30, ge=1, le=365, description="Of invoices, where Stripe charges.")
+    stripe_days_until_due: int = Field(
+        default=30, ge=1, le=365, description="Days until invoices are due, where Stripe charges."
+    )
     stripe_rate_limit: float | None = Field(
         default=None,
         ge=MIN_REQUESTS_PER_SECOND,
-        description="Requests a second of the account; default: 100, 25 with a test key.",
+        description="Requests per second of the account; default: 100, or 25 with a test key.",
     )
     stripe_operation_rate_limit: float = Field(
-        default=25.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests a second of one operation."
+        default=25.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests per second of one operation."
     )
     lago_api_url: str | None = Field(default=None, description="Lago's origin, without /api/v1; no default.")
     lago_api_key: SecretStr | None = Field(default=None, description="Key of one Lago organization.")
@@ -65,29 +71,33 @@ class Settings(EmailSettings):
     lago_webhook_secret: SecretStr | None = Field(default=None, description="HMAC key of Lago's webhooks.")
 
     webhook_signing_secret: SecretStr | None = Field(
-        default=None, description="Of it each subscriber's own secret is made; without it nobody is told by webhook."
+        default=None,
+        description="Master secret from which each endpoint's signing secret is derived. Outbound webhooks are "
+        "disabled without it.",
     )
-    webhook_allow_private: bool = Field(default=False, description="Subscribers may be on private networks.")
+    webhook_allow_private: bool = Field(default=False, description="Allow webhook endpoints on private networks.")
 
     lago_rate_limit: float = Field(
-        default=50.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests a second of the Lago organization."
+        default=50.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests per second of the Lago organization."
     )
 
     worker_concurrency: int = Field(default=8, ge=1, le=64, description="Threads of one worker process.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="The least that is logged."
-    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Minimum log level.")
     plan_every_hours: float | None = Field(
-        default=None, gt=0, description="How often a comparison with the billers begins by itself; default: never."
+        default=None, gt=0, description="Hours between automatic drift checks; default: never."
     )
-    log_format: Literal["console", "json"] = Field(default="console", description="json where a collector reads it.")
+    log_format: Literal["console", "json"] = Field(default="console", description="json for log collectors.")
 
-    postgres_host: str | None = Field(default=None, description="With POSTGRES_*, where DATABASE_URL is not set.")
+    postgres_host: str | None = Field(
+        default=None, description="Used with the other POSTGRES_* settings if DATABASE_URL is not set."
+    )
     postgres_port: int = 5432
     postgres_user: str = "postgres"
     postgres_password: SecretStr | None = None
     postgres_db: str = "postgres"
-    redis_host: str | None = Field(default=None, description="With REDIS_*, where REDIS_URL is not set.")
+    redis_host: str | None = Field(
+        default=None, description="Used with the other REDIS_* settings if REDIS_URL is not set."
+    )
     redis_port: int = 6379
     redis_db: int = 0
 
@@ -96,7 +106,8 @@ class Settings(EmailSettings):
     def _check_signing_secret(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None and len(secret.get_secret_value()) < MIN_SIGNING_SECRET_LENGTH:
             problem = (
-                f"must be {MIN_SIGNING_SECRET_LENGTH} random characters or more; `openssl rand -base64 32` makes them"
+                f"must be {MIN_SIGNING_SECRET_LENGTH} random characters or more; create one with "
+                "`openssl rand -base64 32`"
             )
             raise ValueError(problem)
         return secret
@@ -111,11 +122,11 @@ class Settings(EmailSettings):
             if (secret is None) != (url is None):
                 missing = key if secret is None else address
                 problem = (
-                    f"{missing} is missing: {key} and {address} are set together, or both left out for the sandbox"
+                    f"{missing} is missing: {key} and {address} must be set together, or both omitted for the sandbox"
                 )
                 raise ValueError(problem)
         if (self.stripe_secret_key is None) != (self.lago_api_key is None):
-            problem = "set both billers (STRIPE_* and LAGO_*), or neither for the sandbox"
+            problem = "set both providers (STRIPE_* and LAGO_*), or neither for the sandbox"
             raise ValueError(problem)
         if self.lago_api_url is not None and "/api/v1" in self.lago_api_url:
             problem = "LAGO_API_URL must be the bare origin, without /api/v1"
@@ -128,8 +139,8 @@ class Settings(EmailSettings):
             return self.database_url
         if self.postgres_host:
             password = f":{quote(self.postgres_password.get_secret_value(), safe='')}" if self.postgres_password else ""
-            owner = f"{quote(self.postgres_user, safe='')}{password}"
-            return f"postgresql://{owner}@{self.postgres_host}:{self.postgres_port}/{self.postgres_db}"
+            credentials = f"{quote(self.postgres_user, safe='')}{password}"
+            return f"postgresql://{credentials}@{self.postgres_host}:{self.postgres_port}/{self.postgres_db}"
         return f"sqlite:///{self.data_dir / 'billing-sync.db'}"
 
     @property
@@ -138,7 +149,7 @@ class Settings(EmailSettings):
 
     @property
     def redis(self) -> str | None:
-        """Where processes share the quota: the named Redis, else a broker that is one; None: there is none."""
+        """The Redis that processes share: the configured one, else a broker that is Redis, else ``None``."""
         if self._configured_redis_url is None and self.broker.startswith(("redis://", "rediss://")):
             return self.broker
         return self._configured_redis_url
@@ -151,7 +162,7 @@ class Settings(EmailSettings):
 
     @property
     def is_embedded(self) -> bool:
-        """One process does everything; there is no broker to share work through."""
+        """One process does everything: no broker is configured."""
         return self.broker == IN_MEMORY_BROKER_URL
 
     @property
@@ -160,7 +171,7 @@ class Settings(EmailSettings):
 
 
 def read() -> Settings:
-    """Raises ``SettingsError`` with one sentence for each bad setting; no value is repeated."""
+    """Raises ``SettingsError`` with one sentence for each invalid setting. The sentence never contains the value."""
     _refuse_unreadable_lines()
     try:
         return Settings()
@@ -172,13 +183,13 @@ def read() -> Settings:
 
 
 def _refuse_unreadable_lines() -> None:
-    """A line that the reader of the file skips would leave its setting at the default: another database, a sandbox."""
+    """Without this check a line that the parser skips would leave its setting at the default, such as the sandbox."""
     if not ENV_FILE.is_file():
         return
     try:
         lines = list(parse_stream(io.StringIO(ENV_FILE.read_text(encoding="utf-8"))))
     except UnicodeDecodeError:
-        message = f"{ENV_FILE} is not text in UTF-8: save it as such"
+        message = f"{ENV_FILE} is not UTF-8 text: save it as UTF-8"
         raise SettingsError(message) from None
     unreadable = [
         str(each.original.line + _count_leading_blank_lines(each.original.string))
@@ -186,12 +197,12 @@ def _refuse_unreadable_lines() -> None:
         if each.error or (each.key is not None and each.value is None)
     ]
     if unreadable:
-        message = f"{ENV_FILE} line {', '.join(unreadable)}: cannot be read; write NAME=value, a comment after #"
+        message = f"{ENV_FILE} line {', '.join(unreadable)} cannot be parsed; write NAME=value, comments after #"
         raise SettingsError(message)
 
 
 def _count_leading_blank_lines(part: str) -> int:
-    """The reader counts blank lines to what follows them."""
+    """The parser adds blank lines to the statement that follows them."""
     return part[: len(part) - len(part.lstrip())].count("\n")
 
 

@@ -1,8 +1,8 @@
-"""Which messages are fresh and which are a crowd: what comes faster than its biller takes it is handled as bulk work.
+"""Classifies sync requests as interactive or bulk: requests that arrive faster than the provider's rate are bulk.
 
-A crowd is rung at the pace at which it is taken, as far as the sweep's grace reaches; the rest is left to the sweep. So
-two thousand sign-ups do not fill the queues, and the change that comes after them does not stand behind them. Counted
-in this process alone: to be wrong costs seconds, nothing else.
+Bulk requests are delayed so that they reach the provider at its rate. Those that would be delayed for longer than
+``SWEEP_GRACE`` are left to the sweep. Two thousand sign-ups therefore do not fill the queues, and a change made after
+them does not wait for them. Each process counts only its own requests; a wrong class costs a delay of seconds.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from core.organizations.links import SWEEP_GRACE
 from core.ports.spec import PROVIDERS, Provider
 from tasks.routing import SyncRequest
 
-INTERACTIVE_BURST_SIZE: Final = 50  # messages to one biller that may come at once and are fresh all the same
+INTERACTIVE_BURST_SIZE: Final = 50  # sync requests for one provider that may arrive at once and are still interactive
 
 
 @dataclass(slots=True)
 class _ProviderBudget:
-    """To one biller. ``room`` for so many more at once; a crowd is spread up to ``bulk_until``."""
+    """One provider: how many more requests are interactive now, and until when bulk requests are already spread."""
 
     interactive_left: float = INTERACTIVE_BURST_SIZE
     bulk_until: float = 0.0
 
 
 class BurstClassifier:
-    """``pace``: rounds a second at a biller. For one thread."""
+    """``rate_of`` returns the sync attempts per second of a provider. Not thread-safe."""
 
     def __init__(self, rate_of: Callable[[Provider], float], now: Callable[[], float] = time.monotonic) -> None:
         self._rate_of = rate_of
@@ -37,7 +37,7 @@ class BurstClassifier:
         self._refilled_at = now()
 
     def classify(self, requests: Iterable[SyncRequest]) -> Iterator[SyncRequest]:
-        """Those that are to be rung now, in their order."""
+        """Yield the requests to publish now, in their order; the others are left to the sweep."""
         now = self._now()
         for provider, budget in self._budgets.items():
             budget.interactive_left = min(

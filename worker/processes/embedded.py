@@ -1,6 +1,7 @@
-"""Everything in one process: database file, Celery worker, relay, sweep, and the sandbox where no biller is named.
+"""Everything in one process: database file, Celery worker, relay, sweep, and the sandbox if no provider is configured.
 
-Durable because the database is the truth: what was queued in memory when the process died, the sweep finds again.
+Nothing is lost if the process dies: the database is the source of truth, and the sweep finds whatever was queued in
+memory.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ EMBEDDED_STOP_SECONDS: Final = 30.0
 
 
 class EmbeddedProcess:
-    """A context: running inside, stopped after; one a process, since Celery's stop switch is the process's own."""
+    """Runs inside a ``with`` block. Only one per process, because Celery's stop flag is global."""
 
     def __init__(self, settings: Settings, *, sandbox_limits: bool = True) -> None:
         self._settings = settings
@@ -53,11 +54,11 @@ class EmbeddedProcess:
 
     @property
     def settings(self) -> Settings:
-        """With the sandbox's address where no biller is named; once it runs."""
+        """The settings. Once started without configured providers, they contain the sandbox's URL and keys."""
         return self._settings
 
     def receive_sandbox_webhooks(self, api_url: str) -> None:
-        """Where it is our own, its webhooks go to this API."""
+        """Have our own sandbox send its webhooks to this API; does nothing if providers are configured."""
         stripe, lago = self._settings.stripe_webhook_secret, self._settings.lago_webhook_secret
         if self._sandbox is None or stripe is None or lago is None:
             return
@@ -73,7 +74,7 @@ class EmbeddedProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Worker, relay and sweep all run."""
+        """Whether all threads run: worker, relay, sweep and the other periodic jobs."""
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def __enter__(self) -> Self:
@@ -143,7 +144,7 @@ class EmbeddedProcess:
                 log.warning("drift_check_failed", error=type(error).__name__)
 
     def _stop(self) -> None:
-        """What runs is finished; what waits in memory is in the rows."""
+        """Finish running tasks. Messages still in memory may be lost, because the database has their work."""
         self._stopping.set()
         if self._relay is not None:
             self._relay.stop()

@@ -1,8 +1,8 @@
-"""The relay: committed events to the broker, oldest first. It may repeat a message and never loses one.
+"""The relay publishes committed events to the broker, oldest first. It may repeat a message and never loses one.
 
-Rows are leased, handed over, then marked; no transaction is open while the broker is talked to. Woken by LISTEN on
-Postgres, by a short poll on SQLite; several relays share the work. A broker or a database that is away, full or
-read-only is outlasted.
+It leases rows, publishes them, then marks them as published; no transaction is open during a call to the broker. On
+Postgres it waits with LISTEN, on SQLite it polls. Several relays share the work. While the broker or the database is
+unavailable, full or read-only, the relay keeps retrying.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ log = structlog.get_logger()
 
 RELAY_BATCH_SIZE: Final = 500
 SQLITE_POLL_SECONDS: Final = 0.02  # seconds
-POSTGRES_POLL_SECONDS: Final = 1.0  # seconds; the fallback when a notification was missed
-FIRST_RELAY_PAUSE_SECONDS: Final = 0.5  # seconds; doubled by each failure in a row
+POSTGRES_POLL_SECONDS: Final = 1.0  # seconds; the fallback for a missed notification
+FIRST_RELAY_PAUSE_SECONDS: Final = 0.5  # seconds; doubled by each consecutive failure
 MAX_RELAY_PAUSE_SECONDS: Final = 8.0  # seconds
 
-# What a broker that is away, full, read-only or of another password raises: kombu's own errors, the socket's, and
-# those of Redis' client where kombu lets them through.
+# Raised if the broker is unavailable, full, read-only or has another password: errors of kombu and the socket, and
+# those of the Redis client that kombu does not convert.
 BROKER_UNAVAILABLE_ERRORS: Final = (KombuError, OSError, RedisError)
 
 
 class Relay:
-    """Runs until ``stop()``; one batch is always finished."""
+    """Runs until ``stop()``. A batch that was started is always finished."""
 
     def __init__(self, app: BillingApp, database: Database) -> None:
         self._app = app
@@ -69,7 +69,7 @@ class Relay:
         self._stopping.set()
 
     def relay_once(self) -> int:
-        """One batch; returns how many events left the pending set. A failure gives them back and is raised."""
+        """Publish one batch and return the number of its events. A failure makes them pending again and is raised."""
         relayed = self._relay_events()
         self._dispatch_provider_webhooks()
         return relayed
@@ -101,12 +101,12 @@ class Relay:
         return len(events)
 
     def _is_pending(self) -> bool:
-        """SQLite is polled, and to lease, be it nothing, keeps every writer out."""
+        """For SQLite, which is polled: a read avoids the write lock that even an empty lease would take."""
         with self._database.read() as session:
             return outbox.has_pending(session)
 
     def _dispatch_provider_webhooks(self) -> None:
-        """One ring for all: whoever answers it takes whatever is stored then."""
+        """One message for all stored provider webhooks: its task handles whatever is stored by then."""
         now = self._app.runtime.clock
         with self._database.read() as session:
             if not provider_webhooks.any_due(session, now()):
@@ -117,7 +117,7 @@ class Relay:
             provider_webhook_tasks.enqueue(self._app)
 
     def _pause(self, log_event: str, error: Exception) -> None:
-        # The class alone: the text may hold the address with its password.
+        # Only the error's class is logged: its text may contain the URL with the password.
         log.warning(log_event, error=type(error).__name__)
         self._stopping.wait(min(MAX_RELAY_PAUSE_SECONDS, FIRST_RELAY_PAUSE_SECONDS * 2.0 ** min(self._failures, 10)))
         self._failures += 1

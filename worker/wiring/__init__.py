@@ -1,1 +1,1 @@
-"""Builds what a process runs from the settings."""
+"""Builds the objects of a process from its settings."""

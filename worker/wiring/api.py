@@ -1,4 +1,4 @@
-"""The API as a process, or a part of one: its own connections, its own threads, closed in the order of their making."""
+"""Builds and runs the API, as a process or as a part of one, with connections and threads of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.shared.client_rate_limiter import RedisClientRateLimiter
 from worker.shared.rate_limiter import RedisRateLimiter
 from worker.wiring import runtime as wiring_runtime
 
-# As many as threads answer requests (anyio's limit): nobody waits for a connection while holding a thread.
+# As many as there are threads for requests (anyio's limit): no thread waits for a connection.
 API_DATABASE_CONNECTIONS: Final = 40
 
 
@@ -38,11 +38,12 @@ API_DATABASE_CONNECTIONS: Final = 40
 def serve(
     settings: Settings, api_settings: ApiSettings, rate_limiter: RateLimiter | None = None
 ) -> Iterator[ApiServer]:
-    """Serving inside, stopped after. On 8080, or any free port where that is taken and none was asked for.
+    """Serve the API inside the ``with`` block: on the configured port, else on 8080, else on any free port.
 
-    ``quota``: of this process's workers, where it has some. Without billers named, what they would tell is unavailable.
+    Pass the ``rate_limiter`` of the workers in this process, if it has any. Without configured providers, quotes and
+    usage are unavailable.
 
-    Raises ``CatalogError``, ``DatabaseError``, or OSError where the port that was asked for is taken.
+    Raises ``CatalogError``, ``DatabaseError``, or ``OSError`` if the configured port is in use.
     """
     plans = plan_catalog.load(settings.plans_file, settings.charged_by)
     with ExitStack() as resources:
@@ -86,7 +87,7 @@ def _lago_webhooks(settings: Settings, api_settings: ApiSettings) -> LagoWebhook
 def _open_provider_queries(
     settings: Settings, plans: Catalog, rate_limiter: RateLimiter | None, resources: ExitStack
 ) -> ProviderQueries:
-    """Billers of its own: somebody waits for what these answer, so their calls are shorter than a worker's."""
+    """Providers with a shorter timeout than a worker's, because a user waits for the response."""
     stripe, lago = wiring_runtime.open_stripe_and_lago(settings, plans, QUERY_CALL_TIMEOUT_SECONDS)
     resources.callback(stripe.close)
     resources.callback(lago.close)

@@ -1,6 +1,7 @@
 """The Celery app: configuration, queues and the beat schedule.
 
-JSON only, no result backend: the rows are the truth. Late acknowledgement, one message a slot, bounded sockets.
+Messages are JSON. There is no result backend, because the database is the source of truth. A message is acknowledged
+after its task, a worker prefetches one message per thread, and socket operations have timeouts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TASK_MODULES: Final = [
 ]
 SWEEP_INTERVAL_SECONDS: Final = 5.0
 
-# The visibility timeout must outlast the longest countdown and the longest task, else both run again (celery.md 0.2).
+# The visibility timeout must exceed the longest countdown and the longest task, or they run again (celery.md 0.2).
 REDIS_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "visibility_timeout": 300,
     "unacked_restore_interval": 10,
@@ -46,7 +47,7 @@ MEMORY_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
 
 
 def build(settings: Settings) -> BillingApp:
-    """An app for this process; nothing is opened before the first task or publish."""
+    """Build the app of this process. Connections are opened by the first task or publish."""
     app = BillingApp("billing-sync", open_runtime=lambda: open_runtime(settings), set_as_current=True)
     app.conf.update(_configuration(settings))
     app.set_default()
@@ -56,8 +57,8 @@ def build(settings: Settings) -> BillingApp:
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
-    # Direct queues are published to by their name alone, so a wiped Redis loses no binding (celery.md 1.2). RabbitMQ's
-    # quorum queues hold countdowns in the broker, which asks for a topic exchange (celery.md 1.4).
+    # A direct queue needs only its name to be published to, so a wiped Redis loses no binding (celery.md 1.2).
+    # RabbitMQ's quorum queues keep countdowns in the broker, which requires a topic exchange (celery.md 1.4).
     amqp = settings.broker.startswith("amqp")
     queue_arguments = {"x-queue-type": "quorum"} if amqp else None
     exchange = Exchange("billing-sync", type="topic" if amqp else "direct")
@@ -92,8 +93,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "timezone": "UTC",
         "enable_utc": True,
         "worker_prefetch_multiplier": 1,
-        # No worker_eta_task_limit: kombu lets no wait raise the prefetch count beyond it, but lets every one that ends
-        # lower it, so after a crowd of waits a worker takes one message at a time for good. LONGEST_RETRY bounds them.
+        # No worker_eta_task_limit: in kombu a countdown does not raise the prefetch count above this limit, but each
+        # countdown that ends lowers it. After a burst of countdowns a worker would process one message at a time for
+        # good. ``MAX_QUEUE_DELAY_SECONDS`` bounds the countdowns.
         "worker_send_task_events": True,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
@@ -104,7 +106,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _beat_schedule(settings: Settings) -> dict[str, Any]:
-    """A ring that is late is worth nothing: the next one does its work."""
+    """Scheduled messages expire at the next tick, which does the same work."""
     entries: dict[str, Any] = {
         "sweep": {"task": SWEEP, "schedule": SWEEP_INTERVAL_SECONDS, "options": {"expires": SWEEP_INTERVAL_SECONDS}},
         "emails": {
@@ -126,8 +128,8 @@ def _beat_schedule(settings: Settings) -> dict[str, Any]:
 
 
 def _transport_options(broker: str) -> dict[str, Any]:
-    # Without "://" there is no scheme, and what stands before the colon may be a password.
-    scheme = broker.split("://", 1)[0] if "://" in broker else "nothing of the kind"
+    # Without "://" the part before the colon may be a password, so it is not shown.
+    scheme = broker.split("://", 1)[0] if "://" in broker else "none"
     if scheme in {"redis", "rediss"}:
         return REDIS_TRANSPORT_OPTIONS
     if scheme in {"amqp", "amqps", "pyamqp"}:
@@ -135,7 +137,7 @@ def _transport_options(broker: str) -> dict[str, Any]:
     if scheme == "memory":
         return MEMORY_TRANSPORT_OPTIONS
     message = (
-        f"the broker's address (CELERY_BROKER_URL, else REDIS_URL) begins with {scheme}; "
+        f"the broker URL (CELERY_BROKER_URL, else REDIS_URL) has the scheme {scheme}; "
         "use redis://, rediss://, amqp:// or amqps://"
     )
     raise SettingsError(message)

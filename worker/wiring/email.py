@@ -1,6 +1,6 @@
-"""Where mails go: to the mail server that is named, else to a folder where everything is one process, else nowhere yet.
+"""Builds the email sender: through the SMTP server, or into a folder if everything runs in one process.
 
-Without any they wait in their rows, and `billing-sync status` says so.
+Without either, emails stay queued, and `billing-sync status` shows it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.config.settings import Settings
 
 EMAIL_FOLDER_NAME: Final = "emails"
 DEFAULT_SMTP_PORTS: Final[dict[TlsMode, int]] = {"starttls": 587, "tls": 465, "none": 25}
-# Whom mails are from that go to a folder.
+# Sender of the emails that are written to the folder.
 FOLDER_SENDER_ADDRESS: Final = Address("billing-sync", "billing-sync", "localhost")
 
 
@@ -30,12 +30,12 @@ def open_email_sender(settings: Settings, database: Database, plans: Catalog) ->
     transport = _email_transport(settings)
     if transport is None:
         return None
-    from_address = SenderConfig(from_address=_sender_address(settings), invitation_url=settings.invitation_url)
+    sender_config = SenderConfig(from_address=_sender_address(settings), invitation_url=settings.invitation_url)
     return EmailSender(
         database=database,
         catalog=plans,
         clock=utc_now,
-        config=from_address,
+        config=sender_config,
         transport=transport,
         new_token=invitations.new_token,
     )

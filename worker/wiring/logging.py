@@ -1,7 +1,7 @@
-"""Logging for our processes: one line an event, constant names and fields, to standard error.
+"""Logging of all processes: one line per event, with constant names and fields, to standard error.
 
-Task and organization ids only; the SDKs' own loggers stay at WARNING: their INFO lines hold emails (stripe.md 1.7).
-Of a message that Celery throws away, its log line says why, and not what was in it.
+Lines contain only ids of tasks and organizations. The SDKs' loggers stay at WARNING, because their INFO lines contain
+email addresses (stripe.md 1.7). For a message that Celery drops, the line has the reason and not the content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from celery.signals import setup_logging
 
 from worker.config.settings import Settings
 
-# celery.pool's DEBUG lines hold the arguments of each task.
+# The DEBUG lines of celery.pool contain the arguments of each task.
 QUIET_LOGGERS = (
     "stripe",
     "httpx",
@@ -36,7 +36,7 @@ TASK_NAME_PATTERN = re.compile(r"[a-zA-Z_.]{1,100}")
 
 
 def configure(settings: Settings) -> None:
-    """Once a process, by its entry point."""
+    """Called once per process, by its entry point."""
     chain: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_task,
@@ -73,18 +73,18 @@ def configure(settings: Settings) -> None:
 
 
 def _hide_dropped_message(record: logging.LogRecord) -> bool:
-    """Celery writes out the whole message that it throws away, and the error's own text may quote it."""
+    """Celery logs the whole message that it drops, and the error's text may quote it. Log only the reason."""
     if "body" in str(record.msg):
         error = record.args[0] if isinstance(record.args, tuple) and record.args else None
         task_name = error.args[0] if isinstance(error, KeyError) and error.args else ""
         shown = task_name if TASK_NAME_PATTERN.fullmatch(str(task_name)) else type(error).__name__
-        record.msg, record.args = "message_thrown_away: %s, %s", (record.funcName.removeprefix("on_"), shown)
+        record.msg, record.args = "message_dropped: %s, %s", (record.funcName.removeprefix("on_"), shown)
         record.exc_info = record.exc_text = None
     return True
 
 
 def _keep_our_logging(**_: object) -> None:
-    """Celery configures no logging of its own where somebody listens to this signal."""
+    """Celery configures no logging of its own if a receiver is connected to this signal."""
 
 
 def _add_task(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

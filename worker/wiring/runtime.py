@@ -1,4 +1,4 @@
-"""What a process works with, built from the settings: database, providers, rate limiter, email and webhooks."""
+"""Builds the runtime of a process from its settings: database, providers, rate limiter, emails and webhooks."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from worker.wiring.email import open_email_sender
 log = structlog.get_logger()
 
 
-# One call to a biller, the last byte included; ``core.reconcile.attempt.MAX_CALL_DURATION`` leaves room for bridged
-# blips on top.
+# One request to a provider, including the last byte. ``core.reconcile.attempt.MAX_CALL_DURATION`` also leaves time for
+# inline retries.
 WORKER_CALL_SECONDS: Final = 10.0
 
-# Of the published limits. Stripe's buckets forgive a burst (stripe.md 3); Lago's window of one second does not (lago.md
-# 2), so there the share leaves room for requests that were let through evenly and arrive in a crowd.
+# The published limits, and the share of them that is used. Stripe's buckets allow a burst (stripe.md 3). Lago's window
+# of one second does not (lago.md 2), so its share leaves room for requests that were sent evenly and arrive in a burst.
 STRIPE_LIVE_RATE_LIMIT: Final = 100.0
 STRIPE_TEST_RATE_LIMIT: Final = 25.0
 STRIPE_RATE_LIMIT_SHARE: Final = 0.98
@@ -42,7 +42,7 @@ LAGO_RATE_LIMIT_SHARE: Final = 0.9
 
 
 def open_runtime(settings: Settings) -> Runtime:
-    """Raises ``SettingsError``, ``CatalogError`` or ``DatabaseError``: nothing is started half."""
+    """Open everything or nothing. Raises ``SettingsError``, ``CatalogError`` or ``DatabaseError``."""
     plans = plan_catalog.load(settings.plans_file, settings.charged_by)
     providers = open_providers(settings, plans)
     database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
@@ -83,13 +83,13 @@ def open_runtime(settings: Settings) -> Runtime:
 
 
 def open_signer(settings: Settings) -> Signer | None:
-    """None: no secret is set, so nobody is told by webhook."""
+    """``None`` if no signing secret is set: outbound webhooks are then disabled."""
     secret = settings.webhook_signing_secret
     return None if secret is None else Signer(secret.get_secret_value())
 
 
 def open_dispatcher(settings: Settings, database: Database) -> Dispatcher | None:
-    """Other services' servers may be slow: they have a quarter of the threads at most."""
+    """Other services' servers may be slow, so all endpoints together use at most a quarter of the threads."""
     signer = open_signer(settings)
     if signer is None:
         return None
@@ -103,18 +103,18 @@ def open_dispatcher(settings: Settings, database: Database) -> Dispatcher | None
 
 
 def check_accounts(runtime: Runtime) -> None:
-    """At the start of a process that does the work. Raises ``WrongAccountError``; a biller may be away."""
+    """Check the provider accounts when a worker starts. Raises ``WrongAccountError``; other errors are logged."""
     for error in runtime.reconciler.account_guard.start():
         log.warning("account_check_skipped", provider=error.provider, reason=error.message)
 
 
 def open_rate_limiter(settings: Settings) -> RateLimiter:
-    """Shared through Redis where there is one; else each process keeps within the limits by itself."""
+    """Shared through Redis if there is one. Otherwise each process keeps to the limits on its own."""
     test_mode = settings.stripe_secret_key is not None and "_test_" in settings.stripe_secret_key.get_secret_value()
     account = settings.stripe_rate_limit or (STRIPE_TEST_RATE_LIMIT if test_mode else STRIPE_LIVE_RATE_LIMIT)
     limits: dict[Provider, ProviderRateLimits] = {
         "stripe": ProviderRateLimits(_stripe_limit(account), _stripe_limit(settings.stripe_operation_rate_limit)),
-        # A new organization there is a customer and a subscription, and Lago counts all requests together.
+        # A new organization takes two requests, a customer and a subscription, and Lago has one limit for all requests.
         "lago": ProviderRateLimits(
             RateLimit(settings.lago_rate_limit * LAGO_RATE_LIMIT_SHARE, burst=2), calls_per_reconcile=2
         ),
@@ -125,7 +125,7 @@ def open_rate_limiter(settings: Settings) -> RateLimiter:
         log.warning(
             "redis_fallback_active",
             component="rate_limiter",
-            reason="REDIS_URL is not set: every process takes the whole of it",
+            reason="REDIS_URL is not set, so every process uses the full rate limit",
         )
     return LocalRateLimiter(limits)
 
@@ -135,7 +135,7 @@ def _stripe_limit(published: float) -> RateLimit:
 
 
 def open_providers(settings: Settings, plans: plan_catalog.Catalog) -> dict[Provider, BillingProvider]:
-    """Both billers, at the addresses that the settings name. Raises ``SettingsError`` where they name none."""
+    """Both providers. Raises ``SettingsError`` if none is configured."""
     stripe, lago = open_stripe_and_lago(settings, plans, WORKER_CALL_SECONDS)
     return {"stripe": stripe, "lago": lago}
 
@@ -148,8 +148,8 @@ def open_stripe_and_lago(
     lago_key, lago_url = settings.lago_api_key, settings.lago_api_url
     if stripe_key is None or stripe_url is None or lago_key is None or lago_url is None:
         message = (
-            "no biller is named: set STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY and LAGO_API_URL, "
-            "or run `billing-sync up`, which brings its own sandbox"
+            "no provider is configured: set STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY and LAGO_API_URL, "
+            "or run `billing-sync up`, which starts its own sandbox"
         )
         raise SettingsError(message)
     stripe = StripeProvider(

@@ -1,7 +1,7 @@
-"""What a mail says: a text and an HTML part from one template of plain sentences.
+"""Email templates: a text part and an HTML part, rendered from one template of plain sentences.
 
-What other people chose (an organization's name, a person's) is brought to one line first, so that it can neither begin
-a header nor a paragraph, and is escaped in HTML.
+Names that users chose (of organizations and of users) are reduced to one line first, so that they can start neither a
+header nor a paragraph. In HTML they are escaped.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from core.db.models.email import EmailKind
 from core.db.models.organizations import MembershipRole
 
 _LINE_WIDTH: Final = 76
-# Without letters beyond ASCII on the wire: not every server on the way takes those.
+# ASCII only on the wire: not every server on the way accepts anything else.
 _POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
-# Line and paragraph separators, controls, and what turns the direction of the text behind it.
+# Line and paragraph separators, control characters, and characters that change the direction of the text after them.
 _INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _ROLE_PHRASES: Final[dict[MembershipRole, str]] = {
@@ -37,7 +37,7 @@ _ROLE_PHRASES: Final[dict[MembershipRole, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateContext:
-    """What the sentences need; which of them depends on the kind. ``token`` opens an invitation, ``link`` holds it."""
+    """Values for the templates; each kind needs some of them. ``token`` accepts an invitation, ``link`` contains it."""
 
     organization: str
     recipient_name: str | None = None
@@ -62,14 +62,17 @@ def single_line(text: str) -> str:
 def render(
     kind: EmailKind, context: TemplateContext, *, sender: Address, recipient: str, message_id: str
 ) -> EmailMessage:
-    """The message without its date. ``recipient`` as ``email_addresses`` asks; ``message_id`` stays at each try."""
+    """Renders the message without its date.
+
+    ``email_addresses`` must accept ``recipient``. ``message_id`` is the same for every attempt.
+    """
     subject, paragraphs = _render_parts(kind, context)
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender
     message["To"] = Address(addr_spec=recipient)
     message["Subject"] = _without_encoded_words(subject)
     message["Message-ID"] = message_id
-    # Nobody's holiday notice answers it.
+    # Prevents automatic replies such as out-of-office notices.
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(_plain_text(paragraphs, context))
     html = _TEMPLATES.get_template("letter.html").render(
@@ -85,12 +88,12 @@ def set_date(message: EmailMessage, now: datetime) -> EmailMessage:
 
 
 def _without_encoded_words(subject: str) -> str:
-    """Code in a header ("=?…?=") is read where it stands, line ends and all, when the header is set: none is left."""
+    """Breaks encoded words ("=?…?=") in the subject. They would be decoded, line ends included, when it is set."""
     return subject.replace("=?", "= ?")
 
 
 def _render_parts(kind: EmailKind, context: TemplateContext) -> tuple[str, list[str]]:
-    """The template's first line and its paragraphs."""
+    """The subject, which is the template's first line, and the paragraphs."""
     variables = {
         "organization": single_line(context.organization),
         "reader": single_line(context.recipient_name or ""),
@@ -107,7 +110,7 @@ def _render_parts(kind: EmailKind, context: TemplateContext) -> tuple[str, list[
 
 
 def _plain_text(paragraphs: list[str], context: TemplateContext) -> str:
-    """Links and codes stand on a line of their own, never broken."""
+    """The text part. A link or token is on its own line and is never wrapped."""
     blocks = [
         textwrap.fill(paragraph, _LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
         for paragraph in paragraphs

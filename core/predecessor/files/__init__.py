@@ -1,12 +1,11 @@
-"""The two JSON files of the store that this system replaces, read whatever state they are in.
+"""The two JSON files of the predecessor store, read in whatever state they are.
 
-Every record that stands intact in the bytes comes out; everything else that is neither white space nor
-ordinary structure comes out as a ``Finding`` that says what is lost and where. Reading never stops at
-damage and never guesses: a record is taken only if its own braces hold valid JSON, so text inside a name
-can never pose as a record (its quotes are escaped there).
+Every intact record is recovered. Everything else that is neither white space nor ordinary structure is reported as a
+``FileFinding``, which says what is lost and where. Reading never stops at damage and never guesses: a record is used
+only if its own braces contain valid JSON. Text inside a name cannot pass for a record, since its quotes are escaped.
 
-Memory stays flat however long the file is: a window of about a megabyte, about a hundred bytes for each
-organization to notice repeats, and nothing for each member unless an organization's list comes twice.
+Memory does not grow with the file, apart from about a hundred bytes for each organization, which detect duplicates. The
+window is about a megabyte, and members take no memory unless the list of an organization comes twice.
 """
 
 from core.predecessor.files.grammar import MAX_RECORD_BYTES

@@ -1,6 +1,6 @@
-"""What stands between the records: ordinary structure is followed, everything else is named as a finding.
+"""Scans the text between the records: ordinary structure is followed, everything else is damage.
 
-No byte that is neither white space nor structure passes without a word.
+Every byte that is neither white space nor structure is reported in a finding.
 """
 
 import re
@@ -18,16 +18,16 @@ from core.predecessor.files.grammar import (
 from core.predecessor.files.records import FileFinding, FilePosition
 from core.predecessor.files.window import FileWindow
 
-_DAMAGE_SAMPLE_BYTES = 1024  # bytes of a damaged stretch that are kept to find out whose it was
+_DAMAGE_SAMPLE_BYTES = 1024  # bytes of a damaged span that are searched for the organization it belonged to
 
-_BEGINNING_MISSING = "the beginning of this document was overwritten: what stood before this place is lost"
-_END_MISSING = "the file ends before its document does: what followed is lost"
-_EMPTY = "the file holds nothing: what it held is lost; look for a copy of it"
+_BEGINNING_MISSING = "the beginning of this document was overwritten: everything before this position is lost"
+_END_MISSING = "the file ends before the document is complete: the rest is lost"
+_EMPTY = "the file is empty: its content is lost; look for a backup of it"
 
 
 @dataclass(slots=True)
 class DamageSpan:
-    """A stretch of bytes that is neither record nor structure, while it is being read."""
+    """A span of bytes that is neither record nor structure, while it is being read."""
 
     position: FilePosition
     key: str | None
@@ -62,14 +62,14 @@ class DamageSpan:
         elif self.is_record_like:
             reason = f"a damaged record, {size}"
         elif self.key is not None:
-            reason = f"no record stands under this key, {size}"
+            reason = f"there is no record under this key, {size}"
         else:
             reason = f"{size} outside any record"
         return FileFinding("loss", reason, self.position, self.subject)
 
 
 class DamageScanner:
-    """Reads what stands between the records: keeps track of documents, lists and keys, and names the rest."""
+    """Reads the text between the records: tracks documents, lists and keys, and reports everything else."""
 
     def __init__(self, window: FileWindow, *, expects_lists: bool) -> None:
         self.findings: list[FileFinding] = []
@@ -91,8 +91,8 @@ class DamageScanner:
         return self.document_open and self._damage is None and self._key is None and not self._top_is_list
 
     def take_findings(self) -> list[FileFinding]:
-        taken, self.findings = self.findings, []
-        return taken
+        findings, self.findings = self.findings, []
+        return findings
 
     def read(self, begin: int, end: int) -> Iterator[FileFinding]:
         for token in TOKEN_PATTERN.finditer(self._window.text, begin, end):
@@ -112,7 +112,7 @@ class DamageScanner:
                 yield from self.take_findings()
 
     def take_key(self) -> str | None:
-        """The key that was read last and waits for its value."""
+        """Returns, once, the last key if it has no value yet."""
         key, self._key = self._key, None
         return None if key is None else key[0]
 
@@ -120,7 +120,7 @@ class DamageScanner:
         self.list_open, self.list_key, self.is_list_key_uncertain = True, key, False
 
     def begin_record(self, index: int) -> None:
-        """A record begins here: what was open before it is closed."""
+        """A record begins here, so damage or a key before it ends."""
         self._close_damage()
         self._close_key()
         self.open_document(index)
@@ -159,7 +159,7 @@ class DamageScanner:
         elif mark == "[" and not self.document_open:
             self._begin_document(token)
             self._top_is_list = True
-            self._record_repair("the file holds a list where an object belongs", token.start())
+            self._record_repair("the file contains a list where an object is expected", token.start())
         elif mark == "[" and self._expects_lists and self._key is not None:
             self.open_list(self._key[0])
             self._key = None
@@ -172,11 +172,11 @@ class DamageScanner:
             self.document_open = self.list_open = self._top_is_list = False
             self.list_key = None
         elif mark != ",":
-            self._record_repair(f"a {mark!r} too many was skipped", token.start())
+            self._record_repair(f"an extra {mark!r} was skipped", token.start())
 
     def _begin_document(self, token: re.Match[str]) -> None:
         if self._documents:
-            self._record_repair("another document begins in the same file: both were read", token.start())
+            self._record_repair("a second document begins in the same file: both were read", token.start())
         self.document_open = True
         self._documents += 1
 
@@ -195,7 +195,7 @@ class DamageScanner:
             self._close_damage()
 
     def _ends_document(self, token: re.Match[str]) -> bool:
-        """A brace behind something that stands in a record's place without having been one: ``"org_a": null }``."""
+        """A brace after a value that is no record, under a key: ``"org_a": null }``."""
         damage = self._damage
         return token.group() == "}" and damage is not None and damage.key is not None and not damage.is_record_like
 
@@ -207,7 +207,7 @@ class DamageScanner:
     def _close_key(self) -> None:
         if self._key is not None:
             key, position = self._key
-            self.findings.append(FileFinding("loss", "nothing stands under this key", position, key))
+            self.findings.append(FileFinding("loss", "there is nothing under this key", position, key))
             self._key = None
 
     def _record_loss(self, reason: str, position: FilePosition) -> None:

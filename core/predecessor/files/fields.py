@@ -1,4 +1,4 @@
-"""The fields of one record: taken as they are meant, or the reason why not. Nothing is invented."""
+"""The fields of one record, checked: each value, or the reason why it is unusable. No value is invented."""
 
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -12,13 +12,13 @@ MAX_OLD_NAME_LENGTH = 200
 
 
 class UnusableRecordError(Exception):
-    """An intact object that is no usable record; the text is the reason."""
+    """An intact object that is no usable record. The message is the reason."""
 
 
 def reject_duplicate_fields(pairs: Pairs, fields: Fields) -> None:
     if len(fields) != len(pairs):
         duplicate = next(name for name in fields if sum(name == other for other, _ in pairs) > 1)
-        reason = f"the field {duplicate!r} stands twice in it: two records may have run together"
+        reason = f"the field {duplicate!r} occurs twice: two records may have been merged"
         raise UnusableRecordError(reason)
 
 
@@ -34,7 +34,7 @@ def text_of(fields: Fields, name: str) -> str:
     if not isinstance(value, str):
         raise UnusableRecordError(_not_text_reason(fields, name))
     if not _is_storable(value):
-        reason = f"the field {name!r} holds a character that no database takes"
+        reason = f"the field {name!r} contains a character that cannot be stored"
         raise UnusableRecordError(reason)
     return value
 
@@ -44,8 +44,8 @@ def organization_id_of(fields: Fields, name: str) -> str:
     if not isinstance(value, str):
         raise UnusableRecordError(_not_text_reason(fields, name))
     if not OLD_ORGANIZATION_ID_PATTERN.fullmatch(value):
-        # Lago reads an id with a dot in it as another customer's (lago.md 3.4).
-        reason = f"the {name} {value!r} is not 'org_' with letters, digits, '-' and '_' alone"
+        # Lago reads an id with a dot in it as the id of another customer (lago.md 3.4).
+        reason = f"the {name} {value!r} must be 'org_' followed by letters, digits, '-' or '_' only"
         raise UnusableRecordError(reason)
     return value
 
@@ -57,7 +57,7 @@ def name_of(fields: Fields, position: FilePosition, repairs: list[FileFinding], 
     if not _is_storable(value):
         value = value.replace("\x00", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         repairs.append(
-            FileFinding("repair", "characters that no database takes were left out of the name", position, subject)
+            FileFinding("repair", "characters that cannot be stored were removed from the name", position, subject)
         )
     if not value.strip():
         repairs.append(FileFinding("repair", "the name is empty", position, subject))
@@ -75,7 +75,7 @@ def customer_id_of(
     value = text_of(fields, name)
     if value.strip():
         return value
-    repairs.append(FileFinding("repair", f"the empty {name} was read as none", position, subject))
+    repairs.append(FileFinding("repair", f"the empty {name} was imported as missing", position, subject))
     return None
 
 
@@ -86,11 +86,11 @@ def timestamp_of(
     try:
         if isinstance(value, str):
             timestamp = datetime.fromisoformat(value)
-            # The old store wrote utcnow(), without an offset.
+            # The predecessor wrote utcnow(), without an offset.
             return timestamp.replace(tzinfo=UTC) if timestamp.tzinfo is None else timestamp.astimezone(UTC)
-        reason = f"there is no {name}" if value is None else f"{name} is {_json_type(value)}, not a date: left out"
+        reason = f"there is no {name}" if value is None else f"{name} is {_json_type(value)}, not a date: ignored"
     except (ValueError, OverflowError):
-        reason = f"{name} is no date that can be read: left out"
+        reason = f"{name} is not a readable date: ignored"
     repairs.append(FileFinding("repair", reason, position, subject))
     return None
 
@@ -98,7 +98,7 @@ def timestamp_of(
 def _not_text_reason(fields: Fields, name: str) -> str:
     if name not in fields:
         return f"the field {name!r} is missing"
-    return f"the field {name!r} is {_json_type(fields[name])}, not a text"
+    return f"the field {name!r} is {_json_type(fields[name])}, not text"
 
 
 def _json_type(value: object) -> str:
@@ -106,7 +106,7 @@ def _json_type(value: object) -> str:
         case None:
             return "null"
         case bool():
-            return "true or false"
+            return "a boolean"
         case int() | float():
             return "a number"
         case tuple():

@@ -1,8 +1,8 @@
-"""How the old store's files are laid out, as patterns over bytes.
+"""The format of the predecessor store's files, as patterns over bytes.
 
-The bytes are looked at as Latin-1, so that one character is one byte and an index is a place. That is safe:
-every byte of a UTF-8 sequence beyond ASCII is above 0x7F, where JSON has no mark. Strings are decoded properly
-once a record is found. All quantifiers are possessive: no input makes a match go back and try again.
+The bytes are read as Latin-1, so that one character is one byte and an index is a position. This is safe: every byte of
+a non-ASCII UTF-8 sequence is above 0x7F, where JSON has no structural character. Strings are decoded as UTF-8 once a
+record is found. All quantifiers are possessive, so no input causes backtracking.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 Pairs: TypeAlias = tuple[tuple[str, object], ...]
 
-MAX_RECORD_BYTES = 256 * 1024  # bytes; a longer one cannot be told from damage and is reported as such
+MAX_RECORD_BYTES = 256 * 1024  # bytes; a longer record cannot be distinguished from damage and is reported as damage
 MAX_RECORD_KEY_BYTES = 400
 
 
@@ -26,7 +26,7 @@ def _object_of(value: str) -> str:
 
 
 _LIST_GRAMMAR = rf"\[{JSON_BLANK}(?:{_SCALAR_GRAMMAR}{JSON_BLANK}(?:,{JSON_BLANK}{_SCALAR_GRAMMAR}{JSON_BLANK})*+)?+\]"
-# A record is flat. One level below is let through, so that a field which somebody added does not cost the record.
+# A record is flat. One nested level is allowed, so that an added field does not make the record unreadable.
 _RECORD_GRAMMAR = _object_of(rf"(?:{_SCALAR_GRAMMAR}|{_LIST_GRAMMAR}|{_object_of(_SCALAR_GRAMMAR)})")
 _KEY_GRAMMAR = rf'"([^"\\\x00-\x1f]{{0,{MAX_RECORD_KEY_BYTES}}}+)"{JSON_BLANK}:{JSON_BLANK}'
 _EMPTY_LISTS_GRAMMAR = rf"(?:,{JSON_BLANK}{JSON_STRING}{JSON_BLANK}:{JSON_BLANK}\[{JSON_BLANK}\]{JSON_BLANK})*+"
@@ -35,7 +35,7 @@ RECORD_PATTERN = re.compile(_RECORD_GRAMMAR)
 
 
 def _ordinary_record(**fields: str) -> str:
-    """A record as the old store lays it out: its fields in its order, each a group; a fraction of the cost of JSON."""
+    """A record as the predecessor wrote it: all fields in order, each a group. Much faster than parsing JSON."""
     pairs = (rf'"{name}"{JSON_BLANK}:{JSON_BLANK}{value}{JSON_BLANK}' for name, value in fields.items())
     return rf"(?P<record>\{{){JSON_BLANK}{rf',{JSON_BLANK}'.join(pairs)}\}}"
 
@@ -81,12 +81,12 @@ MEMBER_FIELDS = frozenset({"org_id", "user_id", "role", "joined_at"})
 RECORD_FIELDS = ORGANIZATION_FIELDS | MEMBER_FIELDS
 
 
-# Objects come as tuples of pairs, lists as lists: a field that stands twice stays visible, and the two kinds distinct.
+# Objects become tuples of pairs and lists stay lists: duplicate fields stay visible, and the two kinds distinct.
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple)
 
 
 def parse_pairs(text: str) -> Pairs:
-    """Raises ValueError: UnicodeDecodeError where the bytes are not UTF-8, else for a number beyond measure."""
+    """Raises ``ValueError``: ``UnicodeDecodeError`` if the bytes are not UTF-8, or for a number that is too long."""
     if not text.isascii():
         text = text.encode("latin-1").decode()
     pairs: Pairs = _DECODER.raw_decode(text)[0]
@@ -94,7 +94,7 @@ def parse_pairs(text: str) -> Pairs:
 
 
 def parse_string(text: str) -> str:
-    """Raises UnicodeDecodeError."""
+    """Raises ``UnicodeDecodeError``."""
     if "\\" in text or not text.isascii():
         value: str = _DECODER.raw_decode(text.encode("latin-1").decode())[0]
         return value
@@ -106,11 +106,11 @@ def is_record(text: str) -> bool:
         pairs: Pairs = _DECODER.raw_decode(text)[0]
     except ValueError:
         return False
-    # A record that lost its end may have closed over the ones behind it: those must come out, not this.
-    swallowed = any(
+    # A record that lost its end may enclose the records after it. Those must be recovered, not this one.
+    encloses_records = any(
         isinstance(value, tuple) and not RECORD_FIELDS.isdisjoint(name for name, _ in value) for _, value in pairs
     )
-    return not swallowed and not RECORD_FIELDS.isdisjoint(name for name, _ in pairs)
+    return not encloses_records and not RECORD_FIELDS.isdisjoint(name for name, _ in pairs)
 
 
 def decode_utf8(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The two files, each record once: a repeat is told from the first that stands there, and named."""
+"""Loads the two files, each record once. A duplicate is compared with the first record and reported."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,10 +35,10 @@ from core.predecessor.files.window import READ_CHUNK_BYTES, open_file, read_erro
 
 
 def read_organizations(path: Path, on_bytes: OnBytes | None = None) -> Iterator[OldOrganization | FileFinding]:
-    """The organizations of an ``organizations.json``, in the order of the file, findings where they were made.
+    """Organizations and findings of an ``organizations.json``, in the order of the file.
 
-    ``on_bytes`` is told how many bytes each read took; they add up to the size of the file. Status and plan
-    are passed on as written. Raises UnreadableFileError, before the first record is asked for if it can.
+    ``on_bytes`` gets the size of each read; they add up to the size of the file. Status and plan are not checked.
+    Raises ``UnreadableFileError``, if possible before the first record is read.
     """
     if _detect_content(path) == "members":
         raise UnreadableFileError(_swapped_files_message(path, "members, not organizations"))
@@ -46,9 +46,9 @@ def read_organizations(path: Path, on_bytes: OnBytes | None = None) -> Iterator[
 
 
 def read_members(path: Path, on_bytes: OnBytes | None = None) -> Iterator[OldMember | FileFinding]:
-    """The members of an ``org_users.json``; all else as in ``read_organizations``. The role is passed on as written.
+    """Members and findings of an ``org_users.json``, as in ``read_organizations``. The role is not checked.
 
-    Whether the organization exists is not judged here.
+    Neither is whether the organization exists.
     """
     if _detect_content(path) == "organizations":
         raise UnreadableFileError(_swapped_files_message(path, "organizations, not members"))
@@ -56,11 +56,11 @@ def read_members(path: Path, on_bytes: OnBytes | None = None) -> Iterator[OldMem
 
 
 def _swapped_files_message(path: Path, what: str) -> str:
-    return f"{path} holds {what}: give organizations.json first and org_users.json second."
+    return f"{path} contains {what}: pass organizations.json first and org_users.json second."
 
 
 def _detect_content(path: Path) -> Literal["organizations", "members"] | None:
-    """What the first bytes say beyond doubt; None for anything damaged, which is for the reader to judge."""
+    """What the file contains, by its first bytes; None if they are unclear, for example damaged."""
     with open_file(path) as file:
         try:
             text = file.read(READ_CHUNK_BYTES // 16).decode("latin-1")
@@ -113,8 +113,8 @@ class _OrganizationReader(Reader[OldOrganization]):
 
     def check_key(self, scanner: "DamageScanner", key: str | None, owner: str) -> str | None:  # noqa: ARG002 - an organization has no list
         if key is None:
-            return "its key was torn off: the id was taken from the record"
-        return None if key == owner else f"it stands under the key {key!r}: the id in the record was kept"
+            return "its key is damaged: the id was taken from the record"
+        return None if key == owner else f"it is stored under the key {key!r}: the id in the record was used"
 
 
 class _MemberReader(Reader[OldMember]):
@@ -148,9 +148,9 @@ class _MemberReader(Reader[OldMember]):
         if scanner.list_key == owner:
             return None
         if scanner.list_key is None or scanner.is_list_key_uncertain:
-            scanner.open_list(owner)  # the others of this list need not say it again
-            return "the key of its list was torn off: the organization was taken from the record"
-        return f"it stands in the list of {scanner.list_key!r}: the organization in the record was kept"
+            scanner.open_list(owner)  # so that the other records of this list do not report it again
+            return "the key of its list is damaged: the organization was taken from the record"
+        return f"it is in the list of {scanner.list_key!r}: the organization in the record was used"
 
 
 def _unique_organizations(path: Path, on_bytes: OnBytes | None) -> Iterator[OldOrganization | FileFinding]:
@@ -168,20 +168,20 @@ def _unique_organizations(path: Path, on_bytes: OnBytes | None) -> Iterator[OldO
 
 
 def _unique_members(path: Path, on_bytes: OnBytes | None) -> Iterator[OldMember | FileFinding]:
-    """A list comes once in a healthy file: only when one comes again is everybody before it remembered."""
+    """In a healthy file each list comes once. Only when one comes again are all members before it remembered."""
     reader = _MemberReader(path)
     org_id, ended_lists = "", set[int]()
     first_offsets: dict[int, int] = {}
-    tracks_everyone = False
+    tracks_all_members = False
     for item in reader.scan(on_bytes):
         if isinstance(item, OldMember):
             byte = item.position.byte
             if item.org_id != org_id:
                 ended_lists.add(hash(org_id))
                 org_id = item.org_id
-                if not tracks_everyone:
-                    tracks_everyone = hash(org_id) in ended_lists
-                    first_offsets = _member_offsets_before(path, byte) if tracks_everyone else {}
+                if not tracks_all_members:
+                    tracks_all_members = hash(org_id) in ended_lists
+                    first_offsets = _member_offsets_before(path, byte) if tracks_all_members else {}
             first_offset = first_offsets.setdefault(hash((org_id, item.user_id)), byte)
             if first_offset != byte:
                 earlier = reader.read_at(first_offset)
@@ -206,7 +206,7 @@ def _member_offsets_before(path: Path, byte: int) -> dict[int, int]:
 def _duplicate_finding(subject: str, position: FilePosition, first_offset: int, *, same_content: bool) -> FileFinding:
     if same_content:
         return FileFinding(
-            "repair", f"it stands here again with the same content as at byte {first_offset}", position, subject
+            "repair", f"it occurs again here with the same content as at byte {first_offset}", position, subject
         )
-    reason = f"it stands here again with other content: the one at byte {first_offset} was kept, this one is lost"
+    reason = f"it occurs again here with different content: the one at byte {first_offset} was used, this one is lost"
     return FileFinding("loss", reason, position, subject)

@@ -1,4 +1,4 @@
-"""One file, record by record: fast while it is healthy, careful where it is not, and never stopped by damage."""
+"""Reads one file record by record: fast while it is healthy, carefully where it is damaged, always to its end."""
 
 import re
 from abc import ABC, abstractmethod
@@ -24,15 +24,15 @@ from core.predecessor.files.window import FileWindow, open_file
 
 RecordT = TypeVar("RecordT", OldOrganization, OldMember)
 
-_MAX_UNKNOWN_FIELDS = 100  # unknown fields named one by one; the file, not we, decides how many there are
+_MAX_UNKNOWN_FIELDS = 100  # unknown fields listed by name; a file may have any number of them
 
 
 class Reader(ABC, Generic[RecordT]):
-    """All intact records of one file in order, repeats included, with what was found on the way."""
+    """All intact records of one file in order, duplicates included, with the findings."""
 
-    next_record: re.Pattern[str]  # groups: the key or None, where the record begins, its fields
+    next_record: re.Pattern[str]  # groups: the key or None, the start of the record, its fields
     known_fields: frozenset[str]
-    list_opening: str  # what stands between a key and its first record
+    list_opening: str  # the text between a key and its first record
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,11 +40,11 @@ class Reader(ABC, Generic[RecordT]):
 
     @abstractmethod
     def to_fields(self, values: list[str | None]) -> Fields:
-        """The groups of ``next_record`` under their names. Raises ValueError."""
+        """The groups of ``next_record`` by field name. Raises ``ValueError``."""
 
     @abstractmethod
     def build(self, fields: Fields, position: FilePosition, repairs: list[FileFinding]) -> RecordT:
-        """Raises LostRecordError."""
+        """Raises ``UnusableRecordError``."""
 
     @abstractmethod
     def owner(self, record: RecordT) -> str: ...
@@ -54,7 +54,7 @@ class Reader(ABC, Generic[RecordT]):
 
     @abstractmethod
     def check_key(self, scanner: "DamageScanner", key: str | None, owner: str) -> str | None:
-        """Compare the record with the key it stands under; return what had to be read differently."""
+        """Compares the record with its key. Returns what had to be read differently, or ``None``."""
 
     def scan(self, on_bytes: OnBytes | None = None) -> Iterator[RecordT | FileFinding]:
         with open_file(self._path) as file:
@@ -71,12 +71,12 @@ class Reader(ABC, Generic[RecordT]):
             yield from scanner.take_findings()
         for name, (count, position) in self._unknown_fields.items():
             times = "once" if count == 1 else f"{count} times"
-            yield FileFinding("repair", f"the unknown field {name!r} was left out, {times}", position)
+            yield FileFinding("repair", f"the unknown field {name!r} was ignored, {times}", position)
 
     def read_at(self, byte: int) -> RecordT | None:
-        """The record that begins at this byte, as ``scan`` gave it."""
+        """The record that begins at this byte, as ``scan`` returned it."""
         with open_file(self._path) as file:
-            for size in (4096, MAX_RECORD_BYTES):  # nearly all are short, and a file of repeats asks often
+            for size in (4096, MAX_RECORD_BYTES):  # nearly all are short, and many duplicates mean many calls
                 file.seek(byte)
                 match = RECORD_PATTERN.match(file.read(size).decode("latin-1"))
                 if match:
@@ -91,7 +91,7 @@ class Reader(ABC, Generic[RecordT]):
             return None
 
     def _scan_healthy(self, window: FileWindow, scanner: "DamageScanner") -> Iterator[RecordT | FileFinding]:
-        """As long as one ordinary record follows the other; stops before the first thing that is not ordinary."""
+        """Reads as long as one ordinary record follows the other. Stops before anything else."""
         text, reach, match_next = window.text, window.search_end, self.next_record.match
         repairs: list[FileFinding] = []
         while window.cursor < reach and (match := match_next(text, window.cursor)):
@@ -108,13 +108,13 @@ class Reader(ABC, Generic[RecordT]):
             yield record
 
     def _scan_damaged(self, window: FileWindow, scanner: "DamageScanner") -> Iterator[RecordT | FileFinding]:
-        """The next record and all that stands before it, or a window's worth of what holds none."""
+        """Reads the next record and everything before it; if there is none, the rest of the window."""
         match = self._find_record(window)
         if match is None:
             cut = window.find_cut()
             yield from scanner.read(window.cursor, cut)
             window.cursor = cut
-            window.read_more()  # or the beginning of a key behind the cut would be judged without its end
+            window.read_more()  # otherwise the start of a key after the cut would be read without its end
             return
         findings: list[FileFinding] = []
         position = window.position(match.start())
@@ -127,7 +127,7 @@ class Reader(ABC, Generic[RecordT]):
         window.cursor = match.end()
         yield from scanner.take_findings()
         if record is None or owner is None:
-            yield from (FileFinding(note.kind, note.reason, note.position, note.subject or key) for note in findings)
+            yield from (FileFinding(each.kind, each.reason, each.position, each.subject or key) for each in findings)
             return
         reason = self.check_key(scanner, key, owner)
         if reason is not None:
@@ -136,7 +136,7 @@ class Reader(ABC, Generic[RecordT]):
         yield record
 
     def _find_record(self, window: FileWindow) -> re.Match[str] | None:
-        """The next object that is a record, whole; never one that merely has swallowed other records."""
+        """The next whole object that is a record; never an object that only encloses other records."""
         text, reach = window.text, window.search_end
         begin = text.find("{", window.cursor, reach)
         while begin >= 0:
@@ -160,7 +160,7 @@ class Reader(ABC, Generic[RecordT]):
             findings[:] = [FileFinding("loss", "the record is not UTF-8 text", position, subject)]
             return None
         except UnusableRecordError as error:
-            findings[:] = [FileFinding("loss", f"no usable record: {error}", position, subject)]
+            findings[:] = [FileFinding("loss", f"unusable record: {error}", position, subject)]
             return None
         self._count_unknown_fields(fields, position)
         return record
@@ -174,11 +174,11 @@ class Reader(ABC, Generic[RecordT]):
             self._unknown_fields[counted_name] = count + 1, first
 
     def _find_key_before(self, window: FileWindow, index: int, owner: str | None) -> tuple[int, str | None]:
-        """Where the key of a record at ``index`` begins, and the key if it is whole; a torn rest of it is skipped."""
+        """Where the key of the record at ``index`` begins, and the key if it is intact. A damaged key is skipped."""
         lowest = max(window.cursor, index - MAX_RECORD_KEY_BYTES)
-        whole = KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
-        if whole is not None:
-            return whole.start(), decode_utf8(whole.group(1))
+        intact = KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
+        if intact is not None:
+            return intact.start(), decode_utf8(intact.group(1))
         torn = TORN_KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
         if (
             torn is not None

@@ -1,4 +1,4 @@
-"""What is read from the old store's files, and what is found out about them on the way."""
+"""Records and findings read from the predecessor store's files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ OnBytes: TypeAlias = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class FilePosition:
-    """Where something stands: lines count from 1, bytes from 0."""
+    """A position in a file: lines count from 1, bytes from 0."""
 
     file: str
     line: int
@@ -22,7 +22,7 @@ class FilePosition:
 
 @dataclass(frozen=True, slots=True)
 class OldOrganization:
-    """``created_at`` is None where the file holds no date. Equality looks at the content, not at the place."""
+    """``created_at`` is None if the file has no date. Two records are equal if their content is, at any position."""
 
     id: str
     name: str
@@ -36,7 +36,7 @@ class OldOrganization:
 
 @dataclass(frozen=True, slots=True)
 class OldMember:
-    """``joined_at`` is None where the file holds no date. Equality looks at the content, not at the place."""
+    """``joined_at`` is None if the file has no date. Two records are equal if their content is, at any position."""
 
     org_id: str
     user_id: str
@@ -47,7 +47,7 @@ class OldMember:
 
 @dataclass(frozen=True, slots=True)
 class FileFinding:
-    """A loss is what the file does not hold any more, or holds beyond use; a repair is what was read differently."""
+    """A loss: data that is gone from the file or unusable. A repair: data that was read differently than written."""
 
     kind: Literal["loss", "repair"]
     reason: str
@@ -56,8 +56,8 @@ class FileFinding:
 
 
 class UnreadableFileError(Exception):
-    """The file cannot be read as what it was given for; the message names it and the way out."""
+    """The file cannot be read, or is the wrong one. The message names it and says what to do."""
 
 
 class UnwritableFileError(Exception):
-    """The file cannot be written; what stood there before stands there still."""
+    """The file cannot be written. An earlier file at its path is unchanged."""

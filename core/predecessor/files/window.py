@@ -1,4 +1,4 @@
-"""A file of any length, looked at through a part of it that always holds one whole record beyond its border."""
+"""A sliding window over a file of any length."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ READ_CHUNK_BYTES = 1024 * 1024
 
 
 class FileWindow:
-    """A part of the file as text; always holds one whole record beyond ``reach`` unless the file ended."""
+    """A part of the file as text. It contains one whole record after ``search_end``, unless the file has ended."""
 
     def __init__(self, file: BinaryIO, path: Path, on_bytes: OnBytes | None) -> None:
         self.text = ""
@@ -25,7 +25,7 @@ class FileWindow:
 
     @property
     def search_end(self) -> int:
-        """Before this index a record may begin and be seen whole."""
+        """A record that begins before this index is whole in the window."""
         return len(self.text) if self.ended else len(self.text) - MAX_RECORD_BYTES
 
     def fill(self) -> None:
@@ -54,7 +54,7 @@ class FileWindow:
         return FilePosition(self._name, self._line, self._start + index)
 
     def find_cut(self) -> int:
-        """Up to where text without a record may be put aside; not inside a key if that can be helped."""
+        """The index up to which text without a record may be dropped; inside a key only if it cannot be avoided."""
         if self.ended:
             return len(self.text)
         boundary = max(
@@ -67,7 +67,7 @@ class FileWindow:
 def open_file(path: Path) -> Iterator[BinaryIO]:
     try:
         if path.exists() and not path.is_file():
-            reason = f"{path} is not a file: give the path of the JSON file itself."
+            reason = f"{path} is not a file: pass the path of the JSON file itself."
             raise UnreadableFileError(reason)
         file = path.open("rb")
     except OSError as error:
@@ -78,7 +78,7 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 def read_error_message(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{path} is not there: check the path."
+        return f"{path} does not exist: check the path."
     if isinstance(error, PermissionError):
-        return f"{path} may not be read by this user: change its permissions or copy it."
+        return f"{path} is not readable for this user: change its permissions or copy it."
     return f"{path} cannot be read ({error.strerror or error}): copy it to a disk that works."

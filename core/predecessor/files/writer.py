@@ -1,4 +1,4 @@
-"""The old store's files as it would have written them, byte for byte; a crash leaves what was there."""
+"""Writes the predecessor store's files byte for byte in its format. A crash leaves the earlier file intact."""
 
 import json
 import os
@@ -14,9 +14,9 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 def write_organizations(path: Path, organizations: Iterable[OldOrganization]) -> None:
-    """Replace the file by one that the old store would have written, byte for byte, or leave it as it was.
+    """Replaces the file by one as the predecessor would have written it, byte for byte; on an error it stays as it was.
 
-    Raises UnwritableFileError; what the iterable raises passes through.
+    Raises ``UnwritableFileError``, and what the iterable raises.
     """
     with _atomic_replace(path) as write:
         separator = "{\n"
@@ -27,7 +27,7 @@ def write_organizations(path: Path, organizations: Iterable[OldOrganization]) ->
 
 
 def write_members(path: Path, member_lists: Iterable[tuple[str, Iterable[OldMember]]]) -> None:
-    """As ``write_organizations``, from pairs of an organization's id and its members; an empty list is kept."""
+    """Like ``write_organizations``, from pairs of an organization's id and its members; writes empty lists, too."""
     with _atomic_replace(path) as write:
         separator = "{\n"
         for org_id, members in member_lists:
@@ -43,7 +43,7 @@ def write_members(path: Path, member_lists: Iterable[tuple[str, Iterable[OldMemb
 
 @contextmanager
 def _atomic_replace(path: Path) -> Iterator[Callable[[str], None]]:
-    """Writes beside the file and renames at the very end, so that a crash leaves what was there."""
+    """Writes a temporary file and renames it at the end, so that a crash leaves the earlier file intact."""
     target = path.resolve()
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -82,14 +82,14 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _write_error_message(path: Path, error: OSError) -> str:
-    return f"{path} cannot be written ({error.strerror or error}): choose another folder or make room."
+    return f"{path} cannot be written ({error.strerror or error}): choose another folder or free some space."
 
 
 _to_json = json.JSONEncoder().encode
 
 
 def _format_fields(indent: str, pairs: Iterable[tuple[str, str | None]]) -> str:
-    """The inside of an object as ``json.dump(..., indent=2)`` lays it out; json itself is slow when it indents."""
+    """The inside of an object as ``json.dump(..., indent=2)`` formats it. ``json`` itself is slow when it indents."""
     return ",\n".join(f'{indent}"{name}": {_to_json(value)}' for name, value in pairs)
 
 

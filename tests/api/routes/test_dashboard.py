@@ -110,7 +110,7 @@ def test_a_lago_that_is_away_is_said_to_be_away_and_holds_nobody_up(api: Api, wo
     usage = dashboard(api)["usage"]
     assert time.monotonic() - began < 2
     assert (usage["state"], usage["amount"], usage["currency"], usage["metrics"]) == ("unavailable", None, None, [])
-    assert usage["reason"] == "Lago, which counts the usage, cannot be asked now."
+    assert usage["reason"] == "Lago, which measures usage, cannot be reached now."
     began = time.monotonic()
     assert dashboard(api)["usage"] == usage
     assert time.monotonic() - began < 0.5
@@ -128,7 +128,7 @@ def test_whatever_lago_answers_the_dashboard_answers(api: Api, world: SyncWorld,
 def test_a_lago_that_is_stopped_is_not_asked(api: Api, world: SyncWorld) -> None:
     synced(api, world)
     with world.database.write() as session:
-        circuit_breaker.trip(session, "lago", "the key is of another account", world.now)
+        circuit_breaker.open_for_wrong_account(session, "lago", "the key is of another account", world.now)
     assert dashboard(api)["usage"]["state"] == "unavailable"
     assert world.count_requests() == (0, 0)
 

@@ -136,7 +136,7 @@ def test_a_batch_that_the_database_leaves_halfway_does_not_say_that_nothing_was_
         session.execute(text("ALTER TABLE memberships RENAME TO away"))
     answer = send(api, batch)
     assert answer.status_code == 503
-    assert "nothing was changed" not in answer.json()["detail"]
+    assert "No change was made" not in answer.json()["detail"]
     assert said(api) == ["organization.created"]
     with api.database.write() as session:
         session.execute(text("ALTER TABLE away RENAME TO memberships"))

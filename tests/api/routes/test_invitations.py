@@ -118,7 +118,9 @@ def test_an_inviter_who_is_no_owner_any_more_makes_no_owner(team: Team) -> None:
         assert team.api.send("PUT", path, team.api.as_service(), {"role": role}).is_success
     refused = team.accept(secret)
     assert kind(refused) == (409, "invitation-void")
-    assert refused.json()["detail"] == ("Whoever invited you may not do so any more: ask an owner to invite you again.")
+    assert refused.json()["detail"] == (
+        "The member who invited you may no longer do so. Ask an owner to invite you again."
+    )
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -127,7 +129,7 @@ def test_whom_it_is_not_for_is_told_what_to_do(team: Team) -> None:
     assert kind(team.accept(secret, team.as_("eve", "eve@acme.test"))) == (403, "invitation-not-yours")
     unverified = team.accept(secret, team.as_("bob", "bob@acme.test", verified=False))
     assert kind(unverified) == (403, "email-not-verified")
-    assert "have it verified" in unverified.json()["detail"]
+    assert "Verify it with the sign-in service" in unverified.json()["detail"]
     assert kind(team.accept(secret, team.as_("bob"))) == (403, "email-not-verified")
     assert kind(team.accept("x" * 43)) == (404, "not-found")
     assert team.accept(secret, {}).status_code == 401

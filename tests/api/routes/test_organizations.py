@@ -124,7 +124,7 @@ def test_where_no_biller_is_named_a_preview_tells_the_change_and_no_amount(api: 
     said = api.post(path, {"plan_tier": "enterprise"}, api.as_("u1")).json()
     assert (said["change"], said["providers"]["lago"]["state"]) == ("now", "unavailable")
     assert (
-        "no biller"
+        "no provider"
         in api.post(path, {"plan_tier": "enterprise"}, api.as_service()).json()["providers"]["lago"]["reason"]
     )
 

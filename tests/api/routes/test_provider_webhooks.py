@@ -260,7 +260,7 @@ def test_what_is_of_no_interest_or_our_own_doing_is_kept_as_ignored(http: httpx.
     assert http.post(STRIPE_WEBHOOK_PATH, content=failed, headers=stripe_headers(failed)).json()["state"] == "stored"
     raw = lago_event("customer.updated", "customer", external_id="org_1")
     assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=lago_headers(raw)).json()["state"] == "ignored"
-    assert {webhook.id: webhook.reason for webhook in stored(database)}["evt_ours"] == "our own request caused it"
+    assert {webhook.id: webhook.reason for webhook in stored(database)}["evt_ours"] == "caused by our own request"
 
 
 def test_another_account_or_mode_is_stored_as_refused(http: httpx.Client, database: Database) -> None:

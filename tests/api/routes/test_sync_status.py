@@ -99,7 +99,7 @@ def test_a_person_reads_why_and_a_service_the_billers_own_words_too(api: Api) ->
     path = f"/api/organizations/{org_id}/sync"
     response = api.get(path, api.as_("u1"))
     stripe = response.json()["providers"]["stripe"]
-    assert (stripe["status"], stripe["reason"]) == ("parked", "Stripe cannot take it as it is.")
+    assert (stripe["status"], stripe["reason"]) == ("parked", "The sync with Stripe cannot continue automatically.")
     assert (stripe["error"]["code"], stripe["error"]["message"]) == ("customer_id_in_use", None)
     assert secret not in response.text
     assert secret in api.get(path, api.as_service()).text

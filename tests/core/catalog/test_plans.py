@@ -21,8 +21,8 @@ lago_plan_code = "galactic"
 stripe_lookup_key = "galactic_monthly_usd"
 """
 HIGHER_RANK_COSTS_LESS = (
-    "plans.professional ranks above plans.starter but costs less a year ({high} < {low}): "
-    "Lago would take the upgrade for a downgrade"
+    "plans.professional ranks above plans.starter but costs less per year ({high} < {low}): "
+    "Lago would treat the upgrade as a downgrade"
 )
 
 
@@ -154,7 +154,7 @@ def test_what_may_stand_once_is_told_with_both_places(file: Path, old: str, new:
     text = _in_starter(old, new)
     sentence = _problem(file, text)
     assert sentence.startswith(f"{file} line {_line(text, new, after='[plans.starter]')}: plans.starter.{field}")
-    assert sentence.endswith(f"which plans.{other} has already")
+    assert sentence.endswith(f"which plans.{other} already uses")
 
 
 def test_an_unknown_key_beside_the_tables_is_refused(file: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_word_for_who_charges_that_is_none_is_told_where_it_stands(
     text = SHIPPED.replace('charged_by = "lago"', 'charged_by = "paypal"', 1)
     line = _line(text, "charged_by")
     assert _problem(file, text, setting) == (
-        f"{file} line {line}: charged_by: Input should be 'lago' or 'stripe' (it is 'paypal')"
+        f"{file} line {line}: charged_by: Input should be 'lago' or 'stripe' (got 'paypal')"
     )
 
 
@@ -205,7 +205,7 @@ def test_bad_toml_is_told_with_its_line(file: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_told_with_the_way_out(file: Path) -> None:
-    with pytest.raises(CatalogError, match="no such plan file; set PLANS_FILE") as caught:
+    with pytest.raises(CatalogError, match="plan file not found; set PLANS_FILE") as caught:
         load(file)
     assert str(file) in str(caught.value)
 
@@ -231,5 +231,5 @@ def test_a_year_is_what_is_compared_not_an_interval(file: Path) -> None:
 
 def test_the_same_price_a_year_is_a_disagreement(file: Path) -> None:
     assert _changed(file, "amount = 1900", "amount = 0").conflicts() == [
-        "plans.starter costs as much a year as plans.founders_friend: Lago would make the downgrade at once"
+        "plans.starter costs the same per year as plans.founders_friend: Lago would apply the downgrade immediately"
     ]

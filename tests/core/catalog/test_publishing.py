@@ -26,7 +26,9 @@ def test_stripe_sells_only_what_it_charges_for(world: SyncWorld) -> None:
 def test_what_is_missing_is_named_before_and_made_by_a_push(world: SyncWorld) -> None:
     world.sandbox.reset()
     found = publishing.check(world.catalog, world.providers.values())
-    assert {(each.provider, each.missing, each.problem) for each in found} == {("lago", True, "not on sale there")}
+    assert {(each.provider, each.missing, each.problem) for each in found} == {
+        ("lago", True, "no such price at the provider")
+    }
     assert [each.tier for each in found] == world.catalog.tiers()
     publishing.publish(world.catalog, world.providers.values())
     assert all(each.problem is None for each in publishing.check(world.catalog, world.providers.values()))
@@ -37,7 +39,9 @@ def test_a_price_that_differs_is_named_and_left_alone(world: SyncWorld) -> None:
     wanted = world.catalog.model_copy(update={"plans": {**world.catalog.plans, "starter": dearer}})
     before = world.sandbox.state()
     (starter,) = [each for each in publishing.publish(wanted, world.providers.values()) if each.tier == "starter"]
-    assert starter.problem == "amount is 1900, the catalog says 2900; currency is USD, the catalog says EUR"
+    assert starter.problem == (
+        "amount is 1900 at the provider but 2900 in the catalog; currency is USD at the provider but EUR in the catalog"
+    )
     assert not starter.missing
     assert world.sandbox.state() == before
 

@@ -64,7 +64,7 @@ def test_a_run_that_somebody_else_goes_on_with_stops(world: SyncWorld, drift_har
     run = mine.resume()
     mine.step(run)
     theirs.resume()
-    with pytest.raises(DriftRunTakenOverError, match="another comparison"):
+    with pytest.raises(DriftRunTakenOverError, match="another drift check"):
         mine.step(run)
 
 

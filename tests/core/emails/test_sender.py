@@ -121,7 +121,7 @@ def test_without_a_page_the_mail_holds_the_code_itself(email_sender: EmailSender
     invite(email_sender, "bob@acme.test")
     replace(email_sender, config=SenderConfig(from_address=SENDER.from_address)).run(SECONDS)
     [email] = server.accepted
-    assert "hand in this code" in text_of(email)
+    assert "enter this code" in text_of(email)
     assert token(email) in page(email)
     assert "href" not in page(email)
 
@@ -133,7 +133,7 @@ def test_what_is_refused_for_good_is_given_up_with_the_servers_codes(
     invite(email_sender, "bob@acme.test", "carol@acme.test")
     email_sender.run(SECONDS)
     bob, carol = rows(email_sender)
-    assert (bob.state, bob.error) == ("failed", "the mail server refuses the recipient (550 5.1.1)")
+    assert (bob.state, bob.error) == ("failed", "the SMTP server rejects the recipient (550 5.1.1)")
     assert (carol.state, carol.error) == ("sent", None)
     clock.advance(days=1)
     email_sender.run(SECONDS)
@@ -169,7 +169,7 @@ def test_later_for_ever_means_no(email_sender: EmailSender, server: SmtpServer, 
         clock.advance(hours=5)
     [row] = rows(email_sender)
     assert (row.state, len(server.rcpt)) == ("failed", 20 - MAX_EMAIL_ATTEMPTS)
-    assert row.error == "the mail server refuses the recipient (450 4.2.1), 10 times"
+    assert row.error == "the SMTP server rejects the recipient (450 4.2.1) (after 10 attempts)"
 
 
 def test_a_mail_whose_answer_was_lost_comes_again_as_the_same(
@@ -214,7 +214,8 @@ def test_a_server_that_is_away_costs_one_try_and_no_mail(
     assert [line["event"] for line in log].count("email_server_unavailable") == 1
     with email_sender.database.read() as session:
         counts = queue.counts(session, clock())
-    assert (counts.waiting, counts.failed, counts.reason) == (5, 0, "it does not answer (ConnectionRefusedError)")
+    assert (counts.waiting, counts.failed) == (5, 0)
+    assert counts.reason == "the SMTP server did not respond (ConnectionRefusedError)"
     for _ in range(30):
         clock.advance(minutes=10)
         task.run(gone)
@@ -230,7 +231,7 @@ def test_a_sender_that_is_refused_is_no_mails_fault(
     server.mail.append("550 5.7.1 not from you")
     invite(email_sender, "bob@acme.test")
     result = email_sender.run(SECONDS)
-    assert result.unavailable_reason == "it refuses the sender, MAIL_FROM (550 5.7.1)"
+    assert result.unavailable_reason == "the SMTP server rejects the sender address MAIL_FROM (550 5.7.1)"
     assert [(row.state, row.attempts) for row in rows(email_sender)] == [("pending", 0)]
     clock.advance(minutes=1)
     assert email_sender.run(SECONDS).sent == 1
@@ -244,9 +245,7 @@ def test_an_address_that_no_mail_can_be_sent_to_is_given_up(
     with email_sender.database.write() as session:
         session.execute(update(Email).where(Email.org_id == org_id).values(recipient=recipient))
     email_sender.run(SECONDS)
-    assert [(row.state, row.error) for row in rows(email_sender)] == [
-        ("failed", "the address is none that a mail can be sent to")
-    ]
+    assert [(row.state, row.error) for row in rows(email_sender)] == [("failed", "the address cannot receive email")]
     assert server.received == []
 
 

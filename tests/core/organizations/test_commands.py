@@ -317,7 +317,7 @@ def test_an_unknown_plan_of_old_can_only_be_left_for_a_known_one_and_at_once(
 @pytest.mark.parametrize("org_id", ["acme", "org_", "org_a.b", "org_a/b", "org_" + "x" * 61, "org_ä"])
 def test_an_id_from_outside_must_be_one_that_both_billers_take(database: Database, plans: Catalog, org_id: str) -> None:
     with (
-        pytest.raises(InvalidChangeError, match="org_id must be org_ and then"),
+        pytest.raises(InvalidChangeError, match="org_id must be org_ followed by"),
         database.write() as session,
     ):
         commands.create(

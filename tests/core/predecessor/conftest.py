@@ -1,4 +1,4 @@
-"""What the tests of the import share."""
+"""Fixtures shared by the tests of the import."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tests.support.predecessor_files import A_ID, B_ID, A, member, organization
 
 def test_members_of_an_organization_that_is_not_there_are_losses_by_name(importer: Importer) -> None:
     report = importer.bring([A], {A_ID: [member(1, 0)], B_ID: [member(2, 0), member(2, 1)]})
-    reason = "its organization is not there: it stands in neither the file nor the database"
+    reason = "its organization is in neither the file nor the database"
     assert said(report) == [("loss", reason, f"{B_ID} user_0"), ("loss", reason, f"{B_ID} user_1")]
     assert [finding.position.line for finding in report.losses] == [11, 17]
     assert (report.members.new, report.members.rejected, report.ok) == (1, 2, False)
@@ -31,15 +31,15 @@ def test_an_unknown_role_is_the_least_right(importer: Importer) -> None:
     report = importer.bring([A], {A_ID: [member(1, 0, role="admin"), member(1, 1, role="Owner")]})
     assert [membership.role for membership in importer.members().values()] == ["member", "member"]
     assert said(report) == [
-        ("repair", "the unknown role 'admin' was read as 'member', the least right", f"{A_ID} user_0"),
-        ("repair", "the unknown role 'Owner' was read as 'member', the least right", f"{A_ID} user_1"),
+        ("repair", "the unknown role 'admin' was imported as 'member', the least privileged role", f"{A_ID} user_0"),
+        ("repair", "the unknown role 'Owner' was imported as 'member', the least privileged role", f"{A_ID} user_1"),
     ]
 
 
 def test_a_missing_date_is_the_time_of_the_import(importer: Importer, clock: Clock) -> None:
     report = importer.bring([A], {A_ID: [member(1, 0, joined_at=None)]})
     assert importer.members()[A_ID, "user_0"].joined_at == clock()
-    assert said(report)[1:] == [("repair", "the time of the import stands for joined_at", f"{A_ID} user_0")]
+    assert said(report)[1:] == [("repair", "joined_at was set to the time of the import", f"{A_ID} user_0")]
 
 
 def test_a_user_id_too_long_to_keep_is_a_loss(importer: Importer) -> None:
@@ -63,6 +63,6 @@ def test_who_was_removed_here_stays_removed_in_every_part_of_a_long_list(importe
             assert membership is not None
             memberships.remove(change, membership)
     report = importer.bring([A], {A_ID: members})
-    kept = "kept ours: removed here since"
+    kept = "kept the database's version: removed since the import"
     assert said(report) == [("repair", kept, f"{A_ID} user_5"), ("repair", kept, f"{A_ID} user_10001")]
     assert len(importer.members()) == 10_001

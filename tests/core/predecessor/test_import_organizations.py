@@ -25,7 +25,7 @@ def on_hold_links(importer: Importer, org_id: str) -> dict[str, tuple[str | None
 def test_the_torn_files_give_every_organization_and_name_every_tear(importer: Importer) -> None:
     report = importer.run(PREDECESSOR / "torn")
     assert (report.organizations.new, report.members.new, report.lost, report.ok) == (24, 0, 4, False)
-    tear = "the beginning of this document was overwritten: what stood before this place is lost"
+    tear = "the beginning of this document was overwritten: everything before this position is lost"
     assert [(str(finding.position), finding.reason) for finding in report.losses] == [
         ("organizations.json line 11", tear),
         ("organizations.json line 20", tear),
@@ -35,7 +35,7 @@ def test_the_torn_files_give_every_organization_and_name_every_tear(importer: Im
     assert said(report)[4:] == [
         (
             "repair",
-            "its key was torn off: the id was taken from the record",
+            "its key is damaged: the id was taken from the record",
             "org_3e5e761a-d0b7-4df6-afe2-d6a11178db6d",
         )
     ]
@@ -45,31 +45,31 @@ def test_the_poisoned_files_give_every_record_and_name_every_decision(importer: 
     report = importer.run(PREDECESSOR / "poisoned")
     assert (report.organizations.new, report.members.new, report.lost, report.repaired) == (5, 5, 1, 5)
     lost = (
-        f"stripe_customer_id 'cus_dup' stands on {FIRST} as well: {FIRST} keeps it and {SECOND} gets none; "
-        "billing of both waits for a decision"
+        f"stripe_customer_id 'cus_dup' is also used by {FIRST}: {FIRST} keeps it and {SECOND} gets none; "
+        "billing of both waits for an operator"
     )
-    waits = "was kept as written; billing waits until it gets a plan of the catalog"
+    waits = "was imported unchanged; billing waits until the organization has a plan of the catalog"
     assert said(report) == [
         (
             "loss",
             lost,
             SECOND,
         ),
-        ("repair", "the empty lago_customer_id was read as none", FIRST),
-        ("repair", "the unknown status 'bogus' was read as suspended; billing waits for a decision", BOGUS),
+        ("repair", "the empty lago_customer_id was imported as missing", FIRST),
+        ("repair", "the unknown status 'bogus' was imported as suspended; billing waits for an operator", BOGUS),
         ("repair", f"the unknown plan 'profesional' {waits}", "org_81eff046-bc57-4f2c-b88e-7b50dd7261ec"),
         ("repair", f"the unknown plan 'byok' {waits}", SECOND),
         (
             "repair",
-            "the unknown role 'admin' was read as 'member', the least right",
+            "the unknown role 'admin' was imported as 'member', the least privileged role",
             "org_ae344640-619c-4986-aab6-40b4d9d3c39d user_1",
         ),
     ]
     assert importer.organization("org_81eff046-bc57-4f2c-b88e-7b50dd7261ec").plan_tier == "profesional"
     assert importer.organization(BOGUS).status == "suspended"
     sentence = (
-        "the old store held the unknown status 'bogus': set its status to one of active, suspended, deleted, "
-        f"then `billing-sync retry {BOGUS}`"
+        "the predecessor's file had the unknown status 'bogus': set the status to one of active, suspended, deleted, "
+        f"then run `billing-sync retry {BOGUS}`"
     )
     assert on_hold_links(importer, BOGUS) == dict.fromkeys(PROVIDERS, ("unknown_status", sentence))
     assert on_hold_links(importer, "org_ae344640-619c-4986-aab6-40b4d9d3c39d") == {}
@@ -79,21 +79,21 @@ def test_the_poisoned_files_give_every_record_and_name_every_decision(importer: 
 
 
 def twice(org_id: str, other: str, way_out: str) -> dict[str, tuple[str, str]]:
-    sentence = f"stripe_customer_id 'cus_dup' stands on {other} as well as on {org_id}: {way_out}"
+    sentence = f"stripe_customer_id 'cus_dup' is used by both {other} and {org_id}: {way_out}"
     return {"stripe": ("customer_id_in_use", sentence)}
 
 
 def keeps(org_id: str) -> str:
     return (
-        f"if it is {org_id}'s, `billing-sync retry {org_id}`; if not, give it another with `billing-sync "
-        "set-customer-id`"
+        f"if it belongs to {org_id}, run `billing-sync retry {org_id}`; if not, set the right id with "
+        f"`billing-sync set-customer-id {org_id} --stripe ID`"
     )
 
 
 def has_none(org_id: str) -> str:
     return (
-        f"give it its own with `billing-sync set-customer-id`, or if it has none, `billing-sync retry {org_id}` "
-        "makes a new customer"
+        f"set its own customer id with `billing-sync set-customer-id {org_id} --stripe ID`; if it has none, run "
+        f"`billing-sync retry {org_id}` to create a new customer"
     )
 
 
@@ -114,9 +114,9 @@ def test_an_id_in_doubt_is_held_from_its_first_part_on(importer: Importer) -> No
     records = [organization(1, stripe_customer_id="cus_dup")]
     records.append(organization(2, id=f"org_{'x' * 61}", stripe_customer_id="cus_dup"))
     report = importer.bring(records)
-    assert on_hold_links(importer, A_ID) == twice(A_ID, "another organization of the imported file", keeps(A_ID))
+    assert on_hold_links(importer, A_ID) == twice(A_ID, "another organization in the imported file", keeps(A_ID))
     assert said(report) == [
-        ("loss", "no usable record: its id has more than 60 characters behind 'org_'", f"org_{'x' * 61}")
+        ("loss", "unusable record: its id has more than 60 characters after 'org_'", f"org_{'x' * 61}")
     ]
     assert (report.organizations.new, report.organizations.rejected) == (1, 1)
 
@@ -143,7 +143,9 @@ def test_once_people_have_decided_a_second_run_leaves_it_so(importer: Importer) 
     report = importer.bring(records)
     assert importer.tables() == before
     assert on_hold_links(importer, A_ID) == on_hold_links(importer, B_ID) == {}
-    assert said(report) == [("repair", "kept ours: stripe_customer_id changed here since", B_ID)]
+    assert said(report) == [
+        ("repair", "kept the database's version: stripe_customer_id changed since the import", B_ID)
+    ]
 
 
 def test_the_same_id_at_the_two_billers_is_no_doubt(importer: Importer) -> None:
@@ -155,9 +157,9 @@ def test_an_id_too_long_to_keep_is_a_loss_and_no_new_customer_is_made_meanwhile(
     report = importer.bring(
         [organization(1, stripe_customer_id="c" * 256), organization(2, lago_customer_id="c" * 255)]
     )
-    lost = "stripe_customer_id is 256 characters long, more than 255: left out, billing waits"
+    lost = "stripe_customer_id is 256 characters long, more than 255: not imported, billing waits for an operator"
     assert said(report) == [("loss", lost, A_ID)]
-    assert on_hold_links(importer, A_ID) == {"stripe": ("customer_id_not_imported", f"{lost}: {has_none(A_ID)}")}
+    assert on_hold_links(importer, A_ID) == {"stripe": ("customer_id_not_imported", f"{lost}; {has_none(A_ID)}")}
     assert importer.link(B_ID, "lago").customer_id == "c" * 255
 
 
@@ -167,7 +169,7 @@ def test_an_id_too_long_to_keep_is_a_loss_and_no_new_customer_is_made_meanwhile(
 def test_two_of_one_name_both_live_and_neither_name_can_be_taken_again(importer: Importer) -> None:
     report = importer.bring([organization(1, name="Acme"), organization(2, name=" ACME "), organization(3)])
     assert said(report) == [
-        ("repair", f"its name is that of {A_ID} as well: both were kept under it, {A_ID} and {B_ID}", B_ID)
+        ("repair", f"its name is also the name of {A_ID}: both organizations keep it, {A_ID} and {B_ID}", B_ID)
     ]
     assert [importer.organization(org_id).name for org_id in (A_ID, B_ID)] == ["Acme", " ACME "]
     assert importer.organization(B_ID).name_key.startswith("acme ")
@@ -189,12 +191,12 @@ def test_a_name_too_long_is_cut_and_an_empty_one_waits_under_the_id(importer: Im
     assert said(report) == [
         ("repair", "the name is 201 characters long, more than 200", A_ID),
         ("repair", "the name is empty", B_ID),
-        ("repair", "only the first 200 characters of the name were kept", A_ID),
-        ("repair", "its id stands in the place of the empty name; billing waits until it has one", B_ID),
+        ("repair", "the name was cut to 200 characters", A_ID),
+        ("repair", "the empty name was replaced by the id; billing waits until the organization is renamed", B_ID),
     ]
     assert (importer.organization(A_ID).name, importer.organization(B_ID).name) == ("é" * 200, B_ID)
     assert on_hold_links(importer, A_ID) == {}
-    sentence = f"the old store held no name for it: rename it, then `billing-sync retry {B_ID}`"
+    sentence = f"the predecessor's file had no name for it: rename it, then run `billing-sync retry {B_ID}`"
     assert on_hold_links(importer, B_ID) == dict.fromkeys(PROVIDERS, ("empty_name", sentence))
 
 
@@ -210,7 +212,7 @@ def test_the_longest_key_that_a_name_can_have_fits(importer: Importer) -> None:
 def test_a_missing_date_is_the_time_of_the_import(importer: Importer, clock: Clock) -> None:
     report = importer.bring([organization(1, created_at=None)])
     assert importer.organization(A_ID).created_at == clock()
-    assert said(report)[1:] == [("repair", "the time of the import stands for created_at", A_ID)]
+    assert said(report)[1:] == [("repair", "created_at was set to the time of the import", A_ID)]
 
 
 def test_nothing_is_ever_made_for_a_deleted_organization_and_its_ids_stay(importer: Importer, clock: Clock) -> None:
@@ -224,7 +226,7 @@ def test_nothing_is_ever_made_for_a_deleted_organization_and_its_ids_stay(import
 def test_a_plan_too_long_to_keep_is_a_loss_and_never_another_plan(importer: Importer) -> None:
     report = importer.bring([organization(1, plan_tier="p" * 201)])
     assert [(kind, reason[:36]) for kind, reason, _ in said(report)] == [
-        ("loss", "plan_tier is 201 characters long: on"),
+        ("loss", "plan_tier is 201 characters long and"),
         ("repair", f"the unknown plan '{'p' * 18}"),
     ]
     assert importer.organization(A_ID).plan_tier == "p" * 200

@@ -110,7 +110,7 @@ def test_a_new_organization_with_the_name_of_one_being_imported_is_refused_and_k
     assert new.result(20) == "rejected"
     with importer.database.read() as session:
         kept = session.get_one(ServiceEvent, ("/shop", "1"))
-    assert kept.reason == "data.name: another organization has this name"
+    assert kept.reason == "data.name: another organization already has this name"
 
 
 @contextmanager
@@ -173,9 +173,9 @@ def test_what_people_changed_here_since_is_kept_and_named(importer: Importer, pl
     assert report.ok
     assert report.conflicts == 3
     assert said(report) == [
-        ("repair", "kept ours: name, plan_tier, status changed here since", A_ID),
-        ("repair", "kept ours: role changed here since", f"{A_ID} user_1"),
-        ("repair", "kept ours: removed here since", f"{A_ID} user_2"),
+        ("repair", "kept the database's version: name, plan_tier, status changed since the import", A_ID),
+        ("repair", "kept the database's version: role changed since the import", f"{A_ID} user_1"),
+        ("repair", "kept the database's version: removed since the import", f"{A_ID} user_2"),
     ]
     assert (report.organizations.unchanged, report.members.unchanged) == (2, 4)
 

@@ -143,7 +143,7 @@ def test_finding_what_is_due_reads_the_index_of_what_is_due(
         plan = session.execute(
             text(
                 f"{explain} SELECT org_id FROM billing_links"  # noqa: S608 - our own words
-                f" WHERE provider = 'lago' AND {billing_links.LINK_IS_ACTIVE_AND_BEHIND}"
+                f" WHERE provider = 'lago' AND {billing_links.LINK_IS_ACTIVE_WITH_WORK}"
                 " AND next_sweep_at <= '2027-01-01' ORDER BY next_sweep_at LIMIT 100"
             )
         ).all()

@@ -816,7 +816,7 @@ def test_ids_cannot_be_changed_while_a_subscription_may_be_in_the_making(world: 
     world.sandbox.add_fault("stripe", CREATE_SUBSCRIPTION, "lost_answer")
     org_id = world.create()
     world.run(org_id, "stripe")
-    with pytest.raises(validation.InvalidChangeError, match="in the making"):
+    with pytest.raises(validation.InvalidChangeError, match="being created"):
         world.set_customer_id(org_id, "stripe", "cus_other")
 
 

@@ -223,7 +223,7 @@ def test_an_endpoint_that_is_gone_is_told_nothing_more_until_somebody_replays(ha
     harness.publish_event()
     harness.send(endpoint_id, WebhookResponse(status=HTTP_GONE))
     assert harness.states(endpoint_id) == ["failed", "failed"]
-    assert harness.row(endpoint_id).disabled_reason == "it answered 410, gone"
+    assert harness.row(endpoint_id).disabled_reason == "the endpoint responded 410 Gone"
     harness.publish_event()
     assert len(harness.rows(endpoint_id)) == 2
     assert harness.replay(endpoint_id) == 2

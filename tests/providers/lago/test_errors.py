@@ -39,14 +39,14 @@ def provider(lago: ScriptedLago) -> Iterator[LagoProvider]:
 
 ROWS = [
     (Reply(400, b""), RejectedError, "400 not JSON"),
-    (Reply(400, {"status": 400, "error": "BadRequest: param is missing"}), RejectedError, "cannot read the request"),
+    (Reply(400, {"status": 400, "error": "BadRequest: param is missing"}), RejectedError, "could not parse"),
     (Reply(401, {"status": 401, "error": "Unauthorized"}), MisconfiguredError, "LAGO_API_KEY"),
     (Reply(401, {"status": 401, "error": "Stripe authentication failed. ..."}), RejectedError, "saved in Lago"),
     (Reply(401, b"<html>sign in</html>"), MisconfiguredError, "401 not JSON"),
     (refusal(403, "write_action_not_allowed_for_customer"), MisconfiguredError, "write_action_not_allowed"),
     (refusal(404, "resource_not_found"), MisconfiguredError, "LAGO_API_URL"),
     (refusal(404, "plan_not_found"), RejectedError, "billing-sync plans push"),
-    (refusal(404, "billing_entity_not_found"), RejectedError, "lacks"),
+    (refusal(404, "billing_entity_not_found"), RejectedError, "does not exist"),
     (refusal(404, "made_up_tomorrow_not_found"), RejectedError, "unlisted"),
     (refusal(409), RejectedError, "unlisted"),
     (Reply(404, b"<html>not found</html>"), MisconfiguredError, "404 not JSON"),
@@ -81,7 +81,7 @@ ROWS = [
     (Reply(204, b""), UnavailableError, "204 not JSON"),
     (customer(created_at="yesterday"), UnavailableError, "time"),
     (Reply(200, {"customer": {}}, {"Content-Encoding": "gzip"}), UnavailableError, "DecodingError"),
-    (Reply(0), UnavailableError, "may have been done"),
+    (Reply(0), UnavailableError, "outcome is unknown"),
 ]
 
 

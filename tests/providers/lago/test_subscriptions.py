@@ -224,7 +224,7 @@ def test_downgrade_that_lago_makes_at_once_is_rejected(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, started_at: str | None
 ) -> None:
     lago.respond_with(on("monthly", started_at=started_at))
-    with pytest.raises(RejectedError, match=r"monthly at once and not at period end.*billing-sync plans check"):
+    with pytest.raises(RejectedError, match=r"monthly immediately instead of at period end.*billing-sync plans check"):
         provider.ensure_subscription(desired("yearly", "monthly"), last_known("yearly"), attempt)
 
 
@@ -232,7 +232,7 @@ def test_upgrade_that_lago_schedules_is_taken_back_and_rejected(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
     lago.respond_with(on("yearly", "monthly"), canceled("monthly", "yearly"))
-    with pytest.raises(RejectedError, match=r"on yearly in Lago.*taken back.*billing-sync plans check"):
+    with pytest.raises(RejectedError, match=r"on yearly in Lago.*change was canceled.*billing-sync plans check"):
         provider.ensure_subscription(desired("monthly"), LastKnown(), attempt)
     assert sent_requests(lago) == [POST, TAKE_BACK]
 
@@ -242,7 +242,7 @@ def test_downgrade_that_somebody_else_scheduled_is_not_undone(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, spec: SubscriptionSpec
 ) -> None:
     lago.respond_with(on("pro", "starter"))
-    with pytest.raises(RejectedError, match="on pro in Lago and goes to starter there"):
+    with pytest.raises(RejectedError, match="on pro in Lago, and someone else scheduled starter"):
         provider.ensure_subscription(spec, last_known(), attempt)
     assert sent_requests(lago) == [READ]
 
@@ -251,7 +251,7 @@ def test_answer_that_is_neither_plan_is_rejected(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
     lago.respond_with(on("pro"), on("pro", "other"))
-    with pytest.raises(RejectedError, match="Lago answers pro and then other"):
+    with pytest.raises(RejectedError, match="Lago returned pro and then other"):
         provider.ensure_subscription(desired("pro", "starter"), last_known(), attempt)
 
 
@@ -259,7 +259,7 @@ def test_switch_between_two_answers_is_left_to_the_next_try(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
     lago.respond_with(on("pro", "starter"), ABSENT)
-    with pytest.raises(UnavailableError, match="changed in Lago while"):
+    with pytest.raises(UnavailableError, match="changed in Lago during"):
         provider.ensure_subscription(desired("pro"), last_known("pro"), attempt)
 
 
@@ -270,7 +270,7 @@ def test_switch_between_two_answers_is_left_to_the_next_try(
         ({"status": "incomplete"}, "it is incomplete in Lago"),
         ({"external_id": "org_2"}, "another customer"),
         ({"external_customer_id": "org_2"}, "another customer"),
-        ({"lago_customer_id": "lago-new"}, f"customer lago-new, not on {NO_ID}, which was deleted there"),
+        ({"lago_customer_id": "lago-new"}, f"customer lago-new in Lago, not to {NO_ID}, which was deleted"),
     ],
 )
 def test_answer_that_is_not_our_active_subscription_is_rejected(
@@ -299,7 +299,7 @@ def test_end_is_told_how_and_checked(lago: ScriptedLago, provider: LagoProvider,
         "DELETE /subscriptions/org_1?on_termination_invoice=skip&on_termination_credit_note=refund"
     ]
     lago.respond_with(subscription(status="active"))
-    with pytest.raises(RejectedError, match="answers active to its end"):
+    with pytest.raises(RejectedError, match="reports active after the request to end it"):
         provider.end_subscription(last_known("pro"), "org_1", attempt)
 
 
@@ -314,7 +314,7 @@ def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
 
 def test_refused_take_back_is_rejected(lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt) -> None:
     lago.respond_with(subscription(status="active"))
-    with pytest.raises(RejectedError, match="taking the scheduled plan back"):
+    with pytest.raises(RejectedError, match="after the request to cancel it"):
         provider.ensure_subscription(desired("pro"), last_known("pro", "starter"), attempt)
 
 

@@ -46,7 +46,7 @@ def test_what_is_no_key_or_scope_is_said_so(folder: Path) -> None:
 
 
 def api_url(running: console.ConsoleProcess) -> str:
-    running.wait_for_output("/docs describes it")
+    running.wait_for_output("/docs;")
     return next(word.rstrip(";").removeprefix("(") for word in running.output.split() if word.endswith("/docs"))[:-5]
 
 
@@ -85,8 +85,8 @@ def test_a_port_that_was_asked_for_and_is_taken_is_said_so(folder: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused = console.run(folder, "api", "--port", str(taken.getsockname()[1]))
         embedded = console.run(folder, "up", settings={"API_PORT": str(taken.getsockname()[1])})
-    assert (refused.returncode, "that port is taken: name another with --port" in refused.stderr) == (2, True)
-    assert (embedded.returncode, "that port is taken: name another in API_PORT" in embedded.stderr) == (2, True)
+    assert (refused.returncode, "that port is in use: choose another with --port" in refused.stderr) == (2, True)
+    assert (embedded.returncode, "that port is in use: choose another in API_PORT" in embedded.stderr) == (2, True)
 
 
 def test_a_database_of_another_schema_is_refused(folder: Path, postgres_url: str) -> None:
@@ -97,9 +97,9 @@ def test_a_database_of_another_schema_is_refused(folder: Path, postgres_url: str
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"OIDC_ISSUER": "https://id.test"}, "OIDC_ISSUER and OIDC_AUDIENCE are set together"),
+        ({"OIDC_ISSUER": "https://id.test"}, "OIDC_ISSUER and OIDC_AUDIENCE must be set together"),
         ({"OIDC_ISSUER": "http://id.test", "OIDC_AUDIENCE": "a"}, "OIDC_ISSUER: must be an https:// address"),
-        ({"OIDC_CLIENT_ID": "me"}, "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER are set together"),
+        ({"OIDC_CLIENT_ID": "me"}, "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER must be set together"),
         ({"OIDC_ISSUER": "https://id.test", "OIDC_AUDIENCE": "a", "OIDC_ALGORITHM": "HS256"}, "OIDC_ALGORITHM: "),
         ({"OIDC_ALGORITHM": "none"}, "OIDC_ALGORITHM: "),
     ],

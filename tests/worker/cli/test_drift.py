@@ -101,7 +101,7 @@ def json_of(result: Result, code: int) -> dict[str, Any]:
 @pytest.mark.usefixtures("acme")
 def test_nothing_drifted_is_zero(types: Type) -> None:
     result = types("drift", "check")
-    assert (result.exit_code, result.stdout) == (0, "1 organizations compared, none drifted.\n")
+    assert (result.exit_code, result.stdout) == (0, "1 organizations checked, none with drift.\n")
     assert json_of(types("drift", "check", "--json"), 0)["items"] == []
 
 
@@ -112,7 +112,7 @@ def test_a_key_of_another_account_is_said_and_nothing_is_called_missing(
     right = json_of(types("drift", "check", "--json"), 2)
     sandbox.settings(stripe_account="acct_theirs")
     plan = json_of(types("drift", "check", "--json"), 2)
-    assert (plan["counts"]["kinds"], plan["counts"]["left_out"]) == ({"wrong_account": 1}, ["stripe"])
+    assert (plan["counts"]["kinds"], plan["counts"]["excluded_providers"]) == ({"wrong_account": 1}, ["stripe"])
     (finding,) = plan["items"][0]["findings"]
     for words in ("acct_sandbox", "acct_theirs", "STRIPE_SECRET_KEY"):
         assert words in finding["advice"]
@@ -145,9 +145,9 @@ def test_a_person_reads_what_differs_who_wrote_it_and_what_apply_sends(
     customer = rename_at_provider(sandbox, database, acme)
     shown = " ".join(types("drift", "check").stdout.split())
     assert f"Acme {acme}" in shown
-    assert f"Stripe, renamed: name ours Acme, theirs Mallory ({customer})" in shown
+    assert f"Stripe, renamed: name desired Acme, observed Mallory ({customer})" in shown
     assert "not by us (evt_" in shown
-    assert f"apply sends: POST /v1/customers/{customer}" in shown
+    assert f"repair sends: POST /v1/customers/{customer}" in shown
     assert "`billing-sync drift repair " in shown
 
 
@@ -157,7 +157,7 @@ def test_a_plan_that_there_is_not_is_a_wrong_word(environment: Mapping[str, str]
     assert result.returncode == 2
     assert (
         result.stderr
-        == "billing-sync: '0123456789ab' is no plan's id; `billing-sync drift check` makes one and names it\n"
+        == "billing-sync: there is no report '0123456789ab'; `billing-sync drift check` creates one and prints its id\n"
     )
 
 
@@ -169,7 +169,7 @@ def test_a_plan_that_moved_is_refused_with_a_sentence(
     sandbox.patch("stripe", "customers", customer, name="Mallory & Sons")
     refused = types("drift", "repair", plan["id"]).exception
     assert isinstance(refused, CommandFailedError)
-    assert str(refused).startswith(f"nothing was done: {acme} changed since plan ")
+    assert str(refused).startswith(f"nothing was repaired: {acme} changed since drift report ")
 
 
 def test_what_cannot_be_told_is_one(environment: Mapping[str, str], tmp_path: Path) -> None:

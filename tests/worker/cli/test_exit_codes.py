@@ -28,9 +28,9 @@ def folder(tmp_path: Path) -> Path:
     ("words", "settings", "code", "sentence"),
     [
         (("stauts",), {}, 2, "Did you mean 'status'?"),
-        (("zzz",), {}, 2, "No such command 'zzz'; `billing-sync --help` lists what there is"),
-        (("--zzz",), {}, 2, "; `billing-sync --help` lists what there is"),
-        (("orgs", "--limit", "many"), {}, 2, "`billing-sync orgs --help` lists what there is"),
+        (("zzz",), {}, 2, "No such command 'zzz'; `billing-sync --help` lists the commands and options"),
+        (("--zzz",), {}, 2, "; `billing-sync --help` lists the commands and options"),
+        (("orgs", "--limit", "many"), {}, 2, "`billing-sync orgs --help` lists the commands and options"),
         (("keys", "create"), {}, 2, "Missing argument 'NAME'; `billing-sync keys create --help`"),
         (("keys", "make"), {}, 2, "`billing-sync keys --help`"),
         (("import",), {}, 2, "Missing argument 'ORGS'; `billing-sync import --help`"),
@@ -40,12 +40,12 @@ def folder(tmp_path: Path) -> Path:
         (("status",), NO_DATABASE, 2, "check DATABASE_URL and that it is running"),
         (("status",), {"DATABASE_URL": "mysql://me:secret-word@host/db"}, 2, "only sqlite:// and postgresql://"),
         (("db", "upgrade"), NO_DATABASE, 1, "check DATABASE_URL and that it is running"),
-        (("plans", "check"), {}, 2, "no biller is named"),
-        (("plans", "check"), {"PLANS_FILE": "none.toml"}, 2, "none.toml: no such plan file"),
+        (("plans", "check"), {}, 2, "no provider is configured"),
+        (("plans", "check"), {"PLANS_FILE": "none.toml"}, 2, "none.toml: plan file not found"),
         (("import", "none.json", "users.json"), {}, 2, "none.json"),
         (("export", "no/folder/o.json", "u.json"), {}, 2, "no/folder"),
-        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "else REDIS_URL) begins with http; use redis://"),
-        (("status",), {"REDIS_URL": "secret-word:x@127.0.0.1"}, 2, "begins with nothing of the kind"),
+        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "else REDIS_URL) has the scheme http; use redis://"),
+        (("status",), {"REDIS_URL": "secret-word:x@127.0.0.1"}, 2, "has the scheme none; use redis://"),
         (("status",), {"STRIPE_SECRET_KEY": "", "STRIPE_API_BASE": "http://127.0.0.1:9"}, 2, "STRIPE_SECRET_KEY is"),
         (("up",), {"DATA_DIR": "plans.toml/data"}, 2, "plans.toml"),
     ],
@@ -65,9 +65,9 @@ def test_a_foreseen_failure_is_one_sentence(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"LOG_LEVEL=INFO\nDATABASE_URL='secret-word\n", ".env line 2: cannot be read"),
-        (b"# a comment\n\nDATABASE_URL\n=x\n", ".env line 3, 4: cannot be read"),
-        (b"DATABASE_URL=\xff", ".env is not text in UTF-8"),
+        (b"LOG_LEVEL=INFO\nDATABASE_URL='secret-word\n", ".env line 2 cannot be parsed"),
+        (b"# a comment\n\nDATABASE_URL\n=x\n", ".env line 3, 4 cannot be parsed"),
+        (b"DATABASE_URL=\xff", ".env is not UTF-8 text"),
         (b"WORKER_CONCURRENCY=many", "WORKER_CONCURRENCY: "),
     ],
 )
@@ -91,7 +91,7 @@ def test_an_env_file_is_read_and_a_name_without_a_value_says_nothing(folder: Pat
 def test_status_says_that_the_broker_is_away(folder: Path) -> None:
     shown = console.run(folder, "status", settings={"REDIS_URL": "redis://:secret-word@127.0.0.1:9/0"}, seconds=20)
     assert shown.returncode == 0
-    assert "broker: does not answer" in shown.stdout
+    assert "broker: does not respond" in shown.stdout
     assert "secret-word" not in shown.stdout + shown.stderr
 
 
@@ -113,7 +113,7 @@ def test_plans_are_checked_and_pushed(folder: Path, sandbox: SandboxClient, sand
     settings = {**provider_settings(sandbox_server.url), "CHARGED_BY": "stripe"}
     missing = console.run(folder, "plans", "check", settings=settings)
     assert missing.returncode == 1
-    assert "not on sale there" in missing.stdout
+    assert "no such price at the provider" in missing.stdout
     pushed = console.run(folder, "plans", "push", settings=settings)
     assert (pushed.returncode, pushed.stdout.count("added now")) == (0, 8)
     assert console.run(folder, "plans", "check", settings=settings).returncode == 0
@@ -121,7 +121,7 @@ def test_plans_are_checked_and_pushed(folder: Path, sandbox: SandboxClient, sand
     differs = console.run(folder, "plans", "check", "--json", settings=settings)
     assert differs.returncode == 1
     assert [each["problem"] for each in json.loads(differs.stdout)["plans"] if each["problem"]] == [
-        "amount is 500, the catalog says 1900"
+        "amount is 500 at the provider but 1900 in the catalog"
     ]
     assert console.run(folder, "plans", "push", settings=settings).returncode == 1
 

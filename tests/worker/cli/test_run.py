@@ -95,8 +95,8 @@ def test_up_runs_once_in_a_folder(folder: Path) -> None:
         second = console.run(folder, "up")
         assert second.returncode == 2
         assert second.stderr == (
-            f"billing-sync: process {up.process.pid} runs already in data: "
-            "use that one, stop it, or name another folder in DATA_DIR\n"
+            f"billing-sync: process {up.process.pid} already runs in data: "
+            "use it, stop it, or set another folder in DATA_DIR\n"
         )
 
 
@@ -133,7 +133,7 @@ def test_a_worker_names_the_queues_there_are(folder: Path, deployed: dict[str, s
     refused = console.run(folder, "worker", "--queues", "stripe,paypal", settings=deployed)
     assert refused.returncode == 2
     known = "emails, events, lago, lago_bulk, stripe, stripe_bulk, sweep, webhooks"
-    assert refused.stderr == f"billing-sync: --queues: paypal is no queue; choose from {known}\n"
+    assert refused.stderr == f"billing-sync: --queues: there is no queue paypal; choose from {known}\n"
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_the_sandbox_runs_alone_and_ends_when_told_to(folder: Path) -> None:
 def test_a_port_that_is_taken_is_said_so(folder: Path, taken_port: int) -> None:
     refused = console.run(folder, "sandbox", "--port", str(taken_port))
     assert refused.returncode == 2
-    assert refused.stderr == "billing-sync: that port is taken: name another with --port; 0 takes a free one\n"
+    assert refused.stderr == "billing-sync: that port is in use: choose another with --port; 0 picks a free one\n"

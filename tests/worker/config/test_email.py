@@ -37,11 +37,11 @@ def test_a_server_with_a_login_is_reached_by_starttls_unless_told_otherwise(name
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"SMTP_HOST": "smtp.acme.test"}, "SMTP_HOST and MAIL_FROM are set together"),
-        ({"MAIL_FROM": "billing@acme.test"}, "SMTP_HOST and MAIL_FROM are set together"),
-        ({**WHOLE, "SMTP_USER": "billing"}, "SMTP_USER and SMTP_PASSWORD are set together"),
+        ({"SMTP_HOST": "smtp.acme.test"}, "SMTP_HOST and MAIL_FROM must be set together"),
+        ({"MAIL_FROM": "billing@acme.test"}, "SMTP_HOST and MAIL_FROM must be set together"),
+        ({**WHOLE, "SMTP_USER": "billing"}, "SMTP_USER and SMTP_PASSWORD must be set together"),
         (LOGIN, "SMTP_HOST is missing"),
-        ({**WHOLE, **LOGIN, "SMTP_TLS": "none"}, "for everybody to read"),
+        ({**WHOLE, **LOGIN, "SMTP_TLS": "none"}, "would be sent unencrypted"),
         ({**WHOLE, "SMTP_TLS": "ssl"}, "SMTP_TLS"),
         ({**WHOLE, "SMTP_PORT": "0"}, "SMTP_PORT"),
         ({**WHOLE, "MAIL_FROM": "Billing"}, "MAIL_FROM: must be an address"),

@@ -26,16 +26,16 @@ from tests.support.predecessor_files import (
     [
         ({"id": ...}, "the field 'id' is missing"),
         ({"name": ...}, "the field 'name' is missing"),
-        ({"plan_tier": 3}, "the field 'plan_tier' is a number, not a text"),
-        ({"status": None}, "the field 'status' is null, not a text"),
-        ({"lago_customer_id": ["x"]}, "the field 'lago_customer_id' is a list, not a text"),
-        ({"stripe_customer_id": False}, "the field 'stripe_customer_id' is true or false, not a text"),
-        ({"name": {"de": "x"}}, "the field 'name' is an object, not a text"),
-        ({"plan_tier": "a\0b"}, "the field 'plan_tier' holds a character that no database takes"),
-        ({"status": "\ud800"}, "the field 'status' holds a character that no database takes"),
-        ({"id": "org_a.b"}, "the id 'org_a.b' is not 'org_' with letters, digits, '-' and '_' alone"),
-        ({"id": "org_a\n"}, "the id 'org_a\\n' is not 'org_' with letters, digits, '-' and '_' alone"),
-        ({"id": "acme"}, "the id 'acme' is not 'org_' with letters, digits, '-' and '_' alone"),
+        ({"plan_tier": 3}, "the field 'plan_tier' is a number, not text"),
+        ({"status": None}, "the field 'status' is null, not text"),
+        ({"lago_customer_id": ["x"]}, "the field 'lago_customer_id' is a list, not text"),
+        ({"stripe_customer_id": False}, "the field 'stripe_customer_id' is a boolean, not text"),
+        ({"name": {"de": "x"}}, "the field 'name' is an object, not text"),
+        ({"plan_tier": "a\0b"}, "the field 'plan_tier' contains a character that cannot be stored"),
+        ({"status": "\ud800"}, "the field 'status' contains a character that cannot be stored"),
+        ({"id": "org_a.b"}, "the id 'org_a.b' must be 'org_' followed by letters, digits, '-' or '_' only"),
+        ({"id": "org_a\n"}, "the id 'org_a\\n' must be 'org_' followed by letters, digits, '-' or '_' only"),
+        ({"id": "acme"}, "the id 'acme' must be 'org_' followed by letters, digits, '-' or '_' only"),
     ],
 )
 def test_a_record_without_a_field_that_it_needs_is_lost_with_the_field_named(
@@ -45,7 +45,7 @@ def test_a_record_without_a_field_that_it_needs_is_lost_with_the_field_named(
     items = organizations(text.encode())
     assert ids(items) == [B_ID]
     [(kind, found, line, subject)] = findings(items)
-    assert (kind, found, line) == ("loss", f"no usable record: {reason}", 2)
+    assert (kind, found, line) == ("loss", f"unusable record: {reason}", 2)
     assert subject == changes.get("id", A_ID) or (changes.get("id") is ... and subject == A_ID)
 
 
@@ -53,7 +53,7 @@ def test_a_field_that_stands_twice_is_never_chosen_from(organizations: ReadOrgan
     text = organizations_text([A, B]).replace(b'"plan_tier"', b'"name": "x", "plan_tier"', 1)
     items = organizations(text)
     assert ids(items) == [B_ID]
-    assert findings(items)[0][1].startswith("no usable record: the field 'name' stands twice in it")
+    assert findings(items)[0][1].startswith("unusable record: the field 'name' occurs twice")
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_dates_are_read_in_all_forms_and_are_utc(
     [
         (None, "there is no created_at"),
         (..., "there is no created_at"),
-        (1732347519, "created_at is a number, not a date: left out"),
-        ("2026-13-23 07:38:39", "created_at is no date that can be read: left out"),
-        ("0001-01-01T00:00:00+14:00", "created_at is no date that can be read: left out"),
+        (1732347519, "created_at is a number, not a date: ignored"),
+        ("2026-13-23 07:38:39", "created_at is not a readable date: ignored"),
+        ("0001-01-01T00:00:00+14:00", "created_at is not a readable date: ignored"),
     ],
 )
 def test_a_date_that_cannot_be_read_is_none_and_never_invented(
@@ -98,7 +98,7 @@ def test_a_date_that_cannot_be_read_is_none_and_never_invented(
     [
         ("  ", "  ", "the name is empty"),
         ("x" * 201, "x" * 201, "the name is 201 characters long, more than 200"),
-        ("a\0b\ud800", "ab\ufffd", "characters that no database takes were left out of the name"),
+        ("a\0b\ud800", "ab\ufffd", "characters that cannot be stored were removed from the name"),
     ],
 )
 def test_a_name_that_breaks_the_rules_is_kept_and_named(
@@ -115,10 +115,10 @@ def test_unknown_fields_are_named_once_each_with_their_number(organizations: Rea
     items = organizations(organizations_text(records))
     assert len(ids(items)) == 4
     assert sorted(findings(items)) == [
-        ("repair", "the unknown field 'logo' was left out, once", 53, None),
-        ("repair", "the unknown field 'seats' was left out, 3 times", 2, None),
-        ("repair", "the unknown field 'settings' was left out, 3 times", 2, None),
-        ("repair", "the unknown field 'tags' was left out, 3 times", 2, None),
+        ("repair", "the unknown field 'logo' was ignored, once", 53, None),
+        ("repair", "the unknown field 'seats' was ignored, 3 times", 2, None),
+        ("repair", "the unknown field 'settings' was ignored, 3 times", 2, None),
+        ("repair", "the unknown field 'tags' was ignored, 3 times", 2, None),
     ]
 
 
@@ -127,14 +127,18 @@ def test_unknown_fields_are_named_once_each_with_their_number(organizations: Rea
 
 def test_a_missing_file_a_folder_and_the_wrong_order_are_one_clear_sentence(tmp_path: Path) -> None:
     healthy = PREDECESSOR / "healthy"
-    with pytest.raises(UnreadableFileError, match=r"gone\.json is not there: check the path\."):
+    with pytest.raises(UnreadableFileError, match=r"gone\.json does not exist: check the path\."):
         read_organizations(tmp_path / "gone.json")
-    with pytest.raises(UnreadableFileError, match="is not a file: give the path of the JSON file itself"):
+    with pytest.raises(UnreadableFileError, match="is not a file: pass the path of the JSON file itself"):
         read_members(tmp_path)
-    with pytest.raises(UnreadableFileError, match=r"holds members, not organizations: give organizations\.json first"):
+    with pytest.raises(
+        UnreadableFileError, match=r"contains members, not organizations: pass organizations\.json first"
+    ):
         read_organizations(healthy / "org_users.json")
-    with pytest.raises(UnreadableFileError, match=r"holds organizations, not members: give organizations\.json first"):
+    with pytest.raises(
+        UnreadableFileError, match=r"contains organizations, not members: pass organizations\.json first"
+    ):
         read_members(healthy / "organizations.json")
     (tmp_path / "empty_lists.json").write_bytes(b'{"org_a": []}')
-    with pytest.raises(UnreadableFileError, match=r"holds members"):
+    with pytest.raises(UnreadableFileError, match=r"contains members"):
         read_organizations(tmp_path / "empty_lists.json")

@@ -61,14 +61,14 @@ def test_the_torn_file_gives_all_24_organizations_and_names_the_four_tears() -> 
     path = PREDECESSOR / "torn" / "organizations.json"
     items = list(read_organizations(path))
     assert len(ids(items)) == path.read_text().count('"id": ') == 24
-    tear = "the beginning of this document was overwritten: what stood before this place is lost"
+    tear = "the beginning of this document was overwritten: everything before this position is lost"
     assert findings(items) == [
         ("loss", tear, 11, None),
         ("loss", tear, 20, None),
         ("loss", tear, 29, None),
         (
             "repair",
-            "its key was torn off: the id was taken from the record",
+            "its key is damaged: the id was taken from the record",
             29,
             "org_3e5e761a-d0b7-4df6-afe2-d6a11178db6d",
         ),
@@ -83,7 +83,7 @@ def test_poison_of_values_is_passed_on_as_written_and_an_empty_billing_id_is_non
     assert [r.plan_tier for r in records] == ["founders_friend", "starter", "profesional", "enterprise", "byok"]
     assert records[3].lago_customer_id is None
     assert findings(items) == [
-        ("repair", "the empty lago_customer_id was read as none", 29, "org_626d0b03-5996-4a14-8b0c-7f9b6768e5f2")
+        ("repair", "the empty lago_customer_id was imported as missing", 29, "org_626d0b03-5996-4a14-8b0c-7f9b6768e5f2")
     ]
 
 
@@ -104,7 +104,7 @@ def test_any_layout_of_healthy_json_reads_the_same(
 def test_an_empty_file_is_a_loss_because_the_old_store_emptied_files_before_writing(
     organizations: ReadOrganizations, content: bytes
 ) -> None:
-    assert ("loss", "the file holds nothing: what it held is lost; look for a copy of it") in [
+    assert ("loss", "the file is empty: its content is lost; look for a backup of it") in [
         f[:2] for f in findings(organizations(content))
     ]
 
@@ -133,13 +133,13 @@ def test_a_truncated_file_names_the_record_it_cut(organizations: ReadOrganizatio
 def test_a_file_cut_between_records_still_says_that_its_end_is_missing(organizations: ReadOrganizations) -> None:
     items = organizations(organizations_text([A, B])[:-2])
     assert ids(items) == [A_ID, B_ID]
-    assert findings(items) == [("loss", "the file ends before its document does: what followed is lost", 19, None)]
+    assert findings(items) == [("loss", "the file ends before the document is complete: the rest is lost", 19, None)]
 
 
 def test_two_documents_glued_together_are_both_read(organizations: ReadOrganizations) -> None:
     items = organizations(organizations_text([A]) + organizations_text([B, C]))
     assert ids(items) == [A_ID, B_ID, C_ID]
-    assert findings(items) == [("repair", "another document begins in the same file: both were read", 11, None)]
+    assert findings(items) == [("repair", "a second document begins in the same file: both were read", 11, None)]
 
 
 def test_nul_bytes_are_a_loss_with_their_number(organizations: ReadOrganizations) -> None:
@@ -164,9 +164,9 @@ def test_a_list_at_the_top_is_read(organizations: ReadOrganizations) -> None:
     items = organizations(json.dumps([A, B], indent=2).encode())
     assert ids(items) == [A_ID, B_ID]
     assert [f[1] for f in findings(items)] == [
-        "the file holds a list where an object belongs",
-        "its key was torn off: the id was taken from the record",
-        "its key was torn off: the id was taken from the record",
+        "the file contains a list where an object is expected",
+        "its key is damaged: the id was taken from the record",
+        "its key is damaged: the id was taken from the record",
     ]
 
 
@@ -195,7 +195,9 @@ def test_text_in_a_name_never_poses_as_a_record(organizations: ReadOrganizations
 def test_key_and_id_that_disagree_are_named_and_the_record_counts(organizations: ReadOrganizations) -> None:
     items = organizations(json.dumps({B_ID: A}).encode())
     assert ids(items) == [A_ID]
-    assert findings(items) == [("repair", f"it stands under the key '{B_ID}': the id in the record was kept", 1, A_ID)]
+    assert findings(items) == [
+        ("repair", f"it is stored under the key '{B_ID}': the id in the record was used", 1, A_ID)
+    ]
 
 
 def test_a_repeat_is_a_repair_when_it_is_the_same_and_a_loss_when_it_is_not(organizations: ReadOrganizations) -> None:
@@ -204,10 +206,10 @@ def test_a_repeat_is_a_repair_when_it_is_the_same_and_a_loss_when_it_is_not(orga
     assert ids(items) == [A_ID, B_ID]
     first = [item.position.byte for item in items if isinstance(item, OldOrganization)]
     assert findings(items)[1:] == [
-        ("repair", f"it stands here again with the same content as at byte {first[0]}", 20, A_ID),
+        ("repair", f"it occurs again here with the same content as at byte {first[0]}", 20, A_ID),
         (
             "loss",
-            f"it stands here again with other content: the one at byte {first[1]} was kept, this one is lost",
+            f"it occurs again here with different content: the one at byte {first[1]} was used, this one is lost",
             20,
             B_ID,
         ),
@@ -244,7 +246,7 @@ def test_a_list_whose_key_is_torn_off_is_read_and_says_so_once(members: ReadMemb
     assert users(items) == [(A_ID, "user_0"), (A_ID, "user_1"), (B_ID, "user_0")]
     assert [(f[0], f[1][:29], f[3]) for f in findings(items)] == [
         ("loss", "the beginning of this documen", None),
-        ("repair", "the key of its list was torn ", f"{A_ID} user_0"),
+        ("repair", "the key of its list is damage", f"{A_ID} user_0"),
     ]
 
 
