@@ -153,7 +153,7 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
     in_sync, behind, *parked_ids = [manager.create_organization(f"Company {number}") for number in range(5)]
     for provider in ("stripe", "lago"):
         sync(database, in_sync, provider, f"{provider}_1")
-    put(database, behind, "lago", error_kind="waiting", error_message="waits for Stripe", error_at=utc_now())
+    put(database, behind, "lago", error_kind="waiting_for_payer", error_message="waits for Stripe", error_at=utc_now())
     for org_id in parked_ids:
         park(database, org_id, "stripe")
     document = json_of(types("status", "--json"))
@@ -196,7 +196,7 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
         database,
         org_id,
         "lago",
-        error_kind="waiting",
+        error_kind="waiting_for_payer",
         error_message="waiting for the Stripe customer that Lago will charge",
         not_before=waits_until,
     )

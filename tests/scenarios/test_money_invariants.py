@@ -93,7 +93,12 @@ MOMENTS: Final = ["before_customer", "after_customer", "before_subscription", "a
 JUMPS: Final[list[dict[str, float]]] = [{"minutes": 5}, {"hours": 6}, {"hours": 25}, {"days": 32}]
 # Why a link may wait for a person though nobody touched anything at the dashboards.
 OUR_OWN_REASONS: Final = (
-    *("unlink the payment provider", "that subscription has ended", "neither provider can schedule", "is not in the catalog"),
+    *(
+        "unlink the payment provider",
+        "that subscription has ended",
+        "neither provider can schedule",
+        "is not in the catalog",
+    ),
 )
 # Longer than any link waits by itself, so that each sweep finds whatever is left.
 SWEEP_INTERVAL_SECONDS: Final = backoff.MAX_BACKOFF_SECONDS + links.SWEEP_GRACE.total_seconds()

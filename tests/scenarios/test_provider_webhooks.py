@@ -105,7 +105,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxApp]:
     with console.running(folder, "up", settings={"API_PORT": "0"}) as running:
         running.wait_for_output("/docs;")
         words = running.output.split()
-        api = next(word.rstrip(";").removeprefix("(") for word in words if word.endswith("/docs"))[:-5]
+        api = next(word.rstrip(";").removeprefix("(") for word in words if word.rstrip(";").endswith("/docs"))[:-5]
         sandbox = words[words.index("sandbox") + 1]
         with (
             httpx.Client(base_url=api, trust_env=False, timeout=20) as http,

@@ -24,7 +24,7 @@ LIVE = {
 def test_the_demo_shows_every_organization_in_sync(tmp_path: Path, columns: str) -> None:
     shown = console.run(tmp_path, "demo", settings={"COLUMNS": columns})
     assert shown.returncode == 0, shown.stderr
-    assert "All 6 in sync" in shown.stdout
+    assert "All 6 organizations are in sync" in shown.stdout
     assert "cus_AcmeS" in shown.stdout
     assert "→ starter" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= int(columns)

@@ -47,7 +47,9 @@ def test_what_is_no_key_or_scope_is_said_so(folder: Path) -> None:
 
 def api_url(running: console.ConsoleProcess) -> str:
     running.wait_for_output("/docs;")
-    return next(word.rstrip(";").removeprefix("(") for word in running.output.split() if word.endswith("/docs"))[:-5]
+    return next(
+        word.rstrip(";").removeprefix("(") for word in running.output.split() if word.rstrip(";").endswith("/docs")
+    )[:-5]
 
 
 def test_up_serves_the_api_and_says_when_both_billers_hold_a_change(folder: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_biller_that_is_away_is_said_so(folder: Path) -> None:
 
 def test_ctrl_c_ends_without_a_word(folder: Path) -> None:
     with console.running(folder, "demo") as demo:
-        demo.wait_for_output("run at")
+        demo.wait_for_output("running at")
         assert demo.stop(signal.SIGINT) == 130
         assert "Traceback" not in demo.output
 
