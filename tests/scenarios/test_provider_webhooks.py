@@ -197,7 +197,7 @@ def test_a_payer_that_lago_cannot_use_is_shown(up: SandboxApp) -> None:
     org_id = up.organization()
     up.sandbox.create("lago", "payer_errors", external_customer_id=org_id, error_code="resource_missing")
     up.until(lambda: up.link(org_id, "lago")["payment"] is not None, "shown")
-    assert up.link(org_id, "lago")["payment"]["state"] == "rejected"
+    assert up.link(org_id, "lago")["payment"]["state"] == "payer_rejected"
     up.sandbox.create("lago", "payers", external_customer_id=org_id)
     up.until(lambda: up.link(org_id, "lago")["payment"] is None, "taken")
 
@@ -228,7 +228,7 @@ def test_what_another_account_sent_is_shown_to_a_person(up: SandboxApp) -> None:
     (refused,) = up.messages("rejected")
     assert (refused["source"], refused["type"]) == ("lago", "customer.payment_provider_created")
     assert "this database belongs to" in refused["reason"]
-    assert "1 refused" in up.billing_sync("status").stdout
+    assert "1 rejected" in up.billing_sync("status").stdout
 
 
 def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
