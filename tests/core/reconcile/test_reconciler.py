@@ -217,7 +217,7 @@ def test_a_create_that_goes_wrong_ends_with_one_customer_and_the_right_ids(
     world: SyncWorld, fault: str, operation: str
 ) -> None:
     provider: Provider = "stripe" if operation == CREATE_CUSTOMER_REQUEST else "lago"
-    world.sandbox.add_fault(provider, operation, fault, seconds=2.5)
+    world.sandbox.add_fault(provider, operation, fault, seconds=0.3)
     org_id = world.create()
     world.reconcile_until_idle(org_id)
     assert not world.sandbox.faults()
