@@ -123,7 +123,7 @@ def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
     assert sandbox.webhooks()["deliveries"][-1]["tries"] == MAX_DELIVERY_TRIES
     receiver.refusing = 0
     sandbox.preload_lago_customers([{"external_id": "org_3"}])  # the one thread sends in order: a fourth try came first
-    until(lambda: "org_3" in receiver.got[-1][1])
+    until(lambda: b"org_3" in receiver.got[-1][1])
     assert len(receiver.got) == 3 + MAX_DELIVERY_TRIES
 
 
