@@ -224,15 +224,16 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
 
 
 def pages() -> dict[str, str]:
-    """The contents of each page by its name."""
-    return {
-        "cli.md": cli_page(),
-        "settings.md": settings_page(),
-        "metrics.md": metrics_page(),
-        "errors.md": errors_page(),
-        "events.md": events_page(),
-        "log-events.md": log_events_page(),
+    """The contents of each page by the name of its file."""
+    texts = {
+        "cli": cli_page(),
+        "settings": settings_page(),
+        "metrics": metrics_page(),
+        "errors": errors_page(),
+        "events": events_page(),
+        "log-events": log_events_page(),
     }
+    return {f"{name}.md": text for name, text in texts.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown
@@ -249,6 +250,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _link(text: str, page: str) -> str:
+    """``page``: its path from ``docs``."""
+    return f"[{text}](../{page}.md)"
 
 
 def _code(words: Iterable[str]) -> str:
@@ -274,7 +280,8 @@ def cli_page() -> str:
     parts = [_command(name, command) for name, command in _commands(top)]
     introduction = (
         "Every command with its arguments and options. `billing-sync COMMAND --help` prints the same. Commands read "
-        "the [settings](settings.md) from the environment or from a file `.env` in the working folder."
+        f"the {_link('settings', 'reference/settings')} from the environment or from a file `.env` in the working "
+        "folder."
     )
     return _page("Commands", introduction, *parts)
 
@@ -379,7 +386,8 @@ def metrics_page() -> str:
         (of_process if name.startswith("billing_sync_http_") else from_rows).append(row)
     head = ("name", "labels", "meaning")
     introduction = (
-        "`GET /metrics` of any API process serves these metrics. [Monitor the service](../how-to/monitor.md) says how "
+        f"`GET /metrics` of any API process serves these metrics. "
+        f"{_link('Monitor the service', 'how-to/monitor')} says how "
         "Prometheus reads them and which alerts to set. No label contains an id, a name or an address."
     )
     return _page(
@@ -448,7 +456,7 @@ def errors_page() -> str:
         _table(("kind", "meaning", "what happens"), kind_rows),
         "## Known failures of the providers\n\nThe first rule that matches decides. A rule without a status or without "
         "codes matches all. The actions are `retry_inline`, `retry_later`, `throttle`, `verify_first`, `park` and "
-        "`trip_breaker`. [Decision 0008](../decisions/0008-failure-table.md) explains them.",
+        f"`trip_breaker`. {_link('Decision 0008', 'decisions/0008-failure-table')} explains them.",
         *failures,
     )
 
@@ -516,11 +524,13 @@ def events_page() -> str:
     return _page(
         "Event types",
         introduction + "check.",
-        "## Service events\n\nOther services send these as CloudEvents 1.0: [send events](../how-to/send-events.md). A "
+        f"## Service events\n\nOther services send these as CloudEvents 1.0: "
+        f"{_link('send events', 'how-to/send-events')}. A "
         "question mark means that the field is optional. JSON Schemas are in `docs/schemas`; the one of the message "
         "itself is [envelope.json](../schemas/envelope.json).",
         _table(("type", "data", "meaning"), accepted),
-        "## Webhook events\n\nWebhook endpoints receive these: [receive webhooks](../how-to/receive-webhooks.md). Each "
+        f"## Webhook events\n\nWebhook endpoints receive these: "
+        f"{_link('receive webhooks', 'how-to/receive-webhooks')}. Each "
         "also has `org_id` and `sequence`.",
         _table(("type", "data", "recorded as"), sent),
         "## Findings of a drift check\n\n`billing-sync drift check` and the metric `billing_sync_drift_findings` use "
