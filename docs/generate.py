@@ -83,7 +83,10 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ),
     (
         "Outbound webhooks",
-        "`WEBHOOK_SIGNING_SECRET` has at least 32 random characters and is the same for all processes.",
+        (
+            "`WEBHOOK_SIGNING_SECRET` has at least 32 random characters and is the same for all processes. "
+            "`WEBHOOK_ALLOW_PRIVATE=true` permits endpoints on private networks and on this machine."
+        ),
         ("WEBHOOK_SIGNING_SECRET", "WEBHOOK_ALLOW_PRIVATE"),
     ),
     (
@@ -98,7 +101,8 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         "API and sign-in",
         (
             "Set `OIDC_ISSUER` and `OIDC_AUDIENCE` together. Sign-in by browser (`/auth/login`) also needs "
-            "`OIDC_CLIENT_ID` and `API_PUBLIC_URL`. Without these settings the API accepts only API keys."
+            "`OIDC_CLIENT_ID` and `API_PUBLIC_URL`. Without these settings the API accepts only API keys. "
+            "Processes share `API_RATE_LIMIT` through Redis."
         ),
         (
             *("API_HOST", "API_PORT", "API_PUBLIC_URL", "API_CORS_ORIGINS", "API_RATE_LIMIT"),
