@@ -217,7 +217,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     "event_received": "A service event was processed.",
     "links_swept": "The sweep enqueued due links.",
     "provider_webhooks_handled": "Provider webhooks were processed.",
-    "redis_fallback_active": "Processes do not share the rate limit or the order of bursts through Redis.",
+    "redis_fallback_active": "Redis is not set or does not respond. Processes do not share what `component` names.",
     "relayed": "The relay published events.",
     "request": "The API answered a request.",
     "sweep_failed": "The sweep does not reach the broker or the database. It runs again.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from core.org_manager import OrgManager
 from tests.support import console
 from worker.cli.app import app
 
@@ -92,6 +94,28 @@ def test_the_requests_over_http_do_what_they_say(page: str, tmp_path: Path) -> N
     # The second run makes another key, which is another caller, so the Idempotency-Key repeats no request.
     assert again["type"].endswith("name-taken"), again
     assert [each["in_sync"] for each in status] == [True] * len(ask)
+
+
+def test_the_commands_for_operating_end_well(tmp_path: Path) -> None:
+    """With the settings of the sandbox of ``up``, as the page about drift says."""
+    folder = console.prepare(tmp_path)
+    section = README.split("## Operating\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\$ billing-sync (.+?)(?: +#.*)?$", section, re.MULTILINE)
+    with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
+        origin_of(up)
+        sandbox = re.findall(r"sandbox +(http://[0-9.:]+)", up.output)[0]
+        settings = {
+            "STRIPE_SECRET_KEY": "sk_test_up",
+            "STRIPE_API_BASE": sandbox,
+            "LAGO_API_KEY": "any",
+            "LAGO_API_URL": sandbox,
+            "WEBHOOK_SIGNING_SECRET": "x" * 32,
+        }
+        OrgManager(data_dir=str(folder / "data")).create_organization("ORG", "starter")
+        until_shown(folder, "billing-sync status ORG", r"Stripe in sync.*Lago +in sync", seconds=90)
+        ended = {line: console.run(folder, *shlex.split(line), settings=settings) for line in lines}
+    assert len(ended) > 3
+    assert {line: each.stdout + each.stderr for line, each in ended.items() if each.returncode} == {}
 
 
 @with_curl
