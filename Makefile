@@ -2,7 +2,8 @@
 #
 #   make demo      the whole system against a sandbox; needs no server and no key, only Python 3.11 or newer
 #   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
-#   make check     everything that CI runs: lint types layers test
+#   make check     everything that CI runs: lint types layers docs test
+#   make docs      the documentation site, in build/site; a broken link is an error
 #   make install   .venv with the run-time packages; then .venv/bin/billing-sync
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
 #   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
@@ -19,7 +20,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test check lint types layers crash-matrix rate-limits chaos bench bench-quick lock
+.PHONY: install demo test check lint types layers docs crash-matrix rate-limits chaos bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -28,7 +29,7 @@ install: $(VENV)/installed
 demo: $(VENV)/installed
 	@$(BIN)/billing-sync demo
 
-check: lint types layers test  ## everything that CI runs, in the same order
+check: lint types layers docs test  ## everything that CI runs, in the same order
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -39,6 +40,10 @@ types: $(VENV)/installed-test
 
 layers: $(VENV)/installed-test
 	$(BIN)/lint-imports
+
+# The variable silences an announcement of the theme about the generator's next major version.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest
@@ -65,8 +70,9 @@ lock:
 	$(PYTHON) -m venv "$$tools" && "$$tools/bin/pip" --disable-pip-version-check --quiet install 'uv==0.13.*' && \
 	build=$$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])') && \
 	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --output-file requirements.lock && \
-	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --extra test --constraint requirements.lock --output-file requirements-test.lock
-	@if grep -n '://' requirements.lock requirements-test.lock; then echo 'These addresses must not be in a lock file.'; exit 1; fi
+	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --extra test --constraint requirements.lock --output-file requirements-test.lock && \
+	echo "$$build" | "$$tools/bin/uv" $(COMPILE) --extra docs --constraint requirements-test.lock --output-file requirements-docs.lock
+	@if grep -n '://' requirements.lock requirements-test.lock requirements-docs.lock; then echo 'These addresses must not be in a lock file.'; exit 1; fi
 
 # Stamp files: a second run installs nothing; a changed lock file or pyproject.toml installs again.
 $(VENV)/installed: requirements.lock pyproject.toml | $(BIN)/python
@@ -78,6 +84,11 @@ $(VENV)/installed: requirements.lock pyproject.toml | $(BIN)/python
 $(VENV)/installed-test: requirements-test.lock $(VENV)/installed
 	@echo 'Installing what requirements-test.lock names into $(VENV) …'
 	@$(PIP) --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(VENV)/installed-docs: requirements-docs.lock $(VENV)/installed
+	@echo 'Installing what requirements-docs.lock names into $(VENV) …'
+	@$(PIP) --require-hashes -r requirements-docs.lock
 	@touch $@
 
 $(BIN)/python:

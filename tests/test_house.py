@@ -17,7 +17,7 @@ OURS = ("core", "providers", "tasks", "worker", "api", "sandbox", "migrations")
 LONGEST_FUNCTION = 50  # lines
 TABLES = "migrations/versions/"  # a table written out column by column is a list, however long
 BROAD = {"Exception", "BaseException"}
-LOCKS = ("requirements.lock", "requirements-test.lock")
+LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-docs.lock")
 FIXED = {"stripe": "16.1", "lago-python-client": "1.55", "celery": "5.7"}
 
 WAVED_THROUGH = re.compile(r"#\s*(type:\s*ignore|mypy:\s*(ignore|disable))")
@@ -111,7 +111,8 @@ def _project() -> dict[str, list[str]]:
     """Requirements of ``pyproject.toml`` by the lock file that must hold them."""
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     run_time = [*document["project"]["dependencies"], *document["build-system"]["requires"]]
-    return dict(zip(LOCKS, (run_time, [*run_time, *document["project"]["optional-dependencies"]["test"]]), strict=True))
+    extras = document["project"]["optional-dependencies"]
+    return dict(zip(LOCKS, (run_time, [*run_time, *extras["test"]], [*run_time, *extras["docs"]]), strict=True))
 
 
 def _locked(name: str) -> dict[str, str]:
@@ -139,9 +140,11 @@ def test_a_lock_file_is_what_the_project_asks_for(name: str) -> None:
     assert wrong == [], "run `make lock`"
 
 
-def test_both_lock_files_name_the_same_versions() -> None:
-    run_time, test = map(_locked, LOCKS)
+def test_all_lock_files_name_the_same_versions() -> None:
+    run_time, test, docs = map(_locked, LOCKS)
     assert {name: test.get(name) for name in run_time} == run_time
+    assert {name: version for name, version in docs.items() if test.get(name, version) != version} == {}
+    assert run_time.keys() <= docs.keys()
 
 
 @pytest.mark.parametrize(("name", "series"), FIXED.items())

@@ -1,13 +1,15 @@
-"""The README names what there is: commands, settings, events, make targets, ports and files, and none that is not."""
+"""The README and the guides name what there is: commands, make targets, ports. Their examples do what they say."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,26 +17,24 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from core.inbox.event_schemas import DATA_MODELS
+from core.org_manager import OrgManager
 from tests.support import console
 from worker.cli.app import app
-from worker.config.api import ApiSettings
-from worker.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAX_README_LINES = 150
+ADDRESS = "http://127.0.0.1:8080"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (
+        *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "index.md"),
+        *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+    )
+}
+README = PAGES["README.md"]
+EVERYTHING = "\n".join(PAGES.values())
 
-
-def section(title: str) -> str:
-    """From its heading to the next one of the same rank."""
-    rank, rest = re.split(rf"^(##+) {title}\n", README, maxsplit=1, flags=re.MULTILINE)[1:]
-    return re.split(rf"^{rank} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def table(title: str) -> list[list[list[str]]]:
-    """What the section's first table names in each cell, without its head."""
-    lines = section(title).split("\n|", 1)[1].split("\n\n")[0].splitlines()
-    return [[re.findall(r"`([^`]+)`", cell) for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+with_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: no request is sent")
 
 
 def commands() -> set[str]:
@@ -47,52 +47,105 @@ def commands() -> set[str]:
     return found
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MAX_README_LINES
+
+
 def test_every_command_that_is_named_is_there_and_each_that_is_there_is_named() -> None:
     known = commands()
-    words = re.findall(r"(?:`|\$ |\$\(|worker )billing-sync ([a-z-]+)(?: ([a-z-]+))?", README)
+    words = re.findall(r"(?:`|\$ |\$\(|worker )billing-sync ([a-z-]+)(?: ([a-z-]+))?", EVERYTHING)
     named = {f"{first} {second}" if f"{first} {second}" in known else first for first, second in words}
     assert named - known == set()
     assert {command.split()[0] for command in known} - {command.split()[0] for command in named} == set()
 
 
-def test_every_setting_is_in_the_table_and_no_other() -> None:
-    named = [name for cells in table("Settings") for name in cells[0]]
-    assert sorted(named) == sorted(name.upper() for name in {**Settings.model_fields, **ApiSettings.model_fields})
-
-
-def test_every_event_is_in_the_table_with_its_fields() -> None:
-    named = {cells[0][0]: set(cells[1]) for cells in table("From another service")}
-    assert named == {event: set(data.model_fields) for event, data in DATA_MODELS.items()}
-
-
-def test_the_example_in_python_does_what_it_says(tmp_path: Path) -> None:
-    code = section("From Python").split("```python\n")[1].split("```")[0]
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/python.md"])
+def test_the_example_in_python_does_what_it_says(page: str, tmp_path: Path) -> None:
+    code = PAGES[page].split("```python\n")[1].split("```")[0]
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (shown.stderr, shown.stdout) == ("", "starter\n")
 
 
-def console_commands(title: str) -> list[str]:
-    """What the section has a person type, lines that go on joined."""
-    blocks = re.findall(r"```console\n(.*?)```", section(title), re.DOTALL)
-    return re.findall(r"^\$ (.+)$", "".join(blocks).replace("\\\n", ""), re.MULTILINE)
+def console_commands(page: str) -> list[str]:
+    """What the page has a user type, lines that go on joined: after a backslash, and within quotes."""
+    blocks = re.findall(r"```console\n(.*?)```", PAGES[page], re.DOTALL)
+    found: list[str] = []
+    for line in "".join(blocks).replace("\\\n", "").splitlines():
+        if line.startswith("$ "):
+            found.append(line.removeprefix("$ "))
+        elif found and found[-1].count("'") % 2:
+            found[-1] += f"\n{line}"
+    return found
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: the README's requests are not sent")
-def test_the_requests_over_http_do_what_they_say(tmp_path: Path) -> None:
+@with_curl
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/api.md"])
+def test_the_requests_over_http_do_what_they_say(page: str, tmp_path: Path) -> None:
     """Typed in one shell, one after the other; only the port and the new id are other than on the page."""
     folder = console.prepare(tmp_path)
-    make_key, create, ask = console_commands("Over HTTP")
+    make_key, create, *ask = [line for line in console_commands(page) if "keys create" in line or "curl" in line]
     with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
-        up.wait_for_output("/docs;")
-        origin = re.findall(r"(http://[0-9.:]+)/docs", up.output)[0]
-        lines = [make_key, create.replace("http://127.0.0.1:8080", origin)]
+        origin = origin_of(up)
+        lines = [make_key, create.replace(ADDRESS, origin)]
         made = json.loads(typed(folder, lines))
         assert (made["status"], made["sync"]) == ("created", {"version": 1})
-        lines.append(ask.replace("http://127.0.0.1:8080", origin).replace("org_…", made["org_id"]))
-        again, receipt = (json.loads(line) for line in typed(folder, lines).replace("}{", "}\n{").splitlines())
-    # The key that was made anew is another caller's, so the same Idempotency-Key is not the same request.
+        lines += [line.replace(ADDRESS, origin).replace("org_…", made["org_id"]) for line in ask]
+        again, *status = (json.loads(line) for line in typed(folder, lines).replace("}{", "}\n{").splitlines())
+    # The second run makes another key, which is another caller, so the Idempotency-Key repeats no request.
     assert again["type"].endswith("name-taken"), again
-    assert receipt["in_sync"] is True, receipt
+    assert [each["in_sync"] for each in status] == [True] * len(ask)
+
+
+def test_the_commands_for_operating_end_well(tmp_path: Path) -> None:
+    """With the settings of the sandbox of ``up``, as the page about drift says."""
+    folder = console.prepare(tmp_path)
+    section = README.split("## Operating\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\$ billing-sync (.+?)(?: +#.*)?$", section, re.MULTILINE)
+    with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
+        origin_of(up)
+        sandbox = re.findall(r"sandbox +(http://[0-9.:]+)", up.output)[0]
+        settings = {
+            "STRIPE_SECRET_KEY": "sk_test_up",
+            "STRIPE_API_BASE": sandbox,
+            "LAGO_API_KEY": "any",
+            "LAGO_API_URL": sandbox,
+            "WEBHOOK_SIGNING_SECRET": "x" * 32,
+        }
+        OrgManager(data_dir=str(folder / "data")).create_organization("ORG", "starter")
+        until_shown(folder, "billing-sync status ORG", r"Stripe in sync.*Lago +in sync", seconds=90)
+        ended = {line: console.run(folder, *shlex.split(line), settings=settings) for line in lines}
+    assert len(ended) > 3
+    assert {line: each.stdout + each.stderr for line, each in ended.items() if each.returncode} == {}
+
+
+@with_curl
+def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    folder = console.prepare(tmp_path)
+    make_demo, activate, start, make_key, create, status, send, status_again, set_id, parked = console_commands(
+        "docs/tutorial.md"
+    )
+    assert (make_demo, activate, start) == ("make demo", ". .venv/bin/activate", "billing-sync up")
+    with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
+        origin = origin_of(up)
+        made = json.loads(typed(folder, [make_key, create.replace(ADDRESS, origin)]))
+        until_shown(folder, status, r"Stripe in sync.*Lago +in sync")
+        event = send.replace(ADDRESS, origin).replace("org_…", made["org_id"])
+        assert json.loads(typed(folder, [event]))["status"] == "applied"
+        until_shown(folder, status_again, r"plan +professional")
+        typed(folder, [set_id])
+        until_shown(folder, parked, "cus_unknown", seconds=100)
+
+
+def origin_of(up: console.ConsoleProcess) -> str:
+    up.wait_for_output("/docs;")
+    return str(re.findall(r"(http://[0-9.:]+)/docs", up.output)[0])
+
+
+def until_shown(folder: Path, line: str, pattern: str, seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not re.search(pattern, shown := typed(folder, [line]), re.DOTALL):
+        assert time.monotonic() < end, f"{line}: not within {seconds} s\n{shown}"
+        time.sleep(0.5)
 
 
 def typed(folder: Path, lines: list[str]) -> str:
@@ -111,18 +164,12 @@ def typed(folder: Path, lines: list[str]) -> str:
 def test_every_make_target_that_is_named_is_there() -> None:
     known = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert known is not None
-    named = set(re.findall(r"(?:`|\$ )make (?:[A-Z]+=\S+ )?([a-z-]+)", README))
+    named = set(re.findall(r"(?:`|\$ )make (?:[A-Z]+=\S+ )?([a-z-]+)", EVERYTHING))
     assert named - set(known[1].split()) == set()
-    assert {"demo", "test", "check", "install", "lock"} <= named
+    assert {"demo", "test", "check", "install", "lock", "docs"} <= named
 
 
 def test_the_addresses_of_compose_are_those_that_it_publishes() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     published = {port.rsplit(":", 1)[0] for service in services for port in service.get("ports", ())}
-    assert set(re.findall(r"<http://([0-9.:]+)>", section("Deploying"))) == published
-
-
-def test_every_link_leads_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
-    assert len(targets) > 5
+    assert set(re.findall(r"<http://([0-9.:]+)>", PAGES["docs/how-to/deploy.md"])) == published

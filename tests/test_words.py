@@ -403,7 +403,7 @@ def metric_names(path: str, text: str) -> Iterator[Name]:
 
 
 def test_no_metric_holds_a_retired_word() -> None:
-    paths = (METRICS, "docs/metrics.md")
+    paths = (METRICS, "docs/reference/metrics.md", "docs/how-to/monitor.md")
     found = [name for path in paths for name in metric_names(path, (ROOT / path).read_text(encoding="utf-8"))]
     assert {"links_parked", "billing_sync_links_parked"} <= {name.text for name in found}
     assert refused(found) == []
@@ -585,7 +585,7 @@ def test_a_retired_word_is_found_in_a_name_for_others(name: Name, word: str) -> 
 
 
 def test_a_metric_is_found_in_the_document_and_in_the_code() -> None:
-    in_document = metric_names("docs/metrics.md", "| `billing_sync_biller_stopped` | provider |")
+    in_document = metric_names("docs/reference/metrics.md", "| `billing_sync_biller_stopped` | provider |")
     assert len(refused(in_document)) == 2
     in_code = metric_names(METRICS, 'yield _family("biller_stopped", "1: nothing is sent.", "provider")')
     assert len(refused(in_code)) == 2

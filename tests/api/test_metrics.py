@@ -25,7 +25,7 @@ from tests.support.api_client import Api
 from tests.support.query_plans import FEW, plans_of
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/reference/metrics.md"
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -102,11 +102,11 @@ def test_a_committed_change_reaches_both_billers(
     assert at_lago(sandbox) == {"POST /api/v1/customers": 1, "POST /api/v1/subscriptions": 2}
 
 
-def test_another_service_enqueues_as_the_readme_shows(
+def test_another_service_enqueues_as_its_page_shows(
     deployed: Deployment, manager: OrgManager, database: Database, broker_url: str, tmp_path: Path
 ) -> None:
     start_all(deployed)
-    code = readme_block("events.receive").replace("redis://localhost:6379/0", broker_url)
+    code = example("docs/how-to/send-events.md").replace("redis://localhost:6379/0", broker_url)
     org_id = code.split('"subject": "')[1].split('"')[0]
     for _ in range(3):
         # -I and an empty folder: nothing of ours can be imported.
@@ -118,9 +118,9 @@ def test_another_service_enqueues_as_the_readme_shows(
         assert session.execute(text("SELECT count(*) FROM service_events")).scalar_one() == 1
 
 
-def readme_block(word: str) -> str:
-    parts = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
-    return next(code for code in (part.split("```")[0] for part in parts) if word in code)
+def example(page: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return text.split("```python\n")[1].split("```")[0]
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
