@@ -31,7 +31,7 @@ from worker.config import settings as settings_of
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring import logging
-from worker.wiring.celery_app import build
+from worker.wiring.celery_app import build, keep_our_logging
 from worker.wiring.email import EMAIL_FOLDER_NAME
 from worker.wiring.runtime import check_accounts
 
@@ -133,6 +133,7 @@ def beat() -> None:
     """Schedule the periodic jobs; one is enough, a second does no harm."""
     settings = resources.settings_with_broker("beat")
     logging.configure(settings)
+    keep_our_logging()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
     _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
@@ -149,6 +150,7 @@ class _Beat(Beat):
 def flower(context: typer.Context) -> None:
     """Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password."""
     settings = resources.settings_with_broker("flower")
+    keep_our_logging()
     build(settings).start(["flower", *FLOWER_OPTIONS, *context.args])
 
 
@@ -180,6 +182,7 @@ def _quiet_settings(settings: Settings) -> Settings:
 def _open_app(settings: Settings) -> BillingApp:
     """The app with its runtime open, so that a missing setting is reported now and not at the first task."""
     logging.configure(settings)
+    keep_our_logging()
     app = build(settings)
     resources.make_database_folder(settings)
     app.runtime  # noqa: B018 - opens it
