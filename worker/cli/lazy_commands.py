@@ -7,6 +7,8 @@ works with, would make each start slower and larger.
 from __future__ import annotations
 
 import importlib
+import logging as stdlib_logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +61,9 @@ def function_of(module: str, name: str) -> Callable[[], Function]:
 
 def _log_only_errors() -> None:
     """For commands that show a result; a process of a deployment configures its own logging."""
+    if "structlog" not in sys.modules:  # nothing of ours that this command imported writes a log line
+        stdlib_logging.basicConfig(level=stdlib_logging.ERROR)
+        return
     from worker.config.settings import Settings
     from worker.wiring import logging
 

@@ -44,7 +44,9 @@ class Settings(EmailSettings):
     redis_url: str | None = Field(
         default=None, description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set."
     )
-    plans_file: Path = Field(default=Path("plans.toml"), description="The plan catalog.")
+    plans_file: Path | None = Field(
+        default=None, description="The plan catalog; default: plans.toml in the working folder, else the packaged one."
+    )
     charged_by: ChargingProvider | None = Field(
         default=None, description="Charging provider; overrides the plan catalog."
     )
