@@ -6,6 +6,7 @@ No sentence contains a secret: errors of settings and databases have no values i
 from __future__ import annotations
 
 import errno
+import socket
 
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +21,9 @@ from sandbox.client import SandboxError
 from worker.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandFailedError
 from worker.config.settings import SettingsError
 
+_ADDRESS_MESSAGE = (
+    "the host is not an address of this machine: give --host (or API_HOST) one that is, such as 127.0.0.1 or 0.0.0.0"
+)
 # Wrong settings and files. The error's own message is shown.
 _USAGE_ERRORS = (
     SettingsError,
@@ -59,6 +63,8 @@ def _os_error_message(error: OSError, command: str) -> tuple[str, int] | None:
             # `up` has no --port; its port is only a setting.
             port_setting = "in API_PORT" if command == "billing-sync up" else "with --port"
             return f"that port is in use: choose another {port_setting}; 0 picks a free one", EXIT_USAGE
+        case errno.EADDRNOTAVAIL | socket.EAI_NONAME | socket.EAI_NODATA | socket.EAI_AGAIN:
+            return _ADDRESS_MESSAGE, EXIT_USAGE
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return (
                 f"{path_prefix}permission denied; choose another folder (DATA_DIR) or grant this user access",
