@@ -51,6 +51,7 @@ def up() -> None:
         resources.single_instance(settings.data_dir),
         stop_on_signal() as stopping,
         EmbeddedProcess(settings) as embedded,
+        resources.sandbox_address(settings.data_dir, embedded.sandbox_url),
         api_wiring.serve(embedded.settings, api, embedded.app.runtime.reconciler.request_gates.rate_limiter) as server,
     ):
         embedded.receive_sandbox_webhooks(server.url)
