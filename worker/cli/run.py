@@ -36,6 +36,7 @@ from worker.wiring.email import EMAIL_FOLDER_NAME
 from worker.wiring.runtime import check_accounts
 
 UP_CHECK_SECONDS = 1.0  # seconds
+UP_STOP_SECONDS = 4.0  # a call to a provider that hangs takes longer; the next start repeats it
 # Flower can shut down workers and run tasks. Here it is read-only, and only for this machine unless options change it.
 FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers=60")
 
@@ -60,6 +61,7 @@ def up() -> None:
             if not (embedded.is_alive and server.is_alive):
                 message = "a component stopped unexpectedly: see the log above, then start it again; nothing is lost"
                 raise CommandFailedError(message)
+        _exit_within(UP_STOP_SECONDS)
 
 
 def sandbox(
@@ -171,6 +173,13 @@ def stop_on_signal(on_stop: Callable[[], None] | None = None) -> Iterator[thread
     finally:
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
+
+
+def _exit_within(seconds: float) -> None:
+    """End the process with exit code 0 after this time, even if a thread still waits for a response."""
+    timer = threading.Timer(seconds, os._exit, [0])
+    timer.daemon = True
+    timer.start()
 
 
 def _quiet_settings(settings: Settings) -> Settings:

@@ -15,6 +15,7 @@ from core.org_manager import OrgManager
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
+from worker.cli.run import UP_STOP_SECONDS
 
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_reads_this", "lago-nobody-reads-this"
 
@@ -82,6 +83,19 @@ def test_up_ends_soon_after_ctrl_c_while_it_works(folder: Path) -> None:
         assert up.stop(signal.SIGINT, seconds=5) == 0
         assert "Traceback" not in up.output
     assert not (folder / "data" / "sandbox.url").exists()
+
+
+def test_up_ends_soon_after_ctrl_c_while_a_provider_does_not_respond(folder: Path) -> None:
+    manager = OrgManager(data_dir=folder / "data")
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        with SandboxClient((folder / "data" / "sandbox.url").read_text().strip()) as client:
+            client.add_fault("stripe", "POST /v1/customers", "hang", seconds=30)
+            manager.create_organization("Acme")
+            manager.close()
+            up.until(lambda: not client.faults(), 20, "a call is under way")
+        assert up.stop(signal.SIGINT, seconds=UP_STOP_SECONDS + 1) == 0
+        assert "Traceback" not in up.output
 
 
 def test_up_survives_being_killed(folder: Path) -> None:
