@@ -4,7 +4,7 @@ RUN python -m venv /venv
 WORKDIR /app
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE plans.toml ./
+COPY pyproject.toml README.md LICENSE ./
 COPY core ./core
 COPY providers ./providers
 COPY tasks ./tasks
@@ -12,7 +12,7 @@ COPY api ./api
 COPY worker ./worker
 COPY sandbox ./sandbox
 COPY migrations ./migrations
-# Editable, as in a checkout: the packages read plans.toml beside them. To use another catalog, mount it over that file.
+# Editable, as in a checkout. To use another plan catalog than core/catalog/plans.toml, mount it as /app/plans.toml.
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 FROM python:3.13-slim

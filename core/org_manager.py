@@ -66,14 +66,23 @@ class OrgManager:
 
     Without either it uses ``DATABASE_URL`` of the environment, then the folder ``data``. A server's schema must be
     this version's (``billing-sync db upgrade``); a SQLite file is upgraded automatically. Raises ``DatabaseError``.
+
+    ``plans`` is the file of the plan catalog. Without it the file is ``PLANS_FILE`` of the environment, then
+    ``plans.toml`` of the working folder, then the default catalog of this package. Raises ``CatalogError``.
     """
 
-    def __init__(self, database_url: str | None = None, data_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        database_url: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        plans: str | os.PathLike[str] | None = None,
+    ) -> None:
         if database_url is not None and data_dir is not None:
             message = "pass OrgManager a database_url or a data_dir, not both"
             raise ValueError(message)
         self._url = database_url
         self._data_dir = Path(data_dir) if data_dir is not None else None
+        self._plans_file = Path(plans) if plans is not None else None
         self._opened: dict[int, tuple[Database, Catalog]] = {}
         self._opening_locks: dict[int, threading.Lock] = {}
 
@@ -211,7 +220,7 @@ class OrgManager:
             return opened
 
     def _connect(self) -> tuple[Database, Catalog]:
-        plans = plan_catalog.load()
+        plans = plan_catalog.load(self._plans_file or _plans_file_of_environment())
         database = Database(self._database_url())
         with ExitStack() as undo:
             undo.callback(database.close)
@@ -231,6 +240,11 @@ class OrgManager:
         folder = self._data_dir or DEFAULT_DATA_DIR
         folder.mkdir(parents=True, exist_ok=True)
         return URL.create("sqlite", database=str(folder / DATABASE_FILE)).render_as_string()
+
+
+def _plans_file_of_environment() -> Path | None:
+    name = os.environ.get("PLANS_FILE")
+    return Path(name) if name else None
 
 
 def _customer_id(provider: str) -> ScalarSelect[str | None]:

@@ -234,7 +234,6 @@ def _free_port() -> int:
 
 @pytest.fixture
 def addresses(tmp_path: Path, postgres_url: str, redis_url: str) -> ComposeAddresses:
-    shutil.copy(ROOT / "plans.toml", tmp_path)  # the one file beside the installed packages, see Dockerfile
     return ComposeAddresses(
         folder=tmp_path,
         database_url=postgres_url,

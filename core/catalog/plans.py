@@ -18,7 +18,8 @@ from pydantic_core import PydanticCustomError
 ChargingProvider = Literal["lago", "stripe"]
 BillingInterval = Literal["weekly", "monthly", "quarterly", "semiannual", "yearly"]
 
-DEFAULT_PLANS_FILE = Path(__file__).resolve().parents[2] / "plans.toml"
+DEFAULT_PLANS_FILE = Path(__file__).with_name("plans.toml")
+WORKING_FOLDER_FILE = Path("plans.toml")
 PERIODS_PER_YEAR: dict[BillingInterval, int] = {
     "weekly": 52,
     "monthly": 12,
@@ -130,16 +131,20 @@ class Catalog(BaseModel):
         ]
 
 
-def load(path: Path = DEFAULT_PLANS_FILE, charged_by: ChargingProvider | None = None) -> Catalog:
+def load(path: Path | None = None, charged_by: ChargingProvider | None = None) -> Catalog:
     """Read and check the file. ``charged_by`` replaces the file's own deployment-wide setting.
+
+    Without a path it is ``plans.toml`` of the working folder, or the default catalog of this package if there is none.
 
     Raises ``CatalogError`` with one sentence.
     """
+    if path is None:
+        path = WORKING_FOLDER_FILE if WORKING_FOLDER_FILE.exists() else DEFAULT_PLANS_FILE
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
     except FileNotFoundError:
-        message = f"{path}: plan file not found; set PLANS_FILE or run from the folder that contains plans.toml"
+        message = f"{path}: plan file not found; set PLANS_FILE to your catalog, or unset it to use the default one"
         raise CatalogError(message) from None
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path}: cannot be read ({error})"

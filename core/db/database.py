@@ -13,6 +13,7 @@ its message, so only that line is used.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -21,11 +22,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    Executable,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
@@ -98,9 +106,9 @@ class Database:
         with _upgrade_locks.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK_ID})
-            config = _alembic_config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            from core.db import upgrade  # noqa: PLC0415 - Alembic is slow to import, and rarely needed
+
+            upgrade.to_head(connection, MIGRATIONS_FOLDER)
 
     def ensure_schema(self) -> None:
         """Make sure that the schema is this version's. A SQLite file is upgraded; a server must be up to date already.
@@ -131,7 +139,10 @@ class Database:
 
     def _current_revision(self) -> str | None:
         with self._read_engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
 
 
 def acquire_advisory_locks(session: Session, *names: str) -> None:
@@ -246,15 +257,14 @@ def _redact_values(context: ExceptionContext) -> None:
             error.args = (reason, *error.args[1:])
 
 
-def _alembic_config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS_FOLDER))
-    return config
-
-
 @cache
-def _head_revision() -> str | None:
-    return ScriptDirectory.from_config(_alembic_config()).get_current_head()
+def _head_revision() -> str:
+    """The revision of the last file. Alembic would import every migration to find it."""
+    *_, last = sorted((MIGRATIONS_FOLDER / "versions").glob("v*.py"))
+    found = re.search(r'^revision = "(\w+)"$', last.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise AssertionError(last)
+    return found[1]
 
 
 def _first_line(error: object) -> str:

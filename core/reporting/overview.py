@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
-from sqlalchemy import ColumnElement, func, or_, select, text
+from sqlalchemy import ColumnElement, TextClause, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import LINK_IS_BEHIND, BillingLink
@@ -30,6 +31,10 @@ MAX_FAILURE_GROUPS = 20
 
 _IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # no other table has columns of these names
 _NEEDS_OPERATOR = BillingLink.state != "active"
+_LINK_CONDITIONS: Mapping[Literal["parked", "behind"], ColumnElement[bool] | TextClause] = {
+    "parked": _NEEDS_OPERATOR,
+    "behind": _IS_BEHIND,
+}
 _ON_HOLD = select(BillingLink.org_id).where(BillingLink.state == "on_hold").distinct()
 
 
@@ -129,15 +134,27 @@ def summarize(session: Session) -> Overview:
     )
 
 
-def list_organizations(
-    session: Session, now: datetime, *, plan: str | None, search: str | None, limit: int
+def list_organizations(  # noqa: PLR0913 - each is one filter
+    session: Session,
+    now: datetime,
+    *,
+    plan: str | None,
+    search: str | None,
+    limit: int,
+    links: Collection[Literal["parked", "behind"]] = (),
 ) -> OrganizationReportPage:
-    """Organizations that are not deleted, oldest first. ``search``: a part of the name, ignoring case."""
+    """Organizations that are not deleted, oldest first. ``search``: a part of the name, ignoring case.
+
+    ``links``: only those with a link in one of these states; ``parked`` includes links on hold.
+    """
     conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
     if plan is not None:
         conditions.append(or_(Organization.plan_tier == plan, Organization.pending_plan_tier == plan))
     if search is not None:
         conditions.append(Organization.name_key.contains(name_key(search), autoescape=True))
+    if links:
+        with_link = or_(*(_LINK_CONDITIONS[each] for each in links))
+        conditions.append(Organization.id.in_(select(BillingLink.org_id).where(with_link)))
     rows = session.scalars(
         select(Organization).where(*conditions).order_by(Organization.created_at, Organization.id).limit(limit)
     ).all()

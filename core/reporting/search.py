@@ -32,7 +32,8 @@ class SearchResult:
 
 
 def find_organization(session: Session, word: str) -> SearchResult:
-    """By id, by name (compared as for uniqueness), or by an unambiguous beginning of an id."""
+    """By id, by name (compared as for uniqueness), or by an unambiguous beginning of an id, as a table shows it."""
+    word = word.removesuffix("…")
     exact = session.get(Organization, word)
     if exact is not None:
         return SearchResult(match=OrganizationMatch(id=exact.id, name=exact.name), suggestions=[])

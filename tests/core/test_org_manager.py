@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.db.database import Database, DatabaseError
 from core.org_manager import OrgManager
 
@@ -284,3 +285,31 @@ def test_a_server_without_our_tables_is_refused_again_and_again_and_no_connectio
         others = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
         assert session.execute(others).scalar_one() == 1
     watching.close()
+
+
+def _own_catalog(folder: Path, tier: str) -> Path:
+    file = folder / f"{tier}.toml"
+    file.write_text(DEFAULT_PLANS_FILE.read_text().replace("[plans.starter]", f"[plans.{tier}]"))
+    return file
+
+
+def test_the_catalog_is_the_given_file_else_that_of_the_environment_else_that_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiers(plans: Path | None = None) -> list[str]:
+        manager = OrgManager(data_dir=tmp_path / "data", plans=plans)
+        try:
+            with pytest.raises(ValueError, match="plan_tier") as caught:
+                manager.create_organization("Acme", plan_tier="none")
+        finally:
+            manager.close()
+        return [tier for tier in ("starter", "ours", "theirs", "small") if tier in str(caught.value)]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PLANS_FILE", raising=False)
+    assert tiers() == ["starter"]
+    _own_catalog(tmp_path, "ours").rename(tmp_path / "plans.toml")
+    assert tiers() == ["ours"]
+    monkeypatch.setenv("PLANS_FILE", str(_own_catalog(tmp_path, "theirs")))
+    assert tiers() == ["theirs"]
+    assert tiers(_own_catalog(tmp_path, "small")) == ["small"]

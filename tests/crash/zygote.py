@@ -39,6 +39,9 @@ PRELOADED = (
     "tasks.sweep",
     "worker.cli",
     "worker.cli.app",
+    "worker.cli.error_messages",
+    "worker.cli.run",
+    "worker.cli.status",
 )
 
 

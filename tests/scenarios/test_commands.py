@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
-from core.catalog.plans import Catalog
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -51,7 +51,7 @@ def types(database: Database, tmp_path: Path) -> Type:
         **dict.fromkeys(UNSET_VARIABLES),
         "DATABASE_URL": database.url.render_as_string(hide_password=False),
         "DATA_DIR": str(tmp_path),
-        "PLANS_FILE": str(ROOT / "plans.toml"),
+        "PLANS_FILE": str(DEFAULT_PLANS_FILE),
     }
 
     def typed(*words: str, columns: int = 120) -> Result:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from tests.support import leaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def prepare(folder: Path) -> Path:
     """A folder as a new operator has it: it contains the plan catalog and nothing else."""
-    shutil.copy(ROOT / "plans.toml", folder)
+    shutil.copy(DEFAULT_PLANS_FILE, folder)
     return folder
 
 

@@ -1,7 +1,4 @@
-"""The command ``billing-sync api``: the API as a process of its own. Any number of them can run behind one address.
-
-The API's libraries are imported only when the command runs, so that a worker does not load them.
-"""
+"""The command ``billing-sync api``: the API as a process of its own. Any number of them can run behind one address."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from worker.cli.run import stop_on_signal
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
 from worker.config.api import DEFAULT_API_PORT
+from worker.wiring import api as api_wiring
 from worker.wiring import logging
 
 API_CHECK_SECONDS = 1.0  # seconds
@@ -31,8 +29,6 @@ def api(
     ] = None,
 ) -> None:
     """Serve the API; run as many as you need. Its documentation is at /docs."""
-    from worker.wiring import api as api_wiring
-
     settings, server_settings = settings_of.read(), api_settings.read()
     chosen_port = server_settings.api_port if port is None else port
     overrides = {

@@ -10,7 +10,7 @@ from core.access import api_keys
 from core.access.api_keys import SCOPES, ApiKeyInfo
 from core.common.clock import utc_now
 from core.common.validation import InvalidChangeError
-from worker.cli import output, resources
+from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 
@@ -55,13 +55,14 @@ def list_keys(*, as_json: output.JsonOption = False) -> None:
     output.show(output.table(found, _key_columns()))
 
 
-def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="Id, as `keys list` shows it.")]) -> None:
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id, or its beginning, as `keys list` shows it.")],
+) -> None:
     """Revoke an API key; it is rejected from now on."""
     with resources.open_database() as database, database.write() as session:
-        found = api_keys.revoke(session, key_id, utc_now())
-    if not found:
-        message = f"there is no key {key_id!r}; `billing-sync keys list` shows all"
-        raise UsageError(message)
+        ids = [each.id for each in api_keys.list_all(session)]
+        key_id = descriptions.whole_id(key_id, ids, "key", "keys list")
+        api_keys.revoke(session, key_id, utc_now())
     output.show(f"Key {key_id} has been revoked.")
 
 
@@ -78,7 +79,7 @@ def _key_json(report: ApiKeyInfo) -> dict[str, object]:
 def _key_columns() -> list[Column[ApiKeyInfo]]:
     now = utc_now()
     return [
-        Column("id", lambda row: row.id),
+        Column("id", lambda row: row.id, kind="id"),
         Column("name", lambda row: row.name, kind="fold"),
         Column("scopes", lambda row: ", ".join(row.scopes), kind="fold"),
         Column("created", lambda row: output.relative_time(row.created_at, now)),

@@ -1,62 +1,83 @@
-"""All commands of ``billing-sync``, in the order in which a new user needs them."""
+"""All commands of ``billing-sync``, in the order in which a new user needs them.
+
+A command is named here with its summary, and its module is imported when it is typed. So nothing that this module
+imports may be slow: ``tests/worker/cli/test_start_up.py`` names what must not be imported.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from worker.cli import (
-    api,
-    api_keys,
-    attention,
-    demo,
-    drift,
-    exit_codes,
-    import_export,
-    organizations,
-    plans,
-    provider_ids,
-    run,
-    status,
-    webhooks,
-)
-from worker.config.settings import Settings
-from worker.wiring import logging
+from worker.cli import exit_codes, lazy_commands
+from worker.cli.lazy_commands import LazyCommand, function_of
 
-PANEL_TRY = "Try it"
-PANEL_OPERATE = "Operate"
-PANEL_IMPORT_EXPORT = "Import and export"
-PANEL_RUN = "Run it"
+PANEL_TRY: Final = "Try it"
+PANEL_OPERATE: Final = "Operate"
+PANEL_IMPORT_EXPORT: Final = "Import and export"
+PANEL_RUN: Final = "Run it"
+PASS_ON_ARGUMENTS: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def main() -> None:
+    """Run the command line that was typed, and exit."""
+    sys.exit(exit_codes.run(app, sys.argv[1:]))
+
+
+def all_commands() -> TyperGroup:
+    """All commands with their options and their whole help."""
+    group = get_command(app)
+    if not isinstance(group, TyperGroup):
+        raise TypeError(group)
+    return lazy_commands.load_all(group)
+
+
+def _print_version(requested: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if requested:
+        from importlib import metadata
+
+        typer.echo(f"billing-sync {metadata.version('billing-sync')}")
+        raise typer.Exit
+
+
+def _group(name: str, summary: str, panel: str) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True)
+    app.add_typer(group, name=name, help=summary, rich_help_panel=panel)
+    return group
+
+
+def _add(  # noqa: PLR0913 - one row of the table below
+    group: typer.Typer,
+    name: str,
+    function: tuple[str, str],
+    summary: str,
+    panel: str | None = None,
+    *,
+    own_help: bool = True,
+) -> None:
+    """``function``: the module in this package, and the function in it."""
+    group.command(
+        name,
+        cls=LazyCommand,
+        short_help=summary,
+        rich_help_panel=panel,
+        add_help_option=own_help,
+        context_settings=None if own_help else PASS_ON_ARGUMENTS,
+    )(function_of(*function))
+
 
 app = typer.Typer(
     name="billing-sync",
     help="Keeps your organizations in sync with Stripe and Lago.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",  # wraps paragraphs to the width of the screen
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-drift_commands = typer.Typer(no_args_is_help=True)
-plan_commands = typer.Typer(no_args_is_help=True)
-key_commands = typer.Typer(no_args_is_help=True)
-webhook_commands = typer.Typer(no_args_is_help=True)
-database_commands = typer.Typer(no_args_is_help=True)
-
-
-def main() -> None:
-    """The console script."""
-    logging.configure(Settings.model_construct(log_level="ERROR"))
-    sys.exit(exit_codes.run(app, sys.argv[1:]))
-
-
-def _print_version(requested: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
-    if requested:
-        typer.echo(f"billing-sync {importlib.metadata.version('billing-sync')}")
-        raise typer.Exit
 
 
 @app.callback()
@@ -69,49 +90,174 @@ def _options(
     """Options of every command."""
 
 
-app.command(rich_help_panel=PANEL_TRY)(demo.demo)
-app.command(rich_help_panel=PANEL_TRY)(run.up)
-app.command(rich_help_panel=PANEL_TRY)(run.sandbox)
-app.command(rich_help_panel=PANEL_OPERATE)(status.status)
-app.command(rich_help_panel=PANEL_OPERATE)(organizations.orgs)
-app.command(rich_help_panel=PANEL_OPERATE)(attention.parked)
-app.command(rich_help_panel=PANEL_OPERATE)(attention.retry)
-app.command(rich_help_panel=PANEL_OPERATE)(provider_ids.set_customer_id)
-app.command(rich_help_panel=PANEL_OPERATE)(attention.inbox)
-app.command("import", rich_help_panel=PANEL_IMPORT_EXPORT)(import_export.import_command)
-app.command("export", rich_help_panel=PANEL_IMPORT_EXPORT)(import_export.export_command)
-app.command("worker", rich_help_panel=PANEL_RUN)(run.run_worker)
-app.command(rich_help_panel=PANEL_RUN)(api.api)
-app.command(rich_help_panel=PANEL_RUN)(run.relay)
-app.command(rich_help_panel=PANEL_RUN)(run.beat)
-app.command(
-    rich_help_panel=PANEL_RUN,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)(run.flower)
-drift_commands.command("check")(drift.check)
-drift_commands.command("repair")(drift.repair)
-plan_commands.command("check")(plans.check)
-plan_commands.command("push")(plans.push)
-key_commands.command("create")(api_keys.create_key)
-key_commands.command("list")(api_keys.list_keys)
-key_commands.command("revoke")(api_keys.revoke_key)
-webhook_commands.command("add")(webhooks.add_endpoint)
-webhook_commands.command("list")(webhooks.list_endpoints)
-webhook_commands.command("remove")(webhooks.remove_endpoint)
-webhook_commands.command("rotate")(webhooks.rotate_secret)
-webhook_commands.command("replay")(webhooks.replay_deliveries)
-webhook_commands.command("failed")(webhooks.failed_deliveries)
-database_commands.command("upgrade")(organizations.upgrade_database)
-app.add_typer(
+_add(
+    app,
+    "demo",
+    ("demo", "demo"),
+    "Import, create, rename, upgrade and downgrade organizations in a sandbox, and show the result.",
+    PANEL_TRY,
+)
+_add(
+    app,
+    "up",
+    ("run", "up"),
+    "Run everything in this process: worker, relay, sweep, the API, and a sandbox if no provider is configured.",
+    PANEL_TRY,
+)
+_add(app, "sandbox", ("run", "sandbox"), "Run only the Stripe and Lago sandbox, for tests.", PANEL_TRY)
+_add(
+    app,
+    "status",
+    ("status", "status"),
+    "Show what is in sync, behind and parked; for one organization also the reason and the next step.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
+    "orgs",
+    ("organizations", "orgs"),
+    "List organizations with their plan, their ids at both providers, and whether they are in sync.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
+    "parked",
+    ("attention", "parked"),
+    "List parked links: the error, since when, and what to do; also emails that could not be sent.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
+    "retry",
+    ("attention", "retry"),
+    "Retry organizations now; each is re-read and re-applied. Safe to repeat.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
+    "set-customer-id",
+    ("provider_ids", "set_customer_id"),
+    "Set the customer ids of an organization. Each is read at the provider before anything is written to it.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
+    "inbox",
+    ("attention", "inbox"),
+    "List incoming messages that were rejected or wait, with the reason; --status shows the others.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
+    "import",
+    ("import_export", "import_command"),
+    "Import the predecessor's files, damaged or not; exit code 1 if anything was lost.",
+    PANEL_IMPORT_EXPORT,
+)
+_add(
+    app,
+    "export",
+    ("import_export", "export_command"),
+    "Export everything in the predecessor's format.",
+    PANEL_IMPORT_EXPORT,
+)
+_add(app, "worker", ("run", "run_worker"), "Run one Celery worker process; run as many as you need.", PANEL_RUN)
+_add(app, "api", ("api", "api"), "Serve the API; run as many as you need. Its documentation is at /docs.", PANEL_RUN)
+_add(app, "relay", ("run", "relay"), "Publish committed events to the broker; run one or several.", PANEL_RUN)
+_add(app, "beat", ("run", "beat"), "Schedule the periodic jobs; one is enough, a second does no harm.", PANEL_RUN)
+_add(
+    app,
+    "flower",
+    ("run", "flower"),
+    "Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password.",
+    PANEL_RUN,
+    own_help=False,
+)
+
+drift_commands = _group(
+    "drift", "Compare the providers with the desired state, and repair what differs.", PANEL_OPERATE
+)
+_add(
     drift_commands,
-    name="drift",
-    help="Compare the providers with the desired state, and repair what differs.",
-    rich_help_panel=PANEL_OPERATE,
+    "check",
+    ("drift", "check"),
+    "Compare both providers with the desired state; writes nothing to them.",
 )
-app.add_typer(
-    plan_commands, name="plans", help="Compare the plan catalog with the providers' prices.", rich_help_panel=PANEL_RUN
+_add(
+    drift_commands,
+    "repair",
+    ("drift", "repair"),
+    "Repair what a drift report lists as repairable, with exactly the requests it lists.",
 )
-app.add_typer(key_commands, name="keys", help="API keys of service accounts.", rich_help_panel=PANEL_RUN)
-app.add_typer(webhook_commands, name="webhooks", help="Webhook endpoints of other services.", rich_help_panel=PANEL_RUN)
-app.add_typer(database_commands, name="db", help="The database schema.", rich_help_panel=PANEL_RUN)
+
+plan_commands = _group("plans", "Compare the plan catalog with the providers' prices.", PANEL_RUN)
+_add(
+    plan_commands,
+    "check",
+    ("plans", "check"),
+    "Compare plans.toml with the prices at Lago and Stripe; exit code 1 if a plan is missing or differs.",
+)
+_add(
+    plan_commands,
+    "push",
+    ("plans", "push"),
+    "Create missing plans at Lago and Stripe; exit code 1 if an existing plan differs.",
+)
+
+key_commands = _group("keys", "API keys of service accounts.", PANEL_RUN)
+_add(
+    key_commands,
+    "create",
+    ("api_keys", "create_key"),
+    "Create an API key and print it, this one time; only its hash is stored.",
+)
+_add(
+    key_commands,
+    "list",
+    ("api_keys", "list_keys"),
+    "List the API keys, including revoked ones; a key cannot be shown again.",
+)
+_add(key_commands, "revoke", ("api_keys", "revoke_key"), "Revoke an API key; it is rejected from now on.")
+
+webhook_commands = _group("webhooks", "Webhook endpoints of other services.", PANEL_RUN)
+_add(
+    webhook_commands,
+    "add",
+    ("webhooks", "add_endpoint"),
+    "Add a webhook endpoint and print its signing secret, this one time.",
+)
+_add(
+    webhook_commands,
+    "list",
+    ("webhooks", "list_endpoints"),
+    "List webhook endpoints with their pending and failed deliveries.",
+)
+_add(
+    webhook_commands, "remove", ("webhooks", "remove_endpoint"), "Remove a webhook endpoint and its pending deliveries."
+)
+_add(
+    webhook_commands,
+    "rotate",
+    ("webhooks", "rotate_secret"),
+    "Create a new secret and print it, this one time; the previous one also signs for a day.",
+)
+_add(
+    webhook_commands,
+    "replay",
+    ("webhooks", "replay_deliveries"),
+    "Resend events under their original ids; a disabled endpoint is enabled again.",
+)
+_add(
+    webhook_commands,
+    "failed",
+    ("webhooks", "failed_deliveries"),
+    "List failed deliveries, latest first, with the response and the organization.",
+)
+
+database_commands = _group("db", "The database schema.", PANEL_RUN)
+_add(
+    database_commands,
+    "upgrade",
+    ("organizations", "upgrade_database"),
+    "Upgrade the database schema to this version's.",
+)

@@ -218,6 +218,6 @@ def _message_columns(now: datetime) -> list[Column[InboxMessage]]:
         Column("status", lambda row: row.status),
         Column("source", lambda row: row.source, kind="fold"),
         Column("type", lambda row: row.type, kind="fold"),
-        Column("about", lambda row: row.subject, kind="fold"),
+        Column("about", lambda row: row.subject, kind="id"),
         Column("reason", lambda row: row.reason, kind="fold"),
     ]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from core.reporting.overview import OrganizationReport
+from worker import demo as demo_run
 from worker.cli import descriptions, output
 from worker.cli.exit_codes import CommandFailedError
 from worker.cli.output import Column
 from worker.config.settings import Settings
+from worker.demo import DemoOrganization
 from worker.wiring import logging
-
-if TYPE_CHECKING:
-    from worker.demo import DemoOrganization
 
 
 def demo(
@@ -29,8 +28,6 @@ def demo(
     "pending_plan_tier", "in_sync", "stripe_customer_id", "lago_customer_id", "lago_subscription_id", "stripe_calls",
     "lago_calls"}]}
     """
-    from worker import demo as demo_run
-
     if verbose:
         logging.configure(Settings.model_construct(log_level="INFO"))
     started = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="Id, the beginni
 OptionalOrgArgument = Annotated[
     str | None, typer.Argument(metavar="ORG", help="Id, the beginning of an id, or the exact name.")
 ]
+MAX_CANDIDATES = 5
 EMBEDDED_NOTICE = (
     "No broker is configured, so the change was only stored; a running `billing-sync up` picks it up within a minute."
 )
@@ -210,6 +211,19 @@ def organization_json(report: OrganizationReport, now: datetime | None = None) -
     if now is not None:
         document["links"] = {each.provider: link_json(each, report.id, now) for each in report.links.values()}
     return document
+
+
+def whole_id(given: str, ids: Collection[str], noun: str, list_command: str) -> str:
+    """The id that was typed, whole or its unambiguous beginning, as a table shows it. Raises ``UsageError``."""
+    beginning = given.removesuffix("…")
+    found = [given] if given in ids else [each for each in ids if beginning and each.startswith(beginning)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        message = f"{given!r} is ambiguous: {', '.join(sorted(found)[:MAX_CANDIDATES])}; give the whole id"
+    else:
+        message = f"there is no {noun} {given!r}; `billing-sync {list_command}` shows all"
+    raise UsageError(message)
 
 
 def _candidates(result: SearchResult) -> str:

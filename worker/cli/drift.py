@@ -31,7 +31,6 @@ from tasks.base import Runtime
 from worker.cli import exit_codes, output, resources
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
-from worker.config import settings as settings_of
 from worker.config.settings import SettingsError
 from worker.wiring.runtime import open_runtime
 
@@ -122,7 +121,7 @@ def repair(
 def _open_runtime() -> Iterator[Runtime]:
     """A wrong setting ends with exit code 1 here, because 2 means that drift was found."""
     try:
-        settings = settings_of.read()
+        settings = resources.settings_with_providers()
         resources.make_database_folder(settings)
         runtime = open_runtime(settings)
     except (SettingsError, CatalogError, DatabaseError) as error:

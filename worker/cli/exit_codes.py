@@ -1,33 +1,22 @@
 """Exit codes and error messages. Every expected error becomes one sentence that says what to do.
 
-Any other exception is a bug and shows its traceback. No sentence contains a secret: errors of settings and databases
-have no values in them.
+Any other exception is a bug and shows its traceback. The errors of the libraries are in ``error_messages``, which is
+imported when there is an error.
 """
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 
 import typer
-from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from core.catalog.plans import CatalogError
-from core.db.database import DatabaseError
-from core.ports.errors import ProviderError
-from core.predecessor.files import UnreadableFileError, UnwritableFileError
-from core.predecessor.importing import ImportInterruptedError
-from core.reconcile.account_guard import WrongAccountError
-from sandbox.client import SandboxError
-from worker.config.settings import SettingsError
+from worker.cli.start_up import EXIT_INTERRUPTED
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 class UsageError(Exception):
@@ -38,40 +27,33 @@ class CommandFailedError(Exception):
     """The command ran and failed; the message says what to do."""
 
 
-# Wrong arguments, settings and files. The error's own message is shown.
-_USAGE_ERRORS = (
-    UsageError,
-    SettingsError,
-    CatalogError,
-    DatabaseError,
-    UnreadableFileError,
-    UnwritableFileError,
-    WrongAccountError,
-)
-# Work that ran and failed.
-_FAILURES = (CommandFailedError, ProviderError, SandboxError, ImportInterruptedError)
-EXPECTED_ERRORS = (*_USAGE_ERRORS, *_FAILURES, BrokerError, DBAPIError, OSError, typer.TyperException)
-
-
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
     try:
         code = app(list(arguments), prog_name="billing-sync", standalone_mode=False)
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except typer.Abort:
+    except SystemExit:  # shell completion ends so; without this clause, the last one would import what it names
+        raise
+    except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The output was piped into `head`. Without this, Python reports the closed pipe again at exit.
         sys.stdout = None
         code = EXIT_FAILED
-    except EXPECTED_ERRORS as error:
-        outcome = _message_and_code(error, _command_name(app, arguments))
+    except typer.TyperException as error:
+        code = EXIT_USAGE
+        if message := _usage_message(error.format_message(), _command_name(app, arguments)):
+            print_error(message)
+    except UsageError as error:
+        code = EXIT_USAGE
+        print_error(str(error))
+    except _expected_errors() as error:
+        from worker.cli import error_messages
+
+        outcome = error_messages.message_and_code(error, _command_name(app, arguments))
         if outcome is None:
             raise
         message, code = outcome
-        if message:
-            print_error(message)
+        print_error(message)
     return code if isinstance(code, int) else 0
 
 
@@ -81,43 +63,11 @@ def print_error(message: str) -> None:
     sys.stderr.flush()
 
 
-def _message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
-    """The message and the exit code; ``None`` if this error is not an expected one."""
-    match error:
-        case BrokerError():
-            return (
-                "the broker does not respond; check REDIS_URL or CELERY_BROKER_URL and that it is running",
-                EXIT_FAILED,
-            )
-        case DBAPIError():
-            return (
-                f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running",
-                EXIT_FAILED,
-            )
-        case OSError():
-            return _os_error_message(error, command)
-        case typer.TyperException():
-            return _usage_message(error.format_message(), command), EXIT_USAGE
-    return str(error), EXIT_USAGE if isinstance(error, _USAGE_ERRORS) else EXIT_FAILED
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Called only when a command raised an error that is none of the above."""
+    from worker.cli.error_messages import EXPECTED_ERRORS
 
-
-def _os_error_message(error: OSError, command: str) -> tuple[str, int] | None:
-    path_prefix = f"{error.filename}: " if error.filename else ""
-    match error.errno:
-        case errno.EADDRINUSE:
-            # `up` has no --port; its port is only a setting.
-            port_setting = "in API_PORT" if command == "billing-sync up" else "with --port"
-            return f"that port is in use: choose another {port_setting}; 0 picks a free one", EXIT_USAGE
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return (
-                f"{path_prefix}permission denied; choose another folder (DATA_DIR) or grant this user access",
-                EXIT_USAGE,
-            )
-        case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST:
-            return f"{path_prefix}{error.strerror}; give a valid path", EXIT_USAGE
-        case errno.ENOSPC:
-            return f"{path_prefix}the disk is full; free some space and run it again", EXIT_FAILED
-    return None
+    return EXPECTED_ERRORS
 
 
 def _usage_message(message: str, command: str) -> str:
@@ -136,7 +86,3 @@ def _command_name(app: typer.Typer, arguments: Sequence[str]) -> str:
             break
         words, group = [*words, word], found
     return " ".join(words)
-
-
-def _first_line(error: object) -> str:
-    return (str(error).splitlines() or ["no response"])[0]

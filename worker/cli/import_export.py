@@ -75,6 +75,9 @@ def export_command(
 
     JSON: {"organizations", "members"}: how many were written
     """
+    if orgs.resolve() == users.resolve():
+        message = f"ORGS and USERS are the same file, {orgs}: give two different files"
+        raise UsageError(message)
     existing = [str(path) for path in (orgs, users) if path.exists()]
     if existing and not replace:
         message = f"{' and '.join(existing)} would be overwritten: choose other files, or use --replace"

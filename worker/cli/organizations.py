@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,10 +15,12 @@ from worker.cli.output import Column
 from worker.config import settings as settings_of
 
 
-def orgs(
+def orgs(  # noqa: PLR0913 - each is one option
     *,
     plan: Annotated[str | None, typer.Option(help="Only those on this plan or scheduled for it.")] = None,
     search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
+    parked: Annotated[bool, typer.Option("--parked", help="Only those with a parked link, or one on hold.")] = False,
+    behind: Annotated[bool, typer.Option("--behind", help="Only those that a provider has not got yet.")] = False,
     limit: output.LimitOption = 50,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -28,8 +30,10 @@ def orgs(
     "members", "created_at", "updated_at", "in_sync", "links": {"stripe": …, "lago": …}}]}; a link as in `status`.
     """
     now = utc_now()
+    chosen: dict[Literal["parked", "behind"], bool] = {"parked": parked, "behind": behind}
+    links = [state for state, is_chosen in chosen.items() if is_chosen]
     with resources.open_database() as database, database.read() as session:
-        page = overview.list_organizations(session, now, plan=plan, search=search, limit=limit)
+        page = overview.list_organizations(session, now, plan=plan, search=search, limit=limit, links=links)
     if as_json:
         output.show_json(
             {
@@ -41,7 +45,7 @@ def orgs(
     if not page.total:
         output.show(
             "No organization matches."
-            if plan or search
+            if plan or search or links
             else "No organizations yet. Import some with `billing-sync import`."
         )
         return

@@ -17,7 +17,6 @@ from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import AccountGuard
 from worker.cli import exit_codes, output, resources
 from worker.cli.output import Column
-from worker.config import settings as settings_of
 from worker.wiring.runtime import open_providers
 
 
@@ -58,7 +57,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
 
 @contextmanager
 def _open_catalog_and_providers() -> Iterator[tuple[Catalog, list[BillingProvider]]]:
-    settings = settings_of.read()
+    settings = resources.settings_with_providers()
     catalog = plan_catalog.load(settings.plans_file, settings.charged_by)
     providers = list(open_providers(settings, catalog).values())
     try:

@@ -14,6 +14,7 @@ from worker.config import settings as settings_of
 from worker.config.settings import Settings, SettingsError
 
 UP_LOCK_FILE = "up.lock"
+SANDBOX_ADDRESS_FILE = "sandbox.url"
 
 
 @contextmanager
@@ -45,6 +46,43 @@ def settings_with_broker(command: str) -> Settings:
         )
         raise SettingsError(message)
     return settings
+
+
+def settings_with_providers() -> Settings:
+    """Settings whose providers can be called: the configured ones, else the sandbox of a running ``up``.
+
+    ``up`` leaves the address of its sandbox in the data folder. Without either, opening the providers says what to set.
+    """
+    settings = settings_of.read()
+    address_file = settings.data_dir / SANDBOX_ADDRESS_FILE
+    if settings.uses_sandbox and settings.is_embedded and address_file.exists() and _is_up(settings.data_dir):
+        return settings.with_sandbox(address_file.read_text(encoding="ascii").strip())
+    return settings
+
+
+@contextmanager
+def sandbox_address(folder: Path, url: str | None) -> Iterator[None]:
+    """Leave the address of the sandbox in the folder while this process runs, for ``settings_with_providers``."""
+    file = folder / SANDBOX_ADDRESS_FILE
+    if url is not None:
+        file.write_text(f"{url}\n", encoding="ascii")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _is_up(folder: Path) -> bool:
+    """Whether a process has the lock of the folder. A process that was killed left its files, but not its lock."""
+    lock_file = folder / UP_LOCK_FILE
+    if not lock_file.exists():
+        return False
+    with lock_file.open(encoding="ascii") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager

@@ -31,11 +31,12 @@ from worker.config import settings as settings_of
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring import logging
-from worker.wiring.celery_app import build
+from worker.wiring.celery_app import build, keep_our_logging
 from worker.wiring.email import EMAIL_FOLDER_NAME
 from worker.wiring.runtime import check_accounts
 
 UP_CHECK_SECONDS = 1.0  # seconds
+UP_STOP_SECONDS = 4.0  # a call to a provider that hangs takes longer; the next start repeats it
 # Flower can shut down workers and run tasks. Here it is read-only, and only for this machine unless options change it.
 FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers=60")
 
@@ -51,6 +52,7 @@ def up() -> None:
         resources.single_instance(settings.data_dir),
         stop_on_signal() as stopping,
         EmbeddedProcess(settings) as embedded,
+        resources.sandbox_address(settings.data_dir, embedded.sandbox_url),
         api_wiring.serve(embedded.settings, api, embedded.app.runtime.reconciler.request_gates.rate_limiter) as server,
     ):
         embedded.receive_sandbox_webhooks(server.url)
@@ -59,6 +61,7 @@ def up() -> None:
             if not (embedded.is_alive and server.is_alive):
                 message = "a component stopped unexpectedly: see the log above, then start it again; nothing is lost"
                 raise CommandFailedError(message)
+        _exit_within(UP_STOP_SECONDS)
 
 
 def sandbox(
@@ -133,6 +136,7 @@ def beat() -> None:
     """Schedule the periodic jobs; one is enough, a second does no harm."""
     settings = resources.settings_with_broker("beat")
     logging.configure(settings)
+    keep_our_logging()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
     _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
@@ -149,6 +153,7 @@ class _Beat(Beat):
 def flower(context: typer.Context) -> None:
     """Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password."""
     settings = resources.settings_with_broker("flower")
+    keep_our_logging()
     build(settings).start(["flower", *FLOWER_OPTIONS, *context.args])
 
 
@@ -170,6 +175,13 @@ def stop_on_signal(on_stop: Callable[[], None] | None = None) -> Iterator[thread
             signal.signal(number, handler)
 
 
+def _exit_within(seconds: float) -> None:
+    """End the process with exit code 0 after this time, even if a thread still waits for a response."""
+    timer = threading.Timer(seconds, os._exit, [0])
+    timer.daemon = True
+    timer.start()
+
+
 def _quiet_settings(settings: Settings) -> Settings:
     """For commands on a terminal: log only warnings and errors, unless LOG_LEVEL is set."""
     return (
@@ -180,6 +192,7 @@ def _quiet_settings(settings: Settings) -> Settings:
 def _open_app(settings: Settings) -> BillingApp:
     """The app with its runtime open, so that a missing setting is reported now and not at the first task."""
     logging.configure(settings)
+    keep_our_logging()
     app = build(settings)
     resources.make_database_folder(settings)
     app.runtime  # noqa: B018 - opens it

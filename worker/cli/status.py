@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 
-from kombu.exceptions import KombuError
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -22,10 +21,6 @@ from worker.cli import descriptions, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
-from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS
-from worker.wiring.celery_app import build
-
-BROKER_PROBE_SECONDS = 2
 
 
 def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.JsonOption = False) -> None:
@@ -173,13 +168,9 @@ def _error_columns(now: datetime) -> list[Column[FailureGroup]]:
 
 
 def _probe_broker(settings: Settings) -> tuple[str | None, bool | None]:
-    """The broker's URL without its password, and whether it responds. One attempt of a few seconds."""
+    """The broker's URL without its password, and whether it responds."""
     if settings.is_embedded:
         return None, None
-    with build(settings).connection_for_write() as connection:
-        address = connection.as_uri()
-        try:
-            connection.ensure_connection(max_retries=1, timeout=BROKER_PROBE_SECONDS)
-        except (*BROKER_UNAVAILABLE_ERRORS, KombuError):
-            return address, False
-        return address, True
+    from worker.wiring import broker_probe
+
+    return broker_probe.probe(settings.broker)

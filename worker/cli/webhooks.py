@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from sqlalchemy.orm import Session
 
 from core.common.clock import utc_now
 from core.common.validation import InvalidChangeError
@@ -21,7 +22,9 @@ from worker.config import settings as settings_of
 from worker.config.settings import Settings, SettingsError
 from worker.wiring.runtime import open_signer
 
-EndpointIdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `webhooks list` shows it.")]
+EndpointIdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="Id, or its beginning, as `webhooks list` shows it.")
+]
 EndpointIdOption = Annotated[str | None, typer.Option("--of", metavar="ID", help="Only those of this endpoint.")]
 
 
@@ -71,6 +74,7 @@ def list_endpoints(*, as_json: output.JsonOption = False) -> None:
 def remove_endpoint(endpoint_id: EndpointIdArgument) -> None:
     """Remove a webhook endpoint and its pending deliveries."""
     with resources.open_database() as database, database.write() as session:
+        endpoint_id = _whole_id(session, endpoint_id)
         removed = endpoints.remove(session, endpoint_id)
     if not removed:
         raise _unknown_endpoint(endpoint_id)
@@ -85,6 +89,7 @@ def rotate_secret(endpoint_id: EndpointIdArgument, *, as_json: output.JsonOption
     settings = settings_of.read()
     signer = _require_signer(settings)
     with resources.open_database(settings) as database, database.write() as session:
+        endpoint_id = _whole_id(session, endpoint_id)
         generation = endpoints.rotate_secret(session, endpoint_id, utc_now())
     if generation is None:
         raise _unknown_endpoint(endpoint_id)
@@ -108,6 +113,7 @@ def replay_deliveries(
     JSON: {"count": number of deliveries that will be resent}
     """
     with resources.open_database() as database, database.write() as session:
+        endpoint_id = _whole_id(session, endpoint_id)
         try:
             count = deliveries.replay(session, endpoint_id, utc_now(), None if since is None else _as_utc(since))
         except InvalidChangeError as error:
@@ -129,6 +135,7 @@ def failed_deliveries(
     "at"}]}
     """
     with resources.open_database() as database, database.read() as session:
+        endpoint_id = None if endpoint_id is None else _whole_id(session, endpoint_id)
         found, total = deliveries.list_failed(session, limit, endpoint_id)
     if as_json:
         output.show_json({"total": total, "failed": found})
@@ -162,6 +169,11 @@ def _show_secret(endpoint_id: str, secret: str, document: dict[str, object], *, 
     typer.echo(secret)
 
 
+def _whole_id(session: Session, given: str) -> str:
+    ids = [each.id for each in endpoints.list_all(session)]
+    return descriptions.whole_id(given, ids, "webhook endpoint", "webhooks list")
+
+
 def _unknown_endpoint(endpoint_id: str) -> UsageError:
     return UsageError(f"there is no webhook endpoint {endpoint_id!r}; `billing-sync webhooks list` shows all")
 
@@ -186,7 +198,7 @@ def _endpoint_json(report: EndpointInfo) -> dict[str, object]:
 
 def _endpoint_columns() -> list[Column[EndpointInfo]]:
     return [
-        Column("id", lambda row: row.id),
+        Column("id", lambda row: row.id, kind="id"),
         Column("url", lambda row: row.url, kind="fold"),
         Column("events", lambda row: ", ".join(row.events) or "all", kind="fold"),
         Column("description", lambda row: row.description, kind="fold"),
@@ -199,9 +211,9 @@ def _endpoint_columns() -> list[Column[EndpointInfo]]:
 def _delivery_columns(now: datetime) -> list[Column[FailedDelivery]]:
     return [
         Column("failed", lambda row: output.relative_time(row.last_attempt_at, now)),
-        Column("endpoint", lambda row: row.endpoint_id),
+        Column("endpoint", lambda row: row.endpoint_id, kind="id"),
         Column("type", lambda row: row.type, kind="fold"),
-        Column("organization", lambda row: row.org_id, kind="fold"),
+        Column("organization", lambda row: row.org_id, kind="id"),
         Column("attempts", lambda row: str(row.attempts)),
         Column("response", lambda row: str(row.status) if row.status is not None else row.error),
     ]

@@ -7,6 +7,7 @@ uses its own sandbox on loopback, never a live system.
 from __future__ import annotations
 
 import io
+import secrets
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -44,7 +45,9 @@ class Settings(EmailSettings):
     redis_url: str | None = Field(
         default=None, description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set."
     )
-    plans_file: Path = Field(default=Path("plans.toml"), description="The plan catalog.")
+    plans_file: Path | None = Field(
+        default=None, description="The plan catalog; default: plans.toml in the working folder, else the packaged one."
+    )
     charged_by: ChargingProvider | None = Field(
         default=None, description="Charging provider; overrides the plan catalog."
     )
@@ -168,6 +171,20 @@ class Settings(EmailSettings):
     @property
     def uses_sandbox(self) -> bool:
         return self.stripe_secret_key is None
+
+    def with_sandbox(self, url: str) -> Settings:
+        """The same settings with our own sandbox as both providers."""
+        return self.model_copy(
+            update={
+                "stripe_secret_key": SecretStr("sk_test_sandbox"),
+                "stripe_api_base": url,
+                "lago_api_key": SecretStr("sandbox"),
+                "lago_api_url": url,
+                "lago_stripe_provider_code": self.lago_stripe_provider_code or "stripe_main",
+                "stripe_webhook_secret": self.stripe_webhook_secret or SecretStr(f"whsec_{secrets.token_hex(16)}"),
+                "lago_webhook_secret": self.lago_webhook_secret or SecretStr(secrets.token_hex(16)),
+            }
+        )
 
 
 def read() -> Settings:

@@ -6,14 +6,12 @@ memory.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
-from pydantic import SecretStr
 
 from core.catalog import publishing
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS
@@ -95,7 +93,7 @@ class EmbeddedProcess:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if settings.uses_sandbox:
             self._sandbox = Sandbox(limits=self._sandbox_limits, state_file=settings.data_dir / "sandbox.jsonl").start()
-            self._settings = settings = _with_sandbox(settings, self._sandbox.url)
+            self._settings = settings = settings.with_sandbox(self._sandbox.url)
         self._app = celery_app.build(settings)
         runtime = self._app.runtime
         check_accounts(runtime)
@@ -156,17 +154,3 @@ class EmbeddedProcess:
             self._app.close_runtime()
         if self._sandbox is not None:
             self._sandbox.stop()
-
-
-def _with_sandbox(settings: Settings, sandbox_url: str) -> Settings:
-    return settings.model_copy(
-        update={
-            "stripe_secret_key": SecretStr("sk_test_sandbox"),
-            "stripe_api_base": sandbox_url,
-            "lago_api_key": SecretStr("sandbox"),
-            "lago_api_url": sandbox_url,
-            "lago_stripe_provider_code": settings.lago_stripe_provider_code or "stripe_main",
-            "stripe_webhook_secret": settings.stripe_webhook_secret or SecretStr(f"whsec_{secrets.token_hex(16)}"),
-            "lago_webhook_secret": settings.lago_webhook_secret or SecretStr(secrets.token_hex(16)),
-        }
-    )

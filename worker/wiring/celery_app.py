@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import setup_logging, worker_process_shutdown, worker_shutdown
 from kombu import Exchange, Queue
 
 from tasks import drift, emails
 from tasks.base import BillingApp
 from tasks.routing import CHECK_DRIFT, QUEUE_BY_TASK, QUEUES, SEND_EMAILS, SWEEP
-from worker.config.settings import Settings, SettingsError
+from worker.config import broker
+from worker.config.settings import Settings
 from worker.wiring.runtime import open_runtime
 
 TASK_MODULES: Final = [
@@ -31,20 +32,6 @@ TASK_MODULES: Final = [
 ]
 SWEEP_INTERVAL_SECONDS: Final = 5.0
 
-# The visibility timeout must exceed the longest countdown and the longest task, or they run again (celery.md 0.2).
-REDIS_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
-    "visibility_timeout": 300,
-    "unacked_restore_interval": 10,
-    "unacked_restore_throttle": 1,
-    "socket_timeout": 5,
-    "socket_connect_timeout": 3,
-    "socket_keepalive": True,
-    "health_check_interval": 25,
-    "max_connections": 200,
-}
-AMQP_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {"confirm_publish": True, "read_timeout": 5, "write_timeout": 5}
-MEMORY_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
-
 
 def build(settings: Settings) -> BillingApp:
     """Build the app of this process. Connections are opened by the first task or publish."""
@@ -54,6 +41,15 @@ def build(settings: Settings) -> BillingApp:
     worker_shutdown.connect(_close(app), weak=False)
     worker_process_shutdown.connect(_close(app), weak=False)
     return app
+
+
+def keep_our_logging() -> None:
+    """Call it where ``wiring.logging`` is configured: Celery would else configure a logging of its own."""
+    setup_logging.connect(_configure_no_logging, weak=False)
+
+
+def _configure_no_logging(**_: object) -> None:
+    """Celery leaves logging to the receivers of its signal."""
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
@@ -66,7 +62,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     return {
         "imports": TASK_MODULES,
         "broker_url": settings.broker,
-        "broker_transport_options": _transport_options(settings.broker),
+        "broker_transport_options": broker.transport_options(settings.broker),
         "broker_connection_timeout": 4,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -125,22 +121,6 @@ def _beat_schedule(settings: Settings) -> dict[str, Any]:
             "options": options,
         }
     return entries
-
-
-def _transport_options(broker: str) -> dict[str, Any]:
-    # Without "://" the part before the colon may be a password, so it is not shown.
-    scheme = broker.split("://", 1)[0] if "://" in broker else "none"
-    if scheme in {"redis", "rediss"}:
-        return REDIS_TRANSPORT_OPTIONS
-    if scheme in {"amqp", "amqps", "pyamqp"}:
-        return AMQP_TRANSPORT_OPTIONS
-    if scheme == "memory":
-        return MEMORY_TRANSPORT_OPTIONS
-    message = (
-        f"the broker URL (CELERY_BROKER_URL, else REDIS_URL) has the scheme {scheme}; "
-        "use redis://, rediss://, amqp:// or amqps://"
-    )
-    raise SettingsError(message)
 
 
 def _close(app: BillingApp) -> Any:  # noqa: ANN401 - Celery's signals take any callable

@@ -13,8 +13,6 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from celery import current_task
-from celery.signals import setup_logging
 
 from worker.config.settings import Settings
 
@@ -69,7 +67,6 @@ def configure(settings: Settings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    setup_logging.connect(_keep_our_logging, weak=False)
 
 
 def _hide_dropped_message(record: logging.LogRecord) -> bool:
@@ -83,12 +80,10 @@ def _hide_dropped_message(record: logging.LogRecord) -> bool:
     return True
 
 
-def _keep_our_logging(**_: object) -> None:
-    """Celery configures no logging of its own if a receiver is connected to this signal."""
-
-
 def _add_task(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    if current_task and current_task.request.id:
-        event.setdefault("task", current_task.name)
-        event.setdefault("task_id", current_task.request.id)
+    celery = sys.modules.get("celery")  # a command that runs no task starts without importing it
+    task = celery.current_task if celery is not None else None
+    if task and task.request.id:
+        event.setdefault("task", task.name)
+        event.setdefault("task_id", task.request.id)
     return event

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from core.catalog import publishing
-from core.catalog.plans import Catalog
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -45,7 +45,7 @@ def environment(database: Database, sandbox_server: Sandbox, tmp_path: Path) -> 
     return {
         "DATABASE_URL": database.url.render_as_string(hide_password=False),
         "DATA_DIR": str(tmp_path),
-        "PLANS_FILE": str(console.ROOT / "plans.toml"),
+        "PLANS_FILE": str(DEFAULT_PLANS_FILE),
         "STRIPE_SECRET_KEY": "sk_test_sandbox",
         "STRIPE_API_BASE": sandbox_server.url,
         "LAGO_API_KEY": LAGO_KEY,

@@ -48,6 +48,8 @@ def folder(tmp_path: Path) -> Path:
         (("status",), {"REDIS_URL": "secret-word:x@127.0.0.1"}, 2, "has the scheme none; use redis://"),
         (("status",), {"STRIPE_SECRET_KEY": "", "STRIPE_API_BASE": "http://127.0.0.1:9"}, 2, "STRIPE_SECRET_KEY is"),
         (("up",), {"DATA_DIR": "plans.toml/data"}, 2, "plans.toml"),
+        (("export", "a.json", "./a.json"), {}, 2, "ORGS and USERS are the same file, a.json: give two different files"),
+        (("api", "--host", "300.1.1.1"), {}, 2, "the host is not an address of this machine: give --host"),
     ],
 )
 def test_a_foreseen_failure_is_one_sentence(

@@ -15,6 +15,7 @@ from core.org_manager import OrgManager
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
+from worker.cli.run import UP_STOP_SECONDS
 
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_reads_this", "lago-nobody-reads-this"
 
@@ -56,6 +57,45 @@ def test_up_says_what_to_type_so_that_it_works_there(folder: Path) -> None:
             up.wait_for_output(f"  {before}billing-sync status Acme")
             assert f"  {before}python -c" in up.output
             assert up.stop() == 0
+
+
+def test_other_commands_find_the_sandbox_of_up_in_its_folder(folder: Path) -> None:
+    before = console.run(folder, "plans", "check")
+    assert (before.returncode, "no provider is configured" in before.stderr) == (2, True)
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        checked = console.run(folder, "plans", "check")
+        assert checked.returncode == 0, checked.stderr
+        assert console.run(folder, "drift", "check").returncode == 0
+        up.process.kill()
+        up.process.wait()
+        left = console.run(folder, "plans", "check")
+        assert (left.returncode, left.stderr) == (2, before.stderr)
+
+
+def test_up_ends_soon_after_ctrl_c_while_it_works(folder: Path) -> None:
+    manager = OrgManager(data_dir=folder / "data")
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        for number in range(200):
+            manager.create_organization(f"Company {number}")
+        manager.close()
+        assert up.stop(signal.SIGINT, seconds=5) == 0
+        assert "Traceback" not in up.output
+    assert not (folder / "data" / "sandbox.url").exists()
+
+
+def test_up_ends_soon_after_ctrl_c_while_a_provider_does_not_respond(folder: Path) -> None:
+    manager = OrgManager(data_dir=folder / "data")
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        with SandboxClient((folder / "data" / "sandbox.url").read_text().strip()) as client:
+            client.add_fault("stripe", "POST /v1/customers", "hang", seconds=30)
+            manager.create_organization("Acme")
+            manager.close()
+            up.until(lambda: not client.faults(), 20, "a call is under way")
+        assert up.stop(signal.SIGINT, seconds=UP_STOP_SECONDS + 1) == 0
+        assert "Traceback" not in up.output
 
 
 def test_up_survives_being_killed(folder: Path) -> None:

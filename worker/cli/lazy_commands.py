@@ -1,0 +1,80 @@
+"""Commands whose module is imported only when they are typed.
+
+The help page and shell completion need a name and a summary. Everything else of a command, and the libraries that it
+works with, would make each start slower and larger.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging as stdlib_logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from worker.cli import start_up
+
+Function = Callable[..., object]
+
+
+class LazyCommand(TyperCommand):
+    """Its ``callback`` returns the function of the command."""
+
+    def load(self) -> TyperCommand:
+        """The whole command, with its options and its help."""
+        if self.callback is None:
+            raise AssertionError(self.name)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode)
+        alone.command(
+            self.name,
+            short_help=self.short_help,
+            context_settings=dict(self.context_settings),
+            add_help_option=self.add_help_option,
+            rich_help_panel=self.rich_help_panel,
+        )(self.callback())
+        command = get_command(alone)
+        if not isinstance(command, TyperCommand):
+            raise TypeError(self.name)
+        return command
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - handed on as they are
+        context = self.load().make_context(*arguments, **options)
+        if not context.resilient_parsing:  # shell completion
+            _log_only_errors()
+        start_up.ends()
+        return context
+
+
+def function_of(module: str, name: str) -> Callable[[], Function]:
+    """A callback for ``LazyCommand``: the function ``name`` of ``worker.cli.<module>``."""
+
+    def load() -> Function:
+        function: Function = getattr(importlib.import_module(f"worker.cli.{module}"), name)
+        return function
+
+    return load
+
+
+def _log_only_errors() -> None:
+    """For commands that show a result; a process of a deployment configures its own logging."""
+    if "structlog" not in sys.modules:  # nothing of ours that this command imported writes a log line
+        stdlib_logging.basicConfig(level=stdlib_logging.ERROR)
+        return
+    from worker.config.settings import Settings
+    from worker.wiring import logging
+
+    logging.configure(Settings.model_construct(log_level="ERROR"))
+
+
+def load_all(group: TyperGroup) -> TyperGroup:
+    """The same group with every command loaded, for what describes or checks them all."""
+    for name, command in group.commands.items():
+        if isinstance(command, LazyCommand):
+            group.commands[name] = command.load()
+        elif isinstance(command, TyperGroup):
+            load_all(command)
+    return group
