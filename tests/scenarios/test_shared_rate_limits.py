@@ -14,7 +14,8 @@ from core.org_manager import OrgManager
 from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.support.deployment import deployment, until
+from tests.support.deployment import deployment
+from tests.support.waiting import until
 
 
 @pytest.mark.timeout(300)
@@ -50,10 +51,10 @@ def test_a_biller_that_answers_slowly_does_not_keep_the_other_waiting(  # noqa: 
     with deployment(postgres_url, redis_url, sandbox_server.url, tmp_path) as deployed:
         for process in ("worker", "relay", "beat"):
             deployed.start(process)
-        until(lambda: sandbox.counters().stripe.total > 0, 60, "the worker runs")
+        until(lambda: sandbox.counters().stripe.total > 0, "the worker runs")
         for number in range(40):
             manager.create_organization(f"Company {number}")
-        until(lambda: sandbox.counters().lago.of("POST /api/v1/subscriptions") == 40, 25, "all of them at Lago")
+        until(lambda: sandbox.counters().lago.of("POST /api/v1/subscriptions") == 40, "all of them at Lago")
         assert sandbox.counters().stripe.of(CREATE_CUSTOMER) < 40
         sandbox.clear_faults()
     manager.close()

@@ -18,7 +18,8 @@ from core.db.database import Database
 from core.db.models.inbox import ServiceEvent
 from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 from sandbox.server import Sandbox
-from tests.support.deployment import Deployment, deployment, until
+from tests.support.deployment import Deployment, deployment
+from tests.support.waiting import until
 
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
@@ -124,7 +125,7 @@ def received(database: Database) -> dict[str, ServiceEvent]:
 
 def arrives(deployed: Deployment, queue: Queue, database: Database, event: dict[str, Json]) -> ServiceEvent:
     queue.send(event)
-    until(lambda: event["id"] in received(database), 60, "received")
+    until(lambda: event["id"] in received(database), "received")
     assert deployed.running[0].poll() is None
     return received(database)[str(event["id"])]
 
@@ -141,7 +142,7 @@ def test_a_message_that_is_no_json_is_thrown_away_and_not_opened(
     assert arrives(deployed, queue, database, created("Last Confidential")).status == "applied"
     assert len(received(database)) == 2
     assert not (tmp_path / "opened").exists()
-    until(lambda: deployed.logs.count("message_dropped") >= 5, 10, "each told")
+    until(lambda: deployed.logs.count("message_dropped") >= 5, "each told")
 
 
 def test_a_message_that_is_no_task_is_thrown_away(

@@ -27,9 +27,10 @@ from sandbox.server import Sandbox
 from tasks import drift
 from tasks.base import BillingApp
 from tests.support import console
-from tests.support.deployment import deployment, until
+from tests.support.deployment import deployment
 from tests.support.drift_harness import in_sync
 from tests.support.sync_world import open_world
+from tests.support.waiting import until
 from worker.cli.app import app as commands
 from worker.cli.exit_codes import CommandFailedError
 from worker.config.settings import Settings
@@ -194,7 +195,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     url = database.url.render_as_string(hide_password=False)
     with deployment(url, "memory://", sandbox_server.url, tmp_path) as deployed:
         killed = deployed.start("drift", "check")
-        until(lambda: sandbox.counters().stripe.of("GET /v1/customers") >= 4, 30, "four pages listed")
+        until(lambda: sandbox.counters().stripe.of("GET /v1/customers") >= 4, "four pages listed")
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         sandbox.settings(latency_ms=0)
