@@ -32,11 +32,35 @@ from tests.support.sync_world import SyncWorld, open_world
 
 Provider = Literal["stripe", "lago"]
 SQLITE_FILE = "billing-sync.db"
+ABOUT_THE_DATABASE = ("tests/core/db/", "tests/core/events/", "tests/core/reconcile/test_lease.py")
 
 
 def pytest_configure() -> None:
     """SIGTERM ends the run as Ctrl-C does, so that all servers and processes that it started are stopped."""
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `make test` can do without, by two rules that hold for every test.
+
+    - Ten thousand rows take seconds to write.
+    - Most of what runs once on each database is about our rules and not about the database. SQLite shows whether they
+      hold; the first of each module shows that its statements suit Postgres as well. Where a module is about the
+      database itself (``core/db``, leases, the outbox), all of it stays.
+    """
+    shown: set[str] = set()
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        if "large" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+        module = item.nodeid.split("::")[0]
+        on_postgres = hasattr(item, "callspec") and item.callspec.params.get("database_url") == "postgres"
+        if not on_postgres or module.startswith(ABOUT_THE_DATABASE):
+            continue
+        if module in shown:
+            item.add_marker(pytest.mark.slow)
+        shown.add(module)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

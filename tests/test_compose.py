@@ -252,6 +252,7 @@ def stack(addresses: ComposeAddresses) -> Iterator[ComposeStack]:
     made.close()
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(400)
 def test_the_whole_file_runs_brings_an_organization_in_sync_and_stops_when_told(
     stack: ComposeStack, addresses: ComposeAddresses

@@ -6,6 +6,8 @@ import pytest
 
 from tests.chaos import run
 
+pytestmark = pytest.mark.processes
+
 SEED = 1
 
 

@@ -191,6 +191,7 @@ def write_many(url: str, process: int) -> None:
     manager.close()
 
 
+@pytest.mark.processes
 def test_eight_processes_write_at_once_and_nothing_is_lost(database: Database) -> None:
     url = database.url.render_as_string(hide_password=False)
     spawn = multiprocessing.get_context("spawn")
@@ -236,6 +237,7 @@ def create_one(folder: str, number: int) -> None:
     manager.close()
 
 
+@pytest.mark.processes
 def test_many_processes_may_open_a_new_folder_at_once_whatever_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "new? folder %20"
     spawn = multiprocessing.get_context("spawn")
@@ -251,6 +253,7 @@ def test_many_processes_may_open_a_new_folder_at_once_whatever_its_name(tmp_path
     assert (folder / "billing-sync.db").is_file()
 
 
+@pytest.mark.processes
 def test_a_forked_child_and_its_parent_do_not_disturb_each_other(database: Database) -> None:
     script = (
         "import os, sys\n"

@@ -22,6 +22,8 @@ from tests.crash.points import (
 )
 from tests.crash.sites import ROOT, Site, sites
 
+pytestmark = pytest.mark.processes
+
 SEED = 20261123
 KIND = {BEFORE_COMMIT: "commit", BEFORE_SENDING: "send", BEFORE_PUBLISH: "publish"}
 # The most dangerous points: a create that was done and whose response was not sent.

@@ -172,6 +172,7 @@ def answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.processes
 def test_a_kill_loses_nothing_that_was_answered_and_sigterm_ends_it_well(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-c", PROGRAM, str(port), str(tmp_path / "world.jsonl")]

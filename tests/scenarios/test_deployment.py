@@ -31,6 +31,9 @@ from tests.support.waiting import until
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
 
+pytestmark = pytest.mark.processes
+
+
 @pytest.fixture
 def plans_on_sale(sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog) -> SandboxClient:
     lago = LagoProvider(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)

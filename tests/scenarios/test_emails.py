@@ -30,6 +30,8 @@ from tests.support.oidc_provider import AUDIENCE, OidcProvider
 from tests.support.smtp_server import LOGIN, SmtpServer, knows_the_login, smtp_server, text, token
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.processes
+
 FROM = "Billing <billing@acme.test>"
 
 

@@ -22,6 +22,8 @@ from tests.support.deployment import Deployment, deployment, in_sync
 from tests.support.waiting import until
 
 ORGANIZATIONS, MEMBERS = 1000, 10
+pytestmark = pytest.mark.processes
+
 CREATED = "2025-03-01 10:00:07.123456"
 
 

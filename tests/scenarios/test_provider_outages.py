@@ -22,6 +22,8 @@ from sandbox.server import Sandbox
 from tests.support.deployment import STRIPE_KEY, Deployment, deployment
 from tests.support.waiting import PATIENCE_SECONDS, until
 
+pytestmark = pytest.mark.processes
+
 MANY = 50
 THREADS = 8  # of one worker process
 CREATE = "POST /v1/customers"

@@ -28,6 +28,8 @@ from tests.support import console
 from tests.support.deployment import answers, deployment, free_port, in_sync
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 30.0
 WHSEC, LAGO_SECRET = "whsec_nobody_may_read_this", "lago-hmac-nobody-may-read-this"
 NUMBERS = count(1)

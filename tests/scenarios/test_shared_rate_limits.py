@@ -17,6 +17,8 @@ from sandbox.server import Sandbox
 from tests.support.deployment import deployment
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["import", "burst"])

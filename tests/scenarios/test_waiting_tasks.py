@@ -70,6 +70,7 @@ def count(database: Database) -> int:
         return len(session.scalars(select(ServiceEvent.id)).all())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
     deployed: Deployment, database: Database, redis_url: str, elsewhere: Celery
@@ -86,6 +87,7 @@ def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
     assert [worker["prefetch_count"] for worker in stats.values()] == [8]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_backlog_of_events_does_not_hold_up_the_sweep(
     deployed: Deployment, database: Database, elsewhere: Celery
@@ -105,6 +107,7 @@ def test_a_backlog_of_events_does_not_hold_up_the_sweep(
     assert count(database) < backlog
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_retried_event_is_shown_to_nobody(
     deployed: Deployment, database: Database, postgres_server: str, elsewhere: Celery

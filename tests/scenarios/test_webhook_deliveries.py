@@ -29,6 +29,8 @@ from tests.support.webhook_receiver import ReceivedRequest, ReceiverReply, Webho
 from worker.config.settings import Settings
 from worker.wiring.celery_app import build
 
+pytestmark = pytest.mark.processes
+
 SECRET = "a signing secret that nobody may read"
 SIGNED = {"WEBHOOK_SIGNING_SECRET": SECRET, "WEBHOOK_ALLOW_PRIVATE": "true"}
 

@@ -24,6 +24,8 @@ from tests.support.waiting import until
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
 
+pytestmark = pytest.mark.processes
+
 Headers = Mapping[str, Json]
 NO_HEADERS: Headers = {}
 

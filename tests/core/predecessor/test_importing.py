@@ -277,6 +277,7 @@ import_files(
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("table", "nth"), [("organizations", 1), ("billing_links", 2), ("memberships", 2), ("events", 4)]
 )

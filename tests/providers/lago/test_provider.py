@@ -438,6 +438,7 @@ def desired_plans(draw: st.DrawFn) -> list[DesiredPlan]:
     return found
 
 
+@pytest.mark.slow
 @given(story=desired_plans())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_life_ends_with_one_customer_and_the_wished_plans(

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import console
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

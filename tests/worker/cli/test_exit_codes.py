@@ -16,6 +16,8 @@ from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
 
+pytestmark = pytest.mark.processes
+
 NO_DATABASE = {"DATABASE_URL": "postgresql://me:secret-word@127.0.0.1:9/none"}
 
 

@@ -19,6 +19,9 @@ from tests.support import console
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_reads_this", "lago-nobody-reads-this"
 
 
+pytestmark = pytest.mark.processes
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return console.prepare(tmp_path)
