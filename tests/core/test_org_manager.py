@@ -245,7 +245,7 @@ def test_many_processes_may_open_a_new_folder_at_once_whatever_its_name(tmp_path
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(120)
     assert [writer.exitcode for writer in writers] == [0] * 6
     manager = OrgManager(data_dir=folder)
     assert len(manager.list_all_organizations()) == 6
@@ -271,7 +271,7 @@ def test_a_forked_child_and_its_parent_do_not_disturb_each_other(database: Datab
     )
     url = database.url.render_as_string(hide_password=False)
     done = subprocess.run(
-        [sys.executable, "-c", script, url], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, url], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.stdout.strip(), done.returncode) == ("3", 0), done.stderr
 

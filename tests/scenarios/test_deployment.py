@@ -14,11 +14,12 @@ import httpx
 import pytest
 import redis as redis_client
 from celery import Celery
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
+from core.db.models.billing_links import BillingLink
 from core.org_manager import OrgManager
 from core.reconcile.backoff import BURST_COOLDOWN
 from providers.lago.provider import LagoProvider
@@ -26,7 +27,7 @@ from sandbox.client import ProviderCallCounts, SandboxClient
 from sandbox.server import Sandbox
 from tests.support.closed_database import closed_to_all
 from tests.support.deployment import ROOT, Deployment, deployment, in_sync
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
@@ -140,7 +141,7 @@ class TestOnPostgresAndRedis:
             if number in {100, 200}:
                 with redis_client.Redis.from_url(redis_url) as client:
                     client.flushall()
-        until(lambda: in_sync(database), "all in sync", seconds=100)
+        until(lambda: in_sync(database), "all in sync", seconds=300)
         assert at_stripe(sandbox) == {"POST /v1/customers": 300}
         assert at_lago(sandbox) == {"POST /api/v1/customers": 300, "POST /api/v1/subscriptions": 300}
 
@@ -154,10 +155,13 @@ class TestOnPostgresAndRedis:
             manager.create_organization(f"Company {number}")
         until(lambda: bool(at_stripe(sandbox)), "first call")
         first.send_signal(signal.SIGTERM)
-        assert first.wait(20) == 0
+        assert first.wait(PATIENCE_SECONDS) == 0
+        with database.read() as session:
+            held = select(BillingLink.org_id).where(BillingLink.lease_token.is_not(None))
+            assert session.scalars(held).all() == [], "the next worker would wait until a lease has run out"
         sandbox.settings(latency_ms=0)
         deployed.start("worker")
-        until(lambda: in_sync(database), "the next worker takes over at once, no lease has to run out")
+        until(lambda: in_sync(database), "the next worker takes over")
         assert at_stripe(sandbox) == {"POST /v1/customers": 6}
 
     def test_a_burst_costs_two_rounds_at_each_biller(

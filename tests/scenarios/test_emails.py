@@ -51,7 +51,7 @@ class SignedInApp:
 
     def __init__(self, process: console.ConsoleProcess, oidc_provider: OidcProvider) -> None:
         self.process, self.oidc_provider = process, oidc_provider
-        self.http = httpx.Client(base_url=self._address("API"), trust_env=False, timeout=40)
+        self.http = httpx.Client(base_url=self._address("API"), trust_env=False, timeout=60)
         self.sandbox = SandboxClient(self._address("sandbox"))
 
     def call(self, method: str, path: str, user_id: str, body: object = None) -> httpx.Response:

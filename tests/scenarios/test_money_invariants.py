@@ -453,7 +453,7 @@ def empty(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.timeout(0 if LONG else 300)
+@pytest.mark.timeout(0 if LONG else 600)
 @pytest.mark.parametrize("number", SEEDS)
 def test_money_is_right_after_each_step_of_any_story(
     number: int, empty: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox

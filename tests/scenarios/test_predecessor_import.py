@@ -85,7 +85,7 @@ def postgres_database(postgres_url: str) -> Iterator[Database]:
 
 
 def import_all(deployed: Deployment, predecessor_store: PredecessorStore) -> None:
-    done = deployed.run("import", str(predecessor_store.organizations), str(predecessor_store.members), timeout=120)
+    done = deployed.run("import", str(predecessor_store.organizations), str(predecessor_store.members), timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -119,7 +119,7 @@ def assert_ids_unchanged(database: Database, predecessor_store: PredecessorStore
     assert members == ORGANIZATIONS * MEMBERS
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_thousand_come_home_in_the_embedded_mode(
     sqlite_url: str,
     predecessor_store: PredecessorStore,
@@ -132,13 +132,13 @@ def test_a_thousand_come_home_in_the_embedded_mode(
         deployed.start("up")
         until(lambda: deployed.run("status", "--json").returncode == 0, "up")
         import_all(deployed, predecessor_store)
-        until(lambda: in_sync(database), "all in sync", seconds=200)
+        until(lambda: in_sync(database), "all in sync", seconds=400)
     assert_exactly_what_it_takes(sandbox, predecessor_store)
     assert_ids_unchanged(database, predecessor_store)
     database.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_thousand_come_home_through_two_workers_and_a_wiped_redis(  # noqa: PLR0913, PLR0917 - the whole house is under test
     postgres_database: Database,
     redis_url: str,
@@ -155,6 +155,6 @@ def test_a_thousand_come_home_through_two_workers_and_a_wiped_redis(  # noqa: PL
         until(lambda: sandbox.counters().stripe.total > ORGANIZATIONS // 4, "a quarter done")
         with redis_client.Redis.from_url(redis_url) as client:
             client.flushall()
-        until(lambda: in_sync(postgres_database), "all in sync", seconds=250)
+        until(lambda: in_sync(postgres_database), "all in sync", seconds=400)
     assert_exactly_what_it_takes(sandbox, predecessor_store)
     assert_ids_unchanged(postgres_database, predecessor_store)

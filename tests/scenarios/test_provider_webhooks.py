@@ -26,11 +26,10 @@ from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
 from tests.support.deployment import answers, deployment, free_port, in_sync
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.processes
 
-SECONDS = 30.0
 WHSEC, LAGO_SECRET = "whsec_nobody_may_read_this", "lago-hmac-nobody-may-read-this"
 NUMBERS = count(1)
 
@@ -111,7 +110,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxApp]:
         api = next(word.rstrip(";").removeprefix("(") for word in words if word.rstrip(";").endswith("/docs"))[:-5]
         sandbox = words[words.index("sandbox") + 1]
         with (
-            httpx.Client(base_url=api, trust_env=False, timeout=20) as http,
+            httpx.Client(base_url=api, trust_env=False, timeout=60) as http,
             SandboxClient(sandbox) as client,
         ):
             opened = SandboxApp(folder, running, http, client)
@@ -258,7 +257,7 @@ def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
         until(lambda: link(database, org_id, "stripe").state == "parked", "parked")
 
         relay.send_signal(signal.SIGTERM)
-        relay.wait(30)
+        relay.wait(PATIENCE_SECONDS)
         sandbox.create("lago", "invoices", external_customer_id=org_id)
         until(lambda: link(database, org_id, "lago").payment_status == "failed", "shown")
     database.close()

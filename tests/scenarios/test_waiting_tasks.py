@@ -21,7 +21,7 @@ from sandbox.server import Sandbox
 from tasks.routing import QUEUE_BY_TASK, RECEIVE_EVENT, SWEEP, SYNC_TO_LAGO
 from tests.support.closed_database import closed_to_all
 from tests.support.deployment import Deployment, deployment
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.config.settings import Settings
 from worker.wiring.celery_app import build
 
@@ -82,8 +82,9 @@ def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
         until(lambda: server.hlen("unacked") >= len(org_ids), "the worker holds them all")
         send(elsewhere, RECEIVE_EVENT, event())
         until(lambda: count(database) == 1, "an event passes by them")
+        assert server.hlen("unacked") >= len(org_ids), "their time had come before the event"
         until(lambda: server.hlen("unacked") == 0, "their time has come")
-    stats = elsewhere.control.inspect(timeout=5).stats() or {}
+    stats = elsewhere.control.inspect(timeout=10).stats() or {}
     assert [worker["prefetch_count"] for worker in stats.values()] == [8]
 
 
@@ -96,8 +97,7 @@ def test_a_backlog_of_events_does_not_hold_up_the_sweep(
     send(elsewhere, RECEIVE_EVENT, *(event("membership.added", user_id=f"u{number}") for number in range(backlog)))
     deployed.start("worker")
     until(lambda: count(database) > 0, "the worker works")
-    # As beat rings for it.
-    elsewhere.send_task(SWEEP, queue=QUEUE_BY_TASK[SWEEP], expires=5, ignore_result=True)
+    elsewhere.send_task(SWEEP, queue=QUEUE_BY_TASK[SWEEP], expires=60, ignore_result=True)
 
     def swept() -> bool:
         with database.read() as session:
@@ -136,7 +136,7 @@ def watched(app: Celery) -> Iterator[list[dict[str, Any]]]:
             yield seen
         finally:
             receiver.should_stop = True
-            thread.join(10)
+            thread.join(PATIENCE_SECONDS)
 
 
 @pytest.fixture

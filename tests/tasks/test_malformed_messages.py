@@ -19,7 +19,7 @@ from core.db.models.inbox import ServiceEvent
 from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 from sandbox.server import Sandbox
 from tests.support.deployment import Deployment, deployment
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
@@ -115,7 +115,7 @@ def queue(broker_url: str) -> Iterator[Queue]:
 def is_left(deployed: Deployment, broker_url: str) -> bool:
     """Whether a message lies in the queue once the worker has stopped."""
     deployed.running[0].terminate()
-    deployed.running[0].wait(30)
+    deployed.running[0].wait(PATIENCE_SECONDS)
     with Connection(broker_url) as connection:
         return kombu.Queue("events")(connection.channel()).get(no_ack=True) is not None
 
@@ -127,7 +127,7 @@ def received(database: Database) -> dict[str, ServiceEvent]:
 
 def arrives(deployed: Deployment, queue: Queue, database: Database, event: dict[str, Json]) -> ServiceEvent:
     queue.send(event)
-    until(lambda: event["id"] in received(database), "received")
+    until(lambda: event["id"] in received(database), "received", seconds=120)
     assert deployed.running[0].poll() is None
     return received(database)[str(event["id"])]
 

@@ -72,7 +72,7 @@ def test_up_survives_being_killed(folder: Path) -> None:
         second = manager.create_organization("While nothing ran")
         with console.running(folder, "up") as up:
             # A turn that was cut keeps its lease for 45 s; the sweep takes the link up 20 s later.
-            up.until(lambda: in_sync(folder), "everything comes home", seconds=90)
+            up.until(lambda: in_sync(folder), "everything comes home", seconds=180)
             state = sandbox_state(up)
             assert up.stop() == 0
     finally:

@@ -21,7 +21,7 @@ from core.events import outbox
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring.celery_app import build
@@ -78,7 +78,7 @@ def relaying(database: Database, broker_url: str, folder: Path) -> Iterator[thre
         yield thread
     finally:
         relay.stop()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
         app.close_runtime()
         app.close()
 
