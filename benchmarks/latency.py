@@ -31,7 +31,7 @@ from core.db.database import Database
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from tests.support import servers
-from tests.support.deployment import until
+from tests.support.waiting import until
 
 IDLE_SECONDS = 0.05  # then everything is idle again
 MAX_LATENCY_RATIO = 2.0
@@ -60,7 +60,7 @@ class TaskStarts:
         self._thread.join(10)
 
     def wait(self, label: str) -> float:
-        until(lambda: label in self._started_at, 20, "the task's start")
+        until(lambda: label in self._started_at, "the task's start", seconds=20)
         return self._started_at.pop(label)
 
     def _listen(self) -> None:

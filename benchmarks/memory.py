@@ -24,7 +24,8 @@ from tasks import queue
 from tasks.base import BillingApp
 from tasks.routing import SYNC_TO_LAGO, SYNC_TO_STRIPE, SyncRequest
 from tests.support import servers
-from tests.support.deployment import deployment, until
+from tests.support.deployment import deployment
+from tests.support.waiting import until
 from worker.config.settings import Settings
 from worker.wiring import celery_app
 
@@ -85,7 +86,7 @@ def _run_tasks(app: BillingApp, redis: Redis, tasks: int) -> None:
             for number in range(start, min(start + TASK_BATCH_SIZE, tasks))
         ]
         queue.publish(app, sync_requests)
-        until(lambda: not _has_queued_tasks(redis), TASKS_TIMEOUT_SECONDS, "the tasks")
+        until(lambda: not _has_queued_tasks(redis), "the tasks", seconds=TASKS_TIMEOUT_SECONDS)
 
 
 def _has_queued_tasks(redis: Redis) -> bool:

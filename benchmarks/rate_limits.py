@@ -38,7 +38,8 @@ from core.ports.spec import PROVIDERS, Provider
 from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from tests.support import servers
-from tests.support.deployment import Deployment, deployment, in_sync, until
+from tests.support.deployment import Deployment, deployment, in_sync
+from tests.support.waiting import until
 
 CREATE_CUSTOMER = "POST /v1/customers"
 CREATES_PER_SECOND_LIMIT = 25.0  # creates a second, by Stripe's published limits (stripe.md 3)
@@ -100,7 +101,7 @@ def measure(url: str, redis_url: str, folder: Path, options: BurstOptions) -> Ra
         for process in (*["worker"] * options.workers, "relay", "beat"):
             deployed.start(process)
         bystanders = _create_organizations(database, plans, BYSTANDER_COUNT)
-        until(lambda: in_sync(database), 60, "the bystanders in sync")
+        until(lambda: in_sync(database), "the bystanders in sync", seconds=60)
         time.sleep(2.5)  # then the buckets are full again, and no link is in its cooldown
         sandbox.settings(latency_ms=options.latency_ms)
         sandbox.reset_calls()
@@ -112,11 +113,11 @@ def measure(url: str, redis_url: str, folder: Path, options: BurstOptions) -> Ra
         measured_bystanders.start()
         until(
             lambda: sandbox.counters().stripe.of(CREATE_CUSTOMER) >= creates,
-            20 + 3 * creates / CREATES_PER_SECOND_LIMIT,
             "all creates sent",
+            seconds=60 + 3 * creates / CREATES_PER_SECOND_LIMIT,
         )
         measured_bystanders.stop()
-        until(lambda: in_sync(database), 60 + 6 * creates / CREATES_PER_SECOND_LIMIT, "all in sync")
+        until(lambda: in_sync(database), "all in sync", seconds=60 + 6 * creates / CREATES_PER_SECOND_LIMIT)
         return _figures(sandbox, creates, measured_bystanders.seconds)
 
 
@@ -242,7 +243,7 @@ def _sandbox(deployed: Deployment, url: str) -> SandboxClient:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    until(listens, 30, "the sandbox")
+    until(listens, "the sandbox", seconds=30)
     return SandboxClient(url)
 
 

@@ -36,7 +36,8 @@ from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from tests.support import servers
-from tests.support.deployment import Deployment, deployment, free_port, in_sync, until
+from tests.support.deployment import Deployment, deployment, free_port, in_sync
+from tests.support.waiting import until
 
 CHANGE_BATCH_SIZE = 50
 SYNC_TIMEOUT_SECONDS = 300.0
@@ -55,7 +56,7 @@ def stub() -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.stub", str(port)])
     try:
-        until(lambda: _listens(port), 20, "the stub")
+        until(lambda: _listens(port), "the stub", seconds=20)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
@@ -84,7 +85,7 @@ class RunningSystem:
                     organization = commands.lock(session, org_id)
                     if organization is not None:
                         commands.rename(change, organization, f"Renamed {uuid4()}")
-        until(lambda: in_sync(self._database), SYNC_TIMEOUT_SECONDS, "all in sync")
+        until(lambda: in_sync(self._database), "all in sync", seconds=SYNC_TIMEOUT_SECONDS)
         return len(self.org_ids) / (time.monotonic() - started)
 
     def end_cooldowns(self) -> None:
@@ -105,7 +106,7 @@ def running_system(
         try:
             org_ids = _create_organizations(database, size.changes)
             _start(deployed, size.workers)
-            until(lambda: in_sync(database), SYNC_TIMEOUT_SECONDS, "the organizations in sync")
+            until(lambda: in_sync(database), "the organizations in sync", seconds=SYNC_TIMEOUT_SECONDS)
             yield RunningSystem(database, org_ids)
         finally:
             database.close()
@@ -153,7 +154,7 @@ class PlainTasks:
             for org_id in self._org_ids:
                 connection.execute("UPDATE plain SET name = %s WHERE id = %s", (f"Renamed {uuid4()}", org_id))
                 self._app.send_task("plain.sync", args=[org_id])
-            until(lambda: self._done(connection, since), SYNC_TIMEOUT_SECONDS, "the plain tasks")
+            until(lambda: self._done(connection, since), "the plain tasks", seconds=SYNC_TIMEOUT_SECONDS)
         return len(self._org_ids) / (time.monotonic() - started)
 
     def _done(self, connection: psycopg.Connection[tuple[object, ...]], since: datetime) -> bool:

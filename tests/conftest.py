@@ -6,12 +6,16 @@ other requests is marked ``sends_wrong_requests``.
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import pytest
 import redis
+from sqlalchemy import make_url
 
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
@@ -27,6 +31,40 @@ from tests.support.query_plans import fill_large
 from tests.support.sync_world import SyncWorld, open_world
 
 Provider = Literal["stripe", "lago"]
+SQLITE_FILE = "billing-sync.db"
+ABOUT_THE_DATABASE = ("tests/core/db/", "tests/core/events/", "tests/core/reconcile/test_lease.py")
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends the run as Ctrl-C does, so that all servers and processes that it started are stopped."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `make test` can do without, by two rules that hold for every test.
+
+    - Ten thousand rows take seconds to write.
+    - Most of what runs once on each database is about our rules and not about the database. SQLite shows whether they
+      hold; the first of each module shows that its statements suit Postgres as well. Where a module is about the
+      database itself (``core/db``, leases, the outbox), all of it stays.
+    """
+    shown: set[str] = set()
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        if "large" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+        module = item.nodeid.split("::")[0]
+        on_postgres = hasattr(item, "callspec") and item.callspec.params.get("database_url") == "postgres"
+        if not on_postgres or module.startswith(ABOUT_THE_DATABASE):
+            continue
+        if module in shown:
+            item.add_marker(pytest.mark.slow)
+        shown.add(module)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def pytest_report_header() -> list[str]:
@@ -53,21 +91,50 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'billing-sync.db'}"
+    return f"sqlite:///{tmp_path / SQLITE_FILE}"
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the current schema, to be copied: an upgrade of each test's own file would take ten times as long."""
+    file = tmp_path_factory.mktemp("template") / SQLITE_FILE
+    _upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """The name of a database with the current schema, to be copied."""
+    with servers.database(postgres_server) as url:
+        _upgrade(url)
+        yield str(make_url(url).database)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """The test runs once on each database."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The test runs once on each database. It is empty, unless the test uses ``database`` too."""
+    with_schema = "database" in request.fixturenames
+    if request.param == "sqlite":
+        if with_schema:
+            shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path)
+        yield request.getfixturevalue("sqlite_url")
+        return
+    template = request.getfixturevalue("postgres_template") if with_schema else None
+    with servers.database(request.getfixturevalue("postgres_server"), template) as url:
+        yield url
+
+
+def _upgrade(url: str) -> None:
+    opened = Database(url)
+    opened.upgrade()
+    opened.close()
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A database with the current schema."""
     opened = Database(database_url)
-    opened.upgrade()
+    assert opened.is_schema_current()
     yield opened
     opened.close()
 

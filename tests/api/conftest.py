@@ -92,6 +92,6 @@ def api(  # noqa: PLR0913, PLR0917 - the parts that a test may replace
     with (
         capture_logs() as log,
         ApiServer(runtime, "127.0.0.1", 0, version="test", allowed_origins=origins) as server,
-        httpx.Client(base_url=server.url, trust_env=False, timeout=40) as http,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http,
     ):
         yield Api(server.url, database, plans, oidc_provider, issuer, http, log)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from core.reporting import metrics
 from core.reporting.metrics import StoreMetrics
 from tests.support.api_client import Api
 from tests.support.query_plans import FEW, plans_of
+from tests.support.waiting import until
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/reference/metrics.md"
@@ -139,12 +139,14 @@ def test_requests_are_counted_by_route_and_status_and_no_label_names_anybody(api
 
 def counted(api: Api, requests: int) -> Values:
     """A request counts once its answer is sent; the client may be a moment ahead of that."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        found = scraped(api)
-        if sum(each for (name, _), each in found.items() if name.endswith("requests_total")) >= requests:
-            return found
-    raise AssertionError(requests)
+    found: Values = {}
+
+    def are_counted() -> bool:
+        found.update(scraped(api))
+        return sum(each for (name, _), each in found.items() if name.endswith("requests_total")) >= requests
+
+    until(are_counted, f"{requests} requests")
+    return found
 
 
 @one_database

@@ -22,6 +22,7 @@ from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.organizations import MembershipRole
 from tests.support.api_client import Api
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -109,9 +110,7 @@ def test_the_log_says_what_was_asked_and_nothing_that_is_personal(api: Api) -> N
     api.get("/nowhere/alice@acme.test")
     headers = api.as_service("organizations:read")
     api.get("/api/organizations", headers)
-    until = time.monotonic() + 5
-    while len(api.log) < 4 and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: len(api.log) >= 4, "four lines")
     assert [(line["route"], line["status"], line["role"], line["organization"]) for line in api.log] == [
         ("/api/organizations/{org_id}/users", 200, "owner", org_id),
         ("/api/users/{user_id}/organizations", 200, "owner", org_id),
@@ -131,10 +130,7 @@ def test_the_log_holds_no_query_and_no_path_that_nobody_wrote_down(api: Api) -> 
     api.get("/api/organizations", api.as_("u1"), search=private[2], cursor=private[3])
     api.get(f"/api/organizations/{private[2]}", api.as_("u1"))
     api.get("/api/organizations", {"Authorization": f"Bearer {private[3]}", "X-Organization-ID": private[2]})
-    until = time.monotonic() + 5
-    while len(api.log) < 4 and time.monotonic() < until:
-        time.sleep(0.02)
-    assert len(api.log) >= 4
+    until(lambda: len(api.log) >= 4, "four lines")
     text = json.dumps(api.log, default=str)
     assert [each for each in private if each in text] == []
 
@@ -174,7 +170,7 @@ def test_a_server_that_stops_answers_who_waits(database: Database, plans: Catalo
             began = time.monotonic()
             server.stop()
             assert waiting.recv(12) == b"HTTP/1.1 200"
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 20  # it asked to wait for 30
     assert not server.is_alive
 
 

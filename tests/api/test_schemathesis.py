@@ -21,7 +21,7 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 EXAMPLE = "org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"
 SECONDS = 240  # half a minute where nothing else runs
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 
 
 def make_example(api: Api) -> None:

@@ -6,10 +6,11 @@ import pytest
 
 from tests.chaos import run
 
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+
 SEED = 1
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["sqlite", "postgres-redis"])
 def test_changes_that_flow_through_outages_are_in_sync_soon_after_and_once_each(name: run.Name) -> None:
     lines: list[str] = []

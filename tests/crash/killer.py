@@ -11,7 +11,7 @@ from collections import Counter
 from sandbox.http import Exchange
 from tests.crash.points import NOT_ANSWERED, NOT_DONE, Point
 
-DEATH_SECONDS = 10.0
+DEATH_SECONDS = 60.0
 
 
 class Killer:

@@ -22,6 +22,8 @@ from tests.crash.points import (
 )
 from tests.crash.sites import ROOT, Site, sites
 
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+
 SEED = 20261123
 KIND = {BEFORE_COMMIT: "commit", BEFORE_SENDING: "send", BEFORE_PUBLISH: "publish"}
 # The most dangerous points: a create that was done and whose response was not sent.
@@ -57,7 +59,6 @@ def test_whatever_is_killed_ends_as_if_nothing_had_been(embedded: Matrix) -> Non
     assert sum(cell.reached for cell in embedded.cells) >= len(DEADLIEST)
 
 
-@pytest.mark.timeout(120)
 def test_the_same_on_postgres_and_redis() -> None:
     ran = matrix.run("deployed", OPERATIONS[:1], 3, _quietly, _sample(random.Random(SEED), 4))  # noqa: S311 - a sample
     assert not ran.problems, "\n".join(f"{cell.operation}, {cell.point}: {cell.problem}" for cell in ran.problems)

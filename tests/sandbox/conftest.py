@@ -32,7 +32,7 @@ def billing(server: Sandbox, sandbox: SandboxClient) -> Iterator[stripe.StripeCl
         session.trust_env = False
         yield stripe.StripeClient(
             "sk_test_sandbox",
-            http_client=stripe.RequestsClient(session=session, timeout=10),
+            http_client=stripe.RequestsClient(session=session, timeout=60),
             base_addresses={"api": server.url},
             max_network_retries=0,
         )
@@ -43,7 +43,7 @@ def raw(server: Sandbox, sandbox: SandboxClient) -> Iterator[httpx.Client]:
     """Stripe without the SDK, for requests that the SDK does not allow."""
     assert sandbox.settings()["limits"] is False
     headers = {"Authorization": "Bearer sk_test_sandbox"}
-    with httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=10) as client:
+    with httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -51,5 +51,5 @@ def raw(server: Sandbox, sandbox: SandboxClient) -> Iterator[httpx.Client]:
 def lago(server: Sandbox, sandbox: SandboxClient) -> Iterator[httpx.Client]:
     assert sandbox.settings()["limits"] is False
     headers = {"Authorization": "Bearer lago_key"}
-    with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers, trust_env=False, timeout=10) as client:
+    with httpx.Client(base_url=f"{server.url}/api/v1", headers=headers, trust_env=False, timeout=60) as client:
         yield client

@@ -5,8 +5,7 @@ import hashlib
 import hmac
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,6 +15,7 @@ import stripe
 
 from sandbox.client import SandboxClient, SandboxError
 from sandbox.webhooks import MAX_DELIVERY_TRIES
+from tests.support.waiting import until
 
 SECRET = "whsec_test"
 
@@ -51,20 +51,13 @@ def receiver() -> Iterator[SandboxWebhookReceiver]:
     server.server_close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_an_event_of_stripe_is_the_one_in_its_list_and_opens_with_the_sdk(
     sandbox: SandboxClient, receiver: SandboxWebhookReceiver, billing: stripe.StripeClient
 ) -> None:
     sandbox.set_webhooks(stripe={"url": receiver.url, "secret": SECRET})
     (customer,) = sandbox.preload_stripe_customers([{"name": "Acme"}])
     sandbox.delete("stripe", "customers", customer["id"])
-    until(lambda: len(receiver.got) == 2)
+    until(lambda: len(receiver.got) == 2, "two deliveries")
     types = []
     for headers, body in receiver.got:
         event = stripe.Webhook.construct_event(body, headers["stripe-signature"], SECRET)
@@ -87,7 +80,7 @@ def test_lago_tells_of_subscriptions_as_they_come_and_go(
     sandbox.advance(40 * 24 * 3600)
     sandbox.delete("lago", "subscriptions", "org_1")
     sandbox.create("lago", "invoices", external_customer_id="org_1")
-    until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 9)
+    until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 9, "nine deliveries")
     told = []
     for headers, body in receiver.got:
         digest = hmac.new(SECRET.encode(), body, hashlib.sha256).digest()
@@ -115,15 +108,15 @@ def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
     receiver.refusing = 1
     sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
     sandbox.preload_lago_customers([{"external_id": "org_1"}])
-    until(lambda: len(receiver.got) == 2)
+    until(lambda: len(receiver.got) == 2, "two deliveries")
     assert len({headers["x-lago-unique-key"] for headers, _ in receiver.got}) == 1
     receiver.refusing = 1000
     sandbox.preload_lago_customers([{"external_id": "org_2"}])
-    until(lambda: len(receiver.got) == 2 + MAX_DELIVERY_TRIES)
+    until(lambda: len(receiver.got) == 2 + MAX_DELIVERY_TRIES, "every try")
     assert sandbox.webhooks()["deliveries"][-1]["tries"] == MAX_DELIVERY_TRIES
     receiver.refusing = 0
     sandbox.preload_lago_customers([{"external_id": "org_3"}])  # the one thread sends in order: a fourth try came first
-    until(lambda: b"org_3" in receiver.got[-1][1])
+    until(lambda: b"org_3" in receiver.got[-1][1], "the last delivery")
     assert len(receiver.got) == 3 + MAX_DELIVERY_TRIES
 
 

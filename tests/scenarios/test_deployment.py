@@ -14,20 +14,25 @@ import httpx
 import pytest
 import redis as redis_client
 from celery import Celery
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
+from core.db.models.billing_links import BillingLink
 from core.org_manager import OrgManager
 from core.reconcile.backoff import BURST_COOLDOWN
 from providers.lago.provider import LagoProvider
 from sandbox.client import ProviderCallCounts, SandboxClient
 from sandbox.server import Sandbox
 from tests.support.closed_database import closed_to_all
-from tests.support.deployment import ROOT, Deployment, deployment, in_sync, until
+from tests.support.deployment import ROOT, Deployment, deployment, in_sync
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
+
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
@@ -91,9 +96,9 @@ def test_a_committed_change_reaches_both_billers(
 ) -> None:
     start_all(deployed)
     org_id = manager.create_organization(NAME, "starter")
-    until(lambda: in_sync(database), 40, "create")
+    until(lambda: in_sync(database), "create")
     manager.update_org_plan(org_id, "enterprise")
-    until(lambda: in_sync(database), 20, "upgrade")
+    until(lambda: in_sync(database), "upgrade")
     organization = manager.get_org(org_id)
     assert organization is not None
     assert organization.stripe_customer_id is not None
@@ -111,8 +116,8 @@ def test_another_service_enqueues_as_its_page_shows(
     for _ in range(3):
         # -I and an empty folder: nothing of ours can be imported.
         subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=60)
-    until(lambda: manager.get_org(org_id) is not None, 40, "received")
-    until(lambda: in_sync(database), 30, "sync")
+    until(lambda: manager.get_org(org_id) is not None, "received")
+    until(lambda: in_sync(database), "sync")
     assert manager.get_user_role_in_org(org_id, "user_1") == "owner"
     with database.read() as session:
         assert session.execute(text("SELECT count(*) FROM service_events")).scalar_one() == 1
@@ -136,7 +141,7 @@ class TestOnPostgresAndRedis:
             if number in {100, 200}:
                 with redis_client.Redis.from_url(redis_url) as client:
                     client.flushall()
-        until(lambda: in_sync(database), 100, "all in sync")
+        until(lambda: in_sync(database), "all in sync", seconds=300)
         assert at_stripe(sandbox) == {"POST /v1/customers": 300}
         assert at_lago(sandbox) == {"POST /api/v1/customers": 300, "POST /api/v1/subscriptions": 300}
 
@@ -148,12 +153,15 @@ class TestOnPostgresAndRedis:
         sandbox.settings(latency_ms=1500)
         for number in range(6):
             manager.create_organization(f"Company {number}")
-        until(lambda: bool(at_stripe(sandbox)), 30, "first call")
+        until(lambda: bool(at_stripe(sandbox)), "first call")
         first.send_signal(signal.SIGTERM)
-        assert first.wait(20) == 0
+        assert first.wait(PATIENCE_SECONDS) == 0
+        with database.read() as session:
+            held = select(BillingLink.org_id).where(BillingLink.lease_token.is_not(None))
+            assert session.scalars(held).all() == [], "the next worker would wait until a lease has run out"
         sandbox.settings(latency_ms=0)
         deployed.start("worker")
-        until(lambda: in_sync(database), 15, "the next worker takes over at once, no lease has to run out")
+        until(lambda: in_sync(database), "the next worker takes over")
         assert at_stripe(sandbox) == {"POST /v1/customers": 6}
 
     def test_a_burst_costs_two_rounds_at_each_biller(
@@ -161,7 +169,7 @@ class TestOnPostgresAndRedis:
     ) -> None:
         start_all(deployed, workers=2)
         org_id = manager.create_organization("Burst")
-        until(lambda: in_sync(database), 40, "create")
+        until(lambda: in_sync(database), "create")
         time.sleep(2.1)
         sandbox.reset_calls()
         began = time.monotonic()
@@ -169,7 +177,7 @@ class TestOnPostgresAndRedis:
             manager.update_org_plan(org_id, ("enterprise", "founders_friend")[number % 2])
         # On a machine that takes so long over a hundred changes, it is no longer one burst.
         longer = int((time.monotonic() - began) // BURST_COOLDOWN.total_seconds())
-        until(lambda: in_sync(database), 20, "burst")
+        until(lambda: in_sync(database), "burst")
         assert sum(at_lago(sandbox).values()) <= 2 * (2 + longer)
         assert at_stripe(sandbox) == {}
 
@@ -179,12 +187,12 @@ class TestOnPostgresAndRedis:
         deployed.start("worker")
         org_ids = [f"org_{uuid4()}" for _ in range(3)]
         send_created(redis_url, org_ids[0])
-        until(lambda: manager.get_org(org_ids[0]) is not None, 40, "the worker works")
+        until(lambda: manager.get_org(org_ids[0]) is not None, "the worker works")
         with closed_to_all(database, postgres_server):
             for org_id in org_ids[1:]:
                 send_created(redis_url, org_id)
-            until(lambda: deployed.logs.count("the database is unavailable or busy") >= 3, 30, "tried and tried again")
-        until(lambda: None not in map(manager.get_org, org_ids), 30, "all received")
+            until(lambda: deployed.logs.count("the database is unavailable or busy") >= 3, "tried and tried again")
+        until(lambda: None not in map(manager.get_org, org_ids), "all received")
 
     def test_flower_shows_a_sync_and_its_retry_and_nothing_private(
         self,
@@ -196,13 +204,13 @@ class TestOnPostgresAndRedis:
     ) -> None:
         flower = deployed.start_flower()
         start_all(deployed)
-        until(lambda: len(httpx.get(f"{flower}/api/workers?refresh=1").json()) == 1, 30, "worker in Flower")
+        until(lambda: len(httpx.get(f"{flower}/api/workers?refresh=1").json()) == 1, "worker in Flower")
         sandbox.add_fault(provider="stripe", operation="POST /v1/customers", kind="500_before", times=2)
         org_id = f"org_{uuid4()}"
         send_created(redis_url, org_id, NAME)
-        until(lambda: manager.get_org(org_id) is not None, 20, "received")
-        until(lambda: in_sync(database), 60, "sync after two failures")
-        until(lambda: _finished(flower, org_id), 15, "the retried sync in Flower")
+        until(lambda: manager.get_org(org_id) is not None, "received")
+        until(lambda: in_sync(database), "sync after two failures")
+        until(lambda: _finished(flower, org_id), "the retried sync in Flower")
         tasks = list(httpx.get(f"{flower}/api/tasks").json().values())
         mine = [task for task in tasks if task["name"] == "customers.sync_to_stripe" and org_id in task["args"]]
         assert any(task["retries"] for task in mine) or any(task["retried"] for task in mine)

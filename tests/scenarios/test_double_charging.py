@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import httpx
@@ -15,8 +14,10 @@ from core.db.models.billing_links import BillingLink
 from core.ports.spec import Provider
 from core.reconcile import attempt, backoff, commands, due_links, lease, outcomes
 from providers.lago.provider import LagoProvider
+from providers.stripe.provider import StripeProvider
 from sandbox.server import Sandbox
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, HookedProvider, SyncWorld, kill_worker, with_policy
+from tests.support.waiting import until
 
 OLD_PRICE = {
     "lookup_key": "old",
@@ -122,15 +123,22 @@ def test_a_payer_that_lago_showed_is_not_forgotten_when_the_next_call_fails(
     links_nobody.close()
 
 
-def test_an_organization_that_is_deleted_while_a_create_is_under_way_pays_for_nothing(world: SyncWorld) -> None:
+def test_an_organization_that_is_deleted_while_a_create_is_under_way_pays_for_nothing(
+    world: SyncWorld, sandbox_server: Sandbox
+) -> None:
     world.set_charging_provider("stripe")
     org_id = world.create()
-    world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "slow", seconds=3.5)
-    world.run(org_id, "stripe")
+    world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "slow", seconds=4.0)
+    hasty = StripeProvider(
+        "sk_test_sandbox", sandbox_server.url, ending=world.catalog.ending, timeout=2.0, clock=world.clock
+    )
+    replace(world, providers={**world.providers, "stripe": HookedProvider(hasty)}).run(org_id, "stripe")
+    hasty.close()
     world.change_status(org_id, "deleted")
     world.run(org_id, "stripe")
     assert not world.is_in_sync(org_id), "nothing there yet proves nothing"
-    time.sleep(2.5)
+    assert charging_in_stripe(world) == []
+    until(lambda: charging_in_stripe(world), "it is there in the end")
     world.wait(300)
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)

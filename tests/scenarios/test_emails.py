@@ -25,9 +25,12 @@ from core.organizations.memberships import add
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
-from tests.support.deployment import deployment, until
+from tests.support.deployment import deployment
 from tests.support.oidc_provider import AUDIENCE, OidcProvider
 from tests.support.smtp_server import LOGIN, SmtpServer, knows_the_login, smtp_server, text, token
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.processes
 
 FROM = "Billing <billing@acme.test>"
 
@@ -48,7 +51,7 @@ class SignedInApp:
 
     def __init__(self, process: console.ConsoleProcess, oidc_provider: OidcProvider) -> None:
         self.process, self.oidc_provider = process, oidc_provider
-        self.http = httpx.Client(base_url=self._address("API"), trust_env=False, timeout=40)
+        self.http = httpx.Client(base_url=self._address("API"), trust_env=False, timeout=60)
         self.sandbox = SandboxClient(self._address("sandbox"))
 
     def call(self, method: str, path: str, user_id: str, body: object = None) -> httpx.Response:
@@ -92,14 +95,14 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(
 ) -> None:
     with smtp_server() as server, up(folder, oidc_provider, **by_smtp(server)) as running:
         org_id = running.post("/api/organizations", "alice", {"name": "Acme", "plan_tier": "starter"}).json()["org_id"]
-        server.wait_for(lambda: len(server.accepted) == 1)
+        server.wait_for(1)
         assert (server.accepted[0]["Subject"], server.accepted[0]["To"]) == ("Acme is set up", "alice@acme.test")
         assert "Hello Alice" in text(server.accepted[0])
 
         path = f"/api/organizations/{org_id}"
         invited = running.post(f"{path}/invitations", "alice", {"email": "bob@acme.test", "role": "billing_admin"})
         assert invited.status_code == 201
-        server.wait_for(lambda: len(server.accepted) == 2)
+        server.wait_for(2)
         accepted = running.post("/api/invitations/accept", "bob", {"token": token(server.accepted[1])})
         assert accepted.json()["role"] == "billing_admin"
 
@@ -111,7 +114,7 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(
         assert len(server.accepted) == 2
         running.sandbox.clear_faults()
         assert running.call("GET", f"{path}/sync?version={changed}&wait=30s", "bob").json()["in_sync"]
-        server.wait_for(lambda: len(server.accepted) == 4, seconds=60)
+        server.wait_for(4)
         assert {str(email["To"]) for email in server.accepted[2:]} == {"alice@acme.test", "bob@acme.test"}
         assert {str(email["Subject"]) for email in server.accepted[2:]} == {"Acme is now on the Professional plan"}
 
@@ -127,7 +130,7 @@ def test_without_a_mail_server_a_folder_has_what_one_clicks_along_with(
         assert "data/emails   (one file each)" in running.process.output
         org_id = running.post("/api/organizations", "alice", {"name": "Acme"}).json()["org_id"]
         running.post(f"/api/organizations/{org_id}/invitations", "alice", {"email": "bob@acme.test"})
-        running.process.until(lambda: len(written_emails()) == 1, 20, "writes the invitation")
+        running.process.until(lambda: len(written_emails()) == 1, "writes the invitation")
         accepted = running.post("/api/invitations/accept", "bob", {"token": token(written_emails()[0])})
         assert (accepted.status_code, accepted.json()["org_id"]) == (200, org_id)
         assert list((folder / "data" / "emails").glob("welcome.*.eml"))
@@ -158,7 +161,7 @@ def test_deployed_mails_wait_for_a_mail_server_and_tell_nobody_what_is_in_them(
     with deployment(postgres_url, redis_url, sandbox_server.url, tmp_path) as deployed:
         for process in ("relay", "beat", "worker"):
             deployed.start(process)
-        until(lambda: waiting(registered) == 1, 40, "the mail is written")
+        until(lambda: waiting(registered) == 1, "the mail is written")
         shown = deployed.run("status").stdout
         assert "mails to send: 1, the oldest since" in shown
         assert "SMTP_HOST is not set" in shown
@@ -167,6 +170,6 @@ def test_deployed_mails_wait_for_a_mail_server_and_tell_nobody_what_is_in_them(
         with smtp_server(authenticator=knows_the_login, auth_require_tls=False) as server:
             deployed.environment |= {**by_smtp(server), "SMTP_USER": LOGIN[0], "SMTP_PASSWORD": LOGIN[1]}
             deployed.start("worker")
-            server.wait_for(lambda: len(server.accepted) == 1, seconds=40)
-            until(lambda: waiting(registered) == 0, 20, "the mail is sent")
+            server.wait_for(1)
+            until(lambda: waiting(registered) == 0, "the mail is sent")
         assert server.accepted[0]["Subject"] == "Zebra Confidential is set up"

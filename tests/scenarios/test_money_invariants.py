@@ -50,6 +50,8 @@ from tests.support.drift_harness import DriftHarness
 from tests.support.provider_books import ActionHistory, Books
 from tests.support.sync_world import WorkerDiedError, do_nothing, kill_worker, open_world
 
+pytestmark = pytest.mark.slow
+
 LONG: Final = settings.get_current_profile_name() == "long"
 # From its eleventh on hypothesis varies the stories it has; ten of several seeds each are forty different ones.
 SEEDS: Final = [1] if LONG else [1, 2, 3, 4]
@@ -451,7 +453,7 @@ def empty(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.timeout(0 if LONG else 300)
+@pytest.mark.timeout(0 if LONG else 600)
 @pytest.mark.parametrize("number", SEEDS)
 def test_money_is_right_after_each_step_of_any_story(
     number: int, empty: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox

@@ -18,9 +18,12 @@ from core.db.database import Database
 from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.support.deployment import Deployment, deployment, in_sync, until
+from tests.support.deployment import Deployment, deployment, in_sync
+from tests.support.waiting import until
 
 ORGANIZATIONS, MEMBERS = 1000, 10
+pytestmark = pytest.mark.processes
+
 CREATED = "2025-03-01 10:00:07.123456"
 
 
@@ -82,7 +85,7 @@ def postgres_database(postgres_url: str) -> Iterator[Database]:
 
 
 def import_all(deployed: Deployment, predecessor_store: PredecessorStore) -> None:
-    done = deployed.run("import", str(predecessor_store.organizations), str(predecessor_store.members), timeout=120)
+    done = deployed.run("import", str(predecessor_store.organizations), str(predecessor_store.members), timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -116,7 +119,7 @@ def assert_ids_unchanged(database: Database, predecessor_store: PredecessorStore
     assert members == ORGANIZATIONS * MEMBERS
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_thousand_come_home_in_the_embedded_mode(
     sqlite_url: str,
     predecessor_store: PredecessorStore,
@@ -127,15 +130,15 @@ def test_a_thousand_come_home_in_the_embedded_mode(
     database = Database(sqlite_url)
     with deployment(sqlite_url, "memory://", sandbox_server.url, tmp_path) as deployed:
         deployed.start("up")
-        until(lambda: deployed.run("status", "--json").returncode == 0, 30, "up")
+        until(lambda: deployed.run("status", "--json").returncode == 0, "up")
         import_all(deployed, predecessor_store)
-        until(lambda: in_sync(database), 200, "all in sync")
+        until(lambda: in_sync(database), "all in sync", seconds=400)
     assert_exactly_what_it_takes(sandbox, predecessor_store)
     assert_ids_unchanged(database, predecessor_store)
     database.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_thousand_come_home_through_two_workers_and_a_wiped_redis(  # noqa: PLR0913, PLR0917 - the whole house is under test
     postgres_database: Database,
     redis_url: str,
@@ -149,9 +152,9 @@ def test_a_thousand_come_home_through_two_workers_and_a_wiped_redis(  # noqa: PL
         for process in ("worker", "worker", "relay", "beat"):
             deployed.start(process)
         import_all(deployed, predecessor_store)
-        until(lambda: sandbox.counters().stripe.total > ORGANIZATIONS // 4, 60, "a quarter done")
+        until(lambda: sandbox.counters().stripe.total > ORGANIZATIONS // 4, "a quarter done")
         with redis_client.Redis.from_url(redis_url) as client:
             client.flushall()
-        until(lambda: in_sync(postgres_database), 250, "all in sync")
+        until(lambda: in_sync(postgres_database), "all in sync", seconds=400)
     assert_exactly_what_it_takes(sandbox, predecessor_store)
     assert_ids_unchanged(postgres_database, predecessor_store)

@@ -19,7 +19,10 @@ from core.reporting.overview import Overview
 from providers.lago.provider import LagoProvider
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.support.deployment import STRIPE_KEY, Deployment, deployment, until
+from tests.support.deployment import STRIPE_KEY, Deployment, deployment
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+pytestmark = pytest.mark.processes
 
 MANY = 50
 THREADS = 8  # of one worker process
@@ -47,8 +50,11 @@ class SystemInOutage:
     def open_breaker(self) -> OpenBreaker | None:
         return self.overview().providers["stripe"].open_breaker
 
-    def in_sync(self, provider: Provider, count: int, seconds: float) -> None:
-        until(lambda: self.overview().providers[provider].in_sync == count, seconds, f"{count} in sync at {provider}")
+    def in_sync(self, provider: Provider, count: int, seconds: float = PATIENCE_SECONDS) -> None:
+        def are_in_sync() -> bool:
+            return self.overview().providers[provider].in_sync == count
+
+        until(are_in_sync, f"{count} in sync at {provider}", seconds=seconds)
 
     def stripe_calls(self) -> dict[str, int]:
         return dict(self.sandbox.counters().stripe.operations)
@@ -71,7 +77,7 @@ def system(
         for part in ["up"] if embedded else ["worker", "worker", "relay", "beat"]:
             deployed.start(part)
         asked = 1 if embedded else 2
-        until(lambda: sandbox.counters().lago.operations.get("GET /api/v1/organizations") == asked, 60, "started")
+        until(lambda: sandbox.counters().lago.operations.get("GET /api/v1/organizations") == asked, "started")
         sandbox.reset_calls()
         yield SystemInOutage(deployed, database, sandbox, manager, asked)
     manager.close()
@@ -83,7 +89,7 @@ def test_a_refused_key_costs_the_calls_that_are_under_way_and_not_one_for_each_o
 ) -> None:
     system.sandbox.settings(revoked_keys=[STRIPE_KEY])
     system.create(MANY)
-    system.in_sync("lago", MANY, 60)
+    system.in_sync("lago", MANY)
     breaker = system.open_breaker()
     assert breaker is not None
     assert breaker.reason == "misconfigured"
@@ -92,7 +98,7 @@ def test_a_refused_key_costs_the_calls_that_are_under_way_and_not_one_for_each_o
     system.sandbox.settings(revoked_keys=[])
     system.sandbox.reset_calls()
     assert system.deployed.run("retry", "--all").returncode == 0
-    system.in_sync("stripe", MANY, 60)
+    system.in_sync("stripe", MANY)
     assert system.stripe_calls() == {CREATE: MANY}
 
 
@@ -101,7 +107,7 @@ def test_while_one_biller_is_down_the_other_goes_on_and_afterwards_each_waiting_
 ) -> None:
     system.sandbox.add_fault("stripe", "*", "500_before", times=0)
     system.create(MANY)
-    system.in_sync("lago", MANY, 60)
+    system.in_sync("lago", MANY)
     breaker = system.open_breaker()
     assert breaker is not None
     assert breaker.reason == "unavailable"
@@ -109,7 +115,7 @@ def test_while_one_biller_is_down_the_other_goes_on_and_afterwards_each_waiting_
     assert calls <= THREADS * system.workers + 6, calls  # probes after 2, 4, 8, 16, 32 and 60 s
     system.sandbox.clear_faults()
     system.sandbox.reset_calls()
-    system.in_sync("stripe", MANY, 90)
+    system.in_sync("stripe", MANY, seconds=120)
     assert system.stripe_calls() == {CREATE: MANY}
     assert len(system.sandbox.state()["stripe"]["customers"]) == MANY
     assert system.open_breaker() is None
@@ -117,7 +123,7 @@ def test_while_one_biller_is_down_the_other_goes_on_and_afterwards_each_waiting_
 
 def test_a_worker_with_a_key_of_another_account_does_not_start_and_names_both(system: SystemInOutage) -> None:
     system.create(1)
-    system.in_sync("stripe", 1, 60)
+    system.in_sync("stripe", 1)
     system.sandbox.settings(stripe_account="acct_other")
     command = "plans", "push"
     for words in (command, ("worker",)) if system.workers > 1 else (command,):

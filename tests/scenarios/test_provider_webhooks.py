@@ -25,9 +25,11 @@ from core.organizations.commands import NewOrganization
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
-from tests.support.deployment import answers, deployment, free_port, in_sync, until
+from tests.support.deployment import answers, deployment, free_port, in_sync
+from tests.support.waiting import PATIENCE_SECONDS, until
 
-SECONDS = 30.0
+pytestmark = pytest.mark.processes
+
 WHSEC, LAGO_SECRET = "whsec_nobody_may_read_this", "lago-hmac-nobody-may-read-this"
 NUMBERS = count(1)
 
@@ -72,7 +74,7 @@ class SandboxApp:
         return list(json.loads(ended.stdout)["messages"])
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        self.running.until(condition, SECONDS, what)
+        self.running.until(condition, what)
 
     def quiet(self) -> None:
         """All webhooks are delivered, and for longer than a rest nobody asks the billers anything."""
@@ -108,7 +110,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxApp]:
         api = next(word.rstrip(";").removeprefix("(") for word in words if word.rstrip(";").endswith("/docs"))[:-5]
         sandbox = words[words.index("sandbox") + 1]
         with (
-            httpx.Client(base_url=api, trust_env=False, timeout=20) as http,
+            httpx.Client(base_url=api, trust_env=False, timeout=60) as http,
             SandboxClient(sandbox) as client,
         ):
             opened = SandboxApp(folder, running, http, client)
@@ -243,21 +245,21 @@ def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
         relay = deployed.start("relay")
         for arguments in (("worker",), ("beat",), ("api", "--port", str(port))):
             deployed.start(*arguments)
-        until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 40, "the API")
+        until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the API")
         hooks = {"stripe": WHSEC, "lago": LAGO_SECRET}
         at = f"http://127.0.0.1:{port}/webhooks"
         sandbox.set_webhooks(**{name: {"url": f"{at}/{name}", "secret": secret} for name, secret in hooks.items()})
         org_id = made(database)
-        until(lambda: in_sync(database), 40, "in sync")
+        until(lambda: in_sync(database), "in sync")
 
         customer_id = link(database, org_id, "stripe").customer_id
         sandbox.delete("stripe", "customers", str(customer_id))
-        until(lambda: link(database, org_id, "stripe").state == "parked", 30, "parked")
+        until(lambda: link(database, org_id, "stripe").state == "parked", "parked")
 
         relay.send_signal(signal.SIGTERM)
-        relay.wait(30)
+        relay.wait(PATIENCE_SECONDS)
         sandbox.create("lago", "invoices", external_customer_id=org_id)
-        until(lambda: link(database, org_id, "lago").payment_status == "failed", 30, "shown")
+        until(lambda: link(database, org_id, "lago").payment_status == "failed", "shown")
     database.close()
 
 

@@ -20,7 +20,8 @@ from core.db.models.jobs import JobLock
 from sandbox.server import Sandbox
 from tasks.routing import QUEUE_BY_TASK, RECEIVE_EVENT, SWEEP, SYNC_TO_LAGO
 from tests.support.closed_database import closed_to_all
-from tests.support.deployment import Deployment, deployment, until
+from tests.support.deployment import Deployment, deployment
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.config.settings import Settings
 from worker.wiring.celery_app import build
 
@@ -69,6 +70,7 @@ def count(database: Database) -> int:
         return len(session.scalars(select(ServiceEvent.id)).all())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
     deployed: Deployment, database: Database, redis_url: str, elsewhere: Celery
@@ -77,14 +79,16 @@ def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
     with redis_client.Redis.from_url(redis_url) as server:
         send(elsewhere, SYNC_TO_LAGO, *org_ids, countdown=30)
         deployed.start("worker")
-        until(lambda: server.hlen("unacked") >= len(org_ids), 25, "the worker holds them all")
+        until(lambda: server.hlen("unacked") >= len(org_ids), "the worker holds them all")
         send(elsewhere, RECEIVE_EVENT, event())
-        until(lambda: count(database) == 1, 10, "an event passes by them")
-        until(lambda: server.hlen("unacked") == 0, 60, "their time has come")
-    stats = elsewhere.control.inspect(timeout=5).stats() or {}
+        until(lambda: count(database) == 1, "an event passes by them")
+        assert server.hlen("unacked") >= len(org_ids), "their time had come before the event"
+        until(lambda: server.hlen("unacked") == 0, "their time has come")
+    stats = elsewhere.control.inspect(timeout=10).stats() or {}
     assert [worker["prefetch_count"] for worker in stats.values()] == [8]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_backlog_of_events_does_not_hold_up_the_sweep(
     deployed: Deployment, database: Database, elsewhere: Celery
@@ -92,29 +96,29 @@ def test_a_backlog_of_events_does_not_hold_up_the_sweep(
     backlog = 2000
     send(elsewhere, RECEIVE_EVENT, *(event("membership.added", user_id=f"u{number}") for number in range(backlog)))
     deployed.start("worker")
-    until(lambda: count(database) > 0, 30, "the worker works")
-    # As beat rings for it.
-    elsewhere.send_task(SWEEP, queue=QUEUE_BY_TASK[SWEEP], expires=5, ignore_result=True)
+    until(lambda: count(database) > 0, "the worker works")
+    elsewhere.send_task(SWEEP, queue=QUEUE_BY_TASK[SWEEP], expires=60, ignore_result=True)
 
     def swept() -> bool:
         with database.read() as session:
             return session.get(JobLock, SWEEP) is not None
 
-    until(swept, 10, "links_swept")
+    until(swept, "links_swept")
     assert count(database) < backlog
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_retried_event_is_shown_to_nobody(
     deployed: Deployment, database: Database, postgres_server: str, elsewhere: Celery
 ) -> None:
     deployed.start("worker")
     send(elsewhere, RECEIVE_EVENT, event(), argsrepr="()")
-    until(lambda: count(database) == 1, 40, "the worker works")
+    until(lambda: count(database) == 1, "the worker works")
     with watched(elsewhere) as seen, closed_to_all(database, postgres_server):
         send(elsewhere, RECEIVE_EVENT, event(), argsrepr="()")
-        until(lambda: sum(each["type"] == "task-retried" for each in seen) > 1, 30, "tried and tried again")
-    until(lambda: count(database) == 2, 40, "received")
+        until(lambda: sum(each["type"] == "task-retried" for each in seen) > 1, "tried and tried again")
+    until(lambda: count(database) == 2, "received")
     assert {"task-sent", "task-received", "task-retried"} <= {each["type"] for each in seen}
     assert [each for each in seen if NAME in str(each) or EMAIL in str(each)] == []
 
@@ -128,11 +132,11 @@ def watched(app: Celery) -> Iterator[list[dict[str, Any]]]:
         thread = threading.Thread(target=receiver.capture)
         thread.start()
         try:
-            until(lambda: len(seen) > 0, 20, "a heartbeat")
+            until(lambda: len(seen) > 0, "a heartbeat")
             yield seen
         finally:
             receiver.should_stop = True
-            thread.join(10)
+            thread.join(PATIENCE_SECONDS)
 
 
 @pytest.fixture

@@ -23,10 +23,13 @@ from core.organizations.commands import NewOrganization
 from sandbox.server import Sandbox
 from tasks import sweep
 from tests.support import console
-from tests.support.deployment import Deployment, deployment, until
+from tests.support.deployment import Deployment, deployment
+from tests.support.waiting import until
 from tests.support.webhook_receiver import ReceivedRequest, ReceiverReply, WebhookReceiver, receiving
 from worker.config.settings import Settings
 from worker.wiring.celery_app import build
+
+pytestmark = pytest.mark.processes
 
 SECRET = "a signing secret that nobody may read"
 SIGNED = {"WEBHOOK_SIGNING_SECRET": SECRET, "WEBHOOK_ALLOW_PRIVATE": "true"}
@@ -70,8 +73,8 @@ def test_up_tells_when_both_billers_hold_an_organization(
         up.wait_for_output("billing-sync is up")
         database = Database(f"sqlite:///{folder / 'data' / 'billing-sync.db'}")
         org_id = create(database, plans, "Acme")
-        [sent] = receiver.wait(1, 20)
-        up.until(lambda: states(database) == ["delivered"], 10, "it is written down")
+        [sent] = receiver.wait(1)
+        up.until(lambda: states(database) == ["delivered"], "it is written down")
         database.close()
         assert up.stop() == 0
     event = verified_event(sent, secret)
@@ -92,14 +95,14 @@ def test_a_person_sees_what_was_given_up_and_sends_it_again(
         up.wait_for_output("billing-sync is up")
         database = Database(f"sqlite:///{folder / 'data' / 'billing-sync.db'}")
         org_id = create(database, plans, "Acme")
-        up.until(lambda: states(database) == ["failed"], 20, "it is given up")
+        up.until(lambda: states(database) == ["failed"], "it is given up")
         shown = console.run(folder, "webhooks", "failed", "--json")
         [failed] = json.loads(shown.stdout)["failed"]
         assert (failed["org_id"], failed["status"], failed["attempts"]) == (org_id, 410, 1)
         [listed] = json.loads(console.run(folder, "webhooks", "list", "--json").stdout)["webhooks"]
         assert (listed["failed"], listed["disabled_reason"]) == (1, "the endpoint responded 410 Gone")
         assert "1 event will be resent" in console.run(folder, "webhooks", "replay", endpoint["id"]).stdout
-        up.until(lambda: states(database) == ["delivered"], 20, "it is taken")
+        up.until(lambda: states(database) == ["delivered"], "it is taken")
         database.close()
     first, second = receiver.requests
     assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
@@ -165,8 +168,8 @@ def test_two_workers_and_two_relays_tell_each_event_once_and_a_slow_service_keep
         for process in ("worker", "worker", "relay", "relay", "beat"):
             deployed.start(process)
         made = {create(database, plans, f"Company Number {number}") for number in range(40)}
-        sent = receiver.wait(40, 40)
-        until(lambda: states(database).count("delivered") == 40, 10, "all is written down")
+        sent = receiver.wait(40)
+        until(lambda: states(database).count("delivered") == 40, "all is written down")
     assert {json.loads(each.body)["subject"] for each in sent} == made
     assert len(receiver.requests) == 40
     assert 1 <= len(slow.requests) <= 4

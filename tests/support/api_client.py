@@ -100,4 +100,4 @@ def begin(browser: httpx.Client) -> dict[str, str]:
 
 
 def browser(api: Api) -> httpx.Client:
-    return httpx.Client(base_url=api.url, trust_env=False, timeout=40)
+    return httpx.Client(base_url=api.url, trust_env=False, timeout=60)

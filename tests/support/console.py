@@ -18,6 +18,7 @@ from pathlib import Path
 
 from core.catalog.plans import DEFAULT_PLANS_FILE
 from tests.support import leaks
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).parent / "billing-sync"
@@ -36,7 +37,7 @@ def prepare(folder: Path) -> Path:
 
 
 def run(
-    folder: Path, *words: str, settings: Mapping[str, str] = NONE, seconds: float = 60
+    folder: Path, *words: str, settings: Mapping[str, str] = NONE, seconds: float = 120
 ) -> subprocess.CompletedProcess[str]:
     ended = subprocess.run(
         [SCRIPT, *words],
@@ -60,18 +61,21 @@ class ConsoleProcess:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+    def until(self, condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until ``condition`` holds. If the process ends meanwhile, the test fails with its output."""
-        end = time.monotonic() + seconds
-        while not condition():
+
+        def holds() -> bool:
+            if condition():
+                return True
             assert self.process.poll() is None, f"{what}: it ended with {self.process.returncode}\n{self.output}"
-            assert time.monotonic() < end, f"{what}: not within {seconds} s\n{self.output}"
-            time.sleep(0.05)
+            return False
 
-    def wait_for_output(self, words: str, seconds: float = 30) -> None:
-        self.until(lambda: words in self.output, seconds, f"output {words!r}")
+        until(holds, what, seconds=seconds, details=lambda: self.output)
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+    def wait_for_output(self, words: str) -> None:
+        self.until(lambda: words in self.output, f"output {words!r}")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = PATIENCE_SECONDS) -> int:
         self.process.send_signal(number)
         return self.process.wait(seconds)
 

@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import redis as redis_client
 from core.db.database import Database
 from core.reconcile import due_links
 from tests.support import leaks
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 SCRIPT = Path(sys.executable).parent / "billing-sync"
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ class Deployment:
         self.running.append(process)
         return process
 
-    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command that ends."""
         ended = subprocess.run(
             [SCRIPT, *arguments],
@@ -82,12 +82,12 @@ class Deployment:
         self.environment["FLOWER_UNAUTHENTICATED_API"] = "true"
         self.flower = f"http://127.0.0.1:{port}"
         self.start("flower", f"--port={port}")
-        until(lambda: answers(f"{self.flower}/healthcheck"), 30, "Flower")
+        until(lambda: answers(f"{self.flower}/healthcheck"), "Flower")
         return self.flower
 
     def read_flower(self) -> None:
         for page in ("/api/tasks", "/api/workers?refresh=1", "/tasks", "/workers", "/broker") if self.flower else ():
-            self.shown.append((f"Flower{page}", httpx.get(f"{self.flower}{page}", timeout=20).text))
+            self.shown.append((f"Flower{page}", httpx.get(f"{self.flower}{page}", timeout=PATIENCE_SECONDS).text))
 
     def wrote_nothing_private(self) -> None:
         """Call this after all processes have ended. A test's own files may contain names, but no keys."""
@@ -106,7 +106,7 @@ class Deployment:
                 process.send_signal(signal.SIGTERM)
         for process in self.running:
             try:
-                process.wait(20)
+                process.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -164,15 +164,6 @@ def answers(url: str) -> bool:
         return httpx.get(url).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            message = f"{what}: not within {seconds} s"
-            raise AssertionError(message)
-        time.sleep(0.05)
 
 
 def in_sync(database: Database) -> bool:

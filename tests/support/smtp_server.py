@@ -6,10 +6,9 @@ import re
 import socket
 import ssl
 import threading
-import time
 from asyncio import Transport
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -19,6 +18,8 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ACCEPTED_REPLY = "250 OK"
 LOGIN = ("billing", "a password that nobody may read")
@@ -85,11 +86,13 @@ class SmtpServer:
     def to(self, address: str) -> list[EmailMessage]:
         return [message for message in self.accepted if message["To"] == address]
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 20) -> None:
-        ends = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < ends, [message["Subject"] for message in self.accepted]
-            time.sleep(0.05)
+    def wait_for(self, count: int) -> None:
+        """Wait until it has accepted ``count`` emails."""
+        until(
+            lambda: len(self.accepted) == count,
+            f"{count} emails",
+            details=lambda: [message["Subject"] for message in self.accepted],
+        )
 
 
 def text(message: EmailMessage) -> str:
@@ -132,7 +135,7 @@ def silent_server() -> Iterator[int]:
     over = threading.Event()
 
     def drip() -> None:
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE_SECONDS)
         with listener.accept()[0] as caller:
             caller.sendall(b"220 ")
             while not over.wait(0.05):

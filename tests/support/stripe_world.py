@@ -21,13 +21,13 @@ from sandbox.http import Exchange
 from sandbox.server import Sandbox
 from tests import contract
 from tests.support.in_memory_attempt import InMemoryAttempt
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 T = TypeVar("T")
 
 PLANS = {"founders_friend": 0, "starter": 1900, "professional": 4900, "enterprise": 9900}
 ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
 SPY = "X-Test-Spy"  # marks the test's own requests to Stripe, which our provider did not send
-MAX_WAIT_SECONDS = 5.0
 
 
 class StripeCallRecorder:
@@ -86,10 +86,13 @@ class StripeWorld:
         self._spy = httpx.Client(
             base_url=sandbox.url, headers={SPY: "1", "Authorization": "Bearer sk_test_spy"}, trust_env=False
         )
-        self.provider = StripeProvider("sk_test_provider", sandbox.url, ending=ENDING, timeout=3.0, clock=self.now)
+        self.provider = StripeProvider("sk_test_provider", sandbox.url, ending=ENDING, clock=self.now)
+        # For a call that is to meet its deadline.
+        self.hasty = StripeProvider("sk_test_provider", sandbox.url, ending=ENDING, timeout=2.0, clock=self.now)
 
     def close(self) -> None:
         self.provider.close()
+        self.hasty.close()
         self._spy.close()
         self._control.close()
 
@@ -164,14 +167,12 @@ class StripeWorld:
         thread.start()
 
         def result() -> T:
-            thread.join(MAX_WAIT_SECONDS)
+            thread.join(PATIENCE_SECONDS)
             return done[0]
 
         return result
 
     @staticmethod
     def wait_until_written(attempt: InMemoryAttempt) -> None:
-        ends_at = time.monotonic() + MAX_WAIT_SECONDS
-        while attempt.stored is None and time.monotonic() < ends_at:
-            time.sleep(0.01)
+        until(lambda: attempt.stored is not None, "the intent")
         time.sleep(0.1)  # the request is sent soon after its intent is written

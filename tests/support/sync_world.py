@@ -237,10 +237,8 @@ class SyncWorld:
 def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url: str) -> SyncWorld:
     providers: dict[Provider, HookedProvider] = {}
     world = SyncWorld(database=database, sandbox=sandbox, catalog=catalog, providers=providers)
-    stripe = StripeProvider("sk_test_sandbox", url, ending=catalog.ending, timeout=10.0, clock=world.clock)
-    lago = LagoProvider(
-        url, "sandbox", payment_provider_code=PAYMENT_PROVIDER_CODE, ending=catalog.ending, timeout=10.0
-    )
+    stripe = StripeProvider("sk_test_sandbox", url, ending=catalog.ending, clock=world.clock)
+    lago = LagoProvider(url, "sandbox", payment_provider_code=PAYMENT_PROVIDER_CODE, ending=catalog.ending)
     providers["stripe"], providers["lago"] = HookedProvider(stripe), HookedProvider(lago)
     publishing.publish(catalog, world.providers.values())
     world.account_guard.confirm()

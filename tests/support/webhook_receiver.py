@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.support.waiting import until
+
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
@@ -30,12 +32,13 @@ class ReceiverReply:
 
 
 class WebhookReceiver:
-    """``replies`` are used one by one; the last one is repeated."""
+    """``replies`` are used one by one; the last one is repeated. ``cut_short`` counts those not read to the end."""
 
     def __init__(self) -> None:
         self.replies: list[ReceiverReply] = [ReceiverReply()]
         self.requests: list[ReceivedRequest] = []
-        self._arrived = threading.Condition()
+        self.cut_short = 0
+        self._lock = threading.Lock()
         receiver = self
 
         class WebhookReceiverHandler(BaseHTTPRequestHandler):
@@ -60,13 +63,10 @@ class WebhookReceiver:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook"
 
-    def wait(self, count: int, seconds: float = 10.0) -> list[ReceivedRequest]:
+    def wait(self, count: int) -> list[ReceivedRequest]:
         """Wait until ``count`` requests have arrived."""
-        with self._arrived:
-            assert self._arrived.wait_for(lambda: len(self.requests) >= count, seconds), (
-                f"{len(self.requests)} of {count} arrived"
-            )
-            return list(self.requests)
+        until(lambda: len(self.requests) >= count, f"{count} requests", details=lambda: len(self.requests))
+        return list(self.requests)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -75,13 +75,14 @@ class WebhookReceiver:
 
     def _receive(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        with self._arrived:
+        with self._lock:
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
             self.requests.append(ReceivedRequest(request.path, dict(request.headers.items()), body))
-            self._arrived.notify_all()
         time.sleep(reply.after)
-        with contextlib.suppress(OSError):
+        try:
             _reply(request, reply)
+        except OSError:
+            self.cut_short += 1
 
 
 def _reply(request: BaseHTTPRequestHandler, reply: ReceiverReply) -> None:

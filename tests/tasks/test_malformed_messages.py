@@ -18,10 +18,13 @@ from core.db.database import Database
 from core.db.models.inbox import ServiceEvent
 from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 from sandbox.server import Sandbox
-from tests.support.deployment import Deployment, deployment, until
+from tests.support.deployment import Deployment, deployment
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME, EMAIL = "Zebra Confidential", "zelda@confidential.test"
 
+
+pytestmark = pytest.mark.processes
 
 Headers = Mapping[str, Json]
 NO_HEADERS: Headers = {}
@@ -112,7 +115,7 @@ def queue(broker_url: str) -> Iterator[Queue]:
 def is_left(deployed: Deployment, broker_url: str) -> bool:
     """Whether a message lies in the queue once the worker has stopped."""
     deployed.running[0].terminate()
-    deployed.running[0].wait(30)
+    deployed.running[0].wait(PATIENCE_SECONDS)
     with Connection(broker_url) as connection:
         return kombu.Queue("events")(connection.channel()).get(no_ack=True) is not None
 
@@ -124,7 +127,7 @@ def received(database: Database) -> dict[str, ServiceEvent]:
 
 def arrives(deployed: Deployment, queue: Queue, database: Database, event: dict[str, Json]) -> ServiceEvent:
     queue.send(event)
-    until(lambda: event["id"] in received(database), 60, "received")
+    until(lambda: event["id"] in received(database), "received", seconds=120)
     assert deployed.running[0].poll() is None
     return received(database)[str(event["id"])]
 
@@ -141,7 +144,7 @@ def test_a_message_that_is_no_json_is_thrown_away_and_not_opened(
     assert arrives(deployed, queue, database, created("Last Confidential")).status == "applied"
     assert len(received(database)) == 2
     assert not (tmp_path / "opened").exists()
-    until(lambda: deployed.logs.count("message_dropped") >= 5, 10, "each told")
+    until(lambda: deployed.logs.count("message_dropped") >= 5, "each told")
 
 
 def test_a_message_that_is_no_task_is_thrown_away(

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import console
 
+pytestmark = pytest.mark.processes
+
 LIVE = {
     "STRIPE_SECRET_KEY": "sk_live_never",
     "STRIPE_API_BASE": "http://127.0.0.1:9",

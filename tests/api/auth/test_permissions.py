@@ -105,6 +105,7 @@ def walk(api: Api) -> Iterator[tuple[str, str, str, str]]:
             yield " ".join(route), caller, got, wanted
 
 
+@pytest.mark.slow
 def test_each_route_lets_in_whom_the_table_names_and_nobody_else(api: Api) -> None:
     assert list(walk(api)) == []
 

@@ -108,12 +108,12 @@ def test_a_lago_that_is_away_is_said_to_be_away_and_holds_nobody_up(api: Api, wo
     world.sandbox.add_fault("lago", OPERATION, "hang", times=0, seconds=20)
     began = time.monotonic()
     usage = dashboard(api)["usage"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # Lago would take 20
     assert (usage["state"], usage["amount"], usage["currency"], usage["metrics"]) == ("unavailable", None, None, [])
     assert usage["reason"] == "Lago, which measures usage, cannot be reached now."
-    began = time.monotonic()
+    world.count_requests()
     assert dashboard(api)["usage"] == usage
-    assert time.monotonic() - began < 0.5
+    assert world.count_requests() == (0, 0)
 
 
 @one_database
@@ -155,5 +155,5 @@ def test_a_shared_shelf_is_seen_by_all_and_does_without_redis(redis_url: str) ->
     began = time.monotonic()
     alone.put("a", "2", 10)
     assert alone.get("a") == "2"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2
     alone.close()

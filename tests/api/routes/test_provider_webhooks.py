@@ -58,7 +58,7 @@ def serving(
 def http(database: Database, plans: Catalog) -> Iterator[httpx.Client]:
     with (
         serving(database, plans, LagoWebhookParser(HmacCheck(LAGO_SECRET))) as server,
-        httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client,
     ):
         yield client
 

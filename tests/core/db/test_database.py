@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.db.base import Base
 from core.db.database import TCP_KEEPALIVE_OPTIONS, Database, DatabaseError
+from tests.support.waiting import PATIENCE_SECONDS
 
 EMAIL = "a@secret.test"
 
@@ -42,7 +43,7 @@ def test_upgrades_of_several_databases_at_once_do_not_meet(tmp_path: Path) -> No
     at_once = threading.Barrier(len(databases))
 
     def upgraded(database: Database) -> bool:
-        at_once.wait(timeout=10)
+        at_once.wait(timeout=PATIENCE_SECONDS)
         database.upgrade()
         return database.is_schema_current()
 
@@ -58,7 +59,7 @@ def test_many_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
         at_once = threading.Barrier(len(databases))
 
         def opened(database: Database, at_once: threading.Barrier = at_once) -> int:
-            at_once.wait(timeout=10)
+            at_once.wait(timeout=PATIENCE_SECONDS)
             with database.engine.connect() as connection:
                 return int(connection.exec_driver_sql("SELECT 1").scalar_one())
 

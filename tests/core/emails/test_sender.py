@@ -64,7 +64,7 @@ def nowhere() -> SmtpTransport:
 
 
 def to_port(email_sender: EmailSender, port: int) -> EmailSender:
-    server = SmtpTransport(SmtpConfig(host="127.0.0.1", port=port, tls="none"), connect_seconds=2.0, send_seconds=2.0)
+    server = SmtpTransport(SmtpConfig(host="127.0.0.1", port=port, tls="none"), connect_seconds=10.0, send_seconds=10.0)
     return replace(email_sender, transport=server)
 
 

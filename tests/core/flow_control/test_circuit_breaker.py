@@ -317,6 +317,7 @@ def test_fifty_organizations_and_a_refused_key_cost_one_call(world: SyncWorld) -
     assert world.count_requests()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_biller_that_is_back_gets_one_create_for_each_organization(world: SyncWorld) -> None:
     org_ids = organizations(world, MANY)
     world.sandbox.add_fault("stripe", "*", "500_before", times=0)

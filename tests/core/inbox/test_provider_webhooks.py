@@ -105,6 +105,7 @@ def test_a_look_that_finds_nothing_changed_reads_and_changes_nothing_here_or_the
     assert world.count_requests() == ((2, 0) if provider == "stripe" else (0, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", BOTH)
 def test_a_burst_about_one_organization_costs_two_looks_at_most(world: SyncWorld, provider: Provider) -> None:
     org_id = synced(world)

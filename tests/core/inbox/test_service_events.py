@@ -355,6 +355,7 @@ def history_of(org_id: str) -> list[dict[str, Any]]:
     return [message(event_type, data, f"{org_id}-{at}", at, org_id) for at, (event_type, data) in enumerate(changes)]
 
 
+@pytest.mark.slow
 def test_the_messages_of_one_source_end_alike_in_whatever_order_they_come(inbox: InboxHarness) -> None:
     arrival = random.Random(13)  # noqa: S311 - orders, not secrets
     for number in range(12):
@@ -397,6 +398,7 @@ def test_a_message_from_the_far_future_cannot_silence_its_source(acme: InboxHarn
     assert acme.send("organization.renamed", at=1, name="Now").status == "applied"
 
 
+@pytest.mark.slow
 def test_waiting_is_bounded(inbox: InboxHarness) -> None:
     with inbox.database.write() as session:
         session.add_all(

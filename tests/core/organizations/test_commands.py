@@ -208,7 +208,7 @@ class AnyChanges(RuleBasedStateMachine):
             assert PLANS.plan(organization.pending_plan_tier or "").rank < PLANS.plan(organization.plan_tier).rank
 
 
-TestAnyChanges = AnyChanges.TestCase
+TestAnyChanges = pytest.mark.slow(AnyChanges.TestCase)
 TestAnyChanges.settings = settings(
     max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -277,6 +277,7 @@ import_files(
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("table", "nth"), [("organizations", 1), ("billing_links", 2), ("memberships", 2), ("events", 4)]
 )
@@ -291,7 +292,7 @@ def test_killed_anywhere_and_run_again_is_the_same_as_one_run(
     (folder / "org_users.json").write_bytes(members_text(lists))
     url = importer.database.url.render_as_string(hide_password=False)
     child = subprocess.run(
-        [sys.executable, "-c", DYING, url, str(folder), table, str(nth)], cwd=ROOT, check=False, timeout=60
+        [sys.executable, "-c", DYING, url, str(folder), table, str(nth)], cwd=ROOT, check=False, timeout=120
     )
     assert child.returncode == -signal.SIGKILL
     second = importer.run(folder)

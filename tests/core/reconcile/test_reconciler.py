@@ -131,6 +131,7 @@ def test_a_change_that_was_taken_back_before_its_turn_costs_nothing(world: SyncW
     assert world.count_requests() == (0, 0)
 
 
+@pytest.mark.slow
 @both
 def test_a_hundred_changes_in_a_burst_cost_at_most_two_rounds(world: SyncWorld, provider: Provider) -> None:
     org_id = synced(world)

@@ -28,6 +28,7 @@ from core.webhooks.deliveries import (
 from core.webhooks.payloads import PUBLIC_EVENT_NAMES
 from tests.support.clocks import SetClock
 from tests.support.delivery_harness import ACCEPTED_RESPONSE, DeliveryHarness
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ def test_a_relay_that_meets_a_removal_waits_for_it_and_then_does_not_find_the_en
         relay.start()
         relay.join(0.3)
         assert relay.is_alive()
-    relay.join(10)
+    relay.join(PATIENCE_SECONDS)
     assert made == [0]
     harness.database.close()
 
@@ -309,7 +310,7 @@ def test_what_is_relayed_while_an_endpoint_is_being_told_again_is_told(
         deliveries.replay(session, endpoint_id, clock(), clock() - timedelta(days=1))
         relay.start()
         relay.join(0.3)
-    relay.join(10)
+    relay.join(PATIENCE_SECONDS)
     assert harness.states(endpoint_id) == ["pending"] * 2
     harness.database.close()
 

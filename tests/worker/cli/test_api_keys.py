@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import console
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -55,7 +57,7 @@ def api_url(running: console.ConsoleProcess) -> str:
 def test_up_serves_the_api_and_says_when_both_billers_hold_a_change(folder: Path) -> None:
     with (
         console.running(folder, "up") as up,
-        httpx.Client(base_url=api_url(up), trust_env=False, timeout=40) as http,
+        httpx.Client(base_url=api_url(up), trust_env=False, timeout=60) as http,
     ):
         key = {"Authorization": f"Bearer {make(folder, 'organizations:write', 'organizations:read')}"}
         made = http.post("/api/organizations", json={"name": "Acme"}, headers=key).json()

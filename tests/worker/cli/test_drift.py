@@ -27,9 +27,10 @@ from sandbox.server import Sandbox
 from tasks import drift
 from tasks.base import BillingApp
 from tests.support import console
-from tests.support.deployment import deployment, until
+from tests.support.deployment import deployment
 from tests.support.drift_harness import in_sync
 from tests.support.sync_world import open_world
+from tests.support.waiting import until
 from worker.cli.app import app as commands
 from worker.cli.exit_codes import CommandFailedError
 from worker.config.settings import Settings
@@ -151,6 +152,7 @@ def test_a_person_reads_what_differs_who_wrote_it_and_what_apply_sends(
     assert "`billing-sync drift repair " in shown
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("acme")
 def test_a_plan_that_there_is_not_is_a_wrong_word(environment: Mapping[str, str], tmp_path: Path) -> None:
     result = console.run(tmp_path, "drift", "repair", "0123456789ab", settings=environment)
@@ -172,6 +174,7 @@ def test_a_plan_that_moved_is_refused_with_a_sentence(
     assert str(refused).startswith(f"nothing was repaired: {acme} changed since drift report ")
 
 
+@pytest.mark.processes
 def test_what_cannot_be_told_is_one(environment: Mapping[str, str], tmp_path: Path) -> None:
     """Two has a meaning of its own here, so a setting that is wrong is one as well."""
     keyless = {name: value for name, value in environment.items() if name != "LAGO_API_KEY"}
@@ -182,6 +185,7 @@ def test_what_cannot_be_told_is_one(environment: Mapping[str, str], tmp_path: Pa
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_run_that_is_killed_goes_on_where_it_was(
     database: Database, sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog, tmp_path: Path
@@ -194,7 +198,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     url = database.url.render_as_string(hide_password=False)
     with deployment(url, "memory://", sandbox_server.url, tmp_path) as deployed:
         killed = deployed.start("drift", "check")
-        until(lambda: sandbox.counters().stripe.of("GET /v1/customers") >= 4, 30, "four pages listed")
+        until(lambda: sandbox.counters().stripe.of("GET /v1/customers") >= 4, "four pages listed")
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         sandbox.settings(latency_ms=0)

@@ -20,6 +20,9 @@ from worker.cli.run import UP_STOP_SECONDS
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_reads_this", "lago-nobody-reads-this"
 
 
+pytestmark = pytest.mark.processes
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return console.prepare(tmp_path)
@@ -109,7 +112,7 @@ def test_up_survives_being_killed(folder: Path) -> None:
         second = manager.create_organization("While nothing ran")
         with console.running(folder, "up") as up:
             # A turn that was cut keeps its lease for 45 s; the sweep takes the link up 20 s later.
-            up.until(lambda: in_sync(folder), 90, "everything comes home")
+            up.until(lambda: in_sync(folder), "everything comes home", seconds=180)
             state = sandbox_state(up)
             assert up.stop() == 0
     finally:
@@ -211,7 +214,7 @@ def test_the_three_together_bring_a_change_to_both_billers(folder: Path, deploye
             status = console.run(folder, "status", org_id, "--json", settings=deployed)
             return bool(json.loads(status.stdout)["in_sync"])
 
-        worker.until(done, 40, "in sync")
+        worker.until(done, "in sync")
         assert "Acme" not in worker.output
         assert worker.stop() == 0
 

@@ -21,7 +21,7 @@ from core.events import outbox
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
-from tests.support.deployment import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring.celery_app import build
@@ -78,7 +78,7 @@ def relaying(database: Database, broker_url: str, folder: Path) -> Iterator[thre
         yield thread
     finally:
         relay.stop()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
         app.close_runtime()
         app.close()
 
@@ -102,17 +102,17 @@ def test_a_broker_that_cannot_take_events_gets_them_later(
     begin, end = TROUBLES[trouble]
     with Redis.from_url(redis_url) as server, relaying(database, redis_url, tmp_path) as thread:
         work()
-        until(lambda: all_published(database), 20, "the relay works")
+        until(lambda: all_published(database), "the relay works")
         begin(server)
         try:
             work()
             thread.join(3)
             assert thread.is_alive()
             assert not all_published(database)
-            until(lambda: given_back(database), 10, "no lease is kept")
+            until(lambda: given_back(database), "no lease is kept")
         finally:
             end(server)
-        until(lambda: all_published(database), 20, "published afterwards")
+        until(lambda: all_published(database), "published afterwards")
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -125,7 +125,7 @@ def test_a_database_that_takes_no_writes_is_outlasted(
         assert thread.is_alive()
         assert not all_published(database)
         end()
-        until(lambda: all_published(database), 20, "published afterwards")
+        until(lambda: all_published(database), "published afterwards")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def test_damage_longer_than_the_window_is_one_loss_and_what_follows_is_read(orga
     assert [(f[0], f[1]) for f in findings(items)] == [("loss", f"{len(garbage)} bytes outside any record")]
 
 
+@pytest.mark.slow
 def test_records_across_every_border_of_the_window_come_out_and_memory_stays_flat(tmp_path: Path) -> None:
     path = tmp_path / "org_users.json"
     numbers = range(4000)
@@ -50,6 +51,7 @@ def test_records_across_every_border_of_the_window_come_out_and_memory_stays_fla
     assert peak < 6_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backwards", [False, True])
 def test_no_border_of_the_window_cuts_a_key_or_a_record(
     organizations: ReadOrganizations, members: ReadMembers, *, backwards: bool

@@ -1,0 +1,47 @@
+"""What the tests start for themselves ends with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+
+
+@pytest.mark.processes
+def test_term_ends_the_run_and_its_servers(tmp_path: Path) -> None:
+    started = tmp_path / "servers"
+    environment = {name: value for name, value in os.environ.items() if name not in NAMED}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/support/run_that_never_ends.py"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment | {"TELLS_ITS_SERVERS_TO": str(started)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as run:
+        try:
+            until(started.exists, "the servers run")
+            postgres, valkey = started.read_text().splitlines()
+            with psycopg.connect(postgres), redis.Redis.from_url(valkey) as client:
+                client.ping()
+            run.send_signal(signal.SIGTERM)
+            output, _ = run.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            run.kill()
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, output
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(postgres)
+    with redis.Redis.from_url(valkey) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
