@@ -24,6 +24,7 @@ def begins() -> None:
 
 def ends() -> None:
     """From here on Ctrl-C is a ``KeyboardInterrupt``, so that a command can close what it opened."""
+    gc.freeze()  # what was imported stays until the process ends
     gc.enable()
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
