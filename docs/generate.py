@@ -22,7 +22,6 @@ from typing import Any, Final, Literal, get_args, get_origin
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic.fields import FieldInfo
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
-from typer.main import get_command
 
 from api import problems
 from api.metrics import HttpMetrics
@@ -33,7 +32,7 @@ from core.ports.spec import PROVIDER_NAMES, PROVIDERS
 from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
 from core.webhooks.payloads import FIELDS_BY_PUBLIC_NAME, PUBLIC_NAME_BY_TYPE
 from providers.transport.failure_table import DEFAULT_RULE, FAILURE_RULES
-from worker.cli.app import app
+from worker.cli.app import all_commands
 from worker.config.api import ApiSettings
 from worker.config.settings import Settings
 
@@ -278,7 +277,7 @@ def meanings_of(kind: str, table: Mapping[str, str], names: Iterable[str]) -> li
 
 
 def cli_page() -> str:
-    top = get_command(app)
+    top = all_commands()
     if not isinstance(top, TyperGroup):
         raise TypeError(top)
     parts = [_command(name, command) for name, command in _commands(top)]

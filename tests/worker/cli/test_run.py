@@ -96,7 +96,7 @@ def test_up_ends_soon_after_ctrl_c_while_a_provider_does_not_respond(folder: Pat
             client.add_fault("stripe", "POST /v1/customers", "hang", seconds=30)
             manager.create_organization("Acme")
             manager.close()
-            up.until(lambda: not client.faults(), 20, "a call is under way")
+            up.until(lambda: not client.faults(), "a call is under way")
         assert up.stop(signal.SIGINT, seconds=UP_STOP_SECONDS + 1) == 0
         assert "Traceback" not in up.output
 
