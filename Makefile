@@ -1,8 +1,9 @@
 # Commands for developers and CI. Every target installs what it needs, so `make demo` or `make test` can come first.
 #
 #   make demo      the whole system against a sandbox; needs no server and no key, only Python 3.11 or newer
-#   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
-#   make check     everything that CI runs: lint types layers test
+#   make test      the fast tests: every rule on SQLite, one of each module on Postgres; in under four minutes
+#   make test-all  all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
+#   make check     everything that CI runs: lint types layers test-all
 #   make install   .venv with the run-time packages; then .venv/bin/billing-sync
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
 #   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
@@ -19,7 +20,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test check lint types layers crash-matrix rate-limits chaos bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers crash-matrix rate-limits chaos bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -28,7 +29,7 @@ install: $(VENV)/installed
 demo: $(VENV)/installed
 	@$(BIN)/billing-sync demo
 
-check: lint types layers test  ## everything that CI runs, in the same order
+check: lint types layers test-all  ## everything that CI runs, in the same order
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -40,8 +41,17 @@ types: $(VENV)/installed-test
 layers: $(VENV)/installed-test
 	$(BIN)/lint-imports
 
+# The markers are described in pyproject.toml; which Postgres tests are slow is decided in tests/conftest.py. Two workers
+# (pytest-xdist) take whole files; each has its own servers, and one of them has all tests that use RabbitMQ.
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
+
 test: $(VENV)/installed-test
-	$(BIN)/pytest
+	@echo 'The fast tests take up to four minutes on two cores. Left out: what starts our processes, long searches, most of'
+	@echo 'Postgres. Run everything: make test-all; one file with all its tests: $(BIN)/pytest tests/scenarios/test_emails.py'
+	@$(PYTEST) -q -m 'not slow and not processes'
+
+test-all: $(VENV)/installed-test
+	$(PYTEST)
 
 crash-matrix: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.crash.matrix

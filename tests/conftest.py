@@ -32,6 +32,7 @@ from tests.support.sync_world import SyncWorld, open_world
 
 Provider = Literal["stripe", "lago"]
 SQLITE_FILE = "billing-sync.db"
+RABBIT = "rabbit"
 ABOUT_THE_DATABASE = ("tests/core/db/", "tests/core/events/", "tests/core/reconcile/test_lease.py")
 
 
@@ -61,6 +62,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if module in shown:
             item.add_marker(pytest.mark.slow)
         shown.add(module)
+    _keep_together(items)
+
+
+def _keep_together(items: list[pytest.Item]) -> None:
+    """With two workers (pytest-xdist), give each file to one of them, and all that use RabbitMQ to the same one.
+
+    What a file starts for all its tests is then started once. There is one RabbitMQ, with one queue of each name; the
+    other servers are each worker's own.
+    """
+    with_rabbit = {item.path for item in items if RABBIT in item.name}
+    for item in items:
+        group = RABBIT if item.path in with_rabbit else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

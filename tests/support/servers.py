@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -31,7 +32,14 @@ def named_postgres() -> str | None:
 
 def named_redis() -> str | None:
     named = (os.environ.get("REDIS_URL", ""), NAMED_BROKER)
-    return next((url for url in named if url.startswith("redis")), None)
+    url = next((url for url in named if url.startswith("redis")), None)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if url is None or worker is None:
+        return url
+    # Each worker of pytest-xdist empties a database of its own.
+    parts = urlsplit(url)
+    number = int(parts.path.strip("/") or 0) + int(worker.removeprefix("gw"))
+    return parts._replace(path=f"/{number}").geturl()
 
 
 def rabbit() -> str | None:
