@@ -292,6 +292,7 @@ def _until_in_sync(stack: ComposeStack, database_url: str, org_id: str) -> None:
         database.close()
 
 
+@pytest.mark.slow
 def test_a_relay_that_leaves_an_event_lying_is_not_healthy(stack: ComposeStack, addresses: ComposeAddresses) -> None:
     database = Database(addresses.database_url)
     database.upgrade()
