@@ -46,8 +46,7 @@ layers: $(VENV)/installed-test
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 
 test: $(VENV)/installed-test
-	@echo 'The fast tests take up to four minutes on two cores. Left out: what starts our processes, long searches, most of'
-	@echo 'Postgres. Run everything: make test-all; one file with all its tests: $(BIN)/pytest tests/scenarios/test_emails.py'
+	@echo 'The fast tests: under four minutes. Left out: starting processes, long searches, most of Postgres (make test-all).'
 	@$(PYTEST) -q -m 'not slow and not processes'
 
 test-all: $(VENV)/installed-test
