@@ -41,6 +41,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what `make test` can do without, by two rules that hold for every test.
 
@@ -73,7 +74,7 @@ def _keep_together(items: list[pytest.Item]) -> None:
     """
     with_rabbit = {item.path for item in items if RABBIT in item.name}
     for item in items:
-        group = RABBIT if item.path in with_rabbit else str(item.path)
+        group = RABBIT if item.path in with_rabbit else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
