@@ -42,15 +42,13 @@ layers: $(VENV)/installed-test
 	$(BIN)/lint-imports
 
 # The markers are described in pyproject.toml; which Postgres tests are slow is decided in tests/conftest.py. Two workers
-# (pytest-xdist) take whole files; each has its own servers, and one of them has all tests that use RabbitMQ.
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
-
+# (pytest-xdist) take whole files, and each has its own servers. All tests need one process: there is one RabbitMQ.
 test: $(VENV)/installed-test
 	@echo 'The fast tests: under four minutes. Left out: starting processes, long searches, most of Postgres (make test-all).'
-	@$(PYTEST) -q -m 'not slow and not processes'
+	@$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not processes'
 
 test-all: $(VENV)/installed-test
-	$(PYTEST)
+	$(BIN)/pytest
 
 crash-matrix: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.crash.matrix

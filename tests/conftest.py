@@ -32,7 +32,6 @@ from tests.support.sync_world import SyncWorld, open_world
 
 Provider = Literal["stripe", "lago"]
 SQLITE_FILE = "billing-sync.db"
-RABBIT = "rabbit"
 ABOUT_THE_DATABASE = ("tests/core/db/", "tests/core/events/", "tests/core/reconcile/test_lease.py")
 
 
@@ -41,7 +40,6 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what `make test` can do without, by two rules that hold for every test.
 
@@ -63,19 +61,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if module in shown:
             item.add_marker(pytest.mark.slow)
         shown.add(module)
-    _keep_together(items)
-
-
-def _keep_together(items: list[pytest.Item]) -> None:
-    """With two workers (pytest-xdist), give each file to one of them, and all that use RabbitMQ to the same one.
-
-    What a file starts for all its tests is then started once. There is one RabbitMQ, with one queue of each name; the
-    other servers are each worker's own.
-    """
-    with_rabbit = {item.path for item in items if RABBIT in item.name}
-    for item in items:
-        group = RABBIT if item.path in with_rabbit else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
