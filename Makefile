@@ -1,8 +1,9 @@
 # Commands for developers and CI. Every target installs what it needs, so `make demo` or `make test` can come first.
 #
 #   make demo      the whole system against a sandbox; needs no server and no key, only Python 3.11 or newer
-#   make test      all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
-#   make check     everything that CI runs: lint types layers docs test
+#   make test      the fast tests: every rule on SQLite, one of each module on Postgres; in under four minutes
+#   make test-all  all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
+#   make check     everything that CI runs: lint types layers docs test-all
 #   make docs      the documentation site, in build/site; a broken link is an error
 #   make install   .venv with the run-time packages; then .venv/bin/billing-sync
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
@@ -20,7 +21,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test check lint types layers docs crash-matrix rate-limits chaos bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs crash-matrix rate-limits chaos bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -29,7 +30,7 @@ install: $(VENV)/installed
 demo: $(VENV)/installed
 	@$(BIN)/billing-sync demo
 
-check: lint types layers docs test  ## everything that CI runs, in the same order
+check: lint types layers docs test-all  ## everything that CI runs, in the same order
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -45,7 +46,13 @@ layers: $(VENV)/installed-test
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
+# The markers are described in pyproject.toml; which Postgres tests are slow is decided in tests/conftest.py. Two workers
+# (pytest-xdist) take whole files, and each has its own servers. All tests need one process: there is one RabbitMQ.
 test: $(VENV)/installed-test
+	@echo 'The fast tests: under four minutes. Left out: starting processes, long searches, most of Postgres (make test-all).'
+	@$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not processes'
+
+test-all: $(VENV)/installed-test
 	$(BIN)/pytest
 
 crash-matrix: $(VENV)/installed-test

@@ -291,6 +291,7 @@ def _until_in_sync(stack: ComposeStack, database_url: str, org_id: str) -> None:
         database.close()
 
 
+@pytest.mark.slow
 def test_a_relay_that_leaves_an_event_lying_is_not_healthy(stack: ComposeStack, addresses: ComposeAddresses) -> None:
     database = Database(addresses.database_url)
     database.upgrade()
@@ -339,7 +340,7 @@ def test_redis_keeps_what_it_holds() -> None:
     assert "--maxmemory-policy noeviction" in command
 
 
-@pytest.mark.parametrize("name", set(services()) - SERVERS)
+@pytest.mark.parametrize("name", sorted(set(services()) - SERVERS))
 def test_every_variable_is_one_that_the_program_reads(name: str) -> None:
     known = {field.upper() for field in (*Settings.model_fields, *ApiSettings.model_fields)} | OF_FLOWER
     assert set(services()[name].get("environment") or {}) <= known

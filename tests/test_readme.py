@@ -89,7 +89,10 @@ def test_the_requests_over_http_do_what_they_say(page: str, tmp_path: Path) -> N
         lines = [make_key, create.replace(ADDRESS, origin)]
         made = json.loads(typed(folder, lines))
         assert (made["status"], made["sync"]) == ("created", {"version": 1})
-        lines += [line.replace(ADDRESS, origin).replace("org_…", made["org_id"]) for line in ask]
+        lines += [
+            re.sub(r"wait=\d+s", "wait=30s", line).replace(ADDRESS, origin).replace("org_…", made["org_id"])
+            for line in ask
+        ]
         again, *status = (json.loads(line) for line in typed(folder, lines).replace("}{", "}\n{").splitlines())
     # The second run makes another key, which is another caller, so the Idempotency-Key repeats no request.
     assert again["type"].endswith("name-taken"), again
@@ -155,7 +158,7 @@ def typed(folder: Path, lines: list[str]) -> str:
         env=console.environment({"PATH": f"{console.SCRIPT.parent}:{os.environ['PATH']}"}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     return ended.stdout

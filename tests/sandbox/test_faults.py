@@ -76,6 +76,7 @@ def test_a_hang_is_silent_then_closes_and_blocks_nobody(
     assert made(sandbox) == (0, 1)
 
 
+@pytest.mark.slow
 def test_slow_and_drip_take_their_time_and_are_right(
     raw: httpx.Client, lago: httpx.Client, sandbox: SandboxClient
 ) -> None:

@@ -102,6 +102,7 @@ def test_lago_tells_of_subscriptions_as_they_come_and_go(
     assert len({headers["x-lago-unique-key"] for headers, _ in receiver.got}) == len(receiver.got)
 
 
+@pytest.mark.slow
 def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
     sandbox: SandboxClient, receiver: SandboxWebhookReceiver
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_payer_that_lago_showed_is_not_forgotten_when_the_next_call_fails(
     links_nobody.close()
 
 
+@pytest.mark.slow
 def test_an_organization_that_is_deleted_while_a_create_is_under_way_pays_for_nothing(
     world: SyncWorld, sandbox_server: Sandbox
 ) -> None:

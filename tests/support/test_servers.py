@@ -12,17 +12,20 @@ import psycopg
 import pytest
 import redis
 
+from tests.support import servers
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+RUN = Path("tests/support/run_that_never_ends.py")
+NAMED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", servers.KEPT)
 
 
 @pytest.mark.processes
-def test_term_ends_the_run_and_its_servers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "with a worker"])
+def test_term_ends_the_run_and_its_servers(tmp_path: Path, workers: tuple[str, ...]) -> None:
     started = tmp_path / "servers"
     environment = {name: value for name, value in os.environ.items() if name not in NAMED}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/support/run_that_never_ends.py"]
+    command = [sys.executable, "-m", "pytest", *workers, "-p", "no:cacheprovider", str(RUN)]
     with subprocess.Popen(
         command,
         cwd=ROOT,

@@ -33,6 +33,7 @@ def unlinked(world: SyncWorld) -> SyncWorld:
     return replace(world, policy=replace(world.policy, sends_payer_to_lago=False))
 
 
+@pytest.mark.slow
 def test_a_thousand_that_have_not_drifted_cost_forty_calls_at_most(world: SyncWorld) -> None:
     drift_harness = DriftHarness(unlinked(world))
     in_sync(world, 1000)

@@ -318,6 +318,7 @@ def test_fifty_organizations_and_a_refused_key_cost_one_call(world: SyncWorld) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_biller_that_is_back_gets_one_create_for_each_organization(world: SyncWorld) -> None:
     org_ids = organizations(world, MANY)
     world.sandbox.add_fault("stripe", "*", "500_before", times=0)

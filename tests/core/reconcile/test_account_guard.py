@@ -38,7 +38,7 @@ def another_process(world: SyncWorld) -> SyncWorld:
 
 @contextmanager
 def with_key(world: SyncWorld, url: str, key: str) -> Iterator[AccountGuard]:
-    provider = StripeProvider(key, url, ending=world.catalog.ending, timeout=2.0, clock=world.clock)
+    provider = StripeProvider(key, url, ending=world.catalog.ending, clock=world.clock)
     yield AccountGuard(database=world.database, providers={"stripe": HookedProvider(provider)}, clock=world.clock)
     provider.close()
 

@@ -407,6 +407,7 @@ def test_ending_on_a_deleted_customer_is_done(world: StripeWorld, customer: str,
     world.provider.end_subscription(known(customer), ORG, attempt)
 
 
+@pytest.mark.slow
 def test_ending_while_a_create_may_still_be_under_way_waits_until_it_cannot(
     world: StripeWorld, customer: str, attempt: InMemoryAttempt
 ) -> None:

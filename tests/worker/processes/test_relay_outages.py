@@ -26,6 +26,8 @@ from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring.celery_app import build
 
+pytestmark = pytest.mark.slow
+
 Redis = redis_client.Redis
 
 
