@@ -5,6 +5,7 @@ WORKDIR /app
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY core/catalog/plans.toml ./plans.toml
 COPY core ./core
 COPY providers ./providers
 COPY tasks ./tasks
@@ -12,7 +13,7 @@ COPY api ./api
 COPY worker ./worker
 COPY sandbox ./sandbox
 COPY migrations ./migrations
-# Editable, as in a checkout. To use another plan catalog than core/catalog/plans.toml, mount it as /app/plans.toml.
+# Editable, as in a checkout. To use another plan catalog, mount it as /app/plans.toml.
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 FROM python:3.13-slim

@@ -20,6 +20,7 @@ from redis import Redis
 from benchmarks.comparison import Comparison, print_results, run_interleaved
 from benchmarks.throughput import CHANGE_BATCH_SIZE
 from core.catalog import plans as plan_catalog
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.events.event_types import ChangeContext
@@ -105,6 +106,7 @@ def _settings(url: str, redis_url: str, folder: Path) -> Settings:
             "database_url": url,
             "redis_url": redis_url,
             "celery_broker_url": redis_url,
+            "plans_file": DEFAULT_PLANS_FILE,
             "stripe_secret_key": "sk_test_nobody",
             "stripe_api_base": "http://127.0.0.1:1",
             "lago_api_key": "nobody",

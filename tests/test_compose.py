@@ -26,6 +26,7 @@ import psycopg
 import pytest
 import yaml
 
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.org_manager import OrgManager
@@ -234,6 +235,8 @@ def _free_port() -> int:
 
 @pytest.fixture
 def addresses(tmp_path: Path, postgres_url: str, redis_url: str) -> ComposeAddresses:
+    # As the image has it in its working folder.
+    shutil.copy(DEFAULT_PLANS_FILE, tmp_path)
     return ComposeAddresses(
         folder=tmp_path,
         database_url=postgres_url,
@@ -378,6 +381,7 @@ def test_the_image_holds_every_package_that_runs() -> None:
     assert [str(folder) for folder in modules if not (folder / "__init__.py").exists()] == []
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert set(re.findall(r"^COPY (\w+) \./\1$", dockerfile, re.MULTILINE)) == folders
+    assert "COPY core/catalog/plans.toml ./plans.toml\n" in dockerfile, "no worker starts without a catalog"
     copied = set(re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert copied == folders | {"LICENSE"}
     assert re.search(r"^USER billing$", dockerfile, re.MULTILINE)

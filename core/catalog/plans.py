@@ -131,6 +131,11 @@ class Catalog(BaseModel):
         ]
 
 
+def default_file() -> Path:
+    """``plans.toml`` of the working folder, or the packaged one if there is none."""
+    return WORKING_FOLDER_FILE if WORKING_FOLDER_FILE.exists() else DEFAULT_PLANS_FILE
+
+
 def load(path: Path | None = None, charged_by: ChargingProvider | None = None) -> Catalog:
     """Read and check the file. ``charged_by`` replaces the file's own deployment-wide setting.
 
@@ -138,8 +143,7 @@ def load(path: Path | None = None, charged_by: ChargingProvider | None = None) -
 
     Raises ``CatalogError`` with one sentence.
     """
-    if path is None:
-        path = WORKING_FOLDER_FILE if WORKING_FOLDER_FILE.exists() else DEFAULT_PLANS_FILE
+    path = path or default_file()
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)

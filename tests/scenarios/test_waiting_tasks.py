@@ -14,6 +14,7 @@ import redis as redis_client
 from celery import Celery, Task
 from sqlalchemy import select
 
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.db.database import Database
 from core.db.models.inbox import ServiceEvent
 from core.db.models.jobs import JobLock
@@ -145,6 +146,7 @@ def task(database: Database, tmp_path: Path) -> Iterator[Task[Any, Any]]:
     settings = {
         "data_dir": tmp_path,
         "database_url": database.url.render_as_string(hide_password=False),
+        "plans_file": DEFAULT_PLANS_FILE,
         "stripe_secret_key": "sk_test_nobody",
         "stripe_api_base": "http://127.0.0.1:1",
         "lago_api_key": "nobody",

@@ -12,7 +12,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from standardwebhooks.webhooks import Webhook
 
-from core.catalog.plans import Catalog
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -132,6 +132,7 @@ def test_what_holds_webhooks_up_keeps_no_biller_waiting(database: Database, plan
                 "data_dir": tmp_path,
                 "database_url": database.url.render_as_string(hide_password=False),
                 "celery_broker_url": "memory://",
+                "plans_file": DEFAULT_PLANS_FILE,
                 "stripe_secret_key": "sk_test_nobody",
                 "stripe_api_base": "http://127.0.0.1:1",
                 "lago_api_key": "nobody",

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import redis as redis_client
 
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.db.database import Database
 from core.reconcile import due_links
 from tests.support import leaks
@@ -122,6 +123,7 @@ def deployment(database_url: str, broker_url: str, sandbox_url: str, folder: Pat
         **{name: value for name, value in os.environ.items() if not name.startswith(("STRIPE_", "LAGO_", "REDIS_"))},
         "DATABASE_URL": with_password(database_url),
         "CELERY_BROKER_URL": with_password(broker_url),
+        "PLANS_FILE": str(DEFAULT_PLANS_FILE),
         "STRIPE_SECRET_KEY": STRIPE_KEY,
         "STRIPE_API_BASE": sandbox_url,
         "LAGO_API_KEY": LAGO_KEY,

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.predecessor.exporting import export_files
 from core.predecessor.files import FileFinding, OnBytes
@@ -22,6 +21,7 @@ from worker.cli import descriptions, exit_codes, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
+from worker.wiring import catalog as catalog_wiring
 
 FINDINGS_SHOWN = 20
 
@@ -43,7 +43,7 @@ def import_command(
     "organizations": {"new", "unchanged", "rejected"}, "members": {"new", "unchanged", "rejected"}}
     """
     settings = settings_of.read()
-    catalog = plan_catalog.load(settings.plans_file, settings.charged_by)
+    catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database, _progress(orgs, users) as on_bytes:
         json_writer = _JsonFindingWriter() if as_json else None
         report = import_files(

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import typer
 
-from core.catalog import plans as plan_catalog
 from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.catalog.publishing import PriceStatus
@@ -17,6 +16,7 @@ from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import AccountGuard
 from worker.cli import exit_codes, output, resources
 from worker.cli.output import Column
+from worker.wiring import catalog as catalog_wiring
 from worker.wiring.runtime import open_providers
 
 
@@ -58,7 +58,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
 @contextmanager
 def _open_catalog_and_providers() -> Iterator[tuple[Catalog, list[BillingProvider]]]:
     settings = resources.settings_with_providers()
-    catalog = plan_catalog.load(settings.plans_file, settings.charged_by)
+    catalog = catalog_wiring.load(settings)
     providers = list(open_providers(settings, catalog).values())
     try:
         yield catalog, providers

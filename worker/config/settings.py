@@ -16,7 +16,7 @@ from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from core.catalog.plans import ChargingProvider
+from core.catalog.plans import ChargingProvider, default_file
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
 from worker.config.email import EmailSettings
 
@@ -46,7 +46,9 @@ class Settings(EmailSettings):
         default=None, description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set."
     )
     plans_file: Path | None = Field(
-        default=None, description="The plan catalog; default: plans.toml in the working folder, else the packaged one."
+        default=None,
+        description="The plan catalog; default: plans.toml in the working folder. Only with the sandbox may both be "
+        "missing: then it is the packaged one.",
     )
     charged_by: ChargingProvider | None = Field(
         default=None, description="Charging provider; overrides the plan catalog."
@@ -176,6 +178,7 @@ class Settings(EmailSettings):
         """The same settings with our own sandbox as both providers."""
         return self.model_copy(
             update={
+                "plans_file": self.plans_file or default_file(),
                 "stripe_secret_key": SecretStr("sk_test_sandbox"),
                 "stripe_api_base": url,
                 "lago_api_key": SecretStr("sandbox"),

@@ -15,7 +15,6 @@ from api.provider_queries import QUERY_CALL_TIMEOUT_SECONDS, ProviderQueries
 from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
 from api.server import ApiServer
 from api.usage import Cache, LocalCache
-from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
@@ -28,6 +27,7 @@ from worker.config.settings import Settings
 from worker.shared.cache import RedisCache
 from worker.shared.client_rate_limiter import RedisClientRateLimiter
 from worker.shared.rate_limiter import RedisRateLimiter
+from worker.wiring import catalog
 from worker.wiring import runtime as wiring_runtime
 
 # As many as there are threads for requests (anyio's limit): no thread waits for a connection.
@@ -45,7 +45,7 @@ def serve(
 
     Raises ``CatalogError``, ``DatabaseError``, or ``OSError`` if the configured port is in use.
     """
-    plans = plan_catalog.load(settings.plans_file, settings.charged_by)
+    plans = catalog.load(settings)
     with ExitStack() as resources:
         database = Database(settings.database, pool_size=API_DATABASE_CONNECTIONS)
         resources.callback(database.close)

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from core.catalog import plans as plan_catalog
+from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.compare.desired_state import PayerPolicy
 from core.db.database import Database
@@ -24,6 +24,7 @@ from providers.webhooks.http import WebhookHttpSender
 from tasks.base import Runtime
 from worker.config.settings import Settings, SettingsError
 from worker.shared.rate_limiter import RedisRateLimiter
+from worker.wiring import catalog
 from worker.wiring.email import open_email_sender
 
 log = structlog.get_logger()
@@ -43,7 +44,7 @@ LAGO_RATE_LIMIT_SHARE: Final = 0.9
 
 def open_runtime(settings: Settings) -> Runtime:
     """Open everything or nothing. Raises ``SettingsError``, ``CatalogError`` or ``DatabaseError``."""
-    plans = plan_catalog.load(settings.plans_file, settings.charged_by)
+    plans = catalog.load(settings)
     providers = open_providers(settings, plans)
     database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
     database.ensure_schema()
@@ -134,14 +135,14 @@ def _stripe_limit(published: float) -> RateLimit:
     return RateLimit(published * STRIPE_RATE_LIMIT_SHARE, burst=max(1, int(published / 5)))
 
 
-def open_providers(settings: Settings, plans: plan_catalog.Catalog) -> dict[Provider, BillingProvider]:
+def open_providers(settings: Settings, plans: Catalog) -> dict[Provider, BillingProvider]:
     """Both providers. Raises ``SettingsError`` if none is configured."""
     stripe, lago = open_stripe_and_lago(settings, plans, WORKER_CALL_SECONDS)
     return {"stripe": stripe, "lago": lago}
 
 
 def open_stripe_and_lago(
-    settings: Settings, plans: plan_catalog.Catalog, call_seconds: float
+    settings: Settings, plans: Catalog, call_seconds: float
 ) -> tuple[StripeProvider, LagoProvider]:
     """Raises as ``open_providers`` does."""
     stripe_key, stripe_url = settings.stripe_secret_key, settings.stripe_api_base

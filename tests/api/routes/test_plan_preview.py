@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.provider_queries import ProviderQueries
+from api.provider_queries import QUERY_CALL_TIMEOUT_SECONDS, ProviderQueries
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog, ChargingProvider
 from core.common.clock import utc_now
@@ -264,7 +264,9 @@ def test_a_biller_in_trouble_makes_that_part_unavailable_in_time(
         in_trouble(world, kind)
         began = time.monotonic()
         said = acme.preview("enterprise")
-        assert time.monotonic() - began < 12, kind  # it would hang for 20
+        # The document promises three seconds. A bound of three would fail on a busy machine; it would hang for 20.
+        assert QUERY_CALL_TIMEOUT_SECONDS < 3
+        assert time.monotonic() - began < 12, kind
         part = said["providers"][charged_by]
         assert (said["change"], part["charges"], part["state"]) == ("now", True, "unavailable"), kind
         assert (part["now"], part["prorated"], part["next"]) == (None, None, None)

@@ -172,6 +172,16 @@ def test_a_worker_refuses_a_database_whose_schema_is_not_its_own(
         worker.wait_for_output("ready.")
 
 
+@pytest.mark.parametrize("words", [("worker",), ("relay",), ("api",), ("plans", "push"), ("drift", "check")])
+def test_the_packaged_plans_are_never_used_with_the_keys_of_a_provider(
+    tmp_path: Path, deployed: dict[str, str], words: tuple[str, ...]
+) -> None:
+    refused = console.run(tmp_path, *words, settings=deployed)
+    assert refused.returncode in {1, 2}
+    assert "set PLANS_FILE to your plan catalog, or start in the folder that contains plans.toml" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
 def test_a_worker_names_the_queues_there_are(folder: Path, deployed: dict[str, str]) -> None:
     refused = console.run(folder, "worker", "--queues", "stripe,paypal", settings=deployed)
     assert refused.returncode == 2

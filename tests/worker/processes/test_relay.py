@@ -8,7 +8,7 @@ import pytest
 from kombu.exceptions import OperationalError
 from sqlalchemy import select
 
-from core.catalog.plans import Catalog
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.events import Event
@@ -35,6 +35,7 @@ def test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once(
                 "database_url": database.url.render_as_string(hide_password=False),
                 # Nobody listens on this port, so a connection is refused.
                 "celery_broker_url": "redis://127.0.0.1:1/0",
+                "plans_file": DEFAULT_PLANS_FILE,
                 "stripe_secret_key": "sk_test_nobody",
                 "stripe_api_base": "http://127.0.0.1:1",
                 "lago_api_key": "nobody",

@@ -13,7 +13,7 @@ import redis as redis_client
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import select
 
-from core.catalog.plans import Catalog
+from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.events import Event
@@ -66,6 +66,7 @@ def relaying(database: Database, broker_url: str, folder: Path) -> Iterator[thre
             "data_dir": folder,
             "database_url": database.url.render_as_string(hide_password=False),
             "celery_broker_url": broker_url,
+            "plans_file": DEFAULT_PLANS_FILE,
             "stripe_secret_key": "sk_test_nobody",
             "stripe_api_base": "http://127.0.0.1:1",
             "lago_api_key": "nobody",
