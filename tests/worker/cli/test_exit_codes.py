@@ -142,7 +142,7 @@ def test_ctrl_c_ends_without_a_word(folder: Path) -> None:
     # `sandbox` runs until it is stopped. `demo` may have ended already when the signal arrives.
     with console.running(folder, "sandbox", "--port", "0") as sandbox:
         sandbox.wait_for_output("http://127.0.0.1")
-        assert sandbox.stop(signal.SIGINT) in {0, 130}
+        assert sandbox.stop(signal.SIGINT) == 0
         assert "Traceback" not in sandbox.output
 
 
