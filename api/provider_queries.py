@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from core.flow_control.request_gate import RequestGates
-from core.ports.errors import NoPermitError, ParkedError, ProviderError, ThrottledError
-from core.ports.provider import InvoicePreviewer, Throttle, UsageReader
+from core.ports.errors import MustWaitError, ParkedError, ProviderError, ThrottledError
+from core.ports.provider import InvoicePreviewer, RequestPermits, UsageReader
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import PROVIDERS, Provider
 
@@ -60,13 +60,13 @@ class ProviderQueries:
     def quote(self, provider: Provider, query: PlanChangeQuery) -> Quote | QueryFailure:
         previewer = self._invoice_previewers[provider]
         return self._run_with_timeout(
-            provider, QUOTE_TIMEOUT_SECONDS, lambda throttle: previewer.with_throttle(throttle).quote(query)
+            provider, QUOTE_TIMEOUT_SECONDS, lambda permits: previewer.with_permits(permits).quote(query)
         )
 
     def usage(self, org_id: str) -> Usage | QueryFailure | None:
         """``None``: the organization has no subscription."""
         return self._run_with_timeout(
-            "lago", USAGE_TIMEOUT_SECONDS, lambda throttle: self._usage_reader.with_throttle(throttle).usage(org_id)
+            "lago", USAGE_TIMEOUT_SECONDS, lambda permits: self._usage_reader.with_permits(permits).usage(org_id)
         )
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class ProviderQueries:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _run_with_timeout(
-        self, provider: Provider, timeout_seconds: float, query: Callable[[Throttle], QueryResult]
+        self, provider: Provider, timeout_seconds: float, query: Callable[[RequestPermits], QueryResult]
     ) -> QueryResult | QueryFailure:
         if not self._free_query_slots.acquire(blocking=False):
             return QueryFailure(kind="unavailable", detail="too many requests to providers at once")
@@ -85,11 +85,13 @@ class ProviderQueries:
         finally:
             self._free_query_slots.release()
 
-    def _run_query(self, provider: Provider, query: Callable[[Throttle], QueryResult]) -> QueryResult | QueryFailure:
+    def _run_query(
+        self, provider: Provider, query: Callable[[RequestPermits], QueryResult]
+    ) -> QueryResult | QueryFailure:
         request_gate = self._request_gates.open_gate(provider, API_PERMIT_HOLDER, "interactive")
         try:
             return query(request_gate)
-        except NoPermitError:
+        except MustWaitError:
             return QueryFailure(kind="unavailable", detail="its rate limit is exhausted now")
         except ParkedError as error:
             return QueryFailure(kind="rejected", detail=error.message)

@@ -170,7 +170,7 @@ def _change_plan(  # noqa: PLR0913 - the request and its caller
 
     def work(change: ChangeContext) -> LegacyPlanChange:
         organization = lock_undeleted_organization(change, org_id)
-        step = plan_changes.plan_step(organization, body.target_tier, catalog)
+        step = plan_changes.decide_plan_change(organization, body.target_tier, catalog)
         _require_step(organization, step, required_step)
         previous_tier = organization.plan_tier
         plan_changes.change_plan(change, organization, body.target_tier, catalog)

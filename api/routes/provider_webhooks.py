@@ -19,7 +19,7 @@ from api.problems import PROBLEM_MEDIA_TYPE, ProblemError
 from core.db.models.inbox import ProviderWebhookState
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
-from providers.lago import webhooks
+from providers.lago import webhooks as lago_webhooks
 from providers.stripe import webhooks as stripe_webhooks
 
 router = APIRouter(tags=["webhooks"])
@@ -77,8 +77,10 @@ async def raw_body(request: Request) -> bytes:
 
 RawBody = Annotated[bytes, Depends(raw_body)]
 StripeSignature = Annotated[str | None, Header(alias=stripe_webhooks.STRIPE_SIGNATURE_HEADER)]
-LagoSignature = Annotated[str | None, Header(alias=webhooks.LAGO_SIGNATURE_HEADER)]
-LagoUniqueKey = Annotated[str | None, Header(alias=webhooks.LAGO_UNIQUE_KEY_HEADER, description="Id of the webhook.")]
+LagoSignature = Annotated[str | None, Header(alias=lago_webhooks.LAGO_SIGNATURE_HEADER)]
+LagoUniqueKey = Annotated[
+    str | None, Header(alias=lago_webhooks.LAGO_UNIQUE_KEY_HEADER, description="Id of the webhook.")
+]
 
 
 @router.post(STRIPE_WEBHOOK_PATH, responses=_WEBHOOK_RESPONSES, openapi_extra=_WEBHOOK_REQUEST_BODY)

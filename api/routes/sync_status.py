@@ -58,7 +58,7 @@ class PaymentProblem(BaseModel):
     customer. ``code`` is the provider's. The plan stays as it is.
     """
 
-    state: PaymentStatus
+    status: PaymentStatus
     since: datetime | None
     code: str | None = Field(examples=["card_declined"])
 
@@ -161,7 +161,7 @@ def _provider_sync_status(link_version: LinkVersionStatus, *, for_service: bool)
 def _payment_problem(link: LinkReport) -> PaymentProblem | None:
     if link.payment_status is None:
         return None
-    return PaymentProblem(state=link.payment_status, since=link.payment_since, code=link.payment_code)
+    return PaymentProblem(status=link.payment_status, since=link.payment_since, code=link.payment_code)
 
 
 def _reason(link: LinkReport) -> str:

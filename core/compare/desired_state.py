@@ -148,5 +148,5 @@ def _charging_provider_change_error(provider: Provider, plan: CatalogPlan, next_
         "next_charged_by": next_plan.charged_by,
     }
     return RejectedError(
-        provider, Advice("charging_provider_would_change", parameters).sentence, "other_provider_charging"
+        provider, Advice("charging_provider_would_change", parameters).sentence, "charging_provider_would_change"
     )

@@ -84,16 +84,16 @@ class RepairStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftItem:
-    """The findings of one organization. ``fingerprint``: the versions of its rows.
+    """The findings of one organization. ``row_versions``: the versions and ids of its rows, when it was inspected.
 
-    ``inspected``: the customers that were read at each provider. An organization that we do not know has neither name
-    nor fingerprint. ``org_id`` None: the findings are about the provider itself.
+    ``inspected_customer_ids``: the customers that were read at each provider. An organization that we do not know has
+    neither name nor row versions. ``org_id`` None: the findings are about the provider itself.
     """
 
     org_id: str | None
     name: str | None = None
-    fingerprint: str = ""
-    inspected: Mapping[Provider, tuple[str, ...]]
+    row_versions: str = ""
+    inspected_customer_ids: Mapping[Provider, tuple[str, ...]]
     findings: tuple[Finding, ...]
     repairs: tuple[RepairStep, ...] = ()
 

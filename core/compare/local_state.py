@@ -31,7 +31,7 @@ class LocalState:
     links: Mapping[Provider, BillingLink]
 
     @property
-    def fingerprint(self) -> str:
+    def row_versions(self) -> str:
         """Changes with everything in our rows that the comparison depends on."""
         parts = [
             f"{provider}:{link.state}:{link.generation}:{link.applied_version}:{link.customer_id}:{link.subscription_id}"

@@ -111,7 +111,9 @@ class DriftDetector:
             advice=error.message,
         )
         with self.database.write() as session:
-            report_store.add_drifts(session, run, [DriftItem(org_id=None, inspected={}, findings=(finding,))])
+            report_store.add_drifts(
+                session, run, [DriftItem(org_id=None, inspected_customer_ids={}, findings=(finding,))]
+            )
             report_store.save_progress(session, run, self.clock())
 
     def step(self, run: DriftRun) -> None:
@@ -237,7 +239,7 @@ class DriftDetector:
                 "org_id of the customer; we never delete it"
             ),
         )
-        drift = DriftItem(org_id=org_id, inspected={provider: (customer.id,)}, findings=(finding,))
+        drift = DriftItem(org_id=org_id, inspected_customer_ids={provider: (customer.id,)}, findings=(finding,))
         inspector = self._inspector(run)
         return inspector.with_writers(drift, self._last_remote_writes(inspector))
 

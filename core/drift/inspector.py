@@ -21,8 +21,8 @@ from core.ports.observed import ObservedState, RemoteWrite, Repair
 from core.ports.provider import StateReader
 from core.ports.spec import Provider
 
-InFlux = Literal["moves"]
-IN_FLUX: InFlux = "moves"
+InFlux = Literal["in_flux"]
+IN_FLUX: InFlux = "in_flux"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Inspector:
             for provider in sorted(self.provider_reader.readers)
         }
         after = self._local_state(org_id)
-        if after is None or after.is_in_flux(self.clock()) or after.fingerprint != before.fingerprint:
+        if after is None or after.is_in_flux(self.clock()) or after.row_versions != before.row_versions:
             return IN_FLUX
         result = compare(after, observed_states, self.rules)
         if not result.findings:
@@ -50,8 +50,8 @@ class Inspector:
         return DriftItem(
             org_id=org_id,
             name=after.organization.name,
-            fingerprint=after.fingerprint,
-            inspected={provider: tuple(customer_ids.get(provider, ())) for provider in observed_states},
+            row_versions=after.row_versions,
+            inspected_customer_ids={provider: tuple(customer_ids.get(provider, ())) for provider in observed_states},
             findings=tuple(result.findings),
             repairs=tuple(
                 self._repair_step(provider, repair, result.findings) for provider, repair in result.repairs.items()

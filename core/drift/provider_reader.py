@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from core.flow_control.request_gate import RequestGate, RequestGates
-from core.ports.errors import MisconfiguredError, NoPermitError, RetryableError, ThrottledError
+from core.ports.errors import MisconfiguredError, MustWaitError, RetryableError, ThrottledError
 from core.ports.provider import StateReader
 from core.ports.spec import Provider
 from core.reconcile.backoff import retry_delay
@@ -50,8 +50,8 @@ class DriftReader:
         for _ in range(MAX_PERMIT_WAITS):
             gate = self.gates.open_gate(provider, DRIFT_RESERVATION_HOLDER, "bulk")
             try:
-                return read(self.readers[provider].with_throttle(gate))
-            except NoPermitError as wait:
+                return read(self.readers[provider].with_permits(gate))
+            except MustWaitError as wait:
                 self.sleep(wait.retry_after)
             except MisconfiguredError:
                 raise

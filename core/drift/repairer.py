@@ -80,7 +80,7 @@ class DriftRepairer:
         database = self.inspector.database
         self._reject_if_changed(report, on_inspected)
         with database.write() as session:
-            report_store.mark_repaired(session, report, self.inspector.clock())
+            report_store.mark_repair_started(session, report, self.inspector.clock())
         result = RepairResult()
         provider_error: RetryableError | None = None
         for drift in report_store.read_drifts(database, report, repairable=True):
@@ -96,7 +96,7 @@ class DriftRepairer:
         return result
 
     def _reject_if_changed(self, report: DriftReport, on_inspected: OnRepairProgress) -> None:
-        if report.repaired_at is not None:
+        if report.repair_started_at is not None:
             message = (
                 f"drift report {report.id[:12]} was already repaired; run `billing-sync drift check` for a new one"
             )
@@ -115,7 +115,7 @@ class DriftRepairer:
             raise ChangedSinceReportError(message)
 
     def _is_unchanged(self, drift: DriftItem) -> bool:
-        current = self.inspector.inspect(str(drift.org_id), drift.inspected)
+        current = self.inspector.inspect(str(drift.org_id), drift.inspected_customer_ids)
         return not isinstance(current, str) and drift.is_same_as(current)
 
     def _repair_organization(self, drift: DriftItem) -> list[NotRepaired]:
@@ -136,7 +136,7 @@ class DriftRepairer:
         with self.inspector.database.write() as session:
             organization_commands.lock(session, org_id)
             local = local_state.load(session, org_id)
-            if local is None or local.is_in_flux(now) or local.fingerprint != drift.fingerprint:
+            if local is None or local.is_in_flux(now) or local.row_versions != drift.row_versions:
                 return False
             for each in drift.repairs:
                 change = ChangeContext(session, now)

@@ -101,7 +101,7 @@ class DriftReport:
     counts: DriftCounts
     started_at: datetime
     finished_at: datetime
-    repaired_at: datetime | None
+    repair_started_at: datetime | None
 
 
 def resume(session: Session, now: datetime) -> DriftRun:
@@ -235,8 +235,10 @@ def read_drifts(database: Database, report: DriftReport, *, repairable: bool = F
             yield drift
 
 
-def mark_repaired(session: Session, report: DriftReport, now: datetime) -> None:
-    session.execute(update(DriftReportRecord).where(DriftReportRecord.run_id == report.run_id).values(repaired_at=now))
+def mark_repair_started(session: Session, report: DriftReport, now: datetime) -> None:
+    session.execute(
+        update(DriftReportRecord).where(DriftReportRecord.run_id == report.run_id).values(repair_started_at=now)
+    )
 
 
 def _all_drifts(session: Session, run_id: str) -> Iterator[DriftItem]:
@@ -277,5 +279,5 @@ def _to_report(row: DriftReportRecord) -> DriftReport:
         counts=DriftCounts(**row.counts),
         started_at=row.started_at,
         finished_at=row.finished_at,
-        repaired_at=row.repaired_at,
+        repair_started_at=row.repair_started_at,
     )

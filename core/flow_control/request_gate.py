@@ -1,6 +1,6 @@
 """Request gate of a sync attempt: a concurrency slot, then a rate-limit permit, before each request.
 
-An attempt that would have to wait returns its thread (``NoPermitError``) before it has written or sent anything. An
+An attempt that would have to wait returns its thread (``MustWaitError``) before it has written or sent anything. An
 attempt that has sent something goes before others and waits a moment inside. A slow provider fills only its own slots:
 the other threads of the process stay free for the other provider.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from core.flow_control.rate_limiter import Priority, RateLimiter, UnlimitedRateLimiter
-from core.ports.errors import NoPermitError, ObjectThrottledError, ThrottledError
+from core.ports.errors import MustWaitError, ObjectThrottledError, ThrottledError
 from core.ports.spec import PROVIDERS, Provider
 
 # The weight of the latest attempt in the mean duration. Callers that find all slots in use come back spread by it.
@@ -106,11 +106,11 @@ class RequestGate:
         if self._slot_acquired_at is None:
             self._slot_is_bulk = self.priority == "bulk"
             if (seconds := self.slots.acquire(bulk=self._slot_is_bulk)) is not None:
-                raise NoPermitError(seconds, reserved=True)
+                raise MustWaitError(seconds, reserved=True)
             self._slot_acquired_at = time.monotonic()
         permit = self.rate_limiter.acquire(self.provider, operation, self.org_id, self.priority)
         if permit.state != "go":
-            raise NoPermitError(permit.seconds, reserved=permit.state == "queued")
+            raise MustWaitError(permit.seconds, reserved=permit.state == "queued")
         self._operation = operation
         self.priority = "in_flight"
         time.sleep(permit.seconds)

@@ -162,7 +162,7 @@ def penalize(now: int, state: BucketState, limit: RateLimit, pause: int) -> Buck
         next_at=max(state.next_at, next_at),
         halvings=halvings,
         penalized_at=penalized_at,
-        penalty_until=now + PENALTY_MICROSECONDS,
+        penalty_until=max(state.penalty_until, now + pause + PENALTY_MICROSECONDS),
     )
 
 

@@ -23,7 +23,7 @@ class PlannedPlanChange:
     pending_plan_tier: str | None
 
 
-def plan_step(organization: Organization, plan_tier: str, catalog: Catalog) -> PlannedPlanChange:
+def decide_plan_change(organization: Organization, plan_tier: str, catalog: Catalog) -> PlannedPlanChange:
     """A higher rank applies now, a lower one at the end of the period; the current plan cancels a scheduled one.
 
     Raises ``InvalidChangeError``.
@@ -43,8 +43,8 @@ def plan_step(organization: Organization, plan_tier: str, catalog: Catalog) -> P
 
 
 def change_plan(change: ChangeContext, organization: Organization, plan_tier: str, catalog: Catalog) -> None:
-    """Change the plan as ``plan_step`` decides."""
-    step = plan_step(organization, plan_tier, catalog)
+    """Change the plan as ``decide_plan_change`` decides."""
+    step = decide_plan_change(organization, plan_tier, catalog)
     if step.kind == "none":
         return
     before = organization.plan_tier
@@ -56,7 +56,7 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
-def apply_scheduled_plan(change: ChangeContext, organization: Organization, tier: str) -> None:
+def record_scheduled_plan_took_effect(change: ChangeContext, organization: Organization, tier: str) -> None:
     """A provider reported that a scheduled downgrade took effect: ``tier`` is the organization's plan from now on.
 
     If another plan is scheduled by now, both links are marked for sync.

@@ -11,7 +11,7 @@ ProviderError
         RejectedError       the provider rejects the request, or has something that we must not touch
         AmbiguousError      we cannot prove what exists at the provider; going on could create a second customer
 
-``LeaseLostError`` is not about the provider: another worker has the lease, so this one ends. Nor is ``NoPermitError``:
+``LeaseLostError`` is not about the provider: another worker has the lease, so this one ends. Nor is ``MustWaitError``:
 the request may not be sent now, so the attempt is made later.
 
 Every argument goes to ``args``, because Celery and pickle rebuild errors from it. Messages are shown to users and
@@ -95,7 +95,7 @@ class LeaseLostError(Exception):
     """The lease expired or was taken over; the attempt may not send or write anything any more."""
 
 
-class NoPermitError(Exception):
+class MustWaitError(Exception):
     """``reserved``: there is a reservation for ``retry_after`` seconds from now. If not, ask again after that time."""
 
     def __init__(self, retry_after: float, *, reserved: bool) -> None:

@@ -2,7 +2,7 @@
 
 A provider makes what exists there match the absolute spec that it is given. Every method may be repeated after a crash
 at any point and ends in the same state, with one customer and at most one subscription. It raises
-``errors.ProviderError`` kinds, ``errors.LeaseLostError`` and ``errors.NoPermitError``, nothing else. It uses neither
+``errors.ProviderError`` kinds, ``errors.LeaseLostError`` and ``errors.MustWaitError``, nothing else. It uses neither
 the database nor Celery.
 """
 
@@ -60,14 +60,14 @@ class AttemptContext(Protocol):
     """One worker's sync attempt at one link. Each method is its own short transaction."""
 
     def reserve(self, operation: str) -> None:
-        """Call before an intent is recorded: gets the permit of its request, or raises ``NoPermitError`` while nothing
+        """Call before an intent is recorded: gets the permit of its request, or raises ``MustWaitError`` while nothing
         is written. The next ``before_request`` of that operation uses this permit.
         """
 
     def before_request(self, operation: str) -> None:
         """Call before every request.
 
-        Raises ``NoPermitError`` if the rate limiter does not permit it now. Raises ``LeaseLostError`` if the lease is
+        Raises ``MustWaitError`` if the rate limiter does not permit it now. Raises ``LeaseLostError`` if the lease is
         lost; otherwise the lease outlasts the request. ``operation`` is what the provider limits by, for example
         ``POST /v1/customers``.
         """
@@ -86,9 +86,9 @@ class AttemptContext(Protocol):
         """Store that the intent is sent again now, and return it."""
 
 
-class Throttle(Protocol):
+class RequestPermits(Protocol):
     def before_request(self, operation: str) -> None:
-        """Call before every request; raises ``NoPermitError`` if the rate limiter does not permit it now."""
+        """Call before every request; raises ``MustWaitError`` if the rate limiter does not permit it now."""
 
 
 class StateReader(Protocol):
@@ -98,8 +98,8 @@ class StateReader(Protocol):
     anything is done about it.
     """
 
-    def with_throttle(self, throttle: Throttle) -> StateReader:
-        """A copy that calls ``throttle.before_request`` before each of its requests."""
+    def with_permits(self, permits: RequestPermits) -> StateReader:
+        """A copy that calls ``permits.before_request`` before each of its requests."""
 
     def customers(self, cursor: str | None) -> ObservedPage[ObservedCustomer]: ...
 
@@ -121,8 +121,8 @@ class StateReader(Protocol):
 class InvoicePreviewer(Protocol):
     """Previews invoices for users who wait for the response; reads only. Raises ``errors.ProviderError`` kinds."""
 
-    def with_throttle(self, throttle: Throttle) -> InvoicePreviewer:
-        """A copy that calls ``throttle.before_request`` before each of its requests."""
+    def with_permits(self, permits: RequestPermits) -> InvoicePreviewer:
+        """A copy that calls ``permits.before_request`` before each of its requests."""
 
     def quote(self, query: PlanChangeQuery) -> Quote: ...
 
@@ -130,7 +130,7 @@ class InvoicePreviewer(Protocol):
 class UsageReader(Protocol):
     """Reads usage from the provider that counts it. Raises ``errors.ProviderError`` kinds."""
 
-    def with_throttle(self, throttle: Throttle) -> UsageReader: ...
+    def with_permits(self, permits: RequestPermits) -> UsageReader: ...
 
     def usage(self, org_id: str) -> Usage | None:
         """``None``: the organization has no subscription that usage could belong to."""

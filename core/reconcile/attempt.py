@@ -150,7 +150,7 @@ class SyncAttempt:
         self.intent = resent
         return resent
 
-    def mark_customer_unknown(self, payer_id: str | None) -> None:
+    def prepare_customer_write(self, payer_id: str | None) -> None:
         """Call before the customer is written: after a crash or a lost response, its state is not known.
 
         A payer that is about to be sent to Lago counts as charged from now on, so that Stripe cannot start to charge.
@@ -164,7 +164,7 @@ class SyncAttempt:
         if values:
             self._write(values, may_charge=may_charge)
 
-    def mark_plan_unknown(self, next_plan_code: str | None) -> None:
+    def prepare_subscription_write(self, next_plan_code: str | None) -> None:
         """Call before the subscription is written, for the same reason. ``next_plan_code`` may be scheduled then."""
         values: dict[str, Any] = {}
         if self.link.applied_plan:
@@ -174,7 +174,7 @@ class SyncAttempt:
         if values:
             self._write(values)
 
-    def mark_plan_ending(self) -> None:
+    def prepare_subscription_end(self) -> None:
         """Call before the subscription is ended.
 
         After a crash or a lost response, a subscription that is found ended was then ended by us.

@@ -16,7 +16,7 @@ from core.ports.errors import (
 # After an attempt that made calls. All changes within this time are sent by one more attempt, so a burst costs two.
 LINK_COOLDOWN = timedelta(seconds=2)
 # After an attempt during which the organization changed: more changes are likely, so the pause is longer.
-BURST_COOLDOWN = timedelta(seconds=5)
+COOLDOWN_AFTER_CONCURRENT_CHANGE = timedelta(seconds=5)
 
 # A longer delay is left to the sweep: with Redis a delayed message stays in a worker's memory until it is due, so this
 # limits how many a worker holds. It is long enough for a cooldown, a reservation of the rate limiter and the first

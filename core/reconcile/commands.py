@@ -14,7 +14,9 @@ from core.ports.spec import Provider
 from core.reconcile.attempt import UNKNOWN
 
 
-def invalidate_plans(change: ChangeContext, organization: Organization, *conditions: ColumnElement[bool]) -> None:
+def invalidate_plans_and_mark_for_sync(
+    change: ChangeContext, organization: Organization, *conditions: ColumnElement[bool]
+) -> None:
     """Invalidate the last-known plans: the next attempt reads the subscriptions at both providers."""
     change.session.execute(
         update(BillingLink)
@@ -50,7 +52,7 @@ def retry(change: ChangeContext, organization: Organization) -> None:
         )
         .execution_options(synchronize_session=False)
     )
-    invalidate_plans(change, organization)
+    invalidate_plans_and_mark_for_sync(change, organization)
 
 
 def invalidate(change: ChangeContext, org_id: str, provider: Provider, *, customer: bool, plan: bool) -> bool:

@@ -18,7 +18,7 @@ from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.ports.spec import Provider
-from core.reconcile.commands import invalidate_plans
+from core.reconcile.commands import invalidate_plans_and_mark_for_sync
 
 # Longer than the rate limiter needs for the links of one sweep, with room for an attempt and a reservation.
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
@@ -103,7 +103,7 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             organization.plan_effective_at = now + DOWNGRADE_RECHECK_INTERVAL
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
-            invalidate_plans(ChangeContext(session, now), organization, BillingLink.state == "active")
+            invalidate_plans_and_mark_for_sync(ChangeContext(session, now), organization, BillingLink.state == "active")
     return len(org_ids)
 
 

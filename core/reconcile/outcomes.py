@@ -40,14 +40,21 @@ from core.reconcile.attempt import (
     payer_of,
     unique_customer_ids,
 )
-from core.reconcile.backoff import BURST_COOLDOWN, LINK_COOLDOWN, MAX_QUEUE_DELAY_SECONDS, Jitter, retry_delay
+from core.reconcile.backoff import (
+    COOLDOWN_AFTER_CONCURRENT_CHANGE,
+    LINK_COOLDOWN,
+    MAX_QUEUE_DELAY_SECONDS,
+    Jitter,
+    retry_delay,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUps:
     """What the attempt means for the organization and for its other link. ``payer_id``: whom Lago is to charge.
 
-    The first two apply only while the organization's plans are those that the attempt was about.
+    ``scheduled_plan_at`` is stored only while the downgrade that the attempt was about is pending. ``effective_tier``
+    is stored also if another downgrade is pending by now, because it is what the provider charges.
     """
 
     scheduled_plan_at: datetime | None = None
@@ -82,11 +89,11 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             raise LeaseLostError(message)
         has_new_version = organization.version > attempt.organization.version
         checks_done = attempt.link.checks_requested if follow_ups.all_checks_done else attempt.link.checks_done
+        is_behind = has_new_version or checks_done < attempt.link.checks_requested
+        cooldown = _cooldown(attempt, has_new_version=has_new_version)
         values = {
             **applied_values(attempt, result),
-            **_completion_values(
-                attempt, now, is_behind=has_new_version or checks_done < attempt.link.checks_requested
-            ),
+            **_completion_values(attempt, now, cooldown, is_behind=is_behind),
             "checks_done": checks_done,
             **_payment_values(attempt, follow_ups.has_unpaid_invoice, now),
         }
@@ -98,7 +105,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         if follow_ups.effective_tier is not None and (
             not has_new_version or _downgrade_is_pending(organization, attempt.organization)
         ):
-            plan_changes.apply_scheduled_plan(change, organization, follow_ups.effective_tier)
+            plan_changes.record_scheduled_plan_took_effect(change, organization, follow_ups.effective_tier)
         elif (
             follow_ups.scheduled_plan_at is not None
             and organization.pending_plan_tier is not None
@@ -111,10 +118,10 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         version = organization.version
         if row.completes_version and version == attempt.organization.version:
             outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
-    cooldown = _cooldown(attempt, is_behind=has_new_version)
-    is_behind = has_new_version or row.checks_requested > checks_done
     return Completion(
-        is_behind=is_behind, cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0, requeue_other=requeue_other
+        is_behind=has_new_version or row.checks_requested > checks_done,
+        cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
+        requeue_other=requeue_other,
     )
 
 
@@ -294,14 +301,15 @@ def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedR
         circuit_breaker.return_probe(session, attempt.provider, now)
 
 
-def _cooldown(attempt: SyncAttempt, *, is_behind: bool) -> timedelta | None:
+def _cooldown(attempt: SyncAttempt, *, has_new_version: bool) -> timedelta | None:
     if not attempt.request_count:
         return None
-    return BURST_COOLDOWN if is_behind else LINK_COOLDOWN
+    return COOLDOWN_AFTER_CONCURRENT_CHANGE if has_new_version else LINK_COOLDOWN
 
 
-def _completion_values(attempt: SyncAttempt, now: datetime, *, is_behind: bool) -> dict[str, Any]:
-    cooldown = _cooldown(attempt, is_behind=is_behind)
+def _completion_values(
+    attempt: SyncAttempt, now: datetime, cooldown: timedelta | None, *, is_behind: bool
+) -> dict[str, Any]:
     values: dict[str, Any] = {
         **leases.RELEASED,
         **_NO_ERROR,

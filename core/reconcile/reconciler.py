@@ -18,7 +18,7 @@ from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
-from core.ports.errors import LeaseLostError, NoPermitError, ParkedError, RejectedError, RetryableError, ThrottledError
+from core.ports.errors import LeaseLostError, MustWaitError, ParkedError, RejectedError, RetryableError, ThrottledError
 from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider, SubscriptionSpec
 from core.reconcile import backoff, lease, outcomes, remote_check
@@ -86,11 +86,11 @@ class Reconciler:
     def _run_attempt(self, attempt: SyncAttempt) -> ReconcileResult:
         try:
             return self._reconcile(attempt)
-        except NoPermitError as no_permit:
+        except MustWaitError as must_wait:
             return ReconcileResult(
                 kind="waiting",
                 requeue_after=outcomes.requeue_for_permit(
-                    attempt, no_permit.retry_after, is_reserved=no_permit.reserved
+                    attempt, must_wait.retry_after, is_reserved=must_wait.reserved
                 ),
             )
         except WrongAccountError as error:
@@ -229,7 +229,7 @@ def _ensure_customer(
 ) -> ApplyResult:
     payer_id = desired.customer.payer_id if desired.active else None
     if desired.active:
-        attempt.mark_customer_unknown(payer_id)
+        attempt.prepare_customer_write(payer_id)
     return replace(
         result,
         customer=billing_provider.ensure_customer(desired.customer, last_known, attempt),
@@ -250,7 +250,7 @@ def _ensure_subscription(
         message = "a subscription needs a customer and a plan"
         raise RuntimeError(message)
     attempt.save_customer(result)
-    attempt.mark_plan_unknown(desired.next_plan_code)
+    attempt.prepare_subscription_write(desired.next_plan_code)
     spec = SubscriptionSpec(
         org_id=attempt.organization.id,
         customer_id=customer_id,
@@ -265,7 +265,7 @@ def _end_subscription(
 ) -> ApplyResult:
     """End our subscription by the declared policy; the customer stays."""
     attempt.save_customer(result)
-    attempt.mark_plan_ending()
+    attempt.prepare_subscription_end()
     billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True)
 

@@ -51,7 +51,7 @@ def check(
     org_id, customer_id = attempt.organization.id, attempt.link.customer_id
     if customer_id is None:
         return None
-    reader = reader.with_throttle(attempt)
+    reader = reader.with_permits(attempt)
     observed = reader.read(org_id, [customer_id])
     local_state = LocalState(organization=attempt.organization, links=attempt.links)
     for finding in diff.compare(

@@ -1,6 +1,6 @@
 """Preview of a plan change: which step it is, and what to ask the charging provider.
 
-It uses the same rule as the change itself (``plan_changes.plan_step``). It changes nothing and calls no provider.
+It uses the rule of the change itself (``plan_changes.decide_plan_change``). It changes nothing and calls no provider.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PlanChangePreview:
 
 def preview_change(session: Session, organization: Organization, plan_tier: str, catalog: Catalog) -> PlanChangePreview:
     """Raises ``InvalidChangeError`` for a plan that is not in the catalog."""
-    step = plan_changes.plan_step(organization, plan_tier, catalog)
+    step = plan_changes.decide_plan_change(organization, plan_tier, catalog)
     plan = catalog.plan(step.plan_tier)
     next_plan = catalog.plan(step.pending_plan_tier) if step.pending_plan_tier else None
     current_plan = catalog.plans.get(organization.plan_tier)

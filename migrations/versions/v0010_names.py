@@ -68,7 +68,7 @@ VALUES = {
     ("billing_links", "error_kind"): {"waiting": "waiting_for_payer", "unsettled": "outcome_unknown"},
     ("billing_links", "error_code"): {
         "second_payer": "double_charging",
-        "other_charger": "other_provider_charging",
+        "other_charger": "charging_provider_would_change",
         "billing_id_twice": "customer_id_in_use",
         "billing_id_lost": "customer_id_not_imported",
         "changed_there": "changed_at_provider",
@@ -165,7 +165,7 @@ def _recreate_drift_tables() -> None:
         sa.Column("started_at", MOMENT, nullable=False),
         sa.Column("heartbeat_at", MOMENT, nullable=False),
         sa.Column("finished_at", MOMENT, nullable=True),
-        sa.Column("repaired_at", MOMENT, nullable=True),
+        sa.Column("repair_started_at", MOMENT, nullable=True),
         sa.PrimaryKeyConstraint("run_id"),
         sa.UniqueConstraint("report_id"),
     )

@@ -23,7 +23,7 @@ from lago_python_client.services.response import get_response_data, prepare_obje
 from pydantic.v1 import BaseModel, ValidationError
 
 from core.ports.errors import ProviderError
-from core.ports.provider import Throttle
+from core.ports.provider import RequestPermits
 from providers.lago.errors import ErrorResponse, NoAnswer, failure_with_code
 from providers.transport import deadline
 from providers.transport.inline_retry import retry_transient
@@ -64,21 +64,25 @@ class LagoClient:
     def close(self) -> None:
         self._http.close()
 
-    def send(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> ResponseT:
-        return _parse_response(request, self._send_or_raise(request, throttle))
+    def send(self, request: LagoRequest[ResponseT], permits: RequestPermits | None) -> ResponseT:
+        return _parse_response(request, self._send_or_raise(request, permits))
 
-    def send_or_none(self, code: str, request: LagoRequest[ResponseT], throttle: Throttle | None) -> ResponseT | None:
+    def send_or_none(
+        self, code: str, request: LagoRequest[ResponseT], permits: RequestPermits | None
+    ) -> ResponseT | None:
         """None only if Lago rejects the request with exactly this code (or ``field:code``). A proxy's 404 has none."""
-        outcome = self._send_with_race_retry(request, throttle)
+        outcome = self._send_with_race_retry(request, permits)
         if isinstance(outcome, httpx.Response):
             return _parse_response(request, outcome)
         if code in outcome.codes:
             return None
         raise outcome.to_failure(request.context).to_error()
 
-    def list_page(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> tuple[list[ResponseT], bool]:
+    def list_page(
+        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
+    ) -> tuple[list[ResponseT], bool]:
         """The first page of a list, and whether there are more pages."""
-        document = _response_data(request, self._send_or_raise(request, throttle), key="")
+        document = _response_data(request, self._send_or_raise(request, permits), key="")
         rows, meta = (
             (document.get(request.root), document.get("meta")) if isinstance(document, Mapping) else (None, None)
         )
@@ -86,35 +90,35 @@ class LagoClient:
             raise unreadable_error(request.context, f"{request.root}, meta")
         return [_parse_model(request, row) for row in rows], meta.get("next_page") is not None
 
-    def _send_or_raise(self, request: LagoRequest[ResponseT], throttle: Throttle | None) -> httpx.Response:
-        outcome = self._send_with_race_retry(request, throttle)
+    def _send_or_raise(self, request: LagoRequest[ResponseT], permits: RequestPermits | None) -> httpx.Response:
+        outcome = self._send_with_race_retry(request, permits)
         if isinstance(outcome, httpx.Response):
             return outcome
         raise outcome.to_failure(request.context).to_error()
 
     def _send_with_race_retry(
-        self, request: LagoRequest[ResponseT], throttle: Throttle | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
     ) -> httpx.Response | ErrorResponse | NoAnswer:
-        outcome = self._send_with_inline_retry(request, throttle)
+        outcome = self._send_with_inline_retry(request, permits)
         if isinstance(outcome, ErrorResponse) and CREATE_RACE_CODE in outcome.codes:
-            outcome = self._send_with_inline_retry(request, throttle)
+            outcome = self._send_with_inline_retry(request, permits)
         return outcome
 
     def _send_with_inline_retry(
-        self, request: LagoRequest[ResponseT], throttle: Throttle | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         return retry_transient(
-            lambda: self._send_once(request, throttle),
+            lambda: self._send_once(request, permits),
             lambda outcome: (
                 not isinstance(outcome, httpx.Response) and outcome.to_failure(request.context).may_retry_inline
             ),
         )
 
     def _send_once(
-        self, request: LagoRequest[ResponseT], throttle: Throttle | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
     ) -> httpx.Response | ErrorResponse | NoAnswer:
-        if throttle is not None:
-            throttle.before_request(_operation(request))
+        if permits is not None:
+            permits.before_request(_operation(request))
         url = make_url(
             origin=self._origin, path_parts=[_escape(part) for part in request.path], query_pairs=request.params
         )

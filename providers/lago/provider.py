@@ -69,7 +69,7 @@ class LagoProvider:
         request = LagoRequest(
             context=f"plan {code}", method="GET", path=("plans", code), root="plan", response_type=PlanResponse
         )
-        found = self._client.send_or_none("plan_not_found", request, throttle=None)
+        found = self._client.send_or_none("plan_not_found", request, permits=None)
         return None if found is None else _price_spec(found)
 
     def create_price(self, price: PriceSpec) -> None:
@@ -89,7 +89,7 @@ class LagoProvider:
             response_type=PlanResponse,
             body=PlanBody.parse_obj(body),
         )
-        created = self._client.send_or_none("code:value_already_exist", request, throttle=None)
+        created = self._client.send_or_none("code:value_already_exist", request, permits=None)
         # After a lost response the repeated create finds the plan that the first one created.
         existing = self.find_price(price.code) if created is None else _price_spec(created)
         if existing != price:
@@ -105,7 +105,7 @@ class LagoProvider:
             root="organization",
             response_type=LagoOrganization,
         )
-        return Account(id=self._client.send(request, throttle=None).lago_id, key_suffix=self._key_suffix)
+        return Account(id=self._client.send(request, permits=None).lago_id, key_suffix=self._key_suffix)
 
     def close(self) -> None:
         self._client.close()

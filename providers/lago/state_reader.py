@@ -14,7 +14,7 @@ from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
-from core.ports.provider import Throttle
+from core.ports.provider import RequestPermits
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 
 # Lago sets no limit of its own (lago.md 3.4). A server with smaller pages only needs more of them.
@@ -31,12 +31,12 @@ class LagoInvoiceState(BaseResponseModel):
 
 
 class LagoStateReader:
-    def __init__(self, client: LagoClient, throttle: Throttle | None = None) -> None:
+    def __init__(self, client: LagoClient, permits: RequestPermits | None = None) -> None:
         self._client = client
-        self._throttle = throttle
+        self._permits = permits
 
-    def with_throttle(self, throttle: Throttle) -> LagoStateReader:
-        return LagoStateReader(self._client, throttle)
+    def with_permits(self, permits: RequestPermits) -> LagoStateReader:
+        return LagoStateReader(self._client, permits)
 
     def customers(self, cursor: str | None) -> ObservedPage[ObservedCustomer]:
         page = _page_number(cursor)
@@ -48,28 +48,28 @@ class LagoStateReader:
             response_type=CustomerResponse,
             params={"page": str(page), "per_page": str(LAGO_PAGE_SIZE)},
         )
-        rows, more = self._client.list_page(request, self._throttle)
+        rows, more = self._client.list_page(request, self._permits)
         return ObservedPage(rows=tuple(map(_observed_customer, rows)), next_cursor=str(page + 1) if more else None)
 
     def subscriptions(self, cursor: str | None) -> ObservedPage[ObservedSubscription]:
         page = _page_number(cursor)
         rows, more = self._client.list_page(
-            self._live_subscriptions_request("the list of subscriptions", page=str(page)), self._throttle
+            self._live_subscriptions_request("the list of subscriptions", page=str(page)), self._permits
         )
         return ObservedPage(rows=_observed_subscriptions(rows), next_cursor=str(page + 1) if more else None)
 
     def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:  # noqa: ARG002 - Lago finds ours by our own id
         """The customer and the subscription under the organization's id, and whatever else the customer has."""
-        found = self._client.send_or_none("customer_not_found", self._customer_request(org_id), self._throttle)
+        found = self._client.send_or_none("customer_not_found", self._customer_request(org_id), self._permits)
         listed, _ = self._client.list_page(
             self._live_subscriptions_request(f"subscriptions of customer {org_id}", external_customer_id=org_id),
-            self._throttle,
+            self._permits,
         )
         rows = list(listed)
         if not any(row.external_id == org_id for row in rows):
             # Ours may belong to another customer, whose subscriptions are not in this list.
             stray = self._client.send_or_none(
-                "subscription_not_found", self._subscription_request(org_id), self._throttle
+                "subscription_not_found", self._subscription_request(org_id), self._permits
             )
             rows += [stray] if stray is not None else []
         return ObservedState(
@@ -92,7 +92,7 @@ class LagoStateReader:
                 "per_page": "20",
             },
         )
-        rows, _ = self._client.list_page(request, self._throttle)
+        rows, _ = self._client.list_page(request, self._permits)
         # A version of Lago that does not know a filter ignores it.
         return any(row.payment_status == "failed" for row in rows)
 

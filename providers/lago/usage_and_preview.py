@@ -13,7 +13,7 @@ from lago_python_client.models.customer_usage import CustomerUsageResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.errors import MisconfiguredError
-from core.ports.provider import Throttle
+from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 
@@ -32,12 +32,12 @@ _PERIOD_END_OFFSET = timedelta(seconds=1)
 class LagoUsageAndPreview:
     """An ``InvoicePreviewer`` and a ``UsageReader``."""
 
-    def __init__(self, client: LagoClient, throttle: Throttle | None = None) -> None:
+    def __init__(self, client: LagoClient, permits: RequestPermits | None = None) -> None:
         self._client = client
-        self._throttle = throttle
+        self._permits = permits
 
-    def with_throttle(self, throttle: Throttle) -> LagoUsageAndPreview:
-        return LagoUsageAndPreview(self._client, throttle)
+    def with_permits(self, permits: RequestPermits) -> LagoUsageAndPreview:
+        return LagoUsageAndPreview(self._client, permits)
 
     def quote(self, query: PlanChangeQuery) -> Quote:
         org_id = query.spec.org_id
@@ -49,7 +49,7 @@ class LagoUsageAndPreview:
             root="subscription",
             response_type=SubscriptionResponse,
         )
-        found = self._client.send_or_none("subscription_not_found", request, self._throttle)
+        found = self._client.send_or_none("subscription_not_found", request, self._permits)
         if found is None:
             return Quote(currency=query.currency, next=query.list_price, reason=_NO_LAGO_SUBSCRIPTION)
         period_ends_at = found.current_billing_period_ending_at
@@ -75,7 +75,7 @@ class LagoUsageAndPreview:
             params={"external_subscription_id": org_id, "apply_taxes": "false"},
         )
         try:
-            found = self._client.send_or_none("no_active_subscription", request, self._throttle)
+            found = self._client.send_or_none("no_active_subscription", request, self._permits)
         except MisconfiguredError as error:
             # Lago answers the same for an unknown customer as for an unknown URL (lago.md 6).
             if error.code != "resource_not_found":

@@ -12,12 +12,13 @@ import functools
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import stripe
 from pydantic import ValidationError
 
 from core.ports.errors import AmbiguousError
+from core.ports.provider import RequestPermits
 from providers.stripe import errors
 from providers.stripe.errors import STRIPE
 from providers.stripe.responses import StripeModel, StripePage, StripeResource
@@ -32,11 +33,7 @@ STRIPE_PAGE_SIZE = 100  # the most Stripe gives at once
 MAX_STRIPE_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
 
 
-class RequestGuard(Protocol):
-    def before_request(self, operation: str) -> None: ...
-
-
-class NoGuard:
+class UnlimitedPermits:
     """For requests outside a sync attempt, such as those for prices and the account."""
 
     def before_request(self, operation: str) -> None:  # noqa: ARG002 - nothing limits them
@@ -71,7 +68,7 @@ class StripeClient:
 
     def send(
         self,
-        guard: RequestGuard,
+        guard: RequestPermits,
         operation: str,
         purpose: str,
         request: Callable[[], stripe.StripeObject],
@@ -94,7 +91,7 @@ class StripeClient:
 
     def list_all(  # noqa: PLR0913, PLR0917 - as for one request
         self,
-        guard: RequestGuard,
+        guard: RequestPermits,
         operation: str,
         purpose: str,
         fetch_page: Callable[[str | None], stripe.StripeObject],

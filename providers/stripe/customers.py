@@ -23,7 +23,7 @@ from stripe.params import (
 
 from core.common.json_types import Json
 from core.compare.desired_state import DOUBLE_CHARGING
-from core.ports.errors import AmbiguousError, NoPermitError, OutcomeUnknownError, RejectedError
+from core.ports.errors import AmbiguousError, MustWaitError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Customer, Intent
 from core.ports.spec import CUSTOMER_DELETED, CustomerSpec, LastKnown
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
@@ -38,7 +38,7 @@ CUSTOMER_CREATE_OPERATION = "POST /v1/customers"
 # Our clock and Stripe's may differ: the times of an intent are ours, ``created`` is Stripe's.
 STRIPE_CLOCK_SKEW = timedelta(minutes=10)
 # Stripe keeps events for this long, and keys for at least a day. An earlier use of our key is not older.
-IDEMPOTENCY_KEY_LIFETIME_MAX = timedelta(days=30)
+LOST_KEY_LOOKBACK = timedelta(days=30)
 # At Stripe's 25 creates a second a backfill creates 30,000 customers in twenty minutes.
 _MAX_CUSTOMER_PAGES = 400
 # Stripe aborts a request within minutes. Until then it may still take effect.
@@ -74,7 +74,7 @@ class StripeCustomers:
             except (OutcomeUnknownError, RejectedError) as error:
                 if error.code == IDEMPOTENCY_KEY_REUSED:
                     # Not used by this intent, but by one that was lost when the database was restored.
-                    lookback = IDEMPOTENCY_KEY_LIFETIME_MAX
+                    lookback = LOST_KEY_LOOKBACK
             else:
                 return self._confirm_created(created, spec, last_known, attempt)
         else:
@@ -244,13 +244,13 @@ def search_window(intent: Intent, lookback: timedelta = STRIPE_CLOCK_SKEW) -> tu
 
 
 def wait_out_inflight(intent: Intent, now: datetime) -> None:
-    """Raises ``NoPermitError`` while Stripe may still be processing the last request of the intent.
+    """Raises ``MustWaitError`` while Stripe may still be processing the last request of the intent.
 
     The next attempt does not repeat that request under its key, so finding nothing yet would prove nothing.
     """
     remaining = (intent.last_sent_at + REQUEST_IN_FLIGHT_MAX - now).total_seconds()
     if remaining > 0:
-        raise NoPermitError(remaining, reserved=False)
+        raise MustWaitError(remaining, reserved=False)
 
 
 def _single(live: list[str], spec: CustomerSpec) -> str:

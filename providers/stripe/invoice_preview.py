@@ -11,10 +11,10 @@ from functools import partial
 
 from stripe.params import InvoiceCreatePreviewParams
 
-from core.ports.provider import Throttle
+from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote
 from core.ports.spec import SubscriptionSpec
-from providers.stripe.client import NoGuard, StripeClient, with_new_idempotency_key
+from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
 from providers.stripe.plan_changes import StripeUpdate, SubscriptionState, next_update, parse_state
 from providers.stripe.prices import StripePrices, interval_of
 from providers.stripe.responses import StripeModel, StripePage, StripePrice, StripeSubscription, StripeSubscriptionItem
@@ -53,20 +53,20 @@ class _InvoicePreview(StripeModel):
 class StripeInvoicePreviewer:
     """An ``InvoicePreviewer``."""
 
-    def __init__(self, client: StripeClient, prices: StripePrices, throttle: Throttle | None = None) -> None:
+    def __init__(self, client: StripeClient, prices: StripePrices, permits: RequestPermits | None = None) -> None:
         self._client = client
         self._prices = prices
-        self._throttle = throttle or NoGuard()
+        self._permits = permits or UnlimitedPermits()
 
-    def with_throttle(self, throttle: Throttle) -> StripeInvoicePreviewer:
-        return StripeInvoicePreviewer(self._client, self._prices, throttle)
+    def with_permits(self, permits: RequestPermits) -> StripeInvoicePreviewer:
+        return StripeInvoicePreviewer(self._client, self._prices, permits)
 
     def quote(self, query: PlanChangeQuery) -> Quote:
         subscription_id, spec = query.subscription_id, query.spec
         if subscription_id is None:
             return Quote(currency=query.currency, reason=_NO_STRIPE_SUBSCRIPTION)
         found = self._client.send(
-            self._throttle,
+            self._permits,
             "GET /v1/subscriptions/{id}",
             f"read subscription {subscription_id}",
             lambda: self._client.v1.subscriptions.retrieve(subscription_id),
@@ -84,7 +84,7 @@ class StripeInvoicePreviewer:
         )
 
     def _active_price(self, plan: str) -> StripePrice:
-        return self._prices.active_price(plan, self._throttle)
+        return self._prices.active_price(plan, self._permits)
 
     def _preview_invoice(
         self, subscription_id: str, item: StripeSubscriptionItem, update: StripeUpdate | None
@@ -97,7 +97,7 @@ class StripeInvoicePreviewer:
                 "proration_behavior": update.proration,
             }
         return self._client.send(
-            self._throttle,
+            self._permits,
             "POST /v1/invoices/create_preview",
             f"preview the invoice of subscription {subscription_id}",
             partial(self._client.v1.invoices.create_preview, params, with_new_idempotency_key("preview_invoice")),

@@ -8,8 +8,9 @@ import time
 from stripe.params import PriceCreateParamsRecurring
 
 from core.ports.errors import RejectedError
+from core.ports.provider import RequestPermits
 from core.ports.spec import PriceSpec
-from providers.stripe.client import NoGuard, RequestGuard, StripeClient, with_new_idempotency_key
+from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
 from providers.stripe.responses import StripePage, StripePrice, StripeProduct
 
@@ -32,7 +33,7 @@ class StripePrices:
         self._cache: dict[str, tuple[float, StripePrice]] = {}
         self._lock = threading.Lock()
 
-    def active_price(self, lookup_key: str, guard: RequestGuard) -> StripePrice:
+    def active_price(self, lookup_key: str, guard: RequestPermits) -> StripePrice:
         """The active price under this key, at most ``PRICE_CACHE_SECONDS`` old. Raises ``RejectedError`` if none is."""
         with self._lock:
             read_at, price = self._cache.get(lookup_key, (0.0, None))
@@ -49,7 +50,7 @@ class StripePrices:
         return price
 
     def find_price(self, code: str) -> PriceSpec | None:
-        price = self._find_active(code, NoGuard())
+        price = self._find_active(code, UnlimitedPermits())
         if price is None:
             return None
         if price.unit_amount is None or price.recurring is None or isinstance(price.product, str):
@@ -73,7 +74,7 @@ class StripePrices:
         options = with_new_idempotency_key("create_price")
         try:
             self._client.send(
-                NoGuard(),
+                UnlimitedPermits(),
                 "POST /v1/prices",
                 f"create the price with lookup key {spec.code}",
                 lambda: self._client.v1.prices.create(
@@ -104,7 +105,7 @@ class StripePrices:
         options = with_new_idempotency_key("create_product")
         try:
             self._client.send(
-                NoGuard(),
+                UnlimitedPermits(),
                 "POST /v1/products",
                 f"create product {product_id}",
                 lambda: self._client.v1.products.create({"id": product_id, "name": spec.name}, options),
@@ -117,7 +118,7 @@ class StripePrices:
     def _has_product(self, product_id: str) -> bool:
         try:
             self._client.send(
-                NoGuard(),
+                UnlimitedPermits(),
                 "GET /v1/products/{id}",
                 f"read product {product_id}",
                 lambda: self._client.v1.products.retrieve(product_id),
@@ -129,7 +130,7 @@ class StripePrices:
             return False
         return True
 
-    def _find_active(self, lookup_key: str, guard: RequestGuard) -> StripePrice | None:
+    def _find_active(self, lookup_key: str, guard: RequestPermits) -> StripePrice | None:
         found = self._client.send(
             guard,
             "GET /v1/prices",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from core.catalog.plans import EndingPolicy
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
-from providers.stripe.client import NoGuard, StripeClient
+from providers.stripe.client import StripeClient, UnlimitedPermits
 from providers.stripe.customers import StripeCustomers
 from providers.stripe.invoice_preview import StripeInvoicePreviewer
 from providers.stripe.prices import StripePrices
@@ -71,7 +71,11 @@ class StripeProvider:
     def fetch_account(self) -> Account:
         """The account of the key. Both modes have one account id, so the key's prefix shows the mode. One call."""
         account = self._client.send(
-            NoGuard(), "GET /v1/account", "read the account", self._client.v1.accounts.retrieve_current, StripeResource
+            UnlimitedPermits(),
+            "GET /v1/account",
+            "read the account",
+            self._client.v1.accounts.retrieve_current,
+            StripeResource,
         )
         return Account(id=account.id, livemode=self._livemode, key_suffix=self._key_suffix)
 

@@ -17,8 +17,8 @@ from stripe.params import CustomerListParams, EventListParams, SubscriptionListP
 
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
-from core.ports.provider import Throttle
-from providers.stripe.client import STRIPE_PAGE_SIZE, NoGuard, StripeClient
+from core.ports.provider import RequestPermits
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import RESOURCE_MISSING
 from providers.stripe.plan_changes import SubscriptionState, parse_state
 from providers.stripe.responses import (
@@ -61,12 +61,12 @@ class _WriteEvent(StripeEvent):
 
 
 class StripeStateReader:
-    def __init__(self, client: StripeClient, throttle: Throttle | None = None) -> None:
+    def __init__(self, client: StripeClient, permits: RequestPermits | None = None) -> None:
         self._client = client
-        self._throttle = throttle or NoGuard()
+        self._permits = permits or UnlimitedPermits()
 
-    def with_throttle(self, throttle: Throttle) -> StripeStateReader:
-        return StripeStateReader(self._client, throttle)
+    def with_permits(self, permits: RequestPermits) -> StripeStateReader:
+        return StripeStateReader(self._client, permits)
 
     def customers(self, cursor: str | None) -> ObservedPage[ObservedCustomer]:
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
@@ -141,16 +141,16 @@ class StripeStateReader:
     ) -> StripePage[ResourceT]:
         """The page after this id, or the first page again if the object with that id was deleted."""
         try:
-            return self._client.send(self._throttle, operation, purpose, partial(fetch_page, cursor), page_type)
+            return self._client.send(self._permits, operation, purpose, partial(fetch_page, cursor), page_type)
         except RejectedError as error:
             if cursor is None or error.code != RESOURCE_MISSING:
                 raise
-        return self._client.send(self._throttle, operation, purpose, partial(fetch_page, None), page_type)
+        return self._client.send(self._permits, operation, purpose, partial(fetch_page, None), page_type)
 
     def _read_customer(self, org_id: str, customer_id: str) -> ObservedCustomer | None:
         try:
             found = self._client.send(
-                self._throttle,
+                self._permits,
                 "GET /v1/customers/{id}",
                 f"read customer {printable(customer_id)} of {org_id}",
                 lambda: self._client.v1.customers.retrieve(customer_id),
@@ -164,7 +164,7 @@ class StripeStateReader:
 
     def _list_subscriptions(self, org_id: str, customer_id: str) -> tuple[ObservedSubscription, ...]:
         found = self._client.send(
-            self._throttle,
+            self._permits,
             "GET /v1/subscriptions",
             f"list the subscriptions of customer {printable(customer_id)} of {org_id}",
             lambda: self._client.v1.subscriptions.list({"customer": customer_id, "limit": STRIPE_PAGE_SIZE}),

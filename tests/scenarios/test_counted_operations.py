@@ -10,7 +10,7 @@ import pytest
 from core.catalog import plans as plan_catalog
 from core.catalog import publishing
 from core.catalog.plans import Catalog
-from core.ports.errors import NoPermitError
+from core.ports.errors import MustWaitError
 from core.ports.provider import BillingProvider
 from core.ports.spec import CustomerSpec, LastKnown, SubscriptionSpec
 from providers.lago.provider import LagoProvider
@@ -67,16 +67,16 @@ def test_a_create_that_must_wait_has_written_nothing(
     class Crowded(InMemoryAttempt):
         def reserve(self, operation: str) -> None:
             super().reserve(operation)
-            raise NoPermitError(1.0, reserved=True)
+            raise MustWaitError(1.0, reserved=True)
 
     provider = stripe(sandbox_server.url, plans)
     attempt = Crowded()
-    with pytest.raises(NoPermitError):
+    with pytest.raises(MustWaitError):
         provider.ensure_customer(SPEC, LastKnown(), attempt)
     assert (attempt.recorded, attempt.operations, sandbox.calls()) == ([], [], [])
     begun = InMemoryAttempt()
     resent = Crowded(begun.record_intent("create_customer", {"name": "Acme"}))
-    with pytest.raises(NoPermitError):
+    with pytest.raises(MustWaitError):
         provider.ensure_customer(SPEC, LastKnown(), resent)
     assert (resent.resent, sandbox.calls()) == ([], [])
     provider.close()

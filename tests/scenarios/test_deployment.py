@@ -21,7 +21,7 @@ from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.org_manager import OrgManager
-from core.reconcile.backoff import BURST_COOLDOWN
+from core.reconcile.backoff import COOLDOWN_AFTER_CONCURRENT_CHANGE
 from providers.lago.provider import LagoProvider
 from sandbox.client import ProviderCallCounts, SandboxClient
 from sandbox.server import Sandbox
@@ -176,7 +176,7 @@ class TestOnPostgresAndRedis:
         for number in range(100):
             manager.update_org_plan(org_id, ("enterprise", "founders_friend")[number % 2])
         # On a machine that takes so long over a hundred changes, it is no longer one burst.
-        longer = int((time.monotonic() - began) // BURST_COOLDOWN.total_seconds())
+        longer = int((time.monotonic() - began) // COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds())
         until(lambda: in_sync(database), "burst")
         assert sum(at_lago(sandbox).values()) <= 2 * (2 + longer)
         assert at_stripe(sandbox) == {}

@@ -107,7 +107,7 @@ SWEEP_INTERVAL_SECONDS: Final = backoff.MAX_BACKOFF_SECONDS + links.SWEEP_GRACE.
 MOST_SWEEPS: Final = 30
 MAX_RECONCILES_EACH: Final = 12
 LEASE_SECONDS: Final = attempt.LINK_LEASE.total_seconds() + 1
-BURST_COOLDOWN_SECONDS: Final = backoff.BURST_COOLDOWN.total_seconds() + 0.1
+BURST_COOLDOWN_SECONDS: Final = backoff.COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds() + 0.1
 
 TIERS: Final = ["founders_friend", "starter", "professional", "enterprise"]
 numbers = st.sampled_from([0, 0, 0, 1, 1, 2, 3])

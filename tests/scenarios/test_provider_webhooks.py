@@ -178,7 +178,7 @@ def test_a_failed_payment_is_shown_until_it_is_paid_and_lowers_no_plan(up: Sandb
     theirs = up.sandbox.create("lago", "invoices", external_customer_id=at_lago, error_code="card_declined")
     up.until(lambda: up.link(at_lago, "lago")["payment"] is not None, "shown")
     payment = up.link(at_lago, "lago")["payment"]
-    assert (payment["state"], payment["code"], payment["since"] is not None) == ("failed", "card_declined", True)
+    assert (payment["status"], payment["code"], payment["since"] is not None) == ("failed", "card_declined", True)
     assert "an invoice could not be charged, since" in up.billing_sync("status", at_lago).stdout
 
     stripe_id, _ = up.ids(at_stripe)
@@ -199,7 +199,7 @@ def test_a_payer_that_lago_cannot_use_is_shown(up: SandboxApp) -> None:
     org_id = up.organization()
     up.sandbox.create("lago", "payer_errors", external_customer_id=org_id, error_code="resource_missing")
     up.until(lambda: up.link(org_id, "lago")["payment"] is not None, "shown")
-    assert up.link(org_id, "lago")["payment"]["state"] == "payer_rejected"
+    assert up.link(org_id, "lago")["payment"]["status"] == "payer_rejected"
     up.sandbox.create("lago", "payers", external_customer_id=org_id)
     up.until(lambda: up.link(org_id, "lago")["payment"] is None, "taken")
 

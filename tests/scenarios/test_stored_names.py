@@ -141,16 +141,16 @@ def test_drift_finding_is_stored_under_these_keys() -> None:
     drift = findings.DriftItem(
         org_id="org_1",
         name="Acme",
-        fingerprint="1",
-        inspected={"stripe": ("cus_1",)},
+        row_versions="1",
+        inspected_customer_ids={"stripe": ("cus_1",)},
         findings=(finding,),
         repairs=(findings.RepairStep(provider="stripe", customer=True, subscription=False, calls=("POST /x",)),),
     )
     stored = {
         "org_id": "org_1",
         "name": "Acme",
-        "fingerprint": "1",
-        "inspected": {"stripe": ["cus_1"]},
+        "row_versions": "1",
+        "inspected_customer_ids": {"stripe": ["cus_1"]},
         "findings": [
             {
                 "kind": "renamed",

@@ -64,9 +64,9 @@ def check(*, as_json: output.JsonOption = False) -> None:
     Exit code 0: no drift; 2: drift found; 1: the check could not be completed, run it again to resume.
 
     JSON: {"id", "counts": {"compared", "in_flux", "parked_or_on_hold", "drifted", "repairable", "kinds": {kind:
-    count}, "excluded_providers": [provider]}, "started_at", "finished_at", "items": [{"org_id", "name", "fingerprint",
-    "inspected", "findings": [{"kind", "provider", "object_id", "field", "ours", "theirs", "repairable", "advice",
-    "our_write", "their_write"}], "repairs": [{"provider", "customer", "subscription", "calls"}]}]}
+    count}, "excluded_providers": [provider]}, "started_at", "finished_at", "items": [{"org_id", "name", "row_versions",
+    "inspected_customer_ids", "findings": [{"kind", "provider", "object_id", "field", "ours", "theirs", "repairable",
+    "advice", "our_write", "their_write"}], "repairs": [{"provider", "customer", "subscription", "calls"}]}]}
     """
     with _open_runtime() as runtime:
         with _progress() as on_progress, _failures_as_messages():

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
 
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, TCP_KEEPALIVE_OPTIONS, Database
-from core.emails import queue
+from core.emails import queue as email_queue
 from core.events import outbox
 from core.inbox import provider_webhooks
 from core.webhooks import deliveries
@@ -92,7 +92,7 @@ class Relay:
             raise
         with self._database.write() as session:
             published = outbox.mark_published(session, token, now())
-            queue.enqueue_for_events(
+            email_queue.enqueue_for_events(
                 session, [event for event in events if event.seq in published], runtime.catalog, now()
             )
             delivery_counts = deliveries.create_for_events(session, published, now())

@@ -24,7 +24,7 @@ if not (is_penalized and now - penalized_at < penalty_merge) then
   penalized_at = now
 end
 next_at = math.max(next_at, now + pause + (burst - 1) * interval * 2 ^ halvings)
-redis.call('HSET', key, 'next_at', next_at, 'slow_until', now + penalty)
+redis.call('HSET', key, 'next_at', next_at, 'slow_until', math.max(penalty_until, now + pause + penalty))
 redis.call('HSET', key, 'halvings', halvings, 'slowed_at', penalized_at)
 redis.call('EXPIRE', key, KEY_TTL_SECONDS)
 return halvings

@@ -35,7 +35,7 @@ class DriftReportRecord(Base):
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    repaired_at: Mapped[datetime | None]
+    repair_started_at: Mapped[datetime | None]
 
     __table_args__ = (Index("ix_drift_reports_started_at", "started_at"),)
 

@@ -75,7 +75,7 @@ def render(
     # Prevents automatic replies such as out-of-office notices.
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(_plain_text(paragraphs, context))
-    html = _TEMPLATES.get_template("letter.html").render(
+    html = _TEMPLATES.get_template("email.html").render(
         subject=subject, paragraphs=paragraphs, link=context.link, code=None if context.link else context.token
     )
     message.add_alternative(html, subtype="html")

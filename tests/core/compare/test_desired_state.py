@@ -116,7 +116,7 @@ def test_a_second_charger_is_refused_while_the_first_may_charge(provider: Provid
 def test_a_downgrade_across_chargers_is_refused_with_the_way_out(provider: Provider) -> None:
     with pytest.raises(RejectedError, match="cancel it") as caught:
         desired_at(provider, charged_by("stripe", "professional"), pending_plan_tier="starter")
-    assert caught.value.code == "other_provider_charging"
+    assert caught.value.code == "charging_provider_would_change"
 
 
 def test_the_digest_names_every_field_and_repeats_none() -> None:

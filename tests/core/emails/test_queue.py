@@ -199,7 +199,9 @@ def test_a_downgrade_that_took_effect_is_told(harness: EmailHarness) -> None:
     harness.relay()
     harness.sync(org_id)
     harness.deliver()
-    harness.change(org_id, lambda change, found: plan_changes.apply_scheduled_plan(change, found, "starter"))
+    harness.change(
+        org_id, lambda change, found: plan_changes.record_scheduled_plan_took_effect(change, found, "starter")
+    )
     harness.relay()
     assert harness.deliver() == [("downgrade_took_effect", "alice@acme.test")]
 

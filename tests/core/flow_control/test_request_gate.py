@@ -13,7 +13,7 @@ from core.flow_control.rate_limiter import LocalRateLimiter, ProviderRateLimits,
 from core.flow_control.request_gate import MAX_RETURN_SECONDS, MIN_RETURN_SECONDS, ConcurrencySlots, RequestGates
 from core.flow_control.token_bucket import MICROSECONDS_PER_SECOND
 from core.organizations.links import SWEEP_GRACE
-from core.ports.errors import NoPermitError
+from core.ports.errors import MustWaitError
 from core.ports.spec import Provider
 from core.reconcile.backoff import MAX_QUEUE_DELAY_SECONDS
 from core.reconcile.reconciler import Reconciler, ReconcileResult
@@ -220,14 +220,14 @@ def test_the_lanes_of_a_process_leave_room_for_the_other_biller() -> None:
     inside = [gates.open_gate("stripe", f"org_{number}", "interactive") for number in range(6)]
     for gate in inside:
         gate.before_request(CREATE_CUSTOMER_REQUEST)
-    with pytest.raises(NoPermitError) as caught:
+    with pytest.raises(MustWaitError) as caught:
         gates.open_gate("stripe", "org_late", "interactive").reserve(CREATE_CUSTOMER_REQUEST)
     assert caught.value.reserved
     gates.open_gate("lago", "org_1", "interactive").before_request("POST /api/v1/customers")
     inside[0].close()
     inside[0].close()
     gates.open_gate("stripe", "org_late", "interactive").before_request(CREATE_CUSTOMER_REQUEST)
-    with pytest.raises(NoPermitError):
+    with pytest.raises(MustWaitError):
         gates.open_gate("stripe", "org_later", "interactive").before_request(CREATE_CUSTOMER_REQUEST)
 
 

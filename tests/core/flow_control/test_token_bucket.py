@@ -213,6 +213,13 @@ def test_after_the_pause_of_a_429_no_burst_is_sent() -> None:
     assert penalize(NOW, BucketState(NOW + 9 * SECOND), TEN, SECOND).next_at == NOW + 9 * SECOND
 
 
+def test_the_half_rate_begins_after_a_pause_however_long() -> None:
+    state = penalize(NOW, UNUSED_BUCKET, TEN, 60 * SECOND)
+    assert state.penalty_until == NOW + 60 * SECOND + PENALTY_MICROSECONDS
+    shorter_pause = penalize(NOW + SECOND, state, TEN, 0)
+    assert shorter_pause.penalty_until == state.penalty_until
+
+
 unhurried = settings(deadline=None)  # a busy machine proves nothing
 moments = st.integers(NOW - 2 * SECOND, NOW + 12 * SECOND)
 limits = st.builds(RateLimit, st.sampled_from([0.1, 0.45, 5.0, 24.5, 98.0]), st.integers(1, 20))

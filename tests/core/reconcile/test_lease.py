@@ -18,7 +18,7 @@ from core.ports.provider import Customer, Subscription
 from core.ports.spec import Provider
 from core.reconcile import due_links, lease, outcomes
 from core.reconcile.attempt import LINK_LEASE, MAX_CALL_DURATION, UNKNOWN, ApplyResult, SyncAttempt
-from core.reconcile.backoff import BURST_COOLDOWN, LINK_COOLDOWN, MAX_BACKOFF_SECONDS
+from core.reconcile.backoff import COOLDOWN_AFTER_CONCURRENT_CHANGE, LINK_COOLDOWN, MAX_BACKOFF_SECONDS
 from core.reconcile.outcomes import FollowUps
 from tests.support.clocks import SetClock
 
@@ -160,8 +160,8 @@ def test_what_is_about_to_be_told_is_doubted_first_and_ours_stays_ours(harness: 
     outcomes.complete(attempt, ApplyResult(customer=CUSTOMER, customer_fingerprint="d1", subscription=Subscription(id="s", plan_code="p")), NO_FOLLOW_UPS)  # fmt: skip  # noqa: E501
     harness.rename(org_id, "Other")
     attempt = harness.start_attempt(org_id)
-    attempt.mark_customer_unknown(None)
-    attempt.mark_plan_unknown("q")
+    attempt.prepare_customer_write(None)
+    attempt.prepare_subscription_write("q")
     harness.clock.advance(minutes=5)
     known = harness.start_attempt(org_id).last_known
     assert (known.customer_id, known.confirmed, known.plan_code, known.next_plan_code) == ("cus_1", True, None, "q")
@@ -173,8 +173,8 @@ def test_nothing_known_means_nothing_to_doubt(harness: LinkHarness) -> None:
     attempt = harness.start_attempt(org_id)
     before = harness.link(org_id).lease_until
     harness.clock.advance(seconds=1)
-    attempt.mark_customer_unknown(None)
-    attempt.mark_plan_unknown(None)
+    attempt.prepare_customer_write(None)
+    attempt.prepare_subscription_write(None)
     assert harness.link(org_id).lease_until == before
 
 
@@ -199,9 +199,12 @@ def test_one_that_moved_on_while_it_was_told_rests_longer_for_the_burst_to_end(h
     attempt = harness.start_attempt(org_id)
     attempt.before_request("POST /v1/customers")
     harness.rename(org_id, "Other")
-    assert outcomes.complete(attempt, APPLIED, NO_FOLLOW_UPS).cooldown_seconds == BURST_COOLDOWN.total_seconds()
-    assert harness.acquire(org_id) == BURST_COOLDOWN.total_seconds()
-    harness.clock.advance(seconds=BURST_COOLDOWN.total_seconds())
+    assert (
+        outcomes.complete(attempt, APPLIED, NO_FOLLOW_UPS).cooldown_seconds
+        == COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds()
+    )
+    assert harness.acquire(org_id) == COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds()
+    harness.clock.advance(seconds=COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds())
     assert isinstance(harness.acquire(org_id), SyncAttempt)
 
 

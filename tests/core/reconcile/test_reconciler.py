@@ -426,7 +426,7 @@ def test_a_change_in_mid_turn_is_seen_by_one_more_round(world: SyncWorld, provid
     world.rename(org_id, "Acme 1")
     world.providers[provider].after_customer = lambda: world.rename(org_id, "Acme 2")
     outcome = world.run(org_id, provider)
-    assert (outcome.kind, outcome.requeue_after) == ("synced", backoff.BURST_COOLDOWN.total_seconds())
+    assert (outcome.kind, outcome.requeue_after) == ("synced", backoff.COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds())
     world.wait(2.1)
     world.reconcile_until_idle(org_id)
     assert world.stripe_objects("customers")[0]["name"] == world.lago_objects("customers")[0]["name"] == "Acme 2"
@@ -626,7 +626,7 @@ def test_a_plan_that_stripe_already_ended_is_left_to_come_in_lago_on_its_own_day
     with world.database.write() as session:
         organization = organization_commands.lock(session, org_id)
         assert organization is not None
-        plan_changes.apply_scheduled_plan(ChangeContext(session, world.now), organization, "starter")
+        plan_changes.record_scheduled_plan_took_effect(ChangeContext(session, world.now), organization, "starter")
     world.rename(org_id, "Acme GmbH")
     world.wait(5)
     world.run(org_id, "lago")
@@ -764,7 +764,9 @@ def test_a_downgrade_that_would_change_the_charger_is_parked_and_can_be_taken_ba
     org_id = synced(world, "enterprise")
     world.change_plan(org_id, "starter")
     world.reconcile_until_idle(org_id)
-    assert {world.link(org_id, provider).error_code for provider in BOTH_PROVIDERS} == {"other_provider_charging"}
+    assert {world.link(org_id, provider).error_code for provider in BOTH_PROVIDERS} == {
+        "charging_provider_would_change"
+    }
     world.change_plan(org_id, "enterprise")
     world.wait(5)
     world.reconcile_until_idle(org_id)

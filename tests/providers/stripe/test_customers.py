@@ -12,7 +12,7 @@ from core.common.json_types import Json
 from core.ports.errors import (
     AmbiguousError,
     MisconfiguredError,
-    NoPermitError,
+    MustWaitError,
     OutcomeUnknownError,
     ProviderError,
     RejectedError,
@@ -209,7 +209,7 @@ def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_gro
     assert attempt.stored is not None
     attempt.stored = replace(attempt.stored, first_sent_at=attempt.stored.first_sent_at - timedelta(hours=23))
     world.clear_calls()
-    with pytest.raises(NoPermitError) as waits:
+    with pytest.raises(MustWaitError) as waits:
         make(world, attempt)
     assert 290 < waits.value.retry_after <= 300
     assert world.calls() == []

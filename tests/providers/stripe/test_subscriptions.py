@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from core.ports.errors import AmbiguousError, NoPermitError, ProviderError, RejectedError, UnavailableError
+from core.ports.errors import AmbiguousError, MustWaitError, ProviderError, RejectedError, UnavailableError
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from sandbox.server import Sandbox
@@ -164,7 +164,7 @@ def test_a_create_that_may_still_be_under_way_is_waited_for_when_its_key_has_gro
         world.provider.ensure_subscription(spec(customer, "starter"), known(customer), attempt)
     assert attempt.stored is not None
     attempt.stored = replace(attempt.stored, first_sent_at=attempt.stored.first_sent_at - timedelta(hours=23))
-    with pytest.raises(NoPermitError):
+    with pytest.raises(MustWaitError):
         world.provider.ensure_subscription(spec(customer, "starter"), known(customer), attempt)
     assert len(attempt.recorded) == 1
 
@@ -414,7 +414,7 @@ def test_ending_while_a_create_may_still_be_under_way_waits_until_it_cannot(
     world.fault(CREATE, "slow", seconds=4.5)
     with pytest.raises(UnavailableError):
         world.hasty.ensure_subscription(spec(customer, "starter"), known(customer), attempt)
-    with pytest.raises(NoPermitError) as caught:
+    with pytest.raises(MustWaitError) as caught:
         world.provider.end_subscription(known(customer), ORG, attempt)
     assert caught.value.retry_after == pytest.approx(300, abs=10)
     until(lambda: world.subscriptions(customer), "it is there in the end")

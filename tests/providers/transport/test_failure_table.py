@@ -19,7 +19,7 @@ from core.common.json_types import Json
 from core.ports.errors import ProviderError, RejectedError
 from core.ports.spec import CustomerSpec, LastKnown, Provider
 from providers.lago.provider import LagoProvider
-from providers.stripe.client import NoGuard, StripeClient, with_new_idempotency_key
+from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
 from providers.stripe.responses import StripeCustomer
 from providers.transport.failure_table import DEFAULT_RULE, FAILURE_RULES, Failure, FailureRule
 from tests import contract
@@ -110,7 +110,7 @@ def stripe_error(stub: StripeStub, stripe_client: StripeClient, response: Stripe
     options = with_new_idempotency_key("test")
     with pytest.raises(ProviderError) as caught:
         stripe_client.send(
-            NoGuard(),
+            UnlimitedPermits(),
             "POST /v1/customers/{id}",
             "update it",
             lambda: stripe_client.v1.customers.update("cus_1", {"name": "n"}, options),
