@@ -165,11 +165,13 @@ ERROR_KIND_MEANINGS: Final[Mapping[str, str]] = {
     "misconfigured": "The provider rejects our key, address or permission. Every organization fails alike.",
     "rejected": "The provider rejects the request, or it has something that we must not change.",
     "ambiguous": "We cannot prove what exists at the provider. Going on could create a second customer.",
+    "conflict": "Somebody changed at the provider what we charge. An operator decides with `billing-sync resolve`.",
 }
 REACTIONS: Final[Mapping[str, str]] = {
     "RetryableError": "retried automatically",
     "MisconfiguredError": "the circuit breaker opens; retried after an operator has fixed the settings",
     "ParkedError": "the link is parked",
+    "ConflictError": "the link is on hold",
 }
 
 FINDING_MEANINGS: Final[Mapping[str, str]] = {

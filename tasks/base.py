@@ -171,7 +171,7 @@ class BillingTask(Task[Any, Any]):
             result = self.runtime.reconciler.run(org_id, provider, bulk=bulk)
         for other_provider in result.also_requeue:
             queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[other_provider], org_id, bulk))
-        if result.kind == "parked":
+        if result.kind in {"parked", "on_hold"}:
             raise LinkParkedError(result.error)
         if result.requeue_after is None or result.requeue_after > MAX_QUEUE_DELAY_SECONDS:
             return

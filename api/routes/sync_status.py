@@ -174,11 +174,7 @@ def _reason(link: LinkReport) -> str:
         case "waiting":
             return "Lago waits for the Stripe customer that it will charge."
         case "parked" | "on_hold":
-            return (
-                f"The imported data for {provider_name} is doubtful."
-                if link.status == "on_hold"
-                else f"The sync with {provider_name} cannot continue automatically."
-            )
+            return _operator_reason(link)
         case "retrying":
             reasons = {
                 "throttled": f"{provider_name} limits our request rate.",
@@ -192,11 +188,7 @@ def _reason(link: LinkReport) -> str:
 def _next_step(link: LinkReport) -> str:
     match link.status:
         case "parked" | "on_hold":
-            return (
-                "An operator must check the data and retry. Nothing is sent before."
-                if link.status == "on_hold"
-                else "An operator must fix it. Any change of the organization also triggers a retry."
-            )
+            return _operator_step(link)
         case "provider_down":
             return f"It resumes automatically once {PROVIDER_NAMES[link.provider]} responds."
         case "waiting":
@@ -207,6 +199,23 @@ def _next_step(link: LinkReport) -> str:
             return "It is retried automatically at `next_at`."
         case "in_sync" | "queued":
             return "It will be synced within moments; its sync request is sent again at `next_at`."
+
+
+def _operator_reason(link: LinkReport) -> str:
+    provider_name = PROVIDER_NAMES[link.provider]
+    if link.is_conflict:
+        return f"Somebody changed the billing of this organization in {provider_name}."
+    if link.status == "on_hold":
+        return f"The imported data for {provider_name} is doubtful."
+    return f"The sync with {provider_name} cannot continue automatically."
+
+
+def _operator_step(link: LinkReport) -> str:
+    if link.is_conflict:
+        return "An operator must decide which one is right. Nothing is sent before."
+    if link.status == "on_hold":
+        return "An operator must check the data and retry. Nothing is sent before."
+    return "An operator must fix it. Any change of the organization also triggers a retry."
 
 
 def _error_details(link: LinkReport, *, for_service: bool) -> SyncErrorDetails | None:

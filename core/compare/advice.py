@@ -43,12 +43,14 @@ AdviceCode = Literal[
     "lago_still_has_payer",
     "stripe_still_has_subscription",
     "charging_provider_would_change",
-    # The link is parked after a remote check
-    "parked_for_finding",
-    "parked_for_ended_subscription",
-    "parked_for_missing_subscription",
-    "parked_for_plan",
-    "parked_for_next_plan",
+    # The link is on hold after a remote check
+    "conflict_customer",
+    "conflict_subscription",
+    "conflict_ended_subscription",
+    "conflict_missing_subscription",
+    "conflict_plan",
+    "conflict_next_plan",
+    "conflict_payer",
 ]
 
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
@@ -108,11 +110,11 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "ended_in_lago": "it was ended in Lago, not by us; the repair creates it again",
     "ended_in_stripe": (
         "it was ended in Stripe, not by us. To charge again, create a subscription for the customer in Stripe with "
-        "metadata org_id={org_id}, then run `billing-sync retry {org_id}` to adopt it"
+        "metadata org_id={org_id}, then run `{retry_command}` to adopt it"
     ),
     "inactive_in_lago": (
         "Lago has a subscription with our id that is inactive or belongs to another customer: resolve it in Lago, then "
-        "run `billing-sync retry {org_id}`"
+        "run `{retry_command}`"
     ),
     "plan_differs": "the repair switches it to our plan immediately",
     "plan_not_repairable": (
@@ -137,22 +139,28 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "the downgrade from {tier} to {next_tier} would move billing from {charged_by} to {next_charged_by} at period "
         "end, which neither provider can schedule: cancel it, or let one provider charge for both plans"
     ),
-    "parked_for_finding": "{object_id} at {provider_name}: {advice}",
-    "parked_for_ended_subscription": (
+    "conflict_customer": "{object_id} at {provider_name}: {advice}",
+    "conflict_subscription": "{object_id} at {provider_name}: {advice}; then run `{retry_command}`",
+    "conflict_ended_subscription": (
         "its subscription was ended at {provider_name}, but not by billing-sync, so it is not created again "
-        "automatically: run `billing-sync retry {org_id}` to create it again, or set the organization's status to "
-        "deleted to end billing"
+        "automatically: run `billing-sync resolve {org_id} --ours` to create it again, or set the organization's "
+        "status to deleted to end billing"
     ),
-    "parked_for_missing_subscription": "subscription {object_id}: {advice}",
-    "parked_for_plan": (
+    "conflict_missing_subscription": "subscription {object_id}: {advice}",
+    "conflict_plan": (
         "subscription {object_id} at {provider_name} is on {theirs}, but billing-sync expects {ours} and did not make "
-        "this change: change the organization's plan to the intended one, or run `billing-sync retry {org_id}` to "
-        "restore the expected plan at {provider_name}"
+        "this change: run `billing-sync resolve {org_id} --ours` to restore {ours}, or `billing-sync resolve {org_id} "
+        "--theirs` to change the organization to {theirs}"
     ),
-    "parked_for_next_plan": (
+    "conflict_next_plan": (
         "subscription {object_id} at {provider_name} is scheduled to change to {theirs}, but billing-sync expects "
-        "{ours} and did not make this change: change the organization's plan to the intended one, or run `billing-sync "
-        "retry {org_id}` to restore the expected plan at {provider_name}"
+        "{ours} and did not make this change: run `billing-sync resolve {org_id} --ours` to correct "
+        "{provider_name}, or `billing-sync resolve {org_id} --theirs` to correct the organization"
+    ),
+    "conflict_payer": (
+        "Lago charges the Stripe customer {theirs}, but billing-sync expects {ours} and did not make this change: run "
+        "`billing-sync resolve {org_id} --ours` to let Lago charge {ours}, or `billing-sync resolve {org_id} --theirs` "
+        "to give the organization the Stripe customer {theirs}"
     ),
 }
 

@@ -26,11 +26,16 @@ MAX_CUSTOMERS_INSPECTED = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffRules:
-    """``accounts``: the accounts of our API keys, if they were read."""
+    """``accounts``: the accounts of our API keys, if they were read.
+
+    ``is_remote_check``: the result decides whether a link is on hold for a conflict, so one that is on hold for that is
+    compared as if it was active.
+    """
 
     catalog: Catalog
     policy: PayerPolicy
     accounts: Mapping[Provider, str] = field(default_factory=dict)
+    is_remote_check: bool = False
 
 
 class DiffResult(NamedTuple):
@@ -50,6 +55,7 @@ def compare(local: LocalState, observed_states: Mapping[Provider, ObservedState]
             catalog=rules.catalog,
             policy=rules.policy,
             key_account=rules.accounts.get(provider),
+            is_remote_check=rules.is_remote_check,
         )
         provider_findings = _findings_at(side)
         findings += provider_findings

@@ -11,7 +11,7 @@ from core.compare.advice import Advice, AdviceCode
 from core.compare.desired_state import DesiredState, PayerPolicy, desired_state
 from core.compare.findings import Finding, FindingKind, TheirWrite
 from core.compare.local_state import LocalState
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import CONFLICT, BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
@@ -36,7 +36,7 @@ class RuleFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderSide:
-    """``key_account``: the account of our API key, if it was read."""
+    """``key_account``: the account of our API key, if it was read. ``is_remote_check``: as in ``DiffRules``."""
 
     local: LocalState
     provider: Provider
@@ -44,6 +44,7 @@ class ProviderSide:
     catalog: Catalog
     policy: PayerPolicy
     key_account: str | None = None
+    is_remote_check: bool = False
 
     @property
     def organization(self) -> Organization:
@@ -55,7 +56,7 @@ class ProviderSide:
 
     @property
     def is_active(self) -> bool:
-        return self.link.state == "active"
+        return self.link.state == "active" or (self.is_remote_check and self._is_in_conflict)
 
     @cached_property
     def desired(self) -> DesiredState | RejectedError:
@@ -80,9 +81,13 @@ class ProviderSide:
         return next((each for each in self.observed.subscriptions if self._is_ours(each)), None)
 
     def advice(self, code: AdviceCode, **parameters: str | None) -> Advice:
-        """Every sentence may name the organization and the provider."""
+        """Every sentence may name the organization, the provider, and the command that makes the link try again."""
+        decides_conflict = self.is_remote_check or self._is_in_conflict
         subject = {
             "org_id": self.organization.id,
+            "retry_command": f"billing-sync resolve {self.organization.id} --ours"
+            if decides_conflict
+            else f"billing-sync retry {self.organization.id}",
             "provider": self.provider,
             "provider_name": PROVIDER_NAMES[self.provider],
         }
@@ -101,6 +106,10 @@ class ProviderSide:
             advice=found.advice.sentence,
             their_write=None if observed is None else self._last_write(observed),
         )
+
+    @property
+    def _is_in_conflict(self) -> bool:
+        return self.link.state == "on_hold" and self.link.error_kind == CONFLICT
 
     def _is_ours(self, subscription: ObservedSubscription) -> bool:
         has_org_id = subscription.org_id == self.organization.id and subscription.customer_id == self.link.customer_id

@@ -147,7 +147,7 @@ class DriftRepairer:
         for _ in range(MAX_REPAIR_ATTEMPTS):
             result = self.reconciler.run(org_id, provider)
             if (
-                result.kind in {"synced", "parked"}
+                result.kind in {"synced", "parked", "on_hold"}
                 or result.requeue_after is None
                 or result.requeue_after > MAX_REPAIR_WAIT_SECONDS
             ):

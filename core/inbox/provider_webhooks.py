@@ -269,7 +269,7 @@ def _request_check(session: Session, ref: LinkRef, webhooks: Collection[Provider
     if not relevant:
         return False
     waiting_reason = (
-        "the link is parked or on hold; the provider is checked when the link is retried"
+        "the link is parked or on hold; the provider is checked when the link is active again"
         if link.state != "active"
         else None
     )

@@ -20,7 +20,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations.links import mark_for_sync, new_link
+from core.organizations.links import end_conflicts, mark_for_sync, new_link
 from core.organizations.validation import (
     ORGANIZATION_ID_PATTERN,
     checked_currency,
@@ -107,6 +107,9 @@ def change_status(change: ChangeContext, organization: Organization, status: str
     organization.updated_at = change.now
     if "deleted" in {before, new_status}:
         organization.pending_plan_tier = organization.plan_effective_at = None
+        if new_status == "deleted":
+            # Whatever was changed at a provider, billing ends; this undoes no such change.
+            end_conflicts(change, organization)
         mark_for_sync(change, organization)
     outbox.record(change, "organization.status_changed", organization.id, {"from": before, "to": new_status})
 

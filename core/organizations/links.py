@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, case, update
 
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import IS_CONFLICT, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 
@@ -43,6 +43,16 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
         "next_sweep_at": now + SWEEP_GRACE,
         "generation": 0,
     }
+
+
+def end_conflicts(change: ChangeContext, organization: Organization) -> None:
+    """Release the links that are on hold because their provider was changed. Call before ``mark_for_sync``."""
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == organization.id, IS_CONFLICT)
+        .values(state="active")
+        .execution_options(synchronize_session=False)
+    )
 
 
 def mark_for_sync(change: ChangeContext, organization: Organization) -> None:

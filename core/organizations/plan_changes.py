@@ -56,6 +56,15 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
+def adopt_plan(change: ChangeContext, organization: Organization, tier: str) -> None:
+    """An operator decided that ``tier``, which a provider charges already, is right: it applies now, up or down."""
+    before, organization.plan_tier = organization.plan_tier, tier
+    organization.pending_plan_tier = organization.plan_effective_at = None
+    mark_for_sync(change, organization)
+    data: EventData = {"from": before, "to": tier, "at": "now"}
+    outbox.record(change, "organization.plan_changed", organization.id, data)
+
+
 def record_scheduled_plan_took_effect(change: ChangeContext, organization: Organization, tier: str) -> None:
     """A provider reported that a scheduled downgrade took effect: ``tier`` is the organization's plan from now on.
 

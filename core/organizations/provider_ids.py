@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from core.common.json_types import Json
 from core.common.validation import InvalidChangeError
 from core.db.database import acquire_advisory_locks
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import CONFLICT, BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
@@ -64,9 +64,12 @@ def _refuse_unusable_id(
     if provider == "stripe" and link.customer_id != customer_id and has_subscription:
         subscription = f"subscription {link.subscription_id}" if link.subscription_id else "a subscription"
         state = "is active" if link.subscription_id else "is being created"
+        is_conflict = link.state == "on_hold" and link.error_kind == CONFLICT
+        command, option = ("resolve", " --ours") if is_conflict else ("retry", "")
+        detect_command = f"billing-sync {command} {organization.id}{option}"
         message = (
             f"{field} cannot change while {subscription} {state} on {link.customer_id}: end it first; "
-            f"if that customer was deleted in Stripe, run `billing-sync retry {organization.id}`, which detects it"
+            f"if that customer was deleted in Stripe, run `{detect_command}`, which detects it"
         )
         raise InvalidChangeError(field, message)
 

@@ -10,6 +10,7 @@ ProviderError
     ParkedError         repeating cannot help: an operator must act on this organization
         RejectedError       the provider rejects the request, or has something that we must not touch
         AmbiguousError      we cannot prove what exists at the provider; going on could create a second customer
+    ConflictError       somebody changed at the provider what we charge: an operator decides (`billing-sync resolve`)
 
 ``LeaseLostError`` is not about the provider: another worker has the lease, so this one ends. Nor is ``MustWaitError``:
 the request may not be sent now, so the attempt is made later.
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-ErrorKind = Literal["unavailable", "throttled", "outcome_unknown", "misconfigured", "rejected", "ambiguous"]
+ErrorKind = Literal["unavailable", "throttled", "outcome_unknown", "misconfigured", "rejected", "ambiguous", "conflict"]
 
 
 class ProviderError(Exception):
@@ -89,6 +90,12 @@ class RejectedError(ParkedError):
 
 class AmbiguousError(ParkedError):
     kind = "ambiguous"
+
+
+class ConflictError(ProviderError):
+    """Raised by a remote check only. The message says what was changed, and the ways out."""
+
+    kind = "conflict"
 
 
 class LeaseLostError(Exception):

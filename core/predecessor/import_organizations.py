@@ -16,7 +16,7 @@ from sqlalchemy import Row, insert, select, update
 
 from core.catalog.plans import Catalog
 from core.db.database import acquire_advisory_locks
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import IS_NO_CONFLICT, BillingLink
 from core.db.models.events import EventData
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events.event_types import ChangeContext
@@ -355,10 +355,13 @@ def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetim
 
 
 def _put_owner_on_hold(change: ChangeContext, owner: str, provider: Provider, message: str) -> None:
-    """Puts the link on hold. The new generation ends a running sync attempt, which relied on the id."""
+    """Puts the link on hold, unless it is for a conflict.
+
+    The new generation ends a running sync attempt, which relied on the id.
+    """
     change.session.execute(
         update(BillingLink)
-        .where(BillingLink.org_id == owner, BillingLink.provider == provider)
+        .where(BillingLink.org_id == owner, BillingLink.provider == provider, IS_NO_CONFLICT)
         .values(
             state="on_hold",
             generation=BillingLink.generation + 1,

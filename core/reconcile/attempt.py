@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -51,6 +51,16 @@ MAX_CALL_DURATION = timedelta(seconds=20)
 
 UNKNOWN = ""
 """Value of ``customer_fingerprint`` or ``applied_plan`` while the outcome of the last write to it is not known."""
+
+
+NO_ERROR: Final[dict[str, Any]] = {
+    "error_kind": None,
+    "error_code": None,
+    "error_message": None,
+    "error_request_id": None,
+    "error_at": None,
+}
+"""The values of a link without an error."""
 
 
 @dataclass(slots=True)
@@ -196,19 +206,6 @@ class SyncAttempt:
         """Invalidate the last-known plan: the subscription is read before the next write to it."""
         self._write({"applied_plan": None})
         self.link.applied_plan = None
-
-    def mark_remote_changed(self) -> None:
-        """A remote check found that the provider was changed: nothing counts as applied any more.
-
-        The applied plan stays stored. Without it, any other change of the organization would write the plan again,
-        although nobody asked for that.
-        """
-        self._write(
-            {
-                "applied_version": min(self.link.applied_version, self.organization.version - 1),
-                "customer_fingerprint": UNKNOWN if self.link.customer_fingerprint is not None else None,
-            }
-        )
 
     def _write(self, values: dict[str, Any], *, may_charge: bool = False) -> None:
         """``may_charge``: from now on this provider may charge.

@@ -1,4 +1,4 @@
-"""Outcomes of a sync attempt: complete, defer, requeue, retry, park, release.
+"""Outcomes of a sync attempt: complete, defer, requeue, retry, park, put on hold, release.
 
 Each outcome is one fenced write. An attempt whose lease was taken over changes nothing, and if it had sent something,
 the next attempt reads or writes everything again.
@@ -23,6 +23,7 @@ from core.flow_control import circuit_breaker
 from core.organizations import commands, links, plan_changes
 from core.organizations.links import SWEEP_GRACE
 from core.ports.errors import (
+    ConflictError,
     LeaseLostError,
     MisconfiguredError,
     ObjectThrottledError,
@@ -31,6 +32,7 @@ from core.ports.errors import (
     UnavailableError,
 )
 from core.reconcile.attempt import (
+    NO_ERROR,
     UNKNOWN,
     ApplyResult,
     FencedRow,
@@ -139,7 +141,7 @@ def defer(attempt: SyncAttempt, not_before: datetime, reason: str, message: str)
             "next_sweep_at": case((_has_new_version(attempt), now + SWEEP_GRACE), else_=not_before),
         }
         if attempt.link.error_kind != reason:
-            values |= {**_NO_ERROR, "error_kind": reason, "error_message": message, "error_at": now}
+            values |= {**NO_ERROR, "error_kind": reason, "error_message": message, "error_at": now}
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
     return (not_before - now).total_seconds() if row.not_before is not None else 0.0
@@ -170,14 +172,18 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
     """Record the failure and when to try again; returns the seconds until then."""
     now = attempt.clock()
     seconds = retry_delay(error, attempt.link.attempts, jitter)
-    retry_at = now + timedelta(seconds=seconds)
-    next_sweep_at = retry_at if seconds > MAX_QUEUE_DELAY_SECONDS else retry_at + SWEEP_GRACE
+    # The organization changed during this attempt: the failures before that say nothing about the new data.
+    seconds_if_changed = min(seconds, retry_delay(error, 1, jitter))
+    retry_at, retry_at_if_changed = now + timedelta(seconds=seconds), now + timedelta(seconds=seconds_if_changed)
     with attempt.database.write() as session:
         values = {
             **_error_values(error, now),
             **leases.RELEASED,
-            "not_before": retry_at,
-            "next_sweep_at": next_sweep_at,
+            "not_before": case((_has_new_version(attempt), retry_at_if_changed), else_=retry_at),
+            "next_sweep_at": case(
+                (_has_new_version(attempt), _sweep_after_retry(now, seconds_if_changed)),
+                else_=_sweep_after_retry(now, seconds),
+            ),
         }
         if isinstance(error, ObjectThrottledError):
             values["cooldown_until"] = retry_at  # a request for another change would be throttled, too
@@ -187,7 +193,7 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
             circuit_breaker.record_failure(session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe)
         else:
             _record_provider_health(session, attempt, row, now)
-    return seconds
+    return seconds if row.not_before == retry_at else seconds_if_changed
 
 
 def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
@@ -207,6 +213,25 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
     return LINK_COOLDOWN.total_seconds() if row.state == "active" else None
+
+
+def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> None:
+    """Put the link on hold: somebody changed the provider. One write, so that no crash lets an attempt overwrite that.
+
+    Nothing counts as applied any more. A change of the organization during this attempt makes no difference: it does
+    not say what is to become of the provider's change.
+    """
+    now = attempt.clock()
+    with attempt.database.write() as session:
+        values = {
+            **_error_values(error, now),
+            **leases.RELEASED,
+            "state": "on_hold",
+            "applied_version": min(attempt.link.applied_version, attempt.organization.version - 1),
+            "customer_fingerprint": UNKNOWN if attempt.link.customer_fingerprint is not None else None,
+        }
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
 
 
 def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
@@ -256,13 +281,10 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
         links.mark_for_sync(ChangeContext(session, attempt.clock()), organization)
 
 
-_NO_ERROR: dict[str, Any] = {
-    "error_kind": None,
-    "error_code": None,
-    "error_message": None,
-    "error_request_id": None,
-    "error_at": None,
-}
+def _sweep_after_retry(now: datetime, seconds: float) -> datetime:
+    """When the sweep takes over: at once if the retry is left to it, else only if the delayed message was lost."""
+    retry_at = now + timedelta(seconds=seconds)
+    return retry_at if seconds > MAX_QUEUE_DELAY_SECONDS else retry_at + SWEEP_GRACE
 
 
 def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
@@ -312,7 +334,7 @@ def _completion_values(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {
         **leases.RELEASED,
-        **_NO_ERROR,
+        **NO_ERROR,
         "applied_version": attempt.organization.version,
         "attempts": 0,
         "not_before": None,

@@ -18,7 +18,15 @@ from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
-from core.ports.errors import LeaseLostError, MustWaitError, ParkedError, RejectedError, RetryableError, ThrottledError
+from core.ports.errors import (
+    ConflictError,
+    LeaseLostError,
+    MustWaitError,
+    ParkedError,
+    RejectedError,
+    RetryableError,
+    ThrottledError,
+)
 from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider, SubscriptionSpec
 from core.reconcile import backoff, lease, outcomes, remote_check
@@ -40,7 +48,7 @@ class ReconcileResult:
     ``also_requeue``: the other links that have work now.
     """
 
-    kind: Literal["synced", "idle", "waiting", "retry", "parked"]
+    kind: Literal["synced", "idle", "waiting", "retry", "parked", "on_hold"]
     requeue_after: float | None = None
     also_requeue: tuple[Provider, ...] = ()
     error: str | None = None
@@ -106,6 +114,9 @@ class Reconciler:
             requeue_after = outcomes.park(attempt, error)
             kind: Literal["parked", "retry"] = "parked" if requeue_after is None else "retry"
             return ReconcileResult(kind=kind, requeue_after=requeue_after, error=str(error))
+        except ConflictError as error:
+            outcomes.put_on_hold(attempt, error)
+            return ReconcileResult(kind="on_hold", error=str(error))
 
     def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
         desired = desired_state(attempt.provider, attempt.organization, attempt.other_link, self.catalog, self.policy)
@@ -155,7 +166,9 @@ class Reconciler:
                     attempt.save_customer(result)
                     raise _refuse_to_end(attempt, last_known)
                 case "check":
-                    check_result = self._check_provider(billing_provider, attempt, desired)
+                    # After all writes: what differs then was changed by somebody else.
+                    reader = billing_provider.reader
+                    check_result = remote_check.check(reader, attempt, desired, self.catalog, self.policy)
                     took_effect = check_result is not None and check_result.scheduled_change_took_effect
                     progress = replace(progress, checked=True)
                     if took_effect:
@@ -164,16 +177,6 @@ class Reconciler:
                         attempt.invalidate_plan()
                         last_known = attempt.last_known
         return result, progress, check_result
-
-    def _check_provider(
-        self, billing_provider: BillingProvider, attempt: SyncAttempt, desired: DesiredState
-    ) -> CheckResult | None:
-        """Check after all writes: what differs then was changed by somebody else."""
-        try:
-            return remote_check.check(billing_provider.reader, attempt, desired, self.catalog, self.policy)
-        except RejectedError:
-            attempt.mark_remote_changed()
-            raise
 
     def _defer_for_payer(self, attempt: SyncAttempt) -> float | None:
         """Seconds that this link still waits for the payer's id; ``None``: it goes on without a payer."""

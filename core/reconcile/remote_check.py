@@ -1,8 +1,8 @@
 """Remote check after a provider webhook: reads the provider, compares, and never writes to it.
 
 It runs within a sync attempt at the link. So no webhook, whether true, late, repeated or forged, can make us charge,
-end or change anything, and a check causes no new webhook. A change that concerns money parks the link with an
-explanation. Names and addresses are left to `billing-sync drift check`.
+end or change anything, and a check causes no new webhook. A change that concerns money is a conflict: it puts the link
+on hold until an operator decides. Names and addresses are left to `billing-sync drift check`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from core.compare.desired_state import DesiredState, PayerPolicy
 from core.compare.diff import DiffRules
 from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
-from core.ports.errors import RejectedError
+from core.ports.errors import ConflictError
 from core.ports.observed import ObservedState
 from core.ports.provider import StateReader
-from core.ports.spec import PROVIDER_NAMES
+from core.ports.spec import CUSTOMER_DELETED, PROVIDER_NAMES
 from core.reconcile.attempt import SyncAttempt
+from core.reconcile.commands import PAYER_CHANGED
 
-# Whose customer it is, what is charged, and by whom. Other differences do not park a link.
-_PARKING_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
+# Whose customer it is, what is charged, and by whom. Other differences are no conflict.
+_CONFLICT_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
     {"missing", "deleted", "wrong_plan", "double_charging", "foreign_subscription", "broken_link"}
 )
 CHANGED_AT_PROVIDER: Final = "changed_at_provider"
@@ -46,7 +47,7 @@ def check(
 ) -> CheckResult | None:
     """Read and compare. ``None``: nothing of ours can be at the provider.
 
-    Raises what the provider raises, and ``RejectedError`` for a difference that an operator must resolve.
+    Raises what the provider raises, and ``ConflictError`` for a difference that an operator must decide.
     """
     org_id, customer_id = attempt.organization.id, attempt.link.customer_id
     if customer_id is None:
@@ -54,11 +55,10 @@ def check(
     reader = reader.with_permits(attempt)
     observed = reader.read(org_id, [customer_id])
     local_state = LocalState(organization=attempt.organization, links=attempt.links)
-    for finding in diff.compare(
-        local_state, {attempt.provider: observed}, DiffRules(catalog=catalog, policy=policy)
-    ).findings:
-        if finding.kind in _PARKING_FINDINGS and not (finding.kind == "broken_link" and finding.repairable):
-            raise RejectedError(attempt.provider, parking_advice(finding, org_id).sentence, CHANGED_AT_PROVIDER)
+    rules = DiffRules(catalog=catalog, policy=policy, is_remote_check=True)
+    for finding in diff.compare(local_state, {attempt.provider: observed}, rules).findings:
+        if is_conflict(finding):
+            raise ConflictError(attempt.provider, conflict_advice(finding, org_id).sentence, _error_code(finding))
     return CheckResult(
         scheduled_change_took_effect=_scheduled_change_took_effect(observed, desired),
         has_unpaid_invoice=reader.has_unpaid_invoice(org_id, observed),
@@ -75,23 +75,43 @@ def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState
     )
 
 
-def parking_advice(finding: Finding, org_id: str) -> Advice:
-    """What was found, and what to do."""
+def is_conflict(finding: Finding) -> bool:
+    """Whether somebody changed what we charge, whom, or by whom. A payer that is only missing is sent again."""
+    return finding.kind in _CONFLICT_FINDINGS and not (finding.kind == "broken_link" and finding.repairable)
+
+
+def _error_code(finding: Finding) -> str:
+    match finding.kind:
+        case "deleted":
+            return CUSTOMER_DELETED  # allows to set another customer id, although the subscription is still stored
+        case "broken_link":
+            return PAYER_CHANGED
+        case _:
+            return CHANGED_AT_PROVIDER
+
+
+def conflict_advice(finding: Finding, org_id: str) -> Advice:
+    """What was found, and the ways out."""
     parameters = {
         "org_id": org_id,
         "provider_name": PROVIDER_NAMES[finding.provider],
         "object_id": finding.object_id,
         "advice": finding.advice,
-        "ours": finding.ours or "none",
+        "ours": finding.ours or "no other plan",
         "theirs": finding.theirs or "no other plan",
+        "retry_command": f"billing-sync resolve {org_id} --ours",
     }
-    return Advice(_parking_code(finding), parameters)
+    return Advice(_conflict_code(finding), parameters)
 
 
-def _parking_code(finding: Finding) -> AdviceCode:
-    """A retry is offered only where it restores our state; the operator decides."""
-    if not finding.is_about_subscription or finding.kind not in {"missing", "wrong_plan"}:
-        return "parked_for_finding"
+def _conflict_code(finding: Finding) -> AdviceCode:
+    """``resolve`` is offered only where it can carry out what the sentence says."""
+    if finding.kind == "broken_link":
+        return "conflict_payer"
+    if finding.kind in {"double_charging", "foreign_subscription"}:
+        return "conflict_subscription"
+    if not finding.is_about_subscription:
+        return "conflict_customer"
     if finding.kind == "missing":
-        return "parked_for_ended_subscription" if finding.repairable else "parked_for_missing_subscription"
-    return "parked_for_plan" if finding.field == "plan" else "parked_for_next_plan"
+        return "conflict_ended_subscription" if finding.repairable else "conflict_missing_subscription"
+    return "conflict_plan" if finding.field == "plan" else "conflict_next_plan"

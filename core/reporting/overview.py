@@ -13,7 +13,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, TextClause, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from core.db.models.billing_links import LINK_IS_BEHIND, BillingLink
+from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, LINK_IS_BEHIND, BillingLink
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
@@ -35,7 +35,7 @@ _LINK_CONDITIONS: Mapping[Literal["parked", "behind"], ColumnElement[bool] | Tex
     "parked": _NEEDS_OPERATOR,
     "behind": _IS_BEHIND,
 }
-_ON_HOLD = select(BillingLink.org_id).where(BillingLink.state == "on_hold").distinct()
+_ON_HOLD_SINCE_IMPORT = select(BillingLink.org_id).where(BillingLink.state == "on_hold", IS_NO_CONFLICT).distinct()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +183,11 @@ def parked_links(session: Session, now: datetime, limit: int) -> tuple[list[Park
 def organization_ids_to_retry(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
     """Organizations after the id ``after`` with a parked link, or with a link that has this error code or kind.
 
-    Organizations with a link on hold are included only if ``error`` is given.
+    Organizations with a link on hold since an import are included only if ``error`` is given. A link that is on hold
+    for a conflict does not count, because no retry releases it.
     """
-    is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD)
-    has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error)
+    is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD_SINCE_IMPORT)
+    has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error) & IS_NO_CONFLICT
     rows = (
         select(BillingLink.org_id)
         .distinct()
@@ -195,9 +196,19 @@ def organization_ids_to_retry(session: Session, after: str, limit: int, error: s
     return list(session.scalars(rows.order_by(BillingLink.org_id).limit(limit)))
 
 
-def count_on_hold(session: Session) -> int:
+def count_on_hold_since_import(session: Session) -> int:
     """Number of organizations with a link on hold: an operator must check what an import could not decide."""
-    return session.scalar(select(func.count()).select_from(_ON_HOLD.subquery())) or 0
+    return session.scalar(select(func.count()).select_from(_ON_HOLD_SINCE_IMPORT.subquery())) or 0
+
+
+def count_conflicts(session: Session, *, org_id: str | None = None, error: str | None = None) -> int:
+    """Number of links that are on hold because their provider was changed: all, or those that meet what is given."""
+    conflicts = select(func.count()).select_from(BillingLink).where(IS_CONFLICT)
+    if org_id is not None:
+        conflicts = conflicts.where(BillingLink.org_id == org_id)
+    if error is not None:
+        conflicts = conflicts.where(or_(BillingLink.error_code == error, BillingLink.error_kind == error))
+    return session.scalar(conflicts) or 0
 
 
 def error_codes(session: Session) -> list[str]:

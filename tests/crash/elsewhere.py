@@ -56,8 +56,8 @@ SITES: Final[dict[str, str]] = {
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
     # A remote check after a webhook.
-    "core.reconcile.attempt:SyncAttempt.mark_remote_changed": (
-        f"{_WEBHOOKS}::test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out"
+    "core.reconcile.outcomes:put_on_hold": (
+        f"{_WEBHOOKS}::test_a_customer_deleted_in_stripe_puts_the_link_on_hold_with_the_way_out"
     ),
     "core.reconcile.attempt:SyncAttempt.invalidate_plan": (
         f"{_WEBHOOKS}::test_a_downgrade_that_took_effect_settles_the_plan"

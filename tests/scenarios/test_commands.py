@@ -393,6 +393,25 @@ def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
     assert {name: link["status"] for name, link in links.items()} == {"stripe": "provider_down", "lago": "queued"}
 
 
+def test_a_conflict_is_left_by_retry_and_ended_by_resolve(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    park(database, org_id, "lago")
+    with database.write() as session:
+        link = session.get_one(BillingLink, (org_id, "lago"))
+        link.state, link.error_kind, link.error_code = "on_hold", "conflict", "changed_at_provider"
+    for selection in (org_id, "--all"), ("--error", "conflict"), ("--error", "changed_at_provider"):
+        words = selection if selection[0] == "--error" else selection[:1]
+        shown = " ".join(types("retry", *words).stdout.split())
+        assert "On hold as before: 1 link, because somebody changed the provider." in shown
+    assert refused(types("resolve", org_id)).startswith("choose one: --ours restores our state at the provider")
+    assert refused(types("resolve", org_id, "--ours", "--theirs")).startswith("choose one")
+    (row,) = json_of(types("parked", "--json"))["parked"]
+    assert (row["link"]["status"], row["link"]["is_conflict"]) == ("on_hold", True)
+    assert "Our state will be restored at Lago." in types("resolve", org_id, "--ours").stdout
+    assert "Nothing is parked." in types("parked").stdout
+    assert f"{org_id} is not on hold for a change at a provider" in refused(types("resolve", org_id, "--ours"))
+
+
 def test_retry_has_a_stopped_biller_tried_at_once_and_may_be_repeated(
     types: Type, manager: OrgManager, database: Database
 ) -> None:

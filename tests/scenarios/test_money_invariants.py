@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ from core.compare.findings import DriftItem
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
+from core.drift.conflict_resolver import CannotResolveError
 from core.drift.repairer import ChangedSinceReportError
 from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
@@ -46,7 +48,7 @@ from core.reconcile import attempt, backoff, commands, due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support.dashboard_edits import DEEDS, Hands
-from tests.support.drift_harness import DriftHarness
+from tests.support.drift_harness import DriftHarness, conflict_resolver_of
 from tests.support.provider_books import ActionHistory, Books
 from tests.support.sync_world import WorkerDiedError, do_nothing, kill_worker, open_world
 
@@ -73,7 +75,7 @@ LAYOUTS: Final = [("starter", "enterprise"), (), ("professional", "enterprise"),
 
 CHANGES: Final = [
     *("Globex", "Initech", "pay@acme.test", "bills@acme.test"),
-    *("active", "suspended", "deleted", "retry", "lose the plan"),
+    *("active", "suspended", "deleted", "retry", "ours", "theirs", "lose the plan"),
 ]
 THENS: Final = ["nothing", "stripe", "lago", "both", "both, after a day again", *["until nothing is left"] * 3]
 SALES: Final = ["sell_beside_in_stripe", "sell_beside_in_lago"]
@@ -368,6 +370,10 @@ class MoneyStateMachine(RuleBasedStateMachine):
                 self.world.change_status(org_id, status)
             case "retry":
                 self.world.change(org_id, commands.retry)
+            case "ours":
+                self.world.keep_ours(org_id)
+            case "theirs":
+                self._take_theirs(org_id)
             case "lose the plan":
                 self.history.touched.add(org_id)
                 self.world.change(org_id, _lose_the_plan)
@@ -376,6 +382,12 @@ class MoneyStateMachine(RuleBasedStateMachine):
                     org_id,
                     lambda change, it: organization_commands.change_billing_details(change, it, billing_email=email),
                 )
+
+    def _take_theirs(self, org_id: str) -> None:
+        resolver = conflict_resolver_of(self.world)
+        for provider in PROVIDERS:
+            with suppress(CannotResolveError, ProviderError):
+                resolver.take_theirs(org_id, provider)
 
     def _make(self, trouble: Trouble) -> None:
         if trouble is not None:

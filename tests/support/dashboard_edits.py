@@ -68,9 +68,9 @@ class Hands:
             self.world.sandbox.delete("stripe", "customers", customer["id"])
 
     def bring_another_customer(self, org_id: str, _tier: str) -> None:
-        """Follow the advice of a link that is parked because its customer was deleted; this must always be possible."""
+        """Follow the advice of a link that stopped because its customer was deleted; this must always be possible."""
         link = self.world.link(org_id, "stripe")
-        if link.state == "parked" and link.error_code == CUSTOMER_DELETED:
+        if link.state != "active" and link.error_code == CUSTOMER_DELETED:
             made = self._customer("cus_brought", org_id)
             self._touch(org_id)
             self.world.set_customer_id(org_id, "stripe", made)
@@ -94,11 +94,12 @@ class Hands:
             self.world.sandbox.patch("lago", "customers", org_id, billing_configuration=configuration)
 
     def have_lago_charge_nobody(self, org_id: str, _tier: str) -> None:
-        """Unlink the payer and retry: the advice of a link that is parked because the plan moves to Stripe."""
+        """Unlink the payer, then retry or decide: the advice of a link that stopped as the plan moves to Stripe."""
         if self.books.lago_customer(org_id) is not None:
             self._touch(org_id)
             self.world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
             self.world.change(org_id, commands.retry)
+            self.world.keep_ours(org_id)
 
     def change_the_plan_in_lago(self, org_id: str, tier: str) -> None:
         if self.books.lago_subscriptions(org_id):

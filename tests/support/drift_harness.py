@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 
+from core.compare.diff import DiffRules
 from core.compare.findings import DriftItem, Finding
 from core.db.models.billing_links import BillingLink
 from core.drift import report_store
+from core.drift.conflict_resolver import ConflictResolver
 from core.drift.detector import DriftDetector
+from core.drift.provider_reader import DriftReader
 from core.drift.repairer import DriftRepairer, RepairResult
 from core.drift.report_store import DriftReport
 from core.events.event_types import ChangeContext
@@ -56,6 +59,12 @@ class DriftHarness:
         ]
         self.world.sandbox.reset_calls()
         return calls
+
+
+def conflict_resolver_of(world: SyncWorld) -> ConflictResolver:
+    reader = replace(DriftReader.for_reconciler(world.reconciler), sleep=world.wait)
+    rules = DiffRules(catalog=world.catalog, policy=world.policy, is_remote_check=True)
+    return ConflictResolver(database=world.database, provider_reader=reader, rules=rules, clock=world.clock)
 
 
 def price_of(world: SyncWorld, tier: str) -> str:

@@ -17,8 +17,9 @@ from core.organizations import commands, memberships, plan_changes
 from core.organizations.commands import NewOrganization
 from core.organizations.provider_ids import set_customer_ids as replace_ids
 from core.ports.provider import AttemptContext, BillingProvider, Customer, StateReader, Subscription
-from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
+from core.ports.spec import PROVIDERS, Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 from core.reconcile import attempt
+from core.reconcile import commands as reconcile_commands
 from core.reconcile.account_guard import AccountGuard
 from core.reconcile.reconciler import Reconciler, ReconcileResult
 from providers.lago.provider import LagoProvider
@@ -172,6 +173,14 @@ class SyncWorld:
 
     def set_customer_id(self, org_id: str, provider: Provider, customer_id: str) -> None:
         self.change(org_id, lambda change, organization: replace_ids(change, organization, {provider: customer_id}))
+
+    def keep_ours(self, org_id: str) -> None:
+        """Decide each conflict of the organization for our state, if there is one."""
+        with self.database.write() as session:
+            organization = commands.lock(session, org_id)
+            if organization is not None:
+                for provider in PROVIDERS:
+                    reconcile_commands.end_conflict(ChangeContext(session, self.now), organization, provider)
 
     def organization(self, org_id: str) -> Organization:
         with self.database.read() as session:

@@ -135,6 +135,13 @@ _add(
 )
 _add(
     app,
+    "resolve",
+    ("conflicts", "resolve"),
+    "Decide about a link that is on hold because somebody changed it at a provider: --ours or --theirs.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
     "set-customer-id",
     ("provider_ids", "set_customer_id"),
     "Set the customer ids of an organization. Each is read at the provider before anything is written to it.",

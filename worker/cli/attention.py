@@ -83,6 +83,8 @@ def retry(
 ) -> None:
     """Retry organizations now; each is re-read and re-applied. Safe to repeat.
 
+    A link stays on hold if somebody changed it at the provider: `billing-sync resolve` decides about that.
+
     A provider whose circuit breaker is open is probed at once, unless its key belongs to another account.
 
     JSON: {"organizations": count, "providers": [those whose circuit breaker was open and that are probed]}
@@ -94,8 +96,8 @@ def retry(
     with resources.open_database(settings) as database:
         count = _retry_one(database, org) if org is not None else _retry_parked(database, error)
         probed = _probe_providers(database)
-        on_hold = _count_on_hold(database) if all_parked else 0
-        if count == 0 and error is not None and not probed:
+        on_hold, conflicts = _count_still_on_hold(database, org, error)
+        if count == 0 and error is not None and not conflicts and not probed:
             _refuse_unknown_error(database, error)
     if as_json:
         output.show_json({"organizations": count, "providers": probed})
@@ -103,13 +105,18 @@ def retry(
     for provider in probed:
         output.show(f"{PROVIDER_NAMES[provider]}'s circuit breaker was open; it is probed now.")
     if count == 0:
-        output.show("Nothing is parked." if on_hold == 0 else "Nothing else is parked.")
+        output.show("Nothing else is parked." if on_hold or conflicts else "Nothing is parked.")
     else:
         output.show(f"{descriptions.plural(count, 'organization')} will be retried.")
     if on_hold:
         output.show(
             f"{descriptions.plural(on_hold, 'organization')} on hold since an import: `billing-sync parked` shows why, "
             "and `billing-sync retry ORG` releases one as it is."
+        )
+    if conflicts:
+        output.show(
+            f"On hold as before: {descriptions.plural(conflicts, 'link')}, because somebody changed the provider. "
+            "`billing-sync parked` shows what was changed, and `billing-sync resolve ORG` decides."
         )
     if (count or probed) and settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)
@@ -169,9 +176,13 @@ def _retry(database: Database, org_ids: list[str]) -> int:
     return count
 
 
-def _count_on_hold(database: Database) -> int:
+def _count_still_on_hold(database: Database, query: str | None, error: str | None) -> tuple[int, int]:
+    """What this retry left on hold: organizations since an import, and links whose provider was changed."""
     with database.read() as session:
-        return overview.count_on_hold(session)
+        org_id = descriptions.find_organization(session, query).id if query is not None else None
+        retried_all = query is None and error is None
+        on_hold = overview.count_on_hold_since_import(session) if retried_all else 0
+        return on_hold, overview.count_conflicts(session, org_id=org_id, error=error)
 
 
 def _probe_providers(database: Database) -> list[Provider]:
@@ -194,7 +205,8 @@ def _refuse_unknown_error(database: Database, error: str) -> None:
 
 def _parked_lines(row: ParkedLink, now: datetime) -> list[RenderableType]:
     title = Text.assemble((row.name, "bold"), f"  {row.org_id}  at ", (PROVIDER_NAMES[row.link.provider], "bold"))
-    since = f"parked {output.relative_time(row.link.error_at, now)}: " if row.link.error_at else "parked: "
+    state = "on hold" if row.link.status == "on_hold" else "parked"
+    since = f"{state} {output.relative_time(row.link.error_at, now)}: " if row.link.error_at else f"{state}: "
     lines: list[RenderableType] = [
         title,
         Padding(Text(since + (descriptions.reason_text(row.link) or "no error recorded")), (0, 0, 0, 2), expand=False),

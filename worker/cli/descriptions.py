@@ -79,7 +79,8 @@ def link_status(link: LinkReport, now: datetime) -> Text:
                 f"in sync since {output.utc_time(link.synced_at)}" if link.synced_at else "in sync", style=_OK_STYLE
             )
         case "parked" | "on_hold":
-            return Text(f"parked {output.relative_time(link.error_at, now)}", style=_PROBLEM_STYLE)
+            state = "on hold" if link.status == "on_hold" else "parked"
+            return Text(f"{state} {output.relative_time(link.error_at, now)}", style=_PROBLEM_STYLE)
         case "syncing":
             return Text("syncing now", style=_PENDING_STYLE)
         case "waiting" | "provider_down":
@@ -146,6 +147,8 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
 def advice(link: LinkReport, org_id: str) -> str:
     """What the operator must do about a parked link. Its error message says what is wrong."""
     retry_command = f"`billing-sync retry {org_id}`"
+    if link.is_conflict:
+        return f"do what the message says; nothing is sent to {PROVIDER_NAMES[link.provider]} before"
     if link.error_code == "unknown_plan":
         return (
             "give it a plan of the catalog, which retries it automatically; or add the plan to plans.toml, then run "

@@ -16,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from sqlalchemy import func, select
 
-from core.catalog.plans import CatalogError
 from core.common.clock import utc_now
 from core.compare.findings import DriftItem, Finding
-from core.db.database import Database, DatabaseError
+from core.db.database import Database
 from core.db.models.organizations import Organization
 from core.drift import report_store
 from core.drift.detector import DriftDetector
@@ -27,12 +26,10 @@ from core.drift.repairer import ChangedSinceReportError, DriftRepairer, NotRepai
 from core.drift.report_store import DriftReport, DriftRunTakenOverError, DriftStage
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import WrongAccountError
-from tasks.base import Runtime
-from worker.cli import exit_codes, output, resources
+from worker.cli import exit_codes, output
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
-from worker.config.settings import SettingsError
-from worker.wiring.runtime import open_runtime
+from worker.cli.worker_runtime import open_worker_runtime
 
 EXIT_DRIFT_FOUND = 2
 DRIFT_ITEMS_SHOWN = 20
@@ -68,7 +65,7 @@ def check(*, as_json: output.JsonOption = False) -> None:
     "inspected_customer_ids", "findings": [{"kind", "provider", "object_id", "field", "ours", "theirs", "repairable",
     "advice", "our_write", "their_write"}], "repairs": [{"provider", "customer", "subscription", "calls"}]}]}
     """
-    with _open_runtime() as runtime:
+    with open_worker_runtime() as runtime:
         with _progress() as on_progress, _failures_as_messages():
             report = DriftDetector.for_reconciler(runtime.reconciler).check(
                 _check_progress(runtime.database, on_progress)
@@ -95,7 +92,7 @@ def repair(
     JSON: {"id", "organizations", "needs_operator", "not_repaired": [{"org_id", "provider", "parked",
     "reason"}]}
     """
-    with _open_runtime() as runtime:
+    with open_worker_runtime() as runtime:
         report = _find_report(runtime.database, report_id)
         with _progress() as on_progress, _failures_as_messages():
             runtime.reconciler.account_guard.confirm()
@@ -115,21 +112,6 @@ def repair(
     else:
         _show_result(result, needs_operator)
     raise typer.Exit(exit_codes.EXIT_FAILED if result.not_repaired else 0)
-
-
-@contextmanager
-def _open_runtime() -> Iterator[Runtime]:
-    """A wrong setting ends with exit code 1 here, because 2 means that drift was found."""
-    try:
-        settings = resources.settings_with_providers()
-        resources.make_database_folder(settings)
-        runtime = open_runtime(settings)
-    except (SettingsError, CatalogError, DatabaseError) as error:
-        raise CommandFailedError(str(error)) from error
-    try:
-        yield runtime
-    finally:
-        runtime.close()
 
 
 @contextmanager

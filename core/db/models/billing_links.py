@@ -18,6 +18,8 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    and_,
+    or_,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -28,6 +30,8 @@ from core.db.leases import Leased
 LinkState = Literal["active", "parked", "on_hold"]
 PaymentStatus = Literal["failed", "payer_rejected"]
 
+CONFLICT = "conflict"
+"""The ``error_kind`` of a link that is on hold because somebody changed its provider."""
 LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
@@ -58,7 +62,7 @@ class BillingLink(Leased, Base):
     synced_at: Mapped[datetime | None]
 
     state: Mapped[str] = mapped_column(String(8))
-    """active; parked (until the organization changes or an operator retries); on_hold (until an operator acts)."""
+    """active; parked (until the organization changes or an operator retries); on_hold (until an operator decides)."""
     attempts: Mapped[int] = mapped_column(Integer)
     not_before: Mapped[datetime | None]
     """No sync attempt before this time; NULL: at once."""
@@ -109,6 +113,9 @@ class BillingLink(Leased, Base):
         ),
     )
 
+
+IS_CONFLICT = and_(BillingLink.state == "on_hold", BillingLink.error_kind == CONFLICT)
+IS_NO_CONFLICT = or_(BillingLink.state != "on_hold", BillingLink.error_kind.is_distinct_from(CONFLICT))
 
 # A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
 LINK_IS_ACTIVE_WITH_WORK = f"state = 'active' AND ({LINK_HAS_WORK})"

@@ -24,12 +24,12 @@ from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
 from core.ports.spec import Provider
-from core.reconcile.remote_check import parking_advice
+from core.reconcile.remote_check import conflict_advice
 from tests.test_words import Name, refused
 
-GIVEN_TO_EVERY_RULE = {"org_id", "provider", "provider_name"}
+GIVEN_TO_EVERY_RULE = {"org_id", "provider", "provider_name", "retry_command"}
 WAYS_OUT = re.compile(
-    r"`billing-sync (?:retry|set-customer-id) org_1\b"
+    r"`billing-sync (?:retry|resolve|set-customer-id) org_1\b"
     r"|\bthe repair (?:writes|sets|creates|switches|schedules|cancels) "
     r"|\b(?:end|unlink|transfer|correct|change|cancel|decide) (?:it|the|which)\b"
 )
@@ -134,7 +134,7 @@ REJECTION_CASES: dict[AdviceCode, Callable[[], None]] = {
 }
 
 
-def parked_for(kind: FindingKind, field: str, *, repairable: bool = False) -> Advice:
+def conflict(kind: FindingKind, field: str, *, repairable: bool = False) -> Advice:
     finding = Finding(
         kind=kind,
         provider="lago",
@@ -145,15 +145,17 @@ def parked_for(kind: FindingKind, field: str, *, repairable: bool = False) -> Ad
         repairable=repairable,
         advice="end it in Lago",
     )
-    return parking_advice(finding, "org_1")
+    return conflict_advice(finding, "org_1")
 
 
-PARKING_CASES: dict[AdviceCode, Advice] = {
-    "parked_for_finding": parked_for("foreign_subscription", "subscription"),
-    "parked_for_ended_subscription": parked_for("missing", "subscription", repairable=True),
-    "parked_for_missing_subscription": parked_for("missing", "subscription"),
-    "parked_for_plan": parked_for("wrong_plan", "plan"),
-    "parked_for_next_plan": parked_for("wrong_plan", "next_plan"),
+CONFLICT_CASES: dict[AdviceCode, Advice] = {
+    "conflict_customer": conflict("deleted", "customer_id"),
+    "conflict_payer": conflict("broken_link", "provider_customer_id"),
+    "conflict_subscription": conflict("foreign_subscription", "subscription"),
+    "conflict_ended_subscription": conflict("missing", "subscription", repairable=True),
+    "conflict_missing_subscription": conflict("missing", "subscription"),
+    "conflict_plan": conflict("wrong_plan", "plan"),
+    "conflict_next_plan": conflict("wrong_plan", "next_plan"),
 }
 
 
@@ -178,14 +180,14 @@ def rejection(code: AdviceCode) -> str:
 def rendered(code: AdviceCode) -> str:
     if code in REJECTION_CASES:
         return rejection(code)
-    return (PARKING_CASES[code] if code in PARKING_CASES else advice_of_rule(code)).sentence
+    return (CONFLICT_CASES[code] if code in CONFLICT_CASES else advice_of_rule(code)).sentence
 
 
 def test_every_code_has_one_sentence_and_something_that_says_it() -> None:
     codes = get_args(AdviceCode)
     assert sorted(ADVICE_SENTENCES) == sorted(codes)
     assert len(set(ADVICE_SENTENCES.values())) == len(codes)
-    assert sorted([*RULE_CASES, *REJECTION_CASES, *PARKING_CASES]) == sorted(codes)
+    assert sorted([*RULE_CASES, *REJECTION_CASES, *CONFLICT_CASES]) == sorted(codes)
 
 
 @pytest.mark.parametrize("code", RULE_CASES)
@@ -202,10 +204,10 @@ def test_a_rejection_of_the_desired_state_is_the_sentence_of_its_code(code: Advi
     assert re.fullmatch(pattern, rejection(code))
 
 
-@pytest.mark.parametrize("code", PARKING_CASES)
+@pytest.mark.parametrize("code", CONFLICT_CASES)
 def test_a_parked_link_says_the_sentence_of_its_code(code: AdviceCode) -> None:
-    assert PARKING_CASES[code].code == code
-    assert parameters_of(code) <= set(PARKING_CASES[code].parameters)
+    assert CONFLICT_CASES[code].code == code
+    assert parameters_of(code) <= set(CONFLICT_CASES[code].parameters)
 
 
 @pytest.mark.parametrize("code", get_args(AdviceCode))

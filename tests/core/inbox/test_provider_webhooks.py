@@ -13,9 +13,10 @@ from sqlalchemy import select
 
 from core.compare.desired_state import PayerPolicy
 from core.db.models.inbox import ProviderWebhook, WebhookEffect
+from core.drift import conflict_resolver
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import LinkRef, ParsedWebhook, StoredResult
-from core.ports.spec import Provider
+from core.ports.spec import CUSTOMER_DELETED, Provider
 from core.reconcile import backoff, commands, due_links
 from core.reporting import overview as status_overview
 from core.reporting import sync_status
@@ -70,6 +71,10 @@ def check(  # noqa: PLR0913 - a hint has so many parts
     assert process(world) == [(provider, org_id)]
     world.reconcile_until_idle(org_id)
     world.wait(10)
+
+
+def keep_ours(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, provider)
 
 
 def writes(world: SyncWorld) -> list[str]:
@@ -154,7 +159,7 @@ def test_our_own_round_after_a_change_looks_behind_itself_and_rests(world: SyncW
 
 
 @pytest.mark.parametrize("charging_provider", BOTH)
-def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(
+def test_a_customer_deleted_in_stripe_puts_the_link_on_hold_with_the_way_out(
     world: SyncWorld, charging_provider: Provider
 ) -> None:
     world.set_charging_provider(charging_provider)
@@ -163,7 +168,7 @@ def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(
     world.sandbox.delete("stripe", "customers", str(customer_id))
     check(world, org_id, "stripe")
     link = world.link(org_id, "stripe")
-    assert (link.state, link.error_code) == ("parked", "changed_at_provider")
+    assert (link.state, link.error_code) == ("on_hold", CUSTOMER_DELETED)
     assert str(link.error_message).startswith(
         f"{customer_id} at Stripe: it was deleted in Stripe, which cannot be undone: set the right customer id"
     )
@@ -174,12 +179,12 @@ def test_a_customer_deleted_in_stripe_parks_the_link_with_the_way_out(
     assert {provider: held.is_synced for provider, held in status.providers.items()} == {"stripe": False, "lago": True}
 
 
-def test_a_customer_deleted_in_lago_parks_the_link_and_makes_no_other(world: SyncWorld) -> None:
+def test_a_customer_deleted_in_lago_puts_the_link_on_hold_and_makes_no_other(world: SyncWorld) -> None:
     org_id = synced(world)
     world.sandbox.delete("lago", "customers", org_id)
     check(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
     link = world.link(org_id, "lago")
-    assert link.state == "parked"
+    assert link.state == "on_hold"
     assert "Lago knows no such customer: it was deleted" in str(link.error_message)
     assert world.lago_objects("customers") == []
     assert writes(world) == []
@@ -192,10 +197,10 @@ def test_a_subscription_that_ended_in_lago_is_not_charged_again_before_a_person_
     after_its_end = len(world.sandbox.charges())
     check(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
     link = world.link(org_id, "lago")
-    assert (link.state, after_its_end >= charged) == ("parked", True)
+    assert (link.state, after_its_end >= charged) == ("on_hold", True)
     assert "ended at Lago, but not by billing-sync, so it is not created again automatically" in str(link.error_message)
     assert len(world.sandbox.charges()) == after_its_end
-    world.change(org_id, commands.retry)
+    keep_ours(world, org_id, "lago")
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert world.link(org_id, "lago").state == "active"
@@ -209,7 +214,7 @@ def test_a_subscription_that_ended_in_stripe_is_for_a_person(world: SyncWorld) -
     world.sandbox.delete("stripe", "subscriptions", str(ours))
     check(world, org_id, "stripe", "ended", object_id=ours)
     link = world.link(org_id, "stripe")
-    assert link.state == "parked"
+    assert link.state == "on_hold"
     assert str(link.error_message).startswith(
         f"subscription {ours}: it was ended in Stripe, not by us. To charge again"
     )
@@ -222,17 +227,17 @@ def test_a_plan_changed_in_lago_is_shown_and_not_changed_back(world: SyncWorld, 
     world.sandbox.patch("lago", "subscriptions", org_id, plan_code=tier)
     check(world, org_id, "lago")
     link = world.link(org_id, "lago")
-    assert link.state == "parked"
-    assert "and did not make this change: change the organization's plan to the intended" in str(link.error_message)
+    assert link.state == "on_hold"
+    assert f"`billing-sync resolve {org_id} --theirs` to " in str(link.error_message)
     assert writes(world) == []
     assert world.organization(org_id).plan_tier == "professional"
 
 
-def test_a_plan_changed_in_lago_is_made_ours_again_when_a_person_retries(world: SyncWorld) -> None:
+def test_a_plan_changed_in_lago_is_ours_again_when_a_person_says_so(world: SyncWorld) -> None:
     org_id = synced(world, "professional")
     world.sandbox.patch("lago", "subscriptions", org_id, plan_code="starter")
     check(world, org_id, "lago")
-    world.change(org_id, commands.retry)
+    keep_ours(world, org_id, "lago")
     world.reconcile_until_idle(org_id)
     ours = world.link(org_id, "lago")
     assert (ours.state, ours.applied_plan, ours.applied_next_plan) == ("active", "professional", None)
@@ -243,7 +248,7 @@ def test_a_foreign_subscription_is_named_and_neither_joined_nor_ended(world: Syn
     rogue = rogue_on(world, str(world.link(org_id, "stripe").customer_id))
     check(world, org_id, "stripe", "started", object_id=rogue)
     link = world.link(org_id, "stripe")
-    assert (link.state, link.subscription_id) == ("parked", None)
+    assert (link.state, link.subscription_id) == ("on_hold", None)
     assert rogue in str(link.error_message)
     assert "end the subscription in Stripe" in str(link.error_message)
     assert writes(world) == []
@@ -312,7 +317,7 @@ def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: SyncWorld) -> Non
     assert world.link(org_id, "lago").payment_status is None
 
 
-def test_what_a_turn_made_is_kept_also_where_its_look_parks_it(world: SyncWorld) -> None:
+def test_what_a_turn_made_is_kept_also_where_its_check_puts_it_on_hold(world: SyncWorld) -> None:
     org_id = world.create()
     store(world, ParsedWebhook(provider="stripe", id="early", type="invoice.paid", effect="check", org_id=org_id))
     assert process(world) == [("stripe", org_id)]
@@ -326,9 +331,9 @@ def test_what_a_turn_made_is_kept_also_where_its_look_parks_it(world: SyncWorld)
     world.reconcile_until_idle(org_id)
     link = world.link(org_id, "stripe")
     (customer,) = world.stripe_objects("customers")
-    assert (link.state, link.customer_id, link.intent) == ("parked", customer["id"], None)
+    assert (link.state, link.customer_id, link.intent) == ("on_hold", customer["id"], None)
     world.sandbox.delete("stripe", "subscriptions", rogues[0])
-    world.change(org_id, commands.retry)
+    keep_ours(world, org_id, "stripe")
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert len(world.stripe_objects("customers")) == 1
@@ -549,7 +554,7 @@ def test_what_somebody_did_in_lago_is_not_undone_by_another_change_here(world: S
     world.rename(org_id, "Acme GmbH")
     world.reconcile_until_idle(org_id)
     link = world.link(org_id, "lago")
-    assert (link.state, link.error_code) == ("parked", "changed_at_provider")
+    assert (link.state, link.error_code) == ("on_hold", "changed_at_provider")
     assert link.applied_version < link.desired_version
     assert len(world.sandbox.charges()) == charged
     assert world.lago_objects("subscriptions") == before
@@ -566,14 +571,17 @@ def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgra
     world.sandbox.delete("lago", "subscriptions", org_id)
     if heard_of:
         check(world, org_id, "lago", "ended", object_id=world.link(org_id, "lago").subscription_id)
-        assert world.link(org_id, "lago").state == "parked"
+        assert world.link(org_id, "lago").state == "on_hold"
     charged = len(world.sandbox.charges())
     world.advance_time(days=32)
     assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
     world.reconcile_until_idle(org_id)
-    assert world.link(org_id, "lago").state == "parked"
+    assert world.link(org_id, "lago").state == ("on_hold" if heard_of else "parked")
     assert len(world.sandbox.charges()) == charged
-    world.change(org_id, commands.retry)
+    if heard_of:
+        keep_ours(world, org_id, "lago")
+    else:
+        world.change(org_id, commands.retry)
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert [each["status"] for each in world.lago_objects("subscriptions")].count("active") == 1

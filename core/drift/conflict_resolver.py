@@ -1,0 +1,167 @@
+"""Conflict resolver: carries out an operator's decision about what somebody changed at a provider.
+
+``keep_ours`` lets the usual reconciling restore our state. ``take_theirs`` reads the provider again and changes the
+organization to what it has there, as far as an organization can express it. Neither writes to a provider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.orm import Session
+
+from core.common.clock import Clock
+from core.common.validation import InvalidChangeError
+from core.compare import local_state
+from core.compare.diff import DiffRules, compare
+from core.compare.findings import Finding
+from core.compare.local_state import LocalState
+from core.db.database import Database
+from core.db.models.organizations import Organization
+from core.drift.provider_reader import DriftReader
+from core.events.event_types import Cause, ChangeContext
+from core.organizations import commands, plan_changes, provider_ids
+from core.ports.observed import ObservedState
+from core.ports.provider import StateReader
+from core.ports.spec import PROVIDER_NAMES, Provider
+from core.reconcile import commands as link_commands
+from core.reconcile.remote_check import is_conflict
+
+RESOLVE_CAUSE = Cause(actor="operator", source="billing-sync resolve")
+_MAX_CHANGES = 4  # the plan, the scheduled plan, the payer, and a last comparison that finds nothing
+
+
+class CannotResolveError(Exception):
+    """Nothing was changed. The message says why and what to do."""
+
+
+def keep_ours(database: Database, clock: Clock, org_id: str, provider: Provider) -> None:
+    """End the hold; the next attempt writes our state. Raises ``CannotResolveError``."""
+    with database.write() as session:
+        organization = commands.lock(session, org_id)
+        change = ChangeContext(session, clock(), RESOLVE_CAUSE)
+        if organization is None or not link_commands.end_conflict(change, organization, provider):
+            raise _no_conflict(org_id, provider)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConflictResolver:
+    database: Database
+    provider_reader: DriftReader
+    rules: DiffRules
+    """With ``is_remote_check``: a link on hold is compared as a remote check compares it."""
+    clock: Clock
+
+    def take_theirs(self, org_id: str, provider: Provider) -> list[str]:
+        """Returns what was changed in the organization, a sentence each; it may be nothing.
+
+        Raises ``CannotResolveError``, and ``ProviderError`` if the provider cannot be read.
+        """
+        before = self._load(org_id, provider)
+        customer_id = before.links[provider].customer_id
+        known_ids = [customer_id] if customer_id is not None else []
+        observed = self.provider_reader(provider, partial(_read_state, org_id, known_ids))
+        with self.database.write() as session:
+            organization = commands.lock(session, org_id)
+            current = local_state.load(session, org_id)
+            if organization is None or current is None or current.row_versions != before.row_versions:
+                message = f"{org_id} changed meanwhile; run the command again"
+                raise CannotResolveError(message)
+            change = ChangeContext(session, self.clock(), RESOLVE_CAUSE)
+            taken = self._take(change, organization, provider, observed)
+            if not link_commands.end_conflict(change, organization, provider):
+                raise _no_conflict(org_id, provider)
+        return taken
+
+    def _load(self, org_id: str, provider: Provider) -> LocalState:
+        with self.database.read() as session:
+            if provider not in link_commands.conflicting_providers(session, org_id):
+                raise _no_conflict(org_id, provider)
+            found = local_state.load(session, org_id)
+        if found is None:
+            raise _no_conflict(org_id, provider)
+        return found
+
+    def _take(
+        self, change: ChangeContext, organization: Organization, provider: Provider, observed: ObservedState
+    ) -> list[str]:
+        """Change the organization until the comparison finds no conflict. Each comparison is without a request."""
+        taken: list[str] = []
+        for _ in range(_MAX_CHANGES):
+            finding = self._first_conflict(change.session, organization.id, provider, observed)
+            if finding is None:
+                return taken
+            taken.append(self._take_one(change, organization, finding))
+        message = f"{organization.id} cannot be changed to what {PROVIDER_NAMES[provider]} has"
+        raise CannotResolveError(message)
+
+    def _first_conflict(
+        self, session: Session, org_id: str, provider: Provider, observed: ObservedState
+    ) -> Finding | None:
+        session.flush()
+        session.expire_all()  # the links are written by statements that the session does not see
+        current = local_state.load(session, org_id)
+        if current is None:
+            raise _no_conflict(org_id, provider)
+        found = compare(current, {provider: observed}, self.rules).findings
+        return next((finding for finding in found if is_conflict(finding)), None)
+
+    def _take_one(self, change: ChangeContext, organization: Organization, finding: Finding) -> str:
+        if finding.kind == "wrong_plan" and finding.theirs is not None and finding.field == "plan":
+            tier = self._tier(organization, finding, finding.theirs)
+            plan_changes.adopt_plan(change, organization, tier)
+            return f"plan {tier}"
+        if finding.kind == "wrong_plan" and finding.field == "next_plan":
+            return self._take_scheduled_plan(change, organization, finding)
+        if finding.kind == "broken_link" and finding.theirs is not None:
+            try:
+                provider_ids.set_customer_ids(change, organization, {"stripe": finding.theirs})
+            except InvalidChangeError as error:
+                raise CannotResolveError(str(error)) from error
+            return f"Stripe customer {finding.theirs}"
+        raise _cannot_take(organization, finding, finding.advice)
+
+    def _take_scheduled_plan(self, change: ChangeContext, organization: Organization, finding: Finding) -> str:
+        if finding.theirs is None:
+            plan_changes.change_plan(change, organization, organization.plan_tier, self.rules.catalog)
+            return "no scheduled plan"
+        tier = self._tier(organization, finding, finding.theirs)
+        if plan_changes.decide_plan_change(organization, tier, self.rules.catalog).kind != "period_end":
+            reason = f"it schedules the higher plan {tier}, but a higher plan applies immediately here"
+            raise _cannot_take(organization, finding, reason)
+        plan_changes.change_plan(change, organization, tier, self.rules.catalog)
+        return f"scheduled plan {tier}"
+
+    def _tier(self, organization: Organization, finding: Finding, plan_code: str) -> str:
+        """The tier of a plan that the organization may get so: nobody else charges for it, now or then."""
+        tier = self.rules.catalog.tier_of(finding.provider, plan_code)
+        if tier is None:
+            message = (
+                f"the plan {plan_code} of {PROVIDER_NAMES[finding.provider]} is not in the catalog: add it to "
+                "plans.toml, or correct the subscription there, then run the command again"
+            )
+            raise CannotResolveError(message)
+        plans = [self.rules.catalog.plans.get(each) for each in (organization.plan_tier, tier)]
+        if any(plan is None or plan.charged_by != finding.provider for plan in plans):
+            reason = f"{PROVIDER_NAMES[finding.provider]} does not charge for {organization.plan_tier} and {tier}"
+            raise _cannot_take(organization, finding, reason)
+        return tier
+
+
+def _read_state(org_id: str, customer_ids: list[str], reader: StateReader) -> ObservedState:
+    return reader.read(org_id, customer_ids)
+
+
+def _no_conflict(org_id: str, provider: Provider) -> CannotResolveError:
+    return CannotResolveError(
+        f"{org_id} is not on hold for a change at {PROVIDER_NAMES[provider]}: `billing-sync status {org_id}` shows its "
+        "state"
+    )
+
+
+def _cannot_take(organization: Organization, finding: Finding, reason: str) -> CannotResolveError:
+    return CannotResolveError(
+        f"what {PROVIDER_NAMES[finding.provider]} has cannot be taken over: {reason}. Nothing was changed; "
+        f"`billing-sync resolve {organization.id} --ours` restores our state"
+    )

@@ -1,0 +1,302 @@
+"""What somebody changed at a provider stays until an operator decides about it; then the decision is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select
+
+from core.db.models.events import Event
+from core.drift import conflict_resolver
+from core.drift.conflict_resolver import CannotResolveError
+from core.inbox import provider_webhooks
+from core.inbox.provider_webhooks import ParsedWebhook
+from core.ports.spec import Provider
+from core.reconcile import commands, due_links
+from core.reporting import overview
+from tests.support.drift_harness import conflict_resolver_of, price_of
+from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
+
+Undo = Callable[[SyncWorld, str], object]
+
+
+def synced(world: SyncWorld, plan_tier: str = "professional") -> str:
+    org_id = world.create("Acme", plan_tier)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    return org_id
+
+
+def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    """A webhook of the provider arrives and is processed to its end."""
+    webhook = ParsedWebhook(
+        provider=provider,
+        id=f"evt_{world.now.timestamp()}",
+        type="any",
+        effect="check",
+        customer_id=world.link(org_id, provider).customer_id,
+        org_id=org_id if provider == "lago" else None,
+    )
+    with world.database.write() as session:
+        provider_webhooks.store(session, webhook, world.now)
+    provider_webhooks.process(world.database, world.clock)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    world.sandbox.reset_calls()
+
+
+def change_payer(world: SyncWorld, org_id: str) -> str:
+    payer = str(world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "name": "Acme"}])[0]["id"])
+    set_payer(world, org_id, payer)
+    check(world, org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+    return payer
+
+
+def set_payer(world: SyncWorld, org_id: str, payer: str) -> None:
+    configuration = {
+        "payment_provider": "stripe",
+        "payment_provider_code": PAYMENT_PROVIDER_CODE,
+        "provider_customer_id": payer,
+    }
+    world.sandbox.patch("lago", "customers", org_id, billing_configuration=configuration)
+
+
+def change_plan_in_lago(world: SyncWorld, org_id: str, plan_code: str) -> None:
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code=plan_code)
+    check(world, org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+
+
+def assert_on_hold(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    link = world.link(org_id, provider)
+    assert (link.state, link.error_kind, link.lease_token) == ("on_hold", "conflict", None)
+
+
+def payer_in_lago(world: SyncWorld) -> object:
+    (customer,) = world.lago_objects("customers")
+    configuration = customer["billing_configuration"]
+    assert isinstance(configuration, dict)
+    return configuration["provider_customer_id"]
+
+
+def lago_plan(world: SyncWorld) -> object:
+    (active,) = [each for each in world.lago_objects("subscriptions") if each["status"] == "active"]
+    return active["plan_code"]
+
+
+def writes(world: SyncWorld, provider_path: str) -> list[str]:
+    return [call.operation for call in world.sandbox.calls() if call.method != "GET" and provider_path in call.path]
+
+
+def retry_by_error(world: SyncWorld, error: str | None) -> None:
+    with world.database.read() as session:
+        org_ids = overview.organization_ids_to_retry(session, "", 10, error)
+    for org_id in org_ids:
+        world.change(org_id, commands.retry)
+
+
+def reach_the_day_of_a_downgrade(world: SyncWorld, org_id: str) -> None:
+    world.change_plan(org_id, "starter")
+    world.advance_time(days=32)
+    due_links.recheck_due_downgrades(world.database, 10, world.now)
+
+
+UNRELATED: dict[str, Undo] = {
+    "rename": lambda world, org_id: world.rename(org_id, "Acme GmbH"),
+    "another plan": lambda world, org_id: world.change_plan(org_id, "enterprise"),
+    "a downgrade that is due": reach_the_day_of_a_downgrade,
+    "retry ORG": lambda world, org_id: world.change(org_id, commands.retry),
+    "retry --all": lambda world, _: retry_by_error(world, None),
+    "retry --error conflict": lambda world, _: retry_by_error(world, "conflict"),
+    "retry --error CODE": lambda world, _: retry_by_error(world, "payer_changed"),
+    "a member": lambda world, org_id: world.add_member(org_id, "user_2"),
+    "another webhook": lambda world, org_id: check(world, org_id, "lago"),
+}
+
+
+@pytest.mark.parametrize("unrelated", UNRELATED.values(), ids=UNRELATED)
+def test_another_change_or_a_retry_does_not_undo_a_conflict(world: SyncWorld, unrelated: Undo) -> None:
+    org_id = synced(world)
+    payer = change_payer(world, org_id)
+    unrelated(world, org_id)
+    world.reconcile_until_idle(org_id)
+    world.wait(3600)
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "lago")
+    assert payer_in_lago(world) == payer
+    assert writes(world, "/api/v1/") == []
+
+
+def test_the_other_provider_gets_the_change_meanwhile(world: SyncWorld) -> None:
+    org_id = synced(world)
+    change_payer(world, org_id)
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    assert [each["name"] for each in world.stripe_objects("customers") if each["metadata"]] == ["Acme GmbH"]
+
+
+def test_ours_restores_the_payer_and_sends_what_waited(world: SyncWorld) -> None:
+    org_id = synced(world)
+    ours = payer_in_lago(world)
+    change_payer(world, org_id)
+    world.rename(org_id, "Acme GmbH")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert (payer_in_lago(world), world.is_in_sync(org_id)) == (ours, True)
+    assert [each["name"] for each in world.lago_objects("customers")] == ["Acme GmbH"]
+
+
+def test_theirs_gives_the_organization_their_payer(world: SyncWorld) -> None:
+    org_id = synced(world)
+    payer = change_payer(world, org_id)
+    assert conflict_resolver_of(world).take_theirs(org_id, "lago") == [f"Stripe customer {payer}"]
+    world.reconcile_until_idle(org_id)
+    assert (world.link(org_id, "stripe").customer_id, payer_in_lago(world)) == (payer, payer)
+    assert world.is_in_sync(org_id)
+
+
+def test_theirs_gives_the_organization_their_plan_and_writes_no_plan_in_lago(world: SyncWorld) -> None:
+    org_id = synced(world)
+    change_plan_in_lago(world, org_id, "enterprise")
+    charges = world.sandbox.charges()
+    assert conflict_resolver_of(world).take_theirs(org_id, "lago") == ["plan enterprise"]
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "enterprise"
+    assert (lago_plan(world), world.is_in_sync(org_id)) == ("enterprise", True)
+    assert writes(world, "/subscriptions") == []
+    assert world.sandbox.charges() == charges
+    with world.database.read() as session:
+        event = session.scalars(select(Event).where(Event.type == "organization.plan_changed")).one()
+    assert (event.data, event.actor) == ({"from": "professional", "to": "enterprise", "at": "now"}, "operator")
+
+
+def test_theirs_schedules_what_they_scheduled(world: SyncWorld) -> None:
+    org_id = synced(world)
+    change_plan_in_lago(world, org_id, "starter")
+    assert conflict_resolver_of(world).take_theirs(org_id, "lago") == ["scheduled plan starter"]
+    world.reconcile_until_idle(org_id)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", "starter")
+    assert (lago_plan(world), world.is_in_sync(org_id)) == ("professional", True)
+
+
+def test_theirs_cancels_what_they_canceled(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = synced(world)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    subscription = next(iter(world.sandbox.state()["stripe"]["subscriptions"]))
+    item = subscription["items"]["data"][0]
+    price = price_of(world, "professional")
+    world.sandbox.patch(
+        "stripe",
+        "subscriptions",
+        subscription["id"],
+        items=[{"id": item["id"], "price": price, "quantity": 1}],
+        metadata={"next_plan": "", "next_plan_at": ""},
+    )
+    check(world, org_id, "stripe")
+    assert_on_hold(world, org_id, "stripe")
+    assert conflict_resolver_of(world).take_theirs(org_id, "stripe") == ["no scheduled plan"]
+    world.reconcile_until_idle(org_id)
+    assert (world.organization(org_id).pending_plan_tier, world.is_in_sync(org_id)) == (None, True)
+
+
+def end_in_lago(world: SyncWorld, org_id: str) -> None:
+    world.sandbox.delete("lago", "subscriptions", org_id)
+    check(world, org_id, "lago")
+
+
+def sell_beside_in_lago(world: SyncWorld, org_id: str) -> None:
+    world.sandbox.preload_lago_subscription(org_id, "starter", "by-hand")
+    check(world, org_id, "lago")
+
+
+REFUSED: dict[str, tuple[Callable[[SyncWorld, str], object], str]] = {
+    "ended": (end_in_lago, "it was ended in Lago"),
+    "a second subscription": (sell_beside_in_lago, "it is never adopted automatically"),
+}
+
+
+@pytest.mark.parametrize(("edit", "reason"), REFUSED.values(), ids=REFUSED)
+def test_theirs_refuses_what_an_organization_cannot_have_and_changes_nothing(
+    world: SyncWorld, edit: Callable[[SyncWorld, str], object], reason: str
+) -> None:
+    org_id = synced(world)
+    edit(world, org_id)
+    before = (world.organization(org_id).version, world.sandbox.state())
+    with pytest.raises(CannotResolveError, match=reason):
+        conflict_resolver_of(world).take_theirs(org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "lago")
+    assert (world.organization(org_id).version, world.sandbox.state()) == before
+
+
+def test_theirs_refuses_a_plan_for_which_the_other_provider_charges(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe", "starter")
+    org_id = synced(world)
+    change_plan_in_lago(world, org_id, "starter")
+    with pytest.raises(CannotResolveError, match="Lago does not charge for professional and starter"):
+        conflict_resolver_of(world).take_theirs(org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+
+
+def test_theirs_ends_the_hold_when_both_agree_again(world: SyncWorld) -> None:
+    org_id = synced(world)
+    ours = payer_in_lago(world)
+    change_payer(world, org_id)
+    set_payer(world, org_id, str(ours))
+    assert conflict_resolver_of(world).take_theirs(org_id, "lago") == []
+    world.reconcile_until_idle(org_id)
+    assert (payer_in_lago(world), world.is_in_sync(org_id)) == (ours, True)
+
+
+def test_theirs_is_refused_if_the_organization_changes_meanwhile(world: SyncWorld) -> None:
+    org_id = synced(world)
+    change_plan_in_lago(world, org_id, "starter")
+    ours = conflict_resolver_of(world)
+    slow = ours.provider_reader
+
+    def change_during_the_wait(_seconds: float) -> None:
+        world.change_plan(org_id, "enterprise")
+
+    world.sandbox.add_fault("lago", "*", "429")
+    racing = replace(ours, provider_reader=replace(slow, sleep=change_during_the_wait))
+    with pytest.raises(CannotResolveError, match="changed meanwhile; run the command again"):
+        racing.take_theirs(org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+    assert world.organization(org_id).plan_tier == "enterprise"
+
+
+@pytest.mark.parametrize("provider", ["stripe", "lago"])
+def test_a_link_without_a_conflict_cannot_be_resolved(world: SyncWorld, provider: Provider) -> None:
+    org_id = synced(world)
+    version = world.organization(org_id).version
+    with pytest.raises(CannotResolveError, match=f"`billing-sync status {org_id}` shows its state"):
+        conflict_resolver.keep_ours(world.database, world.clock, org_id, provider)
+    with pytest.raises(CannotResolveError, match=f"`billing-sync status {org_id}` shows its state"):
+        conflict_resolver_of(world).take_theirs(org_id, provider)
+    assert world.organization(org_id).version == version
+
+
+def test_deleting_the_organization_ends_billing_whatever_was_changed(world: SyncWorld) -> None:
+    org_id = synced(world)
+    change_plan_in_lago(world, org_id, "enterprise")
+    world.change_status(org_id, "deleted")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert [each["status"] for each in world.lago_objects("subscriptions") if each["status"] == "active"] == []
+
+
+def test_a_change_during_the_check_does_not_undo_the_conflict_that_it_finds(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
+    world.rename(org_id, "Acme GmbH")
+    world.providers["lago"].after_customer = lambda: world.rename(org_id, "Acme Ltd")
+    check(world, org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+    assert lago_plan(world) == "enterprise"
