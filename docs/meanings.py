@@ -1,0 +1,240 @@
+"""What the pages of ``docs/reference`` say about names and the code does not: one sentence or two for each name.
+
+An operator reads them. Each says what happened and, where it helps, what to do. ``docs/generate.py`` compares the names
+with the code.
+"""
+# ruff: noqa: INP001 - a folder of documents with programs, not a package
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from api.middleware import BODY_TIMEOUT_SECONDS
+from core.access.invitations import (
+    INVITATION_LIFETIME,
+    MAX_INVITATION_EMAILS_PER_DAY,
+    MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS,
+    MAX_PENDING_INVITATIONS,
+)
+from core.emails.sender import MAX_EMAIL_ATTEMPTS
+from core.flow_control.circuit_breaker import BREAKER_FAILURE_THRESHOLD
+from core.webhooks.deliveries import DELIVERY_RETRY_DELAYS, HTTP_GONE
+
+PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
+    "already-member": "The user, or the user with the invited address, is a member of the organization already.",
+    "bad-signature": (
+        "The signature of a provider webhook is missing, wrong or too old. Compare the webhook settings with the "
+        "endpoint at the provider."
+    ),
+    "deleted": "The organization is deleted. A service can reactivate it by setting its status.",
+    "email-not-verified": (
+        "No verified email address of the user is known. The user has to verify it with the sign-in service and sign "
+        "in again."
+    ),
+    "event-rejected": (
+        "The service event is invalid or cannot be applied. `errors` names the field. Send a corrected event under a "
+        "new `id`: the same `id` gets the same response."
+    ),
+    "forbidden": "The caller's role or scopes do not permit this request. `detail` says what it requires.",
+    "internal": (
+        "Unexpected error. The log line `request` with its `request_id` precedes the log line with the traceback."
+    ),
+    "invalid-request": (
+        "A part of the request is invalid, or its `Idempotency-Key` was used for another request. `errors` names each "
+        "part."
+    ),
+    "invitation-expired": (
+        f"The token has expired, {INVITATION_LIFETIME.days} days after the invitation. Use the newest email, or ask "
+        "for a new invitation."
+    ),
+    "invitation-not-yours": "The invitation was sent to another address. Sign in with that address.",
+    "invitation-revoked": "The invitation was revoked. Ask for a new one.",
+    "invitation-used": "The invitation was accepted before.",
+    "invitation-void": (
+        "The member who invited may no longer do so, or the invited user was removed from the organization since. Ask "
+        "an owner for a new invitation."
+    ),
+    "last-owner": "The change would remove the last owner. Make another member an owner first.",
+    "malformed-webhook": (
+        "A provider webhook has a valid signature, but not the form that the provider documents. It was not stored."
+    ),
+    "method-not-allowed": "The path does not accept this method. The header `Allow` names those that it accepts.",
+    "name-taken": (
+        "Another organization that is not deleted has this name. Upper and lower case count as the same letter."
+    ),
+    "not-a-downgrade": "The plan is not lower than the present one. No change was made.",
+    "not-an-upgrade": "The plan is not higher than the present one. No change was made.",
+    "not-found": (
+        "The path or the object does not exist, the caller may not see it, or the feature is not configured. `detail` "
+        "says what to check."
+    ),
+    "sign-in-refused": "The sign-in by browser failed. Start it again at `/auth/login`.",
+    "too-large": "The body is too large. `detail` names the limit.",
+    "too-many-invitations": (
+        f"The organization has {MAX_PENDING_INVITATIONS} pending invitations, or within 24 hours it sent "
+        f"{MAX_INVITATION_EMAILS_PER_DAY} invitation emails, or {MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS} to this "
+        "address."
+    ),
+    "too-many-requests": (
+        "The caller exceeded `API_RATE_LIMIT`. Retry after the seconds in the header `Retry-After`. No change was made."
+    ),
+    "too-slow": f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds.",
+    "unauthorized": "No API key or access token was sent, or it is not valid. `detail` says why.",
+    "unavailable": (
+        "The database or the sign-in service did not respond in time, or the database has the schema of another "
+        "version. `detail` says which. Retry after the seconds in the header `Retry-After`."
+    ),
+    "unsupported-media-type": (
+        "`POST /api/events` does not accept this `Content-Type`. `detail` names those that it accepts."
+    ),
+    "webhooks-not-set-up": (
+        "Outbound webhooks are disabled, because `WEBHOOK_SIGNING_SECRET` is not set. Set it for all processes."
+    ),
+}
+
+ERROR_KIND_MEANINGS: Final[Mapping[str, str]] = {
+    "unavailable": "The provider did not respond, or its response says nothing about our request.",
+    "throttled": "The provider received too many requests.",
+    "outcome_unknown": (
+        "Our idempotency key cannot tell whether the request took effect. The next attempt reads what exists, then "
+        "uses a new key."
+    ),
+    "misconfigured": "The provider rejects our key, address or permission. Every organization fails alike.",
+    "rejected": (
+        "The provider rejects the request, or we do not send it: for example the plan is unknown, or both providers "
+        "would charge."
+    ),
+    "conflict": (
+        "Somebody changed at the provider what we charge, whom, or by whom. `billing-sync resolve` decides which state "
+        "is right."
+    ),
+    "ambiguous": (
+        "We cannot prove what exists at the provider, for example which of two customers is the right one. Going on "
+        "could create another one."
+    ),
+}
+REACTIONS: Final[Mapping[str, str]] = {
+    "RetryableError": "retried automatically",
+    "UnavailableError": (
+        f"retried automatically; {BREAKER_FAILURE_THRESHOLD} such organizations in a row open the circuit breaker"
+    ),
+    "MisconfiguredError": (
+        "the circuit breaker opens and is probed every minute; correct the setting, then restart the workers"
+    ),
+    "ParkedError": "the link is parked; `billing-sync parked` says what to do",
+    "ConflictError": "the link is on hold; `billing-sync parked` says what was changed",
+}
+
+FINDING_MEANINGS: Final[Mapping[str, str]] = {
+    "missing": "The linked customer does not exist at the provider, or our subscription is not active there.",
+    "deleted": "The linked customer was deleted at the provider.",
+    "renamed": "The customer has another name than the organization.",
+    "email": "The customer has another email address than the billing email of the organization.",
+    "currency": "The customer in Lago has another currency than the organization, or none.",
+    "wrong_plan": (
+        "The subscription has another plan or scheduled plan, or the plan of the organization cannot be applied."
+    ),
+    "back_link": "The linked customer names another organization, or none.",
+    "duplicate": (
+        "A customer names the organization, but another customer is linked; or several name it and none is linked."
+    ),
+    "unknown_customer": "A customer names an organization that is not in our database or has no linked customer.",
+    "broken_link": "The customer in Lago has another payer than the organization's Stripe customer, or none.",
+    "double_charging": (
+        "The provider that must not charge has a subscription (Stripe) or a payer (Lago), so both may charge."
+    ),
+    "foreign_subscription": (
+        "The customer has a subscription that we did not create, or the organization is deleted and still has one."
+    ),
+    "wrong_account": (
+        "The API key belongs to another account than our database or the linked customer. Nothing else is compared "
+        "there."
+    ),
+}
+
+EVENT_MEANINGS: Final[Mapping[str, str]] = {
+    "organization.created": "A new organization. `owner_user_id` becomes its first owner.",
+    "organization.renamed": "A new name.",
+    "organization.plan_changed": (
+        "A new plan tier. A lower tier takes effect at the end of the period; the current tier cancels that."
+    ),
+    "organization.status_changed": (
+        "A new status: `active`, `suspended` or `deleted`. Only `deleted` ends the subscriptions."
+    ),
+    "organization.billing_details_changed": "A new billing email or currency. A field that is not sent stays.",
+    "membership.added": "A user joined. Roles: `owner`, `billing_admin`, `member`. An existing member gets the role.",
+    "membership.removed": "A user left.",
+    "membership.role_changed": "A member has another role.",
+}
+
+WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
+    "organization.created": "An organization was created with this plan.",
+    "organization.updated": "The name, the billing email or the currency changed. Read them from the API.",
+    "organization.plan_changed": (
+        "The plan is `to` from now on or, if `at` is `period_end`, from the end of the period on. If `from` and `to` "
+        "are equal, a scheduled plan was canceled."
+    ),
+    "organization.status_changed": "The status is now `to`: `active` or `suspended`.",
+    "organization.deleted": "The organization was deleted. `from` was its status.",
+    "organization.synced": "Both providers have every change up to `version`.",
+    "membership.added": "A user joined.",
+    "membership.removed": "A user left.",
+    "membership.role_changed": "A member has another role.",
+}
+
+LOG_MEANINGS: Final[Mapping[str, str]] = {
+    "account_check_skipped": (
+        "A worker started and could not read the account of a provider's API key; `reason` says why. It reads the "
+        "account before its first write."
+    ),
+    "broker_away": "The relay cannot publish to the broker. It tries again; the events stay in the database.",
+    "database_away": (
+        "The relay cannot use the database: for example it is unreachable, full or read-only. It tries again."
+    ),
+    "drift_check_failed": (
+        "The database failed during an automatic drift check of `billing-sync up`. The check resumes automatically."
+    ),
+    "drift_check_interrupted": "A provider failed during an automatic drift check. The check resumes automatically.",
+    "drift_checked": (
+        "An automatic drift check ended. It is a warning if `drifted` is not 0: `billing-sync drift check` shows the "
+        "findings."
+    ),
+    "email_failed": (
+        f"An email was rejected, or deferred {MAX_EMAIL_ATTEMPTS} times. It is not tried again. `billing-sync parked` "
+        "lists it."
+    ),
+    "email_rescheduled": "An email was not accepted this time. It is sent again later.",
+    "email_sent": "The SMTP server accepted an email.",
+    "email_server_unavailable": (
+        "The SMTP server accepts no email now; `reason` says why. Emails stay queued until it does."
+    ),
+    "email_task_deferred": "The database failed while a worker sent emails. The next run follows within seconds.",
+    "email_task_failed": (
+        "The database failed while `billing-sync up` sent emails. The next run follows within seconds."
+    ),
+    "event_received": (
+        "A service event was handled; `status` is `applied`, `waiting`, `superseded` or `rejected`. `billing-sync "
+        "inbox` lists those that wait or were rejected. One that is `repeated` changes nothing."
+    ),
+    "links_swept": "The sweep sent a sync request for each of `links` due links.",
+    "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",
+    "redis_fallback_active": (
+        "Redis is not set or does not respond. Each process then has its own `component`: its own rate limits or its "
+        "own cache."
+    ),
+    "relayed": "The relay published `events` events.",
+    "request": "The API responded to a request. `key` is the id of the API key, `organization` of the organization.",
+    "sweep_failed": (
+        "The sweep of `billing-sync up` cannot use the broker or the database. It runs again within seconds."
+    ),
+    "webhook_delivered": "A webhook endpoint accepted a delivery.",
+    "webhook_delivery_failed": (
+        f"A webhook endpoint did not accept a delivery. It is retried up to {len(DELIVERY_RETRY_DELAYS)} times. A "
+        f"`status` of {HTTP_GONE} disables the endpoint at once. `billing-sync webhooks failed` lists what is not "
+        "retried any more."
+    ),
+    "webhook_delivery_not_configured": (
+        "A delivery is due, but this worker has no `WEBHOOK_SIGNING_SECRET`. Set it for all processes."
+    ),
+}
