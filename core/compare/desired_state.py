@@ -94,7 +94,7 @@ def _at_lago(
 ) -> DesiredState:
     """Always a customer and a subscription; a payer only if Lago charges, and only one that Stripe has confirmed."""
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago"
-    payer_id = other_link.customer_id if sends_payer and other_link.customer_fingerprint is not None else None
+    payer_id = other_link.customer_id if sends_payer and other_link.customer_state in {"unknown", "applied"} else None
     return DesiredState(
         customer=replace(spec, payer_id=payer_id, charged_by_other_provider=plan.charged_by != "lago"),
         plan_code=plan.lago_plan_code,

@@ -17,8 +17,9 @@ from core.db.models.billing_links import LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
+from core.organizations import links as organization_links
 from core.ports.spec import Provider
-from core.reconcile.commands import invalidate_plans_and_mark_for_sync
+from core.reconcile.commands import invalidate
 
 # Longer than the rate limiter needs for the links of one sweep, with room for an attempt and a reservation.
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
@@ -103,7 +104,9 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             organization.plan_effective_at = now + DOWNGRADE_RECHECK_INTERVAL
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
-            invalidate_plans_and_mark_for_sync(ChangeContext(session, now), organization, BillingLink.state == "active")
+            change = ChangeContext(session, now)
+            invalidate(change, organization.id, ["downgrade_due"], BillingLink.state == "active")
+            organization_links.mark_for_sync(change, organization)
     return len(org_ids)
 
 

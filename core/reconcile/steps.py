@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from core.compare.desired_state import DesiredState
+from core.db.models.billing_links import CustomerState, PlanState
 
-CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
-"""absent: no id is stored. unconfirmed: the id came from outside, or an operator asked for a retry. unknown: a write
-was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
-PlanState = Literal["unknown", "ending", "applied"]
-"""unknown: never applied, or a write was sent and its outcome is not known. ending: we set out to end it."""
 IntentState = Literal["none", "create_customer", "create_subscription"]
 CheckRequest = Literal["none", "requested", "only"]
 """requested: a provider webhook asked for a remote check. only: it did, and nothing else is left to do."""

@@ -99,6 +99,8 @@ def link_status(link: LinkReport, now: datetime) -> Text:
 
 def reason_text(link: LinkReport) -> str | None:
     """The error message, with the provider's error code and request id if there are any."""
+    if link.status == "waiting":
+        return "waiting for the Stripe customer that Lago will charge"
     if link.error_message is None or link.status == "in_sync":
         return None
     identifiers = [

@@ -88,7 +88,7 @@ def side(
     )
 
 
-CONFIRMED = link("stripe", customer_fingerprint="d")
+CONFIRMED = link("stripe", customer_state="applied")
 RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "wrong_account": side("stripe", ours=link("stripe", account_id="acct_1"), key_account="acct_2"),
     "customer_not_linked": side("stripe", customer(), ours=link("stripe", customer_id=None)),
