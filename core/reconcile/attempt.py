@@ -31,7 +31,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.common.clock import Clock
 from core.common.json_types import Json
-from core.compare.desired_state import refuse_double_charging
+from core.compare import charging
 from core.db import leases
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -218,7 +218,9 @@ class SyncAttempt:
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
                 commands.lock(session, self.organization.id)
-                refuse_double_charging(session.get_one(BillingLink, (self.organization.id, self.other_link.provider)))
+                charging.refuse_double_charging(
+                    session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
+                )
             fenced_update(session, self, {**values, "lease_until": lease_until})
         self.lease_until = lease_until
         for name in _KNOWN_STATE_COLUMNS & values.keys():

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, or_, update
 from sqlalchemy.orm import Session
 
+from core.compare import charging
 from core.db import leases
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
@@ -45,9 +46,9 @@ from core.reconcile.attempt import (
 from core.reconcile.backoff import (
     COOLDOWN_AFTER_CONCURRENT_CHANGE,
     LINK_COOLDOWN,
-    MAX_QUEUE_DELAY_SECONDS,
     Jitter,
     retry_delay,
+    sweep_at,
 )
 
 
@@ -90,9 +91,9 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             message = f"organization {attempt.organization.id} does not exist any more"
             raise LeaseLostError(message)
         has_new_version = organization.version > attempt.organization.version
+        cooldown = _cooldown(attempt, has_new_version=has_new_version)
         checks_done = attempt.link.checks_requested if follow_ups.all_checks_done else attempt.link.checks_done
         is_behind = has_new_version or checks_done < attempt.link.checks_requested
-        cooldown = _cooldown(attempt, has_new_version=has_new_version)
         values = {
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
@@ -102,29 +103,40 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
         change = ChangeContext(session, now)
-        # Also if the organization changed in another way: the next attempt finds nothing to change at the provider and
-        # would not report the plan again.
-        if follow_ups.effective_tier is not None and (
-            not has_new_version or _downgrade_is_pending(organization, attempt.organization)
-        ):
-            plan_changes.record_scheduled_plan_took_effect(change, organization, follow_ups.effective_tier)
-        elif (
-            follow_ups.scheduled_plan_at is not None
-            and organization.pending_plan_tier is not None
-            and (not has_new_version or _same_downgrade_is_pending(organization, attempt.organization))
-        ):
-            organization.plan_effective_at = follow_ups.scheduled_plan_at
+        _record_plan(change, organization, attempt, follow_ups)
         requeue_other = _affects_other_link(session, attempt, result, follow_ups)
         if requeue_other:
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
-        version = organization.version
-        if row.completes_version and version == attempt.organization.version:
-            outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
+        _report_synced(change, organization, attempt, row)
     return Completion(
         is_behind=has_new_version or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
         requeue_other=requeue_other,
     )
+
+
+def _record_plan(
+    change: ChangeContext, organization: Organization, attempt: SyncAttempt, follow_ups: FollowUps
+) -> None:
+    """The plan that took effect, or when the scheduled one will."""
+    has_new_version = organization.version > attempt.organization.version
+    if follow_ups.effective_tier is not None:
+        # Also if the organization changed in another way: the next attempt finds nothing to change at the provider and
+        # would not report the plan again.
+        if not has_new_version or _downgrade_is_pending(organization, attempt.organization):
+            plan_changes.record_scheduled_plan_took_effect(change, organization, follow_ups.effective_tier)
+        return
+    still_scheduled = organization.pending_plan_tier is not None and (
+        not has_new_version or _same_downgrade_is_pending(organization, attempt.organization)
+    )
+    if follow_ups.scheduled_plan_at is not None and still_scheduled:
+        organization.plan_effective_at = follow_ups.scheduled_plan_at
+
+
+def _report_synced(change: ChangeContext, organization: Organization, attempt: SyncAttempt, row: FencedRow) -> None:
+    version = organization.version
+    if row.completes_version and version == attempt.organization.version:
+        outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
 
 
 def defer_for_payer(attempt: SyncAttempt, until: datetime) -> float:
@@ -187,8 +199,8 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
             "not_before": case((_has_new_version(attempt), retry_at_if_changed), else_=retry_at),
             "not_before_reason": "object_limit" if isinstance(error, ObjectThrottledError) else "backoff",
             "next_sweep_at": case(
-                (_has_new_version(attempt), _sweep_after_retry(now, seconds_if_changed)),
-                else_=_sweep_after_retry(now, seconds),
+                (_has_new_version(attempt), sweep_at(now, seconds_if_changed)),
+                else_=sweep_at(now, seconds),
             ),
         }
         row = fenced_update(session, attempt, values)
@@ -287,12 +299,6 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
         links.mark_for_sync(change, organization)
 
 
-def _sweep_after_retry(now: datetime, seconds: float) -> datetime:
-    """When the sweep takes over: at once if the retry is left to it, else only if the delayed message was lost."""
-    retry_at = now + timedelta(seconds=seconds)
-    return retry_at if seconds > MAX_QUEUE_DELAY_SECONDS else retry_at + SWEEP_GRACE
-
-
 def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
     return BillingLink.desired_version > attempt.organization.version
 
@@ -309,16 +315,15 @@ def _same_downgrade_is_pending(current: Organization, attempted: Organization) -
 
 
 def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> bool:
-    """Whether Lago must get the payer, or the other provider may charge now; decided by the current rows."""
+    """Whether the attempt changed who charges; decided by the current rows."""
     if attempt.organization.status == "deleted":
         return False
     if attempt.provider == "lago":
-        return attempt.link.payer_id is not None and result.customer is not None and payer_of(result) is None
+        return result.customer is not None and charging.lago_gave_way(attempt.link.payer_id, payer_of(result))
     other_link = session.get_one(
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
-    has_new_payer = follow_ups.payer_id is not None and follow_ups.payer_id != other_link.payer_id
-    return has_new_payer or result.ended
+    return charging.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
 
 
 def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:

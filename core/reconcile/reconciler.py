@@ -13,7 +13,8 @@ from typing import Literal
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.compare.desired_state import DOUBLE_CHARGING, DesiredState, PayerPolicy, customer_fingerprint, desired_state
+from core.compare import charging
+from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import Database
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
@@ -264,7 +265,7 @@ def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown) -> RejectedError
         "the settings now make Lago the charging provider of this plan, but Stripe still has the subscription "
         f"{last_known.subscription_id or '(being created)'}: set charged_by back, or run "
         f"`billing-sync retry {attempt.organization.id}` to end the Stripe subscription",
-        DOUBLE_CHARGING,
+        charging.DOUBLE_CHARGING,
     )
 
 
