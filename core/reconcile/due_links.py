@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, select, text, update
+from sqlalchemy import UnaryExpression, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
@@ -91,17 +91,19 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
     with database.write() as session:
         org_ids = session.scalars(
             select(Organization.id)
-            .where(Organization.pending_plan_tier.is_not(None), Organization.plan_effective_at <= now)
+            .where(
+                Organization.pending_plan_tier.is_not(None),
+                Organization.plan_effective_at <= now,
+                or_(Organization.downgrade_recheck_at.is_(None), Organization.downgrade_recheck_at <= now),
+            )
             .order_by(Organization.plan_effective_at)
             .limit(limit)
         ).all()
         for org_id in org_ids:
             organization = commands.lock(session, org_id)
-            if organization is None or organization.pending_plan_tier is None:
+            if organization is None or not organization.is_downgrade_due(now):
                 continue
-            if organization.plan_effective_at is None or organization.plan_effective_at > now:
-                continue
-            organization.plan_effective_at = now + DOWNGRADE_RECHECK_INTERVAL
+            organization.downgrade_recheck_at = now + DOWNGRADE_RECHECK_INTERVAL
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
             change = ChangeContext(session, now)

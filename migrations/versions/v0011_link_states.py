@@ -48,3 +48,4 @@ def upgrade() -> None:
             WHERE state = 'parked' AND error_code = 'changed_at_provider'"""
     )
     op.drop_column("billing_links", "cooldown_until")
+    op.add_column("organizations", sa.Column("downgrade_recheck_at", MOMENT, nullable=True))
