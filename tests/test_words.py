@@ -33,7 +33,7 @@ from worker.cli.app import all_commands
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("core", "providers", "tasks", "worker", "api", "sandbox", "migrations")
 BESIDE = ("tests", "benchmarks")
-HISTORY = "migrations/versions/"  # says what an upgrade found, so it keeps the words of its time
+HISTORY = "migrations/from_0009.py"  # says what an upgrade found, so it keeps the words of its time
 PUBLIC_FACE = "core/org_manager.py"  # the client's own names
 METRICS = "api/metrics.py"
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 
 from core.access import idempotency
 from core.access.idempotency import RequestKey
 from core.catalog.plans import Catalog
-from core.db.database import MIGRATIONS_FOLDER, Database
+from core.db.base import Base
+from core.db.database import Database
 from core.db.models.access import Invitation, User
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftReportRecord
@@ -42,6 +43,7 @@ from tests.support.sync_world import SyncWorld, open_world
 FOLDER = Path(__file__).parent.parent / "data" / "schema-0009"
 DUMP: dict[str, Any] = json.loads((FOLDER / "rows.json").read_text(encoding="utf-8"))
 MADE_AT = datetime.fromisoformat(DUMP["made_at"])
+LATER = MADE_AT + timedelta(minutes=1)
 # Each table after the ones that its foreign keys name.
 ORDER = (
     "organizations",
@@ -67,11 +69,12 @@ ORDER = (
 def old_database(database_url: str) -> Iterator[Database]:
     """The rows as they were, under the schema of revision 0009."""
     opened = Database(database_url)
+    dialect = "sqlite" if opened.is_sqlite else "postgresql"
+    schema = (FOLDER / f"{dialect}.sql").read_text(encoding="utf-8")
     with opened.engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS_FOLDER))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0009")
+        for statement in schema.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
     with opened.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM billers"))
         tables = sa.MetaData()
@@ -143,6 +146,59 @@ def test_upgrade_keeps_every_row_under_its_new_name(upgraded: SyncWorld) -> None
     assert {("handled", "ended"), ("handled", "payer_rejected")} <= webhooks
     assert emails <= {"pending", "sent", "failed", "stale"}
     assert invitations == {"pending"}
+
+
+def test_upgrade_makes_the_tables_of_the_first_version(upgraded: SyncWorld) -> None:
+    with upgraded.database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    assert upgraded.database.is_schema_current()
+
+
+# By what was stored of the customer and the plan, of the error and of the two times.
+BEFORE: dict[str, dict[str, Any]] = {
+    "new": {},
+    "imported": {"customer_id": "cus_1", "not_before": LATER},
+    "customer sent": {"customer_id": "cus_1", "applied_customer": ""},
+    "applied": {"customer_id": "cus_1", "applied_customer": "d", "applied_plan": "starter", "rest_until": LATER},
+    "ending": {"customer_id": "cus_1", "applied_customer": "d", "applied_plan": ""},
+    "waiting": {"error_kind": "waiting", "error_message": "waits", "error_at": MADE_AT, "next_attempt_at": LATER},
+    "changed there": {
+        "customer_id": "cus_1",
+        "state": "parked",
+        "error_kind": "refused",
+        "error_code": "changed_there",
+    },
+}
+AFTER: dict[str, tuple[object, ...]] = {
+    "new": ("active", "absent", "unknown", None, None),
+    "imported": ("active", "unconfirmed", "unknown", "backoff", None),
+    "customer sent": ("active", "unknown", "unknown", None, None),
+    "applied": ("active", "applied", "applied", "cooldown", None),
+    "ending": ("active", "applied", "ending", None, None),
+    "waiting": ("active", "absent", "unknown", "payer", None),
+    "changed there": ("on_hold", "unconfirmed", "unknown", None, "conflict"),
+}
+
+
+@pytest.mark.parametrize("link", BEFORE)
+def test_upgrade_gives_a_link_its_states(old_database: Database, link: str) -> None:
+    stored = {name.replace("not_before", "next_attempt_at"): value for name, value in BEFORE[link].items()}
+    empty = dict.fromkeys(("customer_id", "applied_customer", "applied_plan", "error_kind", "error_code", "error_at"))
+    times = {"next_attempt_at": None, "rest_until": None, "state": "open", "error_message": None}
+    with old_database.engine.begin() as connection:
+        tables = sa.MetaData()
+        tables.reflect(connection, only=["billing_links"])
+        links = tables.tables["billing_links"]
+        org_id = connection.scalar(sa.select(links.c.org_id).limit(1))
+        changed = links.update().where(links.c.org_id == org_id, links.c.provider == "stripe")
+        connection.execute(changed.values({**empty, **times, **stored}))
+    old_database.upgrade()
+    with old_database.read() as session:
+        row = session.get_one(BillingLink, (org_id, "stripe"))
+    found = (row.state, row.customer_state, row.plan_state, row.not_before_reason, row.error_kind)
+    assert found == AFTER[link]
+    assert row.waiting_since == (MADE_AT if link == "waiting" else None)
+    assert row.not_before == (LATER if row.not_before_reason else None)
 
 
 def test_upgrade_writes_nothing_at_a_provider(upgraded: SyncWorld) -> None:

@@ -1,13 +1,12 @@
-"""Tables, columns and stored values under the names of the glossary. Drift reports are dropped."""
+"""The conversion of a database of schema 0009, which was the last one before the first version.
+
+Tables, columns and stored values get the names of the glossary, and billing links get explicit states. Nothing
+is written at a provider afterwards. Drift reports are dropped: the next check makes them anew.
+"""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
-
-revision = "0010"
-down_revision = "0009"
-branch_labels = None
-depends_on = None
 
 MOMENT = sa.DateTime(timezone=True)
 OBJECT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
@@ -88,7 +87,13 @@ VALUES = {
 }
 
 
-def upgrade() -> None:
+def convert() -> None:
+    _rename()
+    _add_states()
+    op.add_column("organizations", sa.Column("downgrade_recheck_at", MOMENT, nullable=True))
+
+
+def _rename() -> None:
     # A partial index names a column and a value in its condition, so it is created again after both are renamed.
     for table, indexes in INDEXES.items():
         for index in indexes:
@@ -194,3 +199,43 @@ def _recreate_drift_tables() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["drift_reports.run_id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "seq"),
     )
+
+
+def _add_states() -> None:
+    """From NULLs, empty strings and error words to states."""
+    for column, default in (("customer_state", "absent"), ("plan_state", "unknown")):
+        length = 12 if column == "customer_state" else 8
+        op.add_column(
+            "billing_links", sa.Column(column, sa.String(length=length), nullable=False, server_default=default)
+        )
+    op.add_column("billing_links", sa.Column("not_before_reason", sa.String(length=12), nullable=True))
+    op.add_column("billing_links", sa.Column("waiting_since", MOMENT, nullable=True))
+    op.execute(
+        """UPDATE billing_links SET
+            customer_state = CASE
+                WHEN customer_id IS NULL THEN 'absent'
+                WHEN customer_fingerprint IS NULL THEN 'unconfirmed'
+                WHEN customer_fingerprint = '' THEN 'unknown'
+                ELSE 'applied' END,
+            customer_fingerprint = NULLIF(customer_fingerprint, ''),
+            plan_state = CASE
+                WHEN applied_plan IS NULL THEN 'unknown' WHEN applied_plan = '' THEN 'ending' ELSE 'applied' END,
+            applied_plan = NULLIF(applied_plan, '')"""
+    )
+    op.execute("""UPDATE billing_links SET not_before_reason = 'backoff' WHERE not_before IS NOT NULL""")
+    op.execute(
+        """UPDATE billing_links SET not_before = cooldown_until, not_before_reason = 'cooldown'
+            WHERE cooldown_until IS NOT NULL AND (not_before IS NULL OR not_before <= cooldown_until)"""
+    )
+    op.execute(
+        """UPDATE billing_links SET waiting_since = error_at, error_kind = NULL, error_code = NULL,
+                error_message = NULL, error_request_id = NULL, error_at = NULL,
+                not_before_reason = CASE WHEN not_before IS NULL THEN NULL ELSE 'payer' END
+            WHERE error_kind = 'waiting_for_payer'"""
+    )
+    # What somebody changed at a provider was parked, and any change of the organization overwrote it.
+    op.execute(
+        """UPDATE billing_links SET state = 'on_hold', error_kind = 'conflict'
+            WHERE state = 'parked' AND error_code = 'changed_at_provider'"""
+    )
+    op.drop_column("billing_links", "cooldown_until")
