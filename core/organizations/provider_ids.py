@@ -38,12 +38,7 @@ def _refuse_unusable_id(
     change: ChangeContext, organization: Organization, provider: Provider, customer_id: str
 ) -> None:
     field = f"{provider}_id"
-    if not customer_id.strip() or len(customer_id) > 255:  # noqa: PLR2004 - the column's width
-        raise InvalidChangeError(field, f"{field} must be 1 to 255 characters long; omit it to keep the current one")
-    if not customer_id.isprintable() or customer_id != customer_id.strip():
-        raise InvalidChangeError(
-            field, f"{field} has leading or trailing spaces or control characters; send the bare id"
-        )
+    _refuse_malformed(field, customer_id)
     acquire_advisory_locks(change.session, f"{provider}:{customer_id}")
     owner = change.session.scalar(
         select(BillingLink.org_id).where(BillingLink.provider == provider, BillingLink.customer_id == customer_id)
@@ -51,27 +46,46 @@ def _refuse_unusable_id(
     if owner not in {None, organization.id}:
         raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
     link = change.session.get_one(BillingLink, (organization.id, provider))
+    _refuse_while_creating(field, link)
+    if provider == "stripe" and link.customer_id != customer_id:
+        _refuse_while_subscribed(field, link)
+
+
+def _refuse_malformed(field: str, customer_id: str) -> None:
+    if not customer_id.strip() or len(customer_id) > 255:  # noqa: PLR2004 - the column's width
+        raise InvalidChangeError(field, f"{field} must be 1 to 255 characters long; omit it to keep the current one")
+    if not customer_id.isprintable() or customer_id != customer_id.strip():
+        raise InvalidChangeError(
+            field, f"{field} has leading or trailing spaces or control characters; send the bare id"
+        )
+
+
+def _refuse_while_creating(field: str, link: BillingLink) -> None:
+    """A parked link has told an operator what may exist at the provider. An active one has not, so the customer that is
+    being created would be orphaned.
+    """
     if link.state == "active" and link.intent is not None and link.intent["operation"] == "create_customer":
-        # A parked link has told an operator what may exist at the provider. An active one has not, so the customer that
-        # is being created would be orphaned.
         message = (
-            f"{field} cannot be set while a customer of {organization.id} is being created at the provider: "
-            f"try again when `billing-sync status {organization.id}` shows its id or why there is none"
+            f"{field} cannot be set while a customer of {link.org_id} is being created at the provider: "
+            f"try again when `billing-sync status {link.org_id}` shows its id or why there is none"
         )
         raise InvalidChangeError(field, message)
+
+
+def _refuse_while_subscribed(field: str, link: BillingLink) -> None:
+    """Also while a subscription is being created: it would go on charging the customer of before."""
     is_creating = link.intent is not None and link.intent["operation"] == "create_subscription"
-    has_subscription = (link.subscription_id is not None or is_creating) and link.error_code != CUSTOMER_DELETED
-    if provider == "stripe" and link.customer_id != customer_id and has_subscription:
-        subscription = f"subscription {link.subscription_id}" if link.subscription_id else "a subscription"
-        state = "is active" if link.subscription_id else "is being created"
-        is_conflict = link.state == "on_hold" and link.error_kind == CONFLICT
-        command, option = ("resolve", " --ours") if is_conflict else ("retry", "")
-        detect_command = f"billing-sync {command} {organization.id}{option}"
-        message = (
-            f"{field} cannot change while {subscription} {state} on {link.customer_id}: end it first; "
-            f"if that customer was deleted in Stripe, run `{detect_command}`, which detects it"
-        )
-        raise InvalidChangeError(field, message)
+    if link.error_code == CUSTOMER_DELETED or (link.subscription_id is None and not is_creating):
+        return
+    subscription = f"subscription {link.subscription_id}" if link.subscription_id else "a subscription"
+    state = "is active" if link.subscription_id else "is being created"
+    is_conflict = link.state == "on_hold" and link.error_kind == CONFLICT
+    command, option = ("resolve", " --ours") if is_conflict else ("retry", "")
+    message = (
+        f"{field} cannot change while {subscription} {state} on {link.customer_id}: end it first; if that customer was "
+        f"deleted in Stripe, run `billing-sync {command} {link.org_id}{option}`, which detects it"
+    )
+    raise InvalidChangeError(field, message)
 
 
 def _set_customer_id(change: ChangeContext, organization: Organization, provider: Provider, customer_id: str) -> bool:

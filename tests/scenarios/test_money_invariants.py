@@ -9,12 +9,13 @@ A longer run, another one each time: ``pytest --hypothesis-profile=long tests/sc
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
@@ -40,6 +41,8 @@ from core.drift.conflict_resolver import CannotResolveError
 from core.drift.repairer import ChangedSinceReportError
 from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
+from core.inbox import provider_webhooks
+from core.inbox.provider_webhooks import ParsedWebhook
 from core.organizations import commands as organization_commands
 from core.organizations import links
 from core.ports.errors import ProviderError
@@ -78,6 +81,8 @@ CHANGES: Final = [
     *("active", "suspended", "deleted", "retry", "ours", "theirs", "lose the plan"),
 ]
 THENS: Final = ["nothing", "stripe", "lago", "both", "both, after a day again", *["until nothing is left"] * 3]
+REPORTERS: Final[list[tuple[Provider, ...]]] = [(), ("stripe",), ("lago",), PROVIDERS]
+SAME_DAY: Final = timedelta(minutes=4)
 SALES: Final = ["sell_beside_in_stripe", "sell_beside_in_lago"]
 
 Trouble = tuple[Provider, str, str, int] | None
@@ -148,6 +153,8 @@ class MoneyStateMachine(RuleBasedStateMachine):
         self.history = ActionHistory()
         self.hands = Hands(world=self.world, history=self.history)
         self.org_ids: list[str] = []
+        self.conflicts: dict[tuple[str, str], tuple[datetime, object]] = {}
+        self.webhooks = itertools.count()
 
     def teardown(self) -> None:
         try:
@@ -256,9 +263,25 @@ class MoneyStateMachine(RuleBasedStateMachine):
 
     # What people do.
 
-    @rule(number=numbers, deed=st.sampled_from(sorted(DEEDS)), tier=tiers, then=thens)
-    def edit_by_hand(self, number: int, deed: str, tier: str, then: str) -> None:
-        self.hands.do(deed, self._org(number), tier)
+    @rule(
+        number=numbers,
+        deed=st.sampled_from(sorted(DEEDS)),
+        tier=tiers,
+        reported_by=st.sampled_from(REPORTERS),
+        then=thens,
+    )
+    def edit_by_hand(self, number: int, deed: str, tier: str, reported_by: tuple[Provider, ...], then: str) -> None:
+        """``reported_by``: the providers whose webhooks arrive."""
+        org_id = self._org(number)
+        self.conflicts.clear()
+        self.hands.do(deed, org_id, tier)
+        for provider in reported_by:
+            self._receive_webhook(org_id, provider)
+        self._then(org_id, then)
+
+    @rule(number=numbers, provider=providers, then=thens)
+    def receive_webhook(self, number: int, provider: Provider, then: str) -> None:
+        self._receive_webhook(self._org(number), provider)
         self._then(self._org(number), then)
 
     @rule(number=numbers, deed=st.sampled_from(SALES), tier=tiers, next_tier=tiers, way=st.booleans(), then=thens)
@@ -266,6 +289,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
         self, number: int, deed: str, tier: str, next_tier: str, *, way: bool, then: str
     ) -> None:
         """Beside ours, or before there is one of ours. ``way``: they make it for a plan that moves to Stripe."""
+        self.conflicts.clear()
         self.hands.do(deed, self._org(number), tier)
         self._change_plan(self._org(number), next_tier)
         if way:
@@ -287,6 +311,19 @@ class MoneyStateMachine(RuleBasedStateMachine):
         self._books().check()
         sold_by_hand = {link.subscription_id for link in self._links()} & set(self.history.rogues)
         assert not sold_by_hand, f"{sold_by_hand} were made by hand, and taken for ours"
+
+    @invariant()
+    def what_is_on_hold_is_as_somebody_left_it(self) -> None:
+        """While a link is on hold for a conflict, nothing of it changes at its provider, whatever else happens."""
+        on_hold = {(link.org_id, link.provider) for link in self._links() if link.state == "on_hold"}
+        known, self.conflicts = self.conflicts, {}
+        for org_id, provider in sorted(on_hold):
+            objects = self._provider_objects(org_id, provider)
+            since, before = known.get((org_id, provider), (self.world.now, objects))
+            if self.world.now - since > SAME_DAY:
+                since, before = self.world.now, objects  # a scheduled change of the provider may have happened
+            assert objects == before, f"{org_id} at {provider} is on hold, and was changed"
+            self.conflicts[org_id, provider] = since, before
 
     # The end.
 
@@ -382,6 +419,37 @@ class MoneyStateMachine(RuleBasedStateMachine):
                     org_id,
                     lambda change, it: organization_commands.change_billing_details(change, it, billing_email=email),
                 )
+
+    def _receive_webhook(self, org_id: str, provider: Provider) -> None:
+        webhook = ParsedWebhook(
+            provider=provider,
+            id=f"evt_{next(self.webhooks)}",
+            type="any",
+            effect="check",
+            customer_id=self.world.link(org_id, provider).customer_id,
+            org_id=org_id if provider == "lago" else None,
+        )
+        with self.world.database.write() as session:
+            provider_webhooks.store(session, webhook, self.world.now)
+        provider_webhooks.process(self.world.database, self.world.clock)
+
+    def _provider_objects(self, org_id: str, provider: str) -> object:
+        """What the provider has of the organization, without what time changes."""
+        state = self.world.sandbox.state()[provider]
+        if provider == "lago":
+            customers = [each for each in state["customers"] if each["external_id"] == org_id]
+            subscriptions = [each for each in state["subscriptions"] if each["external_customer_id"] == org_id]
+            return (
+                [(each["name"], each["email"], str(each["billing_configuration"])) for each in customers],
+                [(each["lago_id"], each["status"], each["plan_code"]) for each in subscriptions],
+            )
+        customer_id = self.world.link(org_id, "stripe").customer_id
+        customers = [each for each in state["customers"] if each["id"] == customer_id]
+        subscriptions = [each for each in state["subscriptions"] if each["customer"] == customer_id]
+        return (
+            [(each.get("name"), each.get("email"), each.get("deleted")) for each in customers],
+            [(each["id"], each["status"], each["items"]["data"][0]["price"]["id"]) for each in subscriptions],
+        )
 
     def _take_theirs(self, org_id: str) -> None:
         resolver = conflict_resolver_of(self.world)
