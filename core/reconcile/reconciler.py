@@ -13,7 +13,14 @@ from typing import Literal
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.compare.desired_state import DOUBLE_CHARGING, DesiredState, PayerPolicy, customer_fingerprint, desired_state
+from core.compare.desired_state import (
+    DOUBLE_CHARGING,
+    DesiredState,
+    PayerPolicy,
+    customer_fingerprint,
+    desired_state,
+    subscription_phrase,
+)
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.flow_control.rate_limiter import Priority
@@ -274,11 +281,13 @@ def _end_subscription(
 
 
 def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown) -> RejectedError:
+    retry_command = f"billing-sync retry {attempt.organization.id}"
     return RejectedError(
         attempt.provider,
-        "the settings now make Lago the charging provider of this plan, but Stripe still has the subscription "
-        f"{last_known.subscription_id or '(being created)'}: set charged_by back, or run "
-        f"`billing-sync retry {attempt.organization.id}` to end the Stripe subscription",
+        "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
+        f"Stripe still has {subscription_phrase(last_known.subscription_id)} and goes on charging: to keep Stripe, set "
+        f"it back, restart the workers and run `{retry_command}`; to move to Lago, run only `{retry_command}`, which "
+        "ends the Stripe subscription",
         DOUBLE_CHARGING,
     )
 
