@@ -118,7 +118,7 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
     since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
     lines = [f"events to publish: {overview.unpublished}{since}"]
     if broker_reachable is None:
-        lines.append("broker: none configured; a running `billing-sync up` does the work")
+        lines.append("broker: none configured; work is done only while `billing-sync up` runs")
     else:
         no_response = "does not respond; work stays in the database, nothing is lost"
         lines.append(f"broker: {'responds' if broker_reachable else no_response}")
