@@ -29,14 +29,15 @@ _ORGANIZATIONS = """
     FROM numbers
 """
 _LINKS = """
-    INSERT INTO billing_links (org_id, provider, customer_id, desired_version, applied_version, customer_fingerprint,
+    INSERT INTO billing_links (org_id, provider, customer_id, desired_version, applied_version, customer_state,
+                               customer_fingerprint, plan_state,
                                synced_at, state, attempts, next_sweep_at, generation, created_at)
     WITH RECURSIVE numbers(n) AS (
         SELECT CAST(:start AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < CAST(:stop AS bigint)
     )
     SELECT 'org_00000000-0000-4000-8000-' || CAST(CAST(:first AS bigint) + n AS text), CAST(:provider AS text),
-           CAST(:prefix AS text) || CAST(n AS text), 1, 1, '-', CURRENT_TIMESTAMP, 'active', 0, CURRENT_TIMESTAMP, 1,
-           CURRENT_TIMESTAMP
+           CAST(:prefix AS text) || CAST(n AS text), 1, 1, 'applied', '-', 'unknown', CURRENT_TIMESTAMP, 'active', 0,
+           CURRENT_TIMESTAMP, 1, CURRENT_TIMESTAMP
     FROM numbers
 """
 _MEMBERS = """

@@ -91,7 +91,7 @@ class RunningSystem:
     def end_cooldowns(self) -> None:
         """As if each link's last change were a while ago: otherwise the next attempts would wait for the cooldown."""
         with self._database.write() as session:
-            session.execute(update(BillingLink).values(cooldown_until=None))
+            session.execute(update(BillingLink).values(not_before=None, not_before_reason=None))
 
 
 @contextmanager

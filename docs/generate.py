@@ -1,4 +1,4 @@
-"""Writes the pages of ``docs/reference`` from the code, so that the two always agree.
+"""Writes the pages of ``docs/reference``, and the states of a link, from the code, so that the two always agree.
 
 Run it from the project's folder after a change of a command, a setting, a metric, an error, an event type or a log
 event: ``python -m docs.generate``. What the code does not say is in ``docs/meanings.py``. A name that is missing there
@@ -28,16 +28,20 @@ from api.server import MAX_CONCURRENT_REQUESTS
 from core.compare.findings import FindingKind
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
 from core.inbox.event_schemas import DATA_MODELS
+from core.organizations.link_states import TRANSITIONS
 from core.ports.errors import ErrorKind, ProviderError
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS
 from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
 from core.webhooks.payloads import FIELDS_BY_PUBLIC_NAME, PUBLIC_NAME_BY_TYPE
 from docs import log_events
 from docs.meanings import (
+    CUSTOMER_STATE_MEANINGS,
     ERROR_KIND_MEANINGS,
     EVENT_MEANINGS,
     FINDING_MEANINGS,
+    LINK_STATE_MEANINGS,
     LOG_MEANINGS,
+    PLAN_STATE_MEANINGS,
     PROBLEM_MEANINGS,
     REACTIONS,
     WEBHOOK_MEANINGS,
@@ -481,6 +485,45 @@ def log_events_page() -> str:
     return _page("Log events", introduction, _table(("event", "level", "fields", "meaning"), rows))
 
 
+def link_states_page() -> str:
+    introduction = (
+        f"A {_link('billing link', 'glossary')} has three states. `state` says whether it is "
+        "reconciled. `customer_state` and `plan_state` say what is known of the provider. This page is the table "
+        "`TRANSITIONS` of [core/organizations/link_states.py](../../core/organizations/link_states.py), from which the "
+        "statements take their values. An event that meets a state without a transition parks the link with the error "
+        "code `undefined_transition`."
+    )
+    parts = [
+        _states("state", LINK_STATE_MEANINGS, {event: each.link for event, each in TRANSITIONS.items()}),
+        _states(
+            "customer_state", CUSTOMER_STATE_MEANINGS, {event: each.customer for event, each in TRANSITIONS.items()}
+        ),
+        _states("plan_state", PLAN_STATE_MEANINGS, {event: each.plan for event, each in TRANSITIONS.items()}),
+    ]
+    rows = [(f"`{event}`", each.meaning, f"`{each.said_by}`") for event, each in TRANSITIONS.items()]
+    events = f"## Events\n\n{_table(('event', 'meaning', 'written by'), rows)}"
+    return _page("States of a link", introduction, *parts, events)
+
+
+def _states(name: str, meanings: Mapping[str, str], moves: Mapping[str, Mapping[Any, Any] | None]) -> str:
+    """Each arrow with its events. An event that leaves a state as it is has no arrow."""
+    events: dict[tuple[str, str], list[str]] = defaultdict(list)
+    stays: dict[str, list[str]] = defaultdict(list)
+    for event, by_state in moves.items():
+        for before, after in (by_state or {}).items():
+            (stays[before] if before == after else events[before, after]).append(event)
+    width = max(map(len, meanings))
+    picture = [
+        f"{before:>{width}} ──▶ {after:<{width}}  {', '.join(events[before, after])}"
+        for before in meanings
+        for after in meanings
+        if events[before, after]
+    ]
+    rows = [(f"`{state}`", meaning, _code(stays[state])) for state, meaning in meanings.items()]
+    arrows = "\n".join(picture)
+    return f"## {name}\n\n```text\n{arrows}\n```\n\n{_table(('state', 'meaning', 'is kept by'), rows)}"
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli": cli_page,
     "settings": settings_page,
@@ -488,11 +531,12 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "errors": errors_page,
     "events": events_page,
     "log-events": log_events_page,
+    "../architecture/link-states": link_states_page,
 }
 
 
 def path_of(name: str) -> Path:
-    return FOLDER / f"{name}.md"
+    return (FOLDER / f"{name}.md").resolve()
 
 
 def main() -> None:

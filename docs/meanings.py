@@ -238,3 +238,20 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A delivery is due, but this worker has no `WEBHOOK_SIGNING_SECRET`. Set it for all processes."
     ),
 }
+
+LINK_STATE_MEANINGS: Final[Mapping[str, str]] = {
+    "active": "It is reconciled and swept.",
+    "parked": "Repeating cannot help. A change that a provider must see, or a retry, makes it active.",
+    "on_hold": "An operator must decide: about imported data (`retry`), or about a conflict (`resolve`).",
+}
+CUSTOMER_STATE_MEANINGS: Final[Mapping[str, str]] = {
+    "absent": "No id is stored.",
+    "unconfirmed": "The id came from outside, or everything is to be read again. It is read before it is written.",
+    "unknown": "A write was sent, and its outcome is not known. The customer is written again.",
+    "applied": "The provider confirmed the customer. `customer_fingerprint` is its digest.",
+}
+PLAN_STATE_MEANINGS: Final[Mapping[str, str]] = {
+    "unknown": "Nothing is applied, or a write was sent and its outcome is not known. The subscription is read first.",
+    "ending": "We set out to end the subscription. If it is found ended, we ended it.",
+    "applied": "The provider confirmed the plan. `applied_plan` is its code there.",
+}

@@ -26,7 +26,7 @@ from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.emails.sender import EmailSender
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from core.ports.spec import Provider
-from core.reconcile.backoff import MAX_QUEUE_DELAY_SECONDS
+from core.reconcile import backoff
 from core.reconcile.reconciler import Reconciler
 from core.webhooks.dispatcher import Dispatcher
 from tasks import queue
@@ -145,7 +145,9 @@ class BillingTask(Task[Any, Any]):
         else:
             return
         time.sleep(DATABASE_RETRY_PAUSE_SECONDS)
-        wait = get_exponential_backoff_interval(1, self.request.retries, int(MAX_QUEUE_DELAY_SECONDS), full_jitter=True)
+        wait = get_exponential_backoff_interval(
+            1, self.request.retries, int(backoff.MAX_QUEUE_DELAY_SECONDS), full_jitter=True
+        )
         raise self.retry_in(reason, max(0.2, wait)) from None
 
     def retry_in(self, reason: str | None, seconds: float) -> Exception:
@@ -173,7 +175,7 @@ class BillingTask(Task[Any, Any]):
             queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[other_provider], org_id, bulk))
         if result.kind in {"parked", "on_hold"}:
             raise LinkParkedError(result.error)
-        if result.requeue_after is None or result.requeue_after > MAX_QUEUE_DELAY_SECONDS:
+        if result.requeue_after is None or not backoff.has_message(result.requeue_after):
             return
         if result.kind == "retry":
             raise self.retry_in(result.error, result.requeue_after)

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from core.catalog.plans import Catalog, CatalogPlan
+from core.compare import charging
 from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
 from core.ports.spec import CustomerSpec, Provider
-
-DOUBLE_CHARGING = "double_charging"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +63,9 @@ def desired_state(
         _catalog_plan(provider, organization.pending_plan_tier, catalog) if organization.pending_plan_tier else None
     )
     if next_plan is not None and next_plan.charged_by != plan.charged_by:
-        raise _charging_provider_change_error(provider, plan, next_plan)
+        raise charging.charging_provider_would_change(provider, plan, next_plan)
     if plan.charged_by == provider:
-        refuse_double_charging(other_link)
+        charging.refuse_double_charging(other_link)
     if provider == "stripe":
         return _at_stripe(spec, plan, next_plan, policy)
     return _at_lago(spec, plan, next_plan, other_link, policy)
@@ -92,9 +91,9 @@ def _at_stripe(
 def _at_lago(
     spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, other_link: BillingLink, policy: PayerPolicy
 ) -> DesiredState:
-    """Always a customer and a subscription; a payer only if Lago charges, and only one that Stripe has confirmed."""
+    """Always a customer and a subscription; a payer only if Lago charges."""
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago"
-    payer_id = other_link.customer_id if sends_payer and other_link.customer_fingerprint is not None else None
+    payer_id = charging.payer_id(other_link) if sends_payer else None
     return DesiredState(
         customer=replace(spec, payer_id=payer_id, charged_by_other_provider=plan.charged_by != "lago"),
         plan_code=plan.lago_plan_code,
@@ -126,33 +125,3 @@ def _catalog_plan(provider: Provider, tier: str, catalog: Catalog) -> CatalogPla
         advice = Advice("plan_not_in_catalog", {"tier": tier, "tiers": ", ".join(catalog.tiers())})
         raise RejectedError(provider, advice.sentence, "unknown_plan")
     return plan
-
-
-def refuse_double_charging(other_link: BillingLink) -> None:
-    """Call before this provider charges. Raises ``RejectedError`` if the other one charges or is about to."""
-    if other_link.provider == "lago" and other_link.payer_id is not None:
-        advice = Advice("lago_still_has_payer", {"payer_id": other_link.payer_id, "org_id": other_link.org_id})
-        raise RejectedError("stripe", advice.sentence, DOUBLE_CHARGING)
-    is_creating = other_link.intent is not None and other_link.intent["operation"] == "create_subscription"
-    if other_link.provider == "stripe" and (other_link.subscription_id is not None or is_creating):
-        subscription = subscription_phrase(other_link.subscription_id)
-        parameters = {"subscription": subscription, "org_id": other_link.org_id}
-        advice = Advice("stripe_still_has_subscription", parameters)
-        raise RejectedError("lago", advice.sentence, DOUBLE_CHARGING)
-
-
-def subscription_phrase(subscription_id: str | None) -> str:
-    """``None``: its create request was sent, and the response is not known yet."""
-    return f"the subscription {subscription_id}" if subscription_id else "a subscription that is being created"
-
-
-def _charging_provider_change_error(provider: Provider, plan: CatalogPlan, next_plan: CatalogPlan) -> RejectedError:
-    parameters = {
-        "tier": plan.tier,
-        "next_tier": next_plan.tier,
-        "charged_by": plan.charged_by,
-        "next_charged_by": next_plan.charged_by,
-    }
-    return RejectedError(
-        provider, Advice("charging_provider_would_change", parameters).sentence, "charging_provider_would_change"
-    )

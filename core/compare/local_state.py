@@ -44,9 +44,7 @@ class LocalState:
 
     def is_in_flux(self, now: datetime) -> bool:
         """Whether it is behind, being synced, or its scheduled plan is due. A difference then is not drift."""
-        organization = self.organization
-        scheduled_plan_is_due = organization.plan_effective_at is not None and organization.plan_effective_at <= now
-        if organization.pending_plan_tier is not None and scheduled_plan_is_due:
+        if self.organization.is_downgrade_due(now):
             return True
         return any(
             (link.lease_until is not None and link.lease_until > now)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from core.compare.advice import AdviceCode
-from core.compare.desired_state import DOUBLE_CHARGING, DesiredState
+from core.compare.charging import DOUBLE_CHARGING
+from core.compare.desired_state import DesiredState
 from core.compare.provider_side import ProviderSide, RuleFinding
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedSubscription

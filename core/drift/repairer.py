@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 from core.compare import local_state
 from core.compare.diff import DiffRules
-from core.compare.findings import DriftItem
+from core.compare.findings import DriftItem, RepairStep
 from core.drift import report_store
 from core.drift.inspector import Inspector
 from core.drift.provider_reader import DriftReader
 from core.drift.report_store import DriftReport
 from core.events.event_types import ChangeContext
 from core.organizations import commands as organization_commands
+from core.organizations.link_states import LinkEvent
 from core.ports.errors import ParkedError, RetryableError
 from core.ports.spec import Provider
 from core.reconcile import commands
@@ -140,7 +141,7 @@ class DriftRepairer:
                 return False
             for each in drift.repairs:
                 change = ChangeContext(session, now)
-                commands.invalidate(change, org_id, each.provider, customer=each.customer, plan=each.subscription)
+                commands.repair(change, org_id, each.provider, _repair_events(each))
         return True
 
     def _reconcile(self, org_id: str, provider: Provider) -> NotRepaired | None:
@@ -162,6 +163,15 @@ class DriftRepairer:
         if link is None or (link.state == "active" and link.applied_version == link.desired_version):
             return None
         return NotRepaired(org_id=org_id, provider=provider, parked=link.state != "active", reason=link.error_message)
+
+
+def _repair_events(step: RepairStep) -> list[LinkEvent]:
+    events: list[LinkEvent] = []
+    if step.customer:
+        events.append("customer_repaired")
+    if step.subscription:
+        events.append("plan_repaired")
+    return events
 
 
 def _skipped(drift: DriftItem, reason: str) -> list[NotRepaired]:

@@ -170,7 +170,7 @@ def clear_backoffs(session: Session, provider: Provider, now: datetime) -> None:
             BillingLink.error_kind == "misconfigured",
             BillingLink.not_before > now,
         )
-        .values(not_before=None, next_sweep_at=now)
+        .values(not_before=None, not_before_reason=None, next_sweep_at=now)
         .execution_options(synchronize_session=False)
     )
 

@@ -106,7 +106,7 @@ def change_status(change: ChangeContext, organization: Organization, status: str
     organization.status = new_status
     organization.updated_at = change.now
     if "deleted" in {before, new_status}:
-        organization.pending_plan_tier = organization.plan_effective_at = None
+        organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
         if new_status == "deleted":
             # Whatever was changed at a provider, billing ends; this undoes no such change.
             end_conflicts(change, organization)

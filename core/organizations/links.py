@@ -12,18 +12,24 @@ from sqlalchemy import bindparam, case, update
 from core.db.models.billing_links import IS_CONFLICT, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
+from core.organizations import link_states
 
 # The relay sends a sync request within moments of the commit. If the link is still behind after this, the sweep sends
 # one.
 SWEEP_GRACE = timedelta(seconds=20)
+# Further changes are sent together after a cooldown, and a request for another change would be throttled, too.
+_LASTING_WAIT_REASONS = ("cooldown", "object_limit")
 _MARK_LINKS_FOR_SYNC = (
     update(BillingLink)
     .where(BillingLink.org_id == bindparam("of"))
     .values(
         desired_version=bindparam("version"),
-        state=case((BillingLink.state == "parked", "active"), else_=BillingLink.state),
+        **link_states.values_after("changed"),
         attempts=0,
-        not_before=None,
+        not_before=case((BillingLink.not_before_reason.in_(_LASTING_WAIT_REASONS), BillingLink.not_before)),
+        not_before_reason=case(
+            (BillingLink.not_before_reason.in_(_LASTING_WAIT_REASONS), BillingLink.not_before_reason)
+        ),
         next_sweep_at=bindparam("sweep"),
     )
     .execution_options(synchronize_session=False)
@@ -39,6 +45,8 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
         "desired_version": 1,
         "applied_version": 0,
         "state": "active",
+        "customer_state": "absent",
+        "plan_state": "unknown",
         "attempts": 0,
         "next_sweep_at": now + SWEEP_GRACE,
         "generation": 0,
@@ -50,7 +58,7 @@ def end_conflicts(change: ChangeContext, organization: Organization) -> None:
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == organization.id, IS_CONFLICT)
-        .values(state="active")
+        .values(link_states.values_after("deleted"))
         .execution_options(synchronize_session=False)
     )
 

@@ -49,7 +49,7 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
         return
     before = organization.plan_tier
     organization.plan_tier, organization.pending_plan_tier = step.plan_tier, step.pending_plan_tier
-    organization.plan_effective_at = None
+    organization.plan_effective_at = organization.downgrade_recheck_at = None
     mark_for_sync(change, organization)
     at = "period_end" if step.pending_plan_tier else "now"
     data: EventData = {"from": before, "to": plan_tier, "at": at}
@@ -59,7 +59,7 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
 def adopt_plan(change: ChangeContext, organization: Organization, tier: str) -> None:
     """An operator decided that ``tier``, which a provider charges already, is right: it applies now, up or down."""
     before, organization.plan_tier = organization.plan_tier, tier
-    organization.pending_plan_tier = organization.plan_effective_at = None
+    organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
     mark_for_sync(change, organization)
     data: EventData = {"from": before, "to": tier, "at": "now"}
     outbox.record(change, "organization.plan_changed", organization.id, data)
@@ -71,7 +71,7 @@ def record_scheduled_plan_took_effect(change: ChangeContext, organization: Organ
     If another plan is scheduled by now, both links are marked for sync.
     """
     before, organization.plan_tier = organization.plan_tier, tier
-    organization.plan_effective_at = None
+    organization.plan_effective_at = organization.downgrade_recheck_at = None
     organization.updated_at = change.now
     if organization.pending_plan_tier == tier:
         organization.pending_plan_tier = None

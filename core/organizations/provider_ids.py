@@ -16,7 +16,7 @@ from core.db.models.billing_links import CONFLICT, BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations import links
+from core.organizations import link_states, links
 from core.ports.spec import CUSTOMER_DELETED, Provider
 
 
@@ -90,10 +90,8 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 customer_id=customer_id,
                 account_id=None,
                 livemode=None,
-                customer_fingerprint=None,
-                applied_plan=None,
+                **link_states.values_after("customer_id_set"),
                 applied_next_plan=None,
-                state="active",
                 intent=None,
                 error_code=None,  # it was about the former customer
                 generation=BillingLink.generation + 1,

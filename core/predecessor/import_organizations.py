@@ -344,6 +344,7 @@ def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetim
         reasons = imported.review_reasons[provider]
         yield link | {
             "customer_id": imported.customer_ids.get(provider),
+            "customer_state": "unconfirmed" if imported.customer_ids.get(provider) else "absent",
             "applied_version": link["desired_version"] if imported.status == "deleted" else 0,
             "next_sweep_at": due_since,
             "state": "on_hold" if reasons else "active",

@@ -31,7 +31,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.common.clock import Clock
 from core.common.json_types import Json
-from core.compare.desired_state import refuse_double_charging
+from core.compare import charging
 from core.db import leases
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -40,7 +40,8 @@ from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
 from core.flow_control.request_gate import RequestGate
-from core.organizations import commands
+from core.organizations import commands, link_states
+from core.organizations.link_states import LinkEvent
 from core.ports.errors import LeaseLostError, RejectedError
 from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subscription
 from core.ports.spec import Account, LastKnown, Provider
@@ -49,10 +50,11 @@ LINK_LEASE = timedelta(seconds=45)
 # The longest that one call to a provider can take: 10 s deadline, 3 inline tries within 3 s, and a margin.
 MAX_CALL_DURATION = timedelta(seconds=20)
 
-UNKNOWN = ""
-"""Value of ``customer_fingerprint`` or ``applied_plan`` while the outcome of the last write to it is not known."""
 
-
+# What an attempt has in memory of its link after it wrote these columns.
+_KNOWN_STATE_COLUMNS: Final = frozenset(
+    {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan"}
+)
 NO_ERROR: Final[dict[str, Any]] = {
     "error_kind": None,
     "error_code": None,
@@ -107,11 +109,11 @@ class SyncAttempt:
     def last_known(self) -> LastKnown:
         return LastKnown(
             customer_id=self.link.customer_id,
-            confirmed=self.link.customer_fingerprint is not None,
+            confirmed=self.link.customer_state in {"unknown", "applied"},
             subscription_id=self.link.subscription_id,
             maybe_lost_in_restore=self._maybe_lost_in_restore(),
-            ending_started=self.link.applied_plan == UNKNOWN,
-            plan_code=self.link.applied_plan or None,
+            ending_started=self.link.plan_state == "ending",
+            plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
             payer_id=self.link.payer_id,
         )
@@ -165,9 +167,7 @@ class SyncAttempt:
 
         A payer that is about to be sent to Lago counts as charged from now on, so that Stripe cannot start to charge.
         """
-        values: dict[str, Any] = {}
-        if self.link.customer_fingerprint:
-            values["customer_fingerprint"] = UNKNOWN
+        values = self._customer_values_after("customer_write_started")
         may_charge = payer_id is not None and payer_id != self.link.payer_id
         if may_charge:
             values["payer_id"] = payer_id
@@ -176,9 +176,7 @@ class SyncAttempt:
 
     def prepare_subscription_write(self, next_plan_code: str | None) -> None:
         """Call before the subscription is written, for the same reason. ``next_plan_code`` may be scheduled then."""
-        values: dict[str, Any] = {}
-        if self.link.applied_plan:
-            values["applied_plan"] = None
+        values = self._plan_values_after("subscription_write_started")
         if next_plan_code is not None and next_plan_code != self.link.applied_next_plan:
             values["applied_next_plan"] = next_plan_code
         if values:
@@ -189,7 +187,7 @@ class SyncAttempt:
 
         After a crash or a lost response, a subscription that is found ended was then ended by us.
         """
-        self._write({"applied_plan": UNKNOWN})
+        self._write(self._plan_values_after("subscription_end_started"))
 
     def save_customer(self, result: ApplyResult) -> None:
         """Store the customer and the payer before the next call, so that a crash in that call does not lose them."""
@@ -197,15 +195,19 @@ class SyncAttempt:
         if values:
             self._write(values)
             self.intent = None if self.has_intent("create_customer") else self.intent
-            self.link.customer_id, self.link.customer_fingerprint = (
-                values["customer_id"],
-                values["customer_fingerprint"],
-            )
 
     def invalidate_plan(self) -> None:
         """Invalidate the last-known plan: the subscription is read before the next write to it."""
-        self._write({"applied_plan": None})
-        self.link.applied_plan = None
+        self._write(self._plan_values_after("scheduled_plan_found"))
+
+    def _customer_values_after(self, event: LinkEvent) -> dict[str, Any]:
+        """Empty if the event leaves the state as it is."""
+        after = link_states.customer_after(self.provider, event, self.link.customer_state)
+        return {} if after == self.link.customer_state else {"customer_state": after, "customer_fingerprint": None}
+
+    def _plan_values_after(self, event: LinkEvent) -> dict[str, Any]:
+        after = link_states.plan_after(self.provider, event, self.link.plan_state)
+        return {} if after == self.link.plan_state else {"plan_state": after, "applied_plan": None}
 
     def _write(self, values: dict[str, Any], *, may_charge: bool = False) -> None:
         """``may_charge``: from now on this provider may charge.
@@ -216,9 +218,13 @@ class SyncAttempt:
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
                 commands.lock(session, self.organization.id)
-                refuse_double_charging(session.get_one(BillingLink, (self.organization.id, self.other_link.provider)))
+                charging.refuse_double_charging(
+                    session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
+                )
             fenced_update(session, self, {**values, "lease_until": lease_until})
         self.lease_until = lease_until
+        for name in _KNOWN_STATE_COLUMNS & values.keys():
+            setattr(self.link, name, values[name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,11 +352,17 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
     if result.subscription is not None:
         values |= {
             "subscription_id": result.subscription.id,
+            "plan_state": link_states.plan_after(attempt.provider, "subscription_written", attempt.link.plan_state),
             "applied_plan": result.subscription.plan_code,
             "applied_next_plan": result.subscription.next_plan_code,
         }
     if result.ended:
-        values |= {"subscription_id": None, "applied_plan": None, "applied_next_plan": None}
+        values |= {
+            "subscription_id": None,
+            "plan_state": link_states.plan_after(attempt.provider, "subscription_ended", attempt.link.plan_state),
+            "applied_plan": None,
+            "applied_next_plan": None,
+        }
     return values
 
 
@@ -363,6 +375,7 @@ def _customer_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any
         "customer_id": result.customer.id,
         "account_id": attempt.account.id if attempt.account else attempt.link.account_id,
         "livemode": result.customer.livemode,
+        "customer_state": link_states.customer_after(attempt.provider, "customer_written", attempt.link.customer_state),
         "customer_fingerprint": result.customer_fingerprint,
         **payer,
         **cleared_intent,

@@ -1,11 +1,16 @@
-"""Retry delays and cooldowns of a link, and their limits."""
+"""When a link is tried again: retry delays and cooldowns, and whether a message or the sweep starts the attempt.
+
+A wait is stored in the link's row, so it survives everything. A short one also gets a delayed message, so that it ends
+on time; a longer one is left to the sweep.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from core.organizations.links import SWEEP_GRACE
 from core.ports.errors import (
     MisconfiguredError,
     ObjectThrottledError,
@@ -26,6 +31,18 @@ MAX_BACKOFF_SECONDS = 900.0
 MISCONFIGURED_BACKOFF_SECONDS = 60.0  # every organization fails in the same way until an operator changes a setting
 # Doubled by each failure. Stripe limits the requests to one object by the minute, the hour and the day (stripe.md 3).
 OBJECT_THROTTLE_BACKOFF_SECONDS = 60.0
+
+
+def has_message(seconds: float) -> bool:
+    """Whether a delayed message starts the attempt after this wait. Else the sweep does."""
+    return seconds <= MAX_QUEUE_DELAY_SECONDS
+
+
+def sweep_at(now: datetime, seconds: float) -> datetime:
+    """When the sweep starts the attempt: after the wait, or later if only a lost message leaves it to the sweep."""
+    retry_at = now + timedelta(seconds=seconds)
+    return retry_at + SWEEP_GRACE if has_message(seconds) else retry_at
+
 
 Jitter = Callable[[float, float], float]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, select, text, update
+from sqlalchemy import UnaryExpression, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
@@ -17,8 +17,9 @@ from core.db.models.billing_links import LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
+from core.organizations import links as organization_links
 from core.ports.spec import Provider
-from core.reconcile.commands import invalidate_plans_and_mark_for_sync
+from core.reconcile.commands import invalidate
 
 # Longer than the rate limiter needs for the links of one sweep, with room for an attempt and a reservation.
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
@@ -90,20 +91,24 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
     with database.write() as session:
         org_ids = session.scalars(
             select(Organization.id)
-            .where(Organization.pending_plan_tier.is_not(None), Organization.plan_effective_at <= now)
+            .where(
+                Organization.pending_plan_tier.is_not(None),
+                Organization.plan_effective_at <= now,
+                or_(Organization.downgrade_recheck_at.is_(None), Organization.downgrade_recheck_at <= now),
+            )
             .order_by(Organization.plan_effective_at)
             .limit(limit)
         ).all()
         for org_id in org_ids:
             organization = commands.lock(session, org_id)
-            if organization is None or organization.pending_plan_tier is None:
+            if organization is None or not organization.is_downgrade_due(now):
                 continue
-            if organization.plan_effective_at is None or organization.plan_effective_at > now:
-                continue
-            organization.plan_effective_at = now + DOWNGRADE_RECHECK_INTERVAL
+            organization.downgrade_recheck_at = now + DOWNGRADE_RECHECK_INTERVAL
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
-            invalidate_plans_and_mark_for_sync(ChangeContext(session, now), organization, BillingLink.state == "active")
+            change = ChangeContext(session, now)
+            invalidate(change, organization.id, ["downgrade_due"], BillingLink.state == "active")
+            organization_links.mark_for_sync(change, organization)
     return len(org_ids)
 
 

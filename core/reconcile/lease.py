@@ -40,7 +40,6 @@ _HAS_WORK: Final = (
 _IS_DUE: Final = (
     *_HAS_WORK,
     or_(BillingLink.not_before.is_(None), BillingLink.not_before <= _NOW_PARAMETER),
-    or_(BillingLink.cooldown_until.is_(None), BillingLink.cooldown_until <= _NOW_PARAMETER),
 )
 _ACQUIRE_LEASE: Final = (
     update(BillingLink)
@@ -62,7 +61,7 @@ _READ_LEASED_ROWS: Final = (
     .where(BillingLink.org_id == _LINK_KEY[0])
 )
 _READ_WAIT_REASON: Final = (
-    select(BillingLink.not_before, BillingLink.cooldown_until, ProviderStatus.breaker_reason, ProviderStatus.probe_at)
+    select(BillingLink.not_before, ProviderStatus.breaker_reason, ProviderStatus.probe_at)
     .join(ProviderStatus, ProviderStatus.provider == _LINK_KEY[1])
     .where(*_HAS_WORK)
 )
@@ -139,5 +138,7 @@ def _wait_seconds(session: Session, parameters: dict[str, Any]) -> float | None:
         if row.probe_at is not None:
             session.execute(_SWEEP_AFTER_PROBE, {**parameters, "probe": row.probe_at})
         return None
-    wait_ends = [wait_end for wait_end in (row.not_before, row.cooldown_until) if wait_end is not None]
-    return max(0.05, (max(wait_ends) - parameters["this_moment"]).total_seconds()) if wait_ends else None
+    if row.not_before is None:
+        return None
+    seconds: float = (row.not_before - parameters["this_moment"]).total_seconds()
+    return max(0.05, seconds)

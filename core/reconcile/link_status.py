@@ -12,9 +12,6 @@ from core.db.models.billing_links import CONFLICT, BillingLink, PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.ports.spec import Provider
-from core.reconcile.attempt import UNKNOWN
-
-WAITING_FOR_PAYER = "waiting_for_payer"
 
 
 def is_synced(link: BillingLink, version: int) -> bool:
@@ -23,7 +20,7 @@ def is_synced(link: BillingLink, version: int) -> bool:
         return False
     # A worker that lost its lease may have written old data after this attempt. Then the customer is unknown, and the
     # next attempt writes everything again.
-    return link.applied_version == link.desired_version or link.customer_fingerprint not in {None, UNKNOWN}
+    return link.applied_version == link.desired_version or link.customer_state == "applied"
 
 
 SyncStatus = Literal["in_sync", "syncing", "waiting", "provider_down", "retrying", "queued", "parked", "on_hold"]
@@ -99,7 +96,7 @@ def _sync_status(link: BillingLink, now: datetime) -> SyncStatus:
         return "in_sync"
     if link.lease_until is not None and link.lease_until > now:
         return "syncing"
-    if link.error_kind == WAITING_FOR_PAYER:
+    if link.not_before_reason == "payer":
         return "waiting"
     return "queued" if link.error_kind is None else "retrying"
 

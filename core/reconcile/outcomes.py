@@ -14,13 +14,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, or_, update
 from sqlalchemy.orm import Session
 
+from core.compare import charging
 from core.db import leases
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
-from core.organizations import commands, links, plan_changes
+from core.organizations import commands, link_states, links, plan_changes
 from core.organizations.links import SWEEP_GRACE
 from core.ports.errors import (
     ConflictError,
@@ -31,9 +32,9 @@ from core.ports.errors import (
     RetryableError,
     UnavailableError,
 )
+from core.reconcile import commands as reconcile_commands
 from core.reconcile.attempt import (
     NO_ERROR,
-    UNKNOWN,
     ApplyResult,
     FencedRow,
     SyncAttempt,
@@ -45,9 +46,9 @@ from core.reconcile.attempt import (
 from core.reconcile.backoff import (
     COOLDOWN_AFTER_CONCURRENT_CHANGE,
     LINK_COOLDOWN,
-    MAX_QUEUE_DELAY_SECONDS,
     Jitter,
     retry_delay,
+    sweep_at,
 )
 
 
@@ -90,9 +91,9 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             message = f"organization {attempt.organization.id} does not exist any more"
             raise LeaseLostError(message)
         has_new_version = organization.version > attempt.organization.version
+        cooldown = _cooldown(attempt, has_new_version=has_new_version)
         checks_done = attempt.link.checks_requested if follow_ups.all_checks_done else attempt.link.checks_done
         is_behind = has_new_version or checks_done < attempt.link.checks_requested
-        cooldown = _cooldown(attempt, has_new_version=has_new_version)
         values = {
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
@@ -102,24 +103,11 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
         change = ChangeContext(session, now)
-        # Also if the organization changed in another way: the next attempt finds nothing to change at the provider and
-        # would not report the plan again.
-        if follow_ups.effective_tier is not None and (
-            not has_new_version or _downgrade_is_pending(organization, attempt.organization)
-        ):
-            plan_changes.record_scheduled_plan_took_effect(change, organization, follow_ups.effective_tier)
-        elif (
-            follow_ups.scheduled_plan_at is not None
-            and organization.pending_plan_tier is not None
-            and (not has_new_version or _same_downgrade_is_pending(organization, attempt.organization))
-        ):
-            organization.plan_effective_at = follow_ups.scheduled_plan_at
+        _record_plan(change, organization, attempt, follow_ups)
         requeue_other = _affects_other_link(session, attempt, result, follow_ups)
         if requeue_other:
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
-        version = organization.version
-        if row.completes_version and version == attempt.organization.version:
-            outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
+        _report_synced(change, organization, attempt, row)
     return Completion(
         is_behind=has_new_version or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
@@ -127,8 +115,32 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
     )
 
 
-def defer(attempt: SyncAttempt, not_before: datetime, reason: str, message: str) -> float:
-    """Let the link wait for something else until ``not_before``, or until any change. Nothing was sent, nothing failed.
+def _record_plan(
+    change: ChangeContext, organization: Organization, attempt: SyncAttempt, follow_ups: FollowUps
+) -> None:
+    """The plan that took effect, or when the scheduled one will."""
+    has_new_version = organization.version > attempt.organization.version
+    if follow_ups.effective_tier is not None:
+        # Also if the organization changed in another way: the next attempt finds nothing to change at the provider and
+        # would not report the plan again.
+        if not has_new_version or _downgrade_is_pending(organization, attempt.organization):
+            plan_changes.record_scheduled_plan_took_effect(change, organization, follow_ups.effective_tier)
+        return
+    still_scheduled = organization.pending_plan_tier is not None and (
+        not has_new_version or _same_downgrade_is_pending(organization, attempt.organization)
+    )
+    if follow_ups.scheduled_plan_at is not None and still_scheduled:
+        organization.plan_effective_at = follow_ups.scheduled_plan_at
+
+
+def _report_synced(change: ChangeContext, organization: Organization, attempt: SyncAttempt, row: FencedRow) -> None:
+    version = organization.version
+    if row.completes_version and version == attempt.organization.version:
+        outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
+
+
+def defer_for_payer(attempt: SyncAttempt, until: datetime) -> float:
+    """Let the link wait for the payer until then, or until any change. Nothing was sent, nothing failed.
 
     Returns the seconds: 0 if the organization changed during this attempt, since the wait may be over.
     """
@@ -136,19 +148,20 @@ def defer(attempt: SyncAttempt, not_before: datetime, reason: str, message: str)
     with attempt.database.write() as session:
         values: dict[str, Any] = {
             **leases.RELEASED,
+            **NO_ERROR,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
-            "not_before": case((_has_new_version(attempt), None), else_=not_before),
-            "next_sweep_at": case((_has_new_version(attempt), now + SWEEP_GRACE), else_=not_before),
+            "not_before": case((_has_new_version(attempt), None), else_=until),
+            "not_before_reason": case((_has_new_version(attempt), None), else_="payer"),
+            "next_sweep_at": case((_has_new_version(attempt), now + SWEEP_GRACE), else_=until),
+            "waiting_since": attempt.link.waiting_since or now,
         }
-        if attempt.link.error_kind != reason:
-            values |= {**NO_ERROR, "error_kind": reason, "error_message": message, "error_at": now}
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
-    return (not_before - now).total_seconds() if row.not_before is not None else 0.0
+    return (until - now).total_seconds() if row.not_before is not None else 0.0
 
 
 def requeue_for_permit(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) -> float | None:
-    """Let the link wait for a permit of the rate limiter. Like ``defer``, but an earlier error of the link stays.
+    """Let the link wait for a permit of the rate limiter. Unlike in ``defer_for_payer``, an earlier error stays.
 
     Returns the seconds after which to requeue it; ``None`` without a reservation: the sweep dispatches it.
     """
@@ -159,6 +172,7 @@ def requeue_for_permit(attempt: SyncAttempt, seconds: float, *, is_reserved: boo
             **leases.RELEASED,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
             "not_before": case((_has_new_version(attempt), None), else_=not_before),
+            "not_before_reason": case((_has_new_version(attempt), None), else_="permit"),
             "next_sweep_at": not_before + SWEEP_GRACE if is_reserved else not_before,
         }
         row = fenced_update(session, attempt, values)
@@ -172,21 +186,23 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
     """Record the failure and when to try again; returns the seconds until then."""
     now = attempt.clock()
     seconds = retry_delay(error, attempt.link.attempts, jitter)
-    # The organization changed during this attempt: the failures before that say nothing about the new data.
-    seconds_if_changed = min(seconds, retry_delay(error, 1, jitter))
+    # If the organization changed during this attempt, the failures before that say nothing about the new data. Only a
+    # limit of the object applies to it, too.
+    seconds_if_changed = (
+        seconds if isinstance(error, ObjectThrottledError) else min(seconds, retry_delay(error, 1, jitter))
+    )
     retry_at, retry_at_if_changed = now + timedelta(seconds=seconds), now + timedelta(seconds=seconds_if_changed)
     with attempt.database.write() as session:
         values = {
             **_error_values(error, now),
             **leases.RELEASED,
             "not_before": case((_has_new_version(attempt), retry_at_if_changed), else_=retry_at),
+            "not_before_reason": "object_limit" if isinstance(error, ObjectThrottledError) else "backoff",
             "next_sweep_at": case(
-                (_has_new_version(attempt), _sweep_after_retry(now, seconds_if_changed)),
-                else_=_sweep_after_retry(now, seconds),
+                (_has_new_version(attempt), sweep_at(now, seconds_if_changed)),
+                else_=sweep_at(now, seconds),
             ),
         }
-        if isinstance(error, ObjectThrottledError):
-            values["cooldown_until"] = retry_at  # a request for another change would be throttled, too
         row = fenced_update(session, attempt, values)
         if isinstance(error, UnavailableError | MisconfiguredError):
             is_repeat = attempt.link.error_kind == "unavailable"
@@ -207,7 +223,8 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
             **_error_values(error, now),
             **leases.RELEASED,
             "state": case((_has_new_version(attempt), "active"), else_="parked"),
-            "cooldown_until": now + LINK_COOLDOWN,
+            "not_before": now + LINK_COOLDOWN,
+            "not_before_reason": "cooldown",
             "next_sweep_at": now + SWEEP_GRACE,
         }
         row = fenced_update(session, attempt, values)
@@ -228,7 +245,10 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> None:
             **leases.RELEASED,
             "state": "on_hold",
             "applied_version": min(attempt.link.applied_version, attempt.organization.version - 1),
-            "customer_fingerprint": UNKNOWN if attempt.link.customer_fingerprint is not None else None,
+            "customer_state": link_states.customer_after(
+                attempt.provider, "conflict_found", attempt.link.customer_state
+            ),
+            "customer_fingerprint": None,
         }
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
@@ -267,24 +287,16 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
         if organization is None:
             return
         is_own_lease = leases.is_mine(BillingLink, attempt.lease_token)
-        session.execute(
-            update(BillingLink)
-            .where(BillingLink.org_id == organization.id, BillingLink.provider == attempt.provider)
-            .values(
-                customer_fingerprint=case((BillingLink.customer_fingerprint.is_not(None), UNKNOWN), else_=None),
-                applied_plan=case((BillingLink.applied_plan == UNKNOWN, UNKNOWN), else_=None),
-                generation=BillingLink.generation + 1,
-                lease_until=case((is_own_lease, None), else_=BillingLink.lease_until),
-            )
-            .execution_options(synchronize_session=False)
+        change = ChangeContext(session, attempt.clock())
+        reconcile_commands.invalidate(
+            change,
+            organization.id,
+            ["lease_lost"],
+            BillingLink.provider == attempt.provider,
+            generation=BillingLink.generation + 1,
+            lease_until=case((is_own_lease, None), else_=BillingLink.lease_until),
         )
-        links.mark_for_sync(ChangeContext(session, attempt.clock()), organization)
-
-
-def _sweep_after_retry(now: datetime, seconds: float) -> datetime:
-    """When the sweep takes over: at once if the retry is left to it, else only if the delayed message was lost."""
-    retry_at = now + timedelta(seconds=seconds)
-    return retry_at if seconds > MAX_QUEUE_DELAY_SECONDS else retry_at + SWEEP_GRACE
+        links.mark_for_sync(change, organization)
 
 
 def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
@@ -303,16 +315,15 @@ def _same_downgrade_is_pending(current: Organization, attempted: Organization) -
 
 
 def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> bool:
-    """Whether Lago must get the payer, or the other provider may charge now; decided by the current rows."""
+    """Whether the attempt changed who charges; decided by the current rows."""
     if attempt.organization.status == "deleted":
         return False
     if attempt.provider == "lago":
-        return attempt.link.payer_id is not None and result.customer is not None and payer_of(result) is None
+        return result.customer is not None and charging.lago_gave_way(attempt.link.payer_id, payer_of(result))
     other_link = session.get_one(
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
-    has_new_payer = follow_ups.payer_id is not None and follow_ups.payer_id != other_link.payer_id
-    return has_new_payer or result.ended
+    return charging.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
 
 
 def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:
@@ -337,8 +348,9 @@ def _completion_values(
         **NO_ERROR,
         "applied_version": attempt.organization.version,
         "attempts": 0,
-        "not_before": None,
-        "cooldown_until": now + cooldown if cooldown else None,
+        "not_before": now + cooldown if cooldown else None,
+        "not_before_reason": "cooldown" if cooldown else None,
+        "waiting_since": None,
         "intent": None,
     }
     if is_behind:

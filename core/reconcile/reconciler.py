@@ -13,16 +13,9 @@ from typing import Literal
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.compare.desired_state import (
-    DOUBLE_CHARGING,
-    DesiredState,
-    PayerPolicy,
-    customer_fingerprint,
-    desired_state,
-    subscription_phrase,
-)
+from core.compare import charging
+from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import Database
-from core.db.models.billing_links import BillingLink
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
 from core.ports.errors import (
@@ -38,11 +31,10 @@ from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider, SubscriptionSpec
 from core.reconcile import backoff, lease, outcomes, remote_check
 from core.reconcile.account_guard import AccountGuard, WrongAccountError
-from core.reconcile.attempt import UNKNOWN, ApplyResult, SyncAttempt
-from core.reconcile.link_status import WAITING_FOR_PAYER
+from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.outcomes import FollowUps
 from core.reconcile.remote_check import CheckResult
-from core.reconcile.steps import CheckRequest, CustomerState, IntentState, LinkFacts, Progress, next_step
+from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, Progress, next_step
 
 # Failures of a request that was sent: the link had waited for its payer already, or did not have to.
 _REQUEST_ERROR_KINDS = frozenset({"unavailable", "throttled", "misconfigured"})
@@ -188,14 +180,10 @@ class Reconciler:
     def _defer_for_payer(self, attempt: SyncAttempt) -> float | None:
         """Seconds that this link still waits for the payer's id; ``None``: it goes on without a payer."""
         now = self.clock()
-        is_waiting = attempt.link.error_kind == WAITING_FOR_PAYER
-        since = attempt.link.error_at if is_waiting and attempt.link.error_at is not None else now
-        until = since + self.policy.payer_wait
+        until = (attempt.link.waiting_since or now) + self.policy.payer_wait
         if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _REQUEST_ERROR_KINDS:
             return None
-        return outcomes.defer(
-            attempt, until, WAITING_FOR_PAYER, "waiting for the Stripe customer that Lago will charge"
-        )
+        return outcomes.defer_for_payer(attempt, until)
 
 
 def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
@@ -203,11 +191,11 @@ def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
     link = attempt.link
     check: CheckRequest = "only" if attempt.is_check_only else "requested" if attempt.is_check_requested else "none"
     return LinkFacts(
-        customer=_customer_state(link),
+        customer=link.customer_state,
         fingerprint_matches=link.customer_fingerprint == customer_fingerprint(desired.customer),
         has_subscription=link.subscription_id is not None,
-        plan="ending" if link.applied_plan == UNKNOWN else "applied" if link.applied_plan else "unknown",
-        plan_code=link.applied_plan or None,
+        plan=link.plan_state,
+        plan_code=link.applied_plan,
         next_plan_code=link.applied_next_plan,
         intent=intent_state(attempt),
         scheduled_date_known=attempt.organization.plan_effective_at is not None,
@@ -219,15 +207,6 @@ def intent_state(attempt: SyncAttempt) -> IntentState:
     if attempt.intent is None:
         return "none"
     return "create_subscription" if attempt.has_intent("create_subscription") else "create_customer"
-
-
-def _customer_state(link: BillingLink) -> CustomerState:
-    if link.customer_id is None:
-        # A fingerprint without an id: a write was sent, and its outcome is not known.
-        return "absent" if link.customer_fingerprint is None else "unknown"
-    if link.customer_fingerprint is None:
-        return "unconfirmed"
-    return "unknown" if link.customer_fingerprint == UNKNOWN else "applied"
 
 
 def _ensure_customer(
@@ -282,13 +261,13 @@ def _end_subscription(
 
 def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown) -> RejectedError:
     retry_command = f"billing-sync retry {attempt.organization.id}"
+    subscription = charging.subscription_phrase(last_known.subscription_id)
     return RejectedError(
         attempt.provider,
         "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
-        f"Stripe still has {subscription_phrase(last_known.subscription_id)} and goes on charging: to keep Stripe, set "
-        f"it back, restart the workers and run `{retry_command}`; to move to Lago, run only `{retry_command}`, which "
-        "ends the Stripe subscription",
-        DOUBLE_CHARGING,
+        f"Stripe still has {subscription} and goes on charging: to keep Stripe, set it back, restart the workers and "
+        f"run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the Stripe subscription",
+        charging.DOUBLE_CHARGING,
     )
 
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from core.compare.charging import may_end_at_stripe
 from core.compare.desired_state import DesiredState
+from core.db.models.billing_links import CustomerState, PlanState
 
-CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
-"""absent: no id is stored. unconfirmed: the id came from outside, or an operator asked for a retry. unknown: a write
-was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
-PlanState = Literal["unknown", "ending", "applied"]
-"""unknown: never applied, or a write was sent and its outcome is not known. ending: we set out to end it."""
 IntentState = Literal["none", "create_customer", "create_subscription"]
 CheckRequest = Literal["none", "requested", "only"]
 """requested: a provider webhook asked for a remote check. only: it did, and nothing else is left to do."""
@@ -68,7 +65,8 @@ def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Ste
         return "ensure_customer"
     if desired.plan_code is None:
         if _may_have_subscription(link, progress):
-            return "end_subscription" if _may_end(link, desired) else "refuse_to_end"
+            may_end = may_end_at_stripe(link.plan_code, desired.uncharged_plan_code, link.plan, link.customer)
+            return "end_subscription" if may_end else "refuse_to_end"
     elif _needs_subscription(link, desired, progress):
         return "ensure_subscription"
     return "check" if _may_check(link, progress) else "complete"
@@ -96,12 +94,6 @@ def _may_have_subscription(link: LinkFacts, progress: Progress) -> bool:
     if progress.subscription_ended:
         return False
     return link.has_subscription or link.intent == "create_subscription"
-
-
-def _may_end(link: LinkFacts, desired: DesiredState) -> bool:
-    """Whether the plan itself changed, an operator asked for a retry, or we had set out to end it before."""
-    plan_changed = link.plan_code not in {None, desired.uncharged_plan_code}
-    return plan_changed or link.plan == "ending" or link.customer in {"absent", "unconfirmed"}
 
 
 def _needs_subscription(link: LinkFacts, desired: DesiredState, progress: Progress) -> bool:

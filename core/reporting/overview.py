@@ -23,7 +23,7 @@ from core.flow_control.circuit_breaker import OpenBreaker
 from core.inbox import provider_webhooks
 from core.organizations.validation import name_key
 from core.ports.spec import PROVIDERS, Provider
-from core.reconcile.link_status import WAITING_FOR_PAYER, LinkReport, link_report
+from core.reconcile.link_status import LinkReport, link_report
 from core.reporting.inbox_messages import _merge_counts
 from core.reporting.metrics import DriftReportSummary, last_drift_report
 
@@ -257,7 +257,7 @@ def _failure_groups(session: Session) -> list[FailureGroup]:
     kinds = (BillingLink.provider, BillingLink.state, BillingLink.error_kind, BillingLink.error_code)
     rows = session.execute(
         select(*kinds, func.count().label("links"), func.min(BillingLink.error_at), func.min(BillingLink.error_message))
-        .where(BillingLink.error_kind.is_not(None), BillingLink.error_kind != WAITING_FOR_PAYER)
+        .where(BillingLink.error_kind.is_not(None))
         .group_by(*kinds)
         .order_by(BillingLink.state.desc(), text("links DESC"), *kinds)
         .limit(MAX_FAILURE_GROUPS)

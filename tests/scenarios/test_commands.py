@@ -84,6 +84,7 @@ def sync(database: Database, org_id: str, provider: str, customer_id: str) -> No
         applied_version=BillingLink.desired_version,
         customer_id=customer_id,
         subscription_id="sub-1" if provider == "lago" else None,
+        plan_state="applied" if provider == "lago" else "unknown",
         applied_plan="starter" if provider == "lago" else None,
         synced_at=utc_now(),
         error_kind=None,
@@ -154,7 +155,7 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
     in_sync, behind, *parked_ids = [manager.create_organization(f"Company {number}") for number in range(5)]
     for provider in ("stripe", "lago"):
         sync(database, in_sync, provider, f"{provider}_1")
-    put(database, behind, "lago", error_kind="waiting_for_payer", error_message="waits for Stripe", error_at=utc_now())
+    put(database, behind, "lago", not_before=utc_now() + timedelta(seconds=30), not_before_reason="payer")
     for org_id in parked_ids:
         park(database, org_id, "stripe")
     document = json_of(types("status", "--json"))
@@ -197,7 +198,7 @@ def test_status_of_one_says_why_and_what_next(types: Type, manager: OrgManager, 
         database,
         org_id,
         "lago",
-        error_kind="waiting_for_payer",
+        not_before_reason="payer",
         error_message="waiting for the Stripe customer that Lago will charge",
         not_before=waits_until,
     )
@@ -344,7 +345,7 @@ def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager,
     )
     with database.read() as session:
         link = session.get_one(BillingLink, (org_id, "stripe"))
-    assert (link.customer_id, link.customer_fingerprint, link.state) == ("cus_right", None, "active")
+    assert (link.customer_id, link.customer_state, link.state) == ("cus_right", "unconfirmed", "active")
     taken = refused(types("set-customer-id", other, "--stripe", "cus_right"))
     assert "already belongs to organization" in taken
     assert refused(types("set-customer-id", "Acme")).startswith("give an id: --stripe")

@@ -219,7 +219,14 @@ def test_a_restored_database_finds_the_customer_that_it_forgot(world: SyncWorld)
         session.execute(
             update(BillingLink)
             .where(BillingLink.org_id == org_id)
-            .values(**dict.fromkeys(made), applied_version=0, generation=0, cooldown_until=None)
+            .values(
+                **dict.fromkeys(made),
+                applied_version=0,
+                generation=0,
+                not_before=None,
+                customer_state="absent",
+                plan_state="unknown",
+            )
         )
     world.advance_time(hours=30)
     world.reconcile_until_idle(org_id)

@@ -64,7 +64,9 @@ def test_a_round_that_repeats_a_version_says_nothing_new(world: SyncWorld, provi
     world.reconcile_until_idle(org_id)
     before = synced_versions(world, org_id)
     with world.database.write() as session:
-        assert commands.invalidate(ChangeContext(session, world.now), org_id, provider, customer=True, plan=True)
+        assert commands.repair(
+            ChangeContext(session, world.now), org_id, provider, ["customer_repaired", "plan_repaired"]
+        )
     world.wait(10)
     assert world.run(org_id, provider).kind == "synced"
     assert synced_versions(world, org_id) == before

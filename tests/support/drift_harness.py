@@ -148,7 +148,9 @@ def in_sync(world: SyncWorld, count: int) -> list[str]:
         session.flush()
         for link in session.scalars(select(BillingLink)):
             at = "cus" if link.provider == "stripe" else "lago"
-            link.customer_id, link.applied_version, link.customer_fingerprint = f"{at}_{link.org_id}", 1, "made"
+            link.customer_id, link.applied_version = f"{at}_{link.org_id}", 1
+            link.customer_state, link.customer_fingerprint = "applied", "made"
+            link.plan_state = "applied" if link.provider == "lago" else "unknown"
             link.applied_plan = "starter" if link.provider == "lago" else None
     world.sandbox.reset_calls()
     return org_ids

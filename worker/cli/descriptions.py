@@ -106,6 +106,8 @@ def _breaker_cause(link: LinkReport) -> str:
 
 def reason_text(link: LinkReport) -> str | None:
     """The error message, with the provider's error code and request id if there are any."""
+    if link.status == "waiting":
+        return "waiting for the Stripe customer that Lago will charge"
     if link.error_message is None or link.status == "in_sync":
         return None
     identifiers = [

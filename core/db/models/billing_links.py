@@ -28,6 +28,14 @@ from core.db.base import Base
 from core.db.leases import Leased
 
 LinkState = Literal["active", "parked", "on_hold"]
+CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
+"""absent: no id is stored. unconfirmed: the id came from outside, or an operator asked for a retry. unknown: a write
+was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
+PlanState = Literal["unknown", "ending", "applied"]
+"""unknown: nothing was applied, or a write was sent and its outcome is not known. ending: we set out to end it."""
+WaitReason = Literal["backoff", "object_limit", "cooldown", "permit", "payer"]
+"""backoff: after an error. object_limit: the provider limits requests to this customer. cooldown: after an attempt that
+made calls. permit: for the rate limiter. payer: for the Stripe customer that Lago will charge."""
 PaymentStatus = Literal["failed", "payer_rejected"]
 
 CONFLICT = "conflict"
@@ -53,21 +61,26 @@ class BillingLink(Leased, Base):
     """NULL: the link is older than this column."""
     desired_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
+    customer_state: Mapped[CustomerState] = mapped_column(String(12))
     customer_fingerprint: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the customer as last written; NULL: unknown, so the customer is read or written again."""
+    """Digest of the customer as last written, while ``customer_state`` is applied; else NULL."""
+    plan_state: Mapped[PlanState] = mapped_column(String(8))
     applied_plan: Mapped[str | None] = mapped_column(String(255))
+    """The provider's code of the plan, while ``plan_state`` is applied; else NULL."""
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     payer_id: Mapped[str | None] = mapped_column(String(255))
     """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
     synced_at: Mapped[datetime | None]
 
-    state: Mapped[str] = mapped_column(String(8))
+    state: Mapped[LinkState] = mapped_column(String(8))
     """active; parked (until the organization changes or an operator retries); on_hold (until an operator decides)."""
     attempts: Mapped[int] = mapped_column(Integer)
     not_before: Mapped[datetime | None]
     """No sync attempt before this time; NULL: at once."""
-    cooldown_until: Mapped[datetime | None]
-    """No sync attempt before this time either; changes made meanwhile are sent together by the next one."""
+    not_before_reason: Mapped[WaitReason | None] = mapped_column(String(12))
+    """A change of the organization ends every wait but ``cooldown`` and ``object_limit``."""
+    waiting_since: Mapped[datetime | None]
+    """Since when it waits for the payer. It stays until an attempt completes, so the wait has an end."""
     next_sweep_at: Mapped[datetime]
     """When the sweep sends the next sync request, if the link has work."""
     error_kind: Mapped[str | None] = mapped_column(String(32))

@@ -32,12 +32,21 @@ class Organization(Base):
     plan_tier: Mapped[str] = mapped_column(String(200))
     pending_plan_tier: Mapped[str | None] = mapped_column(String(200))
     plan_effective_at: Mapped[datetime | None]
+    """When the pending plan takes effect, as the charging provider reported it. It passes before the plan is active."""
+    downgrade_recheck_at: Mapped[datetime | None]
+    """When to read the provider again, if the pending plan was not active after ``plan_effective_at``."""
     status: Mapped[str] = mapped_column(String(16))
     billing_email: Mapped[str | None] = mapped_column(String(512))
     currency: Mapped[str | None] = mapped_column(String(3))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     version: Mapped[int] = mapped_column(BigInteger)
+
+    def is_downgrade_due(self, now: datetime) -> bool:
+        """Whether the pending plan should be active, and the provider was not read for that lately."""
+        if self.pending_plan_tier is None or self.plan_effective_at is None or self.plan_effective_at > now:
+            return False
+        return self.downgrade_recheck_at is None or self.downgrade_recheck_at <= now
 
     __table_args__ = (
         Index(

@@ -21,7 +21,7 @@ def mark_synced(api: Api, org_id: str, provider: str, version: int) -> None:
         session.execute(
             update(BillingLink)
             .where(BillingLink.org_id == org_id, BillingLink.provider == provider)
-            .values(applied_version=version, customer_fingerprint="digest", synced_at=utc_now(), attempts=0)
+            .values(applied_version=version, customer_state="applied", synced_at=utc_now(), attempts=0)
         )
 
 

@@ -13,8 +13,9 @@ import pytest
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog, ChargingProvider
 from core.compare.advice import ADVICE_SENTENCES, Advice, AdviceCode
+from core.compare.charging import refuse_double_charging
 from core.compare.customer_rules import customer_findings, wrong_account
-from core.compare.desired_state import PayerPolicy, desired_state, refuse_double_charging
+from core.compare.desired_state import PayerPolicy, desired_state
 from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
 from core.compare.provider_side import ProviderSide
@@ -88,7 +89,7 @@ def side(
     )
 
 
-CONFIRMED = link("stripe", customer_fingerprint="d")
+CONFIRMED = link("stripe", customer_state="applied")
 RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "wrong_account": side("stripe", ours=link("stripe", account_id="acct_1"), key_account="acct_2"),
     "customer_not_linked": side("stripe", customer(), ours=link("stripe", customer_id=None)),

@@ -59,21 +59,21 @@ def test_where_lago_charges_stripe_holds_the_customer_only() -> None:
 
 def test_where_stripe_charges_lago_holds_a_subscription_and_no_payer() -> None:
     plans = charged_by("stripe")
-    confirmed = link("stripe", customer_id="cus_1", customer_fingerprint="d")
+    confirmed = link("stripe", customer_id="cus_1", customer_state="applied")
     stripe, lago = desired_at("stripe", plans), desired_at("lago", plans, confirmed)
     assert (stripe.plan_code, stripe.is_charging, stripe.provides_payer) == ("professional_monthly_usd", True, False)
     assert (lago.plan_code, lago.is_charging, lago.waits_for_payer) == ("professional", False, False)
     assert (lago.customer.payer_id, lago.customer.charged_by_other_provider) == (None, True)
 
 
-@pytest.mark.parametrize(("applied", "payer"), [(None, None), ("d", "cus_1"), ("", "cus_1")])
-def test_only_a_payer_that_stripe_confirmed_is_told_to_lago(applied: str | None, payer: str | None) -> None:
-    other = link("stripe", customer_id="cus_1", customer_fingerprint=applied)
+@pytest.mark.parametrize(("state", "payer"), [("unconfirmed", None), ("applied", "cus_1"), ("unknown", "cus_1")])
+def test_only_a_payer_that_stripe_confirmed_is_told_to_lago(state: str, payer: str | None) -> None:
+    other = link("stripe", customer_id="cus_1", customer_state=state)
     assert desired_at("lago", charged_by("lago"), other).customer.payer_id == payer
 
 
 def test_without_a_connection_nobody_is_linked_and_nobody_waits() -> None:
-    other = link("stripe", customer_id="cus_1", customer_fingerprint="d")
+    other = link("stripe", customer_id="cus_1", customer_state="applied")
     made = desired_state("lago", organization(), other, charged_by("lago"), PayerPolicy())
     assert (made.customer.payer_id, made.waits_for_payer) == (None, False)
 
@@ -128,7 +128,7 @@ def test_the_digest_names_every_field_and_repeats_none() -> None:
         desired_at("lago", plans, name="Other"),
         desired_at("lago", plans, billing_email="a@b.test"),
         desired_at("lago", plans, currency="USD"),
-        desired_at("lago", plans, link("stripe", customer_id="cus_1", customer_fingerprint="d")),
+        desired_at("lago", plans, link("stripe", customer_id="cus_1", customer_state="applied")),
         desired_at("lago", charged_by("stripe")),
     ]
     marks = [customer_fingerprint(each.customer) for each in desired]

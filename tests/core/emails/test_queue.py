@@ -79,7 +79,7 @@ class EmailHarness:
             session.execute(
                 update(BillingLink)
                 .where(BillingLink.org_id == org_id)
-                .values(applied_version=BillingLink.desired_version, customer_fingerprint="known")
+                .values(applied_version=BillingLink.desired_version, customer_state="applied")
             )
 
     def emails(self) -> set[tuple[str, str, str]]:
@@ -157,7 +157,7 @@ def test_those_who_decide_are_told_of_a_plan_when_both_billers_hold_it(harness: 
         session.execute(
             update(BillingLink)
             .where(*at_lago)
-            .values(applied_version=BillingLink.desired_version, customer_fingerprint="x")
+            .values(applied_version=BillingLink.desired_version, customer_state="applied")
         )
     harness.clock.advance(minutes=2)
     assert harness.deliver() == []

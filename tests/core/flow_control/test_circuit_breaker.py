@@ -209,7 +209,7 @@ def test_a_probe_that_asked_nothing_leaves_it_to_the_next(world: SyncWorld) -> N
     pass_until_probe(world)
     outcomes.complete(start_attempt(world, first), ApplyResult(), FollowUps())
     assert open_breaker(world) is not None
-    outcomes.defer(start_attempt(world, second), world.now + timedelta(seconds=5), "waiting", "for something")
+    outcomes.defer_for_payer(start_attempt(world, second), world.now + timedelta(seconds=5))
     lost = start_attempt(world, third)
     outcomes.release(lost)
     assert start_attempt(world, third).is_breaker_probe

@@ -53,7 +53,9 @@ def test_a_new_id_makes_the_link_believe_nothing_and_look_again(database: Databa
         org_id,
         "lago",
         customer_id="l1",
+        customer_state="applied",
         customer_fingerprint="d",
+        plan_state="applied",
         applied_plan="starter",
         applied_next_plan="free",
         state="on_hold",
@@ -62,13 +64,8 @@ def test_a_new_id_makes_the_link_believe_nothing_and_look_again(database: Databa
     )
     bring(database, org_id, {"lago": "l2"})
     row = link(database, org_id, "lago")
-    assert (row.customer_id, row.customer_fingerprint, row.applied_plan, row.applied_next_plan, row.intent) == (
-        "l2",
-        None,
-        None,
-        None,
-        None,
-    )
+    assert (row.customer_id, row.customer_state, row.customer_fingerprint) == ("l2", "unconfirmed", None)
+    assert (row.plan_state, row.applied_plan, row.applied_next_plan, row.intent) == ("unknown", None, None, None)
     assert (row.state, row.desired_version, row.generation) == ("active", 2, 1)
     assert link(database, org_id, "stripe").customer_id is None
     assert link(database, org_id, "stripe").desired_version == 2

@@ -18,7 +18,9 @@ from core.events.event_types import ChangeContext
 from core.organizations import commands, plan_changes
 from core.organizations.commands import NewOrganization
 from core.organizations.links import SWEEP_GRACE
-from core.reconcile import due_links
+from core.reconcile import due_links, lease, outcomes
+from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.outcomes import FollowUps
 from tests.support.clocks import SetClock
 
 
@@ -103,7 +105,15 @@ def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_hourly_from_then(
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
     clock.advance(days=3)
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    # The provider is read, and its billing job has not run yet: it reports the same date, which has passed.
+    attempt = lease.acquire(database, clock, org_id, "lago")
+    assert isinstance(attempt, SyncAttempt)
+    date = attempt.organization.plan_effective_at
+    outcomes.complete(attempt, ApplyResult(), FollowUps(scheduled_plan_at=date))
+    clock.advance(minutes=5)
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
+    with database.read() as session:
+        assert session.get_one(Organization, org_id).plan_effective_at == date == clock() - timedelta(minutes=5)
     clock.advance(hours=1)
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
     with database.read() as session:

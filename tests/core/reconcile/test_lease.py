@@ -17,7 +17,7 @@ from core.ports.errors import LeaseLostError, MisconfiguredError, RejectedError,
 from core.ports.provider import Customer, Subscription
 from core.ports.spec import Provider
 from core.reconcile import due_links, lease, outcomes
-from core.reconcile.attempt import LINK_LEASE, MAX_CALL_DURATION, UNKNOWN, ApplyResult, SyncAttempt
+from core.reconcile.attempt import LINK_LEASE, MAX_CALL_DURATION, ApplyResult, SyncAttempt
 from core.reconcile.backoff import COOLDOWN_AFTER_CONCURRENT_CHANGE, LINK_COOLDOWN, MAX_BACKOFF_SECONDS
 from core.reconcile.outcomes import FollowUps
 from tests.support.clocks import SetClock
@@ -165,7 +165,7 @@ def test_what_is_about_to_be_told_is_doubted_first_and_ours_stays_ours(harness: 
     harness.clock.advance(minutes=5)
     known = harness.start_attempt(org_id).last_known
     assert (known.customer_id, known.confirmed, known.plan_code, known.next_plan_code) == ("cus_1", True, None, "q")
-    assert harness.link(org_id).customer_fingerprint == UNKNOWN
+    assert (harness.link(org_id).customer_state, harness.link(org_id).plan_state) == ("unknown", "unknown")
 
 
 def test_nothing_known_means_nothing_to_doubt(harness: LinkHarness) -> None:
@@ -181,7 +181,7 @@ def test_nothing_known_means_nothing_to_doubt(harness: LinkHarness) -> None:
 def test_a_finished_turn_rests_only_if_it_called(harness: LinkHarness) -> None:
     org_id = harness.create()
     outcomes.complete(harness.start_attempt(org_id), APPLIED, NO_FOLLOW_UPS)
-    assert harness.link(org_id).cooldown_until is None
+    assert harness.link(org_id).not_before is None
     harness.rename(org_id, "Other")
     attempt = harness.start_attempt(org_id)
     attempt.before_request("POST /v1/customers")
@@ -257,7 +257,7 @@ def test_waiting_costs_no_attempt_also_when_a_change_came_meanwhile(harness: Lin
     org_id = harness.create()
     attempt = harness.start_attempt(org_id, "lago")
     harness.rename(org_id, "Other")
-    assert outcomes.defer(attempt, harness.clock() + timedelta(seconds=30), "waiting", "waits") == 0.0
+    assert outcomes.defer_for_payer(attempt, harness.clock() + timedelta(seconds=30)) == 0.0
     link = harness.link(org_id, "lago")
     assert (link.attempts, link.not_before, link.lease_until) == (0, None, None)
 

@@ -181,7 +181,7 @@ def test_a_payer_that_comes_while_lago_decides_to_wait_is_not_waited_for(world: 
     lago_attempt = lease.acquire(world.database, world.clock, org_id, "lago")
     assert isinstance(lago_attempt, attempt.SyncAttempt)
     assert world.run(org_id, "stripe").also_requeue == ("lago",)
-    assert reconcile_outcomes.defer(lago_attempt, world.now + world.policy.payer_wait, "waiting", "waits") == 0.0
+    assert reconcile_outcomes.defer_for_payer(lago_attempt, world.now + world.policy.payer_wait) == 0.0
     assert world.run(org_id, "lago").kind == "synced"
 
 

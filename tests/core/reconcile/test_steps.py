@@ -15,14 +15,13 @@ from typing import Final, get_args
 import pytest
 
 from core.compare.desired_state import DesiredState
+from core.db.models.billing_links import CustomerState, PlanState
 from core.ports.spec import CustomerSpec
 from core.reconcile.steps import (
     STEPS,
     CheckRequest,
-    CustomerState,
     IntentState,
     LinkFacts,
-    PlanState,
     Progress,
     Step,
     next_step,

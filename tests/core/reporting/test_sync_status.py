@@ -5,7 +5,6 @@ from __future__ import annotations
 from sqlalchemy import update
 
 from core.db.models.billing_links import BillingLink
-from core.reconcile.attempt import UNKNOWN
 from core.reporting import sync_status
 from core.reporting.sync_status import VersionStatus
 from tests.support.sync_world import SyncWorld, kill_worker
@@ -66,7 +65,11 @@ def test_what_a_late_worker_may_have_overwritten_is_not_held_until_it_is_made_ag
     version = version_status(world, org_id).latest_version
     world.rename(org_id, "Acme Two")
     with world.database.write() as session:
-        session.execute(update(BillingLink).where(BillingLink.provider == "lago").values(customer_fingerprint=UNKNOWN))
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.provider == "lago")
+            .values(customer_state="unknown", customer_fingerprint=None)
+        )
     assert synced_by_provider(version_status(world, org_id, version)) == {"stripe": True, "lago": False}
     world.wait(10)
     world.reconcile_until_idle(org_id)

@@ -1,0 +1,84 @@
+"""Who may charge for an organization: one provider at a time, and who gives way first (decision 0007).
+
+| the plan is charged by | at Stripe | at Lago |
+|---|---|---|
+| Lago | a customer, who is the payer | a subscription, and the payer |
+| Stripe | a customer and a subscription | a subscription without a payer |
+
+So Stripe charges while it has a subscription of ours, or creates one. Lago charges while its customer has a payer. A
+provider may start when the row of the other link says that the other one has stopped (``refuse_double_charging``). That
+row is read when the desired state is computed, and again under the organization's lock before a write after which the
+provider may charge. When one has stopped, the other link is marked for sync (``lago_gave_way``, ``lago_must_know``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from core.catalog.plans import CatalogPlan
+from core.compare.advice import Advice
+from core.db.models.billing_links import BillingLink, CustomerState, PlanState
+from core.ports.errors import RejectedError
+from core.ports.spec import Provider
+
+DOUBLE_CHARGING: Final = "double_charging"
+
+
+def refuse_double_charging(other_link: BillingLink) -> None:
+    """Call before this provider charges. Raises ``RejectedError`` if the other one charges or is about to."""
+    if other_link.provider == "lago" and other_link.payer_id is not None:
+        advice = Advice("lago_still_has_payer", {"payer_id": other_link.payer_id, "org_id": other_link.org_id})
+        raise RejectedError("stripe", advice.sentence, DOUBLE_CHARGING)
+    is_creating = other_link.intent is not None and other_link.intent["operation"] == "create_subscription"
+    if other_link.provider == "stripe" and (other_link.subscription_id is not None or is_creating):
+        parameters = {
+            "subscription": subscription_phrase(other_link.subscription_id),
+            "org_id": other_link.org_id,
+        }
+        raise RejectedError("lago", Advice("stripe_still_has_subscription", parameters).sentence, DOUBLE_CHARGING)
+
+
+def subscription_phrase(subscription_id: str | None) -> str:
+    """``None``: its create request was sent, and the response is not known yet."""
+    return f"the subscription {subscription_id}" if subscription_id else "a subscription that is being created"
+
+
+def charging_provider_would_change(provider: Provider, plan: CatalogPlan, next_plan: CatalogPlan) -> RejectedError:
+    """For a scheduled plan: neither provider can schedule what starts at the other."""
+    parameters = {
+        "tier": plan.tier,
+        "next_tier": next_plan.tier,
+        "charged_by": plan.charged_by,
+        "next_charged_by": next_plan.charged_by,
+    }
+    advice = Advice("charging_provider_would_change", parameters)
+    return RejectedError(provider, advice.sentence, "charging_provider_would_change")
+
+
+def payer_id(stripe_link: BillingLink) -> str | None:
+    """Whom Lago is to charge: the Stripe customer, once Stripe has confirmed it."""
+    return stripe_link.customer_id if stripe_link.customer_state in {"unknown", "applied"} else None
+
+
+def may_end_at_stripe(
+    plan_code: str | None, uncharged_plan_code: str | None, plan: PlanState, customer: CustomerState
+) -> bool:
+    """Whether the Stripe subscription of a plan that Lago charges may be ended.
+
+    The plan itself changed, an operator asked for a retry, or we had set out to end it before. If only a setting
+    changed, it may have been lost, and a lost setting must end nothing (money.md 23). ``uncharged_plan_code``: the code
+    of the plan if Stripe charged for it.
+    """
+    plan_changed = plan_code not in {None, uncharged_plan_code}
+    return plan_changed or plan == "ending" or customer in {"absent", "unconfirmed"}
+
+
+def lago_gave_way(payer_before: str | None, payer_now: str | None) -> bool:
+    """Whether the payer was removed, so that Stripe may charge now."""
+    return payer_before is not None and payer_now is None
+
+
+def lago_must_know(lago_link: BillingLink, payer: str | None, *, ended_at_stripe: bool) -> bool:
+    """Whether Lago must get another payer, or may charge now because the Stripe subscription has ended."""
+    has_new_payer = payer is not None and payer != lago_link.payer_id
+    return has_new_payer or ended_at_stripe
