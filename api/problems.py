@@ -1,7 +1,9 @@
-"""Problem details: every error is returned as an RFC 9457 problem with the request's id, without the rejected value.
+"""Problem details: every error is returned as an RFC 9457 problem with the request's id.
 
-``type`` names the kind of problem for programs, and ``detail`` tells users what to do. An unexpected error is a 500
-that gives no details; its traceback is in the log under the request's id.
+``type`` names the kind of problem for programs, and ``detail`` tells users what to do. A request of the wrong form is
+rejected by field and reason, without the value, which may be a secret in the wrong place. An error of core may repeat a
+value, for example a name that is taken. An unexpected error is a 500 that gives no details; its traceback is in the
+log, after the line ``request`` that has the request's id.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ from core.organizations.memberships import AlreadyMemberError, LastOwnerError
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 PROBLEM_TYPE_PREFIX: Final = "urn:billing-sync:problem:"
+MAYBE_CHANGED_DETAIL: Final = (
+    "The database did not respond in time. The change may have been made. Send the request again with the same "
+    "Idempotency-Key; without a key, read the organization first."
+)
 _RETRY_AFTER_SECONDS: Final = "2"
+_READ_METHODS: Final = frozenset({"GET", "HEAD"})
 _CONFLICT_KINDS: Final[dict[type[InvalidChangeError], str]] = {
     NameTakenError: "name-taken",
     AlreadyMemberError: "already-member",
@@ -165,7 +172,7 @@ def install(app: FastAPI) -> None:
 
 
 def _handle_error(request: Request, error: Exception) -> Response:
-    problem = _to_problem(error)
+    problem = _to_problem(error, is_read=request.method in _READ_METHODS)
     return response(problem, str(request.scope.get("state", {}).get("request_id", "")))
 
 
@@ -181,11 +188,11 @@ def response(problem: ProblemError, request_id: str) -> Response:
     return Response(body.model_dump_json(), problem.status, problem.headers, PROBLEM_MEDIA_TYPE)
 
 
-def _to_problem(error: Exception) -> ProblemError:
+def _to_problem(error: Exception, *, is_read: bool) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
-        return unavailable("The database did not respond in time. No change was made. Try again.")
+        return _database_unavailable(is_read=is_read)
     match error:
         case RequestValidationError() | InvalidChangeError() | IdempotencyKeyReusedError():
             return _client_error(error)
@@ -194,6 +201,13 @@ def _to_problem(error: Exception) -> ProblemError:
         case HTTPException():
             return _framework_problem(HTTPStatus(error.status_code), error.headers)
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error. Report it with the request_id.")
+
+
+def _database_unavailable(*, is_read: bool) -> ProblemError:
+    """If the connection is lost during the commit, nobody can say whether the change was made."""
+    if is_read:
+        return unavailable("The database did not respond in time. Send the request again.")
+    return unavailable(MAYBE_CHANGED_DETAIL)
 
 
 def _client_error(error: RequestValidationError | InvalidChangeError | IdempotencyKeyReusedError) -> ProblemError:

@@ -24,7 +24,7 @@ class UnlimitedAttempt:
 
     intent: Intent | None = None
 
-    def reserve(self, operation: str) -> None:
+    def acquire_permit_ahead(self, operation: str) -> None:
         """The permit is always there."""
 
     def before_request(self, operation: str) -> None:

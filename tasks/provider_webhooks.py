@@ -53,8 +53,8 @@ def sweep(app: BillingApp) -> None:
     runtime = app.runtime
     now = runtime.clock()
     with runtime.database.read() as session:
-        has_due, has_old = provider_webhooks.any_due(session, now), provider_webhooks.any_old(session, now)
+        has_due, has_expired = provider_webhooks.any_due(session, now), provider_webhooks.any_expired(session, now)
     if has_due:
         run(app)
-    if has_old:
-        provider_webhooks.delete_old(runtime.database, runtime.clock)
+    if has_expired:
+        provider_webhooks.delete_expired(runtime.database, runtime.clock)

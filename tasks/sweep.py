@@ -48,7 +48,7 @@ def run(app: BillingApp) -> int:
     # Last, because it may take long, above all while a large endpoint is removed. No provider waits for it.
     webhook_deliveries.sweep(app)
     with runtime.database.write() as session:
-        email_queue.delete_old(session, now)
+        email_queue.delete_expired(session, now)
     return dispatched
 
 

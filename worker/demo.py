@@ -138,8 +138,8 @@ def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
     write_members(users_file, ((each.id, _predecessor_members(each)) for each in records))
     report = import_files(runtime.database, runtime.catalog, utc_now, orgs_file, users_file)
     return (
-        f"{report.organizations.new} organizations with {report.members.new} members, "
-        f"{len(existing_at_providers)} of which already exist at the providers"
+        f"{report.organizations.new} organizations with {report.members.new} members; "
+        f"{len(existing_at_providers)} of the organizations already exist at the providers"
     )
 
 

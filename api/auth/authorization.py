@@ -148,12 +148,16 @@ def _authorize_service(request: Request, session: Session, rule: PermissionRule,
         detail = "This route is for users; an API key cannot call it."
         raise problems.forbidden(detail)
     if rule.scope not in service.scopes:
-        detail = f"The API key lacks the scope {rule.scope}."
+        detail = (
+            f"The API key lacks the scope {rule.scope}. Create another key with it: "
+            f"`billing-sync keys create NAME --scope {rule.scope}`."
+        )
         raise problems.forbidden(detail)
     org_id = _requested_org_id(request)
     organization = None if org_id is None else _visible_organization(session, org_id, None)
     if rule.path_subject == "current" and organization is None:
-        raise problems.organization_not_found()
+        detail = f"An API key belongs to no organization. Send the header {ORGANIZATION_HEADER} with the id of one."
+        raise problems.not_found(detail)
     return Principal(
         caller=service,
         request_id=request.state.request_id,
@@ -179,7 +183,8 @@ def _authorize_user(request: Request, session: Session, rule: PermissionRule, us
         detail = "This route is for services only."
         raise problems.forbidden(detail)
     if rule.path_subject == "current" and organization is None:
-        raise problems.organization_not_found()
+        detail = "You are not a member of any organization. Create one, or accept an invitation to one."
+        raise problems.not_found(detail)
     if rule.path_subject in {"organization", "current"} and role not in rule.roles:
         detail = f"This requires the role {' or '.join(sorted(rule.roles))} in this organization."
         raise problems.forbidden(detail)

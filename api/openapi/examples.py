@@ -8,7 +8,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Final
 
-from api.problems import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX
+from api.problems import MAYBE_CHANGED_DETAIL, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX
 
 JsonDocument = dict[str, Any]
 
@@ -36,7 +36,7 @@ _PROBLEM_EXAMPLES: Final[dict[int, tuple[str, str, list[JsonDocument]]]] = {
         "Rate limit exceeded. Retry after the number of seconds in Retry-After. No change was made.",
         [],
     ),
-    503: ("unavailable", "The database did not respond in time. No change was made. Try again.", []),
+    503: ("unavailable", MAYBE_CHANGED_DETAIL, []),
 }
 _EXAMPLES_BY_FORMAT: Final = {
     "date-time": "2026-11-23T12:00:00Z",

@@ -170,7 +170,7 @@ def _reason(link: LinkReport) -> str:
         case "syncing":
             return "A worker is syncing it now."
         case "provider_down":
-            return f"{provider_name} is not accepting requests from us now."
+            return _breaker_cause(link)
         case "waiting":
             return "Lago waits for the Stripe customer that it will charge."
         case "parked" | "on_hold":
@@ -190,7 +190,7 @@ def _next_step(link: LinkReport) -> str:
         case "parked" | "on_hold":
             return _operator_step(link)
         case "provider_down":
-            return f"It resumes automatically once {PROVIDER_NAMES[link.provider]} responds."
+            return _step_while_breaker_is_open(link)
         case "waiting":
             return "It continues as soon as that customer exists, or at `next_at` without it."
         case "syncing":
@@ -199,6 +199,27 @@ def _next_step(link: LinkReport) -> str:
             return "It is retried automatically at `next_at`."
         case "in_sync" | "queued":
             return "It will be synced within moments; its sync request is sent again at `next_at`."
+
+
+def _breaker_cause(link: LinkReport) -> str:
+    provider_name = PROVIDER_NAMES[link.provider]
+    match link.breaker_reason:
+        case "misconfigured":
+            return f"{provider_name} rejects our API key or settings."
+        case "wrong_account":
+            return f"Our API key belongs to another {provider_name} account."
+        case "unavailable" | None:
+            return f"{provider_name} does not respond."
+
+
+def _step_while_breaker_is_open(link: LinkReport) -> str:
+    match link.breaker_reason:
+        case "misconfigured":
+            return "An operator must correct the setting. Then it resumes automatically."
+        case "wrong_account":
+            return "An operator must set the right API key. Nothing is sent before."
+        case "unavailable" | None:
+            return f"It resumes automatically once {PROVIDER_NAMES[link.provider]} responds."
 
 
 def _operator_reason(link: LinkReport) -> str:
@@ -215,7 +236,7 @@ def _operator_step(link: LinkReport) -> str:
         return "An operator must decide which one is right. Nothing is sent before."
     if link.status == "on_hold":
         return "An operator must check the data and retry. Nothing is sent before."
-    return "An operator must fix it. Any change of the organization also triggers a retry."
+    return "An operator must resolve it. A new name, plan, billing email or currency also triggers a retry."
 
 
 def _error_details(link: LinkReport, *, for_service: bool) -> SyncErrorDetails | None:

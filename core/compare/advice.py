@@ -132,8 +132,8 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "provider of the customer in Lago, then run `billing-sync retry {org_id}`"
     ),
     "stripe_still_has_subscription": (
-        "Lago charges for this plan, but Stripe still has the subscription {subscription_id}: Lago is updated once "
-        "that subscription has ended; the organization's Stripe link says how to end it"
+        "Lago charges for this plan, but Stripe still has {subscription}: Lago is updated once that subscription has "
+        "ended; before you retry, read under Stripe in `billing-sync status {org_id}` how to end it or keep it"
     ),
     "charging_provider_would_change": (
         "the downgrade from {tier} to {next_tier} would move billing from {charged_by} to {next_charged_by} at period "

@@ -31,9 +31,16 @@ def refuse_double_charging(other_link: BillingLink) -> None:
         raise RejectedError("stripe", advice.sentence, DOUBLE_CHARGING)
     is_creating = other_link.intent is not None and other_link.intent["operation"] == "create_subscription"
     if other_link.provider == "stripe" and (other_link.subscription_id is not None or is_creating):
-        subscription_id = other_link.subscription_id or "(being created)"
-        advice = Advice("stripe_still_has_subscription", {"subscription_id": subscription_id})
-        raise RejectedError("lago", advice.sentence, DOUBLE_CHARGING)
+        parameters = {
+            "subscription": subscription_phrase(other_link.subscription_id),
+            "org_id": other_link.org_id,
+        }
+        raise RejectedError("lago", Advice("stripe_still_has_subscription", parameters).sentence, DOUBLE_CHARGING)
+
+
+def subscription_phrase(subscription_id: str | None) -> str:
+    """``None``: its create request was sent, and the response is not known yet."""
+    return f"the subscription {subscription_id}" if subscription_id else "a subscription that is being created"
 
 
 def charging_provider_would_change(provider: Provider, plan: CatalogPlan, next_plan: CatalogPlan) -> RejectedError:

@@ -213,7 +213,7 @@ def counts(session: Session, now: datetime) -> QueueCounts:
     return QueueCounts(waiting=waiting[0], waiting_since=waiting[1], reason=reason, failed=failed or 0)
 
 
-def delete_old(session: Session, now: datetime) -> int:
+def delete_expired(session: Session, now: datetime) -> int:
     """Deletes a batch of emails that were closed long ago; returns how many."""
     expired = select(Email.id).where(_IS_CLOSED, Email.closed_at < now - EMAIL_RETENTION).order_by(Email.closed_at)
     deleted = session.scalars(

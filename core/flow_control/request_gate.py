@@ -1,4 +1,4 @@
-"""Request gate of a sync attempt: a concurrency slot, then a rate-limit permit, before each request.
+"""Request gate of a sync attempt: one concurrency slot for the whole attempt, then a permit for each request.
 
 An attempt that would have to wait returns its thread (``MustWaitError``) before it has written or sent anything. An
 attempt that has sent something goes before others and waits a moment inside. A slow provider fills only its own slots:
@@ -20,7 +20,7 @@ from core.ports.spec import PROVIDERS, Provider
 # The weight of the latest attempt in the mean duration. Callers that find all slots in use come back spread by it.
 EWMA_WEIGHT: Final = 0.2
 MIN_RETURN_SECONDS: Final = 0.5
-MAX_RETURN_SECONDS: Final = 10.0  # messages wait no longer in the broker (``backoff.MAX_QUEUE_DELAY_SECONDS``)
+MAX_RETURN_SECONDS: Final = 10.0  # below ``backoff.MAX_QUEUE_DELAY_SECONDS``, so the broker can hold the message
 
 
 class ConcurrencySlots:
@@ -74,18 +74,18 @@ class RequestGate:
     _slot_acquired_at: float | None = None
     _slot_is_bulk: bool = False
     _operation: str = ""
-    _is_reserved: bool = False
+    _has_permit: bool = False
 
-    def reserve(self, operation: str) -> None:
+    def acquire_permit_ahead(self, operation: str) -> None:
         """Get the permit of the next request ahead of it, so that an attempt that must wait has written nothing yet."""
         self._acquire(operation)
-        self._is_reserved = True
+        self._has_permit = True
 
     def before_request(self, operation: str) -> None:
         """Get the permit of a request that is sent now."""
-        if not (self._is_reserved and operation == self._operation):
+        if not (self._has_permit and operation == self._operation):
             self._acquire(operation)
-        self._is_reserved = False
+        self._has_permit = False
 
     def record_throttle(self, error: ThrottledError) -> None:
         """The provider throttled the last request: apply the throttle penalty.
@@ -94,6 +94,7 @@ class RequestGate:
         """
         if isinstance(error, ObjectThrottledError):
             return
+        # Stripe's adapter puts the reason of the limit (``Stripe-Rate-Limited-Reason``) into ``code``.
         self.rate_limiter.penalize(self.provider, self._operation, error.code, error.retry_after or 0.0)
 
     def close(self) -> None:

@@ -123,7 +123,7 @@ def any_due(session: Session, now: datetime) -> bool:
     )
 
 
-def any_old(session: Session, now: datetime) -> bool:
+def any_expired(session: Session, now: datetime) -> bool:
     return session.scalar(select(ProviderWebhook.id).where(*_is_expired(now)).limit(1)) is not None
 
 
@@ -178,7 +178,7 @@ def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATC
     return len(webhooks), to_check
 
 
-def delete_old(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> int:
+def delete_expired(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> int:
     """Delete webhooks that are processed and that no provider sends again."""
     with database.write() as session:
         expired = (
@@ -186,7 +186,7 @@ def delete_old(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_B
             .where(*_is_expired(clock()))
             .order_by(ProviderWebhook.received_at)
             .limit(limit)
-            .cte("old")
+            .cte("expired")
         )
         deleted = session.execute(
             delete(ProviderWebhook)

@@ -59,7 +59,7 @@ class Intent:
 class AttemptContext(Protocol):
     """One worker's sync attempt at one link. Each method is its own short transaction."""
 
-    def reserve(self, operation: str) -> None:
+    def acquire_permit_ahead(self, operation: str) -> None:
         """Call before an intent is recorded: gets the permit of its request, or raises ``MustWaitError`` while nothing
         is written. The next ``before_request`` of that operation uses this permit.
         """

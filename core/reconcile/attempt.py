@@ -126,9 +126,9 @@ class SyncAttempt:
     def has_intent(self, operation: str) -> bool:
         return self.intent is not None and self.intent.operation == operation
 
-    def reserve(self, operation: str) -> None:
+    def acquire_permit_ahead(self, operation: str) -> None:
         if self.gate is not None:
-            self.gate.reserve(operation)
+            self.gate.acquire_permit_ahead(operation)
 
     def before_request(self, operation: str) -> None:
         if self.gate is not None:

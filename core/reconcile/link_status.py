@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from core.db.models.billing_links import CONFLICT, BillingLink, PaymentStatus
+from core.db.models.providers import BreakerReason
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.ports.spec import Provider
 
@@ -30,11 +31,14 @@ class LinkReport:
     """One organization at one provider. ``next_at``: the time of the next automatic attempt; None: now, or never.
 
     ``waiting`` is no error: the other provider comes first. ``retrying`` has failed and is retried automatically.
-    ``provider_down``: the circuit breaker is open, so nothing is tried; ``next_at`` is then the next probe.
+    ``provider_down``: the circuit breaker is open, so nothing is tried; ``next_at`` is then the next probe, and
+    ``breaker_reason`` says whether the provider does not respond, or rejects our key or settings.
     """
 
     provider: Provider
     status: SyncStatus
+    breaker_reason: BreakerReason | None
+    """Why the circuit breaker is open, if the status is ``provider_down``."""
     customer_id: str | None
     subscription_id: str | None
     plan_code: str | None
@@ -60,19 +64,18 @@ def link_report(
 ) -> LinkReport:
     """``open_breakers``: the providers whose circuit breaker is open; links that wait for one are ``provider_down``."""
     provider: Provider = "stripe" if link.provider == "stripe" else "lago"
-    sync_status, breaker = _sync_status(link, now), open_breakers.get(provider)
-    is_provider_down = breaker is not None and sync_status in {"retrying", "queued"}
+    sync_status = _sync_status(link, now)
+    breaker = open_breakers.get(provider) if sync_status in {"retrying", "queued"} else None
     return LinkReport(
         provider=provider,
-        status="provider_down" if is_provider_down else sync_status,
+        status="provider_down" if breaker is not None else sync_status,
+        breaker_reason=breaker.reason if breaker is not None else None,
         customer_id=link.customer_id,
         subscription_id=link.subscription_id,
         plan_code=link.applied_plan,
         next_plan_code=link.applied_next_plan,
         synced_at=link.synced_at,
-        next_at=breaker.probe_at
-        if breaker is not None and is_provider_down
-        else _next_attempt_at(link, sync_status, now),
+        next_at=breaker.probe_at if breaker is not None else _next_attempt_at(link, sync_status, now),
         attempts=link.attempts,
         error_kind=link.error_kind,
         error_code=link.error_code,

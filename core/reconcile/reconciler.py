@@ -260,11 +260,13 @@ def _end_subscription(
 
 
 def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown) -> RejectedError:
+    retry_command = f"billing-sync retry {attempt.organization.id}"
+    subscription = charging.subscription_phrase(last_known.subscription_id)
     return RejectedError(
         attempt.provider,
-        "the settings now make Lago the charging provider of this plan, but Stripe still has the subscription "
-        f"{last_known.subscription_id or '(being created)'}: set charged_by back, or run "
-        f"`billing-sync retry {attempt.organization.id}` to end the Stripe subscription",
+        "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
+        f"Stripe still has {subscription} and goes on charging: to keep Stripe, set it back, restart the workers and "
+        f"run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the Stripe subscription",
         charging.DOUBLE_CHARGING,
     )
 

@@ -108,7 +108,8 @@ class StripeClient:
                 return found
         message = (
             f"could not {purpose}: more than {max_pages * STRIPE_PAGE_SIZE} entries, too many to be certain; "
-            "check Stripe"
+            "find it in the Stripe dashboard by metadata org_id; for a customer, then set its id with `billing-sync "
+            "set-customer-id ORG --stripe cus_…`"
         )
         raise AmbiguousError(STRIPE, message)
 

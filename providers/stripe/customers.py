@@ -67,7 +67,7 @@ class StripeCustomers:
             return self._find_lost_in_restore(spec, last_known, attempt) or self._create_new(spec, last_known, attempt)
         lookback = STRIPE_CLOCK_SKEW
         if intent.is_key_safe(self._clock()):
-            attempt.reserve(CUSTOMER_CREATE_OPERATION)
+            attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
             intent = attempt.resend_intent()
             try:
                 created = self._post(intent, spec, attempt)
@@ -87,7 +87,7 @@ class StripeCustomers:
         )
 
     def _create_new(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
-        attempt.reserve(CUSTOMER_CREATE_OPERATION)
+        attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
         intent = attempt.record_intent(CREATE_CUSTOMER, _request_body(spec))
         return self._confirm_created(self._post(intent, spec, attempt), spec, last_known, attempt)
 

@@ -132,11 +132,10 @@ def _schedule_plan(
 ) -> StripeUpdate:
     price, paid_price = find_price(plan), _paid_price(state, find_price)
     if _is_free(paid_price) and not _is_free(price):
-        message = f"plan {plan} cannot be scheduled for the period end: Stripe charges at once when a free subscription becomes paid; change the plan immediately instead"  # noqa: E501
-        raise RejectedError(STRIPE, message)
+        raise _not_schedulable(plan, spec, "Stripe charges at once when a free subscription becomes paid")
     if interval_of(price) != interval_of(paid_price):
-        message = f"plan {plan} cannot be scheduled for the period end: its interval differs from that of {state.paid_plan}, so Stripe would charge at once; change the plan immediately instead"  # noqa: E501
-        raise RejectedError(STRIPE, message)
+        reason = f"its interval differs from that of {state.paid_plan}, so Stripe would charge at once"
+        raise _not_schedulable(plan, spec, reason)
     bills_zero_quantity = _is_free(price) and not _is_free(paid_price)
     return StripeUpdate(
         price=paid_price.id if bills_zero_quantity else price.id,
@@ -146,6 +145,14 @@ def _schedule_plan(
         | {"next_plan": plan, "next_plan_at": str(scheduled_at)}
         | ({"seats": str(state.seats)} if bills_zero_quantity else {}),
     )
+
+
+def _not_schedulable(plan: str, spec: SubscriptionSpec, reason: str) -> RejectedError:
+    message = (
+        f"plan {plan} cannot be scheduled for the period end: {reason}; cancel the downgrade by choosing the current "
+        f"plan again (`PATCH /api/organizations/{spec.org_id}/plan`); until then the Stripe link stays parked"
+    )
+    return RejectedError(STRIPE, message)
 
 
 def _paid_price(state: SubscriptionState, find_price: FindPrice) -> StripePrice:

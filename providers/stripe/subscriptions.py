@@ -90,7 +90,7 @@ class StripeSubscriptions:
         intent = attempt.intent
         if intent is not None and intent.operation == CREATE_SUBSCRIPTION:
             if intent.is_key_safe(self._clock()):
-                attempt.reserve(SUBSCRIPTION_CREATE_OPERATION)
+                attempt.acquire_permit_ahead(SUBSCRIPTION_CREATE_OPERATION)
                 intent = attempt.resend_intent()
                 try:
                     created = self._post(intent, spec, attempt)
@@ -103,7 +103,7 @@ class StripeSubscriptions:
             if (found := self._find_leftover(intent, spec, existing)) is not None:
                 return found
         body = self._create_body(spec, attempt)
-        attempt.reserve(SUBSCRIPTION_CREATE_OPERATION)
+        attempt.acquire_permit_ahead(SUBSCRIPTION_CREATE_OPERATION)
         intent = attempt.record_intent(CREATE_SUBSCRIPTION, body)
         return self._reread_if_replayed(self._post(intent, spec, attempt), spec, attempt)
 

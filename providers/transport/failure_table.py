@@ -68,7 +68,10 @@ FAILURE_RULES: Final = TypeAdapter(dict[Provider, tuple[FailureRule, ...]]).vali
     tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
 )
 DEFAULT_RULE: Final = FailureRule(
-    action="park", message="an unlisted failure, so it is not retried; check the provider's dashboard, then retry"
+    action="park",
+    message=(
+        "an unlisted failure, so it is not retried; check the provider's dashboard, then run `billing-sync retry ORG`"
+    ),
 )
 
 

@@ -145,6 +145,10 @@ def test_a_database_that_is_away_is_said_to_be_away(api: Api, tmp_path: Path) ->
         answer = api.get(path, headers)
         assert answer.status_code == 503, path
         assert answer.headers["retry-after"]
+    assert answer.json()["detail"] == "The database did not respond in time. Send the request again."
+    unsure = api.send("POST", "/api/organizations", headers, {"name": "Acme"})
+    assert unsure.status_code == 503
+    assert "The change may have been made." in unsure.json()["detail"]
 
 
 def test_no_answer_waits_for_the_packet_before_it_to_be_acknowledged(api: Api) -> None:

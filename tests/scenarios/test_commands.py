@@ -16,6 +16,7 @@ from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.providers import BreakerReason, ProviderStatus
 from core.drift import report_store
 from core.flow_control import circuit_breaker
 from core.inbox import service_events
@@ -272,11 +273,35 @@ def test_parked_says_what_to_do(types: Type, manager: OrgManager, database: Data
     shown = types("parked").stdout
     assert "parked 5 min ago: Stripe knows no customer cus_1" in shown
     assert f"retry {org_id}" in shown
-    assert "give it a plan of the catalog, which retries it" in shown
+    shown = " ".join(shown.split())
+    assert f"change the organization to a plan of the catalog (`PATCH /api/organizations/{unknown}/plan`)" in shown
+    assert "restart the workers and the API" in shown
+    assert "a new name, plan, billing email or currency also retries both links" in shown
     document = json_of(types("parked", "--json"))
     assert document["total"] == 2
     assert {each["org_id"] for each in document["parked"]} == {org_id, unknown}
     assert all(each["link"]["next_step"] for each in document["parked"])
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (
+            {"state": "parked", "error_kind": "ambiguous"},
+            "do what the message says; delete no customer in Stripe",
+        ),
+        (
+            {"state": "on_hold", "error_kind": "import"},
+            "set it with `billing-sync set-customer-id ORG --stripe …`; otherwise `billing-sync retry ORG` accepts",
+        ),
+    ],
+)
+def test_the_advice_ends_no_subscription_by_itself(
+    types: Type, manager: OrgManager, database: Database, values: dict[str, str], advice: str
+) -> None:
+    org_id = manager.create_organization("Acme")
+    put(database, org_id, "stripe", error_message="Stripe has two customers", **values)
+    assert advice.replace("ORG", org_id) in " ".join(types("parked").stdout.split())
 
 
 def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Database) -> None:
@@ -382,16 +407,44 @@ def test_a_stopped_biller_is_shown_with_its_reason_and_the_way_out(
         assert "Stripe does not accept the key" in shown
         assert "correct the setting and restart the workers" in shown
         assert "next probe in" in shown
+        assert "retry --all" not in shown  # it would retry every parked organization, only for a probe
     document = json_of(types("status", "--json"))["providers"]
     assert document["stripe"]["open_breaker"]["reason"] == "misconfigured"
     assert document["stripe"]["open_breaker"]["probe_at"].endswith("Z")
     assert document["lago"]["open_breaker"] is None
     assert json_of(types("parked", "--json"))["open_breakers"]["stripe"]["reason"] == "misconfigured"
-    one = types("status", org_id).stdout
-    assert "waiting: Stripe is down" in one
-    assert "resumes automatically once Stripe responds" in one
     links = json_of(types("status", org_id, "--json"))["links"]
     assert {name: link["status"] for name, link in links.items()} == {"stripe": "provider_down", "lago": "queued"}
+
+
+BREAKER_TEXTS: dict[BreakerReason, tuple[str, str]] = {
+    "unavailable": ("Stripe is down", "resumes automatically once Stripe responds"),
+    "misconfigured": ("Stripe rejects our key or settings", "correct the setting and restart the workers"),
+    "wrong_account": ("the API key belongs to another Stripe account", "set the right key and restart every worker"),
+}
+
+
+@pytest.mark.parametrize("reason", BREAKER_TEXTS)
+def test_a_link_that_waits_for_a_provider_says_who_must_act(
+    types: Type, manager: OrgManager, database: Database, reason: BreakerReason
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    with database.write() as session:
+        row = session.get_one(ProviderStatus, "stripe")
+        row.breaker_reason, row.breaker_message, row.open_since = reason, "no", utc_now()
+    shown = " ".join(types("status", org_id).stdout.split())
+    cause, step = BREAKER_TEXTS[reason]
+    assert f"waiting: {cause}" in shown
+    assert step in shown
+    assert ("automatically once Stripe responds" in shown) == (reason == "unavailable")
+    assert json_of(types("status", org_id, "--json"))["links"]["stripe"]["breaker_reason"] == reason
+
+
+def test_a_rejected_payer_is_shown_with_what_to_correct(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    put(database, org_id, "lago", payment_status="payer_rejected", payment_since=utc_now(), payment_code="missing")
+    shown = " ".join(types("status", org_id).stdout.split())
+    assert f"[missing]; correct the customer in Stripe, then run `billing-sync retry {org_id}`" in shown
 
 
 def test_a_conflict_is_left_by_retry_and_ended_by_resolve(types: Type, manager: OrgManager, database: Database) -> None:

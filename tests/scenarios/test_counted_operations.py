@@ -65,8 +65,8 @@ def test_a_create_that_must_wait_has_written_nothing(
     sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog
 ) -> None:
     class Crowded(InMemoryAttempt):
-        def reserve(self, operation: str) -> None:
-            super().reserve(operation)
+        def acquire_permit_ahead(self, operation: str) -> None:
+            super().acquire_permit_ahead(operation)
             raise MustWaitError(1.0, reserved=True)
 
     provider = stripe(sandbox_server.url, plans)

@@ -25,7 +25,7 @@ class InMemoryAttempt:
         self.resent: list[Intent] = []
         self.operations: list[str] = []
         """Every request that was allowed, by the name that the rate limiter counts it under."""
-        self.reserved: list[str] = []
+        self.permits_ahead: list[str] = []
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
         self._now = now
@@ -35,8 +35,8 @@ class InMemoryAttempt:
     def request_count(self) -> int:
         return len(self.operations)
 
-    def reserve(self, operation: str) -> None:
-        self.reserved.append(operation)
+    def acquire_permit_ahead(self, operation: str) -> None:
+        self.permits_ahead.append(operation)
 
     def before_request(self, operation: str) -> None:
         if self.lease_lost_after is not None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -73,6 +73,8 @@ def sync_summary(links: Iterable[LinkReport]) -> Text:
 
 
 def link_status(link: LinkReport, now: datetime) -> Text:
+    if link.status == "provider_down":
+        return Text(f"waiting: {_breaker_cause(link)}", style=_PENDING_STYLE)
     match link.status:
         case "in_sync":
             return Text(
@@ -83,18 +85,23 @@ def link_status(link: LinkReport, now: datetime) -> Text:
             return Text(f"{state} {output.relative_time(link.error_at, now)}", style=_PROBLEM_STYLE)
         case "syncing":
             return Text("syncing now", style=_PENDING_STYLE)
-        case "waiting" | "provider_down":
-            provider_down = link.status == "provider_down"
-            return Text(
-                f"waiting: {PROVIDER_NAMES[link.provider]} is down" if provider_down else "waiting",
-                style=_PENDING_STYLE,
-            )
         case "retrying":
             # 0 attempts after an operator's retry: the error shown is the one from before.
             failed = {0: "", 1: "failed once, "}.get(link.attempts, f"failed {link.attempts} times, ")
             return Text(f"{failed}retrying automatically", style=_PENDING_STYLE)
-        case "queued":
-            return Text("queued", style=_PENDING_STYLE)
+        case "waiting" | "queued":
+            return Text(link.status, style=_PENDING_STYLE)
+
+
+def _breaker_cause(link: LinkReport) -> str:
+    provider_name = PROVIDER_NAMES[link.provider]
+    match link.breaker_reason:
+        case "misconfigured":
+            return f"{provider_name} rejects our key or settings"
+        case "wrong_account":
+            return f"the API key belongs to another {provider_name} account"
+        case "unavailable" | None:
+            return f"{provider_name} is down"
 
 
 def reason_text(link: LinkReport) -> str | None:
@@ -109,8 +116,8 @@ def reason_text(link: LinkReport) -> str | None:
     return link.error_message + (f" [{', '.join(identifiers)}]" if identifiers else "")
 
 
-def payment_text(link: LinkReport, now: datetime) -> str | None:
-    """The payment problem, and since when. It does not change the plan."""
+def payment_text(link: LinkReport, org_id: str, now: datetime) -> str | None:
+    """The payment problem, since when, and what the operator must do. It does not change the plan."""
     if link.payment_status is None:
         return None
     descriptions = {
@@ -119,51 +126,81 @@ def payment_text(link: LinkReport, now: datetime) -> str | None:
     }
     since = f", since {output.utc_time(link.payment_since)}" if link.payment_since else ""
     age = f" ({output.relative_time(link.payment_since, now)})" if link.payment_since else ""
-    return f"{descriptions[link.payment_status]}{since}{age}" + (f" [{link.payment_code}]" if link.payment_code else "")
+    code = f" [{link.payment_code}]" if link.payment_code else ""
+    is_payer_rejected = link.payment_status == "payer_rejected"
+    step = f"; correct the customer in Stripe, then run `billing-sync retry {org_id}`" if is_payer_rejected else ""
+    return f"{descriptions[link.payment_status]}{since}{age}{code}{step}"
 
 
 def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
     """What happens next and when; for a parked link, what the operator must do."""
-    at = output.relative_time(link.next_at, now)
     match link.status:
         case "in_sync":
             return None
         case "parked" | "on_hold":
             return advice(link, org_id)
+        case "provider_down":
+            return _step_while_breaker_is_open(link)
+        case "syncing" | "waiting" | "retrying" | "queued":
+            return _automatic_step(link, link.status, now)
+
+
+def _automatic_step(
+    link: LinkReport, status: Literal["syncing", "waiting", "retrying", "queued"], now: datetime
+) -> str:
+    at = output.relative_time(link.next_at, now)
+    match status:
         case "syncing":
             return f"nothing to do; if the worker dies, another takes over {at}"
-        case "waiting" | "provider_down":
-            once_provider_answers = (
-                f"resumes automatically once {PROVIDER_NAMES[link.provider]} responds; `billing-sync status` shows "
-                "why it is down"
-            )
-            once_payer_exists = f"continues as soon as the Stripe customer exists, or {at} without it"
-            return once_provider_answers if link.status == "provider_down" else once_payer_exists
+        case "waiting":
+            return f"continues as soon as the Stripe customer exists, or {at} without it"
         case "retrying":
             wait = f"next try {at}" if link.next_at and link.next_at > now else "next try now"
             return f"correct the setting; {wait}" if link.error_kind == "misconfigured" else wait
         case "queued":
-            return f"synced once a worker runs; re-enqueued {at}"
+            return f"waits for a worker; the sync request is sent again {at}"
+
+
+def _step_while_breaker_is_open(link: LinkReport) -> str:
+    provider_name = PROVIDER_NAMES[link.provider]
+    match link.breaker_reason:
+        case "misconfigured":
+            return (
+                "correct the setting and restart the workers, then it resumes automatically; `billing-sync status` "
+                f"shows what {provider_name} rejects"
+            )
+        case "wrong_account":
+            return (
+                "set the right key and restart every worker, then it resumes automatically; `billing-sync status` "
+                "shows both accounts"
+            )
+        case "unavailable" | None:
+            return f"resumes automatically once {provider_name} responds; `billing-sync status` shows why it is down"
 
 
 def advice(link: LinkReport, org_id: str) -> str:
     """What the operator must do about a parked link. Its error message says what is wrong."""
     retry_command = f"`billing-sync retry {org_id}`"
+    nothing_before = f"nothing is sent to {PROVIDER_NAMES[link.provider]} before"
     if link.is_conflict:
-        return f"do what the message says; nothing is sent to {PROVIDER_NAMES[link.provider]} before"
+        return f"do what the message says; {nothing_before}"
     if link.error_code == "unknown_plan":
         return (
-            "give it a plan of the catalog, which retries it automatically; or add the plan to plans.toml, then run "
+            f"change the organization to a plan of the catalog (`PATCH /api/organizations/{org_id}/plan`), which "
+            "retries both links; or add the plan to plans.toml, restart the workers and the API, and run "
             f"{retry_command}"
         )
     if link.error_kind == "ambiguous":
-        return (
-            f"find out at {PROVIDER_NAMES[link.provider]} which one is right, remove the others, then run "
-            f"{retry_command}"
-        )
+        return f"do what the message says; delete no customer in Stripe; then run {retry_command}"
     if link.status == "on_hold":
-        return f"decide it, then run {retry_command}; nothing is sent before"
-    return f"fix the problem, then run {retry_command}; any change to the organization also triggers a retry"
+        return (
+            f"{nothing_before}: if the message asks for a customer id, set it with `billing-sync set-customer-id "
+            f"{org_id} --{link.provider} …`; otherwise {retry_command} accepts the imported data as it is"
+        )
+    return (
+        f"do what the message says, then run {retry_command}; a new name, plan, billing email or currency also "
+        "retries both links"
+    )
 
 
 def open_breaker_lines(provider: Provider, breaker: OpenBreaker, now: datetime) -> list[str]:
@@ -183,8 +220,9 @@ def _breaker_advice(provider: Provider, breaker: OpenBreaker, now: datetime) -> 
             return f"{probe}; waiting links resume automatically once {PROVIDER_NAMES[provider]} responds"
         case "misconfigured":
             return (
-                f"{probe}; correct the setting and restart the workers, or, if it is right already, run "
-                "`billing-sync retry --all`"
+                f"{probe}; correct the setting and restart the workers; if it is already correct, wait for the probe, "
+                "or run `billing-sync retry ORG` for one organization whose retry is safe: this also probes "
+                f"{PROVIDER_NAMES[provider]} now"
             )
         case "wrong_account":
             return "set the right key and restart every worker; nothing is sent to the provider before"

@@ -26,7 +26,7 @@ from core.drift.repairer import ChangedSinceReportError, DriftRepairer, NotRepai
 from core.drift.report_store import DriftReport, DriftRunTakenOverError, DriftStage
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import WrongAccountError
-from worker.cli import exit_codes, output
+from worker.cli import descriptions, exit_codes, output
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
 from worker.cli.worker_runtime import open_worker_runtime
@@ -197,9 +197,11 @@ def _show_report(report: DriftReport, items: Iterator[DriftItem]) -> None:
     if counts.repairable:
         short_id = report.id[:REPORT_ID_LENGTH_SHOWN]
         output.show(
-            f"`billing-sync drift repair {short_id}` repairs {counts.repairable} with the requests listed; the "
-            "others need an operator."
+            f"`billing-sync drift repair {short_id}` repairs {descriptions.plural(counts.repairable, 'organization')} "
+            "with the requests listed."
         )
+    if needs_operator := counts.drifted - counts.repairable:
+        output.show(f"{_unrepairable_text(needs_operator)}: do what each → says.")
 
 
 def _item_lines(item: DriftItem, now: datetime) -> list[RenderableType]:
@@ -250,7 +252,12 @@ def _show_result(result: RepairResult, needs_operator: int) -> None:
     if result.not_repaired:
         output.show("", output.table(result.not_repaired, _NOT_REPAIRED_COLUMNS))
     if needs_operator:
-        output.show(f"{needs_operator} findings need an operator; `billing-sync drift check` shows what to do.")
+        output.show(f"{_unrepairable_text(needs_operator)}; `billing-sync drift check` shows what to do.")
+
+
+def _unrepairable_text(count: int) -> str:
+    have = "has" if count == 1 else "have"
+    return f"{descriptions.plural(count, 'organization')} {have} only differences that you must resolve yourself"
 
 
 _NOT_REPAIRED_COLUMNS: list[Column[NotRepaired]] = [

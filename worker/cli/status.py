@@ -33,10 +33,11 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable"},
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
 
-    With ORG: an organization as in `orgs`; its links: {"provider", "status", "customer_id", "subscription_id",
-    "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code", "error_message",
-    "error_request_id", "error_at", "payment_status", "payment_since", "payment_code", "next_step"}. Statuses: in_sync,
-    syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments: null, failed, payer_rejected.
+    With ORG: an organization as in `orgs`; its links: {"provider", "status", "breaker_reason", "customer_id",
+    "subscription_id", "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code",
+    "error_message", "error_request_id", "error_at", "is_conflict", "payment_status", "payment_since", "payment_code",
+    "next_step"}. Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments:
+    null, failed, payer_rejected.
     """
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.read() as session:
@@ -75,7 +76,7 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("plan", descriptions.plan_text(link.plan_code, link.next_plan_code) if link.plan_code else None),
         ("reason", descriptions.reason_text(link)),
         ("next", descriptions.next_step(link, report.id, now)),
-        ("payment", descriptions.payment_text(link, now)),
+        ("payment", descriptions.payment_text(link, report.id, now)),
     ):
         if line:
             grid.add_row(label, Text(line))
@@ -117,7 +118,7 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
     since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
     lines = [f"events to publish: {overview.unpublished}{since}"]
     if broker_reachable is None:
-        lines.append("broker: none configured; a running `billing-sync up` does the work")
+        lines.append("broker: none configured; work is done only while `billing-sync up` runs")
     else:
         no_response = "does not respond; work stays in the database, nothing is lost"
         lines.append(f"broker: {'responds' if broker_reachable else no_response}")

@@ -51,7 +51,8 @@ class Settings(EmailSettings):
         "missing: then it is the packaged one.",
     )
     charged_by: ChargingProvider | None = Field(
-        default=None, description="Charging provider; overrides the plan catalog."
+        default=None,
+        description="Charging provider of plans without a `charged_by` of their own; overrides the catalog's default.",
     )
 
     stripe_secret_key: SecretStr | None = Field(

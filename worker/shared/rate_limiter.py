@@ -89,6 +89,7 @@ class RedisRateLimiter:
             MAX_IN_FLIGHT_WAIT_MICROSECONDS,
         ]
         arguments += [number for _, limit in limited for number in (limit.interval, limit.burst)]
+        # "places" holds the reservations. Running processes share this name, so it stays.
         keys = [_key(provider, "places"), *(_key(provider, name) for name, _ in limited)]
         state, wait = cast(
             "tuple[Literal['go', 'queued', 'full'], int]",

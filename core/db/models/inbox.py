@@ -22,7 +22,10 @@ ProviderWebhookState = Literal["stored", "handled", "ignored", "rejected"]
 
 
 class ServiceEvent(Base):
-    """A message of another service, stored once, with its status."""
+    """A message of another service, stored once and permanently, with its status.
+
+    There is no retention, since ``source`` and ``id`` identify a message permanently.
+    """
 
     __tablename__ = "service_events"
 

@@ -152,3 +152,9 @@ def test_a_stranger_learns_nothing_from_the_answer(api: Api) -> None:
     assert there == nowhere
     malformed = api.send("PATCH", f"/api/organizations/{org_id}/plan", api.as_("stranger"), {"no": 1})
     assert malformed.status_code == 404
+
+
+def test_a_key_without_the_scope_is_told_how_to_get_one(api: Api) -> None:
+    answer = api.get("/api/organizations", api.as_service("events:write"))
+    assert answer.status_code == 403
+    assert "`billing-sync keys create NAME --scope organizations:read`" in answer.json()["detail"]

@@ -73,7 +73,11 @@ def test_the_header_names_the_organization_and_a_service_must_send_it(api: Api) 
     assert api.get(f"{PREFIX}/current", api.as_("u1") | named).json()["tier"] == "professional"
     assert api.post(f"{PREFIX}/change", {"target_tier": "starter"}, api.as_("u1") | named).status_code == 403
     service = api.as_service()
-    assert api.get(f"{PREFIX}/current", service).status_code == 404
+    unnamed = api.get(f"{PREFIX}/current", service)
+    assert (unnamed.status_code, "header X-Organization-ID" in unnamed.json()["detail"]) == (404, True)
+    homeless = api.get(f"{PREFIX}/current", api.as_("of no organization"))
+    assert homeless.status_code == 404
+    assert homeless.json()["detail"].startswith("You are not a member of any organization.")
     assert api.get(f"{PREFIX}/current", service | named).json()["tier"] == "professional"
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from core.common.clock import utc_now
 from core.db.models.billing_links import BillingLink
+from core.db.models.providers import BreakerReason, ProviderStatus
 from tests.support.api_client import Api
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -106,3 +107,31 @@ def test_a_person_reads_why_and_a_service_the_billers_own_words_too(api: Api) ->
     assert (stripe["error"]["code"], stripe["error"]["message"]) == ("customer_id_in_use", None)
     assert secret not in response.text
     assert secret in api.get(path, api.as_service()).text
+
+
+@pytest.mark.parametrize(
+    ("reason", "why", "step"),
+    [
+        ("unavailable", "Stripe does not respond.", "It resumes automatically once Stripe responds."),
+        (
+            "misconfigured",
+            "Stripe rejects our API key or settings.",
+            "An operator must correct the setting. Then it resumes automatically.",
+        ),
+        (
+            "wrong_account",
+            "Our API key belongs to another Stripe account.",
+            "An operator must set the right API key. Nothing is sent before.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_user_reads_whether_the_provider_or_an_operator_must_act(
+    api: Api, reason: BreakerReason, why: str, step: str
+) -> None:
+    org_id = api.organization(u1="owner")
+    with api.database.write() as session:
+        row = session.get_one(ProviderStatus, "stripe")
+        row.breaker_reason, row.breaker_message, row.open_since = reason, "no", utc_now()
+    stripe = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1")).json()["providers"]["stripe"]
+    assert (stripe["status"], stripe["reason"], stripe["next_step"]) == ("provider_down", why, step)

@@ -110,6 +110,8 @@ def test_a_second_charger_is_refused_while_the_first_may_charge(provider: Provid
         desired_at(provider, charged_by("stripe" if provider == "stripe" else "lago"), other)
     assert caught.value.code == "double_charging"
     assert caught.value.provider == provider
+    assert "`billing-sync " in caught.value.message
+    assert ("a subscription that is being created" in caught.value.message) == (other.intent is not None)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -292,4 +292,4 @@ def test_what_was_settled_long_ago_is_forgotten_and_what_waits_is_not(harness: E
 
 def _cleared(harness: EmailHarness) -> int:
     with harness.database.write() as session:
-        return queue.delete_old(session, harness.clock())
+        return queue.delete_expired(session, harness.clock())

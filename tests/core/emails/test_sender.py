@@ -121,7 +121,9 @@ def test_without_a_page_the_mail_holds_the_code_itself(email_sender: EmailSender
     invite(email_sender, "bob@acme.test")
     replace(email_sender, config=SenderConfig(from_address=SENDER.from_address)).run(SECONDS)
     [email] = server.accepted
-    assert "enter this code" in text_of(email)
+    words = " ".join(text_of(email).split())
+    assert "You need the application in which Acme has its account." in words
+    assert f"To accept, sign in to that application with this address and enter this code: {token(email)}" in words
     assert token(email) in page(email)
     assert "href" not in page(email)
 

@@ -136,7 +136,7 @@ def test_a_round_that_has_begun_ends_though_a_crowd_waits(
 
 def test_what_was_booked_is_paid_once_and_a_second_request_again(rate_limiter: LocalRateLimiter) -> None:
     gate = RequestGates(rate_limiter).open_gate("stripe", "org_1", "interactive")
-    gate.reserve(CREATE_CUSTOMER_REQUEST)
+    gate.acquire_permit_ahead(CREATE_CUSTOMER_REQUEST)
     gate.before_request(CREATE_CUSTOMER_REQUEST)
     assert rate_limiter.acquire("stripe", CREATE_CUSTOMER_REQUEST, "org_2", "in_flight").seconds == pytest.approx(0.2)
     gate.before_request(CREATE_CUSTOMER_REQUEST)
@@ -221,7 +221,7 @@ def test_the_lanes_of_a_process_leave_room_for_the_other_biller() -> None:
     for gate in inside:
         gate.before_request(CREATE_CUSTOMER_REQUEST)
     with pytest.raises(MustWaitError) as caught:
-        gates.open_gate("stripe", "org_late", "interactive").reserve(CREATE_CUSTOMER_REQUEST)
+        gates.open_gate("stripe", "org_late", "interactive").acquire_permit_ahead(CREATE_CUSTOMER_REQUEST)
     assert caught.value.reserved
     gates.open_gate("lago", "org_1", "interactive").before_request("POST /api/v1/customers")
     inside[0].close()

@@ -439,7 +439,7 @@ def test_what_nobody_handled_comes_due_again_and_what_is_old_goes(world: SyncWor
         assert provider_webhooks.any_due(session, world.now)
         assert provider_webhooks.dispatch(session, world.now) == 1
     world.wait((provider_webhooks.PROVIDER_WEBHOOK_RETENTION + timedelta(days=1)).total_seconds())
-    assert provider_webhooks.delete_old(world.database, world.clock) == 1
+    assert provider_webhooks.delete_expired(world.database, world.clock) == 1
     with world.database.read() as session:
         assert session.scalars(select(ProviderWebhook.id)).all() == [fresh.id]
 

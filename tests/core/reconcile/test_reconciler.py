@@ -698,6 +698,10 @@ def test_a_setting_that_flips_to_lago_ends_nothing_until_a_person_retries(world:
     world.reconcile_until_idle(org_id)
     assert payers(world, org_id) == [subscription]
     assert {world.link(org_id, provider).error_code for provider in BOTH_PROVIDERS} == {"double_charging"}
+    message = world.link(org_id, "stripe").error_message or ""
+    assert "charged_by in plans.toml, or CHARGED_BY" in message
+    assert f"{subscription} and goes on charging" in message
+    assert f"run only `billing-sync retry {org_id}`, which ends the Stripe subscription" in message
     world.change(org_id, commands.retry)
     world.wait(5)
     world.reconcile_until_idle(org_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from ipaddress import ip_address
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from cryptography import x509
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from core.db.models.email import EmailKind
 from core.emails import templates
 from core.emails.sender import EmailDeferredError, EmailError, EmailRejectedError, EmailServerUnavailableError
 from core.emails.templates import TemplateContext
@@ -217,3 +220,13 @@ def test_a_folder_takes_mails_as_files_and_the_same_one_once(tmp_path: Path) -> 
     [file] = (tmp_path / "emails").iterdir()
     assert file.name == "welcome.1.eml"
     assert "Second" in file.read_text()
+
+
+@pytest.mark.parametrize("date", [None, datetime(2026, 11, 30, tzinfo=UTC)])
+def test_a_reader_who_only_gets_the_bills_is_not_told_to_change_the_plan(date: datetime | None) -> None:
+    facts = TemplateContext(organization="Acme", plan="Starter", former_plan="Professional", date=date)
+    for kind in (each for each in get_args(EmailKind) if each != "invitation"):
+        message = templates.render(kind, facts, sender=SENDER, recipient="pay@acme.test", message_id="<1@acme.test>")
+        words = " ".join(text(message).split())
+        assert not re.search(r"\byou can\b|\bAs its owner\b", words, re.IGNORECASE), kind
+        assert ("can cancel this change before" in words) == (kind == "downgrade_scheduled")

@@ -77,7 +77,7 @@ class Case(NamedTuple):
 
 CASES = [
     Case(400, {"type": INVALID, "code": "parameter_missing", "param": "items"}, RejectedError, "correct"),
-    Case(400, {"type": INVALID, "code": "parameter_unknown", "param": "nam"}, RejectedError, "correct"),
+    Case(400, {"type": INVALID, "code": "parameter_unknown", "param": "nam"}, RejectedError, "run `billing-sync retry"),
     Case(400, {"type": INVALID, "code": "parameter_invalid_empty", "param": "x"}, RejectedError, "correct"),
     Case(400, {"type": INVALID, "code": "parameter_invalid_integer"}, RejectedError, "correct"),
     Case(400, {"type": INVALID, "code": "parameters_exclusive"}, RejectedError, "correct"),

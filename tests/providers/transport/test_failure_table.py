@@ -226,3 +226,11 @@ class TestAgainstTheDocuments:
 
 def row_of(provider: Provider, status: int, word: str) -> FailureRule:
     return Failure(provider=provider, context="it", codes=(word,), details="", status=status).rule
+
+
+@pytest.mark.parametrize(
+    "row", [row for each in FAILURE_RULES.values() for row in each if row.action == "park"], ids=lambda row: row.message
+)
+def test_a_failure_that_parks_names_what_to_do(row: FailureRule) -> None:
+    """A wrong billing email alone is retried by its correction."""
+    assert "`billing-sync " in row.message or "correct the organization's billing email" in row.message

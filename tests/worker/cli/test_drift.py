@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -149,7 +150,19 @@ def test_a_person_reads_what_differs_who_wrote_it_and_what_apply_sends(
     assert f"Stripe, renamed: name desired Acme, observed Mallory ({customer})" in shown
     assert "not by us (evt_" in shown
     assert f"repair sends: POST /v1/customers/{customer}" in shown
-    assert "`billing-sync drift repair " in shown
+    assert re.search(r"`billing-sync drift repair \w{12}` repairs 1 organization with the requests listed\.", shown)
+    assert "resolve yourself" not in shown
+
+
+def test_what_no_repair_may_touch_is_counted_by_organization(
+    types: Type, acme: str, sandbox: SandboxClient, database: Database
+) -> None:
+    with database.read() as session:
+        customer = session.get_one(BillingLink, (acme, "stripe")).customer_id
+    sandbox.patch("stripe", "customers", str(customer), metadata={"org_id": "org_of_others"})
+    shown = " ".join(types("drift", "check").stdout.split())
+    # The customer's own organization, and the unknown one that the customer names now.
+    assert "2 organizations have only differences that you must resolve yourself: do what each → says." in shown
 
 
 @pytest.mark.processes
