@@ -500,7 +500,7 @@ def link_states_page() -> str:
         ),
         _states("plan_state", PLAN_STATE_MEANINGS, {event: each.plan for event, each in TRANSITIONS.items()}),
     ]
-    rows = [(f"`{event}`", each.meaning, f"`{each.said_by}`") for event, each in TRANSITIONS.items()]
+    rows = [(f"`{event}`", each.meaning, f"`{each.written_by}`") for event, each in TRANSITIONS.items()]
     events = f"## Events\n\n{_table(('event', 'meaning', 'written by'), rows)}"
     return _page("States of a link", introduction, *parts, events)
 

@@ -235,7 +235,14 @@ def _add_states() -> None:
     )
     # What somebody changed at a provider was parked, and any change of the organization overwrote it.
     op.execute(
-        """UPDATE billing_links SET state = 'on_hold', error_kind = 'conflict'
+        """UPDATE billing_links SET state = 'on_hold', error_kind = 'conflict',
+                error_code = CASE WHEN error_message LIKE '%Lago charges another Stripe customer%'
+                    THEN 'payer_changed' ELSE error_code END,
+                error_message = replace(
+                    error_message, 'billing-sync retry ' || org_id, 'billing-sync resolve ' || org_id || ' --ours')
             WHERE state = 'parked' AND error_code = 'changed_at_provider'"""
     )
     op.drop_column("billing_links", "cooldown_until")
+    if op.get_bind().dialect.name == "postgresql":  # SQLite cannot drop a default; nothing inserts without a value
+        for column in ("customer_state", "plan_state"):
+            op.alter_column("billing_links", column, server_default=None)

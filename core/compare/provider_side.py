@@ -11,7 +11,7 @@ from core.compare.advice import Advice, AdviceCode
 from core.compare.desired_state import DesiredState, PayerPolicy, desired_state
 from core.compare.findings import Finding, FindingKind, TheirWrite
 from core.compare.local_state import LocalState
-from core.db.models.billing_links import CONFLICT, BillingLink
+from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
@@ -56,7 +56,7 @@ class ProviderSide:
 
     @property
     def is_active(self) -> bool:
-        return self.link.state == "active" or (self.is_remote_check and self._is_in_conflict)
+        return self.link.state == "active" or (self.is_remote_check and self.link.is_conflict)
 
     @cached_property
     def desired(self) -> DesiredState | RejectedError:
@@ -82,7 +82,7 @@ class ProviderSide:
 
     def advice(self, code: AdviceCode, **parameters: str | None) -> Advice:
         """Every sentence may name the organization, the provider, and the command that makes the link try again."""
-        decides_conflict = self.is_remote_check or self._is_in_conflict
+        decides_conflict = self.is_remote_check or self.link.is_conflict
         subject = {
             "org_id": self.organization.id,
             "retry_command": f"billing-sync resolve {self.organization.id} --ours"
@@ -106,10 +106,6 @@ class ProviderSide:
             advice=found.advice.sentence,
             their_write=None if observed is None else self._last_write(observed),
         )
-
-    @property
-    def _is_in_conflict(self) -> bool:
-        return self.link.state == "on_hold" and self.link.error_kind == CONFLICT
 
     def _is_ours(self, subscription: ObservedSubscription) -> bool:
         has_org_id = subscription.org_id == self.organization.id and subscription.customer_id == self.link.customer_id

@@ -102,13 +102,23 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Upgrade the schema to this version's. Safe when many processes or threads do it at once."""
+        """Upgrade the schema to this version's. Safe when many processes or threads do it at once.
+
+        Raises ``DatabaseError`` if another version made the schema.
+        """
         with _upgrade_locks.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK_ID})
             from core.db import upgrade  # noqa: PLC0415 - Alembic is slow to import, and rarely needed
 
-            upgrade.to_head(connection, MIGRATIONS_FOLDER)
+            try:
+                upgrade.to_head(connection, MIGRATIONS_FOLDER)
+            except upgrade.UnknownSchemaError as error:
+                message = (
+                    "the database has a schema that this version cannot upgrade: upgrade it to schema 0009 with the "
+                    "version that wrote it, or restore a backup of this version"
+                )
+                raise DatabaseError(message) from error
 
     def ensure_schema(self) -> None:
         """Make sure that the schema is this version's. A SQLite file is upgraded; a server must be up to date already.

@@ -6,12 +6,20 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 
+class UnknownSchemaError(Exception):
+    """The database has a schema that this version neither made nor can convert."""
+
+
 def to_head(connection: Connection, migrations_folder: Path) -> None:
-    """In the transaction of ``connection``."""
+    """In the transaction of ``connection``. Raises ``UnknownSchemaError``."""
     config = Config()
     config.set_main_option("script_location", str(migrations_folder))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise UnknownSchemaError(str(error)) from error

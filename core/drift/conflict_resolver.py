@@ -6,6 +6,7 @@ organization to what it has there, as far as an organization can express it. Nei
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,11 +19,12 @@ from core.compare.diff import DiffRules, compare
 from core.compare.findings import Finding
 from core.compare.local_state import LocalState
 from core.db.database import Database
+from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.drift.provider_reader import DriftReader
 from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, plan_changes, provider_ids
-from core.ports.observed import ObservedState
+from core.ports.observed import ObservedCustomer, ObservedState
 from core.ports.provider import StateReader
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile import commands as link_commands
@@ -62,6 +64,7 @@ class ConflictResolver:
         customer_id = before.links[provider].customer_id
         known_ids = [customer_id] if customer_id is not None else []
         observed = self.provider_reader(provider, partial(_read_state, org_id, known_ids))
+        payers = self._read_payers(before, observed) if provider == "lago" else ()
         with self.database.write() as session:
             organization = commands.lock(session, org_id)
             current = local_state.load(session, org_id)
@@ -69,7 +72,7 @@ class ConflictResolver:
                 message = f"{org_id} changed meanwhile; run the command again"
                 raise CannotResolveError(message)
             change = ChangeContext(session, self.clock(), RESOLVE_CAUSE)
-            taken = self._take(change, organization, provider, observed)
+            taken = self._take(change, organization, observed=observed, provider=provider, payers=payers)
             if not link_commands.end_conflict(change, organization, provider):
                 raise _no_conflict(org_id, provider)
         return taken
@@ -83,8 +86,23 @@ class ConflictResolver:
             raise _no_conflict(org_id, provider)
         return found
 
+    def _read_payers(self, local: LocalState, observed: ObservedState) -> Sequence[ObservedCustomer]:
+        """The Stripe customers that Lago charges now, read in Stripe, if they are others than ours."""
+        known = {local.links["stripe"].customer_id, None}
+        payer_ids = sorted({each.payer_id for each in observed.customers if each.payer_id is not None} - known)
+        if not payer_ids:
+            return ()
+        state = self.provider_reader("stripe", partial(_read_state, local.organization.id, payer_ids))
+        return [each for each in state.customers if each.id in payer_ids]
+
     def _take(
-        self, change: ChangeContext, organization: Organization, provider: Provider, observed: ObservedState
+        self,
+        change: ChangeContext,
+        organization: Organization,
+        *,
+        provider: Provider,
+        observed: ObservedState,
+        payers: Sequence[ObservedCustomer],
     ) -> list[str]:
         """Change the organization until the comparison finds no conflict. Each comparison is without a request."""
         taken: list[str] = []
@@ -92,7 +110,7 @@ class ConflictResolver:
             finding = self._first_conflict(change.session, organization.id, provider, observed)
             if finding is None:
                 return taken
-            taken.append(self._take_one(change, organization, finding))
+            taken.append(self._take_one(change, organization, finding, payers))
         message = f"{organization.id} cannot be changed to what {PROVIDER_NAMES[provider]} has"
         raise CannotResolveError(message)
 
@@ -107,7 +125,13 @@ class ConflictResolver:
         found = compare(current, {provider: observed}, self.rules).findings
         return next((finding for finding in found if is_conflict(finding)), None)
 
-    def _take_one(self, change: ChangeContext, organization: Organization, finding: Finding) -> str:
+    def _take_one(
+        self,
+        change: ChangeContext,
+        organization: Organization,
+        finding: Finding,
+        payers: Sequence[ObservedCustomer],
+    ) -> str:
         if finding.kind == "wrong_plan" and finding.theirs is not None and finding.field == "plan":
             tier = self._tier(organization, finding, finding.theirs)
             plan_changes.adopt_plan(change, organization, tier)
@@ -115,15 +139,14 @@ class ConflictResolver:
         if finding.kind == "wrong_plan" and finding.field == "next_plan":
             return self._take_scheduled_plan(change, organization, finding)
         if finding.kind == "broken_link" and finding.theirs is not None:
-            try:
-                provider_ids.set_customer_ids(change, organization, {"stripe": finding.theirs})
-            except InvalidChangeError as error:
-                raise CannotResolveError(str(error)) from error
+            payer = next((each for each in payers if each.id == finding.theirs), None)
+            _take_payer(change, organization, finding, payer)
             return f"Stripe customer {finding.theirs}"
         raise _cannot_take(organization, finding, finding.advice)
 
     def _take_scheduled_plan(self, change: ChangeContext, organization: Organization, finding: Finding) -> str:
         if finding.theirs is None:
+            self._refuse_uncharged_plan(organization, finding, organization.plan_tier)
             plan_changes.change_plan(change, organization, organization.plan_tier, self.rules.catalog)
             return "no scheduled plan"
         tier = self._tier(organization, finding, finding.theirs)
@@ -142,14 +165,33 @@ class ConflictResolver:
                 "plans.toml, or correct the subscription there, then run the command again"
             )
             raise CannotResolveError(message)
+        self._refuse_uncharged_plan(organization, finding, tier)
+        return tier
+
+    def _refuse_uncharged_plan(self, organization: Organization, finding: Finding, tier: str) -> None:
+        """What another provider charges is decided there: this one's plan must not change that price."""
         plans = [self.rules.catalog.plans.get(each) for each in (organization.plan_tier, tier)]
         if any(plan is None or plan.charged_by != finding.provider for plan in plans):
             reason = f"{PROVIDER_NAMES[finding.provider]} does not charge for {organization.plan_tier} and {tier}"
             raise _cannot_take(organization, finding, reason)
-        return tier
 
 
-def _read_state(org_id: str, customer_ids: list[str], reader: StateReader) -> ObservedState:
+def _take_payer(
+    change: ChangeContext, organization: Organization, finding: Finding, payer: ObservedCustomer | None
+) -> None:
+    """Lago charges this Stripe customer already; from now on it is also the organization's customer in Stripe."""
+    if payer is None or payer.deleted or payer.org_id not in {None, organization.id}:
+        reason = f"Stripe has no customer {finding.theirs} that is free for this organization"
+        raise _cannot_take(organization, finding, reason)
+    try:
+        provider_ids.set_customer_ids(change, organization, {"stripe": payer.id})
+    except InvalidChangeError as error:
+        raise CannotResolveError(str(error)) from error
+    lago_link = change.session.get_one(BillingLink, (organization.id, "lago"))
+    lago_link.payer_id = payer.id
+
+
+def _read_state(org_id: str, customer_ids: Collection[str], reader: StateReader) -> ObservedState:
     return reader.read(org_id, customer_ids)
 
 
@@ -162,6 +204,6 @@ def _no_conflict(org_id: str, provider: Provider) -> CannotResolveError:
 
 def _cannot_take(organization: Organization, finding: Finding, reason: str) -> CannotResolveError:
     return CannotResolveError(
-        f"what {PROVIDER_NAMES[finding.provider]} has cannot be taken over: {reason}. Nothing was changed; "
+        f"what {PROVIDER_NAMES[finding.provider]} has cannot be taken over: {reason}. Its link stays on hold; "
         f"`billing-sync resolve {organization.id} --ours` restores our state"
     )

@@ -1,8 +1,10 @@
 """Inbox of provider webhooks: each is stored once, and then requests a remote check of the link that it is about.
 
-A webhook says what to check, never what the state is: the state in it is not stored and its time is not compared. So
-a webhook that is repeated, late, out of order or lost does no harm. The API that stores it needs no broker: the relay
-finds the row within moments, as it finds events, and has it processed in the queue. The sweep processes what it missed.
+A webhook says what to check, never what the state of a customer or subscription is: that is not stored, and its time
+is not compared. So a webhook that is repeated, late, out of order or lost does no harm. Only the code of a failed
+payment, and that a payer was rejected or accepted, come from it, because no provider can be asked for these. The API
+that stores it needs no broker: the relay finds the row within moments, as it finds events, and has it processed in the
+queue. The sweep processes what it missed.
 """
 
 from __future__ import annotations

@@ -52,11 +52,11 @@ _ALL_PLAN_STATES: Final[tuple[PlanState, ...]] = ("unknown", "ending", "applied"
 class Transition:
     """From each state in which the event can happen to the state afterwards; ``None``: the state does not change.
 
-    ``said_by``: the function that writes it.
+    ``written_by``: the function that writes it.
     """
 
     meaning: str
-    said_by: str
+    written_by: str
     link: Mapping[LinkState, LinkState] | None = None
     customer: Mapping[CustomerState, CustomerState] | None = None
     plan: Mapping[PlanState, PlanState] | None = None
@@ -92,74 +92,74 @@ _APPLIED_PLAN_UNKNOWN: Final[Mapping[PlanState, PlanState]] = {
 TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     "customer_write_started": Transition(
         meaning="The customer is about to be written. A crash or a lost response leaves its state unknown.",
-        said_by="core.reconcile.attempt:SyncAttempt.prepare_customer_write",
+        written_by="core.reconcile.attempt:SyncAttempt.prepare_customer_write",
         customer=_KNOWN_CUSTOMER_UNKNOWN,
     ),
     "customer_written": Transition(
         meaning="The provider has the customer as we want it.",
-        said_by="core.reconcile.attempt:SyncAttempt.save_customer",
+        written_by="core.reconcile.attempt:SyncAttempt.save_customer",
         customer=dict.fromkeys(_ALL_CUSTOMER_STATES, "applied"),
     ),
     "subscription_write_started": Transition(
         meaning="The subscription is about to be written.",
-        said_by="core.reconcile.attempt:SyncAttempt.prepare_subscription_write",
+        written_by="core.reconcile.attempt:SyncAttempt.prepare_subscription_write",
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
     "subscription_written": Transition(
         meaning="The provider has the subscription as we want it.",
-        said_by="core.reconcile.outcomes:complete",
+        written_by="core.reconcile.outcomes:complete",
         plan=dict.fromkeys(_ALL_PLAN_STATES, "applied"),
     ),
     "subscription_end_started": Transition(
         meaning="The subscription is about to be ended. If it is found ended later, we ended it.",
-        said_by="core.reconcile.attempt:SyncAttempt.prepare_subscription_end",
+        written_by="core.reconcile.attempt:SyncAttempt.prepare_subscription_end",
         plan=dict.fromkeys(_ALL_PLAN_STATES, "ending"),
     ),
     "subscription_ended": Transition(
         meaning="The provider has no subscription of ours.",
-        said_by="core.reconcile.outcomes:complete",
+        written_by="core.reconcile.outcomes:complete",
         plan={"ending": "unknown"},
     ),
     "scheduled_plan_found": Transition(
         meaning="A remote check found that the scheduled plan is active: the subscription is read again.",
-        said_by="core.reconcile.attempt:SyncAttempt.invalidate_plan",
+        written_by="core.reconcile.attempt:SyncAttempt.invalidate_plan",
         plan={"unknown": "unknown", "applied": "unknown"},
     ),
     "completed": Transition(
         meaning="The attempt applied its version.",
-        said_by="core.reconcile.outcomes:complete",
+        written_by="core.reconcile.outcomes:complete",
         link={"active": "active"},
     ),
     "parked": Transition(
         meaning="The attempt failed, and repeating cannot help. It stays active if the organization changed meanwhile.",
-        said_by="core.reconcile.outcomes:park",
+        written_by="core.reconcile.outcomes:park",
         link={"active": "parked"},
     ),
     "conflict_found": Transition(
-        meaning="A remote check found that somebody changed the provider.",
-        said_by="core.reconcile.outcomes:put_on_hold",
+        meaning="A remote check, or a response, showed that somebody changed the provider.",
+        written_by="core.reconcile.outcomes:put_on_hold",
         link={"active": "on_hold"},
-        customer={"unconfirmed": "unconfirmed", "unknown": "unknown", "applied": "unknown"},
+        customer=_KNOWN_CUSTOMER_UNKNOWN,
     ),
     "lease_lost": Transition(
         meaning="An attempt lost its lease after it had sent a request. What it wrote last is unknown.",
-        said_by="core.reconcile.outcomes:invalidate_after_lost_lease",
+        written_by="core.reconcile.outcomes:invalidate_after_lost_lease",
         customer=_KNOWN_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
     "changed": Transition(
         meaning="The organization changed in a way that a provider must see.",
-        said_by="core.organizations.links:mark_for_sync",
+        written_by="core.organizations.links:mark_for_sync",
         link={"active": "active", "parked": "active", "on_hold": "on_hold"},
     ),
     "deleted": Transition(
-        meaning="The organization was deleted, so billing ends. A hold since an import stays.",
-        said_by="core.organizations.links:end_conflicts",
+        meaning="The organization was deleted, so billing ends: also a hold for a conflict, not one since an import.",
+        written_by="core.organizations.links:end_conflicts",
         link={"active": "active", "parked": "active", "on_hold": "active"},
     ),
     "retried": Transition(
         meaning="An operator's retry: everything is read before it is written. A conflict stays on hold.",
-        said_by="core.reconcile.commands:retry",
+        written_by="core.reconcile.commands:retry",
         link={"active": "active", "parked": "active", "on_hold": "active"},
         customer=_ANY_CUSTOMER_UNCONFIRMED,
         plan=_APPLIED_PLAN_UNKNOWN,
@@ -169,14 +169,14 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
             "The same at Lago if no subscription is stored. One may exist whose create was never answered, and the "
             "customer stays ours, so that it can be ended."
         ),
-        said_by="core.reconcile.commands:retry",
+        written_by="core.reconcile.commands:retry",
         link={"active": "active", "parked": "active", "on_hold": "active"},
         customer=_KNOWN_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
     "conflict_ended": Transition(
         meaning="An operator decided a conflict: everything is read before it is written.",
-        said_by="core.reconcile.commands:end_conflict",
+        written_by="core.reconcile.commands:end_conflict",
         link={"on_hold": "active"},
         customer=_ANY_CUSTOMER_UNCONFIRMED,
         plan=_APPLIED_PLAN_UNKNOWN,
@@ -186,36 +186,36 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
             "The same, if the conflict is about the payer, or if Lago may have an unknown subscription. A customer "
             "that is read first keeps its payer, so it is written at once."
         ),
-        said_by="core.reconcile.commands:end_conflict",
+        written_by="core.reconcile.commands:end_conflict",
         link={"on_hold": "active"},
         customer=_KNOWN_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
     "downgrade_due": Transition(
         meaning="A scheduled downgrade is due: the subscription is read. A link that is not active keeps its plan.",
-        said_by="core.reconcile.due_links:recheck_due_downgrades",
+        written_by="core.reconcile.due_links:recheck_due_downgrades",
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
     "customer_repaired": Transition(
         meaning="A drift repair writes the customer again.",
-        said_by="core.reconcile.commands:repair",
+        written_by="core.reconcile.commands:repair",
         customer={"absent": "absent", "unconfirmed": "unknown", "unknown": "unknown", "applied": "unknown"},
     ),
     "plan_repaired": Transition(
         meaning="A drift repair reads the subscription and corrects it.",
-        said_by="core.reconcile.commands:repair",
+        written_by="core.reconcile.commands:repair",
         plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
     ),
     "customer_id_set": Transition(
         meaning="The link got another customer id. Nothing is known of that customer.",
-        said_by="core.organizations.provider_ids:set_customer_ids",
+        written_by="core.organizations.provider_ids:set_customer_ids",
         link={"active": "active", "parked": "active", "on_hold": "active"},
         customer=dict.fromkeys(_ALL_CUSTOMER_STATES, "unconfirmed"),
         plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
     ),
     "customer_id_contested": Transition(
         meaning="An import has the same customer id for another organization. A conflict stays as it is.",
-        said_by="core.predecessor.import_organizations:OrganizationImport",
+        written_by="core.predecessor.import_organizations:OrganizationImport",
         link={"active": "on_hold", "parked": "on_hold", "on_hold": "on_hold"},
     ),
 }

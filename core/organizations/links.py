@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, case, update
+from sqlalchemy import and_, bindparam, case, update
 
-from core.db.models.billing_links import IS_CONFLICT, BillingLink
+from core.db.base import UtcDateTime
+from core.db.models.billing_links import IS_CONFLICT, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import link_states
@@ -18,7 +19,12 @@ from core.organizations import link_states
 # one.
 SWEEP_GRACE = timedelta(seconds=20)
 # Further changes are sent together after a cooldown, and a request for another change would be throttled, too.
-_LASTING_WAIT_REASONS = ("cooldown", "object_limit")
+IS_CHECK_DUE = BillingLink.checks_done < BillingLink.checks_requested
+"""A webhook reported something that no remote check has compared yet."""
+_WAIT_LASTS = and_(
+    BillingLink.not_before_reason.in_(("cooldown", "object_limit")),
+    BillingLink.not_before > bindparam("now", type_=UtcDateTime()),
+)
 _MARK_LINKS_FOR_SYNC = (
     update(BillingLink)
     .where(BillingLink.org_id == bindparam("of"))
@@ -26,10 +32,8 @@ _MARK_LINKS_FOR_SYNC = (
         desired_version=bindparam("version"),
         **link_states.values_after("changed"),
         attempts=0,
-        not_before=case((BillingLink.not_before_reason.in_(_LASTING_WAIT_REASONS), BillingLink.not_before)),
-        not_before_reason=case(
-            (BillingLink.not_before_reason.in_(_LASTING_WAIT_REASONS), BillingLink.not_before_reason)
-        ),
+        not_before=case((_WAIT_LASTS, BillingLink.not_before)),
+        not_before_reason=case((_WAIT_LASTS, BillingLink.not_before_reason)),
         next_sweep_at=bindparam("sweep"),
     )
     .execution_options(synchronize_session=False)
@@ -58,7 +62,7 @@ def end_conflicts(change: ChangeContext, organization: Organization) -> None:
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == organization.id, IS_CONFLICT)
-        .values(link_states.values_after("deleted"))
+        .values(**link_states.values_after("deleted"), **NO_ERROR)
         .execution_options(synchronize_session=False)
     )
 
@@ -69,5 +73,10 @@ def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
     organization.updated_at = change.now
     change.session.flush()
     next_sweep_at = change.now + SWEEP_GRACE
-    parameters = {"of": organization.id, "version": organization.version, "sweep": next_sweep_at}
+    parameters = {
+        "of": organization.id,
+        "version": organization.version,
+        "sweep": next_sweep_at,
+        "now": change.now,
+    }
     change.session.connection().execute(_MARK_LINKS_FOR_SYNC, parameters)

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from core.common.json_types import Json
 from core.common.validation import InvalidChangeError
 from core.db.database import acquire_advisory_locks
-from core.db.models.billing_links import CONFLICT, BillingLink
+from core.db.models.billing_links import NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
@@ -79,8 +79,7 @@ def _refuse_while_subscribed(field: str, link: BillingLink) -> None:
         return
     subscription = f"subscription {link.subscription_id}" if link.subscription_id else "a subscription"
     state = "is active" if link.subscription_id else "is being created"
-    is_conflict = link.state == "on_hold" and link.error_kind == CONFLICT
-    command, option = ("resolve", " --ours") if is_conflict else ("retry", "")
+    command, option = ("resolve", " --ours") if link.is_conflict else ("retry", "")
     message = (
         f"{field} cannot change while {subscription} {state} on {link.customer_id}: end it first; if that customer was "
         f"deleted in Stripe, run `billing-sync {command} {link.org_id}{option}`, which detects it"
@@ -107,8 +106,8 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 **link_states.values_after("customer_id_set"),
                 applied_next_plan=None,
                 intent=None,
-                error_code=None,  # it was about the former customer
                 generation=BillingLink.generation + 1,
+                **NO_ERROR,  # it was about the former customer
                 **subscription_reset,
             )
             .returning(BillingLink.org_id)

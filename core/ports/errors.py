@@ -93,7 +93,7 @@ class AmbiguousError(ParkedError):
 
 
 class ConflictError(ProviderError):
-    """Raised by a remote check only. The message says what was changed, and the ways out."""
+    """Somebody changed at the provider what we charge, whom, or by whom. The message says what, and the ways out."""
 
     kind = "conflict"
 

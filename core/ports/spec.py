@@ -12,6 +12,10 @@ PROVIDER_NAMES: Final[dict[Provider, str]] = {"stripe": "Stripe", "lago": "Lago"
 # Code of a ``RejectedError``: the known customer was deleted at the provider, and its subscriptions with it.
 CUSTOMER_DELETED = "customer_deleted"
 
+# Codes of a ``ConflictError``: somebody changed the payer in Lago, or something else.
+PAYER_CHANGED = "payer_changed"
+CHANGED_AT_PROVIDER = "changed_at_provider"
+
 LONG_API_KEY_LENGTH = 20
 
 
@@ -51,6 +55,8 @@ class LastKnown:
 
     customer_id: str | None = None
     confirmed: bool = False
+    applied: bool = False
+    """The customer was confirmed as we last wanted it, and nothing was sent since."""
     maybe_lost_in_restore: bool = False
     """No customer is known for longer than an idempotency key is safe: a restored database may have lost it."""
     subscription_id: str | None = None

@@ -21,6 +21,7 @@ from core.db.models.events import EventData
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events.event_types import ChangeContext
 from core.inbox.service_events import subject_lock_key
+from core.organizations import link_states
 from core.organizations.links import new_link
 from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH, ORGANIZATION_ID_PATTERN, name_key
 from core.ports.spec import PROVIDERS, Provider
@@ -364,7 +365,7 @@ def _put_owner_on_hold(change: ChangeContext, owner: str, provider: Provider, me
         update(BillingLink)
         .where(BillingLink.org_id == owner, BillingLink.provider == provider, IS_NO_CONFLICT)
         .values(
-            state="on_hold",
+            **link_states.values_after("customer_id_contested"),
             generation=BillingLink.generation + 1,
             error_kind="import",
             error_code="customer_id_in_use",

@@ -51,18 +51,10 @@ LINK_LEASE = timedelta(seconds=45)
 MAX_CALL_DURATION = timedelta(seconds=20)
 
 
-# What an attempt has in memory of its link after it wrote these columns.
+# An attempt reads these columns again after it wrote them. What else it wrote is stale in ``link``.
 _KNOWN_STATE_COLUMNS: Final = frozenset(
     {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan"}
 )
-NO_ERROR: Final[dict[str, Any]] = {
-    "error_kind": None,
-    "error_code": None,
-    "error_message": None,
-    "error_request_id": None,
-    "error_at": None,
-}
-"""The values of a link without an error."""
 
 
 @dataclass(slots=True)
@@ -110,6 +102,7 @@ class SyncAttempt:
         return LastKnown(
             customer_id=self.link.customer_id,
             confirmed=self.link.customer_state in {"unknown", "applied"},
+            applied=self.link.customer_state == "applied",
             subscription_id=self.link.subscription_id,
             maybe_lost_in_restore=self._maybe_lost_in_restore(),
             ending_started=self.link.plan_state == "ending",

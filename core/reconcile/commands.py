@@ -6,73 +6,52 @@ somebody changed at the provider, although nobody decided that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
-from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, BillingLink
+from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import link_states
 from core.organizations import links as organization_links
 from core.organizations.link_states import LinkEvent
 from core.organizations.links import SWEEP_GRACE
-from core.ports.spec import PROVIDERS, Provider
-from core.reconcile.attempt import NO_ERROR
+from core.ports.spec import CUSTOMER_DELETED, PAYER_CHANGED, PROVIDERS, Provider
 
-PAYER_CHANGED: Final = "payer_changed"
-"""The error code of a conflict about the payer in Lago."""
 # Lago may have a subscription whose create was never answered. The customer stays ours, so that it can be ended.
 _MAY_HAVE_UNKNOWN_SUBSCRIPTION = and_(
     BillingLink.provider == "lago",
     BillingLink.subscription_id.is_(None),
     BillingLink.customer_state.in_(("unknown", "applied")),
 )
-# A customer that is read before it is written keeps its payer.
-_IS_PAYER_CONFLICT = func.coalesce(BillingLink.error_code, "") == PAYER_CHANGED
+# A customer that is read before it is written keeps its payer in Lago. An unconfirmed customer in Stripe lets a changed
+# setting end its subscription, which only a retry may do (money.md 23).
+_DECISION_KEEPS_CUSTOMER = or_(
+    _MAY_HAVE_UNKNOWN_SUBSCRIPTION,
+    and_(BillingLink.provider == "lago", BillingLink.error_code == PAYER_CHANGED),
+    and_(BillingLink.provider == "stripe", BillingLink.error_code != CUSTOMER_DELETED),
+)
 _NO_WAIT: Final[dict[str, Any]] = {"not_before": None, "not_before_reason": None}
-
-
-def invalidate(
-    change: ChangeContext, org_id: str, events: Sequence[LinkEvent], *conditions: ColumnElement[bool], **values: object
-) -> list[str]:
-    """Discard what is known of the providers, as the events say in ``TRANSITIONS``. Returns whose links met the
-    conditions.
-
-    Every discard that is not an attempt's own goes through here: ``retry``, ``end_conflict``, ``repair``, a downgrade
-    that is due, and an attempt that lost its lease.
-    """
-    new_states = {name: value for event in events for name, value in link_states.values_after(event).items()}
-    rows = change.session.scalars(
-        update(BillingLink)
-        .where(BillingLink.org_id == org_id, *conditions)
-        .values({**new_states, **values})
-        .returning(BillingLink.provider)
-        .execution_options(synchronize_session=False)
-    )
-    return list(rows)
 
 
 def retry(change: ChangeContext, organization: Organization) -> None:
     """An operator's retry: both links are tried now, also if they are parked, waiting, or on hold since an import.
 
-    Everything is read or written again. A link that is on hold for a conflict stays as it is.
+    Everything is read or written again. What a webhook has reported is compared first: a plan that is applied is not
+    written before the check. A link that is on hold for a conflict stays as it is.
     """
+    values = _choose(_MAY_HAVE_UNKNOWN_SUBSCRIPTION, "retried_keeping_customer", "retried")
+    keeps_plan = and_(BillingLink.plan_state == "applied", organization_links.IS_CHECK_DUE)
+    values["plan_state"] = case((keeps_plan, BillingLink.plan_state), else_=values["plan_state"])
+    values["applied_plan"] = case((keeps_plan, BillingLink.applied_plan), else_=None)
     # No provider can be asked whether a payer is still rejected; the operator has seen that it was.
     is_payer_rejected = BillingLink.payment_status == "payer_rejected"
-    payment_status = case((is_payer_rejected, None), else_=BillingLink.payment_status)
-    keeps_customer = _MAY_HAVE_UNKNOWN_SUBSCRIPTION
-    by_event: dict[LinkEvent, ColumnElement[bool]] = {
-        "retried_keeping_customer": keeps_customer,
-        "retried": not_(keeps_customer),
-    }
-    for event, condition in by_event.items():
-        invalidate(
-            change, organization.id, [event], IS_NO_CONFLICT, condition, payment_status=payment_status, **_NO_WAIT
-        )
+    values["payment_status"] = case((is_payer_rejected, None), else_=BillingLink.payment_status)
+    _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
     organization_links.mark_for_sync(change, organization)
 
 
@@ -87,17 +66,9 @@ def end_conflict(change: ChangeContext, organization: Organization, provider: Pr
 
     The caller has locked the organization. Returns False, and changes nothing, if there is no conflict.
     """
-    keeps_customer = or_(_IS_PAYER_CONFLICT, _MAY_HAVE_UNKNOWN_SUBSCRIPTION)
-    by_event: dict[LinkEvent, ColumnElement[bool]] = {
-        "conflict_ended_keeping_customer": keeps_customer,
-        "conflict_ended": not_(keeps_customer),
-    }
+    values = _choose(_DECISION_KEEPS_CUSTOMER, "conflict_ended_keeping_customer", "conflict_ended")
     is_this_conflict = and_(BillingLink.provider == provider, IS_CONFLICT)
-    ended = [
-        invalidate(change, organization.id, [event], is_this_conflict, condition, **_NO_WAIT, **NO_ERROR)
-        for event, condition in by_event.items()
-    ]
-    if not any(ended):
+    if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
     organization_links.mark_for_sync(change, organization)
     return True
@@ -116,4 +87,39 @@ def repair(change: ChangeContext, org_id: str, provider: Provider, events: Seque
         leases.is_free(BillingLink, change.now),
     )
     due = {"applied_version": BillingLink.desired_version - 1, "next_sweep_at": change.now + SWEEP_GRACE}
-    return bool(invalidate(change, org_id, events, is_in_sync, **due))
+    return invalidate(change, org_id, events, is_in_sync, **due)
+
+
+def invalidate(
+    change: ChangeContext, org_id: str, events: Sequence[LinkEvent], *conditions: ColumnElement[bool], **values: object
+) -> bool:
+    """Discard what is known of the providers, as the events say in ``TRANSITIONS``. Returns whether a link met the
+    conditions.
+
+    For ``repair``, a downgrade that is due, and an attempt that lost its lease. ``retry`` and ``end_conflict`` choose
+    one of two events for each link. ``set_customer_ids`` discards what was known of another customer.
+    """
+    new_states = {name: value for event in events for name, value in link_states.values_after(event).items()}
+    return _discard(change, org_id, {**new_states, **values}, *conditions)
+
+
+def _choose(condition: ColumnElement[bool], event: LinkEvent, otherwise: LinkEvent) -> dict[str, Any]:
+    """The values of one event for the links that meet the condition, of the other one for the rest."""
+    chosen, rest = link_states.values_after(event), link_states.values_after(otherwise)
+    is_chosen = func.coalesce(condition, false())
+    return {
+        name: None if value is None else case((is_chosen, chosen[name]), else_=value) for name, value in rest.items()
+    }
+
+
+def _discard(
+    change: ChangeContext, org_id: str, values: Mapping[str, object], *conditions: ColumnElement[bool]
+) -> bool:
+    rows = change.session.scalars(
+        update(BillingLink)
+        .where(BillingLink.org_id == org_id, *conditions)
+        .values(values)
+        .returning(BillingLink.provider)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(rows.all())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, or_, select, text, update
+from sqlalchemy import UnaryExpression, func, not_, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
@@ -107,7 +107,14 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
             change = ChangeContext(session, now)
-            invalidate(change, organization.id, ["downgrade_due"], BillingLink.state == "active")
+            # What a webhook has reported is compared before it is written.
+            invalidate(
+                change,
+                organization.id,
+                ["downgrade_due"],
+                BillingLink.state == "active",
+                not_(organization_links.IS_CHECK_DUE),
+            )
             organization_links.mark_for_sync(change, organization)
     return len(org_ids)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from core.db.models.billing_links import CONFLICT, BillingLink, PaymentStatus
+from core.db.models.billing_links import BillingLink, PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.ports.spec import Provider
@@ -82,7 +82,7 @@ def link_report(
         error_message=link.error_message,
         error_request_id=link.error_request_id,
         error_at=link.error_at,
-        is_conflict=link.state == "on_hold" and link.error_kind == CONFLICT,
+        is_conflict=link.is_conflict,
         payment_status=link.payment_status,
         payment_since=link.payment_since,
         payment_code=link.payment_code if link.payment_status is not None else None,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, or_, update
+from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
 
 from core.compare import charging
 from core.db import leases
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
@@ -34,7 +34,6 @@ from core.ports.errors import (
 )
 from core.reconcile import commands as reconcile_commands
 from core.reconcile.attempt import (
-    NO_ERROR,
     ApplyResult,
     FencedRow,
     SyncAttempt,
@@ -222,7 +221,7 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
         values = {
             **_error_values(error, now),
             **leases.RELEASED,
-            "state": case((_has_new_version(attempt), "active"), else_="parked"),
+            "state": case((_has_new_version(attempt), "active"), else_=link_states.values_after("parked")["state"]),
             "not_before": now + LINK_COOLDOWN,
             "not_before_reason": "cooldown",
             "next_sweep_at": now + SWEEP_GRACE,
@@ -232,26 +231,49 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
     return LINK_COOLDOWN.total_seconds() if row.state == "active" else None
 
 
-def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> None:
+def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
     """Put the link on hold: somebody changed the provider. One write, so that no crash lets an attempt overwrite that.
 
-    Nothing counts as applied any more. A change of the organization during this attempt makes no difference: it does
-    not say what is to become of the provider's change.
+    A change of the organization during this attempt makes no difference, because it does not say what is to become of
+    the provider's change. Only a deleted organization goes on, so that billing ends: returns the seconds until then.
     """
     now = attempt.clock()
     with attempt.database.write() as session:
-        values = {
-            **_error_values(error, now),
+        organization = commands.lock(session, attempt.organization.id)
+        is_deleted = organization is None or organization.status == "deleted"
+        # What a check read holds without the lease, too, unless another attempt has made the same check since.
+        has_lease = and_(leases.is_mine(BillingLink, attempt.lease_token), BillingLink.generation == attempt.generation)
+        is_undecided = BillingLink.checks_done < attempt.link.checks_requested
+        values: dict[str, Any] = {
             **leases.RELEASED,
-            "state": "on_hold",
-            "applied_version": min(attempt.link.applied_version, attempt.organization.version - 1),
-            "customer_state": link_states.customer_after(
-                attempt.provider, "conflict_found", attempt.link.customer_state
-            ),
-            "customer_fingerprint": None,
+            "generation": BillingLink.generation + 1,  # another attempt that has the lease now must not write any more
+            "not_before": now + LINK_COOLDOWN,
+            "not_before_reason": "cooldown",
+            "next_sweep_at": now + SWEEP_GRACE,
         }
-        row = fenced_update(session, attempt, values)
-        _record_provider_health(session, attempt, row, now)
+        if not is_deleted:
+            values |= {
+                **_error_values(error, now),
+                **link_states.values_after("conflict_found"),
+                "applied_version": _BEHIND_VERSION,
+            }
+        decided = session.scalars(
+            update(BillingLink)
+            .where(
+                BillingLink.org_id == attempt.organization.id,
+                BillingLink.provider == attempt.provider,
+                BillingLink.state == "active",
+                or_(has_lease, is_undecided),
+            )
+            .values(values)
+            .returning(BillingLink.org_id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        if decided is None:
+            message = f"another attempt at {attempt.organization.id} decided what {attempt.provider} has"
+            raise LeaseLostError(message)
+        circuit_breaker.record_success(session, attempt.provider, now, is_probe=attempt.is_breaker_probe)
+    return LINK_COOLDOWN.total_seconds() if is_deleted else None
 
 
 def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
@@ -297,6 +319,13 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
             lease_until=case((is_own_lease, None), else_=BillingLink.lease_until),
         )
         links.mark_for_sync(change, organization)
+
+
+# The version of a link that must be reconciled again.
+_BEHIND_VERSION = case(
+    (BillingLink.applied_version >= BillingLink.desired_version, BillingLink.desired_version - 1),
+    else_=BillingLink.applied_version,
+)
 
 
 def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
@@ -379,7 +408,9 @@ def _payment_values(attempt: SyncAttempt, has_unpaid_invoice: bool | None, now: 
 
 
 def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
+    """An error ends the wait for the payer: later the link waits for it again."""
     return {
+        "waiting_since": None,
         "error_kind": error.kind,
         "error_code": error.code,
         "error_message": error.message,

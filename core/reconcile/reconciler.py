@@ -114,8 +114,10 @@ class Reconciler:
             kind: Literal["parked", "retry"] = "parked" if requeue_after is None else "retry"
             return ReconcileResult(kind=kind, requeue_after=requeue_after, error=str(error))
         except ConflictError as error:
-            outcomes.put_on_hold(attempt, error)
-            return ReconcileResult(kind="on_hold", error=str(error))
+            requeue_after = outcomes.put_on_hold(attempt, error)
+            return ReconcileResult(
+                kind="on_hold" if requeue_after is None else "retry", requeue_after=requeue_after, error=str(error)
+            )
 
     def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
         desired = desired_state(attempt.provider, attempt.organization, attempt.other_link, self.catalog, self.policy)

@@ -20,15 +20,13 @@ from core.compare.local_state import LocalState
 from core.ports.errors import ConflictError
 from core.ports.observed import ObservedState
 from core.ports.provider import StateReader
-from core.ports.spec import CUSTOMER_DELETED, PROVIDER_NAMES
+from core.ports.spec import CHANGED_AT_PROVIDER, CUSTOMER_DELETED, PAYER_CHANGED, PROVIDER_NAMES
 from core.reconcile.attempt import SyncAttempt
-from core.reconcile.commands import PAYER_CHANGED
 
 # Whose customer it is, what is charged, and by whom. Other differences are no conflict.
 _CONFLICT_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
     {"missing", "deleted", "wrong_plan", "double_charging", "foreign_subscription", "broken_link"}
 )
-CHANGED_AT_PROVIDER: Final = "changed_at_provider"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

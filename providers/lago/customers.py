@@ -7,15 +7,17 @@ deleted. ``metadata`` is never sent, because it would replace the entries of oth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from lago_python_client.models import Customer as CustomerBody
 from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
-from core.ports.errors import RejectedError
+from core.compare.advice import Advice
+from core.ports.errors import ConflictError, RejectedError
 from core.ports.provider import AttemptContext, Customer
-from core.ports.spec import CustomerSpec, LastKnown
+from core.ports.spec import PAYER_CHANGED, CustomerSpec, LastKnown
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 from providers.transport.safe_ids import printable
 
@@ -34,12 +36,15 @@ class LagoCustomers:
 
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
+        spec = _with_last_known_payer(spec, last_known)
         if lago_id is not None and not last_known.confirmed:
             lago_id = self._verify_imported_id(spec, last_known, lago_id, attempt)
         elif last_known.maybe_lost_in_restore and self._payment_provider_code is not None:
             self._refuse_another_payer(spec, last_known, self._find(spec, spec.org_id, attempt))
         requested_at = datetime.now(UTC)
-        response = self._upsert(spec, attempt)
+        # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
+        sends_payer = not (last_known.applied and spec.payer_id == last_known.payer_id)
+        response = self._upsert(spec, attempt, sends_payer=sends_payer)
         if lago_id is not None and response.lago_id != lago_id:
             raise _rejection(
                 spec,
@@ -52,9 +57,10 @@ class LagoCustomers:
                 f"Lago charges {printable(_payer_id(response))}, but Stripe charges for this plan; "
                 "unlink the payment provider in Lago, then retry",
             )
+        self._refuse_changed_payer(spec, last_known, response, sends_payer=sends_payer)
         if self._has_other_payer(spec, response):
             # Lago may ignore a payment provider that is sent with the create. Sent again, it is set (lago.md 3.5).
-            response = self._upsert(spec, attempt)
+            response = self._upsert(spec, attempt, sends_payer=True)
             if self._has_other_payer(spec, response):
                 raise _rejection(
                     spec,
@@ -119,14 +125,29 @@ class LagoCustomers:
         )
         return self._client.send_or_none("customer_not_found", request, attempt)
 
-    def _upsert(self, spec: CustomerSpec, attempt: AttemptContext) -> CustomerResponse:
+    def _refuse_changed_payer(
+        self, spec: CustomerSpec, last_known: LastKnown, response: CustomerResponse, *, sends_payer: bool
+    ) -> None:
+        """Somebody else's payer is neither stored as ours nor replaced. It was not sent if ours is not known yet."""
+        payer = _payer_id(response)
+        was_sent = sends_payer and self._has_linked_payer(spec)
+        if was_sent or last_known.payer_id is None or payer in {None, last_known.payer_id}:
+            return
+        if not last_known.applied:
+            # An earlier request may have been lost, so this proves no change. It is sent once ours is known.
+            self._refuse_another_payer(spec, last_known, response)
+            return
+        parameters = {"org_id": spec.org_id, "ours": last_known.payer_id, "theirs": payer}
+        raise ConflictError("lago", Advice("conflict_payer", parameters).sentence, PAYER_CHANGED)
+
+    def _upsert(self, spec: CustomerSpec, attempt: AttemptContext, *, sends_payer: bool) -> CustomerResponse:
         body: dict[str, object] = {
             "external_id": spec.org_id,
             "name": spec.name,
             "email": spec.email,
             "currency": spec.currency,
         }
-        if self._has_linked_payer(spec):
+        if sends_payer and self._has_linked_payer(spec):
             body["billing_configuration"] = {
                 "payment_provider": "stripe",
                 "payment_provider_code": self._payment_provider_code,
@@ -180,6 +201,14 @@ def _existed_before(response: CustomerResponse, requested_at: datetime) -> bool:
     context = f"customer {response.external_id}"
     created_at, updated_at = parse_time(context, response.created_at), parse_time(context, response.updated_at)
     return created_at < requested_at - PREEXISTING_CUSTOMER_AGE or updated_at > created_at + NEW_CUSTOMER_WRITE_GAP
+
+
+def _with_last_known_payer(spec: CustomerSpec, last_known: LastKnown) -> CustomerSpec:
+    """A write whose outcome is not known is repeated with its payer, also while ours is read again in Stripe."""
+    is_unknown = last_known.confirmed and not last_known.applied
+    if spec.payer_id is not None or spec.charged_by_other_provider or not is_unknown:
+        return spec
+    return replace(spec, payer_id=last_known.payer_id)
 
 
 def _payer_id(customer: CustomerResponse) -> str | None:

@@ -60,7 +60,7 @@ def test_a_token_of_the_service_for_us_opens(issuer: Issuer, oidc_provider: Oidc
     assert issuer.verify_access_token(oidc_provider.token("u1", aud=["other", AUDIENCE])).user_id == "u1"
 
 
-@pytest.mark.parametrize("claims", BAD_CLAIMS, ids=lambda claims: str(next(iter(claims.items()))))
+@pytest.mark.parametrize("claims", BAD_CLAIMS, ids=lambda claims: str(next(iter(claims))))
 def test_a_token_with_a_wrong_claim_is_refused(
     issuer: Issuer, oidc_provider: OidcProvider, claims: dict[str, Any]
 ) -> None:

@@ -77,14 +77,18 @@ def _take_theirs(org_id: str, providers: list[Provider]) -> None:
             rules=DiffRules(catalog=reconciler.catalog, policy=reconciler.policy, is_remote_check=True),
             clock=utc_now,
         )
+        refusals: list[str] = []
         for provider in providers:
             _confirm_account(reconciler.account_guard, provider)
             try:
                 taken = resolver.take_theirs(org_id, provider)
             except CannotResolveError as error:
-                raise CommandFailedError(str(error)) from error
+                refusals.append(str(error))
+                continue
             result = ", ".join(taken) or "nothing, since both agree"
             output.show(f"Taken over from {PROVIDER_NAMES[provider]}: {result}.")
+    if refusals:
+        raise CommandFailedError("\n".join(refusals))
 
 
 def _confirm_account(guard: AccountGuard, provider: Provider) -> None:

@@ -8,7 +8,7 @@ answers "what is due" at any size.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import (
     BigInteger,
@@ -80,7 +80,7 @@ class BillingLink(Leased, Base):
     not_before_reason: Mapped[WaitReason | None] = mapped_column(String(12))
     """A change of the organization ends every wait but ``cooldown`` and ``object_limit``."""
     waiting_since: Mapped[datetime | None]
-    """Since when it waits for the payer. It stays until an attempt completes, so the wait has an end."""
+    """Since when it waits for the payer. A change of the organization leaves it, so that the wait has an end."""
     next_sweep_at: Mapped[datetime]
     """When the sweep sends the next sync request, if the link has work."""
     error_kind: Mapped[str | None] = mapped_column(String(32))
@@ -101,6 +101,11 @@ class BillingLink(Leased, Base):
     payment_since: Mapped[datetime | None]
     payment_code: Mapped[str | None] = mapped_column(String(255))
     """The provider's code for it, from the last webhook."""
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether it is on hold because somebody changed its provider; ``IS_CONFLICT`` for a statement."""
+        return self.state == "on_hold" and self.error_kind == CONFLICT
 
     __table_args__ = (
         Index(
@@ -127,6 +132,14 @@ class BillingLink(Leased, Base):
     )
 
 
+NO_ERROR: Final[dict[str, Any]] = {
+    "error_kind": None,
+    "error_code": None,
+    "error_message": None,
+    "error_request_id": None,
+    "error_at": None,
+}
+"""The values of a link without an error."""
 IS_CONFLICT = and_(BillingLink.state == "on_hold", BillingLink.error_kind == CONFLICT)
 IS_NO_CONFLICT = or_(BillingLink.state != "on_hold", BillingLink.error_kind.is_distinct_from(CONFLICT))
 

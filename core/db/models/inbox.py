@@ -47,7 +47,7 @@ class ServiceEvent(Base):
 
 
 class ProviderWebhook(Base):
-    """A provider webhook, stored once. It triggers a remote check and is never trusted."""
+    """A provider webhook, stored once. It requests a remote check."""
 
     __tablename__ = "provider_webhooks"
 

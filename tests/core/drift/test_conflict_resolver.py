@@ -8,13 +8,19 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
+from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.drift import conflict_resolver
 from core.drift.conflict_resolver import CannotResolveError
+from core.events.event_types import ChangeContext
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import ParsedWebhook
+from core.organizations import commands as organization_commands
+from core.ports.errors import ConflictError, LeaseLostError, RejectedError
 from core.ports.spec import Provider
-from core.reconcile import commands, due_links
+from core.reconcile import commands, due_links, lease, outcomes
+from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.outcomes import FollowUps
 from core.reporting import overview
 from tests.support.drift_harness import conflict_resolver_of, price_of
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
@@ -300,3 +306,154 @@ def test_a_change_during_the_check_does_not_undo_the_conflict_that_it_finds(worl
     check(world, org_id, "lago")
     assert_on_hold(world, org_id, "lago")
     assert lago_plan(world) == "enterprise"
+
+
+def hear(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    """The webhook is stored and counted, and no attempt is made yet."""
+    webhook = ParsedWebhook(
+        provider=provider,
+        id=f"heard_{world.now.timestamp()}",
+        type="any",
+        effect="check",
+        customer_id=world.link(org_id, provider).customer_id,
+        org_id=org_id if provider == "lago" else None,
+    )
+    with world.database.write() as session:
+        provider_webhooks.store(session, webhook, world.now)
+    provider_webhooks.process(world.database, world.clock)
+
+
+def test_an_organization_that_is_deleted_during_the_check_is_not_put_on_hold(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
+    hear(world, org_id, "lago")
+    attempt = lease.acquire(world.database, world.clock, org_id, "lago")
+    assert isinstance(attempt, SyncAttempt)
+    world.change_status(org_id, "deleted")
+    assert outcomes.put_on_hold(attempt, ConflictError("lago", "changed")) is not None
+    world.wait(10)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert [each["status"] for each in world.lago_objects("subscriptions") if each["status"] == "active"] == []
+
+
+@pytest.mark.parametrize("other_attempt_is_done", [True, False])
+def test_a_conflict_is_kept_though_the_lease_was_lost_unless_the_check_was_made_again(
+    world: SyncWorld, *, other_attempt_is_done: bool
+) -> None:
+    org_id = synced(world)
+    hear(world, org_id, "lago")
+    first = lease.acquire(world.database, world.clock, org_id, "lago")
+    world.wait(60)
+    second = lease.acquire(world.database, world.clock, org_id, "lago")
+    assert isinstance(first, SyncAttempt)
+    assert isinstance(second, SyncAttempt)
+    if other_attempt_is_done:
+        outcomes.complete(second, ApplyResult(), FollowUps(all_checks_done=True))
+        with pytest.raises(LeaseLostError):
+            outcomes.put_on_hold(first, ConflictError("lago", "changed"))
+        assert world.link(org_id, "lago").state == "active"
+        return
+    assert outcomes.put_on_hold(first, ConflictError("lago", "changed")) is None
+    with pytest.raises(LeaseLostError):
+        outcomes.complete(second, ApplyResult(), FollowUps(all_checks_done=True))
+    outcomes.invalidate_after_lost_lease(second)
+    assert_on_hold(world, org_id, "lago")
+
+
+def test_a_change_that_a_webhook_reported_is_compared_before_a_retry_writes_the_plan(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = synced(world)
+    subscription = next(iter(world.sandbox.state()["stripe"]["subscriptions"]))
+    item = {"id": subscription["items"]["data"][0]["id"], "price": price_of(world, "enterprise"), "quantity": 1}
+    world.sandbox.patch("stripe", "subscriptions", subscription["id"], items=[item])
+    hear(world, org_id, "stripe")
+    world.change(org_id, commands.retry)
+    world.sandbox.reset_calls()
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    assert writes(world, "/subscriptions") == []
+
+
+def test_a_payer_that_somebody_changed_is_not_overwritten_by_a_rename_also_without_a_webhook(world: SyncWorld) -> None:
+    org_id = synced(world)
+    payer = str(world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "name": "Acme"}])[0]["id"])
+    set_payer(world, org_id, payer)
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "lago")
+    assert (payer_in_lago(world), world.link(org_id, "lago").error_code) == (payer, "payer_changed")
+
+
+def test_ours_does_not_adopt_their_payer_while_stripe_is_parked(world: SyncWorld) -> None:
+    org_id = synced(world)
+    ours = payer_in_lago(world)
+    change_payer(world, org_id)
+    with world.database.write() as session:
+        link = session.get_one(BillingLink, (org_id, "stripe"))
+        link.state, link.customer_state, link.customer_fingerprint = "parked", "unconfirmed", None
+        link.applied_version = link.desired_version - 1
+    with world.database.write() as session:  # as while Stripe rejects the customer: nothing makes its link active
+        organization = organization_commands.lock(session, org_id)
+        assert organization is not None
+        commands.end_conflict(ChangeContext(session, world.now), organization, "lago")
+        session.get_one(BillingLink, (org_id, "stripe")).state = "parked"
+    world.run(org_id, "lago")
+    assert (world.link(org_id, "lago").payer_id, payer_in_lago(world)) == (ours, ours)
+    with world.database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).state = "active"
+    world.wait(10)
+    world.reconcile_until_idle(org_id)
+    assert (payer_in_lago(world), world.is_in_sync(org_id)) == (ours, True)
+
+
+def test_ours_does_not_end_the_subscription_of_a_plan_whose_setting_was_lost(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = synced(world)
+    subscription = next(iter(world.sandbox.state()["stripe"]["subscriptions"]))
+    item = {"id": subscription["items"]["data"][0]["id"], "price": price_of(world, "enterprise"), "quantity": 1}
+    world.sandbox.patch("stripe", "subscriptions", subscription["id"], items=[item])
+    check(world, org_id, "stripe")
+    assert_on_hold(world, org_id, "stripe")
+    world.set_charging_provider("lago")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").error_code == "double_charging"
+    assert [each["status"] for each in world.stripe_objects("subscriptions")] == ["active"]
+
+
+def test_theirs_refuses_a_payer_that_belongs_to_another_organization(world: SyncWorld) -> None:
+    org_id = synced(world)
+    ours = world.link(org_id, "stripe").customer_id
+    world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "name": "Acme", "metadata": {"org_id": "org_other"}}])
+    set_payer(world, org_id, "cus_theirs")
+    check(world, org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+    with pytest.raises(CannotResolveError, match="Stripe has no customer cus_theirs that is free"):
+        conflict_resolver_of(world).take_theirs(org_id, "lago")
+    assert_on_hold(world, org_id, "lago")
+    assert world.link(org_id, "stripe").customer_id == ours
+
+
+def test_a_wait_for_the_payer_begins_again_after_an_error(world: SyncWorld) -> None:
+    org_id = world.create()
+    attempt = lease.acquire(world.database, world.clock, org_id, "lago")
+    assert isinstance(attempt, SyncAttempt)
+    outcomes.defer_for_payer(attempt, world.now + world.policy.payer_wait)
+    assert world.link(org_id, "lago").waiting_since == world.now
+    world.wait(60)
+    attempt = lease.acquire(world.database, world.clock, org_id, "lago")
+    assert isinstance(attempt, SyncAttempt)
+    outcomes.park(attempt, RejectedError("lago", "no"))
+    assert world.link(org_id, "lago").waiting_since is None
+
+
+def test_a_link_that_is_free_again_shows_no_cooldown_that_has_passed(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.rename(org_id, "Acme GmbH")
+    attempt = lease.acquire(world.database, world.clock, org_id, "lago")
+    assert isinstance(attempt, SyncAttempt)
+    outcomes.park(attempt, RejectedError("lago", "no"))
+    world.advance_time(days=3)
+    world.rename(org_id, "Acme Ltd")
+    assert world.link(org_id, "lago").not_before is None

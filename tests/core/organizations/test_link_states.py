@@ -201,7 +201,7 @@ def test_every_event_is_run_here() -> None:
 
 def test_each_row_names_a_function_that_exists() -> None:
     for row in TRANSITIONS.values():
-        module, _, names = row.said_by.partition(":")
+        module, _, names = row.written_by.partition(":")
         found: object = importlib.import_module(module)
         for name in names.split("."):
             found = getattr(found, name)
