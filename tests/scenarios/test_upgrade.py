@@ -43,6 +43,8 @@ from tests.support.sync_world import SyncWorld, open_world
 FOLDER = Path(__file__).parent.parent / "data" / "schema-0009"
 DUMP: dict[str, Any] = json.loads((FOLDER / "rows.json").read_text(encoding="utf-8"))
 MADE_AT = datetime.fromisoformat(DUMP["made_at"])
+pytestmark = pytest.mark.slow
+
 LATER = MADE_AT + timedelta(minutes=1)
 # Each table after the ones that its foreign keys name.
 ORDER = (

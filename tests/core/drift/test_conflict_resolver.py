@@ -136,6 +136,7 @@ def test_another_change_or_a_retry_does_not_undo_a_conflict(world: SyncWorld, un
     assert writes(world, "/api/v1/") == []
 
 
+@pytest.mark.slow
 def test_the_other_provider_gets_the_change_meanwhile(world: SyncWorld) -> None:
     org_id = synced(world)
     change_payer(world, org_id)
@@ -179,6 +180,7 @@ def test_theirs_gives_the_organization_their_plan_and_writes_no_plan_in_lago(wor
     assert (event.data, event.actor) == ({"from": "professional", "to": "enterprise", "at": "now"}, "operator")
 
 
+@pytest.mark.slow
 def test_theirs_schedules_what_they_scheduled(world: SyncWorld) -> None:
     org_id = synced(world)
     change_plan_in_lago(world, org_id, "starter")
@@ -189,6 +191,7 @@ def test_theirs_schedules_what_they_scheduled(world: SyncWorld) -> None:
     assert (lago_plan(world), world.is_in_sync(org_id)) == ("professional", True)
 
 
+@pytest.mark.slow
 def test_theirs_cancels_what_they_canceled(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
@@ -228,6 +231,7 @@ REFUSED: dict[str, tuple[Callable[[SyncWorld, str], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("edit", "reason"), REFUSED.values(), ids=REFUSED)
 def test_theirs_refuses_what_an_organization_cannot_have_and_changes_nothing(
     world: SyncWorld, edit: Callable[[SyncWorld, str], object], reason: str
@@ -242,6 +246,7 @@ def test_theirs_refuses_what_an_organization_cannot_have_and_changes_nothing(
     assert (world.organization(org_id).version, world.sandbox.state()) == before
 
 
+@pytest.mark.slow
 def test_theirs_refuses_a_plan_for_which_the_other_provider_charges(world: SyncWorld) -> None:
     world.set_charging_provider("stripe", "starter")
     org_id = synced(world)
@@ -251,6 +256,7 @@ def test_theirs_refuses_a_plan_for_which_the_other_provider_charges(world: SyncW
     assert_on_hold(world, org_id, "lago")
 
 
+@pytest.mark.slow
 def test_theirs_ends_the_hold_when_both_agree_again(world: SyncWorld) -> None:
     org_id = synced(world)
     ours = payer_in_lago(world)
@@ -261,6 +267,7 @@ def test_theirs_ends_the_hold_when_both_agree_again(world: SyncWorld) -> None:
     assert (payer_in_lago(world), world.is_in_sync(org_id)) == (ours, True)
 
 
+@pytest.mark.slow
 def test_theirs_is_refused_if_the_organization_changes_meanwhile(world: SyncWorld) -> None:
     org_id = synced(world)
     change_plan_in_lago(world, org_id, "starter")
@@ -278,6 +285,7 @@ def test_theirs_is_refused_if_the_organization_changes_meanwhile(world: SyncWorl
     assert world.organization(org_id).plan_tier == "enterprise"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["stripe", "lago"])
 def test_a_link_without_a_conflict_cannot_be_resolved(world: SyncWorld, provider: Provider) -> None:
     org_id = synced(world)
@@ -337,6 +345,7 @@ def test_an_organization_that_is_deleted_during_the_check_is_not_put_on_hold(wor
     assert [each["status"] for each in world.lago_objects("subscriptions") if each["status"] == "active"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_attempt_is_done", [True, False])
 def test_a_conflict_is_kept_though_the_lease_was_lost_unless_the_check_was_made_again(
     world: SyncWorld, *, other_attempt_is_done: bool
@@ -361,6 +370,7 @@ def test_a_conflict_is_kept_though_the_lease_was_lost_unless_the_check_was_made_
     assert_on_hold(world, org_id, "lago")
 
 
+@pytest.mark.slow
 def test_a_change_that_a_webhook_reported_is_compared_before_a_retry_writes_the_plan(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
@@ -385,6 +395,7 @@ def test_a_payer_that_somebody_changed_is_not_overwritten_by_a_rename_also_witho
     assert (payer_in_lago(world), world.link(org_id, "lago").error_code) == (payer, "payer_changed")
 
 
+@pytest.mark.slow
 def test_ours_does_not_adopt_their_payer_while_stripe_is_parked(world: SyncWorld) -> None:
     org_id = synced(world)
     ours = payer_in_lago(world)
@@ -407,6 +418,7 @@ def test_ours_does_not_adopt_their_payer_while_stripe_is_parked(world: SyncWorld
     assert (payer_in_lago(world), world.is_in_sync(org_id)) == (ours, True)
 
 
+@pytest.mark.slow
 def test_ours_does_not_end_the_subscription_of_a_plan_whose_setting_was_lost(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
@@ -422,6 +434,7 @@ def test_ours_does_not_end_the_subscription_of_a_plan_whose_setting_was_lost(wor
     assert [each["status"] for each in world.stripe_objects("subscriptions")] == ["active"]
 
 
+@pytest.mark.slow
 def test_theirs_refuses_a_payer_that_belongs_to_another_organization(world: SyncWorld) -> None:
     org_id = synced(world)
     ours = world.link(org_id, "stripe").customer_id
@@ -435,6 +448,7 @@ def test_theirs_refuses_a_payer_that_belongs_to_another_organization(world: Sync
     assert world.link(org_id, "stripe").customer_id == ours
 
 
+@pytest.mark.slow
 def test_a_wait_for_the_payer_begins_again_after_an_error(world: SyncWorld) -> None:
     org_id = world.create()
     attempt = lease.acquire(world.database, world.clock, org_id, "lago")
@@ -448,6 +462,7 @@ def test_a_wait_for_the_payer_begins_again_after_an_error(world: SyncWorld) -> N
     assert world.link(org_id, "lago").waiting_since is None
 
 
+@pytest.mark.slow
 def test_a_link_that_is_free_again_shows_no_cooldown_that_has_passed(world: SyncWorld) -> None:
     org_id = synced(world)
     world.rename(org_id, "Acme GmbH")

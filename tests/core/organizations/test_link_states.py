@@ -138,6 +138,7 @@ def test_an_attempt_moves_the_states_as_the_table_says_or_raises(links: Links, e
             assert links.states("stripe") == expected, before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", OF_COMMANDS)
 def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkEvent) -> None:
     provider: Provider = "lago" if event in KEEPING_CUSTOMER else "stripe"
@@ -159,6 +160,7 @@ def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkE
             assert links.states(provider) == after(event, before), before
 
 
+@pytest.mark.slow
 def test_a_downgrade_that_is_due_moves_the_plan_of_active_links_only(links: Links) -> None:
     for before in [*all_states("active"), *all_states("parked"), *all_states("on_hold")]:
         with links.database.write() as session:
