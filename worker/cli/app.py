@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from worker.cli import exit_codes, lazy_commands
+from worker.cli import command_line, lazy_commands
 from worker.cli.lazy_commands import LazyCommand, function_of
 
 PANEL_TRY: Final = "Try it"
@@ -25,7 +25,7 @@ PASS_ON_ARGUMENTS: Final = {"allow_extra_args": True, "ignore_unknown_options": 
 
 def main() -> None:
     """Run the command line that was typed, and exit."""
-    sys.exit(exit_codes.run(app, sys.argv[1:]))
+    sys.exit(command_line.run(app, sys.argv[1:]))
 
 
 def all_commands() -> TyperGroup:
