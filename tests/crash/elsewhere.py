@@ -63,7 +63,7 @@ SITES: Final[dict[str, str]] = {
         f"{_WEBHOOKS}::test_a_downgrade_that_took_effect_settles_the_plan"
     ),
     "worker.processes.relay:Relay._dispatch_provider_webhooks": (
-        "tests/scenarios/test_provider_webhooks.py::test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence"
+        "tests/scenarios/test_provider_webhooks.py::test_a_customer_deleted_in_stripe_ends_on_hold_with_a_sentence"
     ),
     # A database or a broker that is down, not a process that is killed.
     "tasks.base:BillingTask.retry_in": (

@@ -93,9 +93,9 @@ class SandboxApp:
         counters = self.sandbox.counters()
         return counters.stripe.total + counters.lago.total
 
-    def is_parked(self, org_id: str, provider: str) -> str:
-        """The sentence."""
-        self.until(lambda: self.link(org_id, provider)["status"] == "parked", "parked")
+    def conflict(self, org_id: str, provider: str) -> str:
+        """The sentence, once the link is on hold."""
+        self.until(lambda: self.link(org_id, provider)["status"] == "on_hold", "on hold")
         return str(self.link(org_id, provider)["error"]["message"])
 
 
@@ -127,38 +127,41 @@ def stripe_charges_for(tier: str, plans: str) -> str:
     return plans.replace(head, f'{head}charged_by = "stripe"\n')
 
 
-def test_a_customer_deleted_in_stripe_ends_parked_with_a_sentence(up: SandboxApp) -> None:
+def test_a_customer_deleted_in_stripe_ends_on_hold_with_a_sentence(up: SandboxApp) -> None:
     org_id = up.organization()
     stripe_id, _ = up.ids(org_id)
     up.sandbox.delete("stripe", "customers", stripe_id)
-    assert up.is_parked(org_id, "stripe").startswith(f"{stripe_id} at Stripe: it was deleted in Stripe, which cannot")
+    assert up.conflict(org_id, "stripe").startswith(f"{stripe_id} at Stripe: it was deleted in Stripe, which cannot")
     shown = up.billing_sync("parked").stdout
     assert f"{stripe_id} at Stripe: it was deleted" in shown.replace("\n  ", " ")
 
 
-def test_a_customer_deleted_in_lago_ends_parked_and_is_not_made_again(up: SandboxApp) -> None:
+def test_a_customer_deleted_in_lago_ends_on_hold_and_is_not_made_again(up: SandboxApp) -> None:
     org_id = up.organization()
     up.sandbox.delete("lago", "customers", org_id)
-    assert "Lago knows no such customer: it was deleted" in up.is_parked(org_id, "lago")
+    assert "Lago knows no such customer: it was deleted" in up.conflict(org_id, "lago")
     assert [each for each in up.sandbox.state()["lago"]["customers"] if each["external_id"] == org_id] == []
 
 
-def test_a_subscription_that_somebody_ended_is_parked_at_the_biller_that_charges(up: SandboxApp) -> None:
+def test_a_subscription_that_somebody_ended_is_on_hold_at_the_biller_that_charges(up: SandboxApp) -> None:
     at_lago, at_stripe = up.organization(), up.organization("enterprise")
     up.sandbox.delete("lago", "subscriptions", at_lago)
-    assert "ended at Lago, but not by billing-sync" in up.is_parked(at_lago, "lago")
+    assert "ended at Lago, but not by billing-sync" in up.conflict(at_lago, "lago")
     stripe_id, _ = up.ids(at_stripe)
     (theirs,) = [each for each in up.sandbox.state()["stripe"]["subscriptions"] if each["customer"] == stripe_id]
     up.sandbox.delete("stripe", "subscriptions", theirs["id"])
-    assert "ended in Stripe, not by us" in up.is_parked(at_stripe, "stripe")
+    assert "ended in Stripe, not by us" in up.conflict(at_stripe, "stripe")
 
 
-def test_a_plan_that_somebody_changed_is_shown_and_not_changed_back(up: SandboxApp) -> None:
-    org_id = up.organization("professional")
-    up.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
-    assert "and did not make this change" in up.is_parked(org_id, "lago")
+def test_a_plan_that_somebody_changed_is_shown_and_taken_over_by_resolve(up: SandboxApp) -> None:
+    org_id = up.organization("starter")
+    up.sandbox.patch("lago", "subscriptions", org_id, plan_code="professional")
+    assert "and did not make this change" in up.conflict(org_id, "lago")
     theirs = [each for each in up.sandbox.state()["lago"]["subscriptions"] if each["external_id"] == org_id]
-    assert [each["plan_code"] for each in theirs if each["status"] == "active"] == ["enterprise"]
+    assert [each["plan_code"] for each in theirs if each["status"] == "active"] == ["professional"]
+    resolved = up.billing_sync("resolve", org_id, "--theirs")
+    assert "Taken over from Lago: plan professional." in resolved.stdout, resolved.stderr
+    up.until(lambda: up.link(org_id, "lago")["in_sync"], "in sync")
 
 
 def test_a_foreign_subscription_is_neither_joined_nor_ended(up: SandboxApp) -> None:
@@ -168,7 +171,7 @@ def test_a_foreign_subscription_is_neither_joined_nor_ended(up: SandboxApp) -> N
         [{"currency": "usd", "unit_amount": 500, "recurring": {"interval": "month"}, "product_data": {"name": "x"}}]
     )
     rogue = up.sandbox.preload_stripe_subscription(stripe_id, price["id"])
-    assert rogue["id"] in up.is_parked(org_id, "stripe")
+    assert rogue["id"] in up.conflict(org_id, "stripe")
     (still,) = [each for each in up.sandbox.state()["stripe"]["subscriptions"] if each["id"] == rogue["id"]]
     assert (still["status"], still["metadata"]) == ("active", {})
 
@@ -254,7 +257,7 @@ def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
 
         customer_id = link(database, org_id, "stripe").customer_id
         sandbox.delete("stripe", "customers", str(customer_id))
-        until(lambda: link(database, org_id, "stripe").state == "parked", "parked")
+        until(lambda: link(database, org_id, "stripe").state == "on_hold", "on hold")
 
         relay.send_signal(signal.SIGTERM)
         relay.wait(PATIENCE_SECONDS)
