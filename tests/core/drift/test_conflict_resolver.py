@@ -35,8 +35,8 @@ def synced(world: SyncWorld, plan_tier: str = "professional") -> str:
     return org_id
 
 
-def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
-    """A webhook of the provider arrives and is processed to its end."""
+def hear(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    """A webhook of the provider is stored and counted, and no attempt is made yet."""
     webhook = ParsedWebhook(
         provider=provider,
         id=f"evt_{world.now.timestamp()}",
@@ -48,6 +48,11 @@ def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
     with world.database.write() as session:
         provider_webhooks.store(session, webhook, world.now)
     provider_webhooks.process(world.database, world.clock)
+
+
+def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    """A webhook of the provider arrives and is processed to its end."""
+    hear(world, org_id, provider)
     world.reconcile_until_idle(org_id)
     world.wait(10)
     world.sandbox.reset_calls()
@@ -314,21 +319,6 @@ def test_a_change_during_the_check_does_not_undo_the_conflict_that_it_finds(worl
     check(world, org_id, "lago")
     assert_on_hold(world, org_id, "lago")
     assert lago_plan(world) == "enterprise"
-
-
-def hear(world: SyncWorld, org_id: str, provider: Provider) -> None:
-    """The webhook is stored and counted, and no attempt is made yet."""
-    webhook = ParsedWebhook(
-        provider=provider,
-        id=f"heard_{world.now.timestamp()}",
-        type="any",
-        effect="check",
-        customer_id=world.link(org_id, provider).customer_id,
-        org_id=org_id if provider == "lago" else None,
-    )
-    with world.database.write() as session:
-        provider_webhooks.store(session, webhook, world.now)
-    provider_webhooks.process(world.database, world.clock)
 
 
 def test_an_organization_that_is_deleted_during_the_check_is_not_put_on_hold(world: SyncWorld) -> None:
