@@ -490,7 +490,8 @@ def link_states_page() -> str:
         f"A {_link('billing link', 'glossary')} has three states. `state` says whether it is "
         "reconciled. `customer_state` and `plan_state` say what is known of the provider. This page is the table "
         "`TRANSITIONS` of [core/organizations/link_states.py](../../core/organizations/link_states.py), from which the "
-        "statements take their values. An event that meets a state without a transition parks the link with the error "
+        "statements take their values. An event of a sync attempt that meets a state without a transition parks the "
+        "link with the error "
         "code `undefined_transition`."
     )
     parts = [

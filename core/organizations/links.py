@@ -18,9 +18,9 @@ from core.organizations import link_states
 # The relay sends a sync request within moments of the commit. If the link is still behind after this, the sweep sends
 # one.
 SWEEP_GRACE = timedelta(seconds=20)
-# Further changes are sent together after a cooldown, and a request for another change would be throttled, too.
 IS_CHECK_DUE = BillingLink.checks_done < BillingLink.checks_requested
 """A webhook reported something that no remote check has compared yet."""
+# Further changes are sent together after a cooldown, and a request for another change would be throttled, too.
 _WAIT_LASTS = and_(
     BillingLink.not_before_reason.in_(("cooldown", "object_limit")),
     BillingLink.not_before > bindparam("now", type_=UtcDateTime()),

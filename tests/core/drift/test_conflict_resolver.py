@@ -81,6 +81,12 @@ def change_plan_in_lago(world: SyncWorld, org_id: str, plan_code: str) -> None:
     assert_on_hold(world, org_id, "lago")
 
 
+def change_price_in_stripe(world: SyncWorld, tier: str) -> None:
+    subscription = next(iter(world.sandbox.state()["stripe"]["subscriptions"]))
+    item = {"id": subscription["items"]["data"][0]["id"], "price": price_of(world, tier), "quantity": 1}
+    world.sandbox.patch("stripe", "subscriptions", subscription["id"], items=[item])
+
+
 def assert_on_hold(world: SyncWorld, org_id: str, provider: Provider) -> None:
     link = world.link(org_id, provider)
     assert (link.state, link.error_kind, link.lease_token) == ("on_hold", "conflict", None)
@@ -364,9 +370,7 @@ def test_a_conflict_is_kept_though_the_lease_was_lost_unless_the_check_was_made_
 def test_a_change_that_a_webhook_reported_is_compared_before_a_retry_writes_the_plan(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
-    subscription = next(iter(world.sandbox.state()["stripe"]["subscriptions"]))
-    item = {"id": subscription["items"]["data"][0]["id"], "price": price_of(world, "enterprise"), "quantity": 1}
-    world.sandbox.patch("stripe", "subscriptions", subscription["id"], items=[item])
+    change_price_in_stripe(world, "enterprise")
     hear(world, org_id, "stripe")
     world.change(org_id, commands.retry)
     world.sandbox.reset_calls()
@@ -412,9 +416,7 @@ def test_ours_does_not_adopt_their_payer_while_stripe_is_parked(world: SyncWorld
 def test_ours_does_not_end_the_subscription_of_a_plan_whose_setting_was_lost(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
-    subscription = next(iter(world.sandbox.state()["stripe"]["subscriptions"]))
-    item = {"id": subscription["items"]["data"][0]["id"], "price": price_of(world, "enterprise"), "quantity": 1}
-    world.sandbox.patch("stripe", "subscriptions", subscription["id"], items=[item])
+    change_price_in_stripe(world, "enterprise")
     check(world, org_id, "stripe")
     assert_on_hold(world, org_id, "stripe")
     world.set_charging_provider("lago")
