@@ -21,6 +21,7 @@ from tasks import drift, emails, sweep
 from tasks.base import BillingApp
 from worker.config.settings import Settings
 from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS, Relay
+from worker.processes.thread_pool import ThreadPool
 from worker.wiring import celery_app
 from worker.wiring.runtime import check_accounts
 
@@ -101,7 +102,7 @@ class EmbeddedProcess:
             publishing.publish(runtime.catalog, runtime.reconciler.providers.values())
         self._relay = Relay(self._app, runtime.database)
         self._worker = self._app.WorkController(
-            pool="threads",
+            pool=ThreadPool,
             concurrency=settings.worker_concurrency,
             hostname="embedded@localhost",
             without_heartbeat=True,
