@@ -46,14 +46,15 @@ layers: $(VENV)/installed-test
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
-# The markers are described in pyproject.toml; which Postgres tests are slow is decided in tests/conftest.py. Two workers
-# (pytest-xdist) take whole files, and each has its own servers. All tests need one process: there is one RabbitMQ.
+# The markers are described in pyproject.toml; which Postgres tests are slow is decided in tests/conftest.py. Each of the
+# two workers (pytest-xdist) has its own servers; one that has finished takes over tests of the other.
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 test: $(VENV)/installed-test
 	@echo 'The fast tests: under four minutes. Left out: starting processes, long searches, most of Postgres (make test-all).'
-	@$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not processes'
+	@$(PYTEST) -q -m 'not slow and not processes'
 
 test-all: $(VENV)/installed-test
-	$(BIN)/pytest
+	$(PYTEST)
 
 crash-matrix: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.crash.matrix

@@ -154,11 +154,13 @@ def redis_url(redis_server: str) -> str:
 
 
 @pytest.fixture
-def rabbit_url() -> str:
+def rabbit_url() -> Iterator[str]:
+    """One test at a time: all workers of pytest-xdist share this server and its queues."""
     url = servers.rabbit()
     if url is None:
         pytest.skip("no RabbitMQ is running: name one in CELERY_BROKER_URL")
-    return url
+    with servers.rabbit_lock():
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ a Postgres and a Valkey are started for the run. RabbitMQ is used if one is runn
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import socket
@@ -26,6 +27,7 @@ KEPT = "TEST_BROKER_URL"
 NAMED_BROKER = os.environ.pop("CELERY_BROKER_URL", "") or os.environ.get(KEPT, "")
 os.environ[KEPT] = NAMED_BROKER
 LOCAL_RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
+RABBIT_LOCK_FILE = Path(tempfile.gettempdir()) / "billing-sync-tests-rabbitmq.lock"
 
 
 def named_postgres() -> str | None:
@@ -53,6 +55,14 @@ def rabbit() -> str | None:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return LOCAL_RABBIT if probe.connect_ex(("127.0.0.1", 5672)) == 0 else None
+
+
+@contextmanager
+def rabbit_lock() -> Iterator[None]:
+    """Wait until no other test uses RabbitMQ; the system releases the lock of a process that dies."""
+    with RABBIT_LOCK_FILE.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
