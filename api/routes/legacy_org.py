@@ -245,9 +245,11 @@ def get_settings(org_id: OrgId, principal: PrincipalDep) -> LegacyOrganizationSe
 
 
 @router.put("/api/v1/org/{org_id}/settings")
-def change_settings(org_id: OrgId, body: UpdateOrganizationRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
+def change_settings(
+    org_id: OrgId, body: UpdateOrganizationRequest, context: ContextDep, unit_of_work: UnitOfWorkDep
+) -> ChangeResponse:
     """As `PATCH /api/organizations/{org_id}`."""
-    return organizations.update_organization(org_id, body, unit_of_work)
+    return organizations.update_organization(org_id, body, context, unit_of_work)
 
 
 def _require_organization(principal: Principal) -> OrganizationRow:

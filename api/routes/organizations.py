@@ -133,14 +133,18 @@ def get_organization(org_id: OrgId, principal: PrincipalDep) -> responses.Organi
 
 
 @router.patch("/api/organizations/{org_id}")
-def update_organization(org_id: OrgId, body: UpdateOrganizationRequest, unit_of_work: UnitOfWorkDep) -> ChangeResponse:
+def update_organization(
+    org_id: OrgId, body: UpdateOrganizationRequest, context: ContextDep, unit_of_work: UnitOfWorkDep
+) -> ChangeResponse:
     """Rename it, or change the billing details; the change is synced to both providers."""
 
     def work(change: ChangeContext) -> ChangeResponse:
         organization = lock_undeleted_organization(change, org_id)
         if body.name is not None:
             commands.rename(change, organization, body.name)
-        commands.change_billing_details(change, organization, billing_email=body.billing_email, currency=body.currency)
+        commands.change_billing_details(
+            change, organization, context.catalog, billing_email=body.billing_email, currency=body.currency
+        )
         return ChangeResponse(status="updated", sync=_sync_version(organization))
 
     return unit_of_work.run(work)

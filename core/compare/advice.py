@@ -40,6 +40,7 @@ AdviceCode = Literal[
     "next_plan_undesired",
     # No desired state
     "plan_not_in_catalog",
+    "plan_in_other_currency",
     "lago_still_has_payer",
     "stripe_still_has_subscription",
     "charging_provider_would_change",
@@ -123,6 +124,10 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     ),
     "next_plan_missing": "the repair schedules our next plan",
     "next_plan_undesired": "the repair cancels the scheduled plan",
+    "plan_in_other_currency": (
+        "plan {tier} costs {plan_currency}, and the organization pays in {currency}: change the currency of "
+        "the organization to {plan_currency}, or its plan to one in {currency}"
+    ),
     "plan_not_in_catalog": (
         "plan {tier!r} is not in the catalog ({tiers}): change the organization to one of these plans, or add a table "
         "for the plan to plans.toml"

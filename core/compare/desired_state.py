@@ -1,7 +1,7 @@
 """Desired state of an organization at one provider, computed from its row and the plan catalog, and nowhere else.
 
 An unknown plan is a ``RejectedError``: it parks the link and never means a free plan. Two charging providers at once
-are a ``RejectedError``, too.
+are a ``RejectedError``, too, and so is a plan in another currency than the organization's.
 """
 
 from __future__ import annotations
@@ -58,10 +58,9 @@ def desired_state(
     )
     if organization.status == "deleted":
         return DesiredState(customer=spec, active=False)
-    plan = _catalog_plan(provider, organization.plan_tier, catalog)
-    next_plan = (
-        _catalog_plan(provider, organization.pending_plan_tier, catalog) if organization.pending_plan_tier else None
-    )
+    plan = _sold_plan(provider, organization.plan_tier, organization.currency, catalog)
+    pending_tier = organization.pending_plan_tier
+    next_plan = _sold_plan(provider, pending_tier, organization.currency, catalog) if pending_tier else None
     if next_plan is not None and next_plan.charged_by != plan.charged_by:
         raise charging.charging_provider_would_change(provider, plan, next_plan)
     if plan.charged_by == provider:
@@ -119,9 +118,13 @@ def customer_fingerprint(spec: CustomerSpec) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _catalog_plan(provider: Provider, tier: str, catalog: Catalog) -> CatalogPlan:
+def _sold_plan(provider: Provider, tier: str, currency: str | None, catalog: Catalog) -> CatalogPlan:
+    """Lago takes a plan in another currency than the customer's and mixes the two, so no provider is asked for it."""
     plan = catalog.plans.get(tier)
     if plan is None:
         advice = Advice("plan_not_in_catalog", {"tier": tier, "tiers": ", ".join(catalog.tiers())})
         raise RejectedError(provider, advice.sentence, "unknown_plan")
+    if currency is not None and currency != plan.currency:
+        advice = Advice("plan_in_other_currency", {"tier": tier, "plan_currency": plan.currency, "currency": currency})
+        raise RejectedError(provider, advice.sentence, "plan_in_other_currency")
     return plan

@@ -58,7 +58,7 @@ def apply_change(change: ChangeContext, organization: Organization, data: Servic
             commands.change_status(change, organization, data.status)
         case BillingDetailsChangedData():
             commands.change_billing_details(
-                change, organization, billing_email=data.billing_email, currency=data.currency
+                change, organization, catalog, billing_email=data.billing_email, currency=data.currency
             )
         case MembershipAddedData():
             _add_member(change, organization, data)

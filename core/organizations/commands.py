@@ -26,6 +26,7 @@ from core.organizations.validation import (
     checked_currency,
     checked_email,
     checked_name,
+    checked_plan_currency,
     name_key,
 )
 from core.ports.spec import PROVIDERS
@@ -57,6 +58,8 @@ def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Org
         raise InvalidChangeError("org_id", "org_id must be org_ followed by at most 60 letters, digits, _ or -")
     name = checked_name(new.name)
     one_of("plan_tier", new.plan_tier, catalog.tiers())
+    currency = checked_currency(new.currency) if new.currency else None
+    checked_plan_currency("currency", new.plan_tier, currency, catalog)
     _refuse_taken_name(change.session, name)
     organization = Organization(
         id=new.org_id or f"org_{uuid4()}",
@@ -65,7 +68,7 @@ def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Org
         plan_tier=new.plan_tier,
         status="active",
         billing_email=checked_email(new.billing_email) if new.billing_email else None,
-        currency=checked_currency(new.currency) if new.currency else None,
+        currency=currency,
         created_at=change.now,
         updated_at=change.now,
         version=1,
@@ -115,11 +118,19 @@ def change_status(change: ChangeContext, organization: Organization, status: str
 
 
 def change_billing_details(
-    change: ChangeContext, organization: Organization, *, billing_email: str | None = None, currency: str | None = None
+    change: ChangeContext,
+    organization: Organization,
+    catalog: Catalog,
+    *,
+    billing_email: str | None = None,
+    currency: str | None = None,
 ) -> None:
     """Replace the given fields. ``None`` leaves a field as it is."""
     new_email = checked_email(billing_email) if billing_email is not None else organization.billing_email
     new_currency = checked_currency(currency) if currency is not None else organization.currency
+    if new_currency != organization.currency:
+        for tier in filter(None, (organization.plan_tier, organization.pending_plan_tier)):
+            checked_plan_currency("currency", tier, new_currency, catalog)
     changed: list[Json] = []
     if new_email != organization.billing_email:
         organization.billing_email = new_email

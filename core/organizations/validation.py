@@ -1,10 +1,11 @@
-"""Which names, email addresses, currencies and ids an organization may have. Raises ``InvalidChangeError``."""
+"""Which names, email addresses, currencies, plans and ids an organization may have. Raises ``InvalidChangeError``."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
+from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
 
 MAX_ORGANIZATION_NAME_LENGTH = 200
@@ -40,3 +41,19 @@ def checked_currency(currency: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", currency):
         raise InvalidChangeError("currency", "currency must be an ISO code of three capital letters, like USD")
     return currency
+
+
+def checked_plan_currency(field: str, plan_tier: str, currency: str | None, catalog: Catalog) -> None:
+    """All plans of an organization are in one currency. Lago takes a plan in another and mixes the two (lago.md 5.1).
+
+    ``field`` is the one that was changed. A tier that is not in the catalog has no currency.
+    """
+    plan = catalog.plans.get(plan_tier)
+    if plan is None or currency in {None, plan.currency}:
+        return
+    tiers = [tier for tier in catalog.tiers() if catalog.plan(tier).currency == currency]
+    raise InvalidChangeError(
+        field,
+        f"plan {plan_tier} costs {plan.currency}, not {currency}. Plans in {currency}: {', '.join(tiers) or 'none'}. "
+        "An organization keeps its currency; create another organization for another currency",
+    )

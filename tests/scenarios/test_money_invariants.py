@@ -417,7 +417,9 @@ class MoneyStateMachine(RuleBasedStateMachine):
             case email:
                 self.world.change(
                     org_id,
-                    lambda change, it: organization_commands.change_billing_details(change, it, billing_email=email),
+                    lambda change, it: organization_commands.change_billing_details(
+                        change, it, self.world.catalog, billing_email=email
+                    ),
                 )
 
     def _receive_webhook(self, org_id: str, provider: Provider) -> None:

@@ -29,7 +29,7 @@ CHANGES: dict[str, tuple[Doing, tuple[int, int]]] = {
         lambda world, org_id: world.change(
             org_id,
             lambda change, organization: commands.change_billing_details(
-                change, organization, billing_email="new@acme.test"
+                change, organization, world.catalog, billing_email="new@acme.test"
             ),
         ),
         (1, 1),

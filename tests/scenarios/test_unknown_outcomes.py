@@ -20,7 +20,7 @@ DAY_AND_HOUR = {"hours": 25.0}
 def rename_and_move(world: SyncWorld, org_id: str) -> None:
     def move(change: ChangeContext, organization: Organization) -> None:
         commands.rename(change, organization, "Acme GmbH")
-        commands.change_billing_details(change, organization, billing_email="new@acme.test")
+        commands.change_billing_details(change, organization, world.catalog, billing_email="new@acme.test")
 
     world.change(org_id, move)
 

@@ -127,6 +127,7 @@ def compute_desired_state(plans: Catalog, **changes: Any) -> None:  # noqa: ANN4
 
 REJECTION_CASES: dict[AdviceCode, Callable[[], None]] = {
     "plan_not_in_catalog": lambda: compute_desired_state(catalog("lago"), plan_tier="gold"),
+    "plan_in_other_currency": lambda: compute_desired_state(catalog("lago"), currency="EUR"),
     "lago_still_has_payer": lambda: refuse_double_charging(link("lago", payer_id="cus_1")),
     "stripe_still_has_subscription": lambda: refuse_double_charging(link("stripe", subscription_id="sub_1")),
     "charging_provider_would_change": lambda: compute_desired_state(

@@ -87,6 +87,17 @@ def test_an_unknown_plan_is_refused_with_the_known_ones_and_never_free(provider:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("euro_tier", ["professional", "starter"])
+def test_a_plan_in_another_currency_is_rejected_before_a_provider_is_called(provider: Provider, euro_tier: str) -> None:
+    plans = charged_by("lago")
+    euro = plans.plan(euro_tier).model_copy(update={"currency": "EUR"})
+    plans = plans.model_copy(update={"plans": plans.plans | {euro_tier: euro}})
+    with pytest.raises(RejectedError, match=f"plan {euro_tier} costs EUR, and the organization pays in USD") as caught:
+        desired_at(provider, plans, None, currency="USD", pending_plan_tier="starter")
+    assert caught.value.code == "plan_in_other_currency"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_deleted_organization_wants_nothing_new_whatever_its_plan(provider: Provider) -> None:
     made = desired_at(provider, charged_by("lago"), plan_tier="gold", status="deleted")
     assert (made.active, made.plan_code) == (False, None)

@@ -101,7 +101,7 @@ def test_a_created_organization_keeps_the_senders_id_and_everything_sent(inbox: 
         name="Acme",
         plan_tier="starter",
         billing_email="billing@acme.test",
-        currency="EUR",
+        currency="USD",
         owner_user_id="u1",
     )
     assert handled == HandledEvent(status="applied", reason=None, org_id=ORG)
@@ -110,7 +110,7 @@ def test_a_created_organization_keeps_the_senders_id_and_everything_sent(inbox: 
         "Acme",
         "starter",
         "billing@acme.test",
-        "EUR",
+        "USD",
     )
     assert inbox.roles() == {"u1": "owner"}
     with inbox.database.read() as session:
@@ -346,7 +346,7 @@ def history_of(org_id: str) -> list[dict[str, Any]]:
         ("membership.role_changed", {"user_id": "u2", "role": "owner"}),
         ("membership.removed", {"user_id": "u1"}),
         ("organization.renamed", {"name": f"Third {org_id}"}),
-        ("organization.billing_details_changed", {"currency": "EUR"}),
+        ("organization.billing_details_changed", {"billing_email": "c@d.test"}),
         ("organization.status_changed", {"status": "suspended"}),
         ("membership.removed", {"user_id": "u2"}),
         ("membership.added", {"user_id": "u2"}),
@@ -365,7 +365,7 @@ def test_the_messages_of_one_source_end_alike_in_whatever_order_they_come(inbox:
             assert inbox.handle(raw).status != "rejected"
         organization = inbox.present(org_id)
         assert (organization.name, organization.status) == (f"Third {org_id}", "suspended")
-        assert (organization.billing_email, organization.currency) == ("a@b.test", "EUR")
+        assert (organization.billing_email, organization.currency) == ("c@d.test", "USD")
         with inbox.database.read() as session:
             members = session.scalars(select(Membership).where(Membership.org_id == org_id))
             assert {each.user_id: each.role for each in members} == {"u2": "billing_admin"}
@@ -379,10 +379,10 @@ def test_a_removal_is_not_undone_by_the_addition_that_comes_after_it(acme: Inbox
 
 
 def test_an_older_word_about_another_billing_field_is_still_news(acme: InboxHarness) -> None:
-    assert acme.send("organization.billing_details_changed", at=2, currency="EUR").status == "applied"
+    assert acme.send("organization.billing_details_changed", at=2, currency="USD").status == "applied"
     late = acme.send("organization.billing_details_changed", at=1, currency="USD", billing_email="a@b.test")
     assert late.status == "applied"
-    assert (acme.present().currency, acme.present().billing_email) == ("EUR", "a@b.test")
+    assert (acme.present().currency, acme.present().billing_email) == ("USD", "a@b.test")
     assert acme.send("organization.billing_details_changed", at=1, currency="CHF").status == "superseded"
 
 

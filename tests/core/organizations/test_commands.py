@@ -145,7 +145,9 @@ class AnyChanges(RuleBasedStateMachine):
     def change_details(self, org: str, email: str | None, currency: str | None) -> None:
         self._change(
             org,
-            lambda change, it: commands.change_billing_details(change, it, billing_email=email, currency=currency),
+            lambda change, it: commands.change_billing_details(
+                change, it, PLANS, billing_email=email, currency=currency
+            ),
         )
 
     @rule(org=orgs, lago=st.sampled_from([None, "l1", "l2", ""]), stripe=st.sampled_from([None, "cus_1", " cus_1"]))
@@ -243,7 +245,9 @@ def test_events_hold_no_name_and_no_address(database: Database, plans: Catalog) 
         organization = commands.lock(session, org_id)
         assert organization is not None
         commands.rename(ChangeContext(session, NOW), organization, "More Secret")
-        commands.change_billing_details(ChangeContext(session, NOW), organization, billing_email="boss@secret.test")
+        commands.change_billing_details(
+            ChangeContext(session, NOW), organization, plans, billing_email="boss@secret.test"
+        )
     with database.read() as session:
         kept = [event.data for event in session.scalars(select(Event))]
     assert len(kept) == 3
@@ -323,3 +327,50 @@ def test_an_id_from_outside_must_be_one_that_both_billers_take(database: Databas
         commands.create(
             ChangeContext(session, NOW), NewOrganization(name="Acme", plan_tier="starter", org_id=org_id), plans
         )
+
+
+def _with_euro_plan(plans: Catalog) -> Catalog:
+    codes = {"lago_plan_code": "euro", "stripe_lookup_key": "euro"}
+    euro = plans.plan("enterprise").model_copy(update={"tier": "euro", "rank": 900, "currency": "EUR", **codes})
+    return plans.model_copy(update={"plans": plans.plans | {"euro": euro}})
+
+
+def test_an_organization_is_created_in_the_currency_of_its_plan(database: Database, plans: Catalog) -> None:
+    catalog = _with_euro_plan(plans)
+    with database.write() as session:
+        change = ChangeContext(session, NOW)
+        with pytest.raises(InvalidChangeError, match=r"costs USD, not EUR\. Plans in EUR: euro\.") as caught:
+            commands.create(change, NewOrganization(name="Acme", plan_tier="starter", currency="EUR"), catalog)
+        assert caught.value.field == "currency"
+        with pytest.raises(InvalidChangeError, match="Plans in SEK: none"):
+            commands.create(change, NewOrganization(name="Acme", plan_tier="starter", currency="SEK"), catalog)
+        commands.create(change, NewOrganization(name="Acme", plan_tier="euro", currency="EUR"), catalog)
+
+
+@pytest.mark.parametrize("currency", [None, "USD"])
+def test_an_organization_keeps_the_currency_that_it_pays_in(
+    database: Database, plans: Catalog, currency: str | None
+) -> None:
+    catalog = _with_euro_plan(plans)
+    with database.write() as session:
+        change = ChangeContext(session, NOW)
+        new = NewOrganization(name="Acme", plan_tier="starter", currency=currency)
+        organization = commands.create(change, new, catalog)
+        with pytest.raises(InvalidChangeError, match="plan euro costs EUR, not USD") as caught:
+            plan_changes.change_plan(change, organization, "euro", catalog)
+        assert caught.value.field == "plan_tier"
+        with pytest.raises(InvalidChangeError, match="plan starter costs USD, not EUR") as caught:
+            commands.change_billing_details(change, organization, catalog, billing_email="a@b.test", currency="EUR")
+        assert caught.value.field == "currency"
+        assert (organization.billing_email, organization.version) == (None, 1)
+
+
+def test_a_scheduled_plan_holds_the_currency_too(database: Database, plans: Catalog) -> None:
+    """The row is as before this rule: the plan that goes on is unknown to the catalog, the scheduled one is in it."""
+    with database.write() as session:
+        change = ChangeContext(session, NOW)
+        organization = commands.create(change, NewOrganization(name="Acme", plan_tier="starter"), plans)
+        organization.plan_tier, organization.pending_plan_tier = "gold", "starter"
+        with pytest.raises(InvalidChangeError, match="plan starter costs USD, not EUR"):
+            commands.change_billing_details(change, organization, plans, currency="EUR")
+        commands.change_billing_details(change, organization, plans, currency="USD")

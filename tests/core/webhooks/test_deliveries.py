@@ -51,7 +51,9 @@ def test_each_event_is_told_by_its_public_name_to_those_who_ask_for_it(harness: 
     everything, only = harness.endpoint(), harness.endpoint("organization.deleted", "membership.added")
     org_id = harness.create()
     harness.change(org_id, lambda change, it: commands.rename(change, it, "Other"))
-    harness.change(org_id, lambda change, it: commands.change_billing_details(change, it, currency="EUR"))
+    harness.change(
+        org_id, lambda change, it: commands.change_billing_details(change, it, harness.plans, currency="USD")
+    )
     harness.change(org_id, lambda change, it: plan_changes.change_plan(change, it, "enterprise", harness.plans))
     harness.change(org_id, lambda change, it: memberships.add(change, it, "user_1", "owner"))
     harness.change(org_id, lambda change, it: commands.change_status(change, it, "suspended"))
@@ -80,7 +82,7 @@ def test_an_announcement_holds_identity_and_few_facts_and_neither_name_nor_addre
     harness.change(org_id, lambda change, it: plan_changes.change_plan(change, it, "enterprise", harness.plans))
     harness.change(
         org_id,
-        lambda change, it: commands.change_billing_details(change, it, billing_email="other@mail.test"),
+        lambda change, it: commands.change_billing_details(change, it, harness.plans, billing_email="other@mail.test"),
     )
     harness.change(org_id, lambda change, it: commands.rename(change, it, "Another Personal Name"))
     harness.relay()
