@@ -112,6 +112,7 @@ def test_the_commands_for_operating_end_well(tmp_path: Path) -> None:
             "STRIPE_API_BASE": sandbox,
             "LAGO_API_KEY": "any",
             "LAGO_API_URL": sandbox,
+            "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
             "WEBHOOK_SIGNING_SECRET": "x" * 32,
         }
         OrgManager(data_dir=str(folder / "data")).create_organization("ORG", "starter")

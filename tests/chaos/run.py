@@ -312,6 +312,7 @@ def _keys(url: str, secret: Callable[[str], Any]) -> dict[str, Any]:
         "stripe_api_base": url,
         "lago_api_key": secret(LAGO_KEY),
         "lago_api_url": url,
+        "lago_stripe_provider_code": "stripe_main",
     }
 
 
@@ -319,7 +320,6 @@ def _environment(url: str, folder: Path) -> dict[str, str]:
     return {
         **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ},
         **{name.upper(): value for name, value in _keys(url, str).items()},
-        "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
         "DATA_DIR": str(folder),
         "PLANS_FILE": str(plan_catalog.DEFAULT_PLANS_FILE),
         "WORKER_CONCURRENCY": "4",

@@ -52,6 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # since the sandbox's clock is not moved.
 STANDSTILL = timedelta(minutes=5)
 PERIOD = timedelta(days=32)
+LINKS_PAYER, MANUAL_PAYMENTS = {"LAGO_STRIPE_PROVIDER_CODE": "stripe_main"}, {"LAGO_MANUAL_PAYMENTS": "true"}
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_may_read_this", "a_lago_key_nobody_may_read"
 # A run that passes its point does so within a few seconds. One that never does costs this much, and is tried again.
 REACHED_SECONDS = 30.0
@@ -207,7 +208,7 @@ class CrashRunner:
             **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ},
             **self._target.environment,
             **({"CHARGED_BY": setting.charged_by} if setting.charged_by else {}),
-            **({"LAGO_STRIPE_PROVIDER_CODE": "stripe_main"} if setting.links_payer else {}),
+            **(LINKS_PAYER if setting.links_payer else MANUAL_PAYMENTS),
             **dict(setting.also),
             "DATA_DIR": str(self._folder),
             "PLANS_FILE": str(plans),
@@ -432,6 +433,7 @@ def _publish_plans(plans_file: Path, setting: Setting, url: str) -> None:
         stripe_api_base=url,
         lago_api_key=SecretStr(LAGO_KEY),
         lago_api_url=url,
+        lago_manual_payments=True,
     )
     providers = runtime.open_providers(settings, plans)
     publishing.publish(plans, providers.values())

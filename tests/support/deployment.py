@@ -128,6 +128,7 @@ def deployment(database_url: str, broker_url: str, sandbox_url: str, folder: Pat
         "STRIPE_API_BASE": sandbox_url,
         "LAGO_API_KEY": LAGO_KEY,
         "LAGO_API_URL": sandbox_url,
+        "LAGO_MANUAL_PAYMENTS": "true",
         "DATA_DIR": str(folder),
         "LOG_LEVEL": "INFO",
         **dict.fromkeys(RATES, "200"),

@@ -81,7 +81,7 @@ def sandbox(
         output.show(
             f"The sandbox listens on {server.url}",
             f"  STRIPE_API_BASE={server.url}  STRIPE_SECRET_KEY=sk_test_…   (any key of that form)",
-            f"  LAGO_API_URL={server.url}  LAGO_API_KEY=…   (any key)",
+            f"  LAGO_API_URL={server.url}  LAGO_API_KEY=…   (any key)  LAGO_STRIPE_PROVIDER_CODE=stripe_main",
             f"  {server.url}/sandbox/state shows its objects. Stop it with Ctrl-C.",
         )
         stopping.wait()

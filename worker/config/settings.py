@@ -73,7 +73,13 @@ class Settings(EmailSettings):
     )
     lago_api_url: str | None = Field(default=None, description="Lago's origin, without /api/v1; no default.")
     lago_api_key: SecretStr | None = Field(default=None, description="Key of one Lago organization.")
-    lago_stripe_provider_code: str | None = Field(default=None, description="Lago's code of its Stripe connection.")
+    lago_stripe_provider_code: str | None = Field(
+        default=None,
+        description="Lago's code of its Stripe connection; required where Lago charges, unless LAGO_MANUAL_PAYMENTS.",
+    )
+    lago_manual_payments: bool = Field(
+        default=False, description="Lago's invoices are paid outside, for example by bank transfer: it charges nobody."
+    )
     lago_webhook_secret: SecretStr | None = Field(default=None, description="HMAC key of Lago's webhooks.")
 
     webhook_signing_secret: SecretStr | None = Field(

@@ -136,7 +136,7 @@ def _stripe_limit(published: float) -> RateLimit:
 
 
 def open_providers(settings: Settings, plans: Catalog) -> dict[Provider, BillingProvider]:
-    """Both providers. Raises ``SettingsError`` if none is configured."""
+    """Both providers. Raises ``SettingsError`` if none is configured, or if Lago could not charge."""
     stripe, lago = open_stripe_and_lago(settings, plans, WORKER_CALL_SECONDS)
     return {"stripe": stripe, "lago": lago}
 
@@ -153,6 +153,7 @@ def open_stripe_and_lago(
             "or run `billing-sync up`, which starts its own sandbox"
         )
         raise SettingsError(message)
+    _refuse_lago_without_payer(settings, plans)
     stripe = StripeProvider(
         stripe_key.get_secret_value(),
         stripe_url,
@@ -168,3 +169,15 @@ def open_stripe_and_lago(
         timeout=call_seconds,
     )
     return stripe, lago
+
+
+def _refuse_lago_without_payer(settings: Settings, plans: Catalog) -> None:
+    """Lago takes a customer without a payment provider, makes its invoices, and never charges them."""
+    tiers = [tier for tier in plans.tiers() if plans.plan(tier).charged_by == "lago"]
+    if settings.lago_stripe_provider_code or settings.lago_manual_payments or not tiers:
+        return
+    message = (
+        f"LAGO_STRIPE_PROVIDER_CODE is not set, so Lago would charge nobody for {', '.join(tiers)}: set it to the code "
+        "of Lago's Stripe connection, or set LAGO_MANUAL_PAYMENTS=true if its invoices are paid outside"
+    )
+    raise SettingsError(message)

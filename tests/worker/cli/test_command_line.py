@@ -110,6 +110,7 @@ def provider_settings(url: str) -> dict[str, str]:
         "STRIPE_API_BASE": url,
         "LAGO_API_KEY": "secret-word",
         "LAGO_API_URL": url,
+        "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
     }
 
 

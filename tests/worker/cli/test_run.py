@@ -42,6 +42,7 @@ def deployed(postgres_url: str, redis_url: str, sandbox: SandboxClient, sandbox_
         "STRIPE_API_BASE": sandbox_server.url,
         "LAGO_API_KEY": LAGO_KEY,
         "LAGO_API_URL": sandbox_server.url,
+        "LAGO_MANUAL_PAYMENTS": "true",
     }
 
 
@@ -162,8 +163,9 @@ def test_a_worker_refuses_a_database_whose_schema_is_not_its_own(
     folder: Path, postgres_url: str, redis_url: str, sandbox_server: Sandbox
 ) -> None:
     url = sandbox_server.url
-    providers = {"STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_API_BASE": url, "LAGO_API_KEY": LAGO_KEY, "LAGO_API_URL": url}
-    settings = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, **providers}
+    stripe = {"STRIPE_SECRET_KEY": STRIPE_KEY, "STRIPE_API_BASE": url}
+    lago = {"LAGO_API_KEY": LAGO_KEY, "LAGO_API_URL": url, "LAGO_STRIPE_PROVIDER_CODE": "stripe_main"}
+    settings = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, **stripe, **lago}
     refused = console.run(folder, "worker", settings=settings)
     assert refused.returncode == 2
     assert "run `billing-sync db upgrade`" in refused.stderr
@@ -179,6 +181,19 @@ def test_the_packaged_plans_are_never_used_with_the_keys_of_a_provider(
     refused = console.run(tmp_path, *words, settings=deployed)
     assert refused.returncode in {1, 2}
     assert "set PLANS_FILE to your plan catalog, or start in the folder that contains plans.toml" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("worker",), ("relay",), ("api",), ("plans", "check"), ("drift", "check")])
+def test_lago_does_not_charge_without_a_connection_unless_this_is_meant(
+    folder: Path, deployed: dict[str, str], words: tuple[str, ...]
+) -> None:
+    """Lago takes customers without a payer and makes invoices that are never charged (R11 in lago.md)."""
+    del deployed["LAGO_MANUAL_PAYMENTS"]
+    refused = console.run(folder, *words, settings=deployed)
+    assert refused.returncode in {1, 2}
+    assert "Lago would charge nobody for founders_friend, starter, professional, enterprise" in refused.stderr
+    assert "set LAGO_MANUAL_PAYMENTS=true if its invoices are paid outside" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
