@@ -90,7 +90,8 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
             "customer that it charges. `LAGO_WEBHOOK_ALGORITHM=jwt` and `LAGO_WEBHOOK_PUBLIC_KEY` belong together."
         ),
         (
-            *("LAGO_API_KEY", "LAGO_API_URL", "LAGO_STRIPE_PROVIDER_CODE", "LAGO_MANUAL_PAYMENTS", "LAGO_RATE_LIMIT"),
+            *("LAGO_API_KEY", "LAGO_API_URL", "LAGO_STRIPE_PROVIDER_CODE", "LAGO_MANUAL_PAYMENTS"),
+            *("LAGO_PAYMENT_METHODS", "LAGO_RATE_LIMIT"),
             *("LAGO_WEBHOOK_SECRET", "LAGO_WEBHOOK_ALGORITHM", "LAGO_WEBHOOK_PUBLIC_KEY"),
         ),
     ),

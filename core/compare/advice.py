@@ -52,6 +52,7 @@ AdviceCode = Literal[
     "conflict_plan",
     "conflict_next_plan",
     "conflict_payer",
+    "conflict_adoption",
 ]
 
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
@@ -111,7 +112,7 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "ended_in_lago": "it was ended in Lago, not by us; the repair creates it again",
     "ended_in_stripe": (
         "it was ended in Stripe, not by us. To charge again, create a subscription for the customer in Stripe with "
-        "metadata org_id={org_id}, then run `{retry_command}` to adopt it"
+        "the price of its plan and metadata org_id={org_id}, then run `{retry_command}` to adopt it"
     ),
     "inactive_in_lago": (
         "Lago has a subscription with our id that is inactive or belongs to another customer: resolve it in Lago, then "
@@ -166,6 +167,12 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "Lago charges the Stripe customer {theirs}, but billing-sync expects {ours} and did not make this change: run "
         "`billing-sync resolve {org_id} --ours` to let Lago charge {ours}, or `billing-sync resolve {org_id} --theirs` "
         "to give the organization the Stripe customer {theirs}"
+    ),
+    "conflict_adoption": (
+        "billing-sync did not create subscription {subscription_id} in Stripe, and its terms are not those of the "
+        "plan: it charges {theirs}, the plan {ours}. Nothing was changed: change the subscription in Stripe to the "
+        "terms of the plan or end it there, then run `billing-sync resolve {org_id} --ours`; or run "
+        "`billing-sync resolve {org_id} --theirs` to change the organization to the plan of that price"
     ),
 }
 

@@ -7,6 +7,7 @@ deleted. ``metadata`` is never sent, because it would replace the entries of oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -28,11 +29,18 @@ NEW_CUSTOMER_WRITE_GAP = timedelta(seconds=2)
 
 
 class LagoCustomers:
-    """``payment_provider_code`` is Lago's code of its Stripe connection; without it no customer is linked to Stripe."""
+    """``payment_provider_code`` is Lago's code of its Stripe connection; without it no customer is linked to Stripe.
 
-    def __init__(self, client: LagoClient, payment_provider_code: str | None) -> None:
+    ``payment_methods`` are sent when a customer is linked for the first time, and never again: somebody may have
+    changed them in Lago since. An imported customer has had its methods before.
+    """
+
+    def __init__(
+        self, client: LagoClient, payment_provider_code: str | None, payment_methods: Sequence[str] = ()
+    ) -> None:
         self._client = client
         self._payment_provider_code = payment_provider_code
+        self._payment_methods = list(payment_methods)
 
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
@@ -44,7 +52,9 @@ class LagoCustomers:
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = not (last_known.applied and spec.payer_id == last_known.payer_id)
-        response = self._upsert(spec, attempt, sends_payer=sends_payer)
+        is_imported = last_known.customer_id is not None and not last_known.confirmed
+        methods = [] if is_imported or last_known.payer_id is not None else self._payment_methods
+        response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods)
         if lago_id is not None and response.lago_id != lago_id:
             raise _rejection(
                 spec,
@@ -60,7 +70,7 @@ class LagoCustomers:
         self._refuse_changed_payer(spec, last_known, response, sends_payer=sends_payer)
         if self._has_other_payer(spec, response):
             # Lago may ignore a payment provider that is sent with the create. Sent again, it is set (lago.md 3.5).
-            response = self._upsert(spec, attempt, sends_payer=True)
+            response = self._upsert(spec, attempt, sends_payer=True, methods=methods)
             if self._has_other_payer(spec, response):
                 raise _rejection(
                     spec,
@@ -140,7 +150,9 @@ class LagoCustomers:
         parameters = {"org_id": spec.org_id, "ours": last_known.payer_id, "theirs": payer}
         raise ConflictError("lago", Advice("conflict_payer", parameters).sentence, PAYER_CHANGED)
 
-    def _upsert(self, spec: CustomerSpec, attempt: AttemptContext, *, sends_payer: bool) -> CustomerResponse:
+    def _upsert(
+        self, spec: CustomerSpec, attempt: AttemptContext, *, sends_payer: bool, methods: Sequence[str]
+    ) -> CustomerResponse:
         body: dict[str, object] = {
             "external_id": spec.org_id,
             "name": spec.name,
@@ -154,6 +166,7 @@ class LagoCustomers:
                 "provider_customer_id": spec.payer_id,
                 # Only this system creates Stripe customers; with True Lago would create a second one.
                 "sync_with_provider": False,
+                **({"provider_payment_methods": list(methods)} if methods else {}),
             }
         request = LagoRequest(
             context=f"customer {spec.org_id}",

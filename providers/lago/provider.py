@@ -7,6 +7,8 @@ billed in advance: ``create_price`` sets ``pay_in_advance``, so a period is bill
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models import Plan as PlanBody
 from lago_python_client.models.plan import PlanResponse
@@ -17,6 +19,7 @@ from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
 from providers.lago.client import LagoClient, LagoRequest, unreadable_error
 from providers.lago.customers import LagoCustomers
+from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.state_reader import LagoStateReader
 from providers.lago.subscriptions import LagoSubscriptions
 from providers.lago.usage_and_preview import LagoUsageAndPreview
@@ -32,14 +35,16 @@ class LagoProvider:
     """Build one in each process, after the fork. ``timeout`` is in seconds, for a whole call.
 
     ``payment_provider_code`` is Lago's code of its Stripe connection. If it is None, no customer is linked to Stripe.
+    ``payment_methods`` are given to a customer when it is linked for the first time. Empty: Lago's default.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each setting of Lago
         self,
         api_url: str,
         api_key: str,
         *,
         payment_provider_code: str | None,
+        payment_methods: Sequence[str] = (),
         ending: EndingPolicy,
         timeout: float = 10.0,
     ) -> None:
@@ -47,7 +52,7 @@ class LagoProvider:
         self._key_suffix = key_suffix(api_key)
         self.reader = LagoStateReader(self._client)
         self.usage_and_preview = LagoUsageAndPreview(self._client)
-        self._customers = LagoCustomers(self._client, payment_provider_code)
+        self._customers = LagoCustomers(self._client, payment_provider_code, payment_methods)
         self._subscriptions = LagoSubscriptions(self._client, ending)
 
     @property
@@ -77,7 +82,7 @@ class LagoProvider:
             "code": price.code,
             "name": price.name,
             "interval": price.interval,
-            "amount_cents": price.amount,
+            "amount_cents": LAGO_UNITS.to_provider(price.amount, price.currency),
             "amount_currency": price.currency,
             "pay_in_advance": True,
         }
@@ -118,7 +123,7 @@ def _price_spec(plan: PlanResponse) -> PriceSpec:
     return PriceSpec(
         code=plan.code,
         name=plan.name,
-        amount=plan.amount_cents,
+        amount=LAGO_UNITS.from_provider(plan.amount_cents, plan.amount_currency),
         currency=plan.amount_currency,
         interval=plan.interval,
     )

@@ -16,6 +16,7 @@ from core.ports.errors import MisconfiguredError
 from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
 from providers.lago.client import LagoClient, LagoRequest, parse_time
+from providers.lago.minor_units import LAGO_UNITS
 
 _EXTRAS_NOTE = "next is the plan's price without usage, taxes and discounts"
 _NO_LAGO_SUBSCRIPTION = (
@@ -89,13 +90,13 @@ def _to_usage(context: str, found: CustomerUsageResponse) -> Usage:
         since=parse_time(context, found.from_datetime),
         until=parse_time(context, found.to_datetime),
         currency=found.currency,
-        amount=found.amount_cents,
+        amount=LAGO_UNITS.from_provider(found.amount_cents, found.currency),
         metrics=tuple(
             UsageLine(
                 code=each.billable_metric.code,
                 name=each.billable_metric.name,
                 units=each.units,
-                amount=each.amount_cents,
+                amount=LAGO_UNITS.from_provider(each.amount_cents, found.currency),
             )
             for each in found.charges_usage
         ),

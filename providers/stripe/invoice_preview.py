@@ -15,6 +15,7 @@ from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote
 from core.ports.spec import SubscriptionSpec
 from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
+from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.plan_changes import StripeUpdate, SubscriptionState, next_update, parse_state
 from providers.stripe.prices import StripePrices, interval_of
 from providers.stripe.responses import StripeModel, StripePage, StripePrice, StripeSubscription, StripeSubscriptionItem
@@ -120,14 +121,12 @@ def _reaches_spec(update: StripeUpdate, spec: SubscriptionSpec) -> bool:
 
 
 def _to_quote(preview: _InvoicePreview, state: SubscriptionState, *, starts_new_period: bool) -> Quote:
-    prorated = None if preview.lines.has_more else sum(line.amount for line in preview.lines.data if line.is_prorated)
     currency = preview.currency.upper()
+    amount_due = STRIPE_UNITS.from_provider(preview.amount_due, currency)
+    lines = sum(line.amount for line in preview.lines.data if line.is_prorated)
+    prorated = None if preview.lines.has_more else STRIPE_UNITS.from_provider(lines, currency)
     too_long = _TOO_MANY_LINES if prorated is None else None
     if starts_new_period:
-        return Quote(
-            currency=currency, now=preview.amount_due, prorated=prorated, reason=too_long or _NEW_PERIOD_BEGINS
-        )
+        return Quote(currency=currency, now=amount_due, prorated=prorated, reason=too_long or _NEW_PERIOD_BEGINS)
     period_ends_at = datetime.fromtimestamp(state.item.current_period_end, UTC)
-    return Quote(
-        currency=currency, now=0, prorated=prorated, next=preview.amount_due, next_at=period_ends_at, reason=too_long
-    )
+    return Quote(currency=currency, now=0, prorated=prorated, next=amount_due, next_at=period_ends_at, reason=too_long)

@@ -12,6 +12,7 @@ from core.ports.provider import RequestPermits
 from core.ports.spec import PriceSpec
 from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
+from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.responses import StripePage, StripePrice, StripeProduct
 
 # A lookup key moves to a new price when somebody raises it (stripe.md 5). We see that within five minutes.
@@ -59,7 +60,7 @@ class StripePrices:
         return PriceSpec(
             code=code,
             name=price.product.name,
-            amount=price.unit_amount,
+            amount=STRIPE_UNITS.from_provider(price.unit_amount, price.currency.upper()),
             currency=price.currency.upper(),
             interval=interval_of(price),
         )
@@ -81,7 +82,7 @@ class StripePrices:
                     {
                         "product": product_id,
                         "lookup_key": spec.code,
-                        "unit_amount": spec.amount,
+                        "unit_amount": STRIPE_UNITS.to_provider(spec.amount, spec.currency.upper()),
                         "currency": spec.currency.lower(),
                         "recurring": recurring,
                     },

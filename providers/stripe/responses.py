@@ -80,6 +80,7 @@ class StripePrice(StripeResource):
 class StripeSubscriptionItem(StripeResource):
     price: StripePrice
     quantity: int = 1
+    discounts: list[object] = Field(default_factory=list)
     current_period_start: int
     current_period_end: int
 
@@ -88,6 +89,11 @@ class StripeSubscription(StripeSubscriptionSummary):
     customer: str
     created: int
     items: StripePage[StripeSubscriptionItem]
+    discounts: list[object] = Field(default_factory=list)
+    cancel_at: int | None = None
+    cancel_at_period_end: bool = False
+    pause_collection: object = None
+    schedule: object = None
 
 
 class StripeEventRequest(StripeModel):

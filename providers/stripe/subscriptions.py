@@ -18,6 +18,7 @@ from core.common.json_types import Json
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
+from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
@@ -64,7 +65,8 @@ class StripeSubscriptions:
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
         if found.has_ended:
             # A successor that an operator created and marked in Stripe is adopted. Only operators start charging again.
-            found = self._find_our_live(spec, self._list_all(spec.customer_id, attempt)) or _refuse_ended(found, spec)
+            successor = self._find_our_live(spec, self._list_all(spec.customer_id, attempt))
+            found = self._adopted(successor, spec, attempt) if successor else _refuse_ended(found, spec)
         return self._bring_to_spec(found, spec, attempt)
 
     def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
@@ -86,7 +88,7 @@ class StripeSubscriptions:
         """The existing subscription, for example after a lost response, or a new one; never a second one."""
         existing = self._list_all(spec.customer_id, attempt)
         if (found := self._find_our_live(spec, existing)) is not None:
-            return found
+            return self._adopted(found, spec, attempt)
         intent = attempt.intent
         if intent is not None and intent.operation == CREATE_SUBSCRIPTION:
             if intent.is_key_safe(self._clock()):
@@ -101,11 +103,19 @@ class StripeSubscriptions:
             else:
                 wait_out_inflight(intent, self._clock())
             if (found := self._find_leftover(intent, spec, existing)) is not None:
-                return found
+                return self._adopted(found, spec, attempt)
         body = self._create_body(spec, attempt)
         attempt.acquire_permit_ahead(SUBSCRIPTION_CREATE_OPERATION)
         intent = attempt.record_intent(CREATE_SUBSCRIPTION, body)
         return self._reread_if_replayed(self._post(intent, spec, attempt), spec, attempt)
+
+    def _adopted(
+        self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
+    ) -> StripeSubscription:
+        """What our own create left behind is ours on any terms; what somebody else created only on the plan's terms."""
+        if not _is_left_by(attempt.intent, found):
+            refuse_other_terms(found, self._prices.active_price(spec.plan_code, attempt), spec)
+        return found
 
     def _reread_if_replayed(
         self, created: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
@@ -288,10 +298,17 @@ class StripeSubscriptions:
             raise RejectedError(STRIPE, message)
 
 
+def _is_left_by(intent: Intent | None, found: StripeSubscription) -> bool:
+    """Whether it may be the effect of this create: our marks are on it, and it is not older."""
+    if intent is None or intent.operation != CREATE_SUBSCRIPTION:
+        return False
+    return "plan" in found.metadata and found.created >= search_window(intent)[0]
+
+
 def _refuse_ended(found: StripeSubscription, spec: SubscriptionSpec) -> NoReturn:
     message = (
         f"subscription {found.id} was ended in Stripe ({found.status}), not by us, so it is not charged again "
         f"automatically; to charge again, create a subscription for customer {spec.customer_id} in Stripe with "
-        f"metadata org_id={spec.org_id}, then retry: it is adopted"
+        f"the price {spec.plan_code} and metadata org_id={spec.org_id}, then retry: it is adopted"
     )
     raise RejectedError(STRIPE, message)

@@ -13,7 +13,7 @@ from api.oidc import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
 from providers.lago.webhooks import JwtCheck
 from worker.config.email import LOOPBACK_HOSTS
-from worker.config.settings import ENV_FILE, SettingsError
+from worker.config.settings import ENV_FILE, SettingsError, split_list
 
 DEFAULT_API_PORT: Final = 8080
 
@@ -63,7 +63,7 @@ class ApiSettings(BaseSettings):
     @field_validator("api_cors_origins")
     @classmethod
     def _check_origins(cls, text: str | None) -> str | None:
-        for origin in _split_list(text):
+        for origin in split_list(text):
             parts = urlsplit(origin)
             is_exact = f"{parts.scheme}://{parts.netloc}" == origin and "*" not in origin and "@" not in origin
             if not (is_exact and parts.hostname and (parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS)):
@@ -103,7 +103,7 @@ class ApiSettings(BaseSettings):
 
     @property
     def cors_origins(self) -> list[str]:
-        return _split_list(self.api_cors_origins)
+        return split_list(self.api_cors_origins)
 
     @property
     def is_https(self) -> bool:
@@ -121,10 +121,6 @@ class ApiSettings(BaseSettings):
             client_secret=self.oidc_client_secret,
             public_url=self.api_public_url.rstrip("/") if self.api_public_url else None,
         )
-
-
-def _split_list(text: str | None) -> list[str]:
-    return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
 def read() -> ApiSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import quote
 
 from dotenv.parser import parse_stream
@@ -23,6 +23,12 @@ from worker.config.email import EmailSettings
 ENV_FILE = Path(".env")
 IN_MEMORY_BROKER_URL = "memory://localhost"
 MIN_SIGNING_SECRET_LENGTH = 32
+
+
+# Lago's own rules: link needs card, and customer_balance stands alone (lago.md 3.5).
+LAGO_PAYMENT_METHODS: Final = (
+    *("card", "sepa_debit", "us_bank_account", "bacs_debit", "boleto", "link", "crypto", "customer_balance"),
+)
 
 
 class SettingsError(Exception):
@@ -77,6 +83,11 @@ class Settings(EmailSettings):
         default=None,
         description="Lago's code of its Stripe connection; required where Lago charges, unless LAGO_MANUAL_PAYMENTS.",
     )
+    lago_payment_methods: str | None = Field(
+        default=None,
+        description="Comma-separated payment methods of a customer that is linked in Lago for the first time: "
+        f"{', '.join(LAGO_PAYMENT_METHODS)}; default: card.",
+    )
     lago_manual_payments: bool = Field(
         default=False, description="Lago's invoices are paid outside, for example by bank transfer: it charges nobody."
     )
@@ -124,6 +135,21 @@ class Settings(EmailSettings):
             raise ValueError(problem)
         return secret
 
+    @field_validator("lago_payment_methods")
+    @classmethod
+    def _check_payment_methods(cls, text: str | None) -> str | None:
+        methods = split_list(text)
+        problem = ""
+        if unknown := [each for each in methods if each not in LAGO_PAYMENT_METHODS]:
+            problem = f"Lago has no payment method {unknown[0]}; choose from {', '.join(LAGO_PAYMENT_METHODS)}"
+        elif "link" in methods and "card" not in methods:
+            problem = "Lago takes link only together with card: write card,link"
+        elif "customer_balance" in methods and len(methods) > 1:
+            problem = "Lago takes customer_balance only alone"
+        if problem:
+            raise ValueError(problem)
+        return text
+
     @model_validator(mode="after")
     def _check_providers_complete(self) -> Settings:
         pairs = {
@@ -144,6 +170,11 @@ class Settings(EmailSettings):
             problem = "LAGO_API_URL must be the bare origin, without /api/v1"
             raise ValueError(problem)
         return self
+
+    @property
+    def payment_methods(self) -> list[str]:
+        """Of a customer that is linked in Lago for the first time. Empty: Lago's default."""
+        return split_list(self.lago_payment_methods)
 
     @property
     def database(self) -> str:
@@ -195,6 +226,10 @@ class Settings(EmailSettings):
                 "lago_webhook_secret": self.lago_webhook_secret or SecretStr(secrets.token_hex(16)),
             }
         )
+
+
+def split_list(text: str | None) -> list[str]:
+    return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
 def read() -> Settings:

@@ -12,13 +12,16 @@ from core.compare.desired_state import PayerPolicy
 from core.db.database import Database
 from core.flow_control.rate_limiter import LocalRateLimiter, ProviderRateLimits, RateLimit, RateLimiter
 from core.flow_control.request_gate import RequestGates
+from core.ports.errors import RejectedError
 from core.ports.provider import BillingProvider
 from core.ports.spec import Provider
 from core.reconcile.account_guard import AccountGuard
 from core.reconcile.reconciler import Reconciler
 from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
 from core.webhooks.signing import Signer
+from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.provider import LagoProvider
+from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.provider import StripeProvider
 from providers.webhooks.http import WebhookHttpSender
 from tasks.base import Runtime
@@ -154,6 +157,7 @@ def open_stripe_and_lago(
         )
         raise SettingsError(message)
     _refuse_lago_without_payer(settings, plans)
+    _refuse_different_units(settings, plans)
     stripe = StripeProvider(
         stripe_key.get_secret_value(),
         stripe_url,
@@ -165,6 +169,7 @@ def open_stripe_and_lago(
         lago_url,
         lago_key.get_secret_value(),
         payment_provider_code=settings.lago_stripe_provider_code,
+        payment_methods=settings.payment_methods,
         ending=plans.ending,
         timeout=call_seconds,
     )
@@ -181,3 +186,20 @@ def _refuse_lago_without_payer(settings: Settings, plans: Catalog) -> None:
         "of Lago's Stripe connection, or set LAGO_MANUAL_PAYMENTS=true if its invoices are paid outside"
     )
     raise SettingsError(message)
+
+
+def _refuse_different_units(settings: Settings, plans: Catalog) -> None:
+    """Lago passes the number of its own amount on to Stripe (lago.md 4), which may count the currency otherwise."""
+    for plan in plans.plans.values():
+        if plan.charged_by != "lago" or not settings.lago_stripe_provider_code:
+            continue
+        try:
+            if LAGO_UNITS.decimals_of(plan.currency) == STRIPE_UNITS.decimals_of(plan.currency):
+                continue
+            problem = f"Lago and Stripe count {plan.currency} in different units, and Lago does not convert"
+        except RejectedError as error:
+            problem = error.message
+        message = (
+            f"plans.{plan.tier}: {problem}, so the amount charged would be wrong: let Stripe charge (`charged_by`)"
+        )
+        raise SettingsError(message)

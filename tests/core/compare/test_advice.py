@@ -158,6 +158,9 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
     "conflict_missing_subscription": conflict("missing", "subscription"),
     "conflict_plan": conflict("wrong_plan", "plan"),
     "conflict_next_plan": conflict("wrong_plan", "next_plan"),
+    "conflict_adoption": Advice(
+        "conflict_adoption", {"org_id": "org_1", "subscription_id": "sub_1", "theirs": "5 USD", "ours": "7 USD"}
+    ),
 }
 
 

@@ -253,6 +253,46 @@ def test_payer_is_linked_when_it_arrives(org: LagoTestOrganization, lago: Sandbo
     assert operations(lago) == [POST_CUSTOMER] * 3
 
 
+@pytest.fixture
+def with_methods(sandbox: Sandbox, provider: LagoProvider) -> Iterator[LagoTestOrganization]:
+    built = LagoProvider(
+        sandbox.url, "key", payment_provider_code="stripe_main", payment_methods=["card", "sepa_debit"], ending=ENDING
+    )
+    assert provider
+    yield LagoTestOrganization(built)
+    built.close()
+
+
+def methods_in_lago(lago: SandboxClient) -> object:
+    return lago.state()["lago"]["customers"][0]["billing_configuration"].get("provider_payment_methods")
+
+
+def test_payment_methods_are_sent_with_the_first_link_and_never_again(
+    with_methods: LagoTestOrganization, lago: SandboxClient
+) -> None:
+    lago.preload_stripe_customers([{"id": "cus_7", "name": "Umbra Labs"}, {"id": "cus_8", "name": "Umbra Labs"}])
+    org = with_methods
+    org.customer()
+    org.last_known = replace(org.last_known, payer_id=org.customer(replace(SPEC, payer_id="cus_7")).payer_id)
+    assert methods_in_lago(lago) == ["card", "sepa_debit"]
+    lago.patch("lago", "customers", "org_1", billing_configuration={"provider_payment_methods": ["card", "link"]})
+    org.customer(replace(SPEC, payer_id="cus_8", name="Umbra GmbH"))
+    assert methods_in_lago(lago) == ["card", "link"]
+
+
+def test_an_imported_customer_keeps_its_payment_methods(
+    with_methods: LagoTestOrganization, lago: SandboxClient
+) -> None:
+    lago.preload_stripe_customers([{"id": "cus_7", "name": "Umbra Labs"}])
+    link = {"payment_provider": "stripe", "payment_provider_code": "stripe_main", "provider_customer_id": "cus_7"}
+    configuration = {**link, "provider_payment_methods": ["card", "link"]}
+    imported = {"external_id": "org_1", "name": "Old", "lago_id": "lago-7", "billing_configuration": configuration}
+    lago.preload_lago_customers([imported])
+    with_methods.last_known = LastKnown(customer_id="lago-7")
+    with_methods.customer(replace(SPEC, payer_id="cus_7"))
+    assert methods_in_lago(lago) == ["card", "link"]
+
+
 def test_payer_that_stripe_lost_is_rejected_though_lago_saved(org: LagoTestOrganization, lago: SandboxClient) -> None:
     org.customer(replace(SPEC, payer_id="cus_gone"))
     with pytest.raises(RejectedError, match=r"saved in Lago.*cus_gone"):

@@ -8,7 +8,14 @@ from datetime import timedelta
 
 import pytest
 
-from core.ports.errors import AmbiguousError, MustWaitError, ProviderError, RejectedError, UnavailableError
+from core.ports.errors import (
+    AmbiguousError,
+    ConflictError,
+    MustWaitError,
+    ProviderError,
+    RejectedError,
+    UnavailableError,
+)
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from sandbox.server import Sandbox
@@ -184,10 +191,12 @@ def test_subscription_that_was_ended_before_its_answer_was_known_is_not_made_aga
     assert len(world.subscriptions(customer)) == 1
 
 
-def subscribe_by_hand(world: StripeWorld, customer: str, **metadata: str) -> str:
+def subscribe_by_hand(
+    world: StripeWorld, customer: str, plan: str = "starter", quantity: int = 1, **metadata: str
+) -> str:
     marks = {f"metadata[{key}]": value for key, value in metadata.items()}
-    price = world.price("starter")
-    body = {"customer": customer, "items[0][price]": price, "collection_method": "send_invoice", **marks}
+    item = {"items[0][price]": world.price(plan), "items[0][quantity]": str(quantity)}
+    body = {"customer": customer, **item, "collection_method": "send_invoice", **marks}
     return str(world.post("/v1/subscriptions", {**body, "days_until_due": "30"})["id"])
 
 
@@ -210,11 +219,44 @@ def test_two_subscriptions_of_ours_are_named_and_neither_is_taken(world: StripeW
     assert all(each in caught.value.message for each in both)
 
 
-def test_marked_subscription_is_joined_and_brought_to_its_plan(world: StripeWorld, customer: str) -> None:
-    marked = subscribe_by_hand(world, customer, org_id=ORG)
+def test_marked_subscription_at_the_price_of_the_plan_is_adopted_without_a_charge(
+    world: StripeWorld, customer: str
+) -> None:
+    marked = subscribe_by_hand(world, customer, "professional", org_id=ORG)
     made = begin(world, customer, "professional")
     assert (made.id, made.plan_code) == (marked, "professional")
     assert world.charged() == 4900
+
+
+@pytest.mark.parametrize(
+    ("plan", "quantity", "terms"),
+    [
+        ("starter", 1, r"it charges 19\.00 USD monthly \(price_\w+\), the plan 49\.00 USD monthly"),
+        ("professional", 3, r"it charges 3 times 49\.00 USD monthly"),
+        ("enterprise", 1, r"it charges 99\.00 USD monthly"),
+    ],
+)
+def test_marked_subscription_on_other_terms_is_a_conflict_and_its_price_stays(
+    world: StripeWorld, customer: str, plan: str, quantity: int, terms: str
+) -> None:
+    subscribe_by_hand(world, customer, plan, quantity, org_id=ORG)
+    (before,) = world.subscriptions(customer)
+    charged = world.charged()
+    with pytest.raises(ConflictError, match=terms) as caught:
+        begin(world, customer, "professional")
+    assert "Nothing was changed" in caught.value.message
+    assert (world.subscriptions(customer), world.charged()) == ([before], charged)
+
+
+def test_marked_subscription_made_by_hand_is_not_taken_for_the_effect_of_a_lost_create(
+    world: StripeWorld, customer: str, attempt: InMemoryAttempt
+) -> None:
+    world.fault(CREATE, "500_before")
+    with pytest.raises(ProviderError):
+        world.provider.ensure_subscription(spec(customer, "professional"), known(customer), attempt)
+    subscribe_by_hand(world, customer, "starter", org_id=ORG)
+    with pytest.raises(ConflictError, match=r"19\.00 USD"):
+        world.provider.ensure_subscription(spec(customer, "professional"), known(customer), attempt)
 
 
 def test_upgrade_is_now_and_prorated_on_the_same_item(world: StripeWorld, customer: str) -> None:
@@ -320,15 +362,25 @@ def test_change_whose_answer_is_lost_ends_the_same_and_charges_once(  # noqa: PL
 def test_subscription_that_somebody_ended_is_not_made_again_by_itself(world: StripeWorld, customer: str) -> None:
     made = begin(world, customer)
     world.delete(f"/v1/subscriptions/{made.id}")
-    with pytest.raises(RejectedError, match=f"{made.id} was ended in Stripe.*metadata org_id={ORG}, then retry"):
+    with pytest.raises(
+        RejectedError, match=f"{made.id} was ended in Stripe.*price professional and metadata org_id={ORG}"
+    ):
         change(world, customer, made, "professional")
     assert len(world.subscriptions(customer)) == 1
+
+
+def test_successor_on_other_terms_is_a_conflict(world: StripeWorld, customer: str) -> None:
+    made = begin(world, customer)
+    world.delete(f"/v1/subscriptions/{made.id}")
+    subscribe_by_hand(world, customer, "starter", org_id=ORG)
+    with pytest.raises(ConflictError, match=r"19\.00 USD"):
+        change(world, customer, made, "professional")
 
 
 def test_way_out_of_an_ended_subscription_works_as_the_sentence_says(world: StripeWorld, customer: str) -> None:
     made = begin(world, customer)
     world.delete(f"/v1/subscriptions/{made.id}")
-    successor = subscribe_by_hand(world, customer, org_id=ORG)
+    successor = subscribe_by_hand(world, customer, "professional", org_id=ORG)
     again = change(world, customer, made, "professional")
     assert (again.id, again.plan_code) == (successor, "professional")
 

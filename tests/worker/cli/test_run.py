@@ -197,6 +197,35 @@ def test_lago_does_not_charge_without_a_connection_unless_this_is_meant(
     assert refused.stderr.count("\n") == 1
 
 
+def test_lago_does_not_charge_through_stripe_in_a_currency_that_stripe_counts_otherwise(
+    folder: Path, deployed: dict[str, str]
+) -> None:
+    plans = folder / "plans.toml"
+    plans.write_text(plans.read_text().replace('"USD"', '"HUF"'))
+    del deployed["LAGO_MANUAL_PAYMENTS"]
+    settings = {**deployed, "LAGO_STRIPE_PROVIDER_CODE": "stripe_main"}
+    refused = console.run(folder, "worker", settings=settings)
+    assert refused.returncode == 2
+    assert "Lago and Stripe count HUF in different units" in refused.stderr
+    assert console.run(folder, "plans", "push", settings={**settings, "CHARGED_BY": "stripe"}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("methods", "problem"),
+    [
+        ("card,paypal", "Lago has no payment method paypal; choose from card, sepa_debit"),
+        ("link", "Lago takes link only together with card: write card,link"),
+        ("card, customer_balance", "Lago takes customer_balance only alone"),
+    ],
+)
+def test_a_payment_method_that_lago_would_refuse_is_refused_at_start(
+    folder: Path, deployed: dict[str, str], methods: str, problem: str
+) -> None:
+    refused = console.run(folder, "worker", settings={**deployed, "LAGO_PAYMENT_METHODS": methods})
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"billing-sync: LAGO_PAYMENT_METHODS: {problem}")
+
+
 def test_a_worker_names_the_queues_there_are(folder: Path, deployed: dict[str, str]) -> None:
     refused = console.run(folder, "worker", "--queues", "stripe,paypal", settings=deployed)
     assert refused.returncode == 2

@@ -1,0 +1,73 @@
+"""In which unit a currency's amounts are counted: ISO 4217's minor unit here, at some providers another one.
+
+Every amount of ours, from the catalog to a quote, is in ISO's minor unit. It is converted where it is sent or read, and
+only if nothing is lost: an amount that cannot be told exactly is a ``RejectedError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from core.ports.errors import RejectedError
+from core.ports.spec import PROVIDER_NAMES, Provider
+
+# ISO 4217, list one. Currencies that are not named have two decimals.
+_ISO_DECIMALS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW"), 0),
+    **dict.fromkeys(("PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+    "CLF": 4,
+}
+# ISO gives them two decimals, but their minor unit is a fifth. Nobody can tell what 100 of them means.
+_WITHOUT_DECIMAL_UNIT: Final = frozenset({"MGA", "MRO", "MRU"})
+
+
+_UNITS: Final = (1, 10, 100, 1_000, 10_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinorUnits:
+    """How one provider counts.
+
+    ``decimals``: of the currencies that it counts otherwise than ISO. ``unclear``: what its documentation says of them
+    contradicts itself. ``steps``: it takes only amounts that are divisible by this.
+    """
+
+    provider: Provider
+    decimals: Mapping[str, int]
+    unclear: frozenset[str] = frozenset()
+    steps: Mapping[str, int]
+
+    def decimals_of(self, currency: str) -> int:
+        """Raises ``RejectedError`` for a currency whose unit cannot be told."""
+        if currency in self.unclear | _WITHOUT_DECIMAL_UNIT:
+            message = f"it cannot be told in which unit {PROVIDER_NAMES[self.provider]} counts {currency}"
+            raise self._rejection(message)
+        return self.decimals.get(currency, _iso_decimals(currency))
+
+    def to_provider(self, amount: int, currency: str) -> int:
+        converted = self._converted(amount, currency, _iso_decimals(currency), self.decimals_of(currency))
+        step = self.steps.get(currency, 1)
+        if converted % step:
+            message = f"{PROVIDER_NAMES[self.provider]} takes amounts in {currency} in steps of {step}, not {converted}"
+            raise self._rejection(message)
+        return converted
+
+    def from_provider(self, amount: int, currency: str) -> int:
+        return self._converted(amount, currency, self.decimals_of(currency), _iso_decimals(currency))
+
+    def _converted(self, amount: int, currency: str, old: int, new: int) -> int:
+        converted, rest = divmod(amount * _UNITS[new], _UNITS[old])
+        if rest:
+            message = f"{amount} in {currency} with {old} decimals has no counterpart with {new}"
+            raise self._rejection(message)
+        return converted
+
+    def _rejection(self, message: str) -> RejectedError:
+        return RejectedError(self.provider, message, "minor_unit")
+
+
+def _iso_decimals(currency: str) -> int:
+    return _ISO_DECIMALS.get(currency, 2)
