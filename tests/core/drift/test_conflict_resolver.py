@@ -464,3 +464,57 @@ def test_a_link_that_is_free_again_shows_no_cooldown_that_has_passed(world: Sync
     world.advance_time(days=3)
     world.rename(org_id, "Acme Ltd")
     assert world.link(org_id, "lago").not_before is None
+
+
+def stripe_charges(world: SyncWorld) -> list[object]:
+    return [charge for charge in world.sandbox.charges() if charge["provider"] == "stripe"]
+
+
+def set_quantity(world: SyncWorld, quantity: int, tier: str = "professional") -> None:
+    (subscription,) = world.sandbox.state()["stripe"]["subscriptions"]
+    item = {"id": subscription["items"]["data"][0]["id"], "price": price_of(world, tier)}
+    world.sandbox.patch("stripe", "subscriptions", subscription["id"], items=[{**item, "quantity": quantity}])
+
+
+def import_with_subscription_by_hand(world: SyncWorld, quantity: int, tier: str = "professional") -> str:
+    """An organization whose customer somebody charges already, on a subscription that carries its id."""
+    world.set_charging_provider("stripe")
+    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme"}])
+    org_id = world.create("Acme", "professional")
+    world.set_customer_id(org_id, "stripe", "cus_old")
+    world.sandbox.preload_stripe_subscription("cus_old", price_of(world, "professional"), metadata={"org_id": org_id})
+    set_quantity(world, quantity, tier)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    return org_id
+
+
+def test_a_subscription_on_other_terms_is_on_hold_and_no_rename_or_retry_changes_its_price(world: SyncWorld) -> None:
+    org_id = import_with_subscription_by_hand(world, 3)
+    assert_on_hold(world, org_id, "stripe")
+    before = world.stripe_objects("subscriptions")
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    assert world.stripe_objects("subscriptions") == before
+    assert_on_hold(world, org_id, "stripe")
+    assert conflict_resolver_of(world).take_theirs(org_id, "stripe") == []
+    world.reconcile_until_idle(org_id)
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert world.stripe_objects("subscriptions") == before
+    assert_on_hold(world, org_id, "stripe")
+    set_quantity(world, 1)
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert world.link(org_id, "stripe").subscription_id == before[0]["id"]
+
+
+def test_theirs_gives_the_organization_the_plan_that_somebody_pays_already(world: SyncWorld) -> None:
+    org_id = import_with_subscription_by_hand(world, 1, "enterprise")
+    assert_on_hold(world, org_id, "stripe")
+    charges = stripe_charges(world)
+    assert conflict_resolver_of(world).take_theirs(org_id, "stripe") == ["plan enterprise"]
+    world.reconcile_until_idle(org_id)
+    assert (world.organization(org_id).plan_tier, world.is_in_sync(org_id)) == ("enterprise", True)
+    assert stripe_charges(world) == charges
