@@ -15,7 +15,7 @@ Object: TypeAlias = dict[str, Json]
 
 _ROOT = Path(__file__).parents[2]
 _BESIDE = "../shared/specs"
-_STRIPE = "stripe-openapi-reduced.json"
+_STRIPE = "stripe-openapi-2026-08-26.json"
 _LAGO = "lago-openapi.yaml"
 
 # The C parser reads Lago's 877 kB in 0.2 s, the Python one in about 3 s.
@@ -47,7 +47,7 @@ def where() -> str:
 
 @functools.cache
 def stripe_document() -> Object:
-    """Stripe's requests, reduced to those that a billing sync sends. Shared by all callers: copy before changing."""
+    """Stripe's billing API: its requests and its responses. Shared by all callers: copy before changing."""
     return obj(json.loads(_read(_STRIPE)))
 
 
