@@ -49,6 +49,10 @@ class StripeApi:
         self._routes = self._build_routes()
         self.reset_limits()
 
+    def operations(self) -> frozenset[str]:
+        """The names of all operations: ``POST /v1/customers/{id}``."""
+        return frozenset(self._routes)
+
     def reset_limits(self) -> None:
         self._account_bucket = TokenBucket(STRIPE_REQUESTS_PER_SECOND)
         self._operation_buckets: dict[str, TokenBucket] = {}
@@ -174,7 +178,10 @@ class StripeApi:
     def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
         if response.content_type != "application/json":
             return response
-        headers = (("Request-Id", request.id), ("Stripe-Version", API_VERSION), *response.headers)
+        version = request.headers.get(
+            "stripe-version", API_VERSION
+        )  # Stripe names the version that the request asked for
+        headers = (("Request-Id", request.id), ("Stripe-Version", version), *response.headers)
         return ProviderResponse(response.status, response.body, headers, response.content_type, response.drip_seconds)
 
     def _account(self, form: JsonDocument) -> JsonDocument:
