@@ -68,6 +68,31 @@ class Stripe:
             self._client.delete(f"/v1/{path}").raise_for_status()
 
 
+def drive_invoices(stripe: Stripe, client: httpx.Client, customer: str, subscription: str) -> None:
+    first = str(client.get(f"/v1/invoices?subscription={subscription}").json()["data"][0]["id"])
+    stripe.post(f"invoices/{first}", **{"auto_advance": "false", "metadata[a]": "1"})
+    stripe.post(f"invoices/{first}/finalize", **{"expand[]": "parent.subscription_details.subscription"})
+    item = client.get(f"/v1/subscriptions/{subscription}").json()["items"]["data"][0]["id"]
+    stripe.post(f"subscriptions/{subscription}", **{"items[0][id]": item, "items[0][quantity]": "2"})
+    pending = client.get(f"/v1/invoiceitems?pending=true&customer={customer}").json()["data"]
+    stripe.get(f"invoiceitems/{pending[0]['id']}")
+    stripe.delete(f"invoiceitems/{pending[0]['id']}")
+    stripe.get(f"credit_notes/preview?invoice={first}&amount=100")
+    note = stripe.post("credit_notes", invoice=first, amount="100", **{"expand[]": "invoice"})
+    stripe.get(f"credit_notes/{note}", f"credit_notes?invoice={first}")
+    stripe.post(f"credit_notes/{note}/void")
+    stripe.post(f"invoices/{first}/mark_uncollectible")
+    stripe.post(f"invoices/{first}/pay", paid_out_of_band="true")
+    stripe.post("credit_notes", invoice=first, amount="100", credit_amount="100")
+    stripe.post(f"customers/{customer}/balance_transactions", amount="5", currency="usd")
+    balance = f"customers/{customer}/balance_transactions"
+    stripe.get(balance, f"{balance}?expand[]=data.credit_note", f"invoices/{first}?expand[]=customer")
+    stripe.get("invoices?expand[]=data.customer", f"invoices/{first}/lines")
+    with SandboxClient(str(client.base_url)) as hand:
+        stripe.post(f"invoices/{hand.create('stripe', 'invoices', customer=customer)['id']}/void")
+    assert client.delete(f"/v1/invoices/{first}").is_client_error
+
+
 def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[Exchange]) -> None:
     stripe = Stripe(client)
     address = {"metadata[a]": "1", "address[city]": "Berlin"}
@@ -84,6 +109,7 @@ def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[
     stripe.post("invoices/create_preview", subscription=subscription)
     paused = {"pause_collection[behavior]": "void"}
     stripe.post(f"subscriptions/{subscription}", cancel_at_period_end="true", **paused)
+    drive_invoices(stripe, client, customer, subscription)
     events = client.get("/v1/events?limit=100").json()["data"]
     stripe.get("account", f"events/{events[0]['id']}", "customers", f"customers/{customer}?expand[]=subscriptions")
     stripe.get("customers/search?query=name:'Acme'", "products", f"products/{product}")
