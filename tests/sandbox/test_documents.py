@@ -50,7 +50,7 @@ def listed(provider: Provider) -> set[AnswerFault]:
     return {AnswerFault(one.place, one.problem) for one in DIFFERENCES[provider]}
 
 
-class Stripe:
+class DocumentedCalls:
     """Requests to Stripe that must succeed."""
 
     def __init__(self, client: httpx.Client) -> None:
@@ -68,7 +68,7 @@ class Stripe:
             self._client.delete(f"/v1/{path}").raise_for_status()
 
 
-def drive_invoices(stripe: Stripe, client: httpx.Client, customer: str, subscription: str) -> None:
+def drive_invoices(stripe: DocumentedCalls, client: httpx.Client, customer: str, subscription: str) -> None:
     first = str(client.get(f"/v1/invoices?subscription={subscription}").json()["data"][0]["id"])
     stripe.post(f"invoices/{first}", **{"auto_advance": "false", "metadata[a]": "1"})
     stripe.post(f"invoices/{first}/finalize", **{"expand[]": "parent.subscription_details.subscription"})
@@ -94,7 +94,7 @@ def drive_invoices(stripe: Stripe, client: httpx.Client, customer: str, subscrip
 
 
 def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[Exchange]) -> None:
-    stripe = Stripe(client)
+    stripe = DocumentedCalls(client)
     address = {"metadata[a]": "1", "address[city]": "Berlin"}
     customer = stripe.post("customers", name="Acme", email="a@acme.test", **address)
     stripe.post(f"customers/{customer}", phone="1", **{"shipping[name]": "n", "shipping[address][line1]": "1"})

@@ -31,7 +31,7 @@ def prices(sandbox: SandboxClient) -> dict[str, str]:
     return {price["lookup_key"]: price["id"] for price in made}
 
 
-class Account:
+class StripeCaller:
     """One customer at Stripe, called without the SDK."""
 
     def __init__(self, raw: httpx.Client, sandbox: SandboxClient, prices: dict[str, str]) -> None:
@@ -88,8 +88,8 @@ class Account:
 
 
 @pytest.fixture
-def account(raw: httpx.Client, sandbox: SandboxClient, prices: dict[str, str]) -> Account:
-    return Account(raw, sandbox, prices)
+def account(raw: httpx.Client, sandbox: SandboxClient, prices: dict[str, str]) -> StripeCaller:
+    return StripeCaller(raw, sandbox, prices)
 
 
 def amounts(invoice: Doc) -> list[int]:
@@ -101,7 +101,7 @@ def outline(invoice: Doc) -> tuple[str, str, int, int]:
 
 
 def test_the_first_invoice_that_is_sent_is_a_draft_for_an_hour_and_then_stays_open(
-    account: Account, sandbox: SandboxClient
+    account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     made = account.subscribe("low")
     draft = account.only_invoice()
@@ -120,7 +120,7 @@ def test_the_first_invoice_that_is_sent_is_a_draft_for_an_hour_and_then_stays_op
     assert of_invoices == ["invoice.created", "invoice.finalized", "invoice.sent"]
 
 
-def test_a_free_invoice_is_paid_at_once(account: Account) -> None:
+def test_a_free_invoice_is_paid_at_once(account: StripeCaller) -> None:
     account.subscribe("free")
     invoice = account.only_invoice()
     assert outline(invoice) == ("subscription_create", "paid", 0, 0)
@@ -128,7 +128,7 @@ def test_a_free_invoice_is_paid_at_once(account: Account) -> None:
 
 
 def test_what_is_charged_automatically_is_paid_at_once_and_left_open_if_incomplete(
-    account: Account, sandbox: SandboxClient
+    account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     account.subscribe("low", payment_behavior="default_incomplete")
     assert account.only_invoice()["status"] == "open"
@@ -141,7 +141,7 @@ def test_what_is_charged_automatically_is_paid_at_once_and_left_open_if_incomple
     assert outline(account.invoices()[-1]) == ("subscription_cycle", "paid", 10000, 10000)
 
 
-def test_the_payment_of_an_incomplete_subscription_activates_it(account: Account) -> None:
+def test_the_payment_of_an_incomplete_subscription_activates_it(account: StripeCaller) -> None:
     made = account.subscribe("low", payment_behavior="default_incomplete")
     invoice = account.only_invoice()["id"]
     assert "There is no `default_payment_method`" in account.refused("POST", f"invoices/{invoice}/pay")
@@ -149,7 +149,7 @@ def test_the_payment_of_an_incomplete_subscription_activates_it(account: Account
     assert account.send("GET", f"subscriptions/{made['id']}")["status"] == "active"
 
 
-def test_each_status_allows_what_stripe_allows(account: Account) -> None:
+def test_each_status_allows_what_stripe_allows(account: StripeCaller) -> None:
     account.subscribe("low")
     invoice = f"invoices/{account.only_invoice()['id']}"
     assert "isn't open" in account.refused("POST", f"{invoice}/void")
@@ -166,7 +166,7 @@ def test_each_status_allows_what_stripe_allows(account: Account) -> None:
     assert "cannot be voided" in account.refused("POST", f"{invoice}/void")
 
 
-def test_a_draft_of_a_subscription_is_dropped_in_three_steps(account: Account, sandbox: SandboxClient) -> None:
+def test_a_draft_of_a_subscription_is_dropped_in_three_steps(account: StripeCaller, sandbox: SandboxClient) -> None:
     account.subscribe("low")
     invoice = f"invoices/{account.only_invoice()['id']}"
     assert account.send("POST", invoice, auto_advance="false")["automatically_finalizes_at"] is None
@@ -178,7 +178,7 @@ def test_a_draft_of_a_subscription_is_dropped_in_three_steps(account: Account, s
     assert voided["status_transitions"]["voided_at"] is not None
 
 
-def test_lists_filter_by_subscription_and_status(account: Account, sandbox: SandboxClient) -> None:
+def test_lists_filter_by_subscription_and_status(account: StripeCaller, sandbox: SandboxClient) -> None:
     one, two = account.subscribe("low"), account.subscribe("high")
     sandbox.advance(AN_HOUR)
     paid = account.invoices(subscription=two["id"])[0]["id"]
@@ -189,7 +189,7 @@ def test_lists_filter_by_subscription_and_status(account: Account, sandbox: Sand
     assert account.invoices(status="void") == []
 
 
-def test_a_renewal_bills_the_prorations_that_wait(account: Account, sandbox: SandboxClient) -> None:
+def test_a_renewal_bills_the_prorations_that_wait(account: StripeCaller, sandbox: SandboxClient) -> None:
     made = account.subscribe("low")
     sandbox.set_clock(HALF)
     account.change(made, "high")
@@ -204,7 +204,7 @@ def test_a_renewal_bills_the_prorations_that_wait(account: Account, sandbox: San
     assert account.invoices()[-1]["status"] == "open"
 
 
-def test_an_upgrade_that_invoices_at_once_has_its_lines_only(account: Account, sandbox: SandboxClient) -> None:
+def test_an_upgrade_that_invoices_at_once_has_its_lines_only(account: StripeCaller, sandbox: SandboxClient) -> None:
     made = account.subscribe("low")
     sandbox.set_clock(HALF)
     account.change(made, "high", "always_invoice")
@@ -213,7 +213,7 @@ def test_an_upgrade_that_invoices_at_once_has_its_lines_only(account: Account, s
     assert (upgrade["period_start"], first["total"]) == (int(STARTS.timestamp()), 10000)
 
 
-def test_each_line_is_rounded_down_by_itself(account: Account, sandbox: SandboxClient) -> None:
+def test_each_line_is_rounded_down_by_itself(account: StripeCaller, sandbox: SandboxClient) -> None:
     """Half of 19.99 is credited as 10.00, half of 99.99 is charged as 49.99: not the sum is rounded, nor to nearest."""
     made = account.subscribe("odd")
     sandbox.set_clock(HALF)
@@ -221,14 +221,14 @@ def test_each_line_is_rounded_down_by_itself(account: Account, sandbox: SandboxC
     assert amounts(account.invoices()[-1]) == [-1000, 4999]
 
 
-def test_a_changed_quantity_is_credited_and_charged_whole(account: Account, sandbox: SandboxClient) -> None:
+def test_a_changed_quantity_is_credited_and_charged_whole(account: StripeCaller, sandbox: SandboxClient) -> None:
     made = account.subscribe("low")
     sandbox.set_clock(HALF)
     account.change(made, "low", "always_invoice", quantity=3)
     assert amounts(account.invoices()[-1]) == [-5000, 15000]
 
 
-def test_a_credit_is_worked_out_from_what_was_billed(account: Account, sandbox: SandboxClient) -> None:
+def test_a_credit_is_worked_out_from_what_was_billed(account: StripeCaller, sandbox: SandboxClient) -> None:
     """A lower price that was set without proration waits for the renewal; this period was paid at the higher one."""
     made = account.subscribe("high")
     account.change(made, "low", "none")
@@ -239,7 +239,7 @@ def test_a_credit_is_worked_out_from_what_was_billed(account: Account, sandbox: 
 
 
 def test_the_final_invoice_that_only_credits_never_reaches_the_balance(
-    account: Account, sandbox: SandboxClient
+    account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     made = account.subscribe("low")
     sandbox.set_clock(HALF)
@@ -251,7 +251,7 @@ def test_the_final_invoice_that_only_credits_never_reaches_the_balance(
 
 
 def test_an_end_without_proration_removes_what_waits_and_bills_nothing(
-    account: Account, sandbox: SandboxClient
+    account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     made = account.subscribe("low")
     sandbox.set_clock(HALF)
@@ -261,7 +261,7 @@ def test_an_end_without_proration_removes_what_waits_and_bills_nothing(
     assert len(account.invoices()) == 1
 
 
-def test_a_final_invoice_with_a_charge_is_sent(account: Account, sandbox: SandboxClient) -> None:
+def test_a_final_invoice_with_a_charge_is_sent(account: StripeCaller, sandbox: SandboxClient) -> None:
     made = account.subscribe("low")
     sandbox.set_clock(HALF)
     account.change(made, "high")
@@ -269,7 +269,7 @@ def test_a_final_invoice_with_a_charge_is_sent(account: Account, sandbox: Sandbo
     assert outline(account.invoices()[-1]) == ("subscription_cycle", "draft", 5000, 5000)
 
 
-def test_credit_pays_for_the_next_invoice_and_a_debt_is_charged_with_it(account: Account) -> None:
+def test_credit_pays_for_the_next_invoice_and_a_debt_is_charged_with_it(account: StripeCaller) -> None:
     balance = f"customers/{account.customer}/balance_transactions"
     account.send("POST", balance, amount="-12000", currency="usd")
     for price, due, left in (("low", 0, -2000), ("low", 8000, 0)):
@@ -290,7 +290,7 @@ def test_credit_pays_for_the_next_invoice_and_a_debt_is_charged_with_it(account:
     ]
 
 
-def test_a_void_gives_back_what_the_balance_paid(account: Account) -> None:
+def test_a_void_gives_back_what_the_balance_paid(account: StripeCaller) -> None:
     account.send("POST", f"customers/{account.customer}", balance="-3000")
     account.subscribe("low")
     invoice = account.only_invoice()["id"]
@@ -302,7 +302,7 @@ def test_a_void_gives_back_what_the_balance_paid(account: Account) -> None:
 
 
 def test_a_credit_note_lowers_an_open_invoice_and_pays_it_when_nothing_is_left(
-    account: Account, sandbox: SandboxClient
+    account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     account.subscribe("low")
     sandbox.advance(AN_HOUR)
@@ -322,7 +322,7 @@ def test_a_credit_note_lowers_an_open_invoice_and_pays_it_when_nothing_is_left(
     assert outline(account.only_invoice()) == ("subscription_create", "paid", 10000, 0)
 
 
-def test_a_credit_note_of_a_paid_invoice_goes_to_the_balance(account: Account, sandbox: SandboxClient) -> None:
+def test_a_credit_note_of_a_paid_invoice_goes_to_the_balance(account: StripeCaller, sandbox: SandboxClient) -> None:
     account.subscribe("low")
     sandbox.advance(AN_HOUR)
     invoice = account.only_invoice()
@@ -343,13 +343,13 @@ def test_a_credit_note_of_a_paid_invoice_goes_to_the_balance(account: Account, s
     assert "at most 6000" in too_much
 
 
-def test_a_draft_takes_no_credit_note(account: Account) -> None:
+def test_a_draft_takes_no_credit_note(account: StripeCaller) -> None:
     account.subscribe("low")
     assert "draft" in account.refused("POST", "credit_notes", invoice=account.only_invoice()["id"], amount="1")
 
 
 def test_the_sdk_reads_invoices_and_credit_notes(
-    billing: stripe.StripeClient, account: Account, sandbox: SandboxClient
+    billing: stripe.StripeClient, account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     made = account.subscribe("low")
     sandbox.advance(AN_HOUR)
@@ -367,7 +367,7 @@ def test_the_sdk_reads_invoices_and_credit_notes(
 
 
 def test_the_invoices_of_a_paused_subscription_become_what_the_pause_says(
-    account: Account, sandbox: SandboxClient
+    account: StripeCaller, sandbox: SandboxClient
 ) -> None:
     for behavior in ("void", "mark_uncollectible", "keep_as_draft"):
         made = account.subscribe("low")
@@ -377,7 +377,7 @@ def test_the_invoices_of_a_paused_subscription_become_what_the_pause_says(
     assert renewals == ["void", "uncollectible", "draft"]
 
 
-def test_invoices_survive_a_restart_of_their_subscription_period(account: Account, sandbox: SandboxClient) -> None:
+def test_invoices_survive_a_restart_of_their_subscription_period(account: StripeCaller, sandbox: SandboxClient) -> None:
     made = account.subscribe("free")
     sandbox.set_clock(HALF)
     account.change(made, "low")
