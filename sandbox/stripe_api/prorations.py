@@ -70,7 +70,7 @@ def mark_billed(row: JsonDocument, unchanged_since: JsonDocument | None = None) 
 
 def billed_terms(item: JsonDocument) -> tuple[str, int] | None:
     """Price and quantity that were charged for the item's period; None if nothing was charged for it."""
-    billed = item["billed"]
+    billed = item.get("billed", _terms(item))  # a file of an older version does not have it
     return None if billed is None else (billed[0], billed[1])
 
 

@@ -53,7 +53,7 @@ class StripeTables:
         self.subscriptions = store.table("stripe.subscriptions", customer=lambda row: str(row["customer"]))
         self.events = store.table("stripe.events")
         self.invoices = store.table(
-            "stripe.invoices",
+            "stripe.subscription_invoices",  # older files have others, of another shape, as stripe.invoices
             customer=lambda row: str(row["customer"]),
             subscription=lambda row: row["subscription"],
         )

@@ -38,11 +38,11 @@ def where() -> str:
     """One sentence for a run's report: which documents are used, or which are missing."""
     if missing := _missing():
         return (
-            f"Requests are not checked against the providers' documents: {' and '.join(missing)} not found in {_BESIDE}"
-            " (relative to the repository's root). Put them there to check."
+            f"Requests and answers are not checked against the providers' documents: {' and '.join(missing)} not found"
+            f" in {_BESIDE} (relative to the repository's root). Put them there to check."
         )
-    versions = [obj(document["info"])["version"] for document in (stripe_document(), lago_document())]
-    return f"Requests are checked against the documents of Stripe {versions[0]} and Lago {versions[1]} in {_BESIDE}."
+    stripe, lago = (obj(document["info"])["version"] for document in (stripe_document(), lago_document()))
+    return f"Requests and answers are checked against the documents of Stripe {stripe} and Lago {lago} in {_BESIDE}."
 
 
 @functools.cache
