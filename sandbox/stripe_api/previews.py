@@ -91,7 +91,7 @@ class StripePreviewsApi:
             if behavior == "none"
             else self._prorations.lines_between(before, after, moment, restarts_period=restarts_period)
         )
-        if behavior == "always_invoice" and prorated:
+        if behavior == "always_invoice" and prorated and not restarts_period:
             lines, due = [*self._items.pending_lines(before["id"]), *prorated], moment
         else:
             renewed, due = self._renewal(after, restarts_period=restarts_period)
