@@ -11,7 +11,7 @@ GET         /sandbox/calls?provider=stripe   the last 20,000 calls, oldest first
 DELETE      /sandbox/calls                   clear the calls and the counters
 GET         /sandbox/counters                ``{"stripe": {"total", "operations", "statuses"}, "lago": …}``
 GET, POST   /sandbox/settings                the settings (settings.py); POST changes those that it names
-GET         /sandbox/state                   every object with its ids, and the charges
+GET         /sandbox/state                   every object with its ids, the charges, and Stripe's invoices
 GET         /sandbox/outline                 both providers without ids and times, to compare two sandboxes
 GET, POST   /sandbox/webhooks                endpoints (``{"stripe": {"url", "secret"}}``), the last deliveries
 POST        /sandbox/reset                   no objects, real time, default settings

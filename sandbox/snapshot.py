@@ -7,12 +7,16 @@ from sandbox.http import JsonDocument
 from sandbox.lago_api import customers, plans
 from sandbox.lago_api.provider import LagoApi
 from sandbox.state import SandboxState
+from sandbox.stripe_api.invoice_documents import invoice_document
 from sandbox.stripe_api.provider import StripeApi
 from sandbox.stripe_api.subscriptions import ENDED_STATUSES
 
 
 def full(sandbox_state: SandboxState, stripe: StripeApi, lago: LagoApi) -> JsonDocument:
-    """The providers' documents, sorted by id. Deleted customers are included for Stripe, but not for Lago."""
+    """The providers' documents, sorted by id. Deleted customers are included for Stripe, but not for Lago.
+
+    ``invoices`` and ``credit_notes`` are Stripe's.
+    """
     stripe_tables, serialize_subscription = stripe.tables, stripe.subscriptions.serialize
     return {
         "stripe": {
@@ -29,6 +33,8 @@ def full(sandbox_state: SandboxState, stripe: StripeApi, lago: LagoApi) -> JsonD
             "plans": _sorted([plans.serialize(row) for row in lago.tables.plans], "lago_id"),
         },
         "charges": sandbox_state.ledger.entries(),
+        "invoices": _sorted([invoice_document(row) for row in stripe_tables.invoices], "id"),
+        "credit_notes": _sorted(list(stripe_tables.credit_notes), "id"),
     }
 
 

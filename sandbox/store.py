@@ -116,12 +116,16 @@ class SandboxStore:
             self._changes[table, key] = row
 
     def open(self) -> None:
-        """Read the file of an earlier run and compact it. Call this after all tables are created."""
+        """Read the file of an earlier run and compact it. Call this after all tables are created.
+
+        Rows of a table that only an older version had are dropped.
+        """
         if self._path is None:
             return
         for line in _complete_lines(self._path):
             for name, key, row in line:
-                self._tables[name].load(key, row)
+                if name in self._tables:
+                    self._tables[name].load(key, row)
         compacted = self._path.with_name(self._path.name + ".new")
         with compacted.open("w", encoding="utf-8") as file:
             for name, table in self._tables.items():

@@ -1,7 +1,7 @@
 """Real servers for every test: databases, brokers and the sandbox.
 
-Each request to the sandbox must be one that the provider's own OpenAPI document allows. A test that deliberately sends
-other requests is marked ``sends_wrong_requests``.
+The provider's own OpenAPI document must allow each request to the sandbox, and each of its answers. A test that
+deliberately sends other requests is marked ``sends_wrong_requests``.
 """
 
 from __future__ import annotations
@@ -179,16 +179,17 @@ def sandbox_server(contract_checker: ContractChecker) -> Iterator[Sandbox]:
 def sandbox(
     sandbox_server: Sandbox, contract_checker: ContractChecker, request: pytest.FixtureRequest
 ) -> Iterator[SandboxClient]:
-    """Both providers, empty and without rate limits; a test fails if it sent what their documents do not allow."""
+    """Both providers, empty and without rate limits; a test fails if a document does not allow what it sent or got."""
     contract_checker.take_violations()
     with SandboxClient(sandbox_server.url) as client:
         client.reset()
         client.settings(limits=False)
         yield client
         client.clear_faults()
-    found = contract_checker.take_violations()
+    sent, answered = contract_checker.take_violations()
     if request.node.get_closest_marker("sends_wrong_requests") is None:
-        assert not found, found
+        assert not sent, sent
+    assert not answered, answered
 
 
 @pytest.fixture(scope="session")

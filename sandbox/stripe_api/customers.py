@@ -2,6 +2,7 @@
 
 from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
+from sandbox.stripe_api.balances import StripeBalancesApi
 from sandbox.stripe_api.errors import not_found
 from sandbox.stripe_api.search import matches, parse_query
 from sandbox.stripe_api.serializers import StripeTables, new_id
@@ -92,9 +93,12 @@ def new_row(customer_id: str, created: int) -> JsonDocument:
 
 
 class StripeCustomersApi:
-    def __init__(self, tables: StripeTables, subscriptions: StripeSubscriptionsApi) -> None:
+    def __init__(
+        self, tables: StripeTables, subscriptions: StripeSubscriptionsApi, balances: StripeBalancesApi
+    ) -> None:
         self._tables = tables
         self._subscriptions = subscriptions
+        self._balances = balances
 
     def create(self, form: JsonDocument, customer_id: str | None = None, created: int | None = None) -> JsonDocument:
         """``customer_id`` and ``created`` are for the control routes; at Stripe nobody can choose them."""
@@ -104,6 +108,7 @@ class StripeCustomersApi:
         _apply(row, sent)
         self._tables.before_last_change[customer_id] = (self._tables.state.clock.now(), None)
         self._tables.customers.put(customer_id, row)
+        self._record_balance(row, 0, "initial")
         self._tables.emit("customer.created", row)
         return self._tables.expanded(row, sent)
 
@@ -122,6 +127,7 @@ class StripeCustomersApi:
         _apply(changed, sent)
         self._tables.before_last_change[customer_id] = (self._tables.state.clock.now(), old)
         self._tables.customers.put(customer_id, changed)
+        self._record_balance(changed, old["balance"], "adjustment")
         previous = {name: old[name] for name in old if old[name] != changed[name]}
         if previous:
             self._tables.emit("customer.updated", changed, previous)
@@ -173,6 +179,10 @@ class StripeCustomersApi:
             return self._tables.expanded(row, sent)
         row = {**row, "subscriptions": self._subscriptions.of_customer(row["id"])}
         return self._tables.expanded(row, {"expand": [path for path in expand if path != "subscriptions"]})
+
+    def _record_balance(self, row: JsonDocument, before: int, kind: str) -> None:
+        if row["balance"] != before:
+            self._balances.record(row, row["balance"] - before, kind, row["currency"] or "usd")
 
     def find_existing(self, customer_id: str) -> JsonDocument:
         row = self._tables.customers.get(customer_id)

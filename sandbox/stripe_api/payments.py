@@ -1,40 +1,66 @@
-"""Payments of Stripe's invoices, made by hand: they emit the events and set the customer's ``delinquent``.
+"""Payments of Stripe's invoices, made by hand: an attempt that failed, or a payment.
 
-The API does not return the invoices: the sandbox does not invoice.
+They emit the events and set the customer's ``delinquent``. An invoice of a subscription can be paid the same way.
 """
 
 from sandbox.http import InvalidControlRequestError, JsonDocument
 from sandbox.stripe_api.customers import StripeCustomersApi
-from sandbox.stripe_api.serializers import StripeTables, new_id
+from sandbox.stripe_api.invoice_documents import invoice_document
+from sandbox.stripe_api.invoices import StripeInvoicesApi, new_draft
+from sandbox.stripe_api.serializers import StripeTables
 
-EVENT_BY_PAYMENT_STATUS = {"failed": "invoice.payment_failed", "paid": "invoice.paid"}
+PAYMENT_RESULTS = ("failed", "paid")
+DEFAULT_AMOUNT = 1000
 
 
 class StripePaymentsApi:
-    def __init__(self, tables: StripeTables, customers: StripeCustomersApi) -> None:
+    def __init__(self, tables: StripeTables, customers: StripeCustomersApi, invoices: StripeInvoicesApi) -> None:
         self._tables = tables
         self._customers = customers
+        self._invoices = invoices
 
     def create(self, sent: JsonDocument) -> JsonDocument:
-        """Create an invoice that was paid or whose payment failed: ``{"customer", "status" = "failed"}``."""
-        row = {"id": new_id("in_", 24), "object": "invoice", "customer": str(sent.get("customer"))}
-        return self._save_status(row, str(sent.get("status", "failed")))
+        """Create an invoice that was paid or whose payment failed: ``{"customer", "status" = "failed", "amount"}``."""
+        customer = self._customers.find_existing(str(sent.get("customer")))
+        now = self._tables.now()
+        draft = new_draft(
+            customer=customer["id"],
+            currency=customer["currency"] or "usd",
+            reason="manual",
+            now=now,
+            lines=[_line(int(sent.get("amount", DEFAULT_AMOUNT)), now)],
+        )
+        status = str(sent.get("status", "failed"))
+        _check(status)
+        return self._set_status(self._invoices.finalize(self._invoices.create(draft)), status)
 
     def patch(self, invoice_id: str, sent: JsonDocument) -> JsonDocument:
         """Set the result of another payment attempt: ``{"status": "paid"}``."""
         row = self._tables.invoices.get(invoice_id)
         if row is None:
             raise InvalidControlRequestError("id", f"There is no invoice {invoice_id!r}.")
-        return self._save_status(row, str(sent["status"]))
+        status = str(sent["status"])
+        _check(status)
+        return self._set_status(self._invoices.finalize(row) if row["status"] == "draft" else row, status)
 
-    def _save_status(self, row: JsonDocument, status: str) -> JsonDocument:
-        if status not in EVENT_BY_PAYMENT_STATUS:
-            raise InvalidControlRequestError("status", f"status must be one of {', '.join(EVENT_BY_PAYMENT_STATUS)}.")
-        customer = self._customers.find_existing(row["customer"])
-        paid = status == "paid"
-        # As at Stripe, the flag follows the last change of any invoice.
-        self._tables.customers.put(customer["id"], {**customer, "delinquent": not paid})
-        row = {**row, "attempted": True, "livemode": False, "status": "paid" if paid else "open"}
-        self._tables.invoices.put(row["id"], row)
-        self._tables.emit(EVENT_BY_PAYMENT_STATUS[status], row)
-        return row
+    def _set_status(self, row: JsonDocument, status: str) -> JsonDocument:
+        if row["status"] == "open":
+            row = self._invoices.mark_failed(row) if status == "failed" else self._invoices.mark_paid(row, charged=True)
+        return invoice_document(row)
+
+
+def _check(status: str) -> None:
+    if status not in PAYMENT_RESULTS:
+        raise InvalidControlRequestError("status", f"status must be one of {', '.join(PAYMENT_RESULTS)}.")
+
+
+def _line(amount: int, now: int) -> JsonDocument:
+    return {
+        **dict.fromkeys(("item", "price", "product", "invoice_item")),
+        "amount": amount,
+        "unit_amount": amount,
+        "quantity": 1,
+        "start": now,
+        "end": now,
+        "proration": False,
+    }

@@ -2,12 +2,14 @@
 
 Prorations are by the second, as at Stripe: the unused time of the old price is credited, and the rest of the period is
 charged at the new price. Both go to the next invoice. If the change starts a new period, that invoice is due at once.
-Only existing subscriptions can be previewed; there are no taxes, discounts or balances.
+Only existing subscriptions can be previewed; there are no taxes and no discounts.
 """
 
 from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
 from sandbox.stripe_api.errors import StripeApiError, invalid_param
+from sandbox.stripe_api.invoice_documents import balance_effect, invoice_document
+from sandbox.stripe_api.invoices import new_draft
 from sandbox.stripe_api.serializers import StripeTables, new_id
 from sandbox.stripe_api.subscriptions import (
     CHANGED_ITEM_FIELDS,
@@ -69,7 +71,8 @@ class StripePreviewsApi:
     def __init__(self, tables: StripeTables, subscriptions: StripeSubscriptionsApi) -> None:
         self._tables = tables
         self._subscriptions = subscriptions
-        self._prorations = subscriptions.prorations
+        self._prorations = subscriptions.invoices.prorations
+        self._items = subscriptions.invoices.items
 
     def create(self, form: JsonDocument) -> JsonDocument:
         sent = forms.validate(form, PREVIEW_FIELDS, "subscription")
@@ -88,11 +91,11 @@ class StripePreviewsApi:
             if behavior == "none"
             else self._prorations.lines_between(before, after, moment, restarts_period=restarts_period)
         )
-        if behavior == "always_invoice" and prorated:
-            lines, due = prorated, moment
+        if behavior == "always_invoice" and prorated and not restarts_period:
+            lines, due = [*self._items.pending_lines(before["id"]), *prorated], moment
         else:
             renewed, due = self._renewal(after, restarts_period=restarts_period)
-            lines = [*self._prorations.pending(before["id"]), *prorated, *renewed]
+            lines = [*self._items.pending_lines(before["id"]), *prorated, *renewed]
         if not lines:
             raise _no_upcoming_invoice(before)
         return self._tables.expanded(self._invoice(after, lines, due), sent)
@@ -115,118 +118,28 @@ class StripePreviewsApi:
         return [self._prorations.whole_period(item, *self._period(after, item, due)) for item in items], due
 
     def _period(self, row: JsonDocument, item: JsonDocument, due: int) -> tuple[int, int]:
-        price = self._tables.prices.get(item["price"])
-        assert price is not None, item["price"]  # noqa: S101  # prices cannot be deleted
+        price = self._tables.price(item["price"])
         period = period_at(row["billing_cycle_anchor"], due, price)
         return period["current_period_start"], period["current_period_end"]
 
     def _invoice(self, row: JsonDocument, lines: list[JsonDocument], due: int) -> JsonDocument:
-        invoice_id = new_id("upcoming_in_", 24)
-        total = sum(line["amount"] for line in lines)
-        line_documents = [_line(line, invoice_id, row) for line in lines]
-        return {
-            "id": invoice_id,
-            "object": "invoice",
-            **_amounts(total),
-            "attempt_count": 0,
-            "attempted": False,
-            "auto_advance": False,
-            "automatic_tax": {
-                "disabled_reason": None,
-                "enabled": False,
-                "liability": None,
-                "provider": None,
-                "status": None,
-            },
-            "billing_reason": "upcoming",
-            "collection_method": row["collection_method"],
-            "created": due,
-            "currency": row["currency"],
-            "customer": row["customer"],
-            "default_tax_rates": [],
-            "discounts": [],
-            "issuer": {"type": "self"},
-            "lines": {
-                "object": "list",
-                "data": line_documents,
-                "has_more": False,
-                "total_count": len(line_documents),
-                "url": f"/v1/invoices/upcoming/lines?subscription={row['id']}",
-            },
-            "livemode": False,
-            "next_payment_attempt": None if row["collection_method"] == "send_invoice" else due + 3600,
-            "parent": {
-                "quote_details": None,
-                "subscription_details": {"metadata": row["metadata"], "subscription": row["id"]},
-                "type": "subscription_details",
-            },
-            "payment_settings": {
-                "default_mandate": None,
-                "payment_method_options": None,
-                "payment_method_types": None,
-            },
-            "period_end": due,
-            "period_start": min(item["current_period_start"] for item in row["items"]),
-            "status": "draft",
-            "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
-        }
-
-
-def _amounts(total: int) -> JsonDocument:
-    """A negative total is credited to the following invoice; nothing is paid out."""
-    due = max(0, total)
-    return {
-        "amount_due": due,
-        "amount_overpaid": 0,
-        "amount_paid": 0,
-        "amount_paid_off_stripe": 0,
-        "amount_remaining": due,
-        "amount_shipping": 0,
-        "ending_balance": min(0, total),
-        "post_payment_credit_notes_amount": 0,
-        "pre_payment_credit_notes_amount": 0,
-        "starting_balance": 0,
-        "subtotal": total,
-        "total": total,
-    }
-
-
-def _line(line: JsonDocument, invoice_id: str, row: JsonDocument) -> JsonDocument:
-    return {
-        "id": new_id("il_tmp_", 24),
-        "object": "line_item",
-        "amount": line["amount"],
-        "currency": row["currency"],
-        "description": None,
-        "discount_amounts": [],
-        "discountable": not line["proration"],
-        "discounts": [],
-        "invoice": invoice_id,
-        "livemode": False,
-        "metadata": {},
-        "parent": {
-            "invoice_item_details": None,
-            "subscription_item_details": {
-                "invoice_item": None,
-                "proration": line["proration"],
-                "proration_details": {"credited_items": None},
-                "subscription": row["id"],
-                "subscription_item": line["item"],
-            },
-            "type": "subscription_item_details",
-        },
-        "period": {"start": line["start"], "end": line["end"]},
-        "pretax_credit_amounts": [],
-        "pricing": {
-            "price_details": {"price": line["price"], "product": line["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": str(line["unit_amount"]),
-        },
-        "quantity": line["quantity"],
-        "subscription": row["id"],
-        "subtotal": line["amount"],
-        "taxes": [],
-    }
+        draft = new_draft(
+            customer=row["customer"],
+            currency=row["currency"],
+            reason="upcoming",
+            now=due,
+            lines=lines,
+            subscription=row,
+            period=(min(item["current_period_start"] for item in row["items"]), due),
+            invoice_id=new_id("upcoming_in_", 24),
+            advances=False,
+        )
+        customer = self._tables.customers.get(row["customer"]) or {}
+        balance = int(customer["balance"])
+        amount, effect = balance_effect(draft["total"], balance)
+        amounts = {"amount_due": amount, "amount_remaining": amount, "starting_balance": balance}
+        url = f"/v1/invoices/upcoming/lines?subscription={row['id']}"
+        return invoice_document({**draft, **amounts, "ending_balance": balance + effect}, url)
 
 
 def _no_upcoming_invoice(row: JsonDocument) -> StripeApiError:

@@ -1,6 +1,8 @@
 """Prorations of a change within a period, by the second: a credit for the old price and a charge for the new one.
 
-They go to the subscription's next invoice. The ledger does not contain them: it records each change in full.
+Each line is rounded down by itself, toward minus infinity: a credit of 2.5 cents is -3, a charge of 4.5 cents is 4. In
+flexible billing mode a credit is worked out from what was charged for the item, in classic mode from the price that it
+has now (stripe.md 6, 9). The ledger does not contain them: it records each change in full.
 """
 
 from fractions import Fraction
@@ -8,13 +10,10 @@ from fractions import Fraction
 from sandbox.http import JsonDocument
 from sandbox.stripe_api.serializers import StripeTables
 
-MAX_PENDING_PRORATIONS = 250
-
 
 class StripeProrations:
     def __init__(self, tables: StripeTables) -> None:
         self._tables = tables
-        self._pending = tables.state.store.table("stripe.prorations")
 
     def lines_between(
         self, before: JsonDocument, after: JsonDocument, moment: int, *, restarts_period: bool
@@ -24,44 +23,59 @@ class StripeProrations:
         lines: list[JsonDocument] = []
         for old in before["items"]:
             new = remaining.pop(old["id"], None)
-            if new is not None and (new["price"], new["quantity"]) == (old["price"], old["quantity"]):
+            if new is not None and not restarts_period and _terms(new) == _terms(old):
                 continue
-            lines.append(self._line(old, moment, old["current_period_end"], sign=-1))
+            lines += self._credit(before, old, moment)
             if new is not None and not restarts_period:
                 lines.append(self._line(new, moment, new["current_period_end"], sign=1))
         if not restarts_period:
             lines += [self._line(new, moment, new["current_period_end"], sign=1) for new in remaining.values()]
         return [line for line in lines if line["amount"]]
 
+    def unused_time(self, row: JsonDocument, moment: int) -> list[JsonDocument]:
+        """The credit for the part of each item's period after ``moment``."""
+        lines = [line for item in row["items"] for line in self._credit(row, item, moment)]
+        return [line for line in lines if line["amount"]]
+
     def whole_period(self, item: JsonDocument, start: int, end: int) -> JsonDocument:
         """The charge for a whole period at the item's price."""
-        price = self._price(item)
+        price = self._tables.price(item["price"])
         return _line(item, price, int(price["unit_amount"] or 0) * int(item["quantity"]), (start, end), proration=False)
 
-    def pending(self, subscription_id: str) -> list[JsonDocument]:
-        found = self._pending.get(subscription_id)
-        return [] if found is None else list(found["lines"])
-
-    def add(self, subscription_id: str, lines: list[JsonDocument]) -> None:
-        if lines:
-            pending = [*self.pending(subscription_id), *lines][-MAX_PENDING_PRORATIONS:]
-            self._pending.put(subscription_id, {"lines": pending})
-
-    def clear(self, subscription_id: str) -> None:
-        """Remove them, since an invoice now contains them."""
-        if self._pending.get(subscription_id) is not None:
-            self._pending.delete(subscription_id)
+    def _credit(self, row: JsonDocument, item: JsonDocument, moment: int) -> list[JsonDocument]:
+        billed = billed_terms(item) if row["billing_mode"]["type"] == "flexible" else _terms(item)
+        if billed is None or moment >= item["current_period_end"]:
+            return []
+        price, quantity = billed
+        charged = {**item, "price": price, "quantity": quantity}
+        return [self._line(charged, moment, item["current_period_end"], sign=-1)]
 
     def _line(self, item: JsonDocument, moment: int, end: int, *, sign: int) -> JsonDocument:
-        price = self._price(item)
+        price = self._tables.price(item["price"])
         full_amount = int(price["unit_amount"] or 0) * int(item["quantity"])
         share = Fraction(end - moment, end - item["current_period_start"])
-        return _line(item, price, sign * round(full_amount * share), (moment, end), proration=True)
+        return _line(item, price, sign * full_amount * share // 1, (moment, end), proration=True)
 
-    def _price(self, item: JsonDocument) -> JsonDocument:
-        price = self._tables.prices.get(item["price"])
-        assert price is not None, item["price"]  # noqa: S101  # prices cannot be deleted
-        return price
+
+def mark_billed(row: JsonDocument, unchanged_since: JsonDocument | None = None) -> None:
+    """Store what was charged for each item, since later credits are worked out from that.
+
+    Items that are as they were in ``unchanged_since`` were not charged again.
+    """
+    before = {} if unchanged_since is None else {item["id"]: _terms(item) for item in unchanged_since["items"]}
+    for item in row["items"]:
+        if before.get(item["id"]) != _terms(item):
+            item["billed"] = list(_terms(item))
+
+
+def billed_terms(item: JsonDocument) -> tuple[str, int] | None:
+    """Price and quantity that were charged for the item's period; None if nothing was charged for it."""
+    billed = item.get("billed", _terms(item))  # a file of an older version does not have it
+    return None if billed is None else (billed[0], billed[1])
+
+
+def _terms(item: JsonDocument) -> tuple[str, int]:
+    return item["price"], item["quantity"]
 
 
 def _line(
@@ -77,4 +91,5 @@ def _line(
         "start": period[0],
         "end": period[1],
         "proration": proration,
+        "invoice_item": None,
     }

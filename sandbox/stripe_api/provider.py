@@ -9,11 +9,14 @@ from sandbox.http import JsonDocument, ProviderRequest, ProviderResponse
 from sandbox.limits import TokenBucket
 from sandbox.state import SandboxState
 from sandbox.stripe_api import forms
+from sandbox.stripe_api.balances import StripeBalancesApi
 from sandbox.stripe_api.catalog import StripeCatalogApi
+from sandbox.stripe_api.credit_notes import StripeCreditNotesApi
 from sandbox.stripe_api.customers import StripeCustomersApi
 from sandbox.stripe_api.errors import StripeApiError, error_response, internal_error
 from sandbox.stripe_api.events import StripeEventsApi
 from sandbox.stripe_api.idempotency import StripeIdempotencyKeys
+from sandbox.stripe_api.invoices import StripeInvoicesApi
 from sandbox.stripe_api.payments import StripePaymentsApi
 from sandbox.stripe_api.previews import StripePreviewsApi
 from sandbox.stripe_api.serializers import API_VERSION, NO_REQUEST, StripeRequestCause, StripeTables
@@ -24,7 +27,7 @@ STRIPE_REQUESTS_PER_SECOND = 100.0
 STRIPE_SEARCHES_PER_SECOND = 20.0
 MAX_OPERATION_BUCKETS = 200
 BAD_STRIPE_API_KEY = "sk_bad"
-PATH_ACTIONS = frozenset({"search", "create_preview"})
+PATH_ACTIONS = frozenset({"search", "create_preview", "preview"})
 SEGMENTS_WITH_ID, SEGMENTS_WITH_CHILD = 2, 3  # segments of /v1/customers/cus_1 and of /v1/customers/cus_1/subscriptions
 
 CollectionHandler = Callable[[JsonDocument], JsonDocument]
@@ -42,12 +45,18 @@ class StripeApi:
         self._state = state
         self.tables = StripeTables(state)
         self._idempotency_keys = StripeIdempotencyKeys(state.store, state.clock)
-        self.subscriptions = StripeSubscriptionsApi(self.tables)
-        self.customers = StripeCustomersApi(self.tables, self.subscriptions)
+        self.balances = StripeBalancesApi(self.tables)
+        self.invoices = StripeInvoicesApi(self.tables, self.balances)
+        self.subscriptions = StripeSubscriptionsApi(self.tables, self.invoices)
+        self.customers = StripeCustomersApi(self.tables, self.subscriptions, self.balances)
         self.catalog = StripeCatalogApi(self.tables)
-        self.payments = StripePaymentsApi(self.tables, self.customers)
-        self._routes = self._build_routes()
+        self.payments = StripePaymentsApi(self.tables, self.customers, self.invoices)
+        self._routes = self._build_routes() | self._build_invoice_routes()
         self.reset_limits()
+
+    def operations(self) -> frozenset[str]:
+        """The names of all operations: ``POST /v1/customers/{id}``."""
+        return frozenset(self._routes)
 
     def reset_limits(self) -> None:
         self._account_bucket = TokenBucket(STRIPE_REQUESTS_PER_SECOND)
@@ -64,6 +73,8 @@ class StripeApi:
             "GET /v1/customers/{id}": _Route(member=customers.retrieve),
             "POST /v1/customers/{id}": _Route(member=customers.update),
             "DELETE /v1/customers/{id}": _Route(member=customers.delete),
+            "GET /v1/customers/{id}/balance_transactions": _Route(member=self.balances.list_transactions),
+            "POST /v1/customers/{id}/balance_transactions": _Route(member=self.balances.create),
             "POST /v1/products": _Route(catalog.create_product),
             "GET /v1/products": _Route(catalog.list_products),
             "GET /v1/products/{id}": _Route(member=catalog.retrieve_product),
@@ -78,9 +89,32 @@ class StripeApi:
             "GET /v1/subscriptions/{id}": _Route(member=subscriptions.retrieve),
             "POST /v1/subscriptions/{id}": _Route(member=subscriptions.update),
             "DELETE /v1/subscriptions/{id}": _Route(member=subscriptions.cancel),
-            "POST /v1/invoices/create_preview": _Route(StripePreviewsApi(self.tables, subscriptions).create),
             "GET /v1/events": _Route(events.list_events),
             "GET /v1/events/{id}": _Route(member=events.retrieve),
+        }
+
+    def _build_invoice_routes(self) -> dict[str, _Route]:
+        invoices, items = self.invoices, self.subscriptions.invoices.items
+        credit_notes = StripeCreditNotesApi(self.tables, invoices, self.balances)
+        return {
+            "POST /v1/invoices/create_preview": _Route(StripePreviewsApi(self.tables, self.subscriptions).create),
+            "GET /v1/invoices": _Route(invoices.list_invoices),
+            "GET /v1/invoices/{id}": _Route(member=invoices.retrieve),
+            "POST /v1/invoices/{id}": _Route(member=invoices.update),
+            "DELETE /v1/invoices/{id}": _Route(member=invoices.delete),
+            "GET /v1/invoices/{id}/lines": _Route(member=invoices.list_lines),
+            "POST /v1/invoices/{id}/finalize": _Route(member=invoices.finalize_draft),
+            "POST /v1/invoices/{id}/pay": _Route(member=invoices.pay),
+            "POST /v1/invoices/{id}/void": _Route(member=invoices.void),
+            "POST /v1/invoices/{id}/mark_uncollectible": _Route(member=invoices.mark_uncollectible),
+            "GET /v1/invoiceitems": _Route(items.list_items),
+            "GET /v1/invoiceitems/{id}": _Route(member=items.retrieve),
+            "DELETE /v1/invoiceitems/{id}": _Route(member=items.delete),
+            "POST /v1/credit_notes": _Route(credit_notes.create),
+            "GET /v1/credit_notes": _Route(credit_notes.list_credit_notes),
+            "GET /v1/credit_notes/preview": _Route(credit_notes.preview),
+            "GET /v1/credit_notes/{id}": _Route(member=credit_notes.retrieve),
+            "POST /v1/credit_notes/{id}/void": _Route(member=credit_notes.void),
         }
 
     def operation_name(self, method: str, path: str) -> str:
@@ -174,7 +208,10 @@ class StripeApi:
     def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
         if response.content_type != "application/json":
             return response
-        headers = (("Request-Id", request.id), ("Stripe-Version", API_VERSION), *response.headers)
+        version = request.headers.get(
+            "stripe-version", API_VERSION
+        )  # Stripe names the version that the request asked for
+        headers = (("Request-Id", request.id), ("Stripe-Version", version), *response.headers)
         return ProviderResponse(response.status, response.body, headers, response.content_type, response.drip_seconds)
 
     def _account(self, form: JsonDocument) -> JsonDocument:

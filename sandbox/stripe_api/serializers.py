@@ -3,7 +3,7 @@
 import copy
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sandbox.http import JsonDocument
@@ -14,7 +14,14 @@ API_VERSION = "2026-10-28.endive"
 EVENT_RETENTION_SECONDS = 30 * 24 * 3600  # Stripe keeps events 30 days (stripe.md 2)
 DEFAULT_STRIPE_PAGE_SIZE = 10
 ID_ALPHABET = string.ascii_letters + string.digits
-OBJECT_TYPE_BY_ID_PREFIX = {"cus_": "customers", "sub_": "subscriptions", "price_": "prices", "prod_": "products"}
+OBJECT_TYPE_BY_ID_PREFIX = {
+    "cus_": "customers",
+    "sub_": "subscriptions",
+    "price_": "prices",
+    "prod_": "products",
+    "in_": "invoices",
+    "cn_": "credit_notes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +52,31 @@ class StripeTables:
         self.prices = store.table("stripe.prices", lookup_key=lambda row: row["lookup_key"])
         self.subscriptions = store.table("stripe.subscriptions", customer=lambda row: str(row["customer"]))
         self.events = store.table("stripe.events")
-        self.invoices = store.table("stripe.invoices")
+        self.invoices = store.table(
+            "stripe.subscription_invoices",  # older files have others, of another shape, as stripe.invoices
+            customer=lambda row: str(row["customer"]),
+            subscription=lambda row: row["subscription"],
+        )
+        self.invoice_items = store.table(
+            "stripe.invoice_items", pending_of=lambda row: row["subscription"] if row["invoice"] is None else None
+        )
+        self.credit_notes = store.table("stripe.credit_notes", invoice=lambda row: str(row["invoice"]))
+        self.balance_transactions = store.table(
+            "stripe.balance_transactions", customer=lambda row: str(row["customer"])
+        )
+        # How an object is shown where a response expands its id; rows of the other tables are shown as they are.
+        self.documents: dict[str, Callable[[JsonDocument], JsonDocument]] = {}
         # What search may still return: the customer before its last change, and the time of that change.
         self.before_last_change: dict[str, tuple[float, JsonDocument | None]] = {}
 
     def now(self) -> int:
         return int(self.state.clock.now())
+
+    def price(self, price_id: str) -> JsonDocument:
+        """A price that something refers to, so it exists: prices cannot be deleted."""
+        price = self.prices.get(price_id)
+        assert price is not None, price_id  # noqa: S101
+        return price
 
     def emit(self, event_type: str, row: JsonDocument, previous: JsonDocument | None = None) -> None:
         data: JsonDocument = {"object": copy.deepcopy(row)}
@@ -113,9 +139,18 @@ class StripeTables:
             self._expand(value, names[1:], path)
 
     def _object(self, key: str, path: str) -> JsonDocument:
-        for table in (self.customers, self.subscriptions, self.prices, self.products):
+        tables = (
+            self.customers,
+            self.subscriptions,
+            self.prices,
+            self.products,
+            self.invoices,
+            self.credit_notes,
+            self.balance_transactions,
+        )
+        for table in tables:
             if (row := table.get(key)) is not None:
-                return copy.deepcopy(row)
+                return copy.deepcopy(self.documents.get(table.name, dict)(row))
         raise invalid_param("expand", f"This property cannot be expanded ({path}).")
 
 

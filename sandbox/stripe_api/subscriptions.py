@@ -2,7 +2,8 @@
 
 Behavior that makes careless callers bill twice is simulated too. An update without the item's id adds an item, a price
 change without a quantity resets it to 1, a canceled subscription accepts metadata only, and canceling twice is 404.
-Trials, invoices and metered prices are not implemented: their parameters are rejected.
+Trials and metered prices are not implemented: their parameters are rejected. The invoices are in
+``subscription_invoices``.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from sandbox.http import JsonDocument
 from sandbox.months import period_containing, utc_datetime
 from sandbox.stripe_api import forms
 from sandbox.stripe_api.errors import StripeApiError, invalid_param, missing_param, not_found
-from sandbox.stripe_api.prorations import StripeProrations
+from sandbox.stripe_api.invoices import StripeInvoicesApi
 from sandbox.stripe_api.serializers import API_VERSION, NO_REQUEST, StripeTables, new_id
+from sandbox.stripe_api.subscription_invoices import StripeSubscriptionInvoices
 
 MAX_SUBSCRIPTION_ITEMS = 20
 MAX_SUBSCRIPTIONS = 500
@@ -168,10 +170,12 @@ SUBSCRIPTION_LIST_FIELDS: forms.FormSchema = {
 
 
 class StripeSubscriptionsApi:
-    def __init__(self, tables: StripeTables) -> None:
+    def __init__(self, tables: StripeTables, invoices: StripeInvoicesApi) -> None:
         self._tables = tables
-        self.prorations = StripeProrations(tables)
+        self.invoices = StripeSubscriptionInvoices(tables, invoices)
+        invoices.on_paid = self._on_invoice_paid
         tables.subscriptions.schedule(_due_at, self._on_due)
+        tables.documents[tables.subscriptions.name] = self.serialize
 
     def create(self, form: JsonDocument) -> JsonDocument:
         sent = forms.validate(form, SUBSCRIPTION_CREATE_FIELDS, "customer", "items")
@@ -192,6 +196,8 @@ class StripeSubscriptionsApi:
         _set_cancel(row, sent, self._tables.now())
         if customer["currency"] is None:
             self._tables.customers.put(customer["id"], {**customer, "currency": row["currency"]})
+        self._tables.subscriptions.put(row["id"], row)
+        self.invoices.at_start(row)
         self._save(row, "customer.subscription.created")
         self._charge(row, self._period_amount(row), "subscription_create")
         return self._tables.expanded(self.serialize(row), sent)
@@ -217,7 +223,7 @@ class StripeSubscriptionsApi:
         if _restarts_now(sent):
             self._restart_period(row)
         _set_cancel(row, sent, self._tables.now())
-        self._prorate(old, row, sent)
+        self._bill_change(old, row, sent)
         before, after = self._period_amount(old), self._period_amount(row)
         self._save(row, "customer.subscription.updated")
         if before != after or _price_ids(old) != _price_ids(row):
@@ -231,6 +237,7 @@ class StripeSubscriptionsApi:
         if row["status"] in ENDED_STATUSES:
             raise not_found("subscription", subscription_id)
         row = {**row, "cancellation_details": _cancellation(row, sent, "cancellation_requested")}
+        self.invoices.at_end(row, prorate=sent.get("prorate", False), invoice_now=sent.get("invoice_now", False))
         return self._tables.expanded(self.serialize(self._end(row)), sent)
 
     def list_subscriptions(self, form: JsonDocument) -> JsonDocument:
@@ -258,12 +265,15 @@ class StripeSubscriptionsApi:
     def end_all(self, customer_id: str) -> None:
         for row in self._tables.subscriptions.find_by("customer", customer_id):
             if row["status"] not in ENDED_STATUSES:
-                self._end(dict(row))
+                ended = dict(row)
+                self.invoices.at_end(ended, prorate=False, invoice_now=False)
+                self._end(ended)
 
     def serialize(self, row: JsonDocument) -> JsonDocument:
         """As Stripe returns it: the items as a list object, each with its whole price."""
         items = [
-            {key: value for key, value in item.items() if key != "price"} | {"price": self._price(item["price"])}
+            {key: value for key, value in item.items() if key != "billed"}
+            | {"price": self._tables.price(item["price"])}
             for item in row["items"]
         ]
         document = {name: value for name, value in row.items() if name != "number"}
@@ -275,11 +285,6 @@ class StripeSubscriptionsApi:
             "url": f"/v1/subscription_items?subscription={row['id']}",
         }
         return document
-
-    def _price(self, price_id: str) -> JsonDocument:
-        price = self._tables.prices.get(price_id)
-        assert price is not None, price_id  # noqa: S101  # prices cannot be deleted
-        return price
 
     def find_existing(self, subscription_id: str) -> JsonDocument:
         if (row := self._tables.subscriptions.get(subscription_id)) is None:
@@ -294,20 +299,18 @@ class StripeSubscriptionsApi:
 
     def restarts_period(self, old: JsonDocument, row: JsonDocument) -> bool:
         """Whether the change of items ends the current period and bills a new one at once."""
-        prices = {item["id"]: self._price(item["price"]) for item in old["items"]}
+        prices = {item["id"]: self._tables.price(item["price"]) for item in old["items"]}
         return any(
-            _restarts_period(prices[item["id"]], self._price(item["price"]))
+            _restarts_period(prices[item["id"]], self._tables.price(item["price"]))
             for item in row["items"]
             if item["id"] in prices
         )
 
-    def _prorate(self, old: JsonDocument, row: JsonDocument, sent: JsonDocument) -> None:
+    def _bill_change(self, old: JsonDocument, row: JsonDocument, sent: JsonDocument) -> None:
         behavior = sent.get("proration_behavior", "create_prorations")
-        if _restarts_now(sent) or self.restarts_period(old, row) or behavior == "always_invoice":
-            self.prorations.clear(row["id"])
-        elif behavior == "create_prorations":
-            moment = sent.get("proration_date") or self._tables.now()
-            self.prorations.add(row["id"], self.prorations.lines_between(old, row, moment, restarts_period=False))
+        moment = sent.get("proration_date") or self._tables.now()
+        restarts = _restarts_now(sent) or self.restarts_period(old, row)
+        self.invoices.at_change(old, row, behavior, moment, restarts=restarts)
 
     def _save(self, row: JsonDocument, event: str) -> None:
         self._tables.subscriptions.put(row["id"], row)
@@ -336,6 +339,7 @@ class StripeSubscriptionsApi:
                 "billing_thresholds": None,
                 "created": now,
                 **period_at(row["billing_cycle_anchor"], now, price),
+                "billed": None,  # what was charged for it: see prorations.py
                 "discounts": [],
                 "metadata": forms.merge_metadata({}, item.get("metadata", {})),
                 "price": price["id"],
@@ -387,7 +391,7 @@ class StripeSubscriptionsApi:
         if price["id"] in _price_ids(row):
             message = f"Cannot add multiple subscription items with the same plan: {price['id']}"
             raise StripeApiError(400, message, param="items", stored=True)
-        old = self._price(item["price"])
+        old = self._tables.price(item["price"])
         item["price"] = price["id"]
         item["quantity"] = 1  # the documented default: a price change without a quantity resets it
         if _restarts_period(old, price):
@@ -398,7 +402,7 @@ class StripeSubscriptionsApi:
         now = self._tables.now()
         row["billing_cycle_anchor"] = now
         for item in row["items"]:
-            item.update(period_at(now, now, self._price(item["price"])))
+            item.update(period_at(now, now, self._tables.price(item["price"])))
 
     def _check_anchor(self, sent: JsonDocument) -> None:
         anchor = sent.get("billing_cycle_anchor")
@@ -409,7 +413,7 @@ class StripeSubscriptionsApi:
             raise invalid_param("billing_cycle_anchor", "Invalid billing_cycle_anchor")
 
     def _checked_currency(self, row: JsonDocument, customer: JsonDocument | None) -> str:
-        found = {str(self._price(item["price"])["currency"]) for item in row["items"]}
+        found = {str(self._tables.price(item["price"])["currency"]) for item in row["items"]}
         expected = customer["currency"] if customer is not None else row["currency"]
         if len(found | ({expected} if expected else set())) > 1:
             message = (
@@ -435,7 +439,9 @@ class StripeSubscriptionsApi:
         return "active"
 
     def _period_amount(self, row: JsonDocument) -> int:
-        return sum(int(self._price(item["price"])["unit_amount"] or 0) * int(item["quantity"]) for item in row["items"])
+        return sum(
+            int(self._tables.price(item["price"])["unit_amount"] or 0) * int(item["quantity"]) for item in row["items"]
+        )
 
     def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
         self._tables.state.ledger.charge(
@@ -459,20 +465,30 @@ class StripeSubscriptionsApi:
         self._tables.cause = NO_REQUEST
         row = {**row, "items": [dict(item) for item in row["items"]]}
         if row["status"] == "incomplete":
+            self.invoices.at_expiry(row)
             self._end(row, "incomplete_expired")
             return
         if row["cancel_at"] is not None and row["cancel_at"] <= moment:
+            # Prorations that wait are collected at the end of the period.
+            self.invoices.at_end(row, prorate=False, invoice_now=True)
             self._end(row)
             return
-        renewed = 0
-        for item in row["items"]:
-            if item["current_period_end"] <= moment:
-                price = self._price(item["price"])
-                item.update(period_at(row["billing_cycle_anchor"], int(moment), price))
-                renewed += int(price["unit_amount"] or 0) * int(item["quantity"])
-        self.prorations.clear(row["id"])
+        self._renew(row, int(moment))
+
+    def _renew(self, row: JsonDocument, moment: int) -> None:
+        renewed = [item for item in row["items"] if item["current_period_end"] <= moment]
+        started = min(item["current_period_start"] for item in renewed)
+        for item in renewed:
+            item.update(period_at(row["billing_cycle_anchor"], moment, self._tables.price(item["price"])))
+        self.invoices.at_renewal(row, renewed, (started, moment))
         self._save(row, "customer.subscription.updated")
-        self._charge(row, renewed, "renewal")
+        self._charge(row, self._period_amount({**row, "items": renewed}), "renewal")
+
+    def _on_invoice_paid(self, subscription_id: str) -> None:
+        """The first payment came: the subscription begins."""
+        row = self._tables.subscriptions.get(subscription_id)
+        if row is not None and row["status"] in ("incomplete", "past_due"):
+            self._save({**row, "status": "active"}, "customer.subscription.updated")
 
 
 def _due_at(row: JsonDocument) -> float | None:
@@ -579,7 +595,6 @@ ALWAYS_EMPTY_FIELDS = (
     "billing_thresholds",
     "customer_account",
     "default_source",
-    "latest_invoice",
     "next_pending_invoice_item_invoice",
     "on_behalf_of",
     "pending_invoice_item_interval",
@@ -599,6 +614,7 @@ INITIALLY_EMPTY_FIELDS = (
     "default_payment_method",
     "description",
     "ended_at",
+    "latest_invoice",
     "pause_collection",
 )
 

@@ -1,19 +1,22 @@
-"""Check that every request to a provider is one that its official document allows.
+"""Check that every request to a provider, and every answer of the sandbox, is one that its official document allows.
 
 ``violations`` does not depend on our code. It checks one request, as it was sent, against the provider's own OpenAPI
-document, and more strictly than the server does: a key that a server would drop silently is a violation. The documents
-are outside the repository. If they are missing, ``available`` returns False and ``where`` says so.
+document, and more strictly than the server does: a key that a server would drop silently is a violation.
+``answer_violations`` checks one answer by types, required fields, enums and null.
+
+The documents are outside the repository. If they are missing, ``available`` returns False and ``where`` says so.
 """
 
 from typing import Literal
 
 from tests.contract import lago_requests, stripe_requests
+from tests.contract.answers import answer_violations, answers
 from tests.contract.documents import available, where
 from tests.contract.lago_requests import lago_violations
 from tests.contract.operations import WireRequest
 from tests.contract.stripe_requests import stripe_violations
 
-__all__ = ["available", "read", "violations", "where"]
+__all__ = ["answer_violations", "available", "read", "violations", "where"]
 
 
 def read() -> None:
@@ -21,6 +24,8 @@ def read() -> None:
     if available():
         stripe_requests.operations()
         lago_requests.operations()
+        answers("stripe")
+        answers("lago")
 
 
 def violations(  # noqa: PLR0913, PLR0917 - the six parts of a request, as an observer receives them

@@ -15,7 +15,7 @@ Object: TypeAlias = dict[str, Json]
 
 _ROOT = Path(__file__).parents[2]
 _BESIDE = "../shared/specs"
-_STRIPE = "stripe-openapi-reduced.json"
+_STRIPE = "stripe-openapi-2026-08-26.json"
 _LAGO = "lago-openapi.yaml"
 
 # The C parser reads Lago's 877 kB in 0.2 s, the Python one in about 3 s.
@@ -38,16 +38,16 @@ def where() -> str:
     """One sentence for a run's report: which documents are used, or which are missing."""
     if missing := _missing():
         return (
-            f"Requests are not checked against the providers' documents: {' and '.join(missing)} not found in {_BESIDE}"
-            " (relative to the repository's root). Put them there to check."
+            f"Requests and answers are not checked against the providers' documents: {' and '.join(missing)} not found"
+            f" in {_BESIDE} (relative to the repository's root). Put them there to check."
         )
-    versions = [obj(document["info"])["version"] for document in (stripe_document(), lago_document())]
-    return f"Requests are checked against the documents of Stripe {versions[0]} and Lago {versions[1]} in {_BESIDE}."
+    stripe, lago = (obj(document["info"])["version"] for document in (stripe_document(), lago_document()))
+    return f"Requests and answers are checked against the documents of Stripe {stripe} and Lago {lago} in {_BESIDE}."
 
 
 @functools.cache
 def stripe_document() -> Object:
-    """Stripe's requests, reduced to those that a billing sync sends. Shared by all callers: copy before changing."""
+    """Stripe's billing API: its requests and its responses. Shared by all callers: copy before changing."""
     return obj(json.loads(_read(_STRIPE)))
 
 

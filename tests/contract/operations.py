@@ -5,7 +5,7 @@ must exist: if a newer document moves that place, the difference raises an error
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,6 +58,22 @@ class DocumentedOperation:
     body_check: Draft202012Validator
 
 
+class DocumentedPaths:
+    """The paths of a document, found by a concrete path. Literal segments come first, as OpenAPI says."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._by_length: dict[int, list[Key]] = {}
+        for key in sorted(keys, key=lambda key: key[1].count("{")):
+            self._by_length.setdefault(key[1].count("/"), []).append(key)
+
+    def find(self, method: str, path: str) -> Key | None:
+        steps = path.split("/")
+        for key in self._by_length.get(len(steps) - 1, []):
+            if key[0] == method and all(map(_fits, key[1].split("/"), steps)):
+                return key
+        return None
+
+
 class Operations:
     """The operations of one document with its overlay, each compiled at its first use.
 
@@ -70,18 +86,12 @@ class Operations:
         self._described = {**described, **{(one.method, one.path): obj(one.now) for one in overlay if not one.at}}
         self._document = document
         self._compiled: dict[Key, DocumentedOperation] = {}
-        self._by_length: dict[int, list[Key]] = {}
-        # Literal segments come first: OpenAPI prefers /customers/search to /customers/{customer}.
-        for key in sorted(self._described, key=lambda key: key[1].count("{")):
-            self._by_length.setdefault(key[1].count("/"), []).append(key)
+        self._paths = DocumentedPaths(self._described)
 
     def find(self, method: str, path: str) -> DocumentedOperation | None:
         """The operation of a concrete path, or None if the document lacks it."""
-        steps = path.split("/")
-        for key in self._by_length.get(len(steps) - 1, []):
-            if key[0] == method and all(map(_fits, key[1].split("/"), steps)):
-                return self._compiled.get(key) or self._compile(key)
-        return None
+        key = self._paths.find(method, path)
+        return None if key is None else self._compiled.get(key) or self._compile(key)
 
     def superfluous(self) -> list[Difference]:
         """Differences that the document now contains. Raises ``KeyError`` for one whose place the document lacks."""

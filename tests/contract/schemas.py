@@ -51,6 +51,11 @@ def faults(validator: Draft202012Validator, value: Json) -> list[str]:
     return sorted(f"{_place(error)}{_sentence(error)}" for error in found)
 
 
+def fits_format(text: str, name: str) -> bool:
+    """Whether the text has the format; a format that is not checked here always fits."""
+    return _formats.conforms(text, name)
+
+
 def _inner(keyword: str, value: Json, document: Object) -> Json:
     match keyword, value:
         case "properties", dict():

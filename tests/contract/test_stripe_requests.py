@@ -64,6 +64,13 @@ ALLOWED = [
     ("GET", "/v1/events", "types[0]=customer.updated&types[1]=invoice.paid"),
     ("GET", "/v1/account", ""),
     ("POST", "/v1/invoices/create_preview", "subscription=sub_1&subscription_details[billing_cycle_anchor][type]=now"),
+    ("GET", "/v1/invoices", "customer=cus_1&subscription=sub_1&status=open&limit=100"),
+    ("POST", "/v1/invoices/in_1/finalize", "auto_advance=false"),
+    ("POST", "/v1/invoices/in_1/pay", "paid_out_of_band=true"),
+    ("POST", "/v1/invoices/in_1/void", ""),
+    ("POST", "/v1/credit_notes", "invoice=in_1&amount=100&credit_amount=100&metadata[org_id]=org_1"),
+    ("GET", "/v1/credit_notes/preview", "invoice=in_1&lines[0][type]=custom_line_item&lines[0][quantity]=1"),
+    ("GET", "/v1/customers/cus_1/balance_transactions", "invoice=in_1&limit=100"),
     ("POST", "/v1/webhook_endpoints", "url=http%3A%2F%2F127.0.0.1%3A1%2Fhook&enabled_events[0]=customer.updated"),
 ]
 
@@ -132,7 +139,10 @@ REFUSED = [
     ("DELETE", SUBSCRIPTION, "at_period_end=true", "'at_period_end' is not in the document"),
     ("GET", SUBSCRIPTIONS, "status=cancelled", "status: 'cancelled' is not one of"),
     ("GET", "/v1/events", "created_gte=1", "'created_gte' is not in the document, but 'created' is"),
-    ("GET", "/v1/invoices/upcoming", "customer=cus_1", "no such operation"),
+    ("GET", "/v1/invoices/upcoming", "customer=cus_1", "'customer' is not in the document"),
+    ("GET", "/v1/invoices", "status=overdue", "status: 'overdue' is not one of"),
+    ("POST", "/v1/invoices/in_1/pay", "paid_out_of_band=yes", "paid_out_of_band: 'yes' is not of type 'boolean'"),
+    ("POST", "/v1/credit_notes", "invoice=in_1&credit=100", "'credit' is not in the document"),
     ("POST", "/v1/account", "email=a%40b.test", "no such operation"),
 ]
 

@@ -129,6 +129,13 @@ def test_the_clock_runs_on_from_where_it_is_put(sandbox: SandboxClient) -> None:
         sandbox.advance(-1)
 
 
+def test_what_only_an_older_version_stored_is_dropped_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "world.jsonl"
+    file.write_text(json.dumps([["stripe.prorations", "sub_1", {"lines": []}]]) + "\n")
+    with Sandbox(state_file=file) as server, SandboxClient(server.url) as control:
+        assert control.state()["invoices"] == []
+
+
 def test_the_state_survives_a_restart_and_counts_on(tmp_path: Path) -> None:
     state = tmp_path / "world.jsonl"
     headers = {**KEY, "Idempotency-Key": "k"}

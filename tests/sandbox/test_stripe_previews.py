@@ -9,6 +9,9 @@ from stripe.params import InvoiceCreatePreviewParamsSubscriptionDetailsItem as I
 from sandbox.client import SandboxClient
 
 BEGINS = datetime(2027, 5, 1, tzinfo=UTC)
+HALF = datetime(2027, 5, 16, 12, tzinfo=UTC)
+# Sent with each change at that time: the clock runs on, and a second less would be a cent less.
+SINCE_HALF = int(HALF.timestamp())
 
 
 @pytest.fixture
@@ -55,7 +58,14 @@ def changed(subscription: stripe.Subscription, price: str) -> list[Item]:
 
 def preview(billing: stripe.StripeClient, subscription: str, items: list[Item], behavior: str) -> stripe.Invoice:
     return billing.v1.invoices.create_preview(
-        {"subscription": subscription, "subscription_details": {"items": items, "proration_behavior": behavior}}
+        {
+            "subscription": subscription,
+            "subscription_details": {
+                "items": items,
+                "proration_behavior": behavior,
+                "proration_date": SINCE_HALF,
+            },
+        }
     )
 
 
@@ -76,7 +86,7 @@ def test_an_upgrade_in_mid_period_is_prorated_as_stripes_own_example_says(
     billing: stripe.StripeClient, sandbox: SandboxClient, subscribed: stripe.Subscription, prices: dict[str, str]
 ) -> None:
     """100 on the 1st, to 200 after half of the month: 250 on the next 1st."""
-    sandbox.set_clock(datetime(2027, 5, 16, 12, tzinfo=UTC))
+    sandbox.set_clock(HALF)
     shown = preview(billing, subscribed.id, changed(subscribed, prices["high"]), "create_prorations")
     assert shown.total == 25000
     assert lines(shown) == [(-5000, True), (10000, True), (20000, False)]
@@ -87,10 +97,13 @@ def test_an_upgrade_in_mid_period_is_prorated_as_stripes_own_example_says(
 def test_what_a_change_left_to_settle_is_on_the_next_invoice_until_it_is_made(
     billing: stripe.StripeClient, sandbox: SandboxClient, subscribed: stripe.Subscription, prices: dict[str, str]
 ) -> None:
-    sandbox.set_clock(datetime(2027, 5, 16, 12, tzinfo=UTC))
+    sandbox.set_clock(HALF)
     billing.v1.subscriptions.update(
         subscribed.id,
-        {"items": [{"id": subscribed["items"].data[0].id, "price": prices["high"], "quantity": 1}]},
+        {
+            "items": [{"id": subscribed["items"].data[0].id, "price": prices["high"], "quantity": 1}],
+            "proration_date": SINCE_HALF,
+        },
     )
     assert billing.v1.invoices.create_preview({"subscription": subscribed.id}).total == 25000
     sandbox.set_clock(datetime(2027, 6, 2, tzinfo=UTC))
@@ -107,7 +120,7 @@ def test_without_proration_nothing_of_this_period_is_billed(
 def test_always_invoice_bills_the_difference_at_once_and_nothing_else(
     billing: stripe.StripeClient, sandbox: SandboxClient, subscribed: stripe.Subscription, prices: dict[str, str]
 ) -> None:
-    sandbox.set_clock(datetime(2027, 5, 16, 12, tzinfo=UTC))
+    sandbox.set_clock(HALF)
     shown = preview(billing, subscribed.id, changed(subscribed, prices["high"]), "always_invoice")
     assert (shown.total, lines(shown)) == (5000, [(-5000, True), (10000, True)])
 
@@ -118,7 +131,7 @@ def test_from_free_to_paid_and_to_another_interval_begin_a_period_at_once(
 ) -> None:
     old, new, credit, full = move
     subscription = subscribe(billing, prices[old])
-    moment = datetime(2027, 5, 16, 12, tzinfo=UTC)
+    moment = HALF
     sandbox.set_clock(moment)
     shown = preview(billing, subscription.id, changed(subscription, prices[new]), "create_prorations")
     assert lines(shown) == [*([(credit, True)] if credit else []), (full, False)]

@@ -264,3 +264,4 @@ def test_the_billing_cycle_anchor_is_an_object_since_endive(
     ):
         answer = raw.post(f"/v1/subscriptions/{made.id}", data=form, headers={"Stripe-Version": version})
         assert answer.status_code == status, (version, form)
+        assert answer.headers["stripe-version"] == version
