@@ -1,15 +1,15 @@
 """Lago's customers (lago.md 3): one POST creates or updates, only sent fields are written, metadata is replaced."""
 
-import re
 from collections.abc import Callable
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api import stripe_link
+from sandbox.lago_api.email_addresses import cleaned_email, is_valid_email
 from sandbox.lago_api.errors import not_allowed, not_found, validation_error
 from sandbox.lago_api.metadata import replace_metadata
 from sandbox.lago_api.serializers import (
+    COUNTRIES,
     CURRENCIES,
-    INVISIBLE_CHARACTERS,
     LagoQuery,
     LagoTables,
     format_time,
@@ -19,7 +19,6 @@ from sandbox.lago_api.serializers import (
 )
 from sandbox.lago_api.stripe_link import StripeConnection
 
-LAGO_EMAIL_PATTERN = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 MAX_CUSTOMER_NAME_LENGTH = 255
 LAGO_SHIPPING_FIELDS = ("address_line1", "address_line2", "city", "zipcode", "state", "country")
 LAGO_CUSTOMER_FIELDS = (
@@ -200,7 +199,7 @@ def _apply(row: JsonDocument, sent: JsonDocument) -> None:
     for name in LAGO_CUSTOMER_FIELDS:
         if name in sent:
             value = sent[name]
-            row[name] = INVISIBLE_CHARACTERS.sub("", value) if name == "email" and isinstance(value, str) else value
+            row[name] = cleaned_email(value) if name == "email" and isinstance(value, str) else value
     if "country" in sent:
         row["country"] = sent["country"].upper() if sent["country"] else None
     for name in ("currency", "finalize_zero_amount_invoice"):
@@ -221,13 +220,13 @@ def _validation_errors(sent: JsonDocument, old: JsonDocument | None) -> dict[str
     for name in ("name", "firstname", "lastname"):
         if isinstance(sent.get(name), str) and len(sent[name]) > MAX_CUSTOMER_NAME_LENGTH:
             errors[name] = ["value_is_too_long"]
-    address = INVISIBLE_CHARACTERS.sub("", sent["email"]) if isinstance(sent.get("email"), str) else ""
+    address = cleaned_email(sent["email"]) if isinstance(sent.get("email"), str) else ""
     changed = address and (old is None or address != old["email"])
-    if changed and not all(LAGO_EMAIL_PATTERN.fullmatch(each.strip()) for each in address.split(",")):
+    if changed and not all(is_valid_email(each.strip()) for each in address.split(",")):
         errors["email"] = ["invalid_email_format"]
     if sent.get("currency") is not None and sent["currency"] not in CURRENCIES:
         errors["currency"] = ["value_is_invalid"]
-    if sent.get("country") and not re.fullmatch(r"[A-Za-z]{2}", str(sent["country"])):
+    if sent.get("country") and str(sent["country"]).upper() not in COUNTRIES:
         errors["country"] = ["not_a_valid_country_code"]
     term = sent.get("net_payment_term")
     if term is not None and (not isinstance(term, int) or term < 0):

@@ -107,14 +107,14 @@ class LagoSubscriptionsApi:
                 row[name] = _checked_option(name, sent[name], allowed)
         self._save(row)
         self._tables.state.timers.run_due()
-        return self._response(self._tables.subscriptions.get(row["lago_id"]) or row)
+        updated = self._response(self._tables.subscriptions.get(row["lago_id"]) or row)["subscription"]
+        return {"subscription": {name: value for name, value in updated.items() if name != "entitlements"}}
 
     def delete(self, external_id: str, query: LagoQuery) -> JsonDocument:
-        row = self._find_latest(external_id, query.get("status") or "active")
-        if row["status"] in ("terminated", "canceled"):
-            raise not_found("subscription_not_found")
-        if row["status"] == "pending":
-            return self._response(self._cancel(row))
+        """``status=pending`` cancels what is scheduled; any other status is ignored (lago.md 5.3)."""
+        if query.get("status") == "pending":
+            return self._brief_response(self._cancel(self._find_latest(external_id, "pending")))
+        row = self._find_latest(external_id, "active")
         credit, invoice = query.get("on_termination_credit_note"), query.get("on_termination_invoice")
         if credit:
             row = {
@@ -130,8 +130,8 @@ class LagoSubscriptionsApi:
                     "on_termination_invoice", invoice, TERMINATION_INVOICE_OPTIONS
                 ),
             }
-        self._cancel_pending(row)
-        return self._response(self._terminate(row))
+        self._cancel_silently(row)
+        return self._brief_response(self._terminate(row))
 
     def end_all(self, lago_customer_id: str) -> None:
         """What Lago's job does after a customer was deleted."""
@@ -139,7 +139,7 @@ class LagoSubscriptionsApi:
             if row["status"] == "active":
                 self._terminate(row)
             elif row["status"] == "pending":
-                self._cancel(row)
+                self._save(self._canceled(row))
 
     # --- the checks of POST, in Lago's order
 
@@ -204,9 +204,9 @@ class LagoSubscriptionsApi:
         return row
 
     def _upgrade(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        self._cancel_pending(current)
+        self._cancel_silently(current)
         old_plan = self._tables.plan_of(current)
-        self._end_replaced(current)
+        self._end_replaced(current, is_upgrade=True)
         if old_plan["pay_in_advance"]:
             self._charge(current, -old_plan["amount_cents"], "upgrade_credit")
         else:
@@ -214,51 +214,61 @@ class LagoSubscriptionsApi:
         return self._activate(self._new_successor(current, plan, sent), "upgrade")
 
     def _downgrade(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        self._cancel_pending(current)
+        self._cancel_silently(current)
         self._save(self._new_successor(current, plan, sent))
         self._emit("subscription.updated", current)
         return current
 
-    def _end_replaced(self, row: JsonDocument) -> None:
-        """End a subscription whose successor starts now."""
+    def _end_replaced(self, row: JsonDocument, *, is_upgrade: bool) -> None:
+        """End a subscription whose successor starts now. Only the end by an upgrade sends an update, too."""
         row = {**row, "status": "terminated", "terminated_at": self._tables.now()}
+        if is_upgrade and self._tables.plan_of(row)["pay_in_advance"]:
+            row["on_termination_credit_note"] = row["on_termination_credit_note"] or "credit"
         self._save(row)
+        if is_upgrade:
+            self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
 
     def _new_successor(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
         """It keeps the dates and the billing time, but the name only if it is sent again (lago.md 5.1)."""
         row = _new_row(current["lago_customer_id"], plan, current["external_id"], self._tables.now(), sent)
-        inherited = ("subscription_at", "billing_time", "on_termination_credit_note", "on_termination_invoice")
-        row |= {name: current[name] for name in inherited}
-        row["name"] = sent.get("name") or ""
+        row |= {name: current[name] for name in ("subscription_at", "billing_time")}
         ends = sent.get("ending_at")
         row["ending_at"] = parse_time("ending_at", ends) if "ending_at" in sent else current["ending_at"]
         row["previous"] = current["lago_id"]
         return row
 
-    def _cancel_pending(self, current: JsonDocument) -> None:
+    def _cancel_silently(self, current: JsonDocument) -> None:
+        """Cancel what is scheduled after this subscription. Lago sends no webhook about it (lago.md 8)."""
         for row in self._tables.subscriptions.find_by("previous", current["lago_id"]):
             if row["status"] == "pending":
-                self._cancel(row)
+                self._save(self._canceled(row))
 
     def _cancel(self, row: JsonDocument) -> JsonDocument:
-        row = {**row, "status": "canceled", "canceled_at": self._tables.now()}
+        """Cancel on request: the only cancellation that sends webhooks."""
+        row = self._canceled(row)
         self._save(row)
-        self._emit("subscription.terminated", row)
         previous = self._tables.subscriptions.get(row["previous"]) if row["previous"] else None
         if previous is not None and previous["status"] == "active":
             self._emit("subscription.updated", previous)
+        self._emit("subscription.terminated", row)
         return row
+
+    def _canceled(self, row: JsonDocument) -> JsonDocument:
+        return {**row, "status": "canceled", "canceled_at": self._tables.now()}
 
     def _terminate(self, row: JsonDocument) -> JsonDocument:
         plan = self._tables.plan_of(row)
         row = {**row, "status": "terminated", "terminated_at": self._tables.now()}
+        if plan["pay_in_advance"]:
+            row["on_termination_credit_note"] = row["on_termination_credit_note"] or "credit"
         self._save(row)
         if plan["pay_in_advance"]:
-            if (row["on_termination_credit_note"] or "credit") != "skip":
+            if row["on_termination_credit_note"] != "skip":
                 self._charge(row, -plan["amount_cents"], "termination_credit")
         elif row["on_termination_invoice"] == "generate":
             self._charge(row, plan["amount_cents"], "termination_invoice")
+        self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
         return row
 
@@ -266,7 +276,7 @@ class LagoSubscriptionsApi:
         if row["status"] == "pending":
             self._activate(row, "subscription_create")
         elif row["ending_at"] is not None and row["ending_at"] <= when:
-            self._cancel_pending(row)
+            self._cancel_silently(row)
             self._terminate(row)
         else:
             self._next_period(row)
@@ -278,7 +288,7 @@ class LagoSubscriptionsApi:
             self._charge(row, plan["amount_cents"], "renewal")
         for successor in self._tables.subscriptions.find_by("previous", row["lago_id"]):
             if successor["status"] == "pending":
-                self._end_replaced(row)
+                self._end_replaced(row, is_upgrade=False)
                 self._activate(successor, "downgrade")
                 return
         starts, ends = self._period(row, plan, self._tables.now())
@@ -328,8 +338,13 @@ class LagoSubscriptionsApi:
     # --- responses
 
     def _response(self, row: JsonDocument) -> JsonDocument:
-        plan = plans.serialize(self._tables.plan_of(row))
-        return {"subscription": {**self.serialize(row), "plan": plan, "entitlements": [], **_RESPONSE_DETAILS}}
+        details: JsonDocument = {"entitlements": [], "applicable_usage_thresholds": []}
+        return {"subscription": self._brief_response(row)["subscription"] | details}
+
+    def _brief_response(self, row: JsonDocument) -> JsonDocument:
+        """An end shows less than the other responses."""
+        plan = plans.serialize_without(self._tables.plan_of(row), "fixed_charges", "entitlements")
+        return {"subscription": {**self.serialize(row), "plan": plan, "applied_invoice_custom_sections": []}}
 
     def serialize(self, row: JsonDocument) -> JsonDocument:
         plan = self._tables.plan_of(row)
@@ -343,7 +358,6 @@ class LagoSubscriptionsApi:
             "external_id": row["external_id"],
             "lago_customer_id": row["lago_customer_id"],
             "external_customer_id": customer["external_id"] if customer else None,
-            "billing_entity_code": "sandbox",
             "name": row["name"],
             "plan_code": plan["code"],
             "plan_amount_cents": plan["amount_cents"],
@@ -360,8 +374,8 @@ class LagoSubscriptionsApi:
             "previous_plan_code": self._tables.plan_of(previous)["code"] if previous else None,
             "next_plan_code": self._tables.plan_of(successor)["code"] if successor else None,
             "downgrade_plan_date": str(format_time(row["period_end"]))[:10] if scheduled and active else None,
-            "current_billing_period_started_at": format_time(row["period_start"]) if active else None,
-            "current_billing_period_ending_at": format_time(row["period_end"] - 1) if active else None,
+            "current_billing_period_started_at": format_time(row["period_start"]),
+            "current_billing_period_ending_at": _period_end(row),
             "on_termination_credit_note": row["on_termination_credit_note"],
             "on_termination_invoice": row["on_termination_invoice"],
             "progressive_billing_disabled": False,
@@ -382,9 +396,6 @@ class LagoSubscriptionsApi:
         return max(rows, key=lambda each: float(each["created_at"]), default=None)
 
 
-_RESPONSE_DETAILS: JsonDocument = {"applicable_usage_thresholds": [], "applied_invoice_custom_sections": []}
-
-
 def _new_row(
     lago_customer_id: str, plan: JsonDocument, external_id: str, now: float, sent: JsonDocument
 ) -> JsonDocument:
@@ -394,7 +405,7 @@ def _new_row(
         "lago_customer_id": lago_customer_id,
         "plan": plan["lago_id"],
         "previous": None,
-        "name": sent.get("name"),
+        "name": sent.get("name") or "",
         "status": "pending",
         "billing_time": "calendar",
         "subscription_at": now,
@@ -409,6 +420,13 @@ def _new_row(
         "on_termination_credit_note": None,
         "on_termination_invoice": "generate",
     }
+
+
+def _period_end(row: JsonDocument) -> str | None:
+    """The last second of the period, or the end of the subscription."""
+    if row["period_end"] is None:
+        return None
+    return format_time(row["period_end"] - 1 if row["terminated_at"] is None else row["terminated_at"])
 
 
 def _due_at(row: JsonDocument) -> float | None:

@@ -128,15 +128,23 @@ def test_an_unknown_provider_code_is_refused_after_the_customer_was_saved(
     assert details(missing) == {"base": ["payment_provider_code_missing"]}
 
 
-def test_a_linked_customer_is_rewritten_at_stripe_blanks_included(lago: httpx.Client, sandbox: SandboxClient) -> None:
-    sandbox.preload_stripe_customers([{"id": "cus_1", "name": "Acme", "email": "a@acme.test"}])
+def test_a_linked_customer_is_rewritten_at_stripe_without_blanks(lago: httpx.Client, sandbox: SandboxClient) -> None:
+    """As recorded in what-lago-asks-of-stripe.jsonl: name and what else Lago holds (lago.md 3.5, B20)."""
+    sandbox.preload_stripe_customers([{"id": "cus_1", "name": "Acme", "email": "a@acme.test", "phone": "1"}])
     link = {"payment_provider": "stripe", "payment_provider_code": "stripe_main", "provider_customer_id": "cus_1"}
     linked = upsert(lago, name="Acme", billing_configuration=link).json()["customer"]["billing_configuration"]
     assert linked["provider_customer_id"] == "cus_1"
     assert linked["provider_payment_methods"] == ["card"]
     upsert(lago, name="Acme GmbH")
     written = sandbox.state()["stripe"]["customers"][0]
-    assert (written["name"], written["email"]) == ("Acme GmbH", None)
+    assert (written["name"], written["email"], written["phone"]) == ("Acme GmbH", "a@acme.test", "1")
+    upsert(lago, city="Bonn")
+    assert sandbox.state()["stripe"]["customers"][0]["address"]["city"] == "Bonn"
+    elsewhere = upsert(lago, billing_configuration={**link, "provider_customer_id": "cus_unknown"})
+    assert details(elsewhere) == {"third_party": "Stripe", "thirdparty_error": "No such customer: 'cus_unknown'"}
+    saved = lago.get("/customers/org_1").json()["customer"]["billing_configuration"]
+    assert saved["provider_customer_id"] == "cus_unknown"
+    upsert(lago, billing_configuration=link)
     sandbox.delete("stripe", "customers", "cus_1")
     refused = upsert(lago, name="Third")
     assert refused.json()["code"] == "third_party_error"
@@ -173,12 +181,17 @@ def test_a_deleted_customer_is_404_its_subscription_ends_and_its_id_is_free(
     assert subscribe(lago, "starter").status_code == 200
 
 
-def test_a_dot_in_an_id_reads_another_customer(lago: httpx.Client) -> None:
+def test_a_dot_in_an_id_reads_another_customer_but_no_other_plan_or_subscription(lago: httpx.Client) -> None:
     upsert(lago, "acme")
     upsert(lago, "acme.com", name="Dotted")
     assert lago.get("/customers/acme.com").json()["customer"]["external_id"] == "acme"
     assert lago.get("/customers/acme%2Ecom").json()["customer"]["name"] == "Dotted"
     assert lago.get("/customers/acme.com/subscriptions").json()["code"] == "resource_not_found"
+    lago.post("/plans", json={"plan": {"name": "d", "code": "d.ot", "interval": "monthly", "amount_cents": 1,
+                                       "amount_currency": "USD", "pay_in_advance": True}})  # fmt: skip
+    assert lago.get("/plans/d.ot").json()["plan"]["code"] == "d.ot"
+    subscribe(lago, "d.ot", "sub.1")
+    assert lago.get("/subscriptions/sub.1").json()["subscription"]["external_id"] == "sub.1"
     upsert(lago, "a/b")
     assert lago.get("/customers/a%2Fb").json()["customer"]["external_id"] == "a/b"
 
@@ -219,6 +232,7 @@ def test_errors_have_lagos_exact_bodies(lago: httpx.Client) -> None:
         assert (refused.status_code, refused.json()) == (401, {"status": 401, "error": "Unauthorized"})
     unknown = {"status": 404, "error": "Not Found", "code": "resource_not_found"}
     assert lago.get("/nothing").json() == unknown
+    assert lago.get("/nothing", headers={"Authorization": "Bearer bad"}).json() == unknown
     assert lago.put("/customers/org_1", json={"customer": {"name": "x"}}).json() == unknown
 
 
@@ -352,6 +366,39 @@ def test_put_answers_200_and_leaves_the_plan(lago: httpx.Client) -> None:
     assert (answer.json()["subscription"]["plan_code"], answer.json()["subscription"]["name"]) == ("starter", "New")
 
 
+def test_a_delete_with_a_status_that_is_not_pending_ends_the_active_one(lago: httpx.Client) -> None:
+    for status in ("incomplete", "pendign", "terminated"):
+        subscribe(lago, "professional")
+        subscribe(lago, "starter")
+        ended = lago.delete("/subscriptions/org_1", params={"status": status}).json()["subscription"]
+        assert (ended["status"], ended["plan_code"]) == ("terminated", "professional")
+        assert lago.delete("/subscriptions/org_1", params={"status": status}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("a..b@x.com", ".a@x.com", "a.@x.com", "a@-x.com", "a@x_y.com", "a(b)@x.com", "a;b@x.com", "a<b>@x.com"),
+        *("a@ex\N{LATIN SMALL LETTER A WITH DIAERESIS}mple.com", "a@x.com.", "a@x..com", "a\N{HYPHEN}b@x.com", "a@x"),
+    ],
+)
+def test_an_email_that_lago_refuses_is_refused(lago: httpx.Client, address: str) -> None:
+    assert details(upsert(lago, email=address)) == {"email": ["invalid_email_format"]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        (" A@X.com ", "A@X.com"),
+        ("a\N{FIGURE DASH}b\N{MINUS SIGN}c@x.com", "a-b-c@x.com"),
+        ("a\N{ZERO WIDTH SPACE}\N{NO-BREAK SPACE}b@x.com", "ab@x.com"),
+        ("m\N{LATIN SMALL LETTER U WITH DIAERESIS}ller@x.com, b@x.com", None),
+    ],
+)
+def test_an_email_that_lago_accepts_is_stored_in_its_form(lago: httpx.Client, sent: str, stored: str | None) -> None:
+    assert upsert(lago, email=sent).json()["customer"]["email"] == (stored or sent)
+
+
 def test_termination_works_once_and_frees_the_id(lago: httpx.Client, sandbox: SandboxClient) -> None:
     first = subscribe(lago, "starter").json()["subscription"]
     ended = lago.delete("/subscriptions/org_1").json()["subscription"]
@@ -422,6 +469,7 @@ def test_status_counts_only_with_brackets(lago: httpx.Client) -> None:
 
 def test_currency_is_locked_up_to_1_51_and_free_later(lago: httpx.Client, sandbox: SandboxClient) -> None:
     upsert(lago, currency="EUR")
+    sandbox.settings(lago_currency_locked=True)
     assert details(subscribe(lago, "starter")) == {"currency": ["currencies_does_not_match"]}
     sandbox.settings(lago_currency_locked=False)
     assert subscribe(lago, "starter").status_code == 200

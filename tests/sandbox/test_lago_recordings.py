@@ -1,0 +1,113 @@
+"""The sandbox answers as the recorded Lago did: status, error, keys, types, nulls, and the values that decide.
+
+The recorded calls are sent in their order. What still differs is listed in ``lago_differences.toml``, each with its
+reason; a difference that is not listed fails, and so does a listed one that is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tests.support.lago_recordings import CALLS_IN_ORDER, RecordedCall, calls
+
+LISTED = Path(__file__).with_name("lago_differences.toml")
+RECORDED_AT = datetime(2026, 11, 28, 20, 50, 50, tzinfo=UTC)
+BETWEEN_CALLS = 0.3  # seconds, as recorded: rows of one second are sorted by their parts of it
+UNKNOWN_ROUTE_WITH_A_WRONG_KEY = "calls:3"
+# Ids, times and numbers that count up differ in every run. These decide what a caller does next.
+VALUES = {
+    *("status", "name", "email", "currency", "plan_code", "next_plan_code", "previous_plan_code", "billing_time"),
+    *("downgrade_plan_date", "ending_at", "on_termination_invoice", "on_termination_credit_note", "amount_cents"),
+    *("payment_provider", "payment_provider_code", "provider_customer_id", "next_page", "total_count"),
+}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+pytestmark = pytest.mark.sends_wrong_requests
+
+
+def test_recorded_calls_are_answered_as_by_lago_but_for_what_is_listed(server: Sandbox, sandbox: SandboxClient) -> None:
+    sandbox.set_clock(RECORDED_AT)
+    found: set[str] = set()
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+        for call in calls()[:CALLS_IN_ORDER]:
+            found |= {f"{call.operation}: {each}" for each in differences(call, _send(http, call))}
+            sandbox.advance(BETWEEN_CALLS)
+    listed = _listed()
+    assert sorted(found - listed.keys()) == [], "the sandbox differs from Lago"
+    assert sorted(listed.keys() - found) == [], "no longer so: remove it from the list"
+    assert all(listed.values())
+
+
+def differences(call: RecordedCall, answer: httpx.Response) -> Iterator[str]:
+    body = answer.json() if answer.content else None
+    if answer.status_code != call.status:
+        yield f"{_outcome(answer.status_code, body)} instead of {_outcome(call.status, call.response)} ({call.place})"
+    elif answer.is_error and body != call.response:
+        yield f"{json.dumps(body)} ({call.place})"
+    else:
+        yield from _compare(call.response, body, "")
+
+
+def _send(http: httpx.Client, call: RecordedCall) -> httpx.Response:
+    is_wrong = call.status == httpx.codes.UNAUTHORIZED or call.place == UNKNOWN_ROUTE_WITH_A_WRONG_KEY
+    headers = {"Authorization": f"Bearer {'bad' if is_wrong else 'lago_key'}", "Content-Type": "application/json"}
+    url = f"{call.path}?{call.query}" if call.query else call.path
+    return http.request(call.method, url, headers=headers, content=call.request_bytes)
+
+
+def _outcome(status: int | None, body: object) -> str:
+    code = body.get("code") if isinstance(body, Mapping) else None
+    return f"{status} {code}" if code else f"{status}"
+
+
+def _compare(lago: Any, here: Any, where: str) -> Iterator[str]:  # noqa: ANN401 - any JSON
+    if isinstance(lago, dict) and isinstance(here, dict):
+        yield from (f"{where}.{key} is missing" for key in lago.keys() - here.keys() - {"_trimmed"})
+        yield from (f"{where}.{key} is not Lago's" for key in here.keys() - lago.keys())
+        for key in lago.keys() & here.keys():
+            yield from _compare(lago[key], here[key], f"{where}.{key}")
+    elif isinstance(lago, list) and isinstance(here, list):
+        if bool(lago) != bool(here):
+            yield f"{where} is {'a list' if here else 'empty'}"
+        for one, other in zip(lago, here, strict=False):
+            yield from _compare(one, other, f"{where}[]")
+    elif _kind(lago) != _kind(here):
+        yield f"{where} is {_kind(here)} instead of {_kind(lago)}"
+    elif where.rpartition(".")[2] in VALUES and lago != here:
+        yield f"{where} is {here!r} instead of {lago!r}"
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str() if match := TIME.fullmatch(value):
+            return "a time with milliseconds" if match[1] else "a time"
+        case str():
+            return "a date" if DATE.fullmatch(value) else "a text"
+        case _:
+            return type(value).__name__
+
+
+def _listed() -> dict[str, str]:
+    """Each difference with its reason."""
+    entries = tomllib.loads(LISTED.read_text(encoding="utf-8"))["differences"]
+    pairs = [(each, entry["reason"]) for entry in entries for each in entry["found"]]
+    assert len(dict(pairs)) == len(pairs), "a difference is listed twice"
+    return dict(pairs)
