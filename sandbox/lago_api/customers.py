@@ -42,6 +42,10 @@ LAGO_CUSTOMER_FIELDS = (
     "external_salesforce_id",
 )
 BILLING_ENTITY_CODE = "sandbox"
+# What Lago leaves out of a customer in other places than a response about it.
+NOT_IN_LISTS = ("error_details", "applicable_invoice_custom_sections")
+NOT_IN_WEBHOOKS = (*NOT_IN_LISTS, "taxes")
+NOT_IN_OTHER_OBJECTS = (*NOT_IN_WEBHOOKS, "integration_customers")
 
 
 class LagoCustomersApi:
@@ -73,9 +77,10 @@ class LagoCustomersApi:
             row["metadata"] = replace_metadata(row["metadata"] if old else [], sent["metadata"], now)
         row["updated_at"] = now
         self._tables.customers.put(row["lago_id"], row)
-        document = serialize(self._link_to_stripe(row, sent, created=old is None))
-        self._tables.emit("customer.created" if old is None else "customer.updated", "customer", lambda: document)
-        return {"customer": document}
+        row = self._link_to_stripe(row, sent, created=old is None)
+        event_type = "customer.created" if old is None else "customer.updated"
+        self._tables.emit(event_type, "customer", lambda: serialize_without(row, *NOT_IN_WEBHOOKS))
+        return {"customer": serialize(row)}
 
     def _link_to_stripe(self, row: JsonDocument, sent: JsonDocument, *, created: bool) -> JsonDocument:
         """The link is made after the row is saved, so an error here leaves the row in place (lago.md 3.5)."""
@@ -129,9 +134,7 @@ class LagoCustomersApi:
         rows = [row for row in self._tables.customers if row["deleted_at"] is None and _matches(row, query)]
         rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
         page, meta = paginate(rows, query)
-        omitted = ("error_details", "applicable_invoice_custom_sections")
-        listed = [{name: value for name, value in serialize(row).items() if name not in omitted} for row in page]
-        return {"customers": listed, "meta": meta}
+        return {"customers": [serialize_without(row, *NOT_IN_LISTS) for row in page], "meta": meta}
 
     def delete(self, external_id: str) -> JsonDocument:
         row = dict(self.find_existing(external_id))
@@ -189,6 +192,10 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "applicable_invoice_custom_sections": [],
         "error_details": [],
     }
+
+
+def serialize_without(row: JsonDocument, *omitted: str) -> JsonDocument:
+    return {name: value for name, value in serialize(row).items() if name not in omitted}
 
 
 def _due_at(row: JsonDocument) -> float | None:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api import plans
-from sandbox.lago_api.customers import LagoCustomersApi
-from sandbox.lago_api.customers import serialize as serialize_customer
+from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, LagoCustomersApi
+from sandbox.lago_api.customers import serialize_without as serialize_customer_without
 from sandbox.lago_api.errors import forbidden, not_found, validation_error
 from sandbox.lago_api.periods import billing_period
 from sandbox.lago_api.serializers import (
@@ -317,10 +317,13 @@ class LagoSubscriptionsApi:
         )
 
     def _emit(self, event_type: str, row: JsonDocument) -> None:
+        details: JsonDocument = {} if event_type == "subscription.terminated" else {"entitlements": []}
+
         def document() -> JsonDocument:
             customer = self._tables.customers.get(row["lago_customer_id"])
-            customer_document = serialize_customer(customer) if customer is not None else None
-            return {**self._response(row)["subscription"], "customer": customer_document}
+            shown = None if customer is None else serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS)
+            plan = plans.serialize_without(self._tables.plan_of(row), "fixed_charges", "entitlements")
+            return {**self.serialize(row), "plan": plan, **details, "customer": shown}
 
         self._tables.emit(event_type, "subscription", document)
 
