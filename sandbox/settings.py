@@ -21,6 +21,8 @@ class SandboxSettings:
     """Up to v1.51 a customer with subscriptions has one currency; later versions mix them (lago.md 3.2, 5.1)."""
     lago_writes_to_stripe: bool = True
     """Lago updates the linked Stripe customer at every later upsert (lago.md 3.5)."""
+    lago_billing_minute: int = 10
+    """Lago's billing job runs hourly at this minute; a period that ended renews or switches in it (lago.md 5.1)."""
     lago_job_delay_seconds: int = 0
     """How long Lago takes to end the subscriptions of a deleted customer."""
 

@@ -11,7 +11,7 @@ from sandbox.lago_api import plans
 from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, LagoCustomersApi
 from sandbox.lago_api.customers import serialize_without as serialize_customer_without
 from sandbox.lago_api.errors import forbidden, not_found, validation_error
-from sandbox.lago_api.periods import billing_period
+from sandbox.lago_api.periods import billing_period, next_billing_run
 from sandbox.lago_api.serializers import (
     LagoQuery,
     LagoTables,
@@ -31,7 +31,7 @@ TERMINATION_INVOICE_OPTIONS = ("generate", "skip")
 class LagoSubscriptionsApi:
     def __init__(self, tables: LagoTables) -> None:
         self._tables = tables
-        tables.subscriptions.schedule(_due_at, self._on_due)
+        tables.subscriptions.schedule(self._due_at, self._on_due)
 
     def create_or_change(self, sent: JsonDocument, customers: LagoCustomersApi) -> JsonDocument:
         plan = self._tables.find_plan(to_text(sent.get("plan_code")) or "")
@@ -193,7 +193,7 @@ class LagoSubscriptionsApi:
     def _activate(self, row: JsonDocument, reason: str, started_at: float | None = None) -> JsonDocument:
         now = self._tables.now()
         plan = self._tables.plan_of(row)
-        starts, ends = self._period(row, plan, now)
+        starts, ends = self._charges_period(row, plan, now)
         started = now if started_at is None else started_at
         row = {**row, "status": "active", "started_at": started, "activated_at": now}
         row |= {"period_start": max(starts, started), "period_end": ends}
@@ -282,18 +282,22 @@ class LagoSubscriptionsApi:
             self._next_period(row)
 
     def _next_period(self, row: JsonDocument) -> None:
-        """Charge the period that ended; then a pending downgrade takes effect, or the plan renews."""
-        plan = self._tables.plan_of(row)
-        if not plan["pay_in_advance"]:
+        """Charge the period that ended; then a pending downgrade takes effect, or the plan renews.
+
+        With monthly charges a yearly plan comes here each month: a downgrade does take effect then (lago.md 5.1, B9).
+        """
+        plan, now = self._tables.plan_of(row), self._tables.now()
+        renews = self._period(row, plan, row["period_end"] - 1) != self._period(row, plan, now)
+        if renews and not plan["pay_in_advance"]:
             self._charge(row, plan["amount_cents"], "renewal")
         for successor in self._tables.subscriptions.find_by("previous", row["lago_id"]):
             if successor["status"] == "pending":
                 self._end_replaced(row, is_upgrade=False)
                 self._activate(successor, "downgrade")
                 return
-        starts, ends = self._period(row, plan, self._tables.now())
+        starts, ends = self._charges_period(row, plan, now)
         self._save({**row, "period_start": starts, "period_end": ends})
-        if plan["pay_in_advance"]:
+        if renews and plan["pay_in_advance"]:
             self._charge(row, plan["amount_cents"], "renewal")
 
     @staticmethod
@@ -304,6 +308,16 @@ class LagoSubscriptionsApi:
             subscription_at=row["subscription_at"],
             moment=when,
         )
+
+    def _charges_period(self, row: JsonDocument, plan: JsonDocument, when: float) -> tuple[float, float]:
+        """The period that Lago shows and bills by: with monthly charges a month, whatever the plan's interval."""
+        return self._period(row, {**plan, "interval": "monthly"} if plan["bill_charges_monthly"] else plan, when)
+
+    def _due_at(self, row: JsonDocument) -> float | None:
+        if row["status"] == "active":
+            billed_at = next_billing_run(row["period_end"], self._tables.state.settings.lago_billing_minute)
+            return float(min(billed_at, row["ending_at"] or billed_at))
+        return float(row["subscription_at"]) if _is_future(row) else None
 
     def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
         customer = self._tables.customers.get(row["lago_customer_id"])
@@ -356,6 +370,7 @@ class LagoSubscriptionsApi:
         successor = self._find_successor(row)
         scheduled = successor is not None and successor["status"] == "pending"
         active = row["status"] == "active"
+        period_start, period_end = self._shown_period(row, plan)
         return {
             "lago_id": row["lago_id"],
             "external_id": row["external_id"],
@@ -376,9 +391,9 @@ class LagoSubscriptionsApi:
             "created_at": format_time(row["created_at"]),
             "previous_plan_code": self._tables.plan_of(previous)["code"] if previous else None,
             "next_plan_code": self._tables.plan_of(successor)["code"] if successor else None,
-            "downgrade_plan_date": str(format_time(row["period_end"]))[:10] if scheduled and active else None,
-            "current_billing_period_started_at": format_time(row["period_start"]),
-            "current_billing_period_ending_at": _period_end(row),
+            "downgrade_plan_date": self._next_period_date(row, plan) if scheduled and active else None,
+            "current_billing_period_started_at": format_time(period_start),
+            "current_billing_period_ending_at": format_time(period_end),
             "on_termination_credit_note": row["on_termination_credit_note"],
             "on_termination_invoice": row["on_termination_invoice"],
             "progressive_billing_disabled": False,
@@ -389,6 +404,17 @@ class LagoSubscriptionsApi:
             "payment_method": {"payment_method_id": None, "payment_method_type": "provider"},
             "activation_rules": [],
         }
+
+    def _shown_period(self, row: JsonDocument, plan: JsonDocument) -> tuple[float | None, float | None]:
+        """The period of this moment, up to its last second, also before the billing job ran; or that of the end."""
+        if row["status"] != "active":
+            return row["period_start"], row["terminated_at"]
+        starts, ends = self._charges_period(row, plan, self._tables.now())
+        return max(starts, row["started_at"]), ends - 1
+
+    def _next_period_date(self, row: JsonDocument, plan: JsonDocument) -> str:
+        """Computed from this moment: after the period's end it names the end of the next one (lago.md 5.1, B1)."""
+        return str(format_time(self._period(row, plan, self._tables.now())[1]))[:10]
 
     def _find_successor(self, row: JsonDocument) -> JsonDocument | None:
         rows = [
@@ -423,19 +449,6 @@ def _new_row(
         "on_termination_credit_note": None,
         "on_termination_invoice": "generate",
     }
-
-
-def _period_end(row: JsonDocument) -> str | None:
-    """The last second of the period, or the end of the subscription."""
-    if row["period_end"] is None:
-        return None
-    return format_time(row["period_end"] - 1 if row["terminated_at"] is None else row["terminated_at"])
-
-
-def _due_at(row: JsonDocument) -> float | None:
-    if row["status"] == "active":
-        return float(min(row["period_end"], row["ending_at"] or row["period_end"]))
-    return float(row["subscription_at"]) if _is_future(row) else None
 
 
 def _is_future(row: JsonDocument) -> bool:

@@ -18,6 +18,7 @@ PLANS = {
     "professional": ("monthly", 4900),
     "starter_yearly": ("yearly", 12 * 1900),
 }
+PLAN: dict[str, object] = {"name": "Plan", "amount_currency": "USD", "pay_in_advance": True}
 
 
 @pytest.fixture(autouse=True)
@@ -307,8 +308,51 @@ def test_less_a_year_is_a_downgrade_that_waits_for_the_periods_end(lago: httpx.C
     sandbox.advance(timedelta(days=25))
     switched = lago.get("/subscriptions/org_1").json()["subscription"]
     assert (switched["plan_code"], switched["previous_plan_code"]) == ("starter", "professional")
-    assert switched["started_at"] == "2027-02-01T00:00:00.000Z"
+    assert switched["started_at"] == "2027-02-01T00:10:00.000Z"
     assert reasons(sandbox) == [("subscription_create", 4900), ("downgrade", 1900)]
+
+
+def test_a_downgrade_waits_for_the_billing_job_and_names_the_next_period_until_then(
+    lago: httpx.Client, sandbox: SandboxClient
+) -> None:
+    """As in stories/downgrade-over-the-month-end.jsonl (lago.md 5.1, B1)."""
+    sandbox.set_clock(datetime(2026, 11, 28, 20, 41, tzinfo=UTC))
+    subscribe(lago, "professional")
+    subscribe(lago, "starter")
+    sandbox.set_clock(datetime(2026, 12, 1, 0, 0, 20, tzinfo=UTC))
+    waiting = lago.get("/subscriptions/org_1").json()["subscription"]
+    assert (waiting["plan_code"], waiting["next_plan_code"]) == ("professional", "starter")
+    assert waiting["downgrade_plan_date"] == "2027-01-01"
+    assert waiting["current_billing_period_ending_at"] == "2026-12-31T23:59:59Z"
+    sandbox.advance(timedelta(minutes=10))
+    switched = lago.get("/subscriptions/org_1").json()["subscription"]
+    assert (switched["plan_code"], switched["started_at"]) == ("starter", "2026-12-01T00:10:00.000Z")
+
+
+def test_a_yearly_plan_with_monthly_charges_switches_at_the_months_end(
+    lago: httpx.Client, sandbox: SandboxClient
+) -> None:
+    """Although the date says the year's end (lago.md 5.1, B9). Without a downgrade it renews once a year."""
+    sandbox.set_clock(datetime(2026, 11, 28, 20, 41, tzinfo=UTC))
+    sandbox.preload_lago_plans(
+        {**PLAN, "code": code, "interval": "yearly", "amount_cents": cents, "bill_charges_monthly": True}
+        for code, cents in (("much", 60000), ("less", 20000))
+    )
+    subscribe(lago, "much")
+    subscribe(lago, "much", "org_2", external_customer_id="org_2")
+    answer = subscribe(lago, "less").json()["subscription"]
+    assert (answer["downgrade_plan_date"], answer["current_billing_period_ending_at"]) == (
+        "2027-01-01",
+        "2026-11-30T23:59:59Z",
+    )
+    sandbox.set_clock(datetime(2026, 12, 2, tzinfo=UTC))
+    assert lago.get("/subscriptions/org_1").json()["subscription"]["plan_code"] == "less"
+    sandbox.set_clock(datetime(2027, 1, 2, tzinfo=UTC))
+    charged = [(charge["subscription"], charge["reason"], charge["at"][:10]) for charge in sandbox.charges()]
+    assert [each for each in charged if each[0] == "org_2"] == [
+        ("org_2", "subscription_create", "2026-11-28"),
+        ("org_2", "renewal", "2027-01-01"),
+    ]
 
 
 def test_a_pending_downgrade_is_taken_back_only_by_delete_with_status_pending(lago: httpx.Client) -> None:

@@ -25,6 +25,10 @@ from tests.support.webhook_receiver import receiving
 
 LISTED = Path(__file__).with_name("lago_differences.toml")
 RECORDED_AT = datetime(2026, 11, 28, 20, 50, 50, tzinfo=UTC)
+CLOCK_OF_STEP = {
+    "after midnight, before the clock job": datetime(2026, 12, 1, 0, 0, 20, tzinfo=UTC),
+    "after the clock job": datetime(2026, 12, 1, 0, 12, 30, tzinfo=UTC),
+}
 BETWEEN_CALLS = 0.3  # seconds, as recorded: rows of one second are sorted by their parts of it
 UNKNOWN_ROUTE_WITH_A_WRONG_KEY = "calls:3"
 FIRST_LIST_OF_INVOICES = "calls:138"
@@ -49,6 +53,8 @@ def test_recorded_calls_are_answered_as_by_lago_but_for_what_is_listed(server: S
     found: set[str] = set()
     with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
         for call in calls()[:CALLS_IN_ORDER]:
+            if call.step in CLOCK_OF_STEP:
+                sandbox.set_clock(CLOCK_OF_STEP[call.step])
             if call.place == FIRST_LIST_OF_INVOICES:
                 # The sandbox makes none by itself, but shows one that is put in as Lago does.
                 customer = dict(parse_qsl(call.query))["external_customer_id"]
