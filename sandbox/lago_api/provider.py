@@ -231,6 +231,6 @@ def _body_object(request: ProviderRequest, name: str) -> JsonDocument:
 
 def _stripe_fields(customer: JsonDocument) -> JsonDocument:
     email = (customer["email"] or "").split(",")[0].strip()
-    held = {"name": (customer["name"] or "")[:256], "email": email, "phone": (customer["phone"] or "")[:20]}
+    texts = {"name": (customer["name"] or "")[:256], "email": email, "phone": (customer["phone"] or "")[:20]}
     address = {field: customer[name] for field, name in STRIPE_ADDRESS_FIELDS.items() if customer[name]}
-    return {name: value for name, value in held.items() if value} | ({"address": address} if address else {})
+    return {name: value for name, value in texts.items() if value} | ({"address": address} if address else {})

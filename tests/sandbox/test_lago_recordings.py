@@ -126,21 +126,21 @@ def _outcome(status: int | None, body: object) -> str:
     return f"{status} {code}" if code else f"{status}"
 
 
-def _compare(lago: Any, here: Any, where: str) -> Iterator[str]:  # noqa: ANN401 - any JSON
-    if isinstance(lago, dict) and isinstance(here, dict):
-        yield from (f"{where}.{key} is missing" for key in lago.keys() - here.keys() - {"_trimmed"})
-        yield from (f"{where}.{key} is not Lago's" for key in here.keys() - lago.keys())
-        for key in lago.keys() & here.keys():
-            yield from _compare(lago[key], here[key], f"{where}.{key}")
-    elif isinstance(lago, list) and isinstance(here, list):
-        if bool(lago) != bool(here):
-            yield f"{where} is {'a list' if here else 'empty'}"
-        for one, other in zip(lago, here, strict=False):
+def _compare(lago: Any, ours: Any, where: str) -> Iterator[str]:  # noqa: ANN401 - any JSON
+    if isinstance(lago, dict) and isinstance(ours, dict):
+        yield from (f"{where}.{key} is missing" for key in lago.keys() - ours.keys() - {"_trimmed"})
+        yield from (f"{where}.{key} is not Lago's" for key in ours.keys() - lago.keys())
+        for key in lago.keys() & ours.keys():
+            yield from _compare(lago[key], ours[key], f"{where}.{key}")
+    elif isinstance(lago, list) and isinstance(ours, list):
+        if bool(lago) != bool(ours):
+            yield f"{where} is {'a list' if ours else 'empty'}"
+        for one, other in zip(lago, ours, strict=False):
             yield from _compare(one, other, f"{where}[]")
-    elif _kind(lago) != _kind(here):
-        yield f"{where} is {_kind(here)} instead of {_kind(lago)}"
-    elif where.rpartition(".")[2] in VALUES and lago != here:
-        yield f"{where} is {here!r} instead of {lago!r}"
+    elif _kind(lago) != _kind(ours):
+        yield f"{where} is {_kind(ours)} instead of {_kind(lago)}"
+    elif where.rpartition(".")[2] in VALUES and lago != ours:
+        yield f"{where} is {ours!r} instead of {lago!r}"
 
 
 def _kind(value: object) -> str:

@@ -53,7 +53,7 @@ OURS = [call for call in ANSWERED if call.operation not in NOT_OURS]
 
 
 @dataclass(frozen=True)
-class Reader:
+class RecordedReader:
     """``read`` gives what our reader made of the answer, ``expected`` what it should make of it.
 
     ``absent``: the codes that mean that there is nothing. ``before`` and ``after`` answer the reader's other requests.
@@ -240,35 +240,37 @@ def _nothing(_shown: dict[str, Any]) -> object:
 
 
 NO_SUBSCRIPTION_CODE = frozenset({"subscription_not_found"})
-QUOTE = Reader(_period_end, _expected_period_end, "subscription", NO_SUBSCRIPTION_CODE)
-READ_BEFORE_WRITE = Reader(_read_subscription, _expected_subscription, "subscription")
-END_OF_PENDING = Reader(_end, _nothing, "subscription", NO_SUBSCRIPTION_CODE, before=(NO_SUBSCRIPTION,))
+QUOTE = RecordedReader(_period_end, _expected_period_end, "subscription", NO_SUBSCRIPTION_CODE)
+READ_BEFORE_WRITE = RecordedReader(_read_subscription, _expected_subscription, "subscription")
+END_OF_PENDING = RecordedReader(_end, _nothing, "subscription", NO_SUBSCRIPTION_CODE, before=(NO_SUBSCRIPTION,))
 READERS = {
-    "GET organizations": Reader(_account, lambda shown: shown["lago_id"], "organization"),
-    "GET plans/{id}": Reader(
+    "GET organizations": RecordedReader(_account, lambda shown: shown["lago_id"], "organization"),
+    "GET plans/{id}": RecordedReader(
         _price, lambda shown: _expected_price(shown) if shown else None, "plan", frozenset({"plan_not_found"})
     ),
-    "POST plans": Reader(_created_price, _expected_price, "plan", after=(NO_PLAN,)),
-    "POST customers": Reader(_written_customer, _expected_customer, "customer"),
-    "GET customers/{id}": Reader(
+    "POST plans": RecordedReader(_created_price, _expected_price, "plan", after=(NO_PLAN,)),
+    "POST customers": RecordedReader(_written_customer, _expected_customer, "customer"),
+    "GET customers/{id}": RecordedReader(
         _observed_customer,
         _expected_observed_customer,
         "customer",
         frozenset({"customer_not_found"}),
         after=(NO_SUBSCRIPTIONS, NO_SUBSCRIPTION),
     ),
-    "GET customers": Reader(_listed_customers, _expected_customers, ""),
-    "POST subscriptions": Reader(_written_subscription, _expected_subscription, "subscription"),
-    "GET subscriptions": Reader(_listed_subscriptions, _expected_subscriptions, ""),
-    "DELETE subscriptions/{id}": Reader(_end, _nothing, "subscription", NO_SUBSCRIPTION_CODE, after=(NO_SUBSCRIPTION,)),
-    "GET customers/{id}/current_usage": Reader(
+    "GET customers": RecordedReader(_listed_customers, _expected_customers, ""),
+    "POST subscriptions": RecordedReader(_written_subscription, _expected_subscription, "subscription"),
+    "GET subscriptions": RecordedReader(_listed_subscriptions, _expected_subscriptions, ""),
+    "DELETE subscriptions/{id}": RecordedReader(
+        _end, _nothing, "subscription", NO_SUBSCRIPTION_CODE, after=(NO_SUBSCRIPTION,)
+    ),
+    "GET customers/{id}/current_usage": RecordedReader(
         _usage, _expected_usage, "customer_usage", frozenset({"resource_not_found", "no_active_subscription"})
     ),
-    "GET invoices": Reader(_has_unpaid_invoice, _expected_unpaid, ""),
+    "GET invoices": RecordedReader(_has_unpaid_invoice, _expected_unpaid, ""),
 }
 
 
-def _readers(call: RecordedCall) -> list[Reader]:
+def _readers(call: RecordedCall) -> list[RecordedReader]:
     if call.operation == "GET subscriptions/{id}":
         is_active = _object(call.response, "subscription").get("status") == "active"
         return [QUOTE, READ_BEFORE_WRITE] if is_active else [QUOTE]
@@ -287,7 +289,7 @@ def _is_foreign(shown: dict[str, Any]) -> bool:
     return bool(shown) and (shown["status"] != "active" or shown["external_id"] != shown["external_customer_id"])
 
 
-def _expected_error(call: RecordedCall, reader: Reader) -> type[ProviderError] | None:
+def _expected_error(call: RecordedCall, reader: RecordedReader) -> type[ProviderError] | None:
     """As lago.md 1.1 and the failure table have it: our settings are wrong, or the data of one organization."""
     assert call.status is not None
     if call.operation == "POST subscriptions" and _is_foreign(_object(call.response, "subscription")):
