@@ -17,10 +17,12 @@ class SandboxSettings:
     lago_organization: str = "1a901a90-1a90-1a90-1a90-1a901a901a90"
     lago_providers: list[str] = field(default_factory=lambda: ["stripe_main"])
     """Codes of the Stripe connections that were created in Lago's UI."""
-    lago_currency_locked: bool = True
-    """Up to v1.51 a customer with subscriptions cannot change its currency; later versions allow it (lago.md 3.2)."""
+    lago_currency_locked: bool = False
+    """Up to v1.51 a customer with subscriptions has one currency; later versions mix them (lago.md 3.2, 5.1)."""
     lago_writes_to_stripe: bool = True
     """Lago updates the linked Stripe customer at every later upsert (lago.md 3.5)."""
+    lago_billing_minute: int = 10
+    """Lago's billing job runs hourly at this minute; a period that ended renews or switches in it (lago.md 5.1)."""
     lago_job_delay_seconds: int = 0
     """How long Lago takes to end the subscriptions of a deleted customer."""
 

@@ -6,6 +6,7 @@ that transaction and finds the row.
 
 from __future__ import annotations
 
+import re
 import secrets
 import unicodedata
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from core.organizations.validation import BILLING_EMAIL_PATTERN, MAX_ORGANIZATIO
 
 MAX_USER_EMAIL_LENGTH = 512
 _ORGANIZATION_NAME_SUFFIX = "'s Organization"
+# Wider than a billing email: it is what the OIDC service knows the user by.
+_USER_EMAIL_PATTERN = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,]+")
 _DISAMBIGUATOR_DIGITS = 6  # hexadecimal digits: the chance of a collision is one in sixteen million
 
 
@@ -84,6 +87,7 @@ def _record_sign_in(change: ChangeContext, profile: UserProfile) -> bool:
 def _create_own_organization(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization:
     """Names of organizations are unique, names of users are not: a few digits distinguish the second "Alice"."""
     email = _usable_email(profile.email)
+    billing_email = email if email and BILLING_EMAIL_PATTERN.fullmatch(email) else None
     disambiguator = f" {secrets.token_hex(_DISAMBIGUATOR_DIGITS // 2)}"
     max_length = MAX_ORGANIZATION_NAME_LENGTH - len(_ORGANIZATION_NAME_SUFFIX) - len(disambiguator)
     name = (
@@ -91,7 +95,9 @@ def _create_own_organization(change: ChangeContext, profile: UserProfile, catalo
         or _clean_name((email or "").split("@")[0], max_length)
         or "Somebody"
     )
-    new = NewOrganization(name=f"{name}{_ORGANIZATION_NAME_SUFFIX}", plan_tier=catalog.tiers()[0], billing_email=email)
+    new = NewOrganization(
+        name=f"{name}{_ORGANIZATION_NAME_SUFFIX}", plan_tier=catalog.tiers()[0], billing_email=billing_email
+    )
     try:
         return commands.create(change, new, catalog)
     except NameTakenError:
@@ -105,4 +111,4 @@ def _clean_name(text: str, limit: int) -> str:
 
 
 def _usable_email(email: str | None) -> str | None:
-    return email if email and len(email) <= MAX_USER_EMAIL_LENGTH and BILLING_EMAIL_PATTERN.fullmatch(email) else None
+    return email if email and len(email) <= MAX_USER_EMAIL_LENGTH and _USER_EMAIL_PATTERN.fullmatch(email) else None

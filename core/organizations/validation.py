@@ -10,7 +10,11 @@ from core.common.validation import InvalidChangeError
 
 MAX_ORGANIZATION_NAME_LENGTH = 200
 ORGANIZATION_ID_PATTERN = re.compile(r"org_[A-Za-z0-9_-]{1,60}")
-BILLING_EMAIL_PATTERN = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,]+")
+# Lago's rule, without what it changes before it stores it: else Stripe would have a customer that Lago refuses, or the
+# address would never compare equal (lago.md 13.1, B10).
+_LOCAL_WORD = r"[\w!#$%&'*+/=?^`{|}~-]+"
+_DOMAIN_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+BILLING_EMAIL_PATTERN = re.compile(rf"{_LOCAL_WORD}(?:\.{_LOCAL_WORD})*@{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})+")
 
 
 def name_key(name: str) -> str:
@@ -33,7 +37,10 @@ def checked_name(name: str) -> str:
 
 def checked_email(email: str) -> str:
     if len(email) > 512 or not BILLING_EMAIL_PATTERN.fullmatch(email):  # noqa: PLR2004 - Stripe's limit (stripe.md 4)
-        raise InvalidChangeError("billing_email", "billing_email must be a single address of the form name@host.tld")
+        raise InvalidChangeError(
+            "billing_email",
+            "billing_email must be a single address of the form name@host.tld, without quotes, brackets or spaces",
+        )
     return email
 
 

@@ -23,8 +23,11 @@ from core.reconcile.commands import invalidate
 
 # Longer than the rate limiter needs for the links of one sweep, with room for an attempt and a reservation.
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
-# Lago's billing job runs every hour (lago.md 5.1). The downgrade takes effect when that has run.
-DOWNGRADE_RECHECK_INTERVAL = timedelta(hours=1)
+# Lago's billing job runs at ten past the hour (lago.md 5.1), so the first rechecks find what took effect. A downgrade
+# that is late, because that job does not run, is asked for less and less often.
+MIN_DOWNGRADE_RECHECK = timedelta(minutes=5)
+MAX_DOWNGRADE_RECHECK = timedelta(hours=1)
+RECHECK_SHARE_OF_WAIT = 4
 # One in so many dispatched links is a new one. An import fills the queue for hours, and new changes must not wait.
 NEWEST_SHARE_DIVISOR = 4
 
@@ -103,7 +106,7 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             organization = commands.lock(session, org_id)
             if organization is None or not organization.is_downgrade_due(now):
                 continue
-            organization.downgrade_recheck_at = now + DOWNGRADE_RECHECK_INTERVAL
+            organization.downgrade_recheck_at = now + _recheck_interval(organization, now)
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
             change = ChangeContext(session, now)
@@ -117,6 +120,11 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             )
             organization_links.mark_for_sync(change, organization)
     return len(org_ids)
+
+
+def _recheck_interval(organization: Organization, now: datetime) -> timedelta:
+    waited = now - (organization.plan_effective_at or now)
+    return min(max(waited / RECHECK_SHARE_OF_WAIT, MIN_DOWNGRADE_RECHECK), MAX_DOWNGRADE_RECHECK)
 
 
 def count_behind(session: Session) -> dict[str, int]:

@@ -128,8 +128,11 @@ def _record_plan(
     still_scheduled = organization.pending_plan_tier is not None and (
         not has_new_version or _same_downgrade_is_pending(organization, attempt.organization)
     )
-    if follow_ups.scheduled_plan_at is not None and still_scheduled:
-        organization.plan_effective_at = follow_ups.scheduled_plan_at
+    reported, stored = follow_ups.scheduled_plan_at, organization.plan_effective_at
+    # Never later for the same scheduled plan: once its day has come, Lago names the end of the next period until its
+    # billing job has run (lago.md 5.1), and a check on that day would find the plan active for long (B1).
+    if reported is not None and still_scheduled and (stored is None or reported < stored):
+        organization.plan_effective_at = reported
 
 
 def _report_synced(change: ChangeContext, organization: Organization, attempt: SyncAttempt, row: FencedRow) -> None:

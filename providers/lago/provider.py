@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models import Plan as PlanBody
-from lago_python_client.models.plan import PlanResponse
 
 from core.catalog.plans import EndingPolicy
 from core.ports.errors import RejectedError
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
-from providers.lago.client import LagoClient, LagoRequest, unreadable_error
+from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.customers import LagoCustomers
 from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.state_reader import LagoStateReader
@@ -29,6 +28,16 @@ class LagoOrganization(BaseResponseModel):
     """Lago's organization. The SDK's model drops its id (lago.md 1.3)."""
 
     lago_id: str
+
+
+class LagoPlan(BaseResponseModel):
+    """What a plan costs. The SDK's model refuses a fixed charge without a display name (lago.md 1.3)."""
+
+    code: str
+    name: str
+    amount_cents: int
+    amount_currency: str
+    interval: str
 
 
 class LagoProvider:
@@ -72,7 +81,7 @@ class LagoProvider:
 
     def find_price(self, code: str) -> PriceSpec | None:
         request = LagoRequest(
-            context=f"plan {code}", method="GET", path=("plans", code), root="plan", response_type=PlanResponse
+            context=f"plan {code}", method="GET", path=("plans", code), root="plan", response_type=LagoPlan
         )
         found = self._client.send_or_none("plan_not_found", request, permits=None)
         return None if found is None else _price_spec(found)
@@ -91,7 +100,7 @@ class LagoProvider:
             method="POST",
             path=("plans",),
             root="plan",
-            response_type=PlanResponse,
+            response_type=LagoPlan,
             body=PlanBody.parse_obj(body),
         )
         created = self._client.send_or_none("code:value_already_exist", request, permits=None)
@@ -116,10 +125,7 @@ class LagoProvider:
         self._client.close()
 
 
-def _price_spec(plan: PlanResponse) -> PriceSpec:
-    if plan.amount_cents is None or plan.amount_currency is None or plan.interval is None:
-        context = f"plan {plan.code}"
-        raise unreadable_error(context, "amount_cents, amount_currency, interval")
+def _price_spec(plan: LagoPlan) -> PriceSpec:
     return PriceSpec(
         code=plan.code,
         name=plan.name,

@@ -88,7 +88,7 @@ class LagoSubscriptions:
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         if found.next_plan_code == spec.next_plan_code:
-            return _to_subscription(found)
+            return _to_scheduled_subscription(spec.org_id, found)
         return self._checked_schedule(spec, self._post(spec, spec.next_plan_code, attempt), attempt)
 
     def _change_immediately(
@@ -115,7 +115,7 @@ class LagoSubscriptions:
         self, spec: SubscriptionSpec, response: SubscriptionResponse, attempt: AttemptContext
     ) -> Subscription:
         if (response.plan_code, response.next_plan_code) == (spec.plan_code, spec.next_plan_code):
-            return _to_subscription(response)
+            return _to_scheduled_subscription(spec.org_id, response)
         if response.plan_code == spec.next_plan_code and not _started_immediately(response):  # it took effect
             return self._without_next_plan(spec, response, attempt)
         if response.plan_code == spec.next_plan_code:
@@ -134,6 +134,8 @@ class LagoSubscriptions:
         self, spec: SubscriptionSpec, response: SubscriptionResponse, attempt: AttemptContext
     ) -> Subscription:
         if response.next_plan_code is not None and self._cancel_pending(spec.org_id, attempt) is None:
+            if response.downgrade_plan_date is None:
+                raise _no_date_rejection(spec.org_id, response)
             # It may have taken effect between the two responses. The next attempt starts from the state at that time.
             message = f"subscription {spec.org_id}: it changed in Lago during the update"
             raise UnavailableError("lago", message)
@@ -209,8 +211,24 @@ def _to_subscription(response: SubscriptionResponse) -> Subscription:
         id=response.lago_id,
         plan_code=response.plan_code,
         next_plan_code=response.next_plan_code,
-        next_plan_at=parse_time(context, response.downgrade_plan_date) if response.next_plan_code else None,
+        next_plan_at=parse_time(context, response.downgrade_plan_date) if response.downgrade_plan_date else None,
     )
+
+
+def _to_scheduled_subscription(org_id: str, response: SubscriptionResponse) -> Subscription:
+    """Lago may name no date (lago.md 5.1). Nothing here would then show when the plan changes, or check that it did."""
+    if response.downgrade_plan_date is None:
+        raise _no_date_rejection(org_id, response)
+    return _to_subscription(response)
+
+
+def _no_date_rejection(org_id: str, response: SubscriptionResponse) -> RejectedError:
+    sentence = (
+        f"it goes on to {response.next_plan_code} in Lago, which names no date: that plan waits for its first payment, "
+        "or this Lago organization uses the product catalog, which is not supported; complete or cancel it in Lago, "
+        f"then run `billing-sync retry {org_id}`"
+    )
+    return _rejection(org_id, sentence)
 
 
 def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from lago_python_client.models.customer_usage import CustomerUsageResponse
+from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.errors import MisconfiguredError
@@ -28,6 +28,27 @@ _IMMEDIATE_AMOUNT_UNKNOWN = (
 )
 # Lago gives the last second of a period; the next one begins after it.
 _PERIOD_END_OFFSET = timedelta(seconds=1)
+
+
+class LagoMetric(BaseResponseModel):
+    code: str
+    name: str
+
+
+class LagoChargeUsage(BaseResponseModel):
+    units: str
+    amount_cents: int
+    billable_metric: LagoMetric
+
+
+class LagoUsage(BaseResponseModel):
+    """The usage of a period. The SDK's model refuses a null in ``presentation_by`` (lago.md 1.3)."""
+
+    from_datetime: str
+    to_datetime: str
+    currency: str
+    amount_cents: int
+    charges_usage: list[LagoChargeUsage]
 
 
 class LagoUsageAndPreview:
@@ -72,7 +93,7 @@ class LagoUsageAndPreview:
             method="GET",
             path=("customers", org_id, "current_usage"),
             root="customer_usage",
-            response_type=CustomerUsageResponse,
+            response_type=LagoUsage,
             params={"external_subscription_id": org_id, "apply_taxes": "false"},
         )
         try:
@@ -85,7 +106,7 @@ class LagoUsageAndPreview:
         return None if found is None else _to_usage(context, found)
 
 
-def _to_usage(context: str, found: CustomerUsageResponse) -> Usage:
+def _to_usage(context: str, found: LagoUsage) -> Usage:
     return Usage(
         since=parse_time(context, found.from_datetime),
         until=parse_time(context, found.to_datetime),

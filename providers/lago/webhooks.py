@@ -43,6 +43,8 @@ LAGO_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
     "payment.requires_action": "payment_failed",
     "payment.succeeded": "payer_accepted",
 }
+# Where the object is, if not directly under its type (lago.md 8).
+_OBJECT_PATHS: Final[dict[str, tuple[str, ...]]] = {"payment_dispute_lost": ("payment_dispute_lost", "invoice")}
 _PAYMENT_ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -102,7 +104,8 @@ class LagoWebhookParser:
         if webhook_type is None or object_type is None or account_id is None or webhook_id is None:
             raise MalformedWebhookError
         effect = LAGO_WEBHOOK_EFFECTS.get(webhook_type)
-        customer_path = (object_type,) if object_type == "customer" else (object_type, "customer")
+        object_path = _OBJECT_PATHS.get(object_type, (object_type,))
+        customer_path = object_path if object_type == "customer" else (*object_path, "customer")
         org_id = extract(payload, object_type, "external_customer_id") or extract(
             payload, *customer_path, "external_id"
         )
@@ -111,7 +114,7 @@ class LagoWebhookParser:
             id=webhook_id,
             type=webhook_type,
             effect=effect,
-            object_id=extract(payload, object_type, "lago_id") or extract(payload, object_type, "lago_invoice_id"),
+            object_id=extract(payload, *object_path, "lago_id") or extract(payload, object_type, "lago_invoice_id"),
             customer_id=extract(payload, object_type, "lago_customer_id")
             or extract(payload, *customer_path, "lago_id"),
             org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,

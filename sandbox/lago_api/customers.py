@@ -1,15 +1,15 @@
 """Lago's customers (lago.md 3): one POST creates or updates, only sent fields are written, metadata is replaced."""
 
-import re
 from collections.abc import Callable
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api import stripe_link
+from sandbox.lago_api.email_addresses import cleaned_email, is_valid_email
 from sandbox.lago_api.errors import not_allowed, not_found, validation_error
 from sandbox.lago_api.metadata import replace_metadata
 from sandbox.lago_api.serializers import (
+    COUNTRIES,
     CURRENCIES,
-    INVISIBLE_CHARACTERS,
     LagoQuery,
     LagoTables,
     format_time,
@@ -19,7 +19,6 @@ from sandbox.lago_api.serializers import (
 )
 from sandbox.lago_api.stripe_link import StripeConnection
 
-LAGO_EMAIL_PATTERN = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 MAX_CUSTOMER_NAME_LENGTH = 255
 LAGO_SHIPPING_FIELDS = ("address_line1", "address_line2", "city", "zipcode", "state", "country")
 LAGO_CUSTOMER_FIELDS = (
@@ -43,6 +42,10 @@ LAGO_CUSTOMER_FIELDS = (
     "external_salesforce_id",
 )
 BILLING_ENTITY_CODE = "sandbox"
+# What Lago leaves out of a customer in other places than a response about it.
+NOT_IN_LISTS = ("error_details", "applicable_invoice_custom_sections")
+NOT_IN_WEBHOOKS = (*NOT_IN_LISTS, "taxes")
+NOT_IN_OTHER_OBJECTS = (*NOT_IN_WEBHOOKS, "integration_customers")
 
 
 class LagoCustomersApi:
@@ -74,9 +77,10 @@ class LagoCustomersApi:
             row["metadata"] = replace_metadata(row["metadata"] if old else [], sent["metadata"], now)
         row["updated_at"] = now
         self._tables.customers.put(row["lago_id"], row)
-        document = serialize(self._link_to_stripe(row, sent, created=old is None))
-        self._tables.emit("customer.created" if old is None else "customer.updated", "customer", lambda: document)
-        return {"customer": document}
+        row = self._link_to_stripe(row, sent, created=old is None)
+        event_type = "customer.created" if old is None else "customer.updated"
+        self._tables.emit(event_type, "customer", lambda: serialize_without(row, *NOT_IN_WEBHOOKS))
+        return {"customer": serialize(row)}
 
     def _link_to_stripe(self, row: JsonDocument, sent: JsonDocument, *, created: bool) -> JsonDocument:
         """The link is made after the row is saved, so an error here leaves the row in place (lago.md 3.5)."""
@@ -130,9 +134,7 @@ class LagoCustomersApi:
         rows = [row for row in self._tables.customers if row["deleted_at"] is None and _matches(row, query)]
         rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
         page, meta = paginate(rows, query)
-        omitted = ("error_details", "applicable_invoice_custom_sections")
-        listed = [{name: value for name, value in serialize(row).items() if name not in omitted} for row in page]
-        return {"customers": listed, "meta": meta}
+        return {"customers": [serialize_without(row, *NOT_IN_LISTS) for row in page], "meta": meta}
 
     def delete(self, external_id: str) -> JsonDocument:
         row = dict(self.find_existing(external_id))
@@ -192,6 +194,10 @@ def serialize(row: JsonDocument) -> JsonDocument:
     }
 
 
+def serialize_without(row: JsonDocument, *omitted: str) -> JsonDocument:
+    return {name: value for name, value in serialize(row).items() if name not in omitted}
+
+
 def _due_at(row: JsonDocument) -> float | None:
     return None if row["clean_up_at"] is None else float(row["clean_up_at"])
 
@@ -200,7 +206,7 @@ def _apply(row: JsonDocument, sent: JsonDocument) -> None:
     for name in LAGO_CUSTOMER_FIELDS:
         if name in sent:
             value = sent[name]
-            row[name] = INVISIBLE_CHARACTERS.sub("", value) if name == "email" and isinstance(value, str) else value
+            row[name] = cleaned_email(value) if name == "email" and isinstance(value, str) else value
     if "country" in sent:
         row["country"] = sent["country"].upper() if sent["country"] else None
     for name in ("currency", "finalize_zero_amount_invoice"):
@@ -221,13 +227,13 @@ def _validation_errors(sent: JsonDocument, old: JsonDocument | None) -> dict[str
     for name in ("name", "firstname", "lastname"):
         if isinstance(sent.get(name), str) and len(sent[name]) > MAX_CUSTOMER_NAME_LENGTH:
             errors[name] = ["value_is_too_long"]
-    address = INVISIBLE_CHARACTERS.sub("", sent["email"]) if isinstance(sent.get("email"), str) else ""
+    address = cleaned_email(sent["email"]) if isinstance(sent.get("email"), str) else ""
     changed = address and (old is None or address != old["email"])
-    if changed and not all(LAGO_EMAIL_PATTERN.fullmatch(each.strip()) for each in address.split(",")):
+    if changed and not all(is_valid_email(each.strip()) for each in address.split(",")):
         errors["email"] = ["invalid_email_format"]
     if sent.get("currency") is not None and sent["currency"] not in CURRENCIES:
         errors["currency"] = ["value_is_invalid"]
-    if sent.get("country") and not re.fullmatch(r"[A-Za-z]{2}", str(sent["country"])):
+    if sent.get("country") and str(sent["country"]).upper() not in COUNTRIES:
         errors["country"] = ["not_a_valid_country_code"]
     term = sent.get("net_payment_term")
     if term is not None and (not isinstance(term, int) or term < 0):

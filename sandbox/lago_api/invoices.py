@@ -1,8 +1,8 @@
 """Lago's invoices and their payment status. They are created by hand: the sandbox does not invoice."""
 
 from sandbox.http import InvalidControlRequestError, JsonDocument
-from sandbox.lago_api.customers import LagoCustomersApi
-from sandbox.lago_api.customers import serialize as serialize_customer
+from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, NOT_IN_WEBHOOKS, LagoCustomersApi
+from sandbox.lago_api.customers import serialize_without as serialize_customer_without
 from sandbox.lago_api.serializers import LagoQuery, LagoTables, format_time, new_id, paginate
 
 PAYMENT_STATUSES = ("pending", "succeeded", "failed")
@@ -12,6 +12,7 @@ ZERO_AMOUNT_FIELDS = (
     "taxes_amount_cents",
     "prepaid_credit_amount_cents",
     "progressive_billing_credit_amount_cents",
+    "total_offsetted_credit_note_amount_cents",
 )
 
 
@@ -24,13 +25,19 @@ class LagoInvoicesApi:
         rows = [row for row in self._tables.invoices if _matches(row, query)]
         rows.sort(key=lambda row: (-float(row["created_at"]), str(row["lago_id"])))
         page, meta = paginate(rows, query)
-        return {"invoices": [serialize(row) for row in page], "meta": meta}
+        return {"invoices": [self._serialize_for_list(row) for row in page], "meta": meta}
+
+    def _serialize_for_list(self, row: JsonDocument) -> JsonDocument:
+        customer = self._tables.customers.get(row["lago_customer_id"])
+        shown = None if customer is None else serialize_customer_without(customer, *NOT_IN_WEBHOOKS)
+        return {**serialize(row), "customer": shown, "metadata": [], "applied_taxes": []}
 
     def create(self, sent: JsonDocument) -> JsonDocument:
         """Create a finalized invoice: ``{"external_customer_id", "payment_status" = "failed", "error_code"}``."""
         customer = self._customers.find_existing(str(sent.get("external_customer_id")))
         row = {
             "lago_id": new_id(),
+            "lago_customer_id": customer["lago_id"],
             "external_customer_id": customer["external_id"],
             "payment_status": "pending",
             "number": len(self._tables.invoices) + 1,
@@ -51,12 +58,15 @@ class LagoInvoicesApi:
         """Lago could not create a customer at its payment provider: ``{"external_customer_id", "error_code"}``."""
         customer = self._customers.find_existing(str(sent.get("external_customer_id")))
         error = self._payment_error(customer, sent.get("error_code"))
+        del error["provider_customer_id"]
         self._tables.emit("customer.payment_provider_error", "payment_provider_customer_error", lambda: error)
         return error
 
     def report_payer_created(self, sent: JsonDocument) -> JsonDocument:
         """Lago has created the customer at its payment provider: ``{"external_customer_id"}``."""
-        customer = serialize_customer(self._customers.find_existing(str(sent.get("external_customer_id"))))
+        customer = serialize_customer_without(
+            self._customers.find_existing(str(sent.get("external_customer_id"))), *NOT_IN_WEBHOOKS
+        )
         self._tables.emit("customer.payment_provider_created", "customer", lambda: customer)
         return customer
 
@@ -70,11 +80,22 @@ class LagoInvoicesApi:
         customer = self._customers.find_existing(row["external_customer_id"])
         if status == "failed":
             error = {"lago_invoice_id": row["lago_id"], **self._payment_error(customer, error_code)}
+            error["error_details"] = {
+                "code": error["provider_error"]["error_code"],
+                "message": error["provider_error"]["message"],
+                "request_id": "req_sandbox",
+                "http_status": 402,
+                "http_body": {},
+            }
             self._tables.emit("invoice.payment_failure", "payment_provider_invoice_payment_error", lambda: error)
         self._tables.emit(
             "invoice.payment_status_updated",
             "invoice",
-            lambda: {**serialize(row), "customer": serialize_customer(customer), "fees": []},
+            lambda: {
+                **serialize(row),
+                "customer": serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS),
+                "fees": [],
+            },
         )
         return serialize(row)
 
@@ -99,6 +120,8 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "number": f"SAN-0001-{row['number']:03}",
         "issuing_date": day,
         "payment_due_date": day,
+        "purchase_order_number": None,
+        "payment_dispute_lost_at": None,
         "payment_overdue": False,
         "net_payment_term": 0,
         "invoice_type": "subscription",
@@ -110,6 +133,14 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "sub_total_excluding_taxes_amount_cents": row["amount"],
         "sub_total_including_taxes_amount_cents": row["amount"],
         "total_amount_cents": row["amount"],
+        "total_due_amount_cents": 0 if row["payment_status"] == "succeeded" else row["amount"],
+        "total_paid_amount_cents": row["amount"] if row["payment_status"] == "succeeded" else 0,
+        "prepaid_granted_credit_amount_cents": None,
+        "prepaid_purchased_credit_amount_cents": None,
+        "file_url": None,
+        "xml_url": None,
+        "web_url": f"http://lago.sandbox.invalid/sandbox/invoice/{row['lago_id']}/overview",
+        "voided_at": None,
         "version_number": 4,
         "self_billed": False,
         "created_at": format_time(row["created_at"]),
@@ -118,13 +149,15 @@ def serialize(row: JsonDocument) -> JsonDocument:
 
 
 def _matches(row: JsonDocument, query: LagoQuery) -> bool:
-    customer, payment_statuses, statuses = (
-        query.get("external_customer_id"),
-        query.get_list("payment_statuses"),
-        query.get_list("statuses"),
-    )
+    shown = serialize(row)
+    payment_statuses = query.get_list("payment_statuses") or [each for each in [query.get("payment_status")] if each]
+    flags = {
+        "payment_overdue": shown["payment_overdue"],
+        "payment_dispute_lost": shown["payment_dispute_lost_at"] is not None,
+    }
     return (
-        customer in {None, row["external_customer_id"]}
+        query.get("external_customer_id") in {None, row["external_customer_id"]}
         and (not payment_statuses or row["payment_status"] in payment_statuses)
-        and (not statuses or "finalized" in statuses)
+        and (not (statuses := query.get_list("statuses")) or "finalized" in statuses)
+        and all(query.get(name) in {None, str(value).lower()} for name, value in flags.items())
     )

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sandbox.months import period_containing, utc_datetime
 
+HOUR = 3600.0
 MONTHS_BY_LAGO_INTERVAL = {"monthly": 1, "quarterly": 3, "semiannual": 6, "yearly": 12}
 CALENDAR_ANCHOR = datetime(2001, 1, 1, tzinfo=UTC)  # a Monday, and the first day of a month, quarter, half and year
 
@@ -17,3 +18,9 @@ def billing_period(*, interval: str, billing_time: str, subscription_at: float, 
         anchor, utc_datetime(moment), days=days, months=MONTHS_BY_LAGO_INTERVAL.get(interval, 0)
     )
     return start.timestamp(), end.timestamp()
+
+
+def next_billing_run(moment: float, minute: int) -> float:
+    """When the hourly job that renews and switches runs next, at ``moment`` or later."""
+    run = moment // HOUR * HOUR + minute * 60
+    return run if run >= moment else run + HOUR

@@ -5,6 +5,7 @@ from sandbox.lago_api.errors import not_found, validation_error
 from sandbox.lago_api.serializers import CURRENCIES, LagoQuery, LagoTables, format_time, new_id, paginate
 
 INTERVALS_PER_YEAR = {"weekly": 52, "monthly": 12, "quarterly": 4, "semiannual": 2, "yearly": 1}
+INTERVALS_OF_MONTHLY_CHARGES = frozenset({"semiannual", "yearly"})
 REQUIRED_PLAN_FIELDS = ("name", "code", "interval", "amount_cents", "amount_currency", "pay_in_advance")
 LAGO_PLAN_FIELDS = (
     "name",
@@ -45,6 +46,8 @@ class LagoPlansApi:
             "pending_deletion": False,
         }
         row |= {name: sent[name] for name in LAGO_PLAN_FIELDS if name in sent}
+        if row["interval"] in INTERVALS_OF_MONTHLY_CHARGES:
+            row |= {name: bool(row[name]) for name in ("bill_charges_monthly", "bill_fixed_charges_monthly")}
         self._tables.plans.put(row["lago_id"], row)
         return {"plan": serialize(row)}
 
@@ -66,7 +69,7 @@ class LagoPlansApi:
     def list_plans(self, query: LagoQuery) -> JsonDocument:
         rows = sorted(self._tables.plans, key=lambda row: -float(row["created_at"]))
         page, meta = paginate(rows, query)
-        return {"plans": [serialize(row) for row in page], "meta": meta}
+        return {"plans": [serialize_without(row, "fixed_charges") for row in page], "meta": meta}
 
     def _find_existing(self, code: str) -> JsonDocument:
         if (row := self._tables.find_plan(code)) is None:
@@ -91,6 +94,10 @@ def serialize(row: JsonDocument) -> JsonDocument:
     }
 
 
+def serialize_without(row: JsonDocument, *omitted: str) -> JsonDocument:
+    return {name: value for name, value in serialize(row).items() if name not in omitted}
+
+
 def _validation_errors(sent: JsonDocument) -> dict[str, list[str]]:
     errors: dict[str, list[str]] = {}
     if sent.get("interval") not in (None, "", *INTERVALS_PER_YEAR):
@@ -98,6 +105,6 @@ def _validation_errors(sent: JsonDocument) -> dict[str, list[str]]:
     if sent.get("amount_currency") not in (None, "", *CURRENCIES):
         errors["amount_currency"] = ["value_is_invalid"]
     amount = sent.get("amount_cents")
-    if amount not in (None, "") and (not isinstance(amount, int) or amount < 0):
+    if amount not in (None, "") and not isinstance(amount, int):  # less than 0 is accepted (lago.md 4)
         errors["amount_cents"] = ["value_is_out_of_range"]
     return errors

@@ -10,6 +10,7 @@ from sandbox.lago_api.customers import LagoCustomersApi
 from sandbox.lago_api.errors import (
     LagoApiError,
     bad_request,
+    forbidden,
     internal_error,
     malformed_json,
     not_found,
@@ -34,6 +35,15 @@ TOO_MANY_REQUESTS_BODY: JsonDocument = {
 BAD_LAGO_API_KEY = "bad"
 THIRD_PARTY_MESSAGE = "No such customer: 'cus_sandbox'"
 
+STRIPE_ADDRESS_FIELDS = {
+    "city": "city",
+    "country": "country",
+    "line1": "address_line1",
+    "line2": "address_line2",
+    "postal_code": "zipcode",
+    "state": "state",
+}
+
 LagoHandler = Callable[[ProviderRequest, str], JsonDocument]
 
 
@@ -45,11 +55,11 @@ class LagoStripeConnection:
 
     def create_customer(self, customer: JsonDocument) -> str:
         metadata = {"lago_customer_id": customer["lago_id"], "customer_id": customer["external_id"]}
-        stripe_customer = self._stripe.customers.create({**_nonempty_fields(customer), "metadata": metadata})
+        stripe_customer = self._stripe.customers.create({**_stripe_fields(customer), "metadata": metadata})
         return str(stripe_customer["id"])
 
     def update_customer(self, customer: JsonDocument) -> None:
-        """Write name, email and phone as Lago has them; a missing one becomes blank (lago.md 3.5)."""
+        """Write what Lago holds. What it does not hold stays as it is at Stripe (lago.md 3.5)."""
         try:
             self._stripe.customers.update(customer["provider_customer_id"], _stripe_fields(customer))
         except StripeApiError as error:
@@ -85,6 +95,7 @@ class LagoApi:
             "GET /api/v1/customers/{id}/subscriptions": lambda request, key: subscriptions.list_subscriptions(
                 LagoQuery.parse(request.query), customers.find_existing(key)
             ),
+            "POST /api/v1/invoices/{id}": self._preview,
             "GET /api/v1/invoices": lambda request, _: self.invoices.list_invoices(LagoQuery.parse(request.query)),
             "POST /api/v1/plans": lambda request, _: plans.create(_body_object(request, "plan")),
             "GET /api/v1/plans": lambda request, _: plans.list_plans(LagoQuery.parse(request.query)),
@@ -115,6 +126,8 @@ class LagoApi:
         return f"{method} /{'/'.join(parts)}"
 
     def reject(self, request: ProviderRequest) -> ProviderResponse | None:
+        if request.operation not in self._routes:
+            return not_found("resource_not_found").response()  # before the key is looked at (lago.md 1.1)
         if request.path == "/health":
             return None
         key = request.bearer_token
@@ -147,8 +160,9 @@ class LagoApi:
         key = parts[3] if len(parts) > 3 else ""  # noqa: PLR2004
         if handler is None:
             raise not_found("resource_not_found")
-        if "." in key:
+        if "." in key and parts[2] == "customers":
             # Rails reads a dot as the start of a format: /customers/acme.com is customer ``acme`` (lago.md 3.4).
+            # The routes of plans and subscriptions say what an id is, so there it is only a character.
             key, _, suffix = key.partition(".")
             if "." in suffix or len(parts) > 4:  # noqa: PLR2004
                 raise not_found("resource_not_found")
@@ -181,6 +195,9 @@ class LagoApi:
     def _health(self, _request: ProviderRequest, _key: str) -> JsonDocument:
         return {"version": "sandbox", "github_url": "https://github.com/getlago/lago-api", "message": "Success"}
 
+    def _preview(self, _request: ProviderRequest, key: str) -> JsonDocument:
+        raise forbidden("feature_unavailable") if key == "preview" else not_found("resource_not_found")
+
     def _organization(self, _request: ProviderRequest, _key: str) -> JsonDocument:
         return {
             "organization": {
@@ -212,10 +229,8 @@ def _body_object(request: ProviderRequest, name: str) -> JsonDocument:
     return body
 
 
-def _nonempty_fields(customer: JsonDocument) -> JsonDocument:
-    return {name: value for name, value in _stripe_fields(customer).items() if value}
-
-
 def _stripe_fields(customer: JsonDocument) -> JsonDocument:
     email = (customer["email"] or "").split(",")[0].strip()
-    return {"name": (customer["name"] or "")[:256], "email": email, "phone": (customer["phone"] or "")[:20]}
+    texts = {"name": (customer["name"] or "")[:256], "email": email, "phone": (customer["phone"] or "")[:20]}
+    address = {field: customer[name] for field, name in STRIPE_ADDRESS_FIELDS.items() if customer[name]}
+    return {name: value for name, value in texts.items() if value} | ({"address": address} if address else {})

@@ -1,7 +1,7 @@
 """The link of a Lago customer to a Stripe customer (lago.md 3.5), including its unexpected behavior.
 
 A payment provider that is named at creation without an id and without the sync flag is ignored. An unknown connection
-is rejected after the row was saved. Each later upsert rewrites a linked Stripe customer; missing fields become blank.
+is rejected after the row was saved. Each later upsert writes the linked Stripe customer: what Lago holds, no blanks.
 """
 
 from typing import Protocol
@@ -10,6 +10,9 @@ from sandbox.http import JsonDocument
 from sandbox.lago_api.errors import validation_error
 from sandbox.lago_api.serializers import LagoTables
 
+PAYMENT_METHODS = frozenset(
+    {"card", "sepa_debit", "us_bank_account", "bacs_debit", "link", "boleto", "crypto", "customer_balance"}
+)
 UNLINKED_FIELDS: JsonDocument = {
     "payment_provider": None,
     "payment_provider_code": None,
@@ -27,7 +30,7 @@ class StripeConnection(Protocol):
         ...
 
     def update_customer(self, customer: JsonDocument) -> None:
-        """Rewrite the linked Stripe customer. Raises 422 third_party_error if it does not exist."""
+        """Write what Lago holds to the linked Stripe customer. Raises 422 third_party_error if it does not exist."""
         ...
 
 
@@ -48,6 +51,9 @@ def configure(tables: LagoTables, row: JsonDocument, changes: JsonDocument, *, c
         raise validation_error({"base": ["payment_provider_not_found"]})
     linked = {**row, "payment_provider": provider, "payment_provider_code": code}
     linked["provider_payment_methods"] = row["provider_payment_methods"] or ["card"]
+    methods = changes.get("provider_payment_methods")
+    if isinstance(methods, list) and not PAYMENT_METHODS.issuperset(map(str, methods)):
+        raise validation_error({"provider_payment_methods": ["value_is_invalid"]})
     for name in ("provider_customer_id", "sync_with_provider", "provider_payment_methods"):
         if changes.get(name) is not None:
             linked[name] = changes[name]
@@ -67,5 +73,5 @@ def serialize(row: JsonDocument) -> JsonDocument:
         configuration["provider_customer_id"] = row["provider_customer_id"]
         configuration["provider_payment_methods"] = row["provider_payment_methods"]
         if row["sync_with_provider"] is not None:
-            configuration["sync_with_provider"] = row["sync_with_provider"]
+            configuration["sync_with_provider"] = row["sync_with_provider"] or None
     return configuration

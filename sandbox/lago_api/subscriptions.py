@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api import plans
-from sandbox.lago_api.customers import LagoCustomersApi
-from sandbox.lago_api.customers import serialize as serialize_customer
+from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, LagoCustomersApi
+from sandbox.lago_api.customers import serialize_without as serialize_customer_without
 from sandbox.lago_api.errors import forbidden, not_found, validation_error
-from sandbox.lago_api.periods import billing_period
+from sandbox.lago_api.periods import billing_period, next_billing_run
 from sandbox.lago_api.serializers import (
     LagoQuery,
     LagoTables,
@@ -31,7 +31,7 @@ TERMINATION_INVOICE_OPTIONS = ("generate", "skip")
 class LagoSubscriptionsApi:
     def __init__(self, tables: LagoTables) -> None:
         self._tables = tables
-        tables.subscriptions.schedule(_due_at, self._on_due)
+        tables.subscriptions.schedule(self._due_at, self._on_due)
 
     def create_or_change(self, sent: JsonDocument, customers: LagoCustomersApi) -> JsonDocument:
         plan = self._tables.find_plan(to_text(sent.get("plan_code")) or "")
@@ -107,14 +107,14 @@ class LagoSubscriptionsApi:
                 row[name] = _checked_option(name, sent[name], allowed)
         self._save(row)
         self._tables.state.timers.run_due()
-        return self._response(self._tables.subscriptions.get(row["lago_id"]) or row)
+        updated = self._response(self._tables.subscriptions.get(row["lago_id"]) or row)["subscription"]
+        return {"subscription": {name: value for name, value in updated.items() if name != "entitlements"}}
 
     def delete(self, external_id: str, query: LagoQuery) -> JsonDocument:
-        row = self._find_latest(external_id, query.get("status") or "active")
-        if row["status"] in ("terminated", "canceled"):
-            raise not_found("subscription_not_found")
-        if row["status"] == "pending":
-            return self._response(self._cancel(row))
+        """``status=pending`` cancels what is scheduled; any other status is ignored (lago.md 5.3)."""
+        if query.get("status") == "pending":
+            return self._brief_response(self._cancel(self._find_latest(external_id, "pending")))
+        row = self._find_latest(external_id, "active")
         credit, invoice = query.get("on_termination_credit_note"), query.get("on_termination_invoice")
         if credit:
             row = {
@@ -130,8 +130,8 @@ class LagoSubscriptionsApi:
                     "on_termination_invoice", invoice, TERMINATION_INVOICE_OPTIONS
                 ),
             }
-        self._cancel_pending(row)
-        return self._response(self._terminate(row))
+        self._cancel_silently(row)
+        return self._brief_response(self._terminate(row))
 
     def end_all(self, lago_customer_id: str) -> None:
         """What Lago's job does after a customer was deleted."""
@@ -139,7 +139,7 @@ class LagoSubscriptionsApi:
             if row["status"] == "active":
                 self._terminate(row)
             elif row["status"] == "pending":
-                self._cancel(row)
+                self._save(self._canceled(row))
 
     # --- the checks of POST, in Lago's order
 
@@ -193,7 +193,7 @@ class LagoSubscriptionsApi:
     def _activate(self, row: JsonDocument, reason: str, started_at: float | None = None) -> JsonDocument:
         now = self._tables.now()
         plan = self._tables.plan_of(row)
-        starts, ends = self._period(row, plan, now)
+        starts, ends = self._charges_period(row, plan, now)
         started = now if started_at is None else started_at
         row = {**row, "status": "active", "started_at": started, "activated_at": now}
         row |= {"period_start": max(starts, started), "period_end": ends}
@@ -204,9 +204,9 @@ class LagoSubscriptionsApi:
         return row
 
     def _upgrade(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        self._cancel_pending(current)
+        self._cancel_silently(current)
         old_plan = self._tables.plan_of(current)
-        self._end_replaced(current)
+        self._end_replaced(current, is_upgrade=True)
         if old_plan["pay_in_advance"]:
             self._charge(current, -old_plan["amount_cents"], "upgrade_credit")
         else:
@@ -214,51 +214,61 @@ class LagoSubscriptionsApi:
         return self._activate(self._new_successor(current, plan, sent), "upgrade")
 
     def _downgrade(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        self._cancel_pending(current)
+        self._cancel_silently(current)
         self._save(self._new_successor(current, plan, sent))
         self._emit("subscription.updated", current)
         return current
 
-    def _end_replaced(self, row: JsonDocument) -> None:
-        """End a subscription whose successor starts now."""
+    def _end_replaced(self, row: JsonDocument, *, is_upgrade: bool) -> None:
+        """End a subscription whose successor starts now. Only the end by an upgrade sends an update, too."""
         row = {**row, "status": "terminated", "terminated_at": self._tables.now()}
+        if is_upgrade and self._tables.plan_of(row)["pay_in_advance"]:
+            row["on_termination_credit_note"] = row["on_termination_credit_note"] or "credit"
         self._save(row)
+        if is_upgrade:
+            self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
 
     def _new_successor(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
         """It keeps the dates and the billing time, but the name only if it is sent again (lago.md 5.1)."""
         row = _new_row(current["lago_customer_id"], plan, current["external_id"], self._tables.now(), sent)
-        inherited = ("subscription_at", "billing_time", "on_termination_credit_note", "on_termination_invoice")
-        row |= {name: current[name] for name in inherited}
-        row["name"] = sent.get("name") or ""
+        row |= {name: current[name] for name in ("subscription_at", "billing_time")}
         ends = sent.get("ending_at")
         row["ending_at"] = parse_time("ending_at", ends) if "ending_at" in sent else current["ending_at"]
         row["previous"] = current["lago_id"]
         return row
 
-    def _cancel_pending(self, current: JsonDocument) -> None:
+    def _cancel_silently(self, current: JsonDocument) -> None:
+        """Cancel what is scheduled after this subscription. Lago sends no webhook about it (lago.md 8)."""
         for row in self._tables.subscriptions.find_by("previous", current["lago_id"]):
             if row["status"] == "pending":
-                self._cancel(row)
+                self._save(self._canceled(row))
 
     def _cancel(self, row: JsonDocument) -> JsonDocument:
-        row = {**row, "status": "canceled", "canceled_at": self._tables.now()}
+        """Cancel on request: the only cancellation that sends webhooks."""
+        row = self._canceled(row)
         self._save(row)
-        self._emit("subscription.terminated", row)
         previous = self._tables.subscriptions.get(row["previous"]) if row["previous"] else None
         if previous is not None and previous["status"] == "active":
             self._emit("subscription.updated", previous)
+        self._emit("subscription.terminated", row)
         return row
+
+    def _canceled(self, row: JsonDocument) -> JsonDocument:
+        return {**row, "status": "canceled", "canceled_at": self._tables.now()}
 
     def _terminate(self, row: JsonDocument) -> JsonDocument:
         plan = self._tables.plan_of(row)
         row = {**row, "status": "terminated", "terminated_at": self._tables.now()}
+        if plan["pay_in_advance"]:
+            row["on_termination_credit_note"] = row["on_termination_credit_note"] or "credit"
         self._save(row)
         if plan["pay_in_advance"]:
-            if (row["on_termination_credit_note"] or "credit") != "skip":
+            if row["on_termination_credit_note"] != "skip":
                 self._charge(row, -plan["amount_cents"], "termination_credit")
         elif row["on_termination_invoice"] == "generate":
             self._charge(row, plan["amount_cents"], "termination_invoice")
+        self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
         return row
 
@@ -266,24 +276,28 @@ class LagoSubscriptionsApi:
         if row["status"] == "pending":
             self._activate(row, "subscription_create")
         elif row["ending_at"] is not None and row["ending_at"] <= when:
-            self._cancel_pending(row)
+            self._cancel_silently(row)
             self._terminate(row)
         else:
             self._next_period(row)
 
     def _next_period(self, row: JsonDocument) -> None:
-        """Charge the period that ended; then a pending downgrade takes effect, or the plan renews."""
-        plan = self._tables.plan_of(row)
-        if not plan["pay_in_advance"]:
+        """Charge the period that ended; then a pending downgrade takes effect, or the plan renews.
+
+        With monthly charges a yearly plan comes here each month: a downgrade does take effect then (lago.md 5.1, B9).
+        """
+        plan, now = self._tables.plan_of(row), self._tables.now()
+        renews = self._period(row, plan, row["period_end"] - 1) != self._period(row, plan, now)
+        if renews and not plan["pay_in_advance"]:
             self._charge(row, plan["amount_cents"], "renewal")
         for successor in self._tables.subscriptions.find_by("previous", row["lago_id"]):
             if successor["status"] == "pending":
-                self._end_replaced(row)
+                self._end_replaced(row, is_upgrade=False)
                 self._activate(successor, "downgrade")
                 return
-        starts, ends = self._period(row, plan, self._tables.now())
+        starts, ends = self._charges_period(row, plan, now)
         self._save({**row, "period_start": starts, "period_end": ends})
-        if plan["pay_in_advance"]:
+        if renews and plan["pay_in_advance"]:
             self._charge(row, plan["amount_cents"], "renewal")
 
     @staticmethod
@@ -294,6 +308,16 @@ class LagoSubscriptionsApi:
             subscription_at=row["subscription_at"],
             moment=when,
         )
+
+    def _charges_period(self, row: JsonDocument, plan: JsonDocument, when: float) -> tuple[float, float]:
+        """The period that Lago shows and bills by: with monthly charges a month, whatever the plan's interval."""
+        return self._period(row, {**plan, "interval": "monthly"} if plan["bill_charges_monthly"] else plan, when)
+
+    def _due_at(self, row: JsonDocument) -> float | None:
+        if row["status"] == "active":
+            billed_at = next_billing_run(row["period_end"], self._tables.state.settings.lago_billing_minute)
+            return float(min(billed_at, row["ending_at"] or billed_at))
+        return float(row["subscription_at"]) if _is_future(row) else None
 
     def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
         customer = self._tables.customers.get(row["lago_customer_id"])
@@ -307,10 +331,13 @@ class LagoSubscriptionsApi:
         )
 
     def _emit(self, event_type: str, row: JsonDocument) -> None:
+        details: JsonDocument = {} if event_type == "subscription.terminated" else {"entitlements": []}
+
         def document() -> JsonDocument:
             customer = self._tables.customers.get(row["lago_customer_id"])
-            customer_document = serialize_customer(customer) if customer is not None else None
-            return {**self._response(row)["subscription"], "customer": customer_document}
+            shown = None if customer is None else serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS)
+            plan = plans.serialize_without(self._tables.plan_of(row), "fixed_charges", "entitlements")
+            return {**self.serialize(row), "plan": plan, **details, "customer": shown}
 
         self._tables.emit(event_type, "subscription", document)
 
@@ -328,8 +355,13 @@ class LagoSubscriptionsApi:
     # --- responses
 
     def _response(self, row: JsonDocument) -> JsonDocument:
-        plan = plans.serialize(self._tables.plan_of(row))
-        return {"subscription": {**self.serialize(row), "plan": plan, "entitlements": [], **_RESPONSE_DETAILS}}
+        details: JsonDocument = {"entitlements": [], "applicable_usage_thresholds": []}
+        return {"subscription": self._brief_response(row)["subscription"] | details}
+
+    def _brief_response(self, row: JsonDocument) -> JsonDocument:
+        """An end shows less than the other responses."""
+        plan = plans.serialize_without(self._tables.plan_of(row), "fixed_charges", "entitlements")
+        return {"subscription": {**self.serialize(row), "plan": plan, "applied_invoice_custom_sections": []}}
 
     def serialize(self, row: JsonDocument) -> JsonDocument:
         plan = self._tables.plan_of(row)
@@ -338,12 +370,12 @@ class LagoSubscriptionsApi:
         successor = self._find_successor(row)
         scheduled = successor is not None and successor["status"] == "pending"
         active = row["status"] == "active"
+        period_start, period_end = self._shown_period(row, plan)
         return {
             "lago_id": row["lago_id"],
             "external_id": row["external_id"],
             "lago_customer_id": row["lago_customer_id"],
             "external_customer_id": customer["external_id"] if customer else None,
-            "billing_entity_code": "sandbox",
             "name": row["name"],
             "plan_code": plan["code"],
             "plan_amount_cents": plan["amount_cents"],
@@ -359,9 +391,9 @@ class LagoSubscriptionsApi:
             "created_at": format_time(row["created_at"]),
             "previous_plan_code": self._tables.plan_of(previous)["code"] if previous else None,
             "next_plan_code": self._tables.plan_of(successor)["code"] if successor else None,
-            "downgrade_plan_date": str(format_time(row["period_end"]))[:10] if scheduled and active else None,
-            "current_billing_period_started_at": format_time(row["period_start"]) if active else None,
-            "current_billing_period_ending_at": format_time(row["period_end"] - 1) if active else None,
+            "downgrade_plan_date": self._next_period_date(row, plan) if scheduled and active else None,
+            "current_billing_period_started_at": format_time(period_start),
+            "current_billing_period_ending_at": format_time(period_end),
             "on_termination_credit_note": row["on_termination_credit_note"],
             "on_termination_invoice": row["on_termination_invoice"],
             "progressive_billing_disabled": False,
@@ -373,6 +405,17 @@ class LagoSubscriptionsApi:
             "activation_rules": [],
         }
 
+    def _shown_period(self, row: JsonDocument, plan: JsonDocument) -> tuple[float | None, float | None]:
+        """The period of this moment, up to its last second, also before the billing job ran; or that of the end."""
+        if row["status"] != "active":
+            return row["period_start"], row["terminated_at"]
+        starts, ends = self._charges_period(row, plan, self._tables.now())
+        return max(starts, row["started_at"]), ends - 1
+
+    def _next_period_date(self, row: JsonDocument, plan: JsonDocument) -> str:
+        """Computed from this moment: after the period's end it names the end of the next one (lago.md 5.1, B1)."""
+        return str(format_time(self._period(row, plan, self._tables.now())[1]))[:10]
+
     def _find_successor(self, row: JsonDocument) -> JsonDocument | None:
         rows = [
             each
@@ -380,9 +423,6 @@ class LagoSubscriptionsApi:
             if each["status"] != "canceled"
         ]
         return max(rows, key=lambda each: float(each["created_at"]), default=None)
-
-
-_RESPONSE_DETAILS: JsonDocument = {"applicable_usage_thresholds": [], "applied_invoice_custom_sections": []}
 
 
 def _new_row(
@@ -394,7 +434,7 @@ def _new_row(
         "lago_customer_id": lago_customer_id,
         "plan": plan["lago_id"],
         "previous": None,
-        "name": sent.get("name"),
+        "name": sent.get("name") or "",
         "status": "pending",
         "billing_time": "calendar",
         "subscription_at": now,
@@ -409,12 +449,6 @@ def _new_row(
         "on_termination_credit_note": None,
         "on_termination_invoice": "generate",
     }
-
-
-def _due_at(row: JsonDocument) -> float | None:
-    if row["status"] == "active":
-        return float(min(row["period_end"], row["ending_at"] or row["period_end"]))
-    return float(row["subscription_at"]) if _is_future(row) else None
 
 
 def _is_future(row: JsonDocument) -> bool:

@@ -18,6 +18,7 @@ PLANS = {
     "professional": ("monthly", 4900),
     "starter_yearly": ("yearly", 12 * 1900),
 }
+PLAN: dict[str, object] = {"name": "Plan", "amount_currency": "USD", "pay_in_advance": True}
 
 
 @pytest.fixture(autouse=True)
@@ -128,15 +129,23 @@ def test_an_unknown_provider_code_is_refused_after_the_customer_was_saved(
     assert details(missing) == {"base": ["payment_provider_code_missing"]}
 
 
-def test_a_linked_customer_is_rewritten_at_stripe_blanks_included(lago: httpx.Client, sandbox: SandboxClient) -> None:
-    sandbox.preload_stripe_customers([{"id": "cus_1", "name": "Acme", "email": "a@acme.test"}])
+def test_a_linked_customer_is_rewritten_at_stripe_without_blanks(lago: httpx.Client, sandbox: SandboxClient) -> None:
+    """As recorded in what-lago-asks-of-stripe.jsonl: name and what else Lago holds (lago.md 3.5, B20)."""
+    sandbox.preload_stripe_customers([{"id": "cus_1", "name": "Acme", "email": "a@acme.test", "phone": "1"}])
     link = {"payment_provider": "stripe", "payment_provider_code": "stripe_main", "provider_customer_id": "cus_1"}
     linked = upsert(lago, name="Acme", billing_configuration=link).json()["customer"]["billing_configuration"]
     assert linked["provider_customer_id"] == "cus_1"
     assert linked["provider_payment_methods"] == ["card"]
     upsert(lago, name="Acme GmbH")
     written = sandbox.state()["stripe"]["customers"][0]
-    assert (written["name"], written["email"]) == ("Acme GmbH", None)
+    assert (written["name"], written["email"], written["phone"]) == ("Acme GmbH", "a@acme.test", "1")
+    upsert(lago, city="Bonn")
+    assert sandbox.state()["stripe"]["customers"][0]["address"]["city"] == "Bonn"
+    elsewhere = upsert(lago, billing_configuration={**link, "provider_customer_id": "cus_unknown"})
+    assert details(elsewhere) == {"third_party": "Stripe", "thirdparty_error": "No such customer: 'cus_unknown'"}
+    saved = lago.get("/customers/org_1").json()["customer"]["billing_configuration"]
+    assert saved["provider_customer_id"] == "cus_unknown"
+    upsert(lago, billing_configuration=link)
     sandbox.delete("stripe", "customers", "cus_1")
     refused = upsert(lago, name="Third")
     assert refused.json()["code"] == "third_party_error"
@@ -173,12 +182,17 @@ def test_a_deleted_customer_is_404_its_subscription_ends_and_its_id_is_free(
     assert subscribe(lago, "starter").status_code == 200
 
 
-def test_a_dot_in_an_id_reads_another_customer(lago: httpx.Client) -> None:
+def test_a_dot_in_an_id_reads_another_customer_but_no_other_plan_or_subscription(lago: httpx.Client) -> None:
     upsert(lago, "acme")
     upsert(lago, "acme.com", name="Dotted")
     assert lago.get("/customers/acme.com").json()["customer"]["external_id"] == "acme"
     assert lago.get("/customers/acme%2Ecom").json()["customer"]["name"] == "Dotted"
     assert lago.get("/customers/acme.com/subscriptions").json()["code"] == "resource_not_found"
+    lago.post("/plans", json={"plan": {"name": "d", "code": "d.ot", "interval": "monthly", "amount_cents": 1,
+                                       "amount_currency": "USD", "pay_in_advance": True}})  # fmt: skip
+    assert lago.get("/plans/d.ot").json()["plan"]["code"] == "d.ot"
+    subscribe(lago, "d.ot", "sub.1")
+    assert lago.get("/subscriptions/sub.1").json()["subscription"]["external_id"] == "sub.1"
     upsert(lago, "a/b")
     assert lago.get("/customers/a%2Fb").json()["customer"]["external_id"] == "a/b"
 
@@ -219,6 +233,7 @@ def test_errors_have_lagos_exact_bodies(lago: httpx.Client) -> None:
         assert (refused.status_code, refused.json()) == (401, {"status": 401, "error": "Unauthorized"})
     unknown = {"status": 404, "error": "Not Found", "code": "resource_not_found"}
     assert lago.get("/nothing").json() == unknown
+    assert lago.get("/nothing", headers={"Authorization": "Bearer bad"}).json() == unknown
     assert lago.put("/customers/org_1", json={"customer": {"name": "x"}}).json() == unknown
 
 
@@ -293,8 +308,51 @@ def test_less_a_year_is_a_downgrade_that_waits_for_the_periods_end(lago: httpx.C
     sandbox.advance(timedelta(days=25))
     switched = lago.get("/subscriptions/org_1").json()["subscription"]
     assert (switched["plan_code"], switched["previous_plan_code"]) == ("starter", "professional")
-    assert switched["started_at"] == "2027-02-01T00:00:00.000Z"
+    assert switched["started_at"] == "2027-02-01T00:10:00.000Z"
     assert reasons(sandbox) == [("subscription_create", 4900), ("downgrade", 1900)]
+
+
+def test_a_downgrade_waits_for_the_billing_job_and_names_the_next_period_until_then(
+    lago: httpx.Client, sandbox: SandboxClient
+) -> None:
+    """As in stories/downgrade-over-the-month-end.jsonl (lago.md 5.1, B1)."""
+    sandbox.set_clock(datetime(2026, 11, 28, 20, 41, tzinfo=UTC))
+    subscribe(lago, "professional")
+    subscribe(lago, "starter")
+    sandbox.set_clock(datetime(2026, 12, 1, 0, 0, 20, tzinfo=UTC))
+    waiting = lago.get("/subscriptions/org_1").json()["subscription"]
+    assert (waiting["plan_code"], waiting["next_plan_code"]) == ("professional", "starter")
+    assert waiting["downgrade_plan_date"] == "2027-01-01"
+    assert waiting["current_billing_period_ending_at"] == "2026-12-31T23:59:59Z"
+    sandbox.advance(timedelta(minutes=10))
+    switched = lago.get("/subscriptions/org_1").json()["subscription"]
+    assert (switched["plan_code"], switched["started_at"]) == ("starter", "2026-12-01T00:10:00.000Z")
+
+
+def test_a_yearly_plan_with_monthly_charges_switches_at_the_months_end(
+    lago: httpx.Client, sandbox: SandboxClient
+) -> None:
+    """Although the date says the year's end (lago.md 5.1, B9). Without a downgrade it renews once a year."""
+    sandbox.set_clock(datetime(2026, 11, 28, 20, 41, tzinfo=UTC))
+    sandbox.preload_lago_plans(
+        {**PLAN, "code": code, "interval": "yearly", "amount_cents": cents, "bill_charges_monthly": True}
+        for code, cents in (("much", 60000), ("less", 20000))
+    )
+    subscribe(lago, "much")
+    subscribe(lago, "much", "org_2", external_customer_id="org_2")
+    answer = subscribe(lago, "less").json()["subscription"]
+    assert (answer["downgrade_plan_date"], answer["current_billing_period_ending_at"]) == (
+        "2027-01-01",
+        "2026-11-30T23:59:59Z",
+    )
+    sandbox.set_clock(datetime(2026, 12, 2, tzinfo=UTC))
+    assert lago.get("/subscriptions/org_1").json()["subscription"]["plan_code"] == "less"
+    sandbox.set_clock(datetime(2027, 1, 2, tzinfo=UTC))
+    charged = [(charge["subscription"], charge["reason"], charge["at"][:10]) for charge in sandbox.charges()]
+    assert [each for each in charged if each[0] == "org_2"] == [
+        ("org_2", "subscription_create", "2026-11-28"),
+        ("org_2", "renewal", "2027-01-01"),
+    ]
 
 
 def test_a_pending_downgrade_is_taken_back_only_by_delete_with_status_pending(lago: httpx.Client) -> None:
@@ -350,6 +408,39 @@ def test_put_answers_200_and_leaves_the_plan(lago: httpx.Client) -> None:
     answer = lago.put("/subscriptions/org_1", json={"subscription": {"plan_code": "professional", "name": "New"}})
     assert answer.status_code == 200
     assert (answer.json()["subscription"]["plan_code"], answer.json()["subscription"]["name"]) == ("starter", "New")
+
+
+def test_a_delete_with_a_status_that_is_not_pending_ends_the_active_one(lago: httpx.Client) -> None:
+    for status in ("incomplete", "pendign", "terminated"):
+        subscribe(lago, "professional")
+        subscribe(lago, "starter")
+        ended = lago.delete("/subscriptions/org_1", params={"status": status}).json()["subscription"]
+        assert (ended["status"], ended["plan_code"]) == ("terminated", "professional")
+        assert lago.delete("/subscriptions/org_1", params={"status": status}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("a..b@x.com", ".a@x.com", "a.@x.com", "a@-x.com", "a@x_y.com", "a(b)@x.com", "a;b@x.com", "a<b>@x.com"),
+        *("a@ex\N{LATIN SMALL LETTER A WITH DIAERESIS}mple.com", "a@x.com.", "a@x..com", "a\N{HYPHEN}b@x.com", "a@x"),
+    ],
+)
+def test_an_email_that_lago_refuses_is_refused(lago: httpx.Client, address: str) -> None:
+    assert details(upsert(lago, email=address)) == {"email": ["invalid_email_format"]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        (" A@X.com ", "A@X.com"),
+        ("a\N{FIGURE DASH}b\N{MINUS SIGN}c@x.com", "a-b-c@x.com"),
+        ("a\N{ZERO WIDTH SPACE}\N{NO-BREAK SPACE}b@x.com", "ab@x.com"),
+        ("m\N{LATIN SMALL LETTER U WITH DIAERESIS}ller@x.com, b@x.com", None),
+    ],
+)
+def test_an_email_that_lago_accepts_is_stored_in_its_form(lago: httpx.Client, sent: str, stored: str | None) -> None:
+    assert upsert(lago, email=sent).json()["customer"]["email"] == (stored or sent)
 
 
 def test_termination_works_once_and_frees_the_id(lago: httpx.Client, sandbox: SandboxClient) -> None:
@@ -422,6 +513,7 @@ def test_status_counts_only_with_brackets(lago: httpx.Client) -> None:
 
 def test_currency_is_locked_up_to_1_51_and_free_later(lago: httpx.Client, sandbox: SandboxClient) -> None:
     upsert(lago, currency="EUR")
+    sandbox.settings(lago_currency_locked=True)
     assert details(subscribe(lago, "starter")) == {"currency": ["currencies_does_not_match"]}
     sandbox.settings(lago_currency_locked=False)
     assert subscribe(lago, "starter").status_code == 200

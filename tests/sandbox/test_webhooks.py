@@ -66,11 +66,39 @@ def test_an_event_of_stripe_is_the_one_in_its_list_and_opens_with_the_sdk(
     assert types == ["customer.created", "customer.deleted"]
 
 
+def test_lago_tells_of_a_scheduled_plan_only_if_it_is_taken_back(
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver, lago: httpx.Client
+) -> None:
+    """Replaced by another downgrade or overtaken by an upgrade, it says nothing (lago.md 8, S2 to S4)."""
+    sold = {"interval": "monthly", "amount_currency": "USD", "pay_in_advance": True}
+    for code, cents in (("free", 0), ("starter", 1900), ("professional", 4900)):
+        sandbox.preload_lago_plans([{"name": code, "code": code, "amount_cents": cents, **sold}])
+    sandbox.preload_lago_customers([{"external_id": "org_1", "name": "Acme"}])
+    sandbox.preload_lago_subscription("org_1", "starter", "org_1")
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="free")
+    sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="professional")
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="starter")
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="free")
+    lago.delete("/subscriptions/org_1", params={"status": "pending"})
+    until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 7, "seven deliveries")
+    told = [json.loads(body) for _, body in receiver.got]
+    assert [(each["webhook_type"], each["subscription"]["plan_code"]) for each in told] == [
+        ("subscription.updated", "starter"),
+        ("subscription.terminated", "starter"),
+        ("subscription.started", "professional"),
+        ("subscription.updated", "professional"),
+        ("subscription.updated", "professional"),
+        ("subscription.updated", "professional"),  # taken back: the active one before the canceled one
+        ("subscription.terminated", "free"),
+    ]
+
+
 def test_lago_tells_of_subscriptions_as_they_come_and_go(
     sandbox: SandboxClient, receiver: SandboxWebhookReceiver
 ) -> None:
     sold = {"interval": "monthly", "amount_currency": "USD", "pay_in_advance": True}
-    for code, cents in (("starter", 1900), ("professional", 4900)):
+    for code, cents in (("free", 0), ("starter", 1900), ("professional", 4900)):
         sandbox.preload_lago_plans([{"name": code, "code": code, "amount_cents": cents, **sold}])
     sandbox.preload_lago_customers([{"external_id": "org_1", "name": "Acme"}])
     sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
@@ -78,9 +106,10 @@ def test_lago_tells_of_subscriptions_as_they_come_and_go(
     sandbox.patch("lago", "subscriptions", "org_1", plan_code="professional")
     sandbox.patch("lago", "subscriptions", "org_1", plan_code="starter")
     sandbox.advance(40 * 24 * 3600)
+    sandbox.patch("lago", "subscriptions", "org_1", plan_code="free")
     sandbox.delete("lago", "subscriptions", "org_1")
     sandbox.create("lago", "invoices", external_customer_id="org_1")
-    until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 9, "nine deliveries")
+    until(lambda: sandbox.webhooks()["waiting"] == 0 and len(receiver.got) >= 12, "twelve deliveries")
     told = []
     for headers, body in receiver.got:
         digest = hmac.new(SECRET.encode(), body, hashlib.sha256).digest()
@@ -89,15 +118,14 @@ def test_lago_tells_of_subscriptions_as_they_come_and_go(
         assert document["organization_id"] == sandbox.settings()["lago_organization"]
         assert isinstance(document[document["object_type"]], dict)
         told.append(document["webhook_type"])
-    assert [kind for kind in told if kind != "subscription.updated"] == [
-        "subscription.started",  # starter
-        "subscription.terminated",  # upgrade
-        "subscription.started",
-        "subscription.terminated",  # downgrade at period end
-        "subscription.started",
-        "subscription.terminated",  # ended
-        "invoice.payment_failure",
-        "invoice.payment_status_updated",
+    assert told == [
+        *("subscription.started",),  # starter
+        *("subscription.updated", "subscription.terminated", "subscription.started"),  # upgrade
+        *("subscription.updated",),  # downgrade scheduled
+        *("subscription.terminated", "subscription.started"),  # it took effect at period end
+        *("subscription.updated",),  # downgrade to free scheduled
+        *("subscription.updated", "subscription.terminated"),  # ended, and what was scheduled says nothing
+        *("invoice.payment_failure", "invoice.payment_status_updated"),
     ]
     assert len({headers["x-lago-unique-key"] for headers, _ in receiver.got}) == len(receiver.got)
 

@@ -93,7 +93,7 @@ def test_an_unfinished_create_is_due_even_in_sync(database: Database, plans: Cat
     assert dispatch(database, clock) == [org_id]
 
 
-def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_hourly_from_then(
+def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_in_minutes_from_then(
     database: Database, plans: Catalog, clock: SetClock
 ) -> None:
     (org_id,) = create(database, plans, clock)
@@ -110,14 +110,20 @@ def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_hourly_from_then(
     assert isinstance(attempt, SyncAttempt)
     date = attempt.organization.plan_effective_at
     outcomes.complete(attempt, ApplyResult(), FollowUps(scheduled_plan_at=date))
-    clock.advance(minutes=5)
+    clock.advance(minutes=4)
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
     with database.read() as session:
-        assert session.get_one(Organization, org_id).plan_effective_at == date == clock() - timedelta(minutes=5)
-    clock.advance(hours=1)
+        assert session.get_one(Organization, org_id).plan_effective_at == date == clock() - timedelta(minutes=4)
+    clock.advance(minutes=1)
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
     with database.read() as session:
         assert session.get_one(Organization, org_id).version == before + 2
+    clock.advance(days=1)
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    clock.advance(minutes=59)
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
+    clock.advance(minutes=1)
+    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
 
 
 def test_a_job_is_run_by_one_of_many(database: Database, clock: SetClock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy.pool import QueuePool
@@ -566,6 +567,25 @@ def take_effect(world: SyncWorld, org_id: str) -> None:
     assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
+
+
+def test_a_downgrade_that_is_asked_for_before_lagos_job_ran_is_found_minutes_after_it(world: SyncWorld) -> None:
+    """Just after midnight Lago has the old plan and names the end of the next period (lago.md 5.1, B1)."""
+    world.now = datetime(2027, 1, 28, 20, 41, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    org_id = synced(world)
+    downgrade(world, org_id)
+    day = world.organization(org_id).plan_effective_at
+    assert day == datetime(2027, 2, 1, tzinfo=UTC)
+    for minutes in (1, 6, 12):
+        world.now = day + timedelta(minutes=minutes)
+        world.sandbox.set_clock(world.now)
+        assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+        world.reconcile_until_idle(org_id)
+        organization = world.organization(org_id)
+        took_effect = minutes > 10
+        assert (organization.plan_tier == "starter") == took_effect
+        assert organization.plan_effective_at == (None if took_effect else day)
 
 
 @pytest.mark.parametrize("charged_by", BOTH_PROVIDERS)

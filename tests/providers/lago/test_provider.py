@@ -312,7 +312,8 @@ def test_unknown_connection_and_wrong_key_are_settings_to_correct(
     refused_provider.close()
 
 
-def test_currency_that_lago_locked_is_rejected_with_the_field(org: LagoTestOrganization) -> None:
+def test_currency_that_lago_locked_is_rejected_with_the_field(org: LagoTestOrganization, lago: SandboxClient) -> None:
+    lago.settings(lago_currency_locked=True)
     org.customer()
     org.subscribe("pro")
     with pytest.raises(RejectedError, match="currency:currencies_does_not_match"):

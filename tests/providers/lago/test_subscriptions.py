@@ -62,7 +62,7 @@ def last_known(plan: str | None = None, then: str | None = None) -> LastKnown:
 
 def on(plan: str, then: str | None = None, **changed: Json) -> Reply:
     date = "2026-12-01" if then else None
-    return subscription(plan_code=plan, next_plan_code=then, downgrade_plan_date=date, **changed)
+    return subscription(**{"plan_code": plan, "next_plan_code": then, "downgrade_plan_date": date, **changed})
 
 
 def canceled(plan: str, before: str | None) -> Reply:
@@ -281,15 +281,33 @@ def test_answer_that_is_not_our_active_subscription_is_rejected(
         provider.ensure_subscription(desired("starter"), last_known(), attempt)
 
 
-@pytest.mark.parametrize(
-    "changed", [{"plan_code": None}, {"downgrade_plan_date": None}, {"downgrade_plan_date": "soon"}]
-)
+@pytest.mark.parametrize("changed", [{"plan_code": None}, {"downgrade_plan_date": "soon"}])
 def test_answer_without_what_must_be_checked_is_not_believed(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, changed: dict[str, Json]
 ) -> None:
     lago.respond_with(subscription(**{"plan_code": "pro", "next_plan_code": "starter", **changed}))
     with pytest.raises(UnavailableError):
         provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
+
+
+def test_scheduled_plan_without_a_date_parks_with_a_sentence_whatever_is_asked_for(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    """An upgrade that somebody made in Lago and that waits for its first payment, for example (lago.md 5.1, B3)."""
+    waiting = on("pro", "starter", downgrade_plan_date=None)
+    says = "it goes on to starter in Lago, which names no date"
+    lago.respond_with(waiting)
+    with pytest.raises(RejectedError, match=says):
+        provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
+    lago.respond_with(waiting)
+    with pytest.raises(RejectedError, match=says):
+        provider.ensure_subscription(desired("pro", "starter"), last_known("pro", "starter"), attempt)
+    lago.respond_with(waiting, ABSENT)  # what waits for a payment is not pending, so no DELETE finds it
+    with pytest.raises(RejectedError, match=says):
+        provider.ensure_subscription(desired("pro"), last_known(), attempt)
+    lago.respond_with(waiting, canceled("starter", "pro"))
+    taken_back = provider.ensure_subscription(desired("pro"), last_known(), attempt)
+    assert taken_back == Subscription(id=ID, plan_code="pro")
 
 
 def test_end_is_told_how_and_checked(lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt) -> None:
