@@ -123,7 +123,7 @@ class Story:
         self.world.change(
             self.organizations["alpha"],
             lambda change, organization: commands.change_billing_details(
-                change, organization, billing_email="billing+new@example.org"
+                change, organization, self.world.catalog, billing_email="billing+new@example.org"
             ),
         )
         self._reconcile("alpha")
