@@ -137,7 +137,8 @@ def test_lagos_answers_fit_its_document(client: httpx.Client, exchanges: list[Ex
     send("POST", "customers", "customer", external_id="org_2")
     send("POST", "customers", "customer", external_id="org_2", billing_configuration=link)
     link["provider_customer_id"] = "cus_1"
-    send("POST", "customers", "customer", external_id="org_1", metadata=metadata, billing_configuration=link)
+    linked = {**link, "sync_with_provider": False}
+    send("POST", "customers", "customer", external_id="org_1", metadata=metadata, billing_configuration=linked)
     for code in ("starter", "free"):
         ids = {"external_customer_id": "org_1", "external_id": "org_1"}
         send("POST", "subscriptions", "subscription", **ids, plan_code=code)
