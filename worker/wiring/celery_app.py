@@ -31,6 +31,9 @@ TASK_MODULES: Final = [
     )
 ]
 SWEEP_INTERVAL_SECONDS: Final = 5.0
+# Bounds the scheduled messages that wait for a worker. With the interval of a few seconds as the limit, a worker that is
+# always a little late would never run them.
+SCHEDULED_MESSAGE_EXPIRES_SECONDS: Final = 60.0
 
 
 def build(settings: Settings) -> BillingApp:
@@ -102,18 +105,18 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _beat_schedule(settings: Settings) -> dict[str, Any]:
-    """Scheduled messages expire at the next tick, which does the same work."""
+    """A scheduled message that expires loses nothing: later ones do the same work."""
+    options = {"expires": SCHEDULED_MESSAGE_EXPIRES_SECONDS}
     entries: dict[str, Any] = {
-        "sweep": {"task": SWEEP, "schedule": SWEEP_INTERVAL_SECONDS, "options": {"expires": SWEEP_INTERVAL_SECONDS}},
+        "sweep": {"task": SWEEP, "schedule": SWEEP_INTERVAL_SECONDS, "options": options},
         "emails": {
             "task": SEND_EMAILS,
             "schedule": emails.EMAIL_TICK_SECONDS,
-            "options": {"expires": emails.EMAIL_TICK_SECONDS},
+            "options": options,
         },
     }
     if settings.plan_every_hours is not None:
         seconds = settings.plan_every_hours * 3600
-        options = {"expires": drift.DRIFT_TICK_SECONDS}
         entries["drift_check"] = {
             "task": CHECK_DRIFT,
             "schedule": drift.DRIFT_TICK_SECONDS,
