@@ -26,8 +26,8 @@ from sandbox.http import JsonDocument
 
 # Times of the providers.
 _TIMES = frozenset({"created", "updated", "current_period_start", "current_period_end", "at", "billing_cycle_anchor"})
-# URLs and numbers that contain an id.
-_OWN_IDS = frozenset({"latest_invoice", "invoice_prefix", "url", "sequential_id", "slug"})
+# URLs and numbers that contain an id, and a count of invoices, whose drafts are finalized by the clock.
+_OWN_IDS = frozenset({"latest_invoice", "invoice_prefix", "next_invoice_sequence", "url", "sequential_id", "slug"})
 # Requests that create something: each may have its effect once.
 _CREATES = frozenset({"POST /v1/customers", "POST /v1/subscriptions"})
 
