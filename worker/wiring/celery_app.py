@@ -31,8 +31,8 @@ TASK_MODULES: Final = [
     )
 ]
 SWEEP_INTERVAL_SECONDS: Final = 5.0
-# Bounds the scheduled messages that wait for a worker. With the interval of a few seconds as the limit, a worker that is
-# always a little late would never run them.
+# Bounds the scheduled messages that wait for a worker. With the interval of a few seconds as the limit, a worker that
+# is always a little late would never run them.
 SCHEDULED_MESSAGE_EXPIRES_SECONDS: Final = 60.0
 
 
