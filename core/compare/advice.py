@@ -169,10 +169,10 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "to give the organization the Stripe customer {theirs}"
     ),
     "conflict_adoption": (
-        "billing-sync did not create subscription {subscription_id} in Stripe, and its terms are not those of the "
+        "billing-sync does not know subscription {subscription_id} in Stripe, and its terms are not those of the "
         "plan: it charges {theirs}, the plan {ours}. Nothing was changed: change the subscription in Stripe to the "
-        "terms of the plan or end it there, then run `billing-sync resolve {org_id} --ours`; or run "
-        "`billing-sync resolve {org_id} --theirs` to change the organization to the plan of that price"
+        "terms of the plan, or change the organization to the plan of that price, or end the subscription in Stripe; "
+        "then run `billing-sync resolve {org_id} --ours`"
     ),
 }
 

@@ -19,7 +19,7 @@ from core.catalog.plans import CatalogPlan
 from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink, CustomerState, PlanState
 from core.ports.errors import RejectedError
-from core.ports.spec import Provider
+from core.ports.spec import OTHER_TERMS, Provider
 
 DOUBLE_CHARGING: Final = "double_charging"
 
@@ -30,9 +30,11 @@ def refuse_double_charging(other_link: BillingLink) -> None:
         advice = Advice("lago_still_has_payer", {"payer_id": other_link.payer_id, "org_id": other_link.org_id})
         raise RejectedError("stripe", advice.sentence, DOUBLE_CHARGING)
     is_creating = other_link.intent is not None and other_link.intent["operation"] == "create_subscription"
-    if other_link.provider == "stripe" and (other_link.subscription_id is not None or is_creating):
+    is_on_other_terms = other_link.error_code == OTHER_TERMS
+    if other_link.provider == "stripe" and (other_link.subscription_id is not None or is_creating or is_on_other_terms):
+        phrase = subscription_phrase(other_link.subscription_id)
         parameters = {
-            "subscription": subscription_phrase(other_link.subscription_id),
+            "subscription": "a subscription that billing-sync did not create" if is_on_other_terms else phrase,
             "org_id": other_link.org_id,
         }
         raise RejectedError("lago", Advice("stripe_still_has_subscription", parameters).sentence, DOUBLE_CHARGING)

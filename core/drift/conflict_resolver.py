@@ -24,9 +24,10 @@ from core.db.models.organizations import Organization
 from core.drift.provider_reader import DriftReader
 from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, plan_changes, provider_ids
+from core.organizations.validation import checked_plan_currency
 from core.ports.observed import ObservedCustomer, ObservedState
 from core.ports.provider import StateReader
-from core.ports.spec import PROVIDER_NAMES, Provider
+from core.ports.spec import OTHER_TERMS, PROVIDER_NAMES, Provider
 from core.reconcile import commands as link_commands
 from core.reconcile.remote_check import is_conflict
 
@@ -61,6 +62,8 @@ class ConflictResolver:
         Raises ``CannotResolveError``, and ``ProviderError`` if the provider cannot be read.
         """
         before = self._load(org_id, provider)
+        if before.links[provider].error_code == OTHER_TERMS:
+            raise CannotResolveError(before.links[provider].error_message or "")
         customer_id = before.links[provider].customer_id
         known_ids = [customer_id] if customer_id is not None else []
         observed = self.provider_reader(provider, partial(_read_state, org_id, known_ids))
@@ -166,6 +169,12 @@ class ConflictResolver:
             )
             raise CannotResolveError(message)
         self._refuse_uncharged_plan(organization, finding, tier)
+        current_plan = self.rules.catalog.plans.get(organization.plan_tier)
+        currency = organization.currency or (current_plan.currency if current_plan else None)
+        try:
+            checked_plan_currency("plan_tier", tier, currency, self.rules.catalog)
+        except InvalidChangeError as error:
+            raise _cannot_take(organization, finding, str(error)) from error
         return tier
 
     def _refuse_uncharged_plan(self, organization: Organization, finding: Finding, tier: str) -> None:

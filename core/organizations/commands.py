@@ -126,7 +126,9 @@ def change_billing_details(
     currency: str | None = None,
 ) -> None:
     """Replace the given fields. ``None`` leaves a field as it is."""
-    new_email = checked_email(billing_email) if billing_email is not None else organization.billing_email
+    new_email = organization.billing_email
+    if billing_email is not None and billing_email != organization.billing_email:
+        new_email = checked_email(billing_email)
     new_currency = checked_currency(currency) if currency is not None else organization.currency
     if new_currency != organization.currency:
         for tier in filter(None, (organization.plan_tier, organization.pending_plan_tier)):

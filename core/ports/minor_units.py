@@ -21,7 +21,7 @@ _ISO_DECIMALS: Final[Mapping[str, int]] = {
     "CLF": 4,
 }
 # ISO gives them two decimals, but their minor unit is a fifth. Nobody can tell what 100 of them means.
-_WITHOUT_DECIMAL_UNIT: Final = frozenset({"MGA", "MRO", "MRU"})
+_WITHOUT_DECIMAL_UNIT: Final = frozenset({"MRO", "MRU"})
 
 
 _UNITS: Final = (1, 10, 100, 1_000, 10_000)

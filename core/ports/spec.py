@@ -15,6 +15,8 @@ CUSTOMER_DELETED = "customer_deleted"
 # Codes of a ``ConflictError``: somebody changed the payer in Lago, or something else.
 PAYER_CHANGED = "payer_changed"
 CHANGED_AT_PROVIDER = "changed_at_provider"
+# Somebody created a subscription in Stripe that carries the organization's id and is not on the terms of its plan.
+OTHER_TERMS = "other_terms"
 
 LONG_API_KEY_LENGTH = 20
 

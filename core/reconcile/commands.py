@@ -20,7 +20,7 @@ from core.organizations import link_states
 from core.organizations import links as organization_links
 from core.organizations.link_states import LinkEvent
 from core.organizations.links import SWEEP_GRACE
-from core.ports.spec import CUSTOMER_DELETED, PAYER_CHANGED, PROVIDERS, Provider
+from core.ports.spec import CUSTOMER_DELETED, OTHER_TERMS, PAYER_CHANGED, PROVIDERS, Provider
 
 # Lago may have a subscription whose create was never answered. The customer stays ours, so that it can be ended.
 _MAY_HAVE_UNKNOWN_SUBSCRIPTION = and_(
@@ -33,7 +33,8 @@ _MAY_HAVE_UNKNOWN_SUBSCRIPTION = and_(
 _DECISION_KEEPS_CUSTOMER = or_(
     _MAY_HAVE_UNKNOWN_SUBSCRIPTION,
     and_(BillingLink.provider == "lago", BillingLink.error_code == PAYER_CHANGED),
-    and_(BillingLink.provider == "stripe", BillingLink.error_code != CUSTOMER_DELETED),
+    # A customer with a subscription on other terms is read again, so that Lago charges nobody who pays in Stripe.
+    and_(BillingLink.provider == "stripe", BillingLink.error_code.not_in((CUSTOMER_DELETED, OTHER_TERMS))),
 )
 _NO_WAIT: Final[dict[str, Any]] = {"not_before": None, "not_before_reason": None}
 
@@ -70,6 +71,8 @@ def end_conflict(change: ChangeContext, organization: Organization, provider: Pr
     is_this_conflict = and_(BillingLink.provider == provider, IS_CONFLICT)
     if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
+    # If it is scheduled again, the provider names its day anew.
+    organization.plan_effective_at = organization.downgrade_recheck_at = None
     organization_links.mark_for_sync(change, organization)
     return True
 
@@ -87,7 +90,17 @@ def repair(change: ChangeContext, org_id: str, provider: Provider, events: Seque
         leases.is_free(BillingLink, change.now),
     )
     due = {"applied_version": BillingLink.desired_version - 1, "next_sweep_at": change.now + SWEEP_GRACE}
-    return invalidate(change, org_id, events, is_in_sync, **due)
+    if not invalidate(change, org_id, events, is_in_sync, **due):
+        return False
+    if "plan_repaired" in events:
+        # If the scheduled plan is scheduled again, the provider names its day anew.
+        change.session.execute(
+            update(Organization)
+            .where(Organization.id == org_id)
+            .values(plan_effective_at=None, downgrade_recheck_at=None)
+            .execution_options(synchronize_session=False)
+        )
+    return True
 
 
 def invalidate(

@@ -52,8 +52,7 @@ class LagoCustomers:
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = not (last_known.applied and spec.payer_id == last_known.payer_id)
-        is_imported = last_known.customer_id is not None and not last_known.confirmed
-        methods = [] if is_imported or last_known.payer_id is not None else self._payment_methods
+        methods = self._first_link_methods(spec, last_known, attempt)
         response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods)
         if lago_id is not None and response.lago_id != lago_id:
             raise _rejection(
@@ -80,6 +79,22 @@ class LagoCustomers:
         if lago_id is None and _existed_before(response, requested_at):
             self._refuse_other_subscriptions(spec, attempt)
         return Customer(id=response.lago_id, payer_id=_payer_id(response))
+
+    def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
+        """Empty unless this request links the customer for the first time.
+
+        The payer is stored before the first request, which may not have been sent. Lago then says if it has a payer.
+        """
+        if not self._payment_methods or not self._has_linked_payer(spec):
+            return ()
+        if last_known.customer_id is None:
+            return self._payment_methods
+        if not last_known.confirmed or (last_known.applied and last_known.payer_id is not None):
+            return ()
+        if last_known.applied:
+            return self._payment_methods
+        found = self._find(spec, spec.org_id, attempt)
+        return self._payment_methods if found is not None and _payer_id(found) is None else ()
 
     def _verify_imported_id(
         self, spec: CustomerSpec, last_known: LastKnown, imported: str, attempt: AttemptContext

@@ -6,4 +6,4 @@ from typing import Final
 
 from core.ports.minor_units import MinorUnits
 
-LAGO_UNITS: Final = MinorUnits(provider="lago", decimals={"HUF": 0}, steps={})
+LAGO_UNITS: Final = MinorUnits(provider="lago", decimals={"HUF": 0, "MGA": 0}, steps={})

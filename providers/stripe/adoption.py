@@ -8,8 +8,8 @@ written.
 from __future__ import annotations
 
 from core.compare.advice import Advice
-from core.ports.errors import ConflictError
-from core.ports.spec import CHANGED_AT_PROVIDER, SubscriptionSpec
+from core.ports.errors import ConflictError, RejectedError
+from core.ports.spec import OTHER_TERMS, SubscriptionSpec
 from providers.stripe.errors import STRIPE
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.prices import interval_of
@@ -18,32 +18,34 @@ from providers.stripe.responses import StripePrice, StripeSubscription
 
 def refuse_other_terms(found: StripeSubscription, price: StripePrice, spec: SubscriptionSpec) -> None:
     """``price`` is that of the organization's plan. Raises ``ConflictError``."""
-    theirs = _terms(found)
-    if theirs == _price_terms(price, 1):
+    sold = [(item.price.id, item.quantity) for item in found.items.data]
+    conditions = _conditions(found)
+    if sold == [(price.id, 1)] and not conditions:
         return
+    prices = " and ".join(_describe(item.price, item.quantity) for item in found.items.data) or "nothing"
     parameters = {
         "org_id": spec.org_id,
         "subscription_id": found.id,
-        "theirs": theirs,
-        "ours": _price_terms(price, 1),
+        "theirs": ", with ".join([prices, *conditions]),
+        "ours": _describe(price, 1),
     }
-    raise ConflictError(STRIPE, Advice("conflict_adoption", parameters).sentence, CHANGED_AT_PROVIDER)
+    raise ConflictError(STRIPE, Advice("conflict_adoption", parameters).sentence, OTHER_TERMS)
 
 
-def _terms(found: StripeSubscription) -> str:
-    prices = [_price_terms(item.price, item.quantity) for item in found.items.data]
-    conditions = {
+def _conditions(found: StripeSubscription) -> list[str]:
+    """What changes the price or the end of the subscription, apart from its items."""
+    holds = {
         "a discount": bool(found.discounts) or any(item.discounts for item in found.items.data),
         "a trial": found.status == "trialing",
         "a planned end": found.cancel_at_period_end or found.cancel_at is not None,
         "paused collection": found.pause_collection is not None or found.status == "paused",
-        "a schedule": found.schedule is not None,
+        "a schedule": found.schedule is not None or bool(found.metadata.get("next_plan")),
         "more items": found.items.has_more,
     }
-    return ", with ".join([" and ".join(prices), *(name for name, holds in conditions.items() if holds)])
+    return [condition for condition, is_there in holds.items() if is_there]
 
 
-def _price_terms(price: StripePrice, quantity: int) -> str:
+def _describe(price: StripePrice, quantity: int) -> str:
     times = f"{quantity} times " if quantity != 1 else ""
     return f"{times}{_money(price)} {interval_of(price)} ({price.id})"
 
@@ -52,5 +54,8 @@ def _money(price: StripePrice) -> str:
     currency = price.currency.upper()
     if price.unit_amount is None:
         return f"no flat amount in {currency}"
-    decimals = STRIPE_UNITS.decimals_of(currency)
+    try:
+        decimals = STRIPE_UNITS.decimals_of(currency)
+    except RejectedError:
+        return f"{price.unit_amount} {currency} as Stripe counts it"
     return f"{price.unit_amount / 10**decimals:.{decimals}f} {currency}"

@@ -270,8 +270,8 @@ class StripeSubscriptions:
         if foreign_ids := [found.id for found in live if found.org_id != spec.org_id]:
             message = (
                 f"customer {spec.customer_id} already pays for subscriptions that we did not create: "
-                f"{', '.join(foreign_ids)}; end them in Stripe, or set metadata org_id={spec.org_id} on the right one "
-                "so that it is adopted"
+                f"{', '.join(foreign_ids)}; end them in Stripe, or set metadata org_id={spec.org_id} on the one "
+                f"with the price {spec.plan_code} so that it is adopted"
             )
             raise RejectedError(STRIPE, message)
         if len(live) > 1:
@@ -299,10 +299,11 @@ class StripeSubscriptions:
 
 
 def _is_left_by(intent: Intent | None, found: StripeSubscription) -> bool:
-    """Whether it may be the effect of this create: our marks are on it, and it is not older."""
+    """Whether it may be the effect of this create: our marks are on it, and it is of that time."""
     if intent is None or intent.operation != CREATE_SUBSCRIPTION:
         return False
-    return "plan" in found.metadata and found.created >= search_window(intent)[0]
+    first, last = search_window(intent)
+    return "plan" in found.metadata and first <= found.created <= last
 
 
 def _refuse_ended(found: StripeSubscription, spec: SubscriptionSpec) -> NoReturn:

@@ -22,6 +22,8 @@ from worker.config.email import EmailSettings
 
 ENV_FILE = Path(".env")
 IN_MEMORY_BROKER_URL = "memory://localhost"
+# A real Lago knows no such key. The Compose file has it, too.
+SANDBOX_LAGO_KEY = "sandbox"
 MIN_SIGNING_SECRET_LENGTH = 32
 
 
@@ -172,6 +174,15 @@ class Settings(EmailSettings):
         return self
 
     @property
+    def lago_connection(self) -> str | None:
+        """Lago's code of the Stripe connection through which it charges; ``None``: it charges nobody."""
+        return None if self.lago_manual_payments else self.lago_stripe_provider_code
+
+    @property
+    def is_sandbox_key(self) -> bool:
+        return self.lago_api_key is not None and self.lago_api_key.get_secret_value() == SANDBOX_LAGO_KEY
+
+    @property
     def payment_methods(self) -> list[str]:
         """Of a customer that is linked in Lago for the first time. Empty: Lago's default."""
         return split_list(self.lago_payment_methods)
@@ -219,7 +230,7 @@ class Settings(EmailSettings):
                 "plans_file": self.plans_file or default_file(),
                 "stripe_secret_key": SecretStr("sk_test_sandbox"),
                 "stripe_api_base": url,
-                "lago_api_key": SecretStr("sandbox"),
+                "lago_api_key": SecretStr(SANDBOX_LAGO_KEY),
                 "lago_api_url": url,
                 "lago_stripe_provider_code": self.lago_stripe_provider_code or "stripe_main",
                 "stripe_webhook_secret": self.stripe_webhook_secret or SecretStr(f"whsec_{secrets.token_hex(16)}"),

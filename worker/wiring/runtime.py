@@ -51,7 +51,7 @@ def open_runtime(settings: Settings) -> Runtime:
     providers = open_providers(settings, plans)
     database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
     database.ensure_schema()
-    policy = PayerPolicy(sends_payer_to_lago=bool(settings.lago_stripe_provider_code))
+    policy = PayerPolicy(sends_payer_to_lago=bool(settings.lago_connection))
     rate_limiter = open_rate_limiter(settings)
     dispatcher = open_dispatcher(settings, database)
 
@@ -168,7 +168,7 @@ def open_stripe_and_lago(
     lago = LagoProvider(
         lago_url,
         lago_key.get_secret_value(),
-        payment_provider_code=settings.lago_stripe_provider_code,
+        payment_provider_code=settings.lago_connection,
         payment_methods=settings.payment_methods,
         ending=plans.ending,
         timeout=call_seconds,
@@ -179,7 +179,7 @@ def open_stripe_and_lago(
 def _refuse_lago_without_payer(settings: Settings, plans: Catalog) -> None:
     """Lago takes a customer without a payment provider, makes its invoices, and never charges them."""
     tiers = [tier for tier in plans.tiers() if plans.plan(tier).charged_by == "lago"]
-    if settings.lago_stripe_provider_code or settings.lago_manual_payments or not tiers:
+    if settings.lago_connection or settings.lago_manual_payments or settings.is_sandbox_key or not tiers:
         return
     message = (
         f"LAGO_STRIPE_PROVIDER_CODE is not set, so Lago would charge nobody for {', '.join(tiers)}: set it to the code "
@@ -191,7 +191,7 @@ def _refuse_lago_without_payer(settings: Settings, plans: Catalog) -> None:
 def _refuse_different_units(settings: Settings, plans: Catalog) -> None:
     """Lago passes the number of its own amount on to Stripe (lago.md 4), which may count the currency otherwise."""
     for plan in plans.plans.values():
-        if plan.charged_by != "lago" or not settings.lago_stripe_provider_code:
+        if plan.charged_by != "lago" or settings.lago_connection is None:
             continue
         try:
             if LAGO_UNITS.decimals_of(plan.currency) == STRIPE_UNITS.decimals_of(plan.currency):

@@ -497,8 +497,8 @@ def test_a_subscription_on_other_terms_is_on_hold_and_no_rename_or_retry_changes
     world.reconcile_until_idle(org_id)
     assert world.stripe_objects("subscriptions") == before
     assert_on_hold(world, org_id, "stripe")
-    assert conflict_resolver_of(world).take_theirs(org_id, "stripe") == []
-    world.reconcile_until_idle(org_id)
+    with pytest.raises(CannotResolveError, match="or end the subscription in Stripe"):
+        conflict_resolver_of(world).take_theirs(org_id, "stripe")
     conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
     world.reconcile_until_idle(org_id)
     assert world.stripe_objects("subscriptions") == before
@@ -510,11 +510,29 @@ def test_a_subscription_on_other_terms_is_on_hold_and_no_rename_or_retry_changes
     assert world.link(org_id, "stripe").subscription_id == before[0]["id"]
 
 
-def test_theirs_gives_the_organization_the_plan_that_somebody_pays_already(world: SyncWorld) -> None:
+def test_the_plan_that_somebody_pays_already_is_adopted_without_a_charge(world: SyncWorld) -> None:
     org_id = import_with_subscription_by_hand(world, 1, "enterprise")
     assert_on_hold(world, org_id, "stripe")
     charges = stripe_charges(world)
-    assert conflict_resolver_of(world).take_theirs(org_id, "stripe") == ["plan enterprise"]
+    world.change_plan(org_id, "enterprise")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
     world.reconcile_until_idle(org_id)
     assert (world.organization(org_id).plan_tier, world.is_in_sync(org_id)) == ("enterprise", True)
     assert stripe_charges(world) == charges
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_lago_charges_nobody_who_pays_on_other_terms_in_stripe(world: SyncWorld, *, decided: bool) -> None:
+    org_id = import_with_subscription_by_hand(world, 3)
+    world.set_charging_provider("lago")
+    world.change_plan(org_id, "enterprise")
+    if decided:
+        conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    for _ in range(3):
+        world.wait(60)
+        world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "lago").payer_id is None
+    assert world.link(org_id, "stripe").state in {"parked", "on_hold"}
+    (customer,) = world.sandbox.state()["lago"]["customers"]
+    assert customer["billing_configuration"]["payment_provider"] is None
+    assert world.stripe_objects("subscriptions")[0]["status"] == "active"

@@ -19,6 +19,7 @@ from providers.stripe.minor_units import STRIPE_UNITS
         ("ISK", 5000, 500000, 5000),
         ("HUF", 500000, 500000, 5000),
         ("XOF", 5000, 5000, 5000),
+        ("MGA", 500000, 5000, 5000),
         ("TWD", 50000, 50000, 50000),
         ("USD", 0, 0, 0),
     ],
@@ -38,8 +39,8 @@ def test_the_same_amount_is_sent_to_each_provider_in_its_own_unit(
         (LAGO_UNITS, "HUF", 500050, "no counterpart"),
         (STRIPE_UNITS, "KWD", 5124, "in steps of 10"),
         (STRIPE_UNITS, "UGX", 5000, "cannot be told"),
-        (STRIPE_UNITS, "MGA", 5000, "cannot be told"),
-        (LAGO_UNITS, "MGA", 5000, "cannot be told"),
+        (STRIPE_UNITS, "MRU", 5000, "cannot be told"),
+        (LAGO_UNITS, "MGA", 5050, "no counterpart"),
     ],
 )
 def test_an_amount_that_a_provider_cannot_hold_is_rejected(

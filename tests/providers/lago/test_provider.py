@@ -280,6 +280,21 @@ def test_payment_methods_are_sent_with_the_first_link_and_never_again(
     assert methods_in_lago(lago) == ["card", "link"]
 
 
+def test_payment_methods_are_sent_after_an_attempt_that_did_not_reach_lago(
+    with_methods: LagoTestOrganization, lago: SandboxClient
+) -> None:
+    """The attempt stored the payer and was killed, or had to wait, before its request."""
+    lago.preload_stripe_customers([{"id": "cus_7", "name": "Umbra Labs"}])
+    org = with_methods
+    org.customer()
+    org.last_known = replace(org.last_known, payer_id="cus_7", applied=False)
+    org.customer(replace(SPEC, payer_id="cus_7"))
+    assert methods_in_lago(lago) == ["card", "sepa_debit"]
+    lago.patch("lago", "customers", "org_1", billing_configuration={"provider_payment_methods": ["card", "link"]})
+    org.customer(replace(SPEC, payer_id="cus_7", name="Umbra GmbH"))
+    assert methods_in_lago(lago) == ["card", "link"]
+
+
 def test_an_imported_customer_keeps_its_payment_methods(
     with_methods: LagoTestOrganization, lago: SandboxClient
 ) -> None:

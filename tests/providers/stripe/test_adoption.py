@@ -36,11 +36,15 @@ def test_the_subscription_that_we_would_have_created_is_adopted() -> None:
         ({"pause_collection": {"behavior": "void"}}, "with paused collection"),
         ({"status": "paused"}, "with paused collection"),
         ({"schedule": "sub_sched_1"}, "with a schedule"),
+        ({"metadata": {"org_id": "org_1", "plan": "professional", "next_plan": "starter"}}, "with a schedule"),
         ({"items": {"data": [{**ITEM, "quantity": 2}]}}, "2 times 49.00 USD monthly"),
         ({"items": {"data": [ITEM, {**ITEM, "id": "si_2"}]}}, "and 49.00 USD"),
         ({"items": {"data": [ITEM], "has_more": True}}, "with more items"),
         ({"items": {"data": [{**ITEM, "price": {**PRICE, "id": "price_2"}}]}}, "price_2"),
-        ({"items": {"data": [{**ITEM, "price": {**PRICE, "unit_amount": None}}]}}, "no flat amount in USD"),
+        (
+            {"items": {"data": [{**ITEM, "price": {**PRICE, "id": "price_2", "unit_amount": None}}]}},
+            "no flat amount in USD",
+        ),
     ],
 )
 def test_other_terms_are_a_conflict_that_names_them(changed: dict[str, object], words: str) -> None:
