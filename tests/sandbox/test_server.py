@@ -1,5 +1,6 @@
 """The sandbox as a server: limits, log, observer, what hands do at the dashboards, and what survives a kill."""
 
+import itertools
 import json
 import os
 import signal
@@ -14,8 +15,11 @@ import httpx
 import pytest
 
 from sandbox.client import SandboxClient, SandboxError
-from sandbox.http import Exchange
+from sandbox.http import Exchange, ProviderRequest, ProviderResponse
+from sandbox.lago_api.provider import LagoApi
 from sandbox.server import Sandbox
+from sandbox.state import SandboxState
+from sandbox.stripe_api.provider import StripeApi
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 KEY = {"Authorization": "Bearer sk_test_sandbox"}
@@ -23,18 +27,31 @@ PLAN = {"name": "s", "code": "s", "interval": "monthly", "amount_cents": 1900, "
         "pay_in_advance": True}  # fmt: skip
 
 
-def test_limits_are_25_an_operation_100_in_all_and_50_at_lago(
-    raw: httpx.Client, lago: httpx.Client, sandbox: SandboxClient
-) -> None:
-    sandbox.settings(limits=True)
-    answers = [raw.get("/v1/customers/cus_1") for _ in range(40)]
-    refused = [answer for answer in answers if answer.status_code == 429]
+def rejections(api: StripeApi | LagoApi, provider: str, path: str, times: int) -> list[ProviderResponse]:
+    """Of so many requests at once, without a server in between that takes time."""
+    operation = api.operation_name("GET", path)
+    headers = {"authorization": KEY["Authorization"]}
+    request = ProviderRequest("req_1", provider, operation, "GET", path, "", headers, b"")
+    return [response for _ in range(times) if (response := api.reject(request)) is not None]
+
+
+def test_limits_are_25_an_operation_100_in_all_and_50_at_lago() -> None:
+    stripe = StripeApi(state := SandboxState())
+    refused = rejections(stripe, "stripe", "/v1/customers/cus_1", 40)
     assert 10 <= len(refused) <= 15
-    assert {answer.headers["Stripe-Rate-Limited-Reason"] for answer in refused} == {"endpoint-rate"}
-    assert raw.get("/v1/prices").status_code == 200
-    many = [lago.get("/customers/org_1") for _ in range(120)]
-    assert 429 in {answer.status_code for answer in many}
-    assert many[0].headers["x-ratelimit-limit"] == "50"
+    assert {dict(each.headers)["Stripe-Rate-Limited-Reason"] for each in refused} == {"endpoint-rate"}
+    assert rejections(stripe, "stripe", "/v1/prices", 1) == []
+    others = [
+        rejections(stripe, "stripe", f"/v1/{each}", 25) for each in ("subscriptions", "invoices", "events", "prices")
+    ]
+    reasons = {dict(each.headers)["Stripe-Rate-Limited-Reason"] for each in itertools.chain(*others)}
+    assert "global-rate" in reasons
+    many = rejections(LagoApi(state, stripe), "lago", "/api/v1/customers/org_1", 150)
+    assert {each.status for each in many} == {429}
+    assert dict(many[0].headers)["x-ratelimit-limit"] == "50"
+
+
+def test_limits_can_be_switched_off(raw: httpx.Client, sandbox: SandboxClient) -> None:
     sandbox.settings(limits=False)
     assert [raw.get("/v1/customers/cus_1").status_code for _ in range(40)] == [404] * 40
 
