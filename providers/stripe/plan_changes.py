@@ -3,7 +3,8 @@
 A plan for the period end is scheduled without a Stripe schedule. The item gets the next price now, without proration,
 so this period stays paid at the old price and the next invoice uses the new one. Our metadata says until when the
 organization has the old plan: ``plan``, ``next_plan``, ``next_plan_at`` (Unix seconds, the period end when it was
-scheduled).
+scheduled), and ``plan_price``, the id of the price that is paid. The lookup key may name another price by then, and
+whoever takes a downgrade back returns to the price that was sold.
 
 Two rules of Stripe decide the rest (its OpenAPI text of POST /v1/subscriptions/{id}). A subscription that moves from a
 free price to a paid one is invoiced at once and starts a new period. So does one whose interval changes, with or
@@ -94,10 +95,14 @@ def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: Fi
     if state.took_effect:
         # The metadata stays until our row records the new plan. Without it the old plan would look like the desired.
         is_unrecorded = next_plan_code is not None and spec.plan_code != state.paid_plan
-        return None if is_unrecorded else _set_plan(state, state.paid_plan, find_price, "none", spec)
+        return (
+            None
+            if is_unrecorded
+            else _set_plan(state, state.paid_plan, _began_price_id(state, find_price), "none", spec)
+        )
     if state.scheduled_plan is None:
         if state.billed_plan != spec.plan_code:
-            return _set_plan(state, spec.plan_code, find_price, "create_prorations", spec)
+            return _set_plan(state, spec.plan_code, find_price(spec.plan_code).id, "create_prorations", spec)
         if next_plan_code is not None:
             return _schedule_plan(state, next_plan_code, state.item.current_period_end, find_price, spec)
         desired_metadata = _plan_metadata(spec, spec.plan_code)
@@ -110,17 +115,17 @@ def _next_update_while_scheduled(
 ) -> StripeUpdate | None:
     if spec.plan_code != state.paid_plan or next_plan_code is None:
         # First return to the paid plan: an upgrade from the cheaper price would charge for the paid part again.
-        return _set_plan(state, state.paid_plan, find_price, "none", spec)
+        return _set_plan(state, state.paid_plan, _paid_price_id(state, find_price), "none", spec)
     if state.scheduled_plan != next_plan_code or state.billed_plan != next_plan_code:
         return _schedule_plan(state, next_plan_code, state.scheduled_at, find_price, spec)
     return None
 
 
 def _set_plan(
-    state: SubscriptionState, plan: str, find_price: FindPrice, proration: Proration, spec: SubscriptionSpec
+    state: SubscriptionState, plan: str, price_id: str, proration: Proration, spec: SubscriptionSpec
 ) -> StripeUpdate:
     return StripeUpdate(
-        price=find_price(plan).id,
+        price=price_id,
         quantity=state.seats,
         proration=proration,
         metadata=_plan_metadata(spec, plan),
@@ -137,12 +142,13 @@ def _schedule_plan(
         reason = f"its interval differs from that of {state.paid_plan}, so Stripe would charge at once"
         raise _not_schedulable(plan, spec, reason)
     bills_zero_quantity = _is_free(price) and not _is_free(paid_price)
+    paid_price_id = _paid_price_id(state, find_price)
     return StripeUpdate(
-        price=paid_price.id if bills_zero_quantity else price.id,
+        price=paid_price_id if bills_zero_quantity else price.id,
         quantity=0 if bills_zero_quantity else state.seats,
         proration="none",
         metadata=_plan_metadata(spec, state.paid_plan)
-        | {"next_plan": plan, "next_plan_at": str(scheduled_at)}
+        | {"next_plan": plan, "next_plan_at": str(scheduled_at), "plan_price": paid_price_id}
         | ({"seats": str(state.seats)} if bills_zero_quantity else {}),
     )
 
@@ -159,12 +165,24 @@ def _paid_price(state: SubscriptionState, find_price: FindPrice) -> StripePrice:
     return state.item.price if state.scheduled_plan is None or state.item.quantity == 0 else find_price(state.paid_plan)
 
 
+def _paid_price_id(state: SubscriptionState, find_price: FindPrice) -> str:
+    """The price that this period was sold at: on the item, unless that has the price of the next plan already."""
+    if state.scheduled_plan is None or state.item.quantity == 0:
+        return state.item.price.id
+    return state.metadata.get("plan_price") or find_price(state.paid_plan).id
+
+
+def _began_price_id(state: SubscriptionState, find_price: FindPrice) -> str:
+    """The price of the scheduled plan that took effect: on the item, unless a free plan was billed as quantity 0."""
+    return state.item.price.id if state.item.quantity else find_price(state.paid_plan).id
+
+
 def _update_metadata(state: SubscriptionState, metadata: dict[str, str]) -> StripeUpdate:
     return StripeUpdate(price=None, quantity=state.item.quantity, proration="none", metadata=metadata)
 
 
 def _plan_metadata(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
-    return {"org_id": spec.org_id, "plan": plan, "next_plan": "", "next_plan_at": "", "seats": ""}
+    return {"org_id": spec.org_id, "plan": plan, "next_plan": "", "next_plan_at": "", "plan_price": "", "seats": ""}
 
 
 def _has_metadata(metadata: dict[str, str], desired: dict[str, str]) -> bool:

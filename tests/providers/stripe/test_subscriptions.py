@@ -259,6 +259,40 @@ def test_marked_subscription_made_by_hand_is_not_taken_for_the_effect_of_a_lost_
         world.provider.ensure_subscription(spec(customer, "professional"), known(customer), attempt)
 
 
+@pytest.mark.parametrize("after", ["starter", "founders_friend"])
+def test_downgrade_that_is_taken_back_returns_to_the_price_that_was_sold(
+    world: StripeWorld, customer: str, after: str
+) -> None:
+    made = begin(world, customer)
+    sold = world.price("professional")
+    raise_price(world, "professional", 7900)
+
+    def change_later(then: str | None = None) -> Subscription:
+        """By another process, which knows the new price."""
+        return world.hasty.ensure_subscription(
+            spec(customer, "professional", then), known(customer, made), InMemoryAttempt()
+        )
+
+    change_later(after)
+    change_later("starter")
+    assert change_later().next_plan_code is None
+    (there,) = world.subscriptions(customer)
+    (item,) = there["items"]["data"]
+    assert (item["price"]["id"], item["price"]["unit_amount"], item["quantity"]) == (sold, 4900, 1)
+    assert (there["metadata"], world.charged()) == ({"org_id": ORG, "plan": "professional"}, 4900)
+    assert world.price("professional") != sold
+    world.clear_calls()
+    change_later()
+    assert world.calls() == [READ]
+
+
+def raise_price(world: StripeWorld, lookup_key: str, amount: int) -> None:
+    """As in the dashboard: a new price gets the lookup key, and the old one goes on for those who pay it."""
+    terms = {"currency": "usd", "unit_amount": str(amount), "recurring[interval]": "month"}
+    key = {"lookup_key": lookup_key, "transfer_lookup_key": "true", "product_data[name]": lookup_key}
+    world.post("/v1/prices", {**terms, **key})
+
+
 def test_upgrade_is_now_and_prorated_on_the_same_item(world: StripeWorld, customer: str) -> None:
     made = begin(world, customer, "starter")
     world.clear_calls()
