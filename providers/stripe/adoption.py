@@ -34,7 +34,7 @@ def refuse_other_terms(found: StripeSubscription, price: StripePrice, spec: Subs
 
 def _conditions(found: StripeSubscription) -> list[str]:
     """What changes the price or the end of the subscription, apart from its items."""
-    holds = {
+    conditions = {
         "a discount": bool(found.discounts) or any(item.discounts for item in found.items.data),
         "a trial": found.status == "trialing",
         "a planned end": found.cancel_at_period_end or found.cancel_at is not None,
@@ -42,7 +42,7 @@ def _conditions(found: StripeSubscription) -> list[str]:
         "a schedule": found.schedule is not None or bool(found.metadata.get("next_plan")),
         "more items": found.items.has_more,
     }
-    return [condition for condition, is_there in holds.items() if is_there]
+    return [condition for condition, is_met in conditions.items() if is_met]
 
 
 def _describe(price: StripePrice, quantity: int) -> str:
