@@ -77,7 +77,7 @@ class ProviderSide:
 
     @cached_property
     def subscription(self) -> ObservedSubscription | None:
-        """The one that we created: at Lago it has our id, at Stripe we know its id or it has our org_id."""
+        """Ours: at Lago it has our id; at Stripe we know its id or, while we know none, it has our org_id."""
         return next((each for each in self.observed.subscriptions if self._is_ours(each)), None)
 
     def advice(self, code: AdviceCode, **parameters: str | None) -> Advice:

@@ -295,7 +295,7 @@ def _is_redundant(webhook: ProviderWebhook, link: BillingLink) -> bool:
 
 
 def _link_changes(link: BillingLink, webhooks: Iterable[ProviderWebhook], now: datetime) -> dict[str, Any]:
-    """A failed payment is stored only by the remote check. A rejected payer is stored here: it cannot be read later."""
+    """That a payment failed is stored by the remote check, its code here. A rejected payer cannot be read later."""
     has_work = literal_column(f"({LINK_HAS_WORK})", Boolean)
     values: dict[str, Any] = {
         "checks_requested": BillingLink.checks_requested + 1,

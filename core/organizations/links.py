@@ -68,7 +68,10 @@ def end_conflicts(change: ChangeContext, organization: Organization) -> None:
 
 
 def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
-    """Raise the version and make the links due now. A parked link becomes active again; one on hold does not."""
+    """Raise the version. An attempt may run now; the sweep requests one after ``SWEEP_GRACE``.
+
+    A parked link becomes active again; one on hold does not.
+    """
     organization.version += 1
     organization.updated_at = change.now
     change.session.flush()

@@ -1,8 +1,8 @@
-"""When a subscription that we did not create becomes ours: only if that changes nothing that somebody pays.
+"""When a subscription with our ``org_id`` that we did not create becomes ours: if nothing changes that somebody pays.
 
 It must be the subscription that we would have created: one item with the plan's price, once, without a discount, a
-trial, a planned end, a pause or a schedule. Anything else is a conflict that names both terms, before anything is
-written.
+trial, a planned end, a pause or a schedule. Other terms are a conflict that names both, before anything is written. One
+without our ``org_id`` is never adopted (``subscriptions.py``).
 """
 
 from __future__ import annotations
