@@ -111,6 +111,7 @@ def _settings(url: str, redis_url: str, folder: Path) -> Settings:
             "stripe_api_base": "http://127.0.0.1:1",
             "lago_api_key": "nobody",
             "lago_api_url": "http://127.0.0.1:1",
+            "lago_stripe_provider_code": "stripe_main",
             "stripe_rate_limit": UNLIMITED_RATE,
             "stripe_operation_rate_limit": UNLIMITED_RATE,
             "lago_rate_limit": UNLIMITED_RATE,

@@ -151,6 +151,7 @@ def task(database: Database, tmp_path: Path) -> Iterator[Task[Any, Any]]:
         "stripe_api_base": "http://127.0.0.1:1",
         "lago_api_key": "nobody",
         "lago_api_url": "http://127.0.0.1:1",
+        "lago_stripe_provider_code": "stripe_main",
     }
     app = build(Settings.model_validate(settings))
     app.loader.import_default_modules()

@@ -137,6 +137,7 @@ def test_what_holds_webhooks_up_keeps_no_biller_waiting(database: Database, plan
                 "stripe_api_base": "http://127.0.0.1:1",
                 "lago_api_key": "nobody",
                 "lago_api_url": "http://127.0.0.1:1",
+                "lago_stripe_provider_code": "stripe_main",
             }
         )
     )

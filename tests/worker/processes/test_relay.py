@@ -40,6 +40,7 @@ def test_what_a_broker_that_is_away_did_not_take_is_pending_again_at_once(
                 "stripe_api_base": "http://127.0.0.1:1",
                 "lago_api_key": "nobody",
                 "lago_api_url": "http://127.0.0.1:1",
+                "lago_stripe_provider_code": "stripe_main",
             }
         )
     )

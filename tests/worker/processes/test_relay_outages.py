@@ -71,6 +71,7 @@ def relaying(database: Database, broker_url: str, folder: Path) -> Iterator[thre
             "stripe_api_base": "http://127.0.0.1:1",
             "lago_api_key": "nobody",
             "lago_api_url": "http://127.0.0.1:1",
+            "lago_stripe_provider_code": "stripe_main",
         }
     )
     app = build(settings)
