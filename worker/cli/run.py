@@ -143,11 +143,21 @@ def beat() -> None:
 
 
 class _Beat(Beat):
-    """Opens its schedule before a signal can stop it. Otherwise the signal handler would open it a second time."""
+    """Opens its schedule before a signal can stop it, and closes it once: when its loop ends.
+
+    Celery's own handler closes it in the middle of a tick. Its SystemExit may get lost in the code that it interrupts,
+    and the next tick then fails. So the loop is also told to end.
+    """
 
     def install_sync_handler(self, service: Service) -> None:
         _ = service.scheduler
-        super().install_sync_handler(service)
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            service.stop()
+            raise SystemExit
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
 
 
 def flower(context: typer.Context) -> None:
