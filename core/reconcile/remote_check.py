@@ -1,8 +1,9 @@
 """Remote check after a provider webhook: reads the provider, compares, and never writes to it.
 
 It runs within a sync attempt at the link. A webhook only asks for the check, and what is done follows from what the
-provider answers. So a late, repeated or forged webhook cannot make us charge, end or change anything. A change that concerns money is a conflict: it puts the link
-on hold until an operator decides. Names and addresses are left to `billing-sync drift check`.
+provider answers. So a late, repeated or forged webhook cannot make us charge, end or change anything. A change that
+concerns money is a conflict: it puts the link on hold until an operator decides. Names and addresses are left to
+`billing-sync drift check`.
 """
 
 from __future__ import annotations
