@@ -577,15 +577,56 @@ def test_a_downgrade_that_is_asked_for_before_lagos_job_ran_is_found_minutes_aft
     downgrade(world, org_id)
     day = world.organization(org_id).plan_effective_at
     assert day == datetime(2027, 2, 1, tzinfo=UTC)
-    for minutes in (1, 6, 12):
+    world.advance_time(hours=1)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    for minutes in (1, 6, 26):
         world.now = day + timedelta(minutes=minutes)
         world.sandbox.set_clock(world.now)
-        assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+        # Somebody asks before the job has run, and the sweep when it is over.
+        took_effect = minutes > 10
+        if not took_effect:
+            world.change(org_id, commands.retry)
+        assert due_links.recheck_due_downgrades(world.database, 10, world.now) == took_effect
         world.reconcile_until_idle(org_id)
         organization = world.organization(org_id)
-        took_effect = minutes > 10
         assert (organization.plan_tier == "starter") == took_effect
         assert organization.plan_effective_at == (None if took_effect else day)
+
+
+def test_a_downgrade_ordered_before_lagos_job_of_a_first_day_is_found_after_that_job(world: SyncWorld) -> None:
+    """Lago names the end of the next period, and switches in the job of ten past (lago.md 5.1, B17)."""
+    world.now = datetime(2027, 1, 28, 20, 41, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    org_id = synced(world)
+    world.now = datetime(2027, 2, 1, 0, 0, 20, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    downgrade(world, org_id)
+    assert world.organization(org_id).plan_effective_at == datetime(2027, 3, 1, tzinfo=UTC)
+    world.now = datetime(2027, 2, 1, 0, 26, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.plan_effective_at) == ("starter", None)
+
+
+def test_a_downgrade_at_lago_is_read_after_the_next_billing_run_and_then_on_its_day(world: SyncWorld) -> None:
+    org_id = synced(world)
+    downgrade(world, org_id)
+    day = world.organization(org_id).plan_effective_at
+    assert day is not None
+    before = world.lago_objects("subscriptions")
+    world.advance_time(hours=2)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    assert world.lago_objects("subscriptions") == before
+    assert world.organization(org_id).plan_effective_at == day
+    world.advance_time(hours=2)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 0
+    checked_at = world.organization(org_id).downgrade_recheck_at
+    assert checked_at is not None
+    assert timedelta(minutes=15) <= checked_at - day < timedelta(minutes=25)
 
 
 @pytest.mark.parametrize("charged_by", BOTH_PROVIDERS)
