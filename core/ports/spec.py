@@ -46,6 +46,8 @@ class SubscriptionSpec:
     customer_id: str
     plan_code: str
     next_plan_code: str | None = None
+    charged_by_other_provider: bool = False
+    """The other provider decides when the next plan takes effect; here it may be active before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,6 +247,7 @@ def _ensure_subscription(
         customer_id=customer_id,
         plan_code=desired.plan_code,
         next_plan_code=desired.next_plan_code,
+        charged_by_other_provider=not desired.is_charging,
     )
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 

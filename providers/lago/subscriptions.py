@@ -236,11 +236,14 @@ def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
 
     Our row may have replaced it with another plan before we learned that it took effect. It counts then too: going back
     to the first plan would charge for a period that nobody requested.
+
+    A new id that is known already was ordered by us since, unless Stripe charges: until the plan takes effect there, an
+    earlier attempt may have stored the id.
     """
-    if found.lago_id == last_known.subscription_id:
-        return False
-    is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
     is_desired_schedule = found.plan_code == spec.next_plan_code and found.previous_plan_code == spec.plan_code
+    if found.lago_id == last_known.subscription_id:
+        return is_desired_schedule and spec.charged_by_other_provider
+    is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
     return is_last_known_schedule or is_desired_schedule
 
 

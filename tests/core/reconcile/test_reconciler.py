@@ -695,6 +695,34 @@ def test_a_plan_that_stripe_already_ended_is_left_to_come_in_lago_on_its_own_day
     assert (link.state, link.applied_plan, link.applied_next_plan) == ("active", "professional", "starter")
 
 
+def test_a_downgrade_that_lago_carried_out_before_stripe_is_not_undone_there(world: SyncWorld) -> None:
+    """Lago's month ends before Stripe's period. The organization keeps its plan until Stripe charges the lower one."""
+    world.set_charging_provider("stripe")
+    world.now = datetime(2027, 1, 20, 12, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    org_id = synced(world)
+    downgrade(world, org_id)
+    world.now = datetime(2027, 2, 3, 12, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    before = world.lago_objects("subscriptions")
+    # The first retry learns that the lower plan is active; what comes after it knows the subscription.
+    for change in ("retry", "Acme GmbH", "retry"):
+        if change == "retry":
+            world.change(org_id, commands.retry)
+        else:
+            world.rename(org_id, change)
+        world.wait(10)
+        world.reconcile_until_idle(org_id)
+        assert world.lago_objects("subscriptions") == before
+    assert world.organization(org_id).pending_plan_tier == "starter"
+    world.now = datetime(2027, 2, 20, 13, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "starter"
+    assert world.lago_objects("subscriptions") == before
+
+
 # Who charges.
 
 
