@@ -147,6 +147,7 @@ FINDING_MEANINGS: Final[Mapping[str, str]] = {
     "foreign_subscription": (
         "The customer has a subscription that we did not create, or the organization is deleted and still has one."
     ),
+    "arrangement": "Somebody planned the end of our subscription at the provider, paused it, or gave it a schedule.",
     "wrong_account": (
         "The API key belongs to another account than our database or the linked customer. Nothing else is compared "
         "there."

@@ -35,7 +35,7 @@ class DashboardActor:
         }
         self._patchers: dict[str, Callable[[str, JsonDocument], JsonDocument]] = {
             "stripe customers": lambda key, sent: stripe.customers.update(key, form_values(sent)),
-            "stripe subscriptions": lambda key, sent: stripe.subscriptions.update(key, form_values(sent)),
+            "stripe subscriptions": lambda key, sent: stripe.subscriptions.patch(key, form_values(sent)),
             "stripe products": lambda key, sent: stripe.catalog.update_product(key, form_values(sent)),
             "stripe prices": lambda key, sent: stripe.catalog.update_price(key, form_values(sent)),
             "stripe invoices": stripe.payments.patch,

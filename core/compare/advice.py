@@ -38,6 +38,8 @@ AdviceCode = Literal[
     "plan_not_repairable",
     "next_plan_missing",
     "next_plan_undesired",
+    "arrangement",
+    "plan_of_arranged_subscription",
     # No desired state
     "plan_not_in_catalog",
     "plan_in_other_currency",
@@ -53,6 +55,7 @@ AdviceCode = Literal[
     "conflict_next_plan",
     "conflict_payer",
     "conflict_adoption",
+    "conflict_arrangement",
 ]
 
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
@@ -125,6 +128,15 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     ),
     "next_plan_missing": "the repair schedules our next plan",
     "next_plan_undesired": "the repair cancels the scheduled plan",
+    "arrangement": (
+        "billing-sync neither set it nor removes it, and changes no plan while it is there: leave it if it is meant, "
+        "or cancel it in {provider_name}"
+    ),
+    "plan_of_arranged_subscription": (
+        "the subscription has {arrangement} in {provider_name}, so the repair does not touch it: change the plan "
+        "of the organization to what it has there; or remove {arrangement} in {provider_name}, then run another drift "
+        "check"
+    ),
     "plan_in_other_currency": (
         "plan {tier} costs {plan_currency}, and the organization pays in {currency}: change the currency of "
         "the organization to {plan_currency}, or its plan to one in {currency}"
@@ -173,6 +185,13 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "plan: it charges {theirs}, the plan {ours}. Nothing was changed: change the subscription in Stripe to the "
         "terms of the plan, or change the organization to the plan of that price, or end the subscription in Stripe; "
         "then run `billing-sync resolve {org_id} --ours`"
+    ),
+    "conflict_arrangement": (
+        "subscription {subscription_id} has {arrangement} at {provider_name}, which billing-sync did not set, so it "
+        "was not changed to {plan}. To change it, first remove {arrangement} in {provider_name}, then run "
+        "`billing-sync resolve {org_id} --ours`; as long as it is there, that only puts the link on hold again. To "
+        "leave it as it is, run `billing-sync resolve {org_id} --theirs`, which gives the organization the plan that "
+        "it has there"
     ),
 }
 

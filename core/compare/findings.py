@@ -30,6 +30,7 @@ FindingKind = Literal[
     "broken_link",
     "double_charging",
     "foreign_subscription",
+    "arrangement",
     "wrong_account",
 ]
 
@@ -69,7 +70,7 @@ class Finding:
 
     @property
     def is_about_subscription(self) -> bool:
-        return self.field in {"subscription", "plan", "next_plan"}
+        return self.field in {"subscription", "plan", "next_plan", "arrangement"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from core.compare.advice import AdviceCode
+from core.compare.advice import Advice, AdviceCode
 from core.compare.charging import DOUBLE_CHARGING
 from core.compare.desired_state import DesiredState
 from core.compare.provider_side import ProviderSide, RuleFinding
@@ -74,7 +74,19 @@ def _our_subscription(side: ProviderSide, desired: DesiredState) -> Iterable[Rul
         return []
     if side.subscription is None:
         return [_ended_subscription(side, desired)]
-    return _plan_findings(side, side.subscription, desired)
+    return [*_plan_findings(side, side.subscription, desired), *_arrangement(side, side.subscription)]
+
+
+def _arrangement(side: ProviderSide, subscription: ObservedSubscription) -> Iterable[RuleFinding]:
+    if subscription.arrangement is not None:
+        yield RuleFinding(
+            kind="arrangement",
+            field="arrangement",
+            ours=None,
+            theirs=subscription.arrangement.phrase,
+            advice=side.advice("arrangement"),
+            observed=subscription,
+        )
 
 
 def _ended_subscription(side: ProviderSide, desired: DesiredState) -> RuleFinding:
@@ -111,13 +123,17 @@ def _plan_findings(
 
 
 def _wrong_plan(side: ProviderSide, subscription: ObservedSubscription, desired: DesiredState) -> RuleFinding:
-    repairable = subscription.next_plan_code is None and _is_not_more_expensive(side, subscription, desired)
+    repairable = (
+        subscription.arrangement is None
+        and subscription.next_plan_code is None
+        and _is_not_more_expensive(side, subscription, desired)
+    )
     return RuleFinding(
         kind="wrong_plan",
         field="plan",
         ours=desired.plan_code,
         theirs=subscription.plan_code,
-        advice=side.advice("plan_differs" if repairable else "plan_not_repairable"),
+        advice=_plan_advice(side, subscription, "plan_differs" if repairable else "plan_not_repairable"),
         observed=subscription,
         repairable=repairable,
     )
@@ -129,10 +145,17 @@ def _wrong_next_plan(side: ProviderSide, subscription: ObservedSubscription, nex
         field="next_plan",
         ours=next_plan,
         theirs=subscription.next_plan_code,
-        advice=side.advice("next_plan_missing" if next_plan else "next_plan_undesired"),
+        advice=_plan_advice(side, subscription, "next_plan_missing" if next_plan else "next_plan_undesired"),
         observed=subscription,
-        repairable=True,
+        repairable=subscription.arrangement is None,
     )
+
+
+def _plan_advice(side: ProviderSide, subscription: ObservedSubscription, code: AdviceCode) -> Advice:
+    """An attempt does not change the plan of an arranged subscription, and the repair is an attempt."""
+    if subscription.arrangement is None:
+        return side.advice(code)
+    return side.advice("plan_of_arranged_subscription", arrangement=subscription.arrangement.phrase)
 
 
 def _is_expected_plan_change(side: ProviderSide, subscription: ObservedSubscription, desired: DesiredState) -> bool:

@@ -39,13 +39,20 @@ class CannotResolveError(Exception):
     """Nothing was changed. The message says why and what to do."""
 
 
-def keep_ours(database: Database, clock: Clock, org_id: str, provider: Provider) -> None:
-    """End the hold; the next attempt writes our state. Raises ``CannotResolveError``."""
+def keep_ours(database: Database, clock: Clock, org_id: str, provider: Provider) -> str | None:
+    """End the hold; the next attempt writes our state. Returns the code of the conflict.
+
+    What somebody sold or arranged at the provider is never overwritten: if it is still there, that attempt puts the
+    link on hold again. Raises ``CannotResolveError``.
+    """
     with database.write() as session:
         organization = commands.lock(session, org_id)
-        change = ChangeContext(session, clock(), RESOLVE_CAUSE)
-        if organization is None or not link_commands.end_conflict(change, organization, provider):
+        if organization is None:
             raise _no_conflict(org_id, provider)
+        error_code = session.get_one(BillingLink, (org_id, provider)).error_code
+        if not link_commands.end_conflict(ChangeContext(session, clock(), RESOLVE_CAUSE), organization, provider):
+            raise _no_conflict(org_id, provider)
+    return error_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,5 +221,5 @@ def _no_conflict(org_id: str, provider: Provider) -> CannotResolveError:
 def _cannot_take(organization: Organization, finding: Finding, reason: str) -> CannotResolveError:
     return CannotResolveError(
         f"what {PROVIDER_NAMES[finding.provider]} has cannot be taken over: {reason}. Its link stays on hold; "
-        f"`billing-sync resolve {organization.id} --ours` restores our state"
+        f"`billing-sync status {organization.id}` shows what else can be done"
     )

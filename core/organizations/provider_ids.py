@@ -105,6 +105,7 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 livemode=None,
                 **link_states.values_after("customer_id_set"),
                 applied_next_plan=None,
+                arrangement=None,
                 intent=None,
                 generation=BillingLink.generation + 1,
                 **NO_ERROR,  # it was about the former customer

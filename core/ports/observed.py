@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
+from core.ports.arrangement import Arrangement
 from core.ports.spec import SubscriptionSpec
 
 ObservedT = TypeVar("ObservedT")
@@ -41,6 +42,7 @@ class ObservedSubscription:
     plan_code: str | None = None
     next_plan_code: str | None = None
     started: bool = True
+    arrangement: Arrangement | None = None
     remark: Literal["pending", "took_effect"] | None = None
     """Stripe only: our note of a scheduled plan. After it took effect, the next change clears the note first."""
     changed_at: datetime | None = None

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from core.common.json_types import Json
+from core.ports.arrangement import Arrangement
 from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
@@ -39,6 +40,7 @@ class Subscription:
     plan_code: str
     next_plan_code: str | None = None
     next_plan_at: datetime | None = None
+    arrangement: Arrangement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +163,8 @@ class BillingProvider(Protocol):
         A higher plan takes effect at once. ``next_plan_code`` is scheduled for period end; None cancels a scheduled
         change. If the scheduled plan has already taken effect, the result says so
         (``plan_code == spec.next_plan_code``) and nothing is changed back.
+
+        A subscription with an ``Arrangement`` is not changed: if its plan differs, that is a ``ConflictError``.
         """
 
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:

@@ -17,6 +17,8 @@ PAYER_CHANGED = "payer_changed"
 CHANGED_AT_PROVIDER = "changed_at_provider"
 # Somebody created a subscription in Stripe that carries the organization's id and is not on the terms of its plan.
 OTHER_TERMS = "other_terms"
+# The plan of a subscription is to be changed for which somebody arranged something (``core.ports.arrangement``).
+ARRANGED_AT_PROVIDER = "arranged_at_provider"
 
 LONG_API_KEY_LENGTH = 20
 

@@ -42,6 +42,7 @@ from core.flow_control import circuit_breaker
 from core.flow_control.request_gate import RequestGate
 from core.organizations import commands, link_states
 from core.organizations.link_states import LinkEvent
+from core.ports import arrangement
 from core.ports.errors import LeaseLostError, RejectedError
 from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subscription
 from core.ports.spec import Account, LastKnown, Provider
@@ -348,6 +349,7 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "plan_state": link_states.plan_after(attempt.provider, "subscription_written", attempt.link.plan_state),
             "applied_plan": result.subscription.plan_code,
             "applied_next_plan": result.subscription.next_plan_code,
+            "arrangement": arrangement.to_json(result.subscription.arrangement),
         }
     if result.ended:
         values |= {
@@ -355,6 +357,7 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "plan_state": link_states.plan_after(attempt.provider, "subscription_ended", attempt.link.plan_state),
             "applied_plan": None,
             "applied_next_plan": None,
+            "arrangement": None,
         }
     return values
 

@@ -11,6 +11,8 @@ from typing import Literal
 from core.db.models.billing_links import BillingLink, PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.flow_control.circuit_breaker import OpenBreaker
+from core.ports import arrangement
+from core.ports.arrangement import Arrangement
 from core.ports.spec import Provider
 
 
@@ -43,6 +45,8 @@ class LinkReport:
     subscription_id: str | None
     plan_code: str | None
     next_plan_code: str | None
+    arrangement: Arrangement | None
+    """What somebody arranged for the subscription at the provider, when it was last read."""
     synced_at: datetime | None
     next_at: datetime | None
     attempts: int
@@ -74,6 +78,7 @@ def link_report(
         subscription_id=link.subscription_id,
         plan_code=link.applied_plan,
         next_plan_code=link.applied_next_plan,
+        arrangement=arrangement.from_json(link.arrangement),
         synced_at=link.synced_at,
         next_at=breaker.probe_at if breaker is not None else _next_attempt_at(link, sync_status, now),
         attempts=link.attempts,

@@ -23,6 +23,7 @@ from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands, link_states, links, plan_changes
 from core.organizations.links import SWEEP_GRACE
+from core.ports import arrangement
 from core.ports.errors import (
     ConflictError,
     LeaseLostError,
@@ -50,6 +51,7 @@ from core.reconcile.backoff import (
     retry_delay,
     sweep_at,
 )
+from core.reconcile.remote_check import CheckResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,8 @@ class FollowUps:
     payer_id: str | None = None
     all_checks_done: bool = False
     """Whether the attempt did every remote check that was requested before it."""
-    has_unpaid_invoice: bool | None = None
-    """Whether a payment failed and the invoice is still open; ``None``: not checked."""
+    check_result: CheckResult | None = None
+    """``None``: nothing was checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
             "checks_done": checks_done,
-            **_payment_values(attempt, follow_ups.has_unpaid_invoice, now),
+            **_check_values(attempt, follow_ups.check_result, now),
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
@@ -395,11 +397,16 @@ def _completion_values(
     return values if attempt.is_check_only else values | {"synced_at": now}
 
 
-def _payment_values(attempt: SyncAttempt, has_unpaid_invoice: bool | None, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - three answers
+def _check_values(attempt: SyncAttempt, check_result: CheckResult | None, now: datetime) -> dict[str, Any]:
+    if check_result is None:
+        return {}
+    arranged = {"arrangement": arrangement.to_json(check_result.arrangement)}
+    return arranged | _payment_values(attempt, now, has_unpaid_invoice=check_result.has_unpaid_invoice)
+
+
+def _payment_values(attempt: SyncAttempt, now: datetime, *, has_unpaid_invoice: bool) -> dict[str, Any]:
     """``payer_rejected`` stays as it was reported, because no provider can be asked whether it still holds."""
     payment_failed = BillingLink.payment_status == "failed"
-    if has_unpaid_invoice is None:
-        return {}
     if has_unpaid_invoice:
         since = case((payment_failed, BillingLink.payment_since), else_=now)
         return {"payment_status": "failed", "payment_since": since}

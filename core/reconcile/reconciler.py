@@ -126,15 +126,9 @@ class Reconciler:
         attempt.account = self.account_guard.verify(attempt)
         result, progress, check_result = self._take_steps(attempt, desired)
         follow_ups = _follow_ups(attempt, desired, result, self.catalog)
-        has_unpaid_invoice = check_result.has_unpaid_invoice if check_result is not None else None
+        all_checks_done = progress.checked or not desired.active
         completion = outcomes.complete(
-            attempt,
-            result,
-            replace(
-                follow_ups,
-                all_checks_done=progress.checked or not desired.active,
-                has_unpaid_invoice=has_unpaid_invoice,
-            ),
+            attempt, result, replace(follow_ups, all_checks_done=all_checks_done, check_result=check_result)
         )
         other_providers: tuple[Provider, ...] = ("lago",) if attempt.provider == "stripe" else ("stripe",)
         return ReconcileResult(

@@ -18,6 +18,7 @@ from core.compare.desired_state import DesiredState, PayerPolicy
 from core.compare.diff import DiffRules
 from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
+from core.ports.arrangement import Arrangement
 from core.ports.errors import ConflictError
 from core.ports.observed import ObservedState
 from core.ports.provider import StateReader
@@ -34,11 +35,12 @@ _CONFLICT_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
 class CheckResult:
     """``scheduled_change_took_effect``: the pending plan is active at the provider.
 
-    ``has_unpaid_invoice``: a payment failed and the invoice is still open.
+    ``has_unpaid_invoice``: a payment failed and the invoice is still open. ``arrangement``: of our subscription.
     """
 
     scheduled_change_took_effect: bool
     has_unpaid_invoice: bool
+    arrangement: Arrangement | None
 
 
 def check(
@@ -61,6 +63,8 @@ def check(
     return CheckResult(
         scheduled_change_took_effect=_scheduled_change_took_effect(observed, desired),
         has_unpaid_invoice=reader.has_unpaid_invoice(org_id, observed),
+        # The comparison found no conflict, so the subscriptions are ours.
+        arrangement=next((each.arrangement for each in observed.subscriptions if each.arrangement is not None), None),
     )
 
 

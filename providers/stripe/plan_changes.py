@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
+from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError
 from core.ports.spec import SubscriptionSpec
 from providers.stripe.errors import STRIPE
@@ -83,6 +85,22 @@ def parse_state(subscription: StripeSubscription) -> SubscriptionState:
         took_effect=took_effect,
         item=item,
         metadata=metadata,
+    )
+
+
+def arrangement_of(subscription: StripeSubscription) -> Arrangement | None:
+    """``cancel_at_period_end`` and ``pause_collection`` leave the status as it is (stripe.md 6)."""
+    ends_at = subscription.cancel_at
+    if ends_at is None and subscription.cancel_at_period_end:
+        ends_at = max((item.current_period_end for item in subscription.items.data), default=None)
+    is_paused = subscription.pause_collection is not None or subscription.status == "paused"
+    has_schedule = subscription.schedule is not None
+    if ends_at is None and not is_paused and not has_schedule:
+        return None
+    return Arrangement(
+        ends_at=datetime.fromtimestamp(ends_at, UTC) if ends_at is not None else None,
+        is_paused=is_paused,
+        has_schedule=has_schedule,
     )
 
 

@@ -34,6 +34,10 @@ class StripePage(StripeModel, Generic[ModelT]):
 class StripeSubscriptionSummary(StripeResource):
     status: str
     metadata: dict[str, str] = Field(default_factory=dict)
+    cancel_at: int | None = None
+    cancel_at_period_end: bool = False
+    pause_collection: object = None
+    schedule: object = None
 
     @property
     def has_ended(self) -> bool:
@@ -90,10 +94,6 @@ class StripeSubscription(StripeSubscriptionSummary):
     created: int
     items: StripePage[StripeSubscriptionItem]
     discounts: list[object] = Field(default_factory=list)
-    cancel_at: int | None = None
-    cancel_at_period_end: bool = False
-    pause_collection: object = None
-    schedule: object = None
 
 
 class StripeEventRequest(StripeModel):

@@ -20,7 +20,7 @@ from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, O
 from core.ports.provider import RequestPermits
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import RESOURCE_MISSING
-from providers.stripe.plan_changes import SubscriptionState, parse_state
+from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
 from providers.stripe.responses import (
     StripeCustomer,
     StripeEvent,
@@ -193,7 +193,8 @@ def _live_subscriptions(page: StripePage[_ListedSubscription]) -> tuple[Observed
 
 
 def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscription:
-    state = _parse_state(subscription)
+    whole = _parse_whole(subscription)
+    state = None if whole is None else _parse_state(whole)
     is_scheduled = state is not None and state.scheduled_plan is not None and not state.took_effect
     return ObservedSubscription(
         id=subscription.id,
@@ -204,16 +205,25 @@ def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscri
         next_plan_code=state.billed_plan
         if state is not None and is_scheduled and state.billed_plan != state.paid_plan
         else None,
+        arrangement=None if whole is None else arrangement_of(whole),
         remark=None if state is None or state.scheduled_plan is None else "pending" if is_scheduled else "took_effect",
         changed_at=datetime.fromtimestamp(subscription.created, UTC),
     )
 
 
-def _parse_state(subscription: _ListedSubscription) -> SubscriptionState | None:
+def _parse_whole(subscription: _ListedSubscription) -> StripeSubscription | None:
+    """None if it is not of a kind that could be ours."""
+    try:
+        return StripeSubscription.model_validate(subscription.model_dump())
+    except ValidationError:
+        return None
+
+
+def _parse_state(subscription: StripeSubscription) -> SubscriptionState | None:
     """None if it has no plan that could be ours."""
     try:
-        return parse_state(StripeSubscription.model_validate(subscription.model_dump()))
-    except (ValidationError, RejectedError):
+        return parse_state(subscription)
+    except RejectedError:
         return None
 
 

@@ -15,6 +15,7 @@ from stripe.params import SubscriptionCreateParams, SubscriptionListParams, Subs
 
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
+from core.compare.arrangements import plan_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
@@ -22,7 +23,7 @@ from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
-from providers.stripe.plan_changes import StripeUpdate, next_update, parse_state
+from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
 from providers.transport.safe_ids import printable
@@ -160,6 +161,7 @@ class StripeSubscriptions:
         self._check_ours(found, spec)
         for _ in range(_MAX_UPDATES):
             state = parse_state(found)
+            arrangement = arrangement_of(found)
             update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
             if update is None:
                 scheduled_plan = state.scheduled_plan if not state.took_effect else None
@@ -168,7 +170,10 @@ class StripeSubscriptions:
                     plan_code=state.paid_plan,
                     next_plan_code=scheduled_plan,
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
+                    arrangement=arrangement,
                 )
+            if arrangement is not None:
+                raise plan_change_conflict(STRIPE, spec, found.id, arrangement)
             found = self._update(found.id, state.item.id, update, attempt)
         message = (
             f"subscription {found.id} does not reach its plan, because someone else is changing it; check it in Stripe"

@@ -218,6 +218,7 @@ class StripeSubscriptionsApi:
             )
         self._check_anchor(sent)
         row = self.with_changed_items(old, sent.get("items", []))
+        _refuse_end_of_scheduled(old, sent)
         _set_plain(row, sent)
         _check_collection(row["collection_method"], row["days_until_due"])
         if _restarts_now(sent):
@@ -230,6 +231,26 @@ class StripeSubscriptionsApi:
             without_proration = sent.get("proration_behavior") == "none"
             self._charge(row, 0 if without_proration else after - before, "plan_change")
         return self._tables.expanded(self.serialize(row), sent)
+
+    def patch(self, subscription_id: str, sent: JsonDocument) -> JsonDocument:
+        """An update by hand, which may also pause it (``status``) or attach the id of a ``schedule``; '' takes it off.
+
+        What the phases of a schedule would change is not simulated.
+        """
+        by_hand: JsonDocument = {name: sent[name] for name in ("status", "schedule") if name in sent}
+        if by_hand.get("status", "active") not in ("active", "paused"):
+            raise invalid_param("status", "By hand a subscription can only become active or paused.")
+        rest = {name: value for name, value in sent.items() if name not in by_hand}
+        if by_hand:
+            row = {**self.find_existing(subscription_id), **by_hand}
+            row["schedule"] = row["schedule"] or None
+            self._save(row, "customer.subscription.updated")
+            if "status" in by_hand:
+                event = "paused" if by_hand["status"] == "paused" else "resumed"
+                self._tables.emit(f"customer.subscription.{event}", self.serialize(row))
+            if not rest:
+                return self.serialize(row)
+        return self.update(subscription_id, rest)
 
     def cancel(self, subscription_id: str, form: JsonDocument) -> JsonDocument:
         sent = forms.validate(form, SUBSCRIPTION_CANCEL_FIELDS)
@@ -480,6 +501,9 @@ class StripeSubscriptionsApi:
         started = min(item["current_period_start"] for item in renewed)
         for item in renewed:
             item.update(period_at(row["billing_cycle_anchor"], moment, self._tables.price(item["price"])))
+        if row["status"] == "paused":  # it makes no invoices
+            self._save(row, "customer.subscription.updated")
+            return
         self.invoices.at_renewal(row, renewed, (started, moment))
         self._save(row, "customer.subscription.updated")
         self._charge(row, self._period_amount({**row, "items": renewed}), "renewal")
@@ -571,6 +595,15 @@ def _set_plain(row: JsonDocument, sent: JsonDocument) -> None:
         row["automatic_tax"] = {**row["automatic_tax"], "enabled": sent["automatic_tax"]["enabled"]}
 
 
+def _refuse_end_of_scheduled(row: JsonDocument, sent: JsonDocument) -> None:
+    if row["schedule"] is not None and {"cancel_at", "cancel_at_period_end"} & set(sent):
+        message = (
+            f"The subscription is managed by the subscription schedule `{row['schedule']}`, and updating any "
+            "cancelation behavior directly is not allowed. Please update the schedule instead."
+        )
+        raise StripeApiError(400, message, stored=True)
+
+
 def _set_cancel(row: JsonDocument, sent: JsonDocument, now: int) -> None:
     if "cancel_at_period_end" in sent:
         row["cancel_at_period_end"] = sent["cancel_at_period_end"]
@@ -600,7 +633,6 @@ ALWAYS_EMPTY_FIELDS = (
     "pending_invoice_item_interval",
     "pending_setup_intent",
     "pending_update",
-    "schedule",
     "test_clock",
     "transfer_data",
     "trial_end",
@@ -616,6 +648,7 @@ INITIALLY_EMPTY_FIELDS = (
     "ended_at",
     "latest_invoice",
     "pause_collection",
+    "schedule",
 )
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 import stripe
 
-from sandbox.client import SandboxClient
+from sandbox.client import SandboxClient, SandboxError
 
 
 @pytest.fixture
@@ -231,6 +231,31 @@ def test_periods_end_and_renew_and_a_cancellation_waits_for_the_end(
     ended = billing.v1.subscriptions.retrieve(made.id)
     assert (ended.status, ended.ended_at) == ("canceled", items(waiting)[0].current_period_end)
     assert len(sandbox.charges()) == 3
+
+
+def test_a_subscription_that_is_paused_by_hand_makes_no_charge_until_it_is_resumed(
+    billing: stripe.StripeClient, sandbox: SandboxClient, customer: str, prices: dict[str, str]
+) -> None:
+    made = subscribe(billing, customer, prices["starter"])
+    assert sandbox.patch("stripe", "subscriptions", made.id, status="paused")["status"] == "paused"
+    sandbox.advance(timedelta(days=32))
+    assert len(sandbox.charges()) == 1
+    sandbox.patch("stripe", "subscriptions", made.id, status="active")
+    sandbox.advance(timedelta(days=31))
+    assert len(sandbox.charges()) == 2
+    with pytest.raises(SandboxError, match="only become active or paused"):
+        sandbox.patch("stripe", "subscriptions", made.id, status="canceled")
+
+
+def test_a_subscription_with_a_schedule_refuses_another_end(
+    billing: stripe.StripeClient, sandbox: SandboxClient, customer: str, prices: dict[str, str]
+) -> None:
+    made = subscribe(billing, customer, prices["starter"])
+    sandbox.patch("stripe", "subscriptions", made.id, schedule="sub_sched_1")
+    assert billing.v1.subscriptions.retrieve(made.id).schedule == "sub_sched_1"
+    with pytest.raises(stripe.InvalidRequestError, match="managed by the subscription schedule"):
+        billing.v1.subscriptions.update(made.id, {"cancel_at_period_end": True})
+    assert billing.v1.subscriptions.cancel(made.id).status == "canceled"
 
 
 def test_deleting_a_customer_cancels_its_subscriptions(

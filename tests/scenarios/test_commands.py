@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from core.drift import report_store
 from core.flow_control import circuit_breaker
 from core.inbox import service_events
 from core.org_manager import OrgManager
+from core.ports import arrangement
+from core.ports.arrangement import Arrangement
 from core.ports.errors import MisconfiguredError, RetryableError
 from worker.cli.app import app
 from worker.cli.exit_codes import UsageError
@@ -445,6 +447,24 @@ def test_a_rejected_payer_is_shown_with_what_to_correct(types: Type, manager: Or
     put(database, org_id, "lago", payment_status="payer_rejected", payment_since=utc_now(), payment_code="missing")
     shown = " ".join(types("status", org_id).stdout.split())
     assert f"[missing]; correct the customer in Stripe, then run `billing-sync retry {org_id}`" in shown
+
+
+def test_what_is_arranged_at_a_provider_is_shown(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    arranged = Arrangement(ends_at=datetime(2026, 12, 31, tzinfo=UTC), is_paused=True, has_schedule=True)
+    put(database, org_id, "stripe", arrangement=arrangement.to_json(arranged))
+    shown = " ".join(types("status", org_id).stdout.split())
+    assert "arranged goes on until 2026-12-31 00:00:00 UTC, paused, a schedule changes it later; set in Stripe" in shown
+    document = json_of(types("status", org_id, "--json"))["links"]
+    assert document["stripe"]["arrangement"]["is_paused"] is True
+    assert document["lago"]["arrangement"] is None
+
+
+def test_ours_says_that_an_arrangement_is_read_again(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    put(database, org_id, "stripe", state="on_hold", error_kind="conflict", error_code="arranged_at_provider")
+    shown = " ".join(types("resolve", org_id, "--ours").stdout.split())
+    assert "Stripe will be read again: if nothing changed there, the link is on hold again." in shown
 
 
 def test_a_conflict_is_left_by_retry_and_ended_by_resolve(types: Type, manager: OrgManager, database: Database) -> None:

@@ -194,6 +194,7 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "plan_code",
         "next_plan_code",
         "started",
+        "arrangement",
         "remark",
         "changed_at",
     }

@@ -12,7 +12,7 @@ from core.db.database import Database
 from core.drift import conflict_resolver
 from core.drift.conflict_resolver import CannotResolveError, ConflictResolver
 from core.drift.provider_reader import DriftReader
-from core.ports.spec import PROVIDER_NAMES, Provider
+from core.ports.spec import ARRANGED_AT_PROVIDER, OTHER_TERMS, PROVIDER_NAMES, Provider
 from core.reconcile import commands
 from core.reconcile.account_guard import AccountGuard
 from worker.cli import descriptions, output, resources
@@ -62,10 +62,17 @@ def _conflicts(database: Database, query: str) -> tuple[str, list[Provider]]:
 def _keep_ours(database: Database, org_id: str, providers: list[Provider]) -> None:
     for provider in providers:
         try:
-            conflict_resolver.keep_ours(database, utc_now, org_id, provider)
+            error_code = conflict_resolver.keep_ours(database, utc_now, org_id, provider)
         except CannotResolveError as error:
             raise CommandFailedError(str(error)) from error
-        output.show(f"Our state will be restored at {PROVIDER_NAMES[provider]}.")
+        output.show(_what_follows(provider, error_code))
+
+
+def _what_follows(provider: Provider, error_code: str | None) -> str:
+    provider_name = PROVIDER_NAMES[provider]
+    if error_code in {OTHER_TERMS, ARRANGED_AT_PROVIDER}:
+        return f"{provider_name} will be read again: if nothing changed there, the link is on hold again."
+    return f"Our state will be restored at {provider_name}."
 
 
 def _take_theirs(org_id: str, providers: list[Provider]) -> None:

@@ -116,6 +116,20 @@ def reason_text(link: LinkReport) -> str | None:
     return link.error_message + (f" [{', '.join(identifiers)}]" if identifiers else "")
 
 
+def arrangement_text(link: LinkReport) -> str | None:
+    """What somebody arranged at the provider, when it was last read."""
+    if link.arrangement is None:
+        return None
+    ends_at = link.arrangement.ends_at
+    parts = [
+        f"goes on until {output.utc_time(ends_at)}" if ends_at is not None else None,
+        "paused" if link.arrangement.is_paused else None,
+        "a schedule changes it later" if link.arrangement.has_schedule else None,
+    ]
+    arranged = ", ".join(part for part in parts if part is not None)
+    return f"{arranged}; set in {PROVIDER_NAMES[link.provider]}, not by billing-sync"
+
+
 def payment_text(link: LinkReport, org_id: str, now: datetime) -> str | None:
     """The payment problem, since when, and what the operator must do. It does not change the plan."""
     if link.payment_status is None:

@@ -34,7 +34,8 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "status", "breaker_reason", "customer_id",
-    "subscription_id", "plan_code", "next_plan_code", "synced_at", "next_at", "attempts", "error_kind", "error_code",
+    "subscription_id", "plan_code", "next_plan_code", "arrangement": {"ends_at", "is_paused", "has_schedule"} or null,
+    "synced_at", "next_at", "attempts", "error_kind", "error_code",
     "error_message", "error_request_id", "error_at", "is_conflict", "payment_status", "payment_since", "payment_code",
     "next_step"}. Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments:
     null, failed, payer_rejected.
@@ -74,6 +75,7 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("customer", link.customer_id),
         ("subscription", link.subscription_id),
         ("plan", descriptions.plan_text(link.plan_code, link.next_plan_code) if link.plan_code else None),
+        ("arranged", descriptions.arrangement_text(link)),
         ("reason", descriptions.reason_text(link)),
         ("next", descriptions.next_step(link, report.id, now)),
         ("payment", descriptions.payment_text(link, report.id, now)),

@@ -70,6 +70,8 @@ class BillingLink(Leased, Base):
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     payer_id: Mapped[str | None] = mapped_column(String(255))
     """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
+    arrangement: Mapped[dict[str, Any] | None]
+    """``core.ports.arrangement.Arrangement`` as the subscription last showed it; NULL: nothing is arranged."""
     synced_at: Mapped[datetime | None]
 
     state: Mapped[LinkState] = mapped_column(String(8))

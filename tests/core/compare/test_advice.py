@@ -22,6 +22,7 @@ from core.compare.provider_side import ProviderSide
 from core.compare.subscription_rules import subscription_findings
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
+from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
 from core.ports.spec import Provider
@@ -89,6 +90,7 @@ def side(
     )
 
 
+PAUSED = Arrangement(is_paused=True)
 CONFIRMED = link("stripe", customer_state="applied")
 RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "wrong_account": side("stripe", ours=link("stripe", account_id="acct_1"), key_account="acct_2"),
@@ -117,6 +119,8 @@ RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "plan_differs": side("lago", customer(), subscription(plan_code="starter")),
     "plan_not_repairable": side("lago", customer(), subscription(plan_code=None)),
     "next_plan_missing": side("lago", customer(), subscription(), pending_plan_tier="starter"),
+    "arrangement": side("lago", customer(), subscription(arrangement=PAUSED)),
+    "plan_of_arranged_subscription": side("lago", customer(), subscription(plan_code="starter", arrangement=PAUSED)),
     "next_plan_undesired": side("lago", customer(), subscription(next_plan_code="starter")),
 }
 
@@ -158,6 +162,16 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
     "conflict_missing_subscription": conflict("missing", "subscription"),
     "conflict_plan": conflict("wrong_plan", "plan"),
     "conflict_next_plan": conflict("wrong_plan", "next_plan"),
+    "conflict_arrangement": Advice(
+        "conflict_arrangement",
+        {
+            "org_id": "org_1",
+            "subscription_id": "sub_1",
+            "arrangement": "a pause",
+            "plan": "starter",
+            "provider_name": "Stripe",
+        },
+    ),
     "conflict_adoption": Advice(
         "conflict_adoption", {"org_id": "org_1", "subscription_id": "sub_1", "theirs": "5 USD", "ours": "7 USD"}
     ),

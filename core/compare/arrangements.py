@@ -1,0 +1,26 @@
+"""A plan change of a subscription for which somebody arranged something at the provider: an operator decides first.
+
+To sell a plan on a subscription that ends, or that is paused, is a guess about money. So nothing is sent, and the
+sentence names both ways out: take the arrangement off at the provider, or leave the plan as it is there.
+"""
+
+from __future__ import annotations
+
+from core.compare.advice import Advice
+from core.ports.arrangement import Arrangement
+from core.ports.errors import ConflictError
+from core.ports.spec import ARRANGED_AT_PROVIDER, PROVIDER_NAMES, Provider, SubscriptionSpec
+
+
+def plan_change_conflict(
+    provider: Provider, spec: SubscriptionSpec, subscription_id: str, arrangement: Arrangement
+) -> ConflictError:
+    changes_later = spec.next_plan_code not in {None, spec.plan_code}
+    parameters = {
+        "org_id": spec.org_id,
+        "provider_name": PROVIDER_NAMES[provider],
+        "subscription_id": subscription_id,
+        "arrangement": arrangement.phrase,
+        "plan": f"{spec.plan_code}, then {spec.next_plan_code}" if changes_later else spec.plan_code,
+    }
+    return ConflictError(provider, Advice("conflict_arrangement", parameters).sentence, ARRANGED_AT_PROVIDER)

@@ -1,0 +1,247 @@
+"""What somebody arranged for a subscription at a provider stays, and no plan is sold on it before an operator decides.
+
+An arrangement is a planned end, a pause or a schedule. It is observed, shown and found by a drift check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.drift import conflict_resolver
+from core.drift.conflict_resolver import CannotResolveError
+from core.inbox import provider_webhooks
+from core.inbox.provider_webhooks import ParsedWebhook
+from core.ports import arrangement
+from core.ports.arrangement import Arrangement
+from core.ports.spec import Provider
+from core.reconcile import commands
+from sandbox.http import JsonDocument
+from tests.support.drift_harness import DriftHarness, conflict_resolver_of, price_of
+from tests.support.sync_world import SyncWorld
+
+TWENTY_DAYS = timedelta(days=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtStripe:
+    """What somebody sets by hand in Stripe, and how it is removed there again."""
+
+    sets: Mapping[str, object]
+    removes: Mapping[str, object]
+    phrase: str
+
+
+AT_STRIPE = {
+    "end of the period": AtStripe(
+        sets={"cancel_at_period_end": True}, removes={"cancel_at_period_end": False}, phrase="a planned end on "
+    ),
+    "end on a day": AtStripe(sets={"cancel_at": TWENTY_DAYS}, removes={"cancel_at": None}, phrase="a planned end on "),
+    "collection paused": AtStripe(
+        sets={"pause_collection": {"behavior": "void"}}, removes={"pause_collection": None}, phrase="a pause"
+    ),
+    "paused": AtStripe(sets={"status": "paused"}, removes={"status": "active"}, phrase="a pause"),
+    "schedule": AtStripe(sets={"schedule": "sub_sched_1"}, removes={"schedule": None}, phrase="a schedule"),
+}
+EACH_AT_STRIPE = pytest.mark.parametrize("by_hand", AT_STRIPE.values(), ids=AT_STRIPE.keys())
+
+
+def synced(world: SyncWorld, plan_tier: str = "professional") -> str:
+    org_id = world.create("Acme", plan_tier)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    world.sandbox.reset_calls()
+    return org_id
+
+
+def charged_in_stripe(world: SyncWorld) -> str:
+    world.set_charging_provider("stripe")
+    return synced(world)
+
+
+def stripe_subscription(world: SyncWorld) -> JsonDocument:
+    (subscription,) = world.stripe_objects("subscriptions")
+    return subscription
+
+
+def set_in_stripe(world: SyncWorld, fields: Mapping[str, object]) -> None:
+    sent = {
+        name: int((world.now + each).timestamp()) if isinstance(each, timedelta) else each
+        for name, each in fields.items()
+    }
+    world.sandbox.patch("stripe", "subscriptions", str(stripe_subscription(world)["id"]), **sent)
+
+
+def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    """A webhook of the provider arrives and is processed to its end."""
+    webhook = ParsedWebhook(
+        provider=provider,
+        id=f"evt_{world.now.timestamp()}",
+        type="any",
+        effect="check",
+        customer_id=world.link(org_id, provider).customer_id,
+        org_id=org_id if provider == "lago" else None,
+    )
+    with world.database.write() as session:
+        provider_webhooks.store(session, webhook, world.now)
+    provider_webhooks.process(world.database, world.clock)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+
+
+def arranged(world: SyncWorld, org_id: str, provider: Provider) -> Arrangement | None:
+    """What the link shows."""
+    return arrangement.from_json(world.link(org_id, provider).arrangement)
+
+
+def writes(world: SyncWorld, provider: Provider) -> list[str]:
+    return [call.operation for call in world.sandbox.calls() if call.method != "GET" and call.provider == provider]
+
+
+def assert_on_hold(world: SyncWorld, org_id: str, provider: Provider) -> None:
+    link = world.link(org_id, provider)
+    assert (link.state, link.error_kind, link.error_code) == ("on_hold", "conflict", "arranged_at_provider")
+
+
+@EACH_AT_STRIPE
+def test_what_is_arranged_in_stripe_is_shown_and_its_link_stays_in_sync(world: SyncWorld, by_hand: AtStripe) -> None:
+    org_id = charged_in_stripe(world)
+    assert arranged(world, org_id, "stripe") is None
+    set_in_stripe(world, by_hand.sets)
+    check(world, org_id, "stripe")
+    found = arranged(world, org_id, "stripe")
+    assert found is not None
+    assert found.phrase.startswith(by_hand.phrase)
+    assert world.is_in_sync(org_id)
+    assert writes(world, "stripe") == []
+    set_in_stripe(world, by_hand.removes)
+    check(world, org_id, "stripe")
+    assert arranged(world, org_id, "stripe") is None
+
+
+def test_the_planned_end_that_is_shown_is_that_of_stripe(world: SyncWorld) -> None:
+    org_id = charged_in_stripe(world)
+    set_in_stripe(world, {"cancel_at_period_end": True})
+    check(world, org_id, "stripe")
+    (item,) = stripe_subscription(world)["items"]["data"]
+    ends_at = datetime.fromtimestamp(item["current_period_end"], UTC)
+    assert arranged(world, org_id, "stripe") == Arrangement(ends_at=ends_at)
+
+
+@pytest.mark.parametrize(("kind", "tier"), [*((kind, "enterprise") for kind in AT_STRIPE), ("paused", "starter")])
+def test_no_plan_is_changed_in_stripe_before_the_arrangement_is_removed_there(
+    world: SyncWorld, kind: str, tier: str
+) -> None:
+    by_hand = AT_STRIPE[kind]
+    org_id = charged_in_stripe(world)
+    set_in_stripe(world, by_hand.sets)
+    before = stripe_subscription(world)
+    world.change_plan(org_id, tier)
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    assert by_hand.phrase in (world.link(org_id, "stripe").error_message or "")
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    assert stripe_subscription(world) == before
+    assert "POST /v1/subscriptions/{id}" not in writes(world, "stripe")
+    set_in_stripe(world, by_hand.removes)
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert arranged(world, org_id, "stripe") is None
+    link = world.link(org_id, "stripe")
+    sold = world.catalog.plan(tier).stripe_lookup_key
+    assert (link.applied_next_plan if tier == "starter" else link.applied_plan) == sold
+
+
+@pytest.mark.parametrize(("kind", "tier"), [("paused", "enterprise"), ("end of the period", "starter")])
+def test_theirs_gives_the_organization_the_plan_that_it_has_and_leaves_the_arrangement(
+    world: SyncWorld, kind: str, tier: str
+) -> None:
+    org_id = charged_in_stripe(world)
+    set_in_stripe(world, AT_STRIPE[kind].sets)
+    before = stripe_subscription(world)
+    world.change_plan(org_id, tier)
+    world.reconcile_until_idle(org_id)
+    conflict_resolver_of(world).take_theirs(org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", None)
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.applied_version) == ("active", link.desired_version)
+    assert arranged(world, org_id, "stripe") is not None
+    assert stripe_subscription(world) == before
+
+
+@pytest.mark.parametrize(("kind", "held"), [*((kind, False) for kind in AT_STRIPE), ("schedule", True)])
+def test_a_deleted_organization_ends_its_arranged_subscription(world: SyncWorld, kind: str, *, held: bool) -> None:
+    org_id = charged_in_stripe(world)
+    set_in_stripe(world, AT_STRIPE[kind].sets)
+    if held:
+        world.change_plan(org_id, "enterprise")
+        world.reconcile_until_idle(org_id)
+        assert_on_hold(world, org_id, "stripe")
+    world.change_status(org_id, "deleted")
+    world.reconcile_until_idle(org_id)
+    assert stripe_subscription(world)["status"] == "canceled"
+    assert world.is_in_sync(org_id)
+    assert arranged(world, org_id, "stripe") is None
+
+
+def test_a_retry_of_an_arranged_subscription_reads_and_changes_nothing(world: SyncWorld) -> None:
+    org_id = charged_in_stripe(world)
+    set_in_stripe(world, {"status": "paused", "schedule": "sub_sched_1"})
+    before = stripe_subscription(world)
+    world.change(org_id, commands.retry)
+    world.reconcile_until_idle(org_id)
+    assert stripe_subscription(world) == before
+    assert world.is_in_sync(org_id)
+    assert arranged(world, org_id, "stripe") == Arrangement(is_paused=True, has_schedule=True)
+
+
+@pytest.mark.parametrize("by_hand", [AT_STRIPE["end on a day"], AT_STRIPE["schedule"]], ids=["end", "schedule"])
+def test_an_arrangement_in_stripe_is_a_finding_that_no_repair_touches(
+    world: SyncWorld, drift_harness: DriftHarness, by_hand: AtStripe
+) -> None:
+    charged_in_stripe(world)
+    world.advance_time(minutes=5)
+    set_in_stripe(world, by_hand.sets)
+    report = drift_harness.check()
+    ((finding,),) = [each.findings for each in drift_harness.drifts(report)]
+    assert (finding.kind, finding.provider, finding.repairable) == ("arrangement", "stripe", False)
+    assert (finding.theirs or "").startswith(by_hand.phrase)
+    before = stripe_subscription(world)
+    drift_harness.sent_writes()
+    drift_harness.repair(report)
+    assert (stripe_subscription(world), drift_harness.sent_writes()) == (before, [])
+
+
+def test_a_cheaper_price_with_a_planned_end_is_not_repaired(world: SyncWorld, drift_harness: DriftHarness) -> None:
+    charged_in_stripe(world)
+    world.advance_time(minutes=5)
+    (item,) = stripe_subscription(world)["items"]["data"]
+    cheaper = {"id": item["id"], "price": price_of(world, "starter"), "quantity": 1}
+    set_in_stripe(world, {"cancel_at_period_end": True, "items": [cheaper]})
+    findings = {each.field: each for each in drift_harness.findings()}
+    assert set(findings) == {"arrangement", "plan"}
+    assert not findings["plan"].repairable
+    assert "a planned end on " in findings["plan"].advice
+
+
+def test_theirs_is_refused_for_a_plan_that_is_not_in_the_catalog(world: SyncWorld) -> None:
+    org_id = charged_in_stripe(world)
+    set_in_stripe(world, {"pause_collection": {"behavior": "void"}})
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    world.catalog = world.catalog.model_copy(
+        update={"plans": {tier: plan for tier, plan in world.catalog.plans.items() if tier != "professional"}}
+    )
+    with pytest.raises(CannotResolveError, match="not in the catalog"):
+        conflict_resolver_of(world).take_theirs(org_id, "stripe")
+    assert_on_hold(world, org_id, "stripe")
