@@ -46,6 +46,8 @@ class SubscriptionSpec:
     customer_id: str
     plan_code: str
     next_plan_code: str | None = None
+    has_billing_email: bool = False
+    """Our row has an email address, which the customer got before the subscription. Lago does not need it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

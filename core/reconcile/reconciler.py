@@ -247,6 +247,7 @@ def _ensure_subscription(
         customer_id=customer_id,
         plan_code=desired.plan_code,
         next_plan_code=desired.next_plan_code,
+        has_billing_email=desired.customer.email is not None,
     )
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 
