@@ -50,6 +50,8 @@ class SubscriptionSpec:
     next_plan_code: str | None = None
     charged_by_other_provider: bool = False
     """The other provider decides when the next plan takes effect; here it may be active before."""
+    has_billing_email: bool = False
+    """Our row has an email address, which the customer got before the subscription. Lago does not need it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,6 +242,7 @@ def _ensure_subscription(
         plan_code=desired.plan_code,
         next_plan_code=desired.next_plan_code,
         charged_by_other_provider=not desired.is_charging,
+        has_billing_email=desired.customer.email is not None,
     )
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 

@@ -154,12 +154,12 @@ def _schedule_plan(
     state: SubscriptionState, plan: str, scheduled_at: int, find_price: FindPrice, spec: SubscriptionSpec
 ) -> StripeUpdate:
     price, paid_price = find_price(plan), _paid_price(state, find_price)
-    if _is_free(paid_price) and not _is_free(price):
+    if paid_price.is_free and not price.is_free:
         raise _not_schedulable(plan, spec, "Stripe charges at once when a free subscription becomes paid")
     if interval_of(price) != interval_of(paid_price):
         reason = f"its interval differs from that of {state.paid_plan}, so Stripe would charge at once"
         raise _not_schedulable(plan, spec, reason)
-    bills_zero_quantity = _is_free(price) and not _is_free(paid_price)
+    bills_zero_quantity = price.is_free and not paid_price.is_free
     paid_price_id = _paid_price_id(state, find_price)
     return StripeUpdate(
         price=paid_price_id if bills_zero_quantity else price.id,
@@ -205,10 +205,6 @@ def _plan_metadata(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
 
 def _has_metadata(metadata: dict[str, str], desired: dict[str, str]) -> bool:
     return all(metadata.get(key, "") == value for key, value in desired.items())
-
-
-def _is_free(price: StripePrice) -> bool:
-    return price.unit_amount == 0
 
 
 def _find_plan_item(subscription: StripeSubscription) -> StripeSubscriptionItem:

@@ -21,8 +21,9 @@ from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
-from providers.stripe.errors import RESOURCE_MISSING, STRIPE
+from providers.stripe.errors import NO_CODE, RESOURCE_MISSING, STRIPE
 from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
@@ -43,13 +44,13 @@ class StripeSubscriptions:
         client: StripeClient,
         prices: StripePrices,
         ending: EndingPolicy,
-        days_until_due: int,
+        collection: CollectionPolicy,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._prices = prices
         self._ending = ending
-        self._days_until_due = days_until_due
+        self._collection = StripeCollection(client, collection)
         self._clock = clock
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
@@ -135,24 +136,28 @@ class StripeSubscriptions:
         return _refuse_ended(ours[0], spec) if ours else None
 
     def _create_body(self, spec: SubscriptionSpec, attempt: AttemptContext) -> dict[str, Json]:
+        price = self._prices.active_price(spec.plan_code, attempt)
         return {
             "customer": spec.customer_id,
-            "collection_method": "send_invoice",
-            "days_until_due": self._days_until_due,
-            "items": [{"price": self._prices.active_price(spec.plan_code, attempt).id, "quantity": 1}],
+            "items": [{"price": price.id, "quantity": 1}],
             "billing_mode": {"type": "flexible"},
-            "metadata": {"org_id": spec.org_id, "plan": spec.plan_code},
+            **self._collection.create_terms(spec, price, attempt),
         }
 
     def _post(self, intent: Intent, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
         body = cast("SubscriptionCreateParams", dict(intent.body))
-        return self._client.send(
-            attempt,
-            SUBSCRIPTION_CREATE_OPERATION,
-            f"create the subscription of {spec.org_id} for customer {spec.customer_id}",
-            lambda: self._client.v1.subscriptions.create(body, with_idempotency_key(intent.idempotency_key)),
-            StripeSubscription,
-        )
+        try:
+            return self._client.send(
+                attempt,
+                SUBSCRIPTION_CREATE_OPERATION,
+                f"create the subscription of {spec.org_id} for customer {spec.customer_id}",
+                lambda: self._client.v1.subscriptions.create(body, with_idempotency_key(intent.idempotency_key)),
+                StripeSubscription,
+            )
+        except RejectedError as error:
+            if error.code == NO_CODE and body.get("collection_method") == "send_invoice":
+                self._collection.refuse_missing_email(spec, attempt)
+            raise
 
     def _bring_to_spec(
         self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
@@ -174,11 +179,30 @@ class StripeSubscriptions:
                 )
             if arrangement is not None:
                 raise plan_change_conflict(STRIPE, spec, found.id, arrangement)
+            if update.price not in {None, state.item.price.id}:
+                self._prepare_collection(found, spec, attempt)
             found = self._update(found.id, state.item.id, update, attempt)
         message = (
             f"subscription {found.id} does not reach its plan, because someone else is changing it; check it in Stripe"
         )
         raise RejectedError(STRIPE, message)
+
+    def _prepare_collection(self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext) -> None:
+        """Before a free subscription gets a paid price: Stripe collects that at once, by the method of that moment."""
+        price = self._prices.active_price(spec.plan_code, attempt)
+        terms = self._collection.change_terms(found, spec, price, attempt)
+        if terms is None:
+            return
+        params = cast("SubscriptionUpdateParams", {**terms, "proration_behavior": "none"})
+        self._client.send(
+            attempt,
+            "POST /v1/subscriptions/{id}",
+            f"change the collection method of subscription {found.id}",
+            lambda: self._client.v1.subscriptions.update(
+                found.id, params, with_new_idempotency_key("change_subscription")
+            ),
+            StripeSubscription,
+        )
 
     def _update(
         self, subscription_id: str, item_id: str, update: StripeUpdate, attempt: AttemptContext

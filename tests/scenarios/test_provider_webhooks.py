@@ -47,7 +47,7 @@ class SandboxApp:
     def organization(self, plan_tier: str = "professional") -> str:
         made = self.http.post(
             "/api/organizations",
-            json={"name": f"Acme {next(NUMBERS)}", "plan_tier": plan_tier},
+            json={"name": f"Acme {next(NUMBERS)}", "plan_tier": plan_tier, "billing_email": "ap@acme.test"},
             headers=self.key,
         )
         org_id = str(made.json()["org_id"])

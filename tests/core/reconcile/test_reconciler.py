@@ -84,6 +84,30 @@ def test_a_plan_change_costs_one_call_to_lago_where_lago_charges(
     assert world.is_in_sync(org_id)
 
 
+def test_a_missing_billing_email_parks_where_stripe_charges_until_one_is_set(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = world.create(email=None)
+    world.reconcile_until_idle(org_id)
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.error_code, link.intent) == ("parked", "no_billing_email", None)
+    world.change(
+        org_id,
+        lambda change, organization: organization_commands.change_billing_details(
+            change, organization, world.catalog, billing_email="ap@acme.test"
+        ),
+    )
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert len(world.stripe_objects("subscriptions")) == 1
+
+
+def test_a_free_plan_needs_no_billing_email_where_stripe_charges(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = world.create(plan_tier="founders_friend", email=None)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+
+
 def test_a_plan_change_where_stripe_charges_reads_and_changes_there_and_costs_lago_one_call(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
