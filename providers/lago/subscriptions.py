@@ -69,6 +69,8 @@ class LagoSubscriptions:
         found = (
             self._read(spec, attempt) if last_known.customer_id is not None and last_known.plan_code is None else None
         )
+        if found is not None:
+            spec = spec.as_sold(found.plan_code, found.next_plan_code)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         return self._without_next_plan(spec, found, attempt)
@@ -83,6 +85,8 @@ class LagoSubscriptions:
                 f"it was ended in Lago, not by us, before {spec.next_plan_code} took effect, so it is not charged "
                 f"again automatically; `billing-sync retry {spec.org_id}` creates it again",
             )
+        if found is not None:
+            spec = spec.as_sold(found.plan_code, found.next_plan_code)
         if found is not None and _has_taken_effect(spec, last_known, found):
             return self._without_next_plan(spec, found, attempt)
         if found is None or found.plan_code != spec.plan_code:
