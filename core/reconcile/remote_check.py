@@ -73,8 +73,7 @@ def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState
     if not desired.is_charging or desired.next_plan_code in {None, desired.plan_code}:
         return False
     return any(
-        subscription.started and subscription.plan_code == desired.next_plan_code
-        for subscription in observed.subscriptions
+        subscription.started and desired.is_next_plan(subscription.plan_code) for subscription in observed.subscriptions
     )
 
 

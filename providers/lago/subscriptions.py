@@ -2,7 +2,9 @@
 
 POST /subscriptions creates, upgrades at once, schedules a downgrade or does nothing. Lago decides which by the yearly
 amount (lago.md 5.1). Every write is therefore checked in its own response. If Lago decided otherwise than requested,
-the change is canceled where possible, and rejected. A subscription that somebody ended in Lago is created again by the
+the change is canceled where possible, and rejected. A subscription at a price of its own is on another plan under the
+same code, and a POST of that code would move it to the list price (B12). So it is read before each POST, and its own
+code is never sent. A subscription that somebody ended in Lago is created again by the
 next change of its plan, not when a scheduled plan becomes due.
 """
 
@@ -30,17 +32,9 @@ class LagoSubscriptions:
         self._ending = ending
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
-        """One call creates, upgrades, schedules a downgrade or cancels a scheduled one.
-
-        Lago's state is read first where ``last_known`` may be out of date: for a customer that existed before us, and
-        where a scheduled plan may have taken effect.
-        """
+        """One call creates or cancels a scheduled downgrade; two read, and upgrade or schedule one."""
         if spec.next_plan_code in (None, spec.plan_code):
             return self._ensure_current_plan(spec, last_known, attempt)
-        if (last_known.plan_code, last_known.next_plan_code) == (spec.plan_code, None):
-            response = self._post(spec, spec.next_plan_code, attempt)
-            if response.plan_code in (spec.plan_code, spec.next_plan_code):
-                return self._checked_schedule(spec, response, attempt)
         return self._ensure_current_and_next_plan(spec, last_known, attempt)
 
     def end(self, org_id: str, attempt: AttemptContext) -> None:
@@ -66,9 +60,11 @@ class LagoSubscriptions:
             canceled = self._cancel_pending(spec.org_id, attempt)
             if canceled is not None and canceled.previous_plan_code == spec.plan_code:
                 return Subscription(id=last_known.subscription_id, plan_code=spec.plan_code)
-        found = (
-            self._read(spec, attempt) if last_known.customer_id is not None and last_known.plan_code is None else None
-        )
+        # A customer that was just created has no subscription.
+        may_exist = last_known.customer_id is not None or last_known.maybe_lost_in_restore
+        found = self._read(spec, attempt) if may_exist else None
+        if found is not None:
+            spec = spec.as_sold(found.plan_code, found.next_plan_code)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         return self._without_next_plan(spec, found, attempt)
@@ -83,6 +79,8 @@ class LagoSubscriptions:
                 f"it was ended in Lago, not by us, before {spec.next_plan_code} took effect, so it is not charged "
                 f"again automatically; `billing-sync retry {spec.org_id}` creates it again",
             )
+        if found is not None:
+            spec = spec.as_sold(found.plan_code, found.next_plan_code)
         if found is not None and _has_taken_effect(spec, last_known, found):
             return self._without_next_plan(spec, found, attempt)
         if found is None or found.plan_code != spec.plan_code:

@@ -18,7 +18,7 @@ from core.common.json_types import Json
 from core.compare.arrangements import plan_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Intent, Subscription
-from core.ports.spec import LastKnown, SubscriptionSpec
+from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
 from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.collection import CollectionPolicy, StripeCollection
@@ -60,16 +60,17 @@ class StripeSubscriptions:
                 f"organization {spec.org_id} has no Stripe customer yet; its subscription is created after the customer"
             )
             raise RejectedError(STRIPE, message)
+        sold = last_known.sold_price
         if last_known.subscription_id is None:
-            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
+            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         found = self._read(last_known.subscription_id, attempt)
         if found.has_ended and last_known.ending_started:
-            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
+            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         if found.has_ended:
             # A successor that an operator created and marked in Stripe is adopted. Only operators start charging again.
             successor = self._find_our_live(spec, self._list_all(spec.customer_id, attempt))
             found = self._adopted(successor, spec, attempt) if successor else _refuse_ended(found, spec)
-        return self._bring_to_spec(found, spec, attempt)
+        return self._bring_to_spec(found, spec, sold, attempt)
 
     def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         intent = attempt.intent if attempt.intent and attempt.intent.operation == CREATE_SUBSCRIPTION else None
@@ -116,7 +117,9 @@ class StripeSubscriptions:
     ) -> StripeSubscription:
         """What our own create left behind is ours on any terms; what somebody else created only on the plan's terms."""
         if not _is_left_by(attempt.intent, found):
-            refuse_other_terms(found, self._prices.active_price(spec.plan_code, attempt), spec)
+            state = parse_state(found) if len(found.items.data) == 1 else None
+            sold = spec.as_sold(state.billed_plan, None) if state is not None else spec
+            refuse_other_terms(found, self._prices.active_price(sold.plan_code, attempt), spec)
         return found
 
     def _reread_if_replayed(
@@ -160,12 +163,14 @@ class StripeSubscriptions:
             raise
 
     def _bring_to_spec(
-        self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
+        self, found: StripeSubscription, spec: SubscriptionSpec, sold: SoldPrice | None, attempt: AttemptContext
     ) -> Subscription:
         """Update the subscription until it matches the spec, reading each response."""
         self._check_ours(found, spec)
+        state = parse_state(found, sold)
+        spec = spec.as_sold(state.paid_plan, state.scheduled_plan)
         for _ in range(_MAX_UPDATES):
-            state = parse_state(found)
+            state = parse_state(found, sold)
             arrangement = arrangement_of(found)
             update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
             if update is None:
@@ -173,6 +178,7 @@ class StripeSubscriptions:
                 return Subscription(
                     id=found.id,
                     plan_code=state.paid_plan,
+                    price_id=state.paid_price_id,
                     next_plan_code=scheduled_plan,
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                     arrangement=arrangement,

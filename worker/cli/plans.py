@@ -55,7 +55,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
     else:
         output.show(output.table(statuses, _plan_columns(added=True)))
         if not in_order:
-            output.show("Existing plans are never changed. Correct plans.toml, or give the plan a new code.")
+            output.show("Existing plans are never changed. Correct plans.toml, or sell the plan under a new code.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 

@@ -73,8 +73,8 @@ def synced_after_create(world: SyncWorld) -> str:
     return org_id
 
 
-@pytest.mark.parametrize(("tier", "calls"), [("enterprise", (0, 1)), ("starter", (0, 1))])
-def test_a_plan_change_costs_one_call_to_lago_where_lago_charges(
+@pytest.mark.parametrize(("tier", "calls"), [("enterprise", (0, 2)), ("starter", (0, 2))])
+def test_a_plan_change_reads_and_changes_in_lago_where_lago_charges(
     world: SyncWorld, tier: str, calls: tuple[int, int]
 ) -> None:
     org_id = synced(world)
@@ -108,13 +108,13 @@ def test_a_free_plan_needs_no_billing_email_where_stripe_charges(world: SyncWorl
     assert world.is_in_sync(org_id)
 
 
-def test_a_plan_change_where_stripe_charges_reads_and_changes_there_and_costs_lago_one_call(world: SyncWorld) -> None:
+def test_a_plan_change_where_stripe_charges_reads_and_changes_at_both(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
     world.change_plan(org_id, "enterprise")
     world.reconcile_until_idle(org_id)
     stripe, lago = world.count_requests()
-    assert lago == 1
+    assert lago == 2
     assert stripe <= 3  # read, price (kept for a while), change
     assert world.link(org_id, "stripe").applied_plan == "enterprise_monthly_usd"
 

@@ -84,23 +84,44 @@ WAYS = {
     "first on an old customer": (desired("pro"), last_known(), [ABSENT, on("pro")], [READ, POST]),
     "there already on an old customer": (desired("pro"), last_known(), [on("pro")], [READ]),
     "upgrade on an old customer": (desired("pro"), last_known(), [on("starter"), on("pro")], [READ, POST]),
-    "same again": (desired("pro"), last_known("pro"), [on("pro")], [POST]),
-    "upgrade": (desired("pro"), last_known("starter"), [on("pro", previous_plan_code="starter")], [POST]),
-    "upgrade over a scheduled downgrade": (desired("big"), last_known("pro", "starter"), [on("big")], [POST]),
-    "schedule a downgrade": (desired("pro", "starter"), last_known("pro"), [on("pro", "starter")], [POST]),
-    "schedule the plan it is on": (desired("pro", "pro"), last_known("pro"), [on("pro")], [POST]),
+    "same again": (desired("pro"), last_known("pro"), [on("pro")], [READ]),
+    "upgrade": (
+        desired("pro"),
+        last_known("starter"),
+        [on("starter"), on("pro", previous_plan_code="starter")],
+        [READ, POST],
+    ),
+    "upgraded by somebody else, perhaps at a price of its own": (
+        desired("pro"),
+        last_known("starter"),
+        [on("pro", lago_id=ID)],
+        [READ],
+    ),
+    "upgrade over a scheduled downgrade": (
+        desired("big"),
+        last_known("pro", "starter"),
+        [on("pro", "starter"), on("big")],
+        [READ, POST],
+    ),
+    "schedule a downgrade": (
+        desired("pro", "starter"),
+        last_known("pro"),
+        [on("pro"), on("pro", "starter")],
+        [READ, POST],
+    ),
+    "schedule the plan it is on": (desired("pro", "pro"), last_known("pro"), [on("pro")], [READ]),
     "take it back": (desired("pro"), last_known("pro", "starter"), [canceled("starter", "pro")], [TAKE_BACK]),
     "take it back, unproven": (
         desired("pro"),
         last_known("pro", "starter"),
         [canceled("starter", None), on("pro")],
-        [TAKE_BACK, POST],
+        [TAKE_BACK, READ],
     ),
     "take back what took effect": (
         desired("pro"),
         last_known("pro", "starter"),
-        [ABSENT, on("pro")],
-        [TAKE_BACK, POST],
+        [ABSENT, on("starter", lago_id=NEXT_ID), on("pro")],
+        [TAKE_BACK, READ, POST],
     ),
     "scheduled already": (desired("pro", "starter"), last_known("pro", "starter"), [on("pro", "starter")], [READ]),
     "scheduled, unknown to us": (desired("pro", "starter"), last_known(), [on("pro", "starter")], [READ]),
@@ -157,7 +178,7 @@ WAYS = {
         desired("pro"),
         last_known("pro"),
         [on("pro", "starter"), canceled("starter", "pro")],
-        [POST, TAKE_BACK],
+        [READ, TAKE_BACK],
     ),
     "a scheduled plan nobody wished on an old customer": (
         desired("pro"),
@@ -171,11 +192,11 @@ WAYS = {
         [on("pro", "starter"), on("big"), on("big", "starter")],
         [READ, POST, POST],
     ),
-    "changed by somebody else": (
+    "took effect by the hand of somebody else": (
         desired("pro", "starter"),
         last_known("pro"),
-        [on("big", "starter"), on("pro", "starter")],
-        [POST, READ],
+        [on("starter", lago_id=NEXT_ID, previous_plan_code="pro")],
+        [READ],
     ),
 }
 
@@ -212,18 +233,19 @@ def test_plans_are_posted_in_their_order_under_the_organizations_id(
 def test_scheduled_plan_that_took_effect_meanwhile_is_told_and_not_undone(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
-    """The answer to the first POST was lost, and its period ended before the second."""
-    lago.respond_with(on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z"))
+    """The period ended between the two requests."""
+    began = on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z")
+    lago.respond_with(on("pro"), began)
     made = provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
     assert made == Subscription(id=ID, plan_code="starter")
-    assert sent_requests(lago) == [POST]
+    assert sent_requests(lago) == [READ, POST]
 
 
 @pytest.mark.parametrize("started_at", ["2026-11-23T07:00:01.500Z", None])
 def test_downgrade_that_lago_makes_at_once_is_rejected(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, started_at: str | None
 ) -> None:
-    lago.respond_with(on("monthly", started_at=started_at))
+    lago.respond_with(on("yearly"), on("monthly", started_at=started_at))
     with pytest.raises(RejectedError, match=r"monthly immediately instead of at period end.*billing-sync plans check"):
         provider.ensure_subscription(desired("yearly", "monthly"), last_known("yearly"), attempt)
 
