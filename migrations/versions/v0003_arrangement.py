@@ -9,8 +9,8 @@ down_revision = "2"
 branch_labels = None
 depends_on = None
 
-OBJECT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+_OBJECT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:
-    op.add_column("billing_links", sa.Column("arrangement", OBJECT, nullable=True))
+    op.add_column("billing_links", sa.Column("arrangement", _OBJECT, nullable=True))

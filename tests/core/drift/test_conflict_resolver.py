@@ -479,7 +479,7 @@ def set_quantity(world: SyncWorld, quantity: int, tier: str = "professional") ->
 def import_with_subscription_by_hand(world: SyncWorld, quantity: int, tier: str = "professional") -> str:
     """An organization whose customer somebody charges already, on a subscription that carries its id."""
     world.set_charging_provider("stripe")
-    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme"}])
+    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme", "email": "pay@acme.test"}])
     org_id = world.create("Acme", "professional")
     world.set_customer_id(org_id, "stripe", "cus_old")
     world.sandbox.preload_stripe_subscription("cus_old", price_of(world, "professional"), metadata={"org_id": org_id})
