@@ -14,7 +14,15 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from core.common.json_types import Json
-from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
+from core.ports.observed import (
+    ObservedCustomer,
+    ObservedPage,
+    ObservedPayment,
+    ObservedState,
+    ObservedSubscription,
+    RemoteWrite,
+    Repair,
+)
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 
@@ -108,8 +116,11 @@ class StateReader(Protocol):
     def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:
         """One organization as it is now: these customers, those that have its org_id, and all their subscriptions."""
 
-    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:
-        """Whether an invoice of its customer, which is in ``observed``, could not be charged and is still open."""
+    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:
+        """What is wrong with the invoices of its customer, which is in ``observed``.
+
+        ``is_charging`` False: this provider does not charge for the plan, so its invoices may stay unpaid.
+        """
 
     def recent_writes(self) -> list[RemoteWrite]:
         """The last writes, newest first, as far back as a few requests reach; empty if the provider stores none."""

@@ -32,7 +32,9 @@ from core.ports.errors import (
     RetryableError,
     UnavailableError,
 )
+from core.ports.observed import ObservedPayment
 from core.reconcile import commands as reconcile_commands
+from core.reconcile import payment_problems
 from core.reconcile.attempt import (
     ApplyResult,
     FencedRow,
@@ -64,8 +66,8 @@ class FollowUps:
     payer_id: str | None = None
     all_checks_done: bool = False
     """Whether the attempt did every remote check that was requested before it."""
-    has_unpaid_invoice: bool | None = None
-    """Whether a payment failed and the invoice is still open; ``None``: not checked."""
+    payment: ObservedPayment | None = None
+    """What is wrong with the invoices; ``None``: not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
             "checks_done": checks_done,
-            **_payment_values(attempt, follow_ups.has_unpaid_invoice, now),
+            **payment_problems.values_after_check(session, attempt, follow_ups.payment, now),
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
@@ -389,25 +391,6 @@ def _completion_values(
         return values | {"next_sweep_at": now + SWEEP_GRACE}
     # Before a remote check it was in sync already, so the time stays.
     return values if attempt.is_check_only else values | {"synced_at": now}
-
-
-def _payment_values(attempt: SyncAttempt, has_unpaid_invoice: bool | None, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - three answers
-    """``payer_rejected`` stays as it was reported, because no provider can be asked whether it still holds."""
-    payment_failed = BillingLink.payment_status == "failed"
-    if has_unpaid_invoice is None:
-        return {}
-    if has_unpaid_invoice:
-        since = case((payment_failed, BillingLink.payment_since), else_=now)
-        return {"payment_status": "failed", "payment_since": since}
-    # A reason that was reported during the attempt belongs to the next remote check.
-    code_is_current = or_(
-        BillingLink.checks_requested > attempt.link.checks_requested, BillingLink.payment_status == "payer_rejected"
-    )
-    return {
-        "payment_status": case((payment_failed, None), else_=BillingLink.payment_status),
-        "payment_since": case((payment_failed, None), else_=BillingLink.payment_since),
-        "payment_code": case((code_is_current, BillingLink.payment_code), else_=None),
-    }
 
 
 def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:

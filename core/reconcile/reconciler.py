@@ -126,14 +126,13 @@ class Reconciler:
         attempt.account = self.account_guard.verify(attempt)
         result, progress, check_result = self._take_steps(attempt, desired)
         follow_ups = _follow_ups(attempt, desired, result, self.catalog)
-        has_unpaid_invoice = check_result.has_unpaid_invoice if check_result is not None else None
         completion = outcomes.complete(
             attempt,
             result,
             replace(
                 follow_ups,
                 all_checks_done=progress.checked or not desired.active,
-                has_unpaid_invoice=has_unpaid_invoice,
+                payment=check_result.payment if check_result is not None else None,
             ),
         )
         other_providers: tuple[Provider, ...] = ("lago",) if attempt.provider == "stripe" else ("stripe",)

@@ -18,7 +18,7 @@ from core.compare.diff import DiffRules
 from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
 from core.ports.errors import ConflictError
-from core.ports.observed import ObservedState
+from core.ports.observed import ObservedPayment, ObservedState
 from core.ports.provider import StateReader
 from core.ports.spec import CHANGED_AT_PROVIDER, CUSTOMER_DELETED, PAYER_CHANGED, PROVIDER_NAMES
 from core.reconcile.attempt import SyncAttempt
@@ -33,11 +33,11 @@ _CONFLICT_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
 class CheckResult:
     """``scheduled_change_took_effect``: the pending plan is active at the provider.
 
-    ``has_unpaid_invoice``: a payment failed and the invoice is still open.
+    ``payment``: what is wrong with the invoices.
     """
 
     scheduled_change_took_effect: bool
-    has_unpaid_invoice: bool
+    payment: ObservedPayment
 
 
 def check(
@@ -59,7 +59,7 @@ def check(
             raise ConflictError(attempt.provider, conflict_advice(finding, org_id).sentence, _error_code(finding))
     return CheckResult(
         scheduled_change_took_effect=_scheduled_change_took_effect(observed, desired),
-        has_unpaid_invoice=reader.has_unpaid_invoice(org_id, observed),
+        payment=reader.read_payment(org_id, observed, is_charging=desired.is_charging),
     )
 
 
