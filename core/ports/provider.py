@@ -32,11 +32,15 @@ IDEMPOTENCY_KEY_SAFE_FOR = timedelta(hours=23)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """``payer_id``: the Stripe customer that Lago charges, by Lago's response."""
+    """``payer_id``: the Stripe customer that Lago charges, by Lago's response.
+
+    ``payer_accepted``: Lago wrote the customer to this Stripe customer within our request, and Stripe accepted it.
+    """
 
     id: str
     livemode: bool | None = None
     payer_id: str | None = None
+    payer_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,13 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
             "checks_done": checks_done,
-            **payment_problems.values_after_check(session, attempt, follow_ups.payment, now),
+            **payment_problems.values_after_attempt(
+                session,
+                attempt,
+                follow_ups.payment,
+                now,
+                payer_accepted=result.customer is not None and result.customer.payer_accepted,
+            ),
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)

@@ -44,9 +44,11 @@ class LagoCustomers:
 
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
+        payer_before = last_known.payer_id if last_known.applied else None
         spec = _with_last_known_payer(spec, last_known)
         if lago_id is not None and not last_known.confirmed:
-            lago_id = self._verify_imported_id(spec, last_known, lago_id, attempt)
+            found = self._verify_imported_id(spec, last_known, lago_id, attempt)
+            lago_id, payer_before = found.lago_id, _payer_id(found)
         elif last_known.maybe_lost_in_restore and self._payment_provider_code is not None:
             self._refuse_another_payer(spec, last_known, self._find(spec, spec.org_id, attempt))
         requested_at = datetime.now(UTC)
@@ -78,7 +80,9 @@ class LagoCustomers:
                 )
         if lago_id is None and _existed_before(response, requested_at):
             self._refuse_other_subscriptions(spec, attempt)
-        return Customer(id=response.lago_id, payer_id=_payer_id(response))
+        # Only a customer that was linked before is written to Stripe within the request (lago.md 8, B6).
+        payer_accepted = payer_before is not None and payer_before == _payer_id(response)
+        return Customer(id=response.lago_id, payer_id=_payer_id(response), payer_accepted=payer_accepted)
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
         """Empty unless this request links the customer for the first time.
@@ -98,8 +102,8 @@ class LagoCustomers:
 
     def _verify_imported_id(
         self, spec: CustomerSpec, last_known: LastKnown, imported: str, attempt: AttemptContext
-    ) -> str:
-        """The ``lago_id`` of our customer, if the imported id really is that customer's. Only reads."""
+    ) -> CustomerResponse:
+        """Our customer, if the imported id really is that customer's. Only reads."""
         found = self._find(spec, spec.org_id, attempt)
         if found is None:
             raise self._unknown_id_error(spec, imported, attempt)
@@ -111,7 +115,7 @@ class LagoCustomers:
             )
         self._refuse_another_payer(spec, last_known, found)
         self._refuse_other_subscriptions(spec, attempt)
-        return found.lago_id
+        return found
 
     def _refuse_another_payer(self, spec: CustomerSpec, last_known: LastKnown, found: CustomerResponse | None) -> None:
         """Never replace a payer that is set in Lago, even while ours is not known yet: its cards would go with it.

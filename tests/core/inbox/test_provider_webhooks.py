@@ -405,6 +405,39 @@ def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: SyncWorld) -> Non
     assert world.link(org_id, "lago").payment_status is None
 
 
+def test_a_rejected_payer_is_right_again_once_lago_could_write_to_it(world: SyncWorld) -> None:
+    org_id = synced(world)
+    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    assert payment(world, org_id) == (None, None)
+    assert world.link(org_id, "lago").payment_since is None
+
+
+def test_a_link_that_is_made_first_proves_nothing_about_its_payer(world: SyncWorld) -> None:
+    """Lago answers 200 and reports later that Stripe does not know the payer."""
+    org_id = synced(with_policy(world, PayerPolicy(sends_payer_to_lago=False)))
+    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.rename(org_id, "Acme GmbH")
+    world.run(org_id, "lago")
+    assert world.link(org_id, "lago").payer_id is not None
+    assert payment(world, org_id) == ("payer_rejected", "resource_missing")
+
+
+def test_a_payer_that_is_rejected_during_our_write_stays_rejected(world: SyncWorld) -> None:
+    org_id = synced(world)
+    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.rename(org_id, "Acme GmbH")
+
+    def meanwhile() -> None:
+        store(world, replace(parsed_webhook(world, org_id, "lago", "payer_rejected"), code="resource_missing"))
+        process(world)
+
+    world.providers["lago"].after_customer = meanwhile
+    world.run(org_id, "lago")
+    assert payment(world, org_id) == ("payer_rejected", "resource_missing")
+
+
 def test_what_a_turn_made_is_kept_also_where_its_check_puts_it_on_hold(world: SyncWorld) -> None:
     org_id = world.create()
     store(world, ParsedWebhook(provider="stripe", id="early", type="invoice.paid", effect="check", org_id=org_id))
