@@ -9,8 +9,10 @@
 
 A check shows the first one that it finds; ``payer_rejected`` stays before ``overdue``, because it says why nobody could
 pay. Lago never takes a lost dispute back: the invoice stays paid and disputed, also if the money comes in another way.
-So an operator closes it, and only a dispute that is lost later counts again. No provider can be asked whether a payer is
-still rejected, but Lago writes a linked customer to Stripe within our request, so a response proves that it is not.
+So an operator closes it, and only a dispute that is lost later counts again.
+
+No provider can be asked whether a payer is still rejected. But Lago writes a linked customer to Stripe within our
+request, so a response proves that it is not.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState
 
 
 def is_conflict(finding: Finding) -> bool:
-    """Whether somebody changed what we charge, whom, or by whom. A payer that is only missing is sent again."""
+    """Whether somebody changed what we charge, whom, or by whom. A payer that Lago never had is sent by an attempt."""
     return finding.kind in _CONFLICT_FINDINGS and not (finding.kind == "broken_link" and finding.repairable)
 
 
@@ -105,7 +105,7 @@ def conflict_advice(finding: Finding, org_id: str) -> Advice:
 def _conflict_code(finding: Finding) -> AdviceCode:
     """``resolve`` is offered only where it can carry out what the sentence says."""
     if finding.kind == "broken_link":
-        return "conflict_payer"
+        return "conflict_payer" if finding.theirs is not None else "conflict_payer_removed"
     if finding.kind in {"double_charging", "foreign_subscription"}:
         return "conflict_subscription"
     if not finding.is_about_subscription:

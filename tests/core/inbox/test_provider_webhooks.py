@@ -405,6 +405,18 @@ def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: SyncWorld) -> Non
     assert world.link(org_id, "lago").payment_status is None
 
 
+def test_what_lago_reports_of_a_payer_that_we_know_costs_no_check(world: SyncWorld) -> None:
+    org_id = synced(world)
+    ours = world.link(org_id, "lago").payer_id
+    reported = parsed_webhook(world, org_id, "lago", "payer_reported")
+    store(world, replace(reported, id="ours", object_id=ours))
+    assert process(world) == []
+    assert row(world, "ours").state == "ignored"
+    for payer in (None, "cus_theirs"):
+        store(world, replace(reported, id=f"theirs {payer}", object_id=payer))
+        assert process(world) == [("lago", org_id)]
+
+
 def test_a_rejected_payer_is_right_again_once_lago_could_write_to_it(world: SyncWorld) -> None:
     org_id = synced(world)
     check(world, org_id, "lago", "payer_rejected", code="resource_missing")
@@ -416,8 +428,10 @@ def test_a_rejected_payer_is_right_again_once_lago_could_write_to_it(world: Sync
 
 def test_a_link_that_is_made_first_proves_nothing_about_its_payer(world: SyncWorld) -> None:
     """Lago answers 200 and reports later that Stripe does not know the payer."""
-    org_id = synced(with_policy(world, PayerPolicy(sends_payer_to_lago=False)))
-    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    without_payer = with_policy(world, PayerPolicy(sends_payer_to_lago=False))
+    org_id = synced(without_payer)
+    check(without_payer, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.now = without_payer.now
     world.rename(org_id, "Acme GmbH")
     world.run(org_id, "lago")
     assert world.link(org_id, "lago").payer_id is not None
