@@ -18,7 +18,7 @@ from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
-from core.ports.spec import PROVIDER_NAMES, CustomerSpec, Provider, SubscriptionSpec
+from core.ports.spec import PROVIDER_NAMES, CustomerSpec, Provider, SoldPrice, SubscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,13 @@ class SoldCode:
         return (
             cls(code=plan.code(provider), former=frozenset(plan.former(provider))) if sold is None else cls(code=sold)
         )
+
+
+def sold_price(link: BillingLink) -> SoldPrice | None:
+    """The price in Stripe that was sold; None if it is not known."""
+    if link.sold_plan is None or link.sold_price_id is None:
+        return None
+    return SoldPrice(plan_code=link.sold_plan, price_id=link.sold_price_id)
 
 
 def desired_state(

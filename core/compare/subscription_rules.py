@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from core.compare.advice import Advice, AdviceCode
 from core.compare.charging import DOUBLE_CHARGING
-from core.compare.desired_state import DesiredState
+from core.compare.desired_state import DesiredState, sold_price
 from core.compare.provider_side import ProviderSide, RuleFinding
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedSubscription
@@ -114,7 +114,7 @@ def _plan_findings(
 ) -> Iterable[RuleFinding]:
     next_plan = None if desired.next_plan_code == desired.plan_code else desired.next_plan_code
     # The price that was sold is the plan that was sold, whatever its lookup key says by now.
-    sold = side.link.sold_price
+    sold = sold_price(side.link)
     is_as_sold = sold is not None and subscription.price_id == sold.price_id
     has_plan = desired.is_plan(sold.plan_code if sold is not None and is_as_sold else subscription.plan_code)
     has_next_plan = (

@@ -32,6 +32,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from core.common.clock import Clock
 from core.common.json_types import Json
 from core.compare import charging
+from core.compare.desired_state import sold_price
 from core.db import leases
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -109,7 +110,7 @@ class SyncAttempt:
             ending_started=self.link.plan_state == "ending",
             plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
-            sold_price=self.link.sold_price,
+            sold_price=sold_price(self.link),
             payer_id=self.link.payer_id,
         )
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog, CatalogPlan
-from core.compare.desired_state import SoldCode
+from core.compare.desired_state import SoldCode, sold_price
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
@@ -93,5 +93,5 @@ def _plan_change_query(
         subscription_id=link.subscription_id if link else None,
         list_price=renewal_plan.amount if renewal_code == renewal_plan.code(provider) else None,
         currency=renewal_plan.currency,
-        sold_price=link.sold_price if link else None,
+        sold_price=sold_price(link) if link else None,
     )

@@ -26,7 +26,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 from core.db.leases import Leased
-from core.ports.spec import SoldPrice
 
 LinkState = Literal["active", "parked", "on_hold"]
 CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
@@ -111,12 +110,6 @@ class BillingLink(Leased, Base):
     """The provider's code for it, from the last webhook."""
     disputes_closed_until: Mapped[datetime | None]
     """Lago only: an operator has dealt with the disputes that were lost until then, by Lago's time."""
-
-    @property
-    def sold_price(self) -> SoldPrice | None:
-        if self.sold_plan is None or self.sold_price_id is None:
-            return None
-        return SoldPrice(plan_code=self.sold_plan, price_id=self.sold_price_id)
 
     @property
     def is_conflict(self) -> bool:
