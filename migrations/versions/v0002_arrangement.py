@@ -9,8 +9,7 @@ down_revision = "1"
 branch_labels = None
 depends_on = None
 
-OBJECT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-
 
 def upgrade() -> None:
-    op.add_column("billing_links", sa.Column("arrangement", OBJECT, nullable=True))
+    arrangement = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+    op.add_column("billing_links", sa.Column("arrangement", arrangement, nullable=True))

@@ -2,8 +2,9 @@
 
 POST /subscriptions creates, upgrades at once, schedules a downgrade or does nothing. Lago decides which by the yearly
 amount (lago.md 5.1). Every write is therefore checked in its own response. If Lago decided otherwise than requested,
-the change is canceled where possible, and rejected. A subscription that somebody ended in Lago is created again by the
-next change of its plan, not when a scheduled plan becomes due.
+the change is canceled where possible, and rejected. A known subscription is read before its plan is changed: an upgrade
+carries a planned end on (lago.md 5.1), and an operator decides about that. A subscription that somebody ended in Lago
+is created again by the next change of its plan of now, not for a plan that is scheduled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from lago_python_client.models import Subscription as SubscriptionBody
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.catalog.plans import EndingPolicy
+from core.compare.arrangements import plan_change_conflict
+from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError, UnavailableError
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
@@ -30,18 +33,11 @@ class LagoSubscriptions:
         self._ending = ending
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
-        """One call creates, upgrades, schedules a downgrade or cancels a scheduled one.
-
-        Lago's state is read first where ``last_known`` may be out of date: for a customer that existed before us, and
-        where a scheduled plan may have taken effect.
-        """
-        if spec.next_plan_code in (None, spec.plan_code):
-            return self._ensure_current_plan(spec, last_known, attempt)
-        if (last_known.plan_code, last_known.next_plan_code) == (spec.plan_code, None):
-            response = self._post(spec, spec.next_plan_code, attempt)
-            if response.plan_code in (spec.plan_code, spec.next_plan_code):
-                return self._checked_schedule(spec, response, attempt)
-        return self._ensure_current_and_next_plan(spec, last_known, attempt)
+        """One call creates the subscription of a customer that we just created. Any other is read first."""
+        if _next_plan(spec) is None:
+            found = self._read(spec, attempt) if last_known.customer_id is not None else None
+            return self._ensure_current_plan(spec, last_known, found, attempt)
+        return self._ensure_current_and_next_plan(spec, last_known, self._read(spec, attempt), attempt)
 
     def end(self, org_id: str, attempt: AttemptContext) -> None:
         """End the active subscription together with its scheduled plan, or else cancel one that has not started."""
@@ -59,32 +55,29 @@ class LagoSubscriptions:
             raise _rejection(org_id, f"Lago reports {ended.status} after the request to end it; check Lago, then retry")
 
     def _ensure_current_plan(
-        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
+        self, spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse | None, attempt: AttemptContext
     ) -> Subscription:
-        scheduled = last_known.next_plan_code is not None and last_known.plan_code == spec.plan_code
-        if scheduled and last_known.subscription_id is not None:
-            canceled = self._cancel_pending(spec.org_id, attempt)
-            if canceled is not None and canceled.previous_plan_code == spec.plan_code:
-                return Subscription(id=last_known.subscription_id, plan_code=spec.plan_code)
-        found = (
-            self._read(spec, attempt) if last_known.customer_id is not None and last_known.plan_code is None else None
-        )
+        _refuse_arranged(spec, found)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         return self._without_next_plan(spec, found, attempt)
 
     def _ensure_current_and_next_plan(
-        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
+        self, spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse | None, attempt: AttemptContext
     ) -> Subscription:
-        found = self._read(spec, attempt)
-        if found is None and _was_scheduled(spec, last_known):
+        if found is None and _changes_only_later(spec, last_known):
             raise _rejection(
                 spec.org_id,
                 f"it was ended in Lago, not by us, before {spec.next_plan_code} took effect, so it is not charged "
                 f"again automatically; `billing-sync retry {spec.org_id}` creates it again",
             )
         if found is not None and _has_taken_effect(spec, last_known, found):
+            if found.next_plan_code is not None:
+                _refuse_arranged(spec, found)
             return self._without_next_plan(spec, found, attempt)
+        _refuse_arranged(spec, found)
+        if found is not None and _is_to_be_scheduled(spec, last_known) and found.plan_code == spec.next_plan_code:
+            return self._checked_schedule(spec, found, attempt)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         if found.next_plan_code == spec.next_plan_code:
@@ -212,7 +205,28 @@ def _to_subscription(response: SubscriptionResponse) -> Subscription:
         plan_code=response.plan_code,
         next_plan_code=response.next_plan_code,
         next_plan_at=parse_time(context, response.downgrade_plan_date) if response.downgrade_plan_date else None,
+        arrangement=arrangement_of(response),
     )
+
+
+def arrangement_of(response: SubscriptionResponse) -> Arrangement | None:
+    """Lago has no pause and no schedule."""
+    if response.ending_at is None:
+        return None
+    return Arrangement(ends_at=parse_time(f"subscription {response.external_id}", response.ending_at))
+
+
+def _refuse_arranged(spec: SubscriptionSpec, found: SubscriptionResponse | None) -> None:
+    """Call before a write. Raises ``ConflictError`` if there is something to write to a subscription that ends."""
+    if found is None or (found.plan_code, found.next_plan_code) == (spec.plan_code, _next_plan(spec)):
+        return
+    arrangement = arrangement_of(found)
+    if arrangement is not None:
+        raise plan_change_conflict("lago", spec, found.lago_id, arrangement)
+
+
+def _next_plan(spec: SubscriptionSpec) -> str | None:
+    return spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
 
 
 def _to_scheduled_subscription(org_id: str, response: SubscriptionResponse) -> Subscription:
@@ -237,17 +251,26 @@ def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
     Our row may have replaced it with another plan before we learned that it took effect. It counts then too: going back
     to the first plan would charge for a period that nobody requested.
     """
-    if found.lago_id == last_known.subscription_id:
+    if found.lago_id == last_known.subscription_id or (
+        _is_to_be_scheduled(spec, last_known) and _started_immediately(found)
+    ):
         return False
     is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
     is_desired_schedule = found.plan_code == spec.next_plan_code and found.previous_plan_code == spec.plan_code
     return is_last_known_schedule or is_desired_schedule
 
 
-def _was_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
-    """Whether only the scheduled plan is awaited: nobody changed the plan in our row, and nobody retries."""
-    scheduled = last_known.subscription_id is not None and last_known.next_plan_code == spec.next_plan_code
-    return scheduled and last_known.confirmed and not last_known.ending_started
+def _changes_only_later(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
+    """Whether the next plan is scheduled, or to be: nobody changed the plan of now in our row, and nobody retries."""
+    is_scheduled = last_known.next_plan_code == spec.next_plan_code
+    knows_subscription = last_known.subscription_id is not None and last_known.confirmed
+    is_later = is_scheduled or _is_to_be_scheduled(spec, last_known)
+    return knows_subscription and is_later and not last_known.ending_started
+
+
+def _is_to_be_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
+    """Whether nothing was sent yet of the next plan, as far as we know."""
+    return (last_known.plan_code, last_known.next_plan_code) == (spec.plan_code, None)
 
 
 def _started_immediately(response: SubscriptionResponse) -> bool:

@@ -23,8 +23,8 @@ Doing = Callable[[SyncWorld, str], None]
 
 CHANGES: dict[str, tuple[Doing, tuple[int, int]]] = {
     "renamed": (lambda world, org_id: world.rename(org_id, "Globex"), (1, 1)),
-    "a higher plan": (lambda world, org_id: world.change_plan(org_id, "enterprise"), (0, 1)),
-    "a lower plan": (lambda world, org_id: world.change_plan(org_id, "starter"), (0, 1)),
+    "a higher plan": (lambda world, org_id: world.change_plan(org_id, "enterprise"), (0, 2)),
+    "a lower plan": (lambda world, org_id: world.change_plan(org_id, "starter"), (0, 2)),
     "another address": (
         lambda world, org_id: world.change(
             org_id,

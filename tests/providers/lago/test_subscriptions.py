@@ -9,7 +9,8 @@ import pytest
 
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
-from core.ports.errors import RejectedError, UnavailableError
+from core.ports.arrangement import Arrangement
+from core.ports.errors import ConflictError, RejectedError, UnavailableError
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from providers.lago.provider import LagoProvider
@@ -84,23 +85,37 @@ WAYS = {
     "first on an old customer": (desired("pro"), last_known(), [ABSENT, on("pro")], [READ, POST]),
     "there already on an old customer": (desired("pro"), last_known(), [on("pro")], [READ]),
     "upgrade on an old customer": (desired("pro"), last_known(), [on("starter"), on("pro")], [READ, POST]),
-    "same again": (desired("pro"), last_known("pro"), [on("pro")], [POST]),
-    "upgrade": (desired("pro"), last_known("starter"), [on("pro", previous_plan_code="starter")], [POST]),
-    "upgrade over a scheduled downgrade": (desired("big"), last_known("pro", "starter"), [on("big")], [POST]),
-    "schedule a downgrade": (desired("pro", "starter"), last_known("pro"), [on("pro", "starter")], [POST]),
-    "schedule the plan it is on": (desired("pro", "pro"), last_known("pro"), [on("pro")], [POST]),
-    "take it back": (desired("pro"), last_known("pro", "starter"), [canceled("starter", "pro")], [TAKE_BACK]),
-    "take it back, unproven": (
+    "same again": (desired("pro"), last_known("pro"), [on("pro")], [READ]),
+    "upgrade": (
+        desired("pro"),
+        last_known("starter"),
+        [on("starter"), on("pro", previous_plan_code="starter")],
+        [READ, POST],
+    ),
+    "upgrade over a scheduled downgrade": (
+        desired("big"),
+        last_known("pro", "starter"),
+        [on("pro", "starter"), on("big")],
+        [READ, POST],
+    ),
+    "schedule a downgrade": (
+        desired("pro", "starter"),
+        last_known("pro"),
+        [on("pro"), on("pro", "starter")],
+        [READ, POST],
+    ),
+    "schedule the plan it is on": (desired("pro", "pro"), last_known("pro"), [on("pro")], [READ]),
+    "take it back": (
         desired("pro"),
         last_known("pro", "starter"),
-        [canceled("starter", None), on("pro")],
-        [TAKE_BACK, POST],
+        [on("pro", "starter"), canceled("starter", "pro")],
+        [READ, TAKE_BACK],
     ),
     "take back what took effect": (
         desired("pro"),
         last_known("pro", "starter"),
-        [ABSENT, on("pro")],
-        [TAKE_BACK, POST],
+        [on("starter", lago_id=NEXT_ID), on("pro")],
+        [READ, POST],
     ),
     "scheduled already": (desired("pro", "starter"), last_known("pro", "starter"), [on("pro", "starter")], [READ]),
     "scheduled, unknown to us": (desired("pro", "starter"), last_known(), [on("pro", "starter")], [READ]),
@@ -157,7 +172,7 @@ WAYS = {
         desired("pro"),
         last_known("pro"),
         [on("pro", "starter"), canceled("starter", "pro")],
-        [POST, TAKE_BACK],
+        [READ, TAKE_BACK],
     ),
     "a scheduled plan nobody wished on an old customer": (
         desired("pro"),
@@ -174,8 +189,8 @@ WAYS = {
     "changed by somebody else": (
         desired("pro", "starter"),
         last_known("pro"),
-        [on("big", "starter"), on("pro", "starter")],
-        [POST, READ],
+        [on("big"), on("pro"), on("pro", "starter")],
+        [READ, POST, POST],
     ),
 }
 
@@ -213,17 +228,18 @@ def test_scheduled_plan_that_took_effect_meanwhile_is_told_and_not_undone(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
     """The answer to the first POST was lost, and its period ended before the second."""
-    lago.respond_with(on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z"))
+    started = on("starter", created_at="2026-11-23T07:00:00Z", started_at="2026-12-01T00:10:00.000Z")
+    lago.respond_with(on("pro"), started)
     made = provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
     assert made == Subscription(id=ID, plan_code="starter")
-    assert sent_requests(lago) == [POST]
+    assert sent_requests(lago) == [READ, POST]
 
 
 @pytest.mark.parametrize("started_at", ["2026-11-23T07:00:01.500Z", None])
 def test_downgrade_that_lago_makes_at_once_is_rejected(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, started_at: str | None
 ) -> None:
-    lago.respond_with(on("monthly", started_at=started_at))
+    lago.respond_with(on("yearly"), on("monthly", started_at=started_at))
     with pytest.raises(RejectedError, match=r"monthly immediately instead of at period end.*billing-sync plans check"):
         provider.ensure_subscription(desired("yearly", "monthly"), last_known("yearly"), attempt)
 
@@ -330,8 +346,56 @@ def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
     assert sent_requests(lago)[1] == TAKE_BACK
 
 
+ENDS = "2026-12-31T00:00:00Z"
+ARRANGED = {
+    "upgrade": (desired("pro"), last_known("starter"), on("starter", ending_at=ENDS)),
+    "upgrade on an old customer": (desired("pro"), last_known(), on("starter", ending_at=ENDS)),
+    "schedule a downgrade": (desired("pro", "starter"), last_known("pro"), on("pro", ending_at=ENDS)),
+    "take it back": (desired("pro"), last_known("pro", "starter"), on("pro", "starter", ending_at=ENDS)),
+    "took effect, and more was scheduled": (
+        desired("pro", "starter"),
+        last_known("pro", "starter"),
+        on("starter", "free", lago_id=NEXT_ID, ending_at=ENDS),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ARRANGED)
+def test_a_subscription_with_a_planned_end_is_read_and_not_written(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, way: str
+) -> None:
+    spec, known, reply = ARRANGED[way]
+    lago.respond_with(reply)
+    with pytest.raises(ConflictError, match="has a planned end on 2026-12-31 at Lago") as caught:
+        provider.ensure_subscription(spec, known, attempt)
+    assert caught.value.code == "arranged_at_provider"
+    assert sent_requests(lago) == [READ]
+
+
+def test_a_planned_end_where_nothing_is_to_be_changed_is_told(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(on("pro", ending_at=ENDS))
+    made = provider.ensure_subscription(desired("pro"), last_known(), attempt)
+    assert made == Subscription(
+        id=ID, plan_code="pro", arrangement=Arrangement(ends_at=datetime(2026, 12, 31, tzinfo=UTC))
+    )
+    lago.respond_with(on("starter", lago_id=NEXT_ID, ending_at=ENDS))
+    took_effect = provider.ensure_subscription(desired("pro", "starter"), last_known("pro", "starter"), attempt)
+    assert took_effect.plan_code == "starter"
+
+
+def test_a_downgrade_of_a_subscription_that_ended_in_lago_charges_nothing(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(ABSENT)
+    with pytest.raises(RejectedError, match="it was ended in Lago, not by us, before starter took effect"):
+        provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
+    assert sent_requests(lago) == [READ]
+
+
 def test_refused_take_back_is_rejected(lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt) -> None:
-    lago.respond_with(subscription(status="active"))
+    lago.respond_with(on("pro", "starter"), subscription(status="active"))
     with pytest.raises(RejectedError, match="after the request to cancel it"):
         provider.ensure_subscription(desired("pro"), last_known("pro", "starter"), attempt)
 
