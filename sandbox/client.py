@@ -171,7 +171,7 @@ class SandboxClient:
         return dict(self._send("POST", "/settings", changes) if changes else self._get("/settings"))
 
     def set_webhooks(self, **endpoints: JsonDocument | None) -> JsonDocument:
-        """``set_webhooks(stripe={"url": …, "secret": …})``; None removes an endpoint."""
+        """``set_webhooks(stripe={"url": …, "secret": …})``, and what sandbox/webhooks.py lists; None removes one."""
         return dict(self._send("POST", "/webhooks", endpoints))
 
     def webhooks(self) -> JsonDocument:

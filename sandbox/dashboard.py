@@ -93,7 +93,9 @@ class DashboardActor:
         return dict(customers.upsert(fields)["customer"])
 
     def _patch_lago_subscription(self, external_id: str, sent: JsonDocument) -> JsonDocument:
-        """``plan_code`` changes the plan, as the dashboard can; other fields are sent by Lago's PUT."""
+        """``plan_code`` changes the plan and ``plan_overrides`` its price, as the dashboard can; PUT has the rest."""
+        if (overrides := sent.get("plan_overrides")) is not None:
+            return dict(self._lago.subscriptions.override(external_id, overrides, self._lago.plans)["subscription"])
         found = self._lago.subscriptions.update(external_id, sent, LagoQuery.parse(""))["subscription"]
         if "plan_code" not in sent:
             return dict(found)

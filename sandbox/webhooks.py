@@ -1,4 +1,7 @@
-"""The sandbox's webhooks: signed as the providers sign them, in order, with three tries each.
+"""The sandbox's webhooks: signed as the providers sign them, with three tries each.
+
+They are sent in order and once, unless the endpoint asks for what both providers do as well: a share of them is lost
+or doubled, and those that wait at the same time are shuffled.
 
 None are sent until an endpoint is set. One thread sends them and no request waits for it; if its queue is full, a
 webhook is dropped and counted. Signatures contain real time, since the receiver does not know the sandbox's clock.
@@ -9,6 +12,7 @@ import hashlib
 import hmac
 import json
 import queue
+import random
 import threading
 import time
 import uuid
@@ -25,14 +29,21 @@ MAX_LOGGED_DELIVERIES = 500
 MAX_DELIVERY_TRIES = 3
 DELIVERY_PAUSES_SECONDS = (0.5, 2.0)  # Lago's own are 3 and 18 seconds (lago.md 8), Stripe's are hours
 DELIVERY_TIMEOUT_SECONDS = 5.0
+SHUFFLE_WAIT_SECONDS = 0.05
+MAX_SHUFFLED_DELIVERIES = 50
 DELIVERED_STATUSES = frozenset({200, 201, 202, 204})
 WEBHOOK_PROVIDERS = ("stripe", "lago")
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxEndpoint:
+    """``lost`` and ``doubled`` are shares of the webhooks, from 0 to 1."""
+
     url: str
     secret: str
+    lost: float = 0.0
+    doubled: float = 0.0
+    shuffled: bool = False
 
 
 @dataclass(slots=True)
@@ -69,19 +80,17 @@ class WebhookSender:
         self._thread: threading.Thread | None = None
 
     def configure(self, changes: JsonDocument) -> None:
-        """``{"stripe": {"url", "secret"}}``; null removes an endpoint. Providers that are not named are not changed."""
+        """``{"stripe": {"url", "secret", "lost", "doubled", "shuffled"}}``, the last three optional; null removes one.
+
+        Providers that are not named are not changed.
+        """
         for provider, endpoint in changes.items():
             if provider not in WEBHOOK_PROVIDERS:
                 raise InvalidControlRequestError(provider, f"There is no provider {provider!r}.")
             if endpoint is None:
                 self.endpoints.pop(provider, None)
                 continue
-            values = [endpoint.get(name) for name in ("url", "secret")] if isinstance(endpoint, dict) else [None]
-            if not all(isinstance(value, str) and value for value in values):
-                raise InvalidControlRequestError(
-                    provider, f"{provider} must be an object with url and secret, or null."
-                )
-            self.endpoints[provider] = SandboxEndpoint(str(values[0]), str(values[1]))
+            self.endpoints[provider] = _checked_endpoint(provider, endpoint)
 
     def document(self) -> JsonDocument:
         """Endpoints without their secrets, and the last deliveries, oldest first."""
@@ -144,8 +153,22 @@ class WebhookSender:
     def _run(self) -> None:
         with httpx.Client(timeout=DELIVERY_TIMEOUT_SECONDS, trust_env=False) as http:
             while (delivery := self._queue.get()) is not None:
-                self._sent.append(delivery)
-                self._deliver(http, delivery)
+                for each in self._waiting_with(delivery):
+                    self._sent.append(each)
+                    for _ in range(_copies(each)):
+                        self._deliver(http, each)
+
+    def _waiting_with(self, first: SandboxDelivery) -> list[SandboxDelivery]:
+        """It and what else waits, in any order, if the endpoint asks for that."""
+        if not first.endpoint.shuffled:
+            return [first]
+        self._stopping.wait(SHUFFLE_WAIT_SECONDS)
+        found = [self._queue.get() for _ in range(min(self._queue.qsize(), MAX_SHUFFLED_DELIVERIES))]
+        if None in found:  # the end of the queue
+            self._queue.put(None)
+        deliveries = [first, *(each for each in found if each is not None)]
+        random.shuffle(deliveries)
+        return deliveries
 
     def _deliver(self, http: httpx.Client, delivery: SandboxDelivery) -> None:
         for attempt in range(MAX_DELIVERY_TRIES):
@@ -162,6 +185,24 @@ class WebhookSender:
                     return
             if attempt < len(DELIVERY_PAUSES_SECONDS):
                 self._stopping.wait(DELIVERY_PAUSES_SECONDS[attempt])
+
+
+def _checked_endpoint(provider: str, sent: object) -> SandboxEndpoint:
+    endpoint = sent if isinstance(sent, dict) else {}
+    url, secret = endpoint.get("url"), endpoint.get("secret")
+    shares = [endpoint.get(name, 0.0) for name in ("lost", "doubled")]
+    if not (isinstance(url, str) and url and isinstance(secret, str) and secret):
+        raise InvalidControlRequestError(provider, f"{provider} must be an object with url and secret, or null.")
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
+        raise InvalidControlRequestError(provider, f"{provider}: lost and doubled must be between 0 and 1.")
+    return SandboxEndpoint(url, secret, float(shares[0]), float(shares[1]), endpoint.get("shuffled") is True)
+
+
+def _copies(delivery: SandboxDelivery) -> int:
+    chosen = random.random()  # noqa: S311 - no secret
+    if chosen < delivery.endpoint.lost:
+        return 0
+    return 2 if chosen > 1 - delivery.endpoint.doubled else 1
 
 
 def _headers(delivery: SandboxDelivery) -> dict[str, str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -28,6 +29,10 @@ PERIODS_PER_YEAR: dict[BillingInterval, int] = {
     "yearly": 1,
 }
 
+# The field of each provider's code, current or, in ``former_codes``, former.
+CODE_FIELDS: Final[Mapping[ChargingProvider, str]] = {"lago": "lago_plan_code", "stripe": "stripe_lookup_key"}
+_DEEPEST_KEY = 3  # plans.TIER.FIELD; what is below is written on the line of the field
+
 ProviderPlanCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
 
 
@@ -37,6 +42,15 @@ class CatalogError(Exception):
 
 class UnknownPlanError(LookupError):
     """The tier is not in the catalog. Billing waits for an operator and never falls back to another plan."""
+
+
+class FormerCodes(BaseModel):
+    """Codes under which a plan was sold before. An organization that was sold one keeps it until its tier changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    lago: list[ProviderPlanCode] = Field(default_factory=list)
+    stripe: list[ProviderPlanCode] = Field(default_factory=list)
 
 
 class CatalogPlan(BaseModel):
@@ -53,6 +67,18 @@ class CatalogPlan(BaseModel):
     lago_plan_code: ProviderPlanCode
     stripe_lookup_key: ProviderPlanCode
     charged_by: ChargingProvider
+    former_codes: FormerCodes = FormerCodes()
+
+    def code(self, provider: ChargingProvider) -> str:
+        """The code under which the provider sells it today."""
+        return self.lago_plan_code if provider == "lago" else self.stripe_lookup_key
+
+    def former(self, provider: ChargingProvider) -> list[str]:
+        return self.former_codes.lago if provider == "lago" else self.former_codes.stripe
+
+    def has_code(self, provider: ChargingProvider, code: str) -> bool:
+        """Whether it is or was sold under this code."""
+        return code in (self.code(provider), *self.former(provider))
 
     @property
     def yearly_amount(self) -> int:
@@ -86,19 +112,17 @@ class Catalog(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_duplicates(self) -> Catalog:
-        for field in ("rank", "lago_plan_code", "stripe_lookup_key"):
-            tier_by_value: dict[object, str] = {}
-            for plan in self.plans.values():
-                value = getattr(plan, field)
-                if value in tier_by_value:
-                    location = f"plans.{plan.tier}.{field}"
-                    problem = "{where} is {value}, which plans.{other} already uses"
-                    raise PydanticCustomError(
-                        "duplicate_value",
-                        problem,
-                        {"where": location, "value": repr(value), "other": tier_by_value[value]},
-                    )
-                tier_by_value[value] = plan.tier
+        plans = self.plans.values()
+        _refuse_same_values((plan.tier, "rank", plan.rank) for plan in plans)
+        for provider, field in CODE_FIELDS.items():
+            _refuse_same_values(
+                (plan.tier, name, code)
+                for plan in plans
+                for name, code in [
+                    (field, plan.code(provider)),
+                    *(("former_codes", code) for code in plan.former(provider)),
+                ]
+            )
         return self
 
     def tiers(self) -> list[str]:
@@ -112,9 +136,8 @@ class Catalog(BaseModel):
             raise UnknownPlanError(tier) from None
 
     def tier_of(self, provider: Literal["stripe", "lago"], code: str) -> str | None:
-        """The tier that has this code at the provider."""
-        field = "lago_plan_code" if provider == "lago" else "stripe_lookup_key"
-        return next((plan.tier for plan in self.plans.values() if getattr(plan, field) == code), None)
+        """The tier that is or was sold under this code at the provider."""
+        return next((plan.tier for plan in self.plans.values() if plan.has_code(provider, code)), None)
 
     def conflicts(self) -> list[str]:
         """Adjacent ranks that Lago would order differently, one sentence for each pair (money.md 7)."""
@@ -170,6 +193,17 @@ def load(path: Path | None = None, charged_by: ChargingProvider | None = None) -
         raise CatalogError(_error_text(path, text, error)) from None
 
 
+def _refuse_same_values(values: Iterable[tuple[str, str, object]]) -> None:
+    """``values``: the tier, the field and its value."""
+    tier_by_value: dict[object, str] = {}
+    for tier, field, value in values:
+        if value in tier_by_value:
+            problem = "{where} is {value}, which plans.{other} already uses"
+            parameters = {"where": f"plans.{tier}.{field}", "value": repr(value), "other": tier_by_value[value]}
+            raise PydanticCustomError("duplicate_value", problem, parameters)
+        tier_by_value[value] = tier
+
+
 def _tier_key_error(path: Path, text: str, tier: str) -> str:
     line_number = _line_number(text, ["plans", tier, "tier"])
     return f"{path} line {line_number}: plans.{tier}.tier: the table name already is the tier; remove this line"
@@ -186,6 +220,7 @@ def _error_text(path: Path, text: str, error: ValidationError) -> str:
 
 def _line_number(text: str, location: list[str]) -> int:
     """The line of the key, or of its table if the key is missing. Python's TOML parser does not report lines."""
+    location = location[:_DEEPEST_KEY]
     table = re.escape(".".join(location[:-1]))
     best, inside = 1, len(location) == 1
     for number, line in enumerate(text.splitlines(), 1):
@@ -194,6 +229,6 @@ def _line_number(text: str, location: list[str]) -> int:
             inside = re.fullmatch(table, name) is not None if table else False
             if inside or name == ".".join(location):
                 best = number
-        elif inside and re.match(rf"\s*{re.escape(location[-1])}\s*=", line):
+        elif inside and re.match(rf"\s*{re.escape(location[-1])}\s*[=.]", line):
             return number
     return best

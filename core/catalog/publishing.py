@@ -28,7 +28,7 @@ def expected_prices(catalog: Catalog, provider: Provider) -> list[tuple[CatalogP
     """Lago has a price for every plan, Stripe only for the plans that it charges for (money.md 1)."""
     plans = [catalog.plan(tier) for tier in catalog.tiers()]
     return [
-        (plan, _price_spec(plan, plan.lago_plan_code if provider == "lago" else plan.stripe_lookup_key))
+        (plan, _price_spec(plan, plan.code(provider)))
         for plan in plans
         if provider == "lago" or plan.charged_by == "stripe"
     ]

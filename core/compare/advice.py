@@ -43,6 +43,7 @@ AdviceCode = Literal[
     # No desired state
     "plan_not_in_catalog",
     "plan_in_other_currency",
+    "sold_code_not_in_catalog",
     "lago_still_has_payer",
     "stripe_still_has_subscription",
     "charging_provider_would_change",
@@ -140,6 +141,11 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "plan_in_other_currency": (
         "plan {tier} costs {plan_currency}, and the organization pays in {currency}: change the currency of "
         "the organization to {plan_currency}, or its plan to one in {currency}"
+    ),
+    "sold_code_not_in_catalog": (
+        "the subscription was sold as {code} in {provider_name}, which is the code of no plan in the catalog, and "
+        "stays as it is: list {code} under `former_codes.{provider}` of the plan that it was sold as in plans.toml, "
+        "restart the workers and the API, and run `billing-sync retry {org_id}`"
     ),
     "plan_not_in_catalog": (
         "plan {tier!r} is not in the catalog ({tiers}): change the organization to one of these plans, or add a table "

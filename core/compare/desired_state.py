@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -17,7 +18,7 @@ from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
-from core.ports.spec import CustomerSpec, Provider
+from core.ports.spec import PROVIDER_NAMES, CustomerSpec, Provider, SubscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,9 @@ class PayerPolicy:
 class DesiredState:
     """``plan_code`` None: no subscription of ours may be active. ``active`` False: nothing new is created either.
 
+    What was sold under a former code stays on it: ``plan_code`` is the code that was sold, if it is one of the plan.
+    While that is not known, the former codes are named beside the current one.
+
     ``is_charging``: this provider charges, so it decides when a scheduled plan has taken effect.
     ``uncharged_plan_code``: the code that the plan would have if this provider charged for it.
     """
@@ -40,16 +44,60 @@ class DesiredState:
     active: bool = True
     plan_code: str | None = None
     next_plan_code: str | None = None
+    former_plan_codes: frozenset[str] = frozenset()
+    former_next_plan_codes: frozenset[str] = frozenset()
     is_charging: bool = False
     waits_for_payer: bool = False
     provides_payer: bool = False
     uncharged_plan_code: str | None = None
 
+    def is_plan(self, code: str | None) -> bool:
+        return code == self.plan_code or code in self.former_plan_codes
+
+    def is_next_plan(self, code: str | None) -> bool:
+        return code == self.next_plan_code or code in self.former_next_plan_codes
+
+    def subscription_spec(self, org_id: str, customer_id: str) -> SubscriptionSpec | None:
+        """``None``: no subscription of ours may be active."""
+        if self.plan_code is None:
+            return None
+        return SubscriptionSpec(
+            org_id=org_id,
+            customer_id=customer_id,
+            plan_code=self.plan_code,
+            next_plan_code=self.next_plan_code,
+            former_plan_codes=self.former_plan_codes,
+            former_next_plan_codes=self.former_next_plan_codes,
+            charged_by_other_provider=not self.is_charging,
+            has_billing_email=self.customer.email is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoldCode:
+    """The code of a plan for one link: the one that was sold, or else today's, with the former codes beside it."""
+
+    code: str
+    former: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, plan: CatalogPlan, provider: Provider, *stored_codes: str | None) -> SoldCode:
+        """``stored_codes``: those of the link."""
+        sold = next((code for code in stored_codes if code is not None and plan.has_code(provider, code)), None)
+        return (
+            cls(code=plan.code(provider), former=frozenset(plan.former(provider))) if sold is None else cls(code=sold)
+        )
+
 
 def desired_state(
-    provider: Provider, organization: Organization, other_link: BillingLink, catalog: Catalog, policy: PayerPolicy
+    provider: Provider,
+    organization: Organization,
+    links: Mapping[Provider, BillingLink],
+    catalog: Catalog,
+    policy: PayerPolicy,
 ) -> DesiredState:
-    """``other_link`` is the organization's link at the other provider. Raises ``RejectedError``."""
+    """``links`` are both links of the organization. Raises ``RejectedError``."""
+    link, other_link = links[provider], links["lago" if provider == "stripe" else "stripe"]
     spec = CustomerSpec(
         org_id=organization.id,
         name=organization.name,
@@ -65,38 +113,59 @@ def desired_state(
         raise charging.charging_provider_would_change(provider, plan, next_plan)
     if plan.charged_by == provider:
         charging.refuse_double_charging(other_link)
+    _refuse_unlisted_code(provider, link, catalog)
     if provider == "stripe":
-        return _at_stripe(spec, plan, next_plan, policy)
-    return _at_lago(spec, plan, next_plan, other_link, policy)
+        return _at_stripe(spec, plan, next_plan, link, policy)
+    return _at_lago(spec, plan, next_plan, links, policy)
+
+
+def _refuse_unlisted_code(provider: Provider, link: BillingLink, catalog: Catalog) -> None:
+    """A code that was sold and is in no plan may be the former code of any; to guess would bill at another price."""
+    code = link.sold_plan
+    if code is not None and catalog.tier_of(provider, code) is None:
+        parameters = {"code": code, "provider_name": PROVIDER_NAMES[provider], "provider": provider}
+        advice = Advice("sold_code_not_in_catalog", parameters | {"org_id": link.org_id})
+        raise RejectedError(provider, advice.sentence, "sold_code_not_in_catalog")
 
 
 def _at_stripe(
-    spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, policy: PayerPolicy
+    spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, link: BillingLink, policy: PayerPolicy
 ) -> DesiredState:
     """Always a customer, who is the payer; a subscription only if Stripe charges (money.md 1)."""
+    sold = SoldCode.of(plan, "stripe", link.sold_plan, link.applied_next_plan)
     if plan.charged_by == "lago":
         customer = replace(spec, charged_by_other_provider=True)
-        return DesiredState(
-            customer=customer, provides_payer=policy.sends_payer_to_lago, uncharged_plan_code=plan.stripe_lookup_key
-        )
+        return DesiredState(customer=customer, provides_payer=policy.sends_payer_to_lago, uncharged_plan_code=sold.code)
+    sold_next = SoldCode.of(next_plan, "stripe", link.applied_next_plan) if next_plan else None
     return DesiredState(
         customer=spec,
-        plan_code=plan.stripe_lookup_key,
-        next_plan_code=next_plan.stripe_lookup_key if next_plan else None,
+        plan_code=sold.code,
+        next_plan_code=sold_next.code if sold_next else None,
+        former_plan_codes=sold.former,
+        former_next_plan_codes=sold_next.former if sold_next else frozenset(),
         is_charging=True,
     )
 
 
 def _at_lago(
-    spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, other_link: BillingLink, policy: PayerPolicy
+    spec: CustomerSpec,
+    plan: CatalogPlan,
+    next_plan: CatalogPlan | None,
+    links: Mapping[Provider, BillingLink],
+    policy: PayerPolicy,
 ) -> DesiredState:
     """Always a customer and a subscription; a payer only if Lago charges."""
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago"
-    payer_id = charging.payer_id(other_link) if sends_payer else None
+    payer_id = charging.payer_id(links["stripe"]) if sends_payer else None
+    link = links["lago"]
+    sold = SoldCode.of(plan, "lago", link.sold_plan, link.applied_next_plan)
+    sold_next = SoldCode.of(next_plan, "lago", link.applied_next_plan) if next_plan else None
     return DesiredState(
         customer=replace(spec, payer_id=payer_id, charged_by_other_provider=plan.charged_by != "lago"),
-        plan_code=plan.lago_plan_code,
-        next_plan_code=next_plan.lago_plan_code if next_plan else None,
+        plan_code=sold.code,
+        next_plan_code=sold_next.code if sold_next else None,
+        former_plan_codes=sold.former,
+        former_next_plan_codes=sold_next.former if sold_next else frozenset(),
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,
     )

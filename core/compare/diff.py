@@ -19,7 +19,7 @@ from core.compare.provider_side import ProviderSide
 from core.compare.subscription_rules import subscription_findings
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedState, Repair
-from core.ports.spec import Provider, SubscriptionSpec
+from core.ports.spec import Provider
 
 MAX_CUSTOMERS_INSPECTED = 10
 
@@ -103,7 +103,7 @@ def _repair_for(side: ProviderSide, findings: list[Finding]) -> Repair | None:
         org_id=side.organization.id,
         customer_id=customer_id,
         updates_customer=any(not each.is_about_subscription for each in repairable),
-        subscription=_subscription_spec(side, desired, customer_id)
+        subscription=desired.subscription_spec(side.organization.id, customer_id)
         if repairs_subscription or _needs_plan_date(side, desired)
         else None,
         observed=side.subscription,
@@ -113,14 +113,3 @@ def _repair_for(side: ProviderSide, findings: list[Finding]) -> Repair | None:
 def _needs_plan_date(side: ProviderSide, desired: DesiredState) -> bool:
     """An attempt that does not know when the pending plan takes effect reads the subscription for that."""
     return desired.is_charging and desired.next_plan_code is not None and side.organization.plan_effective_at is None
-
-
-def _subscription_spec(side: ProviderSide, desired: DesiredState, customer_id: str) -> SubscriptionSpec | None:
-    if desired.plan_code is None:
-        return None
-    return SubscriptionSpec(
-        org_id=side.organization.id,
-        customer_id=customer_id,
-        plan_code=desired.plan_code,
-        next_plan_code=desired.next_plan_code,
-    )

@@ -60,9 +60,8 @@ class ProviderSide:
 
     @cached_property
     def desired(self) -> DesiredState | RejectedError:
-        other_link = self.local.other_link(self.provider)
         try:
-            return desired_state(self.provider, self.organization, other_link, self.catalog, self.policy)
+            return desired_state(self.provider, self.organization, self.local.links, self.catalog, self.policy)
         except RejectedError as error:
             return error
 

@@ -113,10 +113,16 @@ def _plan_findings(
     side: ProviderSide, subscription: ObservedSubscription, desired: DesiredState
 ) -> Iterable[RuleFinding]:
     next_plan = None if desired.next_plan_code == desired.plan_code else desired.next_plan_code
-    observed_plans = (subscription.plan_code, subscription.next_plan_code)
-    if observed_plans == (desired.plan_code, next_plan) or _is_expected_plan_change(side, subscription, desired):
+    # The price that was sold is the plan that was sold, whatever its lookup key says by now.
+    sold = side.link.sold_price
+    is_as_sold = sold is not None and subscription.price_id == sold.price_id
+    has_plan = desired.is_plan(sold.plan_code if sold is not None and is_as_sold else subscription.plan_code)
+    has_next_plan = (
+        subscription.next_plan_code is None if next_plan is None else desired.is_next_plan(subscription.next_plan_code)
+    )
+    if (has_plan and has_next_plan) or _is_expected_plan_change(side, subscription, desired):
         return
-    if subscription.plan_code != desired.plan_code:
+    if not has_plan:
         yield _wrong_plan(side, subscription, desired)
     else:
         yield _wrong_next_plan(side, subscription, next_plan)
@@ -162,7 +168,11 @@ def _is_expected_plan_change(side: ProviderSide, subscription: ObservedSubscript
     """A scheduled plan that took effect before we checked, or will take effect on this provider's own date."""
     observed_plans = (subscription.plan_code, subscription.next_plan_code)
     last_known_plans = (side.link.applied_plan, side.link.applied_next_plan)
-    took_effect = desired.next_plan_code is not None and observed_plans == (desired.next_plan_code, None)
+    took_effect = (
+        desired.next_plan_code is not None
+        and desired.is_next_plan(subscription.plan_code)
+        and subscription.next_plan_code is None
+    )
     is_scheduled = (
         not desired.is_charging and last_known_plans[1] == desired.plan_code and observed_plans == last_known_plans
     )
@@ -170,8 +180,10 @@ def _is_expected_plan_change(side: ProviderSide, subscription: ObservedSubscript
 
 
 def _is_not_more_expensive(side: ProviderSide, subscription: ObservedSubscription, desired: DesiredState) -> bool:
-    """Whether their plan costs at most what ours does; a plan that the catalog does not have may cost anything."""
-    codes = (subscription.plan_code, desired.plan_code)
-    tiers = [side.catalog.tier_of(side.provider, code) if code is not None else None for code in codes]
-    amounts = [side.catalog.plans[tier].yearly_amount for tier in tiers if tier is not None]
-    return len(amounts) == len(tiers) and amounts[0] <= amounts[1]
+    """Whether their plan costs at most what ours does.
+
+    A plan that the catalog does not have may cost anything, and so may one under a former code.
+    """
+    yearly = {plan.code(side.provider): plan.yearly_amount for plan in side.catalog.plans.values()}
+    theirs, ours = yearly.get(subscription.plan_code or ""), yearly.get(desired.plan_code or "")
+    return theirs is not None and ours is not None and theirs <= ours

@@ -2,7 +2,7 @@
 
 A lease always ends: the row is free again when its holder releases it or when ``lease_until`` has passed. Each holder
 has a new token, and every write of a holder names it (``is_mine``). So whoever comes back after somebody else acquired
-the row changes nothing.
+the row cannot write to it.
 
 This module has the columns, conditions and values. How long a lease lasts and what else a row must meet is each owner's
 own: statements stay there, and may be built once, because times and tokens may be bound parameters.

@@ -144,6 +144,11 @@ class ConflictResolver:
     ) -> str:
         if finding.kind == "wrong_plan" and finding.theirs is not None and finding.field == "plan":
             tier = self._tier(organization, finding, finding.theirs)
+            if tier == organization.plan_tier:
+                # Sold under another code of the same plan: the code is all that changes here.
+                link = change.session.get_one(BillingLink, (organization.id, finding.provider))
+                link.sold_plan, link.sold_price_id = finding.theirs, None
+                return f"plan {tier} as {finding.theirs}"
             plan_changes.adopt_plan(change, organization, tier)
             return f"plan {tier}"
         if finding.kind == "wrong_plan" and finding.field == "next_plan":

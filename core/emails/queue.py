@@ -7,7 +7,7 @@ providers have applied the change. An email that is no longer true when it is du
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -85,37 +85,28 @@ class FailedEmail:
     failed_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EventToEmail:
+    event: Event
+    organization: Organization
+    kind: EmailKind
+
+
 def enqueue_for_events(session: Session, published: Collection[PendingEvent], catalog: Catalog, now: datetime) -> None:
     """Queues the emails of published events. Call it in the transaction that marks them, with the events it marked."""
     seqs = [event.seq for event in published if event.type in _EMAILED_EVENT_TYPES]
     if not seqs:
         return
-    events = session.scalars(select(Event).where(Event.seq.in_(seqs)).order_by(Event.seq)).all()
-    query = select(Organization).where(Organization.id.in_({event.org_id for event in events}))
-    organizations = {row.id: row for row in session.scalars(query) if row.status != "deleted"}
-    to_email = [
-        (event, organization, kind)
-        for event in events
-        if (organization := organizations.get(event.org_id)) is not None
-        and (kind := _email_kind(event, organization, catalog)) is not None
-    ]
-    owners = _owner_addresses(session, {_member_user_id(event) for event, _, kind in to_email if kind == "welcome"})
-    teams = _team_addresses(session, {event.org_id for event, _, kind in to_email if kind != "welcome"})
-    rows: list[dict[str, object]] = []
-    for event, organization, kind in to_email:
-        billing_addresses = [organization.billing_email] if organization.billing_email else []
-        is_welcome = kind == "welcome"
-        recipients = (
-            owners.get(_member_user_id(event), billing_addresses)
-            if is_welcome
-            else [*teams.get(event.org_id, []), *billing_addresses]
-        )
-        wait_condition = {"after_version": None if is_welcome else organization.version}
-        rows += [
-            _row(event.id, kind, event.org_id, recipient, now) | wait_condition
+    to_email = _events_to_email(session, seqs, catalog)
+    _insert(
+        session,
+        [
+            _row(each.event.id, each.kind, each.organization.id, recipient, now)
+            | {"after_version": None if each.kind == "welcome" else each.organization.version}
+            for each, recipients in zip(to_email, _recipients(session, to_email), strict=True)
             for recipient in _without_duplicates(recipients)
-        ]
-    _insert(session, rows)
+        ],
+    )
 
 
 def enqueue_invitation(change: ChangeContext, invitation: Invitation) -> None:
@@ -285,6 +276,30 @@ def _team_addresses(session: Session, org_ids: Collection[str]) -> Mapping[str, 
 
 def _member_user_id(event: Event) -> str:
     return str(event.data.get("user_id"))
+
+
+def _events_to_email(session: Session, seqs: Collection[int], catalog: Catalog) -> list[_EventToEmail]:
+    events = session.scalars(select(Event).where(Event.seq.in_(seqs)).order_by(Event.seq)).all()
+    query = select(Organization).where(Organization.id.in_({event.org_id for event in events}))
+    organizations = {row.id: row for row in session.scalars(query) if row.status != "deleted"}
+    return [
+        _EventToEmail(event=event, organization=organization, kind=kind)
+        for event in events
+        if (organization := organizations.get(event.org_id)) is not None
+        and (kind := _email_kind(event, organization, catalog)) is not None
+    ]
+
+
+def _recipients(session: Session, to_email: Sequence[_EventToEmail]) -> Iterator[list[str]]:
+    """Who gets each email: the owner, or else the billing address, is welcomed; all who manage billing get the rest."""
+    owners = _owner_addresses(session, {_member_user_id(each.event) for each in to_email if each.kind == "welcome"})
+    teams = _team_addresses(session, {each.organization.id for each in to_email if each.kind != "welcome"})
+    for each in to_email:
+        billing_addresses = [each.organization.billing_email] if each.organization.billing_email else []
+        if each.kind == "welcome":
+            yield owners.get(_member_user_id(each.event), billing_addresses)
+        else:
+            yield [*teams.get(each.organization.id, []), *billing_addresses]
 
 
 def _owner_addresses(session: Session, user_ids: Collection[str]) -> dict[str, list[str]]:

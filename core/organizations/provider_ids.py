@@ -104,6 +104,8 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 account_id=None,
                 livemode=None,
                 **link_states.values_after("customer_id_set"),
+                sold_plan=None,
+                sold_price_id=None,
                 applied_next_plan=None,
                 arrangement=None,
                 intent=None,

@@ -6,12 +6,12 @@ therefore neither repeat nor hide another row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.common.validation import one_of
@@ -103,6 +103,13 @@ def count_roles(session: Session, org_id: str) -> dict[MembershipRole, int]:
     )
     counts = {row[0]: row[1] for row in rows}
     return {role: counts.get(role, 0) for role in MEMBERSHIP_ROLES}
+
+
+def count_without_billing_email(session: Session, tiers: Collection[str]) -> int:
+    """Organizations that are or will be on one of the plans, and have no billing email."""
+    on_plan = or_(Organization.plan_tier.in_(tiers), Organization.pending_plan_tier.in_(tiers))
+    conditions = (Organization.status != "deleted", Organization.billing_email.is_(None), on_plan)
+    return session.scalar(select(func.count()).select_from(Organization).where(*conditions)) or 0
 
 
 def _conditions(criteria: OrganizationFilter) -> list[ColumnElement[bool]]:

@@ -33,13 +33,15 @@ class ObservedCustomer:
 class ObservedSubscription:
     """A subscription that has not ended. ``plan_code`` None: its plan is not of a kind that we create.
 
-    ``started`` is False for one that starts at a later date.
+    ``price_id``: Stripe only, the price of ``plan_code``; None while another plan is scheduled. ``started`` is False
+    for one that starts at a later date.
     """
 
     id: str
     customer_id: str
     org_id: str | None = None
     plan_code: str | None = None
+    price_id: str | None = None
     next_plan_code: str | None = None
     started: bool = True
     arrangement: Arrangement | None = None

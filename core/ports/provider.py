@@ -34,10 +34,14 @@ class Customer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """As read from the provider's response. ``next_plan_at``: when a scheduled plan takes effect (UTC)."""
+    """As read from the provider's response. ``next_plan_at``: when a scheduled plan takes effect (UTC).
+
+    ``price_id``: Stripe only, the price of ``plan_code`` that was sold; None if it is not known.
+    """
 
     id: str
     plan_code: str
+    price_id: str | None = None
     next_plan_code: str | None = None
     next_plan_at: datetime | None = None
     arrangement: Arrangement | None = None

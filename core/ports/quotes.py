@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.ports.spec import SubscriptionSpec
+from core.ports.spec import SoldPrice, SubscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanChangeQuery:
     """A possible plan change: the spec after it, and ``subscription_id``, the subscription that exists now.
 
-    ``list_price``: the catalog's price of the plan of the next period, in minor units.
+    ``list_price``: the catalog's price of the plan of the next period, in minor units; None for one that is sold under
+    a former code.
     """
 
     spec: SubscriptionSpec
     subscription_id: str | None
-    list_price: int
+    list_price: int | None
     currency: str
+    sold_price: SoldPrice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

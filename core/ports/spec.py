@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Provider = Literal["stripe", "lago"]
@@ -41,13 +41,40 @@ class CustomerSpec:
 class SubscriptionSpec:
     """The one subscription that the organization must have: ``plan_code`` now, ``next_plan_code`` from period end on.
 
-    Codes are the provider's own: a Lago plan code, a Stripe price lookup key.
+    Codes are the provider's own: a Lago plan code, a Stripe price lookup key. A subscription that is on a former code
+    of the same plan stays on it.
     """
 
     org_id: str
     customer_id: str
     plan_code: str
     next_plan_code: str | None = None
+    former_plan_codes: frozenset[str] = frozenset()
+    former_next_plan_codes: frozenset[str] = frozenset()
+    charged_by_other_provider: bool = False
+    """The other provider decides when the next plan takes effect; here it may be active before."""
+    has_billing_email: bool = False
+    """Our row has an email address, which the customer got before the subscription. Lago does not need it."""
+
+    def as_sold(self, plan_code: str | None, next_plan_code: str | None) -> SubscriptionSpec:
+        """The same with the codes that the provider has, where they are former codes of the desired plans.
+
+        The next plan may be active already.
+        """
+        former_next = [code for code in (next_plan_code, plan_code) if code in self.former_next_plan_codes]
+        return replace(
+            self,
+            plan_code=plan_code if plan_code in self.former_plan_codes and plan_code else self.plan_code,
+            next_plan_code=former_next[0] if former_next else self.next_plan_code,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoldPrice:
+    """Stripe only: the price that was sold under a code. The code may name another price by now."""
+
+    plan_code: str
+    price_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +95,7 @@ class LastKnown:
     """We may have ended the subscription. If it is found ended, a new one may be created."""
     plan_code: str | None = None
     next_plan_code: str | None = None
+    sold_price: SoldPrice | None = None
     payer_id: str | None = None
     """Lago only: the payer that was last sent to it, or that it last returned."""
 

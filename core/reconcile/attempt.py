@@ -109,6 +109,7 @@ class SyncAttempt:
             ending_started=self.link.plan_state == "ending",
             plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
+            sold_price=self.link.sold_price,
             payer_id=self.link.payer_id,
         )
 
@@ -348,6 +349,8 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "subscription_id": result.subscription.id,
             "plan_state": link_states.plan_after(attempt.provider, "subscription_written", attempt.link.plan_state),
             "applied_plan": result.subscription.plan_code,
+            "sold_plan": result.subscription.plan_code,
+            "sold_price_id": result.subscription.price_id,
             "applied_next_plan": result.subscription.next_plan_code,
             "arrangement": arrangement.to_json(result.subscription.arrangement),
         }
@@ -356,6 +359,8 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "subscription_id": None,
             "plan_state": link_states.plan_after(attempt.provider, "subscription_ended", attempt.link.plan_state),
             "applied_plan": None,
+            "sold_plan": None,
+            "sold_price_id": None,
             "applied_next_plan": None,
             "arrangement": None,
         }

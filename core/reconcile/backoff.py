@@ -7,6 +7,7 @@ on time; a longer one is left to the sweep.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -17,6 +18,7 @@ from core.ports.errors import (
     RetryableError,
     ThrottledError,
 )
+from core.ports.spec import Provider
 
 # After an attempt that made calls. All changes within this time are sent by one more attempt, so a burst costs two.
 LINK_COOLDOWN = timedelta(seconds=2)
@@ -31,6 +33,46 @@ MAX_BACKOFF_SECONDS = 900.0
 MISCONFIGURED_BACKOFF_SECONDS = 60.0  # every organization fails in the same way until an operator changes a setting
 # Doubled by each failure. Stripe limits the requests to one object by the minute, the hour and the day (stripe.md 3).
 OBJECT_THROTTLE_BACKOFF_SECONDS = 60.0
+
+
+# Lago's billing job starts at ten past each hour and carries out the downgrades of periods that ended (lago.md 5.1).
+LAGO_BILLING_MINUTE = 10
+# It needs some minutes, and the checks of many downgrades on the same day are spread over some more.
+LAGO_BILLING_TIME = timedelta(minutes=5)
+DOWNGRADE_CHECK_SPREAD_SECONDS = 600
+# A downgrade that is late, because that job does not run, is checked less and less often.
+MIN_DOWNGRADE_RECHECK = timedelta(minutes=5)
+MAX_DOWNGRADE_RECHECK = timedelta(hours=1)
+RECHECK_SHARE_OF_WAIT = 4
+
+
+def first_downgrade_check(org_id: str, provider: Provider, effective_at: datetime, now: datetime) -> datetime:
+    """When to read the provider first for a downgrade that it scheduled now. Stripe changes the price on the very day.
+
+    Lago carries out a downgrade in its next billing run if it was ordered before the run of a period's first day, and
+    names the end of the next period meanwhile (B17). So the next run is awaited, whatever day Lago named.
+    """
+    return effective_at if provider == "stripe" else _after_billing_run(org_id, min(now, effective_at))
+
+
+def next_downgrade_check(org_id: str, effective_at: datetime | None, now: datetime) -> datetime:
+    """When to read the provider again after a check: on the plan's day, and from that day on at growing intervals.
+
+    Only a downgrade at Lago is checked before its day.
+    """
+    if effective_at is not None and effective_at > now:
+        return _after_billing_run(org_id, effective_at)
+    waited = now - (effective_at or now)
+    return now + min(max(waited / RECHECK_SHARE_OF_WAIT, MIN_DOWNGRADE_RECHECK), MAX_DOWNGRADE_RECHECK)
+
+
+def _after_billing_run(org_id: str, moment: datetime) -> datetime:
+    """When Lago's next billing run after that moment is over. Spread: each organization has its own time."""
+    run = moment.replace(minute=LAGO_BILLING_MINUTE, second=0, microsecond=0)
+    if run <= moment:
+        run += timedelta(hours=1)
+    spread = timedelta(seconds=zlib.crc32(org_id.encode()) % DOWNGRADE_CHECK_SPREAD_SECONDS)
+    return run + LAGO_BILLING_TIME + spread
 
 
 def has_message(seconds: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, not_, or_, select, text, update
+from sqlalchemy import UnaryExpression, func, not_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
@@ -19,15 +19,11 @@ from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations import links as organization_links
 from core.ports.spec import Provider
+from core.reconcile.backoff import next_downgrade_check
 from core.reconcile.commands import invalidate
 
 # Longer than the rate limiter needs for the links of one sweep, with room for an attempt and a reservation.
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
-# Lago's billing job runs at ten past the hour (lago.md 5.1), so the first rechecks find what took effect. A downgrade
-# that is late, because that job does not run, is asked for less and less often.
-MIN_DOWNGRADE_RECHECK = timedelta(minutes=5)
-MAX_DOWNGRADE_RECHECK = timedelta(hours=1)
-RECHECK_SHARE_OF_WAIT = 4
 # One in so many dispatched links is a new one. An import fills the queue for hours, and new changes must not wait.
 NEWEST_SHARE_DIVISOR = 4
 
@@ -90,23 +86,24 @@ def count_in_flight(session: Session, provider: Provider, limit: int, now: datet
 
 
 def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int:
-    """Request a read of the subscriptions whose scheduled downgrade is due. Returns the number of organizations."""
+    """Request a read of the subscriptions whose scheduled downgrade may be active. Returns how many organizations."""
     with database.write() as session:
         org_ids = session.scalars(
             select(Organization.id)
             .where(
                 Organization.pending_plan_tier.is_not(None),
-                Organization.plan_effective_at <= now,
-                or_(Organization.downgrade_recheck_at.is_(None), Organization.downgrade_recheck_at <= now),
+                Organization.downgrade_recheck_at <= now,
             )
-            .order_by(Organization.plan_effective_at)
+            .order_by(Organization.downgrade_recheck_at)
             .limit(limit)
         ).all()
         for org_id in org_ids:
             organization = commands.lock(session, org_id)
             if organization is None or not organization.is_downgrade_due(now):
                 continue
-            organization.downgrade_recheck_at = now + _recheck_interval(organization, now)
+            organization.downgrade_recheck_at = next_downgrade_check(
+                organization.id, organization.plan_effective_at, now
+            )
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
             change = ChangeContext(session, now)
@@ -120,11 +117,6 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             )
             organization_links.mark_for_sync(change, organization)
     return len(org_ids)
-
-
-def _recheck_interval(organization: Organization, now: datetime) -> timedelta:
-    waited = now - (organization.plan_effective_at or now)
-    return min(max(waited / RECHECK_SHARE_OF_WAIT, MIN_DOWNGRADE_RECHECK), MAX_DOWNGRADE_RECHECK)
 
 
 def count_behind(session: Session) -> dict[str, int]:

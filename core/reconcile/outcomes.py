@@ -47,6 +47,7 @@ from core.reconcile.backoff import (
     COOLDOWN_AFTER_CONCURRENT_CHANGE,
     LINK_COOLDOWN,
     Jitter,
+    first_downgrade_check,
     retry_delay,
     sweep_at,
 )
@@ -135,6 +136,9 @@ def _record_plan(
     # billing job has run (lago.md 5.1), and a check on that day would find the plan active for long (B1).
     if reported is not None and still_scheduled and (stored is None or reported < stored):
         organization.plan_effective_at = reported
+        organization.downgrade_recheck_at = first_downgrade_check(
+            organization.id, attempt.provider, reported, change.now
+        )
 
 
 def _report_synced(change: ChangeContext, organization: Organization, attempt: SyncAttempt, row: FencedRow) -> None:

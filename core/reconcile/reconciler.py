@@ -28,7 +28,7 @@ from core.ports.errors import (
     ThrottledError,
 )
 from core.ports.provider import BillingProvider, Subscription
-from core.ports.spec import LastKnown, Provider, SubscriptionSpec
+from core.ports.spec import LastKnown, Provider
 from core.reconcile import backoff, lease, outcomes, remote_check
 from core.reconcile.account_guard import AccountGuard, WrongAccountError
 from core.reconcile.attempt import ApplyResult, SyncAttempt
@@ -120,7 +120,7 @@ class Reconciler:
             )
 
     def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
-        desired = desired_state(attempt.provider, attempt.organization, attempt.other_link, self.catalog, self.policy)
+        desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", requeue_after=requeue_after)
         attempt.account = self.account_guard.verify(attempt)
@@ -231,17 +231,12 @@ def _ensure_subscription(
     result: ApplyResult,
 ) -> ApplyResult:
     customer_id = result.customer.id if result.customer else last_known.customer_id
-    if customer_id is None or desired.plan_code is None:
+    spec = desired.subscription_spec(attempt.organization.id, customer_id) if customer_id is not None else None
+    if spec is None:
         message = "a subscription needs a customer and a plan"
         raise RuntimeError(message)
     attempt.save_customer(result)
     attempt.prepare_subscription_write(desired.next_plan_code)
-    spec = SubscriptionSpec(
-        org_id=attempt.organization.id,
-        customer_id=customer_id,
-        plan_code=desired.plan_code,
-        next_plan_code=desired.next_plan_code,
-    )
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 
 
@@ -281,7 +276,7 @@ def _effective_tier(
     provider: Provider, desired: DesiredState, subscription: Subscription, catalog: Catalog
 ) -> str | None:
     """The tier of a downgrade that took effect: the pending one, or one that was replaced before this was known."""
-    if subscription.plan_code == desired.plan_code:
+    if desired.is_plan(subscription.plan_code):
         return None
     tier = catalog.tier_of(provider, subscription.plan_code)
     if tier is None:

@@ -1,8 +1,9 @@
 """Remote check after a provider webhook: reads the provider, compares, and never writes to it.
 
-It runs within a sync attempt at the link. So no webhook, whether true, late, repeated or forged, can make us charge,
-end or change anything, and a check causes no new webhook. A change that concerns money is a conflict: it puts the link
-on hold until an operator decides. Names and addresses are left to `billing-sync drift check`.
+It runs within a sync attempt at the link. A webhook only asks for the check, and what is done follows from what the
+provider answers. So a late, repeated or forged webhook cannot make us charge, end or change anything. A change that
+concerns money is a conflict: it puts the link on hold until an operator decides. Names and addresses are left to
+`billing-sync drift check`.
 """
 
 from __future__ import annotations
@@ -72,8 +73,7 @@ def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState
     if not desired.is_charging or desired.next_plan_code in {None, desired.plan_code}:
         return False
     return any(
-        subscription.started and subscription.plan_code == desired.next_plan_code
-        for subscription in observed.subscriptions
+        subscription.started and desired.is_next_plan(subscription.plan_code) for subscription in observed.subscriptions
     )
 
 

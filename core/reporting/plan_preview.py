@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog, CatalogPlan
+from core.compare.desired_state import SoldCode
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
@@ -76,18 +77,21 @@ def _plan_change_query(
     provider = plan.charged_by
     link = links.get(provider)
     renewal_plan = next_plan or plan
+    stored_codes = (link.sold_plan, link.applied_next_plan) if link else ()
+    sold = SoldCode.of(plan, provider, *stored_codes)
+    sold_next = SoldCode.of(next_plan, provider, *stored_codes[1:]) if next_plan else None
+    renewal_code = (sold_next or sold).code
     return PlanChangeQuery(
         spec=SubscriptionSpec(
             org_id=org_id,
             customer_id=(link.customer_id if link else None) or "",
-            plan_code=_plan_code(plan, provider),
-            next_plan_code=_plan_code(next_plan, provider) if next_plan else None,
+            plan_code=sold.code,
+            next_plan_code=sold_next.code if sold_next else None,
+            former_plan_codes=sold.former,
+            former_next_plan_codes=sold_next.former if sold_next else frozenset(),
         ),
         subscription_id=link.subscription_id if link else None,
-        list_price=renewal_plan.amount,
+        list_price=renewal_plan.amount if renewal_code == renewal_plan.code(provider) else None,
         currency=renewal_plan.currency,
+        sold_price=link.sold_price if link else None,
     )
-
-
-def _plan_code(plan: CatalogPlan, provider: Provider) -> str:
-    return plan.stripe_lookup_key if provider == "stripe" else plan.lago_plan_code

@@ -19,20 +19,10 @@ _V6_NOT_PUBLIC: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2
 
 def checked_url(url: str, *, allow_private: bool) -> str:
     """The URL as it is used. Raises ``InvalidChangeError``, which does not repeat the URL: it may contain a token."""
-    invalid_url = InvalidChangeError(
-        "url", "url must be https://host/path (http:// only for localhost) without credentials or fragment"
-    )
-    if len(url) > MAX_ENDPOINT_URL_LENGTH or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise invalid_url
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise invalid_url from None
-    if not host or port == 0 or parts.username is not None or parts.password is not None or parts.fragment:
-        raise invalid_url
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
-        raise invalid_url
+    parts = _split(url)
+    if parts is None or not _is_usable(parts):
+        message = "url must be https://host/path (http:// only for localhost) without credentials or fragment"
+        raise InvalidChangeError("url", message)
     if not allow_private and _is_private_url(parts):
         message = "url points to a private address; use a public one, or set WEBHOOK_ALLOW_PRIVATE"
         raise InvalidChangeError("url", message)
@@ -53,6 +43,24 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv4Address):
         return ip.is_global and not any(ip in network for network in _V4_NOT_PUBLIC)
     return ip in _V6_PUBLIC and ip.is_global and not any(ip in network for network in _V6_NOT_PUBLIC)
+
+
+def _split(url: str) -> SplitResult | None:
+    """None: no part of it can be trusted, because parsers differ on such a URL."""
+    if len(url) > MAX_ENDPOINT_URL_LENGTH or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        has_valid_port = parts.port != 0
+    except ValueError:
+        return None
+    return parts if has_valid_port else None
+
+
+def _is_usable(parts: SplitResult) -> bool:
+    if not parts.hostname or parts.username is not None or parts.password is not None or parts.fragment:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
 
 
 def _is_loopback(host: str) -> bool:

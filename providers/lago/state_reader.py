@@ -105,6 +105,8 @@ class LagoStateReader:
         desired, observed = repair.subscription, repair.observed
         if desired is None:
             return requests
+        if observed is not None:
+            desired = desired.as_sold(observed.plan_code, observed.next_plan_code)
         next_plan_code = desired.next_plan_code if desired.next_plan_code != desired.plan_code else None
         path = f"/api/v1/subscriptions/{repair.org_id}"
         requests.append(f"GET {path}")

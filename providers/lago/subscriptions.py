@@ -2,9 +2,12 @@
 
 POST /subscriptions creates, upgrades at once, schedules a downgrade or does nothing. Lago decides which by the yearly
 amount (lago.md 5.1). Every write is therefore checked in its own response. If Lago decided otherwise than requested,
-the change is canceled where possible, and rejected. A known subscription is read before its plan is changed: an upgrade
-carries a planned end on (lago.md 5.1), and an operator decides about that. A subscription that somebody ended in Lago
-is created again by the next change of its plan of now, not for a plan that is scheduled.
+the change is canceled where possible, and rejected. A subscription at a price of its own is on another plan under the
+same code, and a POST of that code would move it to the list price (B12). So it is read before each POST, and its own
+code is never sent. An upgrade carries a planned end on (lago.md 5.1), so with one an operator decides.
+
+A subscription that somebody ended in Lago is created again by the next change of its plan, not when a scheduled plan
+becomes due.
 """
 
 from __future__ import annotations
@@ -33,11 +36,10 @@ class LagoSubscriptions:
         self._ending = ending
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
-        """One call creates the subscription of a customer that we just created. Any other is read first."""
-        if _next_plan(spec) is None:
-            found = self._read(spec, attempt) if last_known.customer_id is not None else None
-            return self._ensure_current_plan(spec, last_known, found, attempt)
-        return self._ensure_current_and_next_plan(spec, last_known, self._read(spec, attempt), attempt)
+        """One call creates; two read, and upgrade, schedule a downgrade or cancel one."""
+        if spec.next_plan_code in (None, spec.plan_code):
+            return self._ensure_current_plan(spec, last_known, attempt)
+        return self._ensure_current_and_next_plan(spec, last_known, attempt)
 
     def end(self, org_id: str, attempt: AttemptContext) -> None:
         """End the active subscription together with its scheduled plan, or else cancel one that has not started."""
@@ -55,27 +57,36 @@ class LagoSubscriptions:
             raise _rejection(org_id, f"Lago reports {ended.status} after the request to end it; check Lago, then retry")
 
     def _ensure_current_plan(
-        self, spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse | None, attempt: AttemptContext
+        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Subscription:
-        _refuse_arranged(spec, found)
+        # A customer that was just created has no subscription.
+        may_exist = last_known.customer_id is not None or last_known.maybe_lost_in_restore
+        found = self._read(spec, attempt) if may_exist else None
+        if found is not None:
+            spec = spec.as_sold(found.plan_code, found.next_plan_code)
+            _refuse_arranged(spec, found)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         return self._without_next_plan(spec, found, attempt)
 
     def _ensure_current_and_next_plan(
-        self, spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse | None, attempt: AttemptContext
+        self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Subscription:
-        if found is None and _changes_only_later(spec, last_known):
+        found = self._read(spec, attempt)
+        if found is None and _was_scheduled(spec, last_known):
             raise _rejection(
                 spec.org_id,
                 f"it was ended in Lago, not by us, before {spec.next_plan_code} took effect, so it is not charged "
                 f"again automatically; `billing-sync retry {spec.org_id}` creates it again",
             )
+        if found is not None:
+            spec = spec.as_sold(found.plan_code, found.next_plan_code)
         if found is not None and _has_taken_effect(spec, last_known, found):
             if found.next_plan_code is not None:
                 _refuse_arranged(spec, found)
             return self._without_next_plan(spec, found, attempt)
-        _refuse_arranged(spec, found)
+        if found is not None:
+            _refuse_arranged(spec, found)
         if found is not None and _is_to_be_scheduled(spec, last_known) and found.plan_code == spec.next_plan_code:
             return self._checked_schedule(spec, found, attempt)
         if found is None or found.plan_code != spec.plan_code:
@@ -216,17 +227,12 @@ def arrangement_of(response: SubscriptionResponse) -> Arrangement | None:
     return Arrangement(ends_at=parse_time(f"subscription {response.external_id}", response.ending_at))
 
 
-def _refuse_arranged(spec: SubscriptionSpec, found: SubscriptionResponse | None) -> None:
+def _refuse_arranged(spec: SubscriptionSpec, found: SubscriptionResponse) -> None:
     """Call before a write. Raises ``ConflictError`` if there is something to write to a subscription that ends."""
-    if found is None or (found.plan_code, found.next_plan_code) == (spec.plan_code, _next_plan(spec)):
-        return
+    next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
     arrangement = arrangement_of(found)
-    if arrangement is not None:
+    if arrangement is not None and (found.plan_code, found.next_plan_code) != (spec.plan_code, next_plan_code):
         raise plan_change_conflict("lago", spec, found.lago_id, arrangement)
-
-
-def _next_plan(spec: SubscriptionSpec) -> str | None:
-    return spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
 
 
 def _to_scheduled_subscription(org_id: str, response: SubscriptionResponse) -> Subscription:
@@ -250,27 +256,28 @@ def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
 
     Our row may have replaced it with another plan before we learned that it took effect. It counts then too: going back
     to the first plan would charge for a period that nobody requested.
+
+    A new id that is known already was ordered by us since, unless Stripe charges: until the plan takes effect there, an
+    earlier attempt may have stored the id.
     """
-    if found.lago_id == last_known.subscription_id or (
-        _is_to_be_scheduled(spec, last_known) and _started_immediately(found)
-    ):
+    if _is_to_be_scheduled(spec, last_known) and _started_immediately(found):
         return False
-    is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
     is_desired_schedule = found.plan_code == spec.next_plan_code and found.previous_plan_code == spec.plan_code
+    if found.lago_id == last_known.subscription_id:
+        return is_desired_schedule and spec.charged_by_other_provider
+    is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
     return is_last_known_schedule or is_desired_schedule
 
 
-def _changes_only_later(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
-    """Whether the next plan is scheduled, or to be: nobody changed the plan of now in our row, and nobody retries."""
-    is_scheduled = last_known.next_plan_code == spec.next_plan_code
-    knows_subscription = last_known.subscription_id is not None and last_known.confirmed
-    is_later = is_scheduled or _is_to_be_scheduled(spec, last_known)
-    return knows_subscription and is_later and not last_known.ending_started
-
-
 def _is_to_be_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
-    """Whether nothing was sent yet of the next plan, as far as we know."""
+    """Whether nothing was sent yet of the next plan, as far as we know. Lago may have applied it at once."""
     return (last_known.plan_code, last_known.next_plan_code) == (spec.plan_code, None)
+
+
+def _was_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
+    """Whether only the scheduled plan is awaited: nobody changed the plan in our row, and nobody retries."""
+    scheduled = last_known.subscription_id is not None and last_known.next_plan_code == spec.next_plan_code
+    return scheduled and last_known.confirmed and not last_known.ending_started
 
 
 def _started_immediately(response: SubscriptionResponse) -> bool:

@@ -26,6 +26,7 @@ _IMMEDIATE_AMOUNT_UNKNOWN = (
     "Lago bills the rest of the period for the new plan, less the unused part of the old one, and gives the amount "
     f"only with that invoice; {_EXTRAS_NOTE}"
 )
+_FORMER_PRICE = f"the plan was sold under a former code, whose price the catalog does not have; {_EXTRAS_NOTE}"
 # Lago gives the last second of a period; the next one begins after it.
 _PERIOD_END_OFFSET = timedelta(seconds=1)
 
@@ -75,14 +76,17 @@ class LagoUsageAndPreview:
         if found is None:
             return Quote(currency=query.currency, next=query.list_price, reason=_NO_LAGO_SUBSCRIPTION)
         period_ends_at = found.current_billing_period_ending_at
-        keeps_plan = found.plan_code == query.spec.plan_code
+        spec = query.spec.as_sold(found.plan_code, found.next_plan_code)
+        keeps_plan = found.plan_code == spec.plan_code
+        is_listed = (spec.next_plan_code or spec.plan_code) == (query.spec.next_plan_code or query.spec.plan_code)
+        next_amount = query.list_price if is_listed else None
         return Quote(
             currency=query.currency,
             now=0 if keeps_plan else None,
             prorated=0 if keeps_plan else None,
-            next=query.list_price,
+            next=next_amount,
             next_at=parse_time(context, period_ends_at) + _PERIOD_END_OFFSET if period_ends_at else None,
-            reason=_EXTRAS_NOTE if keeps_plan else _IMMEDIATE_AMOUNT_UNKNOWN,
+            reason=_FORMER_PRICE if next_amount is None else _EXTRAS_NOTE if keeps_plan else _IMMEDIATE_AMOUNT_UNKNOWN,
         )
 
     def usage(self, org_id: str) -> Usage | None:

@@ -17,6 +17,7 @@ from providers.transport.failure_table import Failure
 STRIPE: Final = "stripe"
 
 RESOURCE_MISSING = "resource_missing"
+NO_CODE: Final = "no_code"  # our code for a rejected request whose response has none
 IDEMPOTENCY_KEY_REUSED = "idempotency_error"
 RATE_LIMITED_REASON_HEADER: Final = "stripe-rate-limited-reason"
 
@@ -77,7 +78,7 @@ def _codes(code: str | None, error_type: str | None, headers: Mapping[str, str])
         IDEMPOTENCY_KEY_REUSED: error_type == IDEMPOTENCY_KEY_REUSED,
         "saved_failure": is_replayed(headers),
         "not_to_be_repeated": headers.get("stripe-should-retry") == "false",
-        "no_code": code is None and error_type == "invalid_request_error",
+        NO_CODE: code is None and error_type == "invalid_request_error",
     }
     reason = headers.get(RATE_LIMITED_REASON_HEADER)
     stated = [each for each in (code, reason) if each]

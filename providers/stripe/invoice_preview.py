@@ -75,7 +75,8 @@ class StripeInvoicePreviewer:
         )
         if found.has_ended:
             return Quote(currency=query.currency, reason=_SUBSCRIPTION_ENDED)
-        state = parse_state(found)
+        state = parse_state(found, query.sold_price)
+        spec = spec.as_sold(state.paid_plan, state.scheduled_plan)
         update = next_update(state, spec, self._active_price)
         if update is not None and not _reaches_spec(update, spec):
             return Quote(currency=query.currency, reason=_NEEDS_TWO_UPDATES)

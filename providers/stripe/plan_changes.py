@@ -4,7 +4,8 @@ A plan for the period end is scheduled without a Stripe schedule. The item gets 
 so this period stays paid at the old price and the next invoice uses the new one. Our metadata says until when the
 organization has the old plan: ``plan``, ``next_plan``, ``next_plan_at`` (Unix seconds, the period end when it was
 scheduled), and ``plan_price``, the id of the price that is paid. The lookup key may name another price by then, and
-whoever takes a downgrade back returns to the price that was sold.
+whoever takes a downgrade back returns to the price that was sold. Our row has that price, too: whoever has it is on the
+plan that was sold, even if its price lost the lookup key or got another one.
 
 Two rules of Stripe decide the rest (its OpenAPI text of POST /v1/subscriptions/{id}). A subscription that moves from a
 free price to a paid one is invoiced at once and starts a new period. So does one whose interval changes, with or
@@ -21,7 +22,7 @@ from typing import Literal
 
 from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError
-from core.ports.spec import SubscriptionSpec
+from core.ports.spec import SoldPrice, SubscriptionSpec
 from providers.stripe.errors import STRIPE
 from providers.stripe.prices import interval_of
 from providers.stripe.responses import StripePrice, StripeSubscription, StripeSubscriptionItem
@@ -41,6 +42,18 @@ class SubscriptionState:
     took_effect: bool
     item: StripeSubscriptionItem
     metadata: dict[str, str]
+    sold: SoldPrice | None = None
+
+    @property
+    def paid_price_id(self) -> str | None:
+        """The price that this period was sold at: on the item, unless that has the price of the next plan already."""
+        has_free_next_plan = self.item.quantity == 0
+        if self.scheduled_plan is None or has_free_next_plan != self.took_effect:
+            return self.item.price.id
+        if self.took_effect:  # a free plan, which the next update puts on the item
+            return None
+        is_sold = self.sold is not None and self.sold.plan_code == self.paid_plan
+        return self.metadata.get("plan_price") or (self.sold.price_id if self.sold is not None and is_sold else None)
 
     @property
     def seats(self) -> int:
@@ -58,15 +71,17 @@ class StripeUpdate:
     metadata: dict[str, str]
 
 
-def parse_state(subscription: StripeSubscription) -> SubscriptionState:
+def parse_state(subscription: StripeSubscription, sold: SoldPrice | None = None) -> SubscriptionState:
+    """``sold``: the price that our row says was sold."""
     metadata = subscription.metadata
     scheduled_plan = metadata.get("next_plan") or None
     scheduled_at = _parse_int(metadata.get("next_plan_at"))
-    item = _find_plan_item(subscription)
+    item = _find_plan_item(subscription, sold)
     paid_plan = metadata.get("plan", "")
     if scheduled_plan is None or scheduled_at is None or not paid_plan:
         # A price that lost its lookup key to a newer one keeps its plan, so these customers stay where they are.
-        billed_plan = item.price.lookup_key or paid_plan
+        is_sold = sold is not None and sold.price_id == item.price.id
+        billed_plan = sold.plan_code if sold is not None and is_sold else item.price.lookup_key or paid_plan
         return SubscriptionState(
             paid_plan=billed_plan,
             billed_plan=billed_plan,
@@ -75,6 +90,7 @@ def parse_state(subscription: StripeSubscription) -> SubscriptionState:
             took_effect=False,
             item=item,
             metadata=metadata,
+            sold=sold,
         )
     took_effect = item.current_period_start >= scheduled_at
     return SubscriptionState(
@@ -85,6 +101,7 @@ def parse_state(subscription: StripeSubscription) -> SubscriptionState:
         took_effect=took_effect,
         item=item,
         metadata=metadata,
+        sold=sold,
     )
 
 
@@ -154,12 +171,12 @@ def _schedule_plan(
     state: SubscriptionState, plan: str, scheduled_at: int, find_price: FindPrice, spec: SubscriptionSpec
 ) -> StripeUpdate:
     price, paid_price = find_price(plan), _paid_price(state, find_price)
-    if _is_free(paid_price) and not _is_free(price):
+    if paid_price.is_free and not price.is_free:
         raise _not_schedulable(plan, spec, "Stripe charges at once when a free subscription becomes paid")
     if interval_of(price) != interval_of(paid_price):
         reason = f"its interval differs from that of {state.paid_plan}, so Stripe would charge at once"
         raise _not_schedulable(plan, spec, reason)
-    bills_zero_quantity = _is_free(price) and not _is_free(paid_price)
+    bills_zero_quantity = price.is_free and not paid_price.is_free
     paid_price_id = _paid_price_id(state, find_price)
     return StripeUpdate(
         price=paid_price_id if bills_zero_quantity else price.id,
@@ -184,10 +201,7 @@ def _paid_price(state: SubscriptionState, find_price: FindPrice) -> StripePrice:
 
 
 def _paid_price_id(state: SubscriptionState, find_price: FindPrice) -> str:
-    """The price that this period was sold at: on the item, unless that has the price of the next plan already."""
-    if state.scheduled_plan is None or state.item.quantity == 0:
-        return state.item.price.id
-    return state.metadata.get("plan_price") or find_price(state.paid_plan).id
+    return state.paid_price_id or find_price(state.paid_plan).id
 
 
 def _began_price_id(state: SubscriptionState, find_price: FindPrice) -> str:
@@ -207,15 +221,12 @@ def _has_metadata(metadata: dict[str, str], desired: dict[str, str]) -> bool:
     return all(metadata.get(key, "") == value for key, value in desired.items())
 
 
-def _is_free(price: StripePrice) -> bool:
-    return price.unit_amount == 0
-
-
-def _find_plan_item(subscription: StripeSubscription) -> StripeSubscriptionItem:
+def _find_plan_item(subscription: StripeSubscription, sold: SoldPrice | None) -> StripeSubscriptionItem:
     items = subscription.items.data
     if len(items) > 1:
         our_plans = {subscription.metadata.get("plan"), subscription.metadata.get("next_plan")} - {None, ""}
-        items = [item for item in items if item.price.lookup_key in our_plans]
+        sold_id = sold.price_id if sold is not None else None
+        items = [item for item in items if item.price.lookup_key in our_plans or item.price.id == sold_id]
     if len(items) != 1:
         message = (
             f"subscription {subscription.id} has {len(subscription.items.data)} items, and it is unclear which one "

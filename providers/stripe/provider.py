@@ -9,6 +9,7 @@ from core.catalog.plans import EndingPolicy
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
 from providers.stripe.client import StripeClient, UnlimitedPermits
+from providers.stripe.collection import DEFAULT_COLLECTION, CollectionPolicy
 from providers.stripe.customers import StripeCustomers
 from providers.stripe.invoice_preview import StripeInvoicePreviewer
 from providers.stripe.prices import StripePrices
@@ -38,7 +39,7 @@ class StripeProvider:
         api_base: str,
         *,
         ending: EndingPolicy,
-        days_until_due: int = 30,
+        collection: CollectionPolicy = DEFAULT_COLLECTION,
         timeout: float = STRIPE_CALL_SECONDS,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -49,7 +50,7 @@ class StripeProvider:
         self._prices = StripePrices(self._client)
         self.invoice_previewer = StripeInvoicePreviewer(self._client, self._prices)
         self._customers = StripeCustomers(self._client, clock)
-        self._subscriptions = StripeSubscriptions(self._client, self._prices, ending, days_until_due, clock)
+        self._subscriptions = StripeSubscriptions(self._client, self._prices, ending, collection, clock)
 
     def ensure_customer(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         return self._customers.ensure(spec, last_known, attempt)

@@ -48,6 +48,10 @@ class StripeSubscriptionSummary(StripeResource):
         return self.metadata.get("org_id") or None
 
 
+class StripeInvoiceSettings(StripeModel):
+    default_payment_method: object = None
+
+
 class StripeCustomer(StripeResource):
     """A deleted customer is returned with status 200, ``deleted`` and an id, and nothing else (stripe.md 4)."""
 
@@ -56,12 +60,20 @@ class StripeCustomer(StripeResource):
     email: str | None = Field(default=None, repr=False)
     metadata: dict[str, str] | None = None
     delinquent: bool | None = None
+    default_source: object = None
+    invoice_settings: StripeInvoiceSettings | None = None
     subscriptions: StripePage[StripeSubscriptionSummary] | None = None
     """Those that have not ended. None unless they were requested."""
 
     @property
     def org_id(self) -> str | None:
         return (self.metadata or {}).get("org_id") or None
+
+    @property
+    def has_payment_method(self) -> bool:
+        """Whether Stripe can charge an invoice of the customer by itself."""
+        settings = self.invoice_settings
+        return bool(self.default_source or (settings is not None and settings.default_payment_method))
 
 
 class StripeRecurring(StripeModel):
@@ -80,6 +92,10 @@ class StripePrice(StripeResource):
     recurring: StripeRecurring | None = None
     product: StripeProduct | str = ""
 
+    @property
+    def is_free(self) -> bool:
+        return self.unit_amount == 0
+
 
 class StripeSubscriptionItem(StripeResource):
     price: StripePrice
@@ -92,6 +108,8 @@ class StripeSubscriptionItem(StripeResource):
 class StripeSubscription(StripeSubscriptionSummary):
     customer: str
     created: int
+    collection_method: str = "charge_automatically"
+    default_payment_method: object = None
     items: StripePage[StripeSubscriptionItem]
     discounts: list[object] = Field(default_factory=list)
 

@@ -201,6 +201,7 @@ def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscri
         customer_id=subscription.customer or "",
         org_id=subscription.metadata.get("org_id") or None,
         plan_code=(state.paid_plan or None) if state is not None else None,
+        price_id=state.item.price.id if state is not None and state.scheduled_plan is None else None,
         # The next invoice uses the price on the item, whatever our metadata says.
         next_plan_code=state.billed_plan
         if state is not None and is_scheduled and state.billed_plan != state.paid_plan
@@ -242,6 +243,7 @@ def _count_updates(repair: Repair) -> int:
     desired, observed = repair.subscription, repair.observed
     if desired is None or observed is None:
         return 0
+    desired = desired.as_sold(observed.plan_code, observed.next_plan_code)
     next_plan_code = desired.next_plan_code if desired.next_plan_code != desired.plan_code else None
     changes_plan = observed.plan_code != desired.plan_code
     clears_schedule = observed.remark == "took_effect" or (

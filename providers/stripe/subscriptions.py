@@ -18,11 +18,12 @@ from core.common.json_types import Json
 from core.compare.arrangements import plan_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Intent, Subscription
-from core.ports.spec import LastKnown, SubscriptionSpec
+from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
 from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
-from providers.stripe.errors import RESOURCE_MISSING, STRIPE
+from providers.stripe.errors import NO_CODE, RESOURCE_MISSING, STRIPE
 from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
@@ -43,13 +44,13 @@ class StripeSubscriptions:
         client: StripeClient,
         prices: StripePrices,
         ending: EndingPolicy,
-        days_until_due: int,
+        collection: CollectionPolicy,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._prices = prices
         self._ending = ending
-        self._days_until_due = days_until_due
+        self._collection = StripeCollection(client, collection)
         self._clock = clock
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
@@ -59,16 +60,17 @@ class StripeSubscriptions:
                 f"organization {spec.org_id} has no Stripe customer yet; its subscription is created after the customer"
             )
             raise RejectedError(STRIPE, message)
+        sold = last_known.sold_price
         if last_known.subscription_id is None:
-            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
+            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         found = self._read(last_known.subscription_id, attempt)
         if found.has_ended and last_known.ending_started:
-            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, attempt)
+            return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         if found.has_ended:
             # A successor that an operator created and marked in Stripe is adopted. Only operators start charging again.
             successor = self._find_our_live(spec, self._list_all(spec.customer_id, attempt))
             found = self._adopted(successor, spec, attempt) if successor else _refuse_ended(found, spec)
-        return self._bring_to_spec(found, spec, attempt)
+        return self._bring_to_spec(found, spec, sold, attempt)
 
     def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         intent = attempt.intent if attempt.intent and attempt.intent.operation == CREATE_SUBSCRIPTION else None
@@ -115,7 +117,9 @@ class StripeSubscriptions:
     ) -> StripeSubscription:
         """What our own create left behind is ours on any terms; what somebody else created only on the plan's terms."""
         if not _is_left_by(attempt.intent, found):
-            refuse_other_terms(found, self._prices.active_price(spec.plan_code, attempt), spec)
+            state = parse_state(found) if len(found.items.data) == 1 else None
+            sold = spec.as_sold(state.billed_plan, None) if state is not None else spec
+            refuse_other_terms(found, self._prices.active_price(sold.plan_code, attempt), spec)
         return found
 
     def _reread_if_replayed(
@@ -135,32 +139,38 @@ class StripeSubscriptions:
         return _refuse_ended(ours[0], spec) if ours else None
 
     def _create_body(self, spec: SubscriptionSpec, attempt: AttemptContext) -> dict[str, Json]:
+        price = self._prices.active_price(spec.plan_code, attempt)
         return {
             "customer": spec.customer_id,
-            "collection_method": "send_invoice",
-            "days_until_due": self._days_until_due,
-            "items": [{"price": self._prices.active_price(spec.plan_code, attempt).id, "quantity": 1}],
+            "items": [{"price": price.id, "quantity": 1}],
             "billing_mode": {"type": "flexible"},
-            "metadata": {"org_id": spec.org_id, "plan": spec.plan_code},
+            **self._collection.create_terms(spec, price, attempt),
         }
 
     def _post(self, intent: Intent, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
         body = cast("SubscriptionCreateParams", dict(intent.body))
-        return self._client.send(
-            attempt,
-            SUBSCRIPTION_CREATE_OPERATION,
-            f"create the subscription of {spec.org_id} for customer {spec.customer_id}",
-            lambda: self._client.v1.subscriptions.create(body, with_idempotency_key(intent.idempotency_key)),
-            StripeSubscription,
-        )
+        try:
+            return self._client.send(
+                attempt,
+                SUBSCRIPTION_CREATE_OPERATION,
+                f"create the subscription of {spec.org_id} for customer {spec.customer_id}",
+                lambda: self._client.v1.subscriptions.create(body, with_idempotency_key(intent.idempotency_key)),
+                StripeSubscription,
+            )
+        except RejectedError as error:
+            if error.code == NO_CODE and body.get("collection_method") == "send_invoice":
+                self._collection.refuse_missing_email(spec, attempt)
+            raise
 
     def _bring_to_spec(
-        self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext
+        self, found: StripeSubscription, spec: SubscriptionSpec, sold: SoldPrice | None, attempt: AttemptContext
     ) -> Subscription:
         """Update the subscription until it matches the spec, reading each response."""
         self._check_ours(found, spec)
+        state = parse_state(found, sold)
+        spec = spec.as_sold(state.paid_plan, state.scheduled_plan)
         for _ in range(_MAX_UPDATES):
-            state = parse_state(found)
+            state = parse_state(found, sold)
             arrangement = arrangement_of(found)
             update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
             if update is None:
@@ -168,17 +178,37 @@ class StripeSubscriptions:
                 return Subscription(
                     id=found.id,
                     plan_code=state.paid_plan,
+                    price_id=state.paid_price_id,
                     next_plan_code=scheduled_plan,
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                     arrangement=arrangement,
                 )
             if arrangement is not None:
                 raise plan_change_conflict(STRIPE, spec, found.id, arrangement)
+            if update.price not in {None, state.item.price.id}:
+                self._prepare_collection(found, spec, attempt)
             found = self._update(found.id, state.item.id, update, attempt)
         message = (
             f"subscription {found.id} does not reach its plan, because someone else is changing it; check it in Stripe"
         )
         raise RejectedError(STRIPE, message)
+
+    def _prepare_collection(self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext) -> None:
+        """Before a free subscription gets a paid price: Stripe collects that at once, by the method of that moment."""
+        price = self._prices.active_price(spec.plan_code, attempt)
+        terms = self._collection.change_terms(found, spec, price, attempt)
+        if terms is None:
+            return
+        params = cast("SubscriptionUpdateParams", {**terms, "proration_behavior": "none"})
+        self._client.send(
+            attempt,
+            "POST /v1/subscriptions/{id}",
+            f"change the collection method of subscription {found.id}",
+            lambda: self._client.v1.subscriptions.update(
+                found.id, params, with_new_idempotency_key("change_subscription")
+            ),
+            StripeSubscription,
+        )
 
     def _update(
         self, subscription_id: str, item_id: str, update: StripeUpdate, attempt: AttemptContext

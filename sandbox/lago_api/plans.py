@@ -67,9 +67,19 @@ class LagoPlansApi:
         return {"plan": serialize(row)}
 
     def list_plans(self, query: LagoQuery) -> JsonDocument:
-        rows = sorted(self._tables.plans, key=lambda row: -float(row["created_at"]))
+        rows = sorted(
+            (row for row in self._tables.plans if row.get("parent_id") is None),
+            key=lambda row: -float(row["created_at"]),
+        )
         page, meta = paginate(rows, query)
         return {"plans": [serialize_without(row, "fixed_charges") for row in page], "meta": meta}
+
+    def override(self, plan: JsonDocument, changes: JsonDocument) -> JsonDocument:
+        """A hidden copy for one subscription: the same code, another id, and the plan as its parent (B12)."""
+        parent_id = plan.get("parent_id") or plan["lago_id"]
+        child = {**plan, **changes, "lago_id": new_id(), "parent_id": parent_id, "created_at": self._tables.now()}
+        self._tables.plans.put(child["lago_id"], child)
+        return child
 
     def _find_existing(self, code: str) -> JsonDocument:
         if (row := self._tables.find_plan(code)) is None:
@@ -84,7 +94,7 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "customers_count": 0,
         "active_subscriptions_count": 0,
         "draft_invoices_count": 0,
-        "parent_id": None,
+        "parent_id": row.get("parent_id"),
         "charges": [],
         "fixed_charges": [],
         "entitlements": [],

@@ -44,7 +44,10 @@ class LagoTables:
             "lago.customers",
             external_id=lambda row: row["external_id"] if row["deleted_at"] is None else None,
         )
-        self.plans = store.table("lago.plans", code=lambda row: str(row["code"]))
+        self.plans = store.table(
+            "lago.plans",
+            code=lambda row: str(row["code"]) if row.get("parent_id") is None else None,
+        )
         self.subscriptions = store.table(
             "lago.subscriptions",
             external_id=lambda row: str(row["external_id"]),

@@ -110,6 +110,13 @@ class LagoSubscriptionsApi:
         updated = self._response(self._tables.subscriptions.get(row["lago_id"]) or row)["subscription"]
         return {"subscription": {name: value for name, value in updated.items() if name != "entitlements"}}
 
+    def override(self, external_id: str, changes: JsonDocument, plans_api: plans.LagoPlansApi) -> JsonDocument:
+        """A price of its own, as the dashboard of a licensed Lago sets it: a child plan from the next invoice on."""
+        row = self._find_latest(external_id, "active")
+        child = plans_api.override(self._tables.plan_of(row), changes)
+        self._save({**row, "plan": child["lago_id"]})
+        return self.retrieve(external_id, LagoQuery.parse(""))
+
     def delete(self, external_id: str, query: LagoQuery) -> JsonDocument:
         """``status=pending`` cancels what is scheduled; any other status is ignored (lago.md 5.3)."""
         if query.get("status") == "pending":

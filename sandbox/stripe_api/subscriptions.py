@@ -185,6 +185,7 @@ class StripeSubscriptionsApi:
         customer = self._tables.customers.get(sent["customer"])
         if customer is None or customer.get("deleted"):
             raise not_found("customer", sent["customer"], "customer", in_path=False)
+        _check_email(sent, customer)
         self._check_count(customer["id"])
         now = self._tables.now()
         row = _new_row(new_id("sub_", 24), customer["id"], now, sent)
@@ -217,6 +218,7 @@ class StripeSubscriptionsApi:
                 stored=True,
             )
         self._check_anchor(sent)
+        _check_email(sent, self._tables.customers.get(old["customer"]) or {})
         row = self.with_changed_items(old, sent.get("items", []))
         _refuse_end_of_scheduled(old, sent)
         _set_plain(row, sent)
@@ -574,6 +576,16 @@ def _check_collection(method: str, days: int | None) -> None:
     if method == "charge_automatically" and days is not None:
         message = "`days_until_due` is only allowed when `collection_method` is `send_invoice`."
         raise invalid_param("days_until_due", message)
+
+
+def _check_email(sent: JsonDocument, customer: JsonDocument) -> None:
+    """Stripe mails what it sends (stripe.md 6). The refusal has neither a code nor a param."""
+    if sent.get("collection_method") == "send_invoice" and not customer.get("email"):
+        message = (
+            "Missing email. In order to create invoices that are sent to the customer, the customer must have a "
+            "valid email."
+        )
+        raise StripeApiError(400, message, stored=True)
 
 
 def _cancellation(row: JsonDocument, sent: JsonDocument, reason: str | None) -> JsonDocument:

@@ -93,7 +93,8 @@ def test_the_observer_sees_each_exchange_without_the_key() -> None:
 
 
 def test_hands_at_the_dashboards_make_change_and_delete(sandbox: SandboxClient) -> None:
-    sandbox.preload_stripe_customers([{"id": "cus_1", "name": "Acme", "metadata": {"org_id": "1"}, "created": 1}])
+    acme = {"id": "cus_1", "name": "Acme", "email": "a@acme.test", "metadata": {"org_id": "1"}, "created": 1}
+    sandbox.preload_stripe_customers([acme])
     price = sandbox.preload_stripe_prices(
         [{"currency": "usd", "unit_amount": 1900, "recurring": {"interval": "month"}, "product_data": {"name": "s"}}]
     )[0]["id"]

@@ -164,7 +164,7 @@ def test_an_unknown_route_and_a_missing_key_are_answered_like_stripe(raw: httpx.
 def test_a_customer_shows_its_live_subscriptions_only_to_who_asks(
     billing: stripe.StripeClient, sandbox: SandboxClient
 ) -> None:
-    made = billing.v1.customers.create({"name": "Acme"})
+    made = billing.v1.customers.create({"name": "Acme", "email": "a@acme.test"})
     price = sandbox.preload_stripe_prices([{**MONTHLY, "lookup_key": "old"}])[0]
     ended, live = (sandbox.preload_stripe_subscription(made.id, price["id"])["id"] for _ in range(2))
     billing.v1.subscriptions.cancel(ended)

@@ -41,7 +41,7 @@ def subscribed(billing: stripe.StripeClient, prices: dict[str, str]) -> stripe.S
 
 
 def subscribe(billing: stripe.StripeClient, price: str) -> stripe.Subscription:
-    customer = billing.v1.customers.create({"name": "Acme"}).id
+    customer = billing.v1.customers.create({"name": "Acme", "email": "a@acme.test"}).id
     return billing.v1.subscriptions.create(
         {
             "customer": customer,

@@ -12,7 +12,7 @@ from sandbox.client import SandboxClient, SandboxError
 
 @pytest.fixture
 def customer(billing: stripe.StripeClient) -> str:
-    return billing.v1.customers.create({"name": "Acme"}).id
+    return billing.v1.customers.create({"name": "Acme", "email": "a@acme.test"}).id
 
 
 @pytest.fixture
@@ -290,3 +290,16 @@ def test_the_billing_cycle_anchor_is_an_object_since_endive(
         answer = raw.post(f"/v1/subscriptions/{made.id}", data=form, headers={"Stripe-Version": version})
         assert answer.status_code == status, (version, form)
         assert answer.headers["stripe-version"] == version
+
+
+def test_what_is_sent_by_mail_needs_an_address(billing: stripe.StripeClient, prices: dict[str, str]) -> None:
+    nobody = billing.v1.customers.create({"name": "Acme"}).id
+    with pytest.raises(stripe.InvalidRequestError, match=r"^Request .*Missing email\.") as refused:
+        subscribe(billing, nobody, prices["starter"])
+    assert (refused.value.http_status, refused.value.code, refused.value.param) == (400, None, None)
+    billing.v1.customers.update(nobody, {"invoice_settings": {"default_payment_method": "pm_1"}})
+    charged = billing.v1.subscriptions.create({"customer": nobody, "items": [{"price": prices["starter"]}]})
+    with pytest.raises(stripe.InvalidRequestError, match="Missing email"):
+        billing.v1.subscriptions.update(charged.id, {"collection_method": "send_invoice", "days_until_due": 30})
+    billing.v1.customers.update(nobody, {"email": "a@acme.test"})
+    billing.v1.subscriptions.update(charged.id, {"collection_method": "send_invoice", "days_until_due": 30})

@@ -149,6 +149,26 @@ def test_what_is_refused_comes_again_under_its_id_three_times_at_most(
     assert len(receiver.got) == 3 + MAX_DELIVERY_TRIES
 
 
+def test_an_endpoint_may_ask_for_webhooks_that_are_lost_doubled_and_in_any_order(
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver
+) -> None:
+    endpoint: dict[str, object] = {"url": receiver.url, "secret": SECRET}
+    sandbox.set_webhooks(stripe={**endpoint, "lost": 1.0})
+    sandbox.preload_stripe_customers([{"name": "Acme"}])
+    until(lambda: len(sandbox.webhooks()["deliveries"]) == 1, "a delivery that is lost")
+    sandbox.set_webhooks(stripe={**endpoint, "doubled": 1.0, "shuffled": True})
+    made = sandbox.preload_stripe_customers([{"name": f"Acme {number}"} for number in range(20)])
+    until(lambda: len(receiver.got) == 2 * len(made), "two deliveries of each")
+    ids = [json.loads(body)["data"]["object"]["id"] for _, body in receiver.got]
+    in_order = [customer["id"] for customer in made]
+    assert (ids[::2], sorted(ids[::2])) == (ids[1::2], sorted(in_order))
+    assert ids[::2] != in_order
+    assert sandbox.webhooks()["deliveries"][0]["status"] is None
+    for wrong in ({"lost": 2}, {"doubled": "often"}):
+        with pytest.raises(SandboxError, match="between 0 and 1"):
+            sandbox.set_webhooks(stripe={**endpoint, **wrong})
+
+
 def test_without_an_endpoint_nothing_is_sent_and_a_wrong_one_is_refused(
     sandbox: SandboxClient, receiver: SandboxWebhookReceiver
 ) -> None:

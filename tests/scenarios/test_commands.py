@@ -16,6 +16,7 @@ from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
 from core.db.models.providers import BreakerReason, ProviderStatus
 from core.drift import report_store
 from core.flow_control import circuit_breaker
@@ -352,6 +353,16 @@ def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager,
     assert "already belongs to organization" in taken
     assert refused(types("set-customer-id", "Acme")).startswith("give an id: --stripe")
     assert refused(types("set-customer-id", "Nobody", "--lago", "x"))
+
+
+def test_a_billing_email_that_is_set_frees_a_parked_link(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    park(database, org_id, "stripe")
+    assert refused(types("set-billing-email", "Acme", "no address"))
+    assert f"`billing-sync status {org_id}`" in types("set-billing-email", "Acme", "ap@acme.test").stdout
+    with database.read() as session:
+        assert session.get_one(Organization, org_id).billing_email == "ap@acme.test"
+        assert session.get_one(BillingLink, (org_id, "stripe")).state == "active"
 
 
 def test_received_shows_what_was_not_taken_and_why(types: Type, database: Database, plans: Catalog) -> None:

@@ -30,7 +30,7 @@ OLD_PRICE = {
 
 def with_old_subscription(world: SyncWorld) -> str:
     """A customer at Stripe who pays for something that we did not make."""
-    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme"}])
+    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme", "email": "ap@acme.test"}])
     price = world.sandbox.preload_stripe_prices([OLD_PRICE])[0]
     return str(world.sandbox.preload_stripe_subscription("cus_old", price["id"])["id"])
 
@@ -258,13 +258,13 @@ def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays
     world.wait(60)
     if plan_says == "first":
         # Nothing of ours has met it yet: a plan told the person.
-        world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
+        world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme", "email": "ap@acme.test"}])
         with pytest.raises(InvalidChangeError, match=f"retry {org_id}"):
             world.set_customer_id(org_id, "stripe", "cus_new")
         world.change(org_id, commands.retry)
     else:
         world.rename(org_id, "Acme GmbH")
-        world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
+        world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme", "email": "ap@acme.test"}])
     world.reconcile_until_idle(org_id)
     assert world.link(org_id, "stripe").error_code == "customer_deleted"
     world.set_customer_id(org_id, "stripe", "cus_new")

@@ -47,7 +47,7 @@ class SandboxApp:
     def organization(self, plan_tier: str = "professional") -> str:
         made = self.http.post(
             "/api/organizations",
-            json={"name": f"Acme {next(NUMBERS)}", "plan_tier": plan_tier},
+            json={"name": f"Acme {next(NUMBERS)}", "plan_tier": plan_tier, "billing_email": "ap@acme.test"},
             headers=self.key,
         )
         org_id = str(made.json()["org_id"])
@@ -251,7 +251,10 @@ def test_deployed_the_relay_wakes_a_worker_and_without_a_relay_the_sweep_does(
         until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the API")
         hooks = {"stripe": WHSEC, "lago": LAGO_SECRET}
         at = f"http://127.0.0.1:{port}/webhooks"
-        sandbox.set_webhooks(**{name: {"url": f"{at}/{name}", "secret": secret} for name, secret in hooks.items()})
+        badly = {"doubled": 1.0, "shuffled": True}
+        sandbox.set_webhooks(
+            **{name: {"url": f"{at}/{name}", "secret": secret, **badly} for name, secret in hooks.items()}
+        )
         org_id = made(database)
         until(lambda: in_sync(database), "in sync")
 

@@ -36,11 +36,16 @@ IN_ANY_ORDER = {
     "create": "workers had several of the five organizations at once",
 }
 PAYER_IS_NOT_SENT_AGAIN = "a payer that Lago has already is not sent again (lago.md 3.5)"
-IS_READ_FIRST = "the subscription is read before its plan is changed, because its end may be planned (lago.md 5.1)"
+READ_FIRST = "a subscription is read before its plan is changed (lago.md 5.1, B12)"
 DIFFERENCES = {
-    **dict.fromkeys(("upgrade", "downgrade", "take back", "downgrade to free"), IS_READ_FIRST),
-    **dict.fromkeys(("upgrade over a waiting downgrade", "free to paid"), IS_READ_FIRST),
-    **dict.fromkeys(("lost upgrade", "lost take back"), IS_READ_FIRST),
+    "upgrade": READ_FIRST,
+    "downgrade": READ_FIRST,
+    "take back": READ_FIRST,
+    "downgrade to free": READ_FIRST,
+    "upgrade over a waiting downgrade": READ_FIRST,
+    "free to paid": READ_FIRST,
+    "lost upgrade": READ_FIRST,
+    "lost take back": READ_FIRST,
     "rename": PAYER_IS_NOT_SENT_AGAIN,
     "email": PAYER_IS_NOT_SENT_AGAIN,
     "usage": "usage is read without taxes, which a tax integration would be asked for (lago.md 6)",

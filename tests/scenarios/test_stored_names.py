@@ -192,6 +192,7 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "customer_id",
         "org_id",
         "plan_code",
+        "price_id",
         "next_plan_code",
         "started",
         "arrangement",

@@ -143,6 +143,10 @@ class StripeWorld:
     def subscriptions(self, customer: str) -> list[dict[str, Any]]:
         return list(self._get("/v1/subscriptions", {"customer": customer, "status": "all"})["data"])
 
+    def invoices(self, customer: str) -> list[dict[str, Any]]:
+        """Newest first."""
+        return list(self._get("/v1/invoices", {"customer": customer})["data"])
+
     def post(self, path: str, form: dict[str, str]) -> dict[str, Any]:
         return self._document(self._spy.post(path, data=form))
 

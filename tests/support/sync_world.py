@@ -146,7 +146,7 @@ class SyncWorld:
         publishing.publish(self.catalog, self.providers.values())
         self.sandbox.reset_calls()
 
-    def create(self, name: str = "Acme", plan_tier: str = "professional", email: str | None = None) -> str:
+    def create(self, name: str = "Acme", plan_tier: str = "professional", email: str | None = "ap@acme.test") -> str:
         new = NewOrganization(name=name, plan_tier=plan_tier, billing_email=email)
         with self.database.write() as session:
             return commands.create(ChangeContext(session, self.now), new, self.catalog).id

@@ -149,6 +149,13 @@ _add(
 )
 _add(
     app,
+    "set-billing-email",
+    ("billing_email", "set_billing_email"),
+    "Set the billing email of an organization. Both providers get it, and a link that is parked goes on.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
     "inbox",
     ("attention", "inbox"),
     "List incoming messages that were rejected or wait, with the reason; --status shows the others.",

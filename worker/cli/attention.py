@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -102,22 +103,7 @@ def retry(
     if as_json:
         output.show_json({"organizations": count, "providers": probed})
         return
-    for provider in probed:
-        output.show(f"{PROVIDER_NAMES[provider]}'s circuit breaker was open; it is probed now.")
-    if count == 0:
-        output.show("Nothing else is parked." if on_hold or conflicts else "Nothing is parked.")
-    else:
-        output.show(f"{descriptions.plural(count, 'organization')} will be retried.")
-    if on_hold:
-        output.show(
-            f"{descriptions.plural(on_hold, 'organization')} on hold since an import: `billing-sync parked` shows why, "
-            "and `billing-sync retry ORG` releases one as it is."
-        )
-    if conflicts:
-        output.show(
-            f"On hold as before: {descriptions.plural(conflicts, 'link')}, because somebody changed the provider. "
-            "`billing-sync parked` shows what was changed, and `billing-sync resolve ORG` decides."
-        )
+    output.show(*_retry_lines(count, probed, on_hold, conflicts))
     if (count or probed) and settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)
 
@@ -145,6 +131,25 @@ def inbox(
         output.show(f"There is no message with status {' or '.join(statuses)}.")
         return
     output.show(output.table(found, _message_columns(utc_now())), output.count_line(len(found), total))
+
+
+def _retry_lines(count: int, probed: list[Provider], on_hold: int, conflicts: int) -> Iterator[str]:
+    for provider in probed:
+        yield f"{PROVIDER_NAMES[provider]}'s circuit breaker was open; it is probed now."
+    if count:
+        yield f"{descriptions.plural(count, 'organization')} will be retried."
+    else:
+        yield "Nothing else is parked." if on_hold or conflicts else "Nothing is parked."
+    if on_hold:
+        yield (
+            f"{descriptions.plural(on_hold, 'organization')} on hold since an import: `billing-sync parked` shows why, "
+            "and `billing-sync retry ORG` releases one as it is."
+        )
+    if conflicts:
+        yield (
+            f"On hold as before: {descriptions.plural(conflicts, 'link')}, because somebody changed the provider. "
+            "`billing-sync parked` shows what was changed, and `billing-sync resolve ORG` decides."
+        )
 
 
 def _retry_one(database: Database, query: str) -> int:

@@ -11,6 +11,7 @@ from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.catalog.publishing import PriceStatus
 from core.common.clock import utc_now
+from core.organizations import queries
 from core.ports.provider import BillingProvider
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import AccountGuard
@@ -23,15 +24,18 @@ from worker.wiring.runtime import open_providers
 def check(*, as_json: output.JsonOption = False) -> None:
     """Compare plans.toml with the prices at Lago and Stripe; exit code 1 if a plan is missing or differs.
 
+    It also warns where Stripe mails the invoices, and says how many organizations have no billing email.
+
     JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "problem"}]}
     """
     with _open_catalog_and_providers() as (catalog, providers):
         statuses = publishing.check(catalog, providers)
     in_order = all(each.problem is None for each in statuses)
+    warnings = [*catalog.conflicts(), *_billing_email_warnings(catalog)]
     if as_json:
-        output.show_json({"in_order": in_order, "warnings": catalog.conflicts(), "plans": statuses})
+        output.show_json({"in_order": in_order, "warnings": warnings, "plans": statuses})
     else:
-        output.show(output.table(statuses, _plan_columns(added=False)), *catalog.conflicts())
+        output.show(output.table(statuses, _plan_columns(added=False)), *warnings)
         if any(each.missing for each in statuses):
             output.show("`billing-sync plans push` creates the missing ones.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
@@ -51,7 +55,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
     else:
         output.show(output.table(statuses, _plan_columns(added=True)))
         if not in_order:
-            output.show("Existing plans are never changed. Correct plans.toml, or give the plan a new code.")
+            output.show("Existing plans are never changed. Correct plans.toml, or sell the plan under a new code.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
@@ -74,6 +78,22 @@ def _verify_accounts(providers: list[BillingProvider]) -> None:
         errors = AccountGuard(database=database, providers=by_name, clock=utc_now).confirm()
     if errors:
         raise errors[0]
+
+
+def _billing_email_warnings(catalog: Catalog) -> list[str]:
+    """Stripe refuses a paid subscription whose invoices it mails if the customer has no email address."""
+    settings = resources.settings_with_providers()
+    plans = [catalog.plan(tier) for tier in catalog.tiers()]
+    tiers = [plan.tier for plan in plans if plan.charged_by == "stripe" and plan.amount > 0]
+    if settings.stripe_collection_method != "send_invoice" or not tiers:
+        return []
+    with resources.open_database(settings) as database, database.read() as session:
+        count = queries.count_without_billing_email(session, tiers)
+    sentence = (
+        f"Stripe mails the invoices of {', '.join(tiers)}, so an organization on these plans needs a billing email, or "
+        f"its customer an email address in Stripe. Organizations on them without a billing email: {count}"
+    )
+    return [sentence]
 
 
 def _plan_columns(*, added: bool) -> list[Column[PriceStatus]]:

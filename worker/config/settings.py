@@ -68,6 +68,11 @@ class Settings(EmailSettings):
     )
     stripe_api_base: str | None = Field(default=None, description="https://api.stripe.com for live; no default.")
     stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_… of the webhook endpoint.")
+    stripe_collection_method: Literal["send_invoice", "charge_automatically"] = Field(
+        default="send_invoice",
+        description="How Stripe collects from new subscriptions: it mails invoices, which needs an email address, or "
+        "charges the customer's default payment method. Existing subscriptions keep their method.",
+    )
     stripe_days_until_due: int = Field(
         default=30, ge=1, le=365, description="Days until invoices are due, where Stripe charges."
     )

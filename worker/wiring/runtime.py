@@ -21,6 +21,7 @@ from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
 from core.webhooks.signing import Signer
 from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.provider import LagoProvider
+from providers.stripe.collection import CollectionPolicy
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.provider import StripeProvider
 from providers.webhooks.http import WebhookHttpSender
@@ -162,7 +163,9 @@ def open_stripe_and_lago(
         stripe_key.get_secret_value(),
         stripe_url,
         ending=plans.ending,
-        days_until_due=settings.stripe_days_until_due,
+        collection=CollectionPolicy(
+            method=settings.stripe_collection_method, days_until_due=settings.stripe_days_until_due
+        ),
         timeout=call_seconds,
     )
     lago = LagoProvider(

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base
 from core.db.leases import Leased
+from core.ports.spec import SoldPrice
 
 LinkState = Literal["active", "parked", "on_hold"]
 CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
@@ -67,6 +68,10 @@ class BillingLink(Leased, Base):
     plan_state: Mapped[PlanState] = mapped_column(String(8))
     applied_plan: Mapped[str | None] = mapped_column(String(255))
     """The provider's code of the plan, while ``plan_state`` is applied; else NULL."""
+    sold_plan: Mapped[str | None] = mapped_column(String(255))
+    """The code of the subscription's plan when it was last confirmed, also while ``plan_state`` is not applied."""
+    sold_price_id: Mapped[str | None] = mapped_column(String(255))
+    """Stripe only: the price that was sold under ``sold_plan``; NULL if it is not known."""
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     payer_id: Mapped[str | None] = mapped_column(String(255))
     """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
@@ -103,6 +108,12 @@ class BillingLink(Leased, Base):
     payment_since: Mapped[datetime | None]
     payment_code: Mapped[str | None] = mapped_column(String(255))
     """The provider's code for it, from the last webhook."""
+
+    @property
+    def sold_price(self) -> SoldPrice | None:
+        if self.sold_plan is None or self.sold_price_id is None:
+            return None
+        return SoldPrice(plan_code=self.sold_plan, price_id=self.sold_price_id)
 
     @property
     def is_conflict(self) -> bool:

@@ -34,7 +34,7 @@ class Organization(Base):
     plan_effective_at: Mapped[datetime | None]
     """When the pending plan takes effect, as the charging provider reported it. It passes before the plan is active."""
     downgrade_recheck_at: Mapped[datetime | None]
-    """When to read the provider again, if the pending plan was not active after ``plan_effective_at``."""
+    """When to read the provider next, to see whether the pending plan is active. NULL: its day is not known."""
     status: Mapped[str] = mapped_column(String(16))
     billing_email: Mapped[str | None] = mapped_column(String(512))
     currency: Mapped[str | None] = mapped_column(String(3))
@@ -43,10 +43,10 @@ class Organization(Base):
     version: Mapped[int] = mapped_column(BigInteger)
 
     def is_downgrade_due(self, now: datetime) -> bool:
-        """Whether the pending plan should be active, and the provider was not read for that lately."""
-        if self.pending_plan_tier is None or self.plan_effective_at is None or self.plan_effective_at > now:
+        """Whether the pending plan may be active, and the provider is to be read for that now."""
+        if self.pending_plan_tier is None or self.downgrade_recheck_at is None:
             return False
-        return self.downgrade_recheck_at is None or self.downgrade_recheck_at <= now
+        return self.downgrade_recheck_at <= now
 
     __table_args__ = (
         Index(
@@ -59,8 +59,8 @@ class Organization(Base):
         Index("ix_organizations_plan_tier", "plan_tier"),
         Index("ix_organizations_created_at", "created_at", "id"),
         Index(
-            "ix_organizations_plan_effective_at",
-            "plan_effective_at",
+            "ix_organizations_downgrade_recheck_at",
+            "downgrade_recheck_at",
             sqlite_where=text("pending_plan_tier IS NOT NULL"),
             postgresql_where=text("pending_plan_tier IS NOT NULL"),
         ),

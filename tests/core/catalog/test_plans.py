@@ -76,6 +76,57 @@ def test_a_billers_code_leads_back_to_its_tier(plans: Catalog) -> None:
     assert plans.tier_of("lago", "starter_monthly_usd") is None
 
 
+FORMER = 'former_codes = { lago = ["starter_2024"], stripe = ["starter_2024_usd", "starter_2025_usd"] }\n'
+
+
+def _former(field: str, codes: str = FORMER) -> str:
+    """The codes below the field of starter."""
+    before, after = SHIPPED.split("[plans.starter]")
+    line = next(each for each in after.splitlines(keepends=True) if each.startswith(field))
+    return f"{before}[plans.starter]{after.replace(line, line + codes, 1)}"
+
+
+def test_a_former_code_leads_to_the_tier_that_was_sold_under_it(file: Path) -> None:
+    file.write_text(_former("stripe_lookup_key"))
+    plans = load(file)
+    assert plans.tier_of("stripe", "starter_2025_usd") == "starter"
+    assert plans.tier_of("lago", "starter_2024") == "starter"
+    assert plans.tier_of("lago", "starter_2024_usd") is None
+    assert plans.plan("starter").code("stripe") == "starter_monthly_usd"
+
+
+@pytest.mark.parametrize(
+    ("codes", "problem"),
+    [
+        (
+            'former_codes.lago = ["starter"]\n',
+            "plans.starter.former_codes is 'starter', which plans.starter already uses",
+        ),
+        (
+            'former_codes = { stripe = ["old", "old"] }\n',
+            "plans.starter.former_codes is 'old', which plans.starter already uses",
+        ),
+        (
+            'former_codes.stripe = ["founders_friend_monthly_usd"]\n',
+            "plans.starter.former_codes is 'founders_friend_monthly_usd', which plans.founders_friend already uses",
+        ),
+        ('former_codes = { lago = ["a b"] }\n', "plans.starter.former_codes.lago.0: String should match pattern"),
+        ('former_codes = ["starter_2024"]\n', "plans.starter.former_codes: Input should be a valid dictionary"),
+    ],
+)
+def test_a_former_code_that_is_not_one_plans_own_is_refused_at_its_line(file: Path, codes: str, problem: str) -> None:
+    text = _former("stripe_lookup_key", codes)
+    sentence = _problem(file, text)
+    assert problem in sentence
+    assert f" line {_line(text, 'former_codes')}:" in sentence
+
+
+def test_a_former_code_that_is_the_code_of_another_plan_is_refused(file: Path) -> None:
+    text = _former("stripe_lookup_key", 'former_codes.lago = ["enterprise"]\n')
+    sentence = _problem(file, text)
+    assert "plans.enterprise.lago_plan_code is 'enterprise', which plans.starter already uses" in sentence
+
+
 def test_one_more_table_is_one_more_tier(file: Path) -> None:
     file.write_text(SHIPPED + ONE_MORE)
     catalog = load(file)

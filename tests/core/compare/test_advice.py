@@ -126,12 +126,15 @@ RULE_CASES: dict[AdviceCode, ProviderSide] = {
 
 
 def compute_desired_state(plans: Catalog, **changes: Any) -> None:  # noqa: ANN401 - columns of all types
-    desired_state("lago", organization(**changes), link("stripe"), plans, PayerPolicy())
+    sold = changes.pop("sold_plan", None)
+    links: dict[Provider, BillingLink] = {"stripe": link("stripe"), "lago": link("lago", sold_plan=sold)}
+    desired_state("lago", organization(**changes), links, plans, PayerPolicy())
 
 
 REJECTION_CASES: dict[AdviceCode, Callable[[], None]] = {
     "plan_not_in_catalog": lambda: compute_desired_state(catalog("lago"), plan_tier="gold"),
     "plan_in_other_currency": lambda: compute_desired_state(catalog("lago"), currency="EUR"),
+    "sold_code_not_in_catalog": lambda: compute_desired_state(catalog("lago"), sold_plan="professional_2024"),
     "lago_still_has_payer": lambda: refuse_double_charging(link("lago", payer_id="cus_1")),
     "stripe_still_has_subscription": lambda: refuse_double_charging(link("stripe", subscription_id="sub_1")),
     "charging_provider_would_change": lambda: compute_desired_state(

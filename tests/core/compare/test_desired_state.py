@@ -47,7 +47,8 @@ def charged_by(who: ChargingProvider, *tiers: str) -> Catalog:
 
 def desired_at(provider: Provider, plans: Catalog, other: BillingLink | None = None, **changes: Any) -> DesiredState:  # noqa: ANN401
     there: Provider = "lago" if provider == "stripe" else "stripe"
-    return desired_state(provider, organization(**changes), other or link(there), plans, LINKED)
+    links = {provider: link(provider), there: other or link(there)}
+    return desired_state(provider, organization(**changes), links, plans, LINKED)
 
 
 def test_where_lago_charges_stripe_holds_the_customer_only() -> None:
@@ -74,7 +75,8 @@ def test_only_a_payer_that_stripe_confirmed_is_told_to_lago(state: str, payer: s
 
 def test_without_a_connection_nobody_is_linked_and_nobody_waits() -> None:
     other = link("stripe", customer_id="cus_1", customer_state="applied")
-    made = desired_state("lago", organization(), other, charged_by("lago"), PayerPolicy())
+    links: dict[Provider, BillingLink] = {"lago": link("lago"), "stripe": other}
+    made = desired_state("lago", organization(), links, charged_by("lago"), PayerPolicy())
     assert (made.customer.payer_id, made.waits_for_payer) == (None, False)
 
 

@@ -100,7 +100,7 @@ def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_in_minutes_from_t
     with database.write() as session:
         organization = session.get_one(Organization, org_id)
         plan_changes.change_plan(ChangeContext(session, clock()), organization, "starter", plans)
-        organization.plan_effective_at = clock() + timedelta(days=3)
+        organization.plan_effective_at = organization.downgrade_recheck_at = clock() + timedelta(days=3)
         before = organization.version
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
     clock.advance(days=3)

@@ -73,8 +73,8 @@ def synced_after_create(world: SyncWorld) -> str:
     return org_id
 
 
-@pytest.mark.parametrize(("tier", "calls"), [("enterprise", (0, 1)), ("starter", (0, 1))])
-def test_a_plan_change_costs_one_call_to_lago_where_lago_charges(
+@pytest.mark.parametrize(("tier", "calls"), [("enterprise", (0, 2)), ("starter", (0, 2))])
+def test_a_plan_change_reads_and_changes_in_lago_where_lago_charges(
     world: SyncWorld, tier: str, calls: tuple[int, int]
 ) -> None:
     org_id = synced(world)
@@ -84,13 +84,37 @@ def test_a_plan_change_costs_one_call_to_lago_where_lago_charges(
     assert world.is_in_sync(org_id)
 
 
-def test_a_plan_change_where_stripe_charges_reads_and_changes_there_and_costs_lago_one_call(world: SyncWorld) -> None:
+def test_a_missing_billing_email_parks_where_stripe_charges_until_one_is_set(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = world.create(email=None)
+    world.reconcile_until_idle(org_id)
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.error_code, link.intent) == ("parked", "no_billing_email", None)
+    world.change(
+        org_id,
+        lambda change, organization: organization_commands.change_billing_details(
+            change, organization, world.catalog, billing_email="ap@acme.test"
+        ),
+    )
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert len(world.stripe_objects("subscriptions")) == 1
+
+
+def test_a_free_plan_needs_no_billing_email_where_stripe_charges(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = world.create(plan_tier="founders_friend", email=None)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+
+
+def test_a_plan_change_where_stripe_charges_reads_and_changes_at_both(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
     world.change_plan(org_id, "enterprise")
     world.reconcile_until_idle(org_id)
     stripe, lago = world.count_requests()
-    assert lago == 1
+    assert lago == 2
     assert stripe <= 3  # read, price (kept for a while), change
     assert world.link(org_id, "stripe").applied_plan == "enterprise_monthly_usd"
 
@@ -577,15 +601,56 @@ def test_a_downgrade_that_is_asked_for_before_lagos_job_ran_is_found_minutes_aft
     downgrade(world, org_id)
     day = world.organization(org_id).plan_effective_at
     assert day == datetime(2027, 2, 1, tzinfo=UTC)
-    for minutes in (1, 6, 12):
+    world.advance_time(hours=1)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    for minutes in (1, 6, 26):
         world.now = day + timedelta(minutes=minutes)
         world.sandbox.set_clock(world.now)
-        assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+        # Somebody asks before the job has run, and the sweep when it is over.
+        took_effect = minutes > 10
+        if not took_effect:
+            world.change(org_id, commands.retry)
+        assert due_links.recheck_due_downgrades(world.database, 10, world.now) == took_effect
         world.reconcile_until_idle(org_id)
         organization = world.organization(org_id)
-        took_effect = minutes > 10
         assert (organization.plan_tier == "starter") == took_effect
         assert organization.plan_effective_at == (None if took_effect else day)
+
+
+def test_a_downgrade_ordered_before_lagos_job_of_a_first_day_is_found_after_that_job(world: SyncWorld) -> None:
+    """Lago names the end of the next period, and switches in the job of ten past (lago.md 5.1, B17)."""
+    world.now = datetime(2027, 1, 28, 20, 41, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    org_id = synced(world)
+    world.now = datetime(2027, 2, 1, 0, 0, 20, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    downgrade(world, org_id)
+    assert world.organization(org_id).plan_effective_at == datetime(2027, 3, 1, tzinfo=UTC)
+    world.now = datetime(2027, 2, 1, 0, 26, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.plan_effective_at) == ("starter", None)
+
+
+def test_a_downgrade_at_lago_is_read_after_the_next_billing_run_and_then_on_its_day(world: SyncWorld) -> None:
+    org_id = synced(world)
+    downgrade(world, org_id)
+    day = world.organization(org_id).plan_effective_at
+    assert day is not None
+    before = world.lago_objects("subscriptions")
+    world.advance_time(hours=2)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    assert world.lago_objects("subscriptions") == before
+    assert world.organization(org_id).plan_effective_at == day
+    world.advance_time(hours=2)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 0
+    checked_at = world.organization(org_id).downgrade_recheck_at
+    assert checked_at is not None
+    assert timedelta(minutes=15) <= checked_at - day < timedelta(minutes=25)
 
 
 @pytest.mark.parametrize("charged_by", BOTH_PROVIDERS)
@@ -652,6 +717,34 @@ def test_a_plan_that_stripe_already_ended_is_left_to_come_in_lago_on_its_own_day
     world.run(org_id, "lago")
     link = world.link(org_id, "lago")
     assert (link.state, link.applied_plan, link.applied_next_plan) == ("active", "professional", "starter")
+
+
+def test_a_downgrade_that_lago_carried_out_before_stripe_is_not_undone_there(world: SyncWorld) -> None:
+    """Lago's month ends before Stripe's period. The organization keeps its plan until Stripe charges the lower one."""
+    world.set_charging_provider("stripe")
+    world.now = datetime(2027, 1, 20, 12, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    org_id = synced(world)
+    downgrade(world, org_id)
+    world.now = datetime(2027, 2, 3, 12, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    before = world.lago_objects("subscriptions")
+    # The first retry learns that the lower plan is active; what comes after it knows the subscription.
+    for change in ("retry", "Acme GmbH", "retry"):
+        if change == "retry":
+            world.change(org_id, commands.retry)
+        else:
+            world.rename(org_id, change)
+        world.wait(10)
+        world.reconcile_until_idle(org_id)
+        assert world.lago_objects("subscriptions") == before
+    assert world.organization(org_id).pending_plan_tier == "starter"
+    world.now = datetime(2027, 2, 20, 13, tzinfo=UTC)
+    world.sandbox.set_clock(world.now)
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "starter"
+    assert world.lago_objects("subscriptions") == before
 
 
 # Who charges.

@@ -24,6 +24,7 @@ from tests.support.stripe_world import StripeCallRecorder, StripeWorld, empty_wo
 from tests.support.waiting import until
 
 ORG = "org_1"
+ADDRESS = "ap@acme.test"
 MONTH = timedelta(days=32)
 
 CREATE = "POST /v1/subscriptions"
@@ -54,13 +55,15 @@ def attempt(world: StripeWorld) -> InMemoryAttempt:
 @pytest.fixture
 def customer(world: StripeWorld) -> str:
     world.sell_all()
-    made = str(world.post("/v1/customers", {"name": "Acme", "metadata[org_id]": ORG})["id"])
+    made = str(world.post("/v1/customers", {"name": "Acme", "email": ADDRESS, "metadata[org_id]": ORG})["id"])
     world.clear_calls()
     return made
 
 
 def spec(customer: str, plan: str, after: str | None = None) -> SubscriptionSpec:
-    return SubscriptionSpec(org_id=ORG, customer_id=customer, plan_code=plan, next_plan_code=after)
+    return SubscriptionSpec(
+        org_id=ORG, customer_id=customer, plan_code=plan, next_plan_code=after, has_billing_email=True
+    )
 
 
 def known(customer: str, made: Subscription | None = None) -> LastKnown:
@@ -94,10 +97,12 @@ def test_subscription_without_a_customer_is_refused_before_anything_is_asked(wor
 
 def test_price_is_looked_up_once_for_many_organizations(world: StripeWorld, customer: str) -> None:
     begin(world, customer)
-    other = str(world.post("/v1/customers", {"name": "Other"})["id"])
+    other = str(world.post("/v1/customers", {"name": "Other", "email": ADDRESS})["id"])
     world.clear_calls()
     world.provider.ensure_subscription(
-        SubscriptionSpec(org_id="org_2", customer_id=other, plan_code="professional"), known(other), InMemoryAttempt()
+        SubscriptionSpec(org_id="org_2", customer_id=other, plan_code="professional", has_billing_email=True),
+        known(other),
+        InMemoryAttempt(),
     )
     assert world.calls() == [LIST, CREATE]
 

@@ -121,7 +121,13 @@ def test_plans_are_checked_and_pushed(folder: Path, sandbox: SandboxClient, sand
     assert "no such price at the provider" in missing.stdout
     pushed = console.run(folder, "plans", "push", settings=settings)
     assert (pushed.returncode, pushed.stdout.count("added now")) == (0, 8)
-    assert console.run(folder, "plans", "check", settings=settings).returncode == 0
+    in_order = console.run(folder, "plans", "check", settings=settings)
+    assert in_order.returncode == 0
+    shown = " ".join(in_order.stdout.split())
+    assert "Stripe mails the invoices of starter, professional, enterprise, so an organization" in shown
+    assert "without a billing email: 0" in shown
+    automatic = {**settings, "STRIPE_COLLECTION_METHOD": "charge_automatically"}
+    assert "mails" not in console.run(folder, "plans", "check", settings=automatic).stdout
     sandbox.patch("lago", "plans", "starter", amount_cents=500)
     differs = console.run(folder, "plans", "check", "--json", settings=settings)
     assert differs.returncode == 1

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "2"
-down_revision = "1"
+revision = "3"
+down_revision = "2"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,103 @@
+"""How a subscription collects its invoices, and what a customer needs for that before a paid plan begins.
+
+Stripe mails an invoice (``send_invoice``) to the customer's email address, and refuses a subscription without one; it
+names neither a code nor a field then (stripe.md 6). What it charges by itself (``charge_automatically``) needs a
+payment method. A free plan needs neither, because its invoices are paid the moment they are made. So it always begins
+with ``charge_automatically``, and its metadata keep the method for the day when it becomes paid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from core.common.json_types import Json
+from core.ports.errors import RejectedError
+from core.ports.provider import AttemptContext
+from core.ports.spec import SubscriptionSpec
+from providers.stripe.client import StripeClient
+from providers.stripe.errors import STRIPE
+from providers.stripe.responses import StripeCustomer, StripePrice, StripeSubscription
+
+CollectionMethod = Literal["send_invoice", "charge_automatically"]
+
+COLLECTION_KEY: Final = "collection_method"  # in the metadata of a subscription that began with a free plan
+BILLING_EMAIL_MISSING: Final = "no_billing_email"
+PAYMENT_METHOD_MISSING: Final = "no_payment_method"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionPolicy:
+    """The settings of the deployment. They apply to new subscriptions; existing ones keep their method."""
+
+    method: CollectionMethod = "send_invoice"
+    days_until_due: int = 30
+
+    def terms(self, method: str) -> dict[str, Json]:
+        if method == "send_invoice":
+            return {"collection_method": "send_invoice", "days_until_due": self.days_until_due}
+        return {"collection_method": "charge_automatically"}
+
+
+DEFAULT_COLLECTION: Final = CollectionPolicy()
+
+
+class StripeCollection:
+    def __init__(self, client: StripeClient, policy: CollectionPolicy) -> None:
+        self._client = client
+        self._policy = policy
+
+    def create_terms(self, spec: SubscriptionSpec, price: StripePrice, attempt: AttemptContext) -> dict[str, Json]:
+        """The fields of a create request. Raises ``RejectedError`` if Stripe could not collect a paid plan."""
+        metadata: dict[str, Json] = {"org_id": spec.org_id, "plan": spec.plan_code}
+        method = self._policy.method
+        if not price.is_free:
+            self._refuse_uncollectable(spec, method, attempt)
+            return {**self._policy.terms(method), "metadata": metadata}
+        later: dict[str, Json] = {COLLECTION_KEY: method} if method != "charge_automatically" else {}
+        return {**self._policy.terms("charge_automatically"), "metadata": metadata | later}
+
+    def change_terms(
+        self, found: StripeSubscription, spec: SubscriptionSpec, price: StripePrice, attempt: AttemptContext
+    ) -> dict[str, Json] | None:
+        """The change of a free subscription that must come before its first paid price; None if nothing is to change.
+
+        Raises ``RejectedError`` if Stripe could not collect the paid plan.
+        """
+        if price.is_free or not all(item.price.is_free for item in found.items.data):
+            return None
+        method = found.metadata.get(COLLECTION_KEY) or found.collection_method
+        if not (method == "charge_automatically" and found.default_payment_method):
+            self._refuse_uncollectable(spec, method, attempt)
+        return self._policy.terms(method) if method != found.collection_method else None
+
+    def refuse_missing_email(self, spec: SubscriptionSpec, attempt: AttemptContext) -> None:
+        """Raises ``RejectedError`` if the customer has no email address at Stripe, whatever our row says."""
+        if not self._read(spec.customer_id, attempt).email:
+            message = (
+                f"Stripe mails the invoices of this plan, and customer {spec.customer_id} has no email address: set "
+                f"one with `billing-sync set-billing-email {spec.org_id} ADDRESS`, and the subscription is created by "
+                f"itself; or set one in Stripe, then run `billing-sync retry {spec.org_id}`"
+            )
+            raise RejectedError(STRIPE, message, BILLING_EMAIL_MISSING)
+
+    def _refuse_uncollectable(self, spec: SubscriptionSpec, method: str, attempt: AttemptContext) -> None:
+        if method == "send_invoice":
+            if not spec.has_billing_email:  # the customer got ours before the subscription
+                self.refuse_missing_email(spec, attempt)
+            return
+        if not self._read(spec.customer_id, attempt).has_payment_method:
+            message = (
+                f"Stripe charges this plan automatically, and customer {spec.customer_id} has no default payment "
+                f"method: set one in Stripe, then run `billing-sync retry {spec.org_id}`"
+            )
+            raise RejectedError(STRIPE, message, PAYMENT_METHOD_MISSING)
+
+    def _read(self, customer_id: str, attempt: AttemptContext) -> StripeCustomer:
+        return self._client.send(
+            attempt,
+            "GET /v1/customers/{id}",
+            f"read customer {customer_id}",
+            lambda: self._client.v1.customers.retrieve(customer_id),
+            StripeCustomer,
+        )

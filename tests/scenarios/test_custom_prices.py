@@ -1,0 +1,110 @@
+"""A subscription at a price of its own in Lago: another plan under the same code. No request sets it to the list price.
+
+Lago calls it an override. Its plan is a hidden child of the catalog's, and a POST of the code is a plan change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from core.compare.findings import DriftItem
+from core.reconcile import commands
+from tests.support.drift_harness import DriftHarness
+from tests.support.sync_world import SyncWorld, kill_worker
+
+OWN_PRICE = 2900
+
+
+@pytest.fixture
+def org_id(world: SyncWorld) -> str:
+    """On professional at a price of its own, below the list price: a POST of its code would be an upgrade at once."""
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    override(world, org_id)
+    return org_id
+
+
+def override(world: SyncWorld, org_id: str, amount: int = OWN_PRICE) -> None:
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_overrides={"amount_cents": amount})
+    world.sandbox.reset_calls()
+    world.wait(10)
+
+
+def price_and_plans(world: SyncWorld, org_id: str) -> tuple[object, str | None, str | None]:
+    """What Lago bills, and the plans that we read there."""
+    (active,) = [
+        row for row in world.lago_objects("subscriptions") if row["external_id"] == org_id and row["status"] == "active"
+    ]
+    (found,) = world.providers["lago"].reader.read(org_id, [str(world.link(org_id, "lago").customer_id)]).subscriptions
+    return active["plan_amount_cents"], found.plan_code, found.next_plan_code
+
+
+def retry(world: SyncWorld, org_id: str) -> None:
+    world.change(org_id, commands.retry)
+
+
+def rename(world: SyncWorld, org_id: str) -> None:
+    world.rename(org_id, "Globex")
+
+
+def schedule_and_cancel(world: SyncWorld, org_id: str) -> None:
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    assert price_and_plans(world, org_id) == (OWN_PRICE, "professional", "starter")
+    world.wait(10)
+    world.change_plan(org_id, "professional")
+
+
+def die_in_a_downgrade_and_cancel_it(world: SyncWorld, org_id: str) -> None:
+    world.change_plan(org_id, "starter")
+    world.providers["lago"].before_subscription = kill_worker
+    world.run_until_killed(org_id, "lago")
+    world.expire_lease()
+    world.change_plan(org_id, "professional")
+
+
+@pytest.mark.parametrize("change", [rename, retry, schedule_and_cancel, die_in_a_downgrade_and_cancel_it])
+def test_a_price_of_its_own_stays(world: SyncWorld, org_id: str, change: Callable[[SyncWorld, str], None]) -> None:
+    charged = world.sandbox.charges()
+    change(world, org_id)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert price_and_plans(world, org_id) == (OWN_PRICE, "professional", None)
+    assert world.sandbox.charges() == charged
+
+
+def test_a_plan_that_somebody_gave_it_at_a_price_of_its_own_is_not_ordered_again(world: SyncWorld) -> None:
+    """Sales moves it to enterprise at its own price in Lago, and then changes the plan here."""
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
+    override(world, org_id)
+    charged = world.sandbox.charges()
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert price_and_plans(world, org_id) == (OWN_PRICE, "enterprise", None)
+    assert world.sandbox.charges() == charged
+
+
+def test_a_lower_plan_that_somebody_gave_it_at_a_price_of_its_own_is_not_ordered_again(world: SyncWorld) -> None:
+    org_id = world.create(plan_tier="enterprise")
+    world.reconcile_until_idle(org_id)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="professional")
+    world.advance_time(days=32)
+    override(world, org_id)
+    charged = world.sandbox.charges()
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "professional"
+    assert price_and_plans(world, org_id) == (OWN_PRICE, "professional", None)
+    assert world.sandbox.charges() == charged
+
+
+def test_a_price_of_its_own_has_not_drifted(world: SyncWorld, org_id: str, drift_harness: DriftHarness) -> None:
+    world.advance_time(minutes=5)
+    report: list[DriftItem] = drift_harness.drifts(drift_harness.check())
+    assert [each for each in report if each.findings] == []
+    assert price_and_plans(world, org_id)[0] == OWN_PRICE
