@@ -17,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core.common.clock import Clock
+from core.db.models.billing_links import PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.ports.spec import Provider
 from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
@@ -24,6 +25,7 @@ from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 METRICS_CACHE_SECONDS: Final = 5.0  # seconds: the rows are read at most this often, however many scrape
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+PAYMENT_PROBLEMS: Final[tuple[PaymentStatus, ...]] = get_args(PaymentStatus)
 BREAKER_REASONS: Final[tuple[BreakerReason, ...]] = get_args(BreakerReason)
 NO_ROUTE_LABEL: Final = "none"
 _LABELED_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -117,6 +119,16 @@ class _RowMetricsCollector(Collector):
             "provider",
             ((p, self._age_seconds(r.behind_since)) for p, r in rows),
         )
+        payment_problems = _gauge_family(
+            "payment_problems",
+            "Billing links with a payment problem: failed, payer_rejected, dispute_lost or overdue.",
+            "provider",
+            "status",
+        )
+        for provider, row in rows:
+            for status in PAYMENT_PROBLEMS:
+                payment_problems.add_metric([provider, status], float(row.payment_problems.get(status, 0)))
+        yield payment_problems
         breaker_open = _gauge_family(
             "provider_breaker_open",
             "1: the circuit breaker is open for this reason, and only probes are sent.",

@@ -313,7 +313,9 @@ def metrics_page() -> str:
 def _metrics() -> list[tuple[str, list[str], str]]:
     """What an API process shows: name, labels and help. The numbers are examples."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    link = LinkMetrics(behind=1, parked=1, on_hold=1, behind_since=now, breaker_reason="unavailable")
+    link = LinkMetrics(
+        behind=1, parked=1, on_hold=1, payment_problems={}, behind_since=now, breaker_reason="unavailable"
+    )
     metrics = StoreMetrics(
         links=dict.fromkeys(PROVIDERS, link),
         last_drift_report=DriftReportSummary(finished_at=now, drifted=1, kinds={"missing": 1}),

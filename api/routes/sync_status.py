@@ -55,7 +55,8 @@ class SyncErrorDetails(BaseModel):
 
 class PaymentProblem(BaseModel):
     """``failed``: an invoice could not be charged and is unpaid. ``payer_rejected``: the payment provider rejects the
-    customer. ``code`` is the provider's. The plan stays as it is.
+    customer. ``dispute_lost``: a bank took a payment back. ``overdue``: an invoice is past its due date and unpaid.
+    ``code`` is the provider's. The plan stays as it is.
     """
 
     status: PaymentStatus

@@ -24,6 +24,8 @@ AdviceCode = Literal[
     "customer_field_differs",
     "charged_currency_differs",
     "payer_not_set",
+    "payer_removed",
+    "payer_is_first",
     "payer_differs",
     "payer_still_linked",
     # The subscription
@@ -55,6 +57,8 @@ AdviceCode = Literal[
     "conflict_plan",
     "conflict_next_plan",
     "conflict_payer",
+    "conflict_payer_removed",
+    "conflict_payer_never_set",
     "conflict_adoption",
     "conflict_arrangement",
 ]
@@ -96,7 +100,14 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "Lago cannot change the currency of a customer that has been charged: change the currency of the organization, "
         "or resolve it in Lago"
     ),
-    "payer_not_set": "the repair sets the Stripe customer that Lago charges",
+    "payer_not_set": (
+        "the repair sets the Stripe customer that Lago charges: from then on Lago charges its invoices automatically"
+    ),
+    "payer_removed": (
+        "somebody removed the payer in Lago, so Lago charges nobody: set it again in Lago, or run `{retry_command}`, "
+        "which asks for your decision"
+    ),
+    "payer_is_first": "the payer in Lago was changed: run `{retry_command}`, and decide about the payer first",
     "payer_differs": (
         "Lago charges another Stripe customer, and replacing it would lose its payment methods: decide which of the "
         "two is right"
@@ -185,6 +196,14 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "Lago charges the Stripe customer {theirs}, but billing-sync expects {ours} and did not make this change: run "
         "`billing-sync resolve {org_id} --ours` to let Lago charge {ours}, or `billing-sync resolve {org_id} --theirs` "
         "to give the organization the Stripe customer {theirs}"
+    ),
+    "conflict_payer_removed": (
+        "Lago charges nobody for the organization, but billing-sync expects it to charge {ours} and did not make this "
+        "change: run `billing-sync resolve {org_id} --ours` to let Lago charge {ours} again"
+    ),
+    "conflict_payer_never_set": (
+        "the customer in Lago has a subscription but no payer, so its invoices are paid in another way. Nothing was "
+        "changed: run `billing-sync resolve {org_id} --ours` to let Lago charge {ours} for them from now on"
     ),
     "conflict_adoption": (
         "billing-sync does not know subscription {subscription_id} in Stripe, and its terms are not those of the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from core.compare.advice import AdviceCode
 from core.compare.findings import FindingKind
@@ -103,10 +104,15 @@ def _field_findings(side: ProviderSide, customer: ObservedCustomer) -> Iterable[
         yield _back_link(side, customer)
         if customer.org_id is not None:
             return
-    yield from _name_and_email(side, customer, desired.customer)
+    fields = [*_name_and_email(side, customer, desired.customer)]
     if side.provider == "lago":
-        yield from _currency(side, customer, desired.customer)
-        yield from _payer(side, customer, desired.customer)
+        fields += _currency(side, customer, desired.customer)
+        payer = [*_payer(side, customer, desired.customer)]
+        if not all(each.repairable for each in payer):
+            # A repair writes the customer with its payer, which nobody has decided.
+            fields = [replace(each, repairable=False, advice=side.advice("payer_is_first")) for each in fields]
+        fields += payer
+    yield from fields
 
 
 def _back_link(side: ProviderSide, customer: ObservedCustomer) -> RuleFinding:
@@ -170,13 +176,20 @@ def _payer(side: ProviderSide, customer: ObservedCustomer, spec: CustomerSpec) -
             observed=customer,
         )
     elif spec.payer_id is not None and customer.payer_id != spec.payer_id:
-        repairable = customer.payer_id is None
+        code = _payer_code(side, customer)
         yield RuleFinding(
             kind="broken_link",
             field="provider_customer_id",
             ours=spec.payer_id,
             theirs=customer.payer_id,
-            advice=side.advice("payer_not_set" if repairable else "payer_differs"),
+            advice=side.advice(code),
             observed=customer,
-            repairable=repairable,
+            repairable=code == "payer_not_set",
         )
+
+
+def _payer_code(side: ProviderSide, customer: ObservedCustomer) -> AdviceCode:
+    """A payer that Lago had is charged again only by a decision: somebody may have ended that on purpose."""
+    if customer.payer_id is not None:
+        return "payer_differs"
+    return "payer_removed" if side.link.payer_id is not None else "payer_not_set"

@@ -266,7 +266,7 @@ def _request_check(session: Session, ref: LinkRef, webhooks: Collection[Provider
         _close(session, stored, "ignored", "the organization is deleted")
         return False
     redundant = [webhook for webhook in stored if _is_redundant(webhook, link)]
-    _close(session, redundant, "ignored", "nothing new: the link already has this state of its subscription")
+    _close(session, redundant, "ignored", "nothing new: the link already has this state of its subscription or payer")
     relevant = [webhook for webhook in stored if webhook not in redundant]
     if not relevant:
         return False
@@ -288,7 +288,12 @@ def _request_check(session: Session, ref: LinkRef, webhooks: Collection[Provider
 
 
 def _is_redundant(webhook: ProviderWebhook, link: BillingLink) -> bool:
-    """Our current subscription started, which we created; or another one ended, usually ours before an upgrade."""
+    """Our current subscription started, which we created; or another one ended, usually ours before an upgrade.
+
+    Or Lago charges whom we know: each of our own writes of a customer comes back so.
+    """
+    if webhook.effect == "payer_reported":
+        return webhook.object_id == link.payer_id
     if webhook.effect == "started":
         return webhook.object_id is not None and webhook.object_id == link.subscription_id
     return webhook.effect == "ended" and webhook.object_id != link.subscription_id

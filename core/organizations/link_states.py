@@ -36,6 +36,7 @@ LinkEvent = Literal[
     "retried_keeping_customer",
     "conflict_ended",
     "conflict_ended_keeping_customer",
+    "payer_decided",
     "downgrade_due",
     "customer_repaired",
     "plan_repaired",
@@ -80,6 +81,12 @@ _ANY_CUSTOMER_UNCONFIRMED: Final[Mapping[CustomerState, CustomerState]] = {
 _KNOWN_CUSTOMER_UNKNOWN: Final[Mapping[CustomerState, CustomerState]] = {
     "absent": "absent",
     "unconfirmed": "unconfirmed",
+    "unknown": "unknown",
+    "applied": "unknown",
+}
+_EXISTING_CUSTOMER_UNKNOWN: Final[Mapping[CustomerState, CustomerState]] = {
+    "absent": "absent",
+    "unconfirmed": "unknown",
     "unknown": "unknown",
     "applied": "unknown",
 }
@@ -183,12 +190,21 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     ),
     "conflict_ended_keeping_customer": Transition(
         meaning=(
-            "The same, if the conflict is about the payer, or if Lago may have an unknown subscription. A customer "
-            "that is read first keeps its payer, so it is written at once."
+            "The same, if Lago may have an unknown subscription: the customer stays ours, so that it can be ended."
         ),
         written_by="core.reconcile.commands:end_conflict",
         link={"on_hold": "active"},
         customer=_KNOWN_CUSTOMER_UNKNOWN,
+        plan=_APPLIED_PLAN_UNKNOWN,
+    ),
+    "payer_decided": Transition(
+        meaning=(
+            "The same, if the conflict is about the payer in Lago. A customer that is read first keeps its payer, or "
+            "stays without one, so it is written at once. The conflict showed that it is ours."
+        ),
+        written_by="core.reconcile.commands:end_conflict",
+        link={"on_hold": "active"},
+        customer=_EXISTING_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
     "downgrade_due": Transition(
@@ -199,7 +215,7 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     "customer_repaired": Transition(
         meaning="A drift repair writes the customer again.",
         written_by="core.reconcile.commands:repair",
-        customer={"absent": "absent", "unconfirmed": "unknown", "unknown": "unknown", "applied": "unknown"},
+        customer=_EXISTING_CUSTOMER_UNKNOWN,
     ),
     "plan_repaired": Transition(
         meaning="A drift repair reads the subscription and corrects it.",

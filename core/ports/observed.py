@@ -51,6 +51,19 @@ class ObservedSubscription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPayment:
+    """What is wrong with the payment of a customer's invoices. ``failed``: one could not be charged and is unpaid.
+
+    ``overdue``: Lago only: one is past its due date, and nobody has paid it or tried to charge it in vain.
+    ``dispute_lost_at``: Lago only: when the latest dispute was lost; only voiding its invoice ends that in Lago.
+    """
+
+    failed: bool = False
+    overdue: bool = False
+    dispute_lost_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedState:
     """Everything that was read of one organization at a provider."""
 

@@ -15,7 +15,15 @@ from typing import Protocol
 
 from core.common.json_types import Json
 from core.ports.arrangement import Arrangement
-from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
+from core.ports.observed import (
+    ObservedCustomer,
+    ObservedPage,
+    ObservedPayment,
+    ObservedState,
+    ObservedSubscription,
+    RemoteWrite,
+    Repair,
+)
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 
@@ -25,11 +33,15 @@ IDEMPOTENCY_KEY_SAFE_FOR = timedelta(hours=23)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """``payer_id``: the Stripe customer that Lago charges, by Lago's response."""
+    """``payer_id``: the Stripe customer that Lago charges, by Lago's response.
+
+    ``payer_accepted``: Lago wrote the customer to this Stripe customer within our request, and Stripe accepted it.
+    """
 
     id: str
     livemode: bool | None = None
     payer_id: str | None = None
+    payer_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +126,11 @@ class StateReader(Protocol):
     def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:
         """One organization as it is now: these customers, those that have its org_id, and all their subscriptions."""
 
-    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:
-        """Whether an invoice of its customer, which is in ``observed``, could not be charged and is still open."""
+    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:
+        """What is wrong with the invoices of its customer, which is in ``observed``.
+
+        ``is_charging`` False: this provider does not charge for the plan, so its invoices may stay unpaid.
+        """
 
     def recent_writes(self) -> list[RemoteWrite]:
         """The last writes, newest first, as far back as a few requests reach; empty if the provider stores none."""

@@ -28,14 +28,14 @@ _MAY_HAVE_UNKNOWN_SUBSCRIPTION = and_(
     BillingLink.subscription_id.is_(None),
     BillingLink.customer_state.in_(("unknown", "applied")),
 )
-# A customer that is read before it is written keeps its payer in Lago. An unconfirmed customer in Stripe lets a changed
-# setting end its subscription, which only a retry may do (money.md 23).
+_DECIDES_PAYER = and_(BillingLink.provider == "lago", BillingLink.error_code == PAYER_CHANGED)
+# An unconfirmed customer in Stripe lets a changed setting end its subscription: only a retry may do that (money.md 23).
 _DECISION_KEEPS_CUSTOMER = or_(
     _MAY_HAVE_UNKNOWN_SUBSCRIPTION,
-    and_(BillingLink.provider == "lago", BillingLink.error_code == PAYER_CHANGED),
     # A customer with a subscription on other terms is read again, so that Lago charges nobody who pays in Stripe.
     and_(BillingLink.provider == "stripe", BillingLink.error_code.not_in((CUSTOMER_DELETED, OTHER_TERMS))),
 )
+_Choice = tuple[ColumnElement[bool], LinkEvent]
 _NO_WAIT: Final[dict[str, Any]] = {"not_before": None, "not_before_reason": None}
 
 
@@ -45,7 +45,7 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     Everything is read or written again. What a webhook has reported is compared first: a plan that is applied is not
     written before the check. A link that is on hold for a conflict stays as it is.
     """
-    values = _choose(_MAY_HAVE_UNKNOWN_SUBSCRIPTION, "retried_keeping_customer", "retried")
+    values = _choose([(_MAY_HAVE_UNKNOWN_SUBSCRIPTION, "retried_keeping_customer")], "retried")
     keeps_plan = and_(BillingLink.plan_state == "applied", organization_links.IS_CHECK_DUE)
     values["plan_state"] = case((keeps_plan, BillingLink.plan_state), else_=values["plan_state"])
     values["applied_plan"] = case((keeps_plan, BillingLink.applied_plan), else_=None)
@@ -67,7 +67,11 @@ def end_conflict(change: ChangeContext, organization: Organization, provider: Pr
 
     The caller has locked the organization. Returns False, and changes nothing, if there is no conflict.
     """
-    values = _choose(_DECISION_KEEPS_CUSTOMER, "conflict_ended_keeping_customer", "conflict_ended")
+    choices: list[_Choice] = [
+        (_DECIDES_PAYER, "payer_decided"),
+        (_DECISION_KEEPS_CUSTOMER, "conflict_ended_keeping_customer"),
+    ]
+    values = _choose(choices, "conflict_ended")
     is_this_conflict = and_(BillingLink.provider == provider, IS_CONFLICT)
     if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
@@ -116,12 +120,12 @@ def invalidate(
     return _discard(change, org_id, {**new_states, **values}, *conditions)
 
 
-def _choose(condition: ColumnElement[bool], event: LinkEvent, otherwise: LinkEvent) -> dict[str, Any]:
-    """The values of one event for the links that meet the condition, of the other one for the rest."""
-    chosen, rest = link_states.values_after(event), link_states.values_after(otherwise)
-    is_chosen = func.coalesce(condition, false())
+def _choose(choices: Sequence[_Choice], otherwise: LinkEvent) -> dict[str, Any]:
+    """The values of the first event whose condition a link meets; of ``otherwise`` for the rest."""
+    chosen = [(func.coalesce(condition, false()), link_states.values_after(event)) for condition, event in choices]
     return {
-        name: None if value is None else case((is_chosen, chosen[name]), else_=value) for name, value in rest.items()
+        name: None if value is None else case(*((is_met, values[name]) for is_met, values in chosen), else_=value)
+        for name, value in link_states.values_after(otherwise).items()
     }
 
 

@@ -34,6 +34,7 @@ from core.ports.errors import (
     UnavailableError,
 )
 from core.reconcile import commands as reconcile_commands
+from core.reconcile import payment_problems
 from core.reconcile.attempt import (
     ApplyResult,
     FencedRow,
@@ -100,7 +101,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
             "checks_done": checks_done,
-            **_check_values(attempt, follow_ups.check_result, now),
+            **_check_values(session, attempt, follow_ups.check_result, now, result),
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
@@ -397,28 +398,17 @@ def _completion_values(
     return values if attempt.is_check_only else values | {"synced_at": now}
 
 
-def _check_values(attempt: SyncAttempt, check_result: CheckResult | None, now: datetime) -> dict[str, Any]:
-    if check_result is None:
-        return {}
-    arranged = {"arrangement": arrangement.to_json(check_result.arrangement)}
-    return arranged | _payment_values(attempt, now, has_unpaid_invoice=check_result.has_unpaid_invoice)
-
-
-def _payment_values(attempt: SyncAttempt, now: datetime, *, has_unpaid_invoice: bool) -> dict[str, Any]:
-    """``payer_rejected`` stays as it was reported, because no provider can be asked whether it still holds."""
-    payment_failed = BillingLink.payment_status == "failed"
-    if has_unpaid_invoice:
-        since = case((payment_failed, BillingLink.payment_since), else_=now)
-        return {"payment_status": "failed", "payment_since": since}
-    # A reason that was reported during the attempt belongs to the next remote check.
-    code_is_current = or_(
-        BillingLink.checks_requested > attempt.link.checks_requested, BillingLink.payment_status == "payer_rejected"
+def _check_values(
+    session: Session, attempt: SyncAttempt, check_result: CheckResult | None, now: datetime, result: ApplyResult
+) -> dict[str, Any]:
+    arranged = {"arrangement": arrangement.to_json(check_result.arrangement)} if check_result is not None else {}
+    return arranged | payment_problems.values_after_attempt(
+        session,
+        attempt,
+        check_result.payment if check_result is not None else None,
+        now,
+        payer_accepted=result.customer is not None and result.customer.payer_accepted,
     )
-    return {
-        "payment_status": case((payment_failed, None), else_=BillingLink.payment_status),
-        "payment_since": case((payment_failed, None), else_=BillingLink.payment_since),
-        "payment_code": case((code_is_current, BillingLink.payment_code), else_=None),
-    }
 
 
 def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:

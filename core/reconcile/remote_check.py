@@ -20,7 +20,7 @@ from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
 from core.ports.arrangement import Arrangement
 from core.ports.errors import ConflictError
-from core.ports.observed import ObservedState
+from core.ports.observed import ObservedPayment, ObservedState
 from core.ports.provider import StateReader
 from core.ports.spec import CHANGED_AT_PROVIDER, CUSTOMER_DELETED, PAYER_CHANGED, PROVIDER_NAMES
 from core.reconcile.attempt import SyncAttempt
@@ -35,11 +35,11 @@ _CONFLICT_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
 class CheckResult:
     """``scheduled_change_took_effect``: the pending plan is active at the provider.
 
-    ``has_unpaid_invoice``: a payment failed and the invoice is still open. ``arrangement``: of our subscription.
+    ``payment``: what is wrong with the invoices. ``arrangement``: of our subscription.
     """
 
     scheduled_change_took_effect: bool
-    has_unpaid_invoice: bool
+    payment: ObservedPayment
     arrangement: Arrangement | None
 
 
@@ -62,7 +62,7 @@ def check(
             raise ConflictError(attempt.provider, conflict_advice(finding, org_id).sentence, _error_code(finding))
     return CheckResult(
         scheduled_change_took_effect=_scheduled_change_took_effect(observed, desired),
-        has_unpaid_invoice=reader.has_unpaid_invoice(org_id, observed),
+        payment=reader.read_payment(org_id, observed, is_charging=desired.is_charging),
         # The comparison found no conflict, so the subscriptions are ours.
         arrangement=next((each.arrangement for each in observed.subscriptions if each.arrangement is not None), None),
     )
@@ -78,7 +78,7 @@ def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState
 
 
 def is_conflict(finding: Finding) -> bool:
-    """Whether somebody changed what we charge, whom, or by whom. A payer that is only missing is sent again."""
+    """Whether somebody changed what we charge, whom, or by whom. A payer that Lago never had is sent by an attempt."""
     return finding.kind in _CONFLICT_FINDINGS and not (finding.kind == "broken_link" and finding.repairable)
 
 
@@ -109,7 +109,7 @@ def conflict_advice(finding: Finding, org_id: str) -> Advice:
 def _conflict_code(finding: Finding) -> AdviceCode:
     """``resolve`` is offered only where it can carry out what the sentence says."""
     if finding.kind == "broken_link":
-        return "conflict_payer"
+        return "conflict_payer" if finding.theirs is not None else "conflict_payer_removed"
     if finding.kind in {"double_charging", "foreign_subscription"}:
         return "conflict_subscription"
     if not finding.is_about_subscription:

@@ -32,6 +32,7 @@ class LinkMetrics:
     behind: int
     parked: int
     on_hold: int
+    payment_problems: Mapping[str, int]
     behind_since: datetime | None
     breaker_reason: BreakerReason | None
 
@@ -93,17 +94,30 @@ def last_drift_report(session: Session) -> DriftReportSummary | None:
 def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
     behind = _count_by(session, text(LINK_IS_ACTIVE_WITH_WORK), BillingLink.provider)
     needs_operator = _count_by(session, text("state <> 'active'"), BillingLink.provider, BillingLink.state)
+    payment_problems = count_payment_problems(session)
     open_breakers = circuit_breaker.open_breakers(session)
     return {
         provider: LinkMetrics(
             behind=behind.get((provider,), 0),
             parked=needs_operator.get((provider, "parked"), 0),
             on_hold=needs_operator.get((provider, "on_hold"), 0),
+            payment_problems=payment_problems[provider],
             behind_since=_behind_since(session, provider) if behind.get((provider,)) else None,
             breaker_reason=open_breakers[provider].reason if provider in open_breakers else None,
         )
         for provider in PROVIDERS
     }
+
+
+def count_payment_problems(session: Session) -> dict[Provider, dict[str, int]]:
+    """The number of links with each payment problem. A deleted organization's is never checked again."""
+    rows = session.execute(
+        select(BillingLink.provider, BillingLink.payment_status, func.count())
+        .join(Organization, Organization.id == BillingLink.org_id)
+        .where(text("payment_status IS NOT NULL"), Organization.status != "deleted")
+        .group_by(BillingLink.provider, BillingLink.payment_status)
+    ).all()
+    return {provider: {str(row[1]): row[2] for row in rows if row[0] == provider} for provider in PROVIDERS}
 
 
 def _behind_since(session: Session, provider: Provider) -> datetime | None:

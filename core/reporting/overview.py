@@ -25,15 +25,17 @@ from core.organizations.validation import name_key
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.link_status import LinkReport, link_report
 from core.reporting.inbox_messages import _merge_counts
-from core.reporting.metrics import DriftReportSummary, last_drift_report
+from core.reporting.metrics import DriftReportSummary, count_payment_problems, last_drift_report
 
 MAX_FAILURE_GROUPS = 20
 
 _IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # no other table has columns of these names
 _NEEDS_OPERATOR = BillingLink.state != "active"
-_LINK_CONDITIONS: Mapping[Literal["parked", "behind"], ColumnElement[bool] | TextClause] = {
+LinkFilter = Literal["parked", "behind", "unpaid"]
+_LINK_CONDITIONS: Mapping[LinkFilter, ColumnElement[bool] | TextClause] = {
     "parked": _NEEDS_OPERATOR,
     "behind": _IS_BEHIND,
+    "unpaid": BillingLink.payment_status.is_not(None),
 }
 _ON_HOLD_SINCE_IMPORT = select(BillingLink.org_id).where(BillingLink.state == "on_hold", IS_NO_CONFLICT).distinct()
 
@@ -68,6 +70,8 @@ class OrganizationReportPage:
 class ProviderSummary:
     """One provider and its links. ``behind_since``: the last change of the organization that has waited longest.
 
+    ``payment_problems``: the number of links with each payment problem that there is.
+
     ``account_id``: the account that the API key must belong to; ``None``: the provider was not called yet.
     ``open_breaker``: ``None`` if the circuit breaker is closed.
     """
@@ -76,6 +80,7 @@ class ProviderSummary:
     behind: int
     parked: int
     behind_since: datetime | None
+    payment_problems: Mapping[str, int]
     account_id: str | None
     livemode: bool | None
     open_breaker: OpenBreaker | None
@@ -141,11 +146,12 @@ def list_organizations(  # noqa: PLR0913 - each is one filter
     plan: str | None,
     search: str | None,
     limit: int,
-    links: Collection[Literal["parked", "behind"]] = (),
+    links: Collection[LinkFilter] = (),
 ) -> OrganizationReportPage:
     """Organizations that are not deleted, oldest first. ``search``: a part of the name, ignoring case.
 
-    ``links``: only those with a link in one of these states; ``parked`` includes links on hold.
+    ``links``: only those with a link in one of these states; ``parked`` includes links on hold, ``unpaid`` is every
+    payment problem.
     """
     conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
     if plan is not None:
@@ -230,6 +236,7 @@ def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
         )
     }
     provider_statuses = {row.provider: row for row in session.scalars(select(ProviderStatus))}
+    payment_problems = count_payment_problems(session)
     summaries: dict[Provider, ProviderSummary] = {}
     for provider in PROVIDERS:
         behind_count, since = behind.get(provider, (0, None))
@@ -240,6 +247,7 @@ def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
             behind=behind_count,
             parked=parked_count,
             behind_since=since,
+            payment_problems=payment_problems[provider],
             account_id=provider_statuses[provider].account_id,
             livemode=provider_statuses[provider].livemode,
             open_breaker=circuit_breaker.open_breaker_of(provider_statuses[provider]),

@@ -9,7 +9,8 @@ down_revision = "2"
 branch_labels = None
 depends_on = None
 
+_OBJECT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+
 
 def upgrade() -> None:
-    arrangement = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-    op.add_column("billing_links", sa.Column("arrangement", arrangement, nullable=True))
+    op.add_column("billing_links", sa.Column("arrangement", _OBJECT, nullable=True))

@@ -15,7 +15,7 @@ from lago_python_client.models import Customer as CustomerBody
 from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
-from core.compare.advice import Advice
+from core.compare.advice import Advice, AdviceCode
 from core.ports.errors import ConflictError, RejectedError
 from core.ports.provider import AttemptContext, Customer
 from core.ports.spec import PAYER_CHANGED, CustomerSpec, LastKnown
@@ -44,9 +44,11 @@ class LagoCustomers:
 
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
+        payer_before = last_known.payer_id if last_known.applied else None
         spec = _with_last_known_payer(spec, last_known)
         if lago_id is not None and not last_known.confirmed:
-            lago_id = self._verify_imported_id(spec, last_known, lago_id, attempt)
+            found = self._verify_imported_id(spec, last_known, lago_id, attempt)
+            lago_id, payer_before = found.lago_id, _payer_id(found)
         elif last_known.maybe_lost_in_restore and self._payment_provider_code is not None:
             self._refuse_another_payer(spec, last_known, self._find(spec, spec.org_id, attempt))
         requested_at = datetime.now(UTC)
@@ -54,7 +56,8 @@ class LagoCustomers:
         sends_payer = not (last_known.applied and spec.payer_id == last_known.payer_id)
         methods = self._first_link_methods(spec, last_known, attempt)
         response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods)
-        if lago_id is not None and response.lago_id != lago_id:
+        # The customer of an imported id that is our external id was read before it got on hold.
+        if lago_id is not None and lago_id not in {response.lago_id, spec.org_id}:
             raise _rejection(
                 spec,
                 f"{lago_id} no longer exists in Lago, so Lago created a new customer, {response.lago_id}; "
@@ -78,7 +81,9 @@ class LagoCustomers:
                 )
         if lago_id is None and _existed_before(response, requested_at):
             self._refuse_other_subscriptions(spec, attempt)
-        return Customer(id=response.lago_id, payer_id=_payer_id(response))
+        # Only a customer that was linked before is written to Stripe within the request (lago.md 8, B6).
+        payer_accepted = payer_before is not None and payer_before == _payer_id(response)
+        return Customer(id=response.lago_id, payer_id=_payer_id(response), payer_accepted=payer_accepted)
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
         """Empty unless this request links the customer for the first time.
@@ -98,8 +103,8 @@ class LagoCustomers:
 
     def _verify_imported_id(
         self, spec: CustomerSpec, last_known: LastKnown, imported: str, attempt: AttemptContext
-    ) -> str:
-        """The ``lago_id`` of our customer, if the imported id really is that customer's. Only reads."""
+    ) -> CustomerResponse:
+        """Our customer, if the imported id really is that customer's. Only reads."""
         found = self._find(spec, spec.org_id, attempt)
         if found is None:
             raise self._unknown_id_error(spec, imported, attempt)
@@ -110,8 +115,23 @@ class LagoCustomers:
                 f"if that is correct, {_set_id_advice(spec, found.lago_id)}, then retry",
             )
         self._refuse_another_payer(spec, last_known, found)
-        self._refuse_other_subscriptions(spec, attempt)
-        return found.lago_id
+        has_subscription = self._refuse_other_subscriptions(spec, attempt)
+        self._refuse_missing_payer(spec, last_known, found, has_subscription=has_subscription)
+        return found
+
+    def _refuse_missing_payer(
+        self, spec: CustomerSpec, last_known: LastKnown, found: CustomerResponse, *, has_subscription: bool
+    ) -> None:
+        """Who has a subscription and no payer is not charged by Lago, and is not charged from now on without a word.
+
+        If we know the subscription, it waited for its payer; if it had one, somebody removed it.
+        """
+        if self._payment_provider_code is None or spec.charged_by_other_provider or _payer_id(found) is not None:
+            return
+        if last_known.subscription_id is None and has_subscription:
+            raise _payer_conflict("conflict_payer_never_set", spec, spec.payer_id)
+        if last_known.subscription_id is not None and last_known.payer_id is not None:
+            raise _payer_conflict("conflict_payer_removed", spec, last_known.payer_id)
 
     def _refuse_another_payer(self, spec: CustomerSpec, last_known: LastKnown, found: CustomerResponse | None) -> None:
         """Never replace a payer that is set in Lago, even while ours is not known yet: its cards would go with it.
@@ -153,17 +173,22 @@ class LagoCustomers:
     def _refuse_changed_payer(
         self, spec: CustomerSpec, last_known: LastKnown, response: CustomerResponse, *, sends_payer: bool
     ) -> None:
-        """Somebody else's payer is neither stored as ours nor replaced. It was not sent if ours is not known yet."""
-        payer = _payer_id(response)
+        """Somebody else's payer is neither stored as ours nor replaced. It was not sent if ours is not known yet.
+
+        A payer that somebody removed is not set again: Lago would charge whom somebody wanted to charge no more.
+        """
+        payer, ours = _payer_id(response), last_known.payer_id
         was_sent = sends_payer and self._has_linked_payer(spec)
-        if was_sent or last_known.payer_id is None or payer in {None, last_known.payer_id}:
+        if was_sent or ours is None or payer == ours:
             return
         if not last_known.applied:
             # An earlier request may have been lost, so this proves no change. It is sent once ours is known.
             self._refuse_another_payer(spec, last_known, response)
             return
-        parameters = {"org_id": spec.org_id, "ours": last_known.payer_id, "theirs": payer}
-        raise ConflictError("lago", Advice("conflict_payer", parameters).sentence, PAYER_CHANGED)
+        if payer is not None:
+            raise _payer_conflict("conflict_payer", spec, ours, payer)
+        if not spec.charged_by_other_provider and self._payment_provider_code is not None:
+            raise _payer_conflict("conflict_payer_removed", spec, ours)
 
     def _upsert(
         self, spec: CustomerSpec, attempt: AttemptContext, *, sends_payer: bool, methods: Sequence[str]
@@ -202,8 +227,8 @@ class LagoCustomers:
     def _has_other_payer(self, spec: CustomerSpec, response: CustomerResponse) -> bool:
         return self._has_linked_payer(spec) and _payer_id(response) != spec.payer_id
 
-    def _refuse_other_subscriptions(self, spec: CustomerSpec, attempt: AttemptContext) -> None:
-        """A subscription on our customer that is not ours would be billed in addition to ours."""
+    def _refuse_other_subscriptions(self, spec: CustomerSpec, attempt: AttemptContext) -> bool:
+        """A subscription on our customer that is not ours would be billed in addition to ours. Whether ours exists."""
         request = LagoRequest(
             context=f"subscriptions of customer {spec.org_id}",
             method="GET",
@@ -223,6 +248,7 @@ class LagoCustomers:
             )
         if more:
             raise _rejection(spec, "the customer has more than 100 subscriptions in Lago; check Lago")
+        return bool(subscriptions)
 
 
 def _existed_before(response: CustomerResponse, requested_at: datetime) -> bool:
@@ -242,6 +268,15 @@ def _with_last_known_payer(spec: CustomerSpec, last_known: LastKnown) -> Custome
 def _payer_id(customer: CustomerResponse) -> str | None:
     configuration = customer.billing_configuration
     return configuration.provider_customer_id if configuration else None
+
+
+def _payer_conflict(code: AdviceCode, spec: CustomerSpec, ours: str | None, theirs: str | None = None) -> ConflictError:
+    parameters = {
+        "org_id": spec.org_id,
+        "ours": f"the Stripe customer {ours}" if ours else "the organization's Stripe customer",
+        "theirs": theirs,
+    }
+    return ConflictError("lago", Advice(code, parameters).sentence, PAYER_CHANGED)
 
 
 def _set_id_advice(spec: CustomerSpec, customer_id: str) -> str:

@@ -6,14 +6,22 @@ Lago does not record who wrote an object, only when.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
-from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
+from core.ports.observed import (
+    ObservedCustomer,
+    ObservedPage,
+    ObservedPayment,
+    ObservedState,
+    ObservedSubscription,
+    RemoteWrite,
+    Repair,
+)
 from core.ports.provider import RequestPermits
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 from providers.lago.subscriptions import arrangement_of
@@ -29,6 +37,9 @@ class LagoInvoiceState(BaseResponseModel):
 
     lago_id: str
     payment_status: str | None = None
+    payment_overdue: bool | None = None
+    payment_dispute_lost_at: str | None = None
+    total_due_amount_cents: int | None = None
 
 
 class LagoStateReader:
@@ -78,24 +89,34 @@ class LagoStateReader:
             subscriptions=_observed_subscriptions(rows),
         )
 
-    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - a Lago customer does not show it
-        """One call: the finalized invoices whose payment failed."""
+    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:  # noqa: ARG002 - a Lago customer does not show it
+        """One call for unpaid invoices, and one for lost disputes, whose invoices Lago leaves as paid (lago.md 6).
+
+        Where Lago does not charge, nobody pays its invoices, so only a payment that failed counts.
+        """
+        statuses = ["failed", "pending"] if is_charging else ["failed"]
+        unpaid = self._list_invoices(org_id, {"payment_statuses[]": statuses})
+        disputed = self._list_invoices(org_id, {"payment_dispute_lost": "true"})
+        # A version of Lago that does not know a filter ignores it.
+        lost_at = [each.payment_dispute_lost_at for each in disputed if each.payment_dispute_lost_at is not None]
+        return ObservedPayment(
+            failed=any(each.payment_status == "failed" for each in unpaid),
+            overdue=is_charging and any(_is_overdue(each) for each in unpaid),
+            dispute_lost_at=max((parse_time(f"a lost dispute of {org_id}", each) for each in lost_at), default=None),
+        )
+
+    def _list_invoices(self, org_id: str, filters: Mapping[str, str | list[str]]) -> list[LagoInvoiceState]:
+        """The newest hundred that are finalized. A voided invoice is not: nobody owes it."""
         request = LagoRequest(
-            context=f"unpaid invoices of customer {org_id}",
+            context=f"invoices of customer {org_id}",
             method="GET",
             path=("invoices",),
             root="invoices",
             response_type=LagoInvoiceState,
-            params={
-                "external_customer_id": org_id,
-                "statuses[]": ["finalized"],
-                "payment_statuses[]": ["failed"],
-                "per_page": "20",
-            },
+            params={"external_customer_id": org_id, "statuses[]": ["finalized"], **filters, "per_page": "100"},
         )
         rows, _ = self._client.list_page(request, self._permits)
-        # A version of Lago that does not know a filter ignores it.
-        return any(row.payment_status == "failed" for row in rows)
+        return rows
 
     def recent_writes(self) -> list[RemoteWrite]:
         return []
@@ -147,6 +168,11 @@ class LagoStateReader:
             response_type=SubscriptionResponse,
             params={**filters, "status[]": _LAGO_LIVE_STATUSES, "per_page": str(LAGO_PAGE_SIZE)},
         )
+
+
+def _is_overdue(invoice: LagoInvoiceState) -> bool:
+    is_due = invoice.total_due_amount_cents is None or invoice.total_due_amount_cents > 0
+    return invoice.payment_status == "pending" and invoice.payment_overdue is True and is_due
 
 
 def _page_number(cursor: str | None) -> int:

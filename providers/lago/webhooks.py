@@ -34,6 +34,7 @@ LAGO_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
     "subscription.canceled": "check",
     "subscription.incomplete": "check",
     "subscription.termination_alert": "check",
+    "customer.updated": "payer_reported",
     "customer.payment_provider_error": "payer_rejected",
     "customer.payment_provider_created": "payer_accepted",
     "invoice.payment_failure": "payment_failed",
@@ -115,7 +116,7 @@ class LagoWebhookParser:
             id=webhook_id,
             type=webhook_type,
             effect=effect,
-            object_id=extract(payload, *object_path, "lago_id") or extract(payload, object_type, "lago_invoice_id"),
+            object_id=_object_id(payload, object_type, object_path, effect),
             customer_id=extract(payload, object_type, "lago_customer_id")
             or extract(payload, *customer_path, "lago_id"),
             org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
@@ -134,6 +135,15 @@ def _parse_json(raw: bytes) -> dict[str, object]:
     if not isinstance(payload, dict):
         raise MalformedWebhookError
     return payload
+
+
+def _object_id(
+    payload: dict[str, object], object_type: str, object_path: tuple[str, ...], effect: WebhookEffect | None
+) -> str | None:
+    """Of a report about the payer, the payer's id; ``None``: Lago charges nobody."""
+    if effect == "payer_reported":
+        return extract(payload, *object_path, "billing_configuration", "provider_customer_id")
+    return extract(payload, *object_path, "lago_id") or extract(payload, object_type, "lago_invoice_id")
 
 
 def _payment_error_code(payload: dict[str, object], object_type: str, fallback: str) -> str:

@@ -60,11 +60,11 @@ class StripeCollection:
     def change_terms(
         self, found: StripeSubscription, spec: SubscriptionSpec, price: StripePrice, attempt: AttemptContext
     ) -> dict[str, Json] | None:
-        """The change of a free subscription that must come before its first paid price; None if nothing is to change.
+        """The change that ``found``, a free subscription, needs before its first paid price; None if it needs none.
 
         Raises ``RejectedError`` if Stripe could not collect the paid plan.
         """
-        if price.is_free or not all(item.price.is_free for item in found.items.data):
+        if price.is_free:
             return None
         method = found.metadata.get(COLLECTION_KEY) or found.collection_method
         if not (method == "charge_automatically" and found.default_payment_method):

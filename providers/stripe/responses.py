@@ -105,6 +105,10 @@ class StripeSubscriptionItem(StripeResource):
     current_period_end: int
 
 
+class StripeCancellationDetails(StripeModel):
+    comment: str | None = None
+
+
 class StripeSubscription(StripeSubscriptionSummary):
     customer: str
     created: int
@@ -112,6 +116,41 @@ class StripeSubscription(StripeSubscriptionSummary):
     default_payment_method: object = None
     items: StripePage[StripeSubscriptionItem]
     discounts: list[object] = Field(default_factory=list)
+    ended_at: int | None = None
+    cancellation_details: StripeCancellationDetails | None = None
+
+    @property
+    def cancellation_comment(self) -> str | None:
+        return self.cancellation_details.comment if self.cancellation_details else None
+
+
+class StripePeriod(StripeModel):
+    start: int
+    end: int
+
+
+class StripeInvoiceLine(StripeResource):
+    amount: int
+    period: StripePeriod
+
+
+class StripeInvoice(StripeResource):
+    """The total of a negative invoice is below zero; ``amount_remaining`` never is."""
+
+    status: str | None = None
+    total: int
+    amount_remaining: int
+    pre_payment_credit_notes_amount: int = 0
+    post_payment_credit_notes_amount: int = 0
+    lines: StripePage[StripeInvoiceLine]
+
+    @property
+    def creditable(self) -> int:
+        return self.total - self.pre_payment_credit_notes_amount - self.post_payment_credit_notes_amount
+
+
+class StripeCreditNote(StripeResource):
+    metadata: dict[str, str] | None = None
 
 
 class StripeEventRequest(StripeModel):

@@ -16,7 +16,15 @@ from pydantic import ValidationError
 from stripe.params import CustomerListParams, EventListParams, SubscriptionListParams
 
 from core.ports.errors import RejectedError
-from core.ports.observed import ObservedCustomer, ObservedPage, ObservedState, ObservedSubscription, RemoteWrite, Repair
+from core.ports.observed import (
+    ObservedCustomer,
+    ObservedPage,
+    ObservedPayment,
+    ObservedState,
+    ObservedSubscription,
+    RemoteWrite,
+    Repair,
+)
 from core.ports.provider import RequestPermits
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import RESOURCE_MISSING
@@ -103,9 +111,9 @@ class StripeStateReader:
             ),
         )
 
-    def has_unpaid_invoice(self, org_id: str, observed: ObservedState) -> bool:  # noqa: ARG002 - ``observed`` is of that organization
+    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:  # noqa: ARG002 - the customer shows it
         """By the customer's own flag, which Stripe sets and clears with each invoice that fails or is paid. No call."""
-        return any(each.has_unpaid_invoice for each in observed.customers)
+        return ObservedPayment(failed=any(each.has_unpaid_invoice for each in observed.customers))
 
     def recent_writes(self) -> list[RemoteWrite]:
         """The last thousand writes of the thirty days that Stripe keeps."""

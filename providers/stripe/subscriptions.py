@@ -11,7 +11,12 @@ from datetime import UTC, datetime
 from typing import NoReturn, cast
 
 import stripe
-from stripe.params import SubscriptionCreateParams, SubscriptionListParams, SubscriptionUpdateParams
+from stripe.params import (
+    SubscriptionCancelParams,
+    SubscriptionCreateParams,
+    SubscriptionListParams,
+    SubscriptionUpdateParams,
+)
 
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
@@ -23,6 +28,7 @@ from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
+from providers.stripe.ending import OUR_END, StripeEnding
 from providers.stripe.errors import NO_CODE, RESOURCE_MISSING, STRIPE
 from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
@@ -49,7 +55,8 @@ class StripeSubscriptions:
     ) -> None:
         self._client = client
         self._prices = prices
-        self._ending = ending
+        self._policy = ending
+        self._ending = StripeEnding(client)
         self._collection = StripeCollection(client, collection)
         self._clock = clock
 
@@ -195,6 +202,8 @@ class StripeSubscriptions:
 
     def _prepare_collection(self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext) -> None:
         """Before a free subscription gets a paid price: Stripe collects that at once, by the method of that moment."""
+        if not all(item.price.is_free for item in found.items.data):
+            return
         price = self._prices.active_price(spec.plan_code, attempt)
         terms = self._collection.change_terms(found, spec, price, attempt)
         if terms is None:
@@ -232,22 +241,30 @@ class StripeSubscriptions:
         )
 
     def _cancel(self, subscription_id: str, attempt: AttemptContext) -> None:
+        # Without Stripe's proration: its credit does not reach the customer (stripe.md 9).
+        params: SubscriptionCancelParams = {
+            "invoice_now": self._policy.stripe_invoice_now,
+            "prorate": False,
+            "cancellation_details": {"comment": OUR_END},
+        }
         try:
-            self._client.send(
+            ended = self._client.send(
                 attempt,
                 "DELETE /v1/subscriptions/{id}",
                 f"end subscription {subscription_id}",
-                lambda: self._client.v1.subscriptions.cancel(
-                    subscription_id,
-                    {"invoice_now": self._ending.stripe_invoice_now, "prorate": self._ending.stripe_prorate},
-                ),
+                lambda: self._client.v1.subscriptions.cancel(subscription_id, params),
                 StripeSubscription,
             )
         except RejectedError as error:
             # Stripe returns 404 for a subscription that is canceled already, and for one of another account. Only the
             # first can still be read. If the second counted as ended, it would go on charging.
-            if error.code != RESOURCE_MISSING or not self._read(subscription_id, attempt).has_ended:
+            if error.code != RESOURCE_MISSING:
                 raise
+            ended = self._read(subscription_id, attempt)
+            if not ended.has_ended:
+                raise
+        if self._policy.stripe_prorate:
+            self._ending.credit_unused(ended, attempt)
 
     def _read(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
         try:

@@ -1,11 +1,28 @@
-"""Lago's invoices and their payment status. They are created by hand: the sandbox does not invoice."""
+"""Lago's invoices and their payment status. They are created by hand: the sandbox does not invoice.
+
+A lost dispute leaves the payment status as it is and never goes away; only a voided invoice is out of the list of
+finalized ones (lago.md 6). An invoice that nobody pays becomes overdue and stays ``pending``.
+"""
 
 from sandbox.http import InvalidControlRequestError, JsonDocument
 from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, NOT_IN_WEBHOOKS, LagoCustomersApi
 from sandbox.lago_api.customers import serialize_without as serialize_customer_without
-from sandbox.lago_api.serializers import LagoQuery, LagoTables, format_time, new_id, paginate
+from sandbox.lago_api.serializers import (
+    LagoQuery,
+    LagoTables,
+    format_time,
+    format_time_milliseconds,
+    new_id,
+    paginate,
+)
 
 PAYMENT_STATUSES = ("pending", "succeeded", "failed")
+NOTHING_HAPPENED: JsonDocument = {
+    "status": "finalized",
+    "payment_dispute_lost_at": None,
+    "payment_overdue": False,
+    "voided_at": None,
+}
 ZERO_AMOUNT_FIELDS = (
     "coupons_amount_cents",
     "credit_notes_amount_cents",
@@ -44,15 +61,64 @@ class LagoInvoicesApi:
             "currency": customer["currency"] or "USD",
             "amount": int(sent.get("amount_cents", 1900)),
             "created_at": self._tables.now(),
+            **NOTHING_HAPPENED,
         }
         return self._save_status(row, str(sent.get("payment_status", "failed")), sent.get("error_code"))
 
     def patch(self, lago_id: str, sent: JsonDocument) -> JsonDocument:
-        """Set the result of another payment attempt: ``{"payment_status": "succeeded"}``."""
+        """Let one thing happen to it: ``{"payment_status": "succeeded"}`` is the result of another payment attempt;
+        ``{"payment_dispute_lost": true}``, ``{"payment_overdue": true}`` or ``{"status": "voided"}``.
+        """
         row = self._tables.invoices.get(lago_id)
         if row is None:
             raise InvalidControlRequestError("lago_id", f"There is no invoice {lago_id!r}.")
+        row = NOTHING_HAPPENED | row
+        if sent.get("payment_dispute_lost"):
+            return self._lose_dispute(row)
+        if sent.get("payment_overdue"):
+            return self._become_overdue(row)
+        if sent.get("status") == "voided":
+            return self._void(row)
         return self._save_status(row, str(sent["payment_status"]), sent.get("error_code"))
+
+    def _lose_dispute(self, row: JsonDocument) -> JsonDocument:
+        lost_at = row["payment_dispute_lost_at"] or self._tables.now()
+        row = self._save({**row, "payment_dispute_lost_at": lost_at, "payment_overdue": False})
+        self._tables.emit(
+            "invoice.payment_dispute_lost",
+            "payment_dispute_lost",
+            lambda: {"invoice": self._serialize_with_customer(row)},
+        )
+        return serialize(row)
+
+    def _become_overdue(self, row: JsonDocument) -> JsonDocument:
+        """As Lago's clock does some time after the due date."""
+        is_paid = row["payment_status"] == "succeeded"
+        if row["status"] != "finalized" or is_paid or row["payment_dispute_lost_at"] is not None:
+            raise InvalidControlRequestError("payment_overdue", "It is voided, paid or disputed, so it is not overdue.")
+        row = self._save({**row, "payment_overdue": True})
+        self._tables.emit(
+            "invoice.payment_overdue",
+            "invoice",
+            lambda: {**self._serialize_with_customer(row), "fees": [], "applied_taxes": []},
+        )
+        return serialize(row)
+
+    def _void(self, row: JsonDocument) -> JsonDocument:
+        if row["status"] != "finalized":
+            raise InvalidControlRequestError("status", "Only a finalized invoice can be voided.")
+        row = self._save({**row, "status": "voided", "payment_overdue": False, "voided_at": self._tables.now()})
+        self._tables.emit("invoice.voided", "invoice", lambda: {**self._serialize_with_customer(row), "fees": []})
+        return serialize(row)
+
+    def _save(self, row: JsonDocument) -> JsonDocument:
+        row = {**row, "updated_at": self._tables.now()}
+        self._tables.invoices.put(row["lago_id"], row)
+        return row
+
+    def _serialize_with_customer(self, row: JsonDocument) -> JsonDocument:
+        customer = self._customers.find_existing(row["external_customer_id"])
+        return {**serialize(row), "customer": serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS)}
 
     def report_payer_error(self, sent: JsonDocument) -> JsonDocument:
         """Lago could not create a customer at its payment provider: ``{"external_customer_id", "error_code"}``."""
@@ -75,8 +141,8 @@ class LagoInvoicesApi:
             raise InvalidControlRequestError(
                 "payment_status", f"payment_status must be one of {', '.join(PAYMENT_STATUSES)}."
             )
-        row = {**row, "payment_status": status, "updated_at": self._tables.now()}
-        self._tables.invoices.put(row["lago_id"], row)
+        is_overdue = row["payment_overdue"] and status != "succeeded"
+        row = self._save({**row, "payment_status": status, "payment_overdue": is_overdue})
         customer = self._customers.find_existing(row["external_customer_id"])
         if status == "failed":
             error = {"lago_invoice_id": row["lago_id"], **self._payment_error(customer, error_code)}
@@ -91,11 +157,7 @@ class LagoInvoicesApi:
         self._tables.emit(
             "invoice.payment_status_updated",
             "invoice",
-            lambda: {
-                **serialize(row),
-                "customer": serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS),
-                "fees": [],
-            },
+            lambda: {**self._serialize_with_customer(row), "fees": []},
         )
         return serialize(row)
 
@@ -112,6 +174,7 @@ class LagoInvoicesApi:
 
 
 def serialize(row: JsonDocument) -> JsonDocument:
+    row = NOTHING_HAPPENED | row
     day = str(format_time(row["created_at"]))[:10]
     return {
         "lago_id": row["lago_id"],
@@ -121,11 +184,11 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "issuing_date": day,
         "payment_due_date": day,
         "purchase_order_number": None,
-        "payment_dispute_lost_at": None,
-        "payment_overdue": False,
+        "payment_dispute_lost_at": format_time_milliseconds(row["payment_dispute_lost_at"]),
+        "payment_overdue": row["payment_overdue"],
         "net_payment_term": 0,
         "invoice_type": "subscription",
-        "status": "finalized",
+        "status": row["status"],
         "payment_status": row["payment_status"],
         "currency": row["currency"],
         "fees_amount_cents": row["amount"],
@@ -140,7 +203,7 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "file_url": None,
         "xml_url": None,
         "web_url": f"http://lago.sandbox.invalid/sandbox/invoice/{row['lago_id']}/overview",
-        "voided_at": None,
+        "voided_at": format_time(row["voided_at"]),
         "version_number": 4,
         "self_billed": False,
         "created_at": format_time(row["created_at"]),
@@ -158,6 +221,6 @@ def _matches(row: JsonDocument, query: LagoQuery) -> bool:
     return (
         query.get("external_customer_id") in {None, row["external_customer_id"]}
         and (not payment_statuses or row["payment_status"] in payment_statuses)
-        and (not (statuses := query.get_list("statuses")) or "finalized" in statuses)
+        and (not (statuses := query.get_list("statuses")) or shown["status"] in statuses)
         and all(query.get(name) in {None, str(value).lower()} for name, value in flags.items())
     )

@@ -85,7 +85,7 @@ def format_time(moment: float | None) -> str | None:
 
 
 def format_time_milliseconds(moment: float | None) -> str | None:
-    """Only ``started_at`` has milliseconds."""
+    """Of the times that are read, only ``started_at`` and ``payment_dispute_lost_at`` have milliseconds."""
     if moment is None:
         return None
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

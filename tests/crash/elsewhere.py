@@ -36,6 +36,7 @@ _CUSTOMERS: Final = "tests/providers/lago/test_customers.py"
 _WEBHOOKS: Final = "tests/core/inbox/test_provider_webhooks.py"
 _LINKS: Final = "tests/core/reconcile/test_lease.py"
 _STRIPE: Final = "tests/providers/stripe/test_subscriptions.py"
+_COLLECTION: Final = "tests/providers/stripe/test_collection.py"
 _SYNC: Final = "tests/core/reconcile/test_reconciler.py"
 
 SITES: Final[dict[str, str]] = {
@@ -81,6 +82,13 @@ SITES: Final[dict[str, str]] = {
     "providers.lago.customers:LagoCustomers._find": f"{_CUSTOMERS}::test_imported_id_is_read_before_it_is_written",
     "providers.lago.customers:LagoCustomers._refuse_other_subscriptions": (
         f"{_CUSTOMERS}::test_customer_that_was_there_before_us_is_checked_for_subscriptions"
+    ),
+    # A customer without a billing email, and a free plan that becomes paid: no organization here has either.
+    "providers.stripe.collection:StripeCollection._read": (
+        f"{_COLLECTION}::test_paid_plan_without_an_address_is_refused_before_the_create"
+    ),
+    "providers.stripe.subscriptions:StripeSubscriptions._prepare_collection": (
+        f"{_COLLECTION}::test_free_plan_that_becomes_paid_is_mailed_from_its_first_invoice_on"
     ),
     # A restored database; no run here restores one.
     "providers.stripe.customers:StripeCustomers._find_lost_in_restore": (

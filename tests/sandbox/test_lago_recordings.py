@@ -40,7 +40,7 @@ VALUES = {
 }
 NOT_SENT = {
     *("plan.created", "plan.updated", "billable_metric.created"),  # set up in Lago
-    *("invoice.created", "invoice.payment_overdue", "invoice.payment_dispute_lost", "credit_note.created"),
+    *("invoice.created", "credit_note.created"),
 }
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -70,7 +70,7 @@ def test_webhooks_have_the_keys_of_the_recorded_ones_but_for_what_is_listed(
     with receiving() as receiver:
         sandbox.set_webhooks(lago={"url": receiver.url, "secret": "secret"})
         _cause_webhooks(sandbox, lago)
-        sent = [json.loads(request.body) for request in receiver.wait(14)]
+        sent = [json.loads(request.body) for request in receiver.wait(16)]
     recorded = {webhook.payload["webhook_type"]: webhook.payload for webhook in webhooks()}
     found: set[str] = set()
     for payload in sent:
@@ -100,7 +100,9 @@ def _cause_webhooks(sandbox: SandboxClient, lago: httpx.Client) -> None:
         lago.post("/subscriptions", json={"subscription": {**ids, "plan_code": code}})
     lago.delete("/subscriptions/org_1", params={"status": "pending"})
     lago.delete("/subscriptions/org_1")
-    sandbox.create("lago", "invoices", external_customer_id="org_1")
+    invoice = sandbox.create("lago", "invoices", external_customer_id="org_1")
+    for event in ({"payment_overdue": True}, {"payment_dispute_lost": True}):
+        sandbox.patch("lago", "invoices", invoice["lago_id"], **event)
     sandbox.create("lago", "payer_errors", external_customer_id="org_1")
 
 

@@ -192,3 +192,42 @@ def test_invoices_are_found_by_customer_and_payment(sandbox: SandboxClient, lago
     assert lago.get(f"/invoices?{query}").json()["invoices"] == []
     with pytest.raises(SandboxError, match="payment_status must be one of"):
         sandbox.patch("lago", "invoices", made["lago_id"], payment_status="lost")
+
+
+def _invoices(lago: httpx.Client, query: str) -> list[str]:
+    rows = lago.get(f"/invoices?external_customer_id=org_1&{query}").json()["invoices"]
+    return [each["lago_id"] for each in rows]
+
+
+def test_a_lost_dispute_stays_with_the_payment_status_until_the_invoice_is_voided(
+    sandbox: SandboxClient, lago: httpx.Client
+) -> None:
+    sandbox.preload_lago_customers([{"external_id": "org_1"}])
+    invoice = sandbox.create("lago", "invoices", external_customer_id="org_1", payment_status="succeeded")["lago_id"]
+    lost = sandbox.patch("lago", "invoices", invoice, payment_dispute_lost=True)
+    assert lost["payment_status"] == "succeeded"
+    for status in ("failed", "succeeded"):
+        again = sandbox.patch("lago", "invoices", invoice, payment_status=status)
+        assert again["payment_dispute_lost_at"] == lost["payment_dispute_lost_at"] is not None
+    assert _invoices(lago, "payment_dispute_lost=true&statuses[]=finalized") == [invoice]
+    assert _invoices(lago, "payment_statuses[]=failed") == []
+    sandbox.patch("lago", "invoices", invoice, status="voided")
+    assert _invoices(lago, "payment_dispute_lost=true&statuses[]=finalized") == []
+    assert _invoices(lago, "payment_dispute_lost=true") == [invoice]
+    with pytest.raises(SandboxError, match="finalized"):
+        sandbox.patch("lago", "invoices", invoice, status="voided")
+
+
+def test_an_invoice_that_nobody_pays_becomes_overdue_and_stays_pending(
+    sandbox: SandboxClient, lago: httpx.Client
+) -> None:
+    sandbox.preload_lago_customers([{"external_id": "org_1"}])
+    invoice = sandbox.create("lago", "invoices", external_customer_id="org_1", payment_status="pending")["lago_id"]
+    overdue = sandbox.patch("lago", "invoices", invoice, payment_overdue=True)
+    assert (overdue["payment_overdue"], overdue["payment_status"]) == (True, "pending")
+    assert overdue["total_due_amount_cents"] == overdue["total_amount_cents"]
+    assert _invoices(lago, "payment_overdue=true") == [invoice]
+    sandbox.patch("lago", "invoices", invoice, payment_status="succeeded")
+    assert _invoices(lago, "payment_overdue=true") == []
+    with pytest.raises(SandboxError, match="not overdue"):
+        sandbox.patch("lago", "invoices", invoice, payment_overdue=True)

@@ -294,6 +294,6 @@ def test_theirs_is_refused_for_a_plan_that_is_not_in_the_catalog(world: SyncWorl
     world.catalog = world.catalog.model_copy(
         update={"plans": {tier: plan for tier, plan in world.catalog.plans.items() if tier != "professional"}}
     )
-    with pytest.raises(CannotResolveError, match="cannot be taken over.*no plan in the catalog"):
+    with pytest.raises(CannotResolveError, match=r"cannot be taken over.*no plan in the catalog"):
         conflict_resolver_of(world).take_theirs(org_id, "stripe")
     assert_on_hold(world, org_id, "stripe")

@@ -460,6 +460,35 @@ def test_a_rejected_payer_is_shown_with_what_to_correct(types: Type, manager: Or
     assert f"[missing]; correct the customer in Stripe, then run `billing-sync retry {org_id}`" in shown
 
 
+def test_payment_problems_are_counted_and_listed_with_the_way_out(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    disputed, overdue, _ = [manager.create_organization(name, "starter") for name in ("Acme", "Globex", "Initech")]
+    lost_at = utc_now()
+    put(database, disputed, "lago", payment_status="dispute_lost", payment_since=lost_at, payment_code="fraudulent")
+    put(database, overdue, "lago", payment_status="overdue", payment_since=lost_at)
+    shown = types("status").stdout
+    assert "payment problems at Lago: 1 dispute_lost, 1 overdue" in shown
+    assert "`billing-sync orgs --unpaid` lists their organizations" in shown
+    providers = json_of(types("status", "--json"))["providers"]
+    assert providers["lago"]["payment_problems"] == {"dispute_lost": 1, "overdue": 1}
+    assert providers["stripe"]["payment_problems"] == {}
+    listed = json_of(types("orgs", "--unpaid", "--json"))["organizations"]
+    assert [each["name"] for each in listed] == ["Acme", "Globex"]
+    assert "past its due date, and nobody has paid it" in " ".join(types("status", overdue).stdout.split())
+    assert f"billing-sync resolve {disputed} --dispute" in " ".join(types("status", disputed).stdout.split())
+
+    assert refused(types("resolve", disputed, "--dispute", "--ours")).startswith("choose one")
+    assert f"{overdue} has no lost dispute" in refused(types("resolve", overdue, "--dispute"))
+    assert "The dispute is closed." in types("resolve", disputed, "--dispute").stdout
+    with database.read() as session:
+        link = session.get_one(BillingLink, (disputed, "lago"))
+        assert (link.payment_status, link.payment_since, link.payment_code) == (None, None, None)
+        assert link.disputes_closed_until == lost_at
+    manager.update_org_status(overdue, "deleted")
+    assert "payment problems" not in types("status").stdout
+
+
 def test_what_is_arranged_at_a_provider_is_shown(types: Type, manager: OrgManager, database: Database) -> None:
     org_id = manager.create_organization("Acme", "starter")
     arranged = Arrangement(ends_at=datetime(2026, 12, 31, tzinfo=UTC), is_paused=True, has_schedule=True)

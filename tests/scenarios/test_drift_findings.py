@@ -145,11 +145,14 @@ def test_customers_of_others_in_the_same_account_are_none_of_our_business(
     assert drift_harness.findings() == []
 
 
-def test_a_payer_that_lago_lost_is_linked_again(world: SyncWorld, drift_harness: DriftHarness) -> None:
+def test_a_payer_that_somebody_removed_in_lago_is_for_a_person(world: SyncWorld, drift_harness: DriftHarness) -> None:
     org_id = synced_organization(world)
     world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
-    finding = assert_repaired(world, drift_harness)
+    finding = assert_needs_an_operator(world, drift_harness)
     assert (finding.kind, finding.ours) == ("broken_link", world.link(org_id, "stripe").customer_id)
+    world.sandbox.patch("lago", "customers", org_id, name="Mallory")
+    # A repair of the name would write the payer, too.
+    assert [each.repairable for each in drift_harness.findings()] == [False, False]
 
 
 def test_another_payer_at_lago_is_for_a_person(world: SyncWorld, drift_harness: DriftHarness) -> None:

@@ -198,6 +198,12 @@ def test_a_failed_payment_is_shown_until_it_is_paid_and_lowers_no_plan(up: Sandb
     up.until(lambda: up.link(at_stripe, "stripe")["payment"] is None, "paid at Stripe")
 
 
+def test_a_payer_that_is_removed_in_lago_ends_on_hold_with_a_sentence(up: SandboxApp) -> None:
+    org_id = up.organization()
+    up.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
+    assert "Lago charges nobody for the organization" in up.conflict(org_id, "lago")
+
+
 def test_a_payer_that_lago_cannot_use_is_shown(up: SandboxApp) -> None:
     org_id = up.organization()
     up.sandbox.create("lago", "payer_errors", external_customer_id=org_id, error_code="resource_missing")

@@ -106,6 +106,10 @@ class StripeWorld:
     def fault(self, operation: str, kind: str, *, times: int = 1, skip: int = 0, seconds: float = 0.3) -> None:
         self._control.add_fault("stripe", operation, kind, times=times, skip=skip, seconds=seconds)
 
+    def forgive(self) -> None:
+        """No fault is left."""
+        self._control.clear_faults()
+
     def calls(self) -> list[str]:
         return [exchange.operation for exchange in self._recorder.exchanges]
 

@@ -12,8 +12,9 @@ from core.db.database import Database
 from core.drift import conflict_resolver
 from core.drift.conflict_resolver import CannotResolveError, ConflictResolver
 from core.drift.provider_reader import DriftReader
+from core.organizations import commands as organizations
 from core.ports.spec import ARRANGED_AT_PROVIDER, OTHER_TERMS, PROVIDER_NAMES, Provider
-from core.reconcile import commands
+from core.reconcile import commands, payment_problems
 from core.reconcile.account_guard import AccountGuard
 from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import CommandFailedError, UsageError
@@ -26,17 +27,27 @@ def resolve(
     org: descriptions.OrgArgument,
     ours: Annotated[bool, typer.Option("--ours", help="Restore our state at the provider.")] = False,
     theirs: Annotated[bool, typer.Option("--theirs", help="Take over what the provider has.")] = False,
+    dispute: Annotated[bool, typer.Option("--dispute", help="You have dealt with the lost dispute.")] = False,
 ) -> None:
     """Decide about a link that is on hold because somebody changed it at a provider: --ours or --theirs.
 
     `billing-sync parked` shows what was changed. With --theirs the provider is read again, and the organization gets
     the plan or the payer that it has there. What an organization cannot have is refused, and nothing is changed.
+
+    --dispute is for a lost dispute, which Lago never takes back: it is a payment problem no more. One that is lost
+    later is shown again. Nothing is changed at a provider.
     """
-    if ours == theirs:
-        message = "choose one: --ours restores our state at the provider, --theirs takes over what the provider has"
+    if ours + theirs + dispute != 1:
+        message = (
+            "choose one: --ours restores our state at the provider, --theirs takes over what the provider has, "
+            "--dispute closes a lost dispute"
+        )
         raise UsageError(message)
     settings = settings_of.read()
     with resources.open_database(settings) as database:
+        if dispute:
+            _close_dispute(database, org)
+            return
         org_id, providers = _conflicts(database, org)
         if ours:
             _keep_ours(database, org_id, providers)
@@ -57,6 +68,17 @@ def _conflicts(database: Database, query: str) -> tuple[str, list[Provider]]:
         )
         raise UsageError(message)
     return found.id, providers
+
+
+def _close_dispute(database: Database, query: str) -> None:
+    with database.write() as session:
+        org_id = descriptions.find_organization(session, query).id
+        organizations.lock(session, org_id)
+        is_closed = payment_problems.close_dispute(session, org_id)
+    if not is_closed:
+        message = f"{org_id} has no lost dispute: `billing-sync status {org_id}` shows its payment problems"
+        raise UsageError(message)
+    output.show("The dispute is closed. Nothing was changed at a provider.")
 
 
 def _keep_ours(database: Database, org_id: str, providers: list[Provider]) -> None:

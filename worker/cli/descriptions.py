@@ -137,13 +137,19 @@ def payment_text(link: LinkReport, org_id: str, now: datetime) -> str | None:
     descriptions = {
         "failed": "an invoice could not be charged",
         "payer_rejected": "the payment provider rejects the customer",
+        "dispute_lost": "a dispute was lost, so the bank took back what was paid",
+        "overdue": "an invoice is past its due date, and nobody has paid it",
     }
     since = f", since {output.utc_time(link.payment_since)}" if link.payment_since else ""
     age = f" ({output.relative_time(link.payment_since, now)})" if link.payment_since else ""
     code = f" [{link.payment_code}]" if link.payment_code else ""
-    is_payer_rejected = link.payment_status == "payer_rejected"
-    step = f"; correct the customer in Stripe, then run `billing-sync retry {org_id}`" if is_payer_rejected else ""
-    return f"{descriptions[link.payment_status]}{since}{age}{code}{step}"
+    steps = {
+        "failed": "",
+        "payer_rejected": f"; correct the customer in Stripe, then run `billing-sync retry {org_id}`",
+        "dispute_lost": f"; void the invoice in Lago, or close it with `billing-sync resolve {org_id} --dispute`",
+        "overdue": "; check in Lago that the customer has a payment method, or whether the payment is on its way",
+    }
+    return f"{descriptions[link.payment_status]}{since}{age}{code}{steps[link.payment_status]}"
 
 
 def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:

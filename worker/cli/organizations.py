@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.reporting import overview
-from core.reporting.overview import OrganizationReport
+from core.reporting.overview import LinkFilter, OrganizationReport
 from worker.cli import descriptions, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
@@ -21,6 +21,7 @@ def orgs(  # noqa: PLR0913 - each is one option
     search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Only those with a parked link, or one on hold.")] = False,
     behind: Annotated[bool, typer.Option("--behind", help="Only those that a provider has not got yet.")] = False,
+    unpaid: Annotated[bool, typer.Option("--unpaid", help="Only those with a payment problem.")] = False,
     limit: output.LimitOption = 50,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -30,7 +31,7 @@ def orgs(  # noqa: PLR0913 - each is one option
     "members", "created_at", "updated_at", "in_sync", "links": {"stripe": …, "lago": …}}]}; a link as in `status`.
     """
     now = utc_now()
-    chosen: dict[Literal["parked", "behind"], bool] = {"parked": parked, "behind": behind}
+    chosen: dict[LinkFilter, bool] = {"parked": parked, "behind": behind, "unpaid": unpaid}
     links = [state for state, is_chosen in chosen.items() if is_chosen]
     with resources.open_database() as database, database.read() as session:
         page = overview.list_organizations(session, now, plan=plan, search=search, limit=limit, links=links)

@@ -31,7 +31,7 @@ def check(*, as_json: output.JsonOption = False) -> None:
     with _open_catalog_and_providers() as (catalog, providers):
         statuses = publishing.check(catalog, providers)
     in_order = all(each.problem is None for each in statuses)
-    warnings = [*catalog.conflicts(), *_billing_email_warnings(catalog)]
+    warnings = [*catalog.conflicts(), *_billing_email_warnings(catalog), *_ending_warnings(catalog)]
     if as_json:
         output.show_json({"in_order": in_order, "warnings": warnings, "plans": statuses})
     else:
@@ -94,6 +94,12 @@ def _billing_email_warnings(catalog: Catalog) -> list[str]:
         f"its customer an email address in Stripe. Organizations on them without a billing email: {count}"
     )
     return [sentence]
+
+
+def _ending_warnings(catalog: Catalog) -> list[str]:
+    if catalog.ending.stripe_prorate or not any(plan.charged_by == "stripe" for plan in catalog.plans.values()):
+        return []
+    return ["stripe_prorate is false: an organization that leaves in mid-period owes Stripe's invoice of it in full"]
 
 
 def _plan_columns(*, added: bool) -> list[Column[PriceStatus]]:

@@ -27,7 +27,8 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     """Show what is in sync, behind and parked; for one organization also the reason and the next step.
 
     JSON: {"in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
-    "account_id", "livemode", "open_breaker": {"reason", "open_since", "message", "probe_at"} or null}, "lago": …},
+    "payment_problems": {payment: count}, "account_id", "livemode", "open_breaker": {"reason", "open_since", "message",
+    "probe_at"} or null}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "inbox": {status: count},
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable"},
@@ -38,7 +39,7 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "synced_at", "next_at", "attempts", "error_kind", "error_code",
     "error_message", "error_request_id", "error_at", "is_conflict", "payment_status", "payment_since", "payment_code",
     "next_step"}. Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments:
-    null, failed, payer_rejected.
+    null, failed, payer_rejected, dispute_lost, overdue.
     """
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.read() as session:
@@ -138,6 +139,7 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
             else "no drift"
         )
         lines.append(f"last drift check, {output.relative_time(last_report.finished_at, now)}: {drifted}")
+    lines += _payment_lines(overview)
     if any(each.parked for each in overview.providers.values()):
         lines.append("`billing-sync parked` shows what to do about parked links")
     if settings.uses_sandbox and not settings.is_embedded:
@@ -145,6 +147,17 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
             "no provider is configured: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL"
         )
     return lines
+
+
+def _payment_lines(overview: Overview) -> list[str]:
+    """The problems by provider; with which organizations they are is for `orgs`."""
+    lines = [
+        f"payment problems at {PROVIDER_NAMES[provider]}: "
+        + ", ".join(f"{number} {status}" for status, number in sorted(counts.payment_problems.items()))
+        for provider, counts in overview.providers.items()
+        if counts.payment_problems
+    ]
+    return [*lines, "`billing-sync orgs --unpaid` lists their organizations"] if lines else []
 
 
 def _email_lines(emails: queue.QueueCounts, settings: Settings, now: datetime) -> list[str]:

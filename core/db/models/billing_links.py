@@ -37,7 +37,7 @@ PlanState = Literal["unknown", "ending", "applied"]
 WaitReason = Literal["backoff", "object_limit", "cooldown", "permit", "payer"]
 """backoff: after an error. object_limit: the provider limits requests to this customer. cooldown: after an attempt that
 made calls. permit: for the rate limiter. payer: for the Stripe customer that Lago will charge."""
-PaymentStatus = Literal["failed", "payer_rejected"]
+PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue"]
 
 CONFLICT = "conflict"
 """The ``error_kind`` of a link that is on hold because somebody changed its provider."""
@@ -104,10 +104,13 @@ class BillingLink(Leased, Base):
     checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Number of them that are done; if it is lower, a remote check is due."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
-    """A payment problem. failed: an invoice is unpaid; payer_rejected: the payment provider rejects the payer."""
+    """A payment problem. failed: an invoice could not be charged. payer_rejected: the payment provider rejects the
+    payer. dispute_lost: a payment was taken back. overdue: an invoice is past its due date, and nobody has paid it."""
     payment_since: Mapped[datetime | None]
     payment_code: Mapped[str | None] = mapped_column(String(255))
     """The provider's code for it, from the last webhook."""
+    disputes_closed_until: Mapped[datetime | None]
+    """Lago only: an operator has dealt with the disputes that were lost until then, by Lago's time."""
 
     @property
     def sold_price(self) -> SoldPrice | None:
@@ -141,6 +144,13 @@ class BillingLink(Leased, Base):
             "provider",
             sqlite_where=text("state <> 'active'"),
             postgresql_where=text("state <> 'active'"),
+        ),
+        Index(
+            "ix_billing_links_payment",
+            "provider",
+            "payment_status",
+            sqlite_where=text("payment_status IS NOT NULL"),
+            postgresql_where=text("payment_status IS NOT NULL"),
         ),
     )
 

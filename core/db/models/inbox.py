@@ -17,7 +17,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.base import Base
 
 ServiceEventStatus = Literal["applied", "rejected", "waiting", "superseded"]
-WebhookEffect = Literal["check", "started", "ended", "payment_failed", "payer_rejected", "payer_accepted"]
+WebhookEffect = Literal[
+    "check", "started", "ended", "payment_failed", "payer_reported", "payer_rejected", "payer_accepted"
+]
 ProviderWebhookState = Literal["stored", "handled", "ignored", "rejected"]
 
 

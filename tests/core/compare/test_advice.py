@@ -105,6 +105,8 @@ RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "customer_field_differs": side("stripe", customer(name="Mallory")),
     "charged_currency_differs": side("lago", customer(currency="EUR"), currency="USD"),
     "payer_not_set": side("lago", customer(), stripe=CONFIRMED),
+    "payer_removed": side("lago", customer(), stripe=CONFIRMED, ours=link("lago", payer_id="cus_1")),
+    "payer_is_first": side("lago", customer(name="Mallory"), stripe=CONFIRMED, ours=link("lago", payer_id="cus_1")),
     "payer_differs": side("lago", customer(payer_id="cus_2"), stripe=CONFIRMED),
     "payer_still_linked": side("lago", customer(payer_id="cus_2"), charged_by="stripe"),
     "no_desired_state": side("stripe", customer(), plan_tier="gold"),
@@ -143,14 +145,14 @@ REJECTION_CASES: dict[AdviceCode, Callable[[], None]] = {
 }
 
 
-def conflict(kind: FindingKind, field: str, *, repairable: bool = False) -> Advice:
+def conflict(kind: FindingKind, field: str, *, theirs: str | None = None, repairable: bool = False) -> Advice:
     finding = Finding(
         kind=kind,
         provider="lago",
         object_id="sub_1",
         field=field,
         ours=None,
-        theirs=None,
+        theirs=theirs,
         repairable=repairable,
         advice="end it in Lago",
     )
@@ -159,7 +161,9 @@ def conflict(kind: FindingKind, field: str, *, repairable: bool = False) -> Advi
 
 CONFLICT_CASES: dict[AdviceCode, Advice] = {
     "conflict_customer": conflict("deleted", "customer_id"),
-    "conflict_payer": conflict("broken_link", "provider_customer_id"),
+    "conflict_payer": conflict("broken_link", "provider_customer_id", theirs="cus_2"),
+    "conflict_payer_removed": conflict("broken_link", "provider_customer_id"),
+    "conflict_payer_never_set": Advice("conflict_payer_never_set", {"org_id": "org_1", "ours": "cus_1"}),
     "conflict_subscription": conflict("foreign_subscription", "subscription"),
     "conflict_ended_subscription": conflict("missing", "subscription", repairable=True),
     "conflict_missing_subscription": conflict("missing", "subscription"),

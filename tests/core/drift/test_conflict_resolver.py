@@ -96,7 +96,7 @@ def payer_in_lago(world: SyncWorld) -> object:
     (customer,) = world.lago_objects("customers")
     configuration = customer["billing_configuration"]
     assert isinstance(configuration, dict)
-    return configuration["provider_customer_id"]
+    return configuration.get("provider_customer_id")
 
 
 def lago_plan(world: SyncWorld) -> object:
@@ -389,6 +389,84 @@ def test_a_payer_that_somebody_changed_is_not_overwritten_by_a_rename_also_witho
     assert (payer_in_lago(world), world.link(org_id, "lago").error_code) == (payer, "payer_changed")
 
 
+def remove_payer(world: SyncWorld, org_id: str) -> None:
+    world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
+
+
+NOTICED: dict[str, Undo] = {
+    "a rename": lambda world, org_id: world.rename(org_id, "Acme GmbH"),
+    "a remote check": lambda world, org_id: check(world, org_id, "lago"),
+    "retry ORG": lambda world, org_id: world.change(org_id, commands.retry),
+}
+
+
+@pytest.mark.parametrize("notice", NOTICED.values(), ids=NOTICED)
+def test_a_payer_that_somebody_removed_is_given_again_only_by_a_decision(world: SyncWorld, notice: Undo) -> None:
+    org_id = synced(world)
+    ours = payer_in_lago(world)
+    remove_payer(world, org_id)
+    for step in (notice, UNRELATED["rename"], UNRELATED["retry ORG"]):
+        step(world, org_id)
+        world.reconcile_until_idle(org_id)
+        world.wait(10)
+        assert_on_hold(world, org_id, "lago")
+        assert payer_in_lago(world) is None
+    link = world.link(org_id, "lago")
+    assert link.error_code == "payer_changed"
+    assert f"`billing-sync resolve {org_id} --ours` to let Lago charge" in (link.error_message or "")
+    with pytest.raises(CannotResolveError, match="so Lago charges nobody"):
+        conflict_resolver_of(world).take_theirs(org_id, "lago")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert (payer_in_lago(world), world.is_in_sync(org_id)) == (ours, True)
+
+
+def test_a_payer_that_is_removed_where_stripe_takes_over_is_no_conflict(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.set_charging_provider("stripe")
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    remove_payer(world, org_id)
+    world.change(org_id, commands.retry)
+    world.reconcile_until_idle(org_id)
+    world.wait(60)
+    world.reconcile_until_idle(org_id)
+    assert (payer_in_lago(world), world.is_in_sync(org_id)) == (None, True)
+
+
+def imported(world: SyncWorld, *, has_subscription: bool) -> str:
+    """An organization whose customer in Lago was made, and charged, before us and in another way."""
+    org_id = world.create("Acme", "professional")
+    world.sandbox.preload_lago_customers([{"external_id": org_id, "name": "Acme"}])
+    if has_subscription:
+        world.sandbox.preload_lago_subscription(org_id, "professional", org_id)
+    (customer,) = world.lago_objects("customers")
+    world.set_customer_id(org_id, "lago", str(customer["lago_id"]))
+    world.reconcile_until_idle(org_id)
+    world.wait(60)
+    world.reconcile_until_idle(org_id)
+    return org_id
+
+
+def test_an_imported_customer_that_is_paid_in_another_way_gets_a_payer_only_by_a_decision(world: SyncWorld) -> None:
+    org_id = imported(world, has_subscription=True)
+    assert_on_hold(world, org_id, "lago")
+    assert payer_in_lago(world) is None
+    message = world.link(org_id, "lago").error_message or ""
+    assert "so its invoices are paid in another way" in message
+    assert f"`billing-sync resolve {org_id} --ours`" in message
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert payer_in_lago(world) == world.link(org_id, "stripe").customer_id
+    assert world.is_in_sync(org_id)
+
+
+def test_an_imported_customer_that_nobody_charges_is_linked_at_once(world: SyncWorld) -> None:
+    org_id = imported(world, has_subscription=False)
+    assert payer_in_lago(world) == world.link(org_id, "stripe").customer_id
+    assert world.is_in_sync(org_id)
+
+
 @pytest.mark.slow
 def test_ours_does_not_adopt_their_payer_while_stripe_is_parked(world: SyncWorld) -> None:
     org_id = synced(world)
@@ -479,7 +557,7 @@ def set_quantity(world: SyncWorld, quantity: int, tier: str = "professional") ->
 def import_with_subscription_by_hand(world: SyncWorld, quantity: int, tier: str = "professional") -> str:
     """An organization whose customer somebody charges already, on a subscription that carries its id."""
     world.set_charging_provider("stripe")
-    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme"}])
+    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme", "email": "pay@acme.test"}])
     org_id = world.create("Acme", "professional")
     world.set_customer_id(org_id, "stripe", "cus_old")
     world.sandbox.preload_stripe_subscription("cus_old", price_of(world, "professional"), metadata={"org_id": org_id})

@@ -17,7 +17,7 @@ from core.drift import conflict_resolver
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import LinkRef, ParsedWebhook, StoredResult
 from core.ports.spec import CUSTOMER_DELETED, Provider
-from core.reconcile import backoff, commands, due_links
+from core.reconcile import backoff, commands, due_links, payment_problems
 from core.reporting import overview as status_overview
 from core.reporting import sync_status
 from sandbox.server import Sandbox
@@ -107,7 +107,7 @@ def test_a_look_that_finds_nothing_changed_reads_and_changes_nothing_here_or_the
         "payment_status",
     )
     assert {name: getattr(after, name) for name in unchanged} == {name: getattr(before, name) for name in unchanged}
-    assert world.count_requests() == ((2, 0) if provider == "stripe" else (0, 3))
+    assert world.count_requests() == ((2, 0) if provider == "stripe" else (0, 4))
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_burst_about_one_organization_costs_two_looks_at_most(world: SyncWorld
     world.wait(60)
     world.reconcile_until_idle(org_id)
     stripe, lago = world.count_requests()
-    assert (stripe, lago) == ((4, 0) if provider == "stripe" else (0, 6))
+    assert (stripe, lago) == ((4, 0) if provider == "stripe" else (0, 8))
 
 
 def test_a_hint_in_mid_turn_is_looked_at_by_one_more(world: SyncWorld) -> None:
@@ -306,6 +306,94 @@ def test_a_failure_that_was_paid_before_it_was_heard_of_is_never_shown(world: Sy
     assert (link.payment_status, link.payment_code) == (None, None)
 
 
+def payment(world: SyncWorld, org_id: str) -> tuple[str | None, str | None]:
+    link = world.link(org_id, "lago")
+    return link.payment_status, link.payment_code
+
+
+def close_dispute(world: SyncWorld, org_id: str) -> bool:
+    with world.database.write() as session:
+        return payment_problems.close_dispute(session, org_id)
+
+
+def lost_dispute(world: SyncWorld, org_id: str) -> str:
+    """A paid invoice whose dispute is lost, as Lago reports it."""
+    invoice = world.sandbox.create("lago", "invoices", external_customer_id=org_id, payment_status="succeeded")
+    world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_dispute_lost=True)
+    check(world, org_id, "lago", "payment_failed", code="fraudulent")
+    return str(invoice["lago_id"])
+
+
+def test_a_lost_dispute_is_shown_until_its_invoice_is_voided(world: SyncWorld) -> None:
+    org_id = synced(world)
+    invoice = lost_dispute(world, org_id)
+    assert payment(world, org_id) == ("dispute_lost", "fraudulent")
+    assert world.link(org_id, "lago").state == "active"
+    # Whether Lago counts the invoice as paid says nothing: the bank has the money.
+    for status in ("failed", "succeeded"):
+        world.sandbox.patch("lago", "invoices", invoice, payment_status=status)
+        check(world, org_id, "lago")
+        assert payment(world, org_id)[0] == ("failed" if status == "failed" else "dispute_lost")
+    world.sandbox.patch("lago", "invoices", invoice, status="voided")
+    check(world, org_id, "lago")
+    assert payment(world, org_id) == (None, None)
+    assert writes(world) == []
+
+
+def test_a_lost_dispute_that_an_operator_closed_counts_no_more_and_the_next_one_does(world: SyncWorld) -> None:
+    org_id = synced(world)
+    lost_dispute(world, org_id)
+    assert close_dispute(world, org_id)
+    assert payment(world, org_id) == (None, None)
+    check(world, org_id, "lago")
+    assert payment(world, org_id) == (None, None)
+    assert not close_dispute(world, org_id)
+    world.wait(60)
+    lost_dispute(world, org_id)
+    assert payment(world, org_id) == ("dispute_lost", "fraudulent")
+
+
+def test_an_invoice_that_nobody_pays_is_shown_once_it_is_overdue(world: SyncWorld) -> None:
+    org_id = synced(world)
+    invoice = world.sandbox.create("lago", "invoices", external_customer_id=org_id, payment_status="pending")
+    check(world, org_id, "lago")
+    assert payment(world, org_id) == (None, None)
+    world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_overdue=True)
+    check(world, org_id, "lago", "payment_failed", code="invoice.payment_overdue")
+    assert payment(world, org_id) == ("overdue", "invoice.payment_overdue")
+    since = world.link(org_id, "lago").payment_since
+    check(world, org_id, "lago")
+    assert world.link(org_id, "lago").payment_since == since
+    world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_status="succeeded")
+    check(world, org_id, "lago")
+    assert payment(world, org_id) == (None, None)
+
+
+@pytest.mark.parametrize(("charging_provider", "cents"), [("stripe", 4900), ("lago", 0)])
+def test_an_overdue_invoice_that_nobody_has_to_pay_is_no_problem(
+    world: SyncWorld, charging_provider: Provider, cents: int
+) -> None:
+    world.set_charging_provider(charging_provider)
+    org_id = synced(world)
+    invoice = world.sandbox.create(
+        "lago", "invoices", external_customer_id=org_id, payment_status="pending", amount_cents=cents
+    )
+    world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_overdue=True)
+    check(world, org_id, "lago", "payment_failed", code="invoice.payment_overdue")
+    assert payment(world, org_id) == (None, None)
+
+
+def test_why_nobody_can_pay_is_shown_before_that_nobody_did(world: SyncWorld) -> None:
+    org_id = synced(world)
+    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    invoice = world.sandbox.create("lago", "invoices", external_customer_id=org_id, payment_status="pending")
+    world.sandbox.patch("lago", "invoices", invoice["lago_id"], payment_overdue=True)
+    check(world, org_id, "lago")
+    assert payment(world, org_id) == ("payer_rejected", "resource_missing")
+    check(world, org_id, "lago", "payer_accepted")
+    assert payment(world, org_id)[0] == "overdue"
+
+
 def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: SyncWorld) -> None:
     org_id = synced(world)
     check(world, org_id, "lago", "payer_rejected", code="resource_missing")
@@ -315,6 +403,53 @@ def test_a_payer_that_is_not_taken_is_shown_until_it_is(world: SyncWorld) -> Non
     assert world.link(org_id, "lago").payment_status == "payer_rejected"
     check(world, org_id, "lago", "payer_accepted")
     assert world.link(org_id, "lago").payment_status is None
+
+
+def test_what_lago_reports_of_a_payer_that_we_know_costs_no_check(world: SyncWorld) -> None:
+    org_id = synced(world)
+    ours = world.link(org_id, "lago").payer_id
+    reported = parsed_webhook(world, org_id, "lago", "payer_reported")
+    store(world, replace(reported, id="ours", object_id=ours))
+    assert process(world) == []
+    assert row(world, "ours").state == "ignored"
+    for payer in (None, "cus_theirs"):
+        store(world, replace(reported, id=f"theirs {payer}", object_id=payer))
+        assert process(world) == [("lago", org_id)]
+
+
+def test_a_rejected_payer_is_right_again_once_lago_could_write_to_it(world: SyncWorld) -> None:
+    org_id = synced(world)
+    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.rename(org_id, "Acme GmbH")
+    world.reconcile_until_idle(org_id)
+    assert payment(world, org_id) == (None, None)
+    assert world.link(org_id, "lago").payment_since is None
+
+
+def test_a_link_that_is_made_first_proves_nothing_about_its_payer(world: SyncWorld) -> None:
+    """Lago answers 200 and reports later that Stripe does not know the payer."""
+    without_payer = with_policy(world, PayerPolicy(sends_payer_to_lago=False))
+    org_id = synced(without_payer)
+    check(without_payer, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.now = without_payer.now
+    world.rename(org_id, "Acme GmbH")
+    world.run(org_id, "lago")
+    assert world.link(org_id, "lago").payer_id is not None
+    assert payment(world, org_id) == ("payer_rejected", "resource_missing")
+
+
+def test_a_payer_that_is_rejected_during_our_write_stays_rejected(world: SyncWorld) -> None:
+    org_id = synced(world)
+    check(world, org_id, "lago", "payer_rejected", code="resource_missing")
+    world.rename(org_id, "Acme GmbH")
+
+    def meanwhile() -> None:
+        store(world, replace(parsed_webhook(world, org_id, "lago", "payer_rejected"), code="resource_missing"))
+        process(world)
+
+    world.providers["lago"].after_customer = meanwhile
+    world.run(org_id, "lago")
+    assert payment(world, org_id) == ("payer_rejected", "resource_missing")
 
 
 def test_what_a_turn_made_is_kept_also_where_its_check_puts_it_on_hold(world: SyncWorld) -> None:

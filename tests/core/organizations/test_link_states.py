@@ -21,7 +21,7 @@ from core.organizations.commands import NewOrganization
 from core.organizations.link_states import TRANSITIONS, LinkEvent, UndefinedTransitionError
 from core.ports.errors import ConflictError, RejectedError
 from core.ports.provider import Customer, Subscription
-from core.ports.spec import Provider
+from core.ports.spec import PAYER_CHANGED, Provider
 from core.reconcile import commands as reconcile_commands
 from core.reconcile import due_links, lease, outcomes
 from core.reconcile.attempt import ApplyResult, SyncAttempt
@@ -54,12 +54,18 @@ OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provid
     "retried_keeping_customer": lambda change, acme, _: reconcile_commands.retry(change, acme),
     "conflict_ended": reconcile_commands.end_conflict,
     "conflict_ended_keeping_customer": reconcile_commands.end_conflict,
+    "payer_decided": reconcile_commands.end_conflict,
     "customer_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["customer_repaired"]),
     "plan_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["plan_repaired"]),
     "customer_id_set": lambda change, acme, at: provider_ids.set_customer_ids(change, acme, {at: "cus_new"}),
 }
 # Only a link on hold for this reason is moved by the event.
-CONFLICTS: Final[tuple[LinkEvent, ...]] = ("deleted", "conflict_ended", "conflict_ended_keeping_customer")
+CONFLICTS: Final[tuple[LinkEvent, ...]] = (
+    "deleted",
+    "conflict_ended",
+    "conflict_ended_keeping_customer",
+    "payer_decided",
+)
 KEEPING_CUSTOMER: Final[tuple[LinkEvent, ...]] = ("retried_keeping_customer", "conflict_ended_keeping_customer")
 
 
@@ -141,7 +147,7 @@ def test_an_attempt_moves_the_states_as_the_table_says_or_raises(links: Links, e
 @pytest.mark.slow
 @pytest.mark.parametrize("event", OF_COMMANDS)
 def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkEvent) -> None:
-    provider: Provider = "lago" if event in KEEPING_CUSTOMER else "stripe"
+    provider: Provider = "lago" if event in {*KEEPING_CUSTOMER, "payer_decided"} else "stripe"
     link_states_before: tuple[LinkState, ...] = tuple(TRANSITIONS[event].link or ("active",))
     for state in link_states_before:
         for before in all_states(state):
@@ -149,6 +155,7 @@ def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkE
                 continue
             error_kind = "conflict" if event in CONFLICTS else "import"
             values: dict[str, Any] = {"error_kind": error_kind} if state == "on_hold" else {}
+            values |= {"error_code": PAYER_CHANGED} if event == "payer_decided" else {}
             with links.database.write() as session:
                 found = session.get_one(Organization, "org_acme")
                 found.status, found.name, version = "active", "Acme", found.version

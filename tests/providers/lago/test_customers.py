@@ -147,8 +147,8 @@ def test_answer_for_another_customer_is_rejected(
 def test_imported_id_is_read_before_it_is_written(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, imported: str
 ) -> None:
-    lago.respond_with(customer(), subscriptions("org_1", "org_1"), customer())
-    assert provider.ensure_customer(SPEC, LastKnown(customer_id=imported), attempt).id == NO_ID
+    lago.respond_with(linked("cus_7"), subscriptions("org_1", "org_1"), linked("cus_7"))
+    assert provider.ensure_customer(PAID, LastKnown(customer_id=imported), attempt).id == NO_ID
     assert sent_requests(lago) == ["GET /customers/org_1", LIST, "POST /customers"]
     assert attempt.request_count == 3
 

@@ -16,7 +16,7 @@ import pytest
 
 from core.catalog.plans import EndingPolicy
 from core.ports.errors import MisconfiguredError, ProviderError, RejectedError
-from core.ports.observed import ObservedState
+from core.ports.observed import ObservedPayment, ObservedState
 from core.ports.provider import Customer, Subscription
 from core.ports.quotes import PlanChangeQuery
 from core.ports.spec import CustomerSpec, LastKnown, PriceSpec, SubscriptionSpec
@@ -29,6 +29,7 @@ from tests.support.scripted_lago import Reply, ScriptedLago, refusal
 
 ENDING = EndingPolicy(lago_invoice="generate", lago_credit_note="credit", stripe_invoice_now=True, stripe_prorate=True)
 NO_SUBSCRIPTIONS = Reply(200, {"subscriptions": [], "meta": {"current_page": 0, "next_page": None}})
+NO_INVOICES = Reply(200, {"invoices": [], "meta": {"current_page": 0, "next_page": None}})
 NO_SUBSCRIPTION = refusal(404, "subscription_not_found")
 NO_PLAN = refusal(404, "plan_not_found")
 
@@ -227,12 +228,21 @@ def _expected_usage(shown: dict[str, Any]) -> object:
     return shown["amount_cents"], shown["currency"], charges
 
 
-def _has_unpaid_invoice(provider: LagoProvider, call: RecordedCall) -> object:
-    return provider.reader.has_unpaid_invoice(call.key, ObservedState())
+def _read_payment(provider: LagoProvider, call: RecordedCall) -> object:
+    return provider.reader.read_payment(call.key, ObservedState(), is_charging=True)
 
 
 def _expected_unpaid(shown: dict[str, Any]) -> object:
-    return any(each["payment_status"] == "failed" for each in shown["invoices"])
+    rows = shown["invoices"]
+    return ObservedPayment(
+        failed=any(each["payment_status"] == "failed" for each in rows),
+        overdue=any(each["payment_overdue"] and each["payment_status"] == "pending" for each in rows),
+    )
+
+
+def _expected_disputed(shown: dict[str, Any]) -> object:
+    lost_at = [each["payment_dispute_lost_at"] for each in shown["invoices"]]
+    return ObservedPayment(dispute_lost_at=max((parse_time("", each) for each in lost_at if each), default=None))
 
 
 def _nothing(_shown: dict[str, Any]) -> object:
@@ -240,6 +250,8 @@ def _nothing(_shown: dict[str, Any]) -> object:
 
 
 NO_SUBSCRIPTION_CODE = frozenset({"subscription_not_found"})
+UNPAID_INVOICES = RecordedReader(_read_payment, _expected_unpaid, "", after=(NO_INVOICES,))
+DISPUTED_INVOICES = RecordedReader(_read_payment, _expected_disputed, "", before=(NO_INVOICES,))
 QUOTE = RecordedReader(_period_end, _expected_period_end, "subscription", NO_SUBSCRIPTION_CODE)
 READ_BEFORE_WRITE = RecordedReader(_read_subscription, _expected_subscription, "subscription")
 END_OF_PENDING = RecordedReader(_end, _nothing, "subscription", NO_SUBSCRIPTION_CODE, before=(NO_SUBSCRIPTION,))
@@ -266,7 +278,6 @@ READERS = {
     "GET customers/{id}/current_usage": RecordedReader(
         _usage, _expected_usage, "customer_usage", frozenset({"resource_not_found", "no_active_subscription"})
     ),
-    "GET invoices": RecordedReader(_has_unpaid_invoice, _expected_unpaid, ""),
 }
 
 
@@ -276,6 +287,8 @@ def _readers(call: RecordedCall) -> list[RecordedReader]:
         return [QUOTE, READ_BEFORE_WRITE] if is_active else [QUOTE]
     if call.operation == "DELETE subscriptions/{id}" and "status=pending" in call.query:
         return [END_OF_PENDING]
+    if call.operation == "GET invoices":
+        return [UNPAID_INVOICES, DISPUTED_INVOICES]
     return [READERS[call.operation]]
 
 
@@ -333,7 +346,7 @@ def test_usage_whose_presentation_has_a_null_is_read(lago: ScriptedLago, provide
 
 def test_only_what_we_never_send_has_no_reader() -> None:
     operations = {call.operation for call in ANSWERED}
-    assert operations - {*READERS, "GET subscriptions/{id}"} == NOT_OURS.keys()
+    assert operations - {*READERS, "GET subscriptions/{id}", "GET invoices"} == NOT_OURS.keys()
 
 
 def _parser(webhook: RecordedWebhook) -> LagoWebhookParser:

@@ -449,7 +449,7 @@ def test_ending_is_by_declared_policy_may_be_repeated_and_keeps_the_customer(
     (there,) = world.subscriptions(customer)
     assert there["status"] == "canceled"
     assert len(world.customers()) == 1
-    assert "invoice_now=true&prorate=true" in world.queries(CANCEL)[0]
+    assert "invoice_now=true&prorate=false" in world.queries(CANCEL)[0]
 
 
 def test_ending_after_a_lost_answer_ends_it_too(world: StripeWorld, customer: str, attempt: InMemoryAttempt) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.catalog.plans import DEFAULT_PLANS_FILE
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
@@ -128,6 +129,9 @@ def test_plans_are_checked_and_pushed(folder: Path, sandbox: SandboxClient, sand
     assert "without a billing email: 0" in shown
     automatic = {**settings, "STRIPE_COLLECTION_METHOD": "charge_automatically"}
     assert "mails" not in console.run(folder, "plans", "check", settings=automatic).stdout
+    whole_period = DEFAULT_PLANS_FILE.read_text("utf-8").replace("stripe_prorate = true", "stripe_prorate = false")
+    (folder / "plans.toml").write_text(whole_period, "utf-8")
+    assert "owes Stripe's invoice" in " ".join(console.run(folder, "plans", "check", settings=settings).stdout.split())
     sandbox.patch("lago", "plans", "starter", amount_cents=500)
     differs = console.run(folder, "plans", "check", "--json", settings=settings)
     assert differs.returncode == 1
