@@ -24,6 +24,7 @@ from core.ports.observed import (
 )
 from core.ports.provider import RequestPermits
 from providers.lago.client import LagoClient, LagoRequest, parse_time
+from providers.lago.subscriptions import arrangement_of
 
 # Lago sets no limit of its own (lago.md 3.4). A server with smaller pages only needs more of them.
 LAGO_PAGE_SIZE = 200
@@ -202,6 +203,7 @@ def _observed_subscriptions(rows: Collection[SubscriptionResponse]) -> tuple[Obs
             plan_code=row.plan_code,
             next_plan_code=row.next_plan_code,
             started=row.status == "active",
+            arrangement=arrangement_of(row),
             changed_at=_parse_optional_time(row.external_id, row.created_at),
         )
         for row in rows

@@ -4,8 +4,10 @@ POST /subscriptions creates, upgrades at once, schedules a downgrade or does not
 amount (lago.md 5.1). Every write is therefore checked in its own response. If Lago decided otherwise than requested,
 the change is canceled where possible, and rejected. A subscription at a price of its own is on another plan under the
 same code, and a POST of that code would move it to the list price (B12). So it is read before each POST, and its own
-code is never sent. A subscription that somebody ended in Lago is created again by the
-next change of its plan, not when a scheduled plan becomes due.
+code is never sent. An upgrade carries a planned end on (lago.md 5.1), so with one an operator decides.
+
+A subscription that somebody ended in Lago is created again by the next change of its plan, not when a scheduled plan
+becomes due.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from lago_python_client.models import Subscription as SubscriptionBody
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.catalog.plans import EndingPolicy
+from core.compare.arrangements import plan_change_conflict
+from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError, UnavailableError
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
@@ -32,7 +36,7 @@ class LagoSubscriptions:
         self._ending = ending
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
-        """One call creates or cancels a scheduled downgrade; two read, and upgrade or schedule one."""
+        """One call creates; two read, and upgrade, schedule a downgrade or cancel one."""
         if spec.next_plan_code in (None, spec.plan_code):
             return self._ensure_current_plan(spec, last_known, attempt)
         return self._ensure_current_and_next_plan(spec, last_known, attempt)
@@ -55,16 +59,12 @@ class LagoSubscriptions:
     def _ensure_current_plan(
         self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Subscription:
-        scheduled = last_known.next_plan_code is not None and last_known.plan_code == spec.plan_code
-        if scheduled and last_known.subscription_id is not None:
-            canceled = self._cancel_pending(spec.org_id, attempt)
-            if canceled is not None and canceled.previous_plan_code == spec.plan_code:
-                return Subscription(id=last_known.subscription_id, plan_code=spec.plan_code)
         # A customer that was just created has no subscription.
         may_exist = last_known.customer_id is not None or last_known.maybe_lost_in_restore
         found = self._read(spec, attempt) if may_exist else None
         if found is not None:
             spec = spec.as_sold(found.plan_code, found.next_plan_code)
+            _refuse_arranged(spec, found)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         return self._without_next_plan(spec, found, attempt)
@@ -82,7 +82,13 @@ class LagoSubscriptions:
         if found is not None:
             spec = spec.as_sold(found.plan_code, found.next_plan_code)
         if found is not None and _has_taken_effect(spec, last_known, found):
+            if found.next_plan_code is not None:
+                _refuse_arranged(spec, found)
             return self._without_next_plan(spec, found, attempt)
+        if found is not None:
+            _refuse_arranged(spec, found)
+        if found is not None and _is_to_be_scheduled(spec, last_known) and found.plan_code == spec.next_plan_code:
+            return self._checked_schedule(spec, found, attempt)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         if found.next_plan_code == spec.next_plan_code:
@@ -210,7 +216,23 @@ def _to_subscription(response: SubscriptionResponse) -> Subscription:
         plan_code=response.plan_code,
         next_plan_code=response.next_plan_code,
         next_plan_at=parse_time(context, response.downgrade_plan_date) if response.downgrade_plan_date else None,
+        arrangement=arrangement_of(response),
     )
+
+
+def arrangement_of(response: SubscriptionResponse) -> Arrangement | None:
+    """Lago has no pause and no schedule."""
+    if response.ending_at is None:
+        return None
+    return Arrangement(ends_at=parse_time(f"subscription {response.external_id}", response.ending_at))
+
+
+def _refuse_arranged(spec: SubscriptionSpec, found: SubscriptionResponse) -> None:
+    """Call before a write. Raises ``ConflictError`` if there is something to write to a subscription that ends."""
+    next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
+    arrangement = arrangement_of(found)
+    if arrangement is not None and (found.plan_code, found.next_plan_code) != (spec.plan_code, next_plan_code):
+        raise plan_change_conflict("lago", spec, found.lago_id, arrangement)
 
 
 def _to_scheduled_subscription(org_id: str, response: SubscriptionResponse) -> Subscription:
@@ -238,11 +260,18 @@ def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
     A new id that is known already was ordered by us since, unless Stripe charges: until the plan takes effect there, an
     earlier attempt may have stored the id.
     """
+    if _is_to_be_scheduled(spec, last_known) and _started_immediately(found):
+        return False
     is_desired_schedule = found.plan_code == spec.next_plan_code and found.previous_plan_code == spec.plan_code
     if found.lago_id == last_known.subscription_id:
         return is_desired_schedule and spec.charged_by_other_provider
     is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
     return is_last_known_schedule or is_desired_schedule
+
+
+def _is_to_be_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
+    """Whether nothing was sent yet of the next plan, as far as we know. Lago may have applied it at once."""
+    return (last_known.plan_code, last_known.next_plan_code) == (spec.plan_code, None)
 
 
 def _was_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:

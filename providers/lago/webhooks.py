@@ -33,6 +33,7 @@ LAGO_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
     "subscription.terminated": "ended",
     "subscription.canceled": "check",
     "subscription.incomplete": "check",
+    "subscription.termination_alert": "check",
     "customer.updated": "payer_reported",
     "customer.payment_provider_error": "payer_rejected",
     "customer.payment_provider_created": "payer_accepted",

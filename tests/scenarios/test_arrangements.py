@@ -106,6 +106,58 @@ def assert_on_hold(world: SyncWorld, org_id: str, provider: Provider) -> None:
     assert (link.state, link.error_kind, link.error_code) == ("on_hold", "conflict", "arranged_at_provider")
 
 
+def plan_end_in_lago(world: SyncWorld, org_id: str, ends_at: datetime | None) -> None:
+    world.sandbox.patch("lago", "subscriptions", org_id, ending_at=ends_at.isoformat() if ends_at is not None else None)
+
+
+def active_in_lago(world: SyncWorld) -> JsonDocument:
+    (active,) = [each for each in world.lago_objects("subscriptions") if each["status"] == "active"]
+    return active
+
+
+@pytest.mark.parametrize("tier", ["enterprise", "starter"])
+def test_no_plan_is_changed_in_lago_before_the_planned_end_is_removed_there(world: SyncWorld, tier: str) -> None:
+    org_id = synced(world)
+    plan_end_in_lago(world, org_id, world.now + TWENTY_DAYS)
+    before = active_in_lago(world)
+    world.change_plan(org_id, tier)
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "lago")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "lago")
+    assert world.lago_objects("subscriptions") == [before]
+    assert not [each for each in writes(world, "lago") if "subscriptions" in each]
+    plan_end_in_lago(world, org_id, None)
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    after = active_in_lago(world)
+    assert (after["next_plan_code"] if tier == "starter" else after["plan_code"]) == tier
+
+
+def test_a_planned_end_in_lago_is_shown_found_and_kept(world: SyncWorld, drift_harness: DriftHarness) -> None:
+    org_id = synced(world)
+    ends_at = (world.now + TWENTY_DAYS).replace(microsecond=0)
+    plan_end_in_lago(world, org_id, ends_at)
+    check(world, org_id, "lago")
+    assert arranged(world, org_id, "lago") == Arrangement(ends_at=ends_at)
+    assert world.is_in_sync(org_id)
+    world.advance_time(minutes=5)
+    (finding,) = drift_harness.findings()
+    assert (finding.kind, finding.provider, finding.repairable) == ("arrangement", "lago", False)
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    conflict_resolver_of(world).take_theirs(org_id, "lago")
+    world.reconcile_until_idle(org_id)
+    assert (world.organization(org_id).plan_tier, world.is_in_sync(org_id)) == ("professional", True)
+    assert arranged(world, org_id, "lago") == Arrangement(ends_at=ends_at)
+    world.change_status(org_id, "deleted")
+    world.reconcile_until_idle(org_id)
+    assert {each["status"] for each in world.lago_objects("subscriptions")} == {"terminated"}
+    assert arranged(world, org_id, "lago") is None
+
+
 @EACH_AT_STRIPE
 def test_what_is_arranged_in_stripe_is_shown_and_its_link_stays_in_sync(world: SyncWorld, by_hand: AtStripe) -> None:
     org_id = charged_in_stripe(world)
@@ -242,6 +294,6 @@ def test_theirs_is_refused_for_a_plan_that_is_not_in_the_catalog(world: SyncWorl
     world.catalog = world.catalog.model_copy(
         update={"plans": {tier: plan for tier, plan in world.catalog.plans.items() if tier != "professional"}}
     )
-    with pytest.raises(CannotResolveError, match="not in the catalog"):
+    with pytest.raises(CannotResolveError, match=r"cannot be taken over.*no plan in the catalog"):
         conflict_resolver_of(world).take_theirs(org_id, "stripe")
     assert_on_hold(world, org_id, "stripe")

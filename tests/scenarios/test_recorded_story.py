@@ -40,6 +40,7 @@ READ_FIRST = "a subscription is read before its plan is changed (lago.md 5.1, B1
 DIFFERENCES = {
     "upgrade": READ_FIRST,
     "downgrade": READ_FIRST,
+    "take back": READ_FIRST,
     "downgrade to free": READ_FIRST,
     "upgrade over a waiting downgrade": READ_FIRST,
     "free to paid": READ_FIRST,

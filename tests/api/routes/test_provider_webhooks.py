@@ -122,6 +122,13 @@ def test_a_genuine_event_is_stored_with_ids_alone_and_answered(http: httpx.Clien
     assert (NAME in row, EMAIL in row) == (False, False)
 
 
+def test_lagos_alert_of_a_planned_end_asks_for_a_check(http: httpx.Client, database: Database) -> None:
+    raw = lago_event("subscription.termination_alert")
+    assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=lago_headers(raw)).status_code == 200
+    (webhook,) = stored(database)
+    assert (webhook.effect, webhook.org_id) == ("check", "org_1")
+
+
 def test_a_genuine_webhook_of_lago_is_stored_under_its_unique_key(http: httpx.Client, database: Database) -> None:
     raw = lago_event()
     answer = http.post(LAGO_WEBHOOK_PATH, content=raw, headers=lago_headers(raw, "u-7"))

@@ -122,7 +122,9 @@ def operations(lago: SandboxClient) -> list[str]:
     return [call.operation for call in lago.calls("lago")]
 
 
-def test_new_organization_takes_two_calls_and_every_change_one(org: LagoTestOrganization, lago: SandboxClient) -> None:
+def test_new_organization_takes_two_calls_and_a_plan_change_reads_first(
+    org: LagoTestOrganization, lago: SandboxClient
+) -> None:
     first = LastKnown()
     made = org.customer()
     org.last_known = replace(first)  # as sync knows it: nothing, until this round is written back
@@ -141,8 +143,11 @@ def test_new_organization_takes_two_calls_and_every_change_one(org: LagoTestOrga
     org.customer(replace(SPEC, name="Umbra GmbH"))
     org.end()
     assert operations(lago) == [
+        f"GET {ONE_SUBSCRIPTION}",
         POST_SUBSCRIPTION,
+        f"GET {ONE_SUBSCRIPTION}",
         POST_SUBSCRIPTION,
+        f"GET {ONE_SUBSCRIPTION}",
         f"DELETE {ONE_SUBSCRIPTION}",
         POST_CUSTOMER,
         f"DELETE {ONE_SUBSCRIPTION}",

@@ -9,7 +9,8 @@ import pytest
 
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
-from core.ports.errors import RejectedError, UnavailableError
+from core.ports.arrangement import Arrangement
+from core.ports.errors import ConflictError, RejectedError, UnavailableError
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from providers.lago.provider import LagoProvider
@@ -110,18 +111,17 @@ WAYS = {
         [READ, POST],
     ),
     "schedule the plan it is on": (desired("pro", "pro"), last_known("pro"), [on("pro")], [READ]),
-    "take it back": (desired("pro"), last_known("pro", "starter"), [canceled("starter", "pro")], [TAKE_BACK]),
-    "take it back, unproven": (
+    "take it back": (
         desired("pro"),
         last_known("pro", "starter"),
-        [canceled("starter", None), on("pro")],
-        [TAKE_BACK, READ],
+        [on("pro", "starter"), canceled("starter", "pro")],
+        [READ, TAKE_BACK],
     ),
     "take back what took effect": (
         desired("pro"),
         last_known("pro", "starter"),
-        [ABSENT, on("starter", lago_id=NEXT_ID), on("pro")],
-        [TAKE_BACK, READ, POST],
+        [on("starter", lago_id=NEXT_ID), on("pro")],
+        [READ, POST],
     ),
     "scheduled already": (desired("pro", "starter"), last_known("pro", "starter"), [on("pro", "starter")], [READ]),
     "scheduled, unknown to us": (desired("pro", "starter"), last_known(), [on("pro", "starter")], [READ]),
@@ -195,7 +195,15 @@ WAYS = {
     "took effect by the hand of somebody else": (
         desired("pro", "starter"),
         last_known("pro"),
-        [on("starter", lago_id=NEXT_ID, previous_plan_code="pro")],
+        [
+            on(
+                "starter",
+                lago_id=NEXT_ID,
+                previous_plan_code="pro",
+                created_at="2026-11-23T07:00:00Z",
+                started_at="2026-12-01T00:10:00.000Z",
+            )
+        ],
         [READ],
     ),
 }
@@ -352,8 +360,47 @@ def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
     assert sent_requests(lago)[1] == TAKE_BACK
 
 
+ENDS = "2026-12-31T00:00:00Z"
+ARRANGED = {
+    "upgrade": (desired("pro"), last_known("starter"), on("starter", ending_at=ENDS)),
+    "upgrade on an old customer": (desired("pro"), last_known(), on("starter", ending_at=ENDS)),
+    "schedule a downgrade": (desired("pro", "starter"), last_known("pro"), on("pro", ending_at=ENDS)),
+    "take it back": (desired("pro"), last_known("pro", "starter"), on("pro", "starter", ending_at=ENDS)),
+    "took effect, and more was scheduled": (
+        desired("pro", "starter"),
+        last_known("pro", "starter"),
+        on("starter", "free", lago_id=NEXT_ID, ending_at=ENDS),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ARRANGED)
+def test_a_subscription_with_a_planned_end_is_read_and_not_written(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, way: str
+) -> None:
+    spec, known, reply = ARRANGED[way]
+    lago.respond_with(reply)
+    with pytest.raises(ConflictError, match="has a planned end on 2026-12-31 at Lago") as caught:
+        provider.ensure_subscription(spec, known, attempt)
+    assert caught.value.code == "arranged_at_provider"
+    assert sent_requests(lago) == [READ]
+
+
+def test_a_planned_end_where_nothing_is_to_be_changed_is_told(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(on("pro", ending_at=ENDS))
+    made = provider.ensure_subscription(desired("pro"), last_known(), attempt)
+    assert made == Subscription(
+        id=ID, plan_code="pro", arrangement=Arrangement(ends_at=datetime(2026, 12, 31, tzinfo=UTC))
+    )
+    lago.respond_with(on("starter", lago_id=NEXT_ID, ending_at=ENDS))
+    took_effect = provider.ensure_subscription(desired("pro", "starter"), last_known("pro", "starter"), attempt)
+    assert took_effect.plan_code == "starter"
+
+
 def test_refused_take_back_is_rejected(lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt) -> None:
-    lago.respond_with(subscription(status="active"))
+    lago.respond_with(on("pro", "starter"), subscription(status="active"))
     with pytest.raises(RejectedError, match="after the request to cancel it"):
         provider.ensure_subscription(desired("pro"), last_known("pro", "starter"), attempt)
 
