@@ -250,7 +250,8 @@ class _Run:
         if operation.period_ends:
             self.sandbox.advance(PERIOD)
             with self.database.write() as session:
-                session.execute(update(Organization).values(plan_effective_at=datetime.now(UTC) - timedelta(minutes=1)))
+                due_at = datetime.now(UTC) - timedelta(minutes=1)
+                session.execute(update(Organization).values(plan_effective_at=due_at, downgrade_recheck_at=due_at))
         self.sandbox.reset_calls()
         self.killer.reset()
 

@@ -173,7 +173,7 @@ def test_a_downgrade_that_is_due_moves_the_plan_of_active_links_only(links: Link
         with links.database.write() as session:
             acme = session.get_one(Organization, "org_acme")
             acme.pending_plan_tier, acme.plan_effective_at = "starter", links.clock() - timedelta(hours=1)
-            acme.downgrade_recheck_at = None
+            acme.downgrade_recheck_at = links.clock()
         links.put("stripe", before)
         due_links.recheck_due_downgrades(links.database, 10, links.clock())
         expected = after("downgrade_due", before) if before[0] == "active" else before

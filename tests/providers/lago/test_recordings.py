@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from core.catalog.plans import EndingPolicy
+from core.ports.arrangement import Arrangement
 from core.ports.errors import MisconfiguredError, ProviderError, RejectedError
 from core.ports.observed import ObservedPayment, ObservedState
 from core.ports.provider import Customer, Subscription
@@ -173,6 +174,7 @@ def _expected_subscription(shown: dict[str, Any]) -> object:
         plan_code=shown["plan_code"],
         next_plan_code=shown["next_plan_code"],
         next_plan_at=parse_time("", date) if date else None,
+        arrangement=Arrangement(ends_at=parse_time("", shown["ending_at"])) if shown["ending_at"] else None,
     )
 
 
