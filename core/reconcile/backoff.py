@@ -55,13 +55,10 @@ def first_downgrade_check(org_id: str, provider: Provider, effective_at: datetim
     return effective_at if provider == "stripe" else _after_billing_run(org_id, min(now, effective_at))
 
 
-def next_downgrade_check(org_id: str, effective_at: datetime | None, now: datetime) -> datetime:
-    """When to read the provider again after a check: on the plan's day, and from that day on at growing intervals.
-
-    Only a downgrade at Lago is checked before its day.
-    """
+def next_downgrade_check(org_id: str, provider: Provider, effective_at: datetime | None, now: datetime) -> datetime:
+    """When to read the provider again after a check: on the plan's day, and from that day on at growing intervals."""
     if effective_at is not None and effective_at > now:
-        return _after_billing_run(org_id, effective_at)
+        return effective_at if provider == "stripe" else _after_billing_run(org_id, effective_at)
     waited = now - (effective_at or now)
     return now + min(max(waited / RECHECK_SHARE_OF_WAIT, MIN_DOWNGRADE_RECHECK), MAX_DOWNGRADE_RECHECK)
 

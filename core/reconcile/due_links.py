@@ -101,9 +101,11 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             organization = commands.lock(session, org_id)
             if organization is None or not organization.is_downgrade_due(now):
                 continue
-            organization.downgrade_recheck_at = next_downgrade_check(
-                organization.id, organization.plan_effective_at, now
-            )
+            effective_at = organization.plan_effective_at
+            link, provider = _charging_link(session, org_id)
+            organization.downgrade_recheck_at = next_downgrade_check(org_id, provider, effective_at, now)
+            if link.state != "active" and effective_at is not None and effective_at > now:
+                continue  # An early check is no reason to try again what is parked.
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
             # ended at the provider.
             change = ChangeContext(session, now)
@@ -117,6 +119,14 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             )
             organization_links.mark_for_sync(change, organization)
     return len(org_ids)
+
+
+def _charging_link(session: Session, org_id: str) -> tuple[BillingLink, Provider]:
+    """Stripe charges where it has a subscription of ours, else Lago."""
+    at_stripe = session.get_one(BillingLink, (org_id, "stripe"))
+    if at_stripe.subscription_id is not None:
+        return at_stripe, "stripe"
+    return session.get_one(BillingLink, (org_id, "lago")), "lago"
 
 
 def count_behind(session: Session) -> dict[str, int]:

@@ -236,7 +236,8 @@ def _ensure_subscription(
         message = "a subscription needs a customer and a plan"
         raise RuntimeError(message)
     attempt.save_customer(result)
-    attempt.prepare_subscription_write(desired.next_plan_code)
+    # While the code that was sold is not known, today's code is no note of it.
+    attempt.prepare_subscription_write(None if desired.former_next_plan_codes else desired.next_plan_code)
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 
 

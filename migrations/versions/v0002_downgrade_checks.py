@@ -14,8 +14,9 @@ IS_PENDING = "pending_plan_tier IS NOT NULL"
 def upgrade() -> None:
     op.drop_index("ix_organizations_plan_effective_at", table_name="organizations")
     op.execute(
-        "UPDATE organizations SET downgrade_recheck_at = plan_effective_at "
-        "WHERE pending_plan_tier IS NOT NULL AND downgrade_recheck_at IS NULL"
+        # At once: the day that was stored may be a period too late.
+        "UPDATE organizations SET downgrade_recheck_at = updated_at "
+        "WHERE pending_plan_tier IS NOT NULL AND plan_effective_at IS NOT NULL AND downgrade_recheck_at IS NULL"
     )
     op.create_index(
         "ix_organizations_downgrade_recheck_at",

@@ -55,7 +55,11 @@ class StripeEnding:
         """Credit what was billed for the time after the end. Raises ``RejectedError`` if that cannot be computed."""
         if ended.ended_at is None or ended.cancellation_comment != OUR_END:
             return
-        for credit in unused_credits(self._invoices(ended.id, attempt), ended.ended_at):
+        invoices = self._invoices(ended.id, attempt)
+        if ended.pause_collection is not None:
+            # Somebody decided not to bill its drafts yet, and nothing collects them.
+            invoices = [each for each in invoices if each.status != "draft"]
+        for credit in unused_credits(invoices, ended.ended_at):
             if not self._is_credited(credit.invoice, ended, attempt):
                 _refuse_other_amounts(credit.invoice, ended)
                 self._credit(credit, ended, attempt)

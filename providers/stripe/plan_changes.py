@@ -70,6 +70,10 @@ class StripeUpdate:
     proration: Proration
     metadata: dict[str, str]
 
+    def changes_terms(self, state: SubscriptionState) -> bool:
+        """Whether it changes what is billed, and not only our notes."""
+        return self.price is not None and (self.price, self.quantity) != (state.item.price.id, state.item.quantity)
+
 
 def parse_state(subscription: StripeSubscription, sold: SoldPrice | None = None) -> SubscriptionState:
     """``sold``: the price that our row says was sold."""

@@ -72,6 +72,8 @@ class StripeSubscriptions:
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         found = self._read(last_known.subscription_id, attempt)
         if found.has_ended and last_known.ending_started:
+            # The end may have been interrupted before what was left was credited, and is not repeated from now on.
+            self._credit_unused([found], attempt)
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         if found.has_ended:
             # A successor that an operator created and marked in Stripe is adopted. Only operators start charging again.
@@ -80,19 +82,41 @@ class StripeSubscriptions:
         return self._bring_to_spec(found, spec, sold, attempt)
 
     def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        """End all that could charge before anything is credited, because a credit may be refused."""
         intent = attempt.intent if attempt.intent and attempt.intent.operation == CREATE_SUBSCRIPTION else None
+        ended = []
         if last_known.subscription_id is not None:
-            self._cancel(last_known.subscription_id, attempt)
-        if not last_known.customer_id or (last_known.subscription_id is not None and intent is None):
-            return
-        # A subscription that a lost response or a late worker left behind would charge indefinitely.
-        leftover_ids = [
-            found.id for found in self._list_live(last_known.customer_id, attempt) if found.org_id == org_id
+            ended.append(self._cancel(last_known.subscription_id, attempt))
+        if last_known.customer_id and (last_known.subscription_id is None or intent is not None):
+            ended += self._end_leftovers(last_known.customer_id, org_id, intent, attempt)
+        self._credit_unused(ended, attempt)
+
+    def _end_leftovers(
+        self, customer_id: str, org_id: str, intent: Intent | None, attempt: AttemptContext
+    ) -> list[StripeSubscription]:
+        """A subscription that a lost response or a late worker left behind would charge indefinitely."""
+        live = self._list_live(customer_id, attempt)
+        if live is None:
+            return []
+        leftovers = [self._cancel(found.id, attempt) for found in live if found.org_id == org_id]
+        if intent is None:
+            return leftovers
+        # An attempt before may have ended what the create left, and stopped before the credit.
+        earliest = search_window(intent)[0]
+        known_ids = {found.id for found in leftovers}
+        leftovers += [
+            found
+            for found in self._list_all(customer_id, attempt)
+            if found.org_id == org_id and found.has_ended and found.created >= earliest and found.id not in known_ids
         ]
-        for subscription_id in leftover_ids:
-            self._cancel(subscription_id, attempt)
-        if intent is not None and not leftover_ids:
+        if not leftovers:
             wait_out_inflight(intent, self._clock())
+        return leftovers
+
+    def _credit_unused(self, ended: list[StripeSubscription], attempt: AttemptContext) -> None:
+        if self._policy.stripe_prorate:
+            for each in ended:
+                self._ending.credit_unused(each, attempt)
 
     def _find_or_create(self, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
         """The existing subscription, for example after a lost response, or a new one; never a second one."""
@@ -180,6 +204,10 @@ class StripeSubscriptions:
             state = parse_state(found, sold)
             arrangement = arrangement_of(found)
             update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
+            if update is not None and arrangement is not None:
+                if update.changes_terms(state):
+                    raise plan_change_conflict(STRIPE, spec, found.id, arrangement)
+                update = None  # A note of ours waits until the arrangement is removed.
             if update is None:
                 scheduled_plan = state.scheduled_plan if not state.took_effect else None
                 return Subscription(
@@ -190,8 +218,6 @@ class StripeSubscriptions:
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                     arrangement=arrangement,
                 )
-            if arrangement is not None:
-                raise plan_change_conflict(STRIPE, spec, found.id, arrangement)
             if update.price not in {None, state.item.price.id}:
                 self._prepare_collection(found, spec, attempt)
             found = self._update(found.id, state.item.id, update, attempt)
@@ -240,7 +266,7 @@ class StripeSubscriptions:
             StripeSubscription,
         )
 
-    def _cancel(self, subscription_id: str, attempt: AttemptContext) -> None:
+    def _cancel(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
         # Without Stripe's proration: its credit does not reach the customer (stripe.md 9).
         params: SubscriptionCancelParams = {
             "invoice_now": self._policy.stripe_invoice_now,
@@ -248,7 +274,7 @@ class StripeSubscriptions:
             "cancellation_details": {"comment": OUR_END},
         }
         try:
-            ended = self._client.send(
+            return self._client.send(
                 attempt,
                 "DELETE /v1/subscriptions/{id}",
                 f"end subscription {subscription_id}",
@@ -263,8 +289,7 @@ class StripeSubscriptions:
             ended = self._read(subscription_id, attempt)
             if not ended.has_ended:
                 raise
-        if self._policy.stripe_prorate:
-            self._ending.credit_unused(ended, attempt)
+            return ended
 
     def _read(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
         try:
@@ -284,8 +309,8 @@ class StripeSubscriptions:
             )
             raise RejectedError(STRIPE, message, error.code, error.request_id) from None
 
-    def _list_live(self, customer_id: str, attempt: AttemptContext) -> list[StripeSubscriptionSummary]:
-        """The subscriptions of a customer that have not ended. Stripe has ended all those of a deleted customer."""
+    def _list_live(self, customer_id: str, attempt: AttemptContext) -> list[StripeSubscriptionSummary] | None:
+        """The subscriptions of a customer that have not ended. ``None``: it was deleted, and Stripe has ended them."""
         customer = self._client.send(
             attempt,
             "GET /v1/customers/{id}",
@@ -294,7 +319,7 @@ class StripeSubscriptions:
             StripeCustomer,
         )
         if customer.deleted:
-            return []
+            return None
         listed = customer.subscriptions
         if listed is None or listed.has_more:
             return [found for found in self._list_all(customer_id, attempt) if not found.has_ended]

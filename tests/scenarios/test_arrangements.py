@@ -18,7 +18,7 @@ from core.inbox.provider_webhooks import ParsedWebhook
 from core.ports import arrangement
 from core.ports.arrangement import Arrangement
 from core.ports.spec import Provider
-from core.reconcile import commands
+from core.reconcile import commands, due_links
 from sandbox.http import JsonDocument
 from tests.support.drift_harness import DriftHarness, conflict_resolver_of, price_of
 from tests.support.sync_world import SyncWorld
@@ -255,6 +255,24 @@ def test_a_retry_of_an_arranged_subscription_reads_and_changes_nothing(world: Sy
     assert stripe_subscription(world) == before
     assert world.is_in_sync(org_id)
     assert arranged(world, org_id, "stripe") == Arrangement(is_paused=True, has_schedule=True)
+
+
+def test_a_note_of_ours_about_a_plan_that_took_effect_waits_and_holds_nothing(world: SyncWorld) -> None:
+    """The next change would clear the note. To a subscription that somebody arranged it is not worth a request."""
+    org_id = charged_in_stripe(world)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    world.advance_time(days=32)
+    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "starter"
+    world.wait(10)
+    set_in_stripe(world, {"cancel_at_period_end": True})
+    before = stripe_subscription(world)
+    world.change(org_id, commands.retry)
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert stripe_subscription(world) == before
 
 
 @pytest.mark.parametrize("by_hand", [AT_STRIPE["end on a day"], AT_STRIPE["schedule"]], ids=["end", "schedule"])

@@ -397,6 +397,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
 
     def _change_plan(self, org_id: str, tier: str) -> None:
         self.history.asked[org_id].add(tier)
+        self.history.plan_changes[org_id] += 1
         self.world.change_plan(org_id, tier)
 
     def _change(self, org_id: str, change: str) -> None:
@@ -404,6 +405,8 @@ class MoneyStateMachine(RuleBasedStateMachine):
             case "Globex" | "Initech" as name:
                 self.world.rename(org_id, f"{name} {self.org_ids.index(org_id)}")
             case "active" | "suspended" | "deleted" as status:
+                if status == "deleted":
+                    self.history.deleted.add(org_id)
                 self.world.change_status(org_id, status)
             case "retry":
                 self.world.change(org_id, commands.retry)
@@ -413,6 +416,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
                 self._take_theirs(org_id)
             case "lose the plan":
                 self.history.touched.add(org_id)
+                self.history.plan_changes[org_id] += 1
                 self.world.change(org_id, _lose_the_plan)
             case email:
                 self.world.change(
@@ -454,6 +458,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
         )
 
     def _take_theirs(self, org_id: str) -> None:
+        self.history.plan_changes[org_id] += 1
         resolver = conflict_resolver_of(self.world)
         for provider in PROVIDERS:
             with suppress(CannotResolveError, ProviderError):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
 from core.ports.spec import CUSTOMER_DELETED
 from core.reconcile import commands
 from sandbox.client import SandboxError
-from tests.support.provider_books import ActionHistory, Books, Doc
+from tests.support.provider_books import ActionHistory, Books, Doc, Kept
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
 
 
@@ -25,6 +26,7 @@ class Hands:
 
     def do(self, deed: str, org_id: str, tier: str) -> None:
         """Make one change; nothing happens if the provider rejects it."""
+        self.history.edits[org_id] += 1
         try:
             DEEDS[deed](self, org_id, tier)
         except SandboxError:
@@ -126,6 +128,53 @@ class Hands:
             self._touch(org_id)
             self.world.sandbox.delete("stripe", "subscriptions", each["id"])
 
+    def plan_an_end_in_stripe(self, org_id: str, _tier: str) -> None:
+        self._arrange_in_stripe(org_id, cancel_at_period_end=True)
+
+    def pause_it_in_stripe(self, org_id: str, _tier: str) -> None:
+        self._arrange_in_stripe(org_id, pause_collection={"behavior": "keep_as_draft"})
+
+    def let_it_go_on_in_stripe(self, org_id: str, _tier: str) -> None:
+        """Take off what was arranged, and say so."""
+        for each in self.books.stripe_subscriptions(org_id):
+            self.world.sandbox.patch(
+                "stripe", "subscriptions", each["id"], cancel_at_period_end=False, pause_collection=None
+            )
+        self.world.keep_ours(org_id)
+
+    def plan_an_end_in_lago(self, org_id: str, _tier: str) -> None:
+        ends_at = self.world.now + timedelta(days=40)
+        self._keep_in_lago(org_id, plan_changes=None, ending_at=ends_at.isoformat())
+
+    def give_it_a_price_of_its_own_in_lago(self, org_id: str, _tier: str) -> None:
+        changes = self.history.plan_changes[org_id]
+        self._keep_in_lago(org_id, plan_changes=changes, plan_overrides={"amount_cents": 100})
+
+    def _arrange_in_stripe(self, org_id: str, **fields: object) -> None:
+        for each in self.books.stripe_subscriptions(org_id):
+            self._touch(org_id)
+            self.world.sandbox.patch("stripe", "subscriptions", each["id"], **fields)
+            self._keep(org_id, "stripe", each["id"], None)
+
+    def _keep_in_lago(self, org_id: str, *, plan_changes: int | None, **fields: object) -> None:
+        """Only without a scheduled plan, which takes the place of the subscription by itself."""
+        for each in self.books.lago_subscriptions(org_id):
+            if each["status"] == "active" and each["next_plan_code"] is None:
+                self._touch(org_id)
+                self.world.sandbox.patch("lago", "subscriptions", org_id, **fields)
+                self._keep(org_id, "lago", each["lago_id"], plan_changes)
+
+    def _keep(self, org_id: str, provider: str, its_id: str, plan_changes: int | None) -> None:
+        terms = self.books.terms_of(provider, its_id)
+        if terms is not None:
+            self.history.kept[its_id] = Kept(
+                org_id=org_id,
+                provider=provider,
+                terms=terms,
+                edits=self.history.edits[org_id],
+                plan_changes=plan_changes,
+            )
+
     def rename_in_stripe(self, org_id: str, _tier: str) -> None:
         self._patch_in_stripe(org_id, {"name": "Mallory"})
 
@@ -171,6 +220,11 @@ DEEDS: Final[dict[str, Callable[[Hands, str, str], None]]] = {
         Hands.end_it_in_lago,
         Hands.change_the_price_in_stripe,
         Hands.end_it_in_stripe,
+        Hands.plan_an_end_in_stripe,
+        Hands.pause_it_in_stripe,
+        Hands.let_it_go_on_in_stripe,
+        Hands.plan_an_end_in_lago,
+        Hands.give_it_a_price_of_its_own_in_lago,
         Hands.rename_in_stripe,
         Hands.clear_the_mark_in_stripe,
         Hands.rename_in_lago,

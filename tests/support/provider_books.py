@@ -5,7 +5,7 @@ Objects that were created by hand are recognized by their id; all others are our
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,20 @@ from core.catalog.plans import Catalog
 from sandbox.stripe_api.subscriptions import ENDED_STATUSES
 
 Doc = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A subscription that somebody arranged or re-priced by hand, and what no request of ours may change of it.
+
+    Only while nothing else happened by hand, and for a price of its own only while the plan was not changed either.
+    """
+
+    org_id: str
+    provider: str
+    terms: tuple[object, ...]
+    edits: int
+    plan_changes: int | None
 
 
 @dataclass(kw_only=True)
@@ -36,6 +50,13 @@ class ActionHistory:
     owners: dict[str, str] = field(default_factory=dict)
     """The organization of each customer of ours at its first observation, since its org_id can be cleared later."""
     lago_ids: set[str] = field(default_factory=set)
+    edits: Counter[str] = field(default_factory=Counter)
+    """Number of changes by hand of each organization."""
+    plan_changes: Counter[str] = field(default_factory=Counter)
+    """Number of plan changes of each organization that were requested of us; its deletion counts too."""
+    deleted: set[str] = field(default_factory=set)
+    """Organizations that were ever deleted, which ends what was arranged."""
+    kept: dict[str, Kept] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +122,29 @@ class Books:
             self._one_charging_provider(org_id)
             self._one_customer(org_id)
             self._check_plans(org_id)
+        for its_id, kept in self.history.kept.items():
+            self._check_kept(its_id, kept)
+
+    def _check_kept(self, its_id: str, kept: Kept) -> None:
+        history = self.history
+        is_changed = history.edits[kept.org_id] != kept.edits or kept.org_id in history.deleted
+        is_sold_again = kept.plan_changes is not None and history.plan_changes[kept.org_id] != kept.plan_changes
+        if is_changed or is_sold_again:
+            return
+        found = self.terms_of(kept.provider, its_id)
+        # A planned end may have come.
+        assert found in {kept.terms, None}, f"{its_id} was {kept.terms} by hand, and is {found}"
+
+    def terms_of(self, provider: str, its_id: str) -> tuple[object, ...] | None:
+        """What a person may arrange, with the price; None for one that has ended."""
+        rows = self.state[provider]["subscriptions"]
+        (row,) = [each for each in rows if its_id in {each.get("id"), each.get("lago_id")}]
+        if row["status"] in {*ENDED_STATUSES, "terminated"}:
+            return None
+        if provider == "lago":
+            return row["plan_code"], row["plan_amount_cents"], row["ending_at"]
+        (item,) = row["items"]["data"]
+        return item["price"]["id"], item["quantity"], row["cancel_at_period_end"], row["pause_collection"] is not None
 
     def _record_owners(self) -> None:
         for each in self.state["stripe"]["customers"]:

@@ -6,7 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from core.catalog.plans import Catalog
 from core.db import job_locks
@@ -124,6 +124,24 @@ def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_in_minutes_from_t
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
     clock.advance(minutes=1)
     assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+
+
+def test_an_early_check_of_a_downgrade_frees_nothing_that_is_parked(
+    database: Database, plans: Catalog, clock: SetClock
+) -> None:
+    (org_id,) = create(database, plans, clock)
+    with database.write() as session:
+        organization = session.get_one(Organization, org_id)
+        plan_changes.change_plan(ChangeContext(session, clock()), organization, "starter", plans)
+        organization.plan_effective_at, organization.downgrade_recheck_at = clock() + timedelta(days=3), clock()
+        session.execute(update(BillingLink).values(state="parked"))
+    due_links.recheck_due_downgrades(database, 10, clock())
+    with database.read() as session:
+        assert set(session.scalars(select(BillingLink.state))) == {"parked"}
+    clock.advance(days=4)
+    due_links.recheck_due_downgrades(database, 10, clock())
+    with database.read() as session:
+        assert set(session.scalars(select(BillingLink.state))) == {"active"}
 
 
 def test_a_job_is_run_by_one_of_many(database: Database, clock: SetClock) -> None:

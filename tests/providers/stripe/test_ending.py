@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -167,6 +168,64 @@ def test_repeat_after_a_failure_credits_once(
     (invoice,) = world.invoices(customer)
     notes = invoice["pre_payment_credit_notes_amount"] + invoice["post_payment_credit_notes_amount"]
     assert notes == unused_of(invoice, world, customer)
+
+
+def test_a_credit_that_was_interrupted_is_given_before_a_new_subscription(world: StripeWorld, customer: str) -> None:
+    """The organization comes back before its end was finished. It paid for this period once already."""
+    made = sell(world, customer, "professional")
+    pay(world, customer)
+    world.advance(timedelta(days=10))
+    world.fault(CREDIT, "500_before", times=5)
+    with pytest.raises(ProviderError):
+        end(world, customer, made)
+    world.forgive()
+    ending = replace(known(customer, made), ending_started=True)
+    spec = SubscriptionSpec(org_id=ORG, customer_id=customer, plan_code="professional", has_billing_email=True)
+    again = world.provider.ensure_subscription(spec, ending, InMemoryAttempt(now=world.now))
+    assert again.id != made.id
+    first = world.invoices(customer)[-1]
+    assert first["post_payment_credit_notes_amount"] > 0
+
+
+def test_a_subscription_whose_create_was_not_answered_is_ended_and_credited_once(
+    world: StripeWorld, customer: str
+) -> None:
+    """Its id was never stored, so a repeat finds it by the customer only, and ended already."""
+    attempt = InMemoryAttempt(now=world.now)
+    world.fault("POST /v1/subscriptions", "lost_answer")
+    spec = SubscriptionSpec(org_id=ORG, customer_id=customer, plan_code="professional", has_billing_email=True)
+    with pytest.raises(ProviderError):
+        world.provider.ensure_subscription(spec, known(customer), attempt)
+    world.advance(timedelta(hours=2))
+    world.fault(CREDIT, "500_before", times=5)
+    with pytest.raises(ProviderError):
+        world.provider.end_subscription(known(customer), ORG, attempt)
+    world.forgive()
+    world.provider.end_subscription(known(customer), ORG, attempt)
+    world.provider.end_subscription(known(customer), ORG, attempt)
+    (found,) = world.subscriptions(customer)
+    (invoice,) = world.invoices(customer)
+    assert found["status"] == "canceled"
+    assert invoice["pre_payment_credit_notes_amount"] == unused_of(invoice, world, customer)
+
+
+def test_all_subscriptions_are_ended_before_a_credit_is_refused(world: StripeWorld, customer: str) -> None:
+    sell(world, customer, "professional")
+    world.post(
+        "/v1/subscriptions",
+        {
+            "customer": customer,
+            "items[0][price]": world.price("starter"),
+            "metadata[org_id]": ORG,
+            "collection_method": "send_invoice",
+            "days_until_due": "30",
+        },
+    )
+    world.advance(timedelta(days=10))
+    world.fault("GET /v1/invoices", "500_before", times=5)
+    with pytest.raises(ProviderError):
+        world.provider.end_subscription(known(customer), ORG, InMemoryAttempt(now=world.now))
+    assert [each["status"] for each in world.subscriptions(customer)] == ["canceled", "canceled"]
 
 
 def test_what_somebody_else_ended_is_not_credited(world: StripeWorld, customer: str) -> None:
