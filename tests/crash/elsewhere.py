@@ -56,6 +56,10 @@ SITES: Final[dict[str, str]] = {
         "tests/core/reconcile/test_account_guard.py"
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
+    # The end of a subscription whose invoice is finalized; in these operations it is minutes old and still a draft.
+    "providers.stripe.ending:StripeEnding._is_credited": (
+        "tests/providers/stripe/test_ending.py::test_repeat_after_a_failure_credits_once"
+    ),
     # A remote check after a webhook.
     "core.reconcile.outcomes:put_on_hold": (
         f"{_WEBHOOKS}::test_a_customer_deleted_in_stripe_puts_the_link_on_hold_with_the_way_out"

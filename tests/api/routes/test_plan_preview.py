@@ -54,7 +54,11 @@ class ApiOrganization:
     def __init__(self, api: Api, world: SyncWorld, plan_tier: str) -> None:
         self._api, self._world = api, world
         self._owner = api.as_("u1")
-        made = api.post("/api/organizations", {"name": "Acme", "plan_tier": plan_tier}, self._owner)
+        made = api.post(
+            "/api/organizations",
+            {"name": "Acme", "plan_tier": plan_tier, "billing_email": "pay@acme.test"},
+            self._owner,
+        )
         self.id = str(made.json()["org_id"])
         self._path = f"/api/organizations/{self.id}"
         self.reconcile()

@@ -265,7 +265,7 @@ def test_what_is_of_no_interest_or_our_own_doing_is_kept_as_ignored(http: httpx.
     # A payment that fails in a call of ours is news all the same.
     failed = stripe_event("evt_failed", "invoice.payment_failed", **ours)
     assert http.post(STRIPE_WEBHOOK_PATH, content=failed, headers=stripe_headers(failed)).json()["state"] == "stored"
-    raw = lago_event("customer.updated", "customer", external_id="org_1")
+    raw = lago_event("customer.created", "customer", external_id="org_1")
     assert http.post(LAGO_WEBHOOK_PATH, content=raw, headers=lago_headers(raw)).json()["state"] == "ignored"
     assert {webhook.id: webhook.reason for webhook in stored(database)}["evt_ours"] == "caused by our own request"
 
