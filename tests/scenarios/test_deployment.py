@@ -104,7 +104,11 @@ def test_a_committed_change_reaches_both_billers(
     assert organization.stripe_customer_id is not None
     assert organization.lago_customer_id is not None
     assert at_stripe(sandbox) == {"POST /v1/customers": 1}
-    assert at_lago(sandbox) == {"POST /api/v1/customers": 1, "POST /api/v1/subscriptions": 2}
+    assert at_lago(sandbox) == {
+        "POST /api/v1/customers": 1,
+        "POST /api/v1/subscriptions": 2,
+        "GET /api/v1/subscriptions/{id}": 1,  # before the upgrade
+    }
 
 
 def test_another_service_enqueues_as_its_page_shows(
