@@ -64,12 +64,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(site)
 
 
+@pytest.mark.processes
 def test_the_demo_runs_where_the_package_is_installed(installed: Installed, tmp_path: Path) -> None:
     shown = installed.run(tmp_path, str(installed.site / "bin" / "billing-sync"), "demo")
     assert shown.returncode == 0, shown.stderr
     assert "All 6 organizations are in sync" in shown.stdout
 
 
+@pytest.mark.processes
 def test_a_program_that_imports_it_uses_the_default_catalog(installed: Installed, tmp_path: Path) -> None:
     ended = installed.run(tmp_path, "-c", EXAMPLE.format(tier="starter"))
     assert (ended.returncode, ended.stdout) == (0, "starter\n"), ended.stderr
@@ -77,6 +79,7 @@ def test_a_program_that_imports_it_uses_the_default_catalog(installed: Installed
     assert found.stdout.startswith(str(installed.site))
 
 
+@pytest.mark.processes
 def test_a_program_that_imports_it_uses_its_own_catalog_if_it_has_one(installed: Installed, tmp_path: Path) -> None:
     text = DEFAULT_PLANS_FILE.read_text().replace("[plans.starter]", "[plans.small]")
     (tmp_path / "ours.toml").write_text(text)

@@ -78,6 +78,7 @@ def console_commands(page: str) -> list[str]:
     return found
 
 
+@pytest.mark.processes
 @with_curl
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/api.md"])
 def test_the_requests_over_http_do_what_they_say(page: str, tmp_path: Path) -> None:
@@ -99,6 +100,7 @@ def test_the_requests_over_http_do_what_they_say(page: str, tmp_path: Path) -> N
     assert [each["in_sync"] for each in status] == [True] * len(ask)
 
 
+@pytest.mark.processes
 def test_the_commands_for_operating_end_well(tmp_path: Path) -> None:
     """With the settings of the sandbox of ``up``, as the page about drift says."""
     folder = console.prepare(tmp_path)
@@ -122,6 +124,7 @@ def test_the_commands_for_operating_end_well(tmp_path: Path) -> None:
     assert {line: each.stdout + each.stderr for line, each in ended.items() if each.returncode} == {}
 
 
+@pytest.mark.processes
 @with_curl
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     folder = console.prepare(tmp_path)

@@ -259,6 +259,7 @@ def in_trouble(world: SyncWorld, kind: str) -> None:
         world.sandbox.add_fault(provider, operation, kind, times=0, seconds=20)
 
 
+@pytest.mark.slow
 @one_database
 def test_a_biller_in_trouble_makes_that_part_unavailable_in_time(
     api: Api, world: SyncWorld, charged_by: ChargingProvider
@@ -288,6 +289,7 @@ def test_a_biller_that_is_stopped_is_not_asked(api: Api, world: SyncWorld) -> No
     assert world.count_requests() == (0, 0)
 
 
+@pytest.mark.slow
 @one_database
 @lago_charges
 def test_many_who_ask_a_biller_that_hangs_are_all_answered_and_hold_up_nobody(api: Api, world: SyncWorld) -> None:

@@ -60,6 +60,7 @@ def test_a_wait_ends_when_its_time_is_over(api: Api) -> None:
     assert time.monotonic() - began >= 1
 
 
+@pytest.mark.slow
 def test_many_who_wait_keep_nobody_from_being_answered(api: Api) -> None:
     org_id = api.organization(u1="owner")
     headers = api.as_("u1")

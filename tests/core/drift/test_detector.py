@@ -42,6 +42,7 @@ def test_a_thousand_that_have_not_drifted_cost_forty_calls_at_most(world: SyncWo
     assert sum(world.count_requests()) <= 40
 
 
+@pytest.mark.slow
 def test_a_run_that_died_goes_on_where_it_was(world: SyncWorld) -> None:
     drift_harness = DriftHarness(unlinked(world))
     org_ids = in_sync(world, 450)
@@ -176,6 +177,7 @@ def test_the_same_findings_have_the_same_id_and_nothing_listed_is_kept(
         assert [each.id for each in report_store.find_by_prefix(session, first.id[:8])] == [first.id]
 
 
+@pytest.mark.slow
 def test_a_customer_that_a_list_turned_by_and_that_is_gone_does_not_break_it(world: SyncWorld) -> None:
     drift_harness = DriftHarness(unlinked(world))
     in_sync(world, 250)

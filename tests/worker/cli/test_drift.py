@@ -125,6 +125,7 @@ def test_a_key_of_another_account_is_said_and_nothing_is_called_missing(
     assert not [call for call in sandbox.calls("stripe") if call.method == "POST" and call.path != "/v1/customers"]
 
 
+@pytest.mark.slow
 def test_drift_is_two_and_is_gone_after_apply(
     types: Type, acme: str, sandbox: SandboxClient, database: Database
 ) -> None:
