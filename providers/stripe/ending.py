@@ -2,8 +2,9 @@
 
 Stripe's own proration of a cancellation never reaches the customer (stripe.md 9). So we work it out from the invoices:
 of each line whose period goes on after the end, the share of the seconds that are left. A paid invoice is credited to
-the customer's balance, an open one is reduced, a draft is finalized first. An invoice of periods that have ended, one
-that is void, and one that was given up (uncollectible) stay as they are. Nothing is refunded: a person does that.
+the customer's balance, an open one is reduced. A draft is finalized first, unless somebody paused the collection. An
+invoice of periods that have ended, one that is void, and one that was given up (uncollectible) stay as they are.
+Nothing is refunded: a person does that.
 
 Each step may be repeated. The end is the moment that Stripe stored, the share is computed from it again, and a credit
 note that names the subscription is not written a second time.

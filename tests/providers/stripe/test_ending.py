@@ -106,6 +106,17 @@ def test_draft_of_the_running_period_is_finalized_and_reduced(world: StripeWorld
     assert invoice["amount_remaining"] < 10
 
 
+def test_draft_of_a_paused_collection_stays_a_draft(world: StripeWorld, customer: str) -> None:
+    """Somebody decided not to bill it yet."""
+    made = sell(world, customer, "professional")
+    world.post(f"/v1/subscriptions/{made.id}", {"pause_collection[behavior]": "keep_as_draft"})
+    world.advance(timedelta(minutes=20))
+    world.clear_calls()
+    end(world, customer, made)
+    assert not {FINALIZE, CREDIT} & set(world.calls())
+    assert [each["status"] for each in world.invoices(customer)] == ["draft"]
+
+
 def test_invoice_of_a_period_that_has_ended_is_not_touched(world: StripeWorld, customer: str) -> None:
     made = sell(world, customer, "professional")
     world.advance(timedelta(days=40))
