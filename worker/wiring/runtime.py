@@ -21,10 +21,10 @@ from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
 from core.webhooks.signing import Signer
 from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.provider import LagoProvider
+from providers.outbound_webhooks.http import WebhookHttpSender
 from providers.stripe.collection import CollectionPolicy
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.provider import StripeProvider
-from providers.webhooks.http import WebhookHttpSender
 from tasks.base import Runtime
 from worker.config.settings import Settings, SettingsError
 from worker.shared.rate_limiter import RedisRateLimiter

@@ -20,7 +20,7 @@ from core.webhooks.deliveries import DELIVERY_LEASE, DELIVERY_RETRY_DELAYS, Webh
 from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
 from core.webhooks.endpoints import NewEndpoint
 from core.webhooks.signing import Signer
-from providers.webhooks.http import WebhookHttpSender
+from providers.outbound_webhooks.http import WebhookHttpSender
 from tests.support.clocks import SetClock
 from tests.support.delivery_harness import DeliveryHarness
 from tests.support.webhook_receiver import ReceiverReply, WebhookReceiver, receiving

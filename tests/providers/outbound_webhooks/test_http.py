@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from core.webhooks.deliveries import WebhookResponse
-from providers.webhooks.http import WebhookHttpSender
+from providers.outbound_webhooks.http import WebhookHttpSender
 from tests.support.waiting import until
 from tests.support.webhook_receiver import ReceiverReply, WebhookReceiver, receiving
 
