@@ -87,9 +87,9 @@ class CatalogPlan(BaseModel):
 
 
 class EndingPolicy(BaseModel):
-    """How our subscription ends when its organization is deleted (money.md 12).
+    """How our subscription ends when its organization is deleted or moves to the other provider (money.md 12).
 
-    Every option is sent, so that no default of a provider applies.
+    Every option of the provider is sent, so that none of its defaults applies.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

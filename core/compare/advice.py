@@ -60,6 +60,7 @@ AdviceCode = Literal[
     "conflict_payer_removed",
     "conflict_payer_never_set",
     "conflict_adoption",
+    "conflict_older_subscription",
     "conflict_arrangement",
 ]
 
@@ -210,6 +211,12 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "plan: it charges {theirs}, the plan {ours}. Nothing was changed: change the subscription in Stripe to the "
         "terms of the plan, or change the organization to the plan of that price, or end the subscription in Stripe; "
         "then run `billing-sync resolve {org_id} --ours`"
+    ),
+    "conflict_older_subscription": (
+        "subscription {subscription_id} in Lago is older than the organization here, and it is on {theirs}, not on "
+        "{ours}. Nothing was changed, because that would change its price: run `billing-sync resolve {org_id} "
+        "--theirs` to give the organization that plan, or change the subscription to {ours} in Lago and run "
+        "`billing-sync resolve {org_id} --ours`"
     ),
     "conflict_arrangement": (
         "subscription {subscription_id} has {arrangement} at {provider_name}, which billing-sync did not set, so it "

@@ -69,7 +69,7 @@ class ConflictResolver:
         Raises ``CannotResolveError``, and ``ProviderError`` if the provider cannot be read.
         """
         before = self._load(org_id, provider)
-        if before.links[provider].error_code == OTHER_TERMS:
+        if provider == "stripe" and before.links[provider].error_code == OTHER_TERMS:
             raise CannotResolveError(before.links[provider].error_message or "")
         customer_id = before.links[provider].customer_id
         known_ids = [customer_id] if customer_id is not None else []
@@ -209,7 +209,7 @@ def _take_payer(
     except InvalidChangeError as error:
         raise CannotResolveError(str(error)) from error
     lago_link = change.session.get_one(BillingLink, (organization.id, "lago"))
-    lago_link.payer_id = payer.id
+    lago_link.payer_id, lago_link.payer_confirmed = payer.id, True
 
 
 def _read_state(org_id: str, customer_ids: Collection[str], reader: StateReader) -> ObservedState:

@@ -75,7 +75,7 @@ class RateLimiter(Protocol):
     def penalize(self, provider: Provider, operation: str, reason: str | None, pause_seconds: float, /) -> None:
         """The provider responded 429: no request for ``pause_seconds``, then half the rate for a while.
 
-        ``reason`` is Stripe's ``Stripe-Rate-Limited-Reason`` (stripe.md 3); without one it is the narrowest bucket.
+        ``reason`` is Stripe's ``Stripe-Rate-Limited-Reason`` (stripe.md 3); without one it is the last bucket.
         """
 
     def expected_rate(self, provider: Provider, /) -> float:
@@ -96,7 +96,7 @@ class UnlimitedRateLimiter:
 
 
 def buckets(limits: ProviderRateLimits, provider: Provider, operation: str) -> list[tuple[str, RateLimit]]:
-    """The name and limit of every bucket that the request passes."""
+    """The name and limit of every bucket that the request passes: the account's, then the operation's."""
     applicable = [(str(provider), limits.account)]
     if limits.operation is not None:
         applicable.append((f"{provider}:{operation}", limits.operation))

@@ -2,7 +2,8 @@
 
 A webhook says what to check, never what the state of a customer or subscription is: that is not stored, and its time
 is not compared. So a webhook that is repeated, late, out of order or lost does no harm. Only the code of a failed
-payment, and that a payer was rejected or accepted, come from it, because no provider can be asked for these. The API
+payment, and that a payer was rejected or accepted, come from it, because no provider can be asked for these: of them
+the one that was received last counts. The API
 that stores it needs no broker: the relay finds the row within moments, as it finds events, and has it processed in the
 queue. The sweep processes what it missed.
 """
@@ -151,7 +152,7 @@ def dispatch(session: Session, now: datetime) -> int:
 
 
 def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> tuple[int, list[LinkRef]]:
-    """Process the stored webhooks, oldest first, one organization after the other.
+    """Process the stored webhooks, first those that are due longest, one organization after the other.
 
     Returns their number, and each link that needs a remote check now, once however many webhooks were about it.
     """

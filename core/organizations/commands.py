@@ -20,7 +20,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations.links import end_conflicts, mark_for_sync, new_link
+from core.organizations.links import mark_for_sync, new_link, release_conflicts_of_deleted
 from core.organizations.validation import (
     ORGANIZATION_ID_PATTERN,
     checked_currency,
@@ -75,7 +75,9 @@ def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Org
     )
     change.session.add(organization)
     change.session.flush()
-    links = [new_link(organization.id, provider, change.now) for provider in PROVIDERS]
+    links = [
+        new_link(organization.id, provider, change.now, maybe_older=new.org_id is not None) for provider in PROVIDERS
+    ]
     change.session.connection().execute(_INSERT_LINKS, links)
     outbox.record(change, "organization.created", organization.id, {"plan_tier": new.plan_tier})
     return organization
@@ -112,7 +114,7 @@ def change_status(change: ChangeContext, organization: Organization, status: str
         organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
         if new_status == "deleted":
             # Whatever was changed at a provider, billing ends; this undoes no such change.
-            end_conflicts(change, organization)
+            release_conflicts_of_deleted(change, organization)
         mark_for_sync(change, organization)
     outbox.record(change, "organization.status_changed", organization.id, {"from": before, "to": new_status})
 

@@ -161,7 +161,7 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     ),
     "deleted": Transition(
         meaning="The organization was deleted, so billing ends: also a hold for a conflict, not one since an import.",
-        written_by="core.organizations.links:end_conflicts",
+        written_by="core.organizations.links:release_conflicts_of_deleted",
         link={"active": "active", "parked": "active", "on_hold": "active"},
     ),
     "retried": Transition(

@@ -40,12 +40,13 @@ _MARK_LINKS_FOR_SYNC = (
 )
 
 
-def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
-    """The row of a new link, to which nothing was applied yet."""
+def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) -> dict[str, object]:
+    """The row of a new link, to which nothing was applied yet. ``maybe_older``: the id came from outside."""
     return {
         "org_id": org_id,
         "provider": provider,
         "created_at": now,
+        "maybe_older": maybe_older,
         "desired_version": 1,
         "applied_version": 0,
         "state": "active",
@@ -57,8 +58,8 @@ def new_link(org_id: str, provider: str, now: datetime) -> dict[str, object]:
     }
 
 
-def end_conflicts(change: ChangeContext, organization: Organization) -> None:
-    """Release the links that are on hold because their provider was changed. Call before ``mark_for_sync``."""
+def release_conflicts_of_deleted(change: ChangeContext, organization: Organization) -> None:
+    """Release the links that are on hold for a conflict, so that billing ends. Call before ``mark_for_sync``."""
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == organization.id, IS_CONFLICT)

@@ -58,6 +58,14 @@ class MinorUnits:
     def from_provider(self, amount: int, currency: str) -> int:
         return self._converted(amount, currency, self.decimals_of(currency), _iso_decimals(currency))
 
+    def text(self, amount: int, currency: str) -> str:
+        """An amount as this provider counts it, for a sentence: ``49.00 USD``."""
+        try:
+            decimals = self.decimals_of(currency)
+        except RejectedError:
+            return f"{amount} {currency} as {PROVIDER_NAMES[self.provider]} counts it"
+        return f"{amount / 10**decimals:.{decimals}f} {currency}"
+
     def _converted(self, amount: int, currency: str, old: int, new: int) -> int:
         converted, rest = divmod(amount * _UNITS[new], _UNITS[old])
         if rest:

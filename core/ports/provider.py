@@ -36,12 +36,14 @@ class Customer:
     """``payer_id``: the Stripe customer that Lago charges, by Lago's response.
 
     ``payer_accepted``: Lago wrote the customer to this Stripe customer within our request, and Stripe accepted it.
+    ``is_older``: it may have existed before our link, with a subscription.
     """
 
     id: str
     livemode: bool | None = None
     payer_id: str | None = None
     payer_accepted: bool = False
+    is_older: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Literal
 
 Provider = Literal["stripe", "lago"]
@@ -15,7 +16,7 @@ CUSTOMER_DELETED = "customer_deleted"
 # Codes of a ``ConflictError``: somebody changed the payer in Lago, or something else.
 PAYER_CHANGED = "payer_changed"
 CHANGED_AT_PROVIDER = "changed_at_provider"
-# Somebody created a subscription in Stripe that carries the organization's id and is not on the terms of its plan.
+# Somebody created a subscription that carries the organization's id and is not on the terms of its plan.
 OTHER_TERMS = "other_terms"
 # The plan of a subscription is to be changed for which somebody arranged something (``core.ports.arrangement``).
 ARRANGED_AT_PROVIDER = "arranged_at_provider"
@@ -90,6 +91,13 @@ class LastKnown:
     """The customer was confirmed as we last wanted it, and nothing was sent since."""
     maybe_lost_in_restore: bool = False
     """No customer is known for longer than an idempotency key is safe: a restored database may have lost it."""
+    maybe_older: bool = False
+    """No customer is known, but the organization's id came from outside, so one may exist from before our link.
+
+    For the subscription of a customer that was just written: it may be the customer's from before.
+    """
+    linked_at: datetime | None = None
+    """What the provider created before was not created by us; ``None``: not known."""
     subscription_id: str | None = None
     ending_started: bool = False
     """We may have ended the subscription. If it is found ended, a new one may be created."""
@@ -98,6 +106,8 @@ class LastKnown:
     sold_price: SoldPrice | None = None
     payer_id: str | None = None
     """Lago only: the payer that was last sent to it, or that it last returned."""
+    payer_confirmed: bool = False
+    """Lago has returned ``payer_id``. If it returns another one or none from now on, somebody else changed that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

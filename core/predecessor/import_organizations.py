@@ -341,7 +341,7 @@ def _organization_row(imported: ImportedOrganization, now: datetime) -> dict[str
 
 def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetime) -> Iterator[dict[str, object]]:
     for provider in PROVIDERS:
-        link = new_link(imported.id, provider, now)
+        link = new_link(imported.id, provider, now, maybe_older=True)
         reasons = imported.review_reasons[provider]
         yield link | {
             "customer_id": imported.customer_ids.get(provider),

@@ -1,7 +1,8 @@
 """One sync attempt at a billing link: leased, fenced, with write-ahead intents.
 
 The lease is stored in the link's row and always ends. An intent is written before its request is sent, and a result
-before the next request. A worker whose lease was taken over changes nothing.
+before the next request. A worker whose lease was taken over changes nothing, except that a conflict which it found in
+a remote check still puts the link on hold (``outcomes.put_on_hold``).
 """
 
 from __future__ import annotations
@@ -107,11 +108,14 @@ class SyncAttempt:
             applied=self.link.customer_state == "applied",
             subscription_id=self.link.subscription_id,
             maybe_lost_in_restore=self._maybe_lost_in_restore(),
+            maybe_older=self.link.customer_id is None and self.link.maybe_older,
+            linked_at=self.link.created_at,
             ending_started=self.link.plan_state == "ending",
             plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
             sold_price=sold_price(self.link),
             payer_id=self.link.payer_id,
+            payer_confirmed=self.link.payer_confirmed and self.link.customer_state in {"unknown", "applied"},
         )
 
     def _maybe_lost_in_restore(self) -> bool:
@@ -166,7 +170,7 @@ class SyncAttempt:
         values = self._customer_values_after("customer_write_started")
         may_charge = payer_id is not None and payer_id != self.link.payer_id
         if may_charge:
-            values["payer_id"] = payer_id
+            values |= {"payer_id": payer_id, "payer_confirmed": False}
         if values:
             self._write(values, may_charge=may_charge)
 
@@ -371,7 +375,7 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
 def _customer_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
     if result.customer is None or result.customer_fingerprint is None:
         return {}
-    payer = {"payer_id": payer_of(result)} if attempt.provider == "lago" else {}
+    payer = _payer_values(result) if attempt.provider == "lago" else {}
     cleared_intent = {"intent": None} if attempt.has_intent("create_customer") else {}
     return {
         "customer_id": result.customer.id,
@@ -382,6 +386,12 @@ def _customer_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any
         **payer,
         **cleared_intent,
     }
+
+
+def _payer_values(result: ApplyResult) -> dict[str, Any]:
+    payer_id = payer_of(result)
+    is_confirmed = payer_id is not None and result.customer is not None and result.customer.payer_id == payer_id
+    return {"payer_id": payer_id, "payer_confirmed": is_confirmed}
 
 
 def payer_of(result: ApplyResult) -> str | None:

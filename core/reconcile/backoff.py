@@ -87,7 +87,10 @@ Jitter = Callable[[float, float], float]
 
 
 def retry_delay(error: RetryableError, attempts: int, jitter: Jitter = random.uniform) -> float:
-    """Seconds to wait: what the provider asked for, or else full jitter over 2, 4, 8 … ``MAX_BACKOFF_SECONDS``."""
+    """Seconds to wait: full jitter over 2, 4, 8 … ``MAX_BACKOFF_SECONDS``, or what the provider asked for.
+
+    After a limit of one object or a rejected key it is longer.
+    """
     ceiling = min(MAX_BACKOFF_SECONDS, 2.0 ** min(attempts, 16))
     wait = max(0.2, jitter(0.0, ceiling))
     match error:

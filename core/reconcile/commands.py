@@ -1,7 +1,8 @@
 """Commands that make a link reconcile again although its organization did not change: retry, end a conflict, repair.
 
-A link that is on hold for a conflict is reconciled again only after ``end_conflict``: a retry would overwrite what
-somebody changed at the provider, although nobody decided that.
+A retry leaves a link that is on hold for a conflict as it is: it would overwrite what somebody changed at the provider,
+although nobody decided that. ``end_conflict`` ends the hold; so do the deletion of the organization and another
+customer id.
 """
 
 from __future__ import annotations
@@ -132,10 +133,12 @@ def _choose(choices: Sequence[_Choice], otherwise: LinkEvent) -> dict[str, Any]:
 def _discard(
     change: ChangeContext, org_id: str, values: Mapping[str, object], *conditions: ColumnElement[bool]
 ) -> bool:
+    # What writes the customer anew on an operator's word may send its payer again.
+    payer = {"payer_confirmed": False} if "customer_state" in values else {}
     rows = change.session.scalars(
         update(BillingLink)
         .where(BillingLink.org_id == org_id, *conditions)
-        .values(values)
+        .values({**values, **payer})
         .returning(BillingLink.provider)
         .execution_options(synchronize_session=False)
     )

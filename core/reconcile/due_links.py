@@ -32,7 +32,7 @@ def dispatch(session: Session, provider: Provider, limit: int, now: datetime) ->
     """Up to ``limit`` organizations whose link is due, marked as dispatched.
 
     Those that have been due longest come first. If there are more than ``limit``, up to a quarter of the result, but at
-    least one, are those that became due last.
+    least one of two or more, are those that became due last.
     """
     newest_limit = max(1, limit // NEWEST_SHARE_DIVISOR) if limit > 1 else 0
     oldest = _dispatch_in_order(session, provider, BillingLink.next_sweep_at.asc(), limit - newest_limit, now)

@@ -1,7 +1,8 @@
 """Outcomes of a sync attempt: complete, defer, requeue, retry, park, put on hold, release.
 
-Each outcome is one fenced write. An attempt whose lease was taken over changes nothing, and if it had sent something,
-the next attempt reads or writes everything again.
+Each outcome is one fenced write: an attempt whose lease was taken over changes nothing, and if it had sent something,
+the next attempt reads or writes everything again. Only ``put_on_hold`` writes without the lease, too, if the attempt
+found a conflict in a remote check that nobody has made since.
 """
 
 from __future__ import annotations
@@ -169,8 +170,8 @@ def defer_for_payer(attempt: SyncAttempt, until: datetime) -> float:
     return (until - now).total_seconds() if row.not_before is not None else 0.0
 
 
-def requeue_for_permit(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) -> float | None:
-    """Let the link wait for a permit of the rate limiter. Unlike in ``defer_for_payer``, an earlier error stays.
+def defer_request(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) -> float | None:
+    """Let the link wait until its next request may be sent (``MustWaitError``). An earlier error stays.
 
     Returns the seconds after which to requeue it; ``None`` without a reservation: the sweep dispatches it.
     """
@@ -181,7 +182,7 @@ def requeue_for_permit(attempt: SyncAttempt, seconds: float, *, is_reserved: boo
             **leases.RELEASED,
             "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
             "not_before": case((_has_new_version(attempt), None), else_=not_before),
-            "not_before_reason": case((_has_new_version(attempt), None), else_="permit"),
+            "not_before_reason": case((_has_new_version(attempt), None), else_="request"),
             "next_sweep_at": not_before + SWEEP_GRACE if is_reserved else not_before,
         }
         row = fenced_update(session, attempt, values)

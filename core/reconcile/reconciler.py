@@ -96,9 +96,7 @@ class Reconciler:
         except MustWaitError as must_wait:
             return ReconcileResult(
                 kind="waiting",
-                requeue_after=outcomes.requeue_for_permit(
-                    attempt, must_wait.retry_after, is_reserved=must_wait.reserved
-                ),
+                requeue_after=outcomes.defer_request(attempt, must_wait.retry_after, is_reserved=must_wait.reserved),
             )
         except WrongAccountError as error:
             outcomes.trip_wrong_account(attempt, error.message)
@@ -236,6 +234,8 @@ def _ensure_subscription(
         message = "a subscription needs a customer and a plan"
         raise RuntimeError(message)
     attempt.save_customer(result)
+    if result.customer is not None:
+        last_known = replace(last_known, maybe_older=result.customer.is_older)
     # While the code that was sold is not known, today's code is no note of it.
     attempt.prepare_subscription_write(None if desired.former_next_plan_codes else desired.next_plan_code)
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))

@@ -24,6 +24,7 @@ from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError, UnavailableError
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
+from providers.lago.adoption import refuse_other_plan
 from providers.lago.client import LagoClient, LagoRequest, parse_time, unreadable_error
 
 # A scheduled plan is created long before it starts. A change that Lago makes at once starts when it is created.
@@ -60,10 +61,11 @@ class LagoSubscriptions:
         self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Subscription:
         # A customer that was just created has no subscription.
-        may_exist = last_known.customer_id is not None or last_known.maybe_lost_in_restore
+        may_exist = last_known.customer_id is not None or last_known.maybe_older
         found = self._read(spec, attempt) if may_exist else None
         if found is not None:
             spec = spec.as_sold(found.plan_code, found.next_plan_code)
+            refuse_other_plan(spec, last_known, found)
             _refuse_arranged(spec, found)
         if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
@@ -81,6 +83,7 @@ class LagoSubscriptions:
             )
         if found is not None:
             spec = spec.as_sold(found.plan_code, found.next_plan_code)
+            refuse_other_plan(spec, last_known, found)
         if found is not None and _has_taken_effect(spec, last_known, found):
             if found.next_plan_code is not None:
                 _refuse_arranged(spec, found)

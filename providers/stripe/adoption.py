@@ -8,7 +8,7 @@ without our ``org_id`` is never adopted (``subscriptions.py``).
 from __future__ import annotations
 
 from core.compare.advice import Advice
-from core.ports.errors import ConflictError, RejectedError
+from core.ports.errors import ConflictError
 from core.ports.spec import OTHER_TERMS, SubscriptionSpec
 from providers.stripe.errors import STRIPE
 from providers.stripe.minor_units import STRIPE_UNITS
@@ -54,8 +54,4 @@ def _money(price: StripePrice) -> str:
     currency = price.currency.upper()
     if price.unit_amount is None:
         return f"no flat amount in {currency}"
-    try:
-        decimals = STRIPE_UNITS.decimals_of(currency)
-    except RejectedError:
-        return f"{price.unit_amount} {currency} as Stripe counts it"
-    return f"{price.unit_amount / 10**decimals:.{decimals}f} {currency}"
+    return STRIPE_UNITS.text(price.unit_amount, currency)

@@ -30,7 +30,7 @@ def fill_large(database: Database, plans: Catalog) -> Database:
         session.execute(insert(Organization), [_organization(org_id) for org_id in ids])
         for provider in ("stripe", "lago"):
             done = [{"applied_version": 1 if number >= FEW else 0} for number in range(MANY)]
-            rows = [new_link(org_id, provider, NOW) for org_id in ids]
+            rows = [new_link(org_id, provider, NOW, maybe_older=False) for org_id in ids]
             session.execute(insert(BillingLink), [row | extra for row, extra in zip(rows, done, strict=True)])
         seats = [{"org_id": org_id, "user_id": f"user_{number % 3000}"} for number, org_id in enumerate(ids)]
         session.execute(insert(Membership), [{**seat, "role": "member", "joined_at": NOW} for seat in seats])

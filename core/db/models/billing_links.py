@@ -19,8 +19,10 @@ from sqlalchemy import (
     String,
     Text,
     and_,
+    false,
     or_,
     text,
+    true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -33,9 +35,10 @@ CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
 was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
 PlanState = Literal["unknown", "ending", "applied"]
 """unknown: nothing was applied, or a write was sent and its outcome is not known. ending: we set out to end it."""
-WaitReason = Literal["backoff", "object_limit", "cooldown", "permit", "payer"]
+WaitReason = Literal["backoff", "object_limit", "cooldown", "request", "payer"]
 """backoff: after an error. object_limit: the provider limits requests to this customer. cooldown: after an attempt that
-made calls. permit: for the rate limiter. payer: for the Stripe customer that Lago will charge."""
+made calls. request: for a permit of the rate limiter, or until no earlier request can be in
+flight any more. payer: for the Stripe customer that Lago will charge."""
 PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue"]
 
 CONFLICT = "conflict"
@@ -59,6 +62,8 @@ class BillingLink(Leased, Base):
 
     created_at: Mapped[datetime | None]
     """NULL: the link is older than this column."""
+    maybe_older: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
+    """The organization's id came from outside, so the provider may have had a customer with it before this link."""
     desired_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
     customer_state: Mapped[CustomerState] = mapped_column(String(12))
@@ -74,12 +79,15 @@ class BillingLink(Leased, Base):
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     payer_id: Mapped[str | None] = mapped_column(String(255))
     """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
+    payer_confirmed: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Lago has returned ``payer_id`` since it was stored, so it is not sent again."""
     arrangement: Mapped[dict[str, Any] | None]
     """``core.ports.arrangement.Arrangement`` as the subscription last showed it; NULL: nothing is arranged."""
     synced_at: Mapped[datetime | None]
 
     state: Mapped[LinkState] = mapped_column(String(8))
-    """active; parked (until the organization changes or an operator retries); on_hold (until an operator decides)."""
+    """active; parked (until the organization changes or an operator retries); on_hold (until an operator decides, or
+    the organization is deleted)."""
     attempts: Mapped[int] = mapped_column(Integer)
     not_before: Mapped[datetime | None]
     """No sync attempt before this time; NULL: at once."""

@@ -180,7 +180,17 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
         },
     ),
     "conflict_adoption": Advice(
-        "conflict_adoption", {"org_id": "org_1", "subscription_id": "sub_1", "theirs": "5 USD", "ours": "7 USD"}
+        "conflict_adoption",
+        {
+            "org_id": "org_1",
+            "subscription_id": "sub_1",
+            "theirs": "5 USD",
+            "ours": "7 USD",
+        },
+    ),
+    "conflict_older_subscription": Advice(
+        "conflict_older_subscription",
+        {"org_id": "org_1", "subscription_id": "sub_1", "theirs": "starter at 5 USD", "ours": "professional"},
     ),
 }
 

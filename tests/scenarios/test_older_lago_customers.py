@@ -1,0 +1,150 @@
+"""A customer that Lago had under the organization's id before our link: nothing of it is replaced unread.
+
+The id of such an organization came from outside: from an event, from a caller, or from an import without a Lago id.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from core.events.event_types import ChangeContext
+from core.organizations import commands
+from core.organizations.commands import NewOrganization
+from tests.support.drift_harness import conflict_resolver_of
+from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, kill_worker
+
+ORG = "org_from-outside"
+OLD_PAYER = "cus_old"
+OWN_PRICE = 7_900
+REFUSED = '{"status":422,"code":"validation_errors"}'
+
+
+def create_with_id(world: SyncWorld) -> None:
+    new = NewOrganization(name="Acme", plan_tier="professional", billing_email="ap@acme.test", org_id=ORG)
+    with world.database.write() as session:
+        commands.create(ChangeContext(session, world.now), new, world.catalog)
+
+
+def lago_has_customer(world: SyncWorld, *, plan: str | None = None, payer: str | None = OLD_PAYER) -> None:
+    """With a subscription on ``plan``, sold a month ago."""
+    world.sandbox.preload_stripe_customers([{"id": OLD_PAYER, "name": "Acme before"}])
+    configuration = {
+        "payment_provider": "stripe",
+        "payment_provider_code": PAYMENT_PROVIDER_CODE,
+        "provider_customer_id": payer,
+    }
+    customer = {"external_id": ORG, "name": "Acme before", "billing_configuration": configuration if payer else {}}
+    world.sandbox.preload_lago_customers([customer])
+    if plan is not None:
+        world.sandbox.preload_lago_subscription(ORG, plan, external_id=ORG)
+        world.sandbox.patch("lago", "subscriptions", ORG, plan_overrides={"amount_cents": OWN_PRICE})
+    world.advance_time(days=31)
+    world.sandbox.reset_calls()
+
+
+def writes_to_lago(world: SyncWorld) -> list[str]:
+    return [call.operation for call in world.sandbox.calls("lago") if call.method != "GET"]
+
+
+def price_in_lago(world: SyncWorld) -> object:
+    (subscription,) = world.lago_objects("subscriptions")
+    return subscription["plan_amount_cents"]
+
+
+def payer_in_lago(world: SyncWorld) -> object:
+    (customer,) = world.sandbox.state()["lago"]["customers"]
+    return customer["billing_configuration"].get("provider_customer_id")
+
+
+def test_another_payer_is_kept_and_named_before_anything_is_written(world: SyncWorld) -> None:
+    lago_has_customer(world, plan="professional")
+    create_with_id(world)
+    world.reconcile_until_idle(ORG)
+    assert writes_to_lago(world) == []
+    assert payer_in_lago(world) == OLD_PAYER
+    link = world.link(ORG, "lago")
+    assert link.state == "parked"
+    assert f"Lago charges {OLD_PAYER}" in str(link.error_message)
+
+
+def test_with_the_same_payer_it_is_ours_at_the_price_that_it_pays(world: SyncWorld) -> None:
+    lago_has_customer(world, plan="professional")
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.reconcile_until_idle(ORG)
+    assert world.is_in_sync(ORG)
+    assert writes_to_lago(world) == ["POST /api/v1/customers"]
+    assert price_in_lago(world) == OWN_PRICE
+
+
+def test_a_subscription_on_another_plan_is_on_hold_with_both_named_and_no_word_re_prices_it(world: SyncWorld) -> None:
+    lago_has_customer(world, plan="starter")
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.reconcile_until_idle(ORG)
+    link = world.link(ORG, "lago")
+    assert (link.state, link.error_code) == ("on_hold", "other_terms")
+    assert "starter at 79.00 USD, not on professional" in str(link.error_message)
+    world.rename(ORG, "Globex")
+    world.keep_ours(ORG)
+    world.reconcile_until_idle(ORG)
+    assert world.link(ORG, "lago").state == "on_hold"
+    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+
+
+def test_theirs_gives_the_organization_the_plan_that_it_pays(world: SyncWorld) -> None:
+    lago_has_customer(world, plan="starter")
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.reconcile_until_idle(ORG)
+    conflict_resolver_of(world).take_theirs(ORG, "lago")
+    world.reconcile_until_idle(ORG)
+    assert world.is_in_sync(ORG)
+    assert (world.organization(ORG).plan_tier, price_in_lago(world)) == ("starter", OWN_PRICE)
+    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+
+
+def test_a_subscription_without_a_payer_is_on_hold_before_lago_gets_one(world: SyncWorld) -> None:
+    lago_has_customer(world, plan="professional", payer=None)
+    create_with_id(world)
+    world.reconcile_until_idle(ORG)
+    assert writes_to_lago(world) == []
+    assert world.link(ORG, "lago").error_code == "payer_changed"
+
+
+def test_a_new_customer_costs_one_read_more_and_one_with_our_own_id_none(world: SyncWorld) -> None:
+    create_with_id(world)
+    world.reconcile_until_idle(ORG)
+    assert world.is_in_sync(ORG)
+    assert world.count_requests()[1] == 3
+    own_id = world.create(name="Globex")
+    world.reconcile_until_idle(own_id)
+    assert world.count_requests()[1] == 2
+
+
+def test_a_subscription_that_a_killed_worker_created_is_ours(world: SyncWorld) -> None:
+    """The plan is changed before the next attempt, so it is not on the plan of the organization either."""
+    create_with_id(world)
+    world.run(ORG, "stripe")
+    world.providers["lago"].after_subscription = kill_worker
+    world.run_until_killed(ORG, "lago")
+    world.change_plan(ORG, "enterprise")
+    world.expire_lease()
+    world.reconcile_until_idle(ORG)
+    assert world.is_in_sync(ORG)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_rename_gives_back_no_payer_that_somebody_removed(world: SyncWorld, *, is_answered: bool) -> None:
+    """Not even after a write that was refused or not answered, after which the customer in Lago is not known."""
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    if not is_answered:
+        world.sandbox.add_fault("lago", "POST /api/v1/customers", "status", status=422, body=REFUSED)
+        world.rename(org_id, "Globex")
+        world.reconcile_until_idle(org_id)
+    world.sandbox.patch("lago", "customers", org_id, billing_configuration={"payment_provider": None})
+    world.rename(org_id, "Initech")
+    world.reconcile_until_idle(org_id)
+    assert payer_in_lago(world) is None
+    assert world.link(org_id, "lago").error_code == "payer_changed"
