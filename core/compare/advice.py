@@ -62,6 +62,7 @@ AdviceCode = Literal[
     "conflict_adoption",
     "conflict_older_subscription",
     "conflict_arrangement",
+    "conflict_arranged_provider_change",
 ]
 
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
@@ -224,6 +225,11 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "`billing-sync resolve {org_id} --ours`; as long as it is there, that only puts the link on hold again. To "
         "leave it as it is, run `billing-sync resolve {org_id} --theirs`, which gives the organization the plan that "
         "it has there"
+    ),
+    "conflict_arranged_provider_change": (
+        "subscription {subscription_id} has {arrangement} in Stripe, which billing-sync did not set, so it was not "
+        "ended for the new plan, for which Lago charges. Remove {arrangement} in Stripe, end it there, or give "
+        "the organization its former plan; then run `billing-sync resolve {org_id} --ours`"
     ),
 }
 

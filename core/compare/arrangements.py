@@ -23,4 +23,12 @@ def plan_change_conflict(
         "arrangement": arrangement.phrase,
         "plan": f"{spec.plan_code}, then {spec.next_plan_code}" if changes_later else spec.plan_code,
     }
-    return ConflictError(provider, Advice("conflict_arrangement", parameters).sentence, ARRANGED_AT_PROVIDER)
+    sentence = Advice("conflict_arrangement", parameters).sentence
+    return ConflictError(provider, sentence, ARRANGED_AT_PROVIDER, arrangement=arrangement)
+
+
+def provider_change_conflict(org_id: str, subscription_id: str, arrangement: Arrangement) -> ConflictError:
+    """Lago charges for the plan from now on, but the subscription in Stripe is arranged."""
+    parameters = {"org_id": org_id, "subscription_id": subscription_id, "arrangement": arrangement.phrase}
+    sentence = Advice("conflict_arranged_provider_change", parameters).sentence
+    return ConflictError("stripe", sentence, ARRANGED_AT_PROVIDER, arrangement=arrangement)

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from core.ports.arrangement import Arrangement
+
 ErrorKind = Literal["unavailable", "throttled", "outcome_unknown", "misconfigured", "rejected", "ambiguous", "conflict"]
 
 
@@ -96,6 +98,19 @@ class ConflictError(ProviderError):
     """Somebody changed at the provider what we charge, whom, or by whom. The message says what, and the ways out."""
 
     kind = "conflict"
+
+    def __init__(
+        self,
+        provider: str,
+        message: str,
+        code: str | None = None,
+        request_id: str | None = None,
+        arrangement: Arrangement | None = None,
+    ) -> None:
+        """``arrangement``: what the subscription has at the provider, if that is the conflict."""
+        super().__init__(provider, message, code, request_id)
+        self.args = (provider, message, code, request_id, arrangement)
+        self.arrangement = arrangement
 
 
 class LeaseLostError(Exception):

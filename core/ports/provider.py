@@ -188,8 +188,14 @@ class BillingProvider(Protocol):
         A subscription with an ``Arrangement`` is not changed: if its plan differs, that is a ``ConflictError``.
         """
 
-    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        """End the subscription that we created, by the declared policy. It is no error if it has ended already."""
+    def end_subscription(
+        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
+    ) -> None:
+        """End the subscription that we created, by the declared policy. It is no error if it has ended already.
+
+        ``is_provider_change``: the organization stays, and the other provider charges for its plan from now on. A
+        subscription with an ``Arrangement`` is then a ``ConflictError``, as for any other change of its plan.
+        """
 
     def find_price(self, code: str) -> PriceSpec | None:
         """The plan or price that is on sale under this code; ``None`` only if the provider says that there is none."""

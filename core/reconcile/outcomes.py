@@ -268,6 +268,8 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
                 **link_states.values_after("conflict_found"),
                 "applied_version": _BEHIND_VERSION,
             }
+        if error.arrangement is not None:
+            values["arrangement"] = arrangement.to_json(error.arrangement)
         decided = session.scalars(
             update(BillingLink)
             .where(

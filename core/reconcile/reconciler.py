@@ -153,7 +153,7 @@ class Reconciler:
                     result = _ensure_subscription(billing_provider, attempt, desired, last_known, result)
                     progress = replace(progress, subscription_written=True)
                 case "end_subscription":
-                    result = _end_subscription(billing_provider, attempt, last_known, result)
+                    result = _end_subscription(billing_provider, attempt, desired, last_known, result)
                     progress = replace(progress, subscription_ended=True)
                 case "refuse_to_end":
                     attempt.save_customer(result)
@@ -242,12 +242,16 @@ def _ensure_subscription(
 
 
 def _end_subscription(
-    billing_provider: BillingProvider, attempt: SyncAttempt, last_known: LastKnown, result: ApplyResult
+    billing_provider: BillingProvider,
+    attempt: SyncAttempt,
+    desired: DesiredState,
+    last_known: LastKnown,
+    result: ApplyResult,
 ) -> ApplyResult:
     """End our subscription by the declared policy; the customer stays."""
     attempt.save_customer(result)
     attempt.prepare_subscription_end()
-    billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
+    billing_provider.end_subscription(last_known, attempt.organization.id, attempt, is_provider_change=desired.active)
     return replace(result, ended=True)
 
 

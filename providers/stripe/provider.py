@@ -60,8 +60,10 @@ class StripeProvider:
     ) -> Subscription:
         return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        self._subscriptions.end(last_known, org_id, attempt)
+    def end_subscription(
+        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
+    ) -> None:
+        self._subscriptions.end(last_known, org_id, attempt, is_provider_change=is_provider_change)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._prices.find_price(code)

@@ -20,7 +20,7 @@ from stripe.params import (
 
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
-from core.compare.arrangements import plan_change_conflict
+from core.compare.arrangements import plan_change_conflict, provider_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
@@ -81,8 +81,15 @@ class StripeSubscriptions:
             found = self._adopted(successor, spec, attempt) if successor else _refuse_ended(found, spec)
         return self._bring_to_spec(found, spec, sold, attempt)
 
-    def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+    def end(
+        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
+    ) -> None:
         """End all that could charge before anything is credited, because a credit may be refused."""
+        if is_provider_change and last_known.subscription_id is not None:
+            found = self._read(last_known.subscription_id, attempt)
+            arrangement = arrangement_of(found)
+            if arrangement is not None and not found.has_ended:
+                raise provider_change_conflict(org_id, found.id, arrangement)
         intent = attempt.intent if attempt.intent and attempt.intent.operation == CREATE_SUBSCRIPTION else None
         ended = []
         if last_known.subscription_id is not None:

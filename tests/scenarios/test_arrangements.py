@@ -110,6 +110,13 @@ def plan_end_in_lago(world: SyncWorld, org_id: str, ends_at: datetime | None) ->
     world.sandbox.patch("lago", "subscriptions", org_id, ending_at=ends_at.isoformat() if ends_at is not None else None)
 
 
+def payer_in_lago(world: SyncWorld, org_id: str) -> object:
+    (customer,) = [each for each in world.lago_objects("customers") if each["external_id"] == org_id]
+    configuration = customer["billing_configuration"]
+    assert isinstance(configuration, dict)
+    return configuration.get("provider_customer_id")
+
+
 def active_in_lago(world: SyncWorld) -> JsonDocument:
     (active,) = [each for each in world.lago_objects("subscriptions") if each["status"] == "active"]
     return active
@@ -123,6 +130,7 @@ def test_no_plan_is_changed_in_lago_before_the_planned_end_is_removed_there(worl
     world.change_plan(org_id, tier)
     world.reconcile_until_idle(org_id)
     assert_on_hold(world, org_id, "lago")
+    assert arranged(world, org_id, "lago") is not None
     conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
     world.reconcile_until_idle(org_id)
     assert_on_hold(world, org_id, "lago")
@@ -195,6 +203,7 @@ def test_no_plan_is_changed_in_stripe_before_the_arrangement_is_removed_there(
     world.reconcile_until_idle(org_id)
     assert_on_hold(world, org_id, "stripe")
     assert by_hand.phrase in (world.link(org_id, "stripe").error_message or "")
+    assert arranged(world, org_id, "stripe") is not None
     world.rename(org_id, "Acme GmbH")
     world.reconcile_until_idle(org_id)
     conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
@@ -229,6 +238,31 @@ def test_theirs_gives_the_organization_the_plan_that_it_has_and_leaves_the_arran
     assert (link.state, link.applied_version) == ("active", link.desired_version)
     assert arranged(world, org_id, "stripe") is not None
     assert stripe_subscription(world) == before
+
+
+@EACH_AT_STRIPE
+def test_an_arranged_subscription_is_not_ended_for_a_plan_that_lago_charges(
+    world: SyncWorld, by_hand: AtStripe
+) -> None:
+    org_id = charged_in_stripe(world)
+    world.set_charging_provider("lago", "enterprise")
+    set_in_stripe(world, by_hand.sets)
+    before = stripe_subscription(world)
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    assert by_hand.phrase in (world.link(org_id, "stripe").error_message or "")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    assert stripe_subscription(world) == before
+    assert payer_in_lago(world, org_id) is None
+    set_in_stripe(world, by_hand.removes)
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert stripe_subscription(world)["status"] == "canceled"
+    assert payer_in_lago(world, org_id) == world.link(org_id, "stripe").customer_id
 
 
 @pytest.mark.parametrize(("kind", "held"), [*((kind, False) for kind in AT_STRIPE), ("schedule", True)])

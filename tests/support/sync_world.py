@@ -69,8 +69,10 @@ class HookedProvider:
         self._run_hook("after_subscription")
         return subscription
 
-    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        self._wrapped.end_subscription(last_known, org_id, attempt)
+    def end_subscription(
+        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
+    ) -> None:
+        self._wrapped.end_subscription(last_known, org_id, attempt, is_provider_change=is_provider_change)
         self._run_hook("after_end")
 
     def find_price(self, code: str) -> PriceSpec | None:

@@ -179,6 +179,9 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
             "provider_name": "Stripe",
         },
     ),
+    "conflict_arranged_provider_change": Advice(
+        "conflict_arranged_provider_change", {"org_id": "org_1", "subscription_id": "sub_1", "arrangement": "a pause"}
+    ),
     "conflict_adoption": Advice(
         "conflict_adoption",
         {
