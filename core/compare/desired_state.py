@@ -168,7 +168,12 @@ def _at_lago(
     sold = SoldCode.of(plan, "lago", link.sold_plan, link.applied_next_plan)
     sold_next = SoldCode.of(next_plan, "lago", link.applied_next_plan) if next_plan else None
     return DesiredState(
-        customer=replace(spec, payer_id=payer_id, charged_by_other_provider=plan.charged_by != "lago"),
+        customer=replace(
+            spec,
+            plan_currency=plan.currency,
+            payer_id=payer_id,
+            charged_by_other_provider=plan.charged_by != "lago",
+        ),
         plan_code=sold.code,
         next_plan_code=sold_next.code if sold_next else None,
         former_plan_codes=sold.former,

@@ -32,6 +32,8 @@ class CustomerSpec:
     name: str
     email: str | None = None
     currency: str | None = None
+    plan_currency: str | None = None
+    """Of the plan. A customer that has another currency in Lago is a ``RejectedError``, because Lago would mix them."""
     payer_id: str | None = None
     """The Stripe customer that Lago charges; the Stripe adapter ignores it."""
     charged_by_other_provider: bool = False

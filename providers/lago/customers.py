@@ -66,6 +66,7 @@ class LagoCustomers:
                 f"{lago_id} no longer exists in Lago, so Lago created a new customer, {response.lago_id}; "
                 "decide which one to keep",
             )
+        _refuse_other_currency(spec, response)
         if spec.charged_by_other_provider and _payer_id(response) is not None:
             raise _rejection(
                 spec,
@@ -275,6 +276,17 @@ def _existed_before(response: CustomerResponse, requested_at: datetime) -> bool:
     context = f"customer {response.external_id}"
     created_at, updated_at = parse_time(context, response.created_at), parse_time(context, response.updated_at)
     return created_at < requested_at - PREEXISTING_CUSTOMER_AGE or updated_at > created_at + NEW_CUSTOMER_WRITE_GAP
+
+
+def _refuse_other_currency(spec: CustomerSpec, response: CustomerResponse) -> None:
+    """Lago takes a plan in another currency than the customer's and mixes the two (lago.md 5.1)."""
+    if spec.plan_currency is None or response.currency in {None, spec.plan_currency}:
+        return
+    sentence = (
+        f"it pays in {printable(response.currency)} in Lago, and its plan costs {spec.plan_currency}; "
+        f"change the plan of the organization to one in {printable(response.currency)}"
+    )
+    raise _rejection(spec, sentence)
 
 
 def _with_last_known_payer(spec: CustomerSpec, last_known: LastKnown) -> CustomerSpec:

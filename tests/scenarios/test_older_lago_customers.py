@@ -25,7 +25,9 @@ def create_with_id(world: SyncWorld) -> None:
         commands.create(ChangeContext(session, world.now), new, world.catalog)
 
 
-def lago_has_customer(world: SyncWorld, *, plan: str | None = None, payer: str | None = OLD_PAYER) -> None:
+def lago_has_customer(
+    world: SyncWorld, *, plan: str | None = None, payer: str | None = OLD_PAYER, currency: str | None = None
+) -> None:
     """With a subscription on ``plan``, sold a month ago."""
     world.sandbox.preload_stripe_customers([{"id": OLD_PAYER, "name": "Acme before"}])
     configuration = {
@@ -33,7 +35,12 @@ def lago_has_customer(world: SyncWorld, *, plan: str | None = None, payer: str |
         "payment_provider_code": PAYMENT_PROVIDER_CODE,
         "provider_customer_id": payer,
     }
-    customer = {"external_id": ORG, "name": "Acme before", "billing_configuration": configuration if payer else {}}
+    customer = {
+        "external_id": ORG,
+        "name": "Acme before",
+        "currency": currency,
+        "billing_configuration": configuration if payer else {},
+    }
     world.sandbox.preload_lago_customers([customer])
     if plan is not None:
         world.sandbox.preload_lago_subscription(ORG, plan, external_id=ORG)
@@ -110,6 +117,17 @@ def test_a_subscription_without_a_payer_is_on_hold_before_lago_gets_one(world: S
     world.reconcile_until_idle(ORG)
     assert writes_to_lago(world) == []
     assert world.link(ORG, "lago").error_code == "payer_changed"
+
+
+def test_a_customer_that_pays_in_another_currency_gets_no_plan_in_ours(world: SyncWorld) -> None:
+    lago_has_customer(world, currency="EUR")
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.reconcile_until_idle(ORG)
+    link = world.link(ORG, "lago")
+    assert link.state == "parked"
+    assert "it pays in EUR in Lago, and its plan costs USD" in str(link.error_message)
+    assert world.lago_objects("subscriptions") == []
 
 
 def test_a_new_customer_costs_one_read_more_and_one_with_our_own_id_none(world: SyncWorld) -> None:
