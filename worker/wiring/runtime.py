@@ -119,7 +119,8 @@ def open_rate_limiter(settings: Settings) -> RateLimiter:
     account = settings.stripe_rate_limit or (STRIPE_TEST_RATE_LIMIT if test_mode else STRIPE_LIVE_RATE_LIMIT)
     limits: dict[Provider, ProviderRateLimits] = {
         "stripe": ProviderRateLimits(_stripe_limit(account), _stripe_limit(settings.stripe_operation_rate_limit)),
-        # A new organization takes two requests, a customer and a subscription, and Lago has one limit for all requests.
+        # A new organization takes two requests, a customer and a subscription; three if its id came from outside. Lago
+        # has one limit for all requests.
         "lago": ProviderRateLimits(
             RateLimit(settings.lago_rate_limit * LAGO_RATE_LIMIT_SHARE, burst=2), calls_per_reconcile=2
         ),
