@@ -16,6 +16,7 @@ from typing import Protocol
 from core.common.json_types import Json
 from core.ports.arrangement import Arrangement
 from core.ports.observed import (
+    ObservedCredit,
     ObservedCustomer,
     ObservedPage,
     ObservedPayment,
@@ -36,12 +37,14 @@ class Customer:
     """``payer_id``: the Stripe customer that Lago charges, by Lago's response.
 
     ``payer_accepted``: Lago wrote the customer to this Stripe customer within our request, and Stripe accepted it.
+    ``credit``: Stripe only, on the customer's balance; None if the response does not show it.
     """
 
     id: str
     livemode: bool | None = None
     payer_id: str | None = None
     payer_accepted: bool = False
+    credit: ObservedCredit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +189,11 @@ class BillingProvider(Protocol):
         A subscription with an ``Arrangement`` is not changed: if its plan differs, that is a ``ConflictError``.
         """
 
-    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        """End the subscription that we created, by the declared policy. It is no error if it has ended already."""
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
+        """End the subscription that we created, by the declared policy. It is no error if it has ended already.
+
+        Returns the credit that the customer then has on its balance, if a response showed it.
+        """
 
     def find_price(self, code: str) -> PriceSpec | None:
         """The plan or price that is on sale under this code; ``None`` only if the provider says that there is none."""

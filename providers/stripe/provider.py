@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from core.catalog.plans import EndingPolicy
+from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
 from providers.stripe.client import StripeClient, UnlimitedPermits
@@ -60,8 +61,8 @@ class StripeProvider:
     ) -> Subscription:
         return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        self._subscriptions.end(last_known, org_id, attempt)
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
+        return self._subscriptions.end(last_known, org_id, attempt)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._prices.find_price(code)
