@@ -131,7 +131,7 @@ class _RowMetricsCollector(Collector):
         yield payment_problems
         yield _labeled_gauge(
             "credit_left",
-            "Customers with credit on their balance that no invoice will use: a person must refund or grant it.",
+            "Customers with credit on their balance that no invoice will use: an operator must refund or grant it.",
             "provider",
             ((p, r.credit_left) for p, r in rows),
         )

@@ -66,7 +66,7 @@ class PaymentProblem(BaseModel):
 
 class CustomerCredit(BaseModel):
     """Credit on the customer's balance at the provider, in minor units of ``currency``. ``is_left``: nothing is charged
-    there any more, so no invoice will use it; a person refunds or grants it.
+    there any more, so no invoice will use it; an operator refunds or grants it.
     """
 
     amount: int = Field(examples=[3266])

@@ -1,7 +1,7 @@
 """Which credit a customer has on its balance at Stripe, as it was last seen. It delays nothing, and nothing moves it.
 
 Stripe's next invoice uses the credit. Where no subscription of ours is left at Stripe, no invoice will come: the credit
-is shown and listed until it is seen gone, because only a person can refund or grant it.
+is shown and listed until it is seen gone, because only an operator can refund or grant it.
 
 No request is made for it. It is seen in the responses that an attempt and a remote check read anyway, and in the
 listings of a drift check (``core.drift.listed_credit``), which also show the customers of deleted organizations.

@@ -66,7 +66,7 @@ class LinkReport:
     credit_currency: str | None
     credit_since: datetime | None
     credit_is_left: bool
-    """No invoice will use the credit: a person must refund or grant it."""
+    """No invoice will use the credit: an operator must refund or grant it."""
 
 
 def link_report(

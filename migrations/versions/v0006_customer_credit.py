@@ -11,7 +11,7 @@ down_revision = "5"
 branch_labels = None
 depends_on = None
 
-CREDIT_IS_LEFT = sa.text("credit_amount > 0 AND subscription_id IS NULL")
+HAS_CREDIT_LEFT = sa.text("credit_amount > 0 AND subscription_id IS NULL")
 
 
 def upgrade() -> None:
@@ -22,6 +22,6 @@ def upgrade() -> None:
         "ix_billing_links_credit",
         "billing_links",
         ["provider"],
-        sqlite_where=CREDIT_IS_LEFT,
-        postgresql_where=CREDIT_IS_LEFT,
+        sqlite_where=HAS_CREDIT_LEFT,
+        postgresql_where=HAS_CREDIT_LEFT,
     )
