@@ -129,6 +129,12 @@ class _RowMetricsCollector(Collector):
             for status in PAYMENT_PROBLEMS:
                 payment_problems.add_metric([provider, status], float(row.payment_problems.get(status, 0)))
         yield payment_problems
+        yield _labeled_gauge(
+            "credit_left",
+            "Customers with credit on their balance that no invoice will use: an operator must refund or grant it.",
+            "provider",
+            ((p, r.credit_left) for p, r in rows),
+        )
         breaker_open = _gauge_family(
             "provider_breaker_open",
             "1: the circuit breaker is open for this reason, and only probes are sent.",

@@ -314,7 +314,13 @@ def _metrics() -> list[tuple[str, list[str], str]]:
     """What an API process shows: name, labels and help. The numbers are examples."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     link = LinkMetrics(
-        behind=1, parked=1, on_hold=1, payment_problems={}, behind_since=now, breaker_reason="unavailable"
+        behind=1,
+        parked=1,
+        on_hold=1,
+        payment_problems={},
+        credit_left=1,
+        behind_since=now,
+        breaker_reason="unavailable",
     )
     metrics = StoreMetrics(
         links=dict.fromkeys(PROVIDERS, link),

@@ -16,6 +16,7 @@ matching calls pass. The fault is used up after ``times`` calls, or never if ``t
 ``lock_timeout``   Stripe: 429 with code lock_timeout and Stripe-Should-Retry: true
 ``html_502``       a proxy's HTML page, and nothing is done
 ``401``            as if the API key were revoked
+``403``            Stripe: as if the restricted key lacked the right ``reason`` (``rak_credit_note_write``)
 ``422_third_party``  Lago: the request is done, then 422 third_party_error
 ``status``         any ``status`` with any ``body``, and nothing is done
 =================  =====================================================================================
@@ -39,6 +40,7 @@ FAULT_KINDS = frozenset(
         "lock_timeout",
         "html_502",
         "401",
+        "403",
         "422_third_party",
         "status",
     }

@@ -39,7 +39,7 @@ class ProviderBackend(Protocol):
     def release_idempotency_key(self, request: ProviderRequest) -> None: ...
 
     def fault_response(self, request: ProviderRequest, fault: InjectedFault) -> ProviderResponse:
-        """This provider's response for a fault by which nothing is done (500, 401, 429, lock_timeout)."""
+        """This provider's response for a fault by which nothing is done (500, 401, 403, 429, lock_timeout)."""
         ...
 
     def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
@@ -119,7 +119,7 @@ class RequestPipeline:
                 return ProviderResponse(502, PROXY_502_PAGE, content_type="text/html")
             case "status":
                 return ProviderResponse(fault.status, fault.body.encode())
-            case "500_before" | "401" | "429" | "lock_timeout":
+            case "500_before" | "401" | "403" | "429" | "lock_timeout":
                 return backend.fault_response(request, fault)
             case _:
                 return None

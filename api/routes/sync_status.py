@@ -64,9 +64,20 @@ class PaymentProblem(BaseModel):
     code: str | None = Field(examples=["card_declined"])
 
 
+class CustomerCredit(BaseModel):
+    """Credit on the customer's balance at the provider, in minor units of ``currency``. ``is_left``: nothing is charged
+    there any more, so no invoice will use it; an operator refunds or grants it.
+    """
+
+    amount: int = Field(examples=[3266])
+    currency: str | None = Field(examples=["USD"])
+    since: datetime | None
+    is_left: bool
+
+
 class ProviderSyncStatus(BaseModel):
     """``next_at``: when it is retried automatically; null: nothing to wait for, or an operator must act. ``payment``
-    null: no payment problem is known.
+    null: no payment problem is known. ``credit`` null: none is known.
     """
 
     in_sync: bool
@@ -77,6 +88,7 @@ class ProviderSyncStatus(BaseModel):
     next_at: datetime | None
     error: SyncErrorDetails | None
     payment: PaymentProblem | None
+    credit: CustomerCredit | None
 
 
 class SyncStatusResponse(BaseModel):
@@ -146,6 +158,7 @@ def _provider_sync_status(link_version: LinkVersionStatus, *, for_service: bool)
             next_at=None,
             error=None,
             payment=_payment_problem(link),
+            credit=_credit(link),
         )
     return ProviderSyncStatus(
         in_sync=False,
@@ -156,6 +169,7 @@ def _provider_sync_status(link_version: LinkVersionStatus, *, for_service: bool)
         next_at=link.next_at,
         error=_error_details(link, for_service=for_service),
         payment=_payment_problem(link),
+        credit=_credit(link),
     )
 
 
@@ -163,6 +177,17 @@ def _payment_problem(link: LinkReport) -> PaymentProblem | None:
     if link.payment_status is None:
         return None
     return PaymentProblem(status=link.payment_status, since=link.payment_since, code=link.payment_code)
+
+
+def _credit(link: LinkReport) -> CustomerCredit | None:
+    if link.credit_amount is None:
+        return None
+    return CustomerCredit(
+        amount=link.credit_amount,
+        currency=link.credit_currency,
+        since=link.credit_since,
+        is_left=link.credit_is_left,
+    )
 
 
 def _reason(link: LinkReport) -> str:

@@ -16,7 +16,7 @@ from core.compare.diff import DiffRules, compare, customers_to_inspect
 from core.compare.findings import DriftItem, Finding
 from core.compare.local_state import LocalState
 from core.db.database import Database
-from core.drift import listings, report_store
+from core.drift import listed_credit, listings, report_store
 from core.drift.inspector import IN_FLUX, Inspector
 from core.drift.provider_reader import DriftReader
 from core.drift.report_store import DriftReport, DriftRun, DriftStage
@@ -161,6 +161,9 @@ class DriftDetector:
                 provider: listings.load_observed(session, run.id, provider, batch)
                 for provider in self._inspector(run).provider_reader.readers
             }
+        for local in batch if "stripe" in observed_states else ():
+            observed = observed_states["stripe"][local.organization.id]
+            listed_credit.record(self.database, local, observed, run.started_at, self.clock())
         drifts: list[DriftItem] = []
         inspections = processed = 0
         last_id = None

@@ -108,6 +108,9 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 sold_price_id=None,
                 applied_next_plan=None,
                 arrangement=None,
+                credit_amount=None,
+                credit_currency=None,
+                credit_since=None,
                 intent=None,
                 generation=BillingLink.generation + 1,
                 **NO_ERROR,  # it was about the former customer

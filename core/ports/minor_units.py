@@ -77,5 +77,13 @@ class MinorUnits:
         return RejectedError(self.provider, message, "minor_unit")
 
 
+def amount_text(amount: int, currency: str) -> str:
+    """``49.00 USD``. ``amount`` in ISO's minor unit."""
+    if currency in _WITHOUT_DECIMAL_UNIT:
+        return f"{amount} {currency} as billing-sync counts it"
+    decimals = _iso_decimals(currency)
+    return f"{amount // _UNITS[decimals]}{f'.{amount % _UNITS[decimals]:0{decimals}}' if decimals else ''} {currency}"
+
+
 def _iso_decimals(currency: str) -> int:
     return _ISO_DECIMALS.get(currency, 2)

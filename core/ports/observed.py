@@ -13,6 +13,14 @@ ObservedT = TypeVar("ObservedT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedCredit:
+    """Credit on the balance of a customer, in the minor unit of its currency. ``amount`` 0: there is none."""
+
+    amount: int
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCustomer:
     """A customer at the provider. ``org_id``: the organization in it (Stripe: metadata; Lago: ``external_id``)."""
 
@@ -25,6 +33,8 @@ class ObservedCustomer:
     deleted: bool = False
     has_unpaid_invoice: bool = False
     """Stripe only: a payment failed or is overdue, and the invoice is still unpaid."""
+    credit: ObservedCredit | None = None
+    """Stripe only; None: the response does not show it."""
     changed_at: datetime | None = None
     """When anybody last wrote it, if the provider returns that."""
 

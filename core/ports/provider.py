@@ -16,6 +16,7 @@ from typing import Protocol
 from core.common.json_types import Json
 from core.ports.arrangement import Arrangement
 from core.ports.observed import (
+    ObservedCredit,
     ObservedCustomer,
     ObservedPage,
     ObservedPayment,
@@ -37,6 +38,7 @@ class Customer:
 
     ``payer_accepted``: Lago wrote the customer to this Stripe customer within our request, and Stripe accepted it.
     ``is_older``: it may have existed before our link, with a subscription.
+    ``credit``: Stripe only, on the customer's balance; None if the response does not show it.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Customer:
     payer_id: str | None = None
     payer_accepted: bool = False
     is_older: bool = False
+    credit: ObservedCredit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +193,10 @@ class BillingProvider(Protocol):
 
     def end_subscription(
         self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> None:
+    ) -> ObservedCredit | None:
         """End the subscription that we created, by the declared policy. It is no error if it has ended already.
+
+        Returns the credit that the customer then has on its balance, if a response showed it.
 
         ``is_provider_change``: the organization stays, and the other provider charges for its plan from now on. A
         subscription with an ``Arrangement`` is then a ``ConflictError``, as for any other change of its plan.

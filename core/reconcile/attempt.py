@@ -46,6 +46,7 @@ from core.organizations import commands, link_states
 from core.organizations.link_states import LinkEvent
 from core.ports import arrangement
 from core.ports.errors import LeaseLostError, RejectedError
+from core.ports.observed import ObservedCredit
 from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subscription
 from core.ports.spec import Account, LastKnown, Provider
 
@@ -236,6 +237,8 @@ class ApplyResult:
     payer_id: str | None = None
     subscription: Subscription | None = None
     ended: bool = False
+    credit: ObservedCredit | None = None
+    """On the customer's balance, by the last response that showed it."""
 
 
 class FencedRow(NamedTuple):

@@ -61,6 +61,12 @@ class LinkReport:
     """What is wrong with the payment at the provider. It delays nothing."""
     payment_since: datetime | None
     payment_code: str | None
+    credit_amount: int | None
+    """Credit on the customer's balance when it was last seen, in minor units; None: none is known."""
+    credit_currency: str | None
+    credit_since: datetime | None
+    credit_is_left: bool
+    """No invoice will use the credit: an operator must refund or grant it."""
 
 
 def link_report(
@@ -69,6 +75,7 @@ def link_report(
     """``open_breakers``: the providers whose circuit breaker is open; links that wait for one are ``provider_down``."""
     provider: Provider = "stripe" if link.provider == "stripe" else "lago"
     sync_status = _sync_status(link, now)
+    credit_amount = link.credit_amount or None
     breaker = open_breakers.get(provider) if sync_status in {"retrying", "queued"} else None
     return LinkReport(
         provider=provider,
@@ -91,6 +98,10 @@ def link_report(
         payment_status=link.payment_status,
         payment_since=link.payment_since,
         payment_code=link.payment_code if link.payment_status is not None else None,
+        credit_amount=credit_amount,
+        credit_currency=link.credit_currency if credit_amount is not None else None,
+        credit_since=link.credit_since if credit_amount is not None else None,
+        credit_is_left=credit_amount is not None and link.subscription_id is None,
     )
 
 

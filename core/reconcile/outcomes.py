@@ -35,7 +35,7 @@ from core.ports.errors import (
     UnavailableError,
 )
 from core.reconcile import commands as reconcile_commands
-from core.reconcile import payment_problems
+from core.reconcile import customer_credit, payment_problems
 from core.reconcile.attempt import (
     ApplyResult,
     FencedRow,
@@ -405,12 +405,18 @@ def _check_values(
     session: Session, attempt: SyncAttempt, check_result: CheckResult | None, now: datetime, result: ApplyResult
 ) -> dict[str, Any]:
     arranged = {"arrangement": arrangement.to_json(check_result.arrangement)} if check_result is not None else {}
-    return arranged | payment_problems.values_after_attempt(
-        session,
-        attempt,
-        check_result.payment if check_result is not None else None,
-        now,
-        payer_accepted=result.customer is not None and result.customer.payer_accepted,
+    checked_credit = check_result.credit if check_result is not None else None
+    credited = customer_credit.values_after_attempt(attempt.link, checked_credit or result.credit, now)
+    return (
+        arranged
+        | credited
+        | payment_problems.values_after_attempt(
+            session,
+            attempt,
+            check_result.payment if check_result is not None else None,
+            now,
+            payer_accepted=result.customer is not None and result.customer.payer_accepted,
+        )
     )
 
 

@@ -157,7 +157,7 @@ class Reconciler:
                     progress = replace(progress, subscription_ended=True)
                 case "refuse_to_end":
                     attempt.save_customer(result)
-                    raise _refuse_to_end(attempt, last_known)
+                    raise _refuse_to_end(attempt, last_known, self.catalog)
                 case "check":
                     # After all writes: what differs then was changed by somebody else.
                     reader = billing_provider.reader
@@ -213,9 +213,11 @@ def _ensure_customer(
     payer_id = desired.customer.payer_id if desired.active else None
     if desired.active:
         attempt.prepare_customer_write(payer_id)
+    customer = billing_provider.ensure_customer(desired.customer, last_known, attempt)
     return replace(
         result,
-        customer=billing_provider.ensure_customer(desired.customer, last_known, attempt),
+        customer=customer,
+        credit=customer.credit or result.credit,
         customer_fingerprint=customer_fingerprint(desired.customer),
         payer_id=payer_id,
     )
@@ -251,18 +253,21 @@ def _end_subscription(
     """End our subscription by the declared policy; the customer stays."""
     attempt.save_customer(result)
     attempt.prepare_subscription_end()
-    billing_provider.end_subscription(last_known, attempt.organization.id, attempt, is_provider_change=desired.active)
-    return replace(result, ended=True)
+    org_id, is_provider_change = attempt.organization.id, desired.active
+    credit = billing_provider.end_subscription(last_known, org_id, attempt, is_provider_change=is_provider_change)
+    return replace(result, ended=True, credit=credit or result.credit)
 
 
-def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown) -> RejectedError:
+def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown, catalog: Catalog) -> RejectedError:
+    credited = "" if catalog.ending.stripe_prorate else " and credits no paid time that is left (stripe_prorate)"
     retry_command = f"billing-sync retry {attempt.organization.id}"
     subscription = charging.subscription_phrase(last_known.subscription_id)
     return RejectedError(
         attempt.provider,
         "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
         f"Stripe still has {subscription} and goes on charging: to keep Stripe, set it back, restart the workers and "
-        f"run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the Stripe subscription",
+        f"run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the Stripe subscription"
+        f"{credited}",
         charging.DOUBLE_CHARGING,
     )
 

@@ -20,7 +20,7 @@ from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
 from core.ports.arrangement import Arrangement
 from core.ports.errors import ConflictError
-from core.ports.observed import ObservedPayment, ObservedState
+from core.ports.observed import ObservedCredit, ObservedPayment, ObservedState
 from core.ports.provider import StateReader
 from core.ports.spec import CHANGED_AT_PROVIDER, CUSTOMER_DELETED, PAYER_CHANGED, PROVIDER_NAMES
 from core.reconcile.attempt import SyncAttempt
@@ -35,12 +35,14 @@ _CONFLICT_FINDINGS: Final[frozenset[FindingKind]] = frozenset(
 class CheckResult:
     """``scheduled_change_took_effect``: the pending plan is active at the provider.
 
-    ``payment``: what is wrong with the invoices. ``arrangement``: of our subscription.
+    ``payment``: what is wrong with the invoices. ``arrangement``: of our subscription. ``credit``: on the customer's
+    balance, if it was read.
     """
 
     scheduled_change_took_effect: bool
     payment: ObservedPayment
     arrangement: Arrangement | None
+    credit: ObservedCredit | None
 
 
 def check(
@@ -65,6 +67,7 @@ def check(
         payment=reader.read_payment(org_id, observed, is_charging=desired.is_charging),
         # The comparison found no conflict, so the subscriptions are ours.
         arrangement=next((each.arrangement for each in observed.subscriptions if each.arrangement is not None), None),
+        credit=next((each.credit for each in observed.customers if each.id == customer_id), None),
     )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, TextClause, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
-from core.db.models.billing_links import LINK_IS_ACTIVE_WITH_WORK, BillingLink
+from core.db.models.billing_links import CREDIT_IS_LEFT, LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.drift import DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
@@ -33,6 +33,7 @@ class LinkMetrics:
     parked: int
     on_hold: int
     payment_problems: Mapping[str, int]
+    credit_left: int
     behind_since: datetime | None
     breaker_reason: BreakerReason | None
 
@@ -95,6 +96,7 @@ def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
     behind = _count_by(session, text(LINK_IS_ACTIVE_WITH_WORK), BillingLink.provider)
     needs_operator = _count_by(session, text("state <> 'active'"), BillingLink.provider, BillingLink.state)
     payment_problems = count_payment_problems(session)
+    credit_left = count_credit_left(session)
     open_breakers = circuit_breaker.open_breakers(session)
     return {
         provider: LinkMetrics(
@@ -102,6 +104,7 @@ def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
             parked=needs_operator.get((provider, "parked"), 0),
             on_hold=needs_operator.get((provider, "on_hold"), 0),
             payment_problems=payment_problems[provider],
+            credit_left=credit_left[provider],
             behind_since=_behind_since(session, provider) if behind.get((provider,)) else None,
             breaker_reason=open_breakers[provider].reason if provider in open_breakers else None,
         )
@@ -118,6 +121,12 @@ def count_payment_problems(session: Session) -> dict[Provider, dict[str, int]]:
         .group_by(BillingLink.provider, BillingLink.payment_status)
     ).all()
     return {provider: {str(row[1]): row[2] for row in rows if row[0] == provider} for provider in PROVIDERS}
+
+
+def count_credit_left(session: Session) -> dict[Provider, int]:
+    """The number of customers with credit that no invoice will use. Those of deleted organizations count, too."""
+    counts = _count_by(session, text(CREDIT_IS_LEFT), BillingLink.provider)
+    return {provider: counts.get((provider,), 0) for provider in PROVIDERS}
 
 
 def _behind_since(session: Session, provider: Provider) -> datetime | None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import ColumnElement, TextClause, func, or_, select, text
+from sqlalchemy import ColumnElement, TextClause, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, LINK_IS_BEHIND, BillingLink
+from core.db.models.billing_links import CREDIT_IS_LEFT, IS_CONFLICT, IS_NO_CONFLICT, LINK_IS_BEHIND, BillingLink
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
@@ -25,17 +25,18 @@ from core.organizations.validation import name_key
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.link_status import LinkReport, link_report
 from core.reporting.inbox_messages import _merge_counts
-from core.reporting.metrics import DriftReportSummary, count_payment_problems, last_drift_report
+from core.reporting.metrics import DriftReportSummary, count_credit_left, count_payment_problems, last_drift_report
 
 MAX_FAILURE_GROUPS = 20
 
 _IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # no other table has columns of these names
 _NEEDS_OPERATOR = BillingLink.state != "active"
-LinkFilter = Literal["parked", "behind", "unpaid"]
+LinkFilter = Literal["parked", "behind", "unpaid", "credit"]
 _LINK_CONDITIONS: Mapping[LinkFilter, ColumnElement[bool] | TextClause] = {
     "parked": _NEEDS_OPERATOR,
     "behind": _IS_BEHIND,
     "unpaid": BillingLink.payment_status.is_not(None),
+    "credit": text(CREDIT_IS_LEFT),
 }
 _ON_HOLD_SINCE_IMPORT = select(BillingLink.org_id).where(BillingLink.state == "on_hold", IS_NO_CONFLICT).distinct()
 
@@ -70,7 +71,8 @@ class OrganizationReportPage:
 class ProviderSummary:
     """One provider and its links. ``behind_since``: the last change of the organization that has waited longest.
 
-    ``payment_problems``: the number of links with each payment problem that there is.
+    ``payment_problems``: the number of links with each payment problem that there is. ``credit_left``: the number of
+    customers with credit that no invoice will use, those of deleted organizations included.
 
     ``account_id``: the account that the API key must belong to; ``None``: the provider was not called yet.
     ``open_breaker``: ``None`` if the circuit breaker is closed.
@@ -81,6 +83,7 @@ class ProviderSummary:
     parked: int
     behind_since: datetime | None
     payment_problems: Mapping[str, int]
+    credit_left: int
     account_id: str | None
     livemode: bool | None
     open_breaker: OpenBreaker | None
@@ -151,21 +154,26 @@ def list_organizations(  # noqa: PLR0913 - each is one filter
     """Organizations that are not deleted, oldest first. ``search``: a part of the name, ignoring case.
 
     ``links``: only those with a link in one of these states; ``parked`` includes links on hold, ``unpaid`` is every
-    payment problem.
+    payment problem. ``credit`` is credit that no invoice will use, and includes deleted organizations.
     """
-    conditions: list[ColumnElement[bool]] = [Organization.status != "deleted"]
+    conditions: list[ColumnElement[bool]] = [_is_listed(links)]
     if plan is not None:
         conditions.append(or_(Organization.plan_tier == plan, Organization.pending_plan_tier == plan))
     if search is not None:
         conditions.append(Organization.name_key.contains(name_key(search), autoescape=True))
-    if links:
-        with_link = or_(*(_LINK_CONDITIONS[each] for each in links))
-        conditions.append(Organization.id.in_(select(BillingLink.org_id).where(with_link)))
     rows = session.scalars(
         select(Organization).where(*conditions).order_by(Organization.created_at, Organization.id).limit(limit)
     ).all()
     total = session.scalar(select(func.count(Organization.id)).where(*conditions)) or 0
     return OrganizationReportPage(organizations=_organization_reports(session, rows, now), total=total)
+
+
+def _is_listed(links: Collection[LinkFilter]) -> ColumnElement[bool]:
+    is_alive = Organization.status != "deleted"
+    with_link = {each: Organization.id.in_(select(BillingLink.org_id).where(_LINK_CONDITIONS[each])) for each in links}
+    if not with_link:
+        return is_alive
+    return or_(*(condition if each == "credit" else and_(is_alive, condition) for each, condition in with_link.items()))
 
 
 def organization_report(session: Session, org_id: str, now: datetime) -> OrganizationReport | None:
@@ -237,6 +245,7 @@ def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
     }
     provider_statuses = {row.provider: row for row in session.scalars(select(ProviderStatus))}
     payment_problems = count_payment_problems(session)
+    credit_left = count_credit_left(session)
     summaries: dict[Provider, ProviderSummary] = {}
     for provider in PROVIDERS:
         behind_count, since = behind.get(provider, (0, None))
@@ -248,6 +257,7 @@ def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
             parked=parked_count,
             behind_since=since,
             payment_problems=payment_problems[provider],
+            credit_left=credit_left[provider],
             account_id=provider_statuses[provider].account_id,
             livemode=provider_statuses[provider].livemode,
             open_breaker=circuit_breaker.open_breaker_of(provider_statuses[provider]),

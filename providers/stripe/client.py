@@ -82,7 +82,7 @@ class StripeClient:
 
         def send_once() -> ModelT | Failure:
             guard.before_request(operation)
-            return self._send_once(purpose, request, model)
+            return self._send_once(operation, purpose, request, model)
 
         outcome = retry_transient(send_once, lambda result: isinstance(result, Failure) and result.may_retry_inline)
         if isinstance(outcome, Failure):
@@ -117,7 +117,9 @@ class StripeClient:
         self._transport.close()
 
     @staticmethod
-    def _send_once(purpose: str, request: Callable[[], stripe.StripeObject], model: type[ModelT]) -> ModelT | Failure:
+    def _send_once(
+        operation: str, purpose: str, request: Callable[[], stripe.StripeObject], model: type[ModelT]
+    ) -> ModelT | Failure:
         try:
             response = request()
             if not isinstance(response, stripe.StripeObject):
@@ -125,7 +127,7 @@ class StripeClient:
             replayed = response.last_response is not None and errors.is_replayed(response.last_response.headers)
             return model.model_validate(response.to_dict() | {"replayed": replayed})
         except stripe.StripeError as error:
-            return errors.to_failure(purpose, error)
+            return errors.to_failure(purpose, error, operation)
         except (ValidationError, decimal.InvalidOperation):
             return errors.failure_with_code(purpose, "unreadable")
 

@@ -26,6 +26,7 @@ from core.compare.charging import DOUBLE_CHARGING
 from core.ports.errors import AmbiguousError, MustWaitError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Customer, Intent
 from core.ports.spec import CUSTOMER_DELETED, CustomerSpec, LastKnown
+from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.errors import IDEMPOTENCY_KEY_REUSED, RESOURCE_MISSING, STRIPE
 from providers.stripe.responses import StripeCustomer, StripeEvent, StripePage
@@ -294,7 +295,7 @@ def _request_body(spec: CustomerSpec) -> dict[str, Json]:
 
 
 def _to_customer(customer: StripeCustomer) -> Customer:
-    return Customer(id=customer.id, livemode=customer.livemode)
+    return Customer(id=customer.id, livemode=customer.livemode, credit=credit_of(customer))
 
 
 def _set_id_advice(spec: CustomerSpec) -> str:

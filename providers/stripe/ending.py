@@ -20,11 +20,14 @@ import stripe
 from stripe.params import CreditNoteCreateParams, CreditNoteListParams, InvoiceListParams
 
 from core.ports.errors import RejectedError
+from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext
+from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.errors import STRIPE
 from providers.stripe.responses import (
     StripeCreditNote,
+    StripeCustomer,
     StripeInvoice,
     StripeInvoiceLine,
     StripePage,
@@ -52,34 +55,45 @@ class StripeEnding:
     def __init__(self, client: StripeClient) -> None:
         self._client = client
 
-    def credit_unused(self, ended: StripeSubscription, attempt: AttemptContext) -> None:
-        """Credit what was billed for the time after the end. Raises ``RejectedError`` if that cannot be computed."""
+    def credit_unused(self, ended: StripeSubscription, attempt: AttemptContext) -> ObservedCredit | None:
+        """Credit what was billed for the time after the end. Raises ``RejectedError`` if that cannot be computed.
+
+        Returns the credit on the customer's balance by the last credit note; None if there is no note.
+        """
         if ended.ended_at is None or ended.cancellation_comment != OUR_END:
-            return
+            return None
         invoices = self._invoices(ended.id, attempt)
         if ended.pause_collection is not None:
             # Somebody decided not to bill its drafts yet, and nothing collects them.
             invoices = [each for each in invoices if each.status != "draft"]
+        on_balance: ObservedCredit | None = None
         for credit in unused_credits(invoices, ended.ended_at):
-            if not self._is_credited(credit.invoice, ended, attempt):
+            note = self._find_note(credit.invoice, ended, attempt)
+            if note is None:
                 _refuse_other_amounts(credit.invoice, ended)
-                self._credit(credit, ended, attempt)
+                note = self._credit(credit, ended, attempt)
+            if note is not None and isinstance(note.customer, StripeCustomer):
+                on_balance = credit_of(note.customer) or on_balance
+        return on_balance
 
-    def _credit(self, credit: InvoiceCredit, ended: StripeSubscription, attempt: AttemptContext) -> None:
+    def _credit(
+        self, credit: InvoiceCredit, ended: StripeSubscription, attempt: AttemptContext
+    ) -> StripeCreditNote | None:
         invoice = self._finalized(credit.invoice, attempt)
         amount = min(credit.amount, invoice.creditable)
         if amount <= 0:
-            return
+            return None
         body: CreditNoteCreateParams = {
             "invoice": invoice.id,
             "amount": amount,
             "memo": "Unused time after the end of the subscription",
             "metadata": {ENDED_SUBSCRIPTION_KEY: ended.id},
+            "expand": ["customer"],
         }
         if amount > invoice.amount_remaining:
             body["credit_amount"] = amount - invoice.amount_remaining
         options = with_idempotency_key(f"credit_unused:{ended.id}:{invoice.id}")
-        self._client.send(
+        return self._client.send(
             attempt,
             "POST /v1/credit_notes",
             f"credit the unused time of subscription {ended.id} on invoice {invoice.id}",
@@ -100,21 +114,29 @@ class StripeEnding:
             StripeInvoice,
         )
 
-    def _is_credited(self, invoice: StripeInvoice, ended: StripeSubscription, attempt: AttemptContext) -> bool:
+    def _find_note(
+        self, invoice: StripeInvoice, ended: StripeSubscription, attempt: AttemptContext
+    ) -> StripeCreditNote | None:
+        """The credit note that was written for this end before."""
+
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
-            params: CreditNoteListParams = {"invoice": invoice.id, "limit": STRIPE_PAGE_SIZE}
+            params: CreditNoteListParams = {
+                "invoice": invoice.id,
+                "limit": STRIPE_PAGE_SIZE,
+                "expand": ["data.customer"],
+            }
             return self._client.v1.credit_notes.list(
                 params if last_id is None else {**params, "starting_after": last_id}
             )
 
         if invoice.status == "draft":
-            return False
+            return None
         purpose = f"list the credit notes of invoice {invoice.id}"
         page_type = StripePage[StripeCreditNote]
         notes = self._client.list_all(
             attempt, "GET /v1/credit_notes", purpose, fetch_page, page_type, _MAX_INVOICE_PAGES
         )
-        return any((note.metadata or {}).get(ENDED_SUBSCRIPTION_KEY) == ended.id for note in notes)
+        return next((note for note in notes if (note.metadata or {}).get(ENDED_SUBSCRIPTION_KEY) == ended.id), None)
 
     def _invoices(self, subscription_id: str, attempt: AttemptContext) -> list[StripeInvoice]:
         def fetch_page(last_id: str | None) -> stripe.StripeObject:

@@ -1,11 +1,13 @@
 """A failed call to Stripe in the terms of the failure table: status, codes and ids (stripe.md 1.9).
 
 Stripe's own text repeats values such as an address or a name. Only ``code``, ``param``, the status and the request id
-of its response are kept, and nothing of the SDK's.
+of its response are kept, and nothing of the SDK's. Of a 403 the names of the missing rights are kept, too: only the
+text has them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,11 +21,18 @@ STRIPE: Final = "stripe"
 RESOURCE_MISSING = "resource_missing"
 NO_CODE: Final = "no_code"  # our code for a rejected request whose response has none
 IDEMPOTENCY_KEY_REUSED = "idempotency_error"
+MISSING_PERMISSION: Final = "missing_permission"
 RATE_LIMITED_REASON_HEADER: Final = "stripe-rate-limited-reason"
 
+_FORBIDDEN: Final = 403
+# Without these no organization can be synced. Any other right is needed by some of them only.
+_NEEDED_BY_ALL: Final = frozenset({"account", "customers", "subscriptions"})
+_RIGHT: Final = re.compile(r"'([a-z][a-z_]{0,80}_(?:read|write))'")
+_MAX_RIGHTS_SHOWN = 5
 
-def to_failure(purpose: str, error: stripe.StripeError) -> Failure:
-    """``purpose`` completes the sentence "could not …" and contains ids only."""
+
+def to_failure(purpose: str, error: stripe.StripeError, operation: str) -> Failure:
+    """``purpose`` completes the sentence "could not …" and contains ids only. ``operation``: ``POST /v1/customers``."""
     if isinstance(error, NoAnswerError):
         return failure_with_code(purpose, error.kind)
     body = error.error
@@ -32,12 +41,20 @@ def to_failure(purpose: str, error: stripe.StripeError) -> Failure:
     headers = {key.lower(): value for key, value in (error.headers or {}).items()}
     code: str | None = error.code or getattr(body, "code", None)
     codes = _codes(code, getattr(body, "type", None), headers)
+    permission = None
+    if error.http_status == _FORBIDDEN:
+        text = str(getattr(body, "message", ""))
+        permission = " or ".join(_RIGHT.findall(text)[:_MAX_RIGHTS_SHOWN]) or None
+        if "permission" in text and _resource(operation) not in _NEEDED_BY_ALL:
+            codes = (MISSING_PERMISSION,)
+            code = MISSING_PERMISSION
     return _new_failure(
         purpose,
         codes,
         status=error.http_status,
         code=headers.get(RATE_LIMITED_REASON_HEADER) or code or next(iter(codes), None),
         param=getattr(body, "param", None),
+        permission=permission,
         request_id=error.request_id,
         retry_after=_retry_after_seconds(headers.get("retry-after")),
     )
@@ -55,11 +72,12 @@ def _new_failure(  # noqa: PLR0913 - one argument for each field
     status: int | None = None,
     code: str | None = None,
     param: str | None = None,
+    permission: str | None = None,
     request_id: str | None = None,
     retry_after: float | None = None,
 ) -> Failure:
     cause = codes[0] if status is None else None
-    details = (("param", param), ("code", code), ("status", status), ("cause", cause))
+    details = (("permission", permission), ("param", param), ("code", code), ("status", status), ("cause", cause))
     return Failure(
         provider=STRIPE,
         context=f"could not {purpose}",
@@ -83,6 +101,11 @@ def _codes(code: str | None, error_type: str | None, headers: Mapping[str, str])
     reason = headers.get(RATE_LIMITED_REASON_HEADER)
     stated = [each for each in (code, reason) if each]
     return (*stated, *(each for each, applies in conditions.items() if applies))
+
+
+def _resource(operation: str) -> str:
+    """``credit_notes`` of ``POST /v1/credit_notes``."""
+    return operation.partition("/v1/")[2].partition("/")[0]
 
 
 def is_replayed(headers: Mapping[str, str]) -> bool:

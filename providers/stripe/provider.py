@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from core.catalog.plans import EndingPolicy
+from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
 from providers.stripe.client import StripeClient, UnlimitedPermits
@@ -62,8 +63,8 @@ class StripeProvider:
 
     def end_subscription(
         self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> None:
-        self._subscriptions.end(last_known, org_id, attempt, is_provider_change=is_provider_change)
+    ) -> ObservedCredit | None:
+        return self._subscriptions.end(last_known, org_id, attempt, is_provider_change=is_provider_change)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._prices.find_price(code)

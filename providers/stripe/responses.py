@@ -60,6 +60,9 @@ class StripeCustomer(StripeResource):
     email: str | None = Field(default=None, repr=False)
     metadata: dict[str, str] | None = None
     delinquent: bool | None = None
+    balance: int | None = None
+    """In Stripe's minor unit; below zero it is credit (stripe.md 9)."""
+    currency: str | None = None
     default_source: object = None
     invoice_settings: StripeInvoiceSettings | None = None
     subscriptions: StripePage[StripeSubscriptionSummary] | None = None
@@ -151,6 +154,8 @@ class StripeInvoice(StripeResource):
 
 class StripeCreditNote(StripeResource):
     metadata: dict[str, str] | None = None
+    customer: StripeCustomer | str | None = None
+    """The whole customer if it was requested: its balance then includes the credit note."""
 
 
 class StripeEventRequest(StripeModel):

@@ -26,6 +26,7 @@ from core.ports.observed import (
     Repair,
 )
 from core.ports.provider import RequestPermits
+from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import RESOURCE_MISSING
 from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
@@ -193,6 +194,7 @@ def _observed_customer(customer: StripeCustomer) -> ObservedCustomer:
         email=customer.email,
         deleted=customer.deleted,
         has_unpaid_invoice=customer.delinquent is True,
+        credit=credit_of(customer),
     )
 
 

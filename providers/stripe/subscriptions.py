@@ -22,6 +22,7 @@ from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
 from core.compare.arrangements import plan_change_conflict, provider_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
+from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
 from providers.stripe.adoption import refuse_other_terms
@@ -82,8 +83,8 @@ class StripeSubscriptions:
         return self._bring_to_spec(found, spec, sold, attempt)
 
     def end(
-        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> None:
+        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool
+    ) -> ObservedCredit | None:
         """End all that could charge before anything is credited, because a credit may be refused."""
         if is_provider_change and last_known.subscription_id is not None:
             found = self._read(last_known.subscription_id, attempt)
@@ -96,7 +97,7 @@ class StripeSubscriptions:
             ended.append(self._cancel(last_known.subscription_id, attempt))
         if last_known.customer_id and (last_known.subscription_id is None or intent is not None):
             ended += self._end_leftovers(last_known.customer_id, org_id, intent, attempt)
-        self._credit_unused(ended, attempt)
+        return self._credit_unused(ended, attempt)
 
     def _end_leftovers(
         self, customer_id: str, org_id: str, intent: Intent | None, attempt: AttemptContext
@@ -120,10 +121,12 @@ class StripeSubscriptions:
             wait_out_inflight(intent, self._clock())
         return leftovers
 
-    def _credit_unused(self, ended: list[StripeSubscription], attempt: AttemptContext) -> None:
+    def _credit_unused(self, ended: list[StripeSubscription], attempt: AttemptContext) -> ObservedCredit | None:
+        credit = None
         if self._policy.stripe_prorate:
             for each in ended:
-                self._ending.credit_unused(each, attempt)
+                credit = self._ending.credit_unused(each, attempt) or credit
+        return credit
 
     def _find_or_create(self, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
         """The existing subscription, for example after a lost response, or a new one; never a second one."""

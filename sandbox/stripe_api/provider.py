@@ -194,6 +194,8 @@ class StripeApi:
         match fault.kind:
             case "401":
                 return _invalid_key(request.bearer_token)
+            case "403":
+                return self._missing_right(request.bearer_token, fault.reason)
             case "429":
                 return _rate_limit_error(fault.reason or "endpoint-rate", fault)
             case "lock_timeout":
@@ -204,6 +206,14 @@ class StripeApi:
                 return error_response(429, message, ("Stripe-Should-Retry", "true"), code="lock_timeout")
             case _:
                 return internal_error()
+
+    def _missing_right(self, key: str, right: str) -> ProviderResponse:
+        message = (
+            f"The provided key '{_masked(key)}' does not have the required permissions for this endpoint on account "
+            f"'{self._state.settings.stripe_account}'. Having the '{right}' permission would allow this request to "
+            "continue."
+        )
+        return error_response(403, message)
 
     def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
         if response.content_type != "application/json":
@@ -233,7 +243,11 @@ class StripeApi:
 
 
 def _invalid_key(key: str) -> ProviderResponse:
-    return error_response(401, f"Invalid API Key provided: {key[:3]}****{key[-4:]}")
+    return error_response(401, f"Invalid API Key provided: {_masked(key)}")
+
+
+def _masked(key: str) -> str:
+    return f"{key[:3]}****{key[-4:]}"
 
 
 def _rate_limit_error(reason: str, fault: InjectedFault | None = None) -> ProviderResponse:

@@ -67,11 +67,14 @@ def test_links_are_counted_by_what_they_wait_for(api: Api) -> None:
             session.execute(update(BillingLink).where(*link).values(state=state))
         overdue = (BillingLink.org_id == parked, BillingLink.provider == "lago")
         session.execute(update(BillingLink).where(*overdue).values(payment_status="overdue"))
+        left = (BillingLink.org_id == held, BillingLink.provider == "stripe")
+        session.execute(update(BillingLink).where(*left).values(credit_amount=500, credit_currency="USD"))
     found = shown(api.database, lambda: utc_now() + timedelta(minutes=5))
     assert [value(found, f"links_{what}", provider="lago") for what in ("behind", "parked", "on_hold")] == [4, 1, 1]
     assert [value(found, f"links_{what}", provider="stripe") for what in ("behind", "parked", "on_hold")] == [6, 0, 0]
     assert value(found, "payment_problems", provider="lago", status="overdue") == 1
     assert value(found, "payment_problems", provider="lago", status="failed") == 0
+    assert (value(found, "credit_left", provider="stripe"), value(found, "credit_left", provider="lago")) == (1, 0)
     age = value(found, "links_oldest_behind_seconds", provider="stripe")
     assert age is not None
     assert 300 <= age < 360

@@ -57,7 +57,7 @@ SITES: Final[dict[str, str]] = {
         "::test_a_worker_that_could_not_ask_and_has_another_accounts_key_stops_the_biller_and_sends_nothing"
     ),
     # The end of a subscription whose invoice is finalized; in these operations it is minutes old and still a draft.
-    "providers.stripe.ending:StripeEnding._is_credited": (
+    "providers.stripe.ending:StripeEnding._find_note": (
         "tests/providers/stripe/test_ending.py::test_repeat_after_a_failure_credits_once"
     ),
     # A remote check after a webhook.

@@ -139,6 +139,10 @@ def test_the_other_kinds_answer_as_named_and_do_nothing(
     assert [(a.status_code, a.json()) for a in (make(raw), upsert(lago))] == [(520, {"odd": True})] * 2
     sandbox.add_fault("stripe", CREATE, "401")
     assert "Invalid API Key" in make(raw).json()["error"]["message"]
+    sandbox.add_fault("stripe", CREATE, "403", reason="rak_customer_write")
+    refused = make(raw)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (403, "invalid_request_error")
+    assert "Having the 'rak_customer_write' permission would allow" in refused.json()["error"]["message"]
     assert made(sandbox) == (0, 0)
 
 

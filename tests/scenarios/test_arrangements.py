@@ -13,14 +13,13 @@ import pytest
 
 from core.drift import conflict_resolver
 from core.drift.conflict_resolver import CannotResolveError
-from core.inbox import provider_webhooks
-from core.inbox.provider_webhooks import ParsedWebhook
 from core.ports import arrangement
 from core.ports.arrangement import Arrangement
 from core.ports.spec import Provider
 from core.reconcile import commands, due_links
 from sandbox.http import JsonDocument
 from tests.support.drift_harness import DriftHarness, conflict_resolver_of, price_of
+from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import SyncWorld
 
 TWENTY_DAYS = timedelta(days=20)
@@ -73,23 +72,6 @@ def set_in_stripe(world: SyncWorld, fields: Mapping[str, object]) -> None:
         for name, each in fields.items()
     }
     world.sandbox.patch("stripe", "subscriptions", str(stripe_subscription(world)["id"]), **sent)
-
-
-def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
-    """A webhook of the provider arrives and is processed to its end."""
-    webhook = ParsedWebhook(
-        provider=provider,
-        id=f"evt_{world.now.timestamp()}",
-        type="any",
-        effect="check",
-        customer_id=world.link(org_id, provider).customer_id,
-        org_id=org_id if provider == "lago" else None,
-    )
-    with world.database.write() as session:
-        provider_webhooks.store(session, webhook, world.now)
-    provider_webhooks.process(world.database, world.clock)
-    world.reconcile_until_idle(org_id)
-    world.wait(10)
 
 
 def arranged(world: SyncWorld, org_id: str, provider: Provider) -> Arrangement | None:
@@ -148,7 +130,7 @@ def test_a_planned_end_in_lago_is_shown_found_and_kept(world: SyncWorld, drift_h
     org_id = synced(world)
     ends_at = (world.now + TWENTY_DAYS).replace(microsecond=0)
     plan_end_in_lago(world, org_id, ends_at)
-    check(world, org_id, "lago")
+    check_after_webhook(world, org_id, "lago")
     assert arranged(world, org_id, "lago") == Arrangement(ends_at=ends_at)
     assert world.is_in_sync(org_id)
     world.advance_time(minutes=5)
@@ -171,21 +153,21 @@ def test_what_is_arranged_in_stripe_is_shown_and_its_link_stays_in_sync(world: S
     org_id = charged_in_stripe(world)
     assert arranged(world, org_id, "stripe") is None
     set_in_stripe(world, by_hand.sets)
-    check(world, org_id, "stripe")
+    check_after_webhook(world, org_id, "stripe")
     found = arranged(world, org_id, "stripe")
     assert found is not None
     assert found.phrase.startswith(by_hand.phrase)
     assert world.is_in_sync(org_id)
     assert writes(world, "stripe") == []
     set_in_stripe(world, by_hand.removes)
-    check(world, org_id, "stripe")
+    check_after_webhook(world, org_id, "stripe")
     assert arranged(world, org_id, "stripe") is None
 
 
 def test_the_planned_end_that_is_shown_is_that_of_stripe(world: SyncWorld) -> None:
     org_id = charged_in_stripe(world)
     set_in_stripe(world, {"cancel_at_period_end": True})
-    check(world, org_id, "stripe")
+    check_after_webhook(world, org_id, "stripe")
     (item,) = stripe_subscription(world)["items"]["data"]
     ends_at = datetime.fromtimestamp(item["current_period_end"], UTC)
     assert arranged(world, org_id, "stripe") == Arrangement(ends_at=ends_at)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, Engine, event, update
 from typer.testing import CliRunner, Result
 
 from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
@@ -55,11 +56,11 @@ def types(database: Database, tmp_path: Path) -> Type:
         **dict.fromkeys(UNSET_VARIABLES),
         "DATABASE_URL": database.url.render_as_string(hide_password=False),
         "DATA_DIR": str(tmp_path),
-        "PLANS_FILE": str(DEFAULT_PLANS_FILE),
     }
 
-    def typed(*words: str, columns: int = 120) -> Result:
-        return CliRunner().invoke(app, list(words), env={**settings, "COLUMNS": str(columns)})
+    def typed(*words: str, columns: int = 120, plans: Path = DEFAULT_PLANS_FILE) -> Result:
+        env = {**settings, "COLUMNS": str(columns), "PLANS_FILE": str(plans)}
+        return CliRunner().invoke(app, list(words), env=env)
 
     return typed
 
@@ -458,6 +459,83 @@ def test_a_rejected_payer_is_shown_with_what_to_correct(types: Type, manager: Or
     put(database, org_id, "lago", payment_status="payer_rejected", payment_since=utc_now(), payment_code="missing")
     shown = " ".join(types("status", org_id).stdout.split())
     assert f"[missing]; correct the customer in Stripe, then run `billing-sync retry {org_id}`" in shown
+
+
+def give_credit(database: Database, org_id: str, amount: int, **values: object) -> None:
+    since = utc_now()
+    put(database, org_id, "stripe", credit_amount=amount, credit_currency="USD", credit_since=since, **values)
+
+
+def test_credit_that_no_invoice_will_use_is_shown_counted_and_listed_also_of_who_was_deleted(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    charged, moved, deleted, none = (manager.create_organization(name) for name in ("Acme", "Beta", "Cold", "Dust"))
+    give_credit(database, charged, 500, subscription_id="sub_1")
+    give_credit(database, moved, 3206)
+    give_credit(database, deleted, 700)
+    give_credit(database, none, 0)
+    manager.update_org_status(deleted, "deleted")
+    assert "credit left at Stripe: 2 customers; `billing-sync orgs --credit` lists them" in types("status").stdout
+    providers = json_of(types("status", "--json"))["providers"]
+    assert (providers["stripe"]["credit_left"], providers["lago"]["credit_left"]) == (2, 0)
+    listed = json_of(types("orgs", "--credit", "--json"))["organizations"]
+    assert [each["id"] for each in listed] == [moved, deleted]
+    table = types("orgs", "--credit", columns=200).stdout
+    assert all(word in table for word in ("32.06 USD", "7.00 USD", "Cold (deleted)"))
+    assert "Cold" not in types("orgs", "--unpaid", "--parked").stdout
+    shown = " ".join(types("status", moved).stdout.split())
+    assert "32.06 USD left on the balance in Stripe since" in shown
+    assert "refund or grant it, then take it off the balance" in shown
+    assert "5.00 USD on the balance in Stripe since" in " ".join(types("status", charged).stdout.split())
+    assert "the next invoice uses it" in " ".join(types("status", charged).stdout.split())
+    assert "balance" not in types("status", none).stdout
+    link = json_of(types("status", moved, "--json"))["links"]["stripe"]
+    assert (link["credit_amount"], link["credit_currency"], link["credit_is_left"]) == (3206, "USD", True)
+
+
+@pytest.fixture
+def types_where_nothing_is_credited(types: Type, tmp_path: Path) -> Type:
+    catalog = DEFAULT_PLANS_FILE.read_text(encoding="utf-8")
+    changed = catalog.replace("stripe_prorate = true", "stripe_prorate = false")
+    assert changed != catalog
+    (tmp_path / "plans.toml").write_text(changed, encoding="utf-8")
+    return partial(types, plans=tmp_path / "plans.toml")
+
+
+def test_a_retry_that_ends_a_subscription_says_that_nothing_is_credited(
+    types: Type, types_where_nothing_is_credited: Type, manager: OrgManager, database: Database
+) -> None:
+    moving, staying = manager.create_organization("Acme"), manager.create_organization("Beta")
+    for org_id in (moving, staying):
+        park(database, org_id, "stripe", "double_charging")
+    put(database, moving, "stripe", subscription_id="sub_1")
+    said = "The subscription in Stripe will be ended, and nothing is credited for paid time that is left"
+    assert said in " ".join(types_where_nothing_is_credited("retry", moving).stdout.split())
+    assert "credited" not in types_where_nothing_is_credited("retry", staying).stdout
+    assert "credited" not in types("retry", moving).stdout
+    for org_id in (moving, staying):
+        park(database, org_id, "stripe", "double_charging")
+    assert said in " ".join(types_where_nothing_is_credited("retry", "--all").stdout.split())
+
+
+@pytest.mark.parametrize("command", [("set-billing-email", "ap@acme.test"), ("set-customer-id", "--stripe", "cus_1")])
+def test_nothing_counts_as_stored_for_an_organization_that_vanished_meanwhile(
+    types: Type, manager: OrgManager, command: tuple[str, ...]
+) -> None:
+    org_id = manager.create_organization("Acme")
+
+    def vanish(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if "organizations.name_key = " in statement:
+            for table in ("billing_links", "events", "memberships", "organizations"):
+                column = "id" if table == "organizations" else "org_id"
+                connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} = '{org_id}'")  # noqa: S608 - our id
+
+    event.listen(Engine, "after_cursor_execute", vanish)
+    try:
+        said = types(command[0], "Acme", *command[1:])
+    finally:
+        event.remove(Engine, "after_cursor_execute", vanish)
+    assert refused(said) == f"there is no organization {org_id} any more; nothing was stored"
 
 
 def test_payment_problems_are_counted_and_listed_with_the_way_out(

@@ -17,8 +17,6 @@ from urllib.parse import parse_qsl
 import pytest
 
 from core.catalog import publishing
-from core.inbox import provider_webhooks
-from core.inbox.provider_webhooks import ParsedWebhook
 from core.organizations import commands
 from core.ports.quotes import PlanChangeQuery
 from core.ports.spec import SubscriptionSpec
@@ -26,6 +24,7 @@ from core.reconcile.account_guard import AccountGuard
 from providers.lago.provider import LagoProvider
 from sandbox.server import Sandbox
 from tests.support.lago_recordings import WHOLE_STORY, RecordedCall, calls
+from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, kill_worker
 
 POST_CUSTOMER, POST_SUBSCRIPTION = "POST /api/v1/customers", "POST /api/v1/subscriptions"
@@ -202,18 +201,7 @@ def test_a_remote_check_asks_what_the_recorded_one_asked(story: Story) -> None:
     world, org_id = story.world, story.organizations["alpha"]
     world.wait(10)
     world.sandbox.reset_calls()
-    webhook = ParsedWebhook(
-        provider="lago",
-        id="one",
-        type="subscription.updated",
-        effect="check",
-        customer_id=world.link(org_id, "lago").customer_id,
-        org_id=org_id,
-    )
-    with world.database.write() as session:
-        provider_webhooks.store(session, webhook, world.now)
-    provider_webhooks.process(world.database, world.clock)
-    world.reconcile_until_idle(org_id)
+    check_after_webhook(world, org_id, "lago")
     recorded = [_shape(each) for each in calls(WHOLE_STORY) if each.step == "upgrade"][1:4]
     # Invoices whose dispute was lost were not asked for when the story was recorded.
     assert _sent(world) == [*recorded, "GET invoices external_customer_id payment_dispute_lost per_page statuses[]"]

@@ -16,6 +16,7 @@ from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships, plan_changes
 from core.organizations.commands import NewOrganization
 from core.organizations.provider_ids import set_customer_ids as replace_ids
+from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, BillingProvider, Customer, StateReader, Subscription
 from core.ports.spec import PROVIDERS, Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 from core.reconcile import attempt
@@ -71,9 +72,10 @@ class HookedProvider:
 
     def end_subscription(
         self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> None:
-        self._wrapped.end_subscription(last_known, org_id, attempt, is_provider_change=is_provider_change)
+    ) -> ObservedCredit | None:
+        credit = self._wrapped.end_subscription(last_known, org_id, attempt, is_provider_change=is_provider_change)
         self._run_hook("after_end")
+        return credit
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._wrapped.find_price(code)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.emails import queue
@@ -24,13 +25,21 @@ from core.reconcile import commands
 from core.reporting import inbox_messages, overview
 from core.reporting.inbox_messages import InboxMessage
 from core.reporting.overview import ParkedLink
-from worker.cli import descriptions, output, resources
+from worker.cli import descriptions, leaving, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
+from worker.wiring import catalog as catalog_wiring
 
 RETRY_BATCH_SIZE = 200
 RETRY_CAUSE = Cause(actor="operator", source="billing-sync retry")
+
+
+class Retried(NamedTuple):
+    """``ends_without_credit``: the subscriptions in Stripe that the retry may end without crediting paid time."""
+
+    organizations: int
+    ends_without_credit: int
 
 
 class InboxStatus(StrEnum):
@@ -94,8 +103,10 @@ def retry(
         message = "choose what to retry: an organization, --all, or --error CODE"
         raise UsageError(message)
     settings = settings_of.read()
+    catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database:
-        count = _retry_one(database, org) if org is not None else _retry_parked(database, error)
+        retried = _retry_one(database, org, catalog) if org is not None else _retry_parked(database, error, catalog)
+        count = retried.organizations
         probed = _probe_providers(database)
         on_hold, conflicts = _count_still_on_hold(database, org, error)
         if count == 0 and error is not None and not conflicts and not probed:
@@ -104,6 +115,8 @@ def retry(
         output.show_json({"organizations": count, "providers": probed})
         return
     output.show(*_retry_lines(count, probed, on_hold, conflicts))
+    if retried.ends_without_credit:
+        output.show(leaving.no_credit_notice(retried.ends_without_credit))
     if (count or probed) and settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)
 
@@ -152,33 +165,36 @@ def _retry_lines(count: int, probed: list[Provider], on_hold: int, conflicts: in
         )
 
 
-def _retry_one(database: Database, query: str) -> int:
+def _retry_one(database: Database, query: str, catalog: Catalog) -> Retried:
     with database.read() as session:
         found = descriptions.find_organization(session, query)
-    return _retry(database, [found.id])
+    return _retry(database, [found.id], catalog)
 
 
-def _retry_parked(database: Database, error: str | None) -> int:
+def _retry_parked(database: Database, error: str | None, catalog: Catalog) -> Retried:
     """In small transactions, by ascending id, so that it ends even while more links are parked and can be repeated."""
-    count, last = 0, ""
+    count = ends_without_credit = 0
+    last = ""
     while True:
         with database.read() as session:
             org_ids = overview.organization_ids_to_retry(session, last, RETRY_BATCH_SIZE, error)
         if not org_ids:
-            return count
-        count += _retry(database, org_ids)
+            return Retried(count, ends_without_credit)
+        retried = _retry(database, org_ids, catalog)
+        count, ends_without_credit = count + retried.organizations, ends_without_credit + retried.ends_without_credit
         last = org_ids[-1]
 
 
-def _retry(database: Database, org_ids: list[str]) -> int:
+def _retry(database: Database, org_ids: list[str], catalog: Catalog) -> Retried:
     count = 0
     with database.write() as session:
+        ends_without_credit = leaving.count_ends_without_credit(session, org_ids, catalog)
         for org_id in org_ids:
             organization = organization_commands.lock(session, org_id)
             if organization is not None:
                 commands.retry(ChangeContext(session, utc_now(), RETRY_CAUSE), organization)
                 count += 1
-    return count
+    return Retried(count, ends_without_credit)
 
 
 def _count_still_on_hold(database: Database, query: str | None, error: str | None) -> tuple[int, int]:

@@ -25,14 +25,13 @@ def set_billing_email(
     settings = settings_of.read()
     catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database, database.write() as session:
-        found = descriptions.find_organization(session, org)
-        organization = commands.lock(session, found.id)
-        if organization is not None:
-            try:
-                change = ChangeContext(session, utc_now(), SET_BILLING_EMAIL_CAUSE)
-                commands.change_billing_details(change, organization, catalog, billing_email=address)
-            except InvalidChangeError as error:
-                raise UsageError(str(error)) from None
-    output.show(f"Stored. `billing-sync status {found.id}` shows the result at the providers.")
+        organization = descriptions.lock_organization(session, org)
+        try:
+            change = ChangeContext(session, utc_now(), SET_BILLING_EMAIL_CAUSE)
+            commands.change_billing_details(change, organization, catalog, billing_email=address)
+        except InvalidChangeError as error:
+            raise UsageError(str(error)) from None
+        org_id = organization.id
+    output.show(f"Stored. `billing-sync status {org_id}` shows the result at the providers.")
     if settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)

@@ -16,7 +16,7 @@ from core.organizations import commands as organizations
 from core.ports.spec import ARRANGED_AT_PROVIDER, OTHER_TERMS, PROVIDER_NAMES, Provider
 from core.reconcile import commands, payment_problems
 from core.reconcile.account_guard import AccountGuard
-from worker.cli import descriptions, output, resources
+from worker.cli import descriptions, leaving, output, resources
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.worker_runtime import open_worker_runtime
 from worker.config import settings as settings_of
@@ -116,6 +116,10 @@ def _take_theirs(org_id: str, providers: list[Provider]) -> None:
                 continue
             result = ", ".join(taken) or "nothing, since both agree"
             output.show(f"Taken over from {PROVIDER_NAMES[provider]}: {result}.")
+        with runtime.database.read() as session:
+            ends_without_credit = leaving.count_ends_without_credit(session, [org_id], reconciler.catalog)
+    if ends_without_credit:
+        output.show(leaving.no_credit_notice(ends_without_credit))
     if refusals:
         raise CommandFailedError("\n".join(refusals))
 

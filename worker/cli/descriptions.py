@@ -14,7 +14,10 @@ import typer
 from rich.text import Text
 from sqlalchemy.orm import Session
 
+from core.db.models.organizations import Organization
 from core.flow_control.circuit_breaker import OpenBreaker
+from core.organizations import commands
+from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.link_status import LinkReport
 from core.reporting import search
@@ -152,6 +155,25 @@ def payment_text(link: LinkReport, org_id: str, now: datetime) -> str | None:
     return f"{descriptions[link.payment_status]}{since}{age}{code}{steps[link.payment_status]}"
 
 
+def credit_text(link: LinkReport) -> str | None:
+    """The credit at the provider, when it was first seen, and who uses it."""
+    if (amount := credit_amount(link)) is None:
+        return None
+    since = f" since {output.utc_time(link.credit_since)}" if link.credit_since else ""
+    if not link.credit_is_left:
+        return f"{amount} on the balance in {PROVIDER_NAMES[link.provider]}{since}; the next invoice uses it"
+    return (
+        f"{amount} left on the balance in {PROVIDER_NAMES[link.provider]}{since}, and no invoice will use it: refund "
+        "or grant it, then take it off the balance; the next `billing-sync drift check` sees that"
+    )
+
+
+def credit_amount(link: LinkReport) -> str | None:
+    if link.credit_amount is None:
+        return None
+    return amount_text(link.credit_amount, link.credit_currency or "")
+
+
 def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
     """What happens next and when; for a parked link, what the operator must do."""
     match link.status:
@@ -254,6 +276,16 @@ def find_organization(session: Session, query: str) -> OrganizationMatch:
     if result.match is None:
         raise UsageError(_not_found_message(query, result))
     return result.match
+
+
+def lock_organization(session: Session, query: str) -> Organization:
+    """The same, locked for a change. Raises ``UsageError`` also if it vanished meanwhile."""
+    found = find_organization(session, query)
+    organization = commands.lock(session, found.id)
+    if organization is None:
+        message = f"there is no organization {found.id} any more; nothing was stored"
+        raise UsageError(message)
+    return organization
 
 
 def _not_found_message(query: str, result: SearchResult) -> str:

@@ -22,6 +22,9 @@ def orgs(  # noqa: PLR0913 - each is one option
     parked: Annotated[bool, typer.Option("--parked", help="Only those with a parked link, or one on hold.")] = False,
     behind: Annotated[bool, typer.Option("--behind", help="Only those that a provider has not got yet.")] = False,
     unpaid: Annotated[bool, typer.Option("--unpaid", help="Only those with a payment problem.")] = False,
+    credit: Annotated[
+        bool, typer.Option("--credit", help="Only those with credit that no invoice will use, deleted ones included.")
+    ] = False,
     limit: output.LimitOption = 50,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -31,7 +34,7 @@ def orgs(  # noqa: PLR0913 - each is one option
     "members", "created_at", "updated_at", "in_sync", "links": {"stripe": …, "lago": …}}]}; a link as in `status`.
     """
     now = utc_now()
-    chosen: dict[LinkFilter, bool] = {"parked": parked, "behind": behind, "unpaid": unpaid}
+    chosen: dict[LinkFilter, bool] = {"parked": parked, "behind": behind, "unpaid": unpaid, "credit": credit}
     links = [state for state, is_chosen in chosen.items() if is_chosen]
     with resources.open_database() as database, database.read() as session:
         page = overview.list_organizations(session, now, plan=plan, search=search, limit=limit, links=links)
@@ -50,9 +53,8 @@ def orgs(  # noqa: PLR0913 - each is one option
             else "No organizations yet. Import some with `billing-sync import`."
         )
         return
-    output.show(
-        output.table(page.organizations, _ORGANIZATION_COLUMNS), output.count_line(len(page.organizations), page.total)
-    )
+    columns = [*_ORGANIZATION_COLUMNS, _CREDIT_COLUMN] if credit else _ORGANIZATION_COLUMNS
+    output.show(output.table(page.organizations, columns), output.count_line(len(page.organizations), page.total))
 
 
 def upgrade_database() -> None:
@@ -67,6 +69,11 @@ def upgrade_database() -> None:
     output.show("The database schema is up to date.")
 
 
+def _credit_cell(row: OrganizationReport) -> str:
+    left = [descriptions.credit_amount(link) for link in row.links.values() if link.credit_is_left]
+    return "\n".join(each for each in left if each is not None)
+
+
 def _name_cell(row: OrganizationReport) -> str:
     return row.name if row.status == "active" else f"{row.name} ({row.status})"
 
@@ -79,3 +86,4 @@ _ORGANIZATION_COLUMNS: list[Column[OrganizationReport]] = [
     Column("Lago", lambda row: descriptions.customer_id(row, "lago"), kind="id"),
     Column("in sync", lambda row: descriptions.sync_summary(row.links.values())),
 ]
+_CREDIT_COLUMN: Column[OrganizationReport] = Column("credit", _credit_cell, justify="right")

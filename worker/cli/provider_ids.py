@@ -9,7 +9,7 @@ import typer
 from core.common.clock import utc_now
 from core.common.validation import InvalidChangeError
 from core.events.event_types import Cause, ChangeContext
-from core.organizations import commands, provider_ids
+from core.organizations import provider_ids
 from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
@@ -29,14 +29,13 @@ def set_customer_id(
         raise UsageError(message)
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.write() as session:
-        found = descriptions.find_organization(session, org)
-        organization = commands.lock(session, found.id)
-        if organization is not None:
-            try:
-                change = ChangeContext(session, utc_now(), SET_CUSTOMER_ID_CAUSE)
-                provider_ids.set_customer_ids(change, organization, {"stripe": stripe, "lago": lago})
-            except InvalidChangeError as error:
-                raise UsageError(str(error)) from None
-    output.show(f"Stored. `billing-sync status {found.id}` shows the result at the providers.")
+        organization = descriptions.lock_organization(session, org)
+        try:
+            change = ChangeContext(session, utc_now(), SET_CUSTOMER_ID_CAUSE)
+            provider_ids.set_customer_ids(change, organization, {"stripe": stripe, "lago": lago})
+        except InvalidChangeError as error:
+            raise UsageError(str(error)) from None
+        org_id = organization.id
+    output.show(f"Stored. `billing-sync status {org_id}` shows the result at the providers.")
     if settings.is_embedded:
         output.show(descriptions.EMBEDDED_NOTICE)

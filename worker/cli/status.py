@@ -27,8 +27,8 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     """Show what is in sync, behind and parked; for one organization also the reason and the next step.
 
     JSON: {"in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
-    "payment_problems": {payment: count}, "account_id", "livemode", "open_breaker": {"reason", "open_since", "message",
-    "probe_at"} or null}, "lago": …},
+    "payment_problems": {payment: count}, "credit_left", "account_id", "livemode", "open_breaker": {"reason",
+    "open_since", "message", "probe_at"} or null}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "inbox": {status: count},
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable"},
@@ -38,8 +38,9 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "subscription_id", "plan_code", "next_plan_code", "arrangement": {"ends_at", "is_paused", "has_schedule"} or null,
     "synced_at", "next_at", "attempts", "error_kind", "error_code",
     "error_message", "error_request_id", "error_at", "is_conflict", "payment_status", "payment_since", "payment_code",
-    "next_step"}. Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments:
-    null, failed, payer_rejected, dispute_lost, overdue.
+    "credit_amount", "credit_currency", "credit_since", "credit_is_left", "next_step"}. Amounts are in minor units.
+    Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments: null, failed,
+    payer_rejected, dispute_lost, overdue.
     """
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.read() as session:
@@ -80,6 +81,7 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("reason", descriptions.reason_text(link)),
         ("next", descriptions.next_step(link, report.id, now)),
         ("payment", descriptions.payment_text(link, report.id, now)),
+        ("credit", descriptions.credit_text(link)),
     ):
         if line:
             grid.add_row(label, Text(line))
@@ -140,6 +142,7 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
         )
         lines.append(f"last drift check, {output.relative_time(last_report.finished_at, now)}: {drifted}")
     lines += _payment_lines(overview)
+    lines += _credit_lines(overview)
     if any(each.parked for each in overview.providers.values()):
         lines.append("`billing-sync parked` shows what to do about parked links")
     if settings.uses_sandbox and not settings.is_embedded:
@@ -158,6 +161,15 @@ def _payment_lines(overview: Overview) -> list[str]:
         if counts.payment_problems
     ]
     return [*lines, "`billing-sync orgs --unpaid` lists their organizations"] if lines else []
+
+
+def _credit_lines(overview: Overview) -> list[str]:
+    return [
+        f"credit left at {PROVIDER_NAMES[provider]}: {descriptions.plural(counts.credit_left, 'customer')}; "
+        "`billing-sync orgs --credit` lists them"
+        for provider, counts in overview.providers.items()
+        if counts.credit_left
+    ]
 
 
 def _email_lines(emails: queue.QueueCounts, settings: Settings, now: datetime) -> list[str]:

@@ -44,6 +44,8 @@ PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue"]
 CONFLICT = "conflict"
 """The ``error_kind`` of a link that is on hold because somebody changed its provider."""
 LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
+CREDIT_IS_LEFT = "credit_amount > 0 AND subscription_id IS NULL"
+"""No invoice will use the credit, because no subscription of ours is left."""
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 
@@ -118,6 +120,11 @@ class BillingLink(Leased, Base):
     """The provider's code for it, from the last webhook."""
     disputes_closed_until: Mapped[datetime | None]
     """Lago only: an operator has dealt with the disputes that were lost until then, by Lago's time."""
+    credit_amount: Mapped[int | None] = mapped_column(BigInteger)
+    """Stripe only: the credit on the customer's balance when it was last seen, in minor units. NULL: never any."""
+    credit_currency: Mapped[str | None] = mapped_column(String(3))
+    credit_since: Mapped[datetime | None]
+    """Since when ``credit_amount`` is known."""
 
     @property
     def is_conflict(self) -> bool:
@@ -152,6 +159,12 @@ class BillingLink(Leased, Base):
             "payment_status",
             sqlite_where=text("payment_status IS NOT NULL"),
             postgresql_where=text("payment_status IS NOT NULL"),
+        ),
+        Index(
+            "ix_billing_links_credit",
+            "provider",
+            sqlite_where=text(CREDIT_IS_LEFT),
+            postgresql_where=text(CREDIT_IS_LEFT),
         ),
     )
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import update
 
 from api.provider_queries import ProviderQueries
 from api.usage import LocalCache
 from core.catalog.plans import Catalog
+from core.db.models.billing_links import BillingLink
 from core.flow_control import circuit_breaker
 from sandbox.server import Sandbox
 from tests.support.api_client import Api
@@ -66,6 +68,22 @@ def dashboard(api: Api, user_id: str = "u1", **headers: str) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
     return document
+
+
+def test_it_counts_who_has_not_paid_and_whose_credit_is_left(api: Api) -> None:
+    unpaid, left, charged = (api.organization(u1="owner") for _ in range(3))
+    api.organization(u1="owner")
+    values: dict[str, dict[str, object]] = {
+        unpaid: {"payment_status": "failed"},
+        left: {"credit_amount": 3206, "credit_currency": "USD"},
+        charged: {"credit_amount": 500, "credit_currency": "USD", "subscription_id": "sub_1"},
+    }
+    with api.database.write() as session:
+        for org_id, changed in values.items():
+            link = (BillingLink.org_id == org_id, BillingLink.provider == "stripe")
+            session.execute(update(BillingLink).where(*link).values(changed))
+    shown = dashboard(api)
+    assert (shown["count"], shown["unpaid"], shown["credit_left"]) == (4, 1, 1)
 
 
 def test_it_shows_role_team_plan_what_waits_and_whether_both_billers_know(api: Api, world: SyncWorld) -> None:

@@ -40,6 +40,24 @@ def test_a_receipt_is_in_sync_when_both_billers_hold_the_change(api: Api) -> Non
     assert api.get(path, api.as_("u1"), version=1).json()["in_sync"] is True
 
 
+@pytest.mark.parametrize(("subscription_id", "is_left"), [(None, True), ("sub_1", False)])
+def test_credit_is_shown_with_whether_an_invoice_will_use_it(
+    api: Api, subscription_id: str | None, *, is_left: bool
+) -> None:
+    org_id = api.organization(u1="owner")
+    mark_synced(api, org_id, "lago", 1)
+    with api.database.write() as session:
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.org_id == org_id, BillingLink.provider == "stripe")
+            .values(credit_amount=3206, credit_currency="USD", credit_since=utc_now(), subscription_id=subscription_id)
+        )
+    providers = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1")).json()["providers"]
+    shown = providers["stripe"]["credit"]
+    assert (shown.pop("since") is not None, shown) == (True, {"amount": 3206, "currency": "USD", "is_left": is_left})
+    assert providers["lago"]["credit"] is None
+
+
 def test_a_wait_ends_as_soon_as_both_hold_it(api: Api) -> None:
     org_id = api.organization(u1="owner")
     mark_synced(api, org_id, "stripe", 1)

@@ -13,8 +13,6 @@ from core.db.models.events import Event
 from core.drift import conflict_resolver
 from core.drift.conflict_resolver import CannotResolveError
 from core.events.event_types import ChangeContext
-from core.inbox import provider_webhooks
-from core.inbox.provider_webhooks import ParsedWebhook
 from core.organizations import commands as organization_commands
 from core.ports.errors import ConflictError, LeaseLostError, RejectedError
 from core.ports.spec import Provider
@@ -23,6 +21,7 @@ from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.outcomes import FollowUps
 from core.reporting import overview
 from tests.support.drift_harness import conflict_resolver_of, price_of
+from tests.support.provider_webhooks import check_after_webhook, receive_webhook
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
 
 Undo = Callable[[SyncWorld, str], object]
@@ -35,26 +34,9 @@ def synced(world: SyncWorld, plan_tier: str = "professional") -> str:
     return org_id
 
 
-def hear(world: SyncWorld, org_id: str, provider: Provider) -> None:
-    """A webhook of the provider is stored and counted, and no attempt is made yet."""
-    webhook = ParsedWebhook(
-        provider=provider,
-        id=f"evt_{world.now.timestamp()}",
-        type="any",
-        effect="check",
-        customer_id=world.link(org_id, provider).customer_id,
-        org_id=org_id if provider == "lago" else None,
-    )
-    with world.database.write() as session:
-        provider_webhooks.store(session, webhook, world.now)
-    provider_webhooks.process(world.database, world.clock)
-
-
 def check(world: SyncWorld, org_id: str, provider: Provider) -> None:
     """A webhook of the provider arrives and is processed to its end."""
-    hear(world, org_id, provider)
-    world.reconcile_until_idle(org_id)
-    world.wait(10)
+    check_after_webhook(world, org_id, provider)
     world.sandbox.reset_calls()
 
 
@@ -330,7 +312,7 @@ def test_a_change_during_the_check_does_not_undo_the_conflict_that_it_finds(worl
 def test_an_organization_that_is_deleted_during_the_check_is_not_put_on_hold(world: SyncWorld) -> None:
     org_id = synced(world)
     world.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
-    hear(world, org_id, "lago")
+    receive_webhook(world, org_id, "lago")
     attempt = lease.acquire(world.database, world.clock, org_id, "lago")
     assert isinstance(attempt, SyncAttempt)
     world.change_status(org_id, "deleted")
@@ -347,7 +329,7 @@ def test_a_conflict_is_kept_though_the_lease_was_lost_unless_the_check_was_made_
     world: SyncWorld, *, other_attempt_is_done: bool
 ) -> None:
     org_id = synced(world)
-    hear(world, org_id, "lago")
+    receive_webhook(world, org_id, "lago")
     first = lease.acquire(world.database, world.clock, org_id, "lago")
     world.wait(60)
     second = lease.acquire(world.database, world.clock, org_id, "lago")
@@ -371,7 +353,7 @@ def test_a_change_that_a_webhook_reported_is_compared_before_a_retry_writes_the_
     world.set_charging_provider("stripe")
     org_id = synced(world)
     change_price_in_stripe(world, "enterprise")
-    hear(world, org_id, "stripe")
+    receive_webhook(world, org_id, "stripe")
     world.change(org_id, commands.retry)
     world.sandbox.reset_calls()
     world.reconcile_until_idle(org_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.ports.errors import RejectedError
-from core.ports.minor_units import MinorUnits
+from core.ports.minor_units import MinorUnits, amount_text
 from providers.lago.minor_units import LAGO_UNITS
 from providers.stripe.minor_units import STRIPE_UNITS
 
@@ -59,3 +59,11 @@ def test_an_amount_of_stripe_that_is_no_whole_unit_of_ours_is_rejected() -> None
 
 def test_a_credit_is_converted_too() -> None:
     assert STRIPE_UNITS.from_provider(-500, "ISK") == -5
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "text"),
+    [(3206, "USD", "32.06 USD"), (5, "EUR", "0.05 EUR"), (500, "JPY", "500 JPY"), (5120, "KWD", "5.120 KWD")],
+)
+def test_an_amount_is_shown_with_the_decimals_of_its_currency(amount: int, currency: str, text: str) -> None:
+    assert amount_text(amount, currency) == text

@@ -14,6 +14,7 @@ from core.common.clock import utc_now
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.events.event_types import ChangeContext
+from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
 from core.organizations import links, plan_changes, provider_ids
 from core.ports.errors import LeaseLostError, ThrottledError, UnavailableError
@@ -822,6 +823,21 @@ def test_a_setting_that_flips_to_lago_ends_nothing_until_a_person_retries(world:
     assert payers(world, org_id) == [world.link(org_id, "stripe").customer_id]
 
 
+def test_who_decides_about_a_move_to_lago_is_told_before_that_nothing_will_be_credited(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    credited, uncredited = synced(world), synced(world, name="Beta")
+    world.set_charging_provider("lago")
+    world.rename(credited, "Acme GmbH")
+    world.reconcile_until_idle(credited)
+    ending = world.catalog.ending.model_copy(update={"stripe_prorate": False})
+    world.catalog = world.catalog.model_copy(update={"ending": ending})
+    world.rename(uncredited, "Beta GmbH")
+    world.reconcile_until_idle(uncredited)
+    said = "which ends the Stripe subscription and credits no paid time that is left (stripe_prorate)"
+    assert said in (world.link(uncredited, "stripe").error_message or "")
+    assert "credits" not in (world.link(credited, "stripe").error_message or "")
+
+
 def test_a_setting_that_flips_to_lago_and_back_changes_nothing(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
@@ -964,6 +980,32 @@ def test_a_key_that_is_refused_waits_and_is_never_parked(world: SyncWorld) -> No
     link = world.link(org_id, "lago")
     assert link.error_kind == "misconfigured"
     assert link.next_sweep_at == link.not_before  # no worker holds such a wait in its memory
+
+
+@pytest.mark.parametrize("operation", ["GET /v1/invoices", "GET /v1/credit_notes", "POST /v1/credit_notes"])
+def test_a_right_that_the_key_lacks_for_credits_parks_only_who_leaves(world: SyncWorld, operation: str) -> None:
+    """The restricted key was made before credits were given. Everybody else is served."""
+    world.set_charging_provider("stripe")
+    leaving, staying = synced(world), synced(world, name="Beta")
+    world.advance_time(days=2)
+    world.sandbox.add_fault("stripe", operation, "403", reason="rak_credit_note_write", times=0)
+    world.change_status(leaving, "deleted")
+    world.rename(staying, "Beta GmbH")
+    world.reconcile_until_idle(leaving)
+    world.reconcile_until_idle(staying)
+    link = world.link(leaving, "stripe")
+    assert (link.state, link.error_code) == ("parked", "missing_permission")
+    assert "rak_credit_note_write" in (link.error_message or "")
+    assert world.is_in_sync(staying)
+    with world.database.read() as session:
+        assert circuit_breaker.open_breakers(session) == {}
+    world.sandbox.clear_faults()
+    world.change(leaving, commands.retry)
+    world.wait(5)
+    world.reconcile_until_idle(leaving)
+    assert world.is_in_sync(leaving)
+    notes = [call.status for call in world.sandbox.calls("stripe") if call.operation == "POST /v1/credit_notes"]
+    assert notes.count(200) == 1
 
 
 def test_errors_and_rows_hold_no_name_and_no_email(world: SyncWorld) -> None:

@@ -119,6 +119,64 @@ def test_each_failure_is_named_once_and_after_one_request(stub: StripeStub, clie
     assert len(stub.requests) == 1
 
 
+MISSING_RIGHT = (
+    f"The provided key '{KEY}' does not have the required permissions for this endpoint on account 'acct_1'. Having "
+    "{} would allow this request to continue."
+)
+ONE_RIGHT = MISSING_RIGHT.format("the 'rak_credit_note_write' permission")
+TWO_RIGHTS = MISSING_RIGHT.format("the 'rak_invoice_read', 'rak_credit_note_write' permissions")
+NEW_WORDS = (
+    "Permission denied. Enabling \"Credit notes Write\" ('credit_note_write') permissions on this key would allow this"
+)
+
+
+def forbidden(stub: StripeStub, client: StripeClient, operation: str, message: str) -> ProviderError:
+    stub.refuse(403, {"type": INVALID, "message": message})
+    with pytest.raises(ProviderError) as caught:
+        client.send(
+            UnlimitedPermits(), operation, "ask Stripe", lambda: client.v1.customers.retrieve("cus_1"), StripeCustomer
+        )
+    assert KEY not in repr(vars(caught.value))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("operation", "message", "named"),
+    [
+        ("POST /v1/credit_notes", ONE_RIGHT, "permission rak_credit_note_write,"),
+        ("GET /v1/invoices", TWO_RIGHTS, "permission rak_invoice_read or rak_credit_note_write,"),
+        ("POST /v1/invoices/{id}/finalize", NEW_WORDS, "permission credit_note_write,"),
+        ("GET /v1/prices", MISSING_RIGHT.format("more permissions"), "status 403"),
+    ],
+)
+def test_a_right_that_only_some_requests_need_parks_what_needs_it_and_is_named(
+    stub: StripeStub, client: StripeClient, operation: str, message: str, named: str
+) -> None:
+    error = forbidden(stub, client, operation, message)
+    assert (type(error), error.code) == (RejectedError, "missing_permission")
+    assert named in error.message
+    assert "grant it to STRIPE_SECRET_KEY" in error.message
+    assert "`billing-sync retry --error missing_permission`" in error.message
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ("GET /v1/account", ONE_RIGHT),
+        ("POST /v1/customers/{id}", ONE_RIGHT),
+        ("GET /v1/customers/search", ONE_RIGHT),
+        ("DELETE /v1/subscriptions/{id}", ONE_RIGHT),
+        ("POST /v1/credit_notes", "The API key does not allow requests from your IP address."),
+    ],
+)
+def test_a_right_that_everything_needs_and_a_refused_key_concern_all_organizations(
+    stub: StripeStub, client: StripeClient, operation: str, message: str
+) -> None:
+    error = forbidden(stub, client, operation, message)
+    assert type(error) is MisconfiguredError
+    assert ("permission rak_credit_note_write" in error.message) == (message == ONE_RIGHT)
+
+
 TRANSIENT_ERRORS = [(429, "lock_timeout"), (409, "idempotency_key_in_use"), (409, "")]
 
 

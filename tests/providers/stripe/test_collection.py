@@ -13,7 +13,7 @@ from providers.stripe.collection import CollectionPolicy
 from providers.stripe.provider import StripeProvider
 from sandbox.server import Sandbox
 from tests.support.in_memory_attempt import InMemoryAttempt
-from tests.support.stripe_world import ENDING, StripeCallRecorder, StripeWorld, empty_world, running
+from tests.support.stripe_world import ENDING, StripeCallRecorder, StripeWorld
 
 ORG = "org_1"
 ADDRESS = {"email": "ap@acme.test"}
@@ -22,17 +22,9 @@ UPDATE = "POST /v1/subscriptions/{id}"
 READ_CUSTOMER = "GET /v1/customers/{id}"
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[tuple[Sandbox, StripeCallRecorder]]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def world(sandbox: tuple[Sandbox, StripeCallRecorder]) -> Iterator[StripeWorld]:
-    with empty_world(*sandbox) as world:
-        world.sell_all()
-        yield world
+@pytest.fixture(autouse=True)
+def plans_on_sale(world: StripeWorld) -> None:
+    world.sell_all()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,9 +20,8 @@ from core.ports.errors import (
 )
 from core.ports.provider import BillingProvider, Intent
 from core.ports.spec import CustomerSpec, LastKnown
-from sandbox.server import Sandbox
 from tests.support.in_memory_attempt import InMemoryAttempt
-from tests.support.stripe_world import StripeCallRecorder, StripeWorld, empty_world, running
+from tests.support.stripe_world import StripeWorld
 
 ORG = "org_1"
 SPEC = CustomerSpec(org_id=ORG, name="Acme", email="billing@acme.example")
@@ -33,23 +32,6 @@ READ = "GET /v1/customers/{id}"
 UPDATE = "POST /v1/customers/{id}"
 EVENTS = "GET /v1/events"
 LIST = "GET /v1/customers"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[tuple[Sandbox, StripeCallRecorder]]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def world(sandbox: tuple[Sandbox, StripeCallRecorder]) -> Iterator[StripeWorld]:
-    with empty_world(*sandbox) as world:
-        yield world
-
-
-@pytest.fixture
-def attempt(world: StripeWorld) -> InMemoryAttempt:
-    return InMemoryAttempt(now=world.now)
 
 
 def lose_the_answer(world: StripeWorld, attempt: InMemoryAttempt, spec: CustomerSpec = SPEC) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.ports.errors import ProviderError
+from core.ports.observed import ObservedCredit
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.stripe.ending import unused_amount, unused_credits
@@ -17,7 +17,7 @@ from providers.stripe.provider import StripeProvider
 from providers.stripe.responses import StripeInvoice, StripeInvoiceLine, StripePage, StripePeriod
 from sandbox.server import Sandbox
 from tests.support.in_memory_attempt import InMemoryAttempt
-from tests.support.stripe_world import ENDING, StripeCallRecorder, StripeWorld, empty_world, running
+from tests.support.stripe_world import ENDING, StripeCallRecorder, StripeWorld
 
 ORG = "org_1"
 CREDIT = "POST /v1/credit_notes"
@@ -25,21 +25,9 @@ CANCEL = "DELETE /v1/subscriptions/{id}"
 FINALIZE = "POST /v1/invoices/{id}/finalize"
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[tuple[Sandbox, StripeCallRecorder]]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def world(sandbox: tuple[Sandbox, StripeCallRecorder]) -> Iterator[StripeWorld]:
-    with empty_world(*sandbox) as world:
-        world.sell_all()
-        yield world
-
-
 @pytest.fixture
 def customer(world: StripeWorld) -> str:
+    world.sell_all()
     fields = {"name": "Acme", "email": "ap@acme.test", "metadata[org_id]": ORG}
     return str(world.post("/v1/customers", fields)["id"])
 
@@ -53,8 +41,11 @@ def sell(world: StripeWorld, customer: str, plan: str, made: Subscription | None
     return world.provider.ensure_subscription(spec, known(customer, made), InMemoryAttempt(now=world.now))
 
 
-def end(world: StripeWorld, customer: str, made: Subscription, provider: StripeProvider | None = None) -> None:
-    (provider or world.provider).end_subscription(known(customer, made), ORG, InMemoryAttempt(now=world.now))
+def end(
+    world: StripeWorld, customer: str, made: Subscription, provider: StripeProvider | None = None
+) -> ObservedCredit | None:
+    attempt = InMemoryAttempt(now=world.now)
+    return (provider or world.provider).end_subscription(known(customer, made), ORG, attempt)
 
 
 def pay(world: StripeWorld, customer: str) -> None:
@@ -83,6 +74,25 @@ def test_paid_time_that_is_left_is_credited_to_the_balance(world: StripeWorld, c
     assert 0 < unused_of(invoice, world, customer) < 4900
     assert balance(world, customer) == -unused_of(invoice, world, customer)
     assert (invoice["status"], invoice["post_payment_credit_notes_amount"]) == ("paid", -balance(world, customer))
+
+
+def test_credit_on_the_balance_is_told_without_another_request_also_by_a_repeat(
+    world: StripeWorld, customer: str
+) -> None:
+    made = sell(world, customer, "professional")
+    pay(world, customer)
+    world.advance(timedelta(days=10))
+    world.clear_calls()
+    told = end(world, customer, made)
+    assert told == ObservedCredit(amount=-balance(world, customer), currency="USD")
+    assert set(world.calls()) == {CANCEL, "GET /v1/invoices", "GET /v1/credit_notes", CREDIT}
+    assert end(world, customer, made) == told
+
+
+def test_no_credit_is_told_where_the_open_invoice_was_reduced(world: StripeWorld, customer: str) -> None:
+    made = sell(world, customer, "professional")
+    world.advance(timedelta(days=10))
+    assert end(world, customer, made) == ObservedCredit(amount=0)
 
 
 def test_open_invoice_of_the_running_period_is_reduced(world: StripeWorld, customer: str) -> None:

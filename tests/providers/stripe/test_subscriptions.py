@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -18,9 +17,8 @@ from core.ports.errors import (
 )
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
-from sandbox.server import Sandbox
 from tests.support.in_memory_attempt import InMemoryAttempt
-from tests.support.stripe_world import StripeCallRecorder, StripeWorld, empty_world, running
+from tests.support.stripe_world import StripeWorld
 from tests.support.waiting import until
 
 ORG = "org_1"
@@ -33,23 +31,6 @@ UPDATE = "POST /v1/subscriptions/{id}"
 CANCEL = "DELETE /v1/subscriptions/{id}"
 LIST = "GET /v1/subscriptions"
 PRICES = "GET /v1/prices"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[tuple[Sandbox, StripeCallRecorder]]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def world(sandbox: tuple[Sandbox, StripeCallRecorder]) -> Iterator[StripeWorld]:
-    with empty_world(*sandbox) as world:
-        yield world
-
-
-@pytest.fixture
-def attempt(world: StripeWorld) -> InMemoryAttempt:
-    return InMemoryAttempt(now=world.now)
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ def stripe_response(row: FailureRule, word: str) -> StripeErrorResponse:
         "no_code": StripeErrorResponse(400, invalid),
         "idempotency_error": StripeErrorResponse(400, {"type": "idempotency_error"}),
         "saved_failure": StripeErrorResponse(500, {"type": "api_error"}, {"Idempotent-Replayed": "true"}),
+        "missing_permission": StripeErrorResponse(403, {**invalid, "message": "Having the 'rak_a_read' permission"}),
         "not_to_be_repeated": StripeErrorResponse(500, {"type": "api_error"}, {"Stripe-Should-Retry": "false"}),
         "foreign": StripeErrorResponse(404, "<html>not here</html>"),
         "unreadable": StripeErrorResponse(200, "{}"),
@@ -102,7 +103,12 @@ def stripe_response(row: FailureRule, word: str) -> StripeErrorResponse:
     return ours.get(word, StripeErrorResponse(status_of(row, 400), {**invalid, "code": word or "made_up_tomorrow"}))
 
 
-def stripe_error(stub: StripeStub, stripe_client: StripeClient, response: StripeErrorResponse) -> ProviderError:
+def stripe_error(
+    stub: StripeStub,
+    stripe_client: StripeClient,
+    response: StripeErrorResponse,
+    operation: str = "POST /v1/customers/{id}",
+) -> ProviderError:
     if isinstance(response.error, str):
         stub.answer(response.status, response.error, response.headers)
     else:
@@ -111,7 +117,7 @@ def stripe_error(stub: StripeStub, stripe_client: StripeClient, response: Stripe
     with pytest.raises(ProviderError) as caught:
         stripe_client.send(
             UnlimitedPermits(),
-            "POST /v1/customers/{id}",
+            operation,
             "update it",
             lambda: stripe_client.v1.customers.update("cus_1", {"name": "n"}, options),
             StripeCustomer,
@@ -126,7 +132,9 @@ def test_the_door_to_stripe_does_what_the_row_says(
     for word in ways(row):
         stub.answers.clear()
         stub.requests.clear()
-        named = stripe_error(stub, stripe_client, stripe_response(row, word))
+        # A missing permission for customers concerns every organization, and is another row.
+        operation = "GET /v1/invoices" if word == "missing_permission" else "POST /v1/customers/{id}"
+        named = stripe_error(stub, stripe_client, stripe_response(row, word), operation)
         assert (type(named), row.message in named.message) == (row.error_class, True), word
         assert len(stub.requests) == TRIES.get(row.action, 1), word
 

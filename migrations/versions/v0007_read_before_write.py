@@ -6,8 +6,8 @@ Of a link without a customer it is not known where the id came from, so the cust
 import sqlalchemy as sa
 from alembic import op
 
-revision = "6"
-down_revision = "5"
+revision = "7"
+down_revision = "6"
 branch_labels = None
 depends_on = None
 
