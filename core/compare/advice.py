@@ -61,6 +61,7 @@ AdviceCode = Literal[
     "conflict_payer_never_set",
     "conflict_adoption",
     "conflict_arrangement",
+    "conflict_first_payment",
 ]
 
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
@@ -217,6 +218,13 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "`billing-sync resolve {org_id} --ours`; as long as it is there, that only puts the link on hold again. To "
         "leave it as it is, run `billing-sync resolve {org_id} --theirs`, which gives the organization the plan that "
         "it has there"
+    ),
+    "conflict_first_payment": (
+        "subscription {subscription_id} at {provider_name}, or its upgrade, waits for its first payment, so it was not "
+        "changed to {plan}, and no other one was created. {provider_name} ends no such subscription on request: it "
+        "becomes active when it is paid, and is canceled when the payment fails or its time runs out. After that, run "
+        "`billing-sync resolve {org_id} --ours`; until then that only puts the link on hold again. To leave it as it "
+        "is, run `billing-sync resolve {org_id} --theirs`, which gives the organization the plan that it has there"
     ),
 }
 

@@ -179,6 +179,16 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
             "provider_name": "Stripe",
         },
     ),
+    "conflict_first_payment": Advice(
+        "conflict_first_payment",
+        {
+            "org_id": "org_1",
+            "subscription_id": "3a000000-0000-4000-8000-000000000000",
+            "arrangement": "an open first payment",
+            "plan": "starter",
+            "provider_name": "Lago",
+        },
+    ),
     "conflict_adoption": Advice(
         "conflict_adoption", {"org_id": "org_1", "subscription_id": "sub_1", "theirs": "5 USD", "ours": "7 USD"}
     ),
