@@ -8,7 +8,7 @@ No request ends a subscription that waits for its first payment (lago.md 5.4).
 from datetime import UTC, datetime
 
 from sandbox.http import JsonDocument
-from sandbox.lago_api import activation_rules, plans
+from sandbox.lago_api import activation_rules, fees, plans
 from sandbox.lago_api.activation_rules import RuleOutcome
 from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, LagoCustomersApi
 from sandbox.lago_api.customers import serialize_without as serialize_customer_without
@@ -243,9 +243,8 @@ class LagoSubscriptionsApi:
         starts, ends = self._charges_period(row, plan, now)
         row = {**row, "status": "active", "activated_at": now}
         row |= {"period_start": max(starts, row["started_at"]), "period_end": ends}
+        row = self._bill_ahead(row, reason) if plan["pay_in_advance"] else row
         self._save(row)
-        if plan["pay_in_advance"]:
-            self._charge(row, plan["amount_cents"], reason)
         self._emit("subscription.started", row)
         return row
 
@@ -274,14 +273,13 @@ class LagoSubscriptionsApi:
         if is_upgrade and self._tables.plan_of(row)["pay_in_advance"]:
             row["on_termination_credit_note"] = row["on_termination_credit_note"] or "credit"
         self._save(row)
-        plan = self._tables.plan_of(row)
         if is_upgrade:
             self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
-        if is_upgrade and plan["pay_in_advance"]:
-            self._charge(row, -plan["amount_cents"], "upgrade_credit")
+        if is_upgrade and self._tables.plan_of(row)["pay_in_advance"]:
+            self._credit(row, "upgrade_credit", is_replaced=True)
         elif is_upgrade:
-            self._charge(row, plan["amount_cents"], "termination_invoice")
+            self._bill_behind(row, is_replaced=True)
 
     def _new_successor(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
         """It keeps the dates and the billing time, but the name only if it is sent again (lago.md 5.1)."""
@@ -319,9 +317,9 @@ class LagoSubscriptionsApi:
         self._save(row)
         if plan["pay_in_advance"]:
             if row["on_termination_credit_note"] != "skip":
-                self._charge(row, -plan["amount_cents"], "termination_credit")
+                self._credit(row, "termination_credit", is_replaced=False)
         elif row["on_termination_invoice"] == "generate":
-            self._charge(row, plan["amount_cents"], "termination_invoice")
+            self._bill_behind(row, is_replaced=False)
         self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
         return row
@@ -343,17 +341,20 @@ class LagoSubscriptionsApi:
         With monthly charges a yearly plan comes here each month: a downgrade does take effect then (lago.md 5.1, B9).
         """
         plan, now = self._tables.plan_of(row), self._tables.now()
-        renews = self._period(row, plan, row["period_end"] - 1) != self._period(row, plan, now)
+        ended = self._period(row, plan, row["period_end"] - 1)
+        renews = ended != self._period(row, plan, now)
         if renews and not plan["pay_in_advance"]:
-            self._charge(row, plan["amount_cents"], "renewal")
+            price = plan["amount_cents"]
+            self._charge(row, fees.ahead(price, row["started_at"], ended), price, "renewal")
         successor = self._find_successor(row)
         switches = successor is not None and successor["status"] == "pending"
         if successor is not None and switches and self._activate(successor, "downgrade")["status"] == "active":
             return
         starts, ends = self._charges_period(row, plan, now)
-        self._save({**row, "period_start": starts, "period_end": ends})
+        row = {**row, "period_start": starts, "period_end": ends}
         if renews and plan["pay_in_advance"] and not switches:  # the job bills what switches only by the switch
-            self._charge(row, plan["amount_cents"], "renewal")
+            row = self._bill_ahead(row, "renewal")
+        self._save(row)
 
     @staticmethod
     def _period(row: JsonDocument, plan: JsonDocument, when: float) -> tuple[float, float]:
@@ -376,13 +377,38 @@ class LagoSubscriptionsApi:
             return activation_rules.expires_at(row)
         return float(row["subscription_at"]) if _is_future(row) else None
 
-    def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
+    def _bill_ahead(self, row: JsonDocument, reason: str) -> JsonDocument:
+        """The rest of the period; the first one of an anniversary is whole. What was billed limits a later credit."""
+        plan, now = self._tables.plan_of(row), self._tables.now()
+        price = plan["amount_cents"]
+        is_whole = row["billing_time"] == "anniversary" and row["previous"] is None
+        is_whole = is_whole or fees.days_between(row["started_at"], row["created_at"]) > 0  # backdated
+        amount = price if is_whole else fees.ahead(price, row["started_at"], self._period(row, plan, now))
+        self._charge(row, amount, price, reason)
+        return {**row, "fee": {"amount": amount, "price": price}}
+
+    def _bill_behind(self, row: JsonDocument, *, is_replaced: bool) -> None:
+        plan, now = self._tables.plan_of(row), self._tables.now()
+        price, period = plan["amount_cents"], self._period(row, plan, now)
+        amount = fees.used(price, row["started_at"], now, period, is_replaced=is_replaced)
+        self._charge(row, amount, price, "termination_invoice")
+
+    def _credit(self, row: JsonDocument, reason: str, *, is_replaced: bool) -> None:
+        """Nothing, if the job has not billed the period yet in which it ends."""
+        plan, now, fee = self._tables.plan_of(row), self._tables.now(), row.get("fee")
+        if fee is None or row["period_end"] <= now:
+            return
+        unused = fees.unused(fee["price"], now, self._period(row, plan, now), is_replaced=is_replaced)
+        self._charge(row, -min(unused, fee["amount"]), -fee["price"], reason)
+
+    def _charge(self, row: JsonDocument, amount: int, price: int, reason: str) -> None:
         customer = self._tables.customers.get(row["lago_customer_id"])
         self._tables.state.ledger.charge(
             "lago",
             customer=customer["external_id"] if customer else "",
             subscription=row["external_id"],
             amount=amount,
+            price=price,
             currency=self._tables.plan_of(row)["amount_currency"],
             reason=reason,
         )
@@ -506,6 +532,7 @@ def _new_row(
         "created_at": now,
         "period_start": None,
         "period_end": None,
+        "fee": None,
         "on_termination_credit_note": None,
         "on_termination_invoice": "generate",
         # A plan change keeps neither: what the body leaves out is the default again (lago.md 5.1).
