@@ -98,7 +98,7 @@ class DashboardActor:
         ``first_payment`` is the result of the payment that an incomplete one waits for, which no dashboard sets.
         """
         if (status := sent.get("first_payment")) is not None:
-            return dict(self._lago.subscriptions.settle_first_payment(external_id, status)["subscription"])
+            return dict(self._lago.subscriptions.pay_first(external_id, status)["subscription"])
         if (overrides := sent.get("plan_overrides")) is not None:
             return dict(self._lago.subscriptions.override(external_id, overrides, self._lago.plans)["subscription"])
         found = self._lago.subscriptions.update(external_id, sent, LagoQuery.parse(""))["subscription"]

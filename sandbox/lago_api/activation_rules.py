@@ -8,10 +8,9 @@ from typing import Literal
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api.errors import validation_error
-from sandbox.lago_api.periods import next_billing_run
+from sandbox.lago_api.periods import HOUR, next_billing_run
 from sandbox.lago_api.serializers import format_time, new_id
 
-HOUR = 3600.0
 EXPIRY_MINUTE = 20
 
 RuleOutcome = Literal["satisfied", "failed", "expired"]
@@ -62,7 +61,7 @@ def evaluate(row: JsonDocument, plan: JsonDocument, now: float) -> JsonDocument:
     return {**row, "activation_rules": [evaluated(rule) for rule in row.get("activation_rules", [])]}
 
 
-def settle(row: JsonDocument, outcome: RuleOutcome, now: float) -> JsonDocument:
+def conclude(row: JsonDocument, outcome: RuleOutcome, now: float) -> JsonDocument:
     rules = [{**rule, "status": outcome, "updated_at": now} for rule in row["activation_rules"]]
     return {**row, "activation_rules": rules}
 

@@ -4,12 +4,9 @@ The day of the beginning counts, and of an end the day belongs to the old subscr
 place (lago.md 5.6). As recorded on 28 November: 1900 a month are 190 for three days of thirty.
 """
 
-from datetime import timedelta
-
 from sandbox.months import utc_datetime
 
 Period = tuple[float, float]
-DAY = timedelta(days=1).total_seconds()
 
 
 def share(price: int, days: int, period: Period) -> int:

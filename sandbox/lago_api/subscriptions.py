@@ -156,10 +156,10 @@ class LagoSubscriptionsApi:
         self._cancel_silently(row)
         return self._brief_response(self._terminate(row))
 
-    def settle_first_payment(self, external_id: str, status: object) -> JsonDocument:
+    def pay_first(self, external_id: str, status: object) -> JsonDocument:
         """The result of the payment that an incomplete subscription waits for: ``succeeded`` or ``failed``."""
         row = self._find_latest(external_id, "incomplete")
-        self._settle(row, "satisfied" if status == "succeeded" else "failed")
+        self._conclude(row, "satisfied" if status == "succeeded" else "failed")
         return self._brief_response(self._tables.subscriptions.get(row["lago_id"]) or row)
 
     def end_all(self, lago_customer_id: str) -> None:
@@ -248,10 +248,10 @@ class LagoSubscriptionsApi:
         self._emit("subscription.started", row)
         return row
 
-    def _settle(self, row: JsonDocument, outcome: RuleOutcome) -> None:
+    def _conclude(self, row: JsonDocument, outcome: RuleOutcome) -> None:
         """What a payment, or the job that knows the timeout, makes of an incomplete subscription."""
         now = self._tables.now()
-        row = activation_rules.settle(row, outcome, now)
+        row = activation_rules.conclude(row, outcome, now)
         if outcome == "satisfied":
             self._begin(row, self._reason(row))
             return
@@ -326,7 +326,7 @@ class LagoSubscriptionsApi:
 
     def _on_due(self, row: JsonDocument, when: float) -> None:
         if row["status"] == "incomplete":
-            self._settle(row, "expired")
+            self._conclude(row, "expired")
         elif row["status"] == "pending":
             self._activate(row, "subscription_create")
         elif row["ending_at"] is not None and row["ending_at"] <= when:
@@ -419,10 +419,11 @@ class LagoSubscriptionsApi:
         def document() -> JsonDocument:
             customer = self._tables.customers.get(row["lago_customer_id"])
             shown = None if customer is None else serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS)
-            plan = plans.serialize_without(self._tables.plan_of(row), "fixed_charges", "entitlements")
-            return {**self.serialize(row), "plan": plan, **details, "customer": shown}
+            current = self._tables.subscriptions.get(row["lago_id"]) or row
+            plan = plans.serialize_without(self._tables.plan_of(current), "fixed_charges", "entitlements")
+            return {**self.serialize(current), "plan": plan, **details, "customer": shown}
 
-        self._tables.emit(event_type, "subscription", document)
+        self._tables.emit(event_type, "subscription", row["lago_id"], document)
 
     def _save(self, row: JsonDocument) -> None:
         self._tables.subscriptions.put(row["lago_id"], row)
