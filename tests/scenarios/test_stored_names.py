@@ -196,6 +196,7 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "next_plan_code",
         "started",
         "arrangement",
+        "is_paid_manually",
         "remark",
         "changed_at",
     }
