@@ -121,7 +121,7 @@ class _RowMetricsCollector(Collector):
         )
         payment_problems = _gauge_family(
             "payment_problems",
-            "Billing links with a payment problem: failed, payer_rejected, dispute_lost or overdue.",
+            "Billing links with a payment problem: failed, payer_rejected, dispute_lost, overdue or manual.",
             "provider",
             "status",
         )

@@ -371,8 +371,8 @@ def errors_page() -> str:
         "kind `waiting_for_payer` is no error: the link waits for the Stripe customer that Lago will charge.",
         _table(("kind", "meaning", "what happens"), kind_rows),
         "## Known failures of the providers\n\nThe first rule that matches decides. A rule without a status or without "
-        "codes matches all. The actions are `retry_inline`, `retry_later`, `throttle`, `verify_first`, `park` and "
-        f"`trip_breaker`. {_link('Decision 0008', 'decisions/0008-failure-table')} explains them.",
+        "codes matches all. The actions are `retry_inline`, `retry_later`, `await`, `throttle`, `verify_first`, `park` "
+        f"and `trip_breaker`. {_link('Decision 0008', 'decisions/0008-failure-table')} explains them.",
         *failures,
     )
 

@@ -96,6 +96,9 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
 ERROR_KIND_MEANINGS: Final[Mapping[str, str]] = {
     "unavailable": "The provider did not respond, or its response says nothing about our request.",
     "throttled": "The provider received too many requests.",
+    "not_yet_allowed": (
+        "The provider allows it only after something of its own, such as a payment or a tax that is pending there."
+    ),
     "outcome_unknown": (
         "Our idempotency key cannot tell whether the request took effect. The next attempt reads what exists, then "
         "uses a new key."
@@ -147,7 +150,10 @@ FINDING_MEANINGS: Final[Mapping[str, str]] = {
     "foreign_subscription": (
         "The customer has a subscription that we did not create, or the organization is deleted and still has one."
     ),
-    "arrangement": "Somebody planned the end of our subscription at the provider, paused it, or gave it a schedule.",
+    "arrangement": (
+        "Somebody planned the end of our subscription at the provider, paused it, or gave it a schedule; or it waits "
+        "for its first payment."
+    ),
     "wrong_account": (
         "The API key belongs to another account than our database or the linked customer. Nothing else is compared "
         "there."

@@ -93,7 +93,12 @@ class DashboardActor:
         return dict(customers.upsert(fields)["customer"])
 
     def _patch_lago_subscription(self, external_id: str, sent: JsonDocument) -> JsonDocument:
-        """``plan_code`` changes the plan and ``plan_overrides`` its price, as the dashboard can; PUT has the rest."""
+        """``plan_code`` changes the plan and ``plan_overrides`` its price, as the dashboard can; PUT has the rest.
+
+        ``first_payment`` is the result of the payment that an incomplete one waits for, which no dashboard sets.
+        """
+        if (status := sent.get("first_payment")) is not None:
+            return dict(self._lago.subscriptions.pay_first(external_id, status)["subscription"])
         if (overrides := sent.get("plan_overrides")) is not None:
             return dict(self._lago.subscriptions.override(external_id, overrides, self._lago.plans)["subscription"])
         found = self._lago.subscriptions.update(external_id, sent, LagoQuery.parse(""))["subscription"]

@@ -1,6 +1,7 @@
 """Ledger of what the providers would have charged: one entry for each subscription created, changed or renewed.
 
-Amounts are the full price of a period, never prorated, so a test's expectation does not depend on the day it runs.
+``price`` is the full price of a period, so a test's expectation does not depend on the day it runs. ``amount`` is what
+Lago bills of it, which prorates (lago_api/fees.py); for Stripe it is the same, as its invoices have the proration.
 ``reason`` is ``subscription_create``, ``plan_change`` or ``renewal``; for Lago also ``upgrade``, ``downgrade``,
 ``upgrade_credit`` and ``termination_credit`` (negative), and ``termination_invoice``.
 """
@@ -16,13 +17,22 @@ class Ledger:
         self._clock = clock
 
     def charge(  # noqa: PLR0913  # an entry's fields
-        self, provider: str, *, customer: str, subscription: str, amount: int, currency: str, reason: str
+        self,
+        provider: str,
+        *,
+        customer: str,
+        subscription: str,
+        amount: int,
+        currency: str,
+        reason: str,
+        price: int | None = None,
     ) -> None:
         entry: JsonDocument = {
             "provider": provider,
             "customer": customer,
             "subscription": subscription,
             "amount": amount,
+            "price": amount if price is None else price,
             "currency": currency.lower(),
             "reason": reason,
             "at": utc_datetime(self._clock.now()).isoformat(),

@@ -3,6 +3,8 @@
 They are sent in order and once, unless the endpoint asks for what both providers do as well: a share of them is lost
 or doubled, and those that wait at the same time are shuffled.
 
+The body of one of Lago's shows the object as it is at the moment of sending: it is written anew while it waits.
+
 None are sent until an endpoint is set. One thread sends them and no request waits for it; if its queue is full, a
 webhook is dropped and counted. Signatures contain real time, since the receiver does not know the sandbox's clock.
 """
@@ -54,9 +56,16 @@ class SandboxDelivery:
     event_id: str
     event_type: str
     endpoint: SandboxEndpoint
-    body: bytes
+    render: Callable[[], JsonDocument]
+    body: bytes = b""
     status: int | None = None
     tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.write()
+
+    def write(self) -> None:
+        self.body = json.dumps(self.render()).encode()
 
     def document(self) -> JsonDocument:
         return {
@@ -75,6 +84,7 @@ class WebhookSender:
 
     def __post_init__(self) -> None:
         self._queue: queue.Queue[SandboxDelivery | None] = queue.Queue(MAX_QUEUED_DELIVERIES)
+        self._unsent: dict[str, list[SandboxDelivery]] = {}
         self._sent: deque[SandboxDelivery] = deque(maxlen=MAX_LOGGED_DELIVERIES)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,10 +115,14 @@ class WebhookSender:
         self._enqueue("stripe", event["id"], event["type"], lambda: event)
 
     def send_lago(
-        self, event_type: str, object_type: str, organization: str, document: Callable[[], JsonDocument]
+        self, event_type: str, object_type: str, organization: str, object_id: str, document: Callable[[], JsonDocument]
     ) -> None:
-        """``document`` is only called if an endpoint is set."""
-        self._enqueue(
+        """``document`` is only called if an endpoint is set, and again if the object changes before it is sent."""
+        # Here and not in the sending thread, which would read objects while a request changes them.
+        unsent = [each for each in self._unsent.pop(object_id, []) if each.tries == 0]
+        for each in unsent:
+            each.write()
+        delivery = self._enqueue(
             "lago",
             str(uuid.uuid4()),
             event_type,
@@ -119,10 +133,16 @@ class WebhookSender:
                 object_type: document(),
             },
         )
+        if delivery is None:
+            return
+        if len(self._unsent) >= MAX_QUEUED_DELIVERIES:
+            self._unsent = {key: rows for key, rows in self._unsent.items() if rows[-1].tries == 0}
+        self._unsent[object_id] = [*unsent, delivery]
 
     def clear(self) -> None:
         self.endpoints.clear()
         self._sent.clear()
+        self._unsent.clear()
         self.dropped = 0
         while not self._queue.empty():
             try:
@@ -137,18 +157,21 @@ class WebhookSender:
             self._queue.put(None)
             self._thread.join(DELIVERY_TIMEOUT_SECONDS * 2)
 
-    def _enqueue(self, provider: str, event_id: str, event_type: str, document: Callable[[], JsonDocument]) -> None:
+    def _enqueue(
+        self, provider: str, event_id: str, event_type: str, render: Callable[[], JsonDocument]
+    ) -> SandboxDelivery | None:
         if (endpoint := self.endpoints.get(provider)) is None:
-            return
+            return None
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sandbox-webhooks", daemon=True)
             self._thread.start()
+        delivery = SandboxDelivery(provider, event_id, event_type, endpoint, render)
         try:
-            self._queue.put_nowait(
-                SandboxDelivery(provider, event_id, event_type, endpoint, json.dumps(document()).encode())
-            )
+            self._queue.put_nowait(delivery)
         except queue.Full:
             self.dropped += 1
+            return None
+        return delivery
 
     def _run(self) -> None:
         with httpx.Client(timeout=DELIVERY_TIMEOUT_SECONDS, trust_env=False) as http:

@@ -56,7 +56,8 @@ class SyncErrorDetails(BaseModel):
 class PaymentProblem(BaseModel):
     """``failed``: an invoice could not be charged and is unpaid. ``payer_rejected``: the payment provider rejects the
     customer. ``dispute_lost``: a bank took a payment back. ``overdue``: an invoice is past its due date and unpaid.
-    ``code`` is the provider's. The plan stays as it is.
+    ``manual``: the subscription in Lago is paid manually, so Lago charges nobody automatically. ``code`` is the
+    provider's. The plan stays as it is.
     """
 
     status: PaymentStatus

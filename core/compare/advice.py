@@ -63,6 +63,7 @@ AdviceCode = Literal[
     "conflict_older_subscription",
     "conflict_arrangement",
     "conflict_arranged_provider_change",
+    "conflict_first_payment",
 ]
 
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
@@ -230,6 +231,13 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "subscription {subscription_id} has {arrangement} in Stripe, which billing-sync did not set, so it was not "
         "ended for the new plan, for which Lago charges. Remove {arrangement} in Stripe, end it there, or give "
         "the organization its former plan; then run `billing-sync resolve {org_id} --ours`"
+    ),
+    "conflict_first_payment": (
+        "subscription {subscription_id} at {provider_name}, or its upgrade, waits for its first payment, so it was not "
+        "changed to {plan}, and no other one was created. {provider_name} ends no such subscription on request: it "
+        "becomes active when it is paid, and is canceled when the payment fails or its time runs out. After that, run "
+        "`billing-sync resolve {org_id} --ours`; until then that only puts the link on hold again. To leave it as it "
+        "is, run `billing-sync resolve {org_id} --theirs`, which gives the organization the plan that it has there"
     ),
 }
 

@@ -109,7 +109,7 @@ class ProviderSide:
     def _is_ours(self, subscription: ObservedSubscription) -> bool:
         has_org_id = subscription.org_id == self.organization.id and subscription.customer_id == self.link.customer_id
         if self.provider == "lago":
-            return has_org_id and subscription.started
+            return has_org_id and (subscription.started or subscription.waits_for_payment)
         return subscription.id == self.link.subscription_id or (has_org_id and self.link.subscription_id is None)
 
     def _last_write(self, observed: ObservedCustomer | ObservedSubscription) -> TheirWrite | None:

@@ -5,6 +5,7 @@ ProviderError
         UnavailableError    no response, or one that says nothing about our request (5xx, a proxy's page)
         ThrottledError      too many requests; ``retry_after`` seconds if the provider named a wait
             ObjectThrottledError    too many requests to one object: only its organization waits
+        NotYetAllowedError  the provider allows it only after something of its own, such as a payment that is pending
         OutcomeUnknownError the idempotency key returns the same response that proves nothing: read, then use a new key
         MisconfiguredError  our key, address or permission: every organization fails until an operator acts
     ParkedError         repeating cannot help: an operator must act on this organization
@@ -27,7 +28,16 @@ from typing import ClassVar, Literal
 
 from core.ports.arrangement import Arrangement
 
-ErrorKind = Literal["unavailable", "throttled", "outcome_unknown", "misconfigured", "rejected", "ambiguous", "conflict"]
+ErrorKind = Literal[
+    "unavailable",
+    "throttled",
+    "not_yet_allowed",
+    "outcome_unknown",
+    "misconfigured",
+    "rejected",
+    "ambiguous",
+    "conflict",
+]
 
 
 class ProviderError(Exception):
@@ -72,6 +82,10 @@ class ThrottledError(RetryableError):
 
 class ObjectThrottledError(ThrottledError):
     pass
+
+
+class NotYetAllowedError(RetryableError):
+    kind = "not_yet_allowed"
 
 
 class OutcomeUnknownError(RetryableError):

@@ -44,7 +44,7 @@ class ObservedSubscription:
     """A subscription that has not ended. ``plan_code`` None: its plan is not of a kind that we create.
 
     ``price_id``: Stripe only, the price of ``plan_code``; None while another plan is scheduled. ``started`` is False
-    for one that starts at a later date.
+    for one that starts at a later date or with its first payment.
     """
 
     id: str
@@ -55,9 +55,15 @@ class ObservedSubscription:
     next_plan_code: str | None = None
     started: bool = True
     arrangement: Arrangement | None = None
+    is_paid_manually: bool = False
+    """Lago only: its invoices charge nobody, although the customer may have a payer."""
     remark: Literal["pending", "took_effect"] | None = None
     """Stripe only: our note of a scheduled plan. After it took effect, the next change clears the note first."""
     changed_at: datetime | None = None
+
+    @property
+    def waits_for_payment(self) -> bool:
+        return self.arrangement is not None and self.arrangement.waits_for_payment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +72,12 @@ class ObservedPayment:
 
     ``overdue``: Lago only: one is past its due date, and nobody has paid it or tried to charge it in vain.
     ``dispute_lost_at``: Lago only: when the latest dispute was lost; only voiding its invoice ends that in Lago.
+    ``manual``: Lago only: its subscription is paid manually, so nobody is charged.
     """
 
     failed: bool = False
     overdue: bool = False
+    manual: bool = False
     dispute_lost_at: datetime | None = None
 
 

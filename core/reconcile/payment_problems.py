@@ -5,11 +5,12 @@
 | ``failed`` | an invoice could not be charged | a check finds none that is unpaid |
 | ``dispute_lost`` | a dispute was lost in Lago | its invoice is voided there, or an operator closes it |
 | ``overdue`` | an invoice in Lago is past its due date | a check finds none that is overdue |
+| ``manual`` | the subscription in Lago is paid manually | a check finds that it is not |
 | ``payer_rejected`` | a webhook reported it | our write reaches the payer, a webhook says so, or an operator retries |
 
-A check shows the first one that it finds; ``payer_rejected`` stays before ``overdue``, because it says why nobody could
-pay. Lago never takes a lost dispute back: the invoice stays paid and disputed, also if the money comes in another way.
-So an operator closes it, and only a dispute that is lost later counts again.
+A check shows the first one that it finds; ``payer_rejected`` stays before the two below it, because it says why nobody
+could pay. Lago never takes a lost dispute back: the invoice stays paid and disputed, also if the money comes in another
+way. So an operator closes it, and only a dispute that is lost later counts again.
 
 No provider can be asked whether a payer is still rejected. But Lago writes a linked customer to Stripe within our
 request, so a response proves that it is not.
@@ -27,7 +28,7 @@ from core.db.models.billing_links import BillingLink, PaymentStatus
 from core.ports.observed import ObservedPayment
 from core.reconcile.attempt import SyncAttempt
 
-_FOUND_BY_CHECK: Final[tuple[PaymentStatus, ...]] = ("failed", "dispute_lost", "overdue")
+_FOUND_BY_CHECK: Final[tuple[PaymentStatus, ...]] = ("failed", "dispute_lost", "overdue", "manual")
 
 
 def values_after_attempt(
@@ -46,10 +47,11 @@ def values_after_attempt(
     if lost_at is not None and not _is_closed(session, attempt, lost_at):
         return {"payment_status": "dispute_lost", "payment_since": lost_at}
     stays_rejected = and_(is_payer_rejected, ~is_payer_accepted)
-    if payment.overdue:
+    lasting: PaymentStatus | None = "overdue" if payment.overdue else "manual" if payment.manual else None
+    if lasting is not None:
         return {
-            "payment_status": case((stays_rejected, BillingLink.payment_status), else_="overdue"),
-            "payment_since": case((stays_rejected, BillingLink.payment_since), else_=_since("overdue", now)),
+            "payment_status": case((stays_rejected, BillingLink.payment_status), else_=lasting),
+            "payment_since": case((stays_rejected, BillingLink.payment_since), else_=_since(lasting, now)),
         }
     is_over = or_(BillingLink.payment_status.in_(_FOUND_BY_CHECK), is_payer_accepted)
     # A reason that was reported during the attempt belongs to the next remote check.

@@ -20,6 +20,7 @@ from core.ports.errors import ConflictError, RejectedError
 from core.ports.provider import AttemptContext, Customer
 from core.ports.spec import PAYER_CHANGED, CustomerSpec, LastKnown
 from providers.lago.client import LagoClient, LagoRequest, parse_time
+from providers.lago.subscriptions import LIVE_STATUSES
 from providers.transport.safe_ids import printable
 
 # A customer that is older than this was not created by this call. The margin is for clocks that differ.
@@ -256,8 +257,7 @@ class LagoCustomers:
             path=("subscriptions",),
             root="subscriptions",
             response_type=SubscriptionResponse,
-            # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
-            params={"external_customer_id": spec.org_id, "status[]": ["active", "pending"], "per_page": "100"},
+            params={"external_customer_id": spec.org_id, "status[]": LIVE_STATUSES, "per_page": "100"},
         )
         subscriptions, more = self._client.list_page(request, attempt)
         others = [found for found in subscriptions if found.external_id != spec.org_id]

@@ -11,7 +11,6 @@ from datetime import datetime
 
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.customer import CustomerResponse
-from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.observed import (
     ObservedCustomer,
@@ -24,12 +23,10 @@ from core.ports.observed import (
 )
 from core.ports.provider import RequestPermits
 from providers.lago.client import LagoClient, LagoRequest, parse_time
-from providers.lago.subscriptions import arrangement_of
+from providers.lago.subscriptions import LIVE_STATUSES, LagoSubscription, arrangement_of, is_paid_manually
 
 # Lago sets no limit of its own (lago.md 3.4). A server with smaller pages only needs more of them.
 LAGO_PAGE_SIZE = 200
-# Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
-_LAGO_LIVE_STATUSES = ["active", "pending"]
 
 
 class LagoInvoiceState(BaseResponseModel):
@@ -89,7 +86,7 @@ class LagoStateReader:
             subscriptions=_observed_subscriptions(rows),
         )
 
-    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:  # noqa: ARG002 - a Lago customer does not show it
+    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:
         """One call for unpaid invoices, and one for lost disputes, whose invoices Lago leaves as paid (lago.md 6).
 
         Where Lago does not charge, nobody pays its invoices, so only a payment that failed counts.
@@ -102,6 +99,8 @@ class LagoStateReader:
         return ObservedPayment(
             failed=any(each.payment_status == "failed" for each in unpaid),
             overdue=is_charging and any(_is_overdue(each) for each in unpaid),
+            manual=is_charging
+            and any(each.is_paid_manually for each in observed.subscriptions if each.org_id == org_id),
             dispute_lost_at=max((parse_time(f"a lost dispute of {org_id}", each) for each in lost_at), default=None),
         )
 
@@ -150,23 +149,23 @@ class LagoStateReader:
             response_type=CustomerResponse,
         )
 
-    def _subscription_request(self, org_id: str) -> LagoRequest[SubscriptionResponse]:
+    def _subscription_request(self, org_id: str) -> LagoRequest[LagoSubscription]:
         return LagoRequest(
             context=f"subscription {org_id}",
             method="GET",
             path=("subscriptions", org_id),
             root="subscription",
-            response_type=SubscriptionResponse,
+            response_type=LagoSubscription,
         )
 
-    def _live_subscriptions_request(self, context: str, **filters: str) -> LagoRequest[SubscriptionResponse]:
+    def _live_subscriptions_request(self, context: str, **filters: str) -> LagoRequest[LagoSubscription]:
         return LagoRequest(
             context=context,
             method="GET",
             path=("subscriptions",),
             root="subscriptions",
-            response_type=SubscriptionResponse,
-            params={**filters, "status[]": _LAGO_LIVE_STATUSES, "per_page": str(LAGO_PAGE_SIZE)},
+            response_type=LagoSubscription,
+            params={**filters, "status[]": LIVE_STATUSES, "per_page": str(LAGO_PAGE_SIZE)},
         )
 
 
@@ -193,8 +192,18 @@ def _observed_customer(response: CustomerResponse) -> ObservedCustomer:
     )
 
 
-def _observed_subscriptions(rows: Collection[SubscriptionResponse]) -> tuple[ObservedSubscription, ...]:
-    """A pending row with a predecessor is not a subscription of its own: it is the next plan of the other row."""
+def _observed_subscriptions(rows: Collection[LagoSubscription]) -> tuple[ObservedSubscription, ...]:
+    """A row with a predecessor that has not begun is no subscription of its own: it is the next plan of the other row.
+
+    One that waits for its first payment is no scheduled plan either, because nothing is known of when or whether.
+    """
+    waiting = {row.external_id for row in rows if row.status == "incomplete" and row.previous_plan_code is not None}
+    rows = [
+        row.copy(update={"next_plan_code": None, "upgrade_waits": True})
+        if row.status == "active" and row.external_id in waiting
+        else row
+        for row in rows
+    ]
     return tuple(
         ObservedSubscription(
             id=row.lago_id,
@@ -204,6 +213,7 @@ def _observed_subscriptions(rows: Collection[SubscriptionResponse]) -> tuple[Obs
             next_plan_code=row.next_plan_code,
             started=row.status == "active",
             arrangement=arrangement_of(row),
+            is_paid_manually=is_paid_manually(row),
             changed_at=_parse_optional_time(row.external_id, row.created_at),
         )
         for row in rows

@@ -6,6 +6,9 @@ the change is canceled where possible, and rejected. A subscription at a price o
 same code, and a POST of that code would move it to the list price (B12). So it is read before each POST, and its own
 code is never sent. An upgrade carries a planned end on (lago.md 5.1), so with one an operator decides.
 
+Lago refuses a second subscription beside one that waits for its first payment, and ends none on request (lago.md 5.4).
+So that one is read only after such a refusal, and an end is repeated until the wait is over.
+
 A subscription that somebody ended in Lago is created again by the next change of its plan, not when a scheduled plan
 becomes due.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Final
 
 from lago_python_client.models import Subscription as SubscriptionBody
 from lago_python_client.models.subscription import SubscriptionResponse
@@ -21,14 +25,23 @@ from lago_python_client.models.subscription import SubscriptionResponse
 from core.catalog.plans import EndingPolicy
 from core.compare.arrangements import plan_change_conflict
 from core.ports.arrangement import Arrangement
-from core.ports.errors import RejectedError, UnavailableError
+from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableError
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.lago.adoption import refuse_other_plan
 from providers.lago.client import LagoClient, LagoRequest, parse_time, unreadable_error
 
+# Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
+LIVE_STATUSES: Final = ["active", "pending", "incomplete"]
+WAITING: Final[dict[str, str | list[str]]] = {"status": "incomplete"}
 # A scheduled plan is created long before it starts. A change that Lago makes at once starts when it is created.
 IMMEDIATE_START_WITHIN = timedelta(seconds=60)
+
+
+class LagoSubscription(SubscriptionResponse):
+    """``upgrade_waits``: the plan that Lago shows as the next one waits for its first payment, so it is none here."""
+
+    upgrade_waits: bool = False
 
 
 class LagoSubscriptions:
@@ -43,7 +56,10 @@ class LagoSubscriptions:
         return self._ensure_current_and_next_plan(spec, last_known, attempt)
 
     def end(self, org_id: str, attempt: AttemptContext) -> None:
-        """End the active subscription together with its scheduled plan, or else cancel one that has not started."""
+        """End the active subscription together with its scheduled plan, or else cancel one that has not started.
+
+        Raises ``NotYetAllowedError`` while one waits for its first payment.
+        """
         request = self._delete_request(
             org_id,
             {
@@ -53,7 +69,8 @@ class LagoSubscriptions:
         )
         ended = self._client.send_or_none("subscription_not_found", request, attempt)
         if ended is None:
-            self._cancel_pending(org_id, attempt)
+            if self._cancel_pending(org_id, attempt) is None:
+                self._refuse_waiting(org_id, attempt)
         elif ended.status != "terminated":
             raise _rejection(org_id, f"Lago reports {ended.status} after the request to end it; check Lago, then retry")
 
@@ -96,18 +113,18 @@ class LagoSubscriptions:
             found = self._change_immediately(spec, last_known, found, attempt)
         if found.next_plan_code == spec.next_plan_code:
             return _to_scheduled_subscription(spec.org_id, found)
-        return self._checked_schedule(spec, self._post(spec, spec.next_plan_code, attempt), attempt)
+        return self._checked_schedule(spec, self._post(spec, spec.next_plan_code, found, attempt), attempt)
 
     def _change_immediately(
-        self, spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse | None, attempt: AttemptContext
-    ) -> SubscriptionResponse:
+        self, spec: SubscriptionSpec, last_known: LastKnown, found: LagoSubscription | None, attempt: AttemptContext
+    ) -> LagoSubscription:
         if found is not None and found.next_plan_code not in (None, last_known.next_plan_code):
             raise _rejection(
                 spec.org_id,
                 f"it is on {found.plan_code} in Lago, and someone else scheduled {found.next_plan_code}; any change "
                 f"would cancel that; set it to {spec.plan_code} in Lago or cancel the scheduled plan, then retry",
             )
-        response = self._post(spec, spec.plan_code, attempt)
+        response = self._post(spec, spec.plan_code, found, attempt)
         if response.plan_code == spec.plan_code:
             return response
         if response.next_plan_code == spec.plan_code:
@@ -119,7 +136,7 @@ class LagoSubscriptions:
         )
 
     def _checked_schedule(
-        self, spec: SubscriptionSpec, response: SubscriptionResponse, attempt: AttemptContext
+        self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
     ) -> Subscription:
         if (response.plan_code, response.next_plan_code) == (spec.plan_code, spec.next_plan_code):
             return _to_scheduled_subscription(spec.org_id, response)
@@ -138,7 +155,7 @@ class LagoSubscriptions:
         )
 
     def _without_next_plan(
-        self, spec: SubscriptionSpec, response: SubscriptionResponse, attempt: AttemptContext
+        self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
     ) -> Subscription:
         if response.next_plan_code is not None and self._cancel_pending(spec.org_id, attempt) is None:
             if response.downgrade_plan_date is None:
@@ -148,30 +165,75 @@ class LagoSubscriptions:
             raise UnavailableError("lago", message)
         return replace(_to_subscription(response), next_plan_code=None, next_plan_at=None)
 
-    def _read(self, spec: SubscriptionSpec, attempt: AttemptContext) -> SubscriptionResponse | None:
-        request = LagoRequest(
-            context=f"subscription {spec.org_id}",
-            method="GET",
-            path=("subscriptions", spec.org_id),
-            root="subscription",
-            response_type=SubscriptionResponse,
-        )
-        found = self._client.send_or_none("subscription_not_found", request, attempt)
-        return None if found is None else _verify_ours(spec, found)
+    def _read(self, spec: SubscriptionSpec, attempt: AttemptContext) -> LagoSubscription | None:
+        found = self._get(spec.org_id, {}, attempt)
+        if found is None:
+            return None
+        _verify_ours(spec, found)
+        has_no_date = found.next_plan_code is not None and found.downgrade_plan_date is None
+        if has_no_date and self._get(spec.org_id, WAITING, attempt) is not None:
+            return found.copy(update={"next_plan_code": None, "upgrade_waits": True})
+        return found
 
-    def _post(self, spec: SubscriptionSpec, plan_code: str | None, attempt: AttemptContext) -> SubscriptionResponse:
-        body = {"external_customer_id": spec.org_id, "external_id": spec.org_id, "plan_code": plan_code}
+    def _get(self, org_id: str, params: dict[str, str | list[str]], attempt: AttemptContext) -> LagoSubscription | None:
+        request = LagoRequest(
+            context=f"subscription {org_id}",
+            method="GET",
+            path=("subscriptions", org_id),
+            root="subscription",
+            response_type=LagoSubscription,
+            params=params,
+        )
+        return self._client.send_or_none("subscription_not_found", request, attempt)
+
+    def _post(
+        self, spec: SubscriptionSpec, plan_code: str | None, current: LagoSubscription | None, attempt: AttemptContext
+    ) -> LagoSubscription:
+        """Raises ``ConflictError`` if the one that Lago makes waits for a payment, or another one does.
+
+        Lago would charge the payer of a subscription that is paid manually after its next plan change (lago.md 5.5).
+        """
+        body: dict[str, object] = {
+            "external_customer_id": spec.org_id,
+            "external_id": spec.org_id,
+            "plan_code": plan_code,
+        }
+        if current is not None and is_paid_manually(current):
+            body["payment_method"] = {"payment_method_type": "manual"}
         request = LagoRequest(
             context=f"subscription {spec.org_id} on plan {plan_code}",
             method="POST",
             path=("subscriptions",),
             root="subscription",
-            response_type=SubscriptionResponse,
+            response_type=LagoSubscription,
             body=SubscriptionBody.parse_obj(body),
         )
-        return _verify_ours(spec, self._client.send(request, attempt))
+        made = self._client.send_or_none("subscription:subscription_incomplete", request, attempt)
+        if made is None:
+            return self._waiting(spec, attempt)
+        if made.status == "incomplete":
+            raise plan_change_conflict("lago", spec, made.lago_id, Arrangement(waits_for_payment=True))
+        return _verify_ours(spec, made)
 
-    def _cancel_pending(self, org_id: str, attempt: AttemptContext) -> SubscriptionResponse | None:
+    def _waiting(self, spec: SubscriptionSpec, attempt: AttemptContext) -> LagoSubscription:
+        """Ours that waits for its first payment. Raises ``ConflictError`` if it is to become something else."""
+        found = self._get(spec.org_id, WAITING, attempt)
+        if found is None:
+            message = f"subscription {spec.org_id}: it changed in Lago during the update"
+            raise UnavailableError("lago", message)
+        _verify_ours(spec, found, status="incomplete")
+        _refuse_arranged(spec, found)
+        return found
+
+    def _refuse_waiting(self, org_id: str, attempt: AttemptContext) -> None:
+        if self._get(org_id, WAITING, attempt) is not None:
+            message = (
+                f"subscription {org_id}: it waits for its first payment, and Lago ends it only after that is paid, has "
+                "failed or has expired; to end it sooner, cancel the payment in Stripe"
+            )
+            raise NotYetAllowedError("lago", message, "subscription_incomplete")
+
+    def _cancel_pending(self, org_id: str, attempt: AttemptContext) -> LagoSubscription | None:
         """Cancel a scheduled plan or a subscription that has not started; None if there is neither.
 
         Posting the current plan would not cancel it (lago.md 5.1).
@@ -183,18 +245,18 @@ class LagoSubscriptions:
             raise _rejection(org_id, f"Lago reports {canceled.status} after the request to cancel it; check Lago")
         return canceled
 
-    def _delete_request(self, org_id: str, params: dict[str, str | list[str]]) -> LagoRequest[SubscriptionResponse]:
+    def _delete_request(self, org_id: str, params: dict[str, str | list[str]]) -> LagoRequest[LagoSubscription]:
         return LagoRequest(
             context=f"subscription {org_id}",
             method="DELETE",
             path=("subscriptions", org_id),
             root="subscription",
-            response_type=SubscriptionResponse,
+            response_type=LagoSubscription,
             params=params,
         )
 
 
-def _verify_ours(spec: SubscriptionSpec, response: SubscriptionResponse) -> SubscriptionResponse:
+def _verify_ours(spec: SubscriptionSpec, response: LagoSubscription, status: str = "active") -> LagoSubscription:
     if response.external_id != spec.org_id or response.external_customer_id != spec.org_id:
         raise _rejection(spec.org_id, f"Lago returned a subscription of another customer ({response.lago_id})")
     if response.lago_customer_id != spec.customer_id:
@@ -204,13 +266,13 @@ def _verify_ours(spec: SubscriptionSpec, response: SubscriptionResponse) -> Subs
             f"it belongs to customer {response.lago_customer_id} in Lago, not to {spec.customer_id}, which was "
             "deleted; decide which one to keep",
         )
-    if response.status != "active":
+    if response.status != status:
         raise _rejection(spec.org_id, f"it is {response.status} in Lago, not active; correct it in Lago, then retry")
     _to_subscription(response)  # raises if a field is missing, before anything relies on it
     return response
 
 
-def _to_subscription(response: SubscriptionResponse) -> Subscription:
+def _to_subscription(response: LagoSubscription) -> Subscription:
     context = f"subscription {response.external_id}"
     if response.plan_code is None:
         raise unreadable_error(context, "plan_code")
@@ -223,14 +285,19 @@ def _to_subscription(response: SubscriptionResponse) -> Subscription:
     )
 
 
-def arrangement_of(response: SubscriptionResponse) -> Arrangement | None:
+def arrangement_of(response: LagoSubscription) -> Arrangement | None:
     """Lago has no pause and no schedule."""
-    if response.ending_at is None:
-        return None
-    return Arrangement(ends_at=parse_time(f"subscription {response.external_id}", response.ending_at))
+    ends = response.ending_at
+    ends_at = parse_time(f"subscription {response.external_id}", ends) if ends is not None else None
+    waits = response.status == "incomplete" or response.upgrade_waits
+    return Arrangement(ends_at=ends_at, waits_for_payment=waits) if waits or ends_at is not None else None
 
 
-def _refuse_arranged(spec: SubscriptionSpec, found: SubscriptionResponse) -> None:
+def is_paid_manually(response: LagoSubscription) -> bool:
+    return response.payment_method is not None and response.payment_method.payment_method_type == "manual"
+
+
+def _refuse_arranged(spec: SubscriptionSpec, found: LagoSubscription) -> None:
     """Call before a write. Raises ``ConflictError`` if there is something to write to a subscription that ends."""
     next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
     arrangement = arrangement_of(found)
@@ -238,23 +305,22 @@ def _refuse_arranged(spec: SubscriptionSpec, found: SubscriptionResponse) -> Non
         raise plan_change_conflict("lago", spec, found.lago_id, arrangement)
 
 
-def _to_scheduled_subscription(org_id: str, response: SubscriptionResponse) -> Subscription:
+def _to_scheduled_subscription(org_id: str, response: LagoSubscription) -> Subscription:
     """Lago may name no date (lago.md 5.1). Nothing here would then show when the plan changes, or check that it did."""
     if response.downgrade_plan_date is None:
         raise _no_date_rejection(org_id, response)
     return _to_subscription(response)
 
 
-def _no_date_rejection(org_id: str, response: SubscriptionResponse) -> RejectedError:
+def _no_date_rejection(org_id: str, response: LagoSubscription) -> RejectedError:
     sentence = (
-        f"it goes on to {response.next_plan_code} in Lago, which names no date: that plan waits for its first payment, "
-        "or this Lago organization uses the product catalog, which is not supported; complete or cancel it in Lago, "
-        f"then run `billing-sync retry {org_id}`"
+        f"it goes on to {response.next_plan_code} in Lago, which names no date: this Lago organization uses the "
+        f"product catalog, which is not supported; cancel the change in Lago, then run `billing-sync retry {org_id}`"
     )
     return _rejection(org_id, sentence)
 
 
-def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse) -> bool:
+def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: LagoSubscription) -> bool:
     """Whether a scheduled plan has taken effect in Lago, which gives the subscription a new id.
 
     Our row may have replaced it with another plan before we learned that it took effect. It counts then too: going back
@@ -283,7 +349,7 @@ def _was_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
     return scheduled and last_known.confirmed and not last_known.ending_started
 
 
-def _started_immediately(response: SubscriptionResponse) -> bool:
+def _started_immediately(response: LagoSubscription) -> bool:
     if response.created_at is None or response.started_at is None:
         return True
     context = f"subscription {response.external_id}"

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from core.ports.errors import (
     MisconfiguredError,
+    NotYetAllowedError,
     ObjectThrottledError,
     OutcomeUnknownError,
     ProviderError,
@@ -26,13 +27,14 @@ from core.ports.errors import (
 )
 from core.ports.spec import Provider
 
-FailureAction = Literal["retry_inline", "retry_later", "throttle", "verify_first", "park", "trip_breaker"]
+FailureAction = Literal["retry_inline", "retry_later", "await", "throttle", "verify_first", "park", "trip_breaker"]
 StatusPattern = Annotated[str, Field(pattern=r"^[1-5](\d\d|xx)$")]
 
 # A transient error that outlasts its inline retries is retried later. ``ThrottledError`` also has the wait.
 ERROR_BY_ACTION: Final[dict[FailureAction, type[ProviderError]]] = {
     "retry_inline": UnavailableError,
     "retry_later": UnavailableError,
+    "await": NotYetAllowedError,
     "throttle": ThrottledError,
     "verify_first": OutcomeUnknownError,
     "park": RejectedError,

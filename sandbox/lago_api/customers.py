@@ -79,7 +79,13 @@ class LagoCustomersApi:
         self._tables.customers.put(row["lago_id"], row)
         row = self._link_to_stripe(row, sent, created=old is None)
         event_type = "customer.created" if old is None else "customer.updated"
-        self._tables.emit(event_type, "customer", lambda: serialize_without(row, *NOT_IN_WEBHOOKS))
+        lago_id = row["lago_id"]
+        self._tables.emit(
+            event_type,
+            "customer",
+            lago_id,
+            lambda: serialize_without(self._tables.customers.get(lago_id) or row, *NOT_IN_WEBHOOKS),
+        )
         return {"customer": serialize(row)}
 
     def _link_to_stripe(self, row: JsonDocument, sent: JsonDocument, *, created: bool) -> JsonDocument:

@@ -87,6 +87,7 @@ class LagoInvoicesApi:
         self._tables.emit(
             "invoice.payment_dispute_lost",
             "payment_dispute_lost",
+            row["lago_id"],
             lambda: {"invoice": self._serialize_with_customer(row)},
         )
         return serialize(row)
@@ -100,6 +101,7 @@ class LagoInvoicesApi:
         self._tables.emit(
             "invoice.payment_overdue",
             "invoice",
+            row["lago_id"],
             lambda: {**self._serialize_with_customer(row), "fees": [], "applied_taxes": []},
         )
         return serialize(row)
@@ -108,7 +110,9 @@ class LagoInvoicesApi:
         if row["status"] != "finalized":
             raise InvalidControlRequestError("status", "Only a finalized invoice can be voided.")
         row = self._save({**row, "status": "voided", "payment_overdue": False, "voided_at": self._tables.now()})
-        self._tables.emit("invoice.voided", "invoice", lambda: {**self._serialize_with_customer(row), "fees": []})
+        self._tables.emit(
+            "invoice.voided", "invoice", row["lago_id"], lambda: {**self._serialize_with_customer(row), "fees": []}
+        )
         return serialize(row)
 
     def _save(self, row: JsonDocument) -> JsonDocument:
@@ -118,6 +122,7 @@ class LagoInvoicesApi:
 
     def _serialize_with_customer(self, row: JsonDocument) -> JsonDocument:
         customer = self._customers.find_existing(row["external_customer_id"])
+        row = self._tables.invoices.get(row["lago_id"]) or row
         return {**serialize(row), "customer": serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS)}
 
     def report_payer_error(self, sent: JsonDocument) -> JsonDocument:
@@ -125,7 +130,9 @@ class LagoInvoicesApi:
         customer = self._customers.find_existing(str(sent.get("external_customer_id")))
         error = self._payment_error(customer, sent.get("error_code"))
         del error["provider_customer_id"]
-        self._tables.emit("customer.payment_provider_error", "payment_provider_customer_error", lambda: error)
+        self._tables.emit(
+            "customer.payment_provider_error", "payment_provider_customer_error", customer["lago_id"], lambda: error
+        )
         return error
 
     def report_payer_created(self, sent: JsonDocument) -> JsonDocument:
@@ -133,7 +140,7 @@ class LagoInvoicesApi:
         customer = serialize_customer_without(
             self._customers.find_existing(str(sent.get("external_customer_id"))), *NOT_IN_WEBHOOKS
         )
-        self._tables.emit("customer.payment_provider_created", "customer", lambda: customer)
+        self._tables.emit("customer.payment_provider_created", "customer", customer["lago_id"], lambda: customer)
         return customer
 
     def _save_status(self, row: JsonDocument, status: str, error_code: object) -> JsonDocument:
@@ -153,10 +160,13 @@ class LagoInvoicesApi:
                 "http_status": 402,
                 "http_body": {},
             }
-            self._tables.emit("invoice.payment_failure", "payment_provider_invoice_payment_error", lambda: error)
+            self._tables.emit(
+                "invoice.payment_failure", "payment_provider_invoice_payment_error", row["lago_id"], lambda: error
+            )
         self._tables.emit(
             "invoice.payment_status_updated",
             "invoice",
+            row["lago_id"],
             lambda: {**self._serialize_with_customer(row), "fees": []},
         )
         return serialize(row)

@@ -57,9 +57,10 @@ class LagoTables:
 
         self.invoices = store.table("lago.invoices")
 
-    def emit(self, event_type: str, object_type: str, document: Callable[[], JsonDocument]) -> None:
-        """Send a webhook, if an endpoint is set."""
-        self.state.webhooks.send_lago(event_type, object_type, self.state.settings.lago_organization, document)
+    def emit(self, event_type: str, object_type: str, object_id: str, document: Callable[[], JsonDocument]) -> None:
+        """Send a webhook, if an endpoint is set. ``document`` reads the object as it is then."""
+        organization = self.state.settings.lago_organization
+        self.state.webhooks.send_lago(event_type, object_type, organization, object_id, document)
 
     def now(self) -> float:
         return self.state.clock.now()

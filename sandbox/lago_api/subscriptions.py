@@ -2,15 +2,17 @@
 
 Behavior that surprises callers is simulated too. A POST of the current plan leaves a pending downgrade in place, and an
 unknown customer is created silently. PUT ignores ``plan_code``; ``status=pending`` without brackets filters nothing.
+No request ends a subscription that waits for its first payment (lago.md 5.4).
 """
 
 from datetime import UTC, datetime
 
 from sandbox.http import JsonDocument
-from sandbox.lago_api import plans
+from sandbox.lago_api import activation_rules, fees, plans
+from sandbox.lago_api.activation_rules import RuleOutcome
 from sandbox.lago_api.customers import NOT_IN_OTHER_OBJECTS, LagoCustomersApi
 from sandbox.lago_api.customers import serialize_without as serialize_customer_without
-from sandbox.lago_api.errors import forbidden, not_found, validation_error
+from sandbox.lago_api.errors import forbidden, not_allowed, not_found, validation_error
 from sandbox.lago_api.periods import billing_period, next_billing_run
 from sandbox.lago_api.serializers import (
     LagoQuery,
@@ -46,10 +48,12 @@ class LagoSubscriptionsApi:
             raise validation_error({"external_id": ["value_is_mandatory"]})
         if sent.get("billing_time") not in (None, "calendar", "anniversary"):
             raise validation_error({"billing_time": ["value_is_invalid"]})
+        rules = activation_rules.parse(sent, customer, self._tables.now())
         current = self._find_current(customer["lago_id"], external_id)
         if current is None:
             self._check_id_is_free(external_id)
             row = _new_row(customer["lago_id"], plan, external_id, self._tables.now(), sent)
+            row["activation_rules"] = rules
             row |= {"subscription_at": starts, "ending_at": ends}
             row["billing_time"] = sent.get("billing_time") or "calendar"
             return self._response(self._start(row))
@@ -57,11 +61,16 @@ class LagoSubscriptionsApi:
             return self._response(current)
         if current["status"] == "pending":
             current = {**current, "plan": plan["lago_id"], "name": sent.get("name") or current["name"]}
+            current |= {"activation_rules": rules} if sent.get("activation_rules") is not None else {}
             self._save(current)
             return self._response(current)
+        self._cancel_silently(current)
+        successor = {**self._new_successor(current, plan, sent), "activation_rules": rules}
         if plans.yearly_amount(plan) >= plans.yearly_amount(self._tables.plan_of(current)):
-            return self._response(self._upgrade(current, plan, sent))
-        return self._response(self._downgrade(current, plan, sent))
+            return self._response(self._activate(successor, "upgrade"))
+        self._save(successor)
+        self._emit("subscription.updated", current)
+        return self._response(current)
 
     def retrieve(self, external_id: str, query: LagoQuery) -> JsonDocument:
         return self._response(self._find_latest(external_id, query.get("status") or "active"))
@@ -92,6 +101,8 @@ class LagoSubscriptionsApi:
         if not rows:
             raise not_found("subscription_not_found")
         row = dict(rows[0] if len(rows) == 1 else self._find_latest(external_id, query.get("status") or "active"))
+        if row["status"] == "incomplete":
+            raise not_allowed("subscription_incomplete")
         if "name" in sent:
             row["name"] = sent["name"]
         if "ending_at" in sent:
@@ -105,6 +116,8 @@ class LagoSubscriptionsApi:
         ):
             if sent.get(name) is not None:
                 row[name] = _checked_option(name, sent[name], allowed)
+        if (method := sent.get("payment_method")) is not None:
+            row["payment_method_type"] = method.get("payment_method_type") or row["payment_method_type"]
         self._save(row)
         self._tables.state.timers.run_due()
         updated = self._response(self._tables.subscriptions.get(row["lago_id"]) or row)["subscription"]
@@ -122,6 +135,9 @@ class LagoSubscriptionsApi:
         if query.get("status") == "pending":
             return self._brief_response(self._cancel(self._find_latest(external_id, "pending")))
         row = self._find_latest(external_id, "active")
+        successor = self._find_successor(row)
+        if successor is not None and successor["status"] == "incomplete":
+            raise validation_error({"base": ["next_subscription_incomplete"]})
         credit, invoice = query.get("on_termination_credit_note"), query.get("on_termination_invoice")
         if credit:
             row = {
@@ -139,6 +155,12 @@ class LagoSubscriptionsApi:
             }
         self._cancel_silently(row)
         return self._brief_response(self._terminate(row))
+
+    def pay_first(self, external_id: str, status: object) -> JsonDocument:
+        """The result of the payment that an incomplete subscription waits for: ``succeeded`` or ``failed``."""
+        row = self._find_latest(external_id, "incomplete")
+        self._conclude(row, "satisfied" if status == "succeeded" else "failed")
+        return self._brief_response(self._tables.subscriptions.get(row["lago_id"]) or row)
 
     def end_all(self, lago_customer_id: str) -> None:
         """What Lago's job does after a customer was deleted."""
@@ -175,11 +197,14 @@ class LagoSubscriptionsApi:
         return customer
 
     def _find_current(self, lago_customer_id: str, external_id: str) -> JsonDocument | None:
-        rows = [
+        of_customer = [
             row
             for row in self._tables.subscriptions.find_by("external_id", external_id)
-            if row["lago_customer_id"] == lago_customer_id and (row["status"] == "active" or _is_future(row))
+            if row["lago_customer_id"] == lago_customer_id
         ]
+        if any(row["status"] == "incomplete" for row in of_customer):
+            raise validation_error({"subscription": ["subscription_incomplete"]})
+        rows = [row for row in of_customer if row["status"] == "active" or _is_future(row)]
         return next((row for row in rows if row["status"] == "active"), rows[0] if rows else None)
 
     def _check_id_is_free(self, external_id: str) -> None:
@@ -198,33 +223,49 @@ class LagoSubscriptionsApi:
         return self._activate(row, "subscription_create", started_at=min(starts, now))
 
     def _activate(self, row: JsonDocument, reason: str, started_at: float | None = None) -> JsonDocument:
+        """It takes the place of its predecessor, if there is one; or it waits for its first payment."""
         now = self._tables.now()
         plan = self._tables.plan_of(row)
-        starts, ends = self._charges_period(row, plan, now)
-        started = now if started_at is None else started_at
-        row = {**row, "status": "active", "started_at": started, "activated_at": now}
-        row |= {"period_start": max(starts, started), "period_end": ends}
+        row = {**row, "started_at": now if started_at is None else started_at}
+        row = activation_rules.evaluate(row, plan, now)
+        if not activation_rules.is_waiting(row):
+            return self._begin(row, reason)
+        row = {**row, "status": "incomplete"}
         self._save(row)
-        if plan["pay_in_advance"]:
-            self._charge(row, plan["amount_cents"], reason)
+        self._emit("subscription.incomplete", row)
+        return row
+
+    def _begin(self, row: JsonDocument, reason: str) -> JsonDocument:
+        now, plan = self._tables.now(), self._tables.plan_of(row)
+        previous = self._tables.subscriptions.get(row["previous"]) if row["previous"] else None
+        if previous is not None and previous["status"] == "active":
+            self._end_replaced(previous, is_upgrade=reason == "upgrade")
+        starts, ends = self._charges_period(row, plan, now)
+        row = {**row, "status": "active", "activated_at": now}
+        row |= {"period_start": max(starts, row["started_at"]), "period_end": ends}
+        row = self._bill_ahead(row, reason) if plan["pay_in_advance"] else row
+        self._save(row)
         self._emit("subscription.started", row)
         return row
 
-    def _upgrade(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        self._cancel_silently(current)
-        old_plan = self._tables.plan_of(current)
-        self._end_replaced(current, is_upgrade=True)
-        if old_plan["pay_in_advance"]:
-            self._charge(current, -old_plan["amount_cents"], "upgrade_credit")
-        else:
-            self._charge(current, old_plan["amount_cents"], "termination_invoice")
-        return self._activate(self._new_successor(current, plan, sent), "upgrade")
+    def _conclude(self, row: JsonDocument, outcome: RuleOutcome) -> None:
+        """What a payment, or the job that knows the timeout, makes of an incomplete subscription."""
+        now = self._tables.now()
+        row = activation_rules.conclude(row, outcome, now)
+        if outcome == "satisfied":
+            self._begin(row, self._reason(row))
+            return
+        reason = "timeout" if outcome == "expired" else "payment_failed"
+        row = {**self._canceled(row), "cancellation_reason": reason}
+        self._save(row)
+        self._emit("subscription.canceled", row)
 
-    def _downgrade(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
-        self._cancel_silently(current)
-        self._save(self._new_successor(current, plan, sent))
-        self._emit("subscription.updated", current)
-        return current
+    def _reason(self, row: JsonDocument) -> str:
+        previous = self._tables.subscriptions.get(row["previous"]) if row["previous"] else None
+        if previous is None:
+            return "subscription_create"
+        amounts = [plans.yearly_amount(self._tables.plan_of(each)) for each in (row, previous)]
+        return "upgrade" if amounts[0] >= amounts[1] else "downgrade"
 
     def _end_replaced(self, row: JsonDocument, *, is_upgrade: bool) -> None:
         """End a subscription whose successor starts now. Only the end by an upgrade sends an update, too."""
@@ -235,6 +276,10 @@ class LagoSubscriptionsApi:
         if is_upgrade:
             self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
+        if is_upgrade and self._tables.plan_of(row)["pay_in_advance"]:
+            self._credit(row, "upgrade_credit", is_replaced=True)
+        elif is_upgrade:
+            self._bill_behind(row, is_replaced=True)
 
     def _new_successor(self, current: JsonDocument, plan: JsonDocument, sent: JsonDocument) -> JsonDocument:
         """It keeps the dates and the billing time, but the name only if it is sent again (lago.md 5.1)."""
@@ -272,15 +317,17 @@ class LagoSubscriptionsApi:
         self._save(row)
         if plan["pay_in_advance"]:
             if row["on_termination_credit_note"] != "skip":
-                self._charge(row, -plan["amount_cents"], "termination_credit")
+                self._credit(row, "termination_credit", is_replaced=False)
         elif row["on_termination_invoice"] == "generate":
-            self._charge(row, plan["amount_cents"], "termination_invoice")
+            self._bill_behind(row, is_replaced=False)
         self._emit("subscription.updated", row)
         self._emit("subscription.terminated", row)
         return row
 
     def _on_due(self, row: JsonDocument, when: float) -> None:
-        if row["status"] == "pending":
+        if row["status"] == "incomplete":
+            self._conclude(row, "expired")
+        elif row["status"] == "pending":
             self._activate(row, "subscription_create")
         elif row["ending_at"] is not None and row["ending_at"] <= when:
             self._cancel_silently(row)
@@ -294,18 +341,20 @@ class LagoSubscriptionsApi:
         With monthly charges a yearly plan comes here each month: a downgrade does take effect then (lago.md 5.1, B9).
         """
         plan, now = self._tables.plan_of(row), self._tables.now()
-        renews = self._period(row, plan, row["period_end"] - 1) != self._period(row, plan, now)
+        ended = self._period(row, plan, row["period_end"] - 1)
+        renews = ended != self._period(row, plan, now)
         if renews and not plan["pay_in_advance"]:
-            self._charge(row, plan["amount_cents"], "renewal")
-        for successor in self._tables.subscriptions.find_by("previous", row["lago_id"]):
-            if successor["status"] == "pending":
-                self._end_replaced(row, is_upgrade=False)
-                self._activate(successor, "downgrade")
-                return
+            price = plan["amount_cents"]
+            self._charge(row, fees.ahead(price, row["started_at"], ended), price, "renewal")
+        successor = self._find_successor(row)
+        switches = successor is not None and successor["status"] == "pending"
+        if successor is not None and switches and self._activate(successor, "downgrade")["status"] == "active":
+            return
         starts, ends = self._charges_period(row, plan, now)
-        self._save({**row, "period_start": starts, "period_end": ends})
-        if renews and plan["pay_in_advance"]:
-            self._charge(row, plan["amount_cents"], "renewal")
+        row = {**row, "period_start": starts, "period_end": ends}
+        if renews and plan["pay_in_advance"] and not switches:  # the job bills what switches only by the switch
+            row = self._bill_ahead(row, "renewal")
+        self._save(row)
 
     @staticmethod
     def _period(row: JsonDocument, plan: JsonDocument, when: float) -> tuple[float, float]:
@@ -324,15 +373,42 @@ class LagoSubscriptionsApi:
         if row["status"] == "active":
             billed_at = next_billing_run(row["period_end"], self._tables.state.settings.lago_billing_minute)
             return float(min(billed_at, row["ending_at"] or billed_at))
+        if row["status"] == "incomplete":
+            return activation_rules.expires_at(row)
         return float(row["subscription_at"]) if _is_future(row) else None
 
-    def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
+    def _bill_ahead(self, row: JsonDocument, reason: str) -> JsonDocument:
+        """The rest of the period; the first one of an anniversary is whole. What was billed limits a later credit."""
+        plan, now = self._tables.plan_of(row), self._tables.now()
+        price = plan["amount_cents"]
+        is_whole = row["billing_time"] == "anniversary" and row["previous"] is None
+        is_whole = is_whole or fees.days_between(row["started_at"], row["created_at"]) > 0  # backdated
+        amount = price if is_whole else fees.ahead(price, row["started_at"], self._period(row, plan, now))
+        self._charge(row, amount, price, reason)
+        return {**row, "fee": {"amount": amount, "price": price}}
+
+    def _bill_behind(self, row: JsonDocument, *, is_replaced: bool) -> None:
+        plan, now = self._tables.plan_of(row), self._tables.now()
+        price, period = plan["amount_cents"], self._period(row, plan, now)
+        amount = fees.used(price, row["started_at"], now, period, is_replaced=is_replaced)
+        self._charge(row, amount, price, "termination_invoice")
+
+    def _credit(self, row: JsonDocument, reason: str, *, is_replaced: bool) -> None:
+        """Nothing, if the job has not billed the period yet in which it ends."""
+        plan, now, fee = self._tables.plan_of(row), self._tables.now(), row.get("fee")
+        if fee is None or row["period_end"] <= now:
+            return
+        unused = fees.unused(fee["price"], now, self._period(row, plan, now), is_replaced=is_replaced)
+        self._charge(row, -min(unused, fee["amount"]), -fee["price"], reason)
+
+    def _charge(self, row: JsonDocument, amount: int, price: int, reason: str) -> None:
         customer = self._tables.customers.get(row["lago_customer_id"])
         self._tables.state.ledger.charge(
             "lago",
             customer=customer["external_id"] if customer else "",
             subscription=row["external_id"],
             amount=amount,
+            price=price,
             currency=self._tables.plan_of(row)["amount_currency"],
             reason=reason,
         )
@@ -343,10 +419,11 @@ class LagoSubscriptionsApi:
         def document() -> JsonDocument:
             customer = self._tables.customers.get(row["lago_customer_id"])
             shown = None if customer is None else serialize_customer_without(customer, *NOT_IN_OTHER_OBJECTS)
-            plan = plans.serialize_without(self._tables.plan_of(row), "fixed_charges", "entitlements")
-            return {**self.serialize(row), "plan": plan, **details, "customer": shown}
+            current = self._tables.subscriptions.get(row["lago_id"]) or row
+            plan = plans.serialize_without(self._tables.plan_of(current), "fixed_charges", "entitlements")
+            return {**self.serialize(current), "plan": plan, **details, "customer": shown}
 
-        self._tables.emit(event_type, "subscription", document)
+        self._tables.emit(event_type, "subscription", row["lago_id"], document)
 
     def _save(self, row: JsonDocument) -> None:
         self._tables.subscriptions.put(row["lago_id"], row)
@@ -406,15 +483,18 @@ class LagoSubscriptionsApi:
             "progressive_billing_disabled": False,
             "consolidate_invoice": True,
             "purchase_order_number": None,
-            "cancellation_reason": None,
+            "cancellation_reason": row.get("cancellation_reason"),
             "activated_at": format_time(row["activated_at"]),
-            "payment_method": {"payment_method_id": None, "payment_method_type": "provider"},
-            "activation_rules": [],
+            "payment_method": {
+                "payment_method_id": None,
+                "payment_method_type": row.get("payment_method_type", "provider"),
+            },
+            "activation_rules": activation_rules.serialize(row),
         }
 
     def _shown_period(self, row: JsonDocument, plan: JsonDocument) -> tuple[float | None, float | None]:
         """The period of this moment, up to its last second, also before the billing job ran; or that of the end."""
-        if row["status"] != "active":
+        if row["status"] not in {"active", "incomplete"}:
             return row["period_start"], row["terminated_at"]
         starts, ends = self._charges_period(row, plan, self._tables.now())
         return max(starts, row["started_at"]), ends - 1
@@ -453,8 +533,13 @@ def _new_row(
         "created_at": now,
         "period_start": None,
         "period_end": None,
+        "fee": None,
         "on_termination_credit_note": None,
         "on_termination_invoice": "generate",
+        # A plan change keeps neither: what the body leaves out is the default again (lago.md 5.1).
+        "payment_method_type": (sent.get("payment_method") or {}).get("payment_method_type") or "provider",
+        "activation_rules": [],
+        "cancellation_reason": None,
     }
 
 

@@ -1,7 +1,7 @@
 """Final check of a scenario for lost or duplicate effects: the rows, the objects at both providers, and the charges.
 
-No period ends in a scenario, so the charges for an organization add up to the price of its plan. A change that was
-charged twice, or a second subscription, would make it more.
+No period ends in a scenario, so the prices charged for an organization add up to the price of its plan. A change that
+was charged twice, or a second subscription, would make it more. What Lago bills of a price depends on the day.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _holdings(state: JsonDocument) -> defaultdict[str, Holdings]:
             found[row["external_customer_id"]].sold_by_lago.append(row)
     for charge in state["charges"]:
         org_id = whose.get(charge["customer"], charge["customer"])
-        found[org_id].charged[charge["provider"]] += charge["amount"]
+        found[org_id].charged[charge["provider"]] += charge["price"]
     return found
 
 

@@ -51,6 +51,11 @@ def details(answer: httpx.Response) -> object:
 
 
 def reasons(sandbox: SandboxClient) -> list[tuple[str, int]]:
+    """With the price of a whole period, which does not depend on the day."""
+    return [(charge["reason"], charge["price"]) for charge in sandbox.charges()]
+
+
+def amounts(sandbox: SandboxClient) -> list[tuple[str, int]]:
     return [(charge["reason"], charge["amount"]) for charge in sandbox.charges()]
 
 
@@ -296,6 +301,65 @@ def test_more_or_equal_a_year_is_an_upgrade_now(lago: httpx.Client, sandbox: San
     ended = lago.get("/subscriptions/org_1", params={"status": "terminated"}).json()["subscription"]
     assert (ended["lago_id"], ended["next_plan_code"]) == (old["lago_id"], better)
     assert [reason for reason, _ in reasons(sandbox)] == ["subscription_create", "upgrade_credit", "upgrade"]
+
+
+def test_days_of_a_period_are_billed_and_credited_as_recorded(lago: httpx.Client, sandbox: SandboxClient) -> None:
+    """On 28 November 190, 490 and a credit of 190 for an upgrade; an end credited 327 (webhooks.jsonl)."""
+    sandbox.set_clock(datetime(2026, 11, 28, 20, 41, tzinfo=UTC))
+    subscribe(lago, "starter")
+    subscribe(lago, "professional")
+    lago.delete("/subscriptions/org_1")
+    assert amounts(sandbox) == [
+        ("subscription_create", 190),
+        ("upgrade_credit", -190),
+        ("upgrade", 490),
+        ("termination_credit", -327),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("billing_time", "billed", "credited"), [("calendar", 1226, 1103), ("anniversary", 1900, 1777)]
+)
+def test_a_period_that_has_begun_is_credited_from_the_day_of_an_upgrade(
+    lago: httpx.Client, sandbox: SandboxClient, billing_time: str, billed: int, credited: int
+) -> None:
+    sandbox.set_clock(datetime(2027, 1, 12, 7, tzinfo=UTC))
+    subscribe(lago, "starter", billing_time=billing_time)
+    sandbox.advance(timedelta(days=2))
+    subscribe(lago, "professional")
+    (_, first), (_, credit), (_, second) = amounts(sandbox)
+    days = 18 if billing_time == "calendar" else 29
+    assert (first, credit, second) == (billed, -credited, round(4900 * days / 31))
+
+
+def test_a_whole_period_is_billed_at_each_renewal_and_the_days_of_it_at_an_end(
+    lago: httpx.Client, sandbox: SandboxClient
+) -> None:
+    lago.post("/plans", json={"plan": {**PLAN, "code": "late", "interval": "monthly", "amount_cents": 3100}})
+    late = {**PLAN, "code": "behind", "interval": "monthly", "amount_cents": 3100, "pay_in_advance": False}
+    lago.post("/plans", json={"plan": late})
+    sandbox.set_clock(datetime(2027, 1, 12, 7, tzinfo=UTC))
+    subscribe(lago, "late")
+    subscribe(lago, "behind", external_id="other")
+    sandbox.set_clock(datetime(2027, 3, 3, 7, tzinfo=UTC))
+    lago.delete("/subscriptions/other")
+    found = sorted((charge["subscription"], charge["reason"], charge["amount"]) for charge in sandbox.charges())
+    assert found == [
+        ("org_1", "renewal", 3100),
+        ("org_1", "renewal", 3100),
+        ("org_1", "subscription_create", 2000),
+        ("other", "renewal", 2000),
+        ("other", "renewal", 3100),
+        ("other", "termination_invoice", 300),
+    ]
+
+
+def test_an_end_between_midnight_and_the_job_credits_nothing(lago: httpx.Client, sandbox: SandboxClient) -> None:
+    sandbox.set_clock(datetime(2026, 11, 28, 20, 41, tzinfo=UTC))
+    subscribe(lago, "starter")
+    sandbox.set_clock(datetime(2026, 12, 1, 0, 5, tzinfo=UTC))
+    lago.delete("/subscriptions/org_1")
+    assert amounts(sandbox) == [("subscription_create", 190)]
 
 
 def test_less_a_year_is_a_downgrade_that_waits_for_the_periods_end(lago: httpx.Client, sandbox: SandboxClient) -> None:

@@ -169,6 +169,29 @@ def test_an_endpoint_may_ask_for_webhooks_that_are_lost_doubled_and_in_any_order
             sandbox.set_webhooks(stripe={**endpoint, **wrong})
 
 
+@pytest.mark.slow
+def test_lago_shows_the_state_of_the_moment_of_sending(
+    sandbox: SandboxClient, receiver: SandboxWebhookReceiver
+) -> None:
+    """As recorded: a ``subscription.started`` arrived with the status terminated (lago.md 8, S14)."""
+    plan = {"interval": "monthly", "amount_currency": "USD", "pay_in_advance": True, "amount_cents": 0}
+    sandbox.preload_lago_plans([{"name": "free", "code": "free", **plan}])
+    sandbox.preload_lago_customers([{"external_id": "org_1", "name": "Acme"}])
+    sandbox.set_webhooks(lago={"url": receiver.url, "secret": SECRET})
+    receiver.refusing = 2  # what comes after it waits for seconds
+    sandbox.preload_lago_customers([{"external_id": "org_2", "name": "Umbrella"}])
+    until(lambda: receiver.got, "the first try")
+    sandbox.preload_lago_subscription("org_1", "free", "org_1")
+    sandbox.delete("lago", "subscriptions", "org_1")
+    sandbox.patch("lago", "customers", "org_1", name="Globex")
+    sandbox.patch("lago", "customers", "org_1", name="Initech")
+    until(lambda: len(receiver.got) >= 8, "three tries and five deliveries")
+    documents = [json.loads(body) for _, body in receiver.got[3:]]
+    seen = {(each["webhook_type"], each[each["object_type"]].get("status")) for each in documents}
+    assert ("subscription.started", "terminated") in seen
+    assert {each["customer"]["name"] for each in documents if each["object_type"] == "customer"} == {"Initech"}
+
+
 def test_without_an_endpoint_nothing_is_sent_and_a_wrong_one_is_refused(
     sandbox: SandboxClient, receiver: SandboxWebhookReceiver
 ) -> None:

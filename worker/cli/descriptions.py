@@ -128,6 +128,7 @@ def arrangement_text(link: LinkReport) -> str | None:
         f"goes on until {output.utc_time(ends_at)}" if ends_at is not None else None,
         "paused" if link.arrangement.is_paused else None,
         "a schedule changes it later" if link.arrangement.has_schedule else None,
+        "it or its upgrade waits for its first payment" if link.arrangement.waits_for_payment else None,
     ]
     arranged = ", ".join(part for part in parts if part is not None)
     return f"{arranged}; set in {PROVIDER_NAMES[link.provider]}, not by billing-sync"
@@ -142,6 +143,7 @@ def payment_text(link: LinkReport, org_id: str, now: datetime) -> str | None:
         "payer_rejected": "the payment provider rejects the customer",
         "dispute_lost": "a dispute was lost, so the bank took back what was paid",
         "overdue": "an invoice is past its due date, and nobody has paid it",
+        "manual": "its subscription in Lago is paid manually, so Lago charges nobody automatically",
     }
     since = f", since {output.utc_time(link.payment_since)}" if link.payment_since else ""
     age = f" ({output.relative_time(link.payment_since, now)})" if link.payment_since else ""
@@ -151,6 +153,7 @@ def payment_text(link: LinkReport, org_id: str, now: datetime) -> str | None:
         "payer_rejected": f"; correct the customer in Stripe, then run `billing-sync retry {org_id}`",
         "dispute_lost": f"; void the invoice in Lago, or close it with `billing-sync resolve {org_id} --dispute`",
         "overdue": "; check in Lago that the customer has a payment method, or whether the payment is on its way",
+        "manual": "; if that is not meant, set its payment method in Lago",
     }
     return f"{descriptions[link.payment_status]}{since}{age}{code}{steps[link.payment_status]}"
 

@@ -35,12 +35,13 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "status", "breaker_reason", "customer_id",
-    "subscription_id", "plan_code", "next_plan_code", "arrangement": {"ends_at", "is_paused", "has_schedule"} or null,
+    "subscription_id", "plan_code", "next_plan_code", "arrangement": {"ends_at", "is_paused", "has_schedule",
+    "waits_for_payment"} or null,
     "synced_at", "next_at", "attempts", "error_kind", "error_code",
     "error_message", "error_request_id", "error_at", "is_conflict", "payment_status", "payment_since", "payment_code",
     "credit_amount", "credit_currency", "credit_since", "credit_is_left", "next_step"}. Amounts are in minor units.
     Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments: null, failed,
-    payer_rejected, dispute_lost, overdue.
+    payer_rejected, dispute_lost, overdue, manual.
     """
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.read() as session:

@@ -39,7 +39,7 @@ WaitReason = Literal["backoff", "object_limit", "cooldown", "request", "payer"]
 """backoff: after an error. object_limit: the provider limits requests to this customer. cooldown: after an attempt that
 made calls. request: for a permit of the rate limiter, or until no earlier request can be in
 flight any more. payer: for the Stripe customer that Lago will charge."""
-PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue"]
+PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue", "manual"]
 
 CONFLICT = "conflict"
 """The ``error_kind`` of a link that is on hold because somebody changed its provider."""
@@ -114,7 +114,8 @@ class BillingLink(Leased, Base):
     """Number of them that are done; if it is lower, a remote check is due."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
     """A payment problem. failed: an invoice could not be charged. payer_rejected: the payment provider rejects the
-    payer. dispute_lost: a payment was taken back. overdue: an invoice is past its due date, and nobody has paid it."""
+    payer. dispute_lost: a payment was taken back. overdue: an invoice is past its due date, and nobody has paid it.
+    manual: the provider charges nobody for the subscription."""
     payment_since: Mapped[datetime | None]
     payment_code: Mapped[str | None] = mapped_column(String(255))
     """The provider's code for it, from the last webhook."""

@@ -182,6 +182,16 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
     "conflict_arranged_provider_change": Advice(
         "conflict_arranged_provider_change", {"org_id": "org_1", "subscription_id": "sub_1", "arrangement": "a pause"}
     ),
+    "conflict_first_payment": Advice(
+        "conflict_first_payment",
+        {
+            "org_id": "org_1",
+            "subscription_id": "3a000000-0000-4000-8000-000000000000",
+            "arrangement": "an open first payment",
+            "plan": "starter",
+            "provider_name": "Lago",
+        },
+    ),
     "conflict_adoption": Advice(
         "conflict_adoption",
         {

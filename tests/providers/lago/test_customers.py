@@ -58,7 +58,8 @@ def sent_requests(lago: ScriptedLago) -> list[str]:
     return [f"{each.method} {each.target.removeprefix('/api/v1')}" for each in lago.requests]
 
 
-LIST = "GET /subscriptions?external_customer_id=org_1&status%5B%5D=active&status%5B%5D=pending&per_page=100"
+STATUSES = "status%5B%5D=active&status%5B%5D=pending&status%5B%5D=incomplete"
+LIST = f"GET /subscriptions?external_customer_id=org_1&{STATUSES}&per_page=100"
 
 
 def test_new_customer_takes_one_call_and_names_only_what_we_know(

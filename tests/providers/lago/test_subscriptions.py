@@ -10,7 +10,7 @@ import pytest
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
 from core.ports.arrangement import Arrangement
-from core.ports.errors import ConflictError, RejectedError, UnavailableError
+from core.ports.errors import ConflictError, NotYetAllowedError, RejectedError, UnavailableError
 from core.ports.provider import Subscription
 from core.ports.spec import LastKnown, PriceSpec, SubscriptionSpec
 from providers.lago.provider import LagoProvider
@@ -24,6 +24,7 @@ ABSENT = refusal(404, "subscription_not_found")
 PERIOD_END = datetime(2026, 12, 1, tzinfo=UTC)
 
 POST, READ, TAKE_BACK = "POST /subscriptions", "GET /subscriptions/org_1", "DELETE /subscriptions/org_1?status=pending"
+READ_WAITING = "GET /subscriptions/org_1?status=incomplete"
 
 
 @pytest.fixture
@@ -297,7 +298,6 @@ def test_switch_between_two_answers_is_left_to_the_next_try(
     ("changed", "says"),
     [
         ({"status": "pending"}, "it is pending in Lago"),
-        ({"status": "incomplete"}, "it is incomplete in Lago"),
         ({"external_id": "org_2"}, "another customer"),
         ({"external_customer_id": "org_2"}, "another customer"),
         ({"lago_customer_id": "lago-new"}, f"customer lago-new in Lago, not to {NO_ID}, which was deleted"),
@@ -323,19 +323,19 @@ def test_answer_without_what_must_be_checked_is_not_believed(
 def test_scheduled_plan_without_a_date_parks_with_a_sentence_whatever_is_asked_for(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
-    """An upgrade that somebody made in Lago and that waits for its first payment, for example (lago.md 5.1, B3)."""
+    """With Lago's product catalog, for example (lago.md 5.1, B3)."""
     waiting = on("pro", "starter", downgrade_plan_date=None)
     says = "it goes on to starter in Lago, which names no date"
-    lago.respond_with(waiting)
+    lago.respond_with(waiting, ABSENT)
     with pytest.raises(RejectedError, match=says):
         provider.ensure_subscription(desired("pro", "starter"), last_known("pro"), attempt)
-    lago.respond_with(waiting)
+    lago.respond_with(waiting, ABSENT)
     with pytest.raises(RejectedError, match=says):
         provider.ensure_subscription(desired("pro", "starter"), last_known("pro", "starter"), attempt)
-    lago.respond_with(waiting, ABSENT)  # what waits for a payment is not pending, so no DELETE finds it
+    lago.respond_with(waiting, ABSENT, ABSENT)
     with pytest.raises(RejectedError, match=says):
         provider.ensure_subscription(desired("pro"), last_known(), attempt)
-    lago.respond_with(waiting, canceled("starter", "pro"))
+    lago.respond_with(waiting, ABSENT, canceled("starter", "pro"))
     taken_back = provider.ensure_subscription(desired("pro"), last_known(), attempt)
     assert taken_back == Subscription(id=ID, plan_code="pro")
 
@@ -351,13 +351,83 @@ def test_end_is_told_how_and_checked(lago: ScriptedLago, provider: LagoProvider,
         provider.end_subscription(last_known("pro"), "org_1", attempt)
 
 
-@pytest.mark.parametrize("waiting", [ABSENT, canceled("pro", None)], ids=["nothing", "one that has not begun"])
+@pytest.mark.parametrize(
+    "rest", [(ABSENT, ABSENT), (canceled("pro", None),)], ids=["nothing", "one that has not begun"]
+)
 def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
-    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, waiting: Reply
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, rest: tuple[Reply, ...]
 ) -> None:
-    lago.respond_with(ABSENT, waiting)
+    lago.respond_with(ABSENT, *rest)
     provider.end_subscription(last_known(), "org_1", attempt)
-    assert sent_requests(lago)[1] == TAKE_BACK
+    assert sent_requests(lago)[1:] == [TAKE_BACK, READ_WAITING][: len(rest)]
+
+
+WAITS = Arrangement(waits_for_payment=True)
+REFUSED_BESIDE = refusal(422, "validation_errors", subscription=["subscription_incomplete"])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        refusal(422, "validation_errors", base=["next_subscription_incomplete"]),
+        refusal(405, "cannot_terminate_with_pending_taxes"),
+    ],
+    ids=["upgrade", "taxes"],
+)
+def test_an_end_that_lago_does_not_allow_yet_is_repeated(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, reply: Reply
+) -> None:
+    lago.respond_with(reply)
+    with pytest.raises(NotYetAllowedError):
+        provider.end_subscription(last_known("pro"), "org_1", attempt)
+
+
+def test_an_end_is_not_done_while_one_waits_for_its_first_payment(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(ABSENT, ABSENT, on("pro", status="incomplete"))
+    with pytest.raises(NotYetAllowedError, match="waits for its first payment"):
+        provider.end_subscription(last_known(), "org_1", attempt)
+
+
+def test_what_lago_makes_is_not_in_sync_while_it_waits_for_its_first_payment(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(on("pro", status="incomplete"))
+    with pytest.raises(ConflictError, match="waits for its first payment") as caught:
+        provider.ensure_subscription(desired("pro"), LastKnown(), attempt)
+    assert caught.value.code == "arranged_at_provider"
+    assert sent_requests(lago) == [POST]
+
+
+def test_one_that_waits_for_its_first_payment_is_told_and_nothing_else_is_sold(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    lago.respond_with(ABSENT, REFUSED_BESIDE, on("pro", status="incomplete"))
+    found = provider.ensure_subscription(desired("pro"), last_known(), attempt)
+    assert found == Subscription(id=ID, plan_code="pro", arrangement=WAITS)
+    assert sent_requests(lago) == [READ, POST, READ_WAITING]
+    for spec in (desired("starter"), desired("pro", "starter"), desired("starter", "pro")):
+        lago.respond_with(ABSENT, REFUSED_BESIDE, on("pro", status="incomplete"))
+        with pytest.raises(ConflictError, match="waits for its first payment"):
+            provider.ensure_subscription(spec, last_known(), attempt)
+    lago.respond_with(ABSENT, REFUSED_BESIDE, ABSENT)
+    with pytest.raises(UnavailableError, match="changed in Lago during"):
+        provider.ensure_subscription(desired("pro"), last_known(), attempt)
+
+
+def test_an_upgrade_that_waits_for_its_first_payment_is_no_scheduled_plan(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    waiting = (on("starter", "pro", downgrade_plan_date=None), on("pro", status="incomplete", lago_id=NEXT_ID))
+    lago.respond_with(*waiting)
+    found = provider.ensure_subscription(desired("starter"), last_known("starter"), attempt)
+    assert found == Subscription(id=ID, plan_code="starter", arrangement=WAITS)
+    for spec in (desired("pro"), desired("starter", "pro"), desired("free")):
+        lago.respond_with(*waiting)
+        with pytest.raises(ConflictError, match="waits for its first payment"):
+            provider.ensure_subscription(spec, last_known("starter"), attempt)
+    assert sent_requests(lago) == [READ, READ_WAITING] * 4
 
 
 ENDS = "2026-12-31T00:00:00Z"
