@@ -47,8 +47,11 @@ class StripePaymentsApi:
         if status == "paid" and row["status"] in {"open", "uncollectible"}:
             row = self._invoices.mark_paid(row, charged=True)
         elif row["status"] == "open":
-            is_given_up = status == "uncollectible"
-            row = self._invoices.mark_row_uncollectible(row) if is_given_up else self._invoices.mark_failed(row)
+            row = (
+                self._invoices.mark_row_uncollectible(row)
+                if status == "uncollectible"
+                else self._invoices.mark_failed(row)
+            )
         return invoice_document(row)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from core.catalog import publishing
-from core.catalog.plans import FormerCodes
+from core.catalog.plans import CatalogPlan, FormerCodes
 from tests.money.prices import PriceWatch
 from tests.money.provider_books import ActionHistory, Books
 from tests.support.sync_world import SyncWorld
@@ -43,7 +43,13 @@ class CatalogMoves:
             "stripe_lookup_key": code,
             "former_codes": FormerCodes(lago=codes[0], stripe=codes[1]),
         }
-        plans = {**self.world.catalog.plans, tier: plan.model_copy(update=new)}
+        changed = plan.model_copy(update=new)
+        # In Stripe, too, where only people sell it.
+        self._publish(changed.model_copy(update={"charged_by": "stripe"}))
+        self._publish(changed)
+
+    def _publish(self, plan: CatalogPlan) -> None:
+        plans = {**self.world.catalog.plans, plan.tier: plan}
         self.world.catalog = self.world.catalog.model_copy(update={"plans": plans})
         publishing.publish(self.world.catalog, self.world.providers.values())
 

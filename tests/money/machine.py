@@ -27,7 +27,7 @@ from tests.money.catalog_moves import MOVES
 from tests.money.dashboard_edits import DEEDS
 from tests.money.ending import Ending
 from tests.money.payments import PaymentBooks
-from tests.money.story import BURST_COOLDOWN_SECONDS, TIERS, Stage, Story, Trouble
+from tests.money.story import BURST_COOLDOWN_SECONDS, TIERS, MoneyStory, Stage, Trouble
 from tests.money.tally import Tally, tallied
 from tests.money.unpaid_invoices import INVOICE_DEEDS
 from tests.support.drift_harness import DriftHarness
@@ -91,7 +91,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.story = Story(self.stage)
+        self.story = MoneyStory(self.stage)
         self.world, self.history = self.story.world, self.story.history
         self.conflicts: dict[tuple[str, str], tuple[datetime, object]] = {}
 
@@ -114,8 +114,10 @@ class MoneyStateMachine(RuleBasedStateMachine):
     @initialize(charged_by_stripe=st.sampled_from(LAYOUTS), first=tiers, second=tiers, then=thens)
     def begin(self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str) -> None:
         """The first organization is at home; how the second comes there differs."""
-        if charged_by_stripe:
-            self.world.set_charging_provider("stripe", *charged_by_stripe)
+        self.world.set_charging_provider("stripe")  # people sell every plan there
+        charged_by_lago = [tier for tier in TIERS if tier not in charged_by_stripe]
+        if charged_by_lago:
+            self.world.set_charging_provider("lago", *charged_by_lago)
         self.story.then(self.story.create(first), "until nothing is left")
         self.story.then(self.story.create(second), then)
 
@@ -443,3 +445,12 @@ class MoneyStateMachine(RuleBasedStateMachine):
 
     def _org(self, number: int) -> str:
         return self.org_ids[number % len(self.org_ids)]
+
+
+def staged(at: Stage) -> type[MoneyStateMachine]:
+    """The machine for one run: hypothesis makes one of it for each story."""
+
+    class StagedStateMachine(MoneyStateMachine):
+        stage = at
+
+    return StagedStateMachine

@@ -24,7 +24,7 @@ from core.catalog import plans as plan_catalog
 from core.db.database import Database
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.money.machine import MoneyStateMachine
+from tests.money.machine import staged
 from tests.money.story import Stage
 from tests.money.tally import Tally
 
@@ -56,11 +56,6 @@ def main() -> int:
 
 def tell(stage: Stage, number: int, steps_each: int, say: Say) -> None:
     """The stories of one seed, or those up to the first that fails, which is told in full."""
-
-    class StagedStateMachine(MoneyStateMachine):
-        pass
-
-    StagedStateMachine.stage = stage
     told = settings(
         max_examples=STORIES_OF_A_SEED,
         stateful_step_count=steps_each,
@@ -71,7 +66,7 @@ def tell(stage: Stage, number: int, steps_each: int, say: Say) -> None:
         suppress_health_check=list(HealthCheck),
     )
     try:
-        run_state_machine_as_test(seed(number)(StagedStateMachine), settings=told)
+        run_state_machine_as_test(seed(number)(staged(stage)), settings=told)
     except AssertionError as error:
         stage.tally.record(error)
         say("".join(traceback.format_exception(error)))

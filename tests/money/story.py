@@ -66,7 +66,7 @@ class Stage:
     tally: Tally
 
 
-class Story:
+class MoneyStory:
     def __init__(self, stage: Stage) -> None:
         self._folder = TemporaryDirectory()
         file = Path(self._folder.name) / "story.db"

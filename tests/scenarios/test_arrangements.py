@@ -231,6 +231,20 @@ def test_theirs_gives_the_organization_the_plan_that_it_has_and_leaves_the_arran
     assert stripe_subscription(world) == before
 
 
+@pytest.mark.xfail(strict=True, reason="it is ended in Stripe without a question, and Lago charges from then on")
+@pytest.mark.parametrize("kind", ["collection paused", "end of the period"])
+def test_no_plan_moves_to_lago_before_the_arrangement_is_removed_in_stripe(world: SyncWorld, kind: str) -> None:
+    """Lago would charge what somebody had paused in Stripe."""
+    world.set_charging_provider("stripe", "professional")
+    org_id = synced(world)
+    set_in_stripe(world, AT_STRIPE[kind].sets)
+    before = stripe_subscription(world)
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    assert stripe_subscription(world) == before
+
+
 @pytest.mark.parametrize(("kind", "held"), [*((kind, False) for kind in AT_STRIPE), ("schedule", True)])
 def test_a_deleted_organization_ends_its_arranged_subscription(world: SyncWorld, kind: str, *, held: bool) -> None:
     org_id = charged_in_stripe(world)

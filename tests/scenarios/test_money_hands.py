@@ -12,7 +12,7 @@ import pytest
 from core.catalog.plans import Catalog
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.money.machine import ARRANGED_IN_STRIPE, MoneyStateMachine
+from tests.money.machine import ARRANGED_IN_STRIPE, MoneyStateMachine, staged
 from tests.money.story import TIERS, Stage, Trouble
 from tests.money.tally import ShownLateError, Tally
 
@@ -27,10 +27,7 @@ EACH_PROVIDER = pytest.mark.parametrize("charged_by_stripe", CHARGED_BY.values()
 def machine(
     sqlite_template: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox
 ) -> Iterator[MoneyStateMachine]:
-    class StagedStateMachine(MoneyStateMachine):
-        stage = Stage(sqlite_template, sandbox, sandbox_server.url, plans, Tally())
-
-    told = StagedStateMachine()
+    told = staged(Stage(sqlite_template, sandbox, sandbox_server.url, plans, Tally()))()
     yield told
     told.story.close()
 

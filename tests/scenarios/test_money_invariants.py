@@ -16,7 +16,7 @@ from core.catalog.plans import Catalog
 from core.db.database import Database
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.money.machine import MoneyStateMachine
+from tests.money.machine import staged
 from tests.money.story import Stage
 from tests.money.tally import Tally
 
@@ -48,7 +48,5 @@ def empty(tmp_path: Path) -> Path:
 def test_money_is_right_after_each_step_of_any_story(
     number: int, empty: Path, sandbox: SandboxClient, plans: Catalog, sandbox_server: Sandbox
 ) -> None:
-    class StagedStateMachine(MoneyStateMachine):
-        stage = Stage(empty, sandbox, sandbox_server.url, plans, Tally())
-
-    run_state_machine_as_test(seed(number)(StagedStateMachine), settings=SHORT)
+    stage = Stage(empty, sandbox, sandbox_server.url, plans, Tally())
+    run_state_machine_as_test(seed(number)(staged(stage)), settings=SHORT)
