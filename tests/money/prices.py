@@ -55,6 +55,8 @@ class PriceWatch:
         price = str(items[0]["price"]["id"])
         free = next((plan.tier for plan in books.catalog.plans.values() if plan.amount == 0), "")
         tier = books.tier_of_price(price) if items[0]["quantity"] else free
+        if tier == free:
+            price = "nothing"  # At first it is the paid price, none of it.
         known = self.in_stripe.get(row["id"])
         began_at = datetime.fromtimestamp(items[0]["current_period_start"], UTC)
         ends_at = datetime.fromtimestamp(items[0]["current_period_end"], UTC)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -62,7 +62,6 @@ def tell(stage: Stage, number: int, steps_each: int, say: Say) -> None:
         database=None,
         phases=[Phase.generate],
         deadline=None,
-        verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
     )
     try:
