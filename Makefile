@@ -9,6 +9,7 @@
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
 #   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
+#   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make lock      writes the lock files again, after a change of dependencies in pyproject.toml
 
@@ -21,7 +22,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs crash-matrix rate-limits chaos bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs crash-matrix rate-limits chaos money bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -71,6 +72,10 @@ bench-quick: $(VENV)/installed-test
 
 chaos: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.chaos.run --seed $(SEED)
+
+STEPS ?= 10000
+money: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.money.run --seed $(SEED) --steps $(STEPS)
 
 # Keeps the versions that still fit. To update everything, remove the lock files first.
 lock:

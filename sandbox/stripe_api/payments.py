@@ -1,4 +1,4 @@
-"""Payments of Stripe's invoices, made by hand: an attempt that failed, or a payment.
+"""Payments of Stripe's invoices, made by hand: an attempt that failed, a payment, or that it was given up.
 
 They emit the events and set the customer's ``delinquent``. An invoice of a subscription can be paid the same way.
 """
@@ -9,7 +9,7 @@ from sandbox.stripe_api.invoice_documents import invoice_document
 from sandbox.stripe_api.invoices import StripeInvoicesApi, new_draft
 from sandbox.stripe_api.serializers import StripeTables
 
-PAYMENT_RESULTS = ("failed", "paid")
+PAYMENT_RESULTS = ("failed", "paid", "uncollectible")
 DEFAULT_AMOUNT = 1000
 
 
@@ -35,7 +35,7 @@ class StripePaymentsApi:
         return self._set_status(self._invoices.finalize(self._invoices.create(draft)), status)
 
     def patch(self, invoice_id: str, sent: JsonDocument) -> JsonDocument:
-        """Set the result of another payment attempt: ``{"status": "paid"}``."""
+        """Set the result of another payment attempt: ``{"status": "paid"}``; ``uncollectible``: nobody expects it."""
         row = self._tables.invoices.get(invoice_id)
         if row is None:
             raise InvalidControlRequestError("id", f"There is no invoice {invoice_id!r}.")
@@ -44,8 +44,14 @@ class StripePaymentsApi:
         return self._set_status(self._invoices.finalize(row) if row["status"] == "draft" else row, status)
 
     def _set_status(self, row: JsonDocument, status: str) -> JsonDocument:
-        if row["status"] == "open":
-            row = self._invoices.mark_failed(row) if status == "failed" else self._invoices.mark_paid(row, charged=True)
+        if status == "paid" and row["status"] in {"open", "uncollectible"}:
+            row = self._invoices.mark_paid(row, charged=True)
+        elif row["status"] == "open":
+            row = (
+                self._invoices.mark_row_uncollectible(row)
+                if status == "uncollectible"
+                else self._invoices.mark_failed(row)
+            )
         return invoice_document(row)
 
 

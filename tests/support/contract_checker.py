@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from hypothesis import HealthCheck, settings
-
 from core.ports.spec import Provider
 from sandbox.http import Exchange
 from tests import contract
 
 PROVIDERS: dict[str, Provider] = {"stripe": "stripe", "lago": "lago"}
-
-# Selected by name: see ``tests/scenarios/test_money_invariants.py``.
-settings.register_profile(
-    "long",
-    max_examples=400,
-    stateful_step_count=40,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
 
 
 class ContractChecker:

@@ -48,6 +48,10 @@ class HookedProvider:
         self.after_subscription = do_nothing
         self.after_end = do_nothing
 
+    def connect_again(self, wrapped: BillingProvider) -> None:
+        self._wrapped.close()
+        self._wrapped = wrapped
+
     @property
     def provider(self) -> Provider:
         return self._wrapped.provider
@@ -111,6 +115,8 @@ class SyncWorld:
     sandbox: SandboxClient
     catalog: Catalog
     providers: Mapping[Provider, HookedProvider]
+    connect: Callable[[], Mapping[Provider, BillingProvider]] = dict
+    """A new connection to each provider, as a process opens it when it starts."""
     account_guard: AccountGuard = field(init=False)
     policy: PayerPolicy = field(default_factory=lambda: PayerPolicy(sends_payer_to_lago=True))
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -135,6 +141,11 @@ class SyncWorld:
     def advance_time(self, **by: float) -> None:
         self.now += timedelta(**by)
         self.sandbox.set_clock(self.now)
+
+    def restart(self) -> None:
+        """As after a deployment: nothing is left of what a process remembers, such as prices."""
+        for provider, connected in self.connect().items():
+            self.providers[provider].connect_again(connected)
 
     def wait(self, seconds: float) -> None:
         """Move only our clock, for short waits that do not matter to the sandbox."""
@@ -250,9 +261,15 @@ class SyncWorld:
 def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url: str) -> SyncWorld:
     providers: dict[Provider, HookedProvider] = {}
     world = SyncWorld(database=database, sandbox=sandbox, catalog=catalog, providers=providers)
-    stripe = StripeProvider("sk_test_sandbox", url, ending=catalog.ending, clock=world.clock)
-    lago = LagoProvider(url, "sandbox", payment_provider_code=PAYMENT_PROVIDER_CODE, ending=catalog.ending)
-    providers["stripe"], providers["lago"] = HookedProvider(stripe), HookedProvider(lago)
+
+    def connect() -> Mapping[Provider, BillingProvider]:
+        return {
+            "stripe": StripeProvider("sk_test_sandbox", url, ending=catalog.ending, clock=world.clock),
+            "lago": LagoProvider(url, "sandbox", payment_provider_code=PAYMENT_PROVIDER_CODE, ending=catalog.ending),
+        }
+
+    world.connect = connect
+    providers.update({provider: HookedProvider(connected) for provider, connected in connect().items()})
     publishing.publish(catalog, world.providers.values())
     world.account_guard.confirm()
     sandbox.reset_calls()

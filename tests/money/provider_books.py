@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from core.catalog.plans import Catalog
 from sandbox.stripe_api.subscriptions import ENDED_STATUSES
+from tests.money.tally import ChargedTwiceError
 
 Doc = dict[str, Any]
 
@@ -21,6 +23,7 @@ class Kept:
     """A subscription that somebody arranged or re-priced by hand, and what no request of ours may change of it.
 
     Only while nothing else happened by hand, and for a price of its own only while the plan was not changed either.
+    ``ends_at``: a planned end, after which there is nothing to keep.
     """
 
     org_id: str
@@ -28,6 +31,7 @@ class Kept:
     terms: tuple[object, ...]
     edits: int
     plan_changes: int | None
+    ends_at: datetime | None = None
 
 
 @dataclass(kw_only=True)
@@ -39,7 +43,7 @@ class ActionHistory:
     by_hand: set[str] = field(default_factory=set)
     """Customers that were created by hand."""
     rogues: dict[str, str] = field(default_factory=dict)
-    """Subscriptions that were created by hand, with their plan."""
+    """Subscriptions that were created by hand, with their price in Stripe or their plan in Lago."""
     ended_by_hand: set[str] = field(default_factory=set)
     deleted_by_hand: set[str] = field(default_factory=set)
     """Customers, by the providers' ids."""
@@ -54,6 +58,11 @@ class ActionHistory:
     """Number of changes by hand of each organization."""
     plan_changes: Counter[str] = field(default_factory=Counter)
     """Number of plan changes of each organization that were requested of us; its deletion counts too."""
+    words: Counter[str] = field(default_factory=Counter)
+    """Number of other things asked of us after which an organization may be sold its plan anew: a status, a decision,
+    a repair."""
+    tier_by_price: dict[str, str] = field(default_factory=dict)
+    """Of each price in Stripe, also after its lookup key moved."""
     deleted: set[str] = field(default_factory=set)
     """Organizations that were ever deleted, which ends what was arranged."""
     kept: dict[str, Kept] = field(default_factory=dict)
@@ -113,8 +122,9 @@ class Books:
         statuses |= {each["lago_id"]: each["status"] for each in self.state["lago"]["subscriptions"]}
         return [each for each in self.history.rogues if statuses[each] not in {*ENDED_STATUSES, "terminated"}]
 
-    def check(self) -> None:
+    def check(self, now: datetime) -> None:
         """Check the invariants that must hold after each step, and record the organizations of new customers."""
+        self.record_prices()
         self._record_owners()
         self._check_none_deleted()
         self._rogues_are_left_alone()
@@ -123,17 +133,30 @@ class Books:
             self._one_customer(org_id)
             self._check_plans(org_id)
         for its_id, kept in self.history.kept.items():
-            self._check_kept(its_id, kept)
+            self._check_kept(its_id, kept, now)
 
-    def _check_kept(self, its_id: str, kept: Kept) -> None:
+    def record_prices(self) -> None:
+        for each in self.state["stripe"]["prices"]:
+            tier = self.catalog.tier_of("stripe", each["lookup_key"] or "")
+            if tier is not None:
+                self.history.tier_by_price.setdefault(each["id"], tier)
+
+    def tier_of_price(self, price_id: str) -> str:
+        return self.history.tier_by_price.get(price_id, "")
+
+    def _check_kept(self, its_id: str, kept: Kept, now: datetime) -> None:
         history = self.history
         is_changed = history.edits[kept.org_id] != kept.edits or kept.org_id in history.deleted
         is_sold_again = kept.plan_changes is not None and history.plan_changes[kept.org_id] != kept.plan_changes
         if is_changed or is_sold_again:
             return
         found = self.terms_of(kept.provider, its_id)
-        # A planned end may have come.
-        assert found in {kept.terms, None}, f"{its_id} was {kept.terms} by hand, and is {found}"
+        if found is None and kept.ends_at is not None and kept.ends_at <= now:
+            return
+        plans = [self.catalog.plans[tier] for tier in history.asked[kept.org_id]]
+        if found is None and kept.provider == "stripe" and any(plan.charged_by == "lago" for plan in plans):
+            return  # It is ended for a plan that moves to Lago: see tests/scenarios/test_arrangements.py.
+        assert found == kept.terms, f"{its_id} was {kept.terms} by hand, and is {found}"
 
     def terms_of(self, provider: str, its_id: str) -> tuple[object, ...] | None:
         """What a person may arrange, with the price; None for one that has ended."""
@@ -144,7 +167,16 @@ class Books:
         if provider == "lago":
             return row["plan_code"], row["plan_amount_cents"], row["ending_at"]
         (item,) = row["items"]["data"]
-        return item["price"]["id"], item["quantity"], row["cancel_at_period_end"], row["pause_collection"] is not None
+        is_paused = row["pause_collection"] is not None
+        return item["price"]["id"], item["quantity"], row["cancel_at_period_end"], is_paused, row["schedule"]
+
+    def end_of(self, provider: str, its_id: str) -> datetime | None:
+        """The planned end of a subscription, if it has one."""
+        rows = self.state[provider]["subscriptions"]
+        (row,) = [each for each in rows if its_id in {each.get("id"), each.get("lago_id")}]
+        if provider == "lago":
+            return datetime.fromisoformat(row["ending_at"]) if row["ending_at"] else None
+        return datetime.fromtimestamp(row["cancel_at"], UTC) if row["cancel_at"] else None
 
     def _record_owners(self) -> None:
         for each in self.state["stripe"]["customers"]:
@@ -160,13 +192,13 @@ class Books:
     def _rogues_are_left_alone(self) -> None:
         for each in self.state["stripe"]["subscriptions"]:
             if each["id"] in self.history.rogues:
-                self._rogue(each["id"], each["status"], _sold(each), each["customer"])
+                self._rogue(each["id"], each["status"], _prices(each), each["customer"])
                 assert "org_id" not in each["metadata"], f"{each['id']} was created by hand, and was adopted"
         for each in self.state["lago"]["subscriptions"]:
             if each["lago_id"] in self.history.rogues:
                 self._rogue(each["lago_id"], each["status"], [each["plan_code"]], each["lago_customer_id"])
 
-    def _rogue(self, its_id: str, status: str, sold: Iterable[str | None], customer: str) -> None:
+    def _rogue(self, its_id: str, status: str, sold: Iterable[str], customer: str) -> None:
         if its_id in self.history.ended_by_hand or customer in self.history.deleted_by_hand:
             return
         assert status == "active", f"{its_id} was created by hand, and is {status}"
@@ -178,7 +210,9 @@ class Books:
         payer = self.payer(org_id)
         if payer is not None and not payer.startswith("cus_hand"):
             charging_providers.append(payer)
-        assert len(charging_providers) <= 1, f"{org_id} is charged by {charging_providers}"
+        if len(charging_providers) > 1:
+            message = f"{org_id} is charged by {charging_providers}"
+            raise ChargedTwiceError(message)
         active = [each for each in self.lago_subscriptions(org_id) if each["status"] == "active"]
         assert len(active) <= 1, f"{org_id} has {len(active)} active subscriptions at Lago"
 
@@ -193,13 +227,12 @@ class Books:
         plans = [self.catalog.plans[tier] for tier in tiers if tier in self.catalog.plans]
         free = any(plan.amount == 0 for plan in plans)
         for each in self.stripe_subscriptions(org_id):
-            assert {*_sold(each)} <= {plan.stripe_lookup_key for plan in plans}, (
-                f"{each['id']} has the plan {_sold(each)}"
-            )
+            sold = {self.tier_of_price(price) for price in _prices(each)}
+            assert sold <= tiers, f"{each['id']} has the plan {sold}"
             assert free or all(item["quantity"] > 0 for item in each["items"]["data"]), f"{each['id']} costs nothing"
         for each in self.lago_subscriptions(org_id):
-            assert each["plan_code"] in {plan.lago_plan_code for plan in plans}, f"{org_id} is on {each['plan_code']}"
+            assert self.catalog.tier_of("lago", each["plan_code"]) in tiers, f"{org_id} is on {each['plan_code']}"
 
 
-def _sold(subscription: Doc) -> list[str | None]:
-    return [item["price"]["lookup_key"] for item in subscription["items"]["data"]]
+def _prices(subscription: Doc) -> list[str]:
+    return [item["price"]["id"] for item in subscription["items"]["data"]]

@@ -14,8 +14,13 @@ from typing import Final
 from core.ports.spec import CUSTOMER_DELETED
 from core.reconcile import commands
 from sandbox.client import SandboxError
-from tests.support.provider_books import ActionHistory, Books, Doc, Kept
+from tests.money.provider_books import ActionHistory, Books, Doc, Kept
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
+
+
+def own_price(list_price: int) -> int:
+    """Below the plan's own, above the next lower plan's: else Lago carries out a downgrade at once, as an upgrade."""
+    return list_price * 9 // 10 or 100
 
 
 @dataclass(kw_only=True)
@@ -39,10 +44,10 @@ class Hands:
     def sell_beside_in_stripe(self, org_id: str, tier: str) -> None:
         customer = self.books.stripe_customer(self.world.link(org_id, "stripe").customer_id)
         if customer is not None:
-            key = self.world.catalog.plan(tier).stripe_lookup_key
-            made = self.world.sandbox.preload_stripe_subscription(customer["id"], self._price(key))
+            price = self._price(self.world.catalog.plan(tier).stripe_lookup_key)
+            made = self.world.sandbox.preload_stripe_subscription(customer["id"], price)
             self._touch(org_id)
-            self.history.rogues[made["id"]] = key
+            self.history.rogues[made["id"]] = price
 
     def sell_beside_in_lago(self, org_id: str, tier: str) -> None:
         if self.books.lago_customer(org_id) is not None:
@@ -134,9 +139,13 @@ class Hands:
     def pause_it_in_stripe(self, org_id: str, _tier: str) -> None:
         self._arrange_in_stripe(org_id, pause_collection={"behavior": "keep_as_draft"})
 
+    def attach_a_schedule_in_stripe(self, org_id: str, _tier: str) -> None:
+        self._arrange_in_stripe(org_id, schedule="sub_sched_1")
+
     def let_it_go_on_in_stripe(self, org_id: str, _tier: str) -> None:
         """Take off what was arranged, and say so."""
         for each in self.books.stripe_subscriptions(org_id):
+            self.world.sandbox.patch("stripe", "subscriptions", each["id"], schedule=None)
             self.world.sandbox.patch(
                 "stripe", "subscriptions", each["id"], cancel_at_period_end=False, pause_collection=None
             )
@@ -148,7 +157,9 @@ class Hands:
 
     def give_it_a_price_of_its_own_in_lago(self, org_id: str, _tier: str) -> None:
         changes = self.history.plan_changes[org_id]
-        self._keep_in_lago(org_id, plan_changes=changes, plan_overrides={"amount_cents": 100})
+        for each in self.books.lago_subscriptions(org_id):
+            amount = own_price(each["plan_amount_cents"])
+            self._keep_in_lago(org_id, plan_changes=changes, plan_overrides={"amount_cents": amount})
 
     def _arrange_in_stripe(self, org_id: str, **fields: object) -> None:
         for each in self.books.stripe_subscriptions(org_id):
@@ -173,6 +184,7 @@ class Hands:
                 terms=terms,
                 edits=self.history.edits[org_id],
                 plan_changes=plan_changes,
+                ends_at=self.books.end_of(provider, its_id),
             )
 
     def rename_in_stripe(self, org_id: str, _tier: str) -> None:
@@ -222,6 +234,7 @@ DEEDS: Final[dict[str, Callable[[Hands, str, str], None]]] = {
         Hands.end_it_in_stripe,
         Hands.plan_an_end_in_stripe,
         Hands.pause_it_in_stripe,
+        Hands.attach_a_schedule_in_stripe,
         Hands.let_it_go_on_in_stripe,
         Hands.plan_an_end_in_lago,
         Hands.give_it_a_price_of_its_own_in_lago,
