@@ -85,6 +85,10 @@ class CatalogPlan(BaseModel):
         """What Lago compares to tell an upgrade from a downgrade (lago.md 5.1)."""
         return self.amount * PERIODS_PER_YEAR[self.interval]
 
+    def amount_per(self, interval: BillingInterval) -> int:
+        """What it costs for this interval, rounded down."""
+        return self.yearly_amount // PERIODS_PER_YEAR[interval]
+
 
 class EndingPolicy(BaseModel):
     """How our subscription ends when its organization is deleted or moves to the other provider (money.md 12).
@@ -128,6 +132,9 @@ class Catalog(BaseModel):
     def tiers(self) -> list[str]:
         """All tiers, lowest rank first."""
         return [plan.tier for plan in sorted(self.plans.values(), key=lambda plan: plan.rank)]
+
+    def tiers_above(self, tier: str) -> frozenset[str]:
+        return frozenset(each for each in self.tiers() if self.plans[each].rank > self.plan(tier).rank)
 
     def plan(self, tier: str) -> CatalogPlan:
         try:

@@ -46,6 +46,7 @@ class DesiredState:
     next_plan_code: str | None = None
     former_plan_codes: frozenset[str] = frozenset()
     former_next_plan_codes: frozenset[str] = frozenset()
+    next_plan_amount: int | None = None
     is_charging: bool = False
     waits_for_payer: bool = False
     provides_payer: bool = False
@@ -68,6 +69,7 @@ class DesiredState:
             next_plan_code=self.next_plan_code,
             former_plan_codes=self.former_plan_codes,
             former_next_plan_codes=self.former_next_plan_codes,
+            next_plan_amount=self.next_plan_amount,
             charged_by_other_provider=not self.is_charging,
             has_billing_email=self.customer.email is not None,
         )
@@ -178,6 +180,7 @@ def _at_lago(
         next_plan_code=sold_next.code if sold_next else None,
         former_plan_codes=sold.former,
         former_next_plan_codes=sold_next.former if sold_next else frozenset(),
+        next_plan_amount=next_plan.amount_per(plan.interval) if next_plan else None,
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,17 +70,25 @@ def adopt_plan(change: ChangeContext, organization: Organization, tier: str) -> 
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
-def record_scheduled_plan_took_effect(change: ChangeContext, organization: Organization, tier: str) -> None:
+def record_scheduled_plan_took_effect(
+    change: ChangeContext, organization: Organization, tier: str, higher_tiers: Collection[str] = ()
+) -> None:
     """A provider reported that a scheduled downgrade took effect: ``tier`` is the organization's plan from now on.
 
-    If another plan is scheduled by now, both links are marked for sync.
+    If another plan is scheduled by now, both links are marked for sync. It was scheduled for the end of the period that
+    has ended. If it is one of the ``higher_tiers``, no provider can schedule it any more, so it applies now.
     """
-    before, organization.plan_tier = organization.plan_tier, tier
+    before, pending = organization.plan_tier, organization.pending_plan_tier
+    organization.plan_tier = tier
     organization.plan_effective_at = organization.downgrade_recheck_at = None
     organization.updated_at = change.now
-    if organization.pending_plan_tier == tier:
+    if pending == tier:
         organization.pending_plan_tier = None
     else:
         mark_for_sync(change, organization)
     data: EventData = {"from": before, "to": tier, "at": "now"}
     outbox.record(change, "organization.plan_changed", organization.id, data)
+    if pending is not None and pending in higher_tiers:
+        organization.plan_tier, organization.pending_plan_tier = pending, None
+        data = {"from": tier, "to": pending, "at": "now"}
+        outbox.record(change, "organization.plan_changed", organization.id, data)

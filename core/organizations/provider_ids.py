@@ -107,6 +107,7 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 sold_plan=None,
                 sold_price_id=None,
                 applied_next_plan=None,
+                replaced_next_plans=None,
                 arrangement=None,
                 credit_amount=None,
                 credit_currency=None,

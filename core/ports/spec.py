@@ -54,6 +54,8 @@ class SubscriptionSpec:
     next_plan_code: str | None = None
     former_plan_codes: frozenset[str] = frozenset()
     former_next_plan_codes: frozenset[str] = frozenset()
+    next_plan_amount: int | None = None
+    """What the next plan costs for the interval of ``plan_code``, in ISO minor units, rounded down."""
     charged_by_other_provider: bool = False
     """The other provider decides when the next plan takes effect; here it may be active before."""
     has_billing_email: bool = False
@@ -105,6 +107,8 @@ class LastKnown:
     """We may have ended the subscription. If it is found ended, a new one may be created."""
     plan_code: str | None = None
     next_plan_code: str | None = None
+    replaced_next_plan_codes: frozenset[str] = frozenset()
+    """What was scheduled before writes that have no answer yet; one of them may still be."""
     sold_price: SoldPrice | None = None
     payer_id: str | None = None
     """Lago only: the payer that was last sent to it, or that it last returned."""

@@ -114,6 +114,7 @@ class SyncAttempt:
             ending_started=self.link.plan_state == "ending",
             plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
+            replaced_next_plan_codes=frozenset(self.link.replaced_next_plans or ()),
             sold_price=sold_price(self.link),
             payer_id=self.link.payer_id,
             payer_confirmed=self.link.payer_confirmed and self.link.customer_state in {"unknown", "applied"},
@@ -176,10 +177,16 @@ class SyncAttempt:
             self._write(values, may_charge=may_charge)
 
     def prepare_subscription_write(self, next_plan_code: str | None) -> None:
-        """Call before the subscription is written, for the same reason. ``next_plan_code`` may be scheduled then."""
+        """Call before the subscription is written, for the same reason. ``next_plan_code`` may be scheduled then.
+
+        What was scheduled before stays known: the write may not arrive.
+        """
         values = self._plan_values_after("subscription_write_started")
-        if next_plan_code is not None and next_plan_code != self.link.applied_next_plan:
+        before = self.link.applied_next_plan
+        if next_plan_code is not None and next_plan_code != before:
             values["applied_next_plan"] = next_plan_code
+            if before is not None:
+                values["replaced_next_plans"] = sorted({*(self.link.replaced_next_plans or ()), before})
         if values:
             self._write(values)
 
@@ -360,6 +367,7 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "sold_plan": result.subscription.plan_code,
             "sold_price_id": result.subscription.price_id,
             "applied_next_plan": result.subscription.next_plan_code,
+            "replaced_next_plans": None,
             "arrangement": arrangement.to_json(result.subscription.arrangement),
         }
     if result.ended:
@@ -370,6 +378,7 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "sold_plan": None,
             "sold_price_id": None,
             "applied_next_plan": None,
+            "replaced_next_plans": None,
             "arrangement": None,
         }
     return values

@@ -61,11 +61,13 @@ class FollowUps:
     """What the attempt means for the organization and for its other link. ``payer_id``: whom Lago is to charge.
 
     ``scheduled_plan_at`` is stored only while the downgrade that the attempt was about is pending. ``effective_tier``
-    is stored also if another downgrade is pending by now, because it is what the provider charges.
+    is stored also if another downgrade is pending by now, because it is what the provider charges. ``higher_tiers`` are
+    the tiers above it.
     """
 
     scheduled_plan_at: datetime | None = None
     effective_tier: str | None = None
+    higher_tiers: frozenset[str] = frozenset()
     payer_id: str | None = None
     all_checks_done: bool = False
     """Whether the attempt did every remote check that was requested before it."""
@@ -128,7 +130,9 @@ def _record_plan(
         # Also if the organization changed in another way: the next attempt finds nothing to change at the provider and
         # would not report the plan again.
         if not has_new_version or _downgrade_is_pending(organization, attempt.organization):
-            plan_changes.record_scheduled_plan_took_effect(change, organization, follow_ups.effective_tier)
+            plan_changes.record_scheduled_plan_took_effect(
+                change, organization, follow_ups.effective_tier, follow_ups.higher_tiers
+            )
         return
     still_scheduled = organization.pending_plan_tier is not None and (
         not has_new_version or _same_downgrade_is_pending(organization, attempt.organization)

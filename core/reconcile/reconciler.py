@@ -275,9 +275,11 @@ def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown, catalog: Catalog
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:
     customer_id = result.customer.id if result.customer else attempt.link.customer_id
     subscription = result.subscription if desired.is_charging else None
+    effective_tier = _effective_tier(attempt.provider, desired, subscription, catalog) if subscription else None
     return FollowUps(
         scheduled_plan_at=subscription.next_plan_at if subscription else None,
-        effective_tier=_effective_tier(attempt.provider, desired, subscription, catalog) if subscription else None,
+        effective_tier=effective_tier,
+        higher_tiers=catalog.tiers_above(effective_tier) if effective_tier is not None else frozenset(),
         payer_id=customer_id if desired.provides_payer else None,
     )
 

@@ -30,6 +30,7 @@ from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.lago.adoption import refuse_other_plan
 from providers.lago.client import LagoClient, LagoRequest, parse_time, unreadable_error
+from providers.lago.minor_units import LAGO_UNITS
 
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
 LIVE_STATUSES: Final = ["active", "pending", "incomplete"]
@@ -84,8 +85,10 @@ class LagoSubscriptions:
             spec = spec.as_sold(found.plan_code, found.next_plan_code)
             refuse_other_plan(spec, last_known, found)
             _refuse_arranged(spec, found)
-        if found is None or found.plan_code != spec.plan_code:
+        if found is None or not (found.plan_code == spec.plan_code or _follows_later(spec, found)):
             found = self._change_immediately(spec, last_known, found, attempt)
+        if _follows_later(spec, found):
+            return _to_scheduled_subscription(spec.org_id, found)
         return self._without_next_plan(spec, found, attempt)
 
     def _ensure_current_and_next_plan(
@@ -113,19 +116,21 @@ class LagoSubscriptions:
             found = self._change_immediately(spec, last_known, found, attempt)
         if found.next_plan_code == spec.next_plan_code:
             return _to_scheduled_subscription(spec.org_id, found)
+        _refuse_immediate_downgrade(spec, found)
         return self._checked_schedule(spec, self._post(spec, spec.next_plan_code, found, attempt), attempt)
 
     def _change_immediately(
         self, spec: SubscriptionSpec, last_known: LastKnown, found: LagoSubscription | None, attempt: AttemptContext
     ) -> LagoSubscription:
-        if found is not None and found.next_plan_code not in (None, last_known.next_plan_code):
+        ours = {None, last_known.next_plan_code, *last_known.replaced_next_plan_codes}
+        if found is not None and found.next_plan_code not in ours:
             raise _rejection(
                 spec.org_id,
                 f"it is on {found.plan_code} in Lago, and someone else scheduled {found.next_plan_code}; any change "
                 f"would cancel that; set it to {spec.plan_code} in Lago or cancel the scheduled plan, then retry",
             )
         response = self._post(spec, spec.plan_code, found, attempt)
-        if response.plan_code == spec.plan_code:
+        if response.plan_code == spec.plan_code or _follows_later(spec, response):
             return response
         if response.next_plan_code == spec.plan_code:
             self._cancel_pending(spec.org_id, attempt)
@@ -305,6 +310,28 @@ def _refuse_arranged(spec: SubscriptionSpec, found: LagoSubscription) -> None:
         raise plan_change_conflict("lago", spec, found.lago_id, arrangement)
 
 
+def _follows_later(spec: SubscriptionSpec, found: LagoSubscription) -> bool:
+    """Where Stripe charges, its period may end first. Lago then changes to the same plan on its own date."""
+    return spec.charged_by_other_provider and found.next_plan_code == spec.plan_code
+
+
+def _refuse_immediate_downgrade(spec: SubscriptionSpec, found: LagoSubscription) -> None:
+    """At a price of its own, the plan may cost less than the next one. Lago would take that for an upgrade."""
+    if spec.next_plan_amount is None or found.plan_amount_cents is None or found.plan_amount_currency is None:
+        return
+    currency = found.plan_amount_currency
+    amount = LAGO_UNITS.from_provider(int(found.plan_amount_cents), currency)
+    if amount > spec.next_plan_amount:
+        return
+    paid = LAGO_UNITS.text(int(found.plan_amount_cents), currency)
+    raise _rejection(
+        spec.org_id,
+        f"it pays {paid} for {found.plan_code} in Lago, no more than for {spec.next_plan_code}, so Lago would "
+        "change it now and charge more; nothing was sent: leave the organization on its plan, or change the plan in "
+        f"Lago and run `billing-sync retry {spec.org_id}`",
+    )
+
+
 def _to_scheduled_subscription(org_id: str, response: LagoSubscription) -> Subscription:
     """Lago may name no date (lago.md 5.1). Nothing here would then show when the plan changes, or check that it did."""
     if response.downgrade_plan_date is None:
@@ -335,7 +362,9 @@ def _has_taken_effect(spec: SubscriptionSpec, last_known: LastKnown, found: Lago
     if found.lago_id == last_known.subscription_id:
         return is_desired_schedule and spec.charged_by_other_provider
     is_last_known_schedule = last_known.next_plan_code is not None and found.plan_code == last_known.next_plan_code
-    return is_last_known_schedule or is_desired_schedule
+    # A write of ours that has no answer may have made such a plan the current one at once. That one was not scheduled.
+    was_replaced = found.plan_code in last_known.replaced_next_plan_codes and not _started_immediately(found)
+    return is_last_known_schedule or was_replaced or is_desired_schedule
 
 
 def _is_to_be_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:

@@ -19,8 +19,6 @@ OUR_OWN_REASONS: Final = (
         "that subscription has ended",
         "neither provider can schedule",
         "is not in the catalog",
-        # Where Stripe charges and its period ends before Lago's: tests/scenarios/test_downgrade_days.py.
-        "only at period end; that change was canceled",
     ),
 )
 

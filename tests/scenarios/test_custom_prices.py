@@ -103,14 +103,16 @@ def test_a_lower_plan_that_somebody_gave_it_at_a_price_of_its_own_is_not_ordered
     assert world.sandbox.charges() == charged
 
 
-@pytest.mark.xfail(strict=True, reason="Lago takes it for an upgrade, carries it out at once, and the price is gone")
-def test_a_downgrade_to_a_plan_above_its_own_price_waits_for_the_period_end(world: SyncWorld, org_id: str) -> None:
+def test_a_downgrade_to_a_plan_above_its_own_price_sends_nothing_and_is_parked(world: SyncWorld, org_id: str) -> None:
     override(world, org_id, amount=900)
     charged = world.sandbox.charges()
     world.change_plan(org_id, "starter")
     world.reconcile_until_idle(org_id)
     assert world.sandbox.charges() == charged
     assert price_and_plans(world, org_id)[0] == 900
+    link = world.link(org_id, "lago")
+    assert link.state == "parked"
+    assert "it pays 9.00 USD for professional in Lago, no more than for starter" in str(link.error_message)
 
 
 def test_a_price_of_its_own_has_not_drifted(world: SyncWorld, org_id: str, drift_harness: DriftHarness) -> None:

@@ -1,4 +1,7 @@
-"""A downgrade where Stripe charges: Stripe's period ends on any day, and Lago's on the first of the month."""
+"""Downgrades on the days on which a period ends, at the provider that charges and at the other one.
+
+Stripe's period ends on any day, and Lago's on the first of the month.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from core.catalog.plans import ChargingProvider
 from core.reconcile import due_links
 from tests.support.sync_world import SyncWorld
 
@@ -19,19 +23,7 @@ def move_clock(world: SyncWorld, moment: datetime) -> None:
     world.advance_time(seconds=(moment - world.now).total_seconds())
 
 
-@pytest.mark.parametrize(
-    "asked_at",
-    [
-        BEFORE_LAGOS_MONTH_ENDS,
-        pytest.param(
-            AFTER_LAGOS_MONTH_ENDED,
-            marks=pytest.mark.xfail(
-                strict=True, reason="Lago would carry it out a month later, and its link is parked"
-            ),
-        ),
-    ],
-    ids=["before Lago's month ends", "after it ended"],
-)
+@pytest.mark.parametrize("asked_at", [BEFORE_LAGOS_MONTH_ENDS, AFTER_LAGOS_MONTH_ENDED])
 def test_a_downgrade_in_stripe_parks_no_link(world: SyncWorld, asked_at: datetime) -> None:
     world.now = SOLD_AT
     world.sandbox.set_clock(SOLD_AT)
@@ -48,3 +40,28 @@ def test_a_downgrade_in_stripe_parks_no_link(world: SyncWorld, asked_at: datetim
     world.wait(30)
     world.reconcile_until_idle(org_id)
     assert [world.link(org_id, provider).state for provider in ("stripe", "lago")] == ["active", "active"]
+
+
+@pytest.mark.parametrize("charges", ["stripe", "lago"])
+def test_a_plan_that_is_asked_after_the_period_ended_applies_now_if_it_is_above_the_one_that_began(
+    world: SyncWorld, charges: ChargingProvider
+) -> None:
+    """The row does not know yet that the free plan has begun, so it takes the other one for a downgrade, too."""
+    world.now = SOLD_AT
+    world.sandbox.set_clock(SOLD_AT)
+    world.set_charging_provider(charges)
+    org_id = world.create(plan_tier="enterprise")
+    world.reconcile_until_idle(org_id)
+    world.change_plan(org_id, "founders_friend")
+    world.reconcile_until_idle(org_id)
+    move_clock(world, ENDS_AT)
+    world.change_plan(org_id, "professional")
+    assert world.organization(org_id).pending_plan_tier == "professional"
+    for _ in range(3):
+        world.reconcile_until_idle(org_id)
+        world.wait(60)
+        due_links.recheck_due_downgrades(world.database, 10, world.now)
+    organization = world.organization(org_id)
+    assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", None)
+    assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
+    assert world.is_in_sync(org_id)

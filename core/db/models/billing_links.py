@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base
+from core.db.base import Base, JsonObject
 from core.db.leases import Leased
 
 LinkState = Literal["active", "parked", "on_hold"]
@@ -79,6 +79,9 @@ class BillingLink(Leased, Base):
     sold_price_id: Mapped[str | None] = mapped_column(String(255))
     """Stripe only: the price that was sold under ``sold_plan``; NULL if it is not known."""
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
+    """The scheduled plan: as the provider confirmed it, or as the last write, which has no answer yet, schedules it."""
+    replaced_next_plans: Mapped[list[str] | None] = mapped_column(JsonObject)
+    """Scheduled plans that writes without an answer may have replaced; each may still be scheduled. NULL: none."""
     payer_id: Mapped[str | None] = mapped_column(String(255))
     """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
     payer_confirmed: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
