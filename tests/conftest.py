@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     - Ten thousand rows take seconds to write.
     - Most of what runs once on each database is about our rules and not about the database. SQLite shows whether they
       hold; the first of each module shows that its statements suit Postgres as well. Where a module is about the
-      database itself (``core/db``, leases, the outbox), all of it stays.
+      database itself (``core/db``, leases, the outbox), all of it stays. The API has no statements of its own.
     """
     shown: set[str] = set()
     for item in items:
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on_postgres = hasattr(item, "callspec") and item.callspec.params.get("database_url") == "postgres"
         if not on_postgres or module.startswith(ABOUT_THE_DATABASE):
             continue
-        if module in shown:
+        if module in shown or module.startswith("tests/api/"):
             item.add_marker(pytest.mark.slow)
         shown.add(module)
 

@@ -170,5 +170,5 @@ def test_the_dashboard_shows_each_organization_with_its_sync(api: Api) -> None:
         "in_sync": False,
         "providers": {"stripe": "queued", "lago": "queued"},
     }
-    nobody = {"organizations": [], "count": 0, "current": None, "usage": None}
+    nobody = {"organizations": [], "count": 0, "current": None, "usage": None, "unpaid": 0, "credit_left": 0}
     assert api.get("/api/dashboard", api.as_("u3")).json() == nobody
