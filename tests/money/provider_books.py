@@ -153,9 +153,6 @@ class Books:
         found = self.terms_of(kept.provider, its_id)
         if found is None and kept.ends_at is not None and kept.ends_at <= now:
             return
-        plans = [self.catalog.plans[tier] for tier in history.asked[kept.org_id]]
-        if found is None and kept.provider == "stripe" and any(plan.charged_by == "lago" for plan in plans):
-            return  # It is ended for a plan that moves to Lago: see tests/scenarios/test_arrangements.py.
         assert found == kept.terms, f"{its_id} was {kept.terms} by hand, and is {found}"
 
     def terms_of(self, provider: str, its_id: str) -> tuple[object, ...] | None:
