@@ -177,7 +177,7 @@ EVENT_MEANINGS: Final[Mapping[str, str]] = {
 
 WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
     "organization.created": "An organization was created with this plan.",
-    "organization.updated": "The name, the billing email or the currency changed. Read them from the API.",
+    "organization.updated": "The name, billing email, currency or a customer id changed. Read them from the API.",
     "organization.plan_changed": (
         "The plan is `to` from now on or, if `at` is `period_end`, from the end of the period on. If `from` and `to` "
         "are equal, a scheduled plan was canceled."

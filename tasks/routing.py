@@ -54,7 +54,7 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
 class SyncRequest:
     """One task for one organization. It holds no data, so it may be lost. ``bulk``: no user waits for it.
 
-    ``delay_seconds``: how long the broker holds it back.
+    ``delay_seconds``: how long RabbitMQ, or with Redis a worker, holds it back.
     """
 
     task: str

@@ -1,4 +1,5 @@
-"""The permission table: it alone decides who may call which route. The app does not start if a route is not in it.
+"""The permission table: it alone decides who may call which route. The app does not start if a documented route is not
+in it; the pages of the documentation itself are public.
 
 A caller without a valid credential gets 401. For an organization that a user is not a member of, every route responds
 404. A member whose role is not sufficient gets 403, and so does a service whose API key lacks the scope.
@@ -22,7 +23,8 @@ class PermissionRule:
     ``path_subject``: what the path names. ``organization`` is {org_id}; ``user`` is {user_id}, for a user only their
     own; ``current`` is the organization of the header, else the caller's first.
 
-    ``roles``: the roles in that organization that may call. If the path names no organization, any signed-in user may.
+    ``roles``: the roles in that organization that may call. If the path names no organization, any signed-in user
+    may, unless ``allows_users`` is False.
     ``scope``: what a service's API key must have; ``None``: no service may call.
     """
 

@@ -215,8 +215,8 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "then run `billing-sync resolve {org_id} --ours`"
     ),
     "conflict_older_subscription": (
-        "subscription {subscription_id} in Lago is older than the organization here, and it is on {theirs}, not on "
-        "{ours}. Nothing was changed, because that would change its price: run `billing-sync resolve {org_id} "
+        "billing-sync did not create subscription {subscription_id} in Lago, and it is on {theirs}, not on {ours}. "
+        "Nothing was changed, because that would change its price: run `billing-sync resolve {org_id} "
         "--theirs` to give the organization that plan, or change the subscription to {ours} in Lago and run "
         "`billing-sync resolve {org_id} --ours`"
     ),

@@ -209,7 +209,7 @@ def _take_payer(
     except InvalidChangeError as error:
         raise CannotResolveError(str(error)) from error
     lago_link = change.session.get_one(BillingLink, (organization.id, "lago"))
-    lago_link.payer_id, lago_link.payer_confirmed = payer.id, True
+    lago_link.payer_id = payer.id
 
 
 def _read_state(org_id: str, customer_ids: Collection[str], reader: StateReader) -> ObservedState:

@@ -191,15 +191,16 @@ class BillingProvider(Protocol):
         A subscription with an ``Arrangement`` is not changed: if its plan differs, that is a ``ConflictError``.
         """
 
-    def end_subscription(
-        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> ObservedCredit | None:
+    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        """Call before a subscription is ended because the other provider charges from now on. Only reads.
+
+        One with an ``Arrangement`` is a ``ConflictError``, as for any other change of its plan.
+        """
+
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
         """End the subscription that we created, by the declared policy. It is no error if it has ended already.
 
         Returns the credit that the customer then has on its balance, if a response showed it.
-
-        ``is_provider_change``: the organization stays, and the other provider charges for its plan from now on. A
-        subscription with an ``Arrangement`` is then a ``ConflictError``, as for any other change of its plan.
         """
 
     def find_price(self, code: str) -> PriceSpec | None:

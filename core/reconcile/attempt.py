@@ -1,8 +1,8 @@
 """One sync attempt at a billing link: leased, fenced, with write-ahead intents.
 
 The lease is stored in the link's row and always ends. An intent is written before its request is sent, and a result
-before the next request. A worker whose lease was taken over changes nothing, except that a conflict which it found in
-a remote check still puts the link on hold (``outcomes.put_on_hold``).
+before the next request. A worker whose lease was taken over writes no result; ``outcomes`` says what it still
+writes.
 """
 
 from __future__ import annotations

@@ -74,6 +74,9 @@ def end_conflict(change: ChangeContext, organization: Organization, provider: Pr
     ]
     values = _choose(choices, "conflict_ended")
     is_this_conflict = and_(BillingLink.provider == provider, IS_CONFLICT)
+    # An operator has seen the customer that is older than our link, and the payer may be sent again.
+    values["maybe_older"] = case((_DECIDES_PAYER, false()), else_=BillingLink.maybe_older)
+    values["payer_confirmed"] = case((_DECIDES_PAYER, false()), else_=BillingLink.payer_confirmed)
     if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
     # If it is scheduled again, the provider names its day anew.
@@ -95,7 +98,9 @@ def repair(change: ChangeContext, org_id: str, provider: Provider, events: Seque
         leases.is_free(BillingLink, change.now),
     )
     due = {"applied_version": BillingLink.desired_version - 1, "next_sweep_at": change.now + SWEEP_GRACE}
-    if not invalidate(change, org_id, events, is_in_sync, **due):
+    # A customer that is repaired gets its payer again.
+    payer = {"payer_confirmed": False} if "customer_repaired" in events else {}
+    if not invalidate(change, org_id, events, is_in_sync, **due, **payer):
         return False
     if "plan_repaired" in events:
         # If the scheduled plan is scheduled again, the provider names its day anew.
@@ -133,12 +138,10 @@ def _choose(choices: Sequence[_Choice], otherwise: LinkEvent) -> dict[str, Any]:
 def _discard(
     change: ChangeContext, org_id: str, values: Mapping[str, object], *conditions: ColumnElement[bool]
 ) -> bool:
-    # What writes the customer anew on an operator's word may send its payer again.
-    payer = {"payer_confirmed": False} if "customer_state" in values else {}
     rows = change.session.scalars(
         update(BillingLink)
         .where(BillingLink.org_id == org_id, *conditions)
-        .values({**values, **payer})
+        .values(values)
         .returning(BillingLink.provider)
         .execution_options(synchronize_session=False)
     )

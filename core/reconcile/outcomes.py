@@ -1,8 +1,8 @@
 """Outcomes of a sync attempt: complete, defer, requeue, retry, park, put on hold, release.
 
 Each outcome is one fenced write: an attempt whose lease was taken over changes nothing, and if it had sent something,
-the next attempt reads or writes everything again. Only ``put_on_hold`` writes without the lease, too, if the attempt
-found a conflict in a remote check that nobody has made since.
+the next attempt reads or writes everything again. Without the lease only ``put_on_hold`` writes, if the attempt found
+a conflict in a remote check that nobody has made since, and ``invalidate_after_lost_lease``, which sees to that.
 """
 
 from __future__ import annotations

@@ -194,6 +194,7 @@ def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
         intent=intent_state(attempt),
         scheduled_date_known=attempt.organization.plan_effective_at is not None,
         check=check,
+        sold_plan_code=link.sold_plan,
     )
 
 
@@ -252,9 +253,11 @@ def _end_subscription(
 ) -> ApplyResult:
     """End our subscription by the declared policy; the customer stays."""
     attempt.save_customer(result)
+    if desired.active:
+        # Before the note that we end it: what ends by itself meanwhile was not ended by us.
+        billing_provider.refuse_to_give_way(last_known, attempt.organization.id, attempt)
     attempt.prepare_subscription_end()
-    org_id, is_provider_change = attempt.organization.id, desired.active
-    credit = billing_provider.end_subscription(last_known, org_id, attempt, is_provider_change=is_provider_change)
+    credit = billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True, credit=credit or result.credit)
 
 

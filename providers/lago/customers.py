@@ -46,19 +46,19 @@ class LagoCustomers:
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
         payer_before = last_known.payer_id if last_known.payer_confirmed else None
-        is_older = last_known.maybe_lost_in_restore
+        was_found = False
         spec = _with_last_known_payer(spec, last_known)
         if lago_id is not None and not last_known.confirmed:
             found = self._verify_imported_id(spec, last_known, lago_id, attempt)
             lago_id, payer_before = found.lago_id, _payer_id(found)
-        elif last_known.maybe_older:
-            is_older = self._verify_older(spec, last_known, attempt)
+        elif last_known.maybe_older and (older := self._find_older(spec, last_known, attempt)) is not None:
+            was_found, payer_before = True, _payer_id(older)
         elif last_known.maybe_lost_in_restore and self._payment_provider_code is not None:
             self._refuse_another_payer(spec, last_known, self._find(spec, spec.org_id, attempt))
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
-        sends_payer = not (last_known.payer_confirmed and spec.payer_id == last_known.payer_id)
-        methods = self._first_link_methods(spec, last_known, attempt)
+        sends_payer = payer_before is None or spec.payer_id != payer_before
+        methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
         response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods)
         # The customer of an imported id that is our external id was read before it got on hold.
         if lago_id is not None and lago_id not in {response.lago_id, spec.org_id}:
@@ -84,13 +84,16 @@ class LagoCustomers:
                     f"Lago did not accept {spec.payer_id} as the payer in its connection "
                     f"{self._payment_provider_code}; set it in Lago, then retry",
                 )
-        if lago_id is None and not last_known.maybe_older and _existed_before(response, requested_at):
+        if lago_id is None and not was_found and _existed_before(response, requested_at):
             self._refuse_other_subscriptions(spec, attempt)
-            is_older = True
+            was_found = True
         # Only a customer that was linked before is written to Stripe within the request (lago.md 8, B6).
         payer_accepted = payer_before is not None and payer_before == _payer_id(response)
         return Customer(
-            id=response.lago_id, payer_id=_payer_id(response), payer_accepted=payer_accepted, is_older=is_older
+            id=response.lago_id,
+            payer_id=_payer_id(response),
+            payer_accepted=payer_accepted,
+            is_older=was_found or last_known.maybe_lost_in_restore,
         )
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
@@ -125,18 +128,20 @@ class LagoCustomers:
         self._refuse_unclear_payments(spec, last_known, found, attempt)
         return found
 
-    def _verify_older(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> bool:
-        """Whether there is a customer with our external id already. Only reads: the write would replace its payer."""
+    def _find_older(
+        self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
+    ) -> CustomerResponse | None:
+        """The customer that has our external id already. Only reads: the write would replace its payer."""
         found = self._find(spec, spec.org_id, attempt)
-        if found is None:
-            return False
-        self._refuse_unclear_payments(spec, last_known, found, attempt)
-        return True
+        if found is not None:
+            self._refuse_unclear_payments(spec, last_known, found, attempt)
+        return found
 
     def _refuse_unclear_payments(
         self, spec: CustomerSpec, last_known: LastKnown, found: CustomerResponse, attempt: AttemptContext
     ) -> None:
         """Call before the first write to a customer that existed before."""
+        _refuse_other_currency(spec, found)
         self._refuse_another_payer(spec, last_known, found)
         has_subscription = self._refuse_other_subscriptions(spec, attempt)
         self._refuse_missing_payer(spec, last_known, found, has_subscription=has_subscription)

@@ -76,14 +76,10 @@ class LagoProvider:
     ) -> Subscription:
         return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def end_subscription(
-        self,
-        last_known: LastKnown,  # noqa: ARG002 - ours is the one under the organization's id
-        org_id: str,
-        attempt: AttemptContext,
-        *,
-        is_provider_change: bool = False,  # noqa: ARG002 - where Stripe takes over, the one in Lago goes on without a payer
-    ) -> None:
+    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        """Where Stripe charges from now on, the subscription in Lago goes on without a payer."""
+
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:  # noqa: ARG002 - ours is the one under the organization's id
         self._subscriptions.end(org_id, attempt)
 
     def find_price(self, code: str) -> PriceSpec | None:

@@ -61,6 +61,14 @@ class LagoSubscriptions:
 
         Raises ``NotYetAllowedError`` while one waits for its first payment.
         """
+        if self._terminate(org_id, attempt) or self._cancel_pending(org_id, attempt) is not None:
+            return
+        self._refuse_waiting(org_id, attempt)
+        # What waited, or was to start, may have become active between these requests.
+        self._terminate(org_id, attempt)
+
+    def _terminate(self, org_id: str, attempt: AttemptContext) -> bool:
+        """Whether there was an active one."""
         request = self._delete_request(
             org_id,
             {
@@ -69,11 +77,9 @@ class LagoSubscriptions:
             },
         )
         ended = self._client.send_or_none("subscription_not_found", request, attempt)
-        if ended is None:
-            if self._cancel_pending(org_id, attempt) is None:
-                self._refuse_waiting(org_id, attempt)
-        elif ended.status != "terminated":
+        if ended is not None and ended.status != "terminated":
             raise _rejection(org_id, f"Lago reports {ended.status} after the request to end it; check Lago, then retry")
+        return ended is not None
 
     def _ensure_current_plan(
         self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext
@@ -84,8 +90,10 @@ class LagoSubscriptions:
         if found is not None:
             spec = spec.as_sold(found.plan_code, found.next_plan_code)
             refuse_other_plan(spec, last_known, found)
+            if _follows_later(spec, found):
+                return _to_scheduled_subscription(spec.org_id, found)
             _refuse_arranged(spec, found)
-        if found is None or not (found.plan_code == spec.plan_code or _follows_later(spec, found)):
+        if found is None or found.plan_code != spec.plan_code:
             found = self._change_immediately(spec, last_known, found, attempt)
         if _follows_later(spec, found):
             return _to_scheduled_subscription(spec.org_id, found)
@@ -143,7 +151,8 @@ class LagoSubscriptions:
     def _checked_schedule(
         self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
     ) -> Subscription:
-        if (response.plan_code, response.next_plan_code) == (spec.plan_code, spec.next_plan_code):
+        follows_later = spec.charged_by_other_provider and response.plan_code != spec.next_plan_code
+        if (response.plan_code == spec.plan_code or follows_later) and response.next_plan_code == spec.next_plan_code:
             return _to_scheduled_subscription(spec.org_id, response)
         if response.plan_code == spec.next_plan_code and not _started_immediately(response):  # it took effect
             return self._without_next_plan(spec, response, attempt)
@@ -317,7 +326,13 @@ def _follows_later(spec: SubscriptionSpec, found: LagoSubscription) -> bool:
 
 def _refuse_immediate_downgrade(spec: SubscriptionSpec, found: LagoSubscription) -> None:
     """At a price of its own, the plan may cost less than the next one. Lago would take that for an upgrade."""
-    if spec.next_plan_amount is None or found.plan_amount_cents is None or found.plan_amount_currency is None:
+    is_charging = not spec.charged_by_other_provider
+    if (
+        not is_charging
+        or spec.next_plan_amount is None
+        or found.plan_amount_cents is None
+        or found.plan_amount_currency is None
+    ):
         return
     currency = found.plan_amount_currency
     amount = LAGO_UNITS.from_provider(int(found.plan_amount_cents), currency)

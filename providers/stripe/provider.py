@@ -61,10 +61,11 @@ class StripeProvider:
     ) -> Subscription:
         return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def end_subscription(
-        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> ObservedCredit | None:
-        return self._subscriptions.end(last_known, org_id, attempt, is_provider_change=is_provider_change)
+    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._subscriptions.refuse_to_give_way(last_known, org_id, attempt)
+
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
+        return self._subscriptions.end(last_known, org_id, attempt)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._prices.find_price(code)

@@ -82,15 +82,17 @@ class StripeSubscriptions:
             found = self._adopted(successor, spec, attempt) if successor else _refuse_ended(found, spec)
         return self._bring_to_spec(found, spec, sold, attempt)
 
-    def end(
-        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool
-    ) -> ObservedCredit | None:
+    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        """Raises ``ConflictError`` for what somebody arranged; Lago would charge for it from now on."""
+        if last_known.subscription_id is None:
+            return
+        found = self._read(last_known.subscription_id, attempt)
+        arrangement = arrangement_of(found)
+        if arrangement is not None and not found.has_ended:
+            raise provider_change_conflict(org_id, found.id, arrangement)
+
+    def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
         """End all that could charge before anything is credited, because a credit may be refused."""
-        if is_provider_change and last_known.subscription_id is not None:
-            found = self._read(last_known.subscription_id, attempt)
-            arrangement = arrangement_of(found)
-            if arrangement is not None and not found.has_ended:
-                raise provider_change_conflict(org_id, found.id, arrangement)
         intent = attempt.intent if attempt.intent and attempt.intent.operation == CREATE_SUBSCRIPTION else None
         ended = []
         if last_known.subscription_id is not None:

@@ -247,6 +247,23 @@ def test_an_arranged_subscription_is_not_ended_for_a_plan_that_lago_charges(
     assert payer_in_lago(world, org_id) == world.link(org_id, "stripe").customer_id
 
 
+def test_what_ends_in_stripe_while_the_move_to_lago_is_on_hold_is_not_sold_again(world: SyncWorld) -> None:
+    """The customer canceled it. Back on the former plan, nobody may charge again without a word."""
+    org_id = charged_in_stripe(world)
+    world.set_charging_provider("lago", "enterprise")
+    set_in_stripe(world, {"cancel_at_period_end": True})
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    assert_on_hold(world, org_id, "stripe")
+    world.advance_time(days=40)
+    assert stripe_subscription(world)["status"] == "canceled"
+    world.set_charging_provider("stripe", "enterprise")
+    conflict_resolver.keep_ours(world.database, world.clock, org_id, "stripe")
+    world.reconcile_until_idle(org_id)
+    assert stripe_subscription(world)["status"] == "canceled"
+    assert "not by us, so it is not charged again" in (world.link(org_id, "stripe").error_message or "")
+
+
 @pytest.mark.parametrize(("kind", "held"), [*((kind, False) for kind in AT_STRIPE), ("schedule", True)])
 def test_a_deleted_organization_ends_its_arranged_subscription(world: SyncWorld, kind: str, *, held: bool) -> None:
     org_id = charged_in_stripe(world)

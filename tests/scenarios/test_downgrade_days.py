@@ -42,6 +42,33 @@ def test_a_downgrade_in_stripe_parks_no_link(world: SyncWorld, asked_at: datetim
     assert [world.link(org_id, provider).state for provider in ("stripe", "lago")] == ["active", "active"]
 
 
+def test_a_second_downgrade_while_lago_has_not_made_the_first_parks_no_link(world: SyncWorld) -> None:
+    world.now = SOLD_AT
+    world.sandbox.set_clock(SOLD_AT)
+    world.set_charging_provider("stripe")
+    org_id = world.create(plan_tier="enterprise")
+    world.reconcile_until_idle(org_id)
+    move_clock(world, AFTER_LAGOS_MONTH_ENDED)
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+    move_clock(world, ENDS_AT)
+    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "professional"
+    world.wait(60)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
+    assert world.is_in_sync(org_id)
+    move_clock(world, datetime(2031, 5, 11, 12, tzinfo=UTC))
+    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "starter"
+    assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
+    (active,) = [each for each in world.lago_objects("subscriptions") if each["status"] == "active"]
+    assert active["plan_code"] == "starter"
+
+
 @pytest.mark.parametrize("charges", ["stripe", "lago"])
 def test_a_plan_that_is_asked_after_the_period_ended_applies_now_if_it_is_above_the_one_that_began(
     world: SyncWorld, charges: ChargingProvider

@@ -10,13 +10,20 @@ import pytest
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
+from core.ports.spec import LastKnown, SubscriptionSpec
 from tests.support.drift_harness import conflict_resolver_of
+from tests.support.in_memory_attempt import InMemoryAttempt
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, kill_worker
 
 ORG = "org_from-outside"
 OLD_PAYER = "cus_old"
 OWN_PRICE = 7_900
 REFUSED = '{"status":422,"code":"validation_errors"}'
+
+
+@pytest.fixture(autouse=True)
+def old_payer(world: SyncWorld) -> None:
+    world.sandbox.preload_stripe_customers([{"id": OLD_PAYER, "name": "Acme before"}])
 
 
 def create_with_id(world: SyncWorld) -> None:
@@ -29,7 +36,6 @@ def lago_has_customer(
     world: SyncWorld, *, plan: str | None = None, payer: str | None = OLD_PAYER, currency: str | None = None
 ) -> None:
     """With a subscription on ``plan``, sold a month ago."""
-    world.sandbox.preload_stripe_customers([{"id": OLD_PAYER, "name": "Acme before"}])
     configuration = {
         "payment_provider": "stripe",
         "payment_provider_code": PAYMENT_PROVIDER_CODE,
@@ -46,6 +52,17 @@ def lago_has_customer(
         world.sandbox.preload_lago_subscription(ORG, plan, external_id=ORG)
         world.sandbox.patch("lago", "subscriptions", ORG, plan_overrides={"amount_cents": OWN_PRICE})
     world.advance_time(days=31)
+    world.sandbox.reset_calls()
+
+
+def schedule_in_lago(world: SyncWorld, plan: str) -> None:
+    """Somebody ordered the lower plan in Lago."""
+    lago = world.providers["lago"]
+    known = LastKnown(customer_id=str(world.lago_objects("customers")[0]["lago_id"]), confirmed=True)
+    spec = SubscriptionSpec(
+        org_id=ORG, customer_id=str(known.customer_id), plan_code="professional", next_plan_code=plan
+    )
+    lago.ensure_subscription(spec, known, InMemoryAttempt())
     world.sandbox.reset_calls()
 
 
@@ -117,6 +134,40 @@ def test_a_subscription_without_a_payer_is_on_hold_before_lago_gets_one(world: S
     world.reconcile_until_idle(ORG)
     assert writes_to_lago(world) == []
     assert world.link(ORG, "lago").error_code == "payer_changed"
+    world.keep_ours(ORG)
+    world.reconcile_until_idle(ORG)
+    assert world.is_in_sync(ORG)
+    assert payer_in_lago(world) == world.link(ORG, "stripe").customer_id
+    assert price_in_lago(world) == OWN_PRICE
+
+
+def test_a_plan_that_somebody_scheduled_is_on_hold_and_stays_scheduled(world: SyncWorld) -> None:
+    lago_has_customer(world, plan="professional")
+    schedule_in_lago(world, "starter")
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.reconcile_until_idle(ORG)
+    link = world.link(ORG, "lago")
+    assert (link.state, link.error_code) == ("on_hold", "other_terms")
+    assert "then starter" in str(link.error_message)
+    assert {each["plan_code"] for each in world.lago_objects("subscriptions")} == {"professional", "starter"}
+    conflict_resolver_of(world).take_theirs(ORG, "lago")
+    world.reconcile_until_idle(ORG)
+    organization = world.organization(ORG)
+    assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", "starter")
+    assert world.is_in_sync(ORG)
+
+
+def test_what_somebody_sold_after_our_link_and_before_our_first_write_is_not_ours_either(world: SyncWorld) -> None:
+    """An import may wait, for a person or behind others."""
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.advance_time(days=1)
+    lago_has_customer(world, plan="starter")
+    world.reconcile_until_idle(ORG)
+    link = world.link(ORG, "lago")
+    assert (link.state, link.error_code) == ("on_hold", "other_terms")
+    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
 
 
 def test_a_customer_that_pays_in_another_currency_gets_no_plan_in_ours(world: SyncWorld) -> None:

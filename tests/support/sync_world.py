@@ -74,10 +74,11 @@ class HookedProvider:
         self._run_hook("after_subscription")
         return subscription
 
-    def end_subscription(
-        self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, is_provider_change: bool = False
-    ) -> ObservedCredit | None:
-        credit = self._wrapped.end_subscription(last_known, org_id, attempt, is_provider_change=is_provider_change)
+    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._wrapped.refuse_to_give_way(last_known, org_id, attempt)
+
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
+        credit = self._wrapped.end_subscription(last_known, org_id, attempt)
         self._run_hook("after_end")
         return credit
 

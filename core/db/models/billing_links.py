@@ -91,8 +91,8 @@ class BillingLink(Leased, Base):
     synced_at: Mapped[datetime | None]
 
     state: Mapped[LinkState] = mapped_column(String(8))
-    """active; parked (until the organization changes or an operator retries); on_hold (until an operator decides, or
-    the organization is deleted)."""
+    """active; parked (until the organization changes, its scheduled plan is due, the other link changes who charges, or
+    an operator retries); on_hold (until an operator decides; one for a conflict also until the deletion)."""
     attempts: Mapped[int] = mapped_column(Integer)
     not_before: Mapped[datetime | None]
     """No sync attempt before this time; NULL: at once."""
