@@ -146,14 +146,18 @@ def _wrong_plan(side: ProviderSide, subscription: ObservedSubscription, desired:
 
 
 def _wrong_next_plan(side: ProviderSide, subscription: ObservedSubscription, next_plan: str | None) -> RuleFinding:
+    """A scheduled plan that is in no plan of the catalog may be ours at the price that was sold, under another code."""
+    code = subscription.next_plan_code
+    is_known = code is None or side.catalog.tier_of(side.provider, code) is not None
+    advice: AdviceCode = "next_plan_missing" if next_plan else "next_plan_undesired"
     return RuleFinding(
         kind="wrong_plan",
         field="next_plan",
         ours=next_plan,
-        theirs=subscription.next_plan_code,
-        advice=_plan_advice(side, subscription, "next_plan_missing" if next_plan else "next_plan_undesired"),
+        theirs=code,
+        advice=_plan_advice(side, subscription, advice if is_known else "plan_not_repairable"),
         observed=subscription,
-        repairable=subscription.arrangement is None,
+        repairable=subscription.arrangement is None and is_known,
     )
 
 

@@ -308,6 +308,22 @@ def test_a_note_of_ours_about_a_plan_that_took_effect_waits_and_holds_nothing(wo
     assert stripe_subscription(world) == before
 
 
+def test_an_upgrade_after_a_plan_that_took_effect_is_on_hold_and_not_lost(world: SyncWorld) -> None:
+    """The note of the plan that took effect is still there, and looked like the answer to the upgrade."""
+    org_id = charged_in_stripe(world)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    world.advance_time(days=32)
+    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    set_in_stripe(world, {"schedule": "sub_sched_1"})
+    world.change_plan(org_id, "enterprise")
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).plan_tier == "enterprise"
+    assert_on_hold(world, org_id, "stripe")
+
+
 @pytest.mark.parametrize("by_hand", [AT_STRIPE["end on a day"], AT_STRIPE["schedule"]], ids=["end", "schedule"])
 def test_an_arrangement_in_stripe_is_a_finding_that_no_repair_touches(
     world: SyncWorld, drift_harness: DriftHarness, by_hand: AtStripe
