@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from core.catalog.plans import Catalog, CatalogPlan
-from core.compare import charging
+from core.compare import charging_guard
 from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
@@ -119,9 +119,9 @@ def desired_state(
     pending_tier = organization.pending_plan_tier
     next_plan = _sold_plan(provider, pending_tier, organization.currency, catalog) if pending_tier else None
     if next_plan is not None and next_plan.charged_by != plan.charged_by:
-        raise charging.charging_provider_would_change(provider, plan, next_plan)
+        raise charging_guard.charging_provider_would_change(provider, plan, next_plan)
     if plan.charged_by == provider:
-        charging.refuse_double_charging(other_link)
+        charging_guard.refuse_double_charging(other_link)
     _refuse_unlisted_code(provider, link, catalog)
     if provider == "stripe":
         return _at_stripe(spec, plan, next_plan, link, policy)
@@ -165,7 +165,7 @@ def _at_lago(
 ) -> DesiredState:
     """Always a customer and a subscription; a payer only if Lago charges."""
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago"
-    payer_id = charging.payer_id(links["stripe"]) if sends_payer else None
+    payer_id = charging_guard.payer_id(links["stripe"]) if sends_payer else None
     link = links["lago"]
     sold = SoldCode.of(plan, "lago", link.sold_plan, link.applied_next_plan)
     sold_next = SoldCode.of(next_plan, "lago", link.applied_next_plan) if next_plan else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from core.compare.advice import Advice, AdviceCode
-from core.compare.charging import DOUBLE_CHARGING
+from core.compare.charging_guard import DOUBLE_CHARGING
 from core.compare.desired_state import DesiredState, sold_price
 from core.compare.provider_side import ProviderSide, RuleFinding
 from core.ports.errors import RejectedError

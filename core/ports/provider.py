@@ -191,7 +191,7 @@ class BillingProvider(Protocol):
         A subscription with an ``Arrangement`` is not changed: if its plan differs, that is a ``ConflictError``.
         """
 
-    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+    def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         """Call before a subscription is ended because the other provider charges from now on. Only reads.
 
         One with an ``Arrangement`` is a ``ConflictError``, as for any other change of its plan.

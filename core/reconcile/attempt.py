@@ -32,7 +32,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.common.clock import Clock
 from core.common.json_types import Json
-from core.compare import charging
+from core.compare import charging_guard
 from core.compare.desired_state import sold_price
 from core.db import leases
 from core.db.database import Database
@@ -226,7 +226,7 @@ class SyncAttempt:
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
                 commands.lock(session, self.organization.id)
-                charging.refuse_double_charging(
+                charging_guard.refuse_double_charging(
                     session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
                 )
             fenced_update(session, self, {**values, "lease_until": lease_until})

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
 
-from core.compare import charging
+from core.compare import charging_guard
 from core.db import leases
 from core.db.models.billing_links import NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
@@ -365,11 +365,11 @@ def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyRes
     if attempt.organization.status == "deleted":
         return False
     if attempt.provider == "lago":
-        return result.customer is not None and charging.lago_gave_way(attempt.link.payer_id, payer_of(result))
+        return result.customer is not None and charging_guard.lago_gave_way(attempt.link.payer_id, payer_of(result))
     other_link = session.get_one(
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
-    return charging.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
+    return charging_guard.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
 
 
 def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:

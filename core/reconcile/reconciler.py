@@ -13,7 +13,7 @@ from typing import Literal
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.compare import charging
+from core.compare import charging_guard
 from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import Database
 from core.flow_control.rate_limiter import Priority
@@ -255,7 +255,7 @@ def _end_subscription(
     attempt.save_customer(result)
     if desired.active:
         # Before the note that we end it: what ends by itself meanwhile was not ended by us.
-        billing_provider.refuse_to_give_way(last_known, attempt.organization.id, attempt)
+        billing_provider.refuse_arranged_end(last_known, attempt.organization.id, attempt)
     attempt.prepare_subscription_end()
     credit = billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True, credit=credit or result.credit)
@@ -264,14 +264,14 @@ def _end_subscription(
 def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown, catalog: Catalog) -> RejectedError:
     credited = "" if catalog.ending.stripe_prorate else " and credits no paid time that is left (stripe_prorate)"
     retry_command = f"billing-sync retry {attempt.organization.id}"
-    subscription = charging.subscription_phrase(last_known.subscription_id)
+    subscription = charging_guard.subscription_phrase(last_known.subscription_id)
     return RejectedError(
         attempt.provider,
         "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
         f"Stripe still has {subscription} and goes on charging: to keep Stripe, set it back, restart the workers and "
         f"run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the Stripe subscription"
         f"{credited}",
-        charging.DOUBLE_CHARGING,
+        charging_guard.DOUBLE_CHARGING,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from core.compare.charging import may_end_at_stripe
+from core.compare.charging_guard import may_end_at_stripe
 from core.compare.desired_state import DesiredState
 from core.db.models.billing_links import CustomerState, PlanState
 

@@ -46,15 +46,10 @@ class LagoCustomers:
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
         payer_before = last_known.payer_id if last_known.payer_confirmed else None
-        was_found = False
         spec = _with_last_known_payer(spec, last_known)
-        if lago_id is not None and not last_known.confirmed:
-            found = self._verify_imported_id(spec, last_known, lago_id, attempt)
+        found = self._read_before_first_write(spec, last_known, attempt)
+        if found is not None:
             lago_id, payer_before = found.lago_id, _payer_id(found)
-        elif last_known.maybe_older and (older := self._find_older(spec, last_known, attempt)) is not None:
-            was_found, payer_before = True, _payer_id(older)
-        elif last_known.maybe_lost_in_restore and self._payment_provider_code is not None:
-            self._refuse_another_payer(spec, last_known, self._find(spec, spec.org_id, attempt))
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = payer_before is None or spec.payer_id != payer_before
@@ -84,16 +79,16 @@ class LagoCustomers:
                     f"Lago did not accept {spec.payer_id} as the payer in its connection "
                     f"{self._payment_provider_code}; set it in Lago, then retry",
                 )
-        if lago_id is None and not was_found and _existed_before(response, requested_at):
+        is_older = lago_id is None and _existed_before(response, requested_at)
+        if is_older:
             self._refuse_other_subscriptions(spec, attempt)
-            was_found = True
         # Only a customer that was linked before is written to Stripe within the request (lago.md 8, B6).
         payer_accepted = payer_before is not None and payer_before == _payer_id(response)
         return Customer(
             id=response.lago_id,
             payer_id=_payer_id(response),
             payer_accepted=payer_accepted,
-            is_older=was_found or last_known.maybe_lost_in_restore,
+            is_older=is_older or found is not None or last_known.maybe_lost_in_restore,
         )
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
@@ -128,11 +123,19 @@ class LagoCustomers:
         self._refuse_unclear_payments(spec, last_known, found, attempt)
         return found
 
-    def _find_older(
+    def _read_before_first_write(
         self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> CustomerResponse | None:
-        """The customer that has our external id already. Only reads: the write would replace its payer."""
+        """Our customer, if it may be older than our link and exists: the write would replace its payer."""
+        imported = last_known.customer_id
+        if imported is not None:
+            return None if last_known.confirmed else self._verify_imported_id(spec, last_known, imported, attempt)
+        if not last_known.maybe_older and (not last_known.maybe_lost_in_restore or self._payment_provider_code is None):
+            return None
         found = self._find(spec, spec.org_id, attempt)
+        if not last_known.maybe_older:
+            self._refuse_another_payer(spec, last_known, found)
+            return None
         if found is not None:
             self._refuse_unclear_payments(spec, last_known, found, attempt)
         return found

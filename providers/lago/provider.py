@@ -76,7 +76,7 @@ class LagoProvider:
     ) -> Subscription:
         return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+    def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         """Where Stripe charges from now on, the subscription in Lago goes on without a payer."""
 
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:  # noqa: ARG002 - ours is the one under the organization's id

@@ -22,7 +22,7 @@ from stripe.params import (
 )
 
 from core.common.json_types import Json
-from core.compare.charging import DOUBLE_CHARGING
+from core.compare.charging_guard import DOUBLE_CHARGING
 from core.ports.errors import AmbiguousError, MustWaitError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Customer, Intent
 from core.ports.spec import CUSTOMER_DELETED, CustomerSpec, LastKnown

@@ -61,8 +61,8 @@ class StripeProvider:
     ) -> Subscription:
         return self._subscriptions.ensure(spec, last_known, attempt)
 
-    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        self._subscriptions.refuse_to_give_way(last_known, org_id, attempt)
+    def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._subscriptions.refuse_arranged_end(last_known, org_id, attempt)
 
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
         return self._subscriptions.end(last_known, org_id, attempt)

@@ -82,7 +82,7 @@ class StripeSubscriptions:
             found = self._adopted(successor, spec, attempt) if successor else _refuse_ended(found, spec)
         return self._bring_to_spec(found, spec, sold, attempt)
 
-    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+    def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         """Raises ``ConflictError`` for what somebody arranged; Lago would charge for it from now on."""
         if last_known.subscription_id is None:
             return

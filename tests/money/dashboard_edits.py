@@ -156,6 +156,8 @@ class Hands:
         self._keep_in_lago(org_id, plan_changes=None, ending_at=ends_at.isoformat())
 
     def give_it_a_price_of_its_own_in_lago(self, org_id: str, _tier: str) -> None:
+        if not self.world.is_in_sync(org_id):
+            return  # A plan change that was asked before ends this price, too.
         changes = self.history.plan_changes[org_id]
         for each in self.books.lago_subscriptions(org_id):
             amount = own_price(each["plan_amount_cents"])

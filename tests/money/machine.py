@@ -93,7 +93,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
         super().__init__()
         self.story = MoneyStory(self.stage)
         self.world, self.history = self.story.world, self.story.history
-        self.conflicts: dict[tuple[str, str], tuple[datetime, object]] = {}
+        self.conflicts: dict[tuple[str, str], tuple[datetime, object, int]] = {}
 
     @property
     def tally(self) -> Tally:
@@ -437,11 +437,13 @@ class MoneyStateMachine(RuleBasedStateMachine):
         known, self.conflicts = self.conflicts, {}
         for org_id, provider in sorted(on_hold):
             objects = self.story.objects_at(org_id, provider)
-            since, before = known.get((org_id, provider), (self.world.now, objects))
-            if self.world.now - since > SAME_DAY:
-                since, before = self.world.now, objects  # a scheduled change of the provider may have happened
+            decisions = self.history.decisions[org_id]
+            since, before, decided = known.get((org_id, provider), (self.world.now, objects, decisions))
+            # A scheduled change of the provider may have happened, or it is another hold.
+            if self.world.now - since > SAME_DAY or decided != decisions:
+                since, before = self.world.now, objects
             assert objects == before, f"{org_id} at {provider} is on hold, and was changed"
-            self.conflicts[org_id, provider] = since, before
+            self.conflicts[org_id, provider] = since, before, decisions
 
     def _org(self, number: int) -> str:
         return self.org_ids[number % len(self.org_ids)]

@@ -58,6 +58,8 @@ class ActionHistory:
     """Number of changes by hand of each organization."""
     plan_changes: Counter[str] = field(default_factory=Counter)
     """Number of plan changes of each organization that were requested of us; its deletion counts too."""
+    decisions: Counter[str] = field(default_factory=Counter)
+    """Number of times that an operator decided about a hold. Another hold may follow."""
     words: Counter[str] = field(default_factory=Counter)
     """Number of other things asked of us after which an organization may be sold its plan anew: a status, a decision,
     a repair."""

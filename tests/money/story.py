@@ -111,6 +111,8 @@ class MoneyStory:
             change in {"ours", "retry"} and org_id in self.history.touched
         ):
             self.history.words[org_id] += 1
+        if change in {"ours", "theirs"}:
+            self.history.decisions[org_id] += 1
         match change:
             case "Globex" | "Initech" as name:
                 self.world.rename(org_id, f"{name} {self.org_ids.index(org_id)}")

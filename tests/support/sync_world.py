@@ -74,8 +74,8 @@ class HookedProvider:
         self._run_hook("after_subscription")
         return subscription
 
-    def refuse_to_give_way(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
-        self._wrapped.refuse_to_give_way(last_known, org_id, attempt)
+    def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._wrapped.refuse_arranged_end(last_known, org_id, attempt)
 
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
         credit = self._wrapped.end_subscription(last_known, org_id, attempt)

@@ -34,7 +34,7 @@ def test_the_demo_shows_every_organization_in_sync(tmp_path: Path) -> None:
 
 
 def test_the_demo_meets_nothing_that_the_environment_names(tmp_path: Path) -> None:
-    """One Stripe and two Lago calls for each that is new; those that the billers know are read first, never made."""
+    """One Stripe and three Lago calls for each that is new: imported, so read first. The others are never made."""
     shown = console.run(tmp_path, "demo", "--json", settings=LIVE)
     assert shown.returncode == 0, shown.stderr
     told = json.loads(shown.stdout)
@@ -42,7 +42,7 @@ def test_the_demo_meets_nothing_that_the_environment_names(tmp_path: Path) -> No
     assert told["problem"] is None
     known, new, changed = told["organizations"][:2], told["organizations"][2:-1], told["organizations"][-1]
     assert [each["stripe_customer_id"] for each in known] == ["cus_AcmeSince2024", "cus_ProTechSince25"]
-    assert [(each["stripe_calls"], each["lago_calls"]) for each in new] == [(1, 2)] * 3
+    assert [(each["stripe_calls"], each["lago_calls"]) for each in new] == [(1, 3)] * 3
     assert (changed["name"], changed["plan_tier"]) == ("Northwind Traders", "enterprise")
     assert changed["pending_plan_tier"] == "starter"
     assert told["stripe_calls"] == sum(each["stripe_calls"] for each in told["organizations"])

@@ -13,7 +13,7 @@ import pytest
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog, ChargingProvider
 from core.compare.advice import ADVICE_SENTENCES, Advice, AdviceCode
-from core.compare.charging import refuse_double_charging
+from core.compare.charging_guard import refuse_double_charging
 from core.compare.customer_rules import customer_findings, wrong_account
 from core.compare.desired_state import PayerPolicy, desired_state
 from core.compare.findings import Finding, FindingKind

@@ -257,7 +257,12 @@ DISPUTED_INVOICES = RecordedReader(_read_payment, _expected_disputed, "", before
 QUOTE = RecordedReader(_period_end, _expected_period_end, "subscription", NO_SUBSCRIPTION_CODE)
 READ_BEFORE_WRITE = RecordedReader(_read_subscription, _expected_subscription, "subscription")
 END_OF_PENDING = RecordedReader(
-    _end, _nothing, "subscription", NO_SUBSCRIPTION_CODE, before=(NO_SUBSCRIPTION,), after=(NO_SUBSCRIPTION, NO_SUBSCRIPTION)
+    _end,
+    _nothing,
+    "subscription",
+    NO_SUBSCRIPTION_CODE,
+    before=(NO_SUBSCRIPTION,),
+    after=(NO_SUBSCRIPTION, NO_SUBSCRIPTION),
 )
 READERS = {
     "GET organizations": RecordedReader(_account, lambda shown: shown["lago_id"], "organization"),

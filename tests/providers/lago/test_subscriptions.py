@@ -352,14 +352,21 @@ def test_end_is_told_how_and_checked(lago: ScriptedLago, provider: LagoProvider,
 
 
 @pytest.mark.parametrize(
-    "rest", [(ABSENT, ABSENT), (canceled("pro", None),)], ids=["nothing", "one that has not begun"]
+    "rest",
+    [
+        (ABSENT, ABSENT, ABSENT),
+        (canceled("pro", None),),
+        (ABSENT, ABSENT, subscription(status="terminated")),
+    ],
+    ids=["nothing", "one that has not begun", "one that began meanwhile"],
 )
 def test_ending_what_is_gone_is_done_and_what_has_not_begun_goes_too(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt, rest: tuple[Reply, ...]
 ) -> None:
     lago.respond_with(ABSENT, *rest)
     provider.end_subscription(last_known(), "org_1", attempt)
-    assert sent_requests(lago)[1:] == [TAKE_BACK, READ_WAITING][: len(rest)]
+    end, *further = sent_requests(lago)
+    assert further == [TAKE_BACK, READ_WAITING, end][: len(rest)]
 
 
 WAITS = Arrangement(waits_for_payment=True)

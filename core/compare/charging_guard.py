@@ -1,4 +1,6 @@
-"""Who may charge for an organization: one provider at a time, and who gives way first (decision 0007).
+"""The guard that one provider charges an organization at a time, and who gives way first (decision 0007).
+
+Which one it is, the catalog decides (``core.catalog.plans``).
 
 | the plan is charged by | at Stripe | at Lago |
 |---|---|---|
