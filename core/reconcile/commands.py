@@ -21,7 +21,7 @@ from core.organizations import link_states
 from core.organizations import links as organization_links
 from core.organizations.link_states import LinkEvent
 from core.organizations.links import SWEEP_GRACE
-from core.ports.spec import CUSTOMER_DELETED, OTHER_TERMS, PAYER_CHANGED, PROVIDERS, Provider
+from core.ports.spec import ARRANGED_AT_PROVIDER, CUSTOMER_DELETED, OTHER_TERMS, PAYER_CHANGED, PROVIDERS, Provider
 
 # Lago may have a subscription whose create was never answered. The customer stays ours, so that it can be ended.
 _MAY_HAVE_UNKNOWN_SUBSCRIPTION = and_(
@@ -74,6 +74,14 @@ def end_conflict(change: ChangeContext, organization: Organization, provider: Pr
     ]
     values = _choose(choices, "conflict_ended")
     is_this_conflict = and_(BillingLink.provider == provider, IS_CONFLICT)
+    # The plan that is applied shows that the organization moves to Lago by a change of its plan, not by a lost setting.
+    keeps_plan = and_(
+        BillingLink.provider == "stripe",
+        BillingLink.error_code == ARRANGED_AT_PROVIDER,
+        BillingLink.plan_state == "applied",
+    )
+    values["plan_state"] = case((keeps_plan, BillingLink.plan_state), else_=values["plan_state"])
+    values["applied_plan"] = case((keeps_plan, BillingLink.applied_plan), else_=values["applied_plan"])
     # An operator has seen the customer that is older than our link, and the payer may be sent again.
     values["maybe_older"] = case((_DECIDES_PAYER, false()), else_=BillingLink.maybe_older)
     values["payer_confirmed"] = case((_DECIDES_PAYER, false()), else_=BillingLink.payer_confirmed)

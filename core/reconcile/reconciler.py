@@ -194,7 +194,6 @@ def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
         intent=intent_state(attempt),
         scheduled_date_known=attempt.organization.plan_effective_at is not None,
         check=check,
-        sold_plan_code=link.sold_plan,
     )
 
 

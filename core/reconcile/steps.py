@@ -44,8 +44,6 @@ class LinkFacts:
     intent: IntentState
     scheduled_date_known: bool
     check: CheckRequest
-    sold_plan_code: str | None = None
-    """What was sold, also while ``plan_code`` is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +65,7 @@ def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Ste
         return "ensure_customer"
     if desired.plan_code is None:
         if _may_have_subscription(link, progress):
-            sold = link.plan_code or link.sold_plan_code
-            may_end = may_end_at_stripe(sold, desired.uncharged_plan_code, link.plan, link.customer)
+            may_end = may_end_at_stripe(link.plan_code, desired.uncharged_plan_code, link.plan, link.customer)
             return "end_subscription" if may_end else "refuse_to_end"
     elif _needs_subscription(link, desired, progress):
         return "ensure_subscription"

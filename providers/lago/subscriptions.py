@@ -326,9 +326,9 @@ def _follows_later(spec: SubscriptionSpec, found: LagoSubscription) -> bool:
 
 def _refuse_immediate_downgrade(spec: SubscriptionSpec, found: LagoSubscription) -> None:
     """At a price of its own, the plan may cost less than the next one. Lago would take that for an upgrade."""
-    is_charging = not spec.charged_by_other_provider
+    is_behind = spec.charged_by_other_provider and found.plan_code != spec.plan_code
     if (
-        not is_charging
+        is_behind
         or spec.next_plan_amount is None
         or found.plan_amount_cents is None
         or found.plan_amount_currency is None

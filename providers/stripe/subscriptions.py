@@ -72,7 +72,7 @@ class StripeSubscriptions:
         if last_known.subscription_id is None:
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
         found = self._read(last_known.subscription_id, attempt)
-        if found.has_ended and last_known.ending_started:
+        if found.has_ended and last_known.ending_started and found.cancellation_comment == OUR_END:
             # The end may have been interrupted before what was left was credited, and is not repeated from now on.
             self._credit_unused([found], attempt)
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)

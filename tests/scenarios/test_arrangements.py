@@ -247,12 +247,21 @@ def test_an_arranged_subscription_is_not_ended_for_a_plan_that_lago_charges(
     assert payer_in_lago(world, org_id) == world.link(org_id, "stripe").customer_id
 
 
-def test_what_ends_in_stripe_while_the_move_to_lago_is_on_hold_is_not_sold_again(world: SyncWorld) -> None:
-    """The customer canceled it. Back on the former plan, nobody may charge again without a word."""
+@pytest.mark.parametrize("tried_before", [False, True])
+def test_what_ends_in_stripe_while_the_move_to_lago_is_on_hold_is_not_sold_again(
+    world: SyncWorld, *, tried_before: bool
+) -> None:
+    """The customer canceled it, perhaps after our own end was not answered. Nobody charges again without a word."""
     org_id = charged_in_stripe(world)
     world.set_charging_provider("lago", "enterprise")
-    set_in_stripe(world, {"cancel_at_period_end": True})
     world.change_plan(org_id, "enterprise")
+    if tried_before:
+        world.sandbox.add_fault("stripe", "DELETE /v1/subscriptions/{id}", "500_before", times=0)
+        world.run(org_id, "stripe")
+        assert world.link(org_id, "stripe").plan_state == "ending"
+        world.sandbox.clear_faults()
+        world.wait(60)
+    set_in_stripe(world, {"cancel_at_period_end": True})
     world.reconcile_until_idle(org_id)
     assert_on_hold(world, org_id, "stripe")
     world.advance_time(days=40)

@@ -184,26 +184,6 @@ def test_a_setting_that_was_lost_ends_nothing() -> None:
                 assert asked or link.plan == "ending" or link.plan_code not in {None, desired.uncharged_plan_code}
 
 
-@pytest.mark.parametrize(("sold", "step"), [("enterprise", "end_subscription"), ("pro", "refuse_to_end")])
-def test_what_was_sold_shows_whether_the_plan_changed_while_it_is_not_known_what_is_applied(
-    sold: str, step: Step
-) -> None:
-    """As after a conflict that an operator decided."""
-    link = LinkFacts(
-        customer="applied",
-        fingerprint_matches=True,
-        has_subscription=True,
-        plan="unknown",
-        plan_code=None,
-        next_plan_code=None,
-        intent="none",
-        scheduled_date_known=False,
-        check="none",
-        sold_plan_code=sold,
-    )
-    assert next_step(link, DESIRED_STATES["no subscription"], Progress()) == step
-
-
 def test_a_create_whose_outcome_is_unknown_is_resolved_first() -> None:
     for _, _, answers in rows():
         for link, progress, step in answers:
