@@ -311,20 +311,26 @@ class MoneyStory:
         return Books(state=self.world.sandbox.state(), history=self.history, catalog=self.world.catalog)
 
     def objects_at(self, org_id: str, provider: str) -> object:
-        """What the provider has of the organization, without what time changes."""
-        state = self.world.sandbox.state()[provider]
+        """What the provider has of the organization, without what time changes.
+
+        Lago writes the name and email of the Stripe customer that it charges: these are not ours to keep.
+        """
+        state = self.world.sandbox.state()
+        here = state[provider]
         if provider == "lago":
-            customers = [each for each in state["customers"] if each["external_id"] == org_id]
-            subscriptions = [each for each in state["subscriptions"] if each["external_customer_id"] == org_id]
+            customers = [each for each in here["customers"] if each["external_id"] == org_id]
+            subscriptions = [each for each in here["subscriptions"] if each["external_customer_id"] == org_id]
             return (
                 [(each["name"], each["email"], str(each["billing_configuration"])) for each in customers],
                 [(each["lago_id"], each["status"], each["plan_code"]) for each in subscriptions],
             )
         customer_id = self.world.link(org_id, "stripe").customer_id
-        customers = [each for each in state["customers"] if each["id"] == customer_id]
-        subscriptions = [each for each in state["subscriptions"] if each["customer"] == customer_id]
+        customers = [each for each in here["customers"] if each["id"] == customer_id]
+        subscriptions = [each for each in here["subscriptions"] if each["customer"] == customer_id]
+        charged = [each["billing_configuration"].get("provider_customer_id") for each in state["lago"]["customers"]]
+        told = ("deleted",) if customer_id in charged else ("name", "email", "deleted")
         return (
-            [(each.get("name"), each.get("email"), each.get("deleted")) for each in customers],
+            [tuple(each.get(key) for key in told) for each in customers],
             [(each["id"], each["status"], each["items"]["data"][0]["price"]["id"]) for each in subscriptions],
         )
 

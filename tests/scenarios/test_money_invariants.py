@@ -23,10 +23,7 @@ from tests.money.tally import Tally
 pytestmark = pytest.mark.slow
 
 # From its eleventh on hypothesis varies the stories it has; ten of several seeds each are forty different ones.
-# Seed 3 finds that a customer is renamed in Stripe although its link is on hold (Lago charges for this plan), after
-# another customer id was set. Whether the product or the machine is wrong is not known yet.
-KNOWN_FAILURE: Final = pytest.param(3, marks=pytest.mark.xfail(reason="a held customer is renamed; not understood yet"))
-SEEDS: Final = [1, 2, KNOWN_FAILURE, 4]
+SEEDS: Final = [1, 2, 3, 4]
 SHORT: Final = settings(
     max_examples=10,
     stateful_step_count=25,
