@@ -47,6 +47,7 @@ def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) ->
         "provider": provider,
         "created_at": now,
         "maybe_older": maybe_older,
+        "create_requested": False,
         "desired_version": 1,
         "applied_version": 0,
         "state": "active",

@@ -108,6 +108,9 @@ class AttemptContext(Protocol):
     def resend_intent(self) -> Intent:
         """Store that the intent is sent again now, and return it."""
 
+    def record_create_request(self) -> None:
+        """Store that a create is about to be sent without an intent: a subscription that is found may be ours then."""
+
 
 class RequestPermits(Protocol):
     def before_request(self, operation: str) -> None:

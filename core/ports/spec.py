@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Final, Literal
 
 Provider = Literal["stripe", "lago"]
@@ -100,8 +99,8 @@ class LastKnown:
 
     For the subscription of a customer that was just written: it may be the customer's from before.
     """
-    linked_at: datetime | None = None
-    """What the provider created before was not created by us; ``None``: not known."""
+    create_requested: bool = False
+    """Lago only: we may have sent the create of a subscription. Before that, one that is found is not ours."""
     subscription_id: str | None = None
     ending_started: bool = False
     """We may have ended the subscription. If it is found ended, a new one may be created."""

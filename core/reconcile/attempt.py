@@ -57,7 +57,7 @@ MAX_CALL_DURATION = timedelta(seconds=20)
 
 # An attempt reads these columns again after it wrote them. What else it wrote is stale in ``link``.
 _KNOWN_STATE_COLUMNS: Final = frozenset(
-    {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan"}
+    {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan", "create_requested"}
 )
 
 
@@ -110,7 +110,7 @@ class SyncAttempt:
             subscription_id=self.link.subscription_id,
             maybe_lost_in_restore=self._maybe_lost_in_restore(),
             maybe_older=self.link.customer_id is None and self.link.maybe_older,
-            linked_at=self.link.created_at,
+            create_requested=self.link.create_requested,
             ending_started=self.link.plan_state == "ending",
             plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
@@ -163,6 +163,10 @@ class SyncAttempt:
         self._write({"intent": stored(resent)})
         self.intent = resent
         return resent
+
+    def record_create_request(self) -> None:
+        if not self.link.create_requested:
+            self._write({"create_requested": True})
 
     def prepare_customer_write(self, payer_id: str | None) -> None:
         """Call before the customer is written: after a crash or a lost response, its state is not known.

@@ -118,7 +118,7 @@ class LagoClient:
         self, request: LagoRequest[ResponseT], permits: RequestPermits | None
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         if permits is not None:
-            permits.before_request(_operation(request))
+            permits.before_request(operation_of(request))
         url = make_url(
             origin=self._origin, path_parts=[_escape(part) for part in request.path], query_pairs=request.params
         )
@@ -134,7 +134,7 @@ class LagoClient:
         )
 
 
-def _operation(request: LagoRequest[ResponseT]) -> str:
+def operation_of(request: LagoRequest[ResponseT]) -> str:
     """A name for operators only: Lago counts all requests of an organization together (lago.md 2)."""
     names = [part if number != 1 else "{id}" for number, part in enumerate(request.path)]
     return f"{request.method} /api/v1/{'/'.join(names)}"

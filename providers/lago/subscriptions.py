@@ -29,7 +29,7 @@ from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableErro
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.lago.adoption import refuse_other_plan
-from providers.lago.client import LagoClient, LagoRequest, parse_time, unreadable_error
+from providers.lago.client import LagoClient, LagoRequest, operation_of, parse_time, unreadable_error
 from providers.lago.minor_units import LAGO_UNITS
 
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
@@ -222,6 +222,9 @@ class LagoSubscriptions:
             response_type=LagoSubscription,
             body=SubscriptionBody.parse_obj(body),
         )
+        if current is None:
+            attempt.acquire_permit_ahead(operation_of(request))
+            attempt.record_create_request()
         made = self._client.send_or_none("subscription:subscription_incomplete", request, attempt)
         if made is None:
             return self._waiting(spec, attempt)

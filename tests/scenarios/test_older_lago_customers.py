@@ -167,6 +167,26 @@ def test_what_somebody_sold_after_our_link_and_before_our_first_write_is_not_our
     world.reconcile_until_idle(ORG)
     link = world.link(ORG, "lago")
     assert (link.state, link.error_code) == ("on_hold", "other_terms")
+    world.keep_ours(ORG)
+    world.reconcile_until_idle(ORG)
+    assert world.link(ORG, "lago").state == "on_hold"
+    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+
+
+def test_what_somebody_sold_is_not_ours_after_a_read_that_failed_either(world: SyncWorld) -> None:
+    """The customer is stored by then, and nothing was sent that could have created a subscription."""
+    create_with_id(world)
+    world.set_customer_id(ORG, "stripe", OLD_PAYER)
+    world.advance_time(days=1)
+    lago_has_customer(world, plan="starter")
+    world.run(ORG, "stripe")
+    world.sandbox.add_fault("lago", "GET /api/v1/subscriptions/{id}", "500_before", times=10, seconds=0)
+    world.run(ORG, "lago")
+    assert world.link(ORG, "lago").customer_id is not None
+    world.sandbox.clear_faults()
+    world.reconcile_until_idle(ORG)
+    link = world.link(ORG, "lago")
+    assert (link.state, link.error_code) == ("on_hold", "other_terms")
     assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
 
 

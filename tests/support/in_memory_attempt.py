@@ -26,6 +26,7 @@ class InMemoryAttempt:
         self.operations: list[str] = []
         """Every request that was allowed, by the name that the rate limiter counts it under."""
         self.permits_ahead: list[str] = []
+        self.create_requested = False
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
         self._now = now
@@ -70,3 +71,6 @@ class InMemoryAttempt:
         self.stored = replace(self.stored, last_sent_at=self._now())
         self.resent.append(self.stored)
         return self.stored
+
+    def record_create_request(self) -> None:
+        self.create_requested = True

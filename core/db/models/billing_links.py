@@ -66,6 +66,8 @@ class BillingLink(Leased, Base):
     """NULL: the link is older than this column."""
     maybe_older: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
     """The organization's id came from outside, so the provider may have had a customer with it before this link."""
+    create_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=true())
+    """Lago only: the create of a subscription may have been sent, so one that is found may be ours."""
     desired_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
     customer_state: Mapped[CustomerState] = mapped_column(String(12))
