@@ -36,6 +36,9 @@ class UnlimitedAttempt:
     def resend_intent(self) -> Intent:
         raise NotImplementedError
 
+    def record_create_request(self) -> None:
+        raise NotImplementedError
+
 
 def main(stub_url: str, changes: int) -> None:
     ending = plans.load().ending

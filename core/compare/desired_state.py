@@ -125,7 +125,8 @@ def desired_state(
     _refuse_unlisted_code(provider, link, catalog)
     if provider == "stripe":
         return _at_stripe(spec, plan, next_plan, link, policy)
-    return _at_lago(spec, plan, next_plan, links, policy)
+    desired = _at_lago(spec, plan, next_plan, links, policy)
+    return replace(desired, plan_code=_plan_before_in_lago(desired, plan, link, catalog) or desired.plan_code)
 
 
 def _refuse_unlisted_code(provider: Provider, link: BillingLink, catalog: Catalog) -> None:
@@ -184,6 +185,18 @@ def _at_lago(
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,
     )
+
+
+def _plan_before_in_lago(desired: DesiredState, plan: CatalogPlan, link: BillingLink, catalog: Catalog) -> str | None:
+    """Where Stripe charges, its period may end first, and the plan is lowered again before Lago's period ends.
+
+    Lago then still has the plan before both, and goes from there to the last one on its own date.
+    """
+    code = link.applied_plan
+    if desired.is_charging or code is None or desired.next_plan_code in {None, desired.plan_code}:
+        return None
+    is_above = catalog.tier_of("lago", code) in catalog.tiers_above(plan.tier)
+    return code if is_above and link.applied_next_plan == desired.next_plan_code else None
 
 
 def customer_fingerprint(spec: CustomerSpec) -> str:

@@ -106,9 +106,7 @@ def repair(change: ChangeContext, org_id: str, provider: Provider, events: Seque
         leases.is_free(BillingLink, change.now),
     )
     due = {"applied_version": BillingLink.desired_version - 1, "next_sweep_at": change.now + SWEEP_GRACE}
-    # A customer that is repaired gets its payer again.
-    payer = {"payer_confirmed": False} if "customer_repaired" in events else {}
-    if not invalidate(change, org_id, events, is_in_sync, **due, **payer):
+    if not invalidate(change, org_id, events, is_in_sync, **due):
         return False
     if "plan_repaired" in events:
         # If the scheduled plan is scheduled again, the provider names its day anew.

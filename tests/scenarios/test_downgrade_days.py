@@ -11,6 +11,7 @@ import pytest
 
 from core.catalog.plans import ChargingProvider
 from core.reconcile import due_links
+from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import SyncWorld
 
 SOLD_AT = datetime(2031, 3, 10, 12, tzinfo=UTC)
@@ -60,6 +61,12 @@ def test_a_second_downgrade_while_lago_has_not_made_the_first_parks_no_link(worl
     world.reconcile_until_idle(org_id)
     assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
     assert world.is_in_sync(org_id)
+    world.sandbox.reset_calls()
+    check_after_webhook(world, org_id, "lago")
+    world.rename(org_id, "Globex")
+    world.reconcile_until_idle(org_id)
+    assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
+    assert "POST /api/v1/subscriptions" not in [call.operation for call in world.sandbox.calls("lago")]
     move_clock(world, datetime(2031, 5, 11, 12, tzinfo=UTC))
     due_links.recheck_due_downgrades(world.database, 10, world.now)
     world.reconcile_until_idle(org_id)

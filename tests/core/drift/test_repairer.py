@@ -170,3 +170,20 @@ def test_what_a_crash_leaves_behind_the_sweep_brings_home(world: SyncWorld, drif
         assert due_links.dispatch(session, "stripe", 10, world.now) == [acme]
     world.reconcile_until_idle(acme)
     assert drift_harness.findings() == []
+
+
+def test_a_payer_that_is_removed_during_the_repair_of_a_name_is_not_given_again(
+    world: SyncWorld, drift_harness: DriftHarness
+) -> None:
+    acme = synced_organization(world)
+    world.sandbox.patch("lago", "customers", acme, name="Mallory")
+    plan = drift_harness.check()
+
+    def remove_payer() -> None:
+        world.sandbox.patch("lago", "customers", acme, billing_configuration={"payment_provider": None})
+
+    world.providers["lago"].before_customer = remove_payer
+    drift_harness.repair(plan)
+    (customer,) = world.sandbox.state()["lago"]["customers"]
+    assert "provider_customer_id" not in customer["billing_configuration"]
+    assert (world.link(acme, "lago").state, world.link(acme, "lago").error_code) == ("on_hold", "payer_changed")
