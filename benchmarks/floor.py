@@ -36,6 +36,9 @@ class UnlimitedAttempt:
     def resend_intent(self) -> Intent:
         raise NotImplementedError
 
+    def after_response(self, request_id: str | None) -> None:
+        pass
+
     def record_create_request(self) -> None:
         raise NotImplementedError
 

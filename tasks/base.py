@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from celery import Celery, Task
@@ -51,6 +52,7 @@ class Runtime:
     catalog: Catalog
     clock: Clock
     close: Callable[[], None]
+    history_retention: timedelta
     email_sender: EmailSender | None = None
     webhook_dispatcher: Dispatcher | None = None
 

@@ -12,6 +12,7 @@ from celery import shared_task
 
 from core.db import job_locks
 from core.emails import queue as email_queue
+from core.events import link_history
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import due_links
@@ -49,6 +50,7 @@ def run(app: BillingApp) -> int:
     webhook_deliveries.sweep(app)
     with runtime.database.write() as session:
         email_queue.delete_expired(session, now)
+        link_history.delete_expired(session, now - runtime.history_retention)
     return dispatched
 
 

@@ -44,6 +44,7 @@ READ_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", "member"
 READ_BILLING: Final = _organization_rule("owner", "billing_admin", scope="organizations:read")
 CHANGE_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", scope="organizations:write")
 OWNER_ONLY: Final = _organization_rule("owner", scope="organizations:write")
+READ_HISTORY: Final = _organization_rule(scope="organizations:read")
 SET_CUSTOMER_IDS: Final = _organization_rule(scope="billing:write")
 READ_CURRENT_ORG: Final = replace(READ_ORGANIZATION, path_subject="current")
 CHANGE_CURRENT_ORG: Final = replace(CHANGE_ORGANIZATION, path_subject="current")
@@ -74,6 +75,7 @@ PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
     ("POST", "/api/organizations/{org_id}/plan/preview"): CHANGE_ORGANIZATION,
     ("PUT", "/api/organizations/{org_id}/status"): OWNER_ONLY,
     ("GET", "/api/organizations/{org_id}/sync"): READ_ORGANIZATION,
+    ("GET", "/api/organizations/{org_id}/history"): READ_HISTORY,
     ("GET", "/api/organizations/{org_id}/users"): READ_ORGANIZATION,
     ("POST", "/api/organizations/{org_id}/users"): CHANGE_ORGANIZATION,
     ("DELETE", "/api/organizations/{org_id}/users/{user_id}"): OWNER_ONLY,

@@ -50,7 +50,8 @@ def keep_ours(database: Database, clock: Clock, org_id: str, provider: Provider)
         if organization is None:
             raise _no_conflict(org_id, provider)
         error_code = session.get_one(BillingLink, (org_id, provider)).error_code
-        if not link_commands.end_conflict(ChangeContext(session, clock(), RESOLVE_CAUSE), organization, provider):
+        change = ChangeContext(session, clock(), RESOLVE_CAUSE)
+        if not link_commands.end_conflict(change, organization, provider, "ours"):
             raise _no_conflict(org_id, provider)
     return error_code
 
@@ -83,7 +84,7 @@ class ConflictResolver:
                 raise CannotResolveError(message)
             change = ChangeContext(session, self.clock(), RESOLVE_CAUSE)
             taken = self._take(change, organization, observed=observed, provider=provider, payers=payers)
-            if not link_commands.end_conflict(change, organization, provider):
+            if not link_commands.end_conflict(change, organization, provider, "theirs"):
                 raise _no_conflict(org_id, provider)
         return taken
 

@@ -87,6 +87,9 @@ class RequestGate:
             self._acquire(operation)
         self._has_permit = False
 
+    def after_response(self, request_id: str | None) -> None:
+        """A check keeps no history of its reads."""
+
     def record_throttle(self, error: ThrottledError) -> None:
         """The provider throttled the last request: apply the throttle penalty.
 

@@ -57,7 +57,7 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
     organization.plan_effective_at = organization.downgrade_recheck_at = None
     mark_for_sync(change, organization)
     at = "period_end" if step.pending_plan_tier else "now"
-    data: EventData = {"from": before, "to": plan_tier, "at": at}
+    data: EventData = {"from": before, "to": plan_tier, "at": at, "pending": step.pending_plan_tier}
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
@@ -66,7 +66,7 @@ def adopt_plan(change: ChangeContext, organization: Organization, tier: str) -> 
     before, organization.plan_tier = organization.plan_tier, tier
     organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
     mark_for_sync(change, organization)
-    data: EventData = {"from": before, "to": tier, "at": "now"}
+    data: EventData = {"from": before, "to": tier, "at": "now", "pending": None}
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
@@ -86,9 +86,9 @@ def record_scheduled_plan_took_effect(
         organization.pending_plan_tier = None
     else:
         mark_for_sync(change, organization)
-    data: EventData = {"from": before, "to": tier, "at": "now"}
+    data: EventData = {"from": before, "to": tier, "at": "now", "pending": organization.pending_plan_tier}
     outbox.record(change, "organization.plan_changed", organization.id, data)
     if pending is not None and pending in higher_tiers:
         organization.plan_tier, organization.pending_plan_tier = pending, None
-        data = {"from": tier, "to": pending, "at": "now"}
+        data = {"from": tier, "to": pending, "at": "now", "pending": None}
         outbox.record(change, "organization.plan_changed", organization.id, data)

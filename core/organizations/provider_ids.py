@@ -14,7 +14,7 @@ from core.common.validation import InvalidChangeError
 from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
-from core.events import outbox
+from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
 from core.organizations import link_states, links
 from core.ports.spec import CUSTOMER_DELETED, Provider
@@ -32,6 +32,11 @@ def set_customer_ids(change: ChangeContext, organization: Organization, ids: Map
         links.mark_for_sync(change, organization)
         fields: list[Json] = [f"{provider}_id" for provider, new in zip(new_ids, changed, strict=True) if new]
         outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": fields})
+        for (provider, customer_id), is_new in zip(new_ids.items(), changed, strict=True):
+            if is_new:
+                link_history.record_actions(
+                    change, organization.id, [provider], "customer_id_set", customer_id=customer_id
+                )
 
 
 def _refuse_unusable_id(

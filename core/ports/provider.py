@@ -95,6 +95,9 @@ class AttemptContext(Protocol):
         ``POST /v1/customers``.
         """
 
+    def after_response(self, request_id: str | None) -> None:
+        """Call after every response, with the provider's id of the request."""
+
     @property
     def intent(self) -> Intent | None:
         """The stored intent, while the outcome of its request is not known."""
@@ -115,6 +118,9 @@ class AttemptContext(Protocol):
 class RequestPermits(Protocol):
     def before_request(self, operation: str) -> None:
         """Call before every request; raises ``MustWaitError`` if the rate limiter does not permit it now."""
+
+    def after_response(self, request_id: str | None) -> None:
+        """Call after every response with the provider's id of the request; ``None``: it named none."""
 
 
 class StateReader(Protocol):

@@ -49,6 +49,7 @@ from core.ports.errors import LeaseLostError, RejectedError
 from core.ports.observed import ObservedCredit
 from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subscription
 from core.ports.spec import Account, LastKnown, Provider
+from core.reconcile.attempt_history import AttemptHistory
 
 LINK_LEASE = timedelta(seconds=45)
 # The longest that one call to a provider can take: 10 s deadline, 3 inline tries within 3 s, and a margin.
@@ -85,6 +86,12 @@ class SyncAttempt:
     """The account of the API key that this attempt uses; it is stored with the ids."""
     gate: RequestGate | None = None
     """What every request passes; ``None``: requests are not limited."""
+    history: AttemptHistory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.history = AttemptHistory(
+            org_id=self.organization.id, provider=self.provider, version=self.organization.version
+        )
 
     @property
     def links(self) -> Mapping[Provider, BillingLink]:
@@ -137,7 +144,11 @@ class SyncAttempt:
             self.gate.before_request(operation)
         if self.lease_until - self.clock() < MAX_CALL_DURATION:
             self._write({})
+        self.history.add_request(self.database, operation, self.clock())
         self.request_count += 1
+
+    def after_response(self, request_id: str | None) -> None:
+        self.history.add_response(request_id)
 
     def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
         now = self.clock()

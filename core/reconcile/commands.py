@@ -8,7 +8,7 @@ customer id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from core.db import leases
 from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
+from core.events import link_history
 from core.events.event_types import ChangeContext
 from core.organizations import link_states
 from core.organizations import links as organization_links
@@ -53,7 +54,8 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     # No provider can be asked whether a payer is still rejected; the operator has seen that it was.
     is_payer_rejected = BillingLink.payment_status == "payer_rejected"
     values["payment_status"] = case((is_payer_rejected, None), else_=BillingLink.payment_status)
-    _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
+    retried = _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
+    link_history.record_actions(change, organization.id, retried, "retried")
     organization_links.mark_for_sync(change, organization)
 
 
@@ -63,7 +65,9 @@ def conflicting_providers(session: Session, org_id: str) -> list[Provider]:
     return [provider for provider in PROVIDERS if provider in found]
 
 
-def end_conflict(change: ChangeContext, organization: Organization, provider: Provider) -> bool:
+def end_conflict(
+    change: ChangeContext, organization: Organization, provider: Provider, decision: Literal["ours", "theirs"]
+) -> bool:
     """End the hold of a conflict: the next attempt makes the provider match the organization as it is now.
 
     The caller has locked the organization. Returns False, and changes nothing, if there is no conflict.
@@ -87,6 +91,7 @@ def end_conflict(change: ChangeContext, organization: Organization, provider: Pr
     values["payer_confirmed"] = case((_DECIDES_PAYER, false()), else_=BillingLink.payer_confirmed)
     if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
+    link_history.record_actions(change, organization.id, [provider], "resolved", decision=decision)
     # If it is scheduled again, the provider names its day anew.
     organization.plan_effective_at = organization.downgrade_recheck_at = None
     organization_links.mark_for_sync(change, organization)
@@ -108,6 +113,7 @@ def repair(change: ChangeContext, org_id: str, provider: Provider, events: Seque
     due = {"applied_version": BillingLink.desired_version - 1, "next_sweep_at": change.now + SWEEP_GRACE}
     if not invalidate(change, org_id, events, is_in_sync, **due):
         return False
+    link_history.record_actions(change, org_id, [provider], "drift_repaired", events=[*events])
     if "plan_repaired" in events:
         # If the scheduled plan is scheduled again, the provider names its day anew.
         change.session.execute(
@@ -129,7 +135,7 @@ def invalidate(
     one of two events for each link. ``set_customer_ids`` discards what was known of another customer.
     """
     new_states = {name: value for event in events for name, value in link_states.values_after(event).items()}
-    return _discard(change, org_id, {**new_states, **values}, *conditions)
+    return bool(_discard(change, org_id, {**new_states, **values}, *conditions))
 
 
 def _choose(choices: Sequence[_Choice], otherwise: LinkEvent) -> dict[str, Any]:
@@ -143,7 +149,8 @@ def _choose(choices: Sequence[_Choice], otherwise: LinkEvent) -> dict[str, Any]:
 
 def _discard(
     change: ChangeContext, org_id: str, values: Mapping[str, object], *conditions: ColumnElement[bool]
-) -> bool:
+) -> list[str]:
+    """Returns the providers of the links that met the conditions."""
     rows = change.session.scalars(
         update(BillingLink)
         .where(BillingLink.org_id == org_id, *conditions)
@@ -151,4 +158,4 @@ def _discard(
         .returning(BillingLink.provider)
         .execution_options(synchronize_session=False)
     )
-    return bool(rows.all())
+    return list(rows.all())

@@ -8,9 +8,10 @@ a conflict in a remote check that nobody has made since, and ``invalidate_after_
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session
 from core.compare import charging_guard
 from core.db import leases
 from core.db.models.billing_links import NO_ERROR, BillingLink
+from core.db.models.history import AttemptOutcome
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
@@ -54,6 +56,9 @@ from core.reconcile.backoff import (
     sweep_at,
 )
 from core.reconcile.remote_check import CheckResult
+
+# What the history of an organization shows of a link as it was.
+_HISTORY_COLUMNS: Final = ("state", "customer_id", "subscription_id", "sold_plan", "applied_next_plan", "payer_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,8 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
+        is_worth_a_row = any((result.customer, result.subscription, result.ended))
+        _end_history(session, attempt, now, "synced", values, is_worth_a_row=is_worth_a_row)
         change = ChangeContext(session, now)
         _record_plan(change, organization, attempt, follow_ups)
         requeue_other = _affects_other_link(session, attempt, result, follow_ups)
@@ -191,6 +198,7 @@ def defer_request(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) ->
         }
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
+        _end_history(session, attempt, now, "waiting", {})
     if not is_reserved:
         return None
     return seconds if row.not_before is not None else 0.0
@@ -218,6 +226,7 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
             ),
         }
         row = fenced_update(session, attempt, values)
+        _end_history(session, attempt, now, "retry", {}, error)
         if isinstance(error, UnavailableError | MisconfiguredError):
             is_repeat = attempt.link.error_kind == "unavailable"
             circuit_breaker.record_failure(session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe)
@@ -243,7 +252,17 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
         }
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
-    return LINK_COOLDOWN.total_seconds() if row.state == "active" else None
+        is_parked = row.state == "parked"
+        _end_history(
+            session,
+            attempt,
+            now,
+            "parked" if is_parked else "retry",
+            {"state": row.state},
+            error,
+            is_worth_a_row=is_parked,
+        )
+    return None if is_parked else LINK_COOLDOWN.total_seconds()
 
 
 def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
@@ -290,6 +309,9 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
             message = f"another attempt at {attempt.organization.id} decided what {attempt.provider} has"
             raise LeaseLostError(message)
         circuit_breaker.record_success(session, attempt.provider, now, is_probe=attempt.is_breaker_probe)
+        state = "active" if is_deleted else "on_hold"
+        outcome: AttemptOutcome = "retry" if is_deleted else "on_hold"
+        _end_history(session, attempt, now, outcome, {"state": state}, error, is_worth_a_row=not is_deleted)
     return LINK_COOLDOWN.total_seconds() if is_deleted else None
 
 
@@ -327,6 +349,7 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
             return
         is_own_lease = leases.is_mine(BillingLink, attempt.lease_token)
         change = ChangeContext(session, attempt.clock())
+        attempt.history.end(session, change.now, "lease_lost", {})
         reconcile_commands.invalidate(
             change,
             organization.id,
@@ -370,6 +393,27 @@ def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyRes
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
     return charging_guard.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
+
+
+def _end_history(  # noqa: PLR0913, PLR0917 - an outcome, and what the link is after it
+    session: Session,
+    attempt: SyncAttempt,
+    now: datetime,
+    outcome: AttemptOutcome,
+    written: Mapping[str, Any],
+    error: ProviderError | None = None,
+    *,
+    is_worth_a_row: bool = False,
+) -> None:
+    data: dict[str, Any] = {"link": {name: written.get(name, getattr(attempt.link, name)) for name in _HISTORY_COLUMNS}}
+    if error is not None:
+        data["error"] = {
+            "kind": error.kind,
+            "code": error.code,
+            "message": error.message,
+            "request_id": error.request_id,
+        }
+    attempt.history.end(session, now, outcome, data, is_worth_a_row=is_worth_a_row)
 
 
 def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:

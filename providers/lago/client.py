@@ -24,7 +24,7 @@ from pydantic.v1 import BaseModel, ValidationError
 
 from core.ports.errors import ProviderError
 from core.ports.provider import RequestPermits
-from providers.lago.errors import ErrorResponse, NoAnswer, failure_with_code
+from providers.lago.errors import ErrorResponse, NoAnswer, failure_with_code, valid_code
 from providers.transport import deadline
 from providers.transport.inline_retry import retry_transient
 
@@ -127,6 +127,8 @@ class LagoClient:
             response = self._http.request(request.method, url, headers=self._headers, content=content)
         except httpx.RequestError as error:
             return NoAnswer(error)
+        if permits is not None:
+            permits.after_response(valid_code(response.headers.get("x-request-id")))
         return (
             response
             if response.is_success

@@ -52,14 +52,14 @@ class ErrorResponse:
         """Lago's code, then each ``field:code``. A text in place of a code becomes ``field:text``."""
         if not isinstance(self.body, Mapping):
             return ()
-        codes = [code] if (code := _valid_code(self.body.get("code"))) else []
+        codes = [code] if (code := valid_code(self.body.get("code"))) else []
         if str(self.body.get("error", "")).startswith("Stripe authentication failed"):
             codes.append("stripe_authentication_failed")
         details = self.body.get("error_details")
         if isinstance(details, Mapping):
             for name, field_codes in details.items():
                 if isinstance(field_codes, list):
-                    codes += [f"{_valid_code(name) or 'field'}:{_valid_code(code) or 'text'}" for code in field_codes]
+                    codes += [f"{valid_code(name) or 'field'}:{valid_code(code) or 'text'}" for code in field_codes]
         return tuple(codes[:_MAX_CODES])
 
     def to_failure(self, context: str) -> Failure:
@@ -74,7 +74,7 @@ class ErrorResponse:
             details=" ".join([str(self.status), *shown_codes, *self._stripe_ids()]),
             status=self.status,
             code=codes[0] if codes else None,
-            request_id=_valid_code(self.headers.get("x-request-id")),
+            request_id=valid_code(self.headers.get("x-request-id")),
             retry_after=self._retry_after(),
         )
 
@@ -100,5 +100,6 @@ def failure_with_code(context: str, code: str, details: str, status: int | None 
     return Failure(provider="lago", context=context, codes=(code,), details=details, status=status, code=code)
 
 
-def _valid_code(value: object) -> str | None:
+def valid_code(value: object) -> str | None:
+    """Codes and ids are shown and stored, so what looks like neither is dropped."""
     return value if isinstance(value, str) and _LAGO_CODE.fullmatch(value) else None

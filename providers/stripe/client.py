@@ -39,6 +39,9 @@ class UnlimitedPermits:
     def before_request(self, operation: str) -> None:  # noqa: ARG002 - nothing limits them
         return
 
+    def after_response(self, request_id: str | None) -> None:  # noqa: ARG002 - nobody asks for it
+        return
+
 
 class StripeClient:
     """``seconds`` bounds one request from connecting to the last byte.
@@ -82,7 +85,7 @@ class StripeClient:
 
         def send_once() -> ModelT | Failure:
             guard.before_request(operation)
-            return self._send_once(operation, purpose, request, model)
+            return self._send_once(guard, operation, purpose, request, model)
 
         outcome = retry_transient(send_once, lambda result: isinstance(result, Failure) and result.may_retry_inline)
         if isinstance(outcome, Failure):
@@ -118,16 +121,25 @@ class StripeClient:
 
     @staticmethod
     def _send_once(
-        operation: str, purpose: str, request: Callable[[], stripe.StripeObject], model: type[ModelT]
+        guard: RequestPermits,
+        operation: str,
+        purpose: str,
+        request: Callable[[], stripe.StripeObject],
+        model: type[ModelT],
     ) -> ModelT | Failure:
         try:
             response = request()
             if not isinstance(response, stripe.StripeObject):
                 return errors.failure_with_code(purpose, "foreign")
-            replayed = response.last_response is not None and errors.is_replayed(response.last_response.headers)
+            last_response = response.last_response
+            guard.after_response(last_response.request_id if last_response is not None else None)
+            replayed = last_response is not None and errors.is_replayed(last_response.headers)
             return model.model_validate(response.to_dict() | {"replayed": replayed})
         except stripe.StripeError as error:
-            return errors.to_failure(purpose, error, operation)
+            failure = errors.to_failure(purpose, error, operation)
+            if failure.status is not None:
+                guard.after_response(failure.request_id)
+            return failure
         except (ValidationError, decimal.InvalidOperation):
             return errors.failure_with_code(purpose, "unreadable")
 

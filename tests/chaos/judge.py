@@ -15,8 +15,10 @@ from sqlalchemy import select
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.history import LinkHistory
 from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Organization
+from sandbox.client import CallCounters
 from sandbox.http import JsonDocument
 from sandbox.stripe_api.subscriptions import ENDED_STATUSES
 from tests.chaos.changes import HANDLED_STATUSES, ChaosChanges, DesiredOrganization
@@ -31,6 +33,19 @@ class Holdings:
     sold_by_stripe: list[JsonDocument]
     sold_by_lago: list[JsonDocument]
     charged: Counter[str]
+
+
+def received_writes(counters: CallCounters) -> Counter[str]:
+    """How many of each write the providers received, also those whose response was lost."""
+    operations = Counter(counters.stripe.operations) + Counter(counters.lago.operations)
+    return Counter({name: count for name, count in operations.items() if not name.startswith("GET ")})
+
+
+def writes_in_history(database: Database) -> Counter[str]:
+    """A write is stored before it is sent, so of a process that died there may be more than were received."""
+    with database.read() as session:
+        rows = session.scalars(select(LinkHistory.data).where(LinkHistory.kind == "attempt")).all()
+    return Counter(request["operation"] for data in rows for request in data["requests"])
 
 
 def problems(database: Database, plans: Catalog, generated: ChaosChanges, state: JsonDocument) -> Iterator[str]:

@@ -285,11 +285,18 @@ def _judge(scene: Scene, generated: ChaosChanges, report: Report) -> list[str]:
     written = [("logs", scene.supervisor.logs), *leaks.rows(url.render_as_string(hide_password=False), with_names=True)]
     problems += [f"an API key was written to {place}" for place in leaks.found(written, {STRIPE_KEY, LAGO_KEY})]
     counters = scene.sandbox.counters()
+    received, stored = judge.received_writes(counters), judge.writes_in_history(scene.database)
+    missing = received - stored
+    problems += [
+        f"{name} reached a provider {count} times more than the history has" for name, count in missing.items()
+    ]
     report.figures = {
         "customers at each provider": len(state["stripe"]["customers"]),
         "charges": len(state["charges"]),
         "calls to Stripe": counters.stripe.total,
         "calls to Lago": counters.lago.total,
+        "writes received": received.total(),
+        "writes in the history": stored.total(),
         "responses lost": counters.stripe.statuses.get("dropped", 0) + counters.lago.statuses.get("dropped", 0),
         "429s": counters.stripe.statuses.get("429", 0) + counters.lago.statuses.get("429", 0),
         "process starts": scene.supervisor.starts,

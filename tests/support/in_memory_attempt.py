@@ -27,6 +27,7 @@ class InMemoryAttempt:
         """Every request that was allowed, by the name that the rate limiter counts it under."""
         self.permits_ahead: list[str] = []
         self.create_requested = False
+        self.request_ids: list[str | None] = []
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
         self._now = now
@@ -45,6 +46,9 @@ class InMemoryAttempt:
                 raise LeaseLostError
             self.lease_lost_after -= 1
         self.operations.append(operation)
+
+    def after_response(self, request_id: str | None) -> None:
+        self.request_ids.append(request_id)
 
     @property
     def intent(self) -> Intent | None:

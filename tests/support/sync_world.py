@@ -196,7 +196,7 @@ class SyncWorld:
             organization = commands.lock(session, org_id)
             if organization is not None:
                 for provider in PROVIDERS:
-                    reconcile_commands.end_conflict(ChangeContext(session, self.now), organization, provider)
+                    reconcile_commands.end_conflict(ChangeContext(session, self.now), organization, provider, "ours")
 
     def organization(self, org_id: str) -> Organization:
         with self.database.read() as session:

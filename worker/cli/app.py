@@ -114,6 +114,13 @@ _add(
 )
 _add(
     app,
+    "history",
+    ("history", "history"),
+    "Show every change of an organization, what was sent to which provider, and what came of it, newest first.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
     "orgs",
     ("organizations", "orgs"),
     "List organizations with their plan, their ids at both providers, and whether they are in sync.",

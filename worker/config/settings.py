@@ -116,6 +116,9 @@ class Settings(EmailSettings):
     plan_every_hours: float | None = Field(
         default=None, gt=0, description="Hours between automatic drift checks; default: never."
     )
+    history_retention_days: int = Field(
+        default=730, ge=1, le=36_500, description="Days for which `billing-sync history` keeps what was sent."
+    )
     log_format: Literal["console", "json"] = Field(default="console", description="json for log collectors.")
 
     postgres_host: str | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -82,6 +83,7 @@ def open_runtime(settings: Settings) -> Runtime:
         catalog=plans,
         clock=utc_now,
         close=close,
+        history_retention=timedelta(days=settings.history_retention_days),
         email_sender=email_sender,
         webhook_dispatcher=dispatcher,
     )

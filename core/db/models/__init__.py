@@ -6,6 +6,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftFinding, DriftListing, DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
+from core.db.models.history import LinkHistory
 from core.db.models.inbox import ProviderWebhook, ServiceEvent
 from core.db.models.jobs import JobLock
 from core.db.models.organizations import Membership, Organization
@@ -25,6 +26,7 @@ __all__ = [
     "Invitation",
     "InvitationToken",
     "JobLock",
+    "LinkHistory",
     "Membership",
     "Organization",
     "ProviderStatus",

@@ -70,3 +70,5 @@ class DriftFinding(Base):
     org_id: Mapped[str | None] = mapped_column(String(64))
     repairable: Mapped[bool] = mapped_column(Boolean)
     body: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("ix_drift_findings_org_id", "org_id"),)

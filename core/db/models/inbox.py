@@ -45,6 +45,7 @@ class ServiceEvent(Base):
     __table_args__ = (
         Index("ix_service_events_subject", "subject", "type", "status"),
         Index("ix_service_events_status", "status", "received_at"),
+        Index("ix_service_events_org_id", "org_id"),
     )
 
 
@@ -79,4 +80,6 @@ class ProviderWebhook(Base):
             postgresql_where=text("state = 'stored'"),
         ),
         Index("ix_provider_webhooks_received_at", "received_at"),
+        Index("ix_provider_webhooks_org_id", "org_id"),
+        Index("ix_provider_webhooks_customer_id", "provider", "customer_id"),
     )

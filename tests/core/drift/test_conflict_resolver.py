@@ -170,7 +170,10 @@ def test_theirs_gives_the_organization_their_plan_and_writes_no_plan_in_lago(wor
     assert world.sandbox.charges() == charges
     with world.database.read() as session:
         event = session.scalars(select(Event).where(Event.type == "organization.plan_changed")).one()
-    assert (event.data, event.actor) == ({"from": "professional", "to": "enterprise", "at": "now"}, "operator")
+    assert (event.data, event.actor) == (
+        {"from": "professional", "to": "enterprise", "at": "now", "pending": None},
+        "operator",
+    )
 
 
 @pytest.mark.slow
@@ -461,7 +464,7 @@ def test_ours_does_not_adopt_their_payer_while_stripe_is_parked(world: SyncWorld
     with world.database.write() as session:  # as while Stripe rejects the customer: nothing makes its link active
         organization = organization_commands.lock(session, org_id)
         assert organization is not None
-        commands.end_conflict(ChangeContext(session, world.now), organization, "lago")
+        commands.end_conflict(ChangeContext(session, world.now), organization, "lago", "ours")
         session.get_one(BillingLink, (org_id, "stripe")).state = "parked"
     world.run(org_id, "lago")
     assert (world.link(org_id, "lago").payer_id, payer_in_lago(world)) == (ours, ours)

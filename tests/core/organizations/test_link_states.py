@@ -52,9 +52,10 @@ OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provid
     "deleted": lambda change, acme, _: commands.change_status(change, acme, "deleted"),
     "retried": lambda change, acme, _: reconcile_commands.retry(change, acme),
     "retried_keeping_customer": lambda change, acme, _: reconcile_commands.retry(change, acme),
-    "conflict_ended": reconcile_commands.end_conflict,
-    "conflict_ended_keeping_customer": reconcile_commands.end_conflict,
-    "payer_decided": reconcile_commands.end_conflict,
+    **dict.fromkeys(
+        ("conflict_ended", "conflict_ended_keeping_customer", "payer_decided"),
+        lambda change, acme, at: reconcile_commands.end_conflict(change, acme, at, "ours"),
+    ),
     "customer_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["customer_repaired"]),
     "plan_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["plan_repaired"]),
     "customer_id_set": lambda change, acme, at: provider_ids.set_customer_ids(change, acme, {at: "cus_new"}),
