@@ -127,7 +127,14 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     (
         "Processes and logs",
         "`PLAN_EVERY_HOURS` runs `billing-sync drift check` automatically.",
-        ("WORKER_CONCURRENCY", "PLAN_EVERY_HOURS", "LOG_LEVEL", "LOG_FORMAT", "HISTORY_RETENTION_DAYS"),
+        (
+            "WORKER_CONCURRENCY",
+            "PLAN_EVERY_HOURS",
+            "LOG_LEVEL",
+            "LOG_FORMAT",
+            "HISTORY_RETENTION_DAYS",
+            "LAGO_CHECK_EVERY_HOURS",
+        ),
     ),
     (
         "Older names",

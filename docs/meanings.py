@@ -226,6 +226,13 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
     "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",
+    "routine_checks_requested": "A remote check of `links` links was requested, in case a webhook did not come.",
+    "missed_webhooks_found": (
+        "`webhooks` events were in the provider's list, and no webhook came for them. Look at the webhook endpoint in "
+        "the provider's dashboard."
+    ),
+    "missed_webhooks_unread": "The broker or the database does not respond; the events are read the next time.",
+    "stripe_events_unread": "Stripe's list of events could not be read; nothing is skipped, the next time it goes on.",
     "redis_fallback_active": (
         "Redis is not set or does not respond. Each process then has its own `component`: its own rate limits or its "
         "own cache."

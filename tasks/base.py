@@ -25,6 +25,7 @@ from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.emails.sender import EmailSender
+from core.inbox.missed_webhooks import EventReader
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from core.ports.spec import Provider
 from core.reconcile import backoff
@@ -53,6 +54,8 @@ class Runtime:
     clock: Clock
     close: Callable[[], None]
     history_retention: timedelta
+    event_reader: EventReader
+    check_lago_every: timedelta
     email_sender: EmailSender | None = None
     webhook_dispatcher: Dispatcher | None = None
 

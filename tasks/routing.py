@@ -11,6 +11,7 @@ from core.ports.spec import Provider
 
 RECEIVE_EVENT: Final = "events.receive"
 PROCESS_PROVIDER_WEBHOOKS: Final = "provider_webhooks.process"
+FIND_MISSED_WEBHOOKS: Final = "provider_webhooks.find_missed"
 SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
@@ -22,6 +23,7 @@ QUEUE_BY_TASK: Final[dict[str, str]] = {
     RECEIVE_EVENT: "events",
     CHECK_DRIFT: "events",
     PROCESS_PROVIDER_WEBHOOKS: "events",
+    FIND_MISSED_WEBHOOKS: "events",
     # A queue of its own: a sweep message is useful for a few seconds, and a backlog of events lasts longer.
     SWEEP: "sweep",
     SYNC_TO_STRIPE: "stripe",

@@ -46,6 +46,7 @@ def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) ->
         "org_id": org_id,
         "provider": provider,
         "created_at": now,
+        "routine_check_at": now,
         "maybe_older": maybe_older,
         "create_requested": False,
         "desired_version": 1,

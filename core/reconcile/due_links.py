@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, not_, select, text, update
+from sqlalchemy import UnaryExpression, func, not_, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
 from core.db.database import Database
-from core.db.models.billing_links import LINK_IS_ACTIVE_WITH_WORK, BillingLink
+from core.db.models.billing_links import HAS_ROUTINE_CHECKS, LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
@@ -118,6 +118,33 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
                 not_(organization_links.IS_CHECK_DUE),
             )
             organization_links.mark_for_sync(change, organization)
+    return len(org_ids)
+
+
+def request_routine_checks(session: Session, provider: Provider, every: timedelta, limit: int, now: datetime) -> int:
+    """Request a remote check of up to ``limit`` links whose last routine check is older than ``every``, oldest first.
+
+    A webhook may get lost, and Lago lists none that it sent. So each link is read once within that time.
+    """
+    due = (
+        select(BillingLink.org_id)
+        .where(
+            BillingLink.provider == provider,
+            text(HAS_ROUTINE_CHECKS),
+            or_(BillingLink.routine_check_at.is_(None), BillingLink.routine_check_at < now - every),
+            leases.is_free(BillingLink, now),
+        )
+        .order_by(BillingLink.routine_check_at.nulls_first())
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    org_ids = list(session.scalars(due))
+    session.execute(
+        update(BillingLink)
+        .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))
+        .values(checks_requested=BillingLink.checks_requested + 1, next_sweep_at=now, routine_check_at=now)
+        .execution_options(synchronize_session=False)
+    )
     return len(org_ids)
 
 

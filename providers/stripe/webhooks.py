@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
 import stripe
@@ -47,31 +48,7 @@ class StripeWebhookParser:
         """Raises ``BadSignatureError`` or ``MalformedWebhookError``; neither contains anything of the webhook."""
         self._verify_signature(raw, signature)
         event = _parse_json(raw)
-        event_id, event_type = extract(event, "id"), extract(event, "type")
-        if event_id is None or event_type is None:
-            raise MalformedWebhookError
-        object_path = ("data", "object")
-        object_id = extract(event, *object_path, "id")
-        is_customer = extract(event, *object_path, "object") == "customer"
-        org_id = extract(event, *object_path, "metadata", "org_id")
-        idempotency_key = extract(event, "request", "idempotency_key")
-        effect = STRIPE_WEBHOOK_EFFECTS.get(event_type)
-        livemode = event.get("livemode")
-        return ParsedWebhook(
-            provider="stripe",
-            id=event_id,
-            type=event_type,
-            effect=effect,
-            object_id=object_id,
-            customer_id=object_id if is_customer else extract(event, *object_path, "customer"),
-            org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
-            code=event_type if effect == "payment_failed" else None,
-            account_id=extract(event, "account"),  # only set for an account that is connected to ours
-            livemode=livemode if isinstance(livemode, bool) else None,
-            caused_by_us=event_type.startswith(_MAY_BE_OURS_PREFIX)
-            and idempotency_key is not None
-            and idempotency_key.startswith(OUR_IDEMPOTENCY_KEY_PREFIXES),
-        )
+        return parse_event(event)
 
     def _verify_signature(self, raw: bytes, signature: str | None) -> None:
         if signature is None or not signature.isascii():
@@ -80,6 +57,35 @@ class StripeWebhookParser:
             stripe.WebhookSignature.verify_header(raw, signature, self._secret, SIGNATURE_TOLERANCE_SECONDS)
         except (stripe.SignatureVerificationError, UnicodeDecodeError):
             raise BadSignatureError from None
+
+
+def parse_event(event: Mapping[str, object]) -> ParsedWebhook:
+    """An event as a webhook or the list of events has it. Raises ``MalformedWebhookError``."""
+    event_id, event_type = extract(event, "id"), extract(event, "type")
+    if event_id is None or event_type is None:
+        raise MalformedWebhookError
+    object_path = ("data", "object")
+    object_id = extract(event, *object_path, "id")
+    is_customer = extract(event, *object_path, "object") == "customer"
+    org_id = extract(event, *object_path, "metadata", "org_id")
+    idempotency_key = extract(event, "request", "idempotency_key")
+    effect = STRIPE_WEBHOOK_EFFECTS.get(event_type)
+    livemode = event.get("livemode")
+    return ParsedWebhook(
+        provider="stripe",
+        id=event_id,
+        type=event_type,
+        effect=effect,
+        object_id=object_id,
+        customer_id=object_id if is_customer else extract(event, *object_path, "customer"),
+        org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
+        code=event_type if effect == "payment_failed" else None,
+        account_id=extract(event, "account"),  # only set for an account that is connected to ours
+        livemode=livemode if isinstance(livemode, bool) else None,
+        caused_by_us=event_type.startswith(_MAY_BE_OURS_PREFIX)
+        and idempotency_key is not None
+        and idempotency_key.startswith(OUR_IDEMPOTENCY_KEY_PREFIXES),
+    )
 
 
 def _parse_json(raw: bytes) -> dict[str, object]:

@@ -17,7 +17,7 @@ from core.catalog import publishing
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tasks import drift, emails, sweep
+from tasks import drift, emails, missed_webhooks, sweep
 from tasks.base import BillingApp
 from worker.config.settings import Settings
 from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS, Relay
@@ -109,7 +109,12 @@ class EmbeddedProcess:
             without_mingle=True,
             without_gossip=True,
         )
-        threads = {"worker": self._worker.start, "relay": self._relay.run, "sweep": self._run_sweep}
+        threads = {
+            "worker": self._worker.start,
+            "relay": self._relay.run,
+            "sweep": self._run_sweep,
+            "missed-webhooks": self._find_missed_webhooks,
+        }
         if runtime.email_sender is not None:
             threads["emails"] = self._run_emails
         if settings.plan_every_hours is not None:
@@ -125,6 +130,13 @@ class EmbeddedProcess:
                 sweep.run(self.app)
             except (*BROKER_UNAVAILABLE_ERRORS, *DATABASE_UNAVAILABLE_ERRORS) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
+
+    def _find_missed_webhooks(self) -> None:
+        while not self._stopping.wait(missed_webhooks.FIND_MISSED_SECONDS):
+            try:
+                missed_webhooks.run(self.app)
+            except (*BROKER_UNAVAILABLE_ERRORS, *DATABASE_UNAVAILABLE_ERRORS) as error:
+                log.warning("missed_webhooks_unread", error=type(error).__name__)
 
     def _run_emails(self) -> None:
         email_sender = self.app.runtime.email_sender

@@ -11,9 +11,9 @@ from typing import Any, Final
 from celery.signals import setup_logging, worker_process_shutdown, worker_shutdown
 from kombu import Exchange, Queue
 
-from tasks import drift, emails
+from tasks import drift, emails, missed_webhooks
 from tasks.base import BillingApp
-from tasks.routing import CHECK_DRIFT, QUEUE_BY_TASK, QUEUES, SEND_EMAILS, SWEEP
+from tasks.routing import CHECK_DRIFT, FIND_MISSED_WEBHOOKS, QUEUE_BY_TASK, QUEUES, SEND_EMAILS, SWEEP
 from worker.config import broker
 from worker.config.settings import Settings
 from worker.wiring.runtime import open_runtime
@@ -23,6 +23,7 @@ TASK_MODULES: Final = [
     for module in (
         "drift",
         "emails",
+        "missed_webhooks",
         "provider_sync",
         "provider_webhooks",
         "service_events",
@@ -109,6 +110,11 @@ def _beat_schedule(settings: Settings) -> dict[str, Any]:
     options = {"expires": SCHEDULED_MESSAGE_EXPIRES_SECONDS}
     entries: dict[str, Any] = {
         "sweep": {"task": SWEEP, "schedule": SWEEP_INTERVAL_SECONDS, "options": options},
+        "missed_webhooks": {
+            "task": FIND_MISSED_WEBHOOKS,
+            "schedule": missed_webhooks.FIND_MISSED_SECONDS,
+            "options": options,
+        },
         "emails": {
             "task": SEND_EMAILS,
             "schedule": emails.EMAIL_TICK_SECONDS,

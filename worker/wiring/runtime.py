@@ -50,7 +50,8 @@ LAGO_RATE_LIMIT_SHARE: Final = 0.9
 def open_runtime(settings: Settings) -> Runtime:
     """Open everything or nothing. Raises ``SettingsError``, ``CatalogError`` or ``DatabaseError``."""
     plans = catalog.load(settings)
-    providers = open_providers(settings, plans)
+    stripe, lago = open_stripe_and_lago(settings, plans, WORKER_CALL_SECONDS)
+    providers: dict[Provider, BillingProvider] = {"stripe": stripe, "lago": lago}
     database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
     database.ensure_schema()
     policy = PayerPolicy(sends_payer_to_lago=bool(settings.lago_connection))
@@ -84,6 +85,8 @@ def open_runtime(settings: Settings) -> Runtime:
         clock=utc_now,
         close=close,
         history_retention=timedelta(days=settings.history_retention_days),
+        event_reader=stripe.event_reader,
+        check_lago_every=timedelta(hours=settings.lago_check_every_hours),
         email_sender=email_sender,
         webhook_dispatcher=dispatcher,
     )

@@ -46,6 +46,7 @@ CONFLICT = "conflict"
 LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
 CREDIT_IS_LEFT = "credit_amount > 0 AND subscription_id IS NULL"
 """No invoice will use the credit, because no subscription of ours is left."""
+HAS_ROUTINE_CHECKS = "state = 'active' AND subscription_id IS NOT NULL"
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 
@@ -117,6 +118,8 @@ class BillingLink(Leased, Base):
     """Number of remote checks that webhooks have requested."""
     checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Number of them that are done; if it is lower, a remote check is due."""
+    routine_check_at: Mapped[datetime | None]
+    """When its last routine check was requested, since a webhook may get lost. NULL: never."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
     """A payment problem. failed: an invoice could not be charged. payer_rejected: the payment provider rejects the
     payer. dispute_lost: a payment was taken back. overdue: an invoice is past its due date, and nobody has paid it.
@@ -165,6 +168,13 @@ class BillingLink(Leased, Base):
             "payment_status",
             sqlite_where=text("payment_status IS NOT NULL"),
             postgresql_where=text("payment_status IS NOT NULL"),
+        ),
+        Index(
+            "ix_billing_links_routine_check",
+            "provider",
+            "routine_check_at",
+            sqlite_where=text(HAS_ROUTINE_CHECKS),
+            postgresql_where=text(HAS_ROUTINE_CHECKS),
         ),
         Index(
             "ix_billing_links_credit",

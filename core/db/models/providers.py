@@ -35,4 +35,6 @@ class ProviderStatus(Base):
     open_since: Mapped[datetime | None]
     probe_at: Mapped[datetime | None]
     """While the breaker is open: no sync attempt before this time, then one probe."""
+    events_read_until: Mapped[datetime | None]
+    """Stripe only: events until then were compared with the webhooks that came. NULL: none were read yet."""
     updated_at: Mapped[datetime | None]
