@@ -39,7 +39,7 @@ class UnlimitedAttempt:
     def after_response(self, request_id: str | None) -> None:
         pass
 
-    def record_create_request(self) -> None:
+    def record_subscription_request(self) -> None:
         raise NotImplementedError
 
 

@@ -227,6 +227,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
     "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",
     "routine_checks_requested": "A remote check of `links` links was requested, in case a webhook did not come.",
+    "routine_checks_behind": (
+        "More links in Lago are due for a routine check than a tenth of its rate limit allows. What happens in Lago "
+        "without a webhook is seen later than LAGO_CHECK_EVERY_HOURS."
+    ),
     "missed_webhooks_found": (
         "`webhooks` events were in the provider's list, and no webhook came for them. Look at the webhook endpoint in "
         "the provider's dashboard."

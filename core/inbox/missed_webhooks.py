@@ -6,26 +6,30 @@ They are then processed as if their webhook had come. Lago lists no webhooks, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from core.common.clock import Clock
 from core.db.database import Database
+from core.db.models.inbox import ProviderWebhook
 from core.db.models.providers import ProviderStatus
 from core.flow_control.request_gate import RequestGates
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import ParsedWebhook
-from core.ports.errors import UnavailableError
+from core.ports.errors import ThrottledError, UnavailableError
 from core.ports.provider import RequestPermits
 
 # Stripe sends a webhook within seconds. What is younger may still come by itself.
 DELIVERY_TIME: Final = timedelta(minutes=1)
-# Of a database that has read none yet: what came before its first organization is not missed.
-FIRST_WINDOW: Final = timedelta(hours=1)
+# For clocks that differ, and for events that are listed late. It is also how far the first reading goes back.
+OVERLAP: Final = timedelta(hours=1)
 # Stripe lists no older ones.
 EVENT_RETENTION: Final = timedelta(days=30)
+# What is left then is read the next time.
+MAX_READS: Final = 30
 # By then thirty days are less than a second.
 MAX_HALVINGS: Final = 24
 EVENT_RESERVATION_HOLDER: Final = "events"
@@ -39,29 +43,43 @@ class EventReader(Protocol):
 def read_missed(database: Database, clock: Clock, reader: EventReader, gates: RequestGates) -> int:
     """Read the events since the last time, and store what the inbox lacks. Returns how many that were.
 
-    Raises ``MustWaitError`` if the rate limiter does not permit it now, and ``ProviderError``. Nothing is skipped then.
+    Nothing is read while the circuit breaker is open. Call it for a key whose account was verified. Raises
+    ``MustWaitError`` if the rate limiter does not permit it now, and ``ProviderError``. Nothing is skipped then.
     """
     until = clock() - DELIVERY_TIME
     with database.read() as session:
-        read_until = session.get_one(ProviderStatus, "stripe").events_read_until
-    since = max(read_until or until - FIRST_WINDOW, until - EVENT_RETENTION)
+        status = session.get_one(ProviderStatus, "stripe")
+    if status.breaker_reason is not None:
+        return 0
+    since = max((status.events_read_until or until) - OVERLAP, until - EVENT_RETENTION)
     gate = gates.open_gate("stripe", EVENT_RESERVATION_HOLDER, "bulk")
+    stored = 0
     try:
-        events, until = _read_as_much_as_possible(reader, since, until, gate)
+        for _ in range(MAX_READS):
+            events, since = _read_as_much_as_possible(reader, since, until, gate)
+            stored += sum(_store(database, each, clock()) for each in _unknown(database, events))
+            _save(database, max(since, status.events_read_until or since))
+            if since >= until:
+                break
+    except ThrottledError as error:
+        gate.record_throttle(error)
+        raise
     finally:
         gate.close()
-    stored = sum(_store(database, each, clock()) for each in events if not each.caused_by_us)
+    return stored
+
+
+def _save(database: Database, read_until: datetime) -> None:
     with database.write() as session:
         session.execute(
-            update(ProviderStatus).where(ProviderStatus.provider == "stripe").values(events_read_until=until)
+            update(ProviderStatus).where(ProviderStatus.provider == "stripe").values(events_read_until=read_until)
         )
-    return stored
 
 
 def _read_as_much_as_possible(
     reader: EventReader, since: datetime, until: datetime, permits: RequestPermits
 ) -> tuple[list[ParsedWebhook], datetime]:
-    """The events, and until when they were read. What is left is read the next time."""
+    """The events, and until when they were read."""
     for _ in range(MAX_HALVINGS):
         events = reader.read(since, until, permits)
         if events is not None:
@@ -69,6 +87,17 @@ def _read_as_much_as_possible(
         until = since + (until - since) / 2
     message = f"Stripe lists more events at {since.isoformat()} than can be read"
     raise UnavailableError("stripe", message)
+
+
+def _unknown(database: Database, events: Sequence[ParsedWebhook]) -> list[ParsedWebhook]:
+    """Those that are not in the inbox and that no request of ours caused."""
+    news = [each for each in events if not each.caused_by_us]
+    with database.read() as session:
+        ids = select(ProviderWebhook.id).where(
+            ProviderWebhook.provider == "stripe", ProviderWebhook.id.in_([each.id for each in news])
+        )
+        known = set(session.scalars(ids))
+    return [each for each in news if each.id not in known]
 
 
 def _store(database: Database, webhook: ParsedWebhook, now: datetime) -> bool:

@@ -48,7 +48,7 @@ def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) ->
         "created_at": now,
         "routine_check_at": now,
         "maybe_older": maybe_older,
-        "create_requested": False,
+        "subscription_requested": False,
         "desired_version": 1,
         "applied_version": 0,
         "state": "active",

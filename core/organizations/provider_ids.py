@@ -117,7 +117,7 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 credit_amount=None,
                 credit_currency=None,
                 credit_since=None,
-                create_requested=False,
+                subscription_requested=False,
                 intent=None,
                 generation=BillingLink.generation + 1,
                 **NO_ERROR,  # it was about the former customer

@@ -111,8 +111,8 @@ class AttemptContext(Protocol):
     def resend_intent(self) -> Intent:
         """Store that the intent is sent again now, and return it."""
 
-    def record_create_request(self) -> None:
-        """Store that a create is about to be sent without an intent: a subscription that is found may be ours then."""
+    def record_subscription_request(self) -> None:
+        """Store that the subscription is about to be written without an intent: one that is found may be ours then."""
 
 
 class RequestPermits(Protocol):

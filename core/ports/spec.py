@@ -99,8 +99,8 @@ class LastKnown:
 
     For the subscription of a customer that was just written: it may be the customer's from before.
     """
-    create_requested: bool = False
-    """Lago only: we may have sent the create of a subscription. Before that, one that is found is not ours."""
+    subscription_requested: bool = False
+    """Lago only: we may have sent a write of the subscription. Before that, one that is found is not ours."""
     subscription_id: str | None = None
     ending_started: bool = False
     """We may have ended the subscription. If it is found ended, a new one may be created."""

@@ -58,7 +58,7 @@ MAX_CALL_DURATION = timedelta(seconds=20)
 
 # An attempt reads these columns again after it wrote them. What else it wrote is stale in ``link``.
 _KNOWN_STATE_COLUMNS: Final = frozenset(
-    {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan", "create_requested"}
+    {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan", "subscription_requested"}
 )
 
 
@@ -117,7 +117,7 @@ class SyncAttempt:
             subscription_id=self.link.subscription_id,
             maybe_lost_in_restore=self._maybe_lost_in_restore(),
             maybe_older=self.link.customer_id is None and self.link.maybe_older,
-            create_requested=self.link.create_requested,
+            subscription_requested=self.link.subscription_requested,
             ending_started=self.link.plan_state == "ending",
             plan_code=self.link.applied_plan,
             next_plan_code=self.link.applied_next_plan,
@@ -142,9 +142,15 @@ class SyncAttempt:
     def before_request(self, operation: str) -> None:
         if self.gate is not None:
             self.gate.before_request(operation)
-        if self.lease_until - self.clock() < MAX_CALL_DURATION:
+        if not operation.startswith("GET "):
+            self.history.add_request(operation, self.clock())
             self._write({})
-        self.history.add_request(self.database, operation, self.clock())
+        elif self.lease_until - self.clock() < MAX_CALL_DURATION:
+            self._write({})
+        if self.lease_until - self.clock() < MAX_CALL_DURATION:
+            # To store it took so long that another worker may have the lease before the response comes.
+            message = f"the lease of {self.organization.id} at {self.provider} ends too soon"
+            raise LeaseLostError(message)
         self.request_count += 1
 
     def after_response(self, request_id: str | None) -> None:
@@ -175,9 +181,9 @@ class SyncAttempt:
         self.intent = resent
         return resent
 
-    def record_create_request(self) -> None:
-        if not self.link.create_requested:
-            self._write({"create_requested": True})
+    def record_subscription_request(self) -> None:
+        if not self.link.subscription_requested:
+            self._write({"subscription_requested": True})
 
     def prepare_customer_write(self, payer_id: str | None) -> None:
         """Call before the customer is written: after a crash or a lost response, its state is not known.
@@ -245,6 +251,8 @@ class SyncAttempt:
                     session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
                 )
             fenced_update(session, self, {**values, "lease_until": lease_until})
+            stored = self.history.store(session)
+        self.history.confirm(stored, values)
         self.lease_until = lease_until
         for name in _KNOWN_STATE_COLUMNS & values.keys():
             setattr(self.link, name, values[name])
@@ -388,6 +396,7 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
     if result.ended:
         values |= {
             "subscription_id": None,
+            "subscription_requested": False,
             "plan_state": link_states.plan_after(attempt.provider, "subscription_ended", attempt.link.plan_state),
             "applied_plan": None,
             "sold_plan": None,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, not_, or_, select, text, update
+from sqlalchemy import UnaryExpression, func, not_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.db import leases
 from core.db.database import Database
-from core.db.models.billing_links import HAS_ROUTINE_CHECKS, LINK_IS_ACTIVE_WITH_WORK, BillingLink
+from core.db.models.billing_links import HAS_ROUTINE_CHECKS, LINK_HAS_WORK, LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
@@ -131,10 +131,12 @@ def request_routine_checks(session: Session, provider: Provider, every: timedelt
         .where(
             BillingLink.provider == provider,
             text(HAS_ROUTINE_CHECKS),
-            or_(BillingLink.routine_check_at.is_(None), BillingLink.routine_check_at < now - every),
+            # What has work is read soon, or waits for a reason.
+            text(f"NOT ({LINK_HAS_WORK})"),
+            BillingLink.routine_check_at < now - every,
             leases.is_free(BillingLink, now),
         )
-        .order_by(BillingLink.routine_check_at.nulls_first())
+        .order_by(BillingLink.routine_check_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
@@ -47,6 +47,7 @@ from core.reconcile.attempt import (
     payer_of,
     unique_customer_ids,
 )
+from core.reconcile.attempt_history import HISTORY_COLUMNS
 from core.reconcile.backoff import (
     COOLDOWN_AFTER_CONCURRENT_CHANGE,
     LINK_COOLDOWN,
@@ -56,9 +57,6 @@ from core.reconcile.backoff import (
     sweep_at,
 )
 from core.reconcile.remote_check import CheckResult
-
-# What the history of an organization shows of a link as it was.
-_HISTORY_COLUMNS: Final = ("state", "customer_id", "subscription_id", "sold_plan", "applied_next_plan", "payer_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +111,8 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
-        is_worth_a_row = any((result.customer, result.subscription, result.ended))
-        _end_history(session, attempt, now, "synced", values, is_worth_a_row=is_worth_a_row)
+        if attempt.history.has_writes or result.customer or result.subscription or result.ended:
+            _end_history(session, attempt, now, "synced", values)
         change = ChangeContext(session, now)
         _record_plan(change, organization, attempt, follow_ups)
         requeue_other = _affects_other_link(session, attempt, result, follow_ups)
@@ -253,15 +251,7 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
         is_parked = row.state == "parked"
-        _end_history(
-            session,
-            attempt,
-            now,
-            "parked" if is_parked else "retry",
-            {"state": row.state},
-            error,
-            is_worth_a_row=is_parked,
-        )
+        _end_history(session, attempt, now, "parked" if is_parked else "retry", {"state": row.state}, error)
     return None if is_parked else LINK_COOLDOWN.total_seconds()
 
 
@@ -311,7 +301,7 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
         circuit_breaker.record_success(session, attempt.provider, now, is_probe=attempt.is_breaker_probe)
         state = "active" if is_deleted else "on_hold"
         outcome: AttemptOutcome = "retry" if is_deleted else "on_hold"
-        _end_history(session, attempt, now, outcome, {"state": state}, error, is_worth_a_row=not is_deleted)
+        _end_history(session, attempt, now, outcome, {"state": state}, error)
     return LINK_COOLDOWN.total_seconds() if is_deleted else None
 
 
@@ -349,7 +339,7 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
             return
         is_own_lease = leases.is_mine(BillingLink, attempt.lease_token)
         change = ChangeContext(session, attempt.clock())
-        attempt.history.end(session, change.now, "lease_lost", {})
+        attempt.history.end(session, change.now, "lease_lost", {}, {})
         reconcile_commands.invalidate(
             change,
             organization.id,
@@ -402,18 +392,9 @@ def _end_history(  # noqa: PLR0913, PLR0917 - an outcome, and what the link is a
     outcome: AttemptOutcome,
     written: Mapping[str, Any],
     error: ProviderError | None = None,
-    *,
-    is_worth_a_row: bool = False,
 ) -> None:
-    data: dict[str, Any] = {"link": {name: written.get(name, getattr(attempt.link, name)) for name in _HISTORY_COLUMNS}}
-    if error is not None:
-        data["error"] = {
-            "kind": error.kind,
-            "code": error.code,
-            "message": error.message,
-            "request_id": error.request_id,
-        }
-    attempt.history.end(session, now, outcome, data, is_worth_a_row=is_worth_a_row)
+    link = {name: getattr(attempt.link, name) for name in HISTORY_COLUMNS}
+    attempt.history.end(session, now, outcome, link, written, error)
 
 
 def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:

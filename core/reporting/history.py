@@ -139,12 +139,13 @@ def _link_at(session: Session, org_id: str, provider: Provider, at: datetime) ->
             LinkHistory.ended_at <= at,
         )
         .order_by(LinkHistory.seq.desc())
-        .limit(1)
+        .limit(MAX_OF_ONE_MOMENT)
     )
-    row = session.scalars(attempts).one_or_none()
+    # One that lost its lease does not know what the link was afterwards.
+    row = next((each for each in session.scalars(attempts) if "link" in each.data), None)
     if row is None or row.ended_at is None:
         return None
-    link = row.data.get("link") or {}
+    link = row.data["link"]
     return PastLink(
         provider=provider,
         as_of=row.ended_at,
@@ -203,7 +204,12 @@ def _webhooks(session: Session, org_id: str, limit: int, before: datetime | None
         )
     )
     by_customer = [
-        and_(ProviderWebhook.provider == provider, ProviderWebhook.customer_id == customer_id)
+        and_(
+            ProviderWebhook.provider == provider,
+            ProviderWebhook.customer_id == customer_id,
+            # The id may have been another organization's.
+            or_(ProviderWebhook.org_id.is_(None), ProviderWebhook.org_id == org_id),
+        )
         for provider, customer_id in links
     ]
     found = select(ProviderWebhook).where(

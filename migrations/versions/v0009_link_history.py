@@ -35,4 +35,5 @@ def upgrade() -> None:
     op.create_index("ix_service_events_org_id", "service_events", ["org_id"])
     op.create_index("ix_provider_webhooks_org_id", "provider_webhooks", ["org_id"])
     op.create_index("ix_provider_webhooks_customer_id", "provider_webhooks", ["provider", "customer_id"])
+    op.create_index("ix_webhook_deliveries_event_seq", "webhook_deliveries", ["event_seq"])
     op.create_index("ix_drift_findings_org_id", "drift_findings", ["org_id"])

@@ -21,7 +21,7 @@ def refuse_other_plan(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
     ``spec`` names the codes under which the plans were sold. A plan that somebody scheduled counts, too.
     """
     is_on_plan = found.plan_code == spec.plan_code and found.next_plan_code in {None, spec.next_plan_code}
-    if is_on_plan or last_known.subscription_id is not None or last_known.create_requested:
+    if is_on_plan or last_known.subscription_id is not None or last_known.subscription_requested:
         return
     parameters = {
         "org_id": spec.org_id,

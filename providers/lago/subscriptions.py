@@ -222,9 +222,8 @@ class LagoSubscriptions:
             response_type=LagoSubscription,
             body=SubscriptionBody.parse_obj(body),
         )
-        if current is None:
-            attempt.acquire_permit_ahead(operation_of(request))
-            attempt.record_create_request()
+        attempt.acquire_permit_ahead(operation_of(request))
+        attempt.record_subscription_request()
         made = self._client.send_or_none("subscription:subscription_incomplete", request, attempt)
         if made is None:
             return self._waiting(spec, attempt)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from core.db.models.billing_links import BillingLink
 from core.db.models.providers import ProviderStatus
 from core.flow_control.request_gate import RequestGates
 from core.inbox import missed_webhooks, provider_webhooks
@@ -114,15 +115,60 @@ def webhook(at: datetime) -> ParsedWebhook:
     return ParsedWebhook(provider="stripe", id=f"evt_{at:%H%M}", type="invoice.paid", effect="check")
 
 
-def test_more_events_than_are_read_at_once_are_all_read_in_several_runs(world: SyncWorld) -> None:
+def test_more_events_than_are_read_at_once_are_all_read(world: SyncWorld) -> None:
     started = world.now
     with world.database.write() as session:
         session.get_one(ProviderStatus, "stripe").events_read_until = started
     world.advance_time(minutes=61)
     busy, gates = BusyStripe(started), RequestGates()
-    stored = [missed_webhooks.read_missed(world.database, world.clock, busy, gates) for _ in range(20)]
-    assert max(stored) <= 10
-    assert sum(stored) == 60
+    assert missed_webhooks.read_missed(world.database, world.clock, busy, gates) == 60
+    assert missed_webhooks.read_missed(world.database, world.clock, busy, gates) == 0
+
+
+class LateStripe:
+    """It lists one event, at first not yet."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+        self.is_listed = False
+
+    def read(self, since: datetime, until: datetime, permits: RequestPermits) -> list[ParsedWebhook] | None:  # noqa: ARG002
+        return [webhook(self.at)] if self.is_listed and since <= self.at <= until else []
+
+
+def test_an_event_that_is_listed_late_is_not_skipped(world: SyncWorld) -> None:
+    late, gates = LateStripe(world.now - timedelta(seconds=61)), RequestGates()
+    assert missed_webhooks.read_missed(world.database, world.clock, late, gates) == 0
+    late.is_listed = True
+    world.advance_time(minutes=5)
+    assert missed_webhooks.read_missed(world.database, world.clock, late, gates) == 1
+    assert missed_webhooks.read_missed(world.database, world.clock, late, gates) == 0
+
+
+def test_nothing_is_read_while_the_circuit_breaker_is_open(world: SyncWorld) -> None:
+    """The key may be another account's: its events say nothing about ours."""
+    late, gates = LateStripe(world.now - timedelta(minutes=2)), RequestGates()
+    late.is_listed = True
+    with world.database.write() as session:
+        session.get_one(ProviderStatus, "stripe").breaker_reason = "wrong_account"
+    assert missed_webhooks.read_missed(world.database, world.clock, late, gates) == 0
+    with world.database.write() as session:
+        session.get_one(ProviderStatus, "stripe").breaker_reason = None
+    assert missed_webhooks.read_missed(world.database, world.clock, late, gates) == 1
+
+
+def test_a_routine_check_does_not_end_the_wait_of_a_link_with_work(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    world.advance_time(hours=25)
+    world.rename(org_id, "Globex")
+    with world.database.write() as session:
+        link = session.get_one(BillingLink, (org_id, "lago"))
+        link.not_before = link.next_sweep_at = world.now + timedelta(hours=1)
+        link.not_before_reason = "object_limit"
+    with world.database.write() as session:
+        assert due_links.request_routine_checks(session, "lago", DAY, 5, world.now) == 0
+        assert due_links.dispatch(session, "lago", 10, world.now) == []
 
 
 def test_each_link_in_lago_is_read_once_within_its_time(world: SyncWorld) -> None:

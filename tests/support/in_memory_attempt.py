@@ -26,7 +26,7 @@ class InMemoryAttempt:
         self.operations: list[str] = []
         """Every request that was allowed, by the name that the rate limiter counts it under."""
         self.permits_ahead: list[str] = []
-        self.create_requested = False
+        self.subscription_requested = False
         self.request_ids: list[str | None] = []
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
@@ -76,5 +76,5 @@ class InMemoryAttempt:
         self.resent.append(self.stored)
         return self.stored
 
-    def record_create_request(self) -> None:
-        self.create_requested = True
+    def record_subscription_request(self) -> None:
+        self.subscription_requested = True

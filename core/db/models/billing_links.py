@@ -67,8 +67,8 @@ class BillingLink(Leased, Base):
     """NULL: the link is older than this column."""
     maybe_older: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
     """The organization's id came from outside, so the provider may have had a customer with it before this link."""
-    create_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=true())
-    """Lago only: the create of a subscription may have been sent, so one that is found may be ours."""
+    subscription_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=true())
+    """Lago only: a write of the subscription may have been sent, so one that is found may be ours."""
     desired_version: Mapped[int] = mapped_column(BigInteger)
     applied_version: Mapped[int] = mapped_column(BigInteger)
     customer_state: Mapped[CustomerState] = mapped_column(String(12))
@@ -119,7 +119,7 @@ class BillingLink(Leased, Base):
     checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Number of them that are done; if it is lower, a remote check is due."""
     routine_check_at: Mapped[datetime | None]
-    """When its last routine check was requested, since a webhook may get lost. NULL: never."""
+    """When its last routine check was requested, since a webhook may get lost."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
     """A payment problem. failed: an invoice could not be charged. payer_rejected: the payment provider rejects the
     payer. dispute_lost: a payment was taken back. overdue: an invoice is past its due date, and nobody has paid it.

@@ -69,6 +69,7 @@ class WebhookDelivery(Leased, Base):
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
         ),
+        Index("ix_webhook_deliveries_event_seq", "event_seq"),
         Index(
             "ix_webhook_deliveries_leased",
             "endpoint_id",

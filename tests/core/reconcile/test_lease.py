@@ -275,3 +275,14 @@ def test_two_links_that_would_name_one_customer_are_a_persons_matter_and_no_cras
         assert caught.value.code == "customer_id_in_use"
     assert outcomes.park(attempt, caught.value) is None
     assert harness.link(second).state == "parked"
+
+
+def test_a_write_is_not_sent_if_it_took_as_long_as_the_lease_to_store_it(harness: LinkHarness) -> None:
+    """Another worker may have the lease before the response comes, and what was true then is sent."""
+    attempt = harness.start_attempt(harness.create())
+    times = iter([timedelta(), timedelta(), LINK_LEASE - MAX_CALL_DURATION / 2])
+    started = harness.clock()
+    attempt.clock = lambda: started + next(times)
+    with pytest.raises(LeaseLostError, match="ends too soon"):
+        attempt.before_request("POST /v1/customers")
+    assert attempt.request_count == 0

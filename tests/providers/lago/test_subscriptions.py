@@ -56,7 +56,7 @@ def last_known(plan: str | None = None, then: str | None = None) -> LastKnown:
     return LastKnown(
         customer_id=NO_ID,
         confirmed=True,
-        create_requested=True,
+        subscription_requested=True,
         subscription_id=ID if plan else None,
         plan_code=plan,
         next_plan_code=then,
