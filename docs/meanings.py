@@ -224,6 +224,13 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A service event was handled; `status` is `applied`, `waiting`, `superseded` or `rejected`. `billing-sync "
         "inbox` lists those that wait or were rejected. One that is `repeated` changes nothing."
     ),
+    "heartbeat_not_removed": (
+        "A process ended while the database was away. It is listed as running for one more minute."
+    ),
+    "heartbeat_not_stored": (
+        "A process of this `kind` cannot store its heartbeat: the database is away, or older than this version. It "
+        "goes on, and tries again every 20 seconds."
+    ),
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
     "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",
     "routine_checks_requested": "A remote check of `links` links was requested, in case a webhook did not come.",

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import threading
+from email.utils import formatdate
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -134,6 +135,7 @@ async def _body(receive: Receive) -> bytes | None:
 def _response_start(response: ProviderResponse) -> dict[str, object]:
     headers = [(b"content-type", response.content_type.encode()), (b"content-length", str(len(response.body)).encode())]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    headers.append((b"date", formatdate(usegmt=True).encode()))  # real time: a caller compares its own clock with it
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 

@@ -39,13 +39,20 @@ WEBHOOK_PROVIDERS = ("stripe", "lago")
 
 @dataclass(frozen=True, slots=True)
 class SandboxEndpoint:
-    """``lost`` and ``doubled`` are shares of the webhooks, from 0 to 1."""
+    """``lost`` and ``doubled`` are shares of the webhooks, from 0 to 1. ``events``: the types that are sent; ``None``:
+    all.
+    """
 
     url: str
     secret: str
     lost: float = 0.0
     doubled: float = 0.0
     shuffled: bool = False
+    events: tuple[str, ...] | None = None
+    disabled: bool = False
+
+    def sends(self, event_type: str) -> bool:
+        return not self.disabled and (self.events is None or event_type in self.events)
 
 
 @dataclass(slots=True)
@@ -90,7 +97,9 @@ class WebhookSender:
         self._thread: threading.Thread | None = None
 
     def configure(self, changes: JsonDocument) -> None:
-        """``{"stripe": {"url", "secret", "lost", "doubled", "shuffled"}}``, the last three optional; null removes one.
+        """``{"stripe": {"url", "secret", "lost", "doubled", "shuffled", "events", "disabled"}}``; null removes one.
+
+        All but ``url`` and ``secret`` are optional.
 
         Providers that are not named are not changed.
         """
@@ -160,7 +169,8 @@ class WebhookSender:
     def _enqueue(
         self, provider: str, event_id: str, event_type: str, render: Callable[[], JsonDocument]
     ) -> SandboxDelivery | None:
-        if (endpoint := self.endpoints.get(provider)) is None:
+        endpoint = self.endpoints.get(provider)
+        if endpoint is None or not endpoint.sends(event_type):
             return None
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sandbox-webhooks", daemon=True)
@@ -218,7 +228,18 @@ def _checked_endpoint(provider: str, sent: object) -> SandboxEndpoint:
         raise InvalidControlRequestError(provider, f"{provider} must be an object with url and secret, or null.")
     if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
         raise InvalidControlRequestError(provider, f"{provider}: lost and doubled must be between 0 and 1.")
-    return SandboxEndpoint(url, secret, float(shares[0]), float(shares[1]), endpoint.get("shuffled") is True)
+    events = endpoint.get("events")
+    if events is not None and not (isinstance(events, list | tuple) and all(isinstance(each, str) for each in events)):
+        raise InvalidControlRequestError(provider, f"{provider}: events must be a list of event types, or null.")
+    return SandboxEndpoint(
+        url,
+        secret,
+        float(shares[0]),
+        float(shares[1]),
+        endpoint.get("shuffled") is True,
+        None if events is None else tuple(events),
+        endpoint.get("disabled") is True,
+    )
 
 
 def _copies(delivery: SandboxDelivery) -> int:

@@ -144,6 +144,10 @@ class Database:
         """Whether the schema is this version's. Raises one of ``DATABASE_UNAVAILABLE_ERRORS`` if it cannot be read."""
         return self._current_revision() == _head_revision()
 
+    def schema_revisions(self) -> tuple[str | None, str]:
+        """The schema's revision, ``None`` if it is empty, and the one that this version needs. Raises as above."""
+        return self._current_revision(), _head_revision()
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -15,7 +15,9 @@ from lago_python_client.models import Plan as PlanBody
 from core.catalog.plans import EndingPolicy
 from core.ports.errors import RejectedError
 from core.ports.provider import AttemptContext, Customer, Subscription
+from core.ports.registered_endpoints import RegisteredEndpoint
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
+from providers.lago import webhook_endpoints
 from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.customers import LagoCustomers
 from providers.lago.minor_units import LAGO_UNITS
@@ -123,6 +125,10 @@ class LagoProvider:
             response_type=LagoOrganization,
         )
         return Account(id=self._client.send(request, permits=None).lago_id, key_suffix=self._key_suffix)
+
+    def webhook_endpoints(self) -> list[RegisteredEndpoint]:
+        """Those that are registered in the Lago organization of the key. Raises ``ProviderError``."""
+        return webhook_endpoints.list_endpoints(self._client)
 
     def close(self) -> None:
         self._client.close()

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from core.catalog.plans import EndingPolicy
 from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, Customer, Subscription
+from core.ports.registered_endpoints import RegisteredEndpoint
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
+from providers.stripe import webhook_endpoints
 from providers.stripe.client import StripeClient, UnlimitedPermits
 from providers.stripe.collection import DEFAULT_COLLECTION, CollectionPolicy
 from providers.stripe.customers import StripeCustomers
@@ -85,6 +87,10 @@ class StripeProvider:
             StripeResource,
         )
         return Account(id=account.id, livemode=self._livemode, key_suffix=self._key_suffix)
+
+    def webhook_endpoints(self) -> list[RegisteredEndpoint]:
+        """Those that are registered in the account and mode of the key. Raises ``ProviderError``."""
+        return webhook_endpoints.list_endpoints(self._client)
 
     def close(self) -> None:
         self._client.close()

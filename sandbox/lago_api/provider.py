@@ -21,6 +21,7 @@ from sandbox.lago_api.invoices import LagoInvoicesApi
 from sandbox.lago_api.plans import LagoPlansApi
 from sandbox.lago_api.serializers import LagoQuery, LagoTables
 from sandbox.lago_api.subscriptions import LagoSubscriptionsApi
+from sandbox.lago_api.webhook_endpoints import list_endpoints
 from sandbox.limits import FixedWindow
 from sandbox.state import SandboxState
 from sandbox.stripe_api.errors import StripeApiError
@@ -96,6 +97,9 @@ class LagoApi:
                 LagoQuery.parse(request.query), customers.find_existing(key)
             ),
             "POST /api/v1/invoices/{id}": self._preview,
+            "GET /api/v1/webhook_endpoints": lambda request, _: list_endpoints(
+                self._state, LagoQuery.parse(request.query)
+            ),
             "GET /api/v1/invoices": lambda request, _: self.invoices.list_invoices(LagoQuery.parse(request.query)),
             "POST /api/v1/plans": lambda request, _: plans.create(_body_object(request, "plan")),
             "GET /api/v1/plans": lambda request, _: plans.list_plans(LagoQuery.parse(request.query)),

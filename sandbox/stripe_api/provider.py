@@ -21,6 +21,7 @@ from sandbox.stripe_api.payments import StripePaymentsApi
 from sandbox.stripe_api.previews import StripePreviewsApi
 from sandbox.stripe_api.serializers import API_VERSION, NO_REQUEST, StripeRequestCause, StripeTables
 from sandbox.stripe_api.subscriptions import StripeSubscriptionsApi
+from sandbox.stripe_api.webhook_endpoints import StripeWebhookEndpointsApi
 
 STRIPE_OPERATION_REQUESTS_PER_SECOND = 25.0
 STRIPE_REQUESTS_PER_SECOND = 100.0
@@ -91,6 +92,7 @@ class StripeApi:
             "DELETE /v1/subscriptions/{id}": _Route(member=subscriptions.cancel),
             "GET /v1/events": _Route(events.list_events),
             "GET /v1/events/{id}": _Route(member=events.retrieve),
+            "GET /v1/webhook_endpoints": _Route(StripeWebhookEndpointsApi(self.tables).list_endpoints),
         }
 
     def _build_invoice_routes(self) -> dict[str, _Route]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import Connection, Engine, event, update
@@ -26,6 +27,8 @@ from core.org_manager import OrgManager
 from core.ports import arrangement
 from core.ports.arrangement import Arrangement
 from core.ports.errors import MisconfiguredError, RetryableError
+from core.reporting import heartbeats
+from core.reporting.heartbeats import ProcessKind, ProcessStart
 from worker.cli.app import app
 from worker.cli.exit_codes import UsageError
 
@@ -180,6 +183,34 @@ def test_status_counts_and_names_what_fails_alike(types: Type, manager: OrgManag
     assert "5 organizations" in shown
     assert "broker: none configured" in shown
     assert "`billing-sync parked`" in shown
+
+
+def test_status_begins_with_what_is_set_up_and_what_runs(types: Type, database: Database) -> None:
+    idle = types("status").stdout
+    assert "processes  none seen in the last minute; start `billing-sync up`" in idle
+    with database.write() as session:
+        now = utc_now()
+        for number, kind in enumerate(get_args(ProcessKind)):
+            started = ProcessStart(
+                instance_id=str(number), kind=kind, host="host-1", version="0.0.1", started_at=now - timedelta(hours=1)
+            )
+            heartbeats.record(session, started, now)
+        session.execute(
+            update(ProviderStatus)
+            .where(ProviderStatus.provider == "stripe")
+            .values(account_id="acct_1", livemode=False)
+        )
+    document = json_of(types("status", "--json"))
+    kind = "SQLite" if database.is_sqlite else "Postgres"
+    assert document["database"]["kind"] == kind
+    assert {process["kind"] for process in document["processes"]} == set(get_args(ProcessKind))
+    assert document["charges"]["stripe"] == []
+    assert "starter" in document["charges"]["lago"]
+    lines = types("status").stdout.splitlines()
+    assert lines[0].split() == ["version", document["version"]]
+    assert lines[1].startswith(f"database   {kind}, ")
+    assert "Stripe     sandbox, acct_1, test mode; charges nothing" in "\n".join(lines)
+    assert re.search("processes  1 api, 1 beat, 1 relay, 1 up, 1 worker, seen .* ago; versions 0.0.1", "\n".join(lines))
 
 
 def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: Type, database: Database) -> None:

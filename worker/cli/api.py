@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
+from core.db.database import Database
 from worker.cli import output, resources
 from worker.cli.exit_codes import CommandFailedError
 from worker.cli.run import stop_on_signal
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
 from worker.config.api import DEFAULT_API_PORT
+from worker.processes.heartbeat import heartbeat
 from worker.wiring import api as api_wiring
 from worker.wiring import logging
 
@@ -40,6 +43,8 @@ def api(
     with (
         stop_on_signal() as stopping,
         api_wiring.serve(settings, server_settings.model_copy(update=overrides)) as server,
+        closing(Database(settings.database, pool_size=1)) as database,
+        heartbeat(database, "api"),
     ):
         output.show(f"The API listens on {server.url}; docs at {server.url}/docs; stop it with Ctrl-C.")
         while not stopping.wait(API_CHECK_SECONDS):

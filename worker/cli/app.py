@@ -121,6 +121,13 @@ _add(
 )
 _add(
     app,
+    "doctor",
+    ("doctor", "doctor"),
+    "Check settings, database, processes, providers and servers; each problem with what to type. Writes nothing.",
+    PANEL_OPERATE,
+)
+_add(
+    app,
     "orgs",
     ("organizations", "orgs"),
     "List organizations with their plan, their ids at both providers, and whether they are in sync.",

@@ -22,6 +22,7 @@ import typer
 from celery.apps.beat import Beat
 from celery.beat import Service
 
+from core.db.database import Database
 from tasks.base import BillingApp
 from tasks.routing import QUEUES
 from worker.cli import descriptions, output, resources
@@ -29,6 +30,7 @@ from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
+from worker.processes.heartbeat import heartbeat
 from worker.processes.relay import Relay
 from worker.wiring import logging
 from worker.wiring.celery_app import build, keep_our_logging
@@ -52,6 +54,7 @@ def up() -> None:
         resources.single_instance(settings.data_dir),
         stop_on_signal() as stopping,
         EmbeddedProcess(settings) as embedded,
+        heartbeat(embedded.app.runtime.database, "up"),
         resources.sandbox_address(settings.data_dir, embedded.sandbox_url),
         api_wiring.serve(embedded.settings, api, embedded.app.runtime.reconciler.request_gates.rate_limiter) as server,
     ):
@@ -114,8 +117,11 @@ def run_worker(
         without_mingle=True,
         quiet=True,
     )
-    worker.start()
+    database = app.runtime.database
+    with heartbeat(database, "worker"):
+        worker.start()
     app.close_runtime()
+    database.close()  # Celery closed the runtime before the last heartbeat
     raise typer.Exit(worker.exitcode or 0)
 
 
@@ -125,7 +131,7 @@ def relay() -> None:
     app = _open_app(settings)
     process = Relay(app, app.runtime.database)
     try:
-        with stop_on_signal(process.stop):
+        with stop_on_signal(process.stop), heartbeat(app.runtime.database, "relay"):
             output.show("The relay runs. Stop it with Ctrl-C.")
             process.run()
     finally:
@@ -139,7 +145,12 @@ def beat() -> None:
     keep_our_logging()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
-    _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
+    database = Database(settings.database, pool_size=1)
+    try:
+        with heartbeat(database, "beat"):
+            _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
+    finally:
+        database.close()
 
 
 class _Beat(Beat):

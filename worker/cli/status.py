@@ -15,9 +15,10 @@ from core.common.clock import utc_now
 from core.emails import queue
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.link_status import LinkReport
-from core.reporting import overview
+from core.reporting import heartbeats, overview
 from core.reporting.overview import FailureGroup, OrganizationReport, Overview
-from worker.cli import descriptions, output, resources
+from worker.cli import deployment, descriptions, output, resources
+from worker.cli.deployment import SetUpSummary
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
@@ -26,7 +27,9 @@ from worker.config.settings import Settings
 def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.JsonOption = False) -> None:
     """Show what is in sync, behind and parked; for one organization also the reason and the next step.
 
-    JSON: {"in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
+    JSON: {"version", "database": {"kind", "place"}, "addresses": {provider: host}, "charges": {provider: [tier]} or
+    null, "processes": [{"kind", "host", "version", "started_at", "last_heartbeat_at"}] of the last minute, "in_sync",
+    "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
     "payment_problems": {payment: count}, "credit_left", "account_id", "livemode", "open_breaker": {"reason",
     "open_since", "message", "probe_at"} or null}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
@@ -43,13 +46,14 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments: null, failed,
     payer_rejected, dispute_lost, overdue, manual.
     """
-    settings = settings_of.read()
+    settings, now = settings_of.read(), utc_now()
     with resources.open_database(settings) as database, database.read() as session:
         if org is not None:
             _show_organization(session, org, as_json=as_json)
             return
-        found, emails = overview.summarize(session), queue.counts(session, utc_now())
-    _show_overview(found, emails, settings, as_json=as_json)
+        found, emails = overview.summarize(session), queue.counts(session, now)
+        described = deployment.describe(settings, database, heartbeats.running(session, now))
+    _show_overview(described, found, emails, settings, as_json=as_json)
 
 
 def _show_organization(session: Session, query: str, *, as_json: bool) -> None:
@@ -90,15 +94,20 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
     return [head, Padding(grid, (0, 0, 0, 2), expand=False)]
 
 
-def _show_overview(overview: Overview, emails: queue.QueueCounts, settings: Settings, *, as_json: bool) -> None:
+def _show_overview(
+    described: SetUpSummary, overview: Overview, emails: queue.QueueCounts, settings: Settings, *, as_json: bool
+) -> None:
     address, broker_reachable = _probe_broker(settings)
     if as_json:
         broker = {"address": address, "reachable": broker_reachable}
-        output.show_json({"in_sync": overview.in_sync, **asdict(overview), "broker": broker, "emails": asdict(emails)})
+        document = {**asdict(described), "in_sync": overview.in_sync, **asdict(overview)}
+        output.show_json({**document, "broker": broker, "emails": asdict(emails)})
         return
     now = utc_now()
     counts = list(overview.providers.items())
     output.show(
+        deployment.head(described, overview, settings, now),
+        "",
         descriptions.plural(overview.organizations, "organization"),
         "",
         output.table(

@@ -16,7 +16,7 @@ from core.db.database import Database
 from core.emails.sender import EmailSender, EmailTransport, SenderConfig
 from core.emails.templates import single_line
 from providers.emails.folder import EmailFolder
-from providers.emails.smtp import SmtpConfig, SmtpTransport
+from providers.emails.smtp import SMTP_CONNECT_SECONDS, SmtpConfig, SmtpTransport
 from worker.config.email import TlsMode
 from worker.config.settings import Settings
 
@@ -44,14 +44,20 @@ def open_email_sender(settings: Settings, database: Database, plans: Catalog) ->
 def _email_transport(settings: Settings) -> EmailTransport | None:
     if settings.smtp_host is None:
         return EmailFolder(settings.data_dir / EMAIL_FOLDER_NAME) if settings.is_embedded else None
+    return open_smtp(settings, settings.smtp_host)
+
+
+def open_smtp(settings: Settings, host: str, connect_seconds: float = SMTP_CONNECT_SECONDS) -> SmtpTransport:
+    """The transport to ``SMTP_HOST``; it connects when it is used."""
     user, password = settings.smtp_user, settings.smtp_password
     return SmtpTransport(
         SmtpConfig(
-            host=settings.smtp_host,
+            host=host,
             port=settings.smtp_port or DEFAULT_SMTP_PORTS[settings.smtp_tls],
             tls=settings.smtp_tls,
             login=(user, password.get_secret_value()) if user is not None and password is not None else None,
-        )
+        ),
+        connect_seconds=connect_seconds,
     )
 
 

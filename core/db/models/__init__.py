@@ -10,6 +10,7 @@ from core.db.models.history import LinkHistory
 from core.db.models.inbox import ProviderWebhook, ServiceEvent
 from core.db.models.jobs import JobLock
 from core.db.models.organizations import Membership, Organization
+from core.db.models.processes import ProcessHeartbeat
 from core.db.models.providers import ProviderStatus
 from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
 
@@ -29,6 +30,7 @@ __all__ = [
     "LinkHistory",
     "Membership",
     "Organization",
+    "ProcessHeartbeat",
     "ProviderStatus",
     "ProviderWebhook",
     "ServiceEvent",

@@ -1,0 +1,55 @@
+"""What users and their services need: sign-in, emails and outbound webhooks."""
+
+from __future__ import annotations
+
+from api.oidc import Issuer, IssuerUnavailableError
+from core.emails.sender import EmailError
+from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok
+from worker.doctor.inputs import DOCTOR_CALL_SECONDS, DoctorInputs
+from worker.wiring.email import EMAIL_FOLDER_NAME, open_smtp
+
+
+def check_sign_in(inputs: DoctorInputs) -> list[DoctorFinding]:
+    """The discovery document and the keys of the OIDC service."""
+    if inputs.api_settings is None:
+        return [not_checked("sign_in_unread", "the settings of the API are not valid")]
+    settings = inputs.api_settings.issuer
+    if settings is None:
+        return [not_set("sign_in_not_set", "none; the API accepts API keys only", "set OIDC_ISSUER and OIDC_AUDIENCE")]
+    issuer = Issuer(settings)
+    try:
+        issuer.metadata()
+    except IssuerUnavailableError:
+        address = f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration"
+        message = (
+            f"{address} does not respond, is not of the issuer {settings.issuer}, or has no {settings.algorithm} key"
+        )
+        consequence = "users cannot sign in, and their tokens get 503"
+        advice = f"`curl {address}`, then correct OIDC_ISSUER or OIDC_ALGORITHM"
+        return [error("sign_in_unreachable", message, consequence, advice)]
+    finally:
+        issuer.close()
+    return [ok("sign_in", f"{settings.issuer} responds and has keys for {settings.algorithm}")]
+
+
+def check_emails(inputs: DoctorInputs) -> list[DoctorFinding]:
+    """Connects, starts TLS and logs in; sends nothing."""
+    settings = inputs.settings
+    if settings.smtp_host is None:
+        if settings.is_embedded:
+            return [not_set("smtp_not_set", f"written to {settings.data_dir / EMAIL_FOLDER_NAME}", "set SMTP_HOST")]
+        return [not_set("smtp_not_set", "emails stay queued", "set SMTP_HOST and MAIL_FROM")]
+    try:
+        with open_smtp(settings, settings.smtp_host, DOCTOR_CALL_SECONDS).connect():
+            pass
+    except EmailError as failed:
+        advice = "correct SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_USER or SMTP_PASSWORD; then `billing-sync doctor`"
+        return [error("smtp_failed", f"{settings.smtp_host}: {failed}", "emails stay queued", advice)]
+    return [ok("smtp", f"{settings.smtp_host} accepts a connection with SMTP_TLS={settings.smtp_tls}")]
+
+
+def check_outbound_webhooks(inputs: DoctorInputs) -> list[DoctorFinding]:
+    if inputs.settings.webhook_signing_secret is None:
+        advice = "to use them: set WEBHOOK_SIGNING_SECRET to the output of `openssl rand -base64 32`"
+        return [not_set("outbound_webhooks_not_set", "disabled: WEBHOOK_SIGNING_SECRET is not set", advice)]
+    return [ok("outbound_webhooks", "WEBHOOK_SIGNING_SECRET is set")]

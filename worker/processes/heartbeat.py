@@ -1,0 +1,84 @@
+"""The heartbeat of a process: a thread that stores every 20 seconds that the process runs.
+
+While the database is away nothing is stored, and the process goes on. When the process ends, its row is deleted, so it
+is no longer listed; after a kill it is listed for one more minute.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from core.common.clock import utc_now
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.reporting import heartbeats
+from core.reporting.heartbeats import HEARTBEAT_SECONDS, ProcessKind, ProcessStart
+
+log = structlog.get_logger()
+
+HEARTBEAT_STOP_SECONDS: Final = 2.0
+# The table is also missing while a server's schema is older than this version.
+_UNSTORED_ERRORS: Final = (*DATABASE_UNAVAILABLE_ERRORS, DBAPIError)
+
+
+@contextmanager
+def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+    """Store inside the ``with`` block that this process runs. Nothing is raised; the caller closes the database."""
+    stopping = threading.Event()
+    process = ProcessStart(
+        instance_id=uuid4().hex,
+        kind=kind,
+        host=socket.gethostname(),
+        version=importlib.metadata.version("billing-sync"),
+        started_at=utc_now(),
+    )
+    thread = threading.Thread(target=_run, args=(database, process, stopping, seconds), name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(HEARTBEAT_STOP_SECONDS)
+
+
+def _run(database: Database, process: ProcessStart, stopping: threading.Event, seconds: float) -> None:
+    was_stored = True
+    while True:
+        is_stored = _store(database, process)
+        if was_stored and not is_stored:
+            log.warning("heartbeat_not_stored", kind=process.kind)
+        was_stored = is_stored
+        if stopping.wait(seconds):
+            break
+    if was_stored:
+        _remove(database, process)
+
+
+def _store(database: Database, process: ProcessStart) -> bool:
+    now = utc_now()
+    if database.is_sqlite and not Path(str(database.url.database)).exists():
+        return False  # only connecting would make an empty file
+    try:
+        with database.write() as session:
+            heartbeats.record(session, process, now)
+            heartbeats.delete_old(session, now)
+    except _UNSTORED_ERRORS:
+        return False
+    return True
+
+
+def _remove(database: Database, process: ProcessStart) -> None:
+    try:
+        with database.write() as session:
+            heartbeats.remove(session, process.instance_id)
+    except _UNSTORED_ERRORS:
+        log.debug("heartbeat_not_removed", kind=process.kind)
