@@ -25,7 +25,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email, EmailKind, EmailState
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
-from core.drift.conflict_resolver import RESOLVE_CAUSE
+from core.drift.conflict_resolver import RESOLVE_SOURCE
 from core.events.event_types import ChangeContext
 from core.events.outbox import PendingEvent
 from core.ports.spec import PROVIDERS
@@ -249,7 +249,7 @@ def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> E
     if event.data.get("from") == event.data.get("to"):
         return "downgrade_taken_back"
     lower = before is not None and after is not None and after.rank < before.rank
-    if lower and event.source == RESOLVE_CAUSE.source:
+    if lower and event.source == RESOLVE_SOURCE:
         return None  # an operator took over what a provider had; no paid period has ended
     return "downgrade_took_effect" if lower else "plan_upgraded"
 

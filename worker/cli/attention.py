@@ -13,11 +13,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from core.catalog.plans import Catalog
+from core.common import runbook
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.emails import queue
 from core.emails.queue import FailedEmail
-from core.events.event_types import Cause, ChangeContext
+from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
 from core.ports.spec import PROVIDER_NAMES, Provider
@@ -25,14 +26,13 @@ from core.reconcile import commands
 from core.reporting import inbox_messages, overview
 from core.reporting.inbox_messages import InboxMessage
 from core.reporting.overview import ParkedLink
-from worker.cli import descriptions, leaving, output, resources
+from worker.cli import cause, descriptions, leaving, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.wiring import catalog as catalog_wiring
 
 RETRY_BATCH_SIZE = 200
-RETRY_CAUSE = Cause(actor="operator", source="billing-sync retry")
 
 
 class Retried(NamedTuple):
@@ -105,9 +105,10 @@ def retry(
     settings = settings_of.read()
     catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database:
+        # First, because the retry is tried within moments, and nothing is sent while a circuit breaker is open.
+        probed = _probe_providers(database)
         retried = _retry_one(database, org, catalog) if org is not None else _retry_parked(database, error, catalog)
         count = retried.organizations
-        probed = _probe_providers(database)
         on_hold, conflicts = _count_still_on_hold(database, org, error)
         if count == 0 and error is not None and not conflicts and not probed:
             _refuse_unknown_error(database, error)
@@ -117,8 +118,8 @@ def retry(
     output.show(*_retry_lines(count, probed, on_hold, conflicts))
     if retried.ends_without_credit:
         output.show(leaving.no_credit_notice(retried.ends_without_credit))
-    if (count or probed) and settings.is_embedded:
-        output.show(descriptions.EMBEDDED_NOTICE)
+    if count or probed:
+        output.show(*stored_change.lines(settings))
 
 
 def inbox(
@@ -192,7 +193,7 @@ def _retry(database: Database, org_ids: list[str], catalog: Catalog) -> Retried:
         for org_id in org_ids:
             organization = organization_commands.lock(session, org_id)
             if organization is not None:
-                commands.retry(ChangeContext(session, utc_now(), RETRY_CAUSE), organization)
+                commands.retry(ChangeContext(session, utc_now(), cause.of_command("retry")), organization)
                 count += 1
     return Retried(count, ends_without_credit)
 
@@ -232,7 +233,11 @@ def _parked_lines(row: ParkedLink, now: datetime) -> list[RenderableType]:
         title,
         Padding(Text(since + (descriptions.reason_text(row.link) or "no error recorded")), (0, 0, 0, 2), expand=False),
     ]
-    return [*lines, Padding(Text(f"→ {descriptions.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False)]
+    lines.append(Padding(Text(f"→ {descriptions.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False))
+    code = row.link.error_code or row.link.error_kind
+    if code is not None:
+        lines.append(Padding(Text(f"  {runbook.entry(code)}"), (0, 0, 0, 2), expand=False))
+    return lines
 
 
 def _failed_email_columns(now: datetime) -> list[Column[FailedEmail]]:
