@@ -156,9 +156,9 @@ _add(
 )
 _add(
     app,
-    "set-billing-email",
-    ("billing_email", "set_billing_email"),
-    "Set the billing email of an organization. Both providers get it, and a link that is parked goes on.",
+    "set",
+    ("set_organization", "set_organization"),
+    "Change an organization as the API does: plan, name, status, billing email or currency. Says first what follows.",
     PANEL_OPERATE,
 )
 _add(
