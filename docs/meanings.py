@@ -222,7 +222,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "event_received": (
         "A service event was handled; `status` is `applied`, `waiting`, `superseded` or `rejected`. `billing-sync "
-        "inbox` lists those that wait or were rejected. One that is `repeated` changes nothing."
+        "inbox list` lists those that wait or were rejected. One that is `repeated` changes nothing."
     ),
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
     "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",

@@ -314,7 +314,10 @@ PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
         "The webhook endpoint at the provider, and the clock of this machine.",
         "Correct `STRIPE_WEBHOOK_SECRET` or `LAGO_WEBHOOK_SECRET`, and restart the API.",
     ),
-    "event-rejected": ("`billing-sync inbox --status rejected`.", "Correct the event; send it under a new `id`."),
+    "event-rejected": (
+        "`billing-sync inbox list --status rejected`.",
+        "Correct the event; send it under a new `id`. If the cause was here, `billing-sync inbox replay ID`.",
+    ),
     "forbidden": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` with the scope."),
     "internal": ("The log of the API, at the `request_id`.", "Report it with the traceback."),
     "malformed-webhook": ("The log of the API, at the `request_id`.", "Check the version of the provider's webhooks."),

@@ -237,6 +237,21 @@ def list_failed(session: Session, now: datetime, limit: int) -> list[FailedEmail
     ]
 
 
+def retry(session: Session, email_id: str, now: datetime) -> bool:
+    """Send a failed email again, under the same Message-ID; returns whether it had failed.
+
+    If it is not true any more when it is due, it becomes stale instead.
+    """
+    retried = session.scalars(
+        update(Email)
+        .where(Email.id == email_id, _IS_FAILED)
+        .values(state="pending", attempts=0, error=None, closed_at=None, next_attempt_at=now, **leases.RELEASED)
+        .returning(Email.id)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(retried.all())
+
+
 def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> EmailKind | None:
     """``None``: the event causes no email."""
     if event.type == "membership.added":

@@ -19,6 +19,7 @@ from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.email import Email
 from core.db.models.events import Event
 from core.db.models.organizations import Organization
 from core.db.models.providers import BreakerReason, ProviderStatus
@@ -500,18 +501,70 @@ def test_an_operator_hears_that_the_broker_is_away_and_that_nothing_is_lost(type
     assert "The broker does not respond" not in types("retry", org_id).stdout
 
 
+def test_a_rejected_message_is_applied_again_by_a_command(
+    types: Type, manager: OrgManager, database: Database, plans: Catalog
+) -> None:
+    acme, beta = manager.create_organization("Acme"), manager.create_organization("Beta")
+    event = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/crm",
+        "type": "organization.renamed",
+        "subject": acme,
+        "data": {"name": "Beta"},
+    }
+    assert service_events.handle(database, plans, utc_now, event).status == "rejected"
+    assert "/crm" in types("inbox", "list").stdout
+    assert refused(types("inbox", "replay", "2")).startswith("there is no message '2'")
+    again = types("inbox", "replay", "1")
+    assert (again.exit_code, str(again.exception)) == (
+        1,
+        "the message is rejected again: data.name: another organization already has this name",
+    )
+    types("set", beta, "--name", "Gamma", "--yes")
+    assert "The message is applied." in types("inbox", "replay", "1").stdout
+    assert "Nothing to do: the message is applied." in types("inbox", "replay", "1").stdout
+    with database.read() as session:
+        assert session.get_one(Organization, acme).name == "Beta"
+
+
+def test_a_failed_email_is_sent_again_by_a_command(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    with database.write() as session:
+        session.add(
+            Email(
+                id="11111111-email",
+                cause="event",
+                kind="welcome",
+                recipient="a@acme.test",
+                org_id=org_id,
+                state="failed",
+                attempts=5,
+                next_attempt_at=utc_now(),
+                error="mailbox full",
+                created_at=utc_now(),
+                closed_at=utc_now(),
+            )
+        )
+    assert "`billing-sync emails retry ID`" in types("parked").stdout
+    assert "Email 11111111-email will be sent again." in types("emails", "retry", "1111").stdout
+    assert refused(types("emails", "retry", "1111")).startswith("there is no failed email '1111'")
+    with database.read() as session:
+        assert session.get_one(Email, "11111111-email").state == "pending"
+
+
 def test_received_shows_what_was_not_taken_and_why(types: Type, database: Database, plans: Catalog) -> None:
     event = {"specversion": "1.0", "id": "1", "source": "/signup", "type": "organization.exploded", "subject": "org_1"}
     waiting = {**event, "id": "2", "type": "organization.renamed", "data": {"name": "Acme"}}
     for message in (event, waiting):
         service_events.handle(database, plans, utc_now, message)
-    document = json_of(types("inbox", "--json"))
+    document = json_of(types("inbox", "list", "--json"))
     assert {each["status"] for each in document["messages"]} == {"rejected", "waiting"}
     assert all(each["reason"] for each in document["messages"])
-    only = json_of(types("inbox", "--status", "waiting", "--json"))
+    only = json_of(types("inbox", "list", "--status", "waiting", "--json"))
     assert [each["id"] for each in only["messages"]] == ["2"]
-    assert "organization.exploded" in types("inbox").stdout
-    assert "There is no message with status applied." in types("inbox", "--status", "applied").stdout
+    assert "organization.exploded" in types("inbox", "list").stdout
+    assert "There is no message with status applied." in types("inbox", "list", "--status", "applied").stdout
     assert "1 rejected, 1 waiting" in types("status").stdout
 
 

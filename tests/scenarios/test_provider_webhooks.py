@@ -69,7 +69,7 @@ class SandboxApp:
 
     def messages(self, *statuses: str) -> list[dict[str, Any]]:
         words = [word for status in statuses for word in ("--status", status)]
-        ended = self.billing_sync("inbox", "--json", "--limit", "1000", *words)
+        ended = self.billing_sync("inbox", "list", "--json", "--limit", "1000", *words)
         assert ended.returncode == 0, ended.stderr
         return list(json.loads(ended.stdout)["messages"])
 

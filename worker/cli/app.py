@@ -163,13 +163,6 @@ _add(
 )
 _add(
     app,
-    "inbox",
-    ("attention", "inbox"),
-    "List incoming messages that were rejected or wait, with the reason; --status shows the others.",
-    PANEL_OPERATE,
-)
-_add(
-    app,
     "import",
     ("import_export", "import_command"),
     "Import the predecessor's files, damaged or not; exit code 1 if anything was lost.",
@@ -193,6 +186,28 @@ _add(
     "Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password.",
     PANEL_RUN,
     own_help=False,
+)
+
+inbox_commands = _group("inbox", "Incoming messages of other services and of the providers.", PANEL_OPERATE)
+_add(
+    inbox_commands,
+    "list",
+    ("inbox", "list_inbox"),
+    "List incoming messages that were rejected or wait, with the reason; --status shows the others.",
+)
+_add(
+    inbox_commands,
+    "replay",
+    ("inbox", "replay_message"),
+    "Apply a rejected message again after its cause is gone, or process a provider webhook again. Safe to repeat.",
+)
+
+email_commands = _group("emails", "Emails that could not be sent; `parked` lists them.", PANEL_OPERATE)
+_add(
+    email_commands,
+    "retry",
+    ("emails", "retry_email"),
+    "Send a failed email again after its cause is gone. Safe to repeat.",
 )
 
 drift_commands = _group(
