@@ -301,7 +301,7 @@ def test_parked_says_what_to_do(types: Type, manager: OrgManager, database: Data
     assert "parked 5 min ago: Stripe knows no customer cus_1" in shown
     assert f"retry {org_id}" in shown
     shown = " ".join(shown.split())
-    assert f"change the organization to a plan of the catalog (`PATCH /api/organizations/{unknown}/plan`)" in shown
+    assert f"change the organization to a plan of the catalog (`billing-sync set {unknown} --plan …`)" in shown
     assert "restart the workers and the API" in shown
     assert "a new name, plan, billing email or currency also retries both links" in shown
     document = json_of(types("parked", "--json"))
@@ -788,7 +788,7 @@ def test_a_conflict_is_left_by_retry_and_ended_by_resolve(types: Type, manager: 
     assert refused(types("resolve", org_id, "--ours", "--theirs")).startswith("choose one")
     (row,) = json_of(types("parked", "--json"))["parked"]
     assert (row["link"]["status"], row["link"]["is_conflict"]) == ("on_hold", True)
-    assert "Our state will be restored at Lago." in types("resolve", org_id, "--ours", "--yes").stdout
+    assert "Our state will be restored at Lago: Acme, plan " in types("resolve", org_id, "--ours", "--yes").stdout
     assert "Nothing is parked." in types("parked").stdout
     assert f"{org_id} is not on hold for a change at a provider" in refused(types("resolve", org_id, "--ours"))
 

@@ -19,6 +19,7 @@ from core.reconcile import payment_problems
 from core.reconcile.account_guard import AccountGuard
 from core.reconcile.link_status import LinkReport
 from core.reporting import overview
+from core.reporting.overview import OrganizationReport
 from worker.cli import cause, confirmation, descriptions, leaving, output, resources, stored_change
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.worker_runtime import open_worker_runtime
@@ -53,40 +54,49 @@ def resolve(
         if dispute:
             _close_dispute(database, org, yes=yes)
             return
-        org_id, conflicts = _conflicts(database, org)
+        report = _report(database, org)
+        org_id, conflicts = report.id, _conflicts(report)
         if ours:
-            confirmation.confirm(list(_ours_lines(conflicts)), yes=yes)
+            confirmation.confirm(list(_ours_lines(report, conflicts)), yes=yes)
             _keep_ours(database, org_id, [each.provider for each in conflicts])
     if theirs:
         _take_theirs(org_id, conflicts, yes=yes)
     output.show(*stored_change.lines(settings, org_id))
 
 
-def _conflicts(database: Database, query: str) -> tuple[str, list[LinkReport]]:
-    """The organization's id, and its links that are on hold for a conflict."""
+def _report(database: Database, query: str) -> OrganizationReport:
     with database.read() as session:
         org_id = descriptions.find_organization(session, query).id
         report = overview.organization_report(session, org_id, utc_now())
-    conflicts = [] if report is None else [link for link in report.links.values() if link.is_conflict]
-    if not conflicts:
-        message = f"{org_id} is not on hold for a change at a provider: `billing-sync status {org_id}` shows its state"
+    if report is None:
+        message = f"there is no organization {org_id} any more; nothing was stored"
         raise UsageError(message)
-    return org_id, conflicts
+    return report
+
+
+def _conflicts(report: OrganizationReport) -> list[LinkReport]:
+    """The links that are on hold for a conflict."""
+    conflicts = [link for link in report.links.values() if link.is_conflict]
+    if not conflicts:
+        message = (
+            f"{report.id} is not on hold for a change at a provider: `billing-sync status {report.id}` shows its state"
+        )
+        raise UsageError(message)
+    return conflicts
 
 
 def _close_dispute(database: Database, query: str, *, yes: bool) -> None:
-    with database.read() as session:
-        org_id = descriptions.find_organization(session, query).id
-        report = overview.organization_report(session, org_id, utc_now())
-    links = [] if report is None else report.links.values()
-    if not any(link.payment_status == "dispute_lost" for link in links):
-        raise _no_dispute(org_id)
-    confirmation.confirm([f"The lost dispute of {org_id} is closed here. Nothing is changed at a provider."], yes=yes)
+    report = _report(database, query)
+    if not any(link.payment_status == "dispute_lost" for link in report.links.values()):
+        raise _no_dispute(report.id)
+    confirmation.confirm(
+        [f"The lost dispute of {report.id} is closed here. Nothing is changed at a provider."], yes=yes
+    )
     with database.write() as session:
-        organizations.lock(session, org_id)
-        is_closed = payment_problems.close_dispute(session, org_id)
+        organizations.lock(session, report.id)
+        is_closed = payment_problems.close_dispute(session, report.id)
     if not is_closed:
-        raise _no_dispute(org_id)
+        raise _no_dispute(report.id)
     output.show("The dispute is closed.")
 
 
@@ -94,10 +104,10 @@ def _no_dispute(org_id: str) -> UsageError:
     return UsageError(f"{org_id} has no lost dispute: `billing-sync status {org_id}` shows its payment problems")
 
 
-def _ours_lines(conflicts: Sequence[LinkReport]) -> Iterator[str]:
+def _ours_lines(report: OrganizationReport, conflicts: Sequence[LinkReport]) -> Iterator[str]:
     for link in conflicts:
         yield f"{_object_of(link)} is on hold: {link.error_message}"
-        yield f"→ {_what_follows(link.provider, link.error_code)}"
+        yield f"→ {_what_follows(report, link)}"
 
 
 def _object_of(link: LinkReport) -> str:
@@ -118,11 +128,13 @@ def _keep_ours(database: Database, org_id: str, providers: list[Provider]) -> No
             raise CommandFailedError(str(error)) from error
 
 
-def _what_follows(provider: Provider, error_code: str | None) -> str:
-    provider_name = PROVIDER_NAMES[provider]
-    if error_code in {OTHER_TERMS, ARRANGED_AT_PROVIDER}:
+def _what_follows(report: OrganizationReport, link: LinkReport) -> str:
+    provider_name = PROVIDER_NAMES[link.provider]
+    if link.error_code in {OTHER_TERMS, ARRANGED_AT_PROVIDER}:
         return f"{provider_name} will be read again: if nothing changed there, the link is on hold again."
-    return f"Our state will be restored at {provider_name}."
+    plan = f"plan {descriptions.plan_text(report.plan_tier, report.pending_plan_tier)}"
+    state = "no subscription" if report.status == "deleted" else plan
+    return f"Our state will be restored at {provider_name}: {report.name}, {state}."
 
 
 def _take_theirs(org_id: str, conflicts: Sequence[LinkReport], *, yes: bool) -> None:
