@@ -1,6 +1,7 @@
 """Problem details: every error is returned as an RFC 9457 problem with the request's id.
 
-``type`` names the kind of problem for programs, and ``detail`` tells users what to do. A request of the wrong form is
+``type`` names the kind of problem for programs, ``detail`` tells users what to do, and ``help`` names the entry of the
+runbook. A request of the wrong form is
 rejected by field and reason, without the value, which may be a secret in the wrong place. An error of core may repeat a
 value, for example a name that is taken. An unexpected error is a 500 that gives no details; its traceback is in the
 log, after the line ``request`` that has the request's id.
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from core.access.idempotency import IdempotencyKeyReusedError
 from core.access.invitations import InvitationError, InvitationProblem, TooManyInvitationsError
+from core.common import runbook
 from core.common.validation import InvalidChangeError
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from core.db.models.organizations import Organization
@@ -70,6 +72,7 @@ class Problem(BaseModel):
                     "title": "Not found",
                     "status": 404,
                     "detail": "There is no such organization, or you are not a member of it. Check its id.",
+                    "help": runbook.problem_entry("not-found"),
                     "request_id": "0c9c8f5e6a4b4f0f8f6f0a1b2c3d4e5f",
                     "errors": [],
                 }
@@ -81,6 +84,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    help: str = Field(description="The entry of this kind of problem in the runbook, as a path in the repository.")
     request_id: str
     errors: list[FieldError]
 
@@ -182,6 +186,7 @@ def response(problem: ProblemError, request_id: str) -> Response:
         title=problem.status.phrase,
         status=problem.status,
         detail=problem.detail,
+        help=runbook.problem_entry(problem.kind),
         request_id=request_id,
         errors=problem.errors,
     )

@@ -1,4 +1,4 @@
-"""Writes the pages of ``docs/reference``, and the states of a link, from the code, so that the two always agree.
+"""Writes the pages of ``docs/reference``, the runbook and the states of a link, so that they agree with the code.
 
 Run it from the project's folder after a change of a command, a setting, a metric, an error, an event type or a log
 event: ``python -m docs.generate``. What the code does not say is in ``docs/meanings.py``. A name that is missing there
@@ -33,7 +33,7 @@ from core.ports.errors import ErrorKind, ProviderError
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS
 from core.reporting.metrics import DriftReportSummary, LinkMetrics, StoreMetrics
 from core.webhooks.payloads import FIELDS_BY_PUBLIC_NAME, PUBLIC_NAME_BY_TYPE
-from docs import log_events
+from docs import log_events, runbook
 from docs.meanings import (
     CUSTOMER_STATE_MEANINGS,
     ERROR_KIND_MEANINGS,
@@ -542,6 +542,18 @@ def _states(name: str, meanings: Mapping[str, str], moves: Mapping[str, Mapping[
     return f"## {name}\n\n```text\n{arrows}\n```\n\n{_table(('state', 'meaning', 'is kept by'), rows)}"
 
 
+# ------------------------------------------------------------------------------------------------------------- runbook
+
+
+def runbook_page() -> str:
+    runbook.refuse_missing_entries()
+    introduction = (
+        "What each code means, its cause, what to look at and what to type. Add a code behind `#` to open its entry. A "
+        "provider's code that is not here is one that this version does not list: see [rejected](#rejected)."
+    )
+    return _page("Runbook", introduction, *runbook.runbook_parts())
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli": cli_page,
     "settings": settings_page,
@@ -550,6 +562,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "events": events_page,
     "log-events": log_events_page,
     "../architecture/link-states": link_states_page,
+    "../operations/runbook": runbook_page,
 }
 
 

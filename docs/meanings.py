@@ -222,7 +222,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "event_received": (
         "A service event was handled; `status` is `applied`, `waiting`, `superseded` or `rejected`. `billing-sync "
-        "inbox` lists those that wait or were rejected. One that is `repeated` changes nothing."
+        "inbox list` lists those that wait or were rejected. One that is `repeated` changes nothing."
     ),
     "heartbeat_not_removed": (
         "A process ended while the database was away. It is listed as running for one more minute."

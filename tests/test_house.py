@@ -85,6 +85,7 @@ def test_every_import_stands_at_the_top_of_its_module_but_for_what_few_starts_ne
         ("worker/cli/lazy_commands.py", "worker.config.settings", "Settings"),
         ("worker/cli/lazy_commands.py", "worker.wiring", "logging"),
         ("worker/cli/status.py", "worker.wiring", "broker_probe"),
+        ("worker/cli/stored_change.py", "worker.wiring", "broker_probe"),
         ("worker/cli/run.py", "sandbox.server", "Sandbox"),
         ("worker/cli/run.py", "worker.wiring", "api"),
         ("worker/cli/run.py", "worker.processes.embedded", "EmbeddedProcess"),

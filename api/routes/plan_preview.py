@@ -73,7 +73,6 @@ def build_preview(context: ApiContext, org_id: str, plan_tier: str, *, for_servi
             raise problems.organization_not_found()
         problems.refuse_deleted(organization)
         planned_change = plan_preview.preview_change(session, organization, plan_tier, context.catalog)
-        current_tier, pending_tier = organization.plan_tier, organization.pending_plan_tier
     charge = _provider_charge(context, planned_change, for_service=for_service)
     charges = {
         planned_change.charged_by: charge,
@@ -85,7 +84,7 @@ def build_preview(context: ApiContext, org_id: str, plan_tier: str, *, for_servi
         plan_tier=planned_change.step.plan_tier,
         pending_plan_tier=planned_change.step.pending_plan_tier,
         effective_at=_effective_at(context, planned_change, charge),
-        summary=_summary(planned_change, current_tier, pending_tier, plan_tier),
+        summary=plan_preview.summary(planned_change, organization, plan_tier),
         providers=charges,
     )
 
@@ -99,7 +98,7 @@ def _provider_charge(context: ApiContext, planned_change: PlanChangePreview, *, 
         return _unknown_charge(
             "unknown",
             planned_change,
-            _CHARGING_PROVIDER_CHANGES if planned_change.is_possible else "The change is not possible.",
+            plan_preview.CHARGING_PROVIDER_CHANGES if planned_change.is_possible else "The change is not possible.",
         )
     detail = f" ({result.detail})" if for_service and result.detail else ""
     if result.kind == "rejected":
@@ -174,37 +173,5 @@ def _effective_at(context: ApiContext, planned_change: PlanChangePreview, charge
     return None
 
 
-def _summary(
-    planned_change: PlanChangePreview, current_tier: str, pending_tier: str | None, requested_tier: str
-) -> str:
-    if not planned_change.is_possible:
-        return (
-            f"{requested_tier} is charged by another provider than {current_tier}, so the change cannot wait until the "
-            "end of the period."
-        )
-    match planned_change.step.kind:
-        case "now":
-            return f"{requested_tier} applies immediately."
-        case "period_end":
-            return (
-                f"{current_tier} stays until the end of the paid period, then {requested_tier} applies. "
-                f"Choosing {current_tier} again cancels the change."
-            )
-        case "canceled":
-            return f"{current_tier} stays. The scheduled change to {pending_tier} is canceled."
-        case "none":
-            return (
-                f"The change to {requested_tier} is already scheduled for the end of the period."
-                if pending_tier
-                else f"{requested_tier} is already the current plan."
-            )
-
-
 def _as_sentence(reason: str | None) -> str | None:
     return f"{reason[0].upper()}{reason[1:]}." if reason else None
-
-
-_CHARGING_PROVIDER_CHANGES: Final = (
-    "This plan is charged by another provider than the current one. A new period begins there, and prepaid amounts are "
-    "credited at the current provider."
-)

@@ -100,8 +100,8 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     ),
     "customer_field_differs": "the repair writes our {field} to {provider_name}",
     "charged_currency_differs": (
-        "Lago cannot change the currency of a customer that has been charged: change the currency of the organization, "
-        "or resolve it in Lago"
+        "Lago cannot change the currency of a customer that has been charged: run `billing-sync set {org_id} "
+        "--currency {theirs}`, or resolve it in Lago"
     ),
     "payer_not_set": (
         "the repair sets the Stripe customer that Lago charges: from then on Lago charges its invoices automatically"
@@ -125,7 +125,7 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     ),
     "foreign_subscription": (
         "we did not create {subscription_id} on {customer_id}, and it charges in addition to ours: end it in "
-        "{provider_name}, or end ours by changing the plan of the organization; it is never adopted automatically"
+        "{provider_name}, or change ours with `billing-sync set {org_id} --plan …`; it is never adopted automatically"
     ),
     "ended_in_lago": "it was ended in Lago, not by us; the repair creates it again",
     "ended_in_stripe": (
@@ -138,8 +138,8 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     ),
     "plan_differs": "the repair switches it to our plan immediately",
     "plan_not_repairable": (
-        "the repair never lowers a price and does not touch an unknown plan: correct it in {provider_name}, or change "
-        "the plan of the organization to what was meant"
+        "the repair never lowers a price and does not touch an unknown plan: correct it in {provider_name}, or run "
+        "`billing-sync set {org_id} --plan …` with the plan that was meant"
     ),
     "next_plan_missing": "the repair schedules our next plan",
     "next_plan_undesired": "the repair cancels the scheduled plan",
@@ -148,13 +148,13 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "or cancel it in {provider_name}"
     ),
     "plan_of_arranged_subscription": (
-        "the subscription has {arrangement} in {provider_name}, so the repair does not touch it: change the plan "
-        "of the organization to what it has there; or remove {arrangement} in {provider_name}, then run another drift "
-        "check"
+        "the subscription has {arrangement} in {provider_name}, so the repair does not touch it: run "
+        "`billing-sync set {org_id} --plan …` with the plan that it has there; or remove {arrangement} in "
+        "{provider_name}, then run `billing-sync drift check`"
     ),
     "plan_in_other_currency": (
-        "plan {tier} costs {plan_currency}, and the organization pays in {currency}: change the currency of "
-        "the organization to {plan_currency}, or its plan to one in {currency}"
+        "plan {tier} costs {plan_currency}, and the organization pays in {currency}: run `billing-sync set "
+        "{org_id} --currency {plan_currency}`, or `billing-sync set {org_id} --plan …` with a plan in {currency}"
     ),
     "sold_code_not_in_catalog": (
         "the subscription was sold as {code} in {provider_name}, which is the code of no plan in the catalog, and "
@@ -162,8 +162,9 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "restart the workers and the API, and run `billing-sync retry {org_id}`"
     ),
     "plan_not_in_catalog": (
-        "plan {tier!r} is not in the catalog ({tiers}): change the organization to one of these plans, or add a table "
-        "for the plan to plans.toml"
+        "plan {tier!r} is not in the catalog ({tiers}): run `billing-sync set {org_id} --plan …` with one of these "
+        "plans; or add a table for the plan to plans.toml, restart the workers and the API, and run `billing-sync "
+        "retry {org_id}`"
     ),
     "lago_still_has_payer": (
         "Stripe charges for this plan, but the customer in Lago is still linked to {payer_id}: unlink the payment "
@@ -175,14 +176,15 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     ),
     "charging_provider_would_change": (
         "the downgrade from {tier} to {next_tier} would move billing from {charged_by} to {next_charged_by} at period "
-        "end, which neither provider can schedule: cancel it, or let one provider charge for both plans"
+        "end, which neither provider can schedule: cancel it with `billing-sync set {org_id} --plan {tier}`, or let "
+        "one provider charge for both plans"
     ),
     "conflict_customer": "{object_id} at {provider_name}: {advice}",
     "conflict_subscription": "{object_id} at {provider_name}: {advice}; then run `{retry_command}`",
     "conflict_ended_subscription": (
         "its subscription was ended at {provider_name}, but not by billing-sync, so it is not created again "
-        "automatically: run `billing-sync resolve {org_id} --ours` to create it again, or set the organization's "
-        "status to deleted to end billing"
+        "automatically: run `billing-sync resolve {org_id} --ours` to create it again, or `billing-sync set "
+        "{org_id} --status deleted` to end billing"
     ),
     "conflict_missing_subscription": "subscription {object_id}: {advice}",
     "conflict_plan": (
@@ -211,7 +213,8 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "conflict_adoption": (
         "billing-sync does not know subscription {subscription_id} in Stripe, and its terms are not those of the "
         "plan: it charges {theirs}, the plan {ours}. Nothing was changed: change the subscription in Stripe to the "
-        "terms of the plan, or change the organization to the plan of that price, or end the subscription in Stripe; "
+        "terms of the plan, or run `billing-sync set {org_id} --plan …` with the plan of that price, or end the "
+        "subscription in Stripe; "
         "then run `billing-sync resolve {org_id} --ours`"
     ),
     "conflict_older_subscription": (

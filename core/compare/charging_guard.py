@@ -47,9 +47,12 @@ def subscription_phrase(subscription_id: str | None) -> str:
     return f"the subscription {subscription_id}" if subscription_id else "a subscription that is being created"
 
 
-def charging_provider_would_change(provider: Provider, plan: CatalogPlan, next_plan: CatalogPlan) -> RejectedError:
+def charging_provider_would_change(
+    provider: Provider, org_id: str, plan: CatalogPlan, next_plan: CatalogPlan
+) -> RejectedError:
     """For a scheduled plan: neither provider can schedule what starts at the other."""
     parameters = {
+        "org_id": org_id,
         "tier": plan.tier,
         "next_tier": next_plan.tier,
         "charged_by": plan.charged_by,

@@ -159,7 +159,7 @@ def _currency(side: ProviderSide, customer: ObservedCustomer, spec: CustomerSpec
         theirs=customer.currency,
         advice=side.advice("customer_field_differs", field="currency")
         if repairable
-        else side.advice("charged_currency_differs"),
+        else side.advice("charged_currency_differs", theirs=customer.currency),
         observed=customer,
         repairable=repairable,
     )

@@ -115,11 +115,11 @@ def desired_state(
     )
     if organization.status == "deleted":
         return DesiredState(customer=spec, active=False)
-    plan = _sold_plan(provider, organization.plan_tier, organization.currency, catalog)
+    plan = _sold_plan(provider, organization, organization.plan_tier, catalog)
     pending_tier = organization.pending_plan_tier
-    next_plan = _sold_plan(provider, pending_tier, organization.currency, catalog) if pending_tier else None
+    next_plan = _sold_plan(provider, organization, pending_tier, catalog) if pending_tier else None
     if next_plan is not None and next_plan.charged_by != plan.charged_by:
-        raise charging_guard.charging_provider_would_change(provider, plan, next_plan)
+        raise charging_guard.charging_provider_would_change(provider, organization.id, plan, next_plan)
     if plan.charged_by == provider:
         charging_guard.refuse_double_charging(other_link)
     _refuse_unlisted_code(provider, link, catalog)
@@ -215,13 +215,16 @@ def customer_fingerprint(spec: CustomerSpec) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _sold_plan(provider: Provider, tier: str, currency: str | None, catalog: Catalog) -> CatalogPlan:
+def _sold_plan(provider: Provider, organization: Organization, tier: str, catalog: Catalog) -> CatalogPlan:
     """Lago takes a plan in another currency than the customer's and mixes the two, so no provider is asked for it."""
     plan = catalog.plans.get(tier)
     if plan is None:
-        advice = Advice("plan_not_in_catalog", {"tier": tier, "tiers": ", ".join(catalog.tiers())})
+        parameters = {"org_id": organization.id, "tier": tier, "tiers": ", ".join(catalog.tiers())}
+        advice = Advice("plan_not_in_catalog", parameters)
         raise RejectedError(provider, advice.sentence, "unknown_plan")
+    currency = organization.currency
     if currency is not None and currency != plan.currency:
-        advice = Advice("plan_in_other_currency", {"tier": tier, "plan_currency": plan.currency, "currency": currency})
+        parameters = {"org_id": organization.id, "tier": tier, "plan_currency": plan.currency, "currency": currency}
+        advice = Advice("plan_in_other_currency", parameters)
         raise RejectedError(provider, advice.sentence, "plan_in_other_currency")
     return plan

@@ -31,7 +31,7 @@ from core.ports.spec import OTHER_TERMS, PROVIDER_NAMES, Provider
 from core.reconcile import commands as link_commands
 from core.reconcile.remote_check import is_conflict
 
-RESOLVE_CAUSE = Cause(actor="operator", source="billing-sync resolve")
+RESOLVE_SOURCE = "billing-sync resolve"
 _MAX_CHANGES = 4  # the plan, the scheduled plan, the payer, and a last comparison that finds nothing
 
 
@@ -39,7 +39,9 @@ class CannotResolveError(Exception):
     """Nothing was changed. The message says why and what to do."""
 
 
-def keep_ours(database: Database, clock: Clock, org_id: str, provider: Provider) -> str | None:
+def keep_ours(
+    database: Database, clock: Clock, org_id: str, provider: Provider, *, actor: str = "operator"
+) -> str | None:
     """End the hold; the next attempt writes our state. Returns the code of the conflict.
 
     What somebody sold or arranged at the provider is never overwritten: if it is still there, that attempt puts the
@@ -50,7 +52,7 @@ def keep_ours(database: Database, clock: Clock, org_id: str, provider: Provider)
         if organization is None:
             raise _no_conflict(org_id, provider)
         error_code = session.get_one(BillingLink, (org_id, provider)).error_code
-        change = ChangeContext(session, clock(), RESOLVE_CAUSE)
+        change = ChangeContext(session, clock(), Cause(actor=actor, source=RESOLVE_SOURCE))
         if not link_commands.end_conflict(change, organization, provider, "ours"):
             raise _no_conflict(org_id, provider)
     return error_code
@@ -63,12 +65,20 @@ class ConflictResolver:
     rules: DiffRules
     """With ``is_remote_check``: a link on hold is compared as a remote check compares it."""
     clock: Clock
+    actor: str = "operator"
+
+    def preview_theirs(self, org_id: str, provider: Provider) -> list[str]:
+        """What ``take_theirs`` would change now. It raises the same errors, and changes nothing."""
+        return self._read_and_take(org_id, provider, is_preview=True)
 
     def take_theirs(self, org_id: str, provider: Provider) -> list[str]:
         """Returns what was changed in the organization, a sentence each; it may be nothing.
 
         Raises ``CannotResolveError``, and ``ProviderError`` if the provider cannot be read.
         """
+        return self._read_and_take(org_id, provider, is_preview=False)
+
+    def _read_and_take(self, org_id: str, provider: Provider, *, is_preview: bool) -> list[str]:
         before = self._load(org_id, provider)
         if provider == "stripe" and before.links[provider].error_code == OTHER_TERMS:
             raise CannotResolveError(before.links[provider].error_message or "")
@@ -82,8 +92,12 @@ class ConflictResolver:
             if organization is None or current is None or current.row_versions != before.row_versions:
                 message = f"{org_id} changed meanwhile; run the command again"
                 raise CannotResolveError(message)
-            change = ChangeContext(session, self.clock(), RESOLVE_CAUSE)
+            change = ChangeContext(session, self.clock(), Cause(actor=self.actor, source=RESOLVE_SOURCE))
+            savepoint = session.begin_nested()
             taken = self._take(change, organization, observed=observed, provider=provider, payers=payers)
+            if is_preview:
+                savepoint.rollback()
+                return taken
             if not link_commands.end_conflict(change, organization, provider, "theirs"):
                 raise _no_conflict(org_id, provider)
         return taken

@@ -25,7 +25,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email, EmailKind, EmailState
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
-from core.drift.conflict_resolver import RESOLVE_CAUSE
+from core.drift.conflict_resolver import RESOLVE_SOURCE
 from core.events.event_types import ChangeContext
 from core.events.outbox import PendingEvent
 from core.ports.spec import PROVIDERS
@@ -237,6 +237,21 @@ def list_failed(session: Session, now: datetime, limit: int) -> list[FailedEmail
     ]
 
 
+def retry(session: Session, email_id: str, now: datetime) -> bool:
+    """Send a failed email again, under the same Message-ID; returns whether it had failed.
+
+    If it is not true any more when it is due, it becomes stale instead.
+    """
+    retried = session.scalars(
+        update(Email)
+        .where(Email.id == email_id, _IS_FAILED)
+        .values(state="pending", attempts=0, error=None, closed_at=None, next_attempt_at=now, **leases.RELEASED)
+        .returning(Email.id)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(retried.all())
+
+
 def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> EmailKind | None:
     """``None``: the event causes no email."""
     if event.type == "membership.added":
@@ -249,7 +264,7 @@ def _email_kind(event: Event, organization: Organization, catalog: Catalog) -> E
     if event.data.get("from") == event.data.get("to"):
         return "downgrade_taken_back"
     lower = before is not None and after is not None and after.rank < before.rank
-    if lower and event.source == RESOLVE_CAUSE.source:
+    if lower and event.source == RESOLVE_SOURCE:
         return None  # an operator took over what a provider had; no paid period has ended
     return "downgrade_took_effect" if lower else "plan_upgraded"
 

@@ -24,8 +24,9 @@ ChangeType = Literal[
 CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
 """The types of changes, also in messages of other services."""
 
-EventType = ChangeType | Literal["organization.synced"]
-"""All types that we record; no other service can send the additional one."""
+EventType = ChangeType | Literal["organization.sync_requested", "organization.synced"]
+"""All types that we record; no other service can send the additional ones. ``sync_requested``: an operator asked for
+another attempt (a retry, or a decided conflict), so the relay sends one although no value changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

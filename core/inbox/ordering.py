@@ -24,7 +24,8 @@ type the last event is the only news.
 
 A waiting event is decided again, by the rows from "has no part" on, when an event about its organization is handled and
 after an import. Waiting events are decided in the order of their times. One whose member is still missing continues to
-wait, whatever their number. All other statuses are final.
+wait, whatever their number. A rejected event is decided again when an operator replays it; then also an event that has
+no time is later than it, if it was received later. All other statuses are final.
 """
 
 from __future__ import annotations

@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Boolean, ColumnElement, case, delete, func, literal_column, or_, select, text, tuple_, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    and_,
+    case,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -34,6 +47,8 @@ PROVIDER_WEBHOOK_RETENTION: Final = timedelta(days=30)
 # For one that was dispatched and not processed by then: the broker lost the message, or its worker died.
 WEBHOOK_REDISPATCH_AFTER: Final = timedelta(seconds=15)
 PROVIDER_WEBHOOK_BATCH_SIZE: Final = 200
+# What comes from a webhook and cannot be read at the provider: the one that was received last counts.
+_STATED_EFFECTS: Final[tuple[WebhookEffect, ...]] = ("payment_failed", "payer_rejected", "payer_accepted")
 # A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
 WEBHOOK_IS_STORED: Final = "state = 'stored'"
 
@@ -114,6 +129,41 @@ def store(session: Session, webhook: ParsedWebhook, now: datetime) -> StoredResu
     if state == "stored" and on_postgres:
         session.execute(text(f"NOTIFY {outbox.EVENTS_CHANNEL}"))
     return StoredResult(state=state, reason=reason, repeated=False)
+
+
+def replay(session: Session, provider: str, webhook_id: str, now: datetime) -> StoredResult | None:
+    """Process one again; ``None``: there is no such webhook. It is ``repeated`` if it keeps its state.
+
+    One of another account stays rejected. What a later webhook has said of a payment or a payer stays.
+    """
+    webhook = session.get(ProviderWebhook, (provider, webhook_id), with_for_update=True)
+    if webhook is None:
+        return None
+    reason = _reason_against_replay(session, webhook)
+    if reason is not None or webhook.state == "stored":
+        return StoredResult(state=webhook.state, reason=reason, repeated=True)
+    webhook.state, webhook.reason, webhook.due_at = "stored", None, now
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"NOTIFY {outbox.EVENTS_CHANNEL}"))
+    return StoredResult(state="stored", reason=None, repeated=False)
+
+
+def _reason_against_replay(session: Session, webhook: ProviderWebhook) -> str | None:
+    if webhook.effect is None:
+        return "events of this type are not used"
+    if (reason := _account_problem(session, webhook)) is not None:
+        return reason
+    if webhook.effect not in _STATED_EFFECTS:
+        return None
+    is_later = and_(
+        ProviderWebhook.provider == webhook.provider,
+        or_(ProviderWebhook.customer_id == webhook.customer_id, ProviderWebhook.org_id == webhook.org_id),
+        ProviderWebhook.effect.in_(_STATED_EFFECTS),
+        ProviderWebhook.state == "handled",
+        ProviderWebhook.received_at > webhook.received_at,
+    )
+    later_id = session.scalar(select(ProviderWebhook.id).where(is_later).limit(1))
+    return None if later_id is None else f"the later webhook {later_id} about the same customer was processed"
 
 
 def any_due(session: Session, now: datetime) -> bool:
@@ -205,22 +255,28 @@ def _is_expired(now: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def _initial_state(session: Session, webhook: ParsedWebhook) -> tuple[ProviderWebhookState, str | None]:
+    if (problem := _account_problem(session, webhook)) is not None:
+        return "rejected", problem
+    if webhook.effect is None:
+        return "ignored", "events of this type are not used"
+    if webhook.caused_by_us:
+        return "ignored", "caused by our own request"
+    return "stored", None
+
+
+def _account_problem(session: Session, webhook: ParsedWebhook | ProviderWebhook) -> str | None:
     provider_status = session.get_one(ProviderStatus, webhook.provider)
     if (
         None not in {webhook.account_id, provider_status.account_id}
         and webhook.account_id != provider_status.account_id
     ):
         theirs, ours = webhook.account_id, provider_status.account_id
-        return "rejected", f"it is from account {theirs}, but this database belongs to account {ours}"
+        return f"it is from account {theirs}, but this database belongs to account {ours}"
     if None not in {webhook.livemode, provider_status.livemode} and webhook.livemode != provider_status.livemode:
         mode = {True: "live mode", False: "test mode"}
         webhook_mode, own_mode = mode[bool(webhook.livemode)], mode[bool(provider_status.livemode)]
-        return "rejected", f"it is from {webhook_mode}, but this database belongs to {own_mode}"
-    if webhook.effect is None:
-        return "ignored", "events of this type are not used"
-    if webhook.caused_by_us:
-        return "ignored", "caused by our own request"
-    return "stored", None
+        return f"it is from {webhook_mode}, but this database belongs to {own_mode}"
+    return None
 
 
 def _find_links(session: Session, webhooks: Collection[ProviderWebhook]) -> dict[_WebhookKey, LinkRef]:

@@ -1,6 +1,7 @@
 """Inbox of service events: each is stored once, and is applied, rejected with a reason, or waiting for its subject.
 
-The status and the change commit together, so a repeated message finds the status and does nothing. ``ordering`` decides
+The status and the change commit together, so a repeated message finds the status and does nothing. A rejected one is
+decided again when an operator replays it. ``ordering`` decides
 the status, ``apply`` makes the change, and this module stores and locks. A reason names the field, never its value: the
 message itself is stored beside it.
 """
@@ -51,6 +52,7 @@ __all__ = [
     "apply_waiting",
     "handle",
     "reject",
+    "replay",
     "storable_text",
     "subject_lock_key",
 ]
@@ -88,12 +90,21 @@ def handle(database: Database, catalog: Catalog, clock: Clock, raw: object) -> H
     try:
         return _with_conflict_retry(partial(_handle_in_transaction, database, catalog, envelope, data, now))
     except InvalidChangeError as error:
-        return _store_rejected(database, raw, _reason(error), now)
+        return _store_rejected(database, raw, _reason(error), now, envelope.time)
 
 
 def reject(database: Database, clock: Clock, raw: object, reason: str) -> HandledEvent:
     """Store something that is no message as rejected. ``reason`` must repeat nothing of it."""
     return _store_rejected(database, raw, reason, clock())
+
+
+def replay(database: Database, catalog: Catalog, clock: Clock, source: str, event_id: str) -> HandledEvent | None:
+    """Decide a rejected message again, as if it arrived now; ``None``: there is no such message.
+
+    One that is not rejected keeps its status. What a later message has changed stays: without a time, the message that
+    was received later is the later one.
+    """
+    return _with_conflict_retry(partial(_replay_in_transaction, database, catalog, source, event_id, clock()))
 
 
 def apply_waiting(database: Database, catalog: Catalog, clock: Clock) -> None:
@@ -146,6 +157,25 @@ def _handle_in_transaction(
         return _handle_event(session, catalog, envelope, data, now)
 
 
+def _replay_in_transaction(
+    database: Database, catalog: Catalog, source: str, event_id: str, now: datetime
+) -> HandledEvent | None:
+    with database.write() as session:
+        row = session.get(ServiceEvent, (source, event_id))
+        if row is None:
+            return None
+        acquire_advisory_locks(session, subject_lock_key(row.subject or ""))
+        session.refresh(row, with_for_update=True)
+        if row.status != "rejected":
+            return _to_handled_event(row, repeated=True)
+        try:
+            envelope, _, data = parse(_as_message(row))
+            with session.begin_nested():
+                return _decide(session, catalog, row, envelope, data, now=now)
+        except (InvalidChangeError, InvalidEventError) as error:
+            return _record(session, row, Decision(status="rejected", reason=_reason(error)))
+
+
 def _apply_waiting_in_transaction(database: Database, catalog: Catalog, clock: Clock, org_id: str) -> None:
     with database.write() as session:
         acquire_advisory_locks(session, subject_lock_key(org_id))
@@ -160,7 +190,20 @@ def _handle_event(
     acquire_advisory_locks(session, subject_lock_key(envelope.subject))
     if (earlier := _store_or_find_earlier(session, row)) is not None:
         return earlier
-    if (rejected := ordering.decide_time(envelope.time, now)) is not None:
+    return _decide(session, catalog, row, envelope, data, now=now)
+
+
+def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
+    session: Session,
+    catalog: Catalog,
+    row: ServiceEvent,
+    envelope: ServiceEventMessage,
+    data: ServiceEventData,
+    *,
+    now: datetime,
+) -> HandledEvent:
+    """The row is stored, and the lock of its subject is held."""
+    if (rejected := ordering.decide_time(row.occurred_at, now)) is not None:
         return _record(session, row, rejected)
     change = ChangeContext(session, now, Cause(actor="service", source=envelope.source, caused_by=envelope.reference))
     organization = commands.lock(session, envelope.subject)
@@ -272,8 +315,13 @@ def _as_message(row: ServiceEvent) -> dict[str, Any]:
 
 def _later_event_data(session: Session, row: ServiceEvent) -> list[dict[str, Any]]:
     """The data of the applied events that are later than this one, as ``ordering`` defines it."""
-    if row.occurred_at is None:
+    is_replay = row.status == "rejected"
+    if row.occurred_at is None and not is_replay:
         return []
+    # What is replayed did not just arrive, so also a message without a time may be later than it.
+    time_of_others = (
+        func.coalesce(ServiceEvent.occurred_at, ServiceEvent.received_at) if is_replay else ServiceEvent.occurred_at
+    )
     prefix = ordering.compared_type_prefix(row.type or "")
     later = session.scalars(
         select(ServiceEvent.data).where(
@@ -281,7 +329,7 @@ def _later_event_data(session: Session, row: ServiceEvent) -> list[dict[str, Any
             ServiceEvent.source == row.source,
             ServiceEvent.status == "applied",
             ServiceEvent.type == row.type if prefix is None else ServiceEvent.type.like(f"{prefix}%"),
-            ServiceEvent.occurred_at > row.occurred_at,
+            time_of_others > (row.occurred_at or row.received_at),
         )
     )
     return [data or {} for data in later]
@@ -324,7 +372,9 @@ def _to_handled_event(row: ServiceEvent, *, repeated: bool) -> HandledEvent:
     return HandledEvent(status=statuses[row.status], reason=row.reason, org_id=row.org_id, repeated=repeated)
 
 
-def _store_rejected(database: Database, raw: object, reason: str, now: datetime) -> HandledEvent:
+def _store_rejected(
+    database: Database, raw: object, reason: str, now: datetime, occurred_at: datetime | None = None
+) -> HandledEvent:
     """Store it for an operator, under its own source and id, or under a digest of its content if it has no id."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
     data = fields.get("data")
@@ -333,6 +383,7 @@ def _store_rejected(database: Database, raw: object, reason: str, now: datetime)
         id=storable_text(fields.get("id")) or _digest(raw),
         type=storable_text(fields.get("type")),
         subject=storable_text(fields.get("subject")),
+        occurred_at=occurred_at,
         received_at=now,
         status="rejected",
         reason=reason,

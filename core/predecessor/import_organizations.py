@@ -129,7 +129,8 @@ class OrganizationImport:
             )
             imported.require_review(
                 "empty_name",
-                f"the predecessor's file had no name for it: rename it, then run `billing-sync retry {old.id}`",
+                f"the predecessor's file had no name for it: run `billing-sync set {old.id} --name …`, then "
+                f"`billing-sync retry {old.id}`",
             )
         elif name != old.name:
             imported.record_repair(f"the name was cut to {MAX_ORGANIZATION_NAME_LENGTH} characters")
@@ -142,8 +143,9 @@ class OrganizationImport:
             )
             imported.require_review(
                 "unknown_status",
-                f"the predecessor's file had the unknown status {_quote(old.status)}: set the status to one of "
-                f"{', '.join(ORGANIZATION_STATUSES)}, then run `billing-sync retry {old.id}`",
+                f"the predecessor's file had the unknown status {_quote(old.status)}: run `billing-sync set "
+                f"{old.id} --status …` with one of {', '.join(ORGANIZATION_STATUSES)}, then `billing-sync retry "
+                f"{old.id}`",
             )
         self._check_plan(imported)
         return imported

@@ -1,5 +1,7 @@
 """Commands that make a link reconcile again although its organization did not change: retry, end a conflict, repair.
 
+What an operator asked for is recorded as an event, so the relay requests the attempts as soon as the command commits.
+
 A retry leaves a link that is on hold for a conflict as it is: it would overwrite what somebody changed at the provider,
 although nobody decided that. ``end_conflict`` ends the hold; so do the deletion of the organization and another
 customer id.
@@ -16,7 +18,7 @@ from sqlalchemy.orm import Session
 from core.db import leases
 from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
-from core.events import link_history
+from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
 from core.organizations import link_states
 from core.organizations import links as organization_links
@@ -56,7 +58,7 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     values["payment_status"] = case((is_payer_rejected, None), else_=BillingLink.payment_status)
     retried = _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
     link_history.record_actions(change, organization.id, retried, "retried")
-    organization_links.mark_for_sync(change, organization)
+    _request_sync(change, organization)
 
 
 def conflicting_providers(session: Session, org_id: str) -> list[Provider]:
@@ -94,7 +96,7 @@ def end_conflict(
     link_history.record_actions(change, organization.id, [provider], "resolved", decision=decision)
     # If it is scheduled again, the provider names its day anew.
     organization.plan_effective_at = organization.downgrade_recheck_at = None
-    organization_links.mark_for_sync(change, organization)
+    _request_sync(change, organization)
     return True
 
 
@@ -136,6 +138,12 @@ def invalidate(
     """
     new_states = {name: value for event in events for name, value in link_states.values_after(event).items()}
     return bool(_discard(change, org_id, {**new_states, **values}, *conditions))
+
+
+def _request_sync(change: ChangeContext, organization: Organization) -> None:
+    """Without the event only the sweep would find the links, after ``SWEEP_GRACE``."""
+    organization_links.mark_for_sync(change, organization)
+    outbox.record(change, "organization.sync_requested", organization.id, {})
 
 
 def _choose(choices: Sequence[_Choice], otherwise: LinkEvent) -> dict[str, Any]:

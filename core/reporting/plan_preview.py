@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -22,6 +23,11 @@ from core.organizations import plan_changes
 from core.organizations.plan_changes import PlannedPlanChange
 from core.ports.quotes import PlanChangeQuery
 from core.ports.spec import PROVIDERS, Provider, SubscriptionSpec
+
+CHARGING_PROVIDER_CHANGES: Final = (
+    "This plan is charged by another provider than the current one. A new period begins there, and prepaid amounts are "
+    "credited at the current provider."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,32 @@ def preview_change(session: Session, organization: Organization, plan_tier: str,
         effective_at=organization.plan_effective_at if step.kind == "none" else None,
         open_breakers=circuit_breaker.open_breakers(session),
     )
+
+
+def summary(preview: PlanChangePreview, organization: Organization, requested_tier: str) -> str:
+    """What the change does, in a sentence or two. ``organization``: as it is before the change."""
+    current_tier, pending_tier = organization.plan_tier, organization.pending_plan_tier
+    if not preview.is_possible:
+        return (
+            f"{requested_tier} is charged by another provider than {current_tier}, so the change cannot wait until the "
+            "end of the period."
+        )
+    match preview.step.kind:
+        case "now":
+            return f"{requested_tier} applies immediately."
+        case "period_end":
+            return (
+                f"{current_tier} stays until the end of the paid period, then {requested_tier} applies. "
+                f"Choosing {current_tier} again cancels the change."
+            )
+        case "canceled":
+            return f"{current_tier} stays. The scheduled change to {pending_tier} is canceled."
+        case "none":
+            return (
+                f"The change to {requested_tier} is already scheduled for the end of the period."
+                if pending_tier
+                else f"{requested_tier} is already the current plan."
+            )
 
 
 def _plan_change_query(

@@ -172,8 +172,11 @@ def record_attempt(session: Session, attempt: DeliveryAttempt, response: Webhook
         _disable_endpoint(session, endpoint, delivery, now)
 
 
-def replay(session: Session, endpoint_id: str, now: datetime, since: datetime | None = None) -> int | None:
-    """Send failed deliveries again; with ``since``, every event from then on, delivered or not. Returns how many.
+def replay(
+    session: Session, endpoint_id: str, now: datetime, since: datetime | None = None, event_id: str | None = None
+) -> int | None:
+    """Send failed deliveries again; with ``event_id`` only that of this event; with ``since``, every event from then
+    on, delivered or not. Returns how many.
 
     A disabled endpoint is enabled again. ``None``: the endpoint does not exist. Raises ``InvalidChangeError``.
     """
@@ -187,7 +190,7 @@ def replay(session: Session, endpoint_id: str, now: datetime, since: datetime | 
     endpoint.consecutive_failures = 0
     session.flush()
     if since is None:
-        return len(session.scalars(_reset_failed_statement(endpoint_id, now)).all())
+        return len(session.scalars(_reset_failed_statement(endpoint_id, now, event_id)).all())
     if since < now - DELIVERY_RETENTION:
         raise InvalidChangeError(
             "since", f"since must not be more than {DELIVERY_RETENTION.days} days ago; use a later time"
@@ -307,10 +310,15 @@ def _insert_statement(
 _RESET_TO_PENDING: Final[dict[str, Any]] = {"state": "pending", "attempts": 0, **leases.RELEASED}
 
 
-def _reset_failed_statement(endpoint_id: str, now: datetime) -> Any:  # noqa: ANN401 - an UPDATE with RETURNING
+def _reset_failed_statement(endpoint_id: str, now: datetime, event_id: str | None) -> Any:  # noqa: ANN401 - an UPDATE with RETURNING
+    of_event = WebhookDelivery.event_seq == select(Event.seq).where(Event.id == event_id).scalar_subquery()
     return (
         update(WebhookDelivery)
-        .where(WebhookDelivery.endpoint_id == endpoint_id, text(DELIVERY_IS_FAILED))
+        .where(
+            WebhookDelivery.endpoint_id == endpoint_id,
+            text(DELIVERY_IS_FAILED),
+            true() if event_id is None else of_event,
+        )
         .values(**_RESET_TO_PENDING, next_attempt_at=now, created_at=now)
         .returning(WebhookDelivery.event_seq)
         .execution_options(synchronize_session=False)

@@ -292,7 +292,7 @@ def _refuse_other_currency(spec: CustomerSpec, response: CustomerResponse) -> No
         return
     sentence = (
         f"it pays in {printable(response.currency)} in Lago, and its plan costs {spec.plan_currency}; "
-        f"change the plan of the organization to one in {printable(response.currency)}"
+        f"run `billing-sync set {spec.org_id} --plan …` with one in {printable(response.currency)}"
     )
     raise _rejection(spec, sentence)
 

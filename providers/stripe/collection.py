@@ -76,8 +76,8 @@ class StripeCollection:
         if not self._read(spec.customer_id, attempt).email:
             message = (
                 f"Stripe mails the invoices of this plan, and customer {spec.customer_id} has no email address: set "
-                f"one with `billing-sync set-billing-email {spec.org_id} ADDRESS`, and the subscription is created by "
-                f"itself; or set one in Stripe, then run `billing-sync retry {spec.org_id}`"
+                f"one with `billing-sync set {spec.org_id} --billing-email ADDRESS`, and the subscription is created "
+                f"by itself; or set one in Stripe, then run `billing-sync retry {spec.org_id}`"
             )
             raise RejectedError(STRIPE, message, BILLING_EMAIL_MISSING)
 

@@ -40,6 +40,10 @@ _COLLECTION: Final = "tests/providers/stripe/test_collection.py"
 _SYNC: Final = "tests/core/reconcile/test_reconciler.py"
 
 SITES: Final[dict[str, str]] = {
+    # An operator's command in one transaction, which is repeated as a whole.
+    "core.inbox.service_events:_replay_in_transaction": (
+        "tests/core/inbox/test_service_events.py::test_a_rejected_message_is_applied_by_a_replay_once_its_cause_is_gone"
+    ),
     # Two workers at one link: the one that is too late.
     "core.reconcile.outcomes:release": (
         f"{_LINKS}::test_a_turn_that_lost_the_link_before_it_sent_anything_frees_it_at_once"

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from sqlalchemy import Connection, Engine, event, update
+from sqlalchemy import Connection, Engine, event, select, update
 from typer.testing import CliRunner, Result
 
 from core.catalog.plans import DEFAULT_PLANS_FILE, Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.email import Email
+from core.db.models.events import Event
 from core.db.models.organizations import Organization
 from core.db.models.providers import BreakerReason, ProviderStatus
 from core.drift import report_store
@@ -29,11 +33,24 @@ from core.ports.arrangement import Arrangement
 from core.ports.errors import MisconfiguredError, RetryableError
 from core.reporting import heartbeats
 from core.reporting.heartbeats import ProcessKind, ProcessStart
+from tasks.base import BillingApp
 from worker.cli.app import app
 from worker.cli.exit_codes import UsageError
+from worker.config.settings import Settings
+from worker.processes.relay import Relay
+from worker.wiring.celery_app import build
 
 ROOT = Path(__file__).resolve().parents[2]
 Type = Callable[..., Result]
+NONE: Mapping[str, str] = {}
+EMBEDDED = {
+    "plans_file": DEFAULT_PLANS_FILE,
+    "stripe_secret_key": "sk_test_nobody",
+    "stripe_api_base": "http://127.0.0.1:1",
+    "lago_api_key": "nobody",
+    "lago_api_url": "http://127.0.0.1:1",
+    "lago_stripe_provider_code": "stripe_main",
+}
 
 UNSET_VARIABLES = (
     "STRIPE_SECRET_KEY",
@@ -52,17 +69,23 @@ def manager(database: Database) -> Iterator[OrgManager]:
     opened.close()
 
 
+def address_of(database: Database) -> str:
+    return database.url.render_as_string(hide_password=False)
+
+
 @pytest.fixture
 def types(database: Database, tmp_path: Path) -> Type:
     """Type a command; the answer's exit code and standard output."""
-    settings: dict[str, str | None] = {
+    own_settings: dict[str, str | None] = {
         **dict.fromkeys(UNSET_VARIABLES),
-        "DATABASE_URL": database.url.render_as_string(hide_password=False),
+        "DATABASE_URL": address_of(database),
         "DATA_DIR": str(tmp_path),
     }
 
-    def typed(*words: str, columns: int = 120, plans: Path = DEFAULT_PLANS_FILE) -> Result:
-        env = {**settings, "COLUMNS": str(columns), "PLANS_FILE": str(plans)}
+    def typed(
+        *words: str, columns: int = 120, plans: Path = DEFAULT_PLANS_FILE, settings: Mapping[str, str] = NONE
+    ) -> Result:
+        env = {**own_settings, "COLUMNS": str(columns), "PLANS_FILE": str(plans), **settings}
         return CliRunner().invoke(app, list(words), env=env)
 
     return typed
@@ -309,7 +332,7 @@ def test_parked_says_what_to_do(types: Type, manager: OrgManager, database: Data
     assert "parked 5 min ago: Stripe knows no customer cus_1" in shown
     assert f"retry {org_id}" in shown
     shown = " ".join(shown.split())
-    assert f"change the organization to a plan of the catalog (`PATCH /api/organizations/{unknown}/plan`)" in shown
+    assert f"change the organization to a plan of the catalog (`billing-sync set {unknown} --plan …`)" in shown
     assert "restart the workers and the API" in shown
     assert "a new name, plan, billing email or currency also retries both links" in shown
     document = json_of(types("parked", "--json"))
@@ -349,7 +372,7 @@ def test_retry_may_be_repeated(types: Type, manager: OrgManager, database: Datab
     assert "Nothing is parked." in types("retry", "--all").stdout
     named = types("retry", "Company 2")
     assert "1 organization will be retried." in named.stdout
-    assert "a running `billing-sync up` picks it up" in " ".join(named.stdout.split())
+    assert "a running `billing-sync up` applies it" in " ".join(named.stdout.split())
     assert refused(types("retry", "--error", "unheard_of")).startswith("no organization has the error 'unheard_of'")
     assert refused(types("retry")).startswith("choose what to retry")
     assert refused(types("retry", "Company 2", "--all")).startswith("choose what to retry")
@@ -376,7 +399,7 @@ def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager,
     other = manager.create_organization("Beta")
     park(database, org_id, "stripe")
     assert f"`billing-sync status {org_id}`" in " ".join(
-        types("set-customer-id", "Acme", "--stripe", "cus_right").stdout.split()
+        types("set-customer-id", "Acme", "--stripe", "cus_right", "--yes").stdout.split()
     )
     with database.read() as session:
         link = session.get_one(BillingLink, (org_id, "stripe"))
@@ -390,11 +413,175 @@ def test_a_wrong_id_is_corrected_and_read_anew(types: Type, manager: OrgManager,
 def test_a_billing_email_that_is_set_frees_a_parked_link(types: Type, manager: OrgManager, database: Database) -> None:
     org_id = manager.create_organization("Acme")
     park(database, org_id, "stripe")
-    assert refused(types("set-billing-email", "Acme", "no address"))
-    assert f"`billing-sync status {org_id}`" in types("set-billing-email", "Acme", "ap@acme.test").stdout
+    shown = types("set", "Acme", "--billing-email", "ap@acme.test", "--yes").stdout
+    assert "billing email: none → ap@acme.test" in shown
+    assert f"`billing-sync status {org_id}`" in shown
     with database.read() as session:
         assert session.get_one(Organization, org_id).billing_email == "ap@acme.test"
         assert session.get_one(BillingLink, (org_id, "stripe")).state == "active"
+
+
+def test_set_says_what_follows_and_stores_it_with_the_name_of_the_operator(
+    types: Type, manager: OrgManager, database: Database
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    shown = types("set", "Acme", "--plan", "enterprise", "--name", "Acme GmbH", "--yes").stdout
+    assert "name: Acme → Acme GmbH" in shown
+    assert "plan: enterprise applies immediately." in shown
+    assert "list price: 19.00 USD monthly → 99.00 USD monthly; Lago charges" in shown
+    shown = " ".join(types("set", org_id, "--plan", "starter", "--yes").stdout.split())
+    assert "enterprise stays until the end of the paid period, then starter applies" in shown
+    assert "enterprise → starter" in types("status", org_id).stdout
+    assert "Nothing was changed." in types("set", org_id, "--plan", "starter", "--yes").stdout
+    shown = types("set", org_id, "--status", "deleted", "--yes").stdout
+    assert "status: active → deleted; its subscriptions at both providers end" in shown
+    assert "the scheduled change to starter is canceled" in shown
+    with database.read() as session:
+        changes = session.scalars(select(Event).where(Event.org_id == org_id).order_by(Event.seq)).all()[1:]
+    assert [each.type.removeprefix("organization.") for each in changes] == [
+        "renamed",
+        "plan_changed",
+        "plan_changed",
+        "status_changed",
+    ]
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert {(each.actor, each.source) for each in changes} == {(f"operator:{user}", "billing-sync set")}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--plan", "gold"), "--plan: plan_tier must be one of "),
+        (("--name", " "), "--name: Organization name cannot be empty"),
+        (("--name", "beta"), "--name: Organization 'beta' already exists"),
+        (("--status", "gone"), "--status: status must be one of active, suspended, deleted"),
+        (("--billing-email", "no address"), "--billing-email: billing_email must be a single address"),
+        (("--status", "deleted", "--name", "Gone"), "--status: "),
+        ((), "choose what to set: --plan, --name, --status, --billing-email or --currency"),
+    ],
+)
+def test_set_refuses_a_value_in_a_sentence_that_names_the_option_and_stores_nothing(
+    types: Type, manager: OrgManager, database: Database, words: tuple[str, ...], said: str
+) -> None:
+    org_id = manager.create_organization("Acme")
+    manager.create_organization("Beta")
+    assert refused(types("set", "Acme", *words, "--yes")).startswith(said)
+    with database.read() as session:
+        assert session.get_one(Organization, org_id).version == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("set", "Acme", "--plan", "enterprise"),
+        ("set-customer-id", "Acme", "--stripe", "cus_1"),
+        ("resolve", "Acme", "--ours"),
+        ("resolve", "Acme", "--dispute"),
+    ],
+)
+def test_nothing_is_changed_before_somebody_confirms_it(
+    types: Type, manager: OrgManager, database: Database, words: tuple[str, ...]
+) -> None:
+    org_id = manager.create_organization("Acme", "starter")
+    put(database, org_id, "lago", state="on_hold", error_kind="conflict", error_message="Lago has another plan")
+    put(database, org_id, "lago", payment_status="dispute_lost", payment_since=utc_now())
+    before = json_of(types("orgs", "--json"))["organizations"]
+    assert refused(types(*words)) == "nothing was changed, because nobody can confirm it without a terminal: add --yes"
+    assert types(*words).stdout
+    assert json_of(types("orgs", "--json"))["organizations"] == before
+    assert types(*words, "--yes").exit_code == 0
+
+
+def test_what_an_operator_asked_for_is_on_the_queue_without_a_sweep(
+    types: Type, manager: OrgManager, database: Database, tmp_path: Path
+) -> None:
+    retried, resolved = manager.create_organization("Acme"), manager.create_organization("Beta")
+    app = build(Settings.model_validate({**EMBEDDED, "data_dir": tmp_path, "database_url": address_of(database)}))
+    relay = Relay(app, database)
+    try:
+        relay.relay_once()  # the events of both that were created
+        empty_queues(app)
+        types("retry", retried)
+        relay.relay_once()
+        assert empty_queues(app) == {"stripe": [[retried]], "lago": [[retried]]}
+        put(database, resolved, "lago", state="on_hold", error_kind="conflict", error_message="Lago has another plan")
+        types("resolve", resolved, "--ours", "--yes")
+        relay.relay_once()
+        assert empty_queues(app) == {"stripe": [[resolved]], "lago": [[resolved]]}
+    finally:
+        app.close_runtime()
+
+
+def empty_queues(app: BillingApp) -> dict[str, list[object]]:
+    """Take all sync requests from the queues: the arguments of each."""
+    found: dict[str, list[object]] = {"stripe": [], "lago": []}
+    with app.connection_for_read() as connection:
+        for name, taken in found.items():
+            queue = app.amqp.queues[name](connection.default_channel)
+            queue.declare()
+            while (message := queue.get(no_ack=True)) is not None:
+                taken.append(message.decode()[0])
+    return found
+
+
+def test_an_operator_hears_that_the_broker_is_away_and_that_nothing_is_lost(types: Type, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    said = types("retry", org_id, settings={"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
+    assert said.exit_code == 0
+    assert "The broker does not respond. The change is stored" in said.stdout
+    assert "The broker does not respond" not in types("retry", org_id).stdout
+
+
+def test_a_rejected_message_is_applied_again_by_a_command(
+    types: Type, manager: OrgManager, database: Database, plans: Catalog
+) -> None:
+    acme, beta = manager.create_organization("Acme"), manager.create_organization("Beta")
+    event = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/crm",
+        "type": "organization.renamed",
+        "subject": acme,
+        "data": {"name": "Beta"},
+    }
+    assert service_events.handle(database, plans, utc_now, event).status == "rejected"
+    assert "/crm" in types("inbox", "list").stdout
+    assert refused(types("inbox", "replay", "2")).startswith("there is no message '2'")
+    again = types("inbox", "replay", "1")
+    assert (again.exit_code, str(again.exception)) == (
+        1,
+        "the message is rejected again: data.name: another organization already has this name",
+    )
+    types("set", beta, "--name", "Gamma", "--yes")
+    assert "The message is applied." in types("inbox", "replay", "1").stdout
+    assert "Nothing to do: the message is applied." in types("inbox", "replay", "1").stdout
+    with database.read() as session:
+        assert session.get_one(Organization, acme).name == "Beta"
+
+
+def test_a_failed_email_is_sent_again_by_a_command(types: Type, manager: OrgManager, database: Database) -> None:
+    org_id = manager.create_organization("Acme")
+    with database.write() as session:
+        session.add(
+            Email(
+                id="11111111-email",
+                cause="event",
+                kind="welcome",
+                recipient="a@acme.test",
+                org_id=org_id,
+                state="failed",
+                attempts=5,
+                next_attempt_at=utc_now(),
+                error="mailbox full",
+                created_at=utc_now(),
+                closed_at=utc_now(),
+            )
+        )
+    assert "`billing-sync emails retry ID`" in types("parked").stdout
+    assert "Email 11111111-email will be sent again." in types("emails", "retry", "1111").stdout
+    assert refused(types("emails", "retry", "1111")).startswith("there is no failed email '1111'")
+    with database.read() as session:
+        assert session.get_one(Email, "11111111-email").state == "pending"
 
 
 def test_received_shows_what_was_not_taken_and_why(types: Type, database: Database, plans: Catalog) -> None:
@@ -402,13 +589,13 @@ def test_received_shows_what_was_not_taken_and_why(types: Type, database: Databa
     waiting = {**event, "id": "2", "type": "organization.renamed", "data": {"name": "Acme"}}
     for message in (event, waiting):
         service_events.handle(database, plans, utc_now, message)
-    document = json_of(types("inbox", "--json"))
+    document = json_of(types("inbox", "list", "--json"))
     assert {each["status"] for each in document["messages"]} == {"rejected", "waiting"}
     assert all(each["reason"] for each in document["messages"])
-    only = json_of(types("inbox", "--status", "waiting", "--json"))
+    only = json_of(types("inbox", "list", "--status", "waiting", "--json"))
     assert [each["id"] for each in only["messages"]] == ["2"]
-    assert "organization.exploded" in types("inbox").stdout
-    assert "There is no message with status applied." in types("inbox", "--status", "applied").stdout
+    assert "organization.exploded" in types("inbox", "list").stdout
+    assert "There is no message with status applied." in types("inbox", "list", "--status", "applied").stdout
     assert "1 rejected, 1 waiting" in types("status").stdout
 
 
@@ -549,7 +736,9 @@ def test_a_retry_that_ends_a_subscription_says_that_nothing_is_credited(
     assert said in " ".join(types_where_nothing_is_credited("retry", "--all").stdout.split())
 
 
-@pytest.mark.parametrize("command", [("set-billing-email", "ap@acme.test"), ("set-customer-id", "--stripe", "cus_1")])
+@pytest.mark.parametrize(
+    "command", [("set", "--billing-email", "ap@acme.test"), ("set-customer-id", "--stripe", "cus_1")]
+)
 def test_nothing_counts_as_stored_for_an_organization_that_vanished_meanwhile(
     types: Type, manager: OrgManager, command: tuple[str, ...]
 ) -> None:
@@ -563,7 +752,7 @@ def test_nothing_counts_as_stored_for_an_organization_that_vanished_meanwhile(
 
     event.listen(Engine, "after_cursor_execute", vanish)
     try:
-        said = types(command[0], "Acme", *command[1:])
+        said = types(command[0], "Acme", *command[1:], "--yes")
     finally:
         event.remove(Engine, "after_cursor_execute", vanish)
     assert refused(said) == f"there is no organization {org_id} any more; nothing was stored"
@@ -589,7 +778,7 @@ def test_payment_problems_are_counted_and_listed_with_the_way_out(
 
     assert refused(types("resolve", disputed, "--dispute", "--ours")).startswith("choose one")
     assert f"{overdue} has no lost dispute" in refused(types("resolve", overdue, "--dispute"))
-    assert "The dispute is closed." in types("resolve", disputed, "--dispute").stdout
+    assert "The dispute is closed." in types("resolve", disputed, "--dispute", "--yes").stdout
     with database.read() as session:
         link = session.get_one(BillingLink, (disputed, "lago"))
         assert (link.payment_status, link.payment_since, link.payment_code) == (None, None, None)
@@ -612,7 +801,7 @@ def test_what_is_arranged_at_a_provider_is_shown(types: Type, manager: OrgManage
 def test_ours_says_that_an_arrangement_is_read_again(types: Type, manager: OrgManager, database: Database) -> None:
     org_id = manager.create_organization("Acme")
     put(database, org_id, "stripe", state="on_hold", error_kind="conflict", error_code="arranged_at_provider")
-    shown = " ".join(types("resolve", org_id, "--ours").stdout.split())
+    shown = " ".join(types("resolve", org_id, "--ours", "--yes").stdout.split())
     assert "Stripe will be read again: if nothing changed there, the link is on hold again." in shown
 
 
@@ -630,7 +819,7 @@ def test_a_conflict_is_left_by_retry_and_ended_by_resolve(types: Type, manager: 
     assert refused(types("resolve", org_id, "--ours", "--theirs")).startswith("choose one")
     (row,) = json_of(types("parked", "--json"))["parked"]
     assert (row["link"]["status"], row["link"]["is_conflict"]) == ("on_hold", True)
-    assert "Our state will be restored at Lago." in types("resolve", org_id, "--ours").stdout
+    assert "Our state will be restored at Lago: Acme, plan " in types("resolve", org_id, "--ours", "--yes").stdout
     assert "Nothing is parked." in types("parked").stdout
     assert f"{org_id} is not on hold for a change at a provider" in refused(types("resolve", org_id, "--ours"))
 

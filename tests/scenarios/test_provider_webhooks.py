@@ -69,7 +69,7 @@ class SandboxApp:
 
     def messages(self, *statuses: str) -> list[dict[str, Any]]:
         words = [word for status in statuses for word in ("--status", status)]
-        ended = self.billing_sync("inbox", "--json", "--limit", "1000", *words)
+        ended = self.billing_sync("inbox", "list", "--json", "--limit", "1000", *words)
         assert ended.returncode == 0, ended.stderr
         return list(json.loads(ended.stdout)["messages"])
 
@@ -159,7 +159,7 @@ def test_a_plan_that_somebody_changed_is_shown_and_taken_over_by_resolve(up: San
     assert "and did not make this change" in up.conflict(org_id, "lago")
     theirs = [each for each in up.sandbox.state()["lago"]["subscriptions"] if each["external_id"] == org_id]
     assert [each["plan_code"] for each in theirs if each["status"] == "active"] == ["professional"]
-    resolved = up.billing_sync("resolve", org_id, "--theirs")
+    resolved = up.billing_sync("resolve", org_id, "--theirs", "--yes")
     assert "Taken over from Lago: plan professional." in resolved.stdout, resolved.stderr
     up.until(lambda: up.link(org_id, "lago")["in_sync"], "in sync")
 

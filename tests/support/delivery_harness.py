@@ -95,7 +95,7 @@ class DeliveryHarness:
         with self.database.read() as session:
             return deliveries.due_endpoints(session, self.clock())
 
-    def replay(self, endpoint_id: str, **back: float) -> int | None:
+    def replay(self, endpoint_id: str, event_id: str | None = None, **back: float) -> int | None:
         since = self.clock() - timedelta(**back) if back else None
         with self.database.write() as session:
-            return deliveries.replay(session, endpoint_id, self.clock(), since)
+            return deliveries.replay(session, endpoint_id, self.clock(), since, event_id)

@@ -163,16 +163,9 @@ _add(
 )
 _add(
     app,
-    "set-billing-email",
-    ("billing_email", "set_billing_email"),
-    "Set the billing email of an organization. Both providers get it, and a link that is parked goes on.",
-    PANEL_OPERATE,
-)
-_add(
-    app,
-    "inbox",
-    ("attention", "inbox"),
-    "List incoming messages that were rejected or wait, with the reason; --status shows the others.",
+    "set",
+    ("set_organization", "set_organization"),
+    "Change an organization as the API does: plan, name, status, billing email or currency. Says first what follows.",
     PANEL_OPERATE,
 )
 _add(
@@ -200,6 +193,28 @@ _add(
     "Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password.",
     PANEL_RUN,
     own_help=False,
+)
+
+inbox_commands = _group("inbox", "Incoming messages of other services and of the providers.", PANEL_OPERATE)
+_add(
+    inbox_commands,
+    "list",
+    ("inbox", "list_inbox"),
+    "List incoming messages that were rejected or wait, with the reason; --status shows the others.",
+)
+_add(
+    inbox_commands,
+    "replay",
+    ("inbox", "replay_message"),
+    "Apply a rejected message again after its cause is gone, or process a provider webhook again. Safe to repeat.",
+)
+
+email_commands = _group("emails", "Emails that could not be sent; `parked` lists them.", PANEL_OPERATE)
+_add(
+    email_commands,
+    "retry",
+    ("emails", "retry_email"),
+    "Send a failed email again after its cause is gone. Safe to repeat.",
 )
 
 drift_commands = _group(

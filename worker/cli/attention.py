@@ -1,10 +1,9 @@
-"""Commands for what needs an operator: parked links, retrying them, and incoming messages that were not applied."""
+"""Commands for what needs an operator: parked links, and retrying them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, NamedTuple
 
 import typer
@@ -13,26 +12,25 @@ from rich.padding import Padding
 from rich.text import Text
 
 from core.catalog.plans import Catalog
+from core.common import runbook
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.emails import queue
 from core.emails.queue import FailedEmail
-from core.events.event_types import Cause, ChangeContext
+from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile import commands
-from core.reporting import inbox_messages, overview
-from core.reporting.inbox_messages import InboxMessage
+from core.reporting import overview
 from core.reporting.overview import ParkedLink
-from worker.cli import descriptions, leaving, output, resources
+from worker.cli import cause, descriptions, leaving, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.wiring import catalog as catalog_wiring
 
 RETRY_BATCH_SIZE = 200
-RETRY_CAUSE = Cause(actor="operator", source="billing-sync retry")
 
 
 class Retried(NamedTuple):
@@ -40,14 +38,6 @@ class Retried(NamedTuple):
 
     organizations: int
     ends_without_credit: int
-
-
-class InboxStatus(StrEnum):
-    applied = "applied"
-    rejected = "rejected"
-    waiting = "waiting"
-    superseded = "superseded"
-    ignored = "ignored"
 
 
 def parked(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
@@ -75,7 +65,8 @@ def parked(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False
     for provider, breaker in open_breakers.items():
         output.show(*descriptions.open_breaker_lines(provider, breaker, now), "")
     if failed_emails:
-        output.show("Emails that could not be sent:", output.table(failed_emails, _failed_email_columns(now)), "")
+        output.show("Emails that could not be sent:", output.table(failed_emails, _failed_email_columns(now)))
+        output.show("→ after the cause is gone: `billing-sync emails retry ID`", "")
     if not found:
         output.show("Nothing is parked.")
         return
@@ -105,9 +96,10 @@ def retry(
     settings = settings_of.read()
     catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database:
+        # First, because the retry is tried within moments, and nothing is sent while a circuit breaker is open.
+        probed = _probe_providers(database)
         retried = _retry_one(database, org, catalog) if org is not None else _retry_parked(database, error, catalog)
         count = retried.organizations
-        probed = _probe_providers(database)
         on_hold, conflicts = _count_still_on_hold(database, org, error)
         if count == 0 and error is not None and not conflicts and not probed:
             _refuse_unknown_error(database, error)
@@ -117,33 +109,8 @@ def retry(
     output.show(*_retry_lines(count, probed, on_hold, conflicts))
     if retried.ends_without_credit:
         output.show(leaving.no_credit_notice(retried.ends_without_credit))
-    if (count or probed) and settings.is_embedded:
-        output.show(descriptions.EMBEDDED_NOTICE)
-
-
-def inbox(
-    *,
-    status: Annotated[
-        list[InboxStatus] | None, typer.Option(help="May be repeated; default: rejected and waiting.")
-    ] = None,
-    limit: output.LimitOption = 50,
-    as_json: output.JsonOption = False,
-) -> None:
-    """List incoming messages that were rejected or wait, with the reason; --status shows the others.
-
-    JSON: {"total", "messages": [{"source", "id", "type", "subject", "status", "reason", "occurred_at",
-    "received_at"}]}
-    """
-    statuses = [each.value for each in status or (InboxStatus.rejected, InboxStatus.waiting)]
-    with resources.open_database() as database, database.read() as session:
-        found, total = inbox_messages.list_messages(session, statuses, limit)
-    if as_json:
-        output.show_json({"total": total, "messages": found})
-        return
-    if not found:
-        output.show(f"There is no message with status {' or '.join(statuses)}.")
-        return
-    output.show(output.table(found, _message_columns(utc_now())), output.count_line(len(found), total))
+    if count or probed:
+        output.show(*stored_change.lines(settings))
 
 
 def _retry_lines(count: int, probed: list[Provider], on_hold: int, conflicts: int) -> Iterator[str]:
@@ -192,7 +159,7 @@ def _retry(database: Database, org_ids: list[str], catalog: Catalog) -> Retried:
         for org_id in org_ids:
             organization = organization_commands.lock(session, org_id)
             if organization is not None:
-                commands.retry(ChangeContext(session, utc_now(), RETRY_CAUSE), organization)
+                commands.retry(ChangeContext(session, utc_now(), cause.of_command("retry")), organization)
                 count += 1
     return Retried(count, ends_without_credit)
 
@@ -232,25 +199,19 @@ def _parked_lines(row: ParkedLink, now: datetime) -> list[RenderableType]:
         title,
         Padding(Text(since + (descriptions.reason_text(row.link) or "no error recorded")), (0, 0, 0, 2), expand=False),
     ]
-    return [*lines, Padding(Text(f"→ {descriptions.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False)]
+    lines.append(Padding(Text(f"→ {descriptions.advice(row.link, row.org_id)}"), (0, 0, 0, 2), expand=False))
+    code = row.link.error_code or row.link.error_kind
+    if code is not None:
+        lines.append(Padding(Text(f"  {runbook.entry(code)}"), (0, 0, 0, 2), expand=False))
+    return lines
 
 
 def _failed_email_columns(now: datetime) -> list[Column[FailedEmail]]:
     return [
         Column("failed", lambda row: output.relative_time(row.failed_at, now)),
+        Column("id", lambda row: row.id, kind="id"),
         Column("email", lambda row: row.kind),
         Column("organization", lambda row: row.org_id, kind="id"),
         Column("to", lambda row: row.recipient, kind="fold"),
-        Column("reason", lambda row: row.reason, kind="fold"),
-    ]
-
-
-def _message_columns(now: datetime) -> list[Column[InboxMessage]]:
-    return [
-        Column("received", lambda row: output.relative_time(row.received_at, now)),
-        Column("status", lambda row: row.status),
-        Column("source", lambda row: row.source, kind="fold"),
-        Column("type", lambda row: row.type, kind="fold"),
-        Column("about", lambda row: row.subject, kind="id"),
         Column("reason", lambda row: row.reason, kind="fold"),
     ]

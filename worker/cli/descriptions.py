@@ -31,9 +31,6 @@ OptionalOrgArgument = Annotated[
     str | None, typer.Argument(metavar="ORG", help="Id, the beginning of an id, or the exact name.")
 ]
 MAX_CANDIDATES = 5
-EMBEDDED_NOTICE = (
-    "No broker is configured, so the change was only stored; a running `billing-sync up` picks it up within a minute."
-)
 
 _OK_STYLE = "green"
 _PENDING_STYLE = "yellow"
@@ -231,9 +228,8 @@ def advice(link: LinkReport, org_id: str) -> str:
         return f"do what the message says; {nothing_before}"
     if link.error_code == "unknown_plan":
         return (
-            f"change the organization to a plan of the catalog (`PATCH /api/organizations/{org_id}/plan`), which "
-            "retries both links; or add the plan to plans.toml, restart the workers and the API, and run "
-            f"{retry_command}"
+            f"change the organization to a plan of the catalog (`billing-sync set {org_id} --plan …`), which retries "
+            f"both links; or add the plan to plans.toml, restart the workers and the API, and run {retry_command}"
         )
     if link.error_kind == "ambiguous":
         return f"do what the message says; delete no customer in Stripe; then run {retry_command}"

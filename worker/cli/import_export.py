@@ -17,7 +17,7 @@ from core.predecessor.exporting import export_files
 from core.predecessor.files import FileFinding, OnBytes
 from core.predecessor.importing import import_files
 from core.predecessor.report import ImportReport
-from worker.cli import descriptions, exit_codes, output, resources
+from worker.cli import exit_codes, output, resources
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
@@ -60,7 +60,9 @@ def import_command(
     else:
         _show_report(report)
         if settings.is_embedded and report.organizations.new:
-            output.show(descriptions.EMBEDDED_NOTICE)
+            output.show(
+                "No broker is configured: the sweep of a running `billing-sync up` picks them up within a minute."
+            )
     raise typer.Exit(0 if report.ok else exit_codes.EXIT_FAILED)
 
 

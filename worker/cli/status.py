@@ -143,7 +143,7 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
         if overview.inbox.get(inbox_status)
     ]
     if not_applied:
-        lines.append(f"incoming messages: {', '.join(not_applied)}; `billing-sync inbox` lists them")
+        lines.append(f"incoming messages: {', '.join(not_applied)}; `billing-sync inbox list` lists them")
     if (last_report := overview.last_drift_report) is not None:
         drifted = (
             f"{descriptions.plural(last_report.drifted, 'organization')} with drift"

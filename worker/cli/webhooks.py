@@ -106,16 +106,25 @@ def replay_deliveries(
             help="Resend all events since this time, UTC unless it has an offset; default: only failed deliveries.",
         ),
     ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only the failed delivery of this event; `webhooks failed` lists it."),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Resend events under their original ids; a disabled endpoint is enabled again.
 
     JSON: {"count": number of deliveries that will be resent}
     """
+    if since is not None and event is not None:
+        message = "choose one: --since for all events since then, or --event for one failed delivery"
+        raise UsageError(message)
     with resources.open_database() as database, database.write() as session:
         endpoint_id = _whole_id(session, endpoint_id)
         try:
-            count = deliveries.replay(session, endpoint_id, utc_now(), None if since is None else _as_utc(since))
+            count = deliveries.replay(
+                session, endpoint_id, utc_now(), since=None if since is None else _as_utc(since), event_id=event
+            )
         except InvalidChangeError as error:
             raise UsageError(str(error)) from None
     if count is None:
@@ -146,7 +155,8 @@ def failed_deliveries(
     output.show(
         output.table(found, _delivery_columns(utc_now())),
         output.count_line(len(found), total),
-        f"When the endpoint accepts again: `{descriptions.program_path()} webhooks replay ID`.",
+        f"When the endpoint accepts again: `{descriptions.program_path()} webhooks replay ID`, for one of them with "
+        "`--event`.",
     )
 
 
@@ -212,6 +222,7 @@ def _delivery_columns(now: datetime) -> list[Column[FailedDelivery]]:
     return [
         Column("failed", lambda row: output.relative_time(row.last_attempt_at, now)),
         Column("endpoint", lambda row: row.endpoint_id, kind="id"),
+        Column("event", lambda row: row.event_id, kind="fold"),
         Column("type", lambda row: row.type, kind="fold"),
         Column("organization", lambda row: row.org_id, kind="id"),
         Column("attempts", lambda row: str(row.attempts)),

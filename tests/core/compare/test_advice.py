@@ -31,7 +31,7 @@ from tests.test_words import Name, refused
 
 GIVEN_TO_EVERY_RULE = {"org_id", "provider", "provider_name", "retry_command"}
 WAYS_OUT = re.compile(
-    r"`billing-sync (?:retry|resolve|set-customer-id) org_1\b"
+    r"`billing-sync (?:retry|resolve|set|set-customer-id) org_1\b"
     r"|\bthe repair (?:writes|sets|creates|switches|schedules|cancels) "
     r"|\b(?:end|unlink|transfer|correct|change|cancel|decide) (?:it|the|which)\b"
 )

@@ -246,6 +246,26 @@ def test_two_workers_never_hold_the_same_mail(harness: EmailHarness) -> None:
     assert harness.emails() == {("welcome", "alice@acme.test", "pending")}
 
 
+def test_a_failed_email_is_sent_again_on_request_and_one_that_was_sent_is_not(harness: EmailHarness) -> None:
+    harness.add_users("alice")
+    harness.register()
+    harness.relay()
+    first = harness.lease_next()
+    assert first is not None
+    with harness.database.write() as session:
+        queue.fail(session, first, "mailbox full", harness.clock())
+    assert harness.lease_next() is None
+    with harness.database.write() as session:
+        assert queue.retry(session, first.id, harness.clock())
+    again = harness.lease_next()
+    assert again is not None
+    assert (again.id, again.attempts) == (first.id, 0)
+    with harness.database.write() as session:
+        queue.mark_sent(session, again, harness.clock())
+        assert not queue.retry(session, first.id, harness.clock())
+    assert harness.emails() == {("welcome", "alice@acme.test", "sent")}
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_mails_that_wait_are_looked_at_less_and_less_often(harness: EmailHarness) -> None:
     harness.add_users("alice")

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from core.compare.desired_state import PayerPolicy
 from core.db.models.inbox import ProviderWebhook, WebhookEffect
+from core.db.models.providers import ProviderStatus
 from core.drift import conflict_resolver
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import LinkRef, ParsedWebhook, StoredResult
@@ -720,3 +721,52 @@ def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgra
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert [each["status"] for each in world.lago_objects("subscriptions")].count("active") == 1
+
+
+def replay(world: SyncWorld, webhook_id: str, provider: Provider = "lago") -> StoredResult | None:
+    with world.database.write() as session:
+        return provider_webhooks.replay(session, provider, webhook_id, world.now)
+
+
+def test_a_webhook_that_was_processed_is_processed_again_on_request(world: SyncWorld) -> None:
+    org_id = synced(world)
+    webhook = parsed_webhook(world, org_id, "lago")
+    store(world, webhook)
+    assert process(world) == [("lago", org_id)]
+    assert replay(world, webhook.id) == StoredResult(state="stored", reason=None, repeated=False)
+    assert replay(world, webhook.id) == StoredResult(state="stored", reason=None, repeated=True)
+    with world.database.read() as session:
+        assert provider_webhooks.any_due(session, world.now)
+    assert process(world) == [("lago", org_id)]
+    assert world.link(org_id, "lago").checks_requested == 2
+    assert replay(world, "evt_none") is None
+
+
+def test_a_replay_takes_nothing_back_that_a_later_webhook_said_of_a_payer(world: SyncWorld) -> None:
+    org_id = synced(world)
+    rejected = replace(parsed_webhook(world, org_id, "lago", "payer_rejected"), code="resource_missing")
+    store(world, rejected)
+    process(world)
+    world.wait(1)
+    check(world, org_id, "lago", "payer_accepted")
+    refused = replay(world, rejected.id)
+    assert refused is not None
+    assert refused.repeated
+    assert "the later webhook" in (refused.reason or "")
+    assert process(world) == []
+    assert world.link(org_id, "lago").payment_status is None
+
+
+def test_a_webhook_of_another_account_stays_rejected_until_the_account_is_ours(world: SyncWorld) -> None:
+    org_id = synced(world)
+    foreign = replace(parsed_webhook(world, org_id, "stripe"), account_id="acct_other")
+    with world.database.write() as session:
+        own = session.get_one(ProviderStatus, "stripe")
+        own.account_id = "acct_ours"
+    assert [each.state for each in store(world, foreign)] == ["rejected"]
+    refused = replay(world, foreign.id, "stripe")
+    assert refused is not None
+    assert (refused.state, refused.repeated) == ("rejected", True)
+    with world.database.write() as session:
+        session.get_one(ProviderStatus, "stripe").account_id = "acct_other"
+    assert replay(world, foreign.id, "stripe") == StoredResult(state="stored", reason=None, repeated=False)

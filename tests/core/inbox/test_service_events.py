@@ -45,6 +45,9 @@ class InboxHarness:
         self._count += 1
         return self.handle(message(event_type, data, f"m{self._count}", at, subject))
 
+    def replay(self, event_id: str) -> HandledEvent | None:
+        return service_events.replay(self.database, self.plans, self.clock, "/shop", event_id)
+
     def organization(self, org_id: str = ORG) -> Organization | None:
         with self.database.read() as session:
             return session.get(Organization, org_id)
@@ -524,3 +527,44 @@ def test_a_change_by_a_person_and_a_message_at_once_lose_nothing(acme: InboxHarn
     with acme.database.read() as session:
         links = list(session.scalars(select(BillingLink)))
     assert {link.desired_version for link in links} == {41}
+
+
+def test_a_rejected_message_is_applied_by_a_replay_once_its_cause_is_gone(acme: InboxHarness) -> None:
+    acme.send("organization.created", subject="org_beta", name="Beta", plan_tier="starter")
+    assert acme.send("organization.renamed", name="Beta").status == "rejected"
+    again = acme.replay("m3")
+    assert again is not None
+    assert (again.status, again.repeated) == ("rejected", False)
+    assert acme.present().name == "Acme"
+    acme.send("organization.renamed", subject="org_beta", name="Gamma")
+    assert acme.replay("m3") == HandledEvent(status="applied", reason=None, org_id=ORG)
+    assert acme.present().name == "Beta"
+    version = acme.present().version
+    assert acme.replay("m3") == HandledEvent(status="applied", reason=None, org_id=ORG, repeated=True)
+    assert acme.present().version == version
+    assert acme.replay("m99") is None
+    assert acme.count(ServiceEvent) == 4
+
+
+@pytest.mark.parametrize(("first", "later"), [(1, 2), (None, 2), (1, None), (None, None)])
+def test_a_replay_leaves_what_a_later_message_has_changed(
+    acme: InboxHarness, first: int | None, later: int | None
+) -> None:
+    """Without a time, the message that was received later is the later one."""
+    acme.clock.now = NOON
+    acme.send("organization.created", subject="org_beta", name="Beta", plan_tier="starter")
+    acme.clock.now = NOON + timedelta(minutes=1)
+    assert acme.send("organization.renamed", at=first, name="Beta").status == "rejected"
+    acme.clock.now = NOON + timedelta(minutes=2)
+    assert acme.send("organization.renamed", at=later, name="Acme GmbH").status == "applied"
+    acme.send("organization.renamed", subject="org_beta", name="Gamma")
+    replayed = acme.replay("m3")
+    assert replayed is not None
+    assert replayed.status == "superseded"
+    assert acme.present().name == "Acme GmbH"
+
+
+def test_a_message_that_never_had_the_form_of_one_stays_rejected(inbox: InboxHarness) -> None:
+    assert inbox.send("organization.created", name=7).status == "rejected"
+    assert (replayed := inbox.replay("m1")) is not None
+    assert (replayed.status, inbox.organization()) == ("rejected", None)

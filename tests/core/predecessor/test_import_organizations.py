@@ -68,8 +68,8 @@ def test_the_poisoned_files_give_every_record_and_name_every_decision(importer: 
     assert importer.organization("org_81eff046-bc57-4f2c-b88e-7b50dd7261ec").plan_tier == "profesional"
     assert importer.organization(BOGUS).status == "suspended"
     sentence = (
-        "the predecessor's file had the unknown status 'bogus': set the status to one of active, suspended, deleted, "
-        f"then run `billing-sync retry {BOGUS}`"
+        f"the predecessor's file had the unknown status 'bogus': run `billing-sync set {BOGUS} --status …` with one of "
+        f"active, suspended, deleted, then `billing-sync retry {BOGUS}`"
     )
     assert on_hold_links(importer, BOGUS) == dict.fromkeys(PROVIDERS, ("unknown_status", sentence))
     assert on_hold_links(importer, "org_ae344640-619c-4986-aab6-40b4d9d3c39d") == {}
@@ -196,7 +196,10 @@ def test_a_name_too_long_is_cut_and_an_empty_one_waits_under_the_id(importer: Im
     ]
     assert (importer.organization(A_ID).name, importer.organization(B_ID).name) == ("é" * 200, B_ID)
     assert on_hold_links(importer, A_ID) == {}
-    sentence = f"the predecessor's file had no name for it: rename it, then run `billing-sync retry {B_ID}`"
+    sentence = (
+        f"the predecessor's file had no name for it: run `billing-sync set {B_ID} --name …`, then "
+        f"`billing-sync retry {B_ID}`"
+    )
     assert on_hold_links(importer, B_ID) == dict.fromkeys(PROVIDERS, ("empty_name", sentence))
 
 

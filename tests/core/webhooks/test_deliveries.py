@@ -236,6 +236,21 @@ def test_an_endpoint_that_is_gone_is_told_nothing_more_until_somebody_replays(ha
     assert harness.states(endpoint_id) == ["delivered", "delivered"]
 
 
+def test_one_failed_delivery_is_sent_again_and_the_others_stay(harness: DeliveryHarness) -> None:
+    endpoint_id = harness.endpoint()
+    harness.create()
+    harness.publish_event()
+    harness.send(endpoint_id, WebhookResponse(status=HTTP_GONE))
+    with harness.database.read() as session:
+        [first, second], total = deliveries.list_failed(session, 10)
+    assert total == 2
+    assert harness.replay(endpoint_id, second.event_id) == 1
+    with harness.database.read() as session:
+        assert [each.event_id for each in deliveries.list_failed(session, 10)[0]] == [first.event_id]
+    assert harness.replay(endpoint_id, second.event_id) == 0
+    assert harness.replay(endpoint_id, "no event") == 0
+
+
 def test_a_replay_since_a_moment_brings_all_that_was_and_what_was_not_told_then(harness: DeliveryHarness) -> None:
     long_ago = harness.publish_event()
     harness.clock.advance(hours=2)

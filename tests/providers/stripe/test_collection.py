@@ -52,7 +52,7 @@ def ensure(
 
 def test_paid_plan_without_an_address_is_refused_before_the_create(world: StripeWorld) -> None:
     made = customer(world)
-    with pytest.raises(RejectedError, match=f"`billing-sync set-billing-email {ORG} ADDRESS`") as refused:
+    with pytest.raises(RejectedError, match=f"`billing-sync set {ORG} --billing-email ADDRESS`") as refused:
         ensure(world.provider, made, "starter")
     assert refused.value.code == "no_billing_email"
     assert READ_CUSTOMER in world.calls()

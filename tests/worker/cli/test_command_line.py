@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
         (("keys", "create"), {}, 2, "Missing argument 'NAME'; `billing-sync keys create --help`"),
         (("keys", "make"), {}, 2, "`billing-sync keys --help`"),
         (("import",), {}, 2, "Missing argument 'ORGS'; `billing-sync import --help`"),
-        (("inbox", "--status", "lost"), {}, 2, "Invalid value for '--status': 'lost' is not one of"),
+        (("inbox", "list", "--status", "lost"), {}, 2, "Invalid value for '--status': 'lost' is not one of"),
         (("status",), {"WORKER_CONCURRENCY": "many"}, 2, "WORKER_CONCURRENCY"),
         (("status",), {"STRIPE_SECRET_KEY": "sk_test_secret-word"}, 2, "STRIPE_API_BASE is missing"),
         (("status",), NO_DATABASE, 2, "check DATABASE_URL and that it is running"),

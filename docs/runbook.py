@@ -1,0 +1,485 @@
+"""The entries of ``docs/operations/runbook.md``: for each code what it means, its cause, where to look, what to type.
+
+``docs/generate.py`` writes the page. A code that the code can show and that has no entry here ends it with a sentence
+that says which. What the failure table says of a provider's code is taken from the table.
+"""
+# ruff: noqa: INP001 - a folder of documents with programs, not a package
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple, get_args
+
+from core.compare.findings import FindingKind
+from core.db.models.billing_links import PaymentStatus
+from core.db.models.providers import BreakerReason
+from core.ports.errors import ErrorKind
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS
+from docs.meanings import FINDING_MEANINGS, PROBLEM_MEANINGS
+from providers.transport.failure_table import FAILURE_RULES, FailureAction, FailureRule
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+STATUS: Final = "`billing-sync status ORG`"
+RETRY: Final = "`billing-sync retry ORG`"
+OURS_OR_THEIRS: Final = "`billing-sync resolve ORG --ours`, or `billing-sync resolve ORG --theirs`."
+# How a call names the code of another error, or computes it from constants of its own module.
+_PASSED_ON: Final = frozenset({"error.code", "_error_code(finding)"})
+
+
+class Entry(NamedTuple):
+    means: str
+    cause: str
+    look: str
+    do: str
+
+
+LINK_CODES: Final[Mapping[str, Entry]] = {
+    "arranged_at_provider": Entry(
+        "The plan of a subscription was to be changed that has a planned end, a pause, a schedule or an open first "
+        "payment at the provider.",
+        "Somebody arranged it in the dashboard.",
+        f"{STATUS}, the line `arranged`.",
+        "Remove it at the provider, then `billing-sync resolve ORG --ours`. To leave it: `billing-sync resolve ORG "
+        "--theirs`.",
+    ),
+    "changed_at_provider": Entry(
+        "A plan, a subscription or its end was changed at the provider, and not by billing-sync.",
+        "Somebody changed it in the dashboard, or another program did.",
+        "`billing-sync parked`, which names both states.",
+        OURS_OR_THEIRS,
+    ),
+    "charging_provider_would_change": Entry(
+        "A scheduled downgrade would move billing to the other provider, which neither can schedule.",
+        "The two plans have another `charged_by` in plans.toml.",
+        f"{STATUS} and plans.toml.",
+        "`billing-sync set ORG --plan PLAN` with the current plan cancels it. Or let one provider charge for both.",
+    ),
+    "credit_not_computable": Entry(
+        "A Stripe subscription has ended, and the credit for its unused time cannot be computed.",
+        "Its invoice has discounts, taxes or many lines.",
+        f"{STATUS}, which names the invoice.",
+        f"Create the credit note in Stripe with the metadata that the message names, then {RETRY}.",
+    ),
+    "customer_deleted": Entry(
+        "Our customer was deleted at the provider, and its subscriptions with it.",
+        "Somebody deleted it in the dashboard.",
+        f"{STATUS}; search the provider for another customer of this organization.",
+        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`) with the right one.",
+    ),
+    "customer_id_in_use": Entry(
+        "Two organizations have the same customer id.",
+        "A wrong id was imported or set.",
+        "`billing-sync parked`, which names both organizations.",
+        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`) for the one that has the wrong id.",
+    ),
+    "customer_id_not_imported": Entry(
+        "The customer id in the predecessor's file could not be used.",
+        "The file is damaged, or the id has no valid form.",
+        "`billing-sync parked`.",
+        f"`billing-sync set-customer-id ORG --stripe ID` (or `--lago`); {RETRY} creates a new customer instead.",
+    ),
+    "double_charging": Entry(
+        "Both providers would charge for the organization, so this one does not begin.",
+        "The charging provider changes, and the former one has not stopped; or somebody sold a subscription by hand.",
+        f"{STATUS}, at both providers.",
+        f"End the subscription in Stripe, or unlink the payer in Lago, as the message says; then {RETRY}.",
+    ),
+    "empty_name": Entry(
+        "The predecessor's file had no name for the organization.",
+        "The file was damaged or incomplete.",
+        "`billing-sync parked`.",
+        f"`billing-sync set ORG --name NAME`, then {RETRY}.",
+    ),
+    "minor_unit": Entry(
+        "An amount has no counterpart in the units of this provider.",
+        "The provider counts the currency with other decimals, or does not have it.",
+        "The plan in plans.toml.",
+        f"Correct the amount or the currency of the plan, restart the workers and the API, then {RETRY}.",
+    ),
+    "no_billing_email": Entry(
+        "Stripe mails the invoices of this plan, and the customer has no email address.",
+        "The organization has no billing email; imported ones have none.",
+        f"{STATUS}.",
+        "`billing-sync set ORG --billing-email ADDRESS`; the subscription is then created by itself.",
+    ),
+    "no_payment_method": Entry(
+        "Stripe charges automatically, and the customer has no default payment method.",
+        "The customer has not entered one.",
+        "The customer in Stripe.",
+        f"Let the customer set one, then {RETRY}.",
+    ),
+    "other_terms": Entry(
+        "A subscription that billing-sync did not create has other terms than the plan.",
+        "Somebody sold it in the dashboard.",
+        "`billing-sync parked`, which names both prices.",
+        "In Lago: `billing-sync resolve ORG --theirs`. Else correct or end the subscription at the provider, then "
+        "`billing-sync resolve ORG --ours`.",
+    ),
+    "payer_changed": Entry(
+        "Lago charges another Stripe customer than ours, or none.",
+        "Somebody changed the payment provider of the customer in Lago.",
+        "`billing-sync parked`, which names both customers.",
+        OURS_OR_THEIRS,
+    ),
+    "plan_in_other_currency": Entry(
+        "The plan is in another currency than the organization.",
+        "The plan was changed in plans.toml, or an import brought the currency.",
+        f"{STATUS} and `billing-sync plans check`.",
+        "`billing-sync set ORG --plan PLAN`, or `billing-sync set ORG --currency CODE`.",
+    ),
+    "sold_code_not_in_catalog": Entry(
+        "The subscription was sold under a code that is in no plan of the catalog.",
+        "A code was changed in plans.toml, and the former one was not listed.",
+        f"{STATUS}; the code is in the message.",
+        f"List it under `former_codes` of its plan in plans.toml, restart the workers and the API, then {RETRY}.",
+    ),
+    "undefined_transition": Entry(
+        "A link was in a state that its table of states does not allow.",
+        "A defect of billing-sync.",
+        f"{STATUS} and the log of the worker.",
+        f"Report it with the message. {RETRY} reads everything again.",
+    ),
+    "unknown_lookup_key": Entry(
+        "Stripe has no active price with the lookup key of the plan.",
+        "The plan was not pushed, or the key moved to another account or mode.",
+        "`billing-sync plans check`.",
+        f"`billing-sync plans push`, then {RETRY}; for all `billing-sync retry --error unknown_lookup_key`.",
+    ),
+    "unknown_plan": Entry(
+        "The organization's plan is not in the plan catalog, so nothing is billed.",
+        "A plan was removed or renamed in plans.toml, an import brought it, or a process reads another plans.toml.",
+        f"{STATUS} and `billing-sync plans check`.",
+        "`billing-sync set ORG --plan PLAN`. Or add the plan to plans.toml, restart the workers and the API, then "
+        "`billing-sync retry --error unknown_plan`.",
+    ),
+    "unknown_status": Entry(
+        "The predecessor's file had a status that billing-sync does not know; it was imported as suspended.",
+        "The file was damaged, or another program wrote it.",
+        "`billing-sync parked`.",
+        f"`billing-sync set ORG --status STATUS`, then {RETRY}.",
+    ),
+    "wrong_account": Entry(
+        "The API key belongs to another account than this database or the ids of this organization.",
+        "A key of another account or mode was set, or an id was copied from there.",
+        "`billing-sync status` shows both accounts.",
+        "All organizations: set the right key and restart every worker. One organization: `billing-sync "
+        "set-customer-id ORG --stripe ID` (or `--lago`).",
+    ),
+}
+
+LINK_KINDS: Final[Mapping[ErrorKind | str, Entry]] = {
+    "ambiguous": Entry(
+        "What exists at the provider cannot be proven, so nothing was created.",
+        "Several customers name the organization, or an answer was lost and its search found several.",
+        "`billing-sync parked`; search Stripe for `org_id` in the metadata.",
+        f"Clear `org_id` on the wrong one and delete no customer; then {RETRY}.",
+    ),
+    "conflict": Entry(
+        "Somebody changed at the provider what we charge, whom, or by whom.",
+        "A change in the dashboard. A webhook or an attempt found it.",
+        "`billing-sync parked`.",
+        OURS_OR_THEIRS,
+    ),
+    "import": Entry(
+        "The imported data is doubtful, so nothing is sent before an operator decides.",
+        "The predecessor's file was damaged or ambiguous.",
+        "`billing-sync parked`.",
+        f"Correct it with `billing-sync set ORG` or `billing-sync set-customer-id ORG`; {RETRY} accepts it.",
+    ),
+    "misconfigured": Entry(
+        "The provider rejects our key, address or permission. Every organization waits.",
+        "A setting is wrong, a key expired or was revoked.",
+        "`billing-sync status`, which says what is rejected.",
+        "Correct the setting and restart the workers. To probe now: " + RETRY + ".",
+    ),
+    "not_yet_allowed": Entry(
+        "The provider allows it after something of its own, such as a payment. It is retried.",
+        "A first payment or a tax is pending there.",
+        f"{STATUS}.",
+        "Nothing. To end the wait, finish or cancel the payment at the provider.",
+    ),
+    "outcome_unknown": Entry(
+        "It is not known whether a request took effect. The next attempt reads what exists.",
+        "An answer was lost, or Stripe replays a stored failure.",
+        f"{STATUS}.",
+        "Nothing. It is retried.",
+    ),
+    "rejected": Entry(
+        "The provider rejects the request, or we do not send it. A provider's code that is not on this page is one "
+        "that this version does not list.",
+        "The message says it.",
+        f"{STATUS}; look up the request id in the provider's dashboard.",
+        f"Remove the cause, then {RETRY}.",
+    ),
+    "throttled": Entry(
+        "The provider received too many requests. It is retried, at a lower rate.",
+        "Other programs use the same account, or our rate limit is set too high.",
+        "`billing-sync status`.",
+        "Nothing. If it lasts, lower `STRIPE_RATE_LIMIT` or `LAGO_RATE_LIMIT`.",
+    ),
+    "unavailable": Entry(
+        "The provider did not respond, or its response says nothing about our request. It is retried.",
+        "The provider, the network or a proxy fails.",
+        "`billing-sync status`, and the provider's status page.",
+        "Nothing; waiting links resume by themselves. To probe now: " + RETRY + ".",
+    ),
+    "waiting_for_payer": Entry(
+        "No error: Lago waits for the Stripe customer that it will charge.",
+        "The link to Stripe is not in sync yet.",
+        f"{STATUS}, at Stripe.",
+        "Nothing, unless the link to Stripe is parked.",
+    ),
+}
+
+PAYMENTS: Final[Mapping[PaymentStatus, Entry]] = {
+    "dispute_lost": Entry(
+        "The bank took back what was paid.",
+        "The customer disputed a payment.",
+        "`billing-sync orgs --unpaid`, and the invoice in Lago.",
+        "Void the invoice in Lago, or `billing-sync resolve ORG --dispute`.",
+    ),
+    "failed": Entry(
+        "An invoice could not be charged.",
+        "The payment method was declined.",
+        "`billing-sync orgs --unpaid`; the code is the payment provider's.",
+        "Nothing here: the customer pays or changes the payment method.",
+    ),
+    "manual": Entry(
+        "The subscription in Lago is paid manually, so Lago charges nobody automatically.",
+        "Somebody set its payment method in Lago.",
+        STATUS + ".",
+        "If that is not meant, set its payment method in Lago.",
+    ),
+    "overdue": Entry(
+        "An invoice in Lago is past its due date, and nobody has paid it.",
+        "The customer has no payment method, or a transfer is on its way.",
+        "`billing-sync orgs --unpaid`, and the invoice in Lago.",
+        "Nothing here: it ends when the invoice is paid or voided in Lago.",
+    ),
+    "payer_rejected": Entry(
+        "The payment provider of Lago rejects the customer.",
+        "The Stripe customer was deleted, or the connection in Lago has another account.",
+        STATUS + ".",
+        f"Correct the customer in Stripe, then {RETRY}.",
+    ),
+}
+
+TASKS: Final[Mapping[str, Entry]] = {
+    "LinkParkedError": Entry(
+        "Flower: an attempt parked the link, or put it on hold.",
+        "The code in its text is the link's.",
+        "`billing-sync parked`.",
+        "See the entry of that code.",
+    ),
+    "LinkWaitsError": Entry(
+        "Flower: the attempt is repeated within seconds.",
+        "A permit, a cooldown or the other provider.",
+        STATUS + ".",
+        "Nothing.",
+    ),
+    "SyncFailedError": Entry(
+        "Flower: the attempt failed, and the sweep repeats it later.",
+        "The code in its text is the link's.",
+        STATUS + ".",
+        "Nothing, unless the entry of that code says more.",
+    ),
+    "TaskRetryError": Entry(
+        "Flower: the message is sent again, because the database or the provider did not respond.",
+        "The database is away or busy, or a provider fails.",
+        "`billing-sync status`.",
+        "Nothing.",
+    ),
+}
+
+_LOOK_UP_REQUEST: Final = f"{STATUS}; look up the request id in the provider's dashboard."
+ACTIONS: Final[Mapping[FailureAction, tuple[str, str]]] = {
+    "retry_inline": (f"{STATUS}, if it lasts.", "Nothing. It is retried within seconds, then with a growing delay."),
+    "retry_later": (f"{STATUS}, if it lasts.", "Nothing. It is retried with a growing delay."),
+    "await": (f"{STATUS}.", "Nothing. It is retried until the provider allows it."),
+    "throttle": ("`billing-sync status`.", "Nothing. It is retried at a lower rate."),
+    "verify_first": (f"{STATUS}.", "Nothing. The next attempt reads what exists, then sends under a new key."),
+    "park": (_LOOK_UP_REQUEST, f"Do what it says; then {RETRY}, or `billing-sync retry --error CODE` for many."),
+    "trip_breaker": (
+        "`billing-sync status`, which shows the open circuit breaker.",
+        f"Correct the setting and restart the workers. To probe now: {RETRY}.",
+    ),
+}
+
+PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
+    "bad-signature": (
+        "The webhook endpoint at the provider, and the clock of this machine.",
+        "Correct `STRIPE_WEBHOOK_SECRET` or `LAGO_WEBHOOK_SECRET`, and restart the API.",
+    ),
+    "event-rejected": (
+        "`billing-sync inbox list --status rejected`.",
+        "Correct the event; send it under a new `id`. If the cause was here, `billing-sync inbox replay ID`.",
+    ),
+    "forbidden": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` with the scope."),
+    "internal": ("The log of the API, at the `request_id`.", "Report it with the traceback."),
+    "malformed-webhook": ("The log of the API, at the `request_id`.", "Check the version of the provider's webhooks."),
+    "name-taken": ("`billing-sync orgs --search NAME`.", "Choose another name."),
+    "not-found": ("`billing-sync orgs --search NAME`.", "Correct the id or the path."),
+    "too-many-requests": (
+        "The log of the API: `key` is the caller.",
+        "Slow the caller down, or raise `API_RATE_LIMIT`.",
+    ),
+    "unauthorized": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` creates another key."),
+    "unavailable": (
+        "`/readyz`, and `billing-sync status`.",
+        "Start the database; `billing-sync db upgrade` upgrades it.",
+    ),
+    "webhooks-not-set-up": ("The environment of the API.", "Set `WEBHOOK_SIGNING_SECRET` and restart."),
+}
+_CALLER_ACTS: Final = ("`detail` and `errors` of the response.", "Nothing here: the caller corrects the request.")
+"""For the problems that only the caller can solve."""
+
+
+# ------------------------------------------------------------------------------------------------ the codes in the code
+
+
+def link_codes(folders: Iterable[Path] = (ROOT / "core", ROOT / "providers")) -> set[str]:
+    """Our own codes of links: the third argument of an error of a provider, wherever one is made, and of a review."""
+    found: set[str] = set()
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and (code := _code_of(node)) is not None:
+                found.add(_value(code, module))
+            if isinstance(node, ast.FunctionDef) and node.name == "_error_code" and module.startswith("core."):
+                returned = (each.value for each in ast.walk(node) if isinstance(each, ast.Return))
+                found |= {_value(code, module) for code in returned if code is not None}
+    return found
+
+
+_ERRORS: Final = frozenset(
+    {
+        *("RejectedError", "AmbiguousError", "ConflictError", "UnavailableError", "NotYetAllowedError"),
+        *("MisconfiguredError", "OutcomeUnknownError", "ThrottledError", "WrongAccountError"),
+    }
+)
+
+
+def _code_of(call: ast.Call) -> ast.expr | None:
+    name = ast.unparse(call.func)
+    match name.rpartition(".")[2], call.args:
+        case "require_review", [code, *_]:
+            return code
+        case error, [_, _, code, *_] if (error in _ERRORS or name == "super().__init__") and ast.unparse(
+            code
+        ) not in _PASSED_ON:
+            is_code = isinstance(code, ast.Constant) or ast.unparse(code).isupper() or error in _ERRORS
+            return code if is_code else None
+    return None
+
+
+def _value(code: ast.expr, module: str) -> str:
+    if isinstance(code, ast.Constant):
+        return str(code.value)
+    holder = importlib.import_module(module)
+    for name in ast.unparse(code).split("."):
+        holder = getattr(holder, name)
+    return str(holder)
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def runbook_parts() -> Iterator[str]:
+    yield "## Links"
+    yield "`billing-sync parked` and `billing-sync status ORG` show these codes, each with the message of its case."
+    anchors: set[str] = set()
+    for code, entry in sorted({**LINK_CODES, **LINK_KINDS}.items()):
+        anchors.add(code)
+        yield _entry(code, entry)
+    yield "## Failures of a provider"
+    yield "The failure table decides about them; the message of a link names the request."
+    for provider in PROVIDERS:
+        for rule in FAILURE_RULES[provider]:
+            yield _failure(PROVIDER_NAMES[provider], rule, anchors)
+    yield "## Payments"
+    for status, entry in PAYMENTS.items():
+        yield _entry(f"Payment: {status}", entry)
+    yield "## Tasks"
+    for name, entry in TASKS.items():
+        yield _entry(f"Task: {name}", entry)
+    yield "## Drift"
+    for kind, meaning in FINDING_MEANINGS.items():
+        yield _entry(
+            f"Drift: {kind}",
+            Entry(
+                meaning,
+                "A change at the provider, or an id that is wrong.",
+                "`billing-sync drift check`, which says what to do about each.",
+                "`billing-sync drift repair ID`, if the report lists it as repairable; else what the report says.",
+            ),
+        )
+    yield "## API"
+    yield "The problem details of the API have this anchor as `help`."
+    for kind, meaning in PROBLEM_MEANINGS.items():
+        look, do = PROBLEMS.get(kind, _CALLER_ACTS)
+        yield _entry(f"API: {kind}", Entry(meaning, "The request, or a setting of the API.", look, do))
+
+
+def _entry(title: str, entry: Entry) -> str:
+    return "\n".join(
+        (
+            f"### {title}\n",
+            f"- **Means:** {entry.means}",
+            f"- **Cause:** {entry.cause}",
+            f"- **Look at:** {entry.look}",
+            f"- **Do:** {entry.do}",
+        )
+    )
+
+
+def _failure(provider_name: str, rule: FailureRule, anchors: set[str]) -> str:
+    """One entry for the codes that are treated alike. Of two rules with the same code the first has its anchor."""
+    codes = sorted(rule.match)
+    new = [code for code in codes if code not in anchors]
+    anchors.update(new)
+    named = ", ".join(f"`{code}`" for code in codes) or f"status {', '.join(sorted(rule.status))}"
+    title = codes[0] if len(codes) == 1 and new else rule.message.split(";")[0].split(":")[0]
+    slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    marks = "".join(f'<a id="{code}"></a>' for code in new if code != slug)
+    look, do = ACTIONS[rule.action]
+    lines = [
+        f"### {title}\n",
+        *([f"{marks}\n"] if marks else []),
+        f"- **Means:** {rule.message}",
+        f"- **Cause:** {provider_name} answered, or we recorded: {named}",
+        f"- **Look at:** {look}",
+        f"- **Do:** {do}",
+    ]
+    return "\n".join(lines)
+
+
+def named_codes() -> dict[str, set[str]]:
+    """What must have an entry, by the table of this module that has it."""
+    return {
+        "LINK_CODES": link_codes()
+        - {code for rules in FAILURE_RULES.values() for rule in rules for code in rule.match},
+        "LINK_KINDS": {*get_args(ErrorKind), *get_args(BreakerReason), "import", "waiting_for_payer"} - set(LINK_CODES),
+        "PAYMENTS": set(get_args(PaymentStatus)),
+        "FINDING_MEANINGS": set(get_args(FindingKind)),
+    }
+
+
+def refuse_missing_entries() -> None:
+    """Raises ``SystemExit`` if a code that can be shown has no entry, or an entry has no code."""
+    tables: Mapping[str, set[str]] = {
+        "LINK_CODES": set(LINK_CODES),
+        "LINK_KINDS": set(LINK_KINDS),
+        "PAYMENTS": set(PAYMENTS),
+        "FINDING_MEANINGS": set(FINDING_MEANINGS),
+    }
+    for name, codes in named_codes().items():
+        if differing := sorted(codes ^ tables[name]):
+            message = f"docs/runbook.py: add or remove these codes in {name}: {', '.join(differing)}"
+            raise SystemExit(message)
+    if unknown := sorted(set(PROBLEMS) - set(PROBLEM_MEANINGS)):
+        message = f"docs/runbook.py: remove these problems: {', '.join(unknown)}"
+        raise SystemExit(message)

@@ -1,0 +1,127 @@
+"""Incoming messages: service events and provider webhooks that were not applied, and applying them again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.inbox import provider_webhooks, service_events
+from core.reporting import inbox_messages
+from core.reporting.inbox_messages import InboxMessage
+from worker.cli import output, resources, stored_change
+from worker.cli.exit_codes import CommandFailedError, UsageError
+from worker.cli.output import Column
+from worker.config import settings as settings_of
+from worker.wiring import catalog as catalog_wiring
+
+
+class InboxStatus(StrEnum):
+    applied = "applied"
+    rejected = "rejected"
+    waiting = "waiting"
+    superseded = "superseded"
+    ignored = "ignored"
+
+
+def list_inbox(
+    *,
+    status: Annotated[
+        list[InboxStatus] | None, typer.Option(help="May be repeated; default: rejected and waiting.")
+    ] = None,
+    limit: output.LimitOption = 50,
+    as_json: output.JsonOption = False,
+) -> None:
+    """List incoming messages that were rejected or wait, with the reason; --status shows the others.
+
+    JSON: {"total", "messages": [{"source", "id", "type", "subject", "status", "reason", "occurred_at",
+    "received_at", "is_provider_webhook"}]}
+    """
+    statuses = [each.value for each in status or (InboxStatus.rejected, InboxStatus.waiting)]
+    with resources.open_database() as database, database.read() as session:
+        found, total = inbox_messages.list_messages(session, statuses, limit)
+    if as_json:
+        output.show_json({"total": total, "messages": found})
+        return
+    if not found:
+        output.show(f"There is no message with status {' or '.join(statuses)}.")
+        return
+    output.show(output.table(found, _message_columns(utc_now())), output.count_line(len(found), total))
+
+
+def replay_message(
+    message_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the message, as `inbox list` shows it.")],
+    *,
+    source: Annotated[str | None, typer.Option(help="Its source, if several messages have this id.")] = None,
+) -> None:
+    """Apply a rejected message again after its cause is gone, or process a provider webhook again. Safe to repeat.
+
+    What a later message has changed stays: the replayed one is then superseded.
+    """
+    settings = settings_of.read()
+    catalog = catalog_wiring.load(settings)
+    with resources.open_database(settings) as database:
+        message = _find_message(database, message_id, source)
+        if message.is_provider_webhook:
+            output.show(_process_again(database, message))
+        else:
+            output.show(_apply_again(database, catalog, message))
+    output.show(*stored_change.lines(settings))
+
+
+def _find_message(database: Database, message_id: str, source: str | None) -> InboxMessage:
+    with database.read() as session:
+        found = inbox_messages.find_messages(session, message_id, source)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        sources = ", ".join(sorted(each.source for each in found))
+        message = f"several messages have the id {message_id!r}: add --source with one of {sources}"
+    else:
+        message = f"there is no message {message_id!r}; `billing-sync inbox list` shows those that were not applied"
+    raise UsageError(message)
+
+
+def _apply_again(database: Database, catalog: Catalog, message: InboxMessage) -> str:
+    """What was decided, as a sentence. Raises ``CommandFailedError`` if it is rejected again."""
+    handled = service_events.replay(database, catalog, utc_now, message.source, message.id)
+    if handled is None:
+        error = f"the message {message.id!r} is not stored any more"
+        raise UsageError(error)
+    if handled.repeated:
+        return f"Nothing to do: the message is {handled.status}."
+    if handled.status == "rejected":
+        error = f"the message is rejected again: {handled.reason}"
+        raise CommandFailedError(error)
+    reason = f": {handled.reason}" if handled.reason else ""
+    return f"The message is {handled.status}{reason}."
+
+
+def _process_again(database: Database, message: InboxMessage) -> str:
+    """Raises ``CommandFailedError`` if it cannot be processed."""
+    with database.write() as session:
+        result = provider_webhooks.replay(session, message.source, message.id, utc_now())
+    if result is None:
+        error = f"the webhook {message.id!r} is not stored any more"
+        raise UsageError(error)
+    if result.reason is not None:
+        error = f"the webhook is not processed again: {result.reason}"
+        raise CommandFailedError(error)
+    return "The webhook will be processed again: its link gets a remote check."
+
+
+def _message_columns(now: datetime) -> list[Column[InboxMessage]]:
+    return [
+        Column("received", lambda row: output.relative_time(row.received_at, now)),
+        Column("status", lambda row: row.status),
+        Column("source", lambda row: row.source, kind="fold"),
+        Column("id", lambda row: row.id, kind="fold"),
+        Column("type", lambda row: row.type, kind="fold"),
+        Column("about", lambda row: row.subject, kind="id"),
+        Column("reason", lambda row: row.reason, kind="fold"),
+    ]

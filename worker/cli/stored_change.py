@@ -1,0 +1,31 @@
+"""What an operator is told after a change was stored: who applies it, and where the result is shown.
+
+The change and its event are committed by then, and the relay requests the sync within moments. The broker is only
+probed: a broker that is away delays the sync and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from worker.config.settings import Settings
+
+EMBEDDED_NOTICE = "No broker is configured, so a running `billing-sync up` applies it, within seconds."
+BROKER_AWAY_NOTICE = (
+    "The broker does not respond. The change is stored: the relay requests the sync, or the sweep does, as soon as the "
+    "broker responds."
+)
+
+
+def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
+    """``org_id``: the organization, if it is one."""
+    if org_id is not None:
+        yield f"`billing-sync status {org_id}` shows the result at the providers."
+    if settings.is_embedded:
+        yield EMBEDDED_NOTICE
+        return
+    from worker.wiring import broker_probe
+
+    _, responds = broker_probe.probe(settings.broker)
+    if not responds:
+        yield BROKER_AWAY_NOTICE
