@@ -54,8 +54,10 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     # No provider can be asked whether a payer is still rejected; the operator has seen that it was.
     is_payer_rejected = BillingLink.payment_status == "payer_rejected"
     values["payment_status"] = case((is_payer_rejected, None), else_=BillingLink.payment_status)
+    freed = organization_links.lock_inactive(change, organization.id, IS_NO_CONFLICT)
     retried = _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
     link_history.record_actions(change, organization.id, retried, "retried")
+    organization_links.log_freed(change, organization.id, freed, "retry")
     organization_links.mark_for_sync(change, organization)
 
 
@@ -94,7 +96,8 @@ def end_conflict(
     link_history.record_actions(change, organization.id, [provider], "resolved", decision=decision)
     # If it is scheduled again, the provider names its day anew.
     organization.plan_effective_at = organization.downgrade_recheck_at = None
-    organization_links.mark_for_sync(change, organization)
+    organization_links.log_freed(change, organization.id, [provider], "resolve")
+    organization_links.mark_for_sync(change, organization, "resolve")
     return True
 
 

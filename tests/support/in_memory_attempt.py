@@ -26,8 +26,9 @@ class InMemoryAttempt:
         self.operations: list[str] = []
         """Every request that was allowed, by the name that the rate limiter counts it under."""
         self.permits_ahead: list[str] = []
-        self.create_requested = False
         self.request_ids: list[str | None] = []
+        """The provider's id of each request that it answered."""
+        self.create_requested = False
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
         self._now = now
