@@ -31,6 +31,8 @@ MAX_API_BODY_BYTES: Final = 1024 * 1024
 MAX_EVENT_BATCH_BYTES: Final = 100 * MAX_SERVICE_EVENT_BYTES + MAX_API_BODY_BYTES
 _EVENTS_PATH: Final = "/api/events"
 BODY_TIMEOUT_SECONDS: Final = 20.0
+# A load balancer calls these every few seconds: an answer that all is well is logged at DEBUG.
+_PROBE_ROUTES = frozenset({"/healthz", "/readyz"})
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -149,4 +151,6 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
         "role": principal.role if principal else None,
         "key": principal.caller.id if principal and isinstance(principal.caller, ServiceAccount) else None,
     }
-    log.info("request", **fields)
+    is_probe = fields["route"] in _PROBE_ROUTES and status < HTTPStatus.BAD_REQUEST
+    write = log.debug if is_probe else log.info
+    write("request", **fields)

@@ -134,6 +134,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
             "LOG_FORMAT",
             "HISTORY_RETENTION_DAYS",
             "LAGO_CHECK_EVERY_HOURS",
+            "FLOWER_BASIC_AUTH",
         ),
     ),
     (

@@ -231,7 +231,45 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A process of this `kind` cannot store its heartbeat: the database is away, or older than this version. It "
         "goes on, and tries again every 20 seconds."
     ),
+    "link_checked": (
+        "A remote check read the provider of a link that was in sync, and found no conflict. The fields are those of "
+        "`link_synced`."
+    ),
+    "link_freed": (
+        "A link that was parked or on hold is active again. `by`: `change`, `deletion`, `retry`, `resolve`, "
+        "`set-customer-id`, `due_downgrade`, or `other_link` (the attempt at the organization's other link). "
+        "`request_id`: of the API request that did it. A command on a terminal does not write this line."
+    ),
+    "link_on_hold": (
+        "Somebody changed the provider, so an attempt put the link on hold. `billing-sync parked` says what to do. The "
+        "fields are those of `link_parked`."
+    ),
+    "link_parked": (
+        "An attempt failed and repeating cannot help, so nothing is sent until an operator or a change frees the link. "
+        "`billing-sync parked` says what to do. `provider_request_id` is the id that the provider's support asks for."
+    ),
+    "link_synced": (
+        "A provider has this version of an organization. `requests` counts the requests of the attempt, and "
+        "`provider_request_ids` has the provider's ids of the last 20 that it answered. `event_id` is the newest event "
+        "that the attempt served, `request_id` the API request that caused it. `previous_error`: the link had this "
+        "error before."
+    ),
+    "link_waits": (
+        "A sync task did nothing: there was work, and `reason` says why it may not be done now. `seconds`: the task "
+        "runs again then; if it is null or more than 15, the sweep starts the next attempt."
+    ),
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
+    "provider_breaker_closed": (
+        "A probe got a response from the provider, or a process started with a valid key: requests are sent again. "
+        "`reason` and `since` are of the time when the circuit breaker was open."
+    ),
+    "provider_breaker_opened": (
+        "Nothing but probes is sent to this provider any more, for any organization. `reason`: `unavailable`, "
+        "`misconfigured` or `wrong_account`; `message` says what to do. It is written once, not for each failure."
+    ),
+    "provider_breaker_reason_changed": (
+        "The circuit breaker is still open, and for another `reason` now. `since`: when it opened."
+    ),
     "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",
     "routine_checks_requested": "A remote check of `links` links was requested, in case a webhook did not come.",
     "routine_checks_behind": (
@@ -249,7 +287,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "own cache."
     ),
     "relayed": "The relay published `events` events.",
-    "request": "The API responded to a request. `key` is the id of the API key, `organization` of the organization.",
+    "request": (
+        "The API responded to a request; DEBUG for `/healthz` and `/readyz` if all is well. `key` is the id of the API "
+        "key, `organization` of the organization."
+    ),
     "sweep_failed": (
         "The sweep of `billing-sync up` cannot use the broker or the database. It runs again within seconds."
     ),

@@ -1,5 +1,8 @@
 """Base of all tasks: its runtime, what Flower may show of it, and how a reconcile result becomes the next step.
 
+A sync task that did nothing never ends as SUCCESS, unless there was nothing to do. It ends as WAITING or FAILURE, and
+its result or exception says why.
+
 Of the arguments, events and logs contain only organization ids, whatever the sender put into the message, on the first
 run and on every retry (celery.md 0.10). Waits of a few seconds (``MAX_QUEUE_DELAY_SECONDS``) are Celery's countdowns
 and retries, which Flower shows. Longer ones are stored in the row, and the sweep ends them.
@@ -15,8 +18,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import structlog
+from billiard.einfo import ExceptionInfo
 from celery import Celery, Task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import get_exponential_backoff_interval
 from celery.worker.request import Request
 from sqlalchemy.exc import IntegrityError
@@ -29,13 +34,15 @@ from core.inbox.missed_webhooks import EventReader
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from core.ports.spec import Provider
 from core.reconcile import backoff
-from core.reconcile.reconciler import Reconciler
+from core.reconcile.reconciler import Reconciler, ReconcileResult
 from core.webhooks.dispatcher import Dispatcher
-from tasks import queue
+from tasks import queue, result_texts
 from tasks.routing import SYNC_TASK_BY_PROVIDER, SyncRequest
 
 if TYPE_CHECKING:
     from celery.worker.request import _InfoDict  # only the published types have it
+
+log = structlog.get_logger()
 
 # A worker keeps its slot this long after the database was unavailable, which limits the tries whatever the backlog.
 DATABASE_RETRY_PAUSE_SECONDS = 1.0
@@ -83,6 +90,13 @@ class BillingApp(Celery):
             self._runtime = None
 
 
+class LinkWaitsError(Ignore):
+    """Ends a task that may not do its work now. Celery acknowledges the message and reports nothing.
+
+    ``IdsOnlyRequest`` reports the state WAITING.
+    """
+
+
 class IdsOnlyRequest(Request):
     """What workers show Flower and the log of a message: the organization ids in it, and nothing else."""
 
@@ -95,6 +109,13 @@ class IdsOnlyRequest(Request):
     def info(self, safe: bool = True) -> _InfoDict:  # noqa: ARG002, FBT001, FBT002 - Celery's signature
         """What ``inspect`` and Flower's worker page show of the messages that a worker has. Always ids only."""
         return super().info(safe=True)
+
+    def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        """Celery sends no event for a task that is ignored, so Flower would show it as running for good."""
+        super().on_failure(exc_info, send_failed_event, return_ok)
+        error = getattr(exc_info.exception, "exc", None)  # the exception that was raised, in Celery's wrapper
+        if isinstance(error, LinkWaitsError):
+            self.send_event("task-waiting", result=str(error))
 
 
 def _format_org_ids(arguments: Sequence[object] | None) -> str:
@@ -114,6 +135,10 @@ class LinkParkedError(Exception):
     """Marks the task as failed in Flower. The link waits for an operator, who finds it with ``billing-sync parked``."""
 
 
+class SyncFailedError(Exception):
+    """Marks the task as failed in Flower. The sweep starts the next attempt."""
+
+
 class TaskRetryError(Exception):
     """Shown in Flower as the reason of a retry."""
 
@@ -125,7 +150,7 @@ class BillingTask(Task[Any, Any]):
     Request = "tasks.base:IdsOnlyRequest"
     max_retries = None
     ignore_result = True
-    throws = (LinkParkedError,)
+    throws = (LinkParkedError, SyncFailedError)
 
     @property
     def runtime(self) -> Runtime:
@@ -172,16 +197,32 @@ class BillingTask(Task[Any, Any]):
             # Only the class here too: Redis repeats what it rejects.
             return Reject(type(publish_rejected.args[0]).__name__, requeue=True)
 
-    def reconcile(self, provider: Provider, org_id: str, *, bulk: bool) -> None:
-        """Reconcile once, then do what the result says. Raises Celery's ``Retry`` or ``LinkParkedError``."""
+    def reconcile(self, provider: Provider, org_id: str, *, bulk: bool) -> str:
+        """Reconcile once, then do what the result says; returns what Flower shows as the result of a success.
+
+        Raises Celery's ``Retry``, ``LinkWaitsError``, ``SyncFailedError`` or ``LinkParkedError``.
+        """
         with self.with_database_retry():
             result = self.runtime.reconciler.run(org_id, provider, bulk=bulk)
         for other_provider in result.also_requeue:
             queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[other_provider], org_id, bulk))
-        if result.kind in {"parked", "on_hold"}:
-            raise LinkParkedError(result.error)
-        if result.requeue_after is None or not backoff.has_message(result.requeue_after):
-            return
-        if result.kind == "retry":
-            raise self.retry_in(result.error, result.requeue_after)
-        queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[provider], org_id, bulk, result.requeue_after))
+        if result.requeue_after is not None and backoff.has_message(result.requeue_after):
+            if result.kind == "retry":
+                raise self.retry_in(result.error, result.requeue_after)
+            queue.send(self.app, SyncRequest(SYNC_TASK_BY_PROVIDER[provider], org_id, bulk, result.requeue_after))
+        text = result_texts.describe(provider, result)
+        match result:
+            case ReconcileResult(kind="parked" | "on_hold"):
+                raise LinkParkedError(text)
+            case ReconcileResult(kind="retry") | ReconcileResult(error=str()):
+                raise SyncFailedError(text)
+            case ReconcileResult(kind="waiting"):
+                log.info(
+                    "link_waits",
+                    org_id=org_id,
+                    provider=provider,
+                    reason=result.reason,
+                    seconds=result.requeue_after,
+                )
+                raise LinkWaitsError(text)
+        return text

@@ -19,6 +19,8 @@ CHECK_DRIFT: Final = "drift.check"
 SEND_EMAILS: Final = "emails.send"
 DELIVER_WEBHOOKS: Final = "webhooks.deliver"
 
+PERIODIC_TASKS: Final = frozenset({SWEEP, CHECK_DRIFT, SEND_EMAILS, FIND_MISSED_WEBHOOKS})
+
 QUEUE_BY_TASK: Final[dict[str, str]] = {
     RECEIVE_EVENT: "events",
     CHECK_DRIFT: "events",

@@ -40,7 +40,6 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SERVERS: Final = {"postgres", "redis"}  # images of others; the tests' own servers take their place
 ONE_SHOT: Final = {"migrate", "plans"}
 SCALE: Final = {"worker": 2}
-OF_FLOWER: Final = {"FLOWER_BASIC_AUTH"}
 STAND_INS: Final = {"sk_test_sandbox", "sandbox"}
 SECRET: Final = re.compile(r"SECRET|KEY$|PASSWORD|AUTH")
 PASSED_IN: Final = {"POSTGRES_PASSWORD": "of-this-test", "FLOWER_BASIC_AUTH": "somebody:of-this-test"}
@@ -334,7 +333,9 @@ def test_a_service_can_be_scaled(name: str) -> None:
 def test_flower_and_the_api_are_reached_from_outside_and_only_from_this_machine() -> None:
     open_ports = {name: each["ports"] for name, each in services().items() if "ports" in each}
     assert open_ports == {"flower": ["127.0.0.1:5555:5555"], "api": ["127.0.0.1:8080:8080"]}
-    assert "--read-only" in services()["flower"]["command"]
+    assert {"billing-sync", "--read-only"} <= set(services()["flower"]["command"])
+    with pytest.raises(LookupError, match="FLOWER_BASIC_AUTH"):
+        interpolated(services()["flower"]["environment"]["FLOWER_BASIC_AUTH"], {})
 
 
 def test_redis_keeps_what_it_holds() -> None:
@@ -345,7 +346,7 @@ def test_redis_keeps_what_it_holds() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(services()) - SERVERS))
 def test_every_variable_is_one_that_the_program_reads(name: str) -> None:
-    known = {field.upper() for field in (*Settings.model_fields, *ApiSettings.model_fields)} | OF_FLOWER
+    known = {field.upper() for field in (*Settings.model_fields, *ApiSettings.model_fields)}
     assert set(services()[name].get("environment") or {}) <= known
 
 

@@ -1,4 +1,4 @@
-"""Celery app for Celery's own tools: ``celery -A worker.main_app flower``, ``inspect``, ``report``.
+"""Celery app for Celery's own tools: ``celery -A worker.main_app inspect``, ``report``.
 
 Importing it reads the settings. ``billing-sync`` starts workers and beat with their options.
 """

@@ -40,6 +40,8 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import DeclarativeBase, Session
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
+from core.db import after_commit
+
 MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
@@ -93,8 +95,10 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        with Session(self.engine, expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+            after_commit.run(session)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -5,6 +5,7 @@ The names are protocol: other services and the routing table use them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, get_args
@@ -24,6 +25,9 @@ ChangeType = Literal[
 CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
 """The types of changes, also in messages of other services."""
 
+ORGANIZATION_CHANGES: Final = tuple(name for name in CHANGE_TYPES if name.startswith("organization."))
+"""The types that a provider may have to see; it sees no memberships."""
+
 EventType = ChangeType | Literal["organization.sync_requested", "organization.synced"]
 """All types that we record; no other service can send the additional ones. ``sync_requested``: an operator asked for
 another attempt (a retry, or a decided conflict), so the relay sends one although no value changed."""
@@ -39,6 +43,8 @@ class Cause:
 
 
 BY_SYSTEM: Final = Cause()
+# What the API writes. The reference of a service event has a ``#``, so it is never taken for one.
+_REQUEST_CAUSE: Final = re.compile(r"request:([A-Za-z0-9._-]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +54,9 @@ class ChangeContext:
     session: Session
     now: datetime
     cause: Cause = BY_SYSTEM
+
+
+def request_id_of(caused_by: str | None) -> str | None:
+    """The id of the API request that made a change. ``None``: something else did, or nothing named itself."""
+    match = _REQUEST_CAUSE.fullmatch(caused_by or "")
+    return match[1] if match else None

@@ -11,7 +11,8 @@ the sweep dispatches them when a probe gets a response.
     any                         --the key belongs to another account-->                            wrong_account
     wrong_account               --a process starts with the right key-->                           closed
 
-The states other than ``closed`` are the ``reason`` of an open breaker.
+The states other than ``closed`` are the ``reason`` of an open breaker. Each transition is logged once, after its
+commit; a failure or a probe that changes no state is not.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import ColumnElement, exists, or_, select, text, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import ScalarSelect
 
+from core.db import after_commit
 from core.db.models.billing_links import LINK_IS_BEHIND, BillingLink
 from core.db.models.providers import BreakerReason, ProviderStatus
 from core.ports.errors import MisconfiguredError, RetryableError
 from core.ports.spec import PROVIDERS, Provider
+
+log = structlog.get_logger()
 
 BREAKER_FAILURE_THRESHOLD = 5
 # The time until the next probe, doubled by each probe that fails.
@@ -110,20 +115,21 @@ def record_failure(session: Session, error: RetryableError, now: datetime, *, is
     backoff_seconds = (
         MAX_PROBE_BACKOFF_SECONDS if is_misconfigured else _probe_backoff_seconds(provider_status.consecutive_failures)
     )
-    _open_breaker(provider_status, "misconfigured" if is_misconfigured else "unavailable", error.message, now)
+    _open_breaker(session, provider_status, "misconfigured" if is_misconfigured else "unavailable", error.message, now)
     provider_status.probe_at = now + timedelta(seconds=backoff_seconds)
 
 
 def record_success(session: Session, provider: Provider, now: datetime, *, is_probe: bool) -> None:
     """The provider responded to an attempt. Only a probe closes an open breaker: earlier requests prove nothing."""
-    is_closed = ProviderStatus.breaker_reason.is_(None)
+    if is_probe:
+        provider_status = _lock_status(session, provider)
+        if provider_status.breaker_reason != "wrong_account":
+            _close_breaker(session, provider_status, now)
+        return
     session.execute(
         update(ProviderStatus)
-        .where(
-            ProviderStatus.provider == provider,
-            or_(is_closed, ProviderStatus.breaker_reason != "wrong_account") if is_probe else is_closed,
-        )
-        .values(**_CLOSED_BREAKER, updated_at=now)
+        .where(ProviderStatus.provider == provider, ProviderStatus.breaker_reason.is_(None))
+        .values(consecutive_failures=0, updated_at=now)
         .execution_options(synchronize_session=False)
     )
 
@@ -131,21 +137,15 @@ def record_success(session: Session, provider: Provider, now: datetime, *, is_pr
 def open_for_wrong_account(session: Session, provider: Provider, message: str, now: datetime) -> None:
     """Open it because our API key is another account's: no probe either, until a process starts with the right key."""
     provider_status = _lock_status(session, provider)
-    _open_breaker(provider_status, "wrong_account", message, now)
+    _open_breaker(session, provider_status, "wrong_account", message, now)
     provider_status.probe_at = None
 
 
 def reset(session: Session, provider: Provider, now: datetime) -> None:
     """Close it: a process that starts found the key valid."""
-    session.execute(
-        update(ProviderStatus)
-        .where(
-            ProviderStatus.provider == provider,
-            or_(ProviderStatus.breaker_reason.is_not(None), ProviderStatus.consecutive_failures > 0),
-        )
-        .values(**_CLOSED_BREAKER, updated_at=now)
-        .execution_options(synchronize_session=False)
-    )
+    provider_status = _lock_status(session, provider)
+    if provider_status.breaker_reason is not None or provider_status.consecutive_failures:
+        _close_breaker(session, provider_status, now)
 
 
 def probe_now(session: Session, now: datetime) -> list[Provider]:
@@ -197,24 +197,38 @@ def open_breaker_of(row: ProviderStatus) -> OpenBreaker | None:
     )
 
 
-_CLOSED_BREAKER: dict[str, object] = {
-    "consecutive_failures": 0,
-    "breaker_reason": None,
-    "breaker_message": None,
-    "open_since": None,
-    "probe_at": None,
-}
-
-
 def _lock_status(session: Session, provider: str) -> ProviderStatus:
     return session.get_one(ProviderStatus, provider, with_for_update=True, populate_existing=True)
 
 
-def _open_breaker(provider_status: ProviderStatus, reason: BreakerReason, message: str, now: datetime) -> None:
-    provider_status.open_since = provider_status.open_since or now
+def _open_breaker(
+    session: Session, provider_status: ProviderStatus, reason: BreakerReason, message: str, now: datetime
+) -> None:
+    provider, before = provider_status.provider, provider_status.breaker_reason
+    since = provider_status.open_since = provider_status.open_since or now
     provider_status.breaker_reason = reason
     provider_status.breaker_message = message
     provider_status.updated_at = now
+    if reason == before:
+        return
+    name = "provider_breaker_opened" if before is None else "provider_breaker_reason_changed"
+    after_commit.call(
+        session,
+        lambda: log.warning(name, provider=provider, reason=reason, message=message, since=since.isoformat()),
+    )
+
+
+def _close_breaker(session: Session, provider_status: ProviderStatus, now: datetime) -> None:
+    provider, reason, since = provider_status.provider, provider_status.breaker_reason, provider_status.open_since
+    provider_status.consecutive_failures = 0
+    provider_status.breaker_reason = provider_status.breaker_message = None
+    provider_status.open_since = provider_status.probe_at = None
+    provider_status.updated_at = now
+    if reason is not None and since is not None:
+        after_commit.call(
+            session,
+            lambda: log.warning("provider_breaker_closed", provider=provider, reason=reason, since=since.isoformat()),
+        )
 
 
 def _probe_backoff_seconds(failure_count: int) -> float:

@@ -88,7 +88,7 @@ class RequestGate:
         self._has_permit = False
 
     def after_response(self, request_id: str | None) -> None:
-        """A check keeps no history of its reads."""
+        """A response changes no permit."""
 
     def record_throttle(self, error: ThrottledError) -> None:
         """The provider throttled the last request: apply the throttle penalty.

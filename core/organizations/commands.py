@@ -115,7 +115,7 @@ def change_status(change: ChangeContext, organization: Organization, status: str
         if new_status == "deleted":
             # Whatever was changed at a provider, billing ends; this undoes no such change.
             release_conflicts_of_deleted(change, organization)
-        mark_for_sync(change, organization)
+        mark_for_sync(change, organization, "deletion" if new_status == "deleted" else "change")
     outbox.record(change, "organization.status_changed", organization.id, {"from": before, "to": new_status})
 
 

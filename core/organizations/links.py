@@ -5,16 +5,27 @@ A change that a provider must see raises the organization's version and each lin
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Literal, cast
 
-from sqlalchemy import and_, bindparam, case, update
+import structlog
+from sqlalchemy import ColumnElement, and_, bindparam, case, select, update
 
+from core.db import after_commit
 from core.db.base import UtcDateTime
 from core.db.models.billing_links import IS_CONFLICT, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
-from core.events.event_types import ChangeContext
+from core.events.event_types import ChangeContext, request_id_of
 from core.organizations import link_states
+from core.ports.spec import PROVIDERS, Provider
 
+log = structlog.get_logger()
+
+FreedBy = Literal["change", "deletion", "retry", "resolve", "set-customer-id", "due_downgrade", "other_link"]
+"""What made a link active again that was parked or on hold. other_link: the attempt at the organization's other link
+changed who charges, or lost its lease."""
 # The relay sends a sync request within moments of the commit. If the link is still behind after this, the sweep sends
 # one.
 SWEEP_GRACE = timedelta(seconds=20)
@@ -25,7 +36,7 @@ _WAIT_LASTS = and_(
     BillingLink.not_before_reason.in_(("cooldown", "object_limit")),
     BillingLink.not_before > bindparam("now", type_=UtcDateTime()),
 )
-_MARK_LINKS_FOR_SYNC = (
+_MARK_FOR_SYNC = (
     update(BillingLink)
     .where(BillingLink.org_id == bindparam("of"))
     .values(
@@ -37,6 +48,10 @@ _MARK_LINKS_FOR_SYNC = (
         next_sweep_at=bindparam("sweep"),
     )
     .execution_options(synchronize_session=False)
+)
+_MARK_UNPARKED_FOR_SYNC = _MARK_FOR_SYNC.where(BillingLink.state != "parked")
+_MARK_REMAINING_FOR_SYNC = _MARK_FOR_SYNC.where(BillingLink.desired_version < bindparam("version")).returning(
+    BillingLink.provider
 )
 
 
@@ -62,18 +77,20 @@ def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) ->
 
 def release_conflicts_of_deleted(change: ChangeContext, organization: Organization) -> None:
     """Release the links that are on hold for a conflict, so that billing ends. Call before ``mark_for_sync``."""
-    change.session.execute(
+    rows = change.session.scalars(
         update(BillingLink)
         .where(BillingLink.org_id == organization.id, IS_CONFLICT)
         .values(**link_states.values_after("deleted"), **NO_ERROR)
+        .returning(BillingLink.provider)
         .execution_options(synchronize_session=False)
     )
+    log_freed(change, organization.id, cast("Collection[Provider]", rows.all()), "deletion")
 
 
-def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
+def mark_for_sync(change: ChangeContext, organization: Organization, by: FreedBy = "change") -> None:
     """Raise the version. An attempt may run now; the sweep requests one after ``SWEEP_GRACE``.
 
-    A parked link becomes active again; one on hold does not.
+    A parked link becomes active again; one on hold does not. ``by`` is logged for a link that was parked.
     """
     organization.version += 1
     organization.updated_at = change.now
@@ -85,4 +102,31 @@ def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
         "sweep": next_sweep_at,
         "now": change.now,
     }
-    change.session.connection().execute(_MARK_LINKS_FOR_SYNC, parameters)
+    connection = change.session.connection()
+    # One statement if no link is parked. The second one marks whatever the first has left, so no link is missed.
+    if connection.execute(_MARK_UNPARKED_FOR_SYNC, parameters).rowcount < len(PROVIDERS):
+        freed = connection.scalars(_MARK_REMAINING_FOR_SYNC, parameters).all()
+        log_freed(change, organization.id, cast("Collection[Provider]", freed), by)
+
+
+def lock_inactive(change: ChangeContext, org_id: str, *conditions: ColumnElement[bool]) -> list[Provider]:
+    """The links that are parked or on hold, with their rows locked: for a caller that makes them active."""
+    found = change.session.scalars(
+        select(BillingLink.provider)
+        .where(BillingLink.org_id == org_id, BillingLink.state != "active", *conditions)
+        .with_for_update()
+    )
+    return cast("list[Provider]", list(found))
+
+
+def log_freed(change: ChangeContext, org_id: str, providers: Collection[Provider], by: FreedBy) -> None:
+    """Log, after the commit, that these links became active again."""
+    request_id = request_id_of(change.cause.caused_by)
+    for provider in sorted(providers):
+        after_commit.call(change.session, partial(_log_freed, org_id, provider, by, request_id))
+
+
+def _log_freed(org_id: str, provider: Provider, by: FreedBy, request_id: str | None) -> None:
+    # A program that only uses ``OrgManager`` has no logging of ours: the line would go to its standard output.
+    if structlog.is_configured():
+        log.warning("link_freed", org_id=org_id, provider=provider, by=by, request_id=request_id)

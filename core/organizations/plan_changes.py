@@ -65,7 +65,7 @@ def adopt_plan(change: ChangeContext, organization: Organization, tier: str) -> 
     """An operator decided that ``tier``, which a provider charges already, is right: it applies now, up or down."""
     before, organization.plan_tier = organization.plan_tier, tier
     organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
-    mark_for_sync(change, organization)
+    mark_for_sync(change, organization, "resolve")
     data: EventData = {"from": before, "to": tier, "at": "now", "pending": None}
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
@@ -85,7 +85,7 @@ def record_scheduled_plan_took_effect(
     if pending == tier:
         organization.pending_plan_tier = None
     else:
-        mark_for_sync(change, organization)
+        mark_for_sync(change, organization, "due_downgrade")
     data: EventData = {"from": before, "to": tier, "at": "now", "pending": organization.pending_plan_tier}
     outbox.record(change, "organization.plan_changed", organization.id, data)
     if pending is not None and pending in higher_tiers:

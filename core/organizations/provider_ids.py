@@ -25,11 +25,14 @@ def set_customer_ids(change: ChangeContext, organization: Organization, ids: Map
     new_ids = {provider: customer_id for provider, customer_id in ids.items() if customer_id is not None}
     for provider, customer_id in new_ids.items():
         _refuse_unusable_id(change, organization, provider, customer_id)
+    inactive = links.lock_inactive(change, organization.id, BillingLink.provider.in_(new_ids)) if new_ids else []
     changed = [
         _set_customer_id(change, organization, provider, customer_id) for provider, customer_id in new_ids.items()
     ]
     if any(changed):
-        links.mark_for_sync(change, organization)
+        with_new_id = [provider for provider, is_new in zip(new_ids, changed, strict=True) if is_new]
+        links.log_freed(change, organization.id, set(inactive).intersection(with_new_id), "set-customer-id")
+        links.mark_for_sync(change, organization, "set-customer-id")
         fields: list[Json] = [f"{provider}_id" for provider, new in zip(new_ids, changed, strict=True) if new]
         outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": fields})
         for (provider, customer_id), is_new in zip(new_ids.items(), changed, strict=True):

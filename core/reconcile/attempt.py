@@ -7,6 +7,8 @@ writes.
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -56,6 +58,10 @@ LINK_LEASE = timedelta(seconds=45)
 MAX_CALL_DURATION = timedelta(seconds=20)
 
 
+# An attempt sends a handful of requests. A check of a large account sends more, and the last ones matter.
+MAX_REPORTED_REQUESTS = 20
+_PROVIDER_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+
 # An attempt reads these columns again after it wrote them. What else it wrote is stale in ``link``.
 _KNOWN_STATE_COLUMNS: Final = frozenset(
     {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan", "subscription_requested"}
@@ -81,7 +87,13 @@ class SyncAttempt:
     lease_until: datetime
     generation: int
     intent: Intent | None
+    event_id: str | None = None
+    """The organization's newest event that a provider must see, when the attempt began; ``None``: it is long ago."""
+    request_id: str | None = None
+    """The API request that caused that event."""
     request_count: int = field(default=0)
+    provider_request_ids: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_REPORTED_REQUESTS))
+    """The provider's ids of the last requests that it answered."""
     account: Account | None = None
     """The account of the API key that this attempt uses; it is stored with the ids."""
     gate: RequestGate | None = None
@@ -154,7 +166,10 @@ class SyncAttempt:
         self.request_count += 1
 
     def after_response(self, request_id: str | None) -> None:
-        self.history.add_response(request_id)
+        shown = loggable_request_id(request_id)
+        self.history.add_response(shown)
+        if shown is not None:
+            self.provider_request_ids.append(shown)
 
     def record_intent(self, operation: str, body: Mapping[str, Json]) -> Intent:
         now = self.clock()
@@ -256,6 +271,11 @@ class SyncAttempt:
         self.lease_until = lease_until
         for name in _KNOWN_STATE_COLUMNS & values.keys():
             setattr(self.link, name, values[name])
+
+
+def loggable_request_id(request_id: str | None) -> str | None:
+    """The id, if it is one: it comes from a header that anything between us and the provider may have set."""
+    return request_id if request_id is not None and _PROVIDER_REQUEST_ID.fullmatch(request_id) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from core.events.event_types import ChangeContext
 from core.organizations import link_states
 from core.organizations import links as organization_links
 from core.organizations.link_states import LinkEvent
-from core.organizations.links import SWEEP_GRACE
+from core.organizations.links import SWEEP_GRACE, FreedBy
 from core.ports.spec import ARRANGED_AT_PROVIDER, CUSTOMER_DELETED, OTHER_TERMS, PAYER_CHANGED, PROVIDERS, Provider
 
 # Lago may have a subscription whose create was never answered. The customer stays ours, so that it can be ended.
@@ -56,9 +56,11 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     # No provider can be asked whether a payer is still rejected; the operator has seen that it was.
     is_payer_rejected = BillingLink.payment_status == "payer_rejected"
     values["payment_status"] = case((is_payer_rejected, None), else_=BillingLink.payment_status)
+    freed = organization_links.lock_inactive(change, organization.id, IS_NO_CONFLICT)
     retried = _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
     link_history.record_actions(change, organization.id, retried, "retried")
-    _request_sync(change, organization)
+    organization_links.log_freed(change, organization.id, freed, "retry")
+    _request_sync(change, organization, "retry")
 
 
 def conflicting_providers(session: Session, org_id: str) -> list[Provider]:
@@ -96,7 +98,8 @@ def end_conflict(
     link_history.record_actions(change, organization.id, [provider], "resolved", decision=decision)
     # If it is scheduled again, the provider names its day anew.
     organization.plan_effective_at = organization.downgrade_recheck_at = None
-    _request_sync(change, organization)
+    organization_links.log_freed(change, organization.id, [provider], "resolve")
+    _request_sync(change, organization, "resolve")
     return True
 
 
@@ -140,9 +143,9 @@ def invalidate(
     return bool(_discard(change, org_id, {**new_states, **values}, *conditions))
 
 
-def _request_sync(change: ChangeContext, organization: Organization) -> None:
+def _request_sync(change: ChangeContext, organization: Organization, by: FreedBy) -> None:
     """Without the event only the sweep would find the links, after ``SWEEP_GRACE``."""
-    organization_links.mark_for_sync(change, organization)
+    organization_links.mark_for_sync(change, organization, by)
     outbox.record(change, "organization.sync_requested", organization.id, {})
 
 

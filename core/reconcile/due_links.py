@@ -117,7 +117,7 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
                 BillingLink.state == "active",
                 not_(organization_links.IS_CHECK_DUE),
             )
-            organization_links.mark_for_sync(change, organization)
+            organization_links.mark_for_sync(change, organization, "due_downgrade")
     return len(org_ids)
 
 

@@ -1,23 +1,26 @@
-"""Acquires the lease of a billing link, or says how long to wait.
+"""Acquires the lease of a billing link, or says why there is none and how long to wait.
 
 One worker at a time has it, only while there is work, and never while the provider's circuit breaker is open.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from sqlalchemy import Boolean, String, bindparam, literal_column, or_, select, update
+from sqlalchemy import Boolean, String, bindparam, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.common.clock import Clock
 from core.db import leases
 from core.db.base import UtcDateTime
 from core.db.database import Database
-from core.db.models.billing_links import LINK_HAS_WORK, BillingLink
+from core.db.models.billing_links import LINK_HAS_WORK, BillingLink, WaitReason
+from core.db.models.events import Event
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
+from core.events.event_types import ORGANIZATION_CHANGES, request_id_of
 from core.flow_control import circuit_breaker
 from core.ports.spec import Provider
 from core.reconcile.attempt import LINK_LEASE, SyncAttempt, intent_from_json
@@ -53,17 +56,38 @@ _ACQUIRE_LEASE: Final = (
     .returning(BillingLink.org_id)
     .execution_options(synchronize_session=False)
 )
+# Bounded, because the events of memberships may be many. No provider sees them.
+_RECENT_EVENTS: Final = (
+    select(Event.seq, Event.type)
+    .where(Event.org_id == _LINK_KEY[0])
+    .order_by(Event.seq.desc())
+    .limit(literal_column("20"))
+    .subquery()
+)
+_NEWEST_CHANGE: Final = (
+    select(func.max(_RECENT_EVENTS.c.seq)).where(_RECENT_EVENTS.c.type.in_(ORGANIZATION_CHANGES)).scalar_subquery()
+)
 _READ_LEASED_ROWS: Final = (
-    select(BillingLink, ProviderStatus, Organization)
+    select(BillingLink, ProviderStatus, Organization, Event.id, Event.caused_by)
     .select_from(BillingLink)
     .join(ProviderStatus, ProviderStatus.provider == _LINK_KEY[1])
     .join(Organization, Organization.id == BillingLink.org_id)
+    .outerjoin(Event, Event.seq == _NEWEST_CHANGE)
     .where(BillingLink.org_id == _LINK_KEY[0])
 )
-_READ_WAIT_REASON: Final = (
-    select(BillingLink.not_before, ProviderStatus.breaker_reason, ProviderStatus.probe_at)
+_READ_REFUSAL: Final = (
+    select(
+        BillingLink.state,
+        BillingLink.applied_version,
+        BillingLink.not_before,
+        BillingLink.not_before_reason,
+        literal_column(f"({LINK_HAS_WORK})", Boolean).label("has_work"),
+        leases.is_free(BillingLink, _NOW_PARAMETER).label("is_free"),
+        ProviderStatus.breaker_reason,
+        ProviderStatus.probe_at,
+    )
     .join(ProviderStatus, ProviderStatus.provider == _LINK_KEY[1])
-    .where(*_HAS_WORK)
+    .where(BillingLink.org_id == _LINK_KEY[0], BillingLink.provider == _LINK_KEY[1])
 )
 _SWEEP_AFTER_PROBE: Final = (
     update(BillingLink)
@@ -73,44 +97,60 @@ _SWEEP_AFTER_PROBE: Final = (
 )
 
 
-def acquire(database: Database, clock: Clock, org_id: str, provider: Provider) -> SyncAttempt | float | None:
-    """The attempt, or the seconds to wait, or ``None``.
+LeaseRefusal = Literal[
+    "unknown_organization", "in_sync", "parked", "on_hold", "leased", "breaker_open", "probe_in_progress", WaitReason
+]
+"""Why there is no attempt. leased: another worker has the link; it compares the version again before it ends, so no
+change is missed. breaker_open, probe_in_progress: the sweep dispatches the link when the provider responds again. The
+other words are the link's state, or what it waits for."""
 
-    ``None``: there is nothing to do, the link is parked, or another worker has the lease. That worker compares the
-    version again before it ends, so no change is missed. It is also ``None`` while the provider's circuit breaker is
-    open: the sweep dispatches the link when the provider responds again.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoLease:
+    """``requeue_after``: the seconds that the link itself waits. ``None``: nothing is to be sent again.
+
+    ``version``: the version that the provider has; ``None``: there is no such organization.
     """
+
+    reason: LeaseRefusal
+    version: int | None
+    requeue_after: float | None = None
+
+
+def acquire(database: Database, clock: Clock, org_id: str, provider: Provider) -> SyncAttempt | NoLease:
+    """The attempt, or why there is none."""
     try:
         with database.write() as session:
             return _acquire(session, database, clock, org_id, provider)
-    except _ProbeInProgressError:
-        return None
+    except _ProbeInProgressError as error:
+        return NoLease(reason="probe_in_progress", version=error.version)
 
 
 class _ProbeInProgressError(Exception):
     """Another attempt is the probe of the open circuit breaker; raised to roll this lease back."""
 
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
+
 
 def _acquire(
     session: Session, database: Database, clock: Clock, org_id: str, provider: Provider
-) -> SyncAttempt | float | None:
+) -> SyncAttempt | NoLease:
     now = clock()
     token = leases.new_token()
     parameters: dict[str, Any] = {"this_org": org_id, "this_provider": provider, "this_moment": now}
     lease_values = {"token": token, "until": now + LINK_LEASE, "sweep": now + LINK_LEASE + MAX_LEASE_CLOCK_SKEW}
     # Sent on the connection: the unit of work would cost twice as much as the statement, and has not loaded this row.
     if session.connection().execute(_ACQUIRE_LEASE, parameters | lease_values).one_or_none() is None:
-        return _wait_seconds(session, parameters)
+        return _refusal(session, parameters)
     rows = session.execute(_READ_LEASED_ROWS, parameters).all()
-    links_by_provider, provider_status, organization = (
-        {link.provider: link for link, _, _ in rows},
-        rows[0][1],
-        rows[0][2],
-    )
+    links_by_provider = {row[0].provider: row[0] for row in rows}
+    _, provider_status, organization, event_id, caused_by = rows[0]
+    link = links_by_provider.pop(provider)
     is_breaker_probe = provider_status.breaker_reason is not None
     if is_breaker_probe and not circuit_breaker.acquire_probe(session, provider, now):
-        raise _ProbeInProgressError
-    link = links_by_provider.pop(provider)
+        raise _ProbeInProgressError(link.applied_version)
     (other_link,) = links_by_provider.values()
     return SyncAttempt(
         database=database,
@@ -125,20 +165,33 @@ def _acquire(
         lease_until=now + LINK_LEASE,
         generation=link.generation,
         intent=intent_from_json(link.intent),
+        event_id=event_id,
+        request_id=request_id_of(caused_by),
     )
 
 
-def _wait_seconds(session: Session, parameters: dict[str, Any]) -> float | None:
-    """Why there is no lease: the link's own wait gives the seconds, an open circuit breaker gives ``None``."""
-    row = session.execute(_READ_WAIT_REASON, parameters).one_or_none()
+def _refusal(session: Session, parameters: dict[str, Any]) -> NoLease:
+    """Why there is no lease. Only the link's own wait gives seconds."""
+    row = session.execute(_READ_REFUSAL, parameters).one_or_none()
     if row is None:
-        return None
-    if row.breaker_reason is not None:
+        return NoLease(reason="unknown_organization", version=None)
+    reason: LeaseRefusal
+    seconds: float | None = None
+    if row.state != "active":
+        reason = row.state
+    elif not row.has_work:
+        reason = "in_sync"
+    elif not row.is_free:
+        reason = "leased"
+    elif row.breaker_reason is not None:
+        reason = "breaker_open"
         # Dispatched after the next probe, behind all links that have waited longer.
         if row.probe_at is not None:
             session.execute(_SWEEP_AFTER_PROBE, {**parameters, "probe": row.probe_at})
-        return None
-    if row.not_before is None:
-        return None
-    seconds: float = (row.not_before - parameters["this_moment"]).total_seconds()
-    return max(0.05, seconds)
+    elif row.not_before is not None:
+        reason = row.not_before_reason or "backoff"
+        seconds = max(0.05, (row.not_before - parameters["this_moment"]).total_seconds())
+    else:
+        # It became free just now, so another worker had it.
+        reason = "leased"
+    return NoLease(reason=reason, version=row.applied_version, requeue_after=seconds)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
 
 from core.compare import charging_guard
-from core.db import leases
+from core.db import after_commit, leases
 from core.db.models.billing_links import NO_ERROR, BillingLink
 from core.db.models.history import AttemptOutcome
 from core.db.models.organizations import Organization
@@ -44,6 +45,7 @@ from core.reconcile.attempt import (
     SyncAttempt,
     applied_values,
     fenced_update,
+    loggable_request_id,
     payer_of,
     unique_customer_ids,
 )
@@ -57,6 +59,8 @@ from core.reconcile.backoff import (
     sweep_at,
 )
 from core.reconcile.remote_check import CheckResult
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         if requeue_other:
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
         _report_synced(change, organization, attempt, row)
+        after_commit.call(session, lambda: _log_completed(attempt))
     return Completion(
         is_behind=has_new_version or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
@@ -252,6 +257,8 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
         _record_provider_health(session, attempt, row, now)
         is_parked = row.state == "parked"
         _end_history(session, attempt, now, "parked" if is_parked else "retry", {"state": row.state}, error)
+        if is_parked:
+            after_commit.call(session, lambda: _log_needs_operator(attempt, error, on_hold=False))
     return None if is_parked else LINK_COOLDOWN.total_seconds()
 
 
@@ -302,6 +309,8 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
         state = "active" if is_deleted else "on_hold"
         outcome: AttemptOutcome = "retry" if is_deleted else "on_hold"
         _end_history(session, attempt, now, outcome, {"state": state}, error)
+        if not is_deleted:
+            after_commit.call(session, lambda: _log_needs_operator(attempt, error, on_hold=True))
     return LINK_COOLDOWN.total_seconds() if is_deleted else None
 
 
@@ -348,7 +357,38 @@ def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
             generation=BillingLink.generation + 1,
             lease_until=case((is_own_lease, None), else_=BillingLink.lease_until),
         )
-        links.mark_for_sync(change, organization)
+        links.mark_for_sync(change, organization, "other_link")
+
+
+def _log_completed(attempt: SyncAttempt) -> None:
+    # Each link is checked in turn, so a check that found nothing is no news.
+    write = log.debug if attempt.is_check_only else log.info
+    write(
+        "link_checked" if attempt.is_check_only else "link_synced",
+        org_id=attempt.organization.id,
+        provider=attempt.provider,
+        version=attempt.organization.version,
+        requests=attempt.request_count,
+        provider_request_ids=list(attempt.provider_request_ids),
+        event_id=attempt.event_id,
+        request_id=attempt.request_id,
+        previous_error=attempt.link.error_code or attempt.link.error_kind,
+    )
+
+
+def _log_needs_operator(attempt: SyncAttempt, error: ProviderError, *, on_hold: bool) -> None:
+    log.warning(
+        "link_on_hold" if on_hold else "link_parked",
+        org_id=attempt.organization.id,
+        provider=attempt.provider,
+        version=attempt.organization.version,
+        error_kind=error.kind,
+        error_code=error.code,
+        message=error.message,
+        provider_request_id=loggable_request_id(error.request_id),
+        event_id=attempt.event_id,
+        request_id=attempt.request_id,
+    )
 
 
 # The version of a link that must be reconciled again.
@@ -465,7 +505,7 @@ def _mark_other_link_for_sync(
     change: ChangeContext, organization: Organization, attempt: SyncAttempt, *, is_in_sync: bool
 ) -> None:
     """Raise the version for the other link. This link has that version already if it is in sync."""
-    links.mark_for_sync(change, organization)
+    links.mark_for_sync(change, organization, "other_link")
     if is_in_sync:
         change.session.execute(
             update(BillingLink)

@@ -32,6 +32,7 @@ from core.ports.spec import LastKnown, Provider
 from core.reconcile import backoff, lease, outcomes, remote_check
 from core.reconcile.account_guard import AccountGuard, WrongAccountError
 from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.lease import LeaseRefusal, NoLease
 from core.reconcile.outcomes import FollowUps
 from core.reconcile.remote_check import CheckResult
 from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, Progress, next_step
@@ -40,20 +41,24 @@ from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, Progress,
 _REQUEST_ERROR_KINDS = frozenset({"unavailable", "throttled", "misconfigured"})
 
 
+WaitCause = Literal[LeaseRefusal, "lease_lost", "wrong_account"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileResult:
-    """``requeue_after``: seconds after which to try this link again.
+    """``idle``: there was nothing to do. ``waiting``: there is, and this run may not do it, because of ``reason``.
 
-    ``also_requeue``: the other links that have work now.
+    ``requeue_after``: seconds after which to try this link again. ``also_requeue``: the other links that have work now.
+    ``version``: what the provider has, if this is known; ``request_count``: the requests that this run sent for it.
     """
 
     kind: Literal["synced", "idle", "waiting", "retry", "parked", "on_hold"]
+    reason: WaitCause | None = None
     requeue_after: float | None = None
     also_requeue: tuple[Provider, ...] = ()
     error: str | None = None
-
-
-IDLE_RESULT = ReconcileResult(kind="idle")
+    version: int | None = None
+    request_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +77,8 @@ class Reconciler:
         ``bulk``: nobody waits for the result, so interactive changes go first.
         """
         attempt = lease.acquire(self.database, self.clock, org_id, provider)
-        if attempt is None:
-            return IDLE_RESULT
-        if isinstance(attempt, float):
-            return ReconcileResult(kind="waiting", requeue_after=attempt)
+        if isinstance(attempt, NoLease):
+            return _result_without_attempt(attempt)
         # A probe of an open circuit breaker must not wait for a permit behind others.
         priority: Priority = "in_flight" if attempt.is_breaker_probe else "bulk" if bulk else "interactive"
         attempt.gate = gate = self.request_gates.open_gate(provider, org_id, priority)
@@ -84,9 +87,11 @@ class Reconciler:
         except LeaseLostError:
             if not attempt.request_count:
                 outcomes.release(attempt)
-                return IDLE_RESULT
+                return ReconcileResult(kind="waiting", reason="leased")
             outcomes.invalidate_after_lost_lease(attempt)
-            return ReconcileResult(kind="waiting", requeue_after=backoff.LINK_COOLDOWN.total_seconds())
+            return ReconcileResult(
+                kind="waiting", reason="lease_lost", requeue_after=backoff.LINK_COOLDOWN.total_seconds()
+            )
         finally:
             gate.close()
 
@@ -96,11 +101,12 @@ class Reconciler:
         except MustWaitError as must_wait:
             return ReconcileResult(
                 kind="waiting",
+                reason="request",
                 requeue_after=outcomes.defer_request(attempt, must_wait.retry_after, is_reserved=must_wait.reserved),
             )
         except WrongAccountError as error:
             outcomes.trip_wrong_account(attempt, error.message)
-            return ReconcileResult(kind="waiting", error=str(error))
+            return ReconcileResult(kind="waiting", reason="wrong_account", error=str(error))
         except RetryableError as error:
             if isinstance(error, ThrottledError) and attempt.gate is not None:
                 attempt.gate.record_throttle(error)
@@ -120,7 +126,7 @@ class Reconciler:
     def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
-            return ReconcileResult(kind="waiting", requeue_after=requeue_after)
+            return ReconcileResult(kind="waiting", reason="payer", requeue_after=requeue_after)
         attempt.account = self.account_guard.verify(attempt)
         result, progress, check_result = self._take_steps(attempt, desired)
         follow_ups = _follow_ups(attempt, desired, result, self.catalog)
@@ -133,6 +139,8 @@ class Reconciler:
             kind="synced",
             requeue_after=completion.cooldown_seconds if completion.is_behind else None,
             also_requeue=other_providers if completion.requeue_other else (),
+            version=attempt.organization.version,
+            request_count=attempt.request_count,
         )
 
     def _take_steps(
@@ -178,6 +186,21 @@ class Reconciler:
         if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _REQUEST_ERROR_KINDS:
             return None
         return outcomes.defer_for_payer(attempt, until)
+
+
+def _result_without_attempt(no_lease: NoLease) -> ReconcileResult:
+    match no_lease.reason:
+        case "in_sync" | "unknown_organization":
+            return ReconcileResult(kind="idle", reason=no_lease.reason, version=no_lease.version)
+        case "parked" | "on_hold":
+            return ReconcileResult(kind=no_lease.reason, version=no_lease.version)
+        case _:
+            return ReconcileResult(
+                kind="waiting",
+                reason=no_lease.reason,
+                version=no_lease.version,
+                requeue_after=no_lease.requeue_after,
+            )
 
 
 def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 import redis as redis_client
 from celery import Celery
@@ -206,16 +205,16 @@ class TestOnPostgresAndRedis:
         sandbox: SandboxClient,
         redis_url: str,
     ) -> None:
-        flower = deployed.start_flower()
+        deployed.start_flower()
         start_all(deployed)
-        until(lambda: len(httpx.get(f"{flower}/api/workers?refresh=1").json()) == 1, "worker in Flower")
+        until(lambda: len(deployed.get_flower("/api/workers?refresh=1").json()) == 1, "worker in Flower")
         sandbox.add_fault(provider="stripe", operation="POST /v1/customers", kind="500_before", times=2)
         org_id = f"org_{uuid4()}"
         send_created(redis_url, org_id, NAME)
         until(lambda: manager.get_org(org_id) is not None, "received")
         until(lambda: in_sync(database), "sync after two failures")
-        until(lambda: _finished(flower, org_id), "the retried sync in Flower")
-        tasks = list(httpx.get(f"{flower}/api/tasks").json().values())
+        until(lambda: _finished(deployed, org_id), "the retried sync in Flower")
+        tasks = list(deployed.get_flower("/api/tasks").json().values())
         mine = [task for task in tasks if task["name"] == "customers.sync_to_stripe" and org_id in task["args"]]
         assert any(task["retries"] for task in mine) or any(task["retried"] for task in mine)
 
@@ -234,8 +233,8 @@ def send_created(broker_url: str, org_id: str, name: str | None = None) -> None:
         signup.send_task("events.receive", args=[event], queue="events", ignore_result=True)
 
 
-def _finished(flower: str, org_id: str) -> bool:
-    tasks = httpx.get(f"{flower}/api/tasks").json().values()
+def _finished(deployed: Deployment, org_id: str) -> bool:
+    tasks = deployed.get_flower("/api/tasks").json().values()
     return any(
         task["name"] == "customers.sync_to_stripe" and org_id in (task["args"] or "") and task["state"] == "SUCCESS"
         for task in tasks

@@ -33,6 +33,7 @@ LAGO_KEY = "lago-nobody-may-read-this"
 # Set to eight times the published limit: the sandbox's own limits are off, and tests must be fast.
 RATES = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
 PASSWORD = "password-nobody-may-read"
+FLOWER_LOGIN = ("operator", "flower-password-nobody-may-read")
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Deployment:
 
     def start_flower(self) -> str:
         port = free_port()
-        self.environment["FLOWER_UNAUTHENTICATED_API"] = "true"
+        self.environment["FLOWER_BASIC_AUTH"] = ":".join(FLOWER_LOGIN)
         self.flower = f"http://127.0.0.1:{port}"
         self.start("flower", f"--port={port}")
         until(lambda: answers(f"{self.flower}/healthcheck"), "Flower")
@@ -88,7 +89,11 @@ class Deployment:
 
     def read_flower(self) -> None:
         for page in ("/api/tasks", "/api/workers?refresh=1", "/tasks", "/workers", "/broker") if self.flower else ():
-            self.shown.append((f"Flower{page}", httpx.get(f"{self.flower}{page}", timeout=PATIENCE_SECONDS).text))
+            self.shown.append((f"Flower{page}", self.get_flower(page).text))
+
+    def get_flower(self, page: str) -> httpx.Response:
+        """A page of Flower, as an operator who has signed in reads it."""
+        return httpx.get(f"{self.flower}{page}", timeout=PATIENCE_SECONDS, auth=FLOWER_LOGIN)
 
     def wrote_nothing_private(self) -> None:
         """Call this after all processes have ended. A test's own files may contain names, but no keys."""

@@ -28,6 +28,7 @@ class InMemoryAttempt:
         self.permits_ahead: list[str] = []
         self.subscription_requested = False
         self.request_ids: list[str | None] = []
+        """The provider's id of each request that it answered."""
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
         self._now = now

@@ -190,7 +190,7 @@ _add(
     app,
     "flower",
     ("run", "flower"),
-    "Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password.",
+    "Run Flower on this broker, read-only and with a password; further arguments go to Flower, e.g. --port=5555.",
     PANEL_RUN,
     own_help=False,
 )

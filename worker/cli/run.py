@@ -9,6 +9,7 @@ may be killed at any time: the database is the source of truth, and the next sta
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -41,6 +42,8 @@ UP_CHECK_SECONDS = 1.0  # seconds
 UP_STOP_SECONDS = 4.0  # a call to a provider that hangs takes longer; the next start repeats it
 # Flower can shut down workers and run tasks. Here it is read-only, and only for this machine unless options change it.
 FLOWER_OPTIONS = ("--address=127.0.0.1", "--read-only", "--purge-offline-workers=60")
+FLOWER_LOGIN_OPTIONS = ("--basic-auth", "--basic_auth", "--auth")  # ``--auth`` is a sign-in by OAuth
+FLOWER_USER = "flower"
 
 
 def up() -> None:
@@ -172,10 +175,25 @@ class _Beat(Beat):
 
 
 def flower(context: typer.Context) -> None:
-    """Run Flower on this broker; further arguments go to Flower, e.g. --port=5555 --basic-auth=user:password."""
+    """Run Flower on this broker, read-only and with a password; further arguments go to Flower, e.g. --port=5555."""
     settings = resources.settings_with_broker("flower")
     keep_our_logging()
-    build(settings).start(["flower", *FLOWER_OPTIONS, *context.args])
+    # Not the arguments of the process, so no list of processes shows the password.
+    build(settings).start(["flower", *FLOWER_OPTIONS, *_flower_login(settings, context.args), *context.args])
+
+
+def _flower_login(settings: Settings, arguments: list[str]) -> list[str]:
+    """The option that makes Flower ask for a password, unless the arguments name another sign-in."""
+    if "FLOWER_AUTH" in os.environ or any(word.partition("=")[0] in FLOWER_LOGIN_OPTIONS for word in arguments):
+        return []
+    if settings.flower_basic_auth is not None:
+        return [f"--basic-auth={settings.flower_basic_auth.get_secret_value()}"]
+    password = secrets.token_urlsafe(18)
+    output.show(
+        f"Flower asks for the user {FLOWER_USER} and the password {password}",
+        "It is valid until Flower stops. Set FLOWER_BASIC_AUTH=user:password to choose your own.",
+    )
+    return [f"--basic-auth={FLOWER_USER}:{password}"]
 
 
 @contextmanager

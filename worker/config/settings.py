@@ -122,6 +122,10 @@ class Settings(EmailSettings):
     history_retention_days: int = Field(
         default=730, ge=1, le=36_500, description="Days for which `billing-sync history` keeps what was sent."
     )
+    flower_basic_auth: SecretStr | None = Field(
+        default=None,
+        description="user:password of Flower; default: `billing-sync flower` makes up a password and prints it.",
+    )
     log_format: Literal["console", "json"] = Field(default="console", description="json for log collectors.")
 
     postgres_host: str | None = Field(
@@ -145,6 +149,16 @@ class Settings(EmailSettings):
                 f"must be {MIN_SIGNING_SECRET_LENGTH} random characters or more; create one with "
                 "`openssl rand -base64 32`"
             )
+            raise ValueError(problem)
+        return secret
+
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _check_flower_login(cls, secret: SecretStr | None) -> SecretStr | None:
+        # Flower itself accepts several, separated by commas.
+        logins = [] if secret is None else secret.get_secret_value().split(",")
+        if not all(user and password for user, _, password in (login.partition(":") for login in logins)):
+            problem = "must be user:password; write several with commas between them"
             raise ValueError(problem)
         return secret
 

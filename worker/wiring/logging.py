@@ -2,6 +2,8 @@
 
 Lines contain only ids of tasks and organizations. The SDKs' loggers stay at WARNING, because their INFO lines contain
 email addresses (stripe.md 1.7). For a message that Celery drops, the line has the reason and not the content.
+
+An idle process writes nothing at INFO: Celery's own lines about periodic tasks count as DEBUG.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
 
+from tasks.routing import PERIODIC_TASKS
 from worker.config.settings import Settings
 
 # The DEBUG lines of celery.pool contain the arguments of each task.
@@ -30,6 +33,8 @@ QUIET_LOGGERS = (
     "celery.pool",
 )
 CELERY_CONSUMER_LOGGER = "celery.worker.consumer.consumer"
+# What these write at INFO for each message is routine if the task is periodic.
+CELERY_TASK_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 TASK_NAME_PATTERN = re.compile(r"[a-zA-Z_.]{1,100}")
 
 
@@ -61,6 +66,8 @@ def configure(settings: Settings) -> None:
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     logging.getLogger(CELERY_CONSUMER_LOGGER).addFilter(_hide_dropped_message)
+    for name in CELERY_TASK_LOGGERS:
+        logging.getLogger(name).addFilter(is_written)
     structlog.configure(
         processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -78,6 +85,26 @@ def _hide_dropped_message(record: logging.LogRecord) -> bool:
         record.msg, record.args = "message_dropped: %s, %s", (record.funcName.removeprefix("on_"), shown)
         record.exc_info = record.exc_text = None
     return True
+
+
+def is_written(record: logging.LogRecord) -> bool:
+    """Whether Celery's line is written. A routine one becomes DEBUG: if the task did something, a line of ours says so.
+
+    The line about a task that was ignored is routine, too: ``link_waits`` gives the reason.
+    """
+    if record.levelno != logging.INFO or not _is_routine(str(record.msg), record.args):
+        return True
+    record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+def _is_routine(message: str, arguments: object) -> bool:
+    if message.startswith("Scheduler: Sending due task"):
+        return True
+    if not isinstance(arguments, Mapping):
+        return False
+    is_ordinary = message.endswith("received") or " succeeded in " in message
+    return arguments.get("description") == "ignored" or (is_ordinary and arguments.get("name") in PERIODIC_TASKS)
 
 
 def _add_task(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
+from structlog.testing import capture_logs
 
 from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
 from core.flow_control.circuit_breaker import BREAKER_FAILURE_THRESHOLD, MAX_PROBE_BACKOFF_SECONDS, OpenBreaker
-from core.ports.errors import MisconfiguredError, RejectedError, RetryableError, ThrottledError, UnavailableError
+from core.ports.errors import (
+    MisconfiguredError,
+    RejectedError,
+    RetryableError,
+    ThrottledError,
+    UnavailableError,
+)
 from core.ports.spec import Provider
 from core.reconcile import backoff, due_links, lease, outcomes
 from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.lease import LeaseRefusal, NoLease
 from core.reconcile.outcomes import FollowUps
 from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld
 
@@ -32,8 +41,15 @@ def failures(world: SyncWorld) -> int:
         return session.get_one(ProviderStatus, "stripe").consecutive_failures
 
 
-def acquire_lease(world: SyncWorld, org_id: str) -> SyncAttempt | float | None:
+def acquire_lease(world: SyncWorld, org_id: str) -> SyncAttempt | NoLease:
     return lease.acquire(world.database, world.clock, org_id, "stripe")
+
+
+def refusal(world: SyncWorld, org_id: str) -> LeaseRefusal:
+    refused = acquire_lease(world, org_id)
+    assert isinstance(refused, NoLease)
+    assert refused.requeue_after is None
+    return refused.reason
 
 
 def start_attempt(world: SyncWorld, org_id: str) -> SyncAttempt:
@@ -155,7 +171,7 @@ def test_a_refused_key_stops_a_biller_after_one_try(world: SyncWorld) -> None:
 def test_while_stopped_nobody_gets_a_turn_and_nothing_is_counted_against_anybody(world: SyncWorld) -> None:
     waiting = trip_breaker(world)
     for org_id in waiting:
-        assert acquire_lease(world, org_id) is None
+        assert refusal(world, org_id) == "breaker_open"
         link = world.link(org_id, "stripe")
         assert (link.attempts, link.error_kind, link.lease_until) == (0, None, None)
         assert link.next_sweep_at == world.now + timedelta(seconds=circuit_breaker.MIN_PROBE_BACKOFF_SECONDS)
@@ -166,7 +182,7 @@ def test_when_its_time_has_come_one_turn_alone_is_the_probe(world: SyncWorld) ->
     pass_until_probe(world)
     probe = start_attempt(world, first)
     assert probe.is_breaker_probe
-    assert acquire_lease(world, second) is None
+    assert refusal(world, second) == "breaker_open"
     assert world.link(second, "stripe").attempts == 0
 
 
@@ -253,14 +269,14 @@ def test_the_sweep_hands_over_one_probe_and_afterwards_the_oldest_first(world: S
     early = [*trip_breaker(world), world.create("Never rung")]
     early_failures, not_failed = early[:3], early[3]
     for org_id in early_failures:
-        assert acquire_lease(world, org_id) is None
+        assert refusal(world, org_id) == "breaker_open"
     world.wait(60)
     probe = dispatch(world)
     assert len(probe) == 1
     attempt = start_attempt(world, probe[0])
     assert dispatch(world) == []
     late = world.create("Late")
-    assert acquire_lease(world, late) is None
+    assert refusal(world, late) == "breaker_open"
     attempt.before_request("POST /v1/customers")
     outcomes.complete(attempt, ApplyResult(), FollowUps())
     world.wait(60)
@@ -271,12 +287,12 @@ def test_the_sweep_hands_over_one_probe_and_afterwards_the_oldest_first(world: S
 
 def test_a_persons_word_has_a_stopped_biller_tried_at_once_and_changes_no_open_one(world: SyncWorld) -> None:
     first, second, _ = trip_breaker(world, REFUSED)
-    assert acquire_lease(world, first) is None
+    assert refusal(world, first) == "breaker_open"
     with world.database.write() as session:
         assert circuit_breaker.probe_now(session, world.now) == ["stripe"]
         assert circuit_breaker.probe_now(session, world.now) == ["stripe"]
     assert start_attempt(world, first).is_breaker_probe
-    assert acquire_lease(world, second) is None
+    assert refusal(world, second) == "breaker_open"
 
 
 def test_the_key_of_another_account_stops_it_until_a_process_starts_with_the_right_one(world: SyncWorld) -> None:
@@ -285,7 +301,7 @@ def test_the_key_of_another_account_stops_it_until_a_process_starts_with_the_rig
         circuit_breaker.open_for_wrong_account(session, "stripe", "another account", world.now)
         assert circuit_breaker.probe_now(session, world.now) == []
     world.wait(3600)
-    assert acquire_lease(world, org_id) is None
+    assert refusal(world, org_id) == "breaker_open"
     assert dispatch(world) == []
     with world.database.write() as session:
         circuit_breaker.reset(session, "stripe", world.now)
@@ -332,3 +348,62 @@ def test_a_biller_that_is_back_gets_one_create_for_each_organization(world: Sync
     counted = world.sandbox.counters().stripe
     assert counted.operations == {CREATE_CUSTOMER_REQUEST: MANY}
     assert len(world.stripe_objects("customers")) == MANY
+
+
+def breaker_lines(logged: list[Any]) -> list[tuple[str, str, str]]:
+    return [
+        (line["event"].removeprefix("provider_breaker_"), line["log_level"], line["reason"])
+        for line in logged
+        if line["event"].startswith("provider_breaker_")
+    ]
+
+
+def test_each_transition_is_logged_once(world: SyncWorld) -> None:
+    *failing, probe, last = organizations(world, BREAKER_FAILURE_THRESHOLD + 2)
+    with capture_logs() as logged:
+        for org_id in failing:
+            fail(world, org_id)
+        opened_at = world.now
+        world.wait(3)
+        fail(world, probe)  # a probe without an answer changes nothing
+        world.wait(MAX_PROBE_BACKOFF_SECONDS)
+        fail(world, last, REFUSED)
+        world.wait(MAX_PROBE_BACKOFF_SECONDS)
+        succeed(world, last)
+        world.wait(30)
+        succeed(world, probe)
+    assert breaker_lines(logged) == [
+        ("opened", "warning", "unavailable"),
+        ("reason_changed", "warning", "misconfigured"),
+        ("closed", "warning", "misconfigured"),
+    ]
+    assert {line["since"] for line in logged if "since" in line} == {opened_at.isoformat()}
+    assert [line["message"] for line in logged if "breaker" in line["event"] and "message" in line] == [
+        DOWN.message,
+        REFUSED.message,
+    ]
+
+
+def test_a_start_with_a_valid_key_logs_that_the_breaker_closed(world: SyncWorld) -> None:
+    fail(world, world.create(), REFUSED)
+    with capture_logs() as logged:
+        world.account_guard.start()
+        world.account_guard.start()
+    assert breaker_lines(logged) == [("closed", "warning", "misconfigured")]
+
+
+class RolledBackError(Exception):
+    pass
+
+
+def open_and_roll_back(world: SyncWorld) -> None:
+    with world.database.write() as session:
+        circuit_breaker.open_for_wrong_account(session, "stripe", "another account", world.now)
+        raise RolledBackError
+
+
+def test_a_transition_that_was_rolled_back_is_not_logged(world: SyncWorld) -> None:
+    with capture_logs() as logged, pytest.raises(RolledBackError):
+        open_and_roll_back(world)
+    assert breaker_lines(logged) == []
+    assert open_breaker(world) is None

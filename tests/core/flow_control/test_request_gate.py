@@ -86,7 +86,7 @@ def test_an_organization_that_finds_the_line_full_is_left_to_the_sweep(
 ) -> None:
     org_id = world.create()
     take_all(rate_limiter, "stripe")
-    assert reconciler.run(org_id, "stripe") == ReconcileResult(kind="waiting", requeue_after=None)
+    assert reconciler.run(org_id, "stripe") == ReconcileResult(kind="waiting", reason="request")
     assert world.link(org_id, "stripe").next_sweep_at == world.now + timedelta(seconds=1)
 
 
@@ -209,7 +209,7 @@ def test_a_probe_of_a_stopped_biller_is_not_kept_waiting(
         world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "500_before")
         world.reconciler.run(world.create(f"Failing {number}"), "stripe")
     waiting = world.create()
-    assert world.reconciler.run(waiting, "stripe").kind == "idle"
+    assert world.reconciler.run(waiting, "stripe").reason == "breaker_open"
     world.advance_time(seconds=5)
     take_all(rate_limiter, "stripe")
     assert reconciler.run(waiting, "stripe").kind == "synced"

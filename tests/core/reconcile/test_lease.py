@@ -13,12 +13,20 @@ from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands, links
 from core.organizations.commands import NewOrganization
-from core.ports.errors import LeaseLostError, MisconfiguredError, RejectedError, ThrottledError, UnavailableError
+from core.ports.errors import (
+    ConflictError,
+    LeaseLostError,
+    MisconfiguredError,
+    RejectedError,
+    ThrottledError,
+    UnavailableError,
+)
 from core.ports.provider import Customer, Subscription
 from core.ports.spec import Provider
 from core.reconcile import due_links, lease, outcomes
 from core.reconcile.attempt import LINK_LEASE, MAX_CALL_DURATION, ApplyResult, SyncAttempt
 from core.reconcile.backoff import COOLDOWN_AFTER_CONCURRENT_CHANGE, LINK_COOLDOWN, MAX_BACKOFF_SECONDS
+from core.reconcile.lease import LeaseRefusal, NoLease
 from core.reconcile.outcomes import FollowUps
 from tests.support.clocks import SetClock
 
@@ -53,8 +61,14 @@ class LinkHarness:
         with self.database.read() as session:
             return session.get_one(Organization, org_id)
 
-    def acquire(self, org_id: str, provider: Provider = "stripe") -> SyncAttempt | float | None:
+    def acquire(self, org_id: str, provider: Provider = "stripe") -> SyncAttempt | NoLease:
         return lease.acquire(self.database, self.clock, org_id, provider)
+
+    def refusal(self, org_id: str, provider: Provider = "stripe") -> tuple[LeaseRefusal, float | None]:
+        """Why there is no attempt, and the seconds to wait."""
+        refused = self.acquire(org_id, provider)
+        assert isinstance(refused, NoLease)
+        return refused.reason, refused.requeue_after
 
     def start_attempt(self, org_id: str, provider: Provider = "stripe") -> SyncAttempt:
         attempt = self.acquire(org_id, provider)
@@ -74,9 +88,9 @@ def harness(database: Database, plans: Catalog, clock: SetClock) -> LinkHarness:
 def test_a_turn_is_had_by_one_at_a_time_and_per_biller(harness: LinkHarness) -> None:
     org_id = harness.create()
     harness.start_attempt(org_id)
-    assert harness.acquire(org_id) is None
+    assert harness.refusal(org_id) == ("leased", None)
     harness.start_attempt(org_id, "lago")
-    assert harness.acquire("org_unknown") is None
+    assert harness.refusal("org_unknown") == ("unknown_organization", None)
 
 
 def test_a_turn_is_taken_over_once_its_lease_is_over_and_the_late_one_may_write_nothing(harness: LinkHarness) -> None:
@@ -187,9 +201,9 @@ def test_a_finished_turn_rests_only_if_it_called(harness: LinkHarness) -> None:
     attempt.before_request("POST /v1/customers")
     outcomes.complete(attempt, APPLIED, NO_FOLLOW_UPS)
     harness.rename(org_id, "Third")
-    assert harness.acquire(org_id) == LINK_COOLDOWN.total_seconds()
+    assert harness.refusal(org_id) == ("cooldown", LINK_COOLDOWN.total_seconds())
     harness.clock.advance(seconds=1.5)
-    assert harness.acquire(org_id) == pytest.approx(0.5)
+    assert harness.refusal(org_id) == ("cooldown", 0.5)
     harness.clock.advance(seconds=0.5)
     assert isinstance(harness.acquire(org_id), SyncAttempt)
 
@@ -203,7 +217,7 @@ def test_one_that_moved_on_while_it_was_told_rests_longer_for_the_burst_to_end(h
         outcomes.complete(attempt, APPLIED, NO_FOLLOW_UPS).cooldown_seconds
         == COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds()
     )
-    assert harness.acquire(org_id) == COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds()
+    assert harness.refusal(org_id) == ("cooldown", COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds())
     harness.clock.advance(seconds=COOLDOWN_AFTER_CONCURRENT_CHANGE.total_seconds())
     assert isinstance(harness.acquire(org_id), SyncAttempt)
 
@@ -229,9 +243,25 @@ def test_every_failure_comes_due_again(harness: LinkHarness) -> None:
         seconds = outcomes.schedule_retry(harness.start_attempt(org_id), error)
         assert 0 < seconds <= MAX_BACKOFF_SECONDS + 1
         is_misconfigured = isinstance(error, MisconfiguredError)
-        assert harness.acquire(org_id) == (None if is_misconfigured else pytest.approx(seconds, abs=0.1))
+        reason, wait = harness.refusal(org_id)
+        assert reason == ("breaker_open" if is_misconfigured else "backoff")
+        assert wait == (None if is_misconfigured else pytest.approx(seconds, abs=0.1))
         assert harness.dispatch(harness.clock() + timedelta(seconds=seconds + 21)) == [org_id]
         harness.clock.advance(seconds=seconds)
+
+
+def test_a_link_without_a_turn_says_why(harness: LinkHarness) -> None:
+    org_id = harness.create()
+    outcomes.complete(harness.start_attempt(org_id), APPLIED, NO_FOLLOW_UPS)
+    assert harness.refusal(org_id) == ("in_sync", None)
+    harness.rename(org_id, "Other")
+    outcomes.park(harness.start_attempt(org_id), RejectedError("stripe", "no"))
+    assert harness.refusal(org_id) == ("parked", None)
+    outcomes.defer_for_payer(harness.start_attempt(org_id, "lago"), harness.clock() + timedelta(seconds=30))
+    assert harness.refusal(org_id, "lago") == ("payer", 30.0)
+    harness.clock.advance(seconds=30)
+    outcomes.put_on_hold(harness.start_attempt(org_id, "lago"), ConflictError("lago", "somebody changed it"))
+    assert harness.refusal(org_id, "lago") == ("on_hold", None)
 
 
 def test_a_turn_that_died_comes_due_after_its_lease_and_not_before(harness: LinkHarness) -> None:

@@ -103,9 +103,11 @@ def test_answer_is_named_once(
 def test_code_and_request_id_are_kept(lago: ScriptedLago, provider: LagoProvider) -> None:
     answer = refusal(403, "feature_unavailable")
     lago.respond_with(Reply(answer.status, answer.body, {"X-Request-Id": "req-7"}))
+    attempt = InMemoryAttempt()
     with pytest.raises(MisconfiguredError) as caught:
-        provider.ensure_customer(SPEC, LastKnown(), InMemoryAttempt())
+        provider.ensure_customer(SPEC, LastKnown(), attempt)
     assert (caught.value.code, caught.value.request_id) == ("feature_unavailable", "req-7")
+    assert attempt.request_ids == ["req-7"]
 
 
 @pytest.mark.parametrize(

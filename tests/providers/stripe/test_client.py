@@ -190,6 +190,14 @@ def test_blip_is_bridged_under_the_same_key(stub: StripeStub, client: StripeClie
     assert (len(stub.requests), attempt.request_count) == (2, 2)
 
 
+def test_every_response_tells_the_attempt_its_request_id(stub: StripeStub, client: StripeClient) -> None:
+    stub.refuse(409, {"type": INVALID}, {"Request-Id": "req_refused"})
+    stub.answer(200, {"id": "cus_1", "object": "customer"}, {"Request-Id": "req_done"})
+    attempt = InMemoryAttempt()
+    update(client, attempt)
+    assert attempt.request_ids == ["req_refused", "req_done"]
+
+
 @pytest.mark.parametrize(("status", "code"), TRANSIENT_ERRORS)
 def test_blip_that_stays_is_unavailable_after_three_tries(
     stub: StripeStub, client: StripeClient, status: int, code: str

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from core.db.database import Database
@@ -15,6 +16,7 @@ from core.org_manager import OrgManager
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import console
+from tests.support.deployment import answers, free_port
 from worker.cli.run import UP_STOP_SECONDS
 
 STRIPE_KEY, LAGO_KEY = "sk_test_nobody_reads_this", "lago-nobody-reads-this"
@@ -150,6 +152,25 @@ def test_a_process_of_a_deployment_asks_for_a_broker(folder: Path, words: tuple[
     assert refused.returncode == 2
     assert "set REDIS_URL or CELERY_BROKER_URL, or run `billing-sync up`" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_flower_without_a_password_makes_one_up_and_prints_it(folder: Path, redis_url: str) -> None:
+    port = free_port()
+    with console.running(folder, "flower", f"--port={port}", settings={"REDIS_URL": redis_url}) as flower:
+        flower.wait_for_output("FLOWER_BASIC_AUTH=user:password")
+        user, password = flower.output.split("the user ")[1].split("\n")[0].split(" and the password ")
+        page = f"http://127.0.0.1:{port}/tasks"
+        flower.until(lambda: answers(f"http://127.0.0.1:{port}/healthcheck"), "Flower")
+        assert httpx.get(page).status_code == httpx.codes.UNAUTHORIZED
+        assert httpx.get(page, auth=(user, password)).status_code == httpx.codes.OK
+        assert password not in flower.output.replace(f"the password {password}", "", 1)
+        assert flower.stop() == 0
+
+
+def test_a_login_of_flower_without_a_password_is_refused(folder: Path, redis_url: str) -> None:
+    refused = console.run(folder, "flower", settings={"REDIS_URL": redis_url, "FLOWER_BASIC_AUTH": "somebody"})
+    assert refused.returncode == 2
+    assert "FLOWER_BASIC_AUTH: must be user:password" in refused.stderr
 
 
 @pytest.mark.parametrize("words", [("worker",), ("relay",)])
