@@ -233,6 +233,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "missed_webhooks_unread": "The broker or the database does not respond; the events are read the next time.",
     "stripe_events_unread": "Stripe's list of events could not be read; nothing is skipped, the next time it goes on.",
+    "queue_depths_unknown": "The broker did not respond to a scrape, so the metrics have no queue depths.",
     "redis_fallback_active": (
         "Redis is not set or does not respond. Each process then has its own `component`: its own rate limits or its "
         "own cache."

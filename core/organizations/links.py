@@ -70,13 +70,15 @@ def release_conflicts_of_deleted(change: ChangeContext, organization: Organizati
     )
 
 
-def mark_for_sync(change: ChangeContext, organization: Organization) -> None:
+def mark_for_sync(change: ChangeContext, organization: Organization, *, completes_change: bool = False) -> None:
     """Raise the version. An attempt may run now; the sweep requests one after ``SWEEP_GRACE``.
 
-    A parked link becomes active again; one on hold does not.
+    A parked link becomes active again; one on hold does not. ``completes_change``: the last change is not in sync yet,
+    and this belongs to it, so the time of that change stays.
     """
     organization.version += 1
-    organization.updated_at = change.now
+    if not completes_change:
+        organization.updated_at = change.now
     change.session.flush()
     next_sweep_at = change.now + SWEEP_GRACE
     parameters = {

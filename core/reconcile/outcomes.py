@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
 
+from core.common.process_metrics import PROCESS_METRICS
 from core.compare import charging_guard
 from core.db import leases
 from core.db.models.billing_links import NO_ERROR, BillingLink
@@ -121,6 +122,8 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         if requeue_other:
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
         _report_synced(change, organization, attempt, row)
+    if not is_behind and _was_behind(attempt):
+        PROCESS_METRICS.record_sync(attempt.provider, (now - attempt.organization.updated_at).total_seconds())
     return Completion(
         is_behind=has_new_version or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
@@ -368,6 +371,11 @@ _BEHIND_VERSION = case(
 )
 
 
+def _was_behind(attempt: SyncAttempt) -> bool:
+    """Whether the attempt was about a change of the organization, and not only about a remote check."""
+    return attempt.link.applied_version < attempt.organization.version
+
+
 def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
     return BillingLink.desired_version > attempt.organization.version
 
@@ -484,7 +492,7 @@ def _mark_other_link_for_sync(
     change: ChangeContext, organization: Organization, attempt: SyncAttempt, *, is_in_sync: bool
 ) -> None:
     """Raise the version for the other link. This link has that version already if it is in sync."""
-    links.mark_for_sync(change, organization)
+    links.mark_for_sync(change, organization, completes_change=_was_behind(attempt))
     if is_in_sync:
         change.session.execute(
             update(BillingLink)
