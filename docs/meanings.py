@@ -188,6 +188,14 @@ WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
     "membership.added": "A user joined.",
     "membership.removed": "A user left.",
     "membership.role_changed": "A member has another role.",
+    "link.parked": (
+        "For operators: nothing is sent for this organization to `provider` before somebody acts. `kind` and `code` "
+        "are those of `billing-sync parked`."
+    ),
+    "provider.unavailable": (
+        "For operators: the circuit breaker of `provider` opened. `reason` is `unavailable`, `misconfigured` or "
+        "`wrong_account`. It has no `org_id`."
+    ),
 }
 
 LOG_MEANINGS: Final[Mapping[str, str]] = {

@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
-TOO_MANY_REQUESTS: Final = 429
+_TOO_MANY_REQUESTS: Final = 429
 # A request to a provider ends within 10 s. There is a series of each bucket for each operation, so there are few.
 REQUEST_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SYNC_BUCKETS: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -68,4 +68,4 @@ PROCESS_METRICS: Final = ProcessMetrics()
 def _status_class(status: int | None) -> str:
     if status is None:
         return "none"
-    return str(status) if status == TOO_MANY_REQUESTS else f"{status // 100}xx"
+    return str(status) if status == _TOO_MANY_REQUESTS else f"{status // 100}xx"

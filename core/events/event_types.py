@@ -24,8 +24,11 @@ ChangeType = Literal[
 CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
 """The types of changes, also in messages of other services."""
 
-EventType = ChangeType | Literal["organization.synced"]
-"""All types that we record; no other service can send the additional one."""
+OperatorEventType = Literal["link.parked", "provider.unavailable"]
+"""What an operator must act on. Only an endpoint that asks for them by name gets them."""
+
+EventType = ChangeType | Literal["organization.synced"] | OperatorEventType
+"""All types that we record; no other service can send the additional ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

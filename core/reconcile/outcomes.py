@@ -38,7 +38,7 @@ from core.ports.errors import (
     UnavailableError,
 )
 from core.reconcile import commands as reconcile_commands
-from core.reconcile import customer_credit, payment_problems
+from core.reconcile import customer_credit, operator_events, payment_problems
 from core.reconcile.attempt import (
     ApplyResult,
     FencedRow,
@@ -232,7 +232,10 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
         _end_history(session, attempt, now, "retry", {}, error)
         if isinstance(error, UnavailableError | MisconfiguredError):
             is_repeat = attempt.link.error_kind == "unavailable"
-            circuit_breaker.record_failure(session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe)
+            opened = circuit_breaker.record_failure(
+                session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe
+            )
+            operator_events.record_unavailable(ChangeContext(session, now), attempt.provider, opened)
         else:
             _record_provider_health(session, attempt, row, now)
     return seconds if row.not_before == retry_at else seconds_if_changed
@@ -265,6 +268,8 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
             error,
             is_worth_a_row=is_parked,
         )
+        if is_parked:
+            operator_events.record_parked(ChangeContext(session, now), attempt.organization.id, error)
     return None if is_parked else LINK_COOLDOWN.total_seconds()
 
 
@@ -324,7 +329,8 @@ def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
     with attempt.database.write() as session:
         attempts = case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0)
         fenced_update(session, attempt, {**leases.RELEASED, "attempts": attempts, "next_sweep_at": now})
-        circuit_breaker.open_for_wrong_account(session, attempt.provider, message, now)
+        opened = circuit_breaker.open_for_wrong_account(session, attempt.provider, message, now)
+        operator_events.record_unavailable(ChangeContext(session, now), attempt.provider, opened)
 
 
 def release(attempt: SyncAttempt) -> None:
