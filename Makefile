@@ -11,6 +11,7 @@
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
 #   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
+#   make promtool  Prometheus's own checker of alerts, from Debian's package; without it the tests of the alerts are skipped
 #   make lock      writes the lock files again, after a change of dependencies in pyproject.toml
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs crash-matrix rate-limits chaos money bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs promtool crash-matrix rate-limits chaos money bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -76,6 +77,12 @@ chaos: $(VENV)/installed-test
 STEPS ?= 10000
 money: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.money.run --seed $(SEED) --steps $(STEPS)
+
+# Unpacked, not installed, so that no server starts.
+promtool: $(BIN)/python
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ( cd "$$folder" && \
+	{ apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+	dpkg-deb -x prometheus_*.deb . ) && cp "$$folder/usr/bin/promtool" $(BIN)/promtool && $(BIN)/promtool --version
 
 # Keeps the versions that still fit. To update everything, remove the lock files first.
 lock:

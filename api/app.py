@@ -125,7 +125,7 @@ def _with_cors(allowed_origins: Collection[str], app: FastAPI) -> ASGIApp:
 
 def _read_metrics(context: ApiContext) -> StoreMetrics:
     with context.database.read() as session:
-        return metric_queries.read(session)
+        return metric_queries.read(session, context.clock())
 
 
 def _check_permission_table(document: dict[str, Any]) -> None:

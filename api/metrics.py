@@ -1,7 +1,7 @@
-"""Prometheus metrics: gauges read from the rows at each scrape, and this process's own requests.
+"""Prometheus metrics: gauges read from the rows at each scrape, and what this process itself measured.
 
-The gauges are the same for every process of the API; only its own requests are counted in memory. No label contains an
-id. Routes are templates, so the series are bounded by the routes, statuses and kinds.
+The gauges are the same for every process of the API; only its own requests and calls are counted in memory. No label
+contains an id. Routes are templates, so the series are bounded by the routes, statuses and kinds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core.common.clock import Clock
+from core.common.process_metrics import PROCESS_METRICS, ProcessMetrics
 from core.db.models.billing_links import PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.ports.spec import Provider
@@ -34,7 +35,8 @@ _LABELED_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "H
 class HttpMetrics:
     """Of one process. ``read`` reads the rows; it may raise the errors of an unreachable database."""
 
-    def __init__(self, read: Callable[[], StoreMetrics], clock: Clock) -> None:
+    def __init__(self, read: Callable[[], StoreMetrics], clock: Clock, own: ProcessMetrics = PROCESS_METRICS) -> None:
+        self._own = own
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "billing_sync_http_requests",
@@ -61,7 +63,7 @@ class HttpMetrics:
         """Raises what ``read`` raises: then there is no number to show."""
         rows = CollectorRegistry()
         rows.register(self._row_metrics.collector())
-        return generate_latest(rows) + generate_latest(self._registry)
+        return generate_latest(rows) + generate_latest(self._registry) + generate_latest(self._own.registry)
 
 
 class _RowMetricsCache:

@@ -188,6 +188,14 @@ WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
     "membership.added": "A user joined.",
     "membership.removed": "A user left.",
     "membership.role_changed": "A member has another role.",
+    "link.parked": (
+        "For operators: nothing is sent for this organization to `provider` before somebody acts. `kind` and `code` "
+        "are those of `billing-sync parked`."
+    ),
+    "provider.unavailable": (
+        "For operators: the circuit breaker of `provider` opened. `reason` is `unavailable`, `misconfigured` or "
+        "`wrong_account`. It has no `org_id`."
+    ),
 }
 
 LOG_MEANINGS: Final[Mapping[str, str]] = {
@@ -282,6 +290,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "missed_webhooks_unread": "The broker or the database does not respond; the events are read the next time.",
     "stripe_events_unread": "Stripe's list of events could not be read; nothing is skipped, the next time it goes on.",
+    "queue_depths_unknown": "The broker did not respond to a scrape, so the metrics have no queue depths.",
     "redis_fallback_active": (
         "Redis is not set or does not respond. Each process then has its own `component`: its own rate limits or its "
         "own cache."

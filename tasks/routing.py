@@ -52,6 +52,9 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
     "membership.role_changed": (),
     # It reports what the providers have already.
     "organization.synced": (),
+    # An operator reads these.
+    "link.parked": (),
+    "provider.unavailable": (),
 }
 
 

@@ -18,7 +18,13 @@ from api.unit_of_work import IdempotencyKey, UnitOfWorkDep
 from core.events.event_types import ChangeContext
 from core.webhooks import deliveries, endpoints, url_policy
 from core.webhooks.endpoints import EndpointInfo, NewEndpoint
-from core.webhooks.payloads import CLOUDEVENT_MEDIA_TYPE, PUBLIC_EVENT_NAMES, PublicEventName, WebhookEvent
+from core.webhooks.payloads import (
+    CLOUDEVENT_MEDIA_TYPE,
+    ORGANIZATION_EVENT_NAMES,
+    OrganizationEventName,
+    PublicEventName,
+    WebhookEvent,
+)
 from core.webhooks.signing import Signer
 
 router = APIRouter(tags=["webhooks out"])
@@ -35,7 +41,9 @@ _SHOWN_ONCE: Final = "The secret that verifies signatures: `whsec_…`, as in St
 
 
 class AddEndpointRequest(RequestBody):
-    """``events`` left out: all types, including those of later versions."""
+    """``events`` left out: all types, including those of later versions. What operators must act on is not among them:
+    an operator subscribes to it by `billing-sync webhooks add`.
+    """
 
     url: str = Field(
         min_length=1,
@@ -44,8 +52,8 @@ class AddEndpointRequest(RequestBody):
         description="https://…; http:// only on this machine.",
         examples=["https://hooks.example.com/billing"],
     )
-    events: list[PublicEventName] = Field(
-        default=[], max_length=len(PUBLIC_EVENT_NAMES), examples=[["organization.synced"]]
+    events: list[OrganizationEventName] = Field(
+        default=[], max_length=len(ORGANIZATION_EVENT_NAMES), examples=[["organization.synced"]]
     )
     description: str | None = Field(
         default=None, max_length=endpoints.MAX_ENDPOINT_DESCRIPTION_LENGTH, pattern=r"^[^\x00]*$"

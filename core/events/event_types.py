@@ -28,7 +28,10 @@ CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
 ORGANIZATION_CHANGES: Final = tuple(name for name in CHANGE_TYPES if name.startswith("organization."))
 """The types that a provider may have to see; it sees no memberships."""
 
-EventType = ChangeType | Literal["organization.sync_requested", "organization.synced"]
+OperatorEventType = Literal["link.parked", "provider.unavailable"]
+"""What an operator must act on. Only an endpoint that asks for them by name gets them."""
+
+EventType = ChangeType | Literal["organization.sync_requested", "organization.synced"] | OperatorEventType
 """All types that we record; no other service can send the additional ones. ``sync_requested``: an operator asked for
 another attempt (a retry, or a decided conflict), so the relay sends one although no value changed."""
 

@@ -90,8 +90,12 @@ def consecutive_failures(provider: ColumnElement[str]) -> ScalarSelect[int]:
     return select(ProviderStatus.consecutive_failures).where(ProviderStatus.provider == provider).scalar_subquery()
 
 
-def record_failure(session: Session, error: RetryableError, now: datetime, *, is_repeat: bool, is_probe: bool) -> None:
+def record_failure(
+    session: Session, error: RetryableError, now: datetime, *, is_repeat: bool, is_probe: bool
+) -> BreakerReason | None:
     """Count an attempt that got no response, or a rejection that every organization will get.
+
+    Returns the reason if this opened the closed breaker.
 
     ``is_repeat``: the same organization failed like this before. It counts once, so that an organization with a problem
     of its own does not open the breaker for all. Attempts that ran already when the breaker opened do not count.
@@ -104,19 +108,21 @@ def record_failure(session: Session, error: RetryableError, now: datetime, *, is
         or (is_open and not is_probe)
         or (is_repeat and not is_misconfigured and not is_probe)
     ):
-        return
+        return None
     if not is_misconfigured:
         provider_status.consecutive_failures = max(
             provider_status.consecutive_failures + 1, BREAKER_FAILURE_THRESHOLD if is_open else 0
         )
         if provider_status.consecutive_failures < BREAKER_FAILURE_THRESHOLD:
             provider_status.updated_at = now
-            return
+            return None
     backoff_seconds = (
         MAX_PROBE_BACKOFF_SECONDS if is_misconfigured else _probe_backoff_seconds(provider_status.consecutive_failures)
     )
-    _open_breaker(session, provider_status, "misconfigured" if is_misconfigured else "unavailable", error.message, now)
+    reason: BreakerReason = "misconfigured" if is_misconfigured else "unavailable"
+    _open_breaker(session, provider_status, reason, error.message, now)
     provider_status.probe_at = now + timedelta(seconds=backoff_seconds)
+    return None if is_open else reason
 
 
 def record_success(session: Session, provider: Provider, now: datetime, *, is_probe: bool) -> None:
@@ -134,11 +140,16 @@ def record_success(session: Session, provider: Provider, now: datetime, *, is_pr
     )
 
 
-def open_for_wrong_account(session: Session, provider: Provider, message: str, now: datetime) -> None:
-    """Open it because our API key is another account's: no probe either, until a process starts with the right key."""
+def open_for_wrong_account(session: Session, provider: Provider, message: str, now: datetime) -> BreakerReason | None:
+    """Open it because our API key is another account's: no probe either, until a process starts with the right key.
+
+    Returns the reason if this opened the closed breaker.
+    """
     provider_status = _lock_status(session, provider)
+    is_open = provider_status.breaker_reason is not None
     _open_breaker(session, provider_status, "wrong_account", message, now)
     provider_status.probe_at = None
+    return None if is_open else "wrong_account"
 
 
 def reset(session: Session, provider: Provider, now: datetime) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from core.common.process_metrics import PROCESS_METRICS
 from core.flow_control.rate_limiter import Priority, RateLimiter, UnlimitedRateLimiter
 from core.ports.errors import MustWaitError, ObjectThrottledError, ThrottledError
 from core.ports.spec import PROVIDERS, Provider
@@ -113,6 +114,7 @@ class RequestGate:
                 raise MustWaitError(seconds, reserved=True)
             self._slot_acquired_at = time.monotonic()
         permit = self.rate_limiter.acquire(self.provider, operation, self.org_id, self.priority)
+        PROCESS_METRICS.record_permit_wait(self.provider, permit.seconds)
         if permit.state != "go":
             raise MustWaitError(permit.seconds, reserved=permit.state == "queued")
         self._operation = operation

@@ -87,13 +87,17 @@ def release_conflicts_of_deleted(change: ChangeContext, organization: Organizati
     log_freed(change, organization.id, cast("Collection[Provider]", rows.all()), "deletion")
 
 
-def mark_for_sync(change: ChangeContext, organization: Organization, by: FreedBy = "change") -> None:
+def mark_for_sync(
+    change: ChangeContext, organization: Organization, by: FreedBy = "change", *, completes_change: bool = False
+) -> None:
     """Raise the version. An attempt may run now; the sweep requests one after ``SWEEP_GRACE``.
 
     A parked link becomes active again; one on hold does not. ``by`` is logged for a link that was parked.
+    ``completes_change``: the last change is not in sync yet, and this belongs to it, so the time of that change stays.
     """
     organization.version += 1
-    organization.updated_at = change.now
+    if not completes_change:
+        organization.updated_at = change.now
     change.session.flush()
     next_sweep_at = change.now + SWEEP_GRACE
     parameters = {

@@ -18,10 +18,12 @@ from core.common.clock import Clock
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.providers import ProviderStatus
+from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.ports.errors import MisconfiguredError, ParkedError, ProviderError, RejectedError
 from core.ports.provider import BillingProvider
 from core.ports.spec import Account, Provider
+from core.reconcile import operator_events
 from core.reconcile.attempt import SyncAttempt
 
 _API_KEY_SETTING: Final[dict[Provider, str]] = {"stripe": "STRIPE_SECRET_KEY", "lago": "LAGO_API_KEY"}
@@ -62,7 +64,9 @@ class AccountGuard:
             errors.append(error)
             if isinstance(error, MisconfiguredError):
                 with self.database.write() as session:
-                    circuit_breaker.record_failure(session, error, self.clock(), is_repeat=False, is_probe=False)
+                    now = self.clock()
+                    opened = circuit_breaker.record_failure(session, error, now, is_repeat=False, is_probe=False)
+                    operator_events.record_unavailable(ChangeContext(session, now), provider, opened)
         return errors
 
     def fetch(self, provider: Provider) -> Account:

@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlalchemy.orm import Session
 
+from core.common.process_metrics import PROCESS_METRICS
 from core.compare import charging_guard
 from core.db import after_commit, leases
 from core.db.models.billing_links import NO_ERROR, BillingLink
@@ -38,7 +39,7 @@ from core.ports.errors import (
     UnavailableError,
 )
 from core.reconcile import commands as reconcile_commands
-from core.reconcile import customer_credit, payment_problems
+from core.reconcile import customer_credit, operator_events, payment_problems
 from core.reconcile.attempt import (
     ApplyResult,
     FencedRow,
@@ -124,6 +125,8 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
         _report_synced(change, organization, attempt, row)
         after_commit.call(session, lambda: _log_completed(attempt))
+    if not is_behind and _was_behind(attempt):
+        PROCESS_METRICS.record_sync(attempt.provider, (now - attempt.organization.updated_at).total_seconds())
     return Completion(
         is_behind=has_new_version or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
@@ -232,7 +235,10 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
         _end_history(session, attempt, now, "retry", {}, error)
         if isinstance(error, UnavailableError | MisconfiguredError):
             is_repeat = attempt.link.error_kind == "unavailable"
-            circuit_breaker.record_failure(session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe)
+            opened = circuit_breaker.record_failure(
+                session, error, now, is_repeat=is_repeat, is_probe=attempt.is_breaker_probe
+            )
+            operator_events.record_unavailable(ChangeContext(session, now), attempt.provider, opened)
         else:
             _record_provider_health(session, attempt, row, now)
     return seconds if row.not_before == retry_at else seconds_if_changed
@@ -259,6 +265,7 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
         _end_history(session, attempt, now, "parked" if is_parked else "retry", {"state": row.state}, error)
         if is_parked:
             after_commit.call(session, lambda: _log_needs_operator(attempt, error, on_hold=False))
+            operator_events.record_parked(ChangeContext(session, now), attempt.organization.id, error)
     return None if is_parked else LINK_COOLDOWN.total_seconds()
 
 
@@ -320,7 +327,8 @@ def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
     with attempt.database.write() as session:
         attempts = case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0)
         fenced_update(session, attempt, {**leases.RELEASED, "attempts": attempts, "next_sweep_at": now})
-        circuit_breaker.open_for_wrong_account(session, attempt.provider, message, now)
+        opened = circuit_breaker.open_for_wrong_account(session, attempt.provider, message, now)
+        operator_events.record_unavailable(ChangeContext(session, now), attempt.provider, opened)
 
 
 def release(attempt: SyncAttempt) -> None:
@@ -396,6 +404,11 @@ _BEHIND_VERSION = case(
     (BillingLink.applied_version >= BillingLink.desired_version, BillingLink.desired_version - 1),
     else_=BillingLink.applied_version,
 )
+
+
+def _was_behind(attempt: SyncAttempt) -> bool:
+    """Whether the attempt was about a change of the organization, and not only about a remote check."""
+    return attempt.link.applied_version < attempt.organization.version
 
 
 def _has_new_version(attempt: SyncAttempt) -> ColumnElement[bool]:
@@ -505,7 +518,7 @@ def _mark_other_link_for_sync(
     change: ChangeContext, organization: Organization, attempt: SyncAttempt, *, is_in_sync: bool
 ) -> None:
     """Raise the version for the other link. This link has that version already if it is in sync."""
-    links.mark_for_sync(change, organization, "other_link")
+    links.mark_for_sync(change, organization, "other_link", completes_change=_was_behind(attempt))
     if is_in_sync:
         change.session.execute(
             update(BillingLink)

@@ -161,7 +161,7 @@ def _link_at(session: Session, org_id: str, provider: Provider, at: datetime) ->
 def _changes(session: Session, org_id: str, limit: int, before: datetime | None) -> Iterator[HistoryEntry]:
     found = select(Event).where(
         Event.org_id == org_id,
-        Event.type != "organization.sync_requested",  # an action of the link says the same
+        Event.type.not_in(("organization.sync_requested", "link.parked")),  # a row of the link says the same
         *_before(Event.occurred_at, before),
     )
     for event in session.scalars(found.order_by(Event.seq.desc()).limit(limit)):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, TextClause, func, select, text
+from sqlalchemy import ColumnElement, TextClause, and_, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
@@ -14,7 +14,7 @@ from core.db.models.billing_links import CREDIT_IS_LEFT, LINK_IS_ACTIVE_WITH_WOR
 from core.db.models.drift import DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
-from core.db.models.inbox import ProviderWebhook
+from core.db.models.inbox import ProviderWebhook, ServiceEvent
 from core.db.models.organizations import Organization
 from core.db.models.providers import BreakerReason
 from core.db.models.webhooks import WebhookDelivery
@@ -23,6 +23,8 @@ from core.ports.spec import PROVIDERS, Provider
 
 # The oldest change is looked for among this many links; with more of them, their number matters more than the age.
 MAX_LINKS_SCANNED_FOR_AGE = 10_000
+# They are stored permanently, and nobody marks them as done.
+REJECTED_EVENTS_SHOWN_FOR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,10 @@ class DriftReportSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreMetrics:
-    """``waiting`` and ``failed``: numbers of emails and webhook deliveries; ``waiting`` has provider webhooks, too."""
+    """``waiting`` and ``failed``: emails, webhook deliveries, service events; ``waiting`` has provider webhooks, too.
+
+    Failed service events are those that were rejected within the last hour.
+    """
 
     links: Mapping[Provider, LinkMetrics]
     last_drift_report: DriftReportSummary | None
@@ -59,8 +64,11 @@ class StoreMetrics:
     failed: Mapping[str, int]
 
 
-def read(session: Session) -> StoreMetrics:
+def read(session: Session, now: datetime) -> StoreMetrics:
     pending = Event.published_at.is_(None)
+    is_newly_rejected = and_(
+        ServiceEvent.status == "rejected", ServiceEvent.received_at > now - REJECTED_EVENTS_SHOWN_FOR
+    )
     return StoreMetrics(
         links=_link_metrics(session),
         last_drift_report=last_drift_report(session),
@@ -68,11 +76,13 @@ def read(session: Session) -> StoreMetrics:
         oldest_pending_event_at=session.scalar(select(Event.occurred_at).where(pending).order_by(Event.seq).limit(1)),
         waiting={
             "provider_webhooks": _count(session, ProviderWebhook, text("state = 'stored'")),
+            "service_events": _count(session, ServiceEvent, ServiceEvent.status == "waiting"),
             "emails": _count(session, Email, text("state = 'pending'")),
             "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'pending'")),
         },
         failed={
             "emails": _count(session, Email, text("state = 'failed'")),
+            "service_events": _count(session, ServiceEvent, is_newly_rejected),
             "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'failed'")),
         },
     )

@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, case, literal, null, or_
+from sqlalchemy import ColumnElement, and_, case, literal, null, or_
 
 from core.db.models.events import Event
 from core.db.models.webhooks import WebhookEndpoint
-from core.events.event_types import EventType
+from core.events.event_types import EventType, OperatorEventType
 
-PublicEventName = Literal[
+OrganizationEventName = Literal[
     "organization.created",
     "organization.updated",
     "organization.plan_changed",
@@ -27,7 +27,10 @@ PublicEventName = Literal[
     "membership.removed",
     "membership.role_changed",
 ]
-PUBLIC_EVENT_NAMES: Final[tuple[PublicEventName, ...]] = get_args(PublicEventName)
+PublicEventName = OrganizationEventName | OperatorEventType
+ORGANIZATION_EVENT_NAMES: Final[tuple[OrganizationEventName, ...]] = get_args(OrganizationEventName)
+OPERATOR_EVENT_NAMES: Final[tuple[OperatorEventType, ...]] = get_args(OperatorEventType)
+PUBLIC_EVENT_NAMES: Final[tuple[PublicEventName, ...]] = (*ORGANIZATION_EVENT_NAMES, *OPERATOR_EVENT_NAMES)
 
 # A change of the status to ``deleted`` has a name of its own.
 PUBLIC_NAME_BY_TYPE: Final[dict[EventType, PublicEventName]] = {
@@ -40,6 +43,8 @@ PUBLIC_NAME_BY_TYPE: Final[dict[EventType, PublicEventName]] = {
     "membership.added": "membership.added",
     "membership.removed": "membership.removed",
     "membership.role_changed": "membership.role_changed",
+    "link.parked": "link.parked",
+    "provider.unavailable": "provider.unavailable",
 }
 # Only these fields of an event are sent.
 FIELDS_BY_PUBLIC_NAME: Final[dict[PublicEventName, tuple[str, ...]]] = {
@@ -52,6 +57,8 @@ FIELDS_BY_PUBLIC_NAME: Final[dict[PublicEventName, tuple[str, ...]]] = {
     "membership.added": ("user_id", "role"),
     "membership.removed": ("user_id",),
     "membership.role_changed": ("user_id", "from", "to"),
+    "link.parked": ("provider", "kind", "code"),
+    "provider.unavailable": ("provider", "reason"),
 }
 
 WEBHOOK_EVENT_SOURCE: Final = "/billing-sync"
@@ -62,12 +69,13 @@ class EventFields(BaseModel):
     """``sequence`` is the event's running number: of two events of one organization the higher one happened later. The
     other fields depend on the type: `plan_tier` (created); `from`, `to` and `at` (plan_changed); `from` and `to`
     (status_changed, role_changed); `user_id` and `role` (members); `version` (synced): both providers have every change
-    up to this `sync.version`.
+    up to this `sync.version`; `provider`, `kind` and `code` (parked); `provider` and `reason` (unavailable, without
+    `org_id`).
     """
 
     model_config = ConfigDict(extra="allow")
 
-    org_id: str = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
+    org_id: str | None = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
     sequence: int = Field(examples=[42])
 
 
@@ -78,7 +86,9 @@ class WebhookEvent(BaseModel):
     id: str = Field(examples=["9c1de6a4-4d5e-4f0a-8f5c-2a1b3c4d5e6f"])
     source: str = Field(examples=[WEBHOOK_EVENT_SOURCE])
     type: PublicEventName
-    subject: str = Field(description="The organization's id.", examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
+    subject: str = Field(
+        description="The organization's id, or the provider.", examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"]
+    )
     time: datetime
     datacontenttype: Literal["application/json"] = "application/json"
     data: EventFields
@@ -93,9 +103,9 @@ def build(event: Event, name: str) -> WebhookEvent:
         id=event.id,
         source=WEBHOOK_EVENT_SOURCE,
         type=event_name,
-        subject=event.org_id,
+        subject=event.org_id or str(event.data["provider"]),
         time=event.occurred_at,
-        data=EventFields(org_id=event.org_id, sequence=event.seq, **fields),
+        data=EventFields(org_id=event.org_id or None, sequence=event.seq, **fields),
     )
 
 
@@ -107,7 +117,8 @@ def public_name() -> ColumnElement[str | None]:
 
 
 def subscribed() -> ColumnElement[bool]:
-    """Whether an endpoint's row subscribes to an event's row, for a statement."""
+    """Whether an endpoint's row subscribes to an event's row, for a statement. All: those of organizations."""
     space = literal(" ")
+    is_of_organization = Event.type.not_in(OPERATOR_EVENT_NAMES)
     is_listed = (space + WebhookEndpoint.events + space).like(literal("% ") + public_name() + literal(" %"))
-    return or_(WebhookEndpoint.events == "", is_listed)
+    return or_(and_(WebhookEndpoint.events == "", is_of_organization), is_listed)

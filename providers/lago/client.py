@@ -9,6 +9,7 @@ an HTTP client, TLS included, for every call, sleeps on 429 and does not escape 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from pydantic.v1 import BaseModel, ValidationError
 from core.ports.errors import ProviderError
 from core.ports.provider import RequestPermits
 from providers.lago.errors import ErrorResponse, NoAnswer, failure_with_code, valid_code
-from providers.transport import deadline
+from providers.transport import deadline, request_metrics
 from providers.transport.inline_retry import retry_transient
 
 CREATE_RACE_CODE = "external_id:value_already_exist"
@@ -119,6 +120,15 @@ class LagoClient:
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         if permits is not None:
             permits.before_request(operation_of(request))
+        started_at = time.monotonic()
+        outcome = self._request(request, permits)
+        failure = None if isinstance(outcome, httpx.Response) else outcome.to_failure(request.context)
+        request_metrics.record("lago", operation_of(request), started_at, failure)
+        return outcome
+
+    def _request(
+        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
+    ) -> httpx.Response | ErrorResponse | NoAnswer:
         url = make_url(
             origin=self._origin, path_parts=[_escape(part) for part in request.path], query_pairs=request.params
         )
@@ -137,7 +147,7 @@ class LagoClient:
 
 
 def operation_of(request: LagoRequest[ResponseT]) -> str:
-    """A name for operators only: Lago counts all requests of an organization together (lago.md 2)."""
+    """A name for operators and metrics only: Lago counts all requests of an organization together (lago.md 2)."""
     names = [part if number != 1 else "{id}" for number, part in enumerate(request.path)]
     return f"{request.method} /api/v1/{'/'.join(names)}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import functools
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,6 +24,7 @@ from providers.stripe import errors
 from providers.stripe.errors import STRIPE
 from providers.stripe.responses import StripeModel, StripePage, StripeResource
 from providers.stripe.transport import PooledTransport
+from providers.transport import request_metrics
 from providers.transport.failure_table import Failure
 from providers.transport.inline_retry import retry_transient
 
@@ -85,7 +87,10 @@ class StripeClient:
 
         def send_once() -> ModelT | Failure:
             guard.before_request(operation)
-            return self._send_once(guard, operation, purpose, request, model)
+            started_at = time.monotonic()
+            result = self._send_once(guard, operation, purpose, request, model)
+            request_metrics.record(STRIPE, operation, started_at, result if isinstance(result, Failure) else None)
+            return result
 
         outcome = retry_transient(send_once, lambda result: isinstance(result, Failure) and result.may_retry_inline)
         if isinstance(outcome, Failure):

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
 from api.metrics import HttpMetrics
@@ -17,25 +16,17 @@ from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftReportRecord
 from core.db.models.events import Event
+from core.db.models.inbox import ServiceEvent
 from core.flow_control import circuit_breaker
 from core.reporting import metrics
 from core.reporting.metrics import StoreMetrics
 from tests.support.api_client import Api
+from tests.support.metrics_page import Values, value, values
 from tests.support.query_plans import FEW, plans_of
 from tests.support.waiting import until
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/reference/metrics.md"
-
-Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def values(text: str) -> Values:
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def scraped(api: Api) -> Values:
@@ -45,14 +36,10 @@ def scraped(api: Api) -> Values:
     return values(answer.text)
 
 
-def value(found: Values, name: str, **labels: str) -> float | None:
-    return found.get((f"billing_sync_{name}", frozenset(labels.items())))
-
-
 def shown(database: Database, at: Callable[[], datetime] = utc_now) -> Values:
     def read() -> StoreMetrics:
         with database.read() as session:
-            return metrics.read(session)
+            return metrics.read(session, at())
 
     return values(HttpMetrics(read, at).render().decode())
 
@@ -170,7 +157,7 @@ def test_however_many_scrape_the_rows_are_read_once_in_a_while(database: Databas
     def read() -> StoreMetrics:
         reads.append(1)
         with database.read() as session:
-            return metrics.read(session)
+            return metrics.read(session, utc_now())
 
     measures = HttpMetrics(read, utc_now)
     for _ in range(10):
@@ -180,7 +167,7 @@ def test_however_many_scrape_the_rows_are_read_once_in_a_while(database: Databas
 
 def test_at_ten_thousand_organizations_only_what_waits_is_read(large: Database) -> None:
     found: list[StoreMetrics] = []
-    plans = plans_of(large, lambda session: found.append(metrics.read(session)))
+    plans = plans_of(large, lambda session: found.append(metrics.read(session, utc_now())))
     assert (found[0].links["lago"].behind, found[0].events_pending) == (FEW, FEW)
     assert "ix_billing_links_due" in plans
     assert "ix_billing_links_parked" in plans
@@ -193,10 +180,25 @@ def test_at_ten_thousand_organizations_only_what_waits_is_read(large: Database) 
 @one_database
 def test_the_document_names_each_metric_and_no_other(api: Api) -> None:
     text = api.get("/metrics", api.as_service("metrics:read")).text
-    served = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    served = {name for line in text.splitlines() if line.startswith("# TYPE") for name in line.split()[2:3]}
     named = set(re.findall(r"^\| `(\w+)`", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
     only_after_a_comparison = {
         f"billing_sync_drift_{each}" for each in ("report_age_seconds", "organizations", "findings")
     }
-    unasked = {"billing_sync_http_requests_created", "billing_sync_http_request_seconds_created"}
-    assert served | only_after_a_comparison == named | (served & unasked)
+    only_on_their_own_port = {f"billing_sync_{each}" for each in ("build_info", "queue_depth")} | {
+        f"billing_sync_disk_{each}_bytes" for each in ("free", "size")
+    }
+    unasked = {name for name in served if name.endswith("_created")}
+    assert served - unasked | only_after_a_comparison | only_on_their_own_port == named
+
+
+@one_database
+def test_service_events_are_counted_while_they_wait_and_for_an_hour_after_a_rejection(api: Api) -> None:
+    now = utc_now()
+    with api.database.write() as session:
+        for number, (status, age) in enumerate((("waiting", 3), ("rejected", 0), ("rejected", 2), ("applied", 0))):
+            values_of_row = {"source": "/signup", "id": str(number), "status": status}
+            session.execute(insert(ServiceEvent).values(**values_of_row, received_at=now - timedelta(hours=age)))
+    found = shown(api.database)
+    assert value(found, "waiting", what="service_events") == 1
+    assert value(found, "failed", what="service_events") == 1

@@ -31,7 +31,9 @@ from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
+from worker.processes import metrics_server
 from worker.processes.heartbeat import heartbeat
+from worker.processes.queue_depths import QueueDepths
 from worker.processes.relay import Relay
 from worker.wiring import logging
 from worker.wiring.celery_app import build, keep_our_logging
@@ -56,11 +58,13 @@ def up() -> None:
     with (
         resources.single_instance(settings.data_dir),
         stop_on_signal() as stopping,
+        metrics_server.serve(settings, "up") as metrics,
         EmbeddedProcess(settings) as embedded,
         heartbeat(embedded.app.runtime.database, "up"),
         resources.sandbox_address(settings.data_dir, embedded.sandbox_url),
         api_wiring.serve(embedded.settings, api, embedded.app.runtime.reconciler.request_gates.rate_limiter) as server,
     ):
+        metrics.register(QueueDepths(embedded.app))
         embedded.receive_sandbox_webhooks(server.url)
         output.show(*_welcome_lines(settings, embedded.sandbox_url, server.url))
         while not stopping.wait(UP_CHECK_SECONDS):
@@ -109,19 +113,19 @@ def run_worker(
     if concurrency is not None:
         settings = settings.model_copy(update={"worker_concurrency": concurrency})
     app = _open_app(settings)
-    check_accounts(app.runtime)
-    worker = app.Worker(
-        hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
-        pool_cls="threads",
-        concurrency=settings.worker_concurrency,
-        queues=chosen,
-        task_events=True,
-        without_gossip=True,
-        without_mingle=True,
-        quiet=True,
-    )
     database = app.runtime.database
-    with heartbeat(database, "worker"):
+    with metrics_server.serve(settings, "worker"), heartbeat(database, "worker"):
+        check_accounts(app.runtime)
+        worker = app.Worker(
+            hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
+            pool_cls="threads",
+            concurrency=settings.worker_concurrency,
+            queues=chosen,
+            task_events=True,
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+        )
         worker.start()
     app.close_runtime()
     database.close()  # Celery closed the runtime before the last heartbeat
@@ -134,7 +138,12 @@ def relay() -> None:
     app = _open_app(settings)
     process = Relay(app, app.runtime.database)
     try:
-        with stop_on_signal(process.stop), heartbeat(app.runtime.database, "relay"):
+        with (
+            stop_on_signal(process.stop),
+            metrics_server.serve(settings, "relay") as metrics,
+            heartbeat(app.runtime.database, "relay"),
+        ):
+            metrics.register(QueueDepths(app))
             output.show("The relay runs. Stop it with Ctrl-C.")
             process.run()
     finally:
@@ -150,7 +159,7 @@ def beat() -> None:
     app = build(settings)
     database = Database(settings.database, pool_size=1)
     try:
-        with heartbeat(database, "beat"):
+        with metrics_server.serve(settings, "beat"), heartbeat(database, "beat"):
             _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
     finally:
         database.close()

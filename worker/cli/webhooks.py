@@ -13,7 +13,7 @@ from core.common.validation import InvalidChangeError
 from core.webhooks import deliveries, endpoints
 from core.webhooks.deliveries import FailedDelivery
 from core.webhooks.endpoints import EndpointInfo, NewEndpoint
-from core.webhooks.payloads import PUBLIC_EVENT_NAMES
+from core.webhooks.payloads import OPERATOR_EVENT_NAMES, PUBLIC_EVENT_NAMES
 from core.webhooks.signing import Signer
 from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import UsageError
@@ -33,7 +33,10 @@ def add_endpoint(
     *,
     event: Annotated[
         list[str] | None,
-        typer.Option(help=f"May be repeated; default: all. {', '.join(PUBLIC_EVENT_NAMES)}."),
+        typer.Option(
+            help=f"May be repeated; default: all but {' and '.join(OPERATOR_EVENT_NAMES)}. "
+            f"{', '.join(PUBLIC_EVENT_NAMES)}."
+        ),
     ] = None,
     description: Annotated[str | None, typer.Option(help="A note on whose endpoint it is.")] = None,
     as_json: output.JsonOption = False,

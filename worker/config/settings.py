@@ -128,6 +128,19 @@ class Settings(EmailSettings):
     )
     log_format: Literal["console", "json"] = Field(default="console", description="json for log collectors.")
 
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port on which worker, relay, beat and `up` serve the metrics of their process; default: none. "
+        "Each process of one machine needs its own.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="Address of METRICS_PORT. Nothing protects it: set another one only in a network of your own, as "
+        "between containers.",
+    )
+
     postgres_host: str | None = Field(
         default=None, description="Used with the other POSTGRES_* settings if DATABASE_URL is not set."
     )

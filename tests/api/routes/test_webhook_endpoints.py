@@ -60,6 +60,13 @@ def test_the_secret_is_shown_once_and_the_list_shows_the_rest(api: Api, mine: di
     assert made["secret"] not in listed.text
 
 
+@pytest.mark.parametrize("name", payloads.OPERATOR_EVENT_NAMES)
+def test_a_service_does_not_get_what_operators_must_act_on(api: Api, mine: dict[str, str], name: str) -> None:
+    refused = api.post("/api/webhooks", {"url": URL, "events": [name]}, mine)
+    assert refused.status_code == 422
+    assert api.get("/api/webhooks", mine).json()["count"] == 0
+
+
 def test_a_repeat_under_a_key_makes_one_webhook_and_keeps_no_secret(api: Api, mine: dict[str, str]) -> None:
     first, second = (api.post("/api/webhooks", {"url": URL}, mine, key="once") for _ in range(2))
     assert (first.status_code, first.content) == (second.status_code, second.content)
