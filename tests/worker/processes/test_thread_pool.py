@@ -18,6 +18,7 @@ def test_a_worker_that_stops_starts_no_task_whose_countdown_ends(
 ) -> None:
     """Which messages arrive while it stops is chance; without the rule, one of three workers logged tracebacks."""
     app = celery_app.build(Settings(celery_broker_url=IN_MEMORY_BROKER_URL))
+    app.control.purge()  # the broker in memory is this process's, and another test may have left messages
     has_started, has_stopped = threading.Event(), threading.Event()
 
     @app.task(name="test.long", shared=False)
