@@ -9,6 +9,7 @@ counted, and the next seed follows. Exit code 1 if there was one.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import traceback
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import structlog
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
@@ -42,6 +44,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="how many steps at least")
     parser.add_argument("--steps-each", type=int, default=STEPS_EACH, help="how many steps a story has")
     asked = parser.parse_args()
+    # The stories print what they did; the log would hide it.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder, Sandbox(limits=False) as server, SandboxClient(server.url) as sandbox:
         stage = Stage(_empty_database(Path(folder)), sandbox, server.url, plan_catalog.load(), tally)
