@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from api.problems import MAYBE_CHANGED_DETAIL, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX
+from core.common import runbook
 
 JsonDocument = dict[str, Any]
 
@@ -70,6 +71,7 @@ def _problem_example(status: int) -> JsonDocument:
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
+        "help": runbook.problem_entry(kind),
         "request_id": _EXAMPLE_REQUEST_ID,
         "errors": errors,
     }

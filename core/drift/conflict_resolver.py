@@ -22,7 +22,7 @@ from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.drift.provider_reader import DriftReader
-from core.events.event_types import Cause, ChangeContext
+from core.events.event_types import RESOLVE_SOURCE, Cause, ChangeContext
 from core.organizations import commands, plan_changes, provider_ids
 from core.organizations.validation import checked_plan_currency
 from core.ports.observed import ObservedCustomer, ObservedState
@@ -31,7 +31,6 @@ from core.ports.spec import OTHER_TERMS, PROVIDER_NAMES, Provider
 from core.reconcile import commands as link_commands
 from core.reconcile.remote_check import is_conflict
 
-RESOLVE_SOURCE = "billing-sync resolve"
 _MAX_CHANGES = 4  # the plan, the scheduled plan, the payer, and a last comparison that finds nothing
 
 

@@ -25,8 +25,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email, EmailKind, EmailState
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
-from core.drift.conflict_resolver import RESOLVE_SOURCE
-from core.events.event_types import ChangeContext
+from core.events.event_types import RESOLVE_SOURCE, ChangeContext
 from core.events.outbox import PendingEvent
 from core.ports.spec import PROVIDERS
 from core.reconcile import link_status

@@ -46,6 +46,8 @@ class Cause:
 
 
 BY_SYSTEM: Final = Cause()
+RESOLVE_SOURCE: Final = "billing-sync resolve"
+"""The source of what an operator takes over from a provider."""
 # What the API writes. The reference of a service event has a ``#``, so it is never taken for one.
 _REQUEST_CAUSE: Final = re.compile(r"request:([A-Za-z0-9._-]{1,64})")
 

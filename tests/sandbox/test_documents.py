@@ -111,7 +111,13 @@ def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[
     stripe.post(f"subscriptions/{subscription}", cancel_at_period_end="true", **paused)
     drive_invoices(stripe, client, customer, subscription)
     events = client.get("/v1/events?limit=100").json()["data"]
-    stripe.get("account", f"events/{events[0]['id']}", "customers", f"customers/{customer}?expand[]=subscriptions")
+    stripe.get(
+        "account",
+        f"events/{events[0]['id']}",
+        "webhook_endpoints",
+        "customers",
+        f"customers/{customer}?expand[]=subscriptions",
+    )
     stripe.get("customers/search?query=name:'Acme'", "products", f"products/{product}")
     stripe.get("prices?expand[]=data.product", f"prices/{price}", "subscriptions", f"subscriptions/{subscription}")
     stripe.delete(

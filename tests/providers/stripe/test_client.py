@@ -81,7 +81,7 @@ CASES = [
     Case(400, {"type": INVALID, "code": "parameter_invalid_empty", "param": "x"}, RejectedError, "correct"),
     Case(400, {"type": INVALID, "code": "parameter_invalid_integer"}, RejectedError, "correct"),
     Case(400, {"type": INVALID, "code": "parameters_exclusive"}, RejectedError, "correct"),
-    Case(400, {"type": INVALID, "code": "email_invalid", "param": "email"}, RejectedError, "billing email"),
+    Case(400, {"type": INVALID, "code": "email_invalid", "param": "email"}, RejectedError, "the email address"),
     Case(400, {"type": INVALID, "code": "url_invalid"}, RejectedError, "correct"),
     Case(400, {"type": INVALID}, RejectedError, "correct"),
     Case(404, {"type": INVALID, "code": "resource_missing", "param": "id"}, RejectedError, "no such object"),

@@ -68,7 +68,7 @@ def test_status_imports_the_database_and_nothing_slower(folder: Path) -> None:
     assert console.run(folder, "status").returncode == 0  # creates the schema, with Alembic
     imported = imported_packages(folder, "status")
     assert "sqlalchemy" in imported
-    assert imported & (SLOW | {"structlog"}) == set()
+    assert imported & SLOW == set()
 
 
 def test_shell_completion_is_as_quick_as_help(folder: Path) -> None:
