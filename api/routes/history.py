@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
@@ -18,9 +19,21 @@ from core.reporting.history import HistoryEntry, PastState, Subject
 
 router = APIRouter(tags=["sync"])
 
+_NUMBER: Final = re.compile(r"[+-]?[\d.]*")
+
+
+def _refuse_number(value: object) -> object:
+    """pydantic takes a number for the seconds since 1970, and the document says that there are only times."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        message = "give a time such as 2026-11-01T12:00:00Z"
+        raise ValueError(message)
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_refuse_number)]
 LimitQuery = Annotated[int, Query(ge=1, le=history.MAX_ENTRIES, description="Maximum number of entries.")]
-BeforeQuery = Annotated[AwareDatetime | None, Query(description="Only what happened before; for the next page.")]
-AtQuery = Annotated[AwareDatetime | None, Query(description="Plan, status and links as they were then, in `past`.")]
+BeforeQuery = Annotated[Time | None, Query(description="Only what happened before; for the next page.")]
+AtQuery = Annotated[Time | None, Query(description="Plan, status and links as they were then, in `past`.")]
 
 
 class HistoryItem(BaseModel):

@@ -26,6 +26,10 @@ WHOLE: Final[dict[str, str]] = {
     # Provider webhooks cause remote checks, which write nothing at a provider; one that is lost is dispatched again.
     "core.inbox.provider_webhooks": "tests/core/inbox/test_provider_webhooks.py",
     "tasks.provider_webhooks": "tests/scenarios/test_provider_webhooks.py",
+    # They only read providers, and store what did not come as a webhook. What a killed run lacks is read again.
+    "core.inbox.missed_webhooks": "tests/scenarios/test_missed_webhooks.py",
+    "providers.stripe.events": "tests/scenarios/test_missed_webhooks.py",
+    "tasks.missed_webhooks": "tests/scenarios/test_missed_webhooks.py",
     # The account of an API key, which is read when a process starts.
     "core.reconcile.account_guard:AccountGuard.confirm": "tests/core/reconcile/test_account_guard.py",
     "core.reconcile.account_guard:AccountGuard.start": "tests/core/reconcile/test_account_guard.py",

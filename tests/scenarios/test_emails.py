@@ -138,7 +138,8 @@ def test_without_a_mail_server_a_folder_has_what_one_clicks_along_with(
         running.process.until(lambda: len(written_emails()) == 1, "writes the invitation")
         accepted = running.post("/api/invitations/accept", "bob", {"token": token(written_emails()[0])})
         assert (accepted.status_code, accepted.json()["org_id"]) == (200, org_id)
-        assert list((folder / "data" / "emails").glob("welcome.*.eml"))
+        emails = folder / "data" / "emails"
+        running.process.until(lambda: list(emails.glob("welcome.*.eml")) != [], "writes the welcome")
 
 
 @pytest.fixture

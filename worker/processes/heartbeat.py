@@ -51,15 +51,15 @@ def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_
 
 
 def _run(database: Database, process: ProcessStart, stopping: threading.Event, seconds: float) -> None:
-    was_stored = True
+    was_stored, has_row = True, False
     while True:
         is_stored = _store(database, process)
         if was_stored and not is_stored:
             log.warning("heartbeat_not_stored", kind=process.kind)
-        was_stored = is_stored
+        was_stored, has_row = is_stored, has_row or is_stored
         if stopping.wait(seconds):
             break
-    if was_stored:
+    if has_row:
         _remove(database, process)
 
 
@@ -77,8 +77,12 @@ def _store(database: Database, process: ProcessStart) -> bool:
 
 
 def _remove(database: Database, process: ProcessStart) -> None:
-    try:
-        with database.write() as session:
-            heartbeats.remove(session, process.instance_id)
-    except _UNSTORED_ERRORS:
-        log.debug("heartbeat_not_removed", kind=process.kind)
+    # After an outage the first connection of the pool may be a dead one.
+    for _ in range(2):
+        try:
+            with database.write() as session:
+                heartbeats.remove(session, process.instance_id)
+        except _UNSTORED_ERRORS:
+            continue
+        return
+    log.debug("heartbeat_not_removed", kind=process.kind)
