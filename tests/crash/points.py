@@ -33,6 +33,8 @@ CARRIERS = {
     "providers.stripe.client",
     "tasks.queue",
 }
+# A thread of its own, which has no part in a change.
+BESIDE_CHANGES = {"worker.processes.heartbeat"}
 CARRYING_METHODS = {"core.reconcile.attempt:SyncAttempt._write"}
 WHOSE_TASK = {"sync_to_stripe": "stripe", "sync_to_lago": "lago"}
 
@@ -158,6 +160,8 @@ def _site(*, lines: bool = False) -> str | None:
     carried = False
     for module, frame in _frames():
         name = f"{module}:{frame.f_code.co_qualname.split('.<locals>')[0]}"
+        if module in BESIDE_CHANGES:
+            return None
         if name in CARRYING_METHODS:
             carried = True
         elif module not in CARRIERS:
