@@ -157,8 +157,10 @@ class SyncAttempt:
         if not operation.startswith("GET "):
             self.history.add_request(operation, self.clock())
             self._write({})
-        elif self.lease_until - self.clock() < MAX_CALL_DURATION:
-            self._write({})
+        else:
+            self.history.add_read()
+            if self.lease_until - self.clock() < MAX_CALL_DURATION:
+                self._write({})
         if self.lease_until - self.clock() < MAX_CALL_DURATION:
             # To store it took so long that another worker may have the lease before the response comes.
             message = f"the lease of {self.organization.id} at {self.provider} ends too soon"

@@ -59,6 +59,10 @@ class AttemptHistory:
         self._at = self._at or now
         self._is_stored = False
 
+    def add_read(self) -> None:
+        """Call before a read is sent: the next answer is not that of the last write, which then got none."""
+        self._last = None
+
     def add_response(self, request_id: str | None) -> None:
         """The answer to the last write, if it is one; stored with the next write or the outcome."""
         if self._last is not None:

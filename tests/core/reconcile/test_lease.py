@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.history import LinkHistory
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands, links
@@ -316,3 +318,15 @@ def test_a_write_is_not_sent_if_it_took_as_long_as_the_lease_to_store_it(harness
     with pytest.raises(LeaseLostError, match="ends too soon"):
         attempt.before_request("POST /v1/customers")
     assert attempt.request_count == 0
+
+
+def test_the_answer_to_a_read_is_not_taken_for_that_of_a_write_that_got_none(harness: LinkHarness) -> None:
+    org_id = harness.create()
+    attempt = harness.start_attempt(org_id)
+    attempt.before_request("POST /v1/customers")
+    attempt.before_request("GET /v1/events")
+    attempt.after_response("req_of_the_read")
+    outcomes.complete(attempt, APPLIED, NO_FOLLOW_UPS)
+    with harness.database.read() as session:
+        (row,) = session.scalars(select(LinkHistory).where(LinkHistory.org_id == org_id))
+    assert [(each["operation"], each["request_id"]) for each in row.data["requests"]] == [("POST /v1/customers", None)]
