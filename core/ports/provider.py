@@ -80,7 +80,7 @@ class Intent:
 
 
 class AttemptContext(Protocol):
-    """One worker's sync attempt at one link. Each method is its own short transaction."""
+    """One worker's sync attempt at one link. What a method stores is committed before the next request that writes."""
 
     def acquire_permit_ahead(self, operation: str) -> None:
         """Call before an intent is recorded: gets the permit of its request, or raises ``MustWaitError`` while nothing

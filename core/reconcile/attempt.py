@@ -99,6 +99,8 @@ class SyncAttempt:
     gate: RequestGate | None = None
     """What every request passes; ``None``: requests are not limited."""
     history: AttemptHistory = field(init=False)
+    _prepared: dict[str, Any] = field(default_factory=dict)
+    """Values of the link that the next write stores."""
 
     def __post_init__(self) -> None:
         self.history = AttemptHistory(
@@ -200,7 +202,7 @@ class SyncAttempt:
 
     def record_subscription_request(self) -> None:
         if not self.link.subscription_requested:
-            self._write({"subscription_requested": True})
+            self._prepare({"subscription_requested": True})
 
     def prepare_customer_write(self, payer_id: str | None) -> None:
         """Call before the customer is written: after a crash or a lost response, its state is not known.
@@ -208,11 +210,10 @@ class SyncAttempt:
         A payer that is about to be sent to Lago counts as charged from now on, so that Stripe cannot start to charge.
         """
         values = self._customer_values_after("customer_write_started")
-        may_charge = payer_id is not None and payer_id != self.link.payer_id
-        if may_charge:
-            values |= {"payer_id": payer_id, "payer_confirmed": False}
-        if values:
-            self._write(values, may_charge=may_charge)
+        if payer_id is not None and payer_id != self.link.payer_id:
+            self._write({**values, "payer_id": payer_id, "payer_confirmed": False}, may_charge=True)
+        else:
+            self._prepare(values)
 
     def prepare_subscription_write(self, next_plan_code: str | None) -> None:
         """Call before the subscription is written, for the same reason. ``next_plan_code`` may be scheduled then.
@@ -225,13 +226,13 @@ class SyncAttempt:
             values["applied_next_plan"] = next_plan_code
             if before is not None:
                 values["replaced_next_plans"] = sorted({*(self.link.replaced_next_plans or ()), before})
-        if values:
-            self._write(values)
+        self._prepare(values)
 
     def prepare_subscription_end(self) -> None:
         """Call before the subscription is ended.
 
-        After a crash or a lost response, a subscription that is found ended was then ended by us.
+        After a crash or a lost response, a subscription that is found ended was then ended by us. So this is stored
+        at once: the subscription may be found ended before anything is sent.
         """
         self._write(self._plan_values_after("subscription_end_started"))
 
@@ -255,11 +256,20 @@ class SyncAttempt:
         after = link_states.plan_after(self.provider, event, self.link.plan_state)
         return {} if after == self.link.plan_state else {"plan_state": after, "applied_plan": None}
 
+    def _prepare(self, values: dict[str, Any]) -> None:
+        """Store these values with the next write of this attempt, at the latest before the next request that writes.
+
+        If no such request follows, nothing was sent and nothing has to be stored.
+        """
+        self._prepared |= values
+        self._remember(values)
+
     def _write(self, values: dict[str, Any], *, may_charge: bool = False) -> None:
         """``may_charge``: from now on this provider may charge.
 
         This is refused if the other provider may charge; the organization is locked for that.
         """
+        values = {**self._prepared, **values}
         lease_until = self.clock() + LINK_LEASE
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
@@ -271,6 +281,10 @@ class SyncAttempt:
             stored = self.history.store(session)
         self.history.confirm(stored, values)
         self.lease_until = lease_until
+        self._prepared = {}
+        self._remember(values)
+
+    def _remember(self, values: Mapping[str, Any]) -> None:
         for name in _KNOWN_STATE_COLUMNS & values.keys():
             setattr(self.link, name, values[name])
 
