@@ -95,6 +95,12 @@ class _RowMetricsCollector(Collector):
             "Age of the oldest unpublished event; 0: none.",
             self._age_seconds(metrics.oldest_pending_event_at),
         )
+        yield _labeled_gauge(
+            "processes",
+            "Processes with a heartbeat in the last minute; up is worker, relay and beat in one.",
+            "process",
+            metrics.processes.items(),
+        )
         yield _labeled_gauge("waiting", "Queued items by kind.", "what", metrics.waiting.items())
         yield _labeled_gauge("failed", "Failed items by kind that need an operator.", "what", metrics.failed.items())
 

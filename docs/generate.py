@@ -114,9 +114,13 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         "Emails",
         (
             "Set `SMTP_HOST` and `MAIL_FROM` together. The port is 587 with `starttls`, 465 with `tls`, 25 with "
-            "`none`. Without `INVITATION_URL`, emails contain a code to enter."
+            "`none`. Without `INVITATION_URL`, emails contain a code to enter. `OPERATIONS_EMAIL` gets the operations "
+            "digest."
         ),
-        ("SMTP_HOST", "SMTP_PORT", "SMTP_TLS", "SMTP_USER", "SMTP_PASSWORD", "MAIL_FROM", "INVITATION_URL"),
+        (
+            *("SMTP_HOST", "SMTP_PORT", "SMTP_TLS", "SMTP_USER", "SMTP_PASSWORD", "MAIL_FROM", "INVITATION_URL"),
+            "OPERATIONS_EMAIL",
+        ),
     ),
     (
         "API and sign-in",
@@ -351,6 +355,7 @@ def _api_metrics() -> str:
         oldest_pending_event_at=now,
         waiting={"emails": 1},
         failed={"emails": 1},
+        processes={"worker": 1},
     )
     served = HttpMetrics(lambda: metrics, lambda: now, _example_of_process())
     served.record("GET", "/healthz", HTTPStatus.OK, 0.0)

@@ -14,11 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
+import yaml
+
 from core.compare.findings import FindingKind
 from core.db.models.billing_links import PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.ports.errors import ErrorKind
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS
+from core.webhooks.deliveries import DeliveryError, NoResponseReason
 from docs.meanings import FINDING_MEANINGS, PROBLEM_MEANINGS
 from providers.transport.failure_table import FAILURE_RULES, FailureAction, FailureRule
 
@@ -268,6 +271,54 @@ PAYMENTS: Final[Mapping[PaymentStatus, Entry]] = {
     ),
 }
 
+_REPLAY: Final = (
+    "`billing-sync webhooks replay ID --event ID`; `billing-sync webhooks replay ID` sends all that failed."
+)
+DELIVERIES: Final[Mapping[DeliveryError, Entry]] = {
+    "bad_address": Entry(
+        "The URL of the endpoint cannot be used.",
+        "Its host name is not valid.",
+        "`billing-sync webhooks list`.",
+        "`billing-sync webhooks remove ID`, then `billing-sync webhooks add URL` with the right one.",
+    ),
+    "disabled": Entry(
+        "The endpoint was disabled, so its waiting deliveries were not sent.",
+        "It responded 410 Gone.",
+        "`billing-sync webhooks list`, which says since when.",
+        "If it exists again: " + _REPLAY,
+    ),
+    "no_answer": Entry(
+        "The endpoint took the request, and the connection ended before its response.",
+        "Its server or a proxy failed. It may have handled the event.",
+        "`billing-sync webhooks failed`, and its log at the event's id.",
+        _REPLAY,
+    ),
+    "no_connection": Entry(
+        "No connection to the endpoint could be made, so nothing was sent.",
+        "Its server is down, or its host name does not resolve.",
+        "`billing-sync webhooks failed`.",
+        _REPLAY,
+    ),
+    "private_address": Entry(
+        "The host name of the endpoint leads to a private network or to this machine, so nothing was sent.",
+        "Its DNS entry was changed, or it was always private.",
+        "The DNS entry of the endpoint.",
+        "Correct it, or set `WEBHOOK_ALLOW_PRIVATE=true` if that is meant. Then " + _REPLAY,
+    ),
+    "timeout": Entry(
+        "The endpoint did not respond in time.",
+        "It works before it responds. It may have handled the event.",
+        "`billing-sync webhooks failed`, and its log at the event's id.",
+        "Let it respond first and work afterwards. Then " + _REPLAY,
+    ),
+    "tls": Entry(
+        "The certificate of the endpoint is not valid, so nothing was sent.",
+        "It has expired, or is that of another name.",
+        "`openssl s_client -connect HOST:443`.",
+        "Renew it. Then " + _REPLAY,
+    ),
+}
+
 TASKS: Final[Mapping[str, Entry]] = {
     "LinkParkedError": Entry(
         "Flower: an attempt parked the link, or put it on hold.",
@@ -294,6 +345,92 @@ TASKS: Final[Mapping[str, Entry]] = {
         "Nothing.",
     ),
 }
+
+ALERTS: Final[Mapping[str, tuple[str, str]]] = {
+    "BillingSyncBreakerOpen": (
+        "The provider or the network fails, or a key was revoked.",
+        (
+            "The entry of the reason: [unavailable](#unavailable), [misconfigured](#misconfigured), "
+            "[wrong_account](#wrong_account)."
+        ),
+    ),
+    "BillingSyncCreditLeft": (
+        "An organization left in the middle of a paid period.",
+        "Refund or grant the credit in Stripe; the next check of the link ends the alert.",
+    ),
+    "BillingSyncDeliveriesFailed": (
+        "A receiver or the mail server rejected them.",
+        "`billing-sync webhooks replay ID --event ID`, `billing-sync emails retry ID`, after the cause is gone.",
+    ),
+    "BillingSyncDiskFull": (
+        "Logs, backups or the database have grown.",
+        "Free space, or move DATA_DIR to a larger disk.",
+    ),
+    "BillingSyncDrift": (
+        "A change in the dashboard, or an id that is wrong.",
+        "`billing-sync drift repair ID` for what is repairable; else what the report says.",
+    ),
+    "BillingSyncEventsRejected": (
+        "The event has a defect, or names what does not exist here.",
+        "The sender corrects it and sends it under a new `id`. If the cause was here: `billing-sync inbox replay ID`.",
+    ),
+    "BillingSyncInboxWaits": (
+        "The worker was stopped, or takes other queues only.",
+        "Start a worker without `--queues`, and the relay.",
+    ),
+    "BillingSyncLinksOnHold": (
+        "A change in the dashboard, or a damaged file of the predecessor.",
+        "What `billing-sync parked` says of each: `billing-sync resolve ORG --ours` or `--theirs`, or `retry ORG`.",
+    ),
+    "BillingSyncLinksParked": (
+        "The code of each link says it.",
+        "The entry of its code; then `billing-sync retry ORG`, or `billing-sync retry --error CODE` for many.",
+    ),
+    "BillingSyncNoApi": (
+        "The API does not run, its database is away, or Prometheus has no valid key.",
+        "Start the API. If it runs: `curl -i http://127.0.0.1:8080/metrics` with the key of Prometheus.",
+    ),
+    "BillingSyncNoBeat": ("Beat was stopped, or cannot reach the database.", "`docker compose up -d beat`."),
+    "BillingSyncNoRelay": ("The relay was stopped, or cannot reach the database.", "`docker compose up -d relay`."),
+    "BillingSyncNoWorker": (
+        "The workers were stopped, or cannot reach the database.",
+        "`docker compose up -d worker`.",
+    ),
+    "BillingSyncOldestChange": (
+        "Too few workers, a rate limit that is too low, or a failure that repeats.",
+        "What `billing-sync doctor` says; more workers only help while the rate limit is not used up.",
+    ),
+    "BillingSyncPaymentProblems": (
+        "See [Payments](#payments).",
+        "The entry of the status, for example [payment: failed](#payment-failed).",
+    ),
+    "BillingSyncProviderErrors": (
+        "The provider, the network or a proxy fails.",
+        "Nothing, if the provider's status page reports it. Else `billing-sync doctor`.",
+    ),
+    "BillingSyncQueueGrows": (
+        "An import, a slow provider, or too few workers.",
+        "More workers, if the provider is not the limit; an import ends by itself.",
+    ),
+    "BillingSyncRelayLag": (
+        "The relay was stopped, or the broker is down or full.",
+        "Start the relay and the broker; nothing is lost meanwhile.",
+    ),
+    "BillingSyncThrottled": (
+        "The account has a lower limit, or another program uses it.",
+        "Lower `STRIPE_RATE_LIMIT` or `LAGO_RATE_LIMIT`, and restart the workers.",
+    ),
+    "BillingSyncWebhooksMissing": (
+        "The endpoint at the provider was removed or disabled, or a proxy rejects its requests.",
+        "`billing-sync doctor` names what is missing at Stripe; create the endpoint again.",
+    ),
+    "BillingSyncWebhooksRefused": (
+        "The secret is that of another endpoint, or was renewed.",
+        "Correct `STRIPE_WEBHOOK_SECRET` or `LAGO_WEBHOOK_SECRET`, and restart the API.",
+    ),
+}
+"""Cause and what to do. What an alert means and where to look is taken from its own description and command."""
+ALERT_RULES: Final = ROOT / "deploy/prometheus/alerts.yml"
 
 _LOOK_UP_REQUEST: Final = f"{STATUS}; look up the request id in the provider's dashboard."
 ACTIONS: Final[Mapping[FailureAction, tuple[str, str]]] = {
@@ -406,6 +543,10 @@ def runbook_parts() -> Iterator[str]:
     yield "## Tasks"
     for name, entry in TASKS.items():
         yield _entry(f"Task: {name}", entry)
+    yield "## Deliveries"
+    yield "`billing-sync webhooks failed` shows these where there was no response, and else the status of the response."
+    for reason, entry in DELIVERIES.items():
+        yield _entry(f"Delivery: {reason}", entry)
     yield "## Drift"
     for kind, meaning in FINDING_MEANINGS.items():
         yield _entry(
@@ -417,6 +558,11 @@ def runbook_parts() -> Iterator[str]:
                 "`billing-sync drift repair ID`, if the report lists it as repairable; else what the report says.",
             ),
         )
+    yield "## Alerts"
+    yield "Those of `deploy/prometheus/alerts.yml`; each names its entry here."
+    for name, said in alert_annotations().items():
+        cause, do = ALERTS[name]
+        yield _entry(f"Alert: {name}", Entry(said["description"], cause, _commands(said["command"]), do))
     yield "## API"
     yield "The problem details of the API have this anchor as `help`."
     for kind, meaning in PROBLEM_MEANINGS.items():
@@ -434,6 +580,12 @@ def _entry(title: str, entry: Entry) -> str:
             f"- **Do:** {entry.do}",
         )
     )
+
+
+def _commands(text: str) -> str:
+    """Commands and what to do between them, as an alert has it: "df -h; then free space"."""
+    parts = (part.strip() for part in text.split(";"))
+    return "; ".join(f"`{part}`" if re.match(r"(billing-sync|docker|df) ", part) else part for part in parts) + "."
 
 
 def _failure(provider_name: str, rule: FailureRule, anchors: set[str]) -> str:
@@ -457,6 +609,18 @@ def _failure(provider_name: str, rule: FailureRule, anchors: set[str]) -> str:
     return "\n".join(lines)
 
 
+def alert_annotations() -> dict[str, dict[str, str]]:
+    """The annotations of each alert by its name, without the labels of a case."""
+    document = yaml.safe_load(ALERT_RULES.read_text(encoding="utf-8"))
+    rules = sorted((rule for group in document["groups"] for rule in group["rules"]), key=lambda rule: rule["alert"])
+    return {
+        rule["alert"]: {
+            name: re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"the \1", text) for name, text in rule["annotations"].items()
+        }
+        for rule in rules
+    }
+
+
 def named_codes() -> dict[str, set[str]]:
     """What must have an entry, by the table of this module that has it."""
     return {
@@ -465,6 +629,8 @@ def named_codes() -> dict[str, set[str]]:
         "LINK_KINDS": {*get_args(ErrorKind), *get_args(BreakerReason), "import", "waiting_for_payer"} - set(LINK_CODES),
         "PAYMENTS": set(get_args(PaymentStatus)),
         "FINDING_MEANINGS": set(get_args(FindingKind)),
+        "ALERTS": set(alert_annotations()),
+        "DELIVERIES": {*get_args(NoResponseReason), "disabled"},
     }
 
 
@@ -475,6 +641,8 @@ def refuse_missing_entries() -> None:
         "LINK_KINDS": set(LINK_KINDS),
         "PAYMENTS": set(PAYMENTS),
         "FINDING_MEANINGS": set(FINDING_MEANINGS),
+        "ALERTS": set(ALERTS),
+        "DELIVERIES": set(DELIVERIES),
     }
     for name, codes in named_codes().items():
         if differing := sorted(codes ^ tables[name]):

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pytest
+
+from tests.support.markdown import FENCE, anchors, headings
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = {".py", ".toml", ".md", ".yml", ".yaml", ".txt", ".html", ".mako"}
@@ -23,7 +24,6 @@ DECISIONS = PurePosixPath("docs/decisions")
 HOMES = (PurePosixPath(), PurePosixPath("docs"), PROVIDERS, DECISIONS)
 
 NUMBERED = re.compile(r"#{1,6} +(\d+(?:\.\d+)*[a-z]?)[.:]?(?:\s|$)")
-HEADING = re.compile(r"#{1,6} +(.+?) *#* *$")
 
 # A mention can go on in the next line, behind the mark of a comment.
 GAP = r"(?:[ \t]|\n[ \t]*(?:#+[ \t]*)?)+"
@@ -34,7 +34,6 @@ DOCUMENT = re.compile(rf"(?<![\w*/.{{}}-])(?P<path>[\w./-]*\w\.md)\b(?:,?{GAP}(?
 DECISION = re.compile(rf"\bdecisions?{GAP}(\d{{4}}(?:(?:,{GAP}(?:and{GAP})?|{GAP}and{GAP})\d{{4}})*)\b", re.IGNORECASE)
 IN_BRACKETS = re.compile(r"\((0\d{3})\)")  # how one decision names another
 ADDRESS = re.compile(r"\bhttps?://[^\s)>\"'`]+")
-FENCE = re.compile(r"^```.*?^```[ \t]*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?(?P<target>[^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 
 
@@ -165,26 +164,7 @@ def links(text: str) -> list[tuple[int, str]]:
 
 def numbers(text: str) -> set[str]:
     """What the headings of a page are numbered with."""
-    return {match[1] for line in _headings(text) if (match := NUMBERED.match(line))}
-
-
-def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives the headings of a page."""
-    found: set[str] = set()
-    seen: Counter[str] = Counter()
-    for line in _headings(text):
-        heading = HEADING.match(line)
-        if heading is None:
-            continue
-        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).lower()
-        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
-        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
-        seen[slug] += 1
-    return found
-
-
-def _headings(text: str) -> list[str]:
-    return [line for line in FENCE.sub("", text).splitlines() if line.startswith("#")]
+    return {match[1] for line in headings(text) if (match := NUMBERED.match(line))}
 
 
 def _normal(path: PurePosixPath) -> PurePosixPath:

@@ -12,7 +12,7 @@ from core.ports.errors import ErrorKind
 from docs import runbook
 from docs.meanings import PROBLEM_MEANINGS
 from providers.transport.failure_table import FAILURE_RULES
-from tests.test_references import anchors
+from tests.support.markdown import anchors
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / runbook_links.RUNBOOK).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,6 +19,7 @@ from core.db.models.processes import ProcessHeartbeat
 
 ProcessKind = Literal["up", "worker", "relay", "beat", "api"]
 
+PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = get_args(ProcessKind)
 HEARTBEAT_SECONDS: Final = 20.0
 LISTED_FOR: Final = timedelta(minutes=1)
 STORED_FOR: Final = timedelta(hours=1)

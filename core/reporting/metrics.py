@@ -20,6 +20,8 @@ from core.db.models.providers import BreakerReason
 from core.db.models.webhooks import WebhookDelivery
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
+from core.reporting import heartbeats
+from core.reporting.heartbeats import PROCESS_KINDS
 
 # The oldest change is looked for among this many links; with more of them, their number matters more than the age.
 MAX_LINKS_SCANNED_FOR_AGE = 10_000
@@ -51,7 +53,9 @@ class DriftReportSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreMetrics:
-    """``waiting`` and ``failed``: emails, webhook deliveries, service events; ``waiting`` has provider webhooks, too.
+    """``processes``: with a heartbeat in the last minute, by kind; each kind is named.
+
+    ``waiting`` and ``failed``: emails, webhook deliveries, service events; ``waiting`` has provider webhooks, too.
 
     Failed service events are those that were rejected within the last hour.
     """
@@ -62,6 +66,7 @@ class StoreMetrics:
     oldest_pending_event_at: datetime | None
     waiting: Mapping[str, int]
     failed: Mapping[str, int]
+    processes: Mapping[str, int]
 
 
 def read(session: Session, now: datetime) -> StoreMetrics:
@@ -85,7 +90,13 @@ def read(session: Session, now: datetime) -> StoreMetrics:
             "service_events": _count(session, ServiceEvent, is_newly_rejected),
             "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'failed'")),
         },
+        processes=_count_processes(session, now),
     )
+
+
+def _count_processes(session: Session, now: datetime) -> dict[str, int]:
+    running = heartbeats.count_by_kind(heartbeats.running(session, now))
+    return {kind: running.get(kind, 0) for kind in PROCESS_KINDS}
 
 
 def last_drift_report(session: Session) -> DriftReportSummary | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Integer, TextClause, delete, func, literal, or_, select, text, true, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -46,6 +46,11 @@ HTTP_GONE: Final = 410
 _EVENT_REJECTED_STATUSES: Final = frozenset({400, 409, 413, 415, 422})
 
 
+NoResponseReason = Literal["bad_address", "no_answer", "no_connection", "private_address", "timeout", "tls"]
+DeliveryError = NoResponseReason | Literal["disabled"]
+"""``disabled``: the endpoint was gone, so the delivery was not sent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryAttempt:
     """One event that is about to be sent to one endpoint."""
@@ -58,10 +63,10 @@ class DeliveryAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookResponse:
-    """``status`` is None if there was no response; ``error`` is then a word for the reason."""
+    """``status`` is None if there was no response; ``error`` is then the reason."""
 
     status: int | None = None
-    error: str | None = None
+    error: NoResponseReason | None = None
 
     @property
     def accepted(self) -> bool:

@@ -13,16 +13,21 @@ from typing import Final
 
 import httpx
 
-from core.webhooks.deliveries import WebhookResponse
+from core.webhooks.deliveries import NoResponseReason, WebhookResponse
 from core.webhooks.url_policy import is_public
 from providers.transport import deadline
 from providers.transport.deadline import AddressBlockedError
-from providers.transport.transport_errors import classify
+from providers.transport.transport_errors import TransportErrorKind, classify
 
 WEBHOOK_TIMEOUT_SECONDS: Final = 10.0
 MAX_RESPONSE_BYTES: Final = 4096
 WEBHOOK_USER_AGENT: Final = "billing-sync"
 _MAX_CAUSE_DEPTH: Final = 4
+_REASONS: Final[Mapping[TransportErrorKind, NoResponseReason]] = {
+    "tls": "tls",
+    "not_sent": "no_connection",
+    "no_answer": "no_answer",
+}
 
 
 class WebhookHttpSender:
@@ -64,13 +69,13 @@ def _drain_response(response: httpx.Response) -> None:
         return
 
 
-def _error_code(error: httpx.RequestError) -> str:
+def _error_code(error: httpx.RequestError) -> NoResponseReason:
     """Why there was no response. It contains no address."""
     if _is_address_blocked(error):
         return "private_address"
     if isinstance(error, httpx.TimeoutException):
         return "timeout"
-    return {"tls": "tls", "not_sent": "no_connection", "no_answer": "no_answer"}[classify(error)]
+    return _REASONS[classify(error)]
 
 
 def _is_address_blocked(error: BaseException) -> bool:
