@@ -53,6 +53,7 @@ class Runtime:
     """What the tasks of one process work with. It is opened once, after the fork.
 
     ``email_sender`` is None without an SMTP server, ``webhook_dispatcher`` without a signing secret.
+    ``operations_email`` gets the operations digest.
     """
 
     database: Database
@@ -64,6 +65,7 @@ class Runtime:
     event_reader: EventReader
     check_lago_every: timedelta
     email_sender: EmailSender | None = None
+    operations_email: str | None = None
     webhook_dispatcher: Dispatcher | None = None
 
 

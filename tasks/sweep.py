@@ -11,6 +11,7 @@ import structlog
 from celery import shared_task
 
 from core.db import job_locks
+from core.emails import operations_digest
 from core.emails import queue as email_queue
 from core.events import link_history
 from core.flow_control import circuit_breaker
@@ -49,6 +50,8 @@ def run(app: BillingApp) -> int:
     # Last, because it may take long, above all while a large endpoint is removed. No provider waits for it.
     webhook_deliveries.sweep(app)
     with runtime.database.write() as session:
+        if runtime.operations_email is not None:
+            operations_digest.enqueue_due(session, runtime.operations_email, now)
         email_queue.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
     return dispatched

@@ -29,6 +29,7 @@ from core.events.event_types import RESOLVE_SOURCE, ChangeContext
 from core.events.outbox import PendingEvent
 from core.ports.spec import PROVIDERS
 from core.reconcile import link_status
+from core.reporting import problems
 
 # Longer than a session with the SMTP server may take, connecting included (``providers.emails.smtp``).
 EMAIL_LEASE: Final = timedelta(minutes=2)
@@ -42,6 +43,8 @@ FAILED_EMAILS_SHOWN_FOR: Final = timedelta(days=30)
 # again, and no invitation email that old is queued again.
 EMAIL_RETENTION: Final = timedelta(days=30)
 EMAIL_DELETE_BATCH_SIZE: Final = 500
+# The organization of an operations digest.
+NO_ORGANIZATION: Final = ""
 
 _EMAILED_EVENT_TYPES: Final = frozenset({"organization.plan_changed", "membership.added"})
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
@@ -112,6 +115,18 @@ def enqueue_invitation(change: ChangeContext, invitation: Invitation) -> None:
     """Queues the newest email of the invitation. An earlier one that is still unsent becomes stale."""
     row = _row(_invitation_cause(invitation), "invitation", invitation.org_id, invitation.email, change.now)
     _insert(change.session, [row | {"invitation_id": invitation.id}])
+
+
+def last_digest(session: Session) -> Email | None:
+    """The newest operations digest, sent or not; ``None``: there was none within ``EMAIL_RETENTION``."""
+    digests = select(Email).where(Email.org_id == NO_ORGANIZATION, Email.kind == "operations_digest")
+    return session.scalars(digests.order_by(Email.created_at.desc()).limit(1)).one_or_none()
+
+
+def enqueue_digest(session: Session, after: Email | None, recipient: str, due_at: datetime, now: datetime) -> None:
+    """Queues the digest that follows ``after``; two calls with the same predecessor queue one."""
+    row = _row(f"after:{after.id if after else 'none'}", "operations_digest", NO_ORGANIZATION, recipient, now)
+    _insert(session, [row | {"next_attempt_at": due_at}])
 
 
 def count_invitations_since(session: Session, org_id: str, since: datetime) -> dict[str, int]:
@@ -354,6 +369,8 @@ def _invitation_cause(invitation: Invitation) -> str:
 
 
 def _is_still_true(session: Session, email: Email, now: datetime) -> bool:
+    if email.kind == "operations_digest":
+        return bool(problems.read(session, now))
     organization = session.get_one(Organization, email.org_id)
     if organization.status == "deleted":
         return False
@@ -364,8 +381,10 @@ def _is_still_true(session: Session, email: Email, now: datetime) -> bool:
             and invitation.expires_at > now
             and email.cause == _invitation_cause(invitation)
         )
-    if email.kind == "welcome":
-        return True
+    return email.kind == "welcome" or _plan_is_as_written(session, email, organization)
+
+
+def _plan_is_as_written(session: Session, email: Email, organization: Organization) -> bool:
     event_data = session.scalar(select(Event.data).where(Event.id == email.cause)) or {}
     if email.kind == "downgrade_scheduled":
         return organization.pending_plan_tier == event_data.get("to")

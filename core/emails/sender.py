@@ -27,7 +27,7 @@ from core.db.database import Database
 from core.db.models.access import Invitation, User
 from core.db.models.events import Event
 from core.db.models.organizations import MEMBERSHIP_ROLES, Organization
-from core.emails import queue, templates
+from core.emails import operations_digest, queue, templates
 from core.emails.queue import LeasedEmail
 from core.emails.templates import TemplateContext
 
@@ -180,6 +180,8 @@ class EmailSender:
         return templates.set_date(message, self.clock())
 
     def _context(self, session: Session, email: LeasedEmail) -> TemplateContext:
+        if email.kind == "operations_digest":
+            return operations_digest.context(session, self.clock())
         organization = session.get_one(Organization, email.org_id)
         if email.invitation_id is not None:
             return self._invitation_context(session, organization, email.invitation_id)

@@ -270,12 +270,17 @@ def _count_by_provider(session: Session, *conditions: ColumnElement[bool]) -> di
     return {row[0]: row[1] for row in rows}
 
 
-def _failure_groups(session: Session) -> list[FailureGroup]:
+def failures_for_operators(session: Session) -> list[FailureGroup]:
+    """Errors of the links that wait for an operator, the most frequent first."""
+    return _failure_groups(session, text("state <> 'active'"))
+
+
+def _failure_groups(session: Session, *conditions: TextClause) -> list[FailureGroup]:
     """Errors of links that wait for an operator first, then of links that are retried; the most frequent first."""
     kinds = (BillingLink.provider, BillingLink.state, BillingLink.error_kind, BillingLink.error_code)
     rows = session.execute(
         select(*kinds, func.count().label("links"), func.min(BillingLink.error_at), func.min(BillingLink.error_message))
-        .where(BillingLink.error_kind.is_not(None))
+        .where(BillingLink.error_kind.is_not(None), *conditions)
         .group_by(*kinds)
         .order_by(BillingLink.state.desc(), text("links DESC"), *kinds)
         .limit(MAX_FAILURE_GROUPS)

@@ -28,6 +28,19 @@ class EmailSettings(BaseSettings):
         default=None, description="URL of the page that accepts invitations; must contain {token}."
     )
 
+    operations_email: str | None = Field(
+        default=None,
+        description="Address that is told at most once an hour what newly needs an operator; default: nobody.",
+    )
+
+    @field_validator("operations_email")
+    @classmethod
+    def _check_operations_address(cls, address: str | None) -> str | None:
+        if address is not None and not is_mailable(address):
+            problem = "must be one address, without a name"
+            raise ValueError(problem)
+        return address
+
     @field_validator("mail_from")
     @classmethod
     def _check_sender_address(cls, address: str | None) -> str | None:

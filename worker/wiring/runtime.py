@@ -88,6 +88,7 @@ def open_runtime(settings: Settings) -> Runtime:
         event_reader=stripe.event_reader,
         check_lago_every=timedelta(hours=settings.lago_check_every_hours),
         email_sender=email_sender,
+        operations_email=settings.operations_email,
         webhook_dispatcher=dispatcher,
     )
 

@@ -21,7 +21,13 @@ from core.db.leases import Leased
 
 EmailState = Literal["pending", "sent", "failed", "stale"]
 EmailKind = Literal[
-    "welcome", "invitation", "plan_upgraded", "downgrade_scheduled", "downgrade_taken_back", "downgrade_took_effect"
+    "welcome",
+    "invitation",
+    "plan_upgraded",
+    "downgrade_scheduled",
+    "downgrade_taken_back",
+    "downgrade_took_effect",
+    "operations_digest",
 ]
 
 
@@ -33,11 +39,13 @@ class Email(Leased, Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     """The Message-ID is derived from it, so it is the same on every attempt."""
     cause: Mapped[str] = mapped_column(String(80))
-    """An event's id, or an invitation's id and the running number of its email, starting at 1."""
+    """An event's id; an invitation's id and the running number of its email, starting at 1; or, of an operations
+    digest, the id of the digest before it."""
     kind: Mapped[EmailKind] = mapped_column(String(32))
     recipient: Mapped[str] = mapped_column(String(512))
     org_id: Mapped[str] = mapped_column(String(64))
-    """No foreign key: the relay writes many at once and would wait for every organization that is locked."""
+    """Empty: it is an operations digest. No foreign key: the relay writes many at once and would wait for every
+    organization that is locked."""
     invitation_id: Mapped[str | None] = mapped_column(ForeignKey("invitations.id"))
     after_version: Mapped[int | None] = mapped_column(BigInteger)
     """Not sent before both providers have this version."""

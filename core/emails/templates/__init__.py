@@ -48,6 +48,9 @@ class TemplateContext:
     inviter_name: str | None = None
     token: str | None = None
     link: str | None = None
+    waiting_links: int = 0
+    problems: tuple[str, ...] = ()
+    """Sentences of an operations digest, which is about no organization."""
 
 
 def single_line(text: str) -> str:
@@ -103,6 +106,8 @@ def _render_parts(kind: EmailKind, context: TemplateContext) -> tuple[str, list[
         "role": _ROLE_PHRASES[context.role] if context.role else "",
         "inviter": single_line(context.inviter_name or ""),
         "by_link": context.link is not None,
+        "waiting_links": context.waiting_links,
+        "problems": context.problems,
     }
     blocks = map(single_line, re.split(r"\n\s*\n", _TEMPLATES.get_template(f"{kind}.txt").render(variables)))
     subject, *paragraphs = filter(None, blocks)

@@ -1,0 +1,84 @@
+"""Operations digest: at most one email an hour to ``OPERATIONS_EMAIL`` that says what newly needs an operator.
+
+A digest is queued when something began since the last one, and sent some minutes later, so that what belongs together
+is in one email. It is written when it is sent, and lists all that needs an operator then. If nothing does any more, it
+is not sent.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from core.db.models.email import Email
+from core.emails import queue
+from core.emails.templates import TemplateContext
+from core.ports.spec import PROVIDER_NAMES
+from core.reporting import problems
+from core.reporting.overview import FailureGroup
+from core.reporting.problems import REJECTED_MESSAGES_LISTED_FOR, Problems
+
+DIGEST_INTERVAL: Final = timedelta(hours=1)
+DIGEST_DELAY: Final = timedelta(minutes=3)
+# Longer than a transaction takes: what was committed after the last digest was read may have an earlier time.
+_OVERLAP: Final = timedelta(seconds=30)
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_STATES: Final = {"parked": "parked", "on_hold": "on hold"}
+
+
+def enqueue_due(session: Session, recipient: str, now: datetime) -> None:
+    """Queues a digest if something began since the last one, unless one is queued or was sent within the hour."""
+    last = queue.last_digest(session)
+    if _may_follow(last, now) and problems.any_since(session, _ended(last)):
+        queue.enqueue_digest(session, last, recipient, now + DIGEST_DELAY, now)
+
+
+def context(session: Session, now: datetime) -> TemplateContext:
+    found = problems.read(session, now)
+    return TemplateContext(
+        organization="",
+        waiting_links=sum(group.links for group in found.links),
+        problems=tuple(_sentences(found)),
+    )
+
+
+def _ended(last: Email | None) -> datetime:
+    """Everything that began before was in the last digest, or was over when that was due."""
+    if last is None or last.closed_at is None:
+        return _LONG_AGO
+    return last.closed_at - _OVERLAP
+
+
+def _may_follow(last: Email | None, now: datetime) -> bool:
+    if last is None or last.state == "stale":
+        return True
+    return last.closed_at is not None and now + DIGEST_DELAY >= last.closed_at + DIGEST_INTERVAL
+
+
+def _sentences(found: Problems) -> list[str]:
+    rejected = found.rejected_messages
+    hours = int(REJECTED_MESSAGES_LISTED_FOR / timedelta(hours=1))
+    return [
+        *(
+            f"{PROVIDER_NAMES[provider]} receives no changes since {_time(breaker.open_since)} ({breaker.reason})."
+            for provider, breaker in found.open_breakers.items()
+        ),
+        *(_link_sentence(group) for group in found.links),
+        *(
+            [f"Messages of other services that were rejected in the last {hours} hours: {rejected}."]
+            if rejected
+            else []
+        ),
+    ]
+
+
+def _link_sentence(group: FailureGroup) -> str:
+    since = f" since {_time(group.since)}" if group.since is not None else ""
+    links = "1 link" if group.links == 1 else f"{group.links} links"
+    return f"{group.provider.title()}: {links} {_STATES[group.state]}{since}, {group.code or group.kind}."
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%d %B %Y, %H:%M} UTC".lstrip("0")
