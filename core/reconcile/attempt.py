@@ -99,8 +99,8 @@ class SyncAttempt:
     gate: RequestGate | None = None
     """What every request passes; ``None``: requests are not limited."""
     history: AttemptHistory = field(init=False)
-    _prepared: dict[str, Any] = field(default_factory=dict)
-    """Values of the link that the next write stores."""
+    prepared: dict[str, Any] = field(default_factory=dict)
+    """Values of the link that the next write stores, or the outcome."""
 
     def __post_init__(self) -> None:
         self.history = AttemptHistory(
@@ -156,18 +156,27 @@ class SyncAttempt:
     def before_request(self, operation: str) -> None:
         if self.gate is not None:
             self.gate.before_request(operation)
-        if not operation.startswith("GET "):
-            self.history.add_request(operation, self.clock())
-            self._write({})
-        else:
+        if operation.startswith("GET "):
             self.history.add_read()
             if self.lease_until - self.clock() < MAX_CALL_DURATION:
                 self._write({})
+            self._check_lease()
+        else:
+            self.history.add_request(operation, self.clock())
+            try:
+                self._write({})
+                self._check_lease()
+            except LeaseLostError:
+                self.history.drop_request()
+                raise
+        self.request_count += 1
+
+    def _check_lease(self) -> None:
+        """Raises ``LeaseLostError`` if it does not outlast a call that begins now."""
         if self.lease_until - self.clock() < MAX_CALL_DURATION:
             # To store it took so long that another worker may have the lease before the response comes.
             message = f"the lease of {self.organization.id} at {self.provider} ends too soon"
             raise LeaseLostError(message)
-        self.request_count += 1
 
     def after_response(self, request_id: str | None) -> None:
         shown = loggable_request_id(request_id)
@@ -257,11 +266,8 @@ class SyncAttempt:
         return {} if after == self.link.plan_state else {"plan_state": after, "applied_plan": None}
 
     def _prepare(self, values: dict[str, Any]) -> None:
-        """Store these values with the next write of this attempt, at the latest before the next request that writes.
-
-        If no such request follows, nothing was sent and nothing has to be stored.
-        """
-        self._prepared |= values
+        """Store these values with the next write to the link: before the next request that writes, or the outcome."""
+        self.prepared |= values
         self._remember(values)
 
     def _write(self, values: dict[str, Any], *, may_charge: bool = False) -> None:
@@ -269,7 +275,7 @@ class SyncAttempt:
 
         This is refused if the other provider may charge; the organization is locked for that.
         """
-        values = {**self._prepared, **values}
+        values = {**self.prepared, **values}
         lease_until = self.clock() + LINK_LEASE
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
@@ -281,7 +287,7 @@ class SyncAttempt:
             stored = self.history.store(session)
         self.history.confirm(stored, values)
         self.lease_until = lease_until
-        self._prepared = {}
+        self.prepared = {}
         self._remember(values)
 
     def _remember(self, values: Mapping[str, Any]) -> None:
@@ -340,8 +346,10 @@ def fenced_update(
 ) -> FencedRow:
     """Write to the link only while this attempt has its lease and its generation. Raises ``LeaseLostError``.
 
-    ``is_completion``: this write completes the attempt; the caller has locked the organization.
+    What the attempt prepared is written, too, where ``values`` says nothing else. ``is_completion``: this write
+    completes the attempt; the caller has locked the organization.
     """
+    values = {**attempt.prepared, **values}
     expressions = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
     plain_values = {name: value for name, value in values.items() if name not in expressions}
     statement = _fenced_statement(frozenset(plain_values), is_completion=is_completion)

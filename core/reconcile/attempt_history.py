@@ -22,6 +22,8 @@ HISTORY_COLUMNS: Final = ("state", "customer_id", "subscription_id", "sold_plan"
 # A lease ends long before an attempt can send so many.
 MAX_REQUESTS: Final = 50
 
+_RESULT: Final = ("data", "outcome", "ended_at")
+# Built once: an attempt sends each of them, and to build a statement takes longer than to send it.
 _INSERT: Final = insert(LinkHistory).returning(LinkHistory.seq)
 _UPDATE: Final = (
     update(LinkHistory)
@@ -29,6 +31,7 @@ _UPDATE: Final = (
         LinkHistory.seq == bindparam("row_seq", type_=BigInteger()),
         LinkHistory.org_id == bindparam("row_org", type_=String()),
     )
+    .values({name: bindparam(f"new_{name}", type_=LinkHistory.__table__.c[name].type) for name in _RESULT})
     .execution_options(synchronize_session=False)
 )
 
@@ -58,6 +61,11 @@ class AttemptHistory:
         self._requests.append(self._last)
         self._at = self._at or now
         self._is_stored = False
+
+    def drop_request(self) -> None:
+        """The write that was added last was not sent, and will not be."""
+        self._requests.pop()
+        self._last = None
 
     def add_read(self) -> None:
         """Call before a read is sent: the next answer is not that of the last write, which then got none."""
@@ -107,13 +115,27 @@ class AttemptHistory:
                 "message": error.message,
                 "request_id": error.request_id,
             }
-        self._save(session, data, outcome=outcome, ended_at=now)
+        self._save(session, data, outcome, now)
 
-    def _save(self, session: Session, data: dict[str, Any], **values: object) -> int:
+    def _save(
+        self,
+        session: Session,
+        data: dict[str, Any],
+        outcome: AttemptOutcome | None = None,
+        ended_at: datetime | None = None,
+    ) -> int:
         connection = session.connection()
         if self._seq is not None:
-            key = {"row_seq": self._seq, "row_org": self.org_id}
-            connection.execute(_UPDATE.values(data=data, **values), key)
+            connection.execute(
+                _UPDATE,
+                {
+                    "row_seq": self._seq,
+                    "row_org": self.org_id,
+                    "new_data": data,
+                    "new_outcome": outcome,
+                    "new_ended_at": ended_at,
+                },
+            )
             return self._seq
         row = {
             "org_id": self.org_id,
@@ -122,7 +144,8 @@ class AttemptHistory:
             "at": self._at,
             "version": self.version,
             "data": data,
-            **values,
+            "outcome": outcome,
+            "ended_at": ended_at,
         }
         seq: int = connection.execute(_INSERT, row).scalar_one()
         return seq

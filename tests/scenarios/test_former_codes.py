@@ -156,7 +156,7 @@ def test_a_worker_that_dies_in_a_change_leaves_what_was_sold(world: SyncWorld, c
     give_new_code(world)
     world.wait(10)
     world.change_plan(org_id, "starter")
-    world.providers[charges].before_subscription = kill_worker
+    world.providers[charges].after_subscription = kill_worker
     world.run_until_killed(org_id, charges)
     assert world.link(org_id, charges).applied_plan is None
     world.expire_lease()

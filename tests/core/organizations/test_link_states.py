@@ -34,10 +34,16 @@ States = tuple[LinkState, CustomerState, PlanState]
 CUSTOMER: Final = ApplyResult(customer=Customer(id="cus_1", livemode=False), customer_fingerprint="digest")
 SUBSCRIPTION: Final = ApplyResult(subscription=Subscription(id="sub_1", plan_code="professional"))
 
+
+def _send_after(attempt: SyncAttempt, prepare: Callable[[None], None]) -> None:
+    prepare(None)
+    attempt.before_request("POST /v1/anything")
+
+
 OF_ATTEMPTS: Final[dict[LinkEvent, Callable[[SyncAttempt], object]]] = {
-    "customer_write_started": lambda attempt: attempt.prepare_customer_write(None),
+    "customer_write_started": lambda attempt: _send_after(attempt, attempt.prepare_customer_write),
     "customer_written": lambda attempt: attempt.save_customer(CUSTOMER),
-    "subscription_write_started": lambda attempt: attempt.prepare_subscription_write(None),
+    "subscription_write_started": lambda attempt: _send_after(attempt, attempt.prepare_subscription_write),
     "subscription_written": lambda attempt: outcomes.complete(attempt, SUBSCRIPTION, FollowUps()),
     "subscription_end_started": lambda attempt: attempt.prepare_subscription_end(),
     "subscription_ended": lambda attempt: outcomes.complete(attempt, ApplyResult(ended=True), FollowUps()),

@@ -178,6 +178,7 @@ def test_what_is_about_to_be_told_is_doubted_first_and_ours_stays_ours(harness: 
     attempt = harness.start_attempt(org_id)
     attempt.prepare_customer_write(None)
     attempt.prepare_subscription_write("q")
+    attempt.before_request("POST /v1/customers/{id}")
     harness.clock.advance(minutes=5)
     known = harness.start_attempt(org_id).last_known
     assert (known.customer_id, known.confirmed, known.plan_code, known.next_plan_code) == ("cus_1", True, None, "q")

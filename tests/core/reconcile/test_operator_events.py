@@ -40,7 +40,8 @@ def test_a_link_that_is_parked_is_one_event_without_a_name_or_an_address(world: 
     parked = [(org_id, {"provider": "stripe", "kind": "rejected", "code": world.link(org_id, "stripe").error_code})]
     assert recorded(world.database, "link.parked") == parked
     assert "acme" not in str(parked).lower()
-    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "status", status=400, body=REFUSED)
+    # Twice: the stored request is sent again, refused, and then sent anew.
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "status", status=400, body=REFUSED, times=2)
     world.rename(org_id, "Globex")
     world.run(org_id, "stripe")
     assert recorded(world.database, "link.parked") == parked * 2

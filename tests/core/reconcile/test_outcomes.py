@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
+from core.db.models.history import LinkHistory
 from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands
 from core.ports.spec import Provider
 from core.reconcile import commands as reconcile_commands
 from core.reconcile.attempt import MAX_REPORTED_REQUESTS, SyncAttempt
 from core.reconcile.lease import acquire
+from sandbox.server import Sandbox
 from tests.support.sync_world import SyncWorld
 
 REFUSAL = '{"status":422,"code":"validation_errors"}'
@@ -164,3 +167,40 @@ def test_only_the_last_request_ids_are_reported_and_none_that_is_no_id(world: Sy
     for unusable in (None, "", "two words", "zelda@confidential.test", "x" * 101):
         attempt.after_response(unusable)
     assert list(attempt.provider_request_ids) == [f"req_{number}" for number in range(5, MAX_REPORTED_REQUESTS + 5)]
+
+
+def test_what_parked_a_plan_change_is_read_again_when_the_change_is_taken_back(
+    world: SyncWorld, sandbox_server: Sandbox
+) -> None:
+    """The attempt that parked sent nothing. It read that the stored plan is not what Stripe has."""
+    world.set_charging_provider("stripe")
+    org_id = synced(world)
+    subscription_id = world.link(org_id, "stripe").subscription_id
+    url = f"{sandbox_server.url}/v1/subscriptions/{subscription_id}"
+    httpx.delete(url, headers={"Authorization": "Bearer sk_test_hand"}).raise_for_status()
+    for tier in ("enterprise", "professional"):
+        world.change_plan(org_id, tier)
+        world.wait(60)
+        world.run(org_id, "stripe")
+        assert world.link(org_id, "stripe").state != "active", tier
+        assert not world.is_in_sync(org_id)
+
+
+def test_a_write_that_lost_its_lease_before_it_was_sent_is_not_in_the_history(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.rename(org_id, "Second")
+
+    def take_over() -> None:
+        world.expire_lease()
+        assert isinstance(acquire(world.database, world.clock, org_id, "lago"), SyncAttempt)
+
+    world.providers["lago"].before_customer = take_over
+    world.sandbox.reset_calls()
+    assert world.run(org_id, "lago").kind == "waiting"
+    assert world.sandbox.calls("lago") == []
+    with world.database.read() as session:
+        rows = session.scalars(
+            select(LinkHistory.data).where(LinkHistory.org_id == org_id, LinkHistory.kind == "attempt")
+        )
+        sent = [request for data in rows for request in data["requests"]]
+    assert all(request["request_id"] is not None for request in sent), sent
