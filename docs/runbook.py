@@ -346,6 +346,7 @@ TASKS: Final[Mapping[str, Entry]] = {
     ),
 }
 
+_CLOCKS: Final = "Or its clock differs from the API's."
 ALERTS: Final[Mapping[str, tuple[str, str]]] = {
     "BillingSyncBreakerOpen": (
         "The provider or the network fails, or a key was revoked.",
@@ -390,10 +391,13 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
         "The API does not run, its database is away, or Prometheus has no valid key.",
         "Start the API. If it runs: `curl -i http://127.0.0.1:8080/metrics` with the key of Prometheus.",
     ),
-    "BillingSyncNoBeat": ("Beat was stopped, or cannot reach the database.", "`docker compose up -d beat`."),
-    "BillingSyncNoRelay": ("The relay was stopped, or cannot reach the database.", "`docker compose up -d relay`."),
+    "BillingSyncNoBeat": ("Beat was stopped, or cannot reach the database. " + _CLOCKS, "`docker compose up -d beat`."),
+    "BillingSyncNoRelay": (
+        "The relay was stopped, or cannot reach the database. " + _CLOCKS,
+        "`docker compose up -d relay`.",
+    ),
     "BillingSyncNoWorker": (
-        "The workers were stopped, or cannot reach the database.",
+        "The workers were stopped, or cannot reach the database. " + _CLOCKS,
         "`docker compose up -d worker`.",
     ),
     "BillingSyncOldestChange": (
@@ -410,7 +414,7 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "BillingSyncQueueGrows": (
         "An import, a slow provider, or too few workers.",
-        "More workers, if the provider is not the limit; an import ends by itself.",
+        "`docker compose up -d --scale worker=4`, if the provider is not the limit; an import ends by itself.",
     ),
     "BillingSyncRelayLag": (
         "The relay was stopped, or the broker is down or full.",

@@ -49,9 +49,8 @@ def run(app: BillingApp) -> int:
     dispatched = sum(_dispatch_due_links(app, provider) for provider in PROVIDERS)
     # Last, because it may take long, above all while a large endpoint is removed. No provider waits for it.
     webhook_deliveries.sweep(app)
+    operations_digest.enqueue_due(runtime.database, runtime.operations_email, now)
     with runtime.database.write() as session:
-        if runtime.operations_email is not None:
-            operations_digest.enqueue_due(session, runtime.operations_email, now)
         email_queue.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
     return dispatched

@@ -1,8 +1,8 @@
 """Operations digest: at most one email an hour to ``OPERATIONS_EMAIL`` that says what newly needs an operator.
 
 A digest is queued when something began since the last one, and sent some minutes later, so that what belongs together
-is in one email. It is written when it is sent, and lists all that needs an operator then. If nothing does any more, it
-is not sent.
+is in one email. It is written when it is sent, and lists all that needs an operator then. If what is new is over by
+then, it is not sent.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from core.db.database import Database
 from core.db.models.email import Email
 from core.emails import queue
 from core.emails.templates import TemplateContext
@@ -22,33 +23,35 @@ from core.reporting.problems import REJECTED_MESSAGES_LISTED_FOR, Problems
 
 DIGEST_INTERVAL: Final = timedelta(hours=1)
 DIGEST_DELAY: Final = timedelta(minutes=3)
-# Longer than a transaction takes: what was committed after the last digest was read may have an earlier time.
-_OVERLAP: Final = timedelta(seconds=30)
-_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATES: Final = {"parked": "parked", "on_hold": "on hold"}
 
 
-def enqueue_due(session: Session, recipient: str, now: datetime) -> None:
-    """Queues a digest if something began since the last one, unless one is queued or was sent within the hour."""
-    last = queue.last_digest(session)
-    if _may_follow(last, now) and problems.any_since(session, _ended(last)):
-        queue.enqueue_digest(session, last, recipient, now + DIGEST_DELAY, now)
+def enqueue_due(database: Database, recipient: str | None, now: datetime) -> None:
+    """Queues a digest if something began since the last one, unless one is queued or was sent within the hour.
+
+    ``recipient`` None: nobody is told any more. A digest that is queued to another address is not sent.
+    """
+    with database.read() as session:
+        last = queue.last_digest(session, recipient) if recipient is not None else None
+        is_due = (
+            recipient is not None and _may_follow(last, now) and problems.any_since(session, queue.covered_until(last))
+        )
+        is_changed = queue.any_digest_to_others(session, recipient)
+    if not is_due and not is_changed:
+        return
+    with database.write() as session:
+        queue.close_digests_to_others(session, recipient, now)
+        if recipient is not None and is_due:
+            queue.enqueue_digest(session, last, recipient, now + DIGEST_DELAY, now)
 
 
 def context(session: Session, now: datetime) -> TemplateContext:
     found = problems.read(session, now)
     return TemplateContext(
         organization="",
-        waiting_links=sum(group.links for group in found.links),
+        waiting_links=found.waiting_links,
         problems=tuple(_sentences(found)),
     )
-
-
-def _ended(last: Email | None) -> datetime:
-    """Everything that began before was in the last digest, or was over when that was due."""
-    if last is None or last.closed_at is None:
-        return _LONG_AGO
-    return last.closed_at - _OVERLAP
 
 
 def _may_follow(last: Email | None, now: datetime) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ColumnElement, TextClause, and_, delete, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -45,12 +45,17 @@ EMAIL_RETENTION: Final = timedelta(days=30)
 EMAIL_DELETE_BATCH_SIZE: Final = 500
 # The organization of an operations digest.
 NO_ORGANIZATION: Final = ""
+_DIGEST_CAUSE_PREFIX: Final = "after:"
+# A digest is written at most this long before it counts as sent. What begins meanwhile may be in two digests.
+_DIGEST_OVERLAP: Final = EMAIL_LEASE
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _EMAILED_EVENT_TYPES: Final = frozenset({"organization.plan_changed", "membership.added"})
 # Written out, not bound: SQLite uses a partial index only where it reads the index's own condition.
 _IS_PENDING: Final = text("emails.state = 'pending'")
 _IS_FAILED: Final = text("emails.state = 'failed'")
 _IS_CLOSED: Final = text("emails.state <> 'pending'")
+_IS_DIGEST: Final = and_(Email.org_id == NO_ORGANIZATION, Email.kind == "operations_digest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,16 +122,38 @@ def enqueue_invitation(change: ChangeContext, invitation: Invitation) -> None:
     _insert(change.session, [row | {"invitation_id": invitation.id}])
 
 
-def last_digest(session: Session) -> Email | None:
-    """The newest operations digest, sent or not; ``None``: there was none within ``EMAIL_RETENTION``."""
-    digests = select(Email).where(Email.org_id == NO_ORGANIZATION, Email.kind == "operations_digest")
+def last_digest(session: Session, recipient: str) -> Email | None:
+    """The newest operations digest to this address, sent or not; ``None``: there was none in ``EMAIL_RETENTION``."""
+    digests = select(Email).where(_IS_DIGEST, Email.recipient == recipient)
     return session.scalars(digests.order_by(Email.created_at.desc()).limit(1)).one_or_none()
 
 
 def enqueue_digest(session: Session, after: Email | None, recipient: str, due_at: datetime, now: datetime) -> None:
     """Queues the digest that follows ``after``; two calls with the same predecessor queue one."""
-    row = _row(f"after:{after.id if after else 'none'}", "operations_digest", NO_ORGANIZATION, recipient, now)
-    _insert(session, [row | {"next_attempt_at": due_at}])
+    cause = f"{_DIGEST_CAUSE_PREFIX}{after.id if after else ''}"
+    _insert(session, [_row(cause, "operations_digest", NO_ORGANIZATION, recipient, now) | {"next_attempt_at": due_at}])
+
+
+def any_digest_to_others(session: Session, recipient: str | None) -> bool:
+    """Whether a digest is queued to another address than this one."""
+    return session.scalar(select(Email.id).where(*_is_digest_to_others(recipient)).limit(1)) is not None
+
+
+def close_digests_to_others(session: Session, recipient: str | None, now: datetime) -> None:
+    """They were queued before the setting was changed. One that is being sent now is sent."""
+    session.execute(
+        update(Email)
+        .where(*_is_digest_to_others(recipient), leases.is_free(Email, now))
+        .values(state="stale", closed_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def covered_until(digest: Email | None) -> datetime:
+    """What began before this time was in this digest, or was over when it was due."""
+    if digest is None or digest.closed_at is None or digest.state == "failed":
+        return _LONG_AGO
+    return digest.closed_at - _DIGEST_OVERLAP
 
 
 def count_invitations_since(session: Session, org_id: str, since: datetime) -> dict[str, int]:
@@ -337,6 +364,11 @@ def _owner_addresses(session: Session, user_ids: Collection[str]) -> dict[str, l
     return {row[0]: [row[1]] for row in rows if row[1] is not None}
 
 
+def _is_digest_to_others(recipient: str | None) -> list[ColumnElement[bool] | TextClause]:
+    is_other = [] if recipient is None else [Email.recipient != recipient]
+    return [_IS_DIGEST, _IS_PENDING, *is_other]
+
+
 def _without_duplicates(recipients: Iterable[str]) -> list[str]:
     return list({email_addresses.comparison_key(recipient): recipient for recipient in recipients}.values())
 
@@ -370,7 +402,8 @@ def _invitation_cause(invitation: Invitation) -> str:
 
 def _is_still_true(session: Session, email: Email, now: datetime) -> bool:
     if email.kind == "operations_digest":
-        return bool(problems.read(session, now))
+        before = session.get(Email, email.cause.removeprefix(_DIGEST_CAUSE_PREFIX))
+        return problems.any_since(session, covered_until(before))
     organization = session.get_one(Organization, email.org_id)
     if organization.status == "deleted":
         return False

@@ -173,7 +173,7 @@ def _replay_in_transaction(
             with session.begin_nested():
                 return _decide(session, catalog, row, envelope, data, now=now)
         except (InvalidChangeError, InvalidEventError) as error:
-            return _record(session, row, Decision(status="rejected", reason=_reason(error)))
+            return _record(session, row, Decision(status="rejected", reason=_reason(error)), now)
 
 
 def _apply_waiting_in_transaction(database: Database, catalog: Catalog, clock: Clock, org_id: str) -> None:
@@ -204,7 +204,7 @@ def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
 ) -> HandledEvent:
     """The row is stored, and the lock of its subject is held."""
     if (rejected := ordering.decide_time(row.occurred_at, now)) is not None:
-        return _record(session, row, rejected)
+        return _record(session, row, rejected, now)
     change = ChangeContext(session, now, Cause(actor="service", source=envelope.source, caused_by=envelope.reference))
     organization = commands.lock(session, envelope.subject)
     if organization is not None:
@@ -213,7 +213,7 @@ def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
     if isinstance(data, OrganizationCreatedData):
         return _handle_creation(change, catalog, row, data, organization)
     if organization is None:
-        return _wait_for_subject(session, row, f"subject: organization {envelope.subject} does not exist yet")
+        return _wait_for_subject(session, row, f"subject: organization {envelope.subject} does not exist yet", now)
     return _handle_change(change, organization, row, data, catalog)
 
 
@@ -242,7 +242,7 @@ def _handle_creation(
     if decision.news is not None:
         create_organization(change, subject, data, catalog)
         _apply_waiting(change.session, change.now, catalog, subject)
-    return _record(change.session, row, decision)
+    return _record(change.session, row, decision, change.now)
 
 
 def _handle_change(
@@ -251,7 +251,7 @@ def _handle_change(
     try:
         handled = _apply_if_current(change, organization, row, data, catalog)
     except SubjectMissingError as error:
-        return _wait_for_subject(change.session, row, _reason(error))
+        return _wait_for_subject(change.session, row, _reason(error), change.now)
     if isinstance(data, MembershipAddedData):
         _apply_waiting(change.session, change.now, catalog, organization.id)
     return handled
@@ -263,12 +263,12 @@ def _apply_if_current(
     decision = ordering.decide_change(data, _later_event_data(change.session, row))
     if decision.news is not None:
         apply_change(change, organization, decision.news, catalog)
-    return _record(change.session, row, decision)
+    return _record(change.session, row, decision, change.now)
 
 
-def _wait_for_subject(session: Session, row: ServiceEvent, reason: str) -> HandledEvent:
+def _wait_for_subject(session: Session, row: ServiceEvent, reason: str, now: datetime) -> HandledEvent:
     waiting_count = session.scalar(_waiting_events_of(row.subject).with_only_columns(func.count())) or 0
-    return _record(session, row, ordering.decide_missing_subject(reason, waiting_count))
+    return _record(session, row, ordering.decide_missing_subject(reason, waiting_count), now)
 
 
 def _waiting_events_of(subject: str | None) -> Select[ServiceEvent]:
@@ -299,7 +299,7 @@ def _apply_waiting(session: Session, now: datetime, catalog: Catalog, org_id: st
             continue
         except (InvalidChangeError, InvalidEventError) as error:
             session.refresh(organization)
-            _record(session, row, Decision(status="rejected", reason=_reason(error)))
+            _record(session, row, Decision(status="rejected", reason=_reason(error)), now)
 
 
 def _as_message(row: ServiceEvent) -> dict[str, Any]:
@@ -345,6 +345,7 @@ def _store_or_find_earlier(session: Session, row: ServiceEvent) -> HandledEvent 
         "occurred_at": row.occurred_at,
         "received_at": row.received_at,
         "status": row.status,
+        "rejected_at": row.rejected_at,
         "reason": row.reason,
         "data": row.data,
     }
@@ -354,9 +355,10 @@ def _store_or_find_earlier(session: Session, row: ServiceEvent) -> HandledEvent 
     return _to_handled_event(earlier, repeated=True)
 
 
-def _record(session: Session, row: ServiceEvent, decision: Decision) -> HandledEvent:
+def _record(session: Session, row: ServiceEvent, decision: Decision, now: datetime) -> HandledEvent:
     stored = session.get_one(ServiceEvent, (row.source, row.id))
     stored.status, stored.reason = decision.status, decision.reason
+    stored.rejected_at = now if decision.status == "rejected" else None
     stored.org_id = stored.subject if decision.status == "applied" else None
     session.flush()
     return _to_handled_event(stored, repeated=False)
@@ -386,6 +388,7 @@ def _store_rejected(
         occurred_at=occurred_at,
         received_at=now,
         status="rejected",
+        rejected_at=now,
         reason=reason,
         data=data if isinstance(data, dict) and storage_problem(data) is None else None,
     )

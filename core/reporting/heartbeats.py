@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, get_args
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -94,6 +94,15 @@ def running(session: Session, now: datetime) -> list[RunningProcess]:
         )
         for row in rows
     ]
+
+
+def count_running(session: Session, now: datetime) -> dict[str, int]:
+    """The number of processes of each kind with a heartbeat in the last minute."""
+    is_running = ProcessHeartbeat.last_heartbeat_at >= now - LISTED_FOR
+    rows = session.execute(
+        select(ProcessHeartbeat.kind, func.count()).where(is_running).group_by(ProcessHeartbeat.kind)
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def count_by_kind(processes: Iterable[RunningProcess]) -> dict[str, int]:

@@ -72,7 +72,7 @@ class StoreMetrics:
 def read(session: Session, now: datetime) -> StoreMetrics:
     pending = Event.published_at.is_(None)
     is_newly_rejected = and_(
-        ServiceEvent.status == "rejected", ServiceEvent.received_at > now - REJECTED_EVENTS_SHOWN_FOR
+        text("service_events.status = 'rejected'"), ServiceEvent.rejected_at > now - REJECTED_EVENTS_SHOWN_FOR
     )
     return StoreMetrics(
         links=_link_metrics(session),
@@ -95,7 +95,7 @@ def read(session: Session, now: datetime) -> StoreMetrics:
 
 
 def _count_processes(session: Session, now: datetime) -> dict[str, int]:
-    running = heartbeats.count_by_kind(heartbeats.running(session, now))
+    running = heartbeats.count_running(session, now)
     return {kind: running.get(kind, 0) for kind in PROCESS_KINDS}
 
 

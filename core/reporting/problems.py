@@ -22,24 +22,28 @@ from core.reporting.overview import FailureGroup
 # Rejected messages are stored permanently, and nobody marks them as done.
 REJECTED_MESSAGES_LISTED_FOR: Final = timedelta(days=1)
 
-_NEEDS_OPERATOR: Final = text("billing_links.state <> 'active'")  # as the partial index has it
+# As the partial indexes have it.
+_NEEDS_OPERATOR: Final = text("billing_links.state <> 'active'")
+_IS_REJECTED: Final = text("service_events.status = 'rejected'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problems:
-    """``links``: parked or on hold, by error. ``rejected_messages``: of other services, within a day."""
+    """``links``: parked or on hold, by error, the most frequent ones; ``waiting_links``: the number of all.
 
+    ``rejected_messages``: of other services, within a day.
+    """
+
+    waiting_links: int
     links: list[FailureGroup]
     open_breakers: Mapping[Provider, OpenBreaker]
     rejected_messages: int
 
-    def __bool__(self) -> bool:
-        return bool(self.links or self.open_breakers or self.rejected_messages)
-
 
 def read(session: Session, now: datetime) -> Problems:
-    is_rejected = and_(ServiceEvent.status == "rejected", ServiceEvent.received_at > now - REJECTED_MESSAGES_LISTED_FOR)
+    is_rejected = and_(_IS_REJECTED, ServiceEvent.rejected_at > now - REJECTED_MESSAGES_LISTED_FOR)
     return Problems(
+        waiting_links=session.scalar(select(func.count()).select_from(BillingLink).where(_NEEDS_OPERATOR)) or 0,
         links=overview.failures_for_operators(session),
         open_breakers=circuit_breaker.open_breakers(session),
         rejected_messages=session.scalar(select(func.count()).select_from(ServiceEvent).where(is_rejected)) or 0,
@@ -51,6 +55,6 @@ def any_since(session: Session, since: datetime) -> bool:
     began = or_(
         exists().where(_NEEDS_OPERATOR, BillingLink.error_at >= since),
         exists().where(ProviderStatus.open_since >= since),
-        exists().where(ServiceEvent.status == "rejected", ServiceEvent.received_at >= since),
+        exists().where(_IS_REJECTED, ServiceEvent.rejected_at >= since),
     )
     return bool(session.scalar(select(began)))

@@ -197,8 +197,9 @@ def test_service_events_are_counted_while_they_wait_and_for_an_hour_after_a_reje
     now = utc_now()
     with api.database.write() as session:
         for number, (status, age) in enumerate((("waiting", 3), ("rejected", 0), ("rejected", 2), ("applied", 0))):
-            values_of_row = {"source": "/signup", "id": str(number), "status": status}
-            session.execute(insert(ServiceEvent).values(**values_of_row, received_at=now - timedelta(hours=age)))
+            values_of_row = {"source": "/signup", "id": str(number), "status": status, "received_at": now}
+            rejected_at = now - timedelta(hours=age) if status == "rejected" else None
+            session.execute(insert(ServiceEvent).values(**values_of_row, rejected_at=rejected_at))
     found = shown(api.database)
     assert value(found, "waiting", what="service_events") == 1
     assert value(found, "failed", what="service_events") == 1

@@ -211,6 +211,13 @@ class Settings(EmailSettings):
             raise ValueError(problem)
         return self
 
+    @model_validator(mode="after")
+    def _check_digest_can_be_sent(self) -> Settings:
+        if self.operations_email is not None and self.smtp_host is None and not self.is_embedded:
+            problem = "OPERATIONS_EMAIL is set but SMTP_HOST is missing, so no email would be sent"
+            raise ValueError(problem)
+        return self
+
     @property
     def lago_connection(self) -> str | None:
         """Lago's code of the Stripe connection through which it charges; ``None``: it charges nobody."""

@@ -38,6 +38,8 @@ class ServiceEvent(Base):
     occurred_at: Mapped[datetime | None]
     received_at: Mapped[datetime]
     status: Mapped[str] = mapped_column(String(16))
+    rejected_at: Mapped[datetime | None]
+    """A message may wait for days before it is rejected."""
     reason: Mapped[str | None] = mapped_column(Text)
     org_id: Mapped[str | None] = mapped_column(String(64))
     data: Mapped[dict[str, Any] | None]
@@ -46,6 +48,12 @@ class ServiceEvent(Base):
         Index("ix_service_events_subject", "subject", "type", "status"),
         Index("ix_service_events_status", "status", "received_at"),
         Index("ix_service_events_org_id", "org_id"),
+        Index(
+            "ix_service_events_rejected_at",
+            "rejected_at",
+            sqlite_where=text("status = 'rejected'"),
+            postgresql_where=text("status = 'rejected'"),
+        ),
     )
 
 
