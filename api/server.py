@@ -16,6 +16,9 @@ from api.context import ApiContext
 API_START_SECONDS: Final = 15.0
 API_STOP_SECONDS: Final = 10.0  # running requests may finish; then they are cut off
 MAX_CONCURRENT_REQUESTS: Final = 500  # requests; further ones get 503
+# Bytes, for a request line with its headers. Lago's jwt signature has the whole body of a webhook in it, escaped and in
+# base64: 31 kB were seen, and an invoice with many fees has more (lago-differences B8).
+MAX_HEAD_BYTES: Final = 256 * 1024
 
 
 class ApiServer:
@@ -41,6 +44,7 @@ class ApiServer:
                 application,
                 loop="asyncio",
                 http="h11",
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 ws="none",
                 lifespan="off",
                 log_config=None,

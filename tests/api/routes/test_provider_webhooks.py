@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -22,7 +25,7 @@ from sqlalchemy import select
 from api.context import ApiContext
 from api.middleware import MAX_API_BODY_BYTES
 from api.routes.provider_webhooks import LAGO_WEBHOOK_PATH, LEGACY_WEBHOOK_PATHS, STRIPE_WEBHOOK_PATH
-from api.server import ApiServer
+from api.server import MAX_HEAD_BYTES, ApiServer
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
@@ -34,6 +37,7 @@ from providers.stripe.webhooks import StripeWebhookParser
 WHSEC = "whsec_nobody_may_read_this"
 LAGO_SECRET = "0f8fad5b-d9cb-469f-a165-70867728950e"
 ORGANIZATION = "1a901a90-1a90-1a90-1a90-1a901a901a90"
+TCP_SEGMENT = 1448
 NAME, EMAIL = "Alice Nobody", "alice@private.test"
 
 
@@ -210,6 +214,34 @@ def test_signed_by_jwt_only_lagos_own_key_over_exactly_this_body_opens(
             assert kind_of(client.post(LAGO_WEBHOOK_PATH, content=raw, headers=headers)) == (401, "bad-signature")
         assert stored(database) == []
         assert client.post(LAGO_WEBHOOK_PATH, content=raw, headers=token(signer)).json()["state"] == "stored"
+
+
+@pytest.mark.parametrize(("fees", "status"), [(60, b"200"), (4_000, b"400")])
+def test_a_jwt_signature_with_a_whole_invoice_is_read_in_pieces_of_any_size(
+    database: Database, plans: Catalog, signer: RSAPrivateKey, fees: int, status: bytes
+) -> None:
+    """Up to a limit: a head that never ends must not fill the memory."""
+    fee = {"lago_id": str(uuid4()), "item": {"type": "charge", "code": "api_calls", "name": "API calls"}}
+    raw = lago_event("invoice.payment_failure", "payment_provider_invoice_payment_error", fees=[fee] * fees)
+    token = jwt.encode({"data": raw.decode(), "iss": "http://lago"}, signer, algorithm="RS256")
+    head = (
+        f"POST {LAGO_WEBHOOK_PATH} HTTP/1.1\r\nHost: api\r\nContent-Length: {len(raw)}\r\n"
+        f"X-Lago-Unique-Key: u-1\r\nX-Lago-Signature: {token}\r\n\r\n"
+    ).encode()
+    assert (len(head) > MAX_HEAD_BYTES) == (status == b"400")
+    parser = LagoWebhookParser(JwtCheck(pem(signer)))
+    with (
+        serving(database, plans, parser) as server,
+        socket.create_connection(("127.0.0.1", httpx.URL(server.url).port or 0), timeout=60) as connection,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sent = head + raw
+        with contextlib.suppress(ConnectionError):  # it answers and closes before a head that is too large has ended
+            for start in range(0, len(sent), TCP_SEGMENT):
+                connection.sendall(sent[start : start + TCP_SEGMENT])
+        answer = connection.recv(4096)
+    assert answer.split(b" ")[1] == status
+    assert len(stored(database)) == (status == b"200")
 
 
 def test_what_is_signed_and_unreadable_is_refused(http: httpx.Client, database: Database) -> None:
