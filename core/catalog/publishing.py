@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.catalog.plans import Catalog, CatalogPlan
+from core.ports.errors import ProviderError, RejectedError
 from core.ports.provider import BillingProvider
 from core.ports.spec import PriceSpec, Provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceStatus:
-    """One plan at one provider. ``problem`` is None if the provider sells it exactly as the catalog says."""
+    """One plan at one provider. ``problem`` is None if the provider sells it exactly as the catalog says.
+
+    ``missing``: it is not there; ``added``: it is there now, and was not. ``remarks``: what it has beside its terms.
+    """
 
     tier: str
     provider: Provider
     code: str
-    missing: bool
-    problem: str | None
+    missing: bool = False
+    added: bool = False
+    problem: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def expected_prices(catalog: Catalog, provider: Provider) -> list[tuple[CatalogPlan, PriceSpec]]:
@@ -44,30 +50,50 @@ def check(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> lis
 
 
 def publish(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> list[PriceStatus]:
-    """Create the missing prices. Returns the status of every plan before that; ``missing`` ones exist now."""
+    """Create the missing prices. Returns the status of every plan after that.
+
+    A price that cannot be created does not keep the others from it. A provider that cannot be reached is not called
+    again for its other prices.
+    """
     statuses = []
     for billing_provider in billing_providers:
+        unreachable: ProviderError | None = None
         for plan, price in expected_prices(catalog, billing_provider.provider):
-            status = _compare(plan, price, billing_provider)
-            if status.missing:
-                billing_provider.create_price(price)
+            status = PriceStatus(tier=plan.tier, provider=billing_provider.provider, code=price.code)
+            if unreachable is None:
+                try:
+                    status = _publish(plan, price, billing_provider)
+                except RejectedError as error:
+                    status = replace(status, missing=True, problem=error.message)
+                except ProviderError as error:
+                    unreachable = error
+            if unreachable is not None:
+                status = replace(status, missing=True, problem=unreachable.message)
             statuses.append(status)
     return statuses
 
 
+def _publish(plan: CatalogPlan, price: PriceSpec, billing_provider: BillingProvider) -> PriceStatus:
+    status = _compare(plan, price, billing_provider)
+    if not status.missing:
+        return status
+    billing_provider.create_price(price)
+    return replace(status, missing=False, added=True, problem=None)
+
+
 def _compare(plan: CatalogPlan, expected: PriceSpec, billing_provider: BillingProvider) -> PriceStatus:
-    actual = billing_provider.find_price(expected.code)
-    return PriceStatus(
-        tier=plan.tier,
-        provider=billing_provider.provider,
-        code=expected.code,
-        missing=actual is None,
-        problem="no such price at the provider" if actual is None else _difference(expected, actual),
-    )
+    status = PriceStatus(tier=plan.tier, provider=billing_provider.provider, code=expected.code)
+    try:
+        actual = billing_provider.find_price(expected.code)
+    except RejectedError as error:
+        return replace(status, problem=error.message)
+    if actual is None:
+        return replace(status, missing=True, problem="no such price at the provider")
+    return replace(status, problem=_difference(expected, actual), remarks=actual.remarks)
 
 
 def _difference(expected: PriceSpec, actual: PriceSpec) -> str | None:
-    """Names may differ. Amount, currency and interval may not."""
+    """Names may differ. Amount, currency, interval and the other terms may not."""
     fields: list[tuple[str, object, object]] = [
         ("amount", expected.amount, actual.amount),
         ("currency", expected.currency, actual.currency),
@@ -78,7 +104,7 @@ def _difference(expected: PriceSpec, actual: PriceSpec) -> str | None:
         for name, expected_value, actual_value in fields
         if expected_value != actual_value
     ]
-    return "; ".join(differing) or None
+    return "; ".join([*differing, *actual.other_terms]) or None
 
 
 def _price_spec(plan: CatalogPlan, code: str) -> PriceSpec:

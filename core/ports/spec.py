@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 Provider = Literal["stripe", "lago"]
@@ -117,13 +117,19 @@ class LastKnown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSpec:
-    """A plan at a provider: a Lago plan, or a Stripe price with its lookup key. ``amount`` is in minor units."""
+    """A plan at a provider: a Lago plan, or a Stripe price with its lookup key. ``amount`` is in minor units.
+
+    ``other_terms``: a sentence for each thing that makes it bill otherwise than the catalog says. ``remarks``: what it
+    has beside the catalog's terms and may have.
+    """
 
     code: str
     name: str
     amount: int
     currency: str
     interval: str
+    other_terms: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ billed in advance: ``create_price`` sets ``pay_in_advance``, so a period is bill
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models import Plan as PlanBody
@@ -32,6 +33,17 @@ class LagoOrganization(BaseResponseModel):
     lago_id: str
 
 
+class LagoCharge(BaseResponseModel):
+    """A fixed charge, or a charge for usage."""
+
+    billable_metric_code: str | None = None
+    add_on_code: str | None = None
+
+    @property
+    def code(self) -> str:
+        return self.billable_metric_code or self.add_on_code or "without a code"
+
+
 class LagoPlan(BaseResponseModel):
     """What a plan costs. The SDK's model refuses a fixed charge without a display name (lago.md 1.3)."""
 
@@ -40,6 +52,14 @@ class LagoPlan(BaseResponseModel):
     amount_cents: int
     amount_currency: str
     interval: str
+    pay_in_advance: bool = True
+    trial_period: float | None = None
+    bill_charges_monthly: bool | None = None
+    bill_fixed_charges_monthly: bool | None = None
+    pending_deletion: bool | None = None
+    minimum_commitment: dict[str, object] | None = None
+    charges: tuple[LagoCharge, ...] = ()
+    fixed_charges: tuple[LagoCharge, ...] = ()
 
 
 class LagoProvider:
@@ -110,7 +130,7 @@ class LagoProvider:
         )
         created = self._client.send_or_none("code:value_already_exist", request, permits=None)
         # After a lost response the repeated create finds the plan that the first one created.
-        existing = self.find_price(price.code) if created is None else _price_spec(created)
+        existing = self.find_price(price.code) if created is None else replace(_price_spec(created), other_terms=())
         if existing != price:
             message = f"plan {price.code}: Lago has a plan with this code that differs from plans.toml; compare the two"
             raise RejectedError("lago", message)
@@ -141,4 +161,22 @@ def _price_spec(plan: LagoPlan) -> PriceSpec:
         amount=LAGO_UNITS.from_provider(plan.amount_cents, plan.amount_currency),
         currency=plan.amount_currency,
         interval=plan.interval,
+        other_terms=tuple(_other_terms(plan)),
+        remarks=tuple(f"it bills usage, too: {charge.code}" for charge in plan.charges),
     )
+
+
+def _other_terms(plan: LagoPlan) -> Iterator[str]:
+    """What the catalog cannot say, and what we count on (lago.md 4, 5.1)."""
+    if plan.pending_deletion:
+        yield "Lago is deleting it, which ends its subscriptions"
+    if not plan.pay_in_advance:
+        yield "it is billed when a period has ended (pay_in_advance is off), and the catalog's plans when it begins"
+    if plan.trial_period:
+        yield f"it begins with {plan.trial_period:g} days that are free (trial_period)"
+    if plan.bill_charges_monthly or plan.bill_fixed_charges_monthly:
+        yield "charges are billed each month, so a scheduled downgrade takes effect at the end of a month"
+    if plan.minimum_commitment:
+        yield "it has a minimum commitment beside its amount"
+    for charge in plan.fixed_charges:
+        yield f"it has a fixed charge beside its amount: {charge.code}"

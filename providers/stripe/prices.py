@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 from stripe.params import PriceCreateParamsRecurring
 
@@ -54,15 +55,17 @@ class StripePrices:
         price = self._find_active(code, UnlimitedPermits())
         if price is None:
             return None
-        if price.unit_amount is None or price.recurring is None or isinstance(price.product, str):
+        if price.unit_amount is None or price.recurring is None:
             message = f"price {price.id} under lookup key {code} has no flat recurring amount; create one that has"
             raise RejectedError(STRIPE, message)
         return PriceSpec(
             code=code,
-            name=price.product.name,
+            name=price.product if isinstance(price.product, str) else price.product.name,
             amount=STRIPE_UNITS.from_provider(price.unit_amount, price.currency.upper()),
             currency=price.currency.upper(),
             interval=interval_of(price),
+            other_terms=tuple(_other_terms(price)),
+            remarks=("its amount includes tax",) if price.tax_behavior == "inclusive" else (),
         )
 
     def create_price(self, spec: PriceSpec) -> None:
@@ -94,7 +97,10 @@ class StripePrices:
             # The response was lost, or another process was first. The key is unique, so the existing price decides.
             found = self.find_price(spec.code)
             if found is None:
-                message = f"{error.message}; an archived price may still have the lookup key; remove it in Stripe"
+                archived = self._find(spec.code, UnlimitedPermits(), active=False)
+                if archived is None:
+                    raise
+                message = f"the archived price {archived.id} has the lookup key {spec.code}; remove it there in Stripe"
                 raise RejectedError(STRIPE, message, error.code, error.request_id) from None
             if _terms(found) != _terms(spec):
                 message = (
@@ -132,12 +138,15 @@ class StripePrices:
         return True
 
     def _find_active(self, lookup_key: str, guard: RequestPermits) -> StripePrice | None:
+        return self._find(lookup_key, guard, active=True)
+
+    def _find(self, lookup_key: str, guard: RequestPermits, *, active: bool) -> StripePrice | None:
         found = self._client.send(
             guard,
             "GET /v1/prices",
             f"look up price {lookup_key}",
             lambda: self._client.v1.prices.list(
-                {"lookup_keys": [lookup_key], "active": True, "expand": ["data.product"], "limit": 1}
+                {"lookup_keys": [lookup_key], "active": active, "expand": ["data.product"], "limit": 1}
             ),
             StripePage[StripePrice],
         )
@@ -153,6 +162,18 @@ def interval_of(price: StripePrice) -> str:
         return "yearly"
     names = (name for name, recurring in _INTERVALS.items() if recurring == stripe_interval)
     return next(names, f"{price.recurring.interval_count} {price.recurring.interval}")
+
+
+def _other_terms(price: StripePrice) -> Iterator[str]:
+    """What the catalog cannot say (stripe.md 5)."""
+    if price.recurring is not None and price.recurring.usage_type == "metered":
+        yield "it is metered, so a subscription pays for usage and not the amount"
+    if price.billing_scheme == "tiered":
+        yield "its amount has tiers"
+    if price.transform_quantity is not None:
+        yield f"its quantity is divided by {price.transform_quantity.divide_by}"
+    if price.recurring is not None and price.recurring.trial_period_days:
+        yield f"it begins with {price.recurring.trial_period_days} days that are free"
 
 
 def _terms(spec: PriceSpec) -> tuple[int, str, str]:

@@ -82,10 +82,16 @@ class StripeCustomer(StripeResource):
 class StripeRecurring(StripeModel):
     interval: str
     interval_count: int = 1
+    usage_type: str = "licensed"
+    trial_period_days: int | None = None
 
 
 class StripeProduct(StripeResource):
     name: str = ""
+
+
+class StripeTransformQuantity(StripeModel):
+    divide_by: int
 
 
 class StripePrice(StripeResource):
@@ -94,6 +100,9 @@ class StripePrice(StripeResource):
     lookup_key: str | None = None
     recurring: StripeRecurring | None = None
     product: StripeProduct | str = ""
+    billing_scheme: str = "per_unit"
+    tax_behavior: str | None = None
+    transform_quantity: StripeTransformQuantity | None = None
 
     @property
     def is_free(self) -> bool:

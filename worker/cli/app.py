@@ -244,7 +244,7 @@ _add(
     plan_commands,
     "push",
     ("plans", "push"),
-    "Create missing plans at Lago and Stripe; exit code 1 if an existing plan differs.",
+    "Create missing plans at Lago and Stripe; exit code 1 if a plan differs or cannot be created.",
 )
 
 key_commands = _group("keys", "API keys of service accounts.", PANEL_RUN)

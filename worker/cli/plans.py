@@ -26,7 +26,8 @@ def check(*, as_json: output.JsonOption = False) -> None:
 
     It also warns where Stripe mails the invoices, and says how many organizations have no billing email.
 
-    JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "problem"}]}
+    JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "added", "problem",
+    "remarks": [sentence]}]}. A remark is no problem, such as an amount that includes tax.
     """
     with _open_catalog_and_providers() as (catalog, providers):
         statuses = publishing.check(catalog, providers)
@@ -35,26 +36,28 @@ def check(*, as_json: output.JsonOption = False) -> None:
     if as_json:
         output.show_json({"in_order": in_order, "warnings": warnings, "plans": statuses})
     else:
-        output.show(output.table(statuses, _plan_columns(added=False)), *warnings)
+        output.show(output.table(statuses, _plan_columns()), *_remarks(statuses), *warnings)
         if any(each.missing for each in statuses):
             output.show("`billing-sync plans push` creates the missing ones.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
 def push(*, as_json: output.JsonOption = False) -> None:
-    """Create missing plans at Lago and Stripe; exit code 1 if an existing plan differs.
+    """Create missing plans at Lago and Stripe; exit code 1 if a plan differs or cannot be created.
 
-    JSON: {"in_order", "plans": [{"tier", "provider", "code", "missing", "problem"}]}, the state before.
+    A plan that cannot be created does not keep the others from it.
+
+    JSON: {"in_order", "plans": as in `plans check`}; "added" plans were missing before.
     """
     with _open_catalog_and_providers() as (catalog, providers):
         _verify_accounts(providers)
         statuses = publishing.publish(catalog, providers)
-    in_order = all(each.missing or each.problem is None for each in statuses)
+    in_order = all(each.problem is None for each in statuses)
     if as_json:
         output.show_json({"in_order": in_order, "plans": statuses})
     else:
-        output.show(output.table(statuses, _plan_columns(added=True)))
-        if not in_order:
+        output.show(output.table(statuses, _plan_columns()))
+        if any(each.problem is not None and not each.missing for each in statuses):
             output.show("Existing plans are never changed. Correct plans.toml, or sell the plan under a new code.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
@@ -102,11 +105,13 @@ def _ending_warnings(catalog: Catalog) -> list[str]:
     return ["stripe_prorate is false: an organization that leaves in mid-period owes Stripe's invoice of it in full"]
 
 
-def _plan_columns(*, added: bool) -> list[Column[PriceStatus]]:
+def _remarks(statuses: list[PriceStatus]) -> list[str]:
+    return [f"{each.code} at {PROVIDER_NAMES[each.provider]}: {remark}" for each in statuses for remark in each.remarks]
+
+
+def _plan_columns() -> list[Column[PriceStatus]]:
     def price_status(row: PriceStatus) -> str:
-        if added and row.missing:
-            return "added now"
-        return row.problem or "as in the catalog"
+        return row.problem or ("added now" if row.added else "as in the catalog")
 
     return [
         Column("plan", lambda row: row.tier),

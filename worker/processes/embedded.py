@@ -18,8 +18,8 @@ from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks import drift, emails, missed_webhooks, sweep
-from tasks.base import BillingApp
-from worker.config.settings import Settings
+from tasks.base import BillingApp, Runtime
+from worker.config.settings import Settings, SettingsError
 from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS, Relay
 from worker.processes.thread_pool import ThreadPool
 from worker.wiring import celery_app
@@ -99,7 +99,7 @@ class EmbeddedProcess:
         runtime = self._app.runtime
         check_accounts(runtime)
         if self._sandbox is not None:
-            publishing.publish(runtime.catalog, runtime.reconciler.providers.values())
+            _publish_in_sandbox(runtime)
         self._relay = Relay(self._app, runtime.database)
         self._worker = self._app.WorkController(
             pool=ThreadPool,
@@ -167,3 +167,11 @@ class EmbeddedProcess:
             self._app.close_runtime()
         if self._sandbox is not None:
             self._sandbox.stop()
+
+
+def _publish_in_sandbox(runtime: Runtime) -> None:
+    """Raises ``SettingsError`` if the sandbox does not take a plan."""
+    statuses = publishing.publish(runtime.catalog, runtime.reconciler.providers.values())
+    refused = [f"plans.{each.tier}: {each.problem}" for each in statuses if each.missing]
+    if refused:
+        raise SettingsError("; ".join(refused))

@@ -13,7 +13,7 @@ def test_a_pushed_catalog_is_sold_as_it_says_and_pushing_again_makes_nothing(wor
     providers = world.providers.values()
     assert all(offering.problem is None for offering in publishing.check(world.catalog, providers))
     before = world.sandbox.state()
-    assert not any(offering.missing for offering in publishing.publish(world.catalog, providers))
+    assert not any(offering.added for offering in publishing.publish(world.catalog, providers))
     assert world.sandbox.state() == before
 
 
@@ -49,7 +49,35 @@ def test_a_price_that_differs_is_named_and_left_alone(world: SyncWorld) -> None:
 def test_a_biller_that_cannot_be_asked_is_never_taken_for_missing(world: SyncWorld) -> None:
     world.sandbox.add_fault("lago", "*", "500_before", times=0)
     with pytest.raises(ProviderError):
-        publishing.publish(world.catalog, world.providers.values())
+        publishing.check(world.catalog, world.providers.values())
+    asked = world.count_requests()
+    statuses = publishing.publish(world.catalog, world.providers.values())
+    assert not any(each.added or each.problem is None for each in statuses)
+    assert world.count_requests() == asked, "it is asked for one plan, and not for each"
     world.sandbox.clear_faults()
     posts = [call for call in world.sandbox.calls("lago") if call.method == "POST"]
     assert posts == []
+
+
+def test_a_price_that_is_refused_does_not_keep_the_others_from_being_made(world: SyncWorld) -> None:
+    world.sandbox.reset()
+    refused = (
+        '{"status": 422, "error": "Unprocessable", "code": "validation_errors", "error_details": {"name": ["no"]}}'
+    )
+    world.sandbox.add_fault("lago", "POST /api/v1/plans", "status", status=422, body=refused)
+    statuses = publishing.publish(world.catalog, world.providers.values())
+    assert [each.added for each in statuses] == [False, *[True] * (len(statuses) - 1)]
+    assert statuses[0].missing
+    assert statuses[0].problem is not None
+    assert next(each.added for each in publishing.publish(world.catalog, world.providers.values()))
+
+
+def test_a_lookup_key_of_an_archived_price_is_named_with_the_price(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    (price,) = [row for row in world.stripe_objects("prices") if row["lookup_key"] == "starter_monthly_usd"]
+    world.sandbox.patch("stripe", "prices", str(price["id"]), active=False)
+    found = publishing.publish(world.catalog, world.providers.values())
+    (starter,) = [each for each in found if each.code == "starter_monthly_usd"]
+    assert starter.problem == (
+        f"the archived price {price['id']} has the lookup key starter_monthly_usd; remove it there in Stripe"
+    )

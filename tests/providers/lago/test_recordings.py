@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -96,12 +96,12 @@ def _price(provider: LagoProvider, call: RecordedCall) -> object:
 
 def _created_price(provider: LagoProvider, call: RecordedCall) -> object:
     """What differs from the order is rejected, so an answer that is accepted has been read as the order."""
-    ordered = _expected_price(_object(call.request, "plan"))
+    ordered = _expected_order(_object(call.request, "plan"))
     provider.create_price(ordered)
     return ordered
 
 
-def _expected_price(shown: dict[str, Any]) -> PriceSpec:
+def _expected_order(shown: dict[str, Any]) -> PriceSpec:
     return PriceSpec(
         code=shown["code"],
         name=shown["name"],
@@ -109,6 +109,12 @@ def _expected_price(shown: dict[str, Any]) -> PriceSpec:
         currency=shown["amount_currency"],
         interval=shown["interval"],
     )
+
+
+def _expected_price(shown: dict[str, Any]) -> PriceSpec:
+    """Of the recorded plans that were read, one has other terms: a fixed charge."""
+    fixed = tuple(f"it has a fixed charge beside its amount: {each['add_on_code']}" for each in shown["fixed_charges"])
+    return replace(_expected_order(shown), other_terms=fixed)
 
 
 def _written_customer(provider: LagoProvider, call: RecordedCall) -> object:
@@ -269,7 +275,7 @@ READERS = {
     "GET plans/{id}": RecordedReader(
         _price, lambda shown: _expected_price(shown) if shown else None, "plan", frozenset({"plan_not_found"})
     ),
-    "POST plans": RecordedReader(_created_price, _expected_price, "plan", after=(NO_PLAN,)),
+    "POST plans": RecordedReader(_created_price, _expected_order, "plan", after=(NO_PLAN,)),
     "POST customers": RecordedReader(_written_customer, _expected_customer, "customer"),
     "GET customers/{id}": RecordedReader(
         _observed_customer,
