@@ -1,7 +1,7 @@
 # Commands for developers and CI. Every target installs what it needs, so `make demo` or `make test` can come first.
 #
 #   make demo      the whole system against a sandbox; needs no server and no key, only Python 3.11 or newer
-#   make test      the fast tests: every rule on SQLite, one of each module on Postgres; in about five minutes
+#   make test      the fast tests: every rule on SQLite, one of each module on Postgres; in under four minutes
 #   make test-all  all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
 #   make check     everything that CI runs: lint types layers docs test-all
 #   make docs      the documentation site, in build/site; a broken link is an error
@@ -52,7 +52,7 @@ docs: $(VENV)/installed-docs
 # two workers (pytest-xdist) has its own servers; one that has finished takes over tests of the other.
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 test: $(VENV)/installed-test
-	@echo 'The fast tests: about five minutes. Left out: starting processes, long searches, most of Postgres (make test-all).'
+	@echo 'The fast tests: under four minutes on two cores. Left out: starting processes, long searches, most of Postgres (make test-all).'
 	@$(PYTEST) -q -m 'not slow and not processes'
 
 test-all: $(VENV)/installed-test

@@ -22,6 +22,8 @@ from tests.support.drift_harness import DriftHarness, conflict_resolver_of, pric
 from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import SyncWorld
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 TWENTY_DAYS = timedelta(days=20)
 
 

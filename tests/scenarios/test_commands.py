@@ -40,6 +40,8 @@ from worker.config.settings import Settings
 from worker.processes.relay import Relay
 from worker.wiring.celery_app import build
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 ROOT = Path(__file__).resolve().parents[2]
 Type = Callable[..., Result]
 NONE: Mapping[str, str] = {}

@@ -20,6 +20,8 @@ from tests.support.drift_harness import (
 )
 from tests.support.sync_world import SyncWorld
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 
 def test_nothing_has_drifted_where_nobody_touched_anything(world: SyncWorld, drift_harness: DriftHarness) -> None:
     synced_organization(world)

@@ -15,6 +15,8 @@ from tests.support.drift_harness import (
 )
 from tests.support.sync_world import SyncWorld
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 
 @pytest.fixture(autouse=True)
 def stripe_charges(world: SyncWorld) -> None:

@@ -19,6 +19,8 @@ from sandbox.http import JsonDocument
 from tests.support.drift_harness import DriftHarness, conflict_resolver_of
 from tests.support.sync_world import SyncWorld
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 Sell = Callable[[SyncWorld], str]
 
 OPEN_PAYMENT = Arrangement(waits_for_payment=True)

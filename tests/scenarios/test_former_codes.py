@@ -12,6 +12,8 @@ from core.reporting import plan_preview
 from tests.support.drift_harness import DriftHarness, conflict_resolver_of
 from tests.support.sync_world import SyncWorld, kill_worker
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 SOLD: dict[ChargingProvider, str] = {"lago": "professional", "stripe": "professional_monthly_usd"}
 SOLD_STARTER: dict[ChargingProvider, str] = {"lago": "starter", "stripe": "starter_monthly_usd"}
 NEW = "professional_2027"

@@ -22,6 +22,8 @@ from tests.support.api_client import Api
 from tests.support.provider_queries import open_provider_queries
 from tests.support.sync_world import SyncWorld
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 
 @pytest.fixture
 def provider_queries(sandbox_server: Sandbox, plans: Catalog) -> Iterator[ProviderQueries]:

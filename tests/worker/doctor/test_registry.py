@@ -30,6 +30,8 @@ from worker.doctor import registry, settings
 from worker.doctor.findings import DoctorFinding, ok
 from worker.doctor.inputs import DoctorInputs
 
+pytestmark = pytest.mark.slow  # many cases of one kind
+
 Break = Callable[[DoctorHarness], object]
 CLOSED = "127.0.0.1:9"
 MANY = "x" * 40
