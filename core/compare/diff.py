@@ -1,7 +1,8 @@
 """Compares the desired and the observed state of one organization; ``core.compare.desired_state`` computes the former.
 
 It sends no request. ``customer_rules`` and ``subscription_rules`` find the differences; ``advice`` has the sentences.
-A link that is parked or on hold has an error already, so only what may cost money is reported.
+Of a link that is parked, or on hold since an import, only what may cost money is reported, because it has an error
+already. One that is on hold for a conflict is compared as if it was active, and not repaired.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ MAX_CUSTOMERS_INSPECTED = 10
 class DiffRules:
     """``accounts``: the accounts of our API keys, if they were read.
 
-    ``is_remote_check``: the result decides whether a link is on hold for a conflict, so one that is on hold for that is
-    compared as if it was active.
+    ``is_remote_check``: the result decides whether a link is on hold for a conflict.
     """
 
     catalog: Catalog

@@ -55,7 +55,10 @@ class TheirWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One field that differs. ``object_id``: the customer or subscription at the provider, if there is one."""
+    """One field that differs. ``object_id``: the customer or subscription at the provider, if there is one.
+
+    ``is_on_hold``: the link waits for the decision of an operator already, and is not repaired.
+    """
 
     kind: FindingKind
     provider: Provider
@@ -65,6 +68,7 @@ class Finding:
     theirs: str | None
     repairable: bool
     advice: str
+    is_on_hold: bool = False
     our_write: OurWrite | None = None
     their_write: TheirWrite | None = None
 

@@ -56,7 +56,8 @@ class ProviderSide:
 
     @property
     def is_active(self) -> bool:
-        return self.link.state == "active" or (self.is_remote_check and self.link.is_conflict)
+        """A link on hold for a conflict is compared, too: an operator must see what was changed."""
+        return self.link.state == "active" or self.link.is_conflict
 
     @cached_property
     def desired(self) -> DesiredState | RejectedError:
@@ -94,6 +95,9 @@ class ProviderSide:
 
     def finding(self, found: RuleFinding) -> Finding:
         observed = found.observed
+        is_on_hold = self.link.is_conflict and not self.is_remote_check
+        # The error of a conflict names the decision; what the rule advises does not apply before it.
+        advice = (self.link.error_message if is_on_hold else None) or found.advice.sentence
         return Finding(
             kind=found.kind,
             provider=self.provider,
@@ -101,8 +105,9 @@ class ProviderSide:
             field=found.field,
             ours=found.ours,
             theirs=found.theirs,
-            repairable=found.repairable,
-            advice=found.advice.sentence,
+            repairable=found.repairable and not is_on_hold,
+            is_on_hold=is_on_hold,
+            advice=advice,
             their_write=None if observed is None else self._last_write(observed),
         )
 

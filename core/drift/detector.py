@@ -26,6 +26,7 @@ from core.reconcile.account_guard import AccountGuard, WrongAccountError
 from core.reconcile.reconciler import Reconciler
 
 ORGANIZATIONS_PER_COMPARE_STEP = 200
+ORPHANS_PER_STEP = 200
 INSPECTIONS_PER_STEP = 20  # inspections after which a step ends and is stored
 
 OnCheckProgress = Callable[[DriftStage, int], None]
@@ -208,43 +209,22 @@ class DriftDetector:
         return True
 
     def _orphans_step(self, run: DriftRun) -> None:
-        """Checks customers that carry the ``org_id`` of an organization that we do not have."""
+        """Reports customers that carry the ``org_id`` of an organization that we do not have.
+
+        The listing is enough to name them, and another deployment may have thousands in the same account.
+        """
         with self.database.read() as session:
-            batch = listings.orphans(session, run.id, run.cursor, INSPECTIONS_PER_STEP)
-        drifts = [drift for provider, row in batch if (drift := self._inspect_orphan(run, provider, row)) is not None]
+            batch = listings.orphans(session, run.id, run.cursor, ORPHANS_PER_STEP)
+        inspector = self._inspector(run)
+        drifts = [
+            inspector.with_writers(_unknown_customer(provider, row), self._last_remote_writes(inspector))
+            for provider, row in batch
+            if provider not in run.counts.excluded_providers
+        ]
         with self.database.write() as session:
             report_store.add_drifts(session, run, drifts)
             run.advance(listings.cursor_of(*batch[-1]) if batch else None, len(batch))
             report_store.save_progress(session, run, self.clock())
-
-    def _inspect_orphan(self, run: DriftRun, provider: Provider, listed: ObservedCustomer) -> DriftItem | None:
-        org_id = listed.org_id
-        if org_id is None or provider in run.counts.excluded_providers:
-            return None
-        observed = self.provider_reader(provider, lambda reader: reader.read(org_id, [listed.id]))
-        with self.database.read() as session:
-            if local_state.load(session, org_id) is not None:
-                return None
-        customer = next((each for each in observed.customers if each.id == listed.id and each.org_id == org_id), None)
-        if customer is None or customer.deleted:
-            return None
-        finding = Finding(
-            kind="unknown_customer",
-            provider=provider,
-            object_id=customer.id,
-            field="org_id",
-            ours=None,
-            theirs=org_id,
-            repairable=False,
-            advice=(
-                "the customer names an organization that does not exist: another deployment uses this account, or the "
-                "database was restored to a time before the customer was created. Restore what was lost, or clear the "
-                "org_id of the customer; we never delete it"
-            ),
-        )
-        drift = DriftItem(org_id=org_id, inspected_customer_ids={provider: (customer.id,)}, findings=(finding,))
-        inspector = self._inspector(run)
-        return inspector.with_writers(drift, self._last_remote_writes(inspector))
 
     def _inspector(self, run: DriftRun) -> Inspector:
         readers = {
@@ -264,3 +244,21 @@ class DriftDetector:
                     newest.setdefault(write.object_id, write)
             self._remote_writes = newest
         return self._remote_writes
+
+
+def _unknown_customer(provider: Provider, customer: ObservedCustomer) -> DriftItem:
+    finding = Finding(
+        kind="unknown_customer",
+        provider=provider,
+        object_id=customer.id,
+        field="org_id",
+        ours=None,
+        theirs=customer.org_id,
+        repairable=False,
+        advice=(
+            "the customer names an organization that does not exist: another deployment uses this account, or the "
+            "database was restored to a time before the customer was created. Restore what was lost, or clear the "
+            "org_id of the customer; we never delete it"
+        ),
+    )
+    return DriftItem(org_id=customer.org_id, inspected_customer_ids={provider: (customer.id,)}, findings=(finding,))

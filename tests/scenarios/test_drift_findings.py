@@ -18,6 +18,7 @@ from tests.support.drift_harness import (
     price_of,
     synced_organization,
 )
+from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import SyncWorld
 
 pytestmark = pytest.mark.slow  # many cases of one kind
@@ -136,6 +137,35 @@ def test_a_customer_of_an_organization_that_is_not_here_is_told(
     finding = assert_needs_an_operator(world, drift_harness)
     assert (finding.kind, finding.provider, finding.object_id) == ("unknown_customer", provider, "cus_1")
     assert finding.theirs == other_org_id
+
+
+def test_customers_of_another_deployment_cost_no_request_each(world: SyncWorld, drift_harness: DriftHarness) -> None:
+    """R2: seven organizations among ninety such took 174 calls."""
+    synced_organization(world)
+    world.count_requests()
+    alone = drift_harness.check()
+    requests_alone = sum(world.count_requests())
+    others = [f"org_other_{number}" for number in range(60)]
+    world.sandbox.preload_stripe_customers([{"id": f"cus_{each}", "metadata": {"org_id": each}} for each in others])
+    world.sandbox.preload_lago_customers([{"external_id": each} for each in others])
+    found = drift_harness.check()
+    assert sum(world.count_requests()) <= requests_alone + 3  # one page more of Stripe, and who wrote them
+    assert (alone.counts.drifted, found.counts.kinds) == (0, {"unknown_customer": 120})
+
+
+def test_an_organization_that_waits_for_a_decision_is_listed_and_not_repaired(
+    world: SyncWorld, drift_harness: DriftHarness
+) -> None:
+    """R3: what somebody changed is in the report, also if the webhook that came first put the link on hold."""
+    org_id = synced_organization(world)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="enterprise")
+    check_after_webhook(world, org_id, "lago")
+    assert world.link(org_id, "lago").state == "on_hold"
+    report = drift_harness.check()
+    (finding,) = [finding for drift in drift_harness.drifts(report) for finding in drift.findings]
+    assert (finding.kind, finding.ours, finding.theirs) == ("wrong_plan", "professional", "enterprise")
+    assert (finding.is_on_hold, finding.repairable, report.counts.repairable) == (True, False, 0)
+    assert f"billing-sync resolve {org_id}" in finding.advice
 
 
 def test_customers_of_others_in_the_same_account_are_none_of_our_business(

@@ -206,7 +206,8 @@ def _show_report(report: DriftReport, items: Iterator[DriftItem]) -> None:
 
 def _item_lines(item: DriftItem, now: datetime) -> list[RenderableType]:
     name = item.name or ("an unknown organization" if item.org_id else "the whole provider")
-    lines: list[RenderableType] = [Text.assemble((name, "bold"), f"  {item.org_id or ''}")]
+    waits = ", on hold until you decide" if any(each.is_on_hold for each in item.findings) else ""
+    lines: list[RenderableType] = [Text.assemble((name, "bold"), f"  {item.org_id or ''}{waits}")]
     for finding in item.findings:
         lines += [
             _indented(_difference_text(finding), 2),
