@@ -98,7 +98,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ),
         (
             *("LAGO_API_KEY", "LAGO_API_URL", "LAGO_STRIPE_PROVIDER_CODE", "LAGO_MANUAL_PAYMENTS"),
-            *("LAGO_PAYMENT_METHODS", "LAGO_RATE_LIMIT"),
+            *("LAGO_PAYMENT_METHODS", "LAGO_BILLING_ENTITY_CODE", "LAGO_RATE_LIMIT"),
             *("LAGO_WEBHOOK_SECRET", "LAGO_WEBHOOK_ALGORITHM", "LAGO_WEBHOOK_PUBLIC_KEY"),
         ),
     ),

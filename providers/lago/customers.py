@@ -37,24 +37,32 @@ class LagoCustomers:
     """
 
     def __init__(
-        self, client: LagoClient, payment_provider_code: str | None, payment_methods: Sequence[str] = ()
+        self,
+        client: LagoClient,
+        payment_provider_code: str | None,
+        payment_methods: Sequence[str] = (),
+        billing_entity_code: str | None = None,
     ) -> None:
         self._client = client
         self._payment_provider_code = payment_provider_code
         self._payment_methods = list(payment_methods)
+        self._billing_entity_code = billing_entity_code
 
     def ensure(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         lago_id = last_known.customer_id
         payer_before = last_known.payer_id if last_known.payer_confirmed else None
         spec = _with_last_known_payer(spec, last_known)
         found = self._read_before_first_write(spec, last_known, attempt)
-        if found is not None:
+        is_known_older = found is not None and (lago_id is not None or last_known.maybe_older)
+        # Lago moves a customer that exists to the entity of the request, and nobody asked for that.
+        entity_code = self._billing_entity_code if lago_id is None and found is None else None
+        if found is not None and is_known_older:
             lago_id, payer_before = found.lago_id, _payer_id(found)
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = payer_before is None or spec.payer_id != payer_before
         methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
-        response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods)
+        response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods, entity_code=entity_code)
         # The customer of an imported id that is our external id was read before it got on hold.
         if lago_id is not None and lago_id not in {response.lago_id, spec.org_id}:
             raise _rejection(
@@ -88,7 +96,7 @@ class LagoCustomers:
             id=response.lago_id,
             payer_id=_payer_id(response),
             payer_accepted=payer_accepted,
-            is_older=is_older or found is not None or last_known.maybe_lost_in_restore,
+            is_older=is_older or is_known_older or last_known.maybe_lost_in_restore,
         )
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
@@ -126,17 +134,17 @@ class LagoCustomers:
     def _read_before_first_write(
         self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> CustomerResponse | None:
-        """Our customer, if it may be older than our link and exists: the write would replace its payer."""
+        """Our customer, if it may exist: the write would replace its payer, and its billing entity."""
         imported = last_known.customer_id
         if imported is not None:
             return None if last_known.confirmed else self._verify_imported_id(spec, last_known, imported, attempt)
-        if not last_known.maybe_older and (not last_known.maybe_lost_in_restore or self._payment_provider_code is None):
+        replaces_nothing = self._payment_provider_code is None and self._billing_entity_code is None
+        if not last_known.maybe_older and (not last_known.maybe_lost_in_restore or replaces_nothing):
             return None
         found = self._find(spec, spec.org_id, attempt)
         if not last_known.maybe_older:
             self._refuse_another_payer(spec, last_known, found)
-            return None
-        if found is not None:
+        elif found is not None:
             self._refuse_unclear_payments(spec, last_known, found, attempt)
         return found
 
@@ -221,13 +229,20 @@ class LagoCustomers:
             raise _payer_conflict("conflict_payer_removed", spec, ours)
 
     def _upsert(
-        self, spec: CustomerSpec, attempt: AttemptContext, *, sends_payer: bool, methods: Sequence[str]
+        self,
+        spec: CustomerSpec,
+        attempt: AttemptContext,
+        *,
+        sends_payer: bool,
+        methods: Sequence[str],
+        entity_code: str | None = None,
     ) -> CustomerResponse:
         body: dict[str, object] = {
             "external_id": spec.org_id,
             "name": spec.name,
             "email": spec.email,
             "currency": spec.currency,
+            "billing_entity_code": entity_code,
         }
         if sends_payer and self._has_linked_payer(spec):
             body["billing_configuration"] = {

@@ -67,6 +67,7 @@ class LagoProvider:
 
     ``payment_provider_code`` is Lago's code of its Stripe connection. If it is None, no customer is linked to Stripe.
     ``payment_methods`` are given to a customer when it is linked for the first time. Empty: Lago's default.
+    ``billing_entity_code``: of new customers. None: Lago's default.
     """
 
     def __init__(  # noqa: PLR0913 - one for each setting of Lago
@@ -76,6 +77,7 @@ class LagoProvider:
         *,
         payment_provider_code: str | None,
         payment_methods: Sequence[str] = (),
+        billing_entity_code: str | None = None,
         ending: EndingPolicy,
         timeout: float = 10.0,
     ) -> None:
@@ -83,7 +85,7 @@ class LagoProvider:
         self._key_suffix = key_suffix(api_key)
         self.reader = LagoStateReader(self._client)
         self.usage_and_preview = LagoUsageAndPreview(self._client)
-        self._customers = LagoCustomers(self._client, payment_provider_code, payment_methods)
+        self._customers = LagoCustomers(self._client, payment_provider_code, payment_methods, billing_entity_code)
         self._subscriptions = LagoSubscriptions(self._client, ending)
 
     @property

@@ -41,7 +41,8 @@ LAGO_CUSTOMER_FIELDS = (
     "net_payment_term",
     "external_salesforce_id",
 )
-BILLING_ENTITY_CODE = "sandbox"
+# The first is the default. Lago has one per organization without a licence, several with one (lago.md, B19).
+BILLING_ENTITY_CODES = ("sandbox", "sandbox_eu")
 # What Lago leaves out of a customer in other places than a response about it.
 NOT_IN_LISTS = ("error_details", "applicable_invoice_custom_sections")
 NOT_IN_WEBHOOKS = (*NOT_IN_LISTS, "taxes")
@@ -65,7 +66,7 @@ class LagoCustomersApi:
             errors["external_id"] = ["value_is_mandatory"]
         if errors:
             raise validation_error(errors)
-        if sent.get("billing_entity_code") not in (None, BILLING_ENTITY_CODE):
+        if sent.get("billing_entity_code") not in (None, *BILLING_ENTITY_CODES):
             raise not_found("billing_entity_not_found")
         if sent.get("tax_codes"):
             raise not_found("tax_not_found")
@@ -119,6 +120,7 @@ class LagoCustomersApi:
             "lago_id": new_id(),
             "external_id": external_id,
             "sequential_id": len(self._tables.customers) + 1,
+            "billing_entity_code": BILLING_ENTITY_CODES[0],
             **dict.fromkeys(LAGO_CUSTOMER_FIELDS),
             "country": None,
             "currency": None,
@@ -176,7 +178,7 @@ def serialize(row: JsonDocument) -> JsonDocument:
     metadata = [{**entry, "created_at": format_time(entry["created_at"])} for entry in row["metadata"]]
     return {
         "lago_id": row["lago_id"],
-        "billing_entity_code": BILLING_ENTITY_CODE,
+        "billing_entity_code": row["billing_entity_code"],
         "external_id": row["external_id"],
         "account_type": "customer",
         "sequential_id": row["sequential_id"],
@@ -218,6 +220,8 @@ def _apply(row: JsonDocument, sent: JsonDocument) -> None:
     for name in ("currency", "finalize_zero_amount_invoice"):
         if name in sent:
             row[name] = sent[name]
+    if "billing_entity_code" in sent:  # a customer that exists moves
+        row["billing_entity_code"] = sent["billing_entity_code"] or BILLING_ENTITY_CODES[0]
     if isinstance(shipping := sent.get("shipping_address"), dict):
         row["shipping"] = {
             **row["shipping"],

@@ -95,6 +95,9 @@ class Settings(EmailSettings):
         description="Comma-separated payment methods of a customer that is linked in Lago for the first time: "
         f"{', '.join(LAGO_PAYMENT_METHODS)}; default: card.",
     )
+    lago_billing_entity_code: str | None = Field(
+        default=None, description="Lago's code of the billing entity of new customers; default: Lago's default entity."
+    )
     lago_manual_payments: bool = Field(
         default=False, description="Lago's invoices are paid outside, for example by bank transfer: it charges nobody."
     )

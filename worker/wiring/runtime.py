@@ -180,6 +180,7 @@ def open_stripe_and_lago(
         lago_key.get_secret_value(),
         payment_provider_code=settings.lago_connection,
         payment_methods=settings.payment_methods,
+        billing_entity_code=settings.lago_billing_entity_code,
         ending=plans.ending,
         timeout=call_seconds,
     )

@@ -103,6 +103,31 @@ def test_payer_is_not_sent_without_a_code_for_lagos_connection(lago: ScriptedLag
     }
 
 
+ENTITY_CASES: dict[str, tuple[LastKnown, list[Reply], bool]] = {
+    "new": (LastKnown(), [customer()], True),
+    "known": (LastKnown(customer_id=NO_ID, confirmed=True), [customer()], False),
+    "after a restore, not there": (LastKnown(maybe_lost_in_restore=True), [ABSENT, customer()], True),
+    "after a restore, there": (LastKnown(maybe_lost_in_restore=True), [customer(), customer()], False),
+    "an id from outside, not there": (LastKnown(maybe_older=True), [ABSENT, customer()], True),
+}
+
+
+@pytest.mark.parametrize("case", ENTITY_CASES)
+def test_only_a_customer_that_is_created_gets_the_billing_entity(
+    lago: ScriptedLago, attempt: InMemoryAttempt, case: str
+) -> None:
+    """Lago moves one that exists to the entity that a request names (B19)."""
+    last_known, replies, is_sent = ENTITY_CASES[case]
+    lago.respond_with(*replies)
+    provider = LagoProvider(lago.url, "key", payment_provider_code=None, billing_entity_code="eu", ending=ENDING)
+    provider.ensure_customer(SPEC, last_known, attempt)
+    provider.close()
+    written = lago.requests[-1].body
+    assert isinstance(written, dict)
+    assert isinstance(written["customer"], dict)
+    assert written["customer"].get("billing_entity_code") == ("eu" if is_sent else None)
+
+
 def test_link_that_the_create_ignored_is_sent_once_more(
     lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
 ) -> None:
