@@ -29,10 +29,16 @@ from providers.lago.subscriptions import LIVE_STATUSES, LagoSubscription, arrang
 LAGO_PAGE_SIZE = 200
 
 
+class LagoInvoiceCustomer(BaseResponseModel):
+    lago_id: str
+
+
 class LagoInvoiceState(BaseResponseModel):
     """Whether an invoice was paid. The SDK's model requires many more fields."""
 
     lago_id: str
+    status: str | None = None
+    customer: LagoInvoiceCustomer | None = None
     payment_status: str | None = None
     payment_overdue: bool | None = None
     payment_dispute_lost_at: str | None = None
@@ -92,9 +98,8 @@ class LagoStateReader:
         Where Lago does not charge, nobody pays its invoices, so only a payment that failed counts.
         """
         statuses = ["failed", "pending"] if is_charging else ["failed"]
-        unpaid = self._list_invoices(org_id, {"payment_statuses[]": statuses})
-        disputed = self._list_invoices(org_id, {"payment_dispute_lost": "true"})
-        # A version of Lago that does not know a filter ignores it.
+        unpaid = self._list_invoices(org_id, observed, {"payment_statuses[]": statuses})
+        disputed = self._list_invoices(org_id, observed, {"payment_dispute_lost": "true"})
         lost_at = [each.payment_dispute_lost_at for each in disputed if each.payment_dispute_lost_at is not None]
         return ObservedPayment(
             failed=any(each.payment_status == "failed" for each in unpaid),
@@ -104,8 +109,14 @@ class LagoStateReader:
             dispute_lost_at=max((parse_time(f"a lost dispute of {org_id}", each) for each in lost_at), default=None),
         )
 
-    def _list_invoices(self, org_id: str, filters: Mapping[str, str | list[str]]) -> list[LagoInvoiceState]:
-        """The newest hundred that are finalized. A voided invoice is not: nobody owes it."""
+    def _list_invoices(
+        self, org_id: str, observed: ObservedState, filters: Mapping[str, str | list[str]]
+    ) -> list[LagoInvoiceState]:
+        """The newest hundred that are finalized. A voided invoice is not: nobody owes it.
+
+        A version of Lago that does not know a filter ignores it (lago.md 13.1, B23). And Lago also lists the invoices
+        of a deleted customer that had our external id (B18).
+        """
         request = LagoRequest(
             context=f"invoices of customer {org_id}",
             method="GET",
@@ -115,7 +126,12 @@ class LagoStateReader:
             params={"external_customer_id": org_id, "statuses[]": ["finalized"], **filters, "per_page": "100"},
         )
         rows, _ = self._client.list_page(request, self._permits)
-        return rows
+        ours = {each.id for each in observed.customers}
+        return [
+            row
+            for row in rows
+            if row.status in {None, "finalized"} and (row.customer is None or not ours or row.customer.lago_id in ours)
+        ]
 
     def recent_writes(self) -> list[RemoteWrite]:
         return []
