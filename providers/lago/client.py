@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -163,6 +163,11 @@ def parse_time(context: str, value: str | None) -> datetime:
     except ValueError:
         raise unreadable_error(context, "a time") from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def parse_period_end(context: str, value: str) -> datetime:
+    """When the next period begins. Lago gives the last second of the period."""
+    return parse_time(context, value) + timedelta(seconds=1)
 
 
 def _escape(part: str) -> str:

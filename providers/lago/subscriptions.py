@@ -16,7 +16,7 @@ becomes due.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from lago_python_client.models import Subscription as SubscriptionBody
@@ -29,7 +29,14 @@ from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableErro
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.lago.adoption import refuse_other_plan
-from providers.lago.client import LagoClient, LagoRequest, operation_of, parse_time, unreadable_error
+from providers.lago.client import (
+    LagoClient,
+    LagoRequest,
+    operation_of,
+    parse_period_end,
+    parse_time,
+    unreadable_error,
+)
 from providers.lago.minor_units import LAGO_UNITS
 
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
@@ -296,9 +303,22 @@ def _to_subscription(response: LagoSubscription) -> Subscription:
         id=response.lago_id,
         plan_code=response.plan_code,
         next_plan_code=response.next_plan_code,
-        next_plan_at=parse_time(context, response.downgrade_plan_date) if response.downgrade_plan_date else None,
+        next_plan_at=_next_plan_at(context, response),
         arrangement=arrangement_of(response),
     )
+
+
+def _next_plan_at(context: str, response: LagoSubscription) -> datetime | None:
+    """The end of the billing period, when Lago changes the plan (lago.md 5.1).
+
+    ``downgrade_plan_date`` is a day without a time: for a customer with a time zone up to 19 hours late (B16), and the
+    end of the year where a yearly plan bills its charges each month (B9).
+    """
+    if response.downgrade_plan_date is None:
+        return None
+    if response.current_billing_period_ending_at is None:
+        return parse_time(context, response.downgrade_plan_date)
+    return parse_period_end(context, response.current_billing_period_ending_at)
 
 
 def arrangement_of(response: LagoSubscription) -> Arrangement | None:

@@ -7,15 +7,13 @@ period ends.
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.errors import MisconfiguredError
 from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
-from providers.lago.client import LagoClient, LagoRequest, parse_time
+from providers.lago.client import LagoClient, LagoRequest, parse_period_end, parse_time
 from providers.lago.minor_units import LAGO_UNITS
 
 _EXTRAS_NOTE = "next is the plan's price without usage, taxes and discounts"
@@ -27,8 +25,6 @@ _IMMEDIATE_AMOUNT_UNKNOWN = (
     f"only with that invoice; {_EXTRAS_NOTE}"
 )
 _FORMER_PRICE = f"the plan was sold under a former code, whose price the catalog does not have; {_EXTRAS_NOTE}"
-# Lago gives the last second of a period; the next one begins after it.
-_PERIOD_END_OFFSET = timedelta(seconds=1)
 
 
 class LagoMetric(BaseResponseModel):
@@ -85,7 +81,7 @@ class LagoUsageAndPreview:
             now=0 if keeps_plan else None,
             prorated=0 if keeps_plan else None,
             next=next_amount,
-            next_at=parse_time(context, period_ends_at) + _PERIOD_END_OFFSET if period_ends_at else None,
+            next_at=parse_period_end(context, period_ends_at) if period_ends_at else None,
             reason=_FORMER_PRICE if next_amount is None else _EXTRAS_NOTE if keeps_plan else _IMMEDIATE_AMOUNT_UNKNOWN,
         )
 

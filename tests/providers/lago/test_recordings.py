@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -174,12 +175,13 @@ def _ensure(provider: LagoProvider, plan_code: str, shown: dict[str, Any], known
 
 
 def _expected_subscription(shown: dict[str, Any]) -> object:
-    date = shown["downgrade_plan_date"]
+    is_scheduled = shown["downgrade_plan_date"] is not None
+    period_end = shown["current_billing_period_ending_at"]
     return Subscription(
         id=shown["lago_id"],
         plan_code=shown["plan_code"],
         next_plan_code=shown["next_plan_code"],
-        next_plan_at=parse_time("", date) if date else None,
+        next_plan_at=datetime.fromisoformat(period_end) + timedelta(seconds=1) if is_scheduled else None,
         arrangement=Arrangement(ends_at=parse_time("", shown["ending_at"])) if shown["ending_at"] else None,
     )
 
