@@ -85,7 +85,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
             f"below {MIN_REQUESTS_PER_SECOND}, here and for Lago."
         ),
         (
-            *("STRIPE_SECRET_KEY", "STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET"),
+            *("STRIPE_SECRET_KEY", "STRIPE_CONTEXT", "STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET"),
             *("STRIPE_COLLECTION_METHOD", "STRIPE_DAYS_UNTIL_DUE"),
             *("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT"),
         ),

@@ -19,6 +19,8 @@ class SandboxSettings:
     """Codes of the Stripe connections that were created in Lago's UI."""
     lago_currency_locked: bool = False
     """Up to v1.51 a customer with subscriptions has one currency; later versions mix them (lago.md 3.2, 5.1)."""
+    stripe_search_refused: bool = False
+    """Stripe does not let this merchant search, as in India (stripe.md 2)."""
     lago_writes_to_stripe: bool = True
     """Lago updates the linked Stripe customer at every later upsert (lago.md 3.5)."""
     lago_billing_minute: int = 10

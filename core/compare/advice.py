@@ -61,6 +61,7 @@ AdviceCode = Literal[
     "conflict_payer_never_set",
     "conflict_adoption",
     "conflict_older_subscription",
+    "conflict_price_of_its_own",
     "conflict_arrangement",
     "conflict_arranged_provider_change",
     "conflict_first_payment",
@@ -222,6 +223,11 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "Nothing was changed, because that would change its price: run `billing-sync resolve {org_id} "
         "--theirs` to give the organization that plan, or change the subscription to {ours} in Lago and run "
         "`billing-sync resolve {org_id} --ours`"
+    ),
+    "conflict_price_of_its_own": (
+        "it paid {paid} for {plan} in Lago, a price of its own, until {theirs} took effect there. {plan} now costs "
+        "{listed}, so it was not sold again: run `billing-sync resolve {org_id} --ours` to sell it at {listed}, or "
+        "`billing-sync resolve {org_id} --theirs` to leave the organization on {theirs}"
     ),
     "conflict_arrangement": (
         "subscription {subscription_id} has {arrangement} at {provider_name}, which billing-sync did not set, so it "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final, Literal
 
 Provider = Literal["stripe", "lago"]
@@ -53,6 +54,8 @@ class SubscriptionSpec:
     next_plan_code: str | None = None
     former_plan_codes: frozenset[str] = frozenset()
     former_next_plan_codes: frozenset[str] = frozenset()
+    plan_amount: int | None = None
+    """What ``plan_code`` costs by the catalog, in ISO minor units; ``None``: it is a code that is not sold any more."""
     next_plan_amount: int | None = None
     """What the next plan costs for the interval of ``plan_code``, in ISO minor units, rounded down."""
     charged_by_other_provider: bool = False
@@ -75,7 +78,10 @@ class SubscriptionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoldPrice:
-    """Stripe only: the price that was sold under a code. The code may name another price by now."""
+    """The price that was sold under a code. The code may name another price by now.
+
+    ``price_id``: in Stripe the id of the price; in Lago, which has none for a price of its own, the amount in cents.
+    """
 
     plan_code: str
     price_id: str
@@ -94,6 +100,8 @@ class LastKnown:
     """The customer was confirmed as we last wanted it, and nothing was sent since."""
     maybe_lost_in_restore: bool = False
     """No customer is known for longer than an idempotency key is safe: a restored database may have lost it."""
+    linked_at: datetime | None = None
+    """When our link was created. A customer that we created is not older."""
     maybe_older: bool = False
     """No customer is known, but the organization's id came from outside, so one may exist from before our link.
 

@@ -130,6 +130,7 @@ class SyncAttempt:
             applied=self.link.customer_state == "applied",
             subscription_id=self.link.subscription_id,
             maybe_lost_in_restore=self._maybe_lost_in_restore(),
+            linked_at=self._linked_at,
             maybe_older=self.link.customer_id is None and self.link.maybe_older,
             subscription_requested=self.link.subscription_requested,
             ending_started=self.link.plan_state == "ending",
@@ -143,8 +144,11 @@ class SyncAttempt:
 
     def _maybe_lost_in_restore(self) -> bool:
         """A link is reconciled soon after it is created. A link that never was may come from a restored backup."""
-        created_at = self.link.created_at or self.organization.created_at
-        return self.link.customer_id is None and self.clock() - created_at > IDEMPOTENCY_KEY_SAFE_FOR
+        return self.link.customer_id is None and self.clock() - self._linked_at > IDEMPOTENCY_KEY_SAFE_FOR
+
+    @property
+    def _linked_at(self) -> datetime:
+        return self.link.created_at or self.organization.created_at
 
     def has_intent(self, operation: str) -> bool:
         return self.intent is not None and self.intent.operation == operation

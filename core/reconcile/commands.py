@@ -93,6 +93,9 @@ def end_conflict(
     # An operator has seen the customer that is older than our link, and the payer may be sent again.
     values["maybe_older"] = case((_DECIDES_PAYER, false()), else_=BillingLink.maybe_older)
     values["payer_confirmed"] = case((_DECIDES_PAYER, false()), else_=BillingLink.payer_confirmed)
+    if provider == "lago" and decision == "ours":
+        # The price of its own that Lago has forgotten: an operator has seen what the plan costs now.
+        values["sold_price_id"] = None
     if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
     link_history.record_actions(change, organization.id, [provider], "resolved", decision=decision)

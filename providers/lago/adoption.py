@@ -32,6 +32,26 @@ def refuse_other_plan(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
     raise ConflictError("lago", Advice("conflict_older_subscription", parameters).sentence, OTHER_TERMS)
 
 
+def refuse_other_price(spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse) -> None:
+    """Call before the plan is sold again. Raises ``ConflictError`` if it was sold at a price of its own.
+
+    Lago has forgotten that price, for example because a downgrade took effect before it was taken back.
+    """
+    sold, currency = last_known.sold_price, found.plan_amount_currency
+    if sold is None or sold.plan_code != spec.plan_code or spec.plan_amount is None or currency is None:
+        return
+    if LAGO_UNITS.from_provider(int(sold.price_id), currency) == spec.plan_amount:
+        return
+    parameters = {
+        "org_id": spec.org_id,
+        "paid": LAGO_UNITS.text(int(sold.price_id), currency),
+        "plan": spec.plan_code,
+        "listed": LAGO_UNITS.text(LAGO_UNITS.to_provider(spec.plan_amount, currency), currency),
+        "theirs": found.plan_code,
+    }
+    raise ConflictError("lago", Advice("conflict_price_of_its_own", parameters).sentence, OTHER_TERMS)
+
+
 def _then(next_plan_code: str | None) -> str:
     return f", then {next_plan_code}" if next_plan_code is not None else ""
 

@@ -28,7 +28,7 @@ from core.ports.arrangement import Arrangement
 from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableError
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
-from providers.lago.adoption import refuse_other_plan
+from providers.lago.adoption import refuse_other_plan, refuse_other_price
 from providers.lago.client import (
     LagoClient,
     LagoRequest,
@@ -144,6 +144,8 @@ class LagoSubscriptions:
                 f"it is on {found.plan_code} in Lago, and someone else scheduled {found.next_plan_code}; any change "
                 f"would cancel that; set it to {spec.plan_code} in Lago or cancel the scheduled plan, then retry",
             )
+        if found is not None:
+            refuse_other_price(spec, last_known, found)
         response = self._post(spec, spec.plan_code, found, attempt)
         if response.plan_code == spec.plan_code or _follows_later(spec, response):
             return response
@@ -304,6 +306,7 @@ def _to_subscription(response: LagoSubscription) -> Subscription:
         plan_code=response.plan_code,
         next_plan_code=response.next_plan_code,
         next_plan_at=_next_plan_at(context, response),
+        price_id=None if response.plan_amount_cents is None else str(response.plan_amount_cents),
         arrangement=arrangement_of(response),
     )
 

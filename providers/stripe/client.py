@@ -49,9 +49,10 @@ class StripeClient:
     """``seconds`` bounds one request from connecting to the last byte.
 
     ``api_base`` has no default and replaces all four addresses of the SDK, so none reaches live systems by accident.
+    ``account_id``: the account that an organization key (``sk_org_…``) is used for (Stripe-Context).
     """
 
-    def __init__(self, secret_key: str, api_base: str, seconds: float) -> None:
+    def __init__(self, secret_key: str, api_base: str, seconds: float, account_id: str | None = None) -> None:
         base = api_base.rstrip("/")
         if not secret_key:
             message = "the Stripe API key is empty; set STRIPE_SECRET_KEY"
@@ -67,6 +68,7 @@ class StripeClient:
         self.v1 = stripe.StripeClient(
             secret_key,
             max_network_retries=0,
+            stripe_context=account_id,
             http_client=self._transport,
             base_addresses={"api": base, "connect": base, "files": base, "meter_events": base},
         ).v1

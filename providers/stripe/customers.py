@@ -8,7 +8,7 @@ idempotency key, and customers by their metadata. Only proof that none exists al
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn, cast
 
 import stripe
@@ -23,7 +23,7 @@ from stripe.params import (
 
 from core.common.json_types import Json
 from core.compare.charging_guard import DOUBLE_CHARGING
-from core.ports.errors import AmbiguousError, MustWaitError, OutcomeUnknownError, RejectedError
+from core.ports.errors import AmbiguousError, MisconfiguredError, MustWaitError, OutcomeUnknownError, RejectedError
 from core.ports.provider import AttemptContext, Customer, Intent
 from core.ports.spec import CUSTOMER_DELETED, CustomerSpec, LastKnown
 from providers.stripe.balances import credit_of
@@ -40,6 +40,7 @@ CUSTOMER_CREATE_OPERATION = "POST /v1/customers"
 STRIPE_CLOCK_SKEW = timedelta(minutes=10)
 # Stripe keeps events for this long, and keys for at least a day. An earlier use of our key is not older.
 LOST_KEY_LOOKBACK = timedelta(days=30)
+_STRIPE_BEGAN = datetime(2011, 1, 1, tzinfo=UTC)
 # At Stripe's 25 creates a second a backfill creates 30,000 customers in twenty minutes.
 _MAX_CUSTOMER_PAGES = 400
 # Stripe aborts a request within minutes. Until then it may still take effect.
@@ -97,10 +98,20 @@ class StripeCustomers:
     ) -> Customer | None:
         """The customer that was created before a backup was restored, too long ago for any key to show it.
 
-        Search lags by minutes at most (stripe.md 2). The key still shows a customer created within the last day.
+        Search lags by minutes at most (stripe.md 2). The key still shows a customer created within the last day. Stripe
+        refuses to search for some merchants, for example in India: the list of customers is the second way.
         """
         if not last_known.maybe_lost_in_restore:
             return None
+        try:
+            found = self._search_marked_as_ours(spec, attempt)
+        except (RejectedError, MisconfiguredError):
+            earliest = last_known.linked_at - STRIPE_CLOCK_SKEW if last_known.linked_at is not None else _STRIPE_BEGAN
+            window = (int(earliest.timestamp()), int(self._clock().timestamp()))
+            found = self._list_marked_as_ours(window, spec, attempt)
+        return self._verify_and_update(_single(found, spec), spec, last_known, attempt) if found else None
+
+    def _search_marked_as_ours(self, spec: CustomerSpec, attempt: AttemptContext) -> list[str]:
         query = f"metadata['org_id']:'{spec.org_id}'"
         page = self._client.send(
             attempt,
@@ -109,8 +120,7 @@ class StripeCustomers:
             lambda: self._client.v1.customers.search({"query": query}),
             StripePage[StripeCustomer],
         )
-        found = [customer.id for customer in page.data if customer.org_id == spec.org_id]
-        return self._verify_and_update(_single(found, spec), spec, last_known, attempt) if found else None
+        return [customer.id for customer in page.data if customer.org_id == spec.org_id]
 
     def _post(self, intent: Intent, spec: CustomerSpec, attempt: AttemptContext) -> StripeCustomer:
         body = cast("CustomerCreateParams", dict(intent.body))

@@ -19,7 +19,16 @@ from providers.transport.failure_table import Failure
 STRIPE: Final = "stripe"
 
 RESOURCE_MISSING = "resource_missing"
-NO_CODE: Final = "no_code"  # our code for a rejected request whose response has none
+# Our codes for a rejected request whose response has none: it names a field, it names none, or its text is known.
+NO_CODE: Final = "no_code"
+NO_FIELD: Final = "no_field"
+MISSING_EMAIL: Final = "missing_email"
+# A part of Stripe's text, which repeats no value, and our code for it (stripe.md 1.9).
+_KNOWN_TEXTS: Final[Mapping[str, str]] = {
+    "Missing email": MISSING_EMAIL,
+    "Stripe-Context": "missing_context",
+    "no attached payment source or default payment method": "missing_payment_method",
+}
 IDEMPOTENCY_KEY_REUSED = "idempotency_error"
 MISSING_PERMISSION: Final = "missing_permission"
 RATE_LIMITED_REASON_HEADER: Final = "stripe-rate-limited-reason"
@@ -41,6 +50,8 @@ def to_failure(purpose: str, error: stripe.StripeError, operation: str) -> Failu
     headers = {key.lower(): value for key, value in (error.headers or {}).items()}
     code: str | None = error.code or getattr(body, "code", None)
     codes = _codes(code, getattr(body, "type", None), headers)
+    if NO_CODE in codes:
+        codes = (_code_by_text(body), *(each for each in codes if each != NO_CODE))
     permission = None
     if error.http_status == _FORBIDDEN:
         text = str(getattr(body, "message", ""))
@@ -101,6 +112,12 @@ def _codes(code: str | None, error_type: str | None, headers: Mapping[str, str])
     reason = headers.get(RATE_LIMITED_REASON_HEADER)
     stated = [each for each in (code, reason) if each]
     return (*stated, *(each for each, applies in conditions.items() if applies))
+
+
+def _code_by_text(body: object) -> str:
+    text = str(getattr(body, "message", ""))
+    known = next((code for part, code in _KNOWN_TEXTS.items() if part in text), None)
+    return known or (NO_CODE if getattr(body, "param", None) else NO_FIELD)
 
 
 def _resource(operation: str) -> str:

@@ -141,7 +141,9 @@ def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: Fi
         )
     if state.scheduled_plan is None:
         if state.billed_plan != spec.plan_code:
-            return _set_plan(state, spec.plan_code, find_price(spec.plan_code).id, "create_prorations", spec)
+            return _set_plan(
+                state, spec.plan_code, _price_id_to_sell(state, spec, find_price), "create_prorations", spec
+            )
         if next_plan_code is not None:
             return _schedule_plan(state, next_plan_code, state.item.current_period_end, find_price, spec)
         desired_metadata = _plan_metadata(spec, spec.plan_code)
@@ -206,6 +208,15 @@ def _paid_price(state: SubscriptionState, find_price: FindPrice) -> StripePrice:
 
 def _paid_price_id(state: SubscriptionState, find_price: FindPrice) -> str:
     return state.paid_price_id or find_price(state.paid_plan).id
+
+
+def _price_id_to_sell(state: SubscriptionState, spec: SubscriptionSpec, find_price: FindPrice) -> str:
+    """The price that this plan was sold at, if our row never recorded another plan since.
+
+    A downgrade may have begun unnoticed, and be taken back now; or somebody changed the plan in Stripe.
+    """
+    is_sold = state.sold is not None and state.sold.plan_code == spec.plan_code
+    return state.sold.price_id if state.sold is not None and is_sold else find_price(spec.plan_code).id
 
 
 def _began_price_id(state: SubscriptionState, find_price: FindPrice) -> str:

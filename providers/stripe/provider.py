@@ -33,6 +33,7 @@ class StripeProvider:
     """Build one in each process, after the fork. Threads share it. Close it when the process ends.
 
     ``api_base`` has no default, so that no test and no staging system reaches live systems by accident.
+    ``account_id``: as in ``StripeClient``.
     """
 
     provider: Provider = "stripe"
@@ -45,9 +46,10 @@ class StripeProvider:
         ending: EndingPolicy,
         collection: CollectionPolicy = DEFAULT_COLLECTION,
         timeout: float = STRIPE_CALL_SECONDS,
+        account_id: str | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        self._client = StripeClient(secret_key, api_base, timeout)
+        self._client = StripeClient(secret_key, api_base, timeout, account_id)
         self._key_suffix = key_suffix(secret_key)
         self._livemode = _LIVEMODE_BY_KEY_PREFIX.get(secret_key[3:8]) if secret_key.startswith(("sk_", "rk_")) else None
         self.reader = StripeStateReader(self._client)

@@ -36,13 +36,21 @@ STRIPE_WEBHOOK_EFFECTS: Final[dict[str, WebhookEffect]] = {
 }
 # A change that our own request made is known already. A failed payment is news, whoever caused it.
 _MAY_BE_OURS_PREFIX: Final = "customer."
+_THIN_EVENT_OBJECT: Final = "v2.core.event"
+
+
+class ThinEventError(MalformedWebhookError):
+    """The endpoint in Stripe sends thin payloads, which say which object changed and nothing of it."""
 
 
 class StripeWebhookParser:
-    """``secret`` is the signing secret of the endpoint, ``whsec_…``."""
+    """``secrets``: the signing secrets of the endpoints, ``whsec_…``; any of them may have signed.
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
+    There are two while a secret is rotated, or if two endpoints of the account lead here.
+    """
+
+    def __init__(self, *secrets: str) -> None:
+        self._secrets = secrets
 
     def parse(self, raw: bytes, signature: str | None) -> ParsedWebhook:
         """Raises ``BadSignatureError`` or ``MalformedWebhookError``; neither contains anything of the webhook."""
@@ -53,15 +61,23 @@ class StripeWebhookParser:
     def _verify_signature(self, raw: bytes, signature: str | None) -> None:
         if signature is None or not signature.isascii():
             raise BadSignatureError
-        try:
-            stripe.WebhookSignature.verify_header(raw, signature, self._secret, SIGNATURE_TOLERANCE_SECONDS)
-        except (stripe.SignatureVerificationError, UnicodeDecodeError):
-            raise BadSignatureError from None
+        if not any(_has_signed(secret, raw, signature) for secret in self._secrets):
+            raise BadSignatureError
+
+
+def _has_signed(secret: str, raw: bytes, signature: str) -> bool:
+    try:
+        stripe.WebhookSignature.verify_header(raw, signature, secret, SIGNATURE_TOLERANCE_SECONDS)
+    except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def parse_event(event: Mapping[str, object]) -> ParsedWebhook:
     """An event as a webhook or the list of events has it. Raises ``MalformedWebhookError``."""
     event_id, event_type = extract(event, "id"), extract(event, "type")
+    if event.get("object") == _THIN_EVENT_OBJECT:
+        raise ThinEventError
     if event_id is None or event_type is None:
         raise MalformedWebhookError
     object_path = ("data", "object")

@@ -3,7 +3,7 @@
 from sandbox.http import JsonDocument
 from sandbox.stripe_api import forms
 from sandbox.stripe_api.balances import StripeBalancesApi
-from sandbox.stripe_api.errors import not_found
+from sandbox.stripe_api.errors import StripeApiError, not_found
 from sandbox.stripe_api.search import matches, parse_query
 from sandbox.stripe_api.serializers import StripeTables, new_id
 from sandbox.stripe_api.subscriptions import StripeSubscriptionsApi
@@ -152,6 +152,8 @@ class StripeCustomersApi:
     def search(self, form: JsonDocument) -> JsonDocument:
         """Out of date by ``search_lag_seconds``: a new customer is missing, and a changed one is found as it was."""
         sent = forms.validate(form, CUSTOMER_SEARCH_FIELDS, "query")
+        if self._tables.state.settings.stripe_search_refused:
+            raise StripeApiError(400, "The search feature is unavailable for this merchant.")
         clauses = parse_query(sent["query"])
         visible_until = self._tables.state.clock.now() - self._tables.state.settings.search_lag_seconds
         found: list[JsonDocument] = []

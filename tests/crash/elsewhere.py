@@ -103,7 +103,7 @@ SITES: Final[dict[str, str]] = {
         f"{_COLLECTION}::test_free_plan_that_becomes_paid_is_mailed_from_its_first_invoice_on"
     ),
     # A restored database; no run here restores one.
-    "providers.stripe.customers:StripeCustomers._find_lost_in_restore": (
+    "providers.stripe.customers:StripeCustomers._search_marked_as_ours": (
         "tests/scenarios/test_double_charging.py::test_a_restored_database_finds_the_customer_that_it_forgot"
     ),
     # `billing-sync plans push`: an operator's command, which the operator repeats.

@@ -120,3 +120,42 @@ def test_a_price_of_its_own_has_not_drifted(world: SyncWorld, org_id: str, drift
     report: list[DriftItem] = drift_harness.drifts(drift_harness.check())
     assert [each for each in report if each.findings] == []
     assert price_and_plans(world, org_id)[0] == OWN_PRICE
+
+
+def take_back_after_the_switch(world: SyncWorld, org_id: str) -> None:
+    """The downgrade took effect in Lago, and nobody here knows: no webhook came, and the link was not checked yet."""
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    day = world.organization(org_id).plan_effective_at
+    assert day is not None
+    world.advance_time(seconds=(day - world.now).total_seconds() + 720)  # Lago's job is at ten past
+    assert price_and_plans(world, org_id)[1] == "starter"
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+
+
+def test_a_downgrade_taken_back_too_late_does_not_sell_the_list_price_without_a_word(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    override(world, org_id)
+    world.rename(org_id, "Globex")  # the link learns the price
+    world.reconcile_until_idle(org_id)
+    take_back_after_the_switch(world, org_id)
+    link = world.link(org_id, "lago")
+    assert (link.state, link.error_code) == ("on_hold", "other_terms")
+    assert "29.00 USD" in str(link.error_message)
+    assert "49.00 USD" in str(link.error_message)
+    assert price_and_plans(world, org_id)[1] == "starter"
+    world.keep_ours(org_id)
+    world.wait(10)
+    world.reconcile_until_idle(org_id)
+    assert price_and_plans(world, org_id) == (4900, "professional", None)
+    assert world.is_in_sync(org_id)
+
+
+def test_a_downgrade_from_the_list_price_that_is_taken_back_too_late_is_an_upgrade(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    take_back_after_the_switch(world, org_id)
+    assert price_and_plans(world, org_id) == (4900, "professional", None)
+    assert world.is_in_sync(org_id)

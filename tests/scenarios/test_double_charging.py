@@ -210,7 +210,10 @@ def test_a_downgrade_that_came_is_not_undone_by_another_chosen_in_mid_turn(
     assert active == [world.catalog.plan("starter").lago_plan_code]
 
 
-def test_a_restored_database_finds_the_customer_that_it_forgot(world: SyncWorld) -> None:
+@pytest.mark.parametrize("search", ["allowed", "refused"])
+def test_a_restored_database_finds_the_customer_that_it_forgot(world: SyncWorld, search: str) -> None:
+    """Stripe lets no merchant in India search."""
+    world.sandbox.settings(stripe_search_refused=search == "refused")
     org_id = world.create()
     world.reconcile_until_idle(org_id)
     (customer,) = [each["id"] for each in world.stripe_objects("customers")]

@@ -360,3 +360,36 @@ def request_check(world: SyncWorld, org_id: str, provider: ChargingProvider) -> 
     with world.database.write() as session:
         link = session.get_one(type(world.link(org_id, provider)), (org_id, provider))
         link.checks_requested += 1
+
+
+def test_a_downgrade_taken_back_too_late_returns_to_the_price_that_was_sold(world: SyncWorld) -> None:
+    """In Stripe the lower plan has begun, and nobody here knows yet. The key of the old price is another price's."""
+    world.set_charging_provider("stripe")
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    price = price_in_stripe(world)
+    world.sandbox.create(
+        "stripe",
+        "prices",
+        lookup_key="professional_monthly_usd",
+        transfer_lookup_key=True,
+        currency="usd",
+        unit_amount=7900,
+        recurring={"interval": "month"},
+        product=price["product"],
+    )
+    world.restart()
+    world.wait(10)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    day = world.organization(org_id).plan_effective_at
+    assert day is not None
+    world.advance_time(seconds=(day - world.now).total_seconds() + 540)
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+    assert price_in_stripe(world)["id"] == price["id"]
+
+
+def price_in_stripe(world: SyncWorld) -> dict[str, object]:
+    (subscription,) = world.sandbox.state()["stripe"]["subscriptions"]
+    return dict(subscription["items"]["data"][0]["price"])

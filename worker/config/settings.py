@@ -66,8 +66,14 @@ class Settings(EmailSettings):
     stripe_secret_key: SecretStr | None = Field(
         default=None, description="sk_… or rk_…; if unset, the sandbox is used."
     )
+    stripe_context: str | None = Field(
+        default=None, description="acct_… of the account, with an organization key (sk_org_…) only."
+    )
     stripe_api_base: str | None = Field(default=None, description="https://api.stripe.com for live; no default.")
-    stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_… of the webhook endpoint.")
+    stripe_webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="whsec_… of the webhook endpoint; several with commas between them, while one is rotated.",
+    )
     stripe_collection_method: Literal["send_invoice", "charge_automatically"] = Field(
         default="send_invoice",
         description="How Stripe collects from new subscriptions: it mails invoices, which needs an email address, or "
@@ -215,6 +221,19 @@ class Settings(EmailSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_organization_key(self) -> Settings:
+        """Stripe rejects an organization key without the account, and names no field."""
+        key = "" if self.stripe_secret_key is None else self.stripe_secret_key.get_secret_value()
+        problem = ""
+        if key.startswith("sk_org_") and self.stripe_context is None:
+            problem = "STRIPE_SECRET_KEY is an organization key: set STRIPE_CONTEXT to the account (acct_…)"
+        elif self.stripe_context is not None and not key.startswith("sk_org_"):
+            problem = "STRIPE_CONTEXT is set, but STRIPE_SECRET_KEY is no organization key (sk_org_…): remove it"
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _check_digest_can_be_sent(self) -> Settings:
         if self.operations_email is not None and self.smtp_host is None and not self.is_embedded:
             problem = "OPERATIONS_EMAIL is set but SMTP_HOST is missing, so no email would be sent"
@@ -229,6 +248,11 @@ class Settings(EmailSettings):
     @property
     def is_sandbox_key(self) -> bool:
         return self.lago_api_key is not None and self.lago_api_key.get_secret_value() == SANDBOX_LAGO_KEY
+
+    @property
+    def stripe_webhook_secrets(self) -> list[str]:
+        """Empty: webhooks of Stripe are not accepted."""
+        return split_list(self.stripe_webhook_secret.get_secret_value() if self.stripe_webhook_secret else None)
 
     @property
     def payment_methods(self) -> list[str]:

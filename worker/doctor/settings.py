@@ -50,7 +50,7 @@ def _unknown_name(unknown: UnknownName) -> DoctorFinding:
 
 
 def _wrong_keys(settings: Settings) -> Iterator[DoctorFinding]:
-    key, hook = _text(settings.stripe_secret_key), _text(settings.stripe_webhook_secret)
+    key = _text(settings.stripe_secret_key)
     if key.startswith("pk_"):
         yield error(
             "publishable_key",
@@ -58,10 +58,10 @@ def _wrong_keys(settings: Settings) -> Iterator[DoctorFinding]:
             "Stripe rejects each request",
             "set STRIPE_SECRET_KEY to a secret (sk_…) or restricted (rk_…) key of the dashboard",
         )
-    if hook and not hook.startswith("whsec_"):
+    if not all(secret.startswith("whsec_") for secret in settings.stripe_webhook_secrets):
         yield error(
             "wrong_webhook_secret",
-            "STRIPE_WEBHOOK_SECRET does not begin with whsec_",
+            "STRIPE_WEBHOOK_SECRET has a part that does not begin with whsec_",
             "each of Stripe's webhooks is refused with 401",
             "set STRIPE_WEBHOOK_SECRET to the endpoint's signing secret, whsec_…, from Stripe's dashboard",
         )

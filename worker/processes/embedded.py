@@ -58,12 +58,12 @@ class EmbeddedProcess:
 
     def receive_sandbox_webhooks(self, api_url: str) -> None:
         """Have our own sandbox send its webhooks to this API; does nothing if providers are configured."""
-        stripe, lago = self._settings.stripe_webhook_secret, self._settings.lago_webhook_secret
-        if self._sandbox is None or stripe is None or lago is None:
+        stripe, lago = self._settings.stripe_webhook_secrets, self._settings.lago_webhook_secret
+        if self._sandbox is None or not stripe or lago is None:
             return
         with SandboxClient(self._sandbox.url) as client:
             client.set_webhooks(
-                stripe={"url": f"{api_url}/webhooks/stripe", "secret": stripe.get_secret_value()},
+                stripe={"url": f"{api_url}/webhooks/stripe", "secret": stripe[0]},
                 lago={"url": f"{api_url}/webhooks/lago", "secret": lago.get_secret_value()},
             )
 

@@ -73,8 +73,8 @@ def serve(
 
 
 def _stripe_webhooks(settings: Settings) -> StripeWebhookParser | None:
-    secret = settings.stripe_webhook_secret
-    return None if secret is None else StripeWebhookParser(secret.get_secret_value())
+    secrets = settings.stripe_webhook_secrets
+    return StripeWebhookParser(*secrets) if secrets else None
 
 
 def _lago_webhooks(settings: Settings, api_settings: ApiSettings) -> LagoWebhookParser | None:

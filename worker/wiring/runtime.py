@@ -174,6 +174,7 @@ def open_stripe_and_lago(
             method=settings.stripe_collection_method, days_until_due=settings.stripe_days_until_due
         ),
         timeout=call_seconds,
+        account_id=settings.stripe_context,
     )
     lago = LagoProvider(
         lago_url,

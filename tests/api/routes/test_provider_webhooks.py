@@ -34,7 +34,7 @@ from core.db.models.providers import ProviderStatus
 from providers.lago.webhooks import HmacCheck, JwtCheck, LagoWebhookParser
 from providers.stripe.webhooks import StripeWebhookParser
 
-WHSEC = "whsec_nobody_may_read_this"
+WHSEC, OLD_WHSEC = "whsec_nobody_may_read_this", "whsec_nobody_may_read_the_old_one"
 LAGO_SECRET = "0f8fad5b-d9cb-469f-a165-70867728950e"
 ORGANIZATION = "1a901a90-1a90-1a90-1a90-1a901a901a90"
 TCP_SEGMENT = 1448
@@ -144,6 +144,35 @@ def test_a_genuine_webhook_of_lago_is_stored_under_its_unique_key(http: httpx.Cl
         ORGANIZATION,
         "check",
     )
+
+
+@pytest.mark.parametrize("secret", [WHSEC, OLD_WHSEC])
+def test_either_secret_of_two_opens_while_one_is_rotated(database: Database, plans: Catalog, secret: str) -> None:
+    context = ApiContext(
+        database=database, catalog=plans, clock=utc_now, stripe_webhooks=StripeWebhookParser(WHSEC, OLD_WHSEC)
+    )
+    raw = stripe_event()
+    with (
+        ApiServer(context, "127.0.0.1", 0, version="test") as server,
+        httpx.Client(base_url=server.url, trust_env=False) as client,
+    ):
+        answer = client.post(STRIPE_WEBHOOK_PATH, content=raw, headers=stripe_headers(raw, secret))
+        refused = client.post(STRIPE_WEBHOOK_PATH, content=raw, headers=stripe_headers(raw, "whsec_third"))
+    assert (answer.status_code, refused.status_code) == (200, 401)
+
+
+def test_a_thin_event_is_refused_by_name(http: httpx.Client, database: Database) -> None:
+    thin = {
+        "id": "evt_thin",
+        "object": "v2.core.event",
+        "type": "v1.customer.updated",
+        "related_object": {"id": "cus_1", "type": "customer", "url": "/v1/customers/cus_1"},
+    }
+    raw = json.dumps(thin).encode()
+    answer = http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=stripe_headers(raw))
+    assert kind_of(answer) == (400, "malformed-webhook")
+    assert "snapshot" in answer.json()["detail"]
+    assert stored(database) == []
 
 
 NOT_GENUINE: list[dict[str, str]] = [

@@ -205,6 +205,10 @@ CONFLICT_CASES: dict[AdviceCode, Advice] = {
         "conflict_older_subscription",
         {"org_id": "org_1", "subscription_id": "sub_1", "theirs": "starter at 5 USD", "ours": "professional"},
     ),
+    "conflict_price_of_its_own": Advice(
+        "conflict_price_of_its_own",
+        {"org_id": "org_1", "paid": "29.00 USD", "plan": "professional", "listed": "49.00 USD", "theirs": "starter"},
+    ),
 }
 
 

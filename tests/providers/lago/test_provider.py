@@ -139,7 +139,7 @@ def test_new_organization_takes_two_calls_and_a_plan_change_reads_first(
     assert (down.plan_code, down.next_plan_code) == ("pro", "starter")
     assert down.next_plan_at is not None
     assert down.next_plan_at > lago.clock()
-    assert org.subscribe("pro") == Subscription(id=down.id, plan_code="pro")
+    assert org.subscribe("pro") == Subscription(id=down.id, plan_code="pro", price_id=str(PRICES["pro"]))
     org.customer(replace(SPEC, name="Umbra GmbH"))
     org.end()
     assert operations(lago) == [
@@ -189,7 +189,8 @@ def test_scheduled_downgrade_is_replaced_and_canceled_by_an_upgrade(
     org.subscribe("pro", "starter")
     assert org.subscribe("pro", "free").next_plan_code == "free"
     assert waiting(lago) == ["free"]
-    assert org.subscribe("big") == Subscription(id=org.last_known.subscription_id or "", plan_code="big")
+    big = Subscription(id=org.last_known.subscription_id or "", plan_code="big", price_id=str(PRICES["big"]))
+    assert org.subscribe("big") == big
     assert waiting(lago) == []
 
 

@@ -182,6 +182,7 @@ def _expected_subscription(shown: dict[str, Any]) -> object:
         plan_code=shown["plan_code"],
         next_plan_code=shown["next_plan_code"],
         next_plan_at=datetime.fromisoformat(period_end) + timedelta(seconds=1) if is_scheduled else None,
+        price_id=str(shown["plan_amount_cents"]),
         arrangement=Arrangement(ends_at=parse_time("", shown["ending_at"])) if shown["ending_at"] else None,
     )
 

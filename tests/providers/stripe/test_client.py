@@ -83,7 +83,7 @@ CASES = [
     Case(400, {"type": INVALID, "code": "parameters_exclusive"}, RejectedError, "correct"),
     Case(400, {"type": INVALID, "code": "email_invalid", "param": "email"}, RejectedError, "the email address"),
     Case(400, {"type": INVALID, "code": "url_invalid"}, RejectedError, "correct"),
-    Case(400, {"type": INVALID}, RejectedError, "correct"),
+    Case(400, {"type": INVALID}, RejectedError, "names no field"),
     Case(404, {"type": INVALID, "code": "resource_missing", "param": "id"}, RejectedError, "no such object"),
     Case(400, {"type": INVALID, "code": "resource_missing", "param": "customer"}, RejectedError, "no such"),
     Case(400, {"type": INVALID, "code": "resource_already_exists"}, RejectedError, "already exists"),
@@ -390,3 +390,15 @@ def test_empty_idempotency_key_is_refused_before_the_sdk_makes_one_up() -> None:
 def test_missing_key_or_address_is_refused_at_once(key: str, base: str) -> None:
     with pytest.raises(ValueError, match=r"STRIPE_(SECRET_KEY|API_BASE)"):
         StripeClient(key, base, 1.0)
+
+
+@pytest.mark.parametrize("account_id", ["acct_1", None])
+def test_an_organization_key_names_its_account_in_each_request(stub: StripeStub, account_id: str | None) -> None:
+    stub.answer(200, {"id": "cus_1", "object": "customer"})
+    client = StripeClient(KEY, stub.url, 10.0, account_id)
+    try:
+        update(client)
+    finally:
+        client.close()
+    ((_, headers),) = stub.requests
+    assert {name.lower(): value for name, value in headers.items()}.get("stripe-context") == account_id

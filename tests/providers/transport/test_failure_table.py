@@ -89,7 +89,16 @@ def lago_provider(lago: ScriptedLago) -> Iterator[LagoProvider]:
 def stripe_response(row: FailureRule, word: str) -> StripeErrorResponse:
     invalid = {"type": "invalid_request_error"}
     ours = {
-        "no_code": StripeErrorResponse(400, invalid),
+        "no_code": StripeErrorResponse(400, {**invalid, "param": "name"}),
+        "no_field": StripeErrorResponse(400, invalid),
+        "missing_email": StripeErrorResponse(400, {**invalid, "message": "Missing email. In order to create invoices"}),
+        "missing_context": StripeErrorResponse(
+            400, {**invalid, "message": "must be used with a Stripe-Context header"}
+        ),
+        "missing_payment_method": StripeErrorResponse(
+            400,
+            {**invalid, "message": "This customer has no attached payment source or default payment method."},
+        ),
         "idempotency_error": StripeErrorResponse(400, {"type": "idempotency_error"}),
         "saved_failure": StripeErrorResponse(500, {"type": "api_error"}, {"Idempotent-Replayed": "true"}),
         "missing_permission": StripeErrorResponse(403, {**invalid, "message": "Having the 'rak_a_read' permission"}),
