@@ -101,6 +101,11 @@ class _RowMetricsCollector(Collector):
             "process",
             metrics.processes.items(),
         )
+        yield _gauge(
+            "database_read_only",
+            "1: Postgres accepts no write, so no change is accepted and no process stores its heartbeat.",
+            float(metrics.database_is_read_only),
+        )
         yield _labeled_gauge("waiting", "Queued items by kind.", "what", metrics.waiting.items())
         yield _labeled_gauge("failed", "Failed items by kind that need an operator.", "what", metrics.failed.items())
 
@@ -153,6 +158,12 @@ class _RowMetricsCollector(Collector):
             for reason in BREAKER_REASONS:
                 breaker_open.add_metric([provider, reason], float(row.breaker_reason == reason))
         yield breaker_open
+        yield _labeled_gauge(
+            "provider_webhooks_refused",
+            "1: the signature of the provider's last webhook was not valid, and the API refused it.",
+            "provider",
+            ((p, float(r.webhooks_refused)) for p, r in rows),
+        )
 
     def _drift_report(self, report: DriftReportSummary | None) -> Iterator[Metric]:
         """No metric if there is no report yet: a 0 would be wrong."""
