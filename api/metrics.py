@@ -88,6 +88,7 @@ class _RowMetricsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
         yield from self._links(metrics.links.items())
+        yield from self._providers(metrics.links.items())
         yield from self._drift_report(metrics.last_drift_report)
         yield _gauge("events_pending", "Events not yet published by the relay.", metrics.events_pending)
         yield _gauge(
@@ -148,6 +149,9 @@ class _RowMetricsCollector(Collector):
             "provider",
             ((p, r.credit_left) for p, r in rows),
         )
+
+    def _providers(self, links: Iterable[tuple[Provider, LinkMetrics]]) -> Iterator[Metric]:
+        rows = list(links)
         breaker_open = _gauge_family(
             "provider_breaker_open",
             "1: the circuit breaker is open for this reason, and only probes are sent.",

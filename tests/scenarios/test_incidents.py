@@ -123,13 +123,13 @@ def worker_knows_no_such_plan(site: OperatedSite) -> Iterator[str]:
     yield site.create("enterprise")
 
 
-def process_is_stopped(kind: str) -> Breaks:
+def process_is_ended(kind: str) -> Breaks:
     @contextmanager
-    def stopped(site: OperatedSite) -> Iterator[str]:
+    def ended(site: OperatedSite) -> Iterator[str]:
         site.stop(kind)
         yield site.create()
 
-    return stopped
+    return ended
 
 
 @contextmanager
@@ -250,7 +250,7 @@ INCIDENTS: Final = (
     ),
     Incident(
         title="No worker runs",
-        breaks=process_is_stopped("worker"),
+        breaks=process_is_ended("worker"),
         log="process_ended",
         fields={"kind": "worker"},
         task="PENDING",
@@ -262,7 +262,7 @@ INCIDENTS: Final = (
     ),
     Incident(
         title="No relay runs",
-        breaks=process_is_stopped("relay"),
+        breaks=process_is_ended("relay"),
         log="process_ended",
         fields={"kind": "relay"},
         task="SUCCESS",
@@ -398,4 +398,4 @@ def test_the_page_and_the_runbook_say_what_is_seen_and_what_to_type(incident: In
     known = {*anchors(runbook), *re.findall(r'<a id="([^"]+)">', runbook)}
     entries = {f"alert-{alert.lower()}" for alert in incident.alerts} | incident.runbook
     assert entries - known == set()
-    assert {entry for entry in entries if f"runbook.md#{entry})" not in section} == set()
+    assert {entry for entry in entries if f"({Path(RUNBOOK).name}#{entry})" not in section} == set()
