@@ -88,6 +88,7 @@ class _RowMetricsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
         yield from self._links(metrics.links.items())
+        yield from self._providers(metrics.links.items())
         yield from self._drift_report(metrics.last_drift_report)
         yield _gauge("events_pending", "Events not yet published by the relay.", metrics.events_pending)
         yield _gauge(
@@ -100,6 +101,11 @@ class _RowMetricsCollector(Collector):
             "Processes with a heartbeat in the last minute; up is worker, relay and beat in one.",
             "process",
             metrics.processes.items(),
+        )
+        yield _gauge(
+            "database_read_only",
+            "1: Postgres accepts no write, so no change is accepted and no process stores its heartbeat.",
+            float(metrics.database_is_read_only),
         )
         yield _labeled_gauge("waiting", "Queued items by kind.", "what", metrics.waiting.items())
         yield _labeled_gauge("failed", "Failed items by kind that need an operator.", "what", metrics.failed.items())
@@ -143,6 +149,9 @@ class _RowMetricsCollector(Collector):
             "provider",
             ((p, r.credit_left) for p, r in rows),
         )
+
+    def _providers(self, links: Iterable[tuple[Provider, LinkMetrics]]) -> Iterator[Metric]:
+        rows = list(links)
         breaker_open = _gauge_family(
             "provider_breaker_open",
             "1: the circuit breaker is open for this reason, and only probes are sent.",
@@ -153,6 +162,12 @@ class _RowMetricsCollector(Collector):
             for reason in BREAKER_REASONS:
                 breaker_open.add_metric([provider, reason], float(row.breaker_reason == reason))
         yield breaker_open
+        yield _labeled_gauge(
+            "provider_webhooks_refused",
+            "1: the signature of the provider's last webhook was not valid, and the API refused it.",
+            "provider",
+            ((p, float(r.webhooks_refused)) for p, r in rows),
+        )
 
     def _drift_report(self, report: DriftReportSummary | None) -> Iterator[Metric]:
         """No metric if there is no report yet: a 0 would be wrong."""

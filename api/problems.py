@@ -23,7 +23,7 @@ from core.access.idempotency import IdempotencyKeyReusedError
 from core.access.invitations import InvitationError, InvitationProblem, TooManyInvitationsError
 from core.common import runbook
 from core.common.validation import InvalidChangeError
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, is_read_only_error
 from core.db.models.organizations import Organization
 from core.organizations.commands import NameTakenError
 from core.organizations.memberships import AlreadyMemberError, LastOwnerError
@@ -34,6 +34,7 @@ MAYBE_CHANGED_DETAIL: Final = (
     "The database did not respond in time. The change may have been made. Send the request again with the same "
     "Idempotency-Key; without a key, read the organization first."
 )
+READ_ONLY_DETAIL: Final = "The database is read-only. No change was made. Send the request again later."
 _RETRY_AFTER_SECONDS: Final = "2"
 _READ_METHODS: Final = frozenset({"GET", "HEAD"})
 _CONFLICT_KINDS: Final[dict[type[InvalidChangeError], str]] = {
@@ -197,7 +198,7 @@ def _to_problem(error: Exception, *, is_read: bool) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
-        return _database_unavailable(is_read=is_read)
+        return _database_unavailable(error, is_read=is_read)
     match error:
         case RequestValidationError() | InvalidChangeError() | IdempotencyKeyReusedError():
             return _client_error(error)
@@ -208,8 +209,10 @@ def _to_problem(error: Exception, *, is_read: bool) -> ProblemError:
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error. Report it with the request_id.")
 
 
-def _database_unavailable(*, is_read: bool) -> ProblemError:
+def _database_unavailable(error: Exception, *, is_read: bool) -> ProblemError:
     """If the connection is lost during the commit, nobody can say whether the change was made."""
+    if is_read_only_error(error):
+        return unavailable(READ_ONLY_DETAIL)
     if is_read:
         return unavailable("The database did not respond in time. Send the request again.")
     return unavailable(MAYBE_CHANGED_DETAIL)

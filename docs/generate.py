@@ -347,6 +347,7 @@ def _api_metrics() -> str:
         credit_left=1,
         behind_since=now,
         breaker_reason="unavailable",
+        webhooks_refused=True,
     )
     metrics = StoreMetrics(
         links=dict.fromkeys(PROVIDERS, link),
@@ -356,6 +357,7 @@ def _api_metrics() -> str:
         waiting={"emails": 1},
         failed={"emails": 1},
         processes={"worker": 1},
+        database_is_read_only=True,
     )
     served = HttpMetrics(lambda: metrics, lambda: now, _example_of_process())
     served.record("GET", "/healthz", HTTPStatus.OK, 0.0)

@@ -82,8 +82,8 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
     "too-slow": f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds.",
     "unauthorized": "No API key or access token was sent, or it is not valid. `detail` says why.",
     "unavailable": (
-        "The database or the sign-in service did not respond in time, or the database has the schema of another "
-        "version. `detail` says which. Retry after the seconds in the header `Retry-After`."
+        "The database or the sign-in service did not respond in time, or the database is read-only or has the schema "
+        "of another version. `detail` says which. Retry after the seconds in the header `Retry-After`."
     ),
     "unsupported-media-type": (
         "`POST /api/events` does not accept this `Content-Type`. `detail` names those that it accepts."
@@ -203,9 +203,13 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A worker started and could not read the account of a provider's API key; `reason` says why. It reads the "
         "account before its first write."
     ),
-    "broker_away": "The relay cannot publish to the broker. It tries again; the events stay in the database.",
+    "broker_away": (
+        "The relay cannot publish to the broker: it is unreachable, full (`OutOfMemoryError`) or read-only. It tries "
+        "again; the events stay in the database."
+    ),
     "database_away": (
-        "The relay cannot use the database: for example it is unreachable, full or read-only. It tries again."
+        "The relay cannot use the database: for example it is unreachable, full or read-only "
+        "(`ReadOnlySqlTransaction`). It tries again."
     ),
     "drift_check_failed": (
         "The database failed during an automatic drift check of `billing-sync up`. The check resumes automatically."
@@ -236,8 +240,8 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A process ended while the database was away. It is listed as running for one more minute."
     ),
     "heartbeat_not_stored": (
-        "A process of this `kind` cannot store its heartbeat: the database is away, or older than this version. It "
-        "goes on, and tries again every 20 seconds."
+        "A process of this `kind` cannot store its heartbeat: the database is away, read-only, or older than this "
+        "version. It goes on, and tries again every 20 seconds."
     ),
     "link_checked": (
         "A remote check read the provider of a link that was in sync, and found no conflict. The fields are those of "
@@ -267,6 +271,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "runs again then; if it is null or more than 15, the sweep starts the next attempt."
     ),
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
+    "process_ended": (
+        "A process of this `kind` ends: it was told to, or failed. One that was killed writes nothing. `billing-sync "
+        "status` no longer lists it."
+    ),
     "provider_breaker_closed": (
         "A probe got a response from the provider, or a process started with a valid key: requests are sent again. "
         "`reason` and `since` are of the time when the circuit breaker was open."
@@ -277,6 +285,11 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "provider_breaker_reason_changed": (
         "The circuit breaker is still open, and for another `reason` now. `since`: when it opened."
+    ),
+    "provider_webhook_refused": (
+        "The API refused a webhook of the provider, which was not stored; `problem` is that of the response. With "
+        "`bad-signature`, compare the webhook secret with the endpoint at the provider, then restart the API. A "
+        "request without any signature is only a `request` line."
     ),
     "provider_webhooks_handled": "`webhooks` provider webhooks were processed, and `links` links get a remote check.",
     "routine_checks_requested": "A remote check of `links` links was requested, in case a webhook did not come.",
@@ -292,8 +305,8 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     "stripe_events_unread": "Stripe's list of events could not be read; nothing is skipped, the next time it goes on.",
     "queue_depths_unknown": "The broker did not respond to a scrape, so the metrics have no queue depths.",
     "redis_fallback_active": (
-        "Redis is not set or does not respond. Each process then has its own `component`: its own rate limits or its "
-        "own cache."
+        "Redis is not set, does not respond or refuses writes. Each process then has its own `component`: its own rate "
+        "limits or its own cache."
     ),
     "relayed": "The relay published `events` events.",
     "request": (

@@ -359,6 +359,14 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
         "An organization left in the middle of a paid period.",
         "Refund or grant the credit in Stripe; the next check of the link ends the alert.",
     ),
+    "BillingSyncDatabaseReadOnly": (
+        "Its disk is full and the server protects it, an operator switched it, or DATABASE_URL leads to a standby.",
+        (
+            "What `billing-sync doctor` says: free its disk, then `ALTER DATABASE … RESET "
+            "default_transaction_read_only`; or set DATABASE_URL to the primary server. The processes then go on by "
+            "themselves."
+        ),
+    ),
     "BillingSyncDeliveriesFailed": (
         "A receiver or the mail server rejected them.",
         "`billing-sync webhooks replay ID --event ID`, `billing-sync emails retry ID`, after the cause is gone.",
@@ -418,7 +426,7 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "BillingSyncRelayLag": (
         "The relay was stopped, or the broker is down or full.",
-        "Start the relay and the broker; nothing is lost meanwhile.",
+        "What `billing-sync doctor` says: start the relay or the broker, or give Redis more memory. Nothing is lost.",
     ),
     "BillingSyncThrottled": (
         "The account has a lower limit, or another program uses it.",
@@ -430,7 +438,10 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "BillingSyncWebhooksRefused": (
         "The secret is that of another endpoint, or was renewed.",
-        "Correct `STRIPE_WEBHOOK_SECRET` or `LAGO_WEBHOOK_SECRET`, and restart the API.",
+        (
+            "Correct `STRIPE_WEBHOOK_SECRET` or `LAGO_WEBHOOK_SECRET`, and restart the API. The alert ends with the "
+            "next webhook that is accepted. What Stripe could not deliver is read from its list of events."
+        ),
     ),
 }
 """Cause and what to do. What an alert means and where to look is taken from its own description and command."""
@@ -470,8 +481,8 @@ PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "unauthorized": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` creates another key."),
     "unavailable": (
-        "`/readyz`, and `billing-sync status`.",
-        "Start the database; `billing-sync db upgrade` upgrades it.",
+        "`/readyz`, and `billing-sync doctor`.",
+        "Start the database, or end that it is read-only; `billing-sync db upgrade` upgrades it.",
     ),
     "webhooks-not-set-up": ("The environment of the API.", "Set `WEBHOOK_SIGNING_SECRET` and restart."),
 }

@@ -28,7 +28,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name, is_read_only_error
 from core.emails.sender import EmailSender
 from core.inbox.missed_webhooks import EventReader
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
@@ -173,7 +173,8 @@ class BillingTask(Task[Any, Any]):
             yield
         except (*DATABASE_UNAVAILABLE_ERRORS, IntegrityError) as error:
             # Only the class: a database's own text may repeat what was sent to it.
-            reason = f"the database is unavailable or busy ({type(error).__name__})"
+            state = "read-only" if is_read_only_error(error) else "unavailable or busy"
+            reason = f"the database is {state} ({cause_name(error)})"
         else:
             return
         time.sleep(DATABASE_RETRY_PAUSE_SECONDS)

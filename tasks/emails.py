@@ -12,7 +12,7 @@ import structlog
 from celery import shared_task
 
 from core.db import job_locks
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, cause_name
 from core.emails.sender import EmailSender
 from tasks.base import BillingApp, BillingTask
 from tasks.routing import SEND_EMAILS
@@ -34,7 +34,7 @@ def send(self: BillingTask) -> None:
             run(app.runtime.email_sender)
         except DATABASE_UNAVAILABLE_ERRORS as error:
             # The next message comes within seconds, and a job lock that was acquired expires.
-            log.warning("email_task_deferred", error=type(error).__name__)
+            log.warning("email_task_deferred", error=cause_name(error))
 
 
 def run(sender: EmailSender) -> int:

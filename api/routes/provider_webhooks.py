@@ -10,6 +10,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Final, NoReturn
 
+import structlog
 from fastapi import APIRouter, Depends, Header, Request
 from pydantic import BaseModel, Field
 
@@ -19,10 +20,13 @@ from api.problems import PROBLEM_MEDIA_TYPE, ProblemError
 from core.db.models.inbox import ProviderWebhookState
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
+from core.ports.spec import PROVIDER_NAMES, Provider
 from providers.lago import webhooks as lago_webhooks
 from providers.stripe import webhooks as stripe_webhooks
+from providers.stripe.webhooks import ThinEventError
 
 router = APIRouter(tags=["webhooks"])
+log = structlog.get_logger()
 
 STRIPE_WEBHOOK_PATH: Final = "/webhooks/stripe"
 LAGO_WEBHOOK_PATH: Final = "/webhooks/lago"
@@ -93,8 +97,15 @@ def receive_stripe_webhook(
         raise problems.not_found(detail)
     try:
         webhook = context.stripe_webhooks.parse(raw, signature)
-    except (BadSignatureError, MalformedWebhookError) as error:
-        _reject(error, "Stripe", "compare STRIPE_WEBHOOK_SECRET with the signing secret of the endpoint in Stripe")
+    except BadSignatureError:
+        advice = "compare STRIPE_WEBHOOK_SECRET with the signing secret of the endpoint in Stripe"
+        _refuse(context, "stripe", advice, is_signed=bool(signature))
+    except ThinEventError:
+        _reject_malformed(
+            "stripe", "The endpoint in Stripe sends thin payloads; create one with snapshot payloads in Stripe."
+        )
+    except MalformedWebhookError:
+        _reject_malformed("stripe")
     return _store(context, webhook)
 
 
@@ -108,8 +119,11 @@ def receive_lago_webhook(
         raise problems.not_found(detail)
     try:
         webhook = context.lago_webhooks.parse(raw, signature, unique_key)
-    except (BadSignatureError, MalformedWebhookError) as error:
-        _reject(error, "Lago", "compare LAGO_WEBHOOK_ALGORITHM and its secret or key with the endpoint in Lago")
+    except BadSignatureError:
+        advice = "compare LAGO_WEBHOOK_ALGORITHM and its secret or key with the endpoint in Lago"
+        _refuse(context, "lago", advice, is_signed=bool(signature))
+    except MalformedWebhookError:
+        _reject_malformed("lago")
     return _store(context, webhook)
 
 
@@ -128,16 +142,25 @@ for path, handler in ((STRIPE_WEBHOOK_PATH, receive_stripe_webhook), (LAGO_WEBHO
 def _store(context: ApiContext, webhook: ParsedWebhook) -> ProviderWebhookResponse:
     with context.database.write() as session:
         stored = provider_webhooks.store(session, webhook, context.clock())
+        provider_webhooks.record_acceptance(session, webhook.provider)
     return ProviderWebhookResponse(id=webhook.id, state=stored.state, reason=stored.reason, repeated=stored.repeated)
 
 
-def _reject(error: Exception, provider_name: str, advice: str) -> NoReturn:
-    if isinstance(error, MalformedWebhookError):
-        detail = f"The signature is valid, but the body is not a webhook as {provider_name} documents it."
-        raise ProblemError(HTTPStatus.BAD_REQUEST, "malformed-webhook", detail) from None
+def _refuse(context: ApiContext, provider: Provider, advice: str, *, is_signed: bool) -> NoReturn:
+    """``is_signed``: it has a signature, as each webhook of a provider has; what scans the internet sends none."""
+    if is_signed:
+        log.warning("provider_webhook_refused", provider=provider, problem="bad-signature")
+        provider_webhooks.record_refusal(context.database, provider, context.clock())
     detail = (
-        f"The signature of {provider_name} is not valid for our settings, the body was changed, or the webhook is too "
-        f"old. To fix it, {advice}."
+        f"The signature of {PROVIDER_NAMES[provider]} is not valid for our settings, the body was changed, or the "
+        f"webhook is too old. To fix it, {advice}."
     )
     headers = {"WWW-Authenticate": 'Signature realm="billing-sync"'}
     raise ProblemError(HTTPStatus.UNAUTHORIZED, "bad-signature", detail, headers=headers) from None
+
+
+def _reject_malformed(provider: Provider, detail: str | None = None) -> NoReturn:
+    log.warning("provider_webhook_refused", provider=provider, problem="malformed-webhook", detail=detail)
+    name = PROVIDER_NAMES[provider]
+    detail = detail or f"The signature is valid, but the body is not a webhook as {name} documents it."
+    raise ProblemError(HTTPStatus.BAD_REQUEST, "malformed-webhook", detail) from None

@@ -35,9 +35,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from core.db import after_commit
@@ -58,6 +59,8 @@ TCP_KEEPALIVE_OPTIONS: dict[str, int] = {
 }
 # SQLSTATE class 22: a value that does not fit. Here the first line of the message repeats the value, too.
 _SQLSTATE_DATA_EXCEPTION = "22"
+_SQLSTATE_READ_ONLY = "25006"
+_READ_ONLY_PARAMETERS = ("default_transaction_read_only", "in_hot_standby")
 _SCHEMA_LOCK_ID = 0x62696C6C  # any constant: one upgrade at a time
 # Alembic's environment is global to the process: two upgrades at once would run in each other's database.
 # One lock per process: a lock that a thread of the parent held at a fork is never released in the child.
@@ -79,6 +82,20 @@ class DatabaseError(Exception):
 # Errors that pass automatically, or once an operator has repaired the database: unreachable, restarting, full,
 # read-only, deadlock.
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, NoConnectionError, DatabaseError)
+
+
+def is_read_only_error(error: BaseException) -> bool:
+    """Whether the database refused a write because it accepts none: nothing was changed."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF == sqlite3.SQLITE_READONLY
+    return getattr(cause, "sqlstate", None) == _SQLSTATE_READ_ONLY
+
+
+def cause_name(error: BaseException) -> str:
+    """The class of the driver's own error, which says more than that of SQLAlchemy or kombu. It is fit for a log."""
+    cause = error.orig if isinstance(error, DBAPIError) else error.__cause__
+    return type(cause or error).__name__
 
 
 class Database:
@@ -161,6 +178,16 @@ class Database:
                 return None
             revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
             return revision
+
+
+def is_read_only(session: Session) -> bool:
+    """Whether a Postgres database accepts no write: a standby, or ``default_transaction_read_only`` is on.
+
+    A SQLite file is never reported: only a write shows whether the system permits it.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return False
+    return bool(session.scalar(text("SELECT current_setting('transaction_read_only') = 'on'")))
 
 
 def acquire_advisory_locks(session: Session, *names: str) -> None:
@@ -258,7 +285,19 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         },
     )
     event.listen(engine, "handle_error", _redact_values)
+    event.listen(engine, "checkin", _drop_if_read_only)
     return engine
+
+
+def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401 - the DBAPI's own
+    """The pool keeps no read-only connection: it would stay so when the database is not any more.
+
+    The address may also lead to another server by then. Postgres reports both settings, from version 14 on.
+    """
+    if connection is None or connection.closed:
+        return
+    if "on" in {connection.info.parameter_status(name) for name in _READ_ONLY_PARAMETERS}:
+        record.invalidate()
 
 
 def _redact_values(context: ExceptionContext) -> None:

@@ -131,6 +131,24 @@ def store(session: Session, webhook: ParsedWebhook, now: datetime) -> StoredResu
     return StoredResult(state=state, reason=reason, repeated=False)
 
 
+def record_refusal(database: Database, provider: Provider, now: datetime) -> None:
+    """The signature of a webhook is not valid: store since when that is so. Any sender can cause it."""
+    # Read first: whoever sends many of them must not take the write lock as often.
+    with database.read() as session:
+        if session.get_one(ProviderStatus, provider).webhooks_refused_since is not None:
+            return
+    is_first = (ProviderStatus.provider == provider, ProviderStatus.webhooks_refused_since.is_(None))
+    with database.write() as session:
+        session.execute(update(ProviderStatus).where(*is_first).values(webhooks_refused_since=now))
+
+
+def record_acceptance(session: Session, provider: Provider) -> None:
+    """The signature of a webhook is valid."""
+    provider_status = session.get_one(ProviderStatus, provider)
+    if provider_status.webhooks_refused_since is not None:
+        provider_status.webhooks_refused_since = None
+
+
 def replay(session: Session, provider: str, webhook_id: str, now: datetime) -> StoredResult | None:
     """Process one again; ``None``: there is no such webhook. It is ``repeated`` if it keeps its state.
 

@@ -10,13 +10,14 @@ from sqlalchemy import ColumnElement, TextClause, and_, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
+from core.db.database import is_read_only
 from core.db.models.billing_links import CREDIT_IS_LEFT, LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.drift import DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
 from core.db.models.inbox import ProviderWebhook, ServiceEvent
 from core.db.models.organizations import Organization
-from core.db.models.providers import BreakerReason
+from core.db.models.providers import BreakerReason, ProviderStatus
 from core.db.models.webhooks import WebhookDelivery
 from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
@@ -31,7 +32,10 @@ REJECTED_EVENTS_SHOWN_FOR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkMetrics:
-    """``behind_since``: the last change of the organization that has waited longest; ``None``: no link is behind."""
+    """``behind_since``: the last change of the organization that has waited longest; ``None``: no link is behind.
+
+    ``webhooks_refused``: the signature of the provider's last webhook was not valid.
+    """
 
     behind: int
     parked: int
@@ -40,6 +44,7 @@ class LinkMetrics:
     credit_left: int
     behind_since: datetime | None
     breaker_reason: BreakerReason | None
+    webhooks_refused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,7 @@ class StoreMetrics:
     waiting: Mapping[str, int]
     failed: Mapping[str, int]
     processes: Mapping[str, int]
+    database_is_read_only: bool
 
 
 def read(session: Session, now: datetime) -> StoreMetrics:
@@ -91,6 +97,7 @@ def read(session: Session, now: datetime) -> StoreMetrics:
             "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'failed'")),
         },
         processes=_count_processes(session, now),
+        database_is_read_only=is_read_only(session),
     )
 
 
@@ -119,6 +126,8 @@ def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
     payment_problems = count_payment_problems(session)
     credit_left = count_credit_left(session)
     open_breakers = circuit_breaker.open_breakers(session)
+    is_refused = ProviderStatus.webhooks_refused_since.is_not(None)
+    refused = set(session.scalars(select(ProviderStatus.provider).where(is_refused)))
     return {
         provider: LinkMetrics(
             behind=behind.get((provider,), 0),
@@ -128,6 +137,7 @@ def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
             credit_left=credit_left[provider],
             behind_since=_behind_since(session, provider) if behind.get((provider,)) else None,
             breaker_reason=open_breakers[provider].reason if provider in open_breakers else None,
+            webhooks_refused=provider in refused,
         )
         for provider in PROVIDERS
     }

@@ -75,7 +75,8 @@ class ProviderSummary:
     customers with credit that no invoice will use, those of deleted organizations included.
 
     ``account_id``: the account that the API key must belong to; ``None``: the provider was not called yet.
-    ``open_breaker``: ``None`` if the circuit breaker is closed.
+    ``open_breaker``: ``None`` if the circuit breaker is closed. ``webhooks_refused_since``: ``None`` if the signature
+    of the last webhook was valid.
     """
 
     in_sync: int
@@ -87,6 +88,7 @@ class ProviderSummary:
     account_id: str | None
     livemode: bool | None
     open_breaker: OpenBreaker | None
+    webhooks_refused_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +263,7 @@ def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
             account_id=provider_statuses[provider].account_id,
             livemode=provider_statuses[provider].livemode,
             open_breaker=circuit_breaker.open_breaker_of(provider_statuses[provider]),
+            webhooks_refused_since=provider_statuses[provider].webhooks_refused_since,
         )
     return summaries
 

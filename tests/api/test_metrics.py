@@ -18,6 +18,7 @@ from core.db.models.drift import DriftReportRecord
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.flow_control import circuit_breaker
+from core.inbox import provider_webhooks
 from core.reporting import metrics
 from core.reporting.metrics import StoreMetrics
 from tests.support.api_client import Api
@@ -74,6 +75,13 @@ def test_a_stopped_biller_shows_for_what_reason(api: Api) -> None:
     assert value(found, "provider_breaker_open", provider="stripe", reason="wrong_account") == 1
     assert value(found, "provider_breaker_open", provider="stripe", reason="unavailable") == 0
     assert value(found, "provider_breaker_open", provider="lago", reason="wrong_account") == 0
+
+
+def test_a_provider_whose_webhooks_are_refused_shows(api: Api) -> None:
+    provider_webhooks.record_refusal(api.database, "lago", utc_now())
+    found = shown(api.database)
+    refused = [value(found, "provider_webhooks_refused", provider=provider) for provider in ("lago", "stripe")]
+    assert (refused, value(found, "database_read_only")) == ([1, 0], 0)
 
 
 def test_the_last_comparison_shows_its_age_and_what_it_found_and_none_shows_nothing(api: Api) -> None:

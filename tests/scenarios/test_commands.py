@@ -26,7 +26,7 @@ from core.db.models.organizations import Organization
 from core.db.models.providers import BreakerReason, ProviderStatus
 from core.drift import report_store
 from core.flow_control import circuit_breaker
-from core.inbox import service_events
+from core.inbox import provider_webhooks, service_events
 from core.org_manager import OrgManager
 from core.ports import arrangement
 from core.ports.arrangement import Arrangement
@@ -236,6 +236,30 @@ def test_status_begins_with_what_is_set_up_and_what_runs(types: Type, database: 
     assert lines[1].startswith(f"database   {kind}, ")
     assert "Stripe     sandbox, acct_1, test mode; charges nothing" in "\n".join(lines)
     assert re.search("processes  1 api, 1 beat, 1 relay, 1 up, 1 worker, seen .* ago; versions 0.0.1", "\n".join(lines))
+
+
+def test_status_names_each_process_that_is_missing(types: Type, database: Database) -> None:
+    with database.write() as session:
+        now = utc_now()
+        for kind in ("relay", "api"):
+            started = ProcessStart(instance_id=kind, kind=kind, host="host-1", version="0.0.1", started_at=now)
+            heartbeats.record(session, started, now)
+    embedded = " ".join(types("status").stdout.split())
+    assert "; no up: start `billing-sync up`" in embedded
+    broker = {"REDIS_URL": "redis://127.0.0.1:9"}
+    deployed = " ".join(types("status", settings=broker).stdout.split())
+    assert "; no worker, no beat: start `billing-sync worker` and `billing-sync beat`" in deployed
+
+
+def test_status_says_that_webhooks_are_refused(types: Type, database: Database) -> None:
+    provider_webhooks.record_refusal(database, "stripe", utc_now())
+    shown = " ".join(types("status").stdout.split())
+    assert "Stripe's webhooks have been refused since" in shown
+    assert "set STRIPE_WEBHOOK_SECRET to the secret of the endpoint in Stripe and restart the API" in shown
+    document = json_of(types("status", "--json"))
+    assert document["providers"]["stripe"]["webhooks_refused_since"] is not None
+    assert document["providers"]["lago"]["webhooks_refused_since"] is None
+    assert document["database"]["is_read_only"] is False
 
 
 def test_status_says_when_the_billers_were_compared_and_what_had_drifted(types: Type, database: Database) -> None:

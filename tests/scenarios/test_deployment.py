@@ -19,6 +19,7 @@ from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.events import outbox
 from core.org_manager import OrgManager
 from core.reconcile.backoff import COOLDOWN_AFTER_CONCURRENT_CHANGE
 from providers.lago.provider import LagoProvider
@@ -167,6 +168,23 @@ class TestOnPostgresAndRedis:
         until(lambda: in_sync(database), "the next worker takes over")
         assert at_stripe(sandbox) == {"POST /v1/customers": 6}
 
+    def test_a_worker_outlives_a_broker_that_is_full(
+        self, deployed: Deployment, manager: OrgManager, database: Database, redis_url: str
+    ) -> None:
+        deployed.start("relay")
+        manager.create_organization("Backlog")
+        until(lambda: all_published(database), "its messages are in the broker")
+        with redis_client.Redis.from_url(redis_url) as server:
+            server.config_set("maxmemory", "1")
+            try:
+                worker = deployed.start("worker")
+                until(lambda: "when used memory > 'maxmemory'" in deployed.logs, "the worker is refused")
+            finally:
+                server.config_set("maxmemory", "0")
+        deployed.start("beat")  # a message that the worker had taken is found by the sweep
+        until(lambda: in_sync(database), "it works afterwards")
+        assert worker.poll() is None
+
     def test_a_burst_costs_two_rounds_at_each_biller(
         self, deployed: Deployment, manager: OrgManager, database: Database, sandbox: SandboxClient
     ) -> None:
@@ -217,6 +235,11 @@ class TestOnPostgresAndRedis:
         tasks = list(deployed.get_flower("/api/tasks").json().values())
         mine = [task for task in tasks if task["name"] == "customers.sync_to_stripe" and org_id in task["args"]]
         assert any(task["retries"] for task in mine) or any(task["retried"] for task in mine)
+
+
+def all_published(database: Database) -> bool:
+    with database.read() as session:
+        return not outbox.has_pending(session)
 
 
 def send_created(broker_url: str, org_id: str, name: str | None = None) -> None:

@@ -25,9 +25,13 @@ def rules() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in group["rules"]}
 
 
-def program() -> str:
+def installed() -> str | None:
     beside_python = Path(sys.executable).with_name("promtool")
-    found = str(beside_python) if beside_python.exists() else shutil.which("promtool")
+    return str(beside_python) if beside_python.exists() else shutil.which("promtool")
+
+
+def program() -> str:
+    found = installed()
     if found is None:
         pytest.skip("promtool is not installed (make promtool)")
     return found

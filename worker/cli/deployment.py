@@ -28,6 +28,7 @@ class DatabasePlace:
 
     kind: str
     place: str
+    is_read_only: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,13 @@ class SetUpSummary:
     processes: Sequence[RunningProcess]
 
 
-def describe(settings: Settings, database: Database, processes: Sequence[RunningProcess]) -> SetUpSummary:
+def describe(
+    settings: Settings, database: Database, processes: Sequence[RunningProcess], *, is_read_only: bool
+) -> SetUpSummary:
     """Calls nothing: settings, the catalog's file and the rows that were read."""
     return SetUpSummary(
         version=installed_version(),
-        database=database_place(database),
+        database=_database_place(database, is_read_only=is_read_only),
         addresses={
             "stripe": _address(settings.stripe_api_base),
             "lago": _address(settings.lago_api_url),
@@ -59,12 +62,13 @@ def installed_version() -> str:
     return importlib.metadata.version("billing-sync")
 
 
-def database_place(database: Database) -> DatabasePlace:
+def _database_place(database: Database, *, is_read_only: bool) -> DatabasePlace:
     url = database.url
     if database.is_sqlite:
-        return DatabasePlace(kind="SQLite", place=str(Path(str(url.database)).resolve()))
+        return DatabasePlace(kind="SQLite", place=str(Path(str(url.database)).resolve()), is_read_only=is_read_only)
     port = f":{url.port}" if url.port else ""
-    return DatabasePlace(kind="Postgres", place=f"{url.database} at {url.host or 'the local socket'}{port}")
+    place = f"{url.database} at {url.host or 'the local socket'}{port}"
+    return DatabasePlace(kind="Postgres", place=place, is_read_only=is_read_only)
 
 
 def head(deployment: SetUpSummary, overview: Overview, settings: Settings, now: datetime) -> Table:
@@ -72,15 +76,23 @@ def head(deployment: SetUpSummary, overview: Overview, settings: Settings, now: 
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row("version", Text(deployment.version))
-    grid.add_row("database", Text(f"{deployment.database.kind}, {deployment.database.place}"))
+    grid.add_row("database", Text(_database_text(deployment.database)))
     for provider in PROVIDERS:
         grid.add_row(PROVIDER_NAMES[provider], Text(_provider_text(provider, deployment, overview)))
-    grid.add_row("processes", Text(processes_text(deployment.processes, settings, now)))
+    grid.add_row("processes", Text(_processes_text(deployment, settings, now)))
     return grid
 
 
-def processes_text(processes: Sequence[RunningProcess], settings: Settings, now: datetime) -> str:
-    """What was seen in the last minute, such as ``2 worker, 1 relay``."""
+def _database_text(database: DatabasePlace) -> str:
+    read_only = "; it is read-only: no change is stored or synced, `billing-sync doctor` says what to do"
+    return f"{database.kind}, {database.place}{read_only if database.is_read_only else ''}"
+
+
+def _processes_text(deployment: SetUpSummary, settings: Settings, now: datetime) -> str:
+    """What was seen in the last minute, such as ``2 worker, 1 relay``, and what is missing."""
+    processes = deployment.processes
+    if deployment.database.is_read_only:
+        return "not known: a read-only database stores no heartbeat"
     if not processes:
         start = "start `billing-sync up`" if settings.is_embedded else "start worker, relay and beat"
         return f"none seen in the last minute; {start}"
@@ -88,7 +100,16 @@ def processes_text(processes: Sequence[RunningProcess], settings: Settings, now:
     versions = sorted({process.version for process in processes})
     others = "" if versions == [installed_version()] else f"; versions {', '.join(versions)}"
     last = max(process.last_heartbeat_at for process in processes)
-    return f"{counts}, seen {output.relative_time(last, now)}{others}"
+    return f"{counts}, seen {output.relative_time(last, now)}{others}{_missing_text(processes, settings)}"
+
+
+def _missing_text(processes: Sequence[RunningProcess], settings: Settings) -> str:
+    needed = ("up",) if settings.is_embedded else ("worker", "relay", "beat")
+    running = {process.kind for process in processes}
+    missing = [kind for kind in needed if not running & {kind, "up"}]
+    if not missing:
+        return ""
+    return f"; no {', no '.join(missing)}: start {' and '.join(f'`billing-sync {kind}`' for kind in missing)}"
 
 
 def _provider_text(provider: Provider, deployment: SetUpSummary, overview: Overview) -> str:

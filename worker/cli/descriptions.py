@@ -269,6 +269,20 @@ def _breaker_advice(provider: Provider, breaker: OpenBreaker, now: datetime) -> 
             return "set the right key and restart every worker; nothing is sent to the provider before"
 
 
+def refused_webhooks_lines(provider: Provider, since: datetime, now: datetime) -> list[str]:
+    """Since when the API refuses the provider's webhooks, and what the operator must do."""
+    name = PROVIDER_NAMES[provider]
+    when = f"{output.utc_time(since)} ({output.relative_time(since, now)})"
+    advice = (
+        f"set {provider.upper()}_WEBHOOK_SECRET to the secret of the endpoint in {name} and restart the API; this line "
+        "ends with the next webhook that is accepted"
+    )
+    return [
+        f"{name}'s webhooks have been refused since {when}: their signature is not valid for our settings",
+        f"→ {advice}",
+    ]
+
+
 def find_organization(session: Session, query: str) -> OrganizationMatch:
     """The organization that the operator typed. Raises ``UsageError`` with similar ones if there is no match."""
     result = search.find_organization(session, query)

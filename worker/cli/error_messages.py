@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError
 
 from core.catalog.plans import CatalogError
-from core.db.database import DatabaseError
+from core.db.database import DatabaseError, is_read_only_error
 from core.ports.errors import ProviderError
 from core.predecessor.files import UnreadableFileError, UnwritableFileError
 from core.predecessor.importing import ImportInterruptedError
@@ -46,6 +46,8 @@ def message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
                 "the broker does not respond; check REDIS_URL or CELERY_BROKER_URL and that it is running",
                 EXIT_FAILED,
             )
+        case DBAPIError() if is_read_only_error(error):
+            return "the database is read-only, so nothing was stored; `billing-sync doctor` says more", EXIT_FAILED
         case DBAPIError():
             return (
                 f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running",

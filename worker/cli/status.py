@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -12,6 +13,7 @@ from rich.text import Text
 from sqlalchemy.orm import Session
 
 from core.common.clock import utc_now
+from core.db.database import is_read_only
 from core.emails import queue
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.link_status import LinkReport
@@ -23,18 +25,22 @@ from worker.cli.output import Column
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
 
+if TYPE_CHECKING:
+    from worker.wiring.broker_probe import BrokerState  # it loads the broker's client
+
 
 def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.JsonOption = False) -> None:
     """Show what is in sync, behind and parked; for one organization also the reason and the next step.
 
-    JSON: {"version", "database": {"kind", "place"}, "addresses": {provider: host}, "charges": {provider: [tier]} or
-    null, "processes": [{"kind", "host", "version", "started_at", "last_heartbeat_at"}] of the last minute, "in_sync",
-    "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
+    JSON: {"version", "database": {"kind", "place", "is_read_only"}, "addresses": {provider: host}, "charges":
+    {provider: [tier]} or null, "processes": [{"kind", "host", "version", "started_at", "last_heartbeat_at"}] of the
+    last minute, "in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
     "payment_problems": {payment: count}, "credit_left", "account_id", "livemode", "open_breaker": {"reason",
-    "open_since", "message", "probe_at"} or null}, "lago": …},
+    "open_since", "message", "probe_at"} or null, "webhooks_refused_since"}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "inbox": {status: count},
-    "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable"},
+    "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable",
+    "refusal": why it accepts no message, or null},
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "status", "breaker_reason", "customer_id",
@@ -52,7 +58,9 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
             _show_organization(session, org, as_json=as_json)
             return
         found, emails = overview.summarize(session), queue.counts(session, now)
-        described = deployment.describe(settings, database, heartbeats.running(session, now))
+        described = deployment.describe(
+            settings, database, heartbeats.running(session, now), is_read_only=is_read_only(session)
+        )
     _show_overview(described, found, emails, settings, as_json=as_json)
 
 
@@ -97,9 +105,13 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
 def _show_overview(
     described: SetUpSummary, overview: Overview, emails: queue.QueueCounts, settings: Settings, *, as_json: bool
 ) -> None:
-    address, broker_reachable = _probe_broker(settings)
+    broker_state = _probe_broker(settings)
     if as_json:
-        broker = {"address": address, "reachable": broker_reachable}
+        broker = {
+            "address": broker_state.address if broker_state else None,
+            "reachable": broker_state.responds if broker_state else None,
+            "refusal": broker_state.refusal if broker_state else None,
+        }
         document = {**asdict(described), "in_sync": overview.in_sync, **asdict(overview)}
         output.show_json({**document, "broker": broker, "emails": asdict(emails)})
         return
@@ -124,19 +136,18 @@ def _show_overview(
     for provider, provider_counts in counts:
         if provider_counts.open_breaker is not None:
             output.show("", *descriptions.open_breaker_lines(provider, provider_counts.open_breaker, now))
+        if provider_counts.webhooks_refused_since is not None:
+            output.show("", *descriptions.refused_webhooks_lines(provider, provider_counts.webhooks_refused_since, now))
     if overview.failures:
         output.show("", output.table(overview.failures, _error_columns(now)))
-    output.show("", *_overview_lines(overview, settings, broker_reachable, now), *_email_lines(emails, settings, now))
+    output.show("", *_overview_lines(overview, settings, broker_state, now), *_email_lines(emails, settings, now))
 
 
-def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bool | None, now: datetime) -> list[str]:  # noqa: FBT001 - it has three values
+def _overview_lines(
+    overview: Overview, settings: Settings, broker_state: BrokerState | None, now: datetime
+) -> list[str]:
     since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
-    lines = [f"events to publish: {overview.unpublished}{since}"]
-    if broker_reachable is None:
-        lines.append("broker: none configured; work is done only while `billing-sync up` runs")
-    else:
-        no_response = "does not respond; work stays in the database, nothing is lost"
-        lines.append(f"broker: {'responds' if broker_reachable else no_response}")
+    lines = [f"events to publish: {overview.unpublished}{since}", f"broker: {_broker_text(broker_state)}"]
     not_applied = [
         f"{overview.inbox[inbox_status]} {inbox_status}"
         for inbox_status in ("rejected", "waiting")
@@ -160,6 +171,19 @@ def _overview_lines(overview: Overview, settings: Settings, broker_reachable: bo
             "no provider is configured: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL"
         )
     return lines
+
+
+def _broker_text(state: BrokerState | None) -> str:
+    if state is None:
+        return "none configured; work is done only while `billing-sync up` runs"
+    if not state.responds:
+        return "does not respond; work stays in the database, nothing is lost"
+    if state.refusal is not None:
+        return (
+            f"accepts no message, because {state.refusal}; work stays in the database, nothing is lost; "
+            "`billing-sync doctor` says what to do"
+        )
+    return "responds"
 
 
 def _payment_lines(overview: Overview) -> list[str]:
@@ -205,10 +229,10 @@ def _error_columns(now: datetime) -> list[Column[FailureGroup]]:
     ]
 
 
-def _probe_broker(settings: Settings) -> tuple[str | None, bool | None]:
-    """The broker's URL without its password, and whether it responds."""
+def _probe_broker(settings: Settings) -> BrokerState | None:
+    """``None``: no broker is configured."""
     if settings.is_embedded:
-        return None, None
+        return None
     from worker.wiring import broker_probe
 
     return broker_probe.probe(settings.broker)

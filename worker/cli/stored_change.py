@@ -15,6 +15,9 @@ BROKER_AWAY_NOTICE = (
     "The broker does not respond. The change is stored: the relay requests the sync, or the sweep does, as soon as the "
     "broker responds."
 )
+BROKER_REFUSES_NOTICE = (
+    "The change is stored, and is synced once it does; `billing-sync doctor` says what to do about the broker."
+)
 
 
 def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
@@ -26,6 +29,8 @@ def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
         return
     from worker.wiring import broker_probe
 
-    _, responds = broker_probe.probe(settings.broker)
-    if not responds:
+    state = broker_probe.probe(settings.broker)
+    if not state.responds:
         yield BROKER_AWAY_NOTICE
+    elif state.refusal is not None:
+        yield f"The broker accepts no message: {state.refusal}. {BROKER_REFUSES_NOTICE}"

@@ -1,8 +1,8 @@
-"""Broker and Redis: reachable, encrypted to another network, and a Redis that throws no message away."""
+"""Broker and Redis: reachable, encrypted to another network, and a Redis that takes each message and deletes none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -19,8 +19,15 @@ from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, o
 from worker.doctor.inputs import DoctorInputs
 from worker.doctor.settings import is_remote
 from worker.wiring import broker_probe
+from worker.wiring.broker_probe import BrokerState, RedisRefusal
 
 REDIS_SECONDS: Final = 3.0
+HIGH_MEMORY_SHARE: Final = 0.9  # of maxmemory
+MEMORY_ADVICE: Final = "give it more memory with `redis-cli config set maxmemory 512mb`, and the same in redis.conf"
+REFUSAL_ADVICE: Final[Mapping[RedisRefusal, str]] = {
+    "its memory is full": MEMORY_ADVICE,
+    "it is a replica": "name the primary server in REDIS_URL or CELERY_BROKER_URL",
+}
 MIN_RABBITMQ_VERSION: Final = (4, 0, 1)
 QUORUM: Final = {"x-queue-type": "quorum"}
 
@@ -30,7 +37,7 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     if settings.is_embedded:
         return [not_set("broker_not_set", "none: `billing-sync up` does all work", "for more processes set REDIS_URL")]
     try:
-        address, responds = broker_probe.probe(settings.broker)
+        state = broker_probe.probe(settings.broker)
     except SettingsError as invalid:
         return [
             error("broker_url_invalid", str(invalid), "no process starts", "correct REDIS_URL or CELERY_BROKER_URL")
@@ -38,12 +45,12 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     except ValueError:
         message = "the broker's URL cannot be parsed"
         return [error("broker_url_invalid", message, "no process starts", "correct REDIS_URL or CELERY_BROKER_URL")]
-    if not responds:
+    if not state.responds:
         consequence = "changes stay in the database until it does; nothing is lost"
         advice = "start it, or correct REDIS_URL or CELERY_BROKER_URL; then `billing-sync status`"
-        return [error("broker_unreachable", f"{address} does not respond", consequence, advice)]
-    found = [*_encryption(settings.broker, address), *_queues(settings)]
-    return found or [ok("broker", f"{address} responds")]
+        return [error("broker_unreachable", f"{state.address} does not respond", consequence, advice)]
+    found = [*_refusal(state), *_encryption(settings.broker, state.address), *_queues(settings)]
+    return found or [ok("broker", f"{state.address} responds")]
 
 
 def check_redis(inputs: DoctorInputs) -> list[DoctorFinding]:
@@ -59,17 +66,31 @@ def check_redis(inputs: DoctorInputs) -> list[DoctorFinding]:
         with Redis.from_url(
             settings.redis, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, decode_responses=True
         ) as client:
-            server, memory = client.info("server"), client.info("memory")
+            info = client.info()
     except (RedisError, OSError, ValueError) as failed:
         consequence = "each process uses the providers' full rate limits"
         message = f"Redis does not respond ({type(failed).__name__})"
         return [error("redis_unreachable", message, consequence, "start it, or correct REDIS_URL")]
-    found = list(_redis_findings(server, memory, is_broker=settings.redis == settings.broker))
-    return found or [ok("redis", f"Redis {server.get('redis_version', '?')}, noeviction")]
+    found = list(_redis_findings(info, is_broker=settings.redis == settings.broker))
+    return found or [ok("redis", f"Redis {info.get('redis_version', '?')}, noeviction")]
 
 
-def _redis_findings(server: dict[str, Any], memory: dict[str, Any], *, is_broker: bool) -> Iterator[DoctorFinding]:
-    policy = str(memory.get("maxmemory_policy", "noeviction"))
+def _refusal(state: BrokerState) -> Iterator[DoctorFinding]:
+    if state.refusal is not None:
+        message = f"{state.address} refuses each message: {state.refusal}"
+        consequence = "changes stay in the database until it accepts them; nothing is lost"
+        yield error("broker_refuses", message, consequence, REFUSAL_ADVICE[state.refusal])
+
+
+def _redis_findings(info: dict[str, Any], *, is_broker: bool) -> Iterator[DoctorFinding]:
+    refusal, share = broker_probe.write_refusal(info), broker_probe.memory_share(info)
+    if refusal is not None:
+        consequence = "each process uses the providers' full rate limits"
+        yield error("redis_refuses", f"it refuses each write: {refusal}", consequence, REFUSAL_ADVICE[refusal])
+    elif share >= HIGH_MEMORY_SHARE:
+        consequence = "when it is full it refuses messages and rate limits, or deletes them"
+        yield warning("redis_nearly_full", f"{share:.0%} of its maxmemory is used", consequence, MEMORY_ADVICE)
+    policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         consequence = (
             "if its memory is full it deletes queued messages; the sweep finds their work only later"
@@ -78,7 +99,7 @@ def _redis_findings(server: dict[str, Any], memory: dict[str, Any], *, is_broker
         )
         advice = "`redis-cli config set maxmemory-policy noeviction`, and the same in redis.conf"
         yield warning("redis_evicts", f"its eviction policy is {policy}", consequence, advice)
-    if str(server.get("redis_mode", "standalone")) == "cluster":
+    if str(info.get("redis_mode", "standalone")) == "cluster":
         message = "it is a cluster"
         yield error("redis_cluster", message, "Celery's queues need one node", "set REDIS_URL to a single server")
 

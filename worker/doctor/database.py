@@ -22,7 +22,8 @@ MAX_DATABASE_CLOCK_DIFFERENCE: Final = timedelta(seconds=5)
 _POSTGRES_STATE = text(
     "SELECT current_setting('server_version_num')::int AS number, "
     "current_setting('server_version') AS version, "
-    "pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS is_read_only, clock_timestamp() AS now"
+    "pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only') = 'on' AS is_read_only, "
+    "current_database() AS name, clock_timestamp() AS now"
 )
 
 
@@ -101,12 +102,17 @@ def _schema_findings(current: str | None, needed: str, *, is_sqlite: bool) -> It
 
 
 def _server_findings(state: Row[Any], clock_difference: timedelta) -> Iterator[DoctorFinding]:
-    if state.is_read_only:
+    if state.is_standby:
+        consequence = "no change is accepted and none is synced"
+        advice = "set DATABASE_URL to the primary server"
+        yield error("read_only", "the database is read-only: it is a standby", consequence, advice)
+    elif state.is_read_only:
         yield error(
             "read_only",
-            "the database is read-only: a standby, or default_transaction_read_only is on",
+            "the database is read-only: default_transaction_read_only is on",
             "no change is accepted and none is synced",
-            "set DATABASE_URL to the primary server",
+            f"if its disk is full, free space; then `ALTER DATABASE {state.name} RESET default_transaction_read_only`, "
+            "or the same with `ALTER ROLE` or `ALTER SYSTEM`, where it was set; the processes go on by themselves",
         )
     if state.number < MIN_POSTGRES_VERSION:
         yield warning(

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from core.common.clock import utc_now
-from core.db.database import DatabaseError
+from core.db.database import DatabaseError, is_read_only
 from core.reporting import heartbeats
 from core.reporting.heartbeats import RunningProcess
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok, warning
@@ -24,11 +24,13 @@ WAITS_WITHOUT: Final = {
 def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     try:
         with inputs.open_database() as database, database.read() as session:
-            processes = heartbeats.running(session, utc_now())
+            processes, unstored = heartbeats.running(session, utc_now()), is_read_only(session)
     except (DatabaseError, DBAPIError):
         if inputs.sqlite_file is not None and not inputs.sqlite_file.is_file():
             return [not_set("nothing_started", "nothing has run here yet", "`billing-sync up`")]
         return [not_checked("processes_unread", "their heartbeats are in the database, which cannot be read")]
+    if unstored:
+        return [not_checked("processes_unread", "a read-only database stores no heartbeat")]
     found = list(_missing(processes, needs_up=inputs.uses_up))
     found += _versions(processes, inputs.version)
     if any(each.level in {"error", "warning"} for each in found):

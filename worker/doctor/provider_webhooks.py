@@ -1,4 +1,4 @@
-"""The providers' webhooks to us: an endpoint is registered, enabled, and gets each event that we act on."""
+"""The providers' webhooks to us: an endpoint is registered, enabled, gets what we act on, and the API accepts it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from sqlalchemy.exc import DBAPIError
+
 from api.routes.provider_webhooks import LAGO_WEBHOOK_PATH, LEGACY_WEBHOOK_PATHS, STRIPE_WEBHOOK_PATH
+from core.db.database import DatabaseError
+from core.db.models.providers import ProviderStatus
 from core.ports.errors import ProviderError
 from core.ports.registered_endpoints import RegisteredEndpoint
 from core.ports.spec import PROVIDER_NAMES, Provider
@@ -52,12 +56,33 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     stripe_webhooks, lago_webhooks = _expected(inputs)
     try:
         with inputs.open_providers() as (stripe, lago):
-            return [
+            found = [
                 *_findings(stripe_webhooks, stripe.webhook_endpoints, _signature(inputs)),
                 *_findings(lago_webhooks, lago.webhook_endpoints, _signature(inputs)),
             ]
     except (SettingsError, ValueError):
-        return [not_checked("webhooks_unread", "the settings of a provider are not valid")]
+        found = [not_checked("webhooks_unread", "the settings of a provider are not valid")]
+    return [*found, *_refused(inputs, stripe_webhooks, lago_webhooks)]
+
+
+def _refused(inputs: DoctorInputs, *expected: _Webhooks) -> Iterator[DoctorFinding]:
+    """What the API stored of webhooks that it refused: its own settings may be other ones than ours."""
+    try:
+        with inputs.open_database() as database, database.read() as session:
+            rows = {each.provider: session.get_one(ProviderStatus, each.provider) for each in expected}
+    except (DatabaseError, DBAPIError):
+        return
+    for each in expected:
+        since = rows[each.provider].webhooks_refused_since
+        if since is not None:
+            name = PROVIDER_NAMES[each.provider]
+            yield error(
+                f"{each.provider}_webhooks_refused",
+                f"{name}: the API refuses its webhooks since {since:%Y-%m-%d %H:%M} UTC: the signature is not valid",
+                UNHEARD,
+                f"set {each.secret_setting} for the API to the secret of the endpoint in {name}, and restart the API; "
+                "this finding ends with the next webhook that is accepted",
+            )
 
 
 def _expected(inputs: DoctorInputs) -> tuple[_Webhooks, _Webhooks]:

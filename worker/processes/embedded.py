@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import structlog
 
 from core.catalog import publishing
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, cause_name
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks import drift, emails, missed_webhooks, sweep
@@ -129,14 +129,14 @@ class EmbeddedProcess:
             try:
                 sweep.run(self.app)
             except (*BROKER_UNAVAILABLE_ERRORS, *DATABASE_UNAVAILABLE_ERRORS) as error:
-                log.warning("sweep_failed", error=type(error).__name__)
+                log.warning("sweep_failed", error=cause_name(error))
 
     def _find_missed_webhooks(self) -> None:
         while not self._stopping.wait(missed_webhooks.FIND_MISSED_SECONDS):
             try:
                 missed_webhooks.run(self.app)
             except (*BROKER_UNAVAILABLE_ERRORS, *DATABASE_UNAVAILABLE_ERRORS) as error:
-                log.warning("missed_webhooks_unread", error=type(error).__name__)
+                log.warning("missed_webhooks_unread", error=cause_name(error))
 
     def _run_emails(self) -> None:
         email_sender = self.app.runtime.email_sender
@@ -144,7 +144,7 @@ class EmbeddedProcess:
             try:
                 emails.run(email_sender)
             except DATABASE_UNAVAILABLE_ERRORS as error:
-                log.warning("email_task_failed", error=type(error).__name__)
+                log.warning("email_task_failed", error=cause_name(error))
 
     def _run_drift_check(self) -> None:
         interval = timedelta(hours=self._settings.plan_every_hours or 0)
@@ -152,7 +152,7 @@ class EmbeddedProcess:
             try:
                 drift.run(self.app, interval)
             except DATABASE_UNAVAILABLE_ERRORS as error:
-                log.warning("drift_check_failed", error=type(error).__name__)
+                log.warning("drift_check_failed", error=cause_name(error))
 
     def _stop(self) -> None:
         """Finish running tasks. Messages still in memory may be lost, because the database has their work."""

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from core.common.clock import utc_now
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name
 from core.reporting import heartbeats
 from core.reporting.heartbeats import HEARTBEAT_SECONDS, ProcessKind, ProcessStart
 
@@ -46,6 +46,7 @@ def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_
     try:
         yield
     finally:
+        log.info("process_ended", kind=kind)
         stopping.set()
         thread.join(HEARTBEAT_STOP_SECONDS)
 
@@ -53,9 +54,10 @@ def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_
 def _run(database: Database, process: ProcessStart, stopping: threading.Event, seconds: float) -> None:
     was_stored, has_row = True, False
     while True:
-        is_stored = _store(database, process)
+        error = _store(database, process)
+        is_stored = error is None
         if was_stored and not is_stored:
-            log.warning("heartbeat_not_stored", kind=process.kind)
+            log.warning("heartbeat_not_stored", kind=process.kind, error=error)
         was_stored, has_row = is_stored, has_row or is_stored
         if stopping.wait(seconds):
             break
@@ -63,17 +65,18 @@ def _run(database: Database, process: ProcessStart, stopping: threading.Event, s
         _remove(database, process)
 
 
-def _store(database: Database, process: ProcessStart) -> bool:
+def _store(database: Database, process: ProcessStart) -> str | None:
+    """The class of the error, ``None`` if it is stored."""
     now = utc_now()
     if database.is_sqlite and not Path(str(database.url.database)).exists():
-        return False  # only connecting would make an empty file
+        return FileNotFoundError.__name__  # only connecting would make an empty file
     try:
         with database.write() as session:
             heartbeats.record(session, process, now)
             heartbeats.delete_old(session, now)
-    except _UNSTORED_ERRORS:
-        return False
-    return True
+    except _UNSTORED_ERRORS as error:
+        return cause_name(error)
+    return None
 
 
 def _remove(database: Database, process: ProcessStart) -> None:

@@ -16,7 +16,7 @@ from kombu.exceptions import KombuError
 from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
 
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS, TCP_KEEPALIVE_OPTIONS, Database
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, TCP_KEEPALIVE_OPTIONS, Database, cause_name
 from core.emails import queue as email_queue
 from core.events import outbox
 from core.inbox import provider_webhooks
@@ -118,7 +118,7 @@ class Relay:
 
     def _pause(self, log_event: str, error: Exception) -> None:
         # Only the error's class is logged: its text may contain the URL with the password.
-        log.warning(log_event, error=type(error).__name__)
+        log.warning(log_event, error=cause_name(error))
         self._stopping.wait(min(MAX_RELAY_PAUSE_SECONDS, FIRST_RELAY_PAUSE_SECONDS * 2.0 ** min(self._failures, 10)))
         self._failures += 1
 

@@ -70,6 +70,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_timeout": 4,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A full Redis refuses a write as an error of the channel, which would else end the worker.
+        "broker_channel_error_retry": True,
         "broker_pool_limit": 10,
         "broker_pool_acquire_timeout": 5,
         "result_backend": None,

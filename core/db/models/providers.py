@@ -37,4 +37,6 @@ class ProviderStatus(Base):
     """While the breaker is open: no sync attempt before this time, then one probe."""
     events_read_until: Mapped[datetime | None]
     """Stripe only: events until then were compared with the webhooks that came. NULL: none were read yet."""
+    webhooks_refused_since: Mapped[datetime | None]
+    """Since when no signature of its webhooks was valid. NULL: that of the last one was, or none came."""
     updated_at: Mapped[datetime | None]

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -195,6 +196,26 @@ def test_what_stripe_did_not_sign_lately_is_refused_and_nowhere(http: httpx.Clie
             "bad-signature",
         ), headers
     assert stored(database) == []
+
+
+def refused_since(database: Database, provider: str) -> datetime | None:
+    with database.read() as session:
+        return session.get_one(ProviderStatus, provider).webhooks_refused_since
+
+
+def test_a_wrong_signature_is_told_to_operators_until_a_right_one_comes(http: httpx.Client, database: Database) -> None:
+    raw = stripe_event()
+    http.post(STRIPE_WEBHOOK_PATH, content=raw)
+    assert refused_since(database, "stripe") is None, "without a signature it is no provider"
+    wrong = stripe_headers(raw, "whsec_another")
+    http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=wrong)
+    since = refused_since(database, "stripe")
+    assert since is not None
+    http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=wrong)
+    assert (refused_since(database, "stripe"), refused_since(database, "lago")) == (since, None)
+    for _ in range(2):
+        http.post(STRIPE_WEBHOOK_PATH, content=raw, headers=stripe_headers(raw))
+        assert refused_since(database, "stripe") is None
 
 
 def test_what_lago_did_not_sign_is_refused_whatever_algorithm_it_names(http: httpx.Client, database: Database) -> None:

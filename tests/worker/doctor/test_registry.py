@@ -21,6 +21,7 @@ from sqlalchemy import make_url, text, update
 from core.common.clock import utc_now
 from core.db.models.billing_links import BillingLink
 from core.db.models.providers import ProviderStatus
+from core.inbox import provider_webhooks
 from core.org_manager import OrgManager
 from tests.support import servers, smtp_server
 from tests.support.doctor_harness import LAGO_SECRET, OUR_API, STRIPE_SECRET, DoctorHarness
@@ -250,6 +251,66 @@ def test_a_redis_that_evicts_messages_is_found(set_up: DoctorHarness, redis_url:
     assert "`redis-cli config set maxmemory-policy noeviction`" in finding.advice
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "codes"),
+    [
+        (("CONFIG SET maxmemory 1",), ("CONFIG SET maxmemory 0",), ["broker_refuses", "redis_refuses"]),
+        (("REPLICAOF 127.0.0.1 1",), ("REPLICAOF NO ONE",), ["broker_refuses", "redis_refuses"]),
+    ],
+    ids=["full", "replica"],
+)
+def test_a_broker_that_refuses_messages_is_found(
+    set_up: DoctorHarness, redis_url: str, begin: tuple[str], end: tuple[str], codes: list[str]
+) -> None:
+    set_up.set({"REDIS_URL": redis_url})
+    with redis_client.Redis.from_url(redis_url) as server:
+        server.execute_command(*begin[0].split())
+        try:
+            found = [*set_up.examine("broker"), *set_up.examine("redis")]
+        finally:
+            server.execute_command(*end[0].split())
+    assert [finding.code for finding in found] == codes
+    assert {finding.level for finding in found} == {"error"}
+    assert [finding.level for finding in (*set_up.examine("broker"), *set_up.examine("redis"))] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(("used", "code"), [(50, "redis"), (95, "redis_nearly_full")])
+def test_a_redis_is_found_before_it_is_full(set_up: DoctorHarness, redis_url: str, used: int, code: str) -> None:
+    set_up.set({"REDIS_URL": redis_url})
+    with redis_client.Redis.from_url(redis_url) as server:
+        limit = int(server.info("memory")["used_memory"]) * 100 // used
+        server.config_set("maxmemory", str(limit))
+        try:
+            codes = [finding.code for finding in set_up.examine("redis")]
+        finally:
+            server.config_set("maxmemory", "0")
+    assert codes == [code]
+
+
+def test_links_that_wait_for_an_operator_are_found_with_their_entry_in_the_runbook(set_up: DoctorHarness) -> None:
+    assert [finding.code for finding in set_up.examine("links")] == ["links"]
+    manager = OrgManager(database_url=f"sqlite:///{set_up.database_file}")
+    for name in ("Acme", "Beta"):
+        manager.create_organization(name, "starter")
+    manager.close()
+    parks = "UPDATE billing_links SET state = 'parked', error_kind = 'rejected', error_code = 'unknown_plan'"
+    executes(f"{parks} WHERE provider = 'lago'")(set_up)
+    (finding,) = set_up.examine("links")
+    assert (finding.code, finding.level) == ("links_parked", "warning")
+    assert finding.message == "Lago: 2 links parked: unknown_plan"
+    assert finding.advice == "`billing-sync parked`; docs/operations/runbook.md#unknown_plan"
+
+
+def test_webhooks_that_the_api_refuses_are_found(set_up: DoctorHarness) -> None:
+    database, since = set_up.database(), utc_now()
+    provider_webhooks.record_refusal(database, "lago", since)
+    database.close()
+    (finding,) = [each for each in set_up.examine("provider webhooks") if each.level != "ok"]
+    assert (finding.code, finding.level) == ("lago_webhooks_refused", "error")
+    assert f"since {since:%Y-%m-%d %H:%M} UTC" in finding.message
+    assert "set LAGO_WEBHOOK_SECRET for the API" in finding.advice
+
+
 def test_a_queue_of_another_type_is_found_in_rabbitmq(set_up: DoctorHarness, rabbit_url: str) -> None:
     set_up.set({"CELERY_BROKER_URL": rabbit_url})
     with Connection(rabbit_url) as connection:
@@ -286,8 +347,11 @@ def test_a_postgres_database_that_accepts_no_write_is_found(
             name = SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
             connection.execute(name.format(Identifier(connection.info.dbname)))
         (read_only,) = set_up.examine("database")
+        set_up.set({"REDIS_URL": "redis://h"})
+        (processes,) = set_up.examine("processes")
     assert (read_only.code, read_only.level) == ("read_only", "error")
-    assert read_only.advice == "set DATABASE_URL to the primary server"
+    assert f"`ALTER DATABASE {make_url(url).database} RESET default_transaction_read_only`" in read_only.advice
+    assert (processes.code, processes.level) == ("processes_unread", "not_checked")
 
 
 def test_a_postgres_database_of_another_encoding_is_found(set_up: DoctorHarness, postgres_server: str) -> None:

@@ -1,0 +1,36 @@
+"""The links that wait for an operator: parked or on hold, by their error."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from core.common import runbook
+from core.db.database import DatabaseError
+from core.reporting import overview
+from core.reporting.overview import FailureGroup
+from worker.doctor.findings import DoctorFinding, not_checked, not_set, ok, warning
+from worker.doctor.inputs import DoctorInputs
+
+STATE_TEXTS: Final = {"parked": "parked", "on_hold": "on hold"}
+
+
+def check(inputs: DoctorInputs) -> list[DoctorFinding]:
+    if inputs.sqlite_file is not None and not inputs.sqlite_file.is_file():
+        return [not_set("links_absent", "there is no organization yet")]
+    try:
+        with inputs.open_database() as database, database.read() as session:
+            groups = overview.failures_for_operators(session)
+    except (DatabaseError, DBAPIError):
+        return [not_checked("links_unread", "they are in the database, which cannot be read")]
+    return [_finding(group) for group in groups] or [ok("links", "no link waits for an operator")]
+
+
+def _finding(group: FailureGroup) -> DoctorFinding:
+    name = group.provider.title()
+    links = "1 link" if group.links == 1 else f"{group.links} links"
+    code = group.code or group.kind
+    message = f"{name}: {links} {STATE_TEXTS[group.state]}: {code}"
+    consequence = f"nothing is sent to {name} for these organizations"
+    return warning(f"links_{group.state}", message, consequence, f"`billing-sync parked`; {runbook.entry(code)}")
