@@ -12,12 +12,13 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import stripe
 from pydantic import ValidationError
 
+from core.common.json_types import Json
 from core.ports.errors import AmbiguousError
 from core.ports.provider import RequestPermits
 from providers.stripe import errors
@@ -33,6 +34,22 @@ ResourceT = TypeVar("ResourceT", bound=StripeResource)
 
 STRIPE_PAGE_SIZE = 100  # the most Stripe gives at once
 MAX_STRIPE_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
+
+
+def in_stable_order(body: Mapping[str, Json]) -> dict[str, Json]:
+    """The same with its keys sorted: Postgres returns those of a stored body in another order.
+
+    A repeated request is then sent as the first one was, byte by byte.
+    """
+    return {name: _in_stable_order(body[name]) for name in sorted(body)}
+
+
+def _in_stable_order(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return in_stable_order(value)
+    if isinstance(value, list):
+        return [_in_stable_order(each) for each in value]
+    return value
 
 
 class UnlimitedPermits:

@@ -27,7 +27,13 @@ from core.ports.errors import AmbiguousError, MisconfiguredError, MustWaitError,
 from core.ports.provider import AttemptContext, Customer, Intent
 from core.ports.spec import CUSTOMER_DELETED, CustomerSpec, LastKnown
 from providers.stripe.balances import credit_of
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.client import (
+    STRIPE_PAGE_SIZE,
+    StripeClient,
+    in_stable_order,
+    with_idempotency_key,
+    with_new_idempotency_key,
+)
 from providers.stripe.errors import IDEMPOTENCY_KEY_REUSED, RESOURCE_MISSING, STRIPE
 from providers.stripe.responses import StripeCustomer, StripeEvent, StripePage
 from providers.transport.safe_ids import printable
@@ -41,6 +47,8 @@ STRIPE_CLOCK_SKEW = timedelta(minutes=10)
 # Stripe keeps events for this long, and keys for at least a day. An earlier use of our key is not older.
 LOST_KEY_LOOKBACK = timedelta(days=30)
 _STRIPE_BEGAN = datetime(2011, 1, 1, tzinfo=UTC)
+# A key that a former database used is one of the first: each is used for one customer.
+MAX_FORMER_GENERATIONS = 10
 # At Stripe's 25 creates a second a backfill creates 30,000 customers in twenty minutes.
 _MAX_CUSTOMER_PAGES = 400
 # Stripe aborts a request within minutes. Until then it may still take effect.
@@ -123,7 +131,7 @@ class StripeCustomers:
         return [customer.id for customer in page.data if customer.org_id == spec.org_id]
 
     def _post(self, intent: Intent, spec: CustomerSpec, attempt: AttemptContext) -> StripeCustomer:
-        body = cast("CustomerCreateParams", dict(intent.body))
+        body = cast("CustomerCreateParams", in_stable_order(intent.body))
         return self._client.send(
             attempt,
             CUSTOMER_CREATE_OPERATION,
@@ -136,6 +144,8 @@ class StripeCustomers:
         self, created: StripeCustomer, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Customer:
         if created.replayed:  # a snapshot; the customer may have been deleted since
+            if _is_of_former_database(created, last_known, attempt) and self._read(created.id, attempt, spec).deleted:
+                return self._create_new(spec, last_known, attempt)
             return self._verify_and_update(created.id, spec, last_known, attempt)
         if attempt.intent is not None and attempt.intent.body != _request_body(spec):
             return _to_customer(self._update(created.id, spec, attempt))
@@ -297,6 +307,18 @@ def _refuse_other_payments(
             "end those subscriptions in Stripe, or let Stripe charge the plan, then retry"
         )
         raise RejectedError(STRIPE, message, DOUBLE_CHARGING)
+
+
+def _is_of_former_database(created: StripeCustomer, last_known: LastKnown, attempt: AttemptContext) -> bool:
+    """Whether a replayed customer is older than our link.
+
+    Who starts over with a new database and the same ids within a day gets what the former database created. It is found
+    again, unless it was deleted to start over: then the next key is free.
+    """
+    generation = attempt.intent.generation if attempt.intent is not None else 0
+    if created.created is None or last_known.linked_at is None or generation >= MAX_FORMER_GENERATIONS:
+        return False
+    return created.created < (last_known.linked_at - STRIPE_CLOCK_SKEW).timestamp()
 
 
 def _request_body(spec: CustomerSpec) -> dict[str, Json]:

@@ -56,6 +56,7 @@ class StripeCustomer(StripeResource):
     """A deleted customer is returned with status 200, ``deleted`` and an id, and nothing else (stripe.md 4)."""
 
     deleted: bool = False
+    created: int | None = None
     name: str | None = Field(default=None, repr=False)
     email: str | None = Field(default=None, repr=False)
     metadata: dict[str, str] | None = None

@@ -26,7 +26,13 @@ from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
 from providers.stripe.adoption import refuse_other_terms
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.client import (
+    STRIPE_PAGE_SIZE,
+    StripeClient,
+    in_stable_order,
+    with_idempotency_key,
+    with_new_idempotency_key,
+)
 from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
 from providers.stripe.ending import OUR_END, StripeEnding
@@ -191,7 +197,7 @@ class StripeSubscriptions:
         }
 
     def _post(self, intent: Intent, spec: SubscriptionSpec, attempt: AttemptContext) -> StripeSubscription:
-        body = cast("SubscriptionCreateParams", dict(intent.body))
+        body = cast("SubscriptionCreateParams", in_stable_order(intent.body))
         try:
             return self._client.send(
                 attempt,

@@ -63,7 +63,7 @@ class Ending:
         organization = story.world.organization(org_id)
         stripe, lago = (story.world.link(org_id, provider) for provider in PROVIDERS)
         parked = [link for link in (stripe, lago) if link.state != "active"]
-        if org_id not in story.history.touched:
+        if org_id not in story.history.touched and not (drift and all(each.is_on_hold for each in drift.findings)):
             assert drift is None, f"nobody touched {org_id}: {drift}"
             for link in parked:
                 assert any(each in str(link.error_message) for each in OUR_OWN_REASONS), link.error_message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 import httpx
 import pytest
@@ -236,6 +237,67 @@ def test_a_restored_database_finds_the_customer_that_it_forgot(world: SyncWorld,
     assert [each["id"] for each in world.stripe_objects("customers")] == [customer]
     assert payers_in_lago(world) == [customer]
     assert world.is_in_sync(org_id)
+
+
+def test_who_starts_over_within_a_day_gets_a_new_customer_for_the_one_that_was_deleted(world: SyncWorld) -> None:
+    """A new database with the same ids uses the same idempotency keys, and Stripe replays what they created."""
+    org_id = world.create()
+    world.run(org_id, "stripe")
+    former = str(world.link(org_id, "stripe").customer_id)
+    world.sandbox.delete("stripe", "customers", former)
+    world.advance_time(hours=2)
+    forget(world, org_id, linked_at=world.now)
+    world.reconcile_until_idle(org_id)
+    customer_id = world.link(org_id, "stripe").customer_id
+    assert world.is_in_sync(org_id)
+    assert customer_id not in {None, former}
+
+
+def test_a_database_that_was_lost_and_filled_again_within_a_day_finds_its_customer(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.run(org_id, "stripe")
+    former = world.link(org_id, "stripe").customer_id
+    world.advance_time(hours=2)
+    forget(world, org_id, linked_at=world.now)
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").customer_id == former
+    assert len(world.stripe_objects("customers")) == 1
+
+
+def test_a_customer_that_this_database_created_and_somebody_deleted_is_not_created_again(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.run(org_id, "stripe")
+    world.sandbox.delete("stripe", "customers", str(world.link(org_id, "stripe").customer_id))
+    world.advance_time(hours=2)
+    forget(world, org_id, linked_at=world.organization(org_id).created_at)
+    world.run(org_id, "stripe")
+    assert world.link(org_id, "stripe").error_code == "customer_deleted"
+
+
+def forget(world: SyncWorld, org_id: str, linked_at: datetime) -> None:
+    """As in a database that was filled anew at that time."""
+    made = (
+        "customer_id",
+        "subscription_id",
+        "payer_id",
+        "customer_fingerprint",
+        "applied_plan",
+        "intent",
+        "not_before",
+    )
+    with world.database.write() as session:
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.org_id == org_id)
+            .values(
+                **dict.fromkeys(made),
+                applied_version=0,
+                generation=0,
+                customer_state="absent",
+                plan_state="unknown",
+                created_at=linked_at,
+            )
+        )
 
 
 def test_an_id_cannot_be_brought_while_a_customer_is_in_the_making(world: SyncWorld) -> None:
