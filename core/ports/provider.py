@@ -53,7 +53,7 @@ class Customer:
 class Subscription:
     """As read from the provider's response. ``next_plan_at``: when a scheduled plan takes effect (UTC).
 
-    ``price_id``: Stripe only, the price of ``plan_code`` that was sold; None if it is not known.
+    ``price_id``: the price of ``plan_code`` that was sold, as in ``SoldPrice``; None if it is not known.
     """
 
     id: str

@@ -350,10 +350,11 @@ def fenced_update(
 ) -> FencedRow:
     """Write to the link only while this attempt has its lease and its generation. Raises ``LeaseLostError``.
 
-    What the attempt prepared is written, too, where ``values`` says nothing else. ``is_completion``: this write
-    completes the attempt; the caller has locked the organization.
+    What the attempt prepared is written, too, where ``values`` says nothing else, unless nothing was read or sent: then
+    what is stored is as true as before. ``is_completion``: this write completes the attempt; the caller has locked the
+    organization.
     """
-    values = {**attempt.prepared, **values}
+    values = {**attempt.prepared, **values} if attempt.request_count else values
     expressions = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
     plain_values = {name: value for name, value in values.items() if name not in expressions}
     statement = _fenced_statement(frozenset(plain_values), is_completion=is_completion)

@@ -95,7 +95,8 @@ def end_conflict(
     values["payer_confirmed"] = case((_DECIDES_PAYER, false()), else_=BillingLink.payer_confirmed)
     if provider == "lago" and decision == "ours":
         # The price of its own that Lago has forgotten: an operator has seen what the plan costs now.
-        values["sold_price_id"] = None
+        is_about_price = BillingLink.error_code == OTHER_TERMS
+        values["sold_price_id"] = case((is_about_price, None), else_=BillingLink.sold_price_id)
     if not _discard(change, organization.id, {**values, **_NO_WAIT, **NO_ERROR}, is_this_conflict):
         return False
     link_history.record_actions(change, organization.id, [provider], "resolved", decision=decision)

@@ -283,7 +283,7 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
         has_lease = and_(leases.is_mine(BillingLink, attempt.lease_token), BillingLink.generation == attempt.generation)
         is_undecided = BillingLink.checks_done < attempt.link.checks_requested
         values: dict[str, Any] = {
-            **(attempt.prepared | leases.RELEASED),
+            **leases.RELEASED,
             "generation": BillingLink.generation + 1,  # another attempt that has the lease now must not write any more
             "not_before": now + LINK_COOLDOWN,
             "not_before_reason": "cooldown",

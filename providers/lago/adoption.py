@@ -38,7 +38,13 @@ def refuse_other_price(spec: SubscriptionSpec, last_known: LastKnown, found: Sub
     Lago has forgotten that price, for example because a downgrade took effect before it was taken back.
     """
     sold, currency = last_known.sold_price, found.plan_amount_currency
-    if sold is None or sold.plan_code != spec.plan_code or spec.plan_amount is None or currency is None:
+    if (
+        spec.charged_by_other_provider
+        or sold is None
+        or sold.plan_code != spec.plan_code
+        or spec.plan_amount is None
+        or currency is None
+    ):
         return
     if LAGO_UNITS.from_provider(int(sold.price_id), currency) == spec.plan_amount:
         return

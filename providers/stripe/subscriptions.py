@@ -36,7 +36,7 @@ from providers.stripe.client import (
 from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
 from providers.stripe.ending import OUR_END, StripeEnding
-from providers.stripe.errors import MISSING_EMAIL, RESOURCE_MISSING, STRIPE
+from providers.stripe.errors import MISSING_EMAIL, NO_CODE, NO_FIELD, RESOURCE_MISSING, STRIPE
 from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
@@ -207,7 +207,7 @@ class StripeSubscriptions:
                 StripeSubscription,
             )
         except RejectedError as error:
-            if error.code == MISSING_EMAIL and body.get("collection_method") == "send_invoice":
+            if error.code in {MISSING_EMAIL, NO_FIELD, NO_CODE} and body.get("collection_method") == "send_invoice":
                 self._collection.refuse_missing_email(spec, attempt)
             raise
 

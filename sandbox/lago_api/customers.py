@@ -178,7 +178,7 @@ def serialize(row: JsonDocument) -> JsonDocument:
     metadata = [{**entry, "created_at": format_time(entry["created_at"])} for entry in row["metadata"]]
     return {
         "lago_id": row["lago_id"],
-        "billing_entity_code": row["billing_entity_code"],
+        "billing_entity_code": row.get("billing_entity_code", BILLING_ENTITY_CODES[0]),  # absent in an older file
         "external_id": row["external_id"],
         "account_type": "customer",
         "sequential_id": row["sequential_id"],

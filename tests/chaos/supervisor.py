@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -73,8 +74,11 @@ class Supervisor:
         self._zygote.__exit__(kind, error, trace)
 
     def send_signal(self, words: str, number: int, signalled: signal.Signals) -> None:
-        """Send a signal to process ``number`` of those whose command is ``words``; return at once."""
-        with self._lock:
+        """Send a signal to process ``number`` of those whose command is ``words``; return at once.
+
+        One that has just ended, and is not started again yet, gets none.
+        """
+        with self._lock, contextlib.suppress(ProcessLookupError):
             those = [process for process in self.processes if process.words[0] == words]
             signal.pidfd_send_signal(those[number % len(those)].handle, signalled)
 

@@ -107,10 +107,15 @@ def _rows(database: Database, names: dict[str, str]) -> Outcome:
             ],
             "links": [_link(each, names) for each in links],
             "members": session.scalar(select(func.count()).select_from(Membership)),
-            "events": sorted(session.scalars(select(Event.type).where(Event.type != "organization.synced"))),
+            "events": sorted(session.scalars(select(Event.type).where(Event.type.not_in(_OF_THE_ORDER)))),
             "synced events": _synced_events(session, organizations),
             "service events": sorted(f"{row[0]} {row[1]}" for row in session.execute(_EVENT_STATUSES)),
         }
+
+
+# How often both providers had a change, and whether a link was parked until the other one was done, depend on the order
+# of the links.
+_OF_THE_ORDER = ("organization.synced", "link.parked")
 
 
 def _synced_events(session: Session, organizations: Sequence[Organization]) -> list[bool]:

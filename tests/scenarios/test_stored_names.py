@@ -162,6 +162,7 @@ def test_drift_finding_is_stored_under_these_keys() -> None:
                 "theirs": "Acme Ltd",
                 "repairable": True,
                 "advice": "",
+                "is_on_hold": False,
                 "our_write": {"actor": "user_1", "source": "api", "at": "2026-11-28T12:00:00Z"},
                 "their_write": {"by": "not us", "at": "2026-11-28T12:00:00Z", "evidence": "evt_1"},
             }

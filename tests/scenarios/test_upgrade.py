@@ -219,7 +219,9 @@ def test_upgrade_writes_nothing_at_a_provider(upgraded: SyncWorld) -> None:
     harness = DriftHarness(upgraded)
     report = harness.check()
     assert harness.sent_writes() == []
-    assert (report.counts.drifted, report.counts.kinds) == (1, {"duplicate": 1})
+    assert (report.counts.drifted, report.counts.kinds) == (2, {"duplicate": 1, "missing": 1})
+    findings = [finding for drift in harness.drifts(report) for finding in drift.findings]
+    assert [each.kind for each in findings if each.is_on_hold] == ["missing"]
     with upgraded.database.read() as session:
         again = session.scalar(select(func.count()).select_from(Event).where(Event.type == "organization.synced"))
     assert again == announced

@@ -80,7 +80,7 @@ class BillingLink(Leased, Base):
     sold_plan: Mapped[str | None] = mapped_column(String(255))
     """The code of the subscription's plan when it was last confirmed, also while ``plan_state`` is not applied."""
     sold_price_id: Mapped[str | None] = mapped_column(String(255))
-    """Stripe only: the price that was sold under ``sold_plan``; NULL if it is not known."""
+    """The price that was sold under ``sold_plan``, as in ``SoldPrice``; NULL if it is not known."""
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     """The scheduled plan: as the provider confirmed it, or as the last write, which has no answer yet, schedules it."""
     replaced_next_plans: Mapped[list[str] | None] = mapped_column(JsonObject)
