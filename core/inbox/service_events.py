@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -98,13 +98,17 @@ def reject(database: Database, clock: Clock, raw: object, reason: str) -> Handle
     return _store_rejected(database, raw, reason, clock())
 
 
-def replay(database: Database, catalog: Catalog, clock: Clock, source: str, event_id: str) -> HandledEvent | None:
+def replay(  # noqa: PLR0913, PLR0917 - the message, where it is applied, and who asks for it
+    database: Database, catalog: Catalog, clock: Clock, source: str, event_id: str, by: Cause
+) -> HandledEvent | None:
     """Decide a rejected message again, as if it arrived now; ``None``: there is no such message.
+
+    ``by``: whose command it is; the changes name both that and the message.
 
     One that is not rejected keeps its status. What a later message has changed stays: without a time, the message that
     was received later is the later one.
     """
-    return _with_conflict_retry(partial(_replay_in_transaction, database, catalog, source, event_id, clock()))
+    return _with_conflict_retry(partial(_replay_in_transaction, database, catalog, source, event_id, clock(), by))
 
 
 def apply_waiting(database: Database, catalog: Catalog, clock: Clock) -> None:
@@ -157,8 +161,8 @@ def _handle_in_transaction(
         return _handle_event(session, catalog, envelope, data, now)
 
 
-def _replay_in_transaction(
-    database: Database, catalog: Catalog, source: str, event_id: str, now: datetime
+def _replay_in_transaction(  # noqa: PLR0913, PLR0917 - as replay
+    database: Database, catalog: Catalog, source: str, event_id: str, now: datetime, by: Cause
 ) -> HandledEvent | None:
     with database.write() as session:
         row = session.get(ServiceEvent, (source, event_id))
@@ -171,7 +175,7 @@ def _replay_in_transaction(
         try:
             envelope, _, data = parse(_as_message(row))
             with session.begin_nested():
-                return _decide(session, catalog, row, envelope, data, now=now)
+                return _decide(session, catalog, row, envelope, data, now=now, by=by)
         except (InvalidChangeError, InvalidEventError) as error:
             return _record(session, row, Decision(status="rejected", reason=_reason(error)), now)
 
@@ -201,11 +205,13 @@ def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
     data: ServiceEventData,
     *,
     now: datetime,
+    by: Cause | None = None,
 ) -> HandledEvent:
-    """The row is stored, and the lock of its subject is held."""
+    """The row is stored, and the lock of its subject is held. ``by``: an operator; ``None``: its sender."""
     if (rejected := ordering.decide_time(row.occurred_at, now)) is not None:
         return _record(session, row, rejected, now)
-    change = ChangeContext(session, now, Cause(actor="service", source=envelope.source, caused_by=envelope.reference))
+    cause = by or Cause(actor="service", source=envelope.source)
+    change = ChangeContext(session, now, replace(cause, caused_by=envelope.reference))
     organization = commands.lock(session, envelope.subject)
     if organization is not None:
         # An import may have created what they waited for. Without times, the first to arrive is applied first.

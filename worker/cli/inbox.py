@@ -14,7 +14,7 @@ from core.db.database import Database
 from core.inbox import provider_webhooks, service_events
 from core.reporting import inbox_messages
 from core.reporting.inbox_messages import InboxMessage
-from worker.cli import output, resources, stored_change
+from worker.cli import cause, output, resources, stored_change
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
@@ -89,7 +89,9 @@ def _find_message(database: Database, message_id: str, source: str | None) -> In
 
 def _apply_again(database: Database, catalog: Catalog, message: InboxMessage) -> str:
     """What was decided, as a sentence. Raises ``CommandFailedError`` if it is rejected again."""
-    handled = service_events.replay(database, catalog, utc_now, message.source, message.id)
+    handled = service_events.replay(
+        database, catalog, utc_now, message.source, message.id, cause.of_command("inbox replay")
+    )
     if handled is None:
         error = f"the message {message.id!r} is not stored any more"
         raise UsageError(error)

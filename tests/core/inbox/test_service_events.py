@@ -19,7 +19,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
-from core.events.event_types import CHANGE_TYPES, ChangeContext
+from core.events.event_types import CHANGE_TYPES, Cause, ChangeContext
 from core.inbox import service_events
 from core.inbox.service_events import MAX_WAITING_EVENTS, UNKNOWN_EVENT_SOURCE, HandledEvent
 from core.organizations import commands
@@ -46,7 +46,8 @@ class InboxHarness:
         return self.handle(message(event_type, data, f"m{self._count}", at, subject))
 
     def replay(self, event_id: str) -> HandledEvent | None:
-        return service_events.replay(self.database, self.plans, self.clock, "/shop", event_id)
+        by = Cause(actor="operator:alice", source="billing-sync inbox replay")
+        return service_events.replay(self.database, self.plans, self.clock, "/shop", event_id, by)
 
     def organization(self, org_id: str = ORG) -> Organization | None:
         with self.database.read() as session:
@@ -544,6 +545,10 @@ def test_a_rejected_message_is_applied_by_a_replay_once_its_cause_is_gone(acme: 
     assert acme.present().version == version
     assert acme.replay("m99") is None
     assert acme.count(ServiceEvent) == 4
+    with acme.database.read() as session:
+        renamed = session.scalars(select(Event).where(Event.org_id == ORG).order_by(Event.seq.desc()).limit(1)).one()
+    assert (renamed.actor, renamed.source) == ("operator:alice", "billing-sync inbox replay")
+    assert str(renamed.caused_by).endswith("#m3")
 
 
 @pytest.mark.parametrize(("first", "later"), [(1, 2), (None, 2), (1, None), (None, None)])
