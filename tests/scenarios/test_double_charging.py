@@ -218,20 +218,7 @@ def test_a_restored_database_finds_the_customer_that_it_forgot(world: SyncWorld,
     org_id = world.create()
     world.reconcile_until_idle(org_id)
     (customer,) = [each["id"] for each in world.stripe_objects("customers")]
-    made = ("customer_id", "subscription_id", "payer_id", "customer_fingerprint", "applied_plan", "intent")
-    with world.database.write() as session:
-        session.execute(
-            update(BillingLink)
-            .where(BillingLink.org_id == org_id)
-            .values(
-                **dict.fromkeys(made),
-                applied_version=0,
-                generation=0,
-                not_before=None,
-                customer_state="absent",
-                plan_state="unknown",
-            )
-        )
+    forget(world, org_id, linked_at=world.organization(org_id).created_at)
     world.advance_time(hours=30)
     world.reconcile_until_idle(org_id)
     assert [each["id"] for each in world.stripe_objects("customers")] == [customer]
