@@ -84,6 +84,9 @@ class Queue:
 
     def __init__(self, url: str) -> None:
         self._connection = Connection(url)
+        # RabbitMQ drops a message for a queue that no process has declared yet.
+        arguments = {"x-queue-type": "quorum"} if url.startswith("amqp") else None
+        kombu.Queue("events", queue_arguments=arguments)(self._connection.channel()).declare()
 
     def put(
         self,
