@@ -225,8 +225,8 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "`billing-sync resolve {org_id} --ours`"
     ),
     "conflict_price_of_its_own": (
-        "it paid {paid} for {plan} in Lago, a price of its own, until {theirs} took effect there. {plan} now costs "
-        "{listed}, so it was not sold again: run `billing-sync resolve {org_id} --ours` to sell it at {listed}, or "
+        "it paid {paid} for {plan} in Lago until {theirs} took effect there. {plan} now costs {listed} in Lago, so it "
+        "was not sold again: run `billing-sync resolve {org_id} --ours` to sell it at {listed}, or "
         "`billing-sync resolve {org_id} --theirs` to leave the organization on {theirs}"
     ),
     "conflict_arrangement": (

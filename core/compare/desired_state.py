@@ -46,7 +46,6 @@ class DesiredState:
     next_plan_code: str | None = None
     former_plan_codes: frozenset[str] = frozenset()
     former_next_plan_codes: frozenset[str] = frozenset()
-    plan_amount: int | None = None
     next_plan_amount: int | None = None
     is_charging: bool = False
     waits_for_payer: bool = False
@@ -70,7 +69,6 @@ class DesiredState:
             next_plan_code=self.next_plan_code,
             former_plan_codes=self.former_plan_codes,
             former_next_plan_codes=self.former_next_plan_codes,
-            plan_amount=self.plan_amount,
             next_plan_amount=self.next_plan_amount,
             charged_by_other_provider=not self.is_charging,
             has_billing_email=self.customer.email is not None,
@@ -129,7 +127,7 @@ def desired_state(
         return _at_stripe(spec, plan, next_plan, link, policy)
     desired = _at_lago(spec, plan, next_plan, links, policy)
     plan_before = _plan_before_in_lago(desired, plan, link, catalog)
-    return desired if plan_before is None else replace(desired, plan_code=plan_before, plan_amount=None)
+    return desired if plan_before is None else replace(desired, plan_code=plan_before)
 
 
 def _refuse_unlisted_code(provider: Provider, link: BillingLink, catalog: Catalog) -> None:
@@ -184,7 +182,6 @@ def _at_lago(
         next_plan_code=sold_next.code if sold_next else None,
         former_plan_codes=sold.former,
         former_next_plan_codes=sold_next.former if sold_next else frozenset(),
-        plan_amount=plan.amount if sold.code == plan.code("lago") else None,
         next_plan_amount=next_plan.amount_per(plan.interval) if next_plan else None,
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,

@@ -55,6 +55,8 @@ class ObservedSubscription:
     next_plan_code: str | None = None
     started: bool = True
     arrangement: Arrangement | None = None
+    paid_cents: int | None = None
+    """Lago only: what it pays for ``plan_code``, which may be a price of its own."""
     is_paid_manually: bool = False
     """Lago only: its invoices charge nobody, although the customer may have a payer."""
     remark: Literal["pending", "took_effect"] | None = None

@@ -54,8 +54,6 @@ class SubscriptionSpec:
     next_plan_code: str | None = None
     former_plan_codes: frozenset[str] = frozenset()
     former_next_plan_codes: frozenset[str] = frozenset()
-    plan_amount: int | None = None
-    """What ``plan_code`` costs by the catalog, in ISO minor units; ``None``: it is a code that is not sold any more."""
     next_plan_amount: int | None = None
     """What the next plan costs for the interval of ``plan_code``, in ISO minor units, rounded down."""
     charged_by_other_provider: bool = False

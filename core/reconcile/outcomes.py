@@ -487,10 +487,15 @@ def _check_values(
     session: Session, attempt: SyncAttempt, check_result: CheckResult | None, now: datetime, result: ApplyResult
 ) -> dict[str, Any]:
     arranged = {"arrangement": arrangement.to_json(check_result.arrangement)} if check_result is not None else {}
+    price_id = check_result.sold_price_id if check_result is not None else None
+    # The check compared with the plan that was sold before this attempt.
+    is_read = price_id is not None and result.subscription is None and not result.ended
+    priced = {"sold_price_id": price_id} if is_read else {}
     checked_credit = check_result.credit if check_result is not None else None
     credited = customer_credit.values_after_attempt(attempt.link, checked_credit or result.credit, now)
     return (
         arranged
+        | priced
         | credited
         | payment_problems.values_after_attempt(
             session,

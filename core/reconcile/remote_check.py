@@ -36,13 +36,14 @@ class CheckResult:
     """``scheduled_change_took_effect``: the pending plan is active at the provider.
 
     ``payment``: what is wrong with the invoices. ``arrangement``: of our subscription. ``credit``: on the customer's
-    balance, if it was read.
+    balance, if it was read. ``sold_price_id``: of the plan that the link says was sold; None: not shown.
     """
 
     scheduled_change_took_effect: bool
     payment: ObservedPayment
     arrangement: Arrangement | None
     credit: ObservedCredit | None
+    sold_price_id: str | None
 
 
 def check(
@@ -68,7 +69,15 @@ def check(
         # The comparison found no conflict, so the subscriptions are ours.
         arrangement=next((each.arrangement for each in observed.subscriptions if each.arrangement is not None), None),
         credit=next((each.credit for each in observed.customers if each.id == customer_id), None),
+        sold_price_id=_sold_price_id(observed, attempt.link.sold_plan),
     )
+
+
+def _sold_price_id(observed: ObservedState, sold_plan: str | None) -> str | None:
+    """Somebody may have given the subscription a price of its own in Lago since we wrote it."""
+    paid = (each.paid_cents for each in observed.subscriptions if each.plan_code == sold_plan and each.started)
+    cents = next(paid, None)
+    return None if cents is None else str(cents)
 
 
 def _scheduled_change_took_effect(observed: ObservedState, desired: DesiredState) -> bool:

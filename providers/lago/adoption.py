@@ -13,6 +13,7 @@ from core.compare.advice import Advice
 from core.ports.errors import ConflictError
 from core.ports.spec import OTHER_TERMS, LastKnown, SubscriptionSpec
 from providers.lago.minor_units import LAGO_UNITS
+from providers.lago.plans import LagoPlan
 
 
 def refuse_other_plan(spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse) -> None:
@@ -32,27 +33,28 @@ def refuse_other_plan(spec: SubscriptionSpec, last_known: LastKnown, found: Subs
     raise ConflictError("lago", Advice("conflict_older_subscription", parameters).sentence, OTHER_TERMS)
 
 
-def refuse_other_price(spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse) -> None:
-    """Call before the plan is sold again. Raises ``ConflictError`` if it was sold at a price of its own.
+def sells_again(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
+    """Whether the plan is one that was sold before, at a price that we know. Only then its price is worth a request."""
+    sold = last_known.sold_price
+    return sold is not None and sold.plan_code == spec.plan_code and not spec.charged_by_other_provider
 
-    Lago has forgotten that price, for example because a downgrade took effect before it was taken back.
+
+def refuse_other_price(
+    spec: SubscriptionSpec, last_known: LastKnown, found: SubscriptionResponse, plan: LagoPlan | None
+) -> None:
+    """Call before the plan is sold again. Raises ``ConflictError`` if Lago would sell it at another price than before.
+
+    Lago has forgotten a price of its own, for example because a downgrade took effect before it was taken back. Or
+    somebody has changed the plan in Lago since. A plan that is not in Lago is refused by Lago itself.
     """
-    sold, currency = last_known.sold_price, found.plan_amount_currency
-    if (
-        spec.charged_by_other_provider
-        or sold is None
-        or sold.plan_code != spec.plan_code
-        or spec.plan_amount is None
-        or currency is None
-    ):
-        return
-    if LAGO_UNITS.from_provider(int(sold.price_id), currency) == spec.plan_amount:
+    sold = last_known.sold_price
+    if sold is None or plan is None or int(sold.price_id) == plan.amount_cents:
         return
     parameters = {
         "org_id": spec.org_id,
-        "paid": LAGO_UNITS.text(int(sold.price_id), currency),
+        "paid": LAGO_UNITS.text(int(sold.price_id), plan.amount_currency),
         "plan": spec.plan_code,
-        "listed": LAGO_UNITS.text(LAGO_UNITS.to_provider(spec.plan_amount, currency), currency),
+        "listed": LAGO_UNITS.text(plan.amount_cents, plan.amount_currency),
         "theirs": found.plan_code,
     }
     raise ConflictError("lago", Advice("conflict_price_of_its_own", parameters).sentence, OTHER_TERMS)

@@ -1,27 +1,23 @@
 """Lago behind ``core.ports.provider.BillingProvider``: one customer and one subscription per organization.
 
 Both have the organization's id. Every method may be repeated after a crash, a timeout or a lost response and ends in
-the same state: Lago's writes are absolute under an ``external_id`` (lago.md 9), so no intent is recorded. Plans are
-billed in advance: ``create_price`` sets ``pay_in_advance``, so a period is billed when it begins.
+the same state: Lago's writes are absolute under an ``external_id`` (lago.md 9), so no intent is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from lago_python_client.base_model import BaseResponseModel
-from lago_python_client.models import Plan as PlanBody
 
 from core.catalog.plans import EndingPolicy
-from core.ports.errors import RejectedError
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.registered_endpoints import RegisteredEndpoint
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
 from providers.lago import webhook_endpoints
 from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.customers import LagoCustomers
-from providers.lago.minor_units import LAGO_UNITS
+from providers.lago.plans import LagoPlans
 from providers.lago.state_reader import LagoStateReader
 from providers.lago.subscriptions import LagoSubscriptions
 from providers.lago.usage_and_preview import LagoUsageAndPreview
@@ -31,35 +27,6 @@ class LagoOrganization(BaseResponseModel):
     """Lago's organization. The SDK's model drops its id (lago.md 1.3)."""
 
     lago_id: str
-
-
-class LagoCharge(BaseResponseModel):
-    """A fixed charge, or a charge for usage."""
-
-    billable_metric_code: str | None = None
-    add_on_code: str | None = None
-
-    @property
-    def code(self) -> str:
-        return self.billable_metric_code or self.add_on_code or "without a code"
-
-
-class LagoPlan(BaseResponseModel):
-    """What a plan costs. The SDK's model refuses a fixed charge without a display name (lago.md 1.3)."""
-
-    code: str
-    name: str
-    amount_cents: int
-    amount_currency: str
-    interval: str
-    pay_in_advance: bool = True
-    trial_period: float | None = None
-    bill_charges_monthly: bool | None = None
-    bill_fixed_charges_monthly: bool | None = None
-    pending_deletion: bool | None = None
-    minimum_commitment: dict[str, object] | None = None
-    charges: tuple[LagoCharge, ...] = ()
-    fixed_charges: tuple[LagoCharge, ...] = ()
 
 
 class LagoProvider:
@@ -85,8 +52,9 @@ class LagoProvider:
         self._key_suffix = key_suffix(api_key)
         self.reader = LagoStateReader(self._client)
         self.usage_and_preview = LagoUsageAndPreview(self._client)
+        self._plans = LagoPlans(self._client)
         self._customers = LagoCustomers(self._client, payment_provider_code, payment_methods, billing_entity_code)
-        self._subscriptions = LagoSubscriptions(self._client, ending)
+        self._subscriptions = LagoSubscriptions(self._client, ending, self._plans)
 
     @property
     def provider(self) -> Provider:
@@ -107,35 +75,10 @@ class LagoProvider:
         self._subscriptions.end(org_id, attempt)
 
     def find_price(self, code: str) -> PriceSpec | None:
-        request = LagoRequest(
-            context=f"plan {code}", method="GET", path=("plans", code), root="plan", response_type=LagoPlan
-        )
-        found = self._client.send_or_none("plan_not_found", request, permits=None)
-        return None if found is None else _price_spec(found)
+        return self._plans.find_price(code)
 
     def create_price(self, price: PriceSpec) -> None:
-        body = {
-            "code": price.code,
-            "name": price.name,
-            "interval": price.interval,
-            "amount_cents": LAGO_UNITS.to_provider(price.amount, price.currency),
-            "amount_currency": price.currency,
-            "pay_in_advance": True,
-        }
-        request = LagoRequest(
-            context=f"plan {price.code}",
-            method="POST",
-            path=("plans",),
-            root="plan",
-            response_type=LagoPlan,
-            body=PlanBody.parse_obj(body),
-        )
-        created = self._client.send_or_none("code:value_already_exist", request, permits=None)
-        # After a lost response the repeated create finds the plan that the first one created.
-        existing = self.find_price(price.code) if created is None else replace(_price_spec(created), other_terms=())
-        if existing != price:
-            message = f"plan {price.code}: Lago has a plan with this code that differs from plans.toml; compare the two"
-            raise RejectedError("lago", message)
+        self._plans.create_price(price)
 
     def fetch_account(self) -> Account:
         """The Lago organization of the key, which belongs to exactly one (lago.md 1.1). One call."""
@@ -154,31 +97,3 @@ class LagoProvider:
 
     def close(self) -> None:
         self._client.close()
-
-
-def _price_spec(plan: LagoPlan) -> PriceSpec:
-    return PriceSpec(
-        code=plan.code,
-        name=plan.name,
-        amount=LAGO_UNITS.from_provider(plan.amount_cents, plan.amount_currency),
-        currency=plan.amount_currency,
-        interval=plan.interval,
-        other_terms=tuple(_other_terms(plan)),
-        remarks=tuple(f"it bills usage, too: {charge.code}" for charge in plan.charges),
-    )
-
-
-def _other_terms(plan: LagoPlan) -> Iterator[str]:
-    """What the catalog cannot say, and what we count on (lago.md 4, 5.1)."""
-    if plan.pending_deletion:
-        yield "Lago is deleting it, which ends its subscriptions"
-    if not plan.pay_in_advance:
-        yield "it is billed when a period has ended (pay_in_advance is off), and the catalog's plans when it begins"
-    if plan.trial_period:
-        yield f"it begins with {plan.trial_period:g} days that are free (trial_period)"
-    if plan.bill_charges_monthly or plan.bill_fixed_charges_monthly:
-        yield "charges are billed each month, so a scheduled downgrade takes effect at the end of a month"
-    if plan.minimum_commitment:
-        yield "it has a minimum commitment beside its amount"
-    for charge in plan.fixed_charges:
-        yield f"it has a fixed charge beside its amount: {charge.code}"

@@ -229,6 +229,7 @@ def _observed_subscriptions(rows: Collection[LagoSubscription]) -> tuple[Observe
             next_plan_code=row.next_plan_code,
             started=row.status == "active",
             arrangement=arrangement_of(row),
+            paid_cents=int(row.plan_amount_cents) if row.plan_amount_cents is not None else None,
             is_paid_manually=is_paid_manually(row),
             changed_at=_parse_optional_time(row.external_id, row.created_at),
         )

@@ -28,7 +28,7 @@ from core.ports.arrangement import Arrangement
 from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableError
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
-from providers.lago.adoption import refuse_other_plan, refuse_other_price
+from providers.lago.adoption import refuse_other_plan, refuse_other_price, sells_again
 from providers.lago.client import (
     LagoClient,
     LagoRequest,
@@ -38,6 +38,7 @@ from providers.lago.client import (
     unreadable_error,
 )
 from providers.lago.minor_units import LAGO_UNITS
+from providers.lago.plans import LagoPlans
 
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
 LIVE_STATUSES: Final = ["active", "pending", "incomplete"]
@@ -53,12 +54,13 @@ class LagoSubscription(SubscriptionResponse):
 
 
 class LagoSubscriptions:
-    def __init__(self, client: LagoClient, ending: EndingPolicy) -> None:
+    def __init__(self, client: LagoClient, ending: EndingPolicy, plans: LagoPlans) -> None:
         self._client = client
         self._ending = ending
+        self._plans = plans
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
-        """One call creates; two read, and upgrade, schedule a downgrade or cancel one."""
+        """One call creates; two read, and upgrade, schedule a downgrade or cancel one. A third reads a plan's price."""
         if spec.next_plan_code in (None, spec.plan_code):
             return self._ensure_current_plan(spec, last_known, attempt)
         return self._ensure_current_and_next_plan(spec, last_known, attempt)
@@ -144,8 +146,8 @@ class LagoSubscriptions:
                 f"it is on {found.plan_code} in Lago, and someone else scheduled {found.next_plan_code}; any change "
                 f"would cancel that; set it to {spec.plan_code} in Lago or cancel the scheduled plan, then retry",
             )
-        if found is not None:
-            refuse_other_price(spec, last_known, found)
+        if found is not None and sells_again(spec, last_known):
+            refuse_other_price(spec, last_known, found, self._plans.find(spec.plan_code, attempt))
         response = self._post(spec, spec.plan_code, found, attempt)
         if response.plan_code == spec.plan_code or _follows_later(spec, response):
             return response

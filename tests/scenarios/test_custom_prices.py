@@ -9,9 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
+from core.catalog import publishing
+from core.catalog.plans import FormerCodes
 from core.compare.findings import DriftItem
 from core.reconcile import commands
 from tests.support.drift_harness import DriftHarness
+from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import SyncWorld, kill_worker
 
 OWN_PRICE = 2900
@@ -122,14 +125,18 @@ def test_a_price_of_its_own_has_not_drifted(world: SyncWorld, org_id: str, drift
     assert price_and_plans(world, org_id)[0] == OWN_PRICE
 
 
-def take_back_after_the_switch(world: SyncWorld, org_id: str) -> None:
-    """The downgrade took effect in Lago, and nobody here knows: no webhook came, and the link was not checked yet."""
-    world.change_plan(org_id, "starter")
-    world.reconcile_until_idle(org_id)
+def pass_the_switch(world: SyncWorld, org_id: str) -> None:
     day = world.organization(org_id).plan_effective_at
     assert day is not None
     world.advance_time(seconds=(day - world.now).total_seconds() + 720)  # Lago's job is at ten past
     assert price_and_plans(world, org_id)[1] == "starter"
+
+
+def take_back_after_the_switch(world: SyncWorld, org_id: str) -> None:
+    """The downgrade took effect in Lago, and nobody here knows: no webhook came, and the link was not checked yet."""
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    pass_the_switch(world, org_id)
     world.change_plan(org_id, "professional")
     world.reconcile_until_idle(org_id)
 
@@ -159,3 +166,48 @@ def test_a_downgrade_from_the_list_price_that_is_taken_back_too_late_is_an_upgra
     take_back_after_the_switch(world, org_id)
     assert price_and_plans(world, org_id) == (4900, "professional", None)
     assert world.is_in_sync(org_id)
+
+
+def test_the_price_of_a_former_code_is_the_one_that_lago_has(world: SyncWorld) -> None:
+    """The plan was sold under a code that is not sold any more, at a price of its own."""
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    override(world, org_id)
+    world.rename(org_id, "Globex")
+    world.reconcile_until_idle(org_id)
+    plan = world.catalog.plan("professional")
+    renamed = plan.model_copy(
+        update={"lago_plan_code": "professional_2027", "former_codes": FormerCodes(lago=["professional"])}
+    )
+    world.catalog = world.catalog.model_copy(update={"plans": {**world.catalog.plans, "professional": renamed}})
+    publishing.publish(world.catalog, world.providers.values())
+    take_back_after_the_switch(world, org_id)
+    assert (world.link(org_id, "lago").error_code, price_and_plans(world, org_id)[1]) == ("other_terms", "starter")
+
+
+def test_a_plan_whose_price_was_changed_in_lago_is_not_sold_again_without_a_word(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    pass_the_switch(world, org_id)
+    world.sandbox.patch("lago", "plans", "professional", amount_cents=5900)
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+    link = world.link(org_id, "lago")
+    assert (link.error_code, price_and_plans(world, org_id)[1]) == ("other_terms", "starter")
+    assert "it paid 49.00 USD for professional" in str(link.error_message)
+    assert "costs 59.00 USD" in str(link.error_message)
+
+
+def test_a_price_of_its_own_after_the_downgrade_was_scheduled_is_learned_by_a_check(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    override(world, org_id)
+    check_after_webhook(world, org_id, "lago")
+    pass_the_switch(world, org_id)
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+    assert (world.link(org_id, "lago").error_code, price_and_plans(world, org_id)[1]) == ("other_terms", "starter")
