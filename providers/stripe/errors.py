@@ -26,6 +26,7 @@ MISSING_EMAIL: Final = "missing_email"
 # A part of Stripe's text, which repeats no value, and our code for it (stripe.md 1.9).
 _KNOWN_TEXTS: Final[Mapping[str, str]] = {
     "Missing email": MISSING_EMAIL,
+    "price specified is inactive": "inactive_price",
     "Stripe-Context": "missing_context",
     "no attached payment source or default payment method": "missing_payment_method",
 }

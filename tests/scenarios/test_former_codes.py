@@ -393,3 +393,23 @@ def test_a_downgrade_taken_back_too_late_returns_to_the_price_that_was_sold(worl
 def price_in_stripe(world: SyncWorld) -> dict[str, object]:
     (subscription,) = world.sandbox.state()["stripe"]["subscriptions"]
     return dict(subscription["items"]["data"][0]["price"])
+
+
+def test_a_price_that_was_archived_in_stripe_is_asked_for(world: SyncWorld) -> None:
+    """Taken back, a downgrade returns to the price that was paid, which Stripe sells to nobody while it is archived."""
+    world.set_charging_provider("stripe")
+    org_id = sold(world)
+    paid = subscription_at(world, org_id, "stripe").price_id
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    give_new_code(world)
+    world.sandbox.patch("stripe", "prices", str(paid), active=False)
+    world.change_plan(org_id, "professional")
+    world.reconcile_until_idle(org_id)
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.error_code) == ("parked", "inactive_price")
+    assert "make it active there, then run" in str(link.error_message)
+    world.sandbox.patch("stripe", "prices", str(paid), active=True)
+    retry(world, org_id)
+    assert world.is_in_sync(org_id)
+    assert subscription_at(world, org_id, "stripe").price_id == paid

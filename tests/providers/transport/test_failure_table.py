@@ -92,6 +92,9 @@ def stripe_response(row: FailureRule, word: str) -> StripeErrorResponse:
         "no_code": StripeErrorResponse(400, {**invalid, "param": "name"}),
         "no_field": StripeErrorResponse(400, invalid),
         "missing_email": StripeErrorResponse(400, {**invalid, "message": "Missing email. In order to create invoices"}),
+        "inactive_price": StripeErrorResponse(
+            400, {**invalid, "param": "items[0][price]", "message": "The price specified is inactive."}
+        ),
         "missing_context": StripeErrorResponse(
             400, {**invalid, "message": "must be used with a Stripe-Context header"}
         ),
