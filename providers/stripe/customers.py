@@ -89,7 +89,7 @@ class StripeCustomers:
                 return self._confirm_created(created, spec, last_known, attempt)
         else:
             wait_out_inflight(intent, self._clock())
-        leftover_id = self._find_leftover(intent, lookback, spec, attempt)
+        leftover_id = self._find_leftover(intent, lookback, spec, last_known, attempt)
         return (
             self._verify_and_update(leftover_id, spec, last_known, attempt)
             if leftover_id
@@ -114,7 +114,8 @@ class StripeCustomers:
         try:
             found = self._search_marked_as_ours(spec, attempt)
         except (RejectedError, MisconfiguredError):
-            earliest = last_known.linked_at - STRIPE_CLOCK_SKEW if last_known.linked_at is not None else _STRIPE_BEGAN
+            linked_at = None if last_known.maybe_older else last_known.linked_at
+            earliest = linked_at - STRIPE_CLOCK_SKEW if linked_at is not None else _STRIPE_BEGAN
             window = (int(earliest.timestamp()), int(self._clock().timestamp()))
             found = self._list_marked_as_ours(window, spec, attempt)
         return self._verify_and_update(_single(found, spec), spec, last_known, attempt) if found else None
@@ -144,7 +145,8 @@ class StripeCustomers:
         self, created: StripeCustomer, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> Customer:
         if created.replayed:  # a snapshot; the customer may have been deleted since
-            if _is_of_former_database(created, last_known, attempt) and self._read(created.id, attempt, spec).deleted:
+            is_former = _is_of_former_database(created.created, last_known, attempt)
+            if is_former and self._read(created.id, attempt, spec).deleted:
                 return self._create_new(spec, last_known, attempt)
             return self._verify_and_update(created.id, spec, last_known, attempt)
         if attempt.intent is not None and attempt.intent.body != _request_body(spec):
@@ -203,16 +205,23 @@ class StripeCustomers:
             raise
 
     def _find_leftover(
-        self, intent: Intent, lookback: timedelta, spec: CustomerSpec, attempt: AttemptContext
+        self, intent: Intent, lookback: timedelta, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> str | None:
-        """The customer created since ``lookback`` before the intent. None is proof that there is none."""
+        """The customer created since ``lookback`` before the intent. None is proof that there is none.
+
+        One of a former database that was deleted counts as none.
+        """
         created_between = search_window(intent, lookback)
         live = self._list_marked_as_ours(created_between, spec, attempt)
         deleted: list[str] = []
-        for customer_id in self._list_created_with_key(intent.idempotency_key, created_between, spec, attempt):
-            if customer_id not in live:
-                found = self._read(customer_id, attempt, spec)
-                (deleted if found.deleted else live).append(customer_id)
+        for event in self._list_created_with_key(intent.idempotency_key, created_between, spec, attempt):
+            customer_id = event.data.object.id
+            if customer_id in live:
+                continue
+            if not self._read(customer_id, attempt, spec).deleted:
+                live.append(customer_id)
+            elif not _is_of_former_database(event.created, last_known, attempt):
+                deleted.append(customer_id)
         if live:
             return _single(live, spec)
         if deleted:
@@ -221,7 +230,7 @@ class StripeCustomers:
 
     def _list_created_with_key(
         self, idempotency_key: str, created_between: tuple[int, int], spec: CustomerSpec, attempt: AttemptContext
-    ) -> list[str]:
+    ) -> list[StripeEvent]:
         first, last = created_between
 
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
@@ -233,11 +242,7 @@ class StripeCustomers:
         events = self._client.list_all(
             attempt, "GET /v1/events", purpose, fetch_page, StripePage[StripeEvent], _MAX_CUSTOMER_PAGES
         )
-        return [
-            event.data.object.id
-            for event in events
-            if event.request and event.request.idempotency_key == idempotency_key
-        ]
+        return [event for event in events if event.request and event.request.idempotency_key == idempotency_key]
 
     def _list_marked_as_ours(
         self, created_between: tuple[int, int], spec: CustomerSpec, attempt: AttemptContext
@@ -309,16 +314,17 @@ def _refuse_other_payments(
         raise RejectedError(STRIPE, message, DOUBLE_CHARGING)
 
 
-def _is_of_former_database(created: StripeCustomer, last_known: LastKnown, attempt: AttemptContext) -> bool:
-    """Whether a replayed customer is older than our link.
+def _is_of_former_database(created: int | None, last_known: LastKnown, attempt: AttemptContext) -> bool:
+    """Whether a customer that has our key is older than our link. ``created``: in Unix seconds.
 
-    Who starts over with a new database and the same ids within a day gets what the former database created. It is found
-    again, unless it was deleted to start over: then the next key is free.
+    Who starts over with a new database and the same ids within a day gets what the former database created, or a
+    refusal if the name or the address is another one. It is found again, unless it was deleted to start over: then the
+    next key is free.
     """
     generation = attempt.intent.generation if attempt.intent is not None else 0
-    if created.created is None or last_known.linked_at is None or generation >= MAX_FORMER_GENERATIONS:
+    if created is None or last_known.linked_at is None or generation >= MAX_FORMER_GENERATIONS:
         return False
-    return created.created < (last_known.linked_at - STRIPE_CLOCK_SKEW).timestamp()
+    return created < (last_known.linked_at - STRIPE_CLOCK_SKEW).timestamp()
 
 
 def _request_body(spec: CustomerSpec) -> dict[str, Json]:

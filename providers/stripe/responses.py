@@ -179,5 +179,6 @@ class StripeEventData(StripeModel):
 class StripeEvent(StripeResource):
     """``customer.created`` names the customer and the key of the request that created it (stripe.md 2)."""
 
+    created: int | None = None
     request: StripeEventRequest | None = None
     data: StripeEventData

@@ -226,14 +226,32 @@ def test_a_restored_database_finds_the_customer_that_it_forgot(world: SyncWorld,
     assert world.is_in_sync(org_id)
 
 
-def test_who_starts_over_within_a_day_gets_a_new_customer_for_the_one_that_was_deleted(world: SyncWorld) -> None:
-    """A new database with the same ids uses the same idempotency keys, and Stripe replays what they created."""
+def test_the_customer_of_an_imported_organization_may_be_older_than_its_link(world: SyncWorld) -> None:
+    """The database was lost and filled again from a file, and was not reconciled for more than a day."""
+    world.sandbox.settings(stripe_search_refused=True)
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    (customer,) = [each["id"] for each in world.stripe_objects("customers")]
+    world.advance_time(hours=30)
+    forget(world, org_id, linked_at=world.now, maybe_older=True)
+    world.advance_time(hours=30)
+    world.reconcile_until_idle(org_id)
+    assert [each["id"] for each in world.stripe_objects("customers")] == [customer]
+    assert world.is_in_sync(org_id)
+
+
+@pytest.mark.parametrize("name", ["Acme", "Another"])
+def test_who_starts_over_within_a_day_gets_a_new_customer_for_the_one_that_was_deleted(
+    world: SyncWorld, name: str
+) -> None:
+    """A new database with the same ids uses the same keys. Stripe replays what they created, or refuses another body."""
     org_id = world.create()
     world.run(org_id, "stripe")
     former = str(world.link(org_id, "stripe").customer_id)
     world.sandbox.delete("stripe", "customers", former)
     world.advance_time(hours=2)
     forget(world, org_id, linked_at=world.now)
+    world.rename(org_id, name)
     world.reconcile_until_idle(org_id)
     customer_id = world.link(org_id, "stripe").customer_id
     assert world.is_in_sync(org_id)
@@ -261,7 +279,7 @@ def test_a_customer_that_this_database_created_and_somebody_deleted_is_not_creat
     assert world.link(org_id, "stripe").error_code == "customer_deleted"
 
 
-def forget(world: SyncWorld, org_id: str, linked_at: datetime) -> None:
+def forget(world: SyncWorld, org_id: str, linked_at: datetime, *, maybe_older: bool = False) -> None:
     """As in a database that was filled anew at that time."""
     made = (
         "customer_id",
@@ -283,6 +301,7 @@ def forget(world: SyncWorld, org_id: str, linked_at: datetime) -> None:
                 customer_state="absent",
                 plan_state="unknown",
                 created_at=linked_at,
+                maybe_older=maybe_older,
             )
         )
 
