@@ -244,7 +244,7 @@ def test_the_customer_of_an_imported_organization_may_be_older_than_its_link(wor
 def test_who_starts_over_within_a_day_gets_a_new_customer_for_the_one_that_was_deleted(
     world: SyncWorld, name: str
 ) -> None:
-    """A new database with the same ids uses the same keys. Stripe replays what they created, or refuses another body."""
+    """A new database with the same ids uses the same keys. Stripe replays what they created, or refuses."""
     org_id = world.create()
     world.run(org_id, "stripe")
     former = str(world.link(org_id, "stripe").customer_id)
