@@ -80,7 +80,7 @@ def _fill(client: SandboxClient, count: int, catalog: Catalog) -> None:
     for start in range(0, count, BATCH_SIZE):
         numbers = range(start, min(start + BATCH_SIZE, count))
         client.preload_stripe_customers(
-            {"id": f"cus_{n}", "name": f"Organization {n}", "metadata": {"org_id": population.org_id(n)}}
+            {"id": f"cus_{n}", "name": f"Organization {n}", "metadata": {"billing_sync_org_id": population.org_id(n)}}
             for n in numbers
         )
         client.preload_lago_customers(

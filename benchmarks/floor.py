@@ -23,6 +23,7 @@ class UnlimitedAttempt:
     """An attempt without a rate limit whose lease never ends. A rename records no intent."""
 
     intent: Intent | None = None
+    database_id = "benchmark"
 
     def acquire_permit_ahead(self, operation: str) -> None:
         """The permit is always there."""

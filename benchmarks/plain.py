@@ -31,7 +31,7 @@ def sync(org_id: str) -> None:
         if row is None:
             return
         name, stripe_id = row
-        customer = stripe.Customer.modify(stripe_id, name=name, metadata={"org_id": org_id})
+        customer = stripe.Customer.modify(stripe_id, name=name, metadata={"billing_sync_org_id": org_id})
         customers: Any = lago.customers  # the SDK's own types reject its own call
         lago_customer = customers.create(Customer.parse_obj({"external_id": org_id, "name": name}))
         connection.execute(

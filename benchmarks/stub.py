@@ -72,14 +72,14 @@ def _route(method: str, path: str, body: str) -> tuple[int, object]:
 
 
 def _stripe_customer(customer_id: str | None, form: dict[str, str]) -> dict[str, object]:
-    org_id = form.get("metadata[org_id]", "")
+    org_id = form.get("metadata[billing_sync_org_id]", "")
     return {
         "id": customer_id or f"cus_{org_id.replace('-', '')}",
         "object": "customer",
         "created": 1_790_000_000,
         "email": form.get("email"),
         "livemode": False,
-        "metadata": {"org_id": org_id} if org_id else {},
+        "metadata": {"billing_sync_org_id": org_id} if org_id else {},
         "name": form.get("name"),
     }
 

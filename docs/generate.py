@@ -507,7 +507,7 @@ def events_page() -> str:
         _table(("type", "data", "recorded as", "meaning"), sent),
         "## Findings of a drift check\n\n`billing-sync drift check` and the metric `billing_sync_drift_findings` use "
         "these kinds. The check shows with each finding what to do and whether a repair corrects it. A customer names "
-        "an organization by `metadata.org_id` in Stripe and by `external_id` in Lago.",
+        "an organization by `metadata.billing_sync_org_id` in Stripe and by `external_id` in Lago.",
         _table(("kind", "meaning"), findings),
     )
 

@@ -178,7 +178,7 @@ LINK_KINDS: Final[Mapping[ErrorKind | str, Entry]] = {
     "ambiguous": Entry(
         "What exists at the provider cannot be proven, so nothing was created.",
         "Several customers name the organization, or an answer was lost and its search found several.",
-        "`billing-sync parked`; search Stripe for `org_id` in the metadata.",
+        "`billing-sync parked`; search Stripe for `billing_sync_org_id` in the metadata.",
         f"Clear `org_id` on the wrong one and delete no customer; then {RETRY}.",
     ),
     "conflict": Entry(

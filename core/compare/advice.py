@@ -75,7 +75,7 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "customer_not_linked": "set the right customer with `billing-sync set-customer-id {org_id} --{provider} …`",
     "duplicate_customer": (
         "{linked_id} is the customer that we use. Keep it, transfer the unpaid invoices of {duplicate_id} to it, and "
-        "clear metadata.org_id of {duplicate_id} in Stripe; never delete the customer that has invoices"
+        "clear metadata.billing_sync_org_id of {duplicate_id} in Stripe; never delete the customer that has invoices"
     ),
     "customer_deleted": (
         "it was deleted in {provider_name}, which cannot be undone: set the right customer id with `billing-sync "
@@ -94,10 +94,10 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "{provider_name} does not know our customer id, but another customer has our org_id: if that is the right one, "
         "set the right customer id with `billing-sync set-customer-id {org_id} --{provider} …`"
     ),
-    "org_id_cleared": "the repair sets org_id on the customer again",
+    "org_id_cleared": "the repair sets billing_sync_org_id on the customer again",
     "customer_of_two_organizations": (
-        "two organizations refer to {customer_id}: correct metadata.org_id in {provider_name}, or set this "
-        "organization's own customer with `billing-sync set-customer-id {org_id} --{provider} …`"
+        "two organizations refer to {customer_id}: correct metadata.billing_sync_org_id in {provider_name}, or set "
+        "this organization's own customer with `billing-sync set-customer-id {org_id} --{provider} …`"
     ),
     "customer_field_differs": "the repair writes our {field} to {provider_name}",
     "charged_currency_differs": (
@@ -131,7 +131,7 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "ended_in_lago": "it was ended in Lago, not by us; the repair creates it again",
     "ended_in_stripe": (
         "it was ended in Stripe, not by us. To charge again, create a subscription for the customer in Stripe with "
-        "the price of its plan and metadata org_id={org_id}, then run `{retry_command}` to adopt it"
+        "the price of its plan and metadata billing_sync_org_id={org_id}, then run `{retry_command}` to adopt it"
     ),
     "inactive_in_lago": (
         "Lago has a subscription with our id that is inactive or belongs to another customer: resolve it in Lago, then "

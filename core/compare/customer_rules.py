@@ -65,7 +65,7 @@ def _duplicates(side: ProviderSide, linked_id: str, others: Iterable[ObservedCus
     for each in others:
         yield RuleFinding(
             kind="duplicate",
-            field="metadata.org_id",
+            field="metadata.billing_sync_org_id",
             ours=linked_id,
             theirs=each.id,
             advice=side.advice("duplicate_customer", linked_id=linked_id, duplicate_id=each.id),
@@ -100,7 +100,7 @@ def _field_findings(side: ProviderSide, customer: ObservedCustomer) -> Iterable[
     desired = side.desired
     if isinstance(desired, RejectedError) or not desired.active:
         return
-    if customer.org_id != side.organization.id:
+    if (customer.org_id or customer.former_org_id) != side.organization.id:
         yield _back_link(side, customer)
         if customer.org_id is not None:
             return
@@ -119,7 +119,7 @@ def _back_link(side: ProviderSide, customer: ObservedCustomer) -> RuleFinding:
     was_cleared = customer.org_id is None
     return RuleFinding(
         kind="back_link",
-        field="metadata.org_id",
+        field="metadata.billing_sync_org_id",
         ours=side.organization.id,
         theirs=customer.org_id,
         advice=side.advice("org_id_cleared")

@@ -16,6 +16,7 @@ from core.compare.diff import DiffRules, compare, customers_to_inspect
 from core.compare.findings import DriftItem, Finding
 from core.compare.local_state import LocalState
 from core.db.database import Database
+from core.db.models.providers import ProviderStatus
 from core.drift import listed_credit, listings, report_store
 from core.drift.inspector import IN_FLUX, Inspector
 from core.drift.provider_reader import DriftReader
@@ -215,9 +216,10 @@ class DriftDetector:
         """
         with self.database.read() as session:
             batch = listings.orphans(session, run.id, run.cursor, ORPHANS_PER_STEP)
+            database_id = session.get_one(ProviderStatus, "stripe").database_id
         inspector = self._inspector(run)
         drifts = [
-            inspector.with_writers(_unknown_customer(provider, row), self._last_remote_writes(inspector))
+            inspector.with_writers(_unknown_customer(provider, row, database_id), self._last_remote_writes(inspector))
             for provider, row in batch
             if provider not in run.counts.excluded_providers
         ]
@@ -246,7 +248,7 @@ class DriftDetector:
         return self._remote_writes
 
 
-def _unknown_customer(provider: Provider, customer: ObservedCustomer) -> DriftItem:
+def _unknown_customer(provider: Provider, customer: ObservedCustomer, database_id: str) -> DriftItem:
     finding = Finding(
         kind="unknown_customer",
         provider=provider,
@@ -255,10 +257,25 @@ def _unknown_customer(provider: Provider, customer: ObservedCustomer) -> DriftIt
         ours=None,
         theirs=customer.org_id,
         repairable=False,
-        advice=(
-            "the customer names an organization that does not exist: another deployment uses this account, or the "
-            "database was restored to a time before the customer was created. Restore what was lost, or clear the "
-            "org_id of the customer; we never delete it"
-        ),
+        advice=_orphan_advice(customer, database_id),
     )
     return DriftItem(org_id=customer.org_id, inspected_customer_ids={provider: (customer.id,)}, findings=(finding,))
+
+
+def _orphan_advice(customer: ObservedCustomer, database_id: str) -> str:
+    """Lago's customers carry no id of a database."""
+    names = "the customer names an organization that does not exist"
+    if customer.database_id is None:
+        return (
+            f"{names}: another deployment uses this account, or the database was restored to a time before the "
+            "customer was created. Restore what was lost, or clear the org_id of the customer; we never delete it"
+        )
+    if customer.database_id == database_id:
+        return (
+            f"{names}, and this database wrote it: the database was restored to a time before the customer was "
+            "created. Restore what was lost; we never delete the customer"
+        )
+    return (
+        f"{names}, and another database wrote it: another deployment uses this account, or this database was filled "
+        "anew. If another deployment uses the account, nothing is to be done; we never delete the customer"
+    )

@@ -22,10 +22,16 @@ class ObservedCredit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCustomer:
-    """A customer at the provider. ``org_id``: the organization in it (Stripe: metadata; Lago: ``external_id``)."""
+    """A customer at the provider. ``org_id``: the organization in it (Stripe: metadata; Lago: ``external_id``).
+
+    ``former_org_id``: Stripe only: under the key of earlier versions. Others use that key, too, so it counts only for a
+    customer whose id is in our database. ``database_id``: Stripe only: of the database that wrote it.
+    """
 
     id: str
     org_id: str | None = None
+    former_org_id: str | None = None
+    database_id: str | None = None
     name: str | None = None
     email: str | None = None
     currency: str | None = None

@@ -99,6 +99,10 @@ class AttemptContext(Protocol):
         """Call after every response, with the provider's id of the request."""
 
     @property
+    def database_id(self) -> str:
+        """Of the database that the link is in. What is written in Stripe carries it."""
+
+    @property
     def intent(self) -> Intent | None:
         """The stored intent, while the outcome of its request is not known."""
 

@@ -108,6 +108,10 @@ class SyncAttempt:
         )
 
     @property
+    def database_id(self) -> str:
+        return self.provider_status.database_id
+
+    @property
     def links(self) -> Mapping[Provider, BillingLink]:
         """Both links of the organization, as this attempt read them."""
         other_provider: Provider = "lago" if self.provider == "stripe" else "stripe"

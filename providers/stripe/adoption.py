@@ -39,7 +39,7 @@ def _conditions(found: StripeSubscription) -> list[str]:
         "a trial": found.status == "trialing",
         "a planned end": found.cancel_at_period_end or found.cancel_at is not None,
         "paused collection": found.pause_collection is not None or found.status == "paused",
-        "a schedule": found.schedule is not None or bool(found.metadata.get("next_plan")),
+        "a schedule": found.schedule is not None or bool(found.marks.get("next_plan")),
         "more items": found.items.has_more,
     }
     return [condition for condition, is_met in conditions.items() if is_met]

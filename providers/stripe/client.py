@@ -135,8 +135,8 @@ class StripeClient:
                 return found
         message = (
             f"could not {purpose}: more than {max_pages * STRIPE_PAGE_SIZE} entries, too many to be certain; "
-            "find it in the Stripe dashboard by metadata org_id; for a customer, then set its id with `billing-sync "
-            "set-customer-id ORG --stripe cus_…`"
+            "find it in the Stripe dashboard by metadata billing_sync_org_id; for a customer, then set its id with "
+            "`billing-sync set-customer-id ORG --stripe cus_…`"
         )
         raise AmbiguousError(STRIPE, message)
 

@@ -3,7 +3,7 @@
 Stripe mails an invoice (``send_invoice``) to the customer's email address, and refuses a subscription without one; it
 names neither a code nor a field then (stripe.md 6). What it charges by itself (``charge_automatically``) needs a
 payment method. A free plan needs neither, because its invoices are paid the moment they are made. So it always begins
-with ``charge_automatically``, and its metadata keep the method for the day when it becomes paid.
+with ``charge_automatically``, and its marks keep the method for the day when it becomes paid.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from core.ports.provider import AttemptContext
 from core.ports.spec import SubscriptionSpec
 from providers.stripe.client import StripeClient
 from providers.stripe.errors import STRIPE
+from providers.stripe.metadata import to_metadata
 from providers.stripe.responses import StripeCustomer, StripePrice, StripeSubscription
 
 CollectionMethod = Literal["send_invoice", "charge_automatically"]
 
-COLLECTION_KEY: Final = "collection_method"  # in the metadata of a subscription that began with a free plan
+COLLECTION_MARK: Final = "collection_method"  # of a subscription that began with a free plan
 BILLING_EMAIL_MISSING: Final = "no_billing_email"
 PAYMENT_METHOD_MISSING: Final = "no_payment_method"
 
@@ -49,13 +50,13 @@ class StripeCollection:
 
     def create_terms(self, spec: SubscriptionSpec, price: StripePrice, attempt: AttemptContext) -> dict[str, Json]:
         """The fields of a create request. Raises ``RejectedError`` if Stripe could not collect a paid plan."""
-        metadata: dict[str, Json] = {"org_id": spec.org_id, "plan": spec.plan_code}
+        marks = {"org_id": spec.org_id, "plan": spec.plan_code, "database_id": attempt.database_id}
         method = self._policy.method
         if not price.is_free:
             self._refuse_uncollectable(spec, method, attempt)
-            return {**self._policy.terms(method), "metadata": metadata}
-        later: dict[str, Json] = {COLLECTION_KEY: method} if method != "charge_automatically" else {}
-        return {**self._policy.terms("charge_automatically"), "metadata": metadata | later}
+            return {**self._policy.terms(method), "metadata": {**to_metadata(marks)}}
+        later = {COLLECTION_MARK: method} if method != "charge_automatically" else {}
+        return {**self._policy.terms("charge_automatically"), "metadata": {**to_metadata(marks | later)}}
 
     def change_terms(
         self, found: StripeSubscription, spec: SubscriptionSpec, price: StripePrice, attempt: AttemptContext
@@ -66,7 +67,7 @@ class StripeCollection:
         """
         if price.is_free:
             return None
-        method = found.metadata.get(COLLECTION_KEY) or found.collection_method
+        method = found.marks.get(COLLECTION_MARK) or found.collection_method
         if not (method == "charge_automatically" and found.default_payment_method):
             self._refuse_uncollectable(spec, method, attempt)
         return self._policy.terms(method) if method != found.collection_method else None

@@ -35,6 +35,7 @@ from providers.stripe.client import (
     with_new_idempotency_key,
 )
 from providers.stripe.errors import IDEMPOTENCY_KEY_REUSED, RESOURCE_MISSING, STRIPE
+from providers.stripe.metadata import ORG_ID_KEY, to_metadata
 from providers.stripe.responses import StripeCustomer, StripeEvent, StripePage
 from providers.transport.safe_ids import printable
 
@@ -98,7 +99,7 @@ class StripeCustomers:
 
     def _create_new(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
-        intent = attempt.record_intent(CREATE_CUSTOMER, _request_body(spec))
+        intent = attempt.record_intent(CREATE_CUSTOMER, _request_body(spec, attempt.database_id))
         return self._confirm_created(self._post(intent, spec, attempt), spec, last_known, attempt)
 
     def _find_lost_in_restore(
@@ -121,7 +122,7 @@ class StripeCustomers:
         return self._verify_and_update(_single(found, spec), spec, last_known, attempt) if found else None
 
     def _search_marked_as_ours(self, spec: CustomerSpec, attempt: AttemptContext) -> list[str]:
-        query = f"metadata['org_id']:'{spec.org_id}'"
+        query = f"metadata['{ORG_ID_KEY}']:'{spec.org_id}'"
         page = self._client.send(
             attempt,
             "GET /v1/customers/search",
@@ -149,7 +150,7 @@ class StripeCustomers:
             if is_former and self._read(created.id, attempt, spec).deleted:
                 return self._create_new(spec, last_known, attempt)
             return self._verify_and_update(created.id, spec, last_known, attempt)
-        if attempt.intent is not None and attempt.intent.body != _request_body(spec):
+        if attempt.intent is not None and attempt.intent.body != _request_body(spec, attempt.database_id):
             return _to_customer(self._update(created.id, spec, attempt))
         return _to_customer(created)
 
@@ -163,7 +164,7 @@ class StripeCustomers:
         if found.org_id not in {None, spec.org_id}:
             message = (
                 f"customer {found.id} is linked to organization {printable(found.org_id)} in Stripe, not to "
-                f"{spec.org_id}; {_set_id_advice(spec)}, or correct metadata.org_id in Stripe"
+                f"{spec.org_id}; {_set_id_advice(spec)}, or correct metadata.{ORG_ID_KEY} in Stripe"
             )
             raise RejectedError(STRIPE, message)
         if spec.charged_by_other_provider:
@@ -172,7 +173,7 @@ class StripeCustomers:
         return _to_customer(found if matches_spec else self._update(found.id, spec, attempt))
 
     def _update(self, customer_id: str, spec: CustomerSpec, attempt: AttemptContext) -> StripeCustomer:
-        body = cast("CustomerUpdateParams", _request_body(spec))
+        body = cast("CustomerUpdateParams", _request_body(spec, attempt.database_id))
         options = with_new_idempotency_key("update_customer")
         try:
             updated = self._client.send(
@@ -283,7 +284,7 @@ def _single(live: list[str], spec: CustomerSpec) -> str:
     if len(live) > 1:
         message = (
             f"organization {spec.org_id} has more than one customer: {', '.join(sorted(live))}; "
-            f"keep the one with invoices, clear metadata.org_id of the others, then {_set_id_advice(spec)}"
+            f"keep the one with invoices, clear metadata.{ORG_ID_KEY} of the others, then {_set_id_advice(spec)}"
         )
         raise AmbiguousError(STRIPE, message)
     return live[0]
@@ -327,9 +328,10 @@ def _is_of_former_database(created: int | None, last_known: LastKnown, attempt: 
     return created < (last_known.linked_at - STRIPE_CLOCK_SKEW).timestamp()
 
 
-def _request_body(spec: CustomerSpec) -> dict[str, Json]:
+def _request_body(spec: CustomerSpec, database_id: str) -> dict[str, Json]:
+    marks = to_metadata({"org_id": spec.org_id, "database_id": database_id})
     email: dict[str, Json] = {"email": spec.email} if spec.email else {}
-    return {"name": spec.name, **email, "metadata": {"org_id": spec.org_id}}
+    return {"name": spec.name, **email, "metadata": {**marks}}
 
 
 def _to_customer(customer: StripeCustomer) -> Customer:

@@ -25,6 +25,7 @@ from core.ports.provider import AttemptContext
 from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.errors import STRIPE
+from providers.stripe.metadata import ENDED_SUBSCRIPTION_KEY
 from providers.stripe.responses import (
     StripeCreditNote,
     StripeCustomer,
@@ -36,7 +37,6 @@ from providers.stripe.responses import (
 
 # Marks a cancellation as ours, so that what somebody else ended, and perhaps refunded, is not credited.
 OUR_END: Final = "ended by billing-sync"
-ENDED_SUBSCRIPTION_KEY: Final = "ended_subscription"
 CREDIT_NOT_COMPUTABLE: Final = "credit_not_computable"
 
 _MAX_INVOICE_PAGES = 10
@@ -136,7 +136,7 @@ class StripeEnding:
         notes = self._client.list_all(
             attempt, "GET /v1/credit_notes", purpose, fetch_page, page_type, _MAX_INVOICE_PAGES
         )
-        return next((note for note in notes if (note.metadata or {}).get(ENDED_SUBSCRIPTION_KEY) == ended.id), None)
+        return next((note for note in notes if note.ended_subscription_id == ended.id), None)
 
     def _invoices(self, subscription_id: str, attempt: AttemptContext) -> list[StripeInvoice]:
         def fetch_page(last_id: str | None) -> stripe.StripeObject:

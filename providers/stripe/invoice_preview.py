@@ -118,7 +118,7 @@ class StripeInvoicePreviewer:
 def _reaches_spec(update: StripeUpdate, spec: SubscriptionSpec) -> bool:
     """Whether nothing is left to do after this one update."""
     next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
-    return update.metadata["plan"] == spec.plan_code and (update.metadata["next_plan"] or None) == next_plan_code
+    return update.marks["plan"] == spec.plan_code and (update.marks["next_plan"] or None) == next_plan_code
 
 
 def _to_quote(preview: _InvoicePreview, state: SubscriptionState, *, starts_new_period: bool) -> Quote:

@@ -1,7 +1,7 @@
 """The next update of a Stripe subscription, decided from the state just read. No update depends on a remembered one.
 
 A plan for the period end is scheduled without a Stripe schedule. The item gets the next price now, without proration,
-so this period stays paid at the old price and the next invoice uses the new one. Our metadata says until when the
+so this period stays paid at the old price and the next invoice uses the new one. Our marks say until when the
 organization has the old plan: ``plan``, ``next_plan``, ``next_plan_at`` (Unix seconds, the period end when it was
 scheduled), and ``plan_price``, the id of the price that is paid. The lookup key may name another price by then, and
 whoever takes a downgrade back returns to the price that was sold. Our row has that price, too: whoever has it is on the
@@ -41,7 +41,7 @@ class SubscriptionState:
     scheduled_at: int
     took_effect: bool
     item: StripeSubscriptionItem
-    metadata: dict[str, str]
+    marks: dict[str, str]
     sold: SoldPrice | None = None
 
     @property
@@ -53,22 +53,22 @@ class SubscriptionState:
         if self.took_effect:  # a free plan, which the next update puts on the item
             return None
         is_sold = self.sold is not None and self.sold.plan_code == self.paid_plan
-        return self.metadata.get("plan_price") or (self.sold.price_id if self.sold is not None and is_sold else None)
+        return self.marks.get("plan_price") or (self.sold.price_id if self.sold is not None and is_sold else None)
 
     @property
     def seats(self) -> int:
         """The item's quantity, or its value before a free next plan set it to 0. It is 1 unless a user changed it."""
-        return self.item.quantity or _parse_int(self.metadata.get("seats")) or 1
+        return self.item.quantity or _parse_int(self.marks.get("seats")) or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeUpdate:
-    """``price`` is an id; None leaves the item unchanged. An empty metadata value removes its key."""
+    """``price`` is an id; None leaves the item unchanged. An empty mark removes it."""
 
     price: str | None
     quantity: int
     proration: Proration
-    metadata: dict[str, str]
+    marks: dict[str, str]
 
     def changes_terms(self, state: SubscriptionState) -> bool:
         """Whether it changes what is billed, and not only our notes."""
@@ -77,11 +77,11 @@ class StripeUpdate:
 
 def parse_state(subscription: StripeSubscription, sold: SoldPrice | None = None) -> SubscriptionState:
     """``sold``: the price that our row says was sold."""
-    metadata = subscription.metadata
-    scheduled_plan = metadata.get("next_plan") or None
-    scheduled_at = _parse_int(metadata.get("next_plan_at"))
+    marks = subscription.marks
+    scheduled_plan = marks.get("next_plan") or None
+    scheduled_at = _parse_int(marks.get("next_plan_at"))
     item = _find_plan_item(subscription, sold)
-    paid_plan = metadata.get("plan", "")
+    paid_plan = marks.get("plan", "")
     if scheduled_plan is None or scheduled_at is None or not paid_plan:
         # A price that lost its lookup key to a newer one keeps its plan, so these customers stay where they are.
         is_sold = sold is not None and sold.price_id == item.price.id
@@ -93,7 +93,7 @@ def parse_state(subscription: StripeSubscription, sold: SoldPrice | None = None)
             scheduled_at=0,
             took_effect=False,
             item=item,
-            metadata=metadata,
+            marks=marks,
             sold=sold,
         )
     took_effect = item.current_period_start >= scheduled_at
@@ -104,7 +104,7 @@ def parse_state(subscription: StripeSubscription, sold: SoldPrice | None = None)
         scheduled_at=scheduled_at,
         took_effect=took_effect,
         item=item,
-        metadata=metadata,
+        marks=marks,
         sold=sold,
     )
 
@@ -132,7 +132,7 @@ def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: Fi
     """
     next_plan_code = spec.next_plan_code if spec.next_plan_code != spec.plan_code else None
     if state.took_effect:
-        # The metadata stays until our row records the new plan. Without it the old plan would look like the desired.
+        # The marks stay until our row records the new plan. Without them the old plan would look like the desired.
         is_unrecorded = next_plan_code is not None and spec.plan_code != state.paid_plan
         return (
             None
@@ -146,8 +146,8 @@ def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: Fi
             )
         if next_plan_code is not None:
             return _schedule_plan(state, next_plan_code, state.item.current_period_end, find_price, spec)
-        desired_metadata = _plan_metadata(spec, spec.plan_code)
-        return None if _has_metadata(state.metadata, desired_metadata) else _update_metadata(state, desired_metadata)
+        desired_marks = _plan_marks(spec, spec.plan_code)
+        return None if _has_marks(state.marks, desired_marks) else _update_marks(state, desired_marks)
     return _next_update_while_scheduled(state, spec, next_plan_code, find_price)
 
 
@@ -169,7 +169,7 @@ def _set_plan(
         price=price_id,
         quantity=state.seats,
         proration=proration,
-        metadata=_plan_metadata(spec, plan),
+        marks=_plan_marks(spec, plan),
     )
 
 
@@ -188,7 +188,7 @@ def _schedule_plan(
         price=paid_price_id if bills_zero_quantity else price.id,
         quantity=0 if bills_zero_quantity else state.seats,
         proration="none",
-        metadata=_plan_metadata(spec, state.paid_plan)
+        marks=_plan_marks(spec, state.paid_plan)
         | {"next_plan": plan, "next_plan_at": str(scheduled_at), "plan_price": paid_price_id}
         | ({"seats": str(state.seats)} if bills_zero_quantity else {}),
     )
@@ -224,22 +224,22 @@ def _began_price_id(state: SubscriptionState, find_price: FindPrice) -> str:
     return state.item.price.id if state.item.quantity else find_price(state.paid_plan).id
 
 
-def _update_metadata(state: SubscriptionState, metadata: dict[str, str]) -> StripeUpdate:
-    return StripeUpdate(price=None, quantity=state.item.quantity, proration="none", metadata=metadata)
+def _update_marks(state: SubscriptionState, marks: dict[str, str]) -> StripeUpdate:
+    return StripeUpdate(price=None, quantity=state.item.quantity, proration="none", marks=marks)
 
 
-def _plan_metadata(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
+def _plan_marks(spec: SubscriptionSpec, plan: str) -> dict[str, str]:
     return {"org_id": spec.org_id, "plan": plan, "next_plan": "", "next_plan_at": "", "plan_price": "", "seats": ""}
 
 
-def _has_metadata(metadata: dict[str, str], desired: dict[str, str]) -> bool:
-    return all(metadata.get(key, "") == value for key, value in desired.items())
+def _has_marks(marks: dict[str, str], desired: dict[str, str]) -> bool:
+    return all(marks.get(key, "") == value for key, value in desired.items())
 
 
 def _find_plan_item(subscription: StripeSubscription, sold: SoldPrice | None) -> StripeSubscriptionItem:
     items = subscription.items.data
     if len(items) > 1:
-        our_plans = {subscription.metadata.get("plan"), subscription.metadata.get("next_plan")} - {None, ""}
+        our_plans = {subscription.marks.get("plan"), subscription.marks.get("next_plan")} - {None, ""}
         sold_id = sold.price_id if sold is not None else None
         items = [item for item in items if item.price.lookup_key in our_plans or item.price.id == sold_id]
     if len(items) != 1:

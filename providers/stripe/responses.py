@@ -10,6 +10,15 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from providers.stripe.metadata import (
+    DATABASE_ID_KEY,
+    ENDED_SUBSCRIPTION_KEY,
+    FORMER_ENDED_SUBSCRIPTION_KEY,
+    FORMER_ORG_ID_KEY,
+    ORG_ID_KEY,
+    read_marks,
+)
+
 
 class StripeModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,8 +53,12 @@ class StripeSubscriptionSummary(StripeResource):
         return self.status in {"canceled", "incomplete_expired"}
 
     @property
+    def marks(self) -> dict[str, str]:
+        return read_marks(self.metadata)
+
+    @property
     def org_id(self) -> str | None:
-        return self.metadata.get("org_id") or None
+        return self.marks.get("org_id") or None
 
 
 class StripeInvoiceSettings(StripeModel):
@@ -71,7 +84,16 @@ class StripeCustomer(StripeResource):
 
     @property
     def org_id(self) -> str | None:
-        return (self.metadata or {}).get("org_id") or None
+        return (self.metadata or {}).get(ORG_ID_KEY) or None
+
+    @property
+    def former_org_id(self) -> str | None:
+        """May be the merchant's own (``providers.stripe.metadata``)."""
+        return (self.metadata or {}).get(FORMER_ORG_ID_KEY) or None
+
+    @property
+    def database_id(self) -> str | None:
+        return (self.metadata or {}).get(DATABASE_ID_KEY) or None
 
     @property
     def has_payment_method(self) -> bool:
@@ -166,6 +188,12 @@ class StripeCreditNote(StripeResource):
     metadata: dict[str, str] | None = None
     customer: StripeCustomer | str | None = None
     """The whole customer if it was requested: its balance then includes the credit note."""
+
+    @property
+    def ended_subscription_id(self) -> str | None:
+        """The subscription whose unused time it credits."""
+        metadata = self.metadata or {}
+        return metadata.get(ENDED_SUBSCRIPTION_KEY) or metadata.get(FORMER_ENDED_SUBSCRIPTION_KEY)
 
 
 class StripeEventRequest(StripeModel):

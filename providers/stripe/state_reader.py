@@ -29,6 +29,7 @@ from core.ports.provider import RequestPermits
 from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import RESOURCE_MISSING
+from providers.stripe.metadata import read_marks
 from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
 from providers.stripe.responses import (
     StripeCustomer,
@@ -190,6 +191,8 @@ def _observed_customer(customer: StripeCustomer) -> ObservedCustomer:
     return ObservedCustomer(
         id=customer.id,
         org_id=customer.org_id,
+        former_org_id=customer.former_org_id,
+        database_id=customer.database_id,
         name=customer.name,
         email=customer.email,
         deleted=customer.deleted,
@@ -209,10 +212,10 @@ def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscri
     return ObservedSubscription(
         id=subscription.id,
         customer_id=subscription.customer or "",
-        org_id=subscription.metadata.get("org_id") or None,
+        org_id=read_marks(subscription.metadata).get("org_id") or None,
         plan_code=(state.paid_plan or None) if state is not None else None,
         price_id=state.item.price.id if state is not None and state.scheduled_plan is None else None,
-        # The next invoice uses the price on the item, whatever our metadata says.
+        # The next invoice uses the price on the item, whatever our marks say.
         next_plan_code=state.billed_plan
         if state is not None and is_scheduled and state.billed_plan != state.paid_plan
         else None,

@@ -37,6 +37,7 @@ from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
 from providers.stripe.ending import OUR_END, StripeEnding
 from providers.stripe.errors import MISSING_EMAIL, NO_CODE, NO_FIELD, RESOURCE_MISSING, STRIPE
+from providers.stripe.metadata import ORG_ID_KEY, to_metadata
 from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
@@ -267,7 +268,7 @@ class StripeSubscriptions:
         self, subscription_id: str, item_id: str, update: StripeUpdate, attempt: AttemptContext
     ) -> StripeSubscription:
         params: SubscriptionUpdateParams = {
-            "metadata": update.metadata,
+            "metadata": to_metadata({**update.marks, "database_id": attempt.database_id}),
             # Sent with every update, because the default would prorate.
             "proration_behavior": update.proration,
         }
@@ -365,7 +366,7 @@ class StripeSubscriptions:
         if foreign_ids := [found.id for found in live if found.org_id != spec.org_id]:
             message = (
                 f"customer {spec.customer_id} already pays for subscriptions that we did not create: "
-                f"{', '.join(foreign_ids)}; end them in Stripe, or set metadata org_id={spec.org_id} on the one "
+                f"{', '.join(foreign_ids)}; end them in Stripe, or set metadata {ORG_ID_KEY}={spec.org_id} on the one "
                 f"with the price {spec.plan_code} so that it is adopted"
             )
             raise RejectedError(STRIPE, message)
@@ -398,13 +399,13 @@ def _is_left_by(intent: Intent | None, found: StripeSubscription) -> bool:
     if intent is None or intent.operation != CREATE_SUBSCRIPTION:
         return False
     first, last = search_window(intent)
-    return "plan" in found.metadata and first <= found.created <= last
+    return "plan" in found.marks and first <= found.created <= last
 
 
 def _refuse_ended(found: StripeSubscription, spec: SubscriptionSpec) -> NoReturn:
     message = (
         f"subscription {found.id} was ended in Stripe ({found.status}), not by us, so it is not charged again "
         f"automatically; to charge again, create a subscription for customer {spec.customer_id} in Stripe with "
-        f"the price {spec.plan_code} and metadata org_id={spec.org_id}, then retry: it is adopted"
+        f"the price {spec.plan_code} and metadata {ORG_ID_KEY}={spec.org_id}, then retry: it is adopted"
     )
     raise RejectedError(STRIPE, message)

@@ -11,6 +11,7 @@ import stripe
 from core.db.models.inbox import WebhookEffect
 from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
+from providers.stripe.metadata import ORG_ID_KEY
 from providers.stripe.state_reader import OUR_IDEMPOTENCY_KEY_PREFIXES
 from providers.transport.safe_ids import extract
 
@@ -83,7 +84,7 @@ def parse_event(event: Mapping[str, object]) -> ParsedWebhook:
     object_path = ("data", "object")
     object_id = extract(event, *object_path, "id")
     is_customer = extract(event, *object_path, "object") == "customer"
-    org_id = extract(event, *object_path, "metadata", "org_id")
+    org_id = extract(event, *object_path, "metadata", ORG_ID_KEY)
     idempotency_key = extract(event, "request", "idempotency_key")
     effect = STRIPE_WEBHOOK_EFFECTS.get(event_type)
     livemode = event.get("livemode")

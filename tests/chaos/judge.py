@@ -74,7 +74,7 @@ def _holdings(state: JsonDocument) -> defaultdict[str, Holdings]:
     )
     whose: dict[str, str] = {}
     for row in state["stripe"]["customers"]:
-        whose[row["id"]] = str(row["metadata"].get("org_id"))
+        whose[row["id"]] = str(row["metadata"].get("billing_sync_org_id"))
         found[whose[row["id"]]].at_stripe.append(row)
     for row in state["lago"]["customers"]:
         found[row["external_id"]].at_lago.append(row)
@@ -103,7 +103,10 @@ def _of_one(row: Organization, desired: DesiredOrganization, plans: Catalog, hol
     sold = [(each["plan_code"], each["next_plan_code"]) for each in holdings.sold_by_lago]
     if sold != [(now.lago_plan_code, later.lago_plan_code if later else None)]:
         yield f"Lago has the plans {sold}, but the row has {now.tier}, then {later and later.tier}"
-    sold = [(each["metadata"].get("plan"), each["metadata"].get("next_plan")) for each in holdings.sold_by_stripe]
+    sold = [
+        (each["metadata"].get("billing_sync_plan"), each["metadata"].get("billing_sync_next_plan"))
+        for each in holdings.sold_by_stripe
+    ]
     if sold != ([(now.stripe_lookup_key, later.stripe_lookup_key if later else None)] if by_stripe else []):
         tiers = f"{now.tier}, then {later and later.tier}"
         yield f"Stripe has the plans {sold}, but the row has {tiers}, charged by {now.charged_by}"

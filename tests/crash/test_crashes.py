@@ -92,10 +92,10 @@ def test_each_reason_names_a_test_and_a_place_in_the_code() -> None:
 def test_an_effect_that_happened_twice_is_seen(sandbox: SandboxClient, sqlite_url: str) -> None:
     database = Database(sqlite_url)
     database.upgrade()
-    sandbox.preload_stripe_customers([{"name": "Acme", "metadata": {"org_id": "org_1"}}])
+    sandbox.preload_stripe_customers([{"name": "Acme", "metadata": {"billing_sync_org_id": "org_1"}}])
     once = outcome(sandbox, database)
     assert difference(once, outcome(sandbox, database)) == []
-    sandbox.preload_stripe_customers([{"name": "Acme", "metadata": {"org_id": "org_1"}}])
+    sandbox.preload_stripe_customers([{"name": "Acme", "metadata": {"billing_sync_org_id": "org_1"}}])
     assert difference(once, outcome(sandbox, database)) != []
     database.close()
 

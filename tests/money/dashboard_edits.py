@@ -193,7 +193,7 @@ class Hands:
         self._patch_in_stripe(org_id, {"name": "Mallory"})
 
     def clear_the_mark_in_stripe(self, org_id: str, _tier: str) -> None:
-        self._patch_in_stripe(org_id, {"metadata": {"org_id": None}})
+        self._patch_in_stripe(org_id, {"metadata": {"billing_sync_org_id": None}})
 
     def rename_in_lago(self, org_id: str, _tier: str) -> None:
         if self.books.lago_customer(org_id) is not None:

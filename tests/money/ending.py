@@ -76,7 +76,7 @@ class Ending:
             return
         assert ours is not None
         assert theirs is not None
-        assert ours["metadata"].get("org_id") == theirs["external_id"] == org_id
+        assert ours["metadata"].get("billing_sync_org_id") == theirs["external_id"] == org_id
         assert ours["name"] == theirs["name"] == organization.name
         assert organization.billing_email in {None, ours["email"]}
         assert organization.billing_email in {None, theirs["email"]}

@@ -35,7 +35,11 @@ class PaymentBooks:
         """Call once all of it is settled. Raises ``ChargedTwiceError``: unused time that is not given back."""
         for row in self.books.state["stripe"]["subscriptions"]:
             ended_by_us = (row["cancellation_details"] or {}).get("comment") == OUR_END
-            if row["metadata"].get("org_id") != org_id or not ended_by_us or row["pause_collection"] is not None:
+            if (
+                row["metadata"].get("billing_sync_org_id") != org_id
+                or not ended_by_us
+                or row["pause_collection"] is not None
+            ):
                 continue
             invoices = [each for each in self._invoices() if _subscription_of(each) == row["id"]]
             if all(_is_plain(line) for each in invoices for line in _lines(each)):

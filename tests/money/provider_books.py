@@ -97,7 +97,7 @@ class Books:
             for each in self.state["stripe"]["subscriptions"]
             if each["status"] not in ENDED_STATUSES
             and each["id"] not in self.history.rogues
-            and each["metadata"].get("org_id") == org_id
+            and each["metadata"].get("billing_sync_org_id") == org_id
         ]
 
     def lago_customer(self, org_id: str) -> Doc | None:
@@ -180,7 +180,7 @@ class Books:
     def _record_owners(self) -> None:
         for each in self.state["stripe"]["customers"]:
             if each["id"] not in self.history.by_hand and not each.get("deleted"):
-                self.history.owners.setdefault(each["id"], each["metadata"].get("org_id", "nobody"))
+                self.history.owners.setdefault(each["id"], each["metadata"].get("billing_sync_org_id", "nobody"))
         self.history.lago_ids |= {each["lago_id"] for each in self.state["lago"]["customers"]}
 
     def _check_none_deleted(self) -> None:
@@ -192,7 +192,9 @@ class Books:
         for each in self.state["stripe"]["subscriptions"]:
             if each["id"] in self.history.rogues:
                 self._rogue(each["id"], each["status"], _prices(each), each["customer"])
-                assert "org_id" not in each["metadata"], f"{each['id']} was created by hand, and was adopted"
+                assert "billing_sync_org_id" not in each["metadata"], (
+                    f"{each['id']} was created by hand, and was adopted"
+                )
         for each in self.state["lago"]["subscriptions"]:
             if each["lago_id"] in self.history.rogues:
                 self._rogue(each["lago_id"], each["status"], [each["plan_code"]], each["lago_customer_id"])

@@ -160,7 +160,7 @@ def test_one_that_a_late_worker_made_for_a_deleted_organization_is_ended(world: 
     world.reconcile_until_idle(org_id)
     price = next(each for each in world.stripe_objects("prices") if each["lookup_key"] == "professional_monthly_usd")
     customer = str(world.link(org_id, "stripe").customer_id)
-    world.sandbox.preload_stripe_subscription(customer, str(price["id"]), metadata={"org_id": org_id})
+    world.sandbox.preload_stripe_subscription(customer, str(price["id"]), metadata={"billing_sync_org_id": org_id})
     outcomes.invalidate_after_lost_lease(late)
     world.wait(5)
     world.reconcile_until_idle(org_id)

@@ -64,14 +64,14 @@ def test_a_customer_renamed_in_lago_is_renamed_back(world: SyncWorld, drift_harn
 def test_a_mark_that_was_cleared_in_stripe_is_set_again(world: SyncWorld, drift_harness: DriftHarness) -> None:
     org_id = synced_organization(world)
     customer = str(world.link(org_id, "stripe").customer_id)
-    world.sandbox.patch("stripe", "customers", customer, metadata={"org_id": None})
+    world.sandbox.patch("stripe", "customers", customer, metadata={"billing_sync_org_id": None})
     assert assert_repaired(world, drift_harness).kind == "back_link"
 
 
 def test_a_mark_of_another_organization_is_for_a_person(world: SyncWorld, drift_harness: DriftHarness) -> None:
     org_id = synced_organization(world)
     customer = str(world.link(org_id, "stripe").customer_id)
-    world.sandbox.patch("stripe", "customers", customer, metadata={"org_id": "shop-17"})
+    world.sandbox.patch("stripe", "customers", customer, metadata={"billing_sync_org_id": "shop-17"})
     finding = assert_needs_an_operator(world, drift_harness)
     assert (finding.kind, finding.theirs) == ("back_link", "shop-17")
 
@@ -96,7 +96,7 @@ def test_a_customer_that_stripe_does_not_know_is_missing_and_one_that_bears_our_
     world.sandbox.patch("lago", "customers", org_id, billing_configuration={"provider_customer_id": "cus_restored"})
     finding = assert_needs_an_operator(world, drift_harness)
     assert (finding.kind, finding.ours, finding.theirs) == ("missing", "cus_restored", marked)
-    world.sandbox.patch("stripe", "customers", marked, metadata={"org_id": None})
+    world.sandbox.patch("stripe", "customers", marked, metadata={"billing_sync_org_id": None})
     finding = assert_needs_an_operator(world, drift_harness)
     assert (finding.kind, finding.theirs) == ("missing", None)
     assert "another account" in finding.advice
@@ -118,10 +118,41 @@ def test_a_customer_made_anew_in_lago_is_not_taken_for_ours(world: SyncWorld, dr
 
 def test_two_customers_with_our_mark_are_for_a_person(world: SyncWorld, drift_harness: DriftHarness) -> None:
     org_id = synced_organization(world)
-    world.sandbox.preload_stripe_customers([{"id": "cus_twin", "name": "Acme", "metadata": {"org_id": org_id}}])
+    world.sandbox.preload_stripe_customers(
+        [{"id": "cus_twin", "name": "Acme", "metadata": {"billing_sync_org_id": org_id}}]
+    )
     finding = assert_needs_an_operator(world, drift_harness)
     assert (finding.kind, finding.object_id) == ("duplicate", "cus_twin")
     assert str(world.link(org_id, "stripe").customer_id) in finding.advice
+
+
+def test_a_known_customer_with_the_key_of_an_earlier_version_has_not_drifted(
+    world: SyncWorld, drift_harness: DriftHarness
+) -> None:
+    org_id = synced_organization(world)
+    customer = str(world.link(org_id, "stripe").customer_id)
+    earlier = {"billing_sync_org_id": None, "billing_sync_database_id": None, "org_id": org_id}
+    world.sandbox.patch("stripe", "customers", customer, metadata=earlier)
+    assert drift_harness.findings() == []
+
+
+@pytest.mark.parametrize(
+    ("wrote", "sentence"), [("ours", "this database wrote it"), ("x", "another database wrote it")]
+)
+def test_a_report_says_whether_this_database_wrote_an_unknown_customer(
+    world: SyncWorld, drift_harness: DriftHarness, wrote: str, sentence: str
+) -> None:
+    org_id = synced_organization(world)
+    (customer,) = world.stripe_objects("customers")
+    marks = customer["metadata"]
+    assert isinstance(marks, dict)
+    assert marks["billing_sync_org_id"] == org_id
+    metadata = {**marks, "billing_sync_org_id": "org_that_was_lost"}
+    metadata |= {} if wrote == "ours" else {"billing_sync_database_id": wrote}
+    world.sandbox.preload_stripe_customers([{"id": "cus_lost", "metadata": metadata}])
+    (finding,) = drift_harness.findings()
+    assert (finding.kind, finding.object_id) == ("unknown_customer", "cus_lost")
+    assert sentence in finding.advice
 
 
 @pytest.mark.parametrize("provider", ["stripe", "lago"])
@@ -131,7 +162,7 @@ def test_a_customer_of_an_organization_that_is_not_here_is_told(
     synced_organization(world)
     other_org_id = "org_of_another_deployment"
     if provider == "stripe":
-        world.sandbox.preload_stripe_customers([{"id": "cus_1", "metadata": {"org_id": other_org_id}}])
+        world.sandbox.preload_stripe_customers([{"id": "cus_1", "metadata": {"billing_sync_org_id": other_org_id}}])
     else:
         world.sandbox.preload_lago_customers([{"external_id": other_org_id, "lago_id": "cus_1"}])
     finding = assert_needs_an_operator(world, drift_harness)
@@ -146,7 +177,9 @@ def test_customers_of_another_deployment_cost_no_request_each(world: SyncWorld, 
     alone = drift_harness.check()
     requests_alone = sum(world.count_requests())
     others = [f"org_other_{number}" for number in range(60)]
-    world.sandbox.preload_stripe_customers([{"id": f"cus_{each}", "metadata": {"org_id": each}} for each in others])
+    world.sandbox.preload_stripe_customers(
+        [{"id": f"cus_{each}", "metadata": {"billing_sync_org_id": each}} for each in others]
+    )
     world.sandbox.preload_lago_customers([{"external_id": each} for each in others])
     found = drift_harness.check()
     assert sum(world.count_requests()) <= requests_alone + 3  # one page more of Stripe, and who wrote them
@@ -172,7 +205,9 @@ def test_customers_of_others_in_the_same_account_are_none_of_our_business(
     world: SyncWorld, drift_harness: DriftHarness
 ) -> None:
     synced_organization(world)
-    world.sandbox.preload_stripe_customers([{"name": "another shop"}, {"metadata": {"org_id": "shop-17"}}])
+    world.sandbox.preload_stripe_customers(
+        [{"name": "another shop"}, {"metadata": {"billing_sync_org_id": "shop-17"}}, {"metadata": {"org_id": "org_42"}}]
+    )
     world.sandbox.preload_lago_customers([{"external_id": "shop-17"}])
     assert drift_harness.findings() == []
 

@@ -181,6 +181,8 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
     assert set(customer) == {
         "id",
         "org_id",
+        "former_org_id",
+        "database_id",
         "name",
         "email",
         "currency",
@@ -199,6 +201,7 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "next_plan_code",
         "started",
         "arrangement",
+        "paid_cents",
         "is_paid_manually",
         "remark",
         "changed_at",

@@ -134,7 +134,7 @@ def in_sync(world: SyncWorld, count: int) -> list[str]:
     for start in range(0, count, 1000):
         part = rows[start : start + 1000]
         world.sandbox.preload_stripe_customers(
-            [{"id": f"cus_{org}", "name": name, "metadata": {"org_id": org}} for org, name in part]
+            [{"id": f"cus_{org}", "name": name, "metadata": {"billing_sync_org_id": org}} for org, name in part]
         )
         world.sandbox.preload_lago_customers(
             [{"external_id": org, "lago_id": f"lago_{org}", "name": name} for org, name in part]

@@ -35,6 +35,10 @@ class InMemoryAttempt:
         self._generation = stored.generation if stored else 0
 
     @property
+    def database_id(self) -> str:
+        return "database_1"
+
+    @property
     def request_count(self) -> int:
         return len(self.operations)
 

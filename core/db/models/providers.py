@@ -39,4 +39,6 @@ class ProviderStatus(Base):
     """Stripe only: events until then were compared with the webhooks that came. NULL: none were read yet."""
     webhooks_refused_since: Mapped[datetime | None]
     """Since when no signature of its webhooks was valid. NULL: that of the last one was, or none came."""
+    database_id: Mapped[str] = mapped_column(String(36), default="", server_default="")
+    """Of this database and its backups, the same in each row. What we write in Stripe carries it."""
     updated_at: Mapped[datetime | None]

@@ -69,7 +69,7 @@ def http(database: Database, plans: Catalog) -> Iterator[httpx.Client]:
 
 
 def stripe_event(name: str = "evt_1", kind: str = "customer.subscription.updated", **fields: object) -> bytes:
-    about = {"id": "sub_1", "object": "subscription", "customer": "cus_1", "metadata": {"org_id": "org_1"}}
+    about = {"id": "sub_1", "object": "subscription", "customer": "cus_1", "metadata": {"billing_sync_org_id": "org_1"}}
     personal = {"name": NAME, "customer_email": EMAIL}
     document = {"id": name, "object": "event", "type": kind, "livemode": False, "data": {"object": about | personal}}
     return json.dumps(document | fields).encode()

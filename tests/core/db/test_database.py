@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from core.db.base import Base
 from core.db.database import TCP_KEEPALIVE_OPTIONS, Database, DatabaseError
+from core.db.models.providers import ProviderStatus
 from tests.support.waiting import PATIENCE_SECONDS
 
 EMAIL = "a@secret.test"
@@ -24,6 +25,18 @@ EMAIL = "a@secret.test"
 def test_the_migrations_make_exactly_the_models_tables(database: Database) -> None:
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_each_database_has_an_id_of_its_own(database: Database, tmp_path: Path) -> None:
+    other = Database(f"sqlite:///{tmp_path}/other.db")
+    other.upgrade()
+    ids = []
+    for each in (database, other):
+        with each.read() as session:
+            ids.append(set(session.scalars(select(ProviderStatus.database_id))))
+    other.close()
+    assert [len(each) for each in ids] == [1, 1]
+    assert ids[0] != ids[1]
 
 
 def test_many_may_upgrade_at_once(database_url: str) -> None:

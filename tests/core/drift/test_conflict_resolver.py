@@ -202,7 +202,7 @@ def test_theirs_cancels_what_they_canceled(world: SyncWorld) -> None:
         "subscriptions",
         subscription["id"],
         items=[{"id": item["id"], "price": price, "quantity": 1}],
-        metadata={"next_plan": "", "next_plan_at": ""},
+        metadata={"billing_sync_next_plan": "", "billing_sync_next_plan_at": ""},
     )
     check(world, org_id, "stripe")
     assert_on_hold(world, org_id, "stripe")
@@ -493,7 +493,9 @@ def test_ours_does_not_end_the_subscription_of_a_plan_whose_setting_was_lost(wor
 def test_theirs_refuses_a_payer_that_belongs_to_another_organization(world: SyncWorld) -> None:
     org_id = synced(world)
     ours = world.link(org_id, "stripe").customer_id
-    world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "name": "Acme", "metadata": {"org_id": "org_other"}}])
+    world.sandbox.preload_stripe_customers(
+        [{"id": "cus_theirs", "name": "Acme", "metadata": {"billing_sync_org_id": "org_other"}}]
+    )
     set_payer(world, org_id, "cus_theirs")
     check(world, org_id, "lago")
     assert_on_hold(world, org_id, "lago")
@@ -545,7 +547,9 @@ def import_with_subscription_by_hand(world: SyncWorld, quantity: int, tier: str 
     world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme", "email": "pay@acme.test"}])
     org_id = world.create("Acme", "professional")
     world.set_customer_id(org_id, "stripe", "cus_old")
-    world.sandbox.preload_stripe_subscription("cus_old", price_of(world, "professional"), metadata={"org_id": org_id})
+    world.sandbox.preload_stripe_subscription(
+        "cus_old", price_of(world, "professional"), metadata={"billing_sync_org_id": org_id}
+    )
     set_quantity(world, quantity, tier)
     world.reconcile_until_idle(org_id)
     world.wait(10)

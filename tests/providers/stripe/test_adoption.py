@@ -22,7 +22,7 @@ def refuse(**changed: object) -> None:
 
 def test_the_subscription_that_we_would_have_created_is_adopted() -> None:
     refuse()
-    refuse(status="past_due", metadata={"org_id": "org_1", "team": "x"})
+    refuse(status="past_due", metadata={"billing_sync_org_id": "org_1", "team": "x"})
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,16 @@ def test_the_subscription_that_we_would_have_created_is_adopted() -> None:
         ({"pause_collection": {"behavior": "void"}}, "with paused collection"),
         ({"status": "paused"}, "with paused collection"),
         ({"schedule": "sub_sched_1"}, "with a schedule"),
-        ({"metadata": {"org_id": "org_1", "plan": "professional", "next_plan": "starter"}}, "with a schedule"),
+        (
+            {
+                "metadata": {
+                    "billing_sync_org_id": "org_1",
+                    "billing_sync_plan": "professional",
+                    "billing_sync_next_plan": "starter",
+                }
+            },
+            "with a schedule",
+        ),
         ({"items": {"data": [{**ITEM, "quantity": 2}]}}, "2 times 49.00 USD monthly"),
         ({"items": {"data": [ITEM, {**ITEM, "id": "si_2"}]}}, "and 49.00 USD"),
         ({"items": {"data": [ITEM], "has_more": True}}, "with more items"),

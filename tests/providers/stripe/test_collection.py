@@ -37,7 +37,7 @@ def charging(world: StripeWorld, sandbox: tuple[Sandbox, StripeCallRecorder]) ->
 
 
 def customer(world: StripeWorld, **fields: str) -> str:
-    made = str(world.post("/v1/customers", {"name": "Acme", "metadata[org_id]": ORG, **fields})["id"])
+    made = str(world.post("/v1/customers", {"name": "Acme", "metadata[billing_sync_org_id]": ORG, **fields})["id"])
     world.clear_calls()
     return made
 

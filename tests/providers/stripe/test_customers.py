@@ -25,6 +25,7 @@ from tests.support.stripe_world import StripeWorld
 
 ORG = "org_1"
 SPEC = CustomerSpec(org_id=ORG, name="Acme", email="billing@acme.example")
+MARKS = {"billing_sync_org_id": ORG, "billing_sync_database_id": "database_1"}
 UNKNOWN = LastKnown()
 
 CREATE = "POST /v1/customers"
@@ -55,9 +56,9 @@ def test_new_customer_is_one_call_with_our_mark_on_it(world: StripeWorld, attemp
     assert world.calls() == [CREATE]
     (there,) = world.customers()
     assert (there["id"], made.livemode) == (made.id, False)
-    assert (there["name"], there["email"], there["metadata"]) == ("Acme", "billing@acme.example", {"org_id": ORG})
+    assert (there["name"], there["email"], there["metadata"]) == ("Acme", "billing@acme.example", MARKS)
     assert [intent.body for intent in attempt.recorded] == [
-        {"name": "Acme", "email": "billing@acme.example", "metadata": {"org_id": ORG}}
+        {"name": "Acme", "email": "billing@acme.example", "metadata": MARKS}
     ]
 
 
@@ -153,11 +154,11 @@ def test_forgotten_key_finds_the_customer_by_its_event_where_the_mark_was_remove
     world: StripeWorld, attempt: InMemoryAttempt
 ) -> None:
     left = lose_the_answer(world, attempt)
-    world.post(f"/v1/customers/{left}", {"metadata[org_id]": ""})
+    world.post(f"/v1/customers/{left}", {"metadata[billing_sync_org_id]": ""})
     grow_old(world)
     assert make(world, attempt) == left
     assert world.calls() == [LIST, EVENTS, READ, READ, UPDATE]
-    assert [there["metadata"] for there in world.customers()] == [{"org_id": ORG}]
+    assert [there["metadata"] for there in world.customers()] == [MARKS]
 
 
 def test_forgotten_key_that_left_nothing_allows_one_more_create(world: StripeWorld, attempt: InMemoryAttempt) -> None:
@@ -235,7 +236,7 @@ def test_create_that_a_restored_database_forgot_is_read_as_it_is_now(
 def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, attempt: InMemoryAttempt) -> None:
     left = lose_the_answer(world, attempt)
     for number in range(210):
-        world.post("/v1/customers", {"name": f"other {number}", "metadata[org_id]": f"org_other_{number}"})
+        world.post("/v1/customers", {"name": f"other {number}", "metadata[billing_sync_org_id]": f"org_other_{number}"})
     grow_old(world)
     assert make(world, attempt) == left
     assert world.calls() == [LIST, LIST, LIST, EVENTS, EVENTS, EVENTS, READ]
@@ -243,7 +244,7 @@ def test_customer_among_hundreds_of_others_is_found(world: StripeWorld, attempt:
 
 def test_two_live_customers_are_named_and_neither_is_taken(world: StripeWorld, attempt: InMemoryAttempt) -> None:
     left = lose_the_answer(world, attempt)
-    other = world.post("/v1/customers", {"name": "by hand", "metadata[org_id]": ORG})["id"]
+    other = world.post("/v1/customers", {"name": "by hand", "metadata[billing_sync_org_id]": ORG})["id"]
     grow_old(world)
     with pytest.raises(AmbiguousError) as caught:
         make(world, attempt)
@@ -302,7 +303,7 @@ def test_brought_in_customer_is_read_before_it_is_written(world: StripeWorld, at
     world.clear_calls()
     assert make(world, attempt, last_known=LastKnown(customer_id=made)) == made
     assert world.calls() == [READ, UPDATE]
-    assert world.customers()[0]["metadata"] == {"crm": "42", "org_id": ORG}
+    assert world.customers()[0]["metadata"] == {"crm": "42", **MARKS}
     assert attempt.recorded == []
 
 
@@ -323,7 +324,9 @@ def test_brought_in_id_that_is_an_email_is_not_shown(world: StripeWorld, attempt
 
 
 def test_mark_that_is_an_email_is_not_shown(world: StripeWorld, attempt: InMemoryAttempt) -> None:
-    made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[org_id]": "jane@acme.example"})["id"])
+    made = str(
+        world.post("/v1/customers", {"name": "Theirs", "metadata[billing_sync_org_id]": "jane@acme.example"})["id"]
+    )
     with pytest.raises(RejectedError, match="linked to organization") as refused:
         make(world, attempt, last_known=LastKnown(customer_id=made))
     assert "jane" not in str(refused.value)
@@ -353,7 +356,7 @@ def test_id_that_names_no_customer_makes_none(
 def test_brought_in_customer_of_another_organization_is_refused_and_untouched(
     world: StripeWorld, attempt: InMemoryAttempt
 ) -> None:
-    made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[org_id]": "org_2"})["id"])
+    made = str(world.post("/v1/customers", {"name": "Theirs", "metadata[billing_sync_org_id]": "org_2"})["id"])
     with pytest.raises(RejectedError, match="linked to organization org_2"):
         make(world, attempt, last_known=LastKnown(customer_id=made))
     assert world.customers()[0]["name"] == "Theirs"

@@ -28,7 +28,7 @@ FINALIZE = "POST /v1/invoices/{id}/finalize"
 @pytest.fixture
 def customer(world: StripeWorld) -> str:
     world.sell_all()
-    fields = {"name": "Acme", "email": "ap@acme.test", "metadata[org_id]": ORG}
+    fields = {"name": "Acme", "email": "ap@acme.test", "metadata[billing_sync_org_id]": ORG}
     return str(world.post("/v1/customers", fields)["id"])
 
 
@@ -237,7 +237,7 @@ def test_all_subscriptions_are_ended_before_a_credit_is_refused(world: StripeWor
         {
             "customer": customer,
             "items[0][price]": world.price("starter"),
-            "metadata[org_id]": ORG,
+            "metadata[billing_sync_org_id]": ORG,
             "collection_method": "send_invoice",
             "days_until_due": "30",
         },

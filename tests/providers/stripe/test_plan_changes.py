@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from core.ports.errors import RejectedError
 from core.ports.spec import SubscriptionSpec
+from providers.stripe.metadata import to_metadata
 from providers.stripe.plan_changes import StripeUpdate, next_update, parse_state
 from providers.stripe.responses import (
     StripePage,
@@ -66,7 +67,7 @@ class Subscribed:
         )
 
     def take(self, change: StripeUpdate) -> None:
-        self.metadata = {k: v for k, v in {**self.metadata, **change.metadata}.items() if v}
+        self.metadata = {k: v for k, v in {**self.metadata, **to_metadata(change.marks)}.items() if v}
         if change.price is None:
             return
         new = price(change.price.removeprefix("price_"))
@@ -104,7 +105,7 @@ DESIRED_PLANS = st.tuples(st.sampled_from(CHEAPER), st.integers(0, 3), st.intege
 
 @given(st.lists(DESIRED_PLANS, max_size=8))
 def test_every_period_is_paid_once_at_the_plan_that_was_theirs(desired_plans: list[DesiredPlan]) -> None:
-    subscribed = Subscribed(price("starter"), metadata={"org_id": "org_1", "plan": "starter"})
+    subscribed = Subscribed(price("starter"), metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "starter"})
     paid, expected_charge, waiting = "starter", 0, None
     for (plan, after), dies_after, renewals in desired_plans:
         # What the caller knows by now: a scheduled plan that took effect is the plan.
@@ -129,7 +130,7 @@ def test_every_period_is_paid_once_at_the_plan_that_was_theirs(desired_plans: li
 
 
 def test_taking_back_a_free_plan_moves_no_money() -> None:
-    subscribed = Subscribed(price("pro"), metadata={"org_id": "org_1", "plan": "pro"})
+    subscribed = Subscribed(price("pro"), metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "pro"})
     bring(subscribed, spec("pro", "free"))
     assert (subscribed.price.lookup_key, subscribed.quantity) == ("pro", 0)
     bring(subscribed, spec("pro"))
@@ -137,35 +138,37 @@ def test_taking_back_a_free_plan_moves_no_money() -> None:
 
 
 def test_plan_of_another_interval_cannot_wait() -> None:
-    yearly = Subscribed(price("pro", "year"), metadata={"org_id": "org_1", "plan": "pro"})
+    yearly = Subscribed(price("pro", "year"), metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "pro"})
     with pytest.raises(RejectedError, match=r"interval.*choosing the current plan again"):
         next_update(parse_state(yearly.observed()), spec("pro", "starter"), price)
 
 
 def test_paid_plan_cannot_wait_behind_a_free_one() -> None:
-    free = Subscribed(price("free"), metadata={"org_id": "org_1", "plan": "free"})
+    free = Subscribed(price("free"), metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "free"})
     with pytest.raises(RejectedError, match=r"becomes paid.*choosing the current plan again"):
         next_update(parse_state(free.observed()), spec("free", "starter"), price)
 
 
 def test_price_whose_key_moved_to_a_newer_price_stays_sold() -> None:
     old = price("pro").model_copy(update={"id": "price_pro_2024", "lookup_key": None})
-    subscribed = Subscribed(old, metadata={"org_id": "org_1", "plan": "pro"})
+    subscribed = Subscribed(old, metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "pro"})
     assert next_update(parse_state(subscribed.observed()), spec("pro"), price) is None
 
 
 def test_seats_that_somebody_added_are_kept() -> None:
-    subscribed = Subscribed(price("starter"), quantity=5, metadata={"org_id": "org_1", "plan": "starter"})
+    subscribed = Subscribed(
+        price("starter"), quantity=5, metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "starter"}
+    )
     bring(subscribed, spec("pro"))
     assert subscribed.quantity == 5
     bring(subscribed, spec("pro", "free"))
     assert (parse_state(subscribed.observed()).scheduled_plan, subscribed.quantity) == ("free", 0)
     bring(subscribed, spec("pro"))
-    assert (subscribed.quantity, "seats" in subscribed.metadata) == (5, False)
+    assert (subscribed.quantity, "billing_sync_seats" in subscribed.metadata) == (5, False)
 
 
 def test_second_item_that_is_not_ours_is_left_alone_and_a_doubt_is_refused() -> None:
-    seen = Subscribed(price("pro"), metadata={"org_id": "org_1", "plan": "pro"}).observed()
+    seen = Subscribed(price("pro"), metadata={"billing_sync_org_id": "org_1", "billing_sync_plan": "pro"}).observed()
     extra = seen.items.data[0].model_copy(update={"id": "si_2", "price": price("starter")})
     two = seen.model_copy(update={"items": StripePage(data=[extra, *seen.items.data])})
     assert parse_state(two).item.id == "si_1"
@@ -175,6 +178,6 @@ def test_second_item_that_is_not_ours_is_left_alone_and_a_doubt_is_refused() -> 
 
 
 def test_broken_metadata_is_no_schedule() -> None:
-    marked = {"plan": "pro", "next_plan": "starter", "next_plan_at": "soon"}
+    marked = {"billing_sync_plan": "pro", "billing_sync_next_plan": "starter", "billing_sync_next_plan_at": "soon"}
     state = parse_state(replace(Subscribed(price("pro")), metadata=marked).observed())
     assert (state.paid_plan, state.scheduled_plan) == ("pro", None)

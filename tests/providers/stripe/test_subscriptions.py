@@ -36,7 +36,9 @@ PRICES = "GET /v1/prices"
 @pytest.fixture
 def customer(world: StripeWorld) -> str:
     world.sell_all()
-    made = str(world.post("/v1/customers", {"name": "Acme", "email": ADDRESS, "metadata[org_id]": ORG})["id"])
+    made = str(
+        world.post("/v1/customers", {"name": "Acme", "email": ADDRESS, "metadata[billing_sync_org_id]": ORG})["id"]
+    )
     world.clear_calls()
     return made
 
@@ -45,6 +47,14 @@ def spec(customer: str, plan: str, after: str | None = None) -> SubscriptionSpec
     return SubscriptionSpec(
         org_id=ORG, customer_id=customer, plan_code=plan, next_plan_code=after, has_billing_email=True
     )
+
+
+def marks(plan: str) -> dict[str, str]:
+    return {
+        "billing_sync_org_id": ORG,
+        "billing_sync_plan": plan,
+        "billing_sync_database_id": "database_1",
+    }
 
 
 def known(customer: str, made: Subscription | None = None) -> LastKnown:
@@ -66,7 +76,7 @@ def test_new_subscription_is_sent_an_invoice_and_carries_our_mark(world: StripeW
     (there,) = world.subscriptions(customer)
     assert (there["collection_method"], there["days_until_due"]) == ("send_invoice", 30)
     assert there["billing_mode"]["type"] == "flexible"
-    assert there["metadata"] == {"org_id": ORG, "plan": "professional"}
+    assert there["metadata"] == marks("professional")
     assert world.charged() == 4900
 
 
@@ -180,9 +190,9 @@ def test_subscription_that_was_ended_before_its_answer_was_known_is_not_made_aga
 def subscribe_by_hand(
     world: StripeWorld, customer: str, plan: str = "starter", quantity: int = 1, **metadata: str
 ) -> str:
-    marks = {f"metadata[{key}]": value for key, value in metadata.items()}
+    sent = {f"metadata[billing_sync_{key}]": value for key, value in metadata.items()}
     item = {"items[0][price]": world.price(plan), "items[0][quantity]": str(quantity)}
-    body = {"customer": customer, **item, "collection_method": "send_invoice", **marks}
+    body = {"customer": customer, **item, "collection_method": "send_invoice", **sent}
     return str(world.post("/v1/subscriptions", {**body, "days_until_due": "30"})["id"])
 
 
@@ -265,7 +275,7 @@ def test_downgrade_that_is_taken_back_returns_to_the_price_that_was_sold(
     (there,) = world.subscriptions(customer)
     (item,) = there["items"]["data"]
     assert (item["price"]["id"], item["price"]["unit_amount"], item["quantity"]) == (sold, 4900, 1)
-    assert (there["metadata"], world.charged()) == ({"org_id": ORG, "plan": "professional"}, 4900)
+    assert (there["metadata"], world.charged()) == (marks("professional"), 4900)
     assert world.price("professional") != sold
     world.clear_calls()
     change_later()
@@ -303,6 +313,23 @@ def test_downgrade_waits_and_this_period_stays_paid_at_the_old_price(world: Stri
     assert world.calls() == [READ]
 
 
+def test_a_schedule_under_the_keys_of_an_earlier_version_is_taken_back_to_the_price_that_was_paid(
+    world: StripeWorld, customer: str
+) -> None:
+    made = begin(world, customer)
+    change(world, customer, made, "professional", "starter")
+    (there,) = world.subscriptions(customer)
+    earlier = {key.removeprefix("billing_sync_"): value for key, value in there["metadata"].items()}
+    renamed = dict.fromkeys(there["metadata"], "") | earlier
+    world.post(f"/v1/subscriptions/{made.id}", {f"metadata[{key}]": value for key, value in renamed.items()})
+    raise_price(world, "professional", 7900)
+    again = change(world, customer, made, "professional", "starter")
+    assert (again.plan_code, again.next_plan_code) == ("professional", "starter")
+    assert change(world, customer, made, "professional").next_plan_code is None
+    (there,) = world.subscriptions(customer)
+    assert (there["items"]["data"][0]["price"]["unit_amount"], world.charged()) == (4900, 4900)
+
+
 @pytest.mark.parametrize(("after", "renewal"), [("starter", 1900), ("founders_friend", 0)])
 def test_downgrade_takes_effect_at_the_periods_end_and_is_not_changed_back(
     world: StripeWorld, customer: str, after: str, renewal: int
@@ -318,7 +345,7 @@ def test_downgrade_takes_effect_at_the_periods_end_and_is_not_changed_back(
     (there,) = world.subscriptions(customer)
     (item,) = there["items"]["data"]
     assert (item["price"]["lookup_key"], item["quantity"]) == (after, 1)
-    assert there["metadata"] == {"org_id": ORG, "plan": after}
+    assert there["metadata"] == marks(after)
     assert world.charged() == 4900 + renewal
     world.clear_calls()
     assert change(world, customer, made, after) == settled
@@ -383,7 +410,7 @@ def test_subscription_that_somebody_ended_is_not_made_again_by_itself(world: Str
     made = begin(world, customer)
     world.delete(f"/v1/subscriptions/{made.id}")
     with pytest.raises(
-        RejectedError, match=f"{made.id} was ended in Stripe.*price professional and metadata org_id={ORG}"
+        RejectedError, match=f"{made.id} was ended in Stripe.*price professional and metadata billing_sync_org_id={ORG}"
     ):
         change(world, customer, made, "professional")
     assert len(world.subscriptions(customer)) == 1
@@ -409,7 +436,7 @@ def test_subscription_of_another_customer_or_organization_is_refused(world: Stri
     made = begin(world, customer)
     with pytest.raises(RejectedError, match="belongs to customer"):
         change(world, "cus_other", made, "professional")
-    world.post(f"/v1/subscriptions/{made.id}", {"metadata[org_id]": "org_2"})
+    world.post(f"/v1/subscriptions/{made.id}", {"metadata[billing_sync_org_id]": "org_2"})
     with pytest.raises(RejectedError, match="linked to organization org_2"):
         change(world, customer, made, "professional")
 

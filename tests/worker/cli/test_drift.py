@@ -160,7 +160,7 @@ def test_what_no_repair_may_touch_is_counted_by_organization(
 ) -> None:
     with database.read() as session:
         customer = session.get_one(BillingLink, (acme, "stripe")).customer_id
-    sandbox.patch("stripe", "customers", str(customer), metadata={"org_id": "org_of_others"})
+    sandbox.patch("stripe", "customers", str(customer), metadata={"billing_sync_org_id": "org_of_others"})
     shown = " ".join(types("drift", "check").stdout.split())
     # The customer's own organization, and the unknown one that the customer names now.
     assert "2 organizations have only differences that you must resolve yourself: do what each → says." in shown

@@ -120,7 +120,7 @@ def test_up_survives_being_killed(folder: Path) -> None:
             assert up.stop() == 0
     finally:
         manager.close()
-    ids = {each["metadata"]["org_id"] for each in state["stripe"]["customers"]}
+    ids = {each["metadata"]["billing_sync_org_id"] for each in state["stripe"]["customers"]}
     assert ids == {first, second}
     assert len(state["stripe"]["customers"]) == len(state["lago"]["customers"]) == 2
 
