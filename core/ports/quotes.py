@@ -13,7 +13,7 @@ class PlanChangeQuery:
     """A possible plan change: the spec after it, and ``subscription_id``, the subscription that exists now.
 
     ``list_price``: the catalog's price of the plan of the next period, in minor units; None for one that is sold under
-    a former code.
+    a former code. It counts only if the provider has no subscription yet.
     """
 
     spec: SubscriptionSpec

@@ -242,6 +242,73 @@ def test_lago_tells_when_and_the_plans_price_and_not_what_it_prorates(api: Api, 
     assert down["effective_at"] == told["next_at"] == up["next_at"]
 
 
+@lago_charges
+@one_database
+@pytest.mark.parametrize(
+    ("terms", "sentence"),
+    [
+        ({"pay_in_advance": False}, "billed when a period has ended"),
+        ({"trial_period": 14.0}, "begins with free days"),
+    ],
+    ids=["arrears", "trial"],
+)
+@pytest.mark.parametrize("changed", ["starter", "enterprise"])
+def test_a_plan_that_bills_otherwise_in_lago_has_no_known_next_charge(
+    api: Api, world: SyncWorld, changed: str, terms: dict[str, Any], sentence: str
+) -> None:
+    """``changed``: the plan before the change, or the one after it."""
+    acme = ApiOrganization(api, world, "starter")
+    world.sandbox.patch("lago", "plans", changed, **terms)
+    said = acme.preview("enterprise")["providers"]["lago"]
+    assert (said["next"], said["next_at"]) == (None, None)
+    assert sentence in said["reason"]
+
+
+@lago_charges
+@one_database
+@pytest.mark.parametrize("interval", ["weekly", "quarterly", "semiannual", "yearly"])
+def test_a_plan_with_another_interval_begins_a_period_whose_end_is_not_known(
+    api: Api, world: SyncWorld, interval: str
+) -> None:
+    acme = ApiOrganization(api, world, "starter")
+    world.sandbox.patch("lago", "plans", "enterprise", interval=interval)
+    said = acme.preview("enterprise")["providers"]["lago"]
+    assert (said["next"], said["next_at"]) == (9900, None)
+    assert "different intervals" in said["reason"]
+
+
+@lago_charges
+@one_database
+@pytest.mark.parametrize(("interval", "days"), [("weekly", 7), ("quarterly", 92), ("semiannual", 184), ("yearly", 366)])
+def test_a_downgrade_waits_for_the_end_of_a_period_of_any_length(
+    api: Api, world: SyncWorld, interval: str, days: int
+) -> None:
+    world.sandbox.patch("lago", "plans", "professional", interval=interval, amount_cents=99000)
+    acme = ApiOrganization(api, world, "professional")
+    promised = acme.preview("starter")["effective_at"]
+    acme.change("starter")
+    acme.reconcile()
+    effective_at = world.organization(acme.id).plan_effective_at
+    assert effective_at is not None
+    assert moment(promised) == effective_at
+    assert world.now < effective_at <= world.now + timedelta(days=days)
+    world.advance_time(seconds=(effective_at - world.now).total_seconds() + 720)  # Lago's job is at ten past
+    due_links.recheck_due_downgrades(world.database, 100, world.now)
+    acme.reconcile()
+    assert world.organization(acme.id).plan_tier == "starter"
+
+
+@lago_charges
+@one_database
+def test_the_next_charge_is_what_lago_bills_and_not_the_catalogs_price(api: Api, world: SyncWorld) -> None:
+    acme = ApiOrganization(api, world, "starter")
+    world.sandbox.patch("lago", "subscriptions", acme.id, plan_overrides={"amount_cents": 1500})
+    world.sandbox.patch("lago", "plans", "enterprise", amount_cents=12000)
+    assert acme.preview("starter")["providers"]["lago"]["next"] == 1500
+    assert acme.preview("enterprise")["providers"]["lago"]["next"] == 12000
+    assert acme.preview("founders_friend")["providers"]["lago"]["next"] == 0
+
+
 @one_database
 def test_before_the_first_sync_nothing_is_known_of_the_running_period(
     api: Api, world: SyncWorld, charged_by: ChargingProvider
