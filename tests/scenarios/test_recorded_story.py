@@ -47,6 +47,7 @@ DIFFERENCES = {
     "lost take back": READ_FIRST,
     "rename": PAYER_IS_NOT_SENT_AGAIN,
     "email": PAYER_IS_NOT_SENT_AGAIN,
+    "preview": "the price of another plan is read in Lago (lago.md 6)",
     "usage": "usage is read without taxes, which a tax integration would be asked for (lago.md 6)",
 }
 # The story's faults by what the sandbox has: half a body and no body are both no answer.

@@ -195,13 +195,16 @@ def _read_subscription(provider: LagoProvider, call: RecordedCall) -> object:
 
 
 def _period_end(provider: LagoProvider, call: RecordedCall) -> object:
-    spec = SubscriptionSpec(org_id=call.key, customer_id="", plan_code="none")
+    shown = _object(call.response, "subscription")
+    spec = SubscriptionSpec(org_id=call.key, customer_id="", plan_code=shown.get("plan_code", "none"))
     query = PlanChangeQuery(spec=spec, subscription_id=None, list_price=0, currency="USD")
     return provider.usage_and_preview.quote(query).next_at is not None
 
 
 def _expected_period_end(shown: dict[str, Any]) -> object:
-    return shown.get("current_billing_period_ending_at") is not None
+    """A plan with free days that are not over has no known next charge."""
+    has_free_days = shown.get("plan", {}).get("trial_period") and shown["trial_ended_at"] is None
+    return shown.get("current_billing_period_ending_at") is not None and not has_free_days
 
 
 def _listed_subscriptions(provider: LagoProvider, _call: RecordedCall) -> object:
