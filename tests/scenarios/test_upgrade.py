@@ -219,7 +219,8 @@ def test_upgrade_writes_nothing_at_a_provider(upgraded: SyncWorld) -> None:
     harness = DriftHarness(upgraded)
     report = harness.check()
     assert harness.sent_writes() == []
-    assert (report.counts.drifted, report.counts.kinds) == (2, {"duplicate": 1, "missing": 1})
+    # The second customer of an organization had the old key alone, which may be the merchant's own (decision 0019).
+    assert (report.counts.drifted, report.counts.kinds) == (1, {"missing": 1})
     findings = [finding for drift in harness.drifts(report) for finding in drift.findings]
     assert [each.kind for each in findings if each.is_on_hold] == ["missing"]
     with upgraded.database.read() as session:
