@@ -12,6 +12,7 @@ from sqlalchemy import update
 from core.common.validation import InvalidChangeError
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
+from core.db.models.providers import ProviderStatus
 from core.ports.spec import Provider
 from core.reconcile import attempt, backoff, commands, due_links, lease, outcomes
 from providers.lago.provider import LagoProvider
@@ -250,7 +251,7 @@ def test_who_starts_over_within_a_day_gets_a_new_customer_for_the_one_that_was_d
     former = str(world.link(org_id, "stripe").customer_id)
     world.sandbox.delete("stripe", "customers", former)
     world.advance_time(hours=2)
-    forget(world, org_id, linked_at=world.now)
+    forget(world, org_id, linked_at=world.now, database_id="another")
     world.rename(org_id, name)
     world.reconcile_until_idle(org_id)
     customer_id = world.link(org_id, "stripe").customer_id
@@ -263,7 +264,7 @@ def test_a_database_that_was_lost_and_filled_again_within_a_day_finds_its_custom
     world.run(org_id, "stripe")
     former = world.link(org_id, "stripe").customer_id
     world.advance_time(hours=2)
-    forget(world, org_id, linked_at=world.now)
+    forget(world, org_id, linked_at=world.now, database_id="another")
     world.reconcile_until_idle(org_id)
     assert world.link(org_id, "stripe").customer_id == former
     assert len(world.stripe_objects("customers")) == 1
@@ -279,8 +280,10 @@ def test_a_customer_that_this_database_created_and_somebody_deleted_is_not_creat
     assert world.link(org_id, "stripe").error_code == "customer_deleted"
 
 
-def forget(world: SyncWorld, org_id: str, linked_at: datetime, *, maybe_older: bool = False) -> None:
-    """As in a database that was filled anew at that time."""
+def forget(
+    world: SyncWorld, org_id: str, linked_at: datetime, *, maybe_older: bool = False, database_id: str | None = None
+) -> None:
+    """As in a database that was filled anew at that time. ``database_id``: if it is not the same database."""
     made = (
         "customer_id",
         "subscription_id",
@@ -304,6 +307,8 @@ def forget(world: SyncWorld, org_id: str, linked_at: datetime, *, maybe_older: b
                 maybe_older=maybe_older,
             )
         )
+        if database_id is not None:
+            session.execute(update(ProviderStatus).values(database_id=database_id))
 
 
 def test_an_id_cannot_be_brought_while_a_customer_is_in_the_making(world: SyncWorld) -> None:
