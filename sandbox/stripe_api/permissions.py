@@ -12,7 +12,7 @@ from sandbox.http import ProviderRequest, ProviderResponse
 from sandbox.stripe_api.errors import error_response
 
 # Any of the names is enough. The refusal shows the first one.
-PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
+OPERATION_PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     # The reference says connected_account_read; the refusals that were reported name the other one.
     "GET /v1/account": ("accounts_kyc_basic_read", "connected_account_read"),
     "POST /v1/customers": ("customer_write",),
@@ -94,7 +94,7 @@ def masked(key: str) -> str:
 
 def _needed(request: ProviderRequest) -> list[tuple[str, ...]]:
     """An operation that Stripe does not have needs none: its answer is 404."""
-    needed = [PERMISSIONS[request.operation]] if request.operation in PERMISSIONS else []
+    needed = [OPERATION_PERMISSIONS[request.operation]] if request.operation in OPERATION_PERMISSIONS else []
     return needed + [(EXPANSION_PERMISSIONS[name],) for name in _expanded(request) if name in EXPANSION_PERMISSIONS]
 
 

@@ -11,7 +11,7 @@ import pytest
 from sandbox.client import SandboxClient, SandboxError
 from sandbox.server import Sandbox
 from sandbox.state import SandboxState
-from sandbox.stripe_api.permissions import PERMISSIONS
+from sandbox.stripe_api.permissions import OPERATION_PERMISSIONS
 from sandbox.stripe_api.provider import StripeApi
 
 KEY = "rk_test_sandbox_1234"
@@ -26,19 +26,20 @@ def restricted(server: Sandbox, sandbox: SandboxClient) -> Iterator[httpx.Client
 
 
 def test_each_operation_has_a_permission() -> None:
-    assert set(PERMISSIONS) == StripeApi(SandboxState()).operations()
+    assert set(OPERATION_PERMISSIONS) == StripeApi(SandboxState()).operations()
 
 
-@pytest.mark.parametrize("operation", sorted(PERMISSIONS))
+@pytest.mark.parametrize("operation", sorted(OPERATION_PERMISSIONS))
 def test_a_key_without_permissions_is_refused_everywhere_and_what_it_needs_is_named(
     restricted: httpx.Client, operation: str
 ) -> None:
     method, path = operation.replace("{id}", "any").split()
     refused = restricted.request(method, path)
+    named = f"rak_{OPERATION_PERMISSIONS[operation][0]}"
     assert refused.status_code == 403
     assert refused.json()["error"] == {
         "message": "The provided key 'rk_****1234' does not have the required permissions for this endpoint on account "
-        f"'acct_sandbox'. Having the 'rak_{PERMISSIONS[operation][0]}' permission would allow this request to continue.",
+        f"'acct_sandbox'. Having the '{named}' permission would allow this request to continue.",
         "type": "invalid_request_error",
     }
 
