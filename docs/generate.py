@@ -49,6 +49,7 @@ from docs.meanings import (
     REACTIONS,
     WEBHOOK_MEANINGS,
 )
+from providers.stripe.rights import STRIPE_RIGHTS
 from providers.transport.failure_table import DEFAULT_RULE, FAILURE_RULES
 from worker.cli.app import all_commands
 from worker.config.api import ApiSettings
@@ -81,7 +82,8 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     (
         "Stripe",
         (
-            "Set the key and the address together. Set both providers, or neither for the sandbox. No rate may be "
+            "Set the key and the address together. Set both providers, or neither for the sandbox. A restricted key "
+            "needs [these rights](stripe-rights.md). No rate may be "
             f"below {MIN_REQUESTS_PER_SECOND}, here and for Lago."
         ),
         (
@@ -587,6 +589,35 @@ def _states(name: str, meanings: Mapping[str, str], moves: Mapping[str, Mapping[
 # ------------------------------------------------------------------------------------------------------------- runbook
 
 
+def stripe_rights_page() -> str:
+    rows = [
+        (
+            f"{right.name} (`{right.id}`)",
+            _AFFECTS_TEXTS[right.affects],
+            right.consequence,
+            _code(right.requests),
+        )
+        for right in STRIPE_RIGHTS
+    ]
+    introduction = (
+        "`STRIPE_SECRET_KEY` may be a restricted key (`rk_…`). It needs these rights, which Stripe's dashboard lists "
+        "by resource; prices were called plans, and their right still is. Write includes reading."
+    )
+    return _page(
+        "Rights of a restricted Stripe key",
+        introduction,
+        _table(("right", "without it stops", "what happens without it", "requests that need it"), rows),
+        "A request that Stripe refuses for a right names the right: in `billing-sync parked`, `billing-sync status "
+        "ORG`, the log, and the message of an open circuit breaker. Grant it in Stripe's dashboard, then run "
+        "`billing-sync retry --error missing_permission`; a worker that starts closes the circuit breaker.",
+        "`billing-sync doctor` reads one object for each right and names those that are missing. It writes nothing, so "
+        "it cannot try the rights to write: of these it names only what Stripe refused before and parked a link for.",
+        "A key without the right to read its account belongs to the account that Stripe names in its refusal. If "
+        "Stripe names none, nothing is sent: a key of another account would create a second customer for everybody. "
+        "Each worker logs `account_check_skipped` with the right at its start.",
+    )
+
+
 def runbook_page() -> str:
     runbook.refuse_missing_entries()
     introduction = (
@@ -596,6 +627,8 @@ def runbook_page() -> str:
     return _page("Runbook", introduction, *runbook.runbook_parts())
 
 
+_AFFECTS_TEXTS: Final[Mapping[str, str]] = {"all": "everything", "some": "what needs it", "nothing": "nothing"}
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli": cli_page,
     "settings": settings_page,
@@ -603,6 +636,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "errors": errors_page,
     "events": events_page,
     "log-events": log_events_page,
+    "stripe-rights": stripe_rights_page,
     "../architecture/link-states": link_states_page,
     "../operations/runbook": runbook_page,
 }

@@ -13,6 +13,8 @@ class SandboxSettings:
     search_lag_seconds: int = 60
     """By how much Stripe's search is out of date, on the sandbox's clock (stripe.md 2: usually under a minute)."""
     revoked_keys: list[str] = field(default_factory=list)
+    restricted_keys: dict[str, list[str]] = field(default_factory=dict)
+    """Stripe's restricted keys with their permissions: ``{"rk_test_1": ["rak_customer_write"]}``. Others have all."""
     stripe_account: str = "acct_sandbox"
     lago_organization: str = "1a901a90-1a90-1a90-1a90-1a901a901a90"
     lago_providers: list[str] = field(default_factory=lambda: ["stripe_main"])
@@ -37,8 +39,17 @@ class SandboxSettings:
                 raise InvalidControlRequestError(
                     name, f"Setting {name!r} must be a {type(current).__name__}, not {value!r}."
                 )
+        _refuse_other_keys(changes.get("restricted_keys", {}))
         for name, value in changes.items():
             setattr(self, name, value)
 
     def document(self) -> JsonDocument:
         return asdict(self)
+
+
+def _refuse_other_keys(restricted_keys: JsonDocument) -> None:
+    """A name that Stripe does not write so would silently allow nothing."""
+    for key, granted in restricted_keys.items():
+        if not key.startswith("rk_") or not all(str(each).startswith("rak_") for each in granted):
+            message = f"Setting 'restricted_keys' must map keys (rk_…) to lists of permissions (rak_…), not {key!r}."
+            raise InvalidControlRequestError("restricted_keys", message)

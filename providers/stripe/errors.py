@@ -1,8 +1,8 @@
 """A failed call to Stripe in the terms of the failure table: status, codes and ids (stripe.md 1.9).
 
 Stripe's own text repeats values such as an address or a name. Only ``code``, ``param``, the status and the request id
-of its response are kept, and nothing of the SDK's. Of a 403 the names of the missing rights are kept, too: only the
-text has them.
+of its response are kept, and nothing of the SDK's. Of a 403 the names of the missing rights are kept, too, and of one
+about the account the account's id: only the text has them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _FORBIDDEN: Final = 403
 _NEEDED_BY_ALL: Final = frozenset({"account", "customers", "subscriptions"})
 _RIGHT: Final = re.compile(r"'([a-z][a-z_]{0,80}_(?:read|write))'")
 _MAX_RIGHTS_SHOWN = 5
+_REFUSED_ACCOUNT: Final = re.compile(r"permissions for this endpoint on account '(acct_\w{1,80})'")
 
 
 def to_failure(purpose: str, error: stripe.StripeError, operation: str) -> Failure:
@@ -57,9 +58,9 @@ def to_failure(purpose: str, error: stripe.StripeError, operation: str) -> Failu
     if error.http_status == _FORBIDDEN:
         text = str(getattr(body, "message", ""))
         permission = " or ".join(_RIGHT.findall(text)[:_MAX_RIGHTS_SHOWN]) or None
-        if "permission" in text and _resource(operation) not in _NEEDED_BY_ALL:
-            codes = (MISSING_PERMISSION,)
+        if "permission" in text:
             code = MISSING_PERMISSION
+            codes = codes if _resource(operation) in _NEEDED_BY_ALL else (MISSING_PERMISSION,)
     return _new_failure(
         purpose,
         codes,
@@ -70,6 +71,12 @@ def to_failure(purpose: str, error: stripe.StripeError, operation: str) -> Failu
         request_id=error.request_id,
         retry_after=_retry_after_seconds(headers.get("retry-after")),
     )
+
+
+def account_of_refusal(refused: stripe.PermissionError) -> str | None:
+    """The account of a key that lacks a right, by Stripe's sentence (stripe.md 1.9). ``None``: it names none."""
+    found = _REFUSED_ACCOUNT.search(str(refused.user_message or ""))
+    return found[1] if found else None
 
 
 def failure_with_code(purpose: str, code: str) -> Failure:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import stripe
+
 from core.catalog.plans import EndingPolicy
 from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.registered_endpoints import RegisteredEndpoint
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
-from providers.stripe import webhook_endpoints
+from providers.stripe import errors, rights, webhook_endpoints
 from providers.stripe.client import StripeClient, UnlimitedPermits
 from providers.stripe.collection import DEFAULT_COLLECTION, CollectionPolicy
 from providers.stripe.customers import StripeCustomers
@@ -18,6 +20,7 @@ from providers.stripe.events import StripeEventReader
 from providers.stripe.invoice_preview import StripeInvoicePreviewer
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeResource
+from providers.stripe.rights import MissingRight
 from providers.stripe.state_reader import StripeStateReader
 from providers.stripe.subscriptions import StripeSubscriptions
 
@@ -80,12 +83,15 @@ class StripeProvider:
         self._prices.create_price(price)
 
     def fetch_account(self) -> Account:
-        """The account of the key. Both modes have one account id, so the key's prefix shows the mode. One call."""
+        """The account of the key. Both modes have one account id, so the key's prefix shows the mode. One call.
+
+        A restricted key that may not read it has the account that Stripe names in the refusal.
+        """
         account = self._client.send(
             UnlimitedPermits(),
             "GET /v1/account",
             "read the account",
-            self._client.v1.accounts.retrieve_current,
+            self._read_account,
             StripeResource,
         )
         return Account(id=account.id, livemode=self._livemode, key_suffix=self._key_suffix)
@@ -94,5 +100,18 @@ class StripeProvider:
         """Those that are registered in the account and mode of the key. Raises ``ProviderError``."""
         return webhook_endpoints.list_endpoints(self._client)
 
+    def missing_rights(self) -> list[MissingRight]:
+        """The rights that a restricted key cannot even read with. Sends one read for each. Raises ``ProviderError``."""
+        return rights.missing_rights(self._client)
+
     def close(self) -> None:
         self._client.close()
+
+    def _read_account(self) -> stripe.StripeObject:
+        try:
+            return self._client.v1.accounts.retrieve_current()
+        except stripe.PermissionError as refused:
+            account_id = errors.account_of_refusal(refused)
+            if account_id is None:
+                raise
+        return stripe.StripeObject.construct_from({"id": account_id}, None)

@@ -28,7 +28,7 @@ from core.ports.observed import (
 from core.ports.provider import RequestPermits
 from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
-from providers.stripe.errors import RESOURCE_MISSING
+from providers.stripe.errors import MISSING_PERMISSION, RESOURCE_MISSING
 from providers.stripe.metadata import read_marks
 from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
 from providers.stripe.responses import (
@@ -118,7 +118,10 @@ class StripeStateReader:
         return ObservedPayment(failed=any(each.has_unpaid_invoice for each in observed.customers))
 
     def recent_writes(self) -> list[RemoteWrite]:
-        """The last thousand writes of the thirty days that Stripe keeps."""
+        """The last thousand writes of the thirty days that Stripe keeps; none if the key may not read events.
+
+        Who wrote last is a remark on a difference, so a right that is missing only for it must not hide the difference.
+        """
 
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
             params: EventListParams = {"types": _WRITE_EVENT_TYPES, "limit": STRIPE_PAGE_SIZE}
@@ -127,7 +130,14 @@ class StripeStateReader:
         found: list[RemoteWrite] = []
         cursor: str | None = None
         for _ in range(_MAX_EVENT_PAGES):
-            page = self._page_after("GET /v1/events", "list the events", fetch_page, cursor, StripePage[_WriteEvent])
+            try:
+                page = self._page_after(
+                    "GET /v1/events", "list the events", fetch_page, cursor, StripePage[_WriteEvent]
+                )
+            except RejectedError as error:
+                if error.code != MISSING_PERMISSION:
+                    raise
+                return []
             found += [_remote_write(event) for event in page.data]
             cursor = _next_cursor(page)
             if cursor is None:

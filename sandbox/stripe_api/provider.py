@@ -8,7 +8,7 @@ from sandbox.faults import InjectedFault
 from sandbox.http import JsonDocument, ProviderRequest, ProviderResponse
 from sandbox.limits import TokenBucket
 from sandbox.state import SandboxState
-from sandbox.stripe_api import forms
+from sandbox.stripe_api import forms, permissions
 from sandbox.stripe_api.balances import StripeBalancesApi
 from sandbox.stripe_api.catalog import StripeCatalogApi
 from sandbox.stripe_api.credit_notes import StripeCreditNotesApi
@@ -138,9 +138,11 @@ class StripeApi:
             return error_response(401, message)
         if key == BAD_STRIPE_API_KEY or key in self._state.settings.revoked_keys:
             return _invalid_key(key)
-        if self._state.settings.limits:
-            return self._check_rate_limit(request.operation)
-        return None
+        settings = self._state.settings
+        if settings.limits and (refused := self._check_rate_limit(request.operation)) is not None:
+            return refused
+        granted = settings.restricted_keys.get(key)
+        return None if granted is None else permissions.refuse(request, granted, settings.stripe_account)
 
     def _check_rate_limit(self, operation: str) -> ProviderResponse | None:
         if len(self._operation_buckets) > MAX_OPERATION_BUCKETS:
@@ -197,7 +199,8 @@ class StripeApi:
             case "401":
                 return _invalid_key(request.bearer_token)
             case "403":
-                return self._missing_right(request.bearer_token, fault.reason)
+                account = self._state.settings.stripe_account
+                return permissions.missing_permission(request.bearer_token, fault.reason, account)
             case "429":
                 return _rate_limit_error(fault.reason or "endpoint-rate", fault)
             case "lock_timeout":
@@ -208,14 +211,6 @@ class StripeApi:
                 return error_response(429, message, ("Stripe-Should-Retry", "true"), code="lock_timeout")
             case _:
                 return internal_error()
-
-    def _missing_right(self, key: str, right: str) -> ProviderResponse:
-        message = (
-            f"The provided key '{_masked(key)}' does not have the required permissions for this endpoint on account "
-            f"'{self._state.settings.stripe_account}'. Having the '{right}' permission would allow this request to "
-            "continue."
-        )
-        return error_response(403, message)
 
     def add_headers(self, request: ProviderRequest, response: ProviderResponse) -> ProviderResponse:
         if response.content_type != "application/json":
@@ -245,11 +240,7 @@ class StripeApi:
 
 
 def _invalid_key(key: str) -> ProviderResponse:
-    return error_response(401, f"Invalid API Key provided: {_masked(key)}")
-
-
-def _masked(key: str) -> str:
-    return f"{key[:3]}****{key[-4:]}"
+    return error_response(401, f"Invalid API Key provided: {permissions.masked(key)}")
 
 
 def _rate_limit_error(reason: str, fault: InjectedFault | None = None) -> ProviderResponse:

@@ -22,6 +22,7 @@ from worker.doctor import (
     processes,
     provider_servers,
     provider_webhooks,
+    rights,
     services,
     settings,
 )
@@ -39,6 +40,7 @@ CHECKS: Final[dict[str, Check]] = {
     "processes": processes.check,
     "links": links.check,
     "keys": keys.check,
+    "rights": rights.check,
     "plans": plans.check,
     "payer": plans.check_payer,
     "broker": broker.check,

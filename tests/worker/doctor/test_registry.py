@@ -23,6 +23,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.providers import ProviderStatus
 from core.inbox import provider_webhooks
 from core.org_manager import OrgManager
+from providers.stripe.rights import STRIPE_RIGHTS, StripeRight
 from tests.support import servers, smtp_server
 from tests.support.doctor_harness import LAGO_SECRET, OUR_API, STRIPE_SECRET, DoctorHarness
 from tests.support.oidc_provider import OidcProvider
@@ -223,6 +224,64 @@ def test_what_is_broken_is_named_with_what_to_type(
 def test_a_healthy_set_up_has_no_finding_to_act_on(set_up: DoctorHarness, subject: str) -> None:
     found = set_up.examine(subject)
     assert {finding.level for finding in found} == {"ok"}, found
+
+
+RESTRICTED = "rk_test_doctor"
+
+
+def restricts(set_up: DoctorHarness, without: str) -> None:
+    """Gives the doctor a key with each right but this one."""
+    granted = [each.id for each in STRIPE_RIGHTS if each.id != without]
+    set_up.sandbox.settings(restricted_keys={RESTRICTED: granted})
+    set_up.set({"STRIPE_SECRET_KEY": RESTRICTED})
+
+
+def test_a_restricted_key_with_each_right_has_no_finding(set_up: DoctorHarness) -> None:
+    restricts(set_up, without="")
+    set_up.sandbox.reset_calls()
+    (finding,) = set_up.examine("rights")
+    assert (finding.level, finding.code) == ("ok", "rights")
+    assert {call.method for call in set_up.sandbox.calls()} == {"GET"}
+    assert {finding.level for finding in set_up.examine("keys")} == {"ok"}
+
+
+@pytest.mark.parametrize("right", STRIPE_RIGHTS, ids=lambda right: right.id)
+def test_each_right_that_a_key_lacks_is_named_with_what_it_stops(set_up: DoctorHarness, right: StripeRight) -> None:
+    restricts(set_up, without=right.id)
+    (finding,) = set_up.examine("rights")
+    assert right.name in finding.message
+    assert right.id.rpartition("_")[0] in finding.message
+    if right.affects == "nothing":
+        assert (finding.level, finding.advice) == ("not_set", "")
+        assert right.consequence in finding.message
+    else:
+        assert finding.level == "error"
+        assert finding.consequence == right.consequence
+        assert "`billing-sync retry --error missing_permission`" in finding.advice
+    assert RESTRICTED not in str(finding)
+
+
+def test_a_right_that_a_parked_link_names_is_named(set_up: DoctorHarness) -> None:
+    restricts(set_up, without="")
+    database = set_up.database()
+    OrgManager(database_url=f"sqlite:///{set_up.database_file}").create_organization("Acme", "starter")
+    with database.write() as session:
+        message = "could not credit it: it lacks a permission (permission rak_credit_note_write, status 403)"
+        session.execute(
+            update(BillingLink)
+            .where(BillingLink.provider == "stripe")
+            .values(state="parked", error_kind="rejected", error_code="missing_permission", error_message=message)
+        )
+    database.close()
+    (finding,) = set_up.examine("rights")
+    assert (finding.code, finding.level) == ("right_refused", "error")
+    assert "rak_credit_note_write" in finding.message
+
+
+def test_a_key_that_is_not_restricted_has_each_right_and_nothing_is_read(set_up: DoctorHarness) -> None:
+    set_up.sandbox.reset_calls()
+    assert [finding.code for finding in set_up.examine("rights")] == ["rights_of_secret_key"]
+    assert set_up.sandbox.calls() == []
 
 
 def test_each_process_that_the_work_needs_is_missed(set_up: DoctorHarness, redis_url: str) -> None:
