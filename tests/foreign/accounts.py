@@ -15,7 +15,7 @@ PAGE_SIZE: Final = 100
 _ENDED: Final = frozenset({"canceled", "incomplete_expired"})
 
 
-class StripeAccount:
+class StripeDashboard:
     """``created_since``: Unix seconds; the customers of an account are listed, newest first, down to that time."""
 
     def __init__(self, base_url: str, secret_key: str, created_since: int = 0) -> None:
@@ -64,7 +64,7 @@ class StripeAccount:
         raise StoryFailedError(message)
 
 
-class LagoOrganization:
+class LagoDashboard:
     def __init__(self, base_url: str, api_key: str) -> None:
         headers = {"Authorization": f"Bearer {api_key}"}
         self._client = httpx.Client(

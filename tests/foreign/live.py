@@ -23,7 +23,7 @@ from typing import Final
 import httpx
 
 from tests.foreign import figures
-from tests.foreign.accounts import LagoOrganization, StripeAccount
+from tests.foreign.accounts import LagoDashboard, StripeDashboard
 from tests.foreign.differences import AccountDifference, differences
 from tests.foreign.product import StoryFailedError
 from tests.foreign.run import write
@@ -95,8 +95,8 @@ def refuse_foreign_customers(external_ids: Iterable[str]) -> None:
 
 def refuse_live_account(accounts: LiveAccounts) -> None:
     """Both accounts are read before anything is written."""
-    stripe = StripeAccount(accounts.stripe_url, accounts.stripe_key)
-    lago = LagoOrganization(accounts.lago_url, accounts.lago_key)
+    stripe = StripeDashboard(accounts.stripe_url, accounts.stripe_key)
+    lago = LagoDashboard(accounts.lago_url, accounts.lago_key)
     try:
         # An empty page, for its refusal: whoever may not read customers cannot run the story.
         stripe.get("/v1/customers", limit="1")

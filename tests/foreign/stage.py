@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import httpx
 
-from tests.foreign.accounts import LagoOrganization, StripeAccount
+from tests.foreign.accounts import LagoDashboard, StripeDashboard
 from tests.foreign.forwarder import ForwardedRequest, Forwarder
 from tests.foreign.product import StoryFailedError, idle, running, settings_of, stop
-from tests.foreign.story import TIERS, Ability, ChargingSide, StepResult, Story, tell
+from tests.foreign.story import TIERS, Ability, ChargingSide, ForeignStory, StepResult, tell
 from tests.foreign.table import StandIn
 from tests.support.deployment import free_port
 
@@ -93,8 +93,8 @@ def tell_story(providers: Providers, charged_by: ChargingSide, prefix: str, fold
     with ExitStack() as stack:
         to_stripe = stack.enter_context(Forwarder(providers.stripe_url, providers.adapted, providers.left_out))
         to_lago = stack.enter_context(Forwarder(providers.lago_url))
-        stripe = StripeAccount(providers.stripe_url, providers.stripe_key, providers.created_since)
-        lago = LagoOrganization(providers.lago_url, providers.lago_key)
+        stripe = StripeDashboard(providers.stripe_url, providers.stripe_key, providers.created_since)
+        lago = LagoDashboard(providers.lago_url, providers.lago_key)
         stack.callback(stripe.close)
         stack.callback(lago.close)
         environment = settings_of(
@@ -110,7 +110,7 @@ def tell_story(providers: Providers, charged_by: ChargingSide, prefix: str, fold
             },
         )
         product = idle(environment, folder)
-        story = Story(
+        story = ForeignStory(
             product=product,
             stripe=stripe,
             lago=lago,
@@ -133,7 +133,7 @@ def tell_story(providers: Providers, charged_by: ChargingSide, prefix: str, fold
         )
 
 
-def _tell_with_product(story: Story, environment: dict[str, str], folder: Path) -> list[StepResult]:
+def _tell_with_product(story: ForeignStory, environment: dict[str, str], folder: Path) -> list[StepResult]:
     try:
         with running(environment, folder) as product:
             story.product = product
@@ -142,7 +142,7 @@ def _tell_with_product(story: Story, environment: dict[str, str], folder: Path) 
         return [StepResult(title="start the product", status="failed", problem=str(error))]
 
 
-def _push(story: Story) -> StepResult:
+def _push(story: ForeignStory) -> StepResult:
     """The plans, with the product's own commands; then each is read at the charging provider."""
     missing = Ability.PRICES in story.lacks and story.charged_by == "stripe"
     if missing:
@@ -173,7 +173,7 @@ def _push(story: Story) -> StepResult:
     )
 
 
-def _create_prices(story: Story) -> None:
+def _create_prices(story: ForeignStory) -> None:
     """As a business has them that sold its plans before it knew this product."""
     for tier, amount in TIERS.items():
         product = story.stripe.post("/v1/products", name=f"{tier} {story.prefix}")

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import httpx
 
 from core.predecessor.files import FilePosition, OldOrganization, write_members, write_organizations
-from tests.foreign.accounts import LagoOrganization, StripeAccount
+from tests.foreign.accounts import LagoDashboard, StripeDashboard
 from tests.foreign.forwarder import Forwarder
 from tests.foreign.product import Document, Product, StoryFailedError
 
@@ -53,10 +53,10 @@ class Expected:
 
 
 @dataclass(kw_only=True)
-class Story:
+class ForeignStory:
     product: Product
-    stripe: StripeAccount
-    lago: LagoOrganization
+    stripe: StripeDashboard
+    lago: LagoDashboard
     to_stripe: Forwarder
     to_lago: Forwarder
     charged_by: ChargingSide
@@ -176,7 +176,7 @@ class Step:
     """``needs``: without one of these the step is skipped; ``where_stripe_charges``: needed only if Stripe charges."""
 
     title: str
-    run: Callable[[Story], None]
+    run: Callable[[ForeignStory], None]
     needs: tuple[Ability, ...] = ()
     where_stripe_charges: tuple[Ability, ...] = ()
 
@@ -184,7 +184,7 @@ class Step:
         return (*self.needs, *(self.where_stripe_charges if charged_by == "stripe" else ()))
 
 
-def create_five(story: Story) -> None:
+def create_five(story: ForeignStory) -> None:
     names = {"acme": "Ácme & Söhne", "globex": None, "initech": None, "umbrella": "傘 Umbrella", "hooli": 'Hooli "XYZ"'}
     is_free = story.charged_by == "lago" or story.can(Ability.FREE_PLANS)
     tiers = ("starter", "professional", "enterprise", "founders_friend" if is_free else "starter", "starter")
@@ -192,34 +192,34 @@ def create_five(story: Story) -> None:
     story.check(*created)
 
 
-def rename(story: Story) -> None:
+def rename(story: ForeignStory) -> None:
     acme = story.org_id("acme")
     story.rename(acme, story.name("Acme Worldwide"))
     story.change_email(acme, "accounts@billing-sync.example.com")
     story.check(acme)
 
 
-def go_up(story: Story) -> None:
+def go_up(story: ForeignStory) -> None:
     acme, umbrella = story.org_id("acme"), story.org_id("umbrella")
     story.raise_plan(acme, "enterprise")
     story.raise_plan(umbrella, "professional")
     story.check(acme, umbrella)
 
 
-def go_down(story: Story) -> None:
+def go_down(story: ForeignStory) -> None:
     acme, globex = story.org_id("acme"), story.org_id("globex")
     story.lower_plan(acme, "professional")
     story.lower_plan(globex, "starter")
     story.check(acme, globex)
 
 
-def take_back(story: Story) -> None:
+def take_back(story: ForeignStory) -> None:
     acme = story.org_id("acme")
     story.raise_plan(acme, "enterprise")
     story.check(acme)
 
 
-def suspend(story: Story) -> None:
+def suspend(story: ForeignStory) -> None:
     """Blocks the use of the organization and changes nothing at a provider."""
     hooli = story.org_id("hooli")
     story.product.send("status_changed", hooli, status="suspended")
@@ -227,13 +227,13 @@ def suspend(story: Story) -> None:
     _require_equal(hooli, "status here", story.product.organization(hooli)["status"], "suspended")
 
 
-def delete(story: Story) -> None:
+def delete(story: ForeignStory) -> None:
     initech = story.org_id("initech")
     story.delete(initech)
     story.check(initech)
 
 
-def import_files(story: Story) -> None:
+def import_files(story: ForeignStory) -> None:
     """Two organizations of the predecessor, one of which has customers at both providers already."""
     known, new = story.org_id("known"), story.org_id("imported")
     lago_id = str(story.lago.write_customer(known, story.name("Known"))["lago_id"])
@@ -266,7 +266,7 @@ def import_files(story: Story) -> None:
     _require_equal(known, "customer in Stripe", story.stripe_customer(known)["id"], stripe_id)
 
 
-def edit_by_hand(story: Story) -> None:
+def edit_by_hand(story: ForeignStory) -> None:
     """Somebody renames a customer in each dashboard. The drift check finds both, and its repair undoes them."""
     at_stripe, at_lago = story.org_id("globex"), story.org_id("umbrella")
     story.stripe.post(f"/v1/customers/{story.stripe_customer(at_stripe)['id']}", name="Edited by hand")
@@ -280,7 +280,7 @@ def edit_by_hand(story: Story) -> None:
     story.check(at_stripe, at_lago)
 
 
-def find_nothing_else(story: Story) -> None:
+def find_nothing_else(story: ForeignStory) -> None:
     """A drift check with no drift: what we sent is what the lists of both providers show."""
     report = story.product.document("drift", "check", allowed=(0, DRIFT_FOUND))
     ours = [item for item in report["items"] if item["org_id"] in story.expected]
@@ -288,13 +288,13 @@ def find_nothing_else(story: Story) -> None:
     _require_equal("every organization", "findings of the drift check", findings, [])
 
 
-def lose_new_customers(story: Story) -> None:
+def lose_new_customers(story: ForeignStory) -> None:
     with lost(story.to_stripe, "POST /v1/customers"), lost(story.to_lago, "POST /api/v1/customers"):
         org_id = story.create("lost", "starter")
         story.check(org_id)
 
 
-def lose_new_subscription(story: Story) -> None:
+def lose_new_subscription(story: ForeignStory) -> None:
     forwarder = story.to_stripe if story.charged_by == "stripe" else story.to_lago
     path = "/v1/subscriptions" if story.charged_by == "stripe" else "/api/v1/subscriptions"
     with lost(forwarder, f"POST {path}"):
@@ -302,14 +302,14 @@ def lose_new_subscription(story: Story) -> None:
         story.check(org_id)
 
 
-def lose_rename(story: Story) -> None:
+def lose_rename(story: ForeignStory) -> None:
     org_id = story.org_id("hooli")
     with lost(story.to_stripe, "POST /v1/customers/{id}"):
         story.rename(org_id, story.name("Hooli Renamed"))
         story.check(org_id)
 
 
-def lose_plan_changes(story: Story) -> None:
+def lose_plan_changes(story: ForeignStory) -> None:
     org_id = story.org_id("hooli")
     forwarder = story.to_stripe if story.charged_by == "stripe" else story.to_lago
     path = "/v1/subscriptions/{id}" if story.charged_by == "stripe" else "/api/v1/subscriptions"
@@ -321,7 +321,7 @@ def lose_plan_changes(story: Story) -> None:
         story.check(org_id)
 
 
-def lose_end(story: Story) -> None:
+def lose_end(story: ForeignStory) -> None:
     org_id = story.org_id("globex")
     forwarder = story.to_stripe if story.charged_by == "stripe" else story.to_lago
     path = "/v1/subscriptions/{id}" if story.charged_by == "stripe" else "/api/v1/subscriptions/{id}"
@@ -330,7 +330,7 @@ def lose_end(story: Story) -> None:
         story.check(org_id)
 
 
-def end_all(story: Story) -> None:
+def end_all(story: ForeignStory) -> None:
     """Every subscription is ended; every customer stays, since only its owner may delete it."""
     rest = [org_id for org_id, expected in story.expected.items() if not expected.deleted]
     for org_id in rest:
@@ -405,7 +405,7 @@ class StepResult:
     seconds: float = 0.0
 
 
-def tell(story: Story) -> Iterator[StepResult]:
+def tell(story: ForeignStory) -> Iterator[StepResult]:
     """Run the steps in their order, until one fails; then only the last, which ends everything."""
     for step in STEPS:
         missing = [each for each in step.needed(story.charged_by) if each in story.lacks]
@@ -423,7 +423,7 @@ def tell(story: Story) -> Iterator[StepResult]:
             return
 
 
-def _run(step: Step, story: Story) -> StepResult:
+def _run(step: Step, story: ForeignStory) -> StepResult:
     started = time.monotonic()
     problem = None
     try:
