@@ -67,9 +67,9 @@ crash-matrix: $(VENV)/installed-test
 FOREIGN := .venv-foreign
 STAND_INS := tests/foreign/stand_ins
 FOREIGN_PIP := -m pip --disable-pip-version-check --quiet install --require-hashes
-# The newest Python from 3.12 on, also one of pyenv that is not switched on.
-NEWER_PYTHON := for each in python3.14 python3.13 python3.12 $$(ls -d "$$(pyenv root 2>/dev/null)"/versions/3.1[2-9]*/bin/python3 2>/dev/null); do \
-	"$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { echo "$$each"; break; }; done
+# The newest Python from 3.13 on, also one of pyenv that is not switched on.
+NEWER_PYTHON := for each in python3.14 python3.13 $$(ls -dr "$$(pyenv root 2>/dev/null)"/versions/3.1[3-9]*/bin/python3 2>/dev/null); do \
+	"$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 13))' 2>/dev/null && { echo "$$each"; break; }; done
 
 SEED ?= 1
 rate-limits: $(VENV)/installed-test
@@ -133,7 +133,7 @@ $(FOREIGN)/installed: $(STAND_INS)/localstripe.lock $(STAND_INS)/seahaven.lock $
 	@rm -rf $(FOREIGN) && mkdir $(FOREIGN) && $(PYTHON) -m venv $(FOREIGN)/localstripe
 	@$(FOREIGN)/localstripe/bin/python $(FOREIGN_PIP) -r $(STAND_INS)/localstripe.lock
 	@newer=$$($(NEWER_PYTHON)); if [ -z "$$newer" ]; then \
-		echo 'There is no Python 3.12 or newer here: seahaven-stripe-world is left out.'; else \
+		echo 'There is no Python 3.13 or newer here: seahaven-stripe-world is left out.'; else \
 		"$$newer" -m venv $(FOREIGN)/seahaven && $(FOREIGN)/seahaven/bin/python $(FOREIGN_PIP) --no-deps \
 			--ignore-requires-python -r $(STAND_INS)/seahaven.lock; fi
 	@if ! command -v npm >/dev/null; then \

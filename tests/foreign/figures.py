@@ -27,9 +27,17 @@ HEAD: Final = (
 
 def step_lines(telling: Telling) -> Iterator[str]:
     for each in telling.steps:
-        yield f"  {MARKS[each.status]:8} {each.title}"
-        if each.problem:
-            yield f"           {each.problem}"
+        yield step_line(each)
+    yield from reason_lines(telling)
+
+
+def step_line(step: StepResult) -> str:
+    problem = f"\n           {step.problem}" if step.problem else ""
+    return f"  {MARKS[step.status]:8} {step.title}{problem}"
+
+
+def reason_lines(telling: Telling) -> Iterator[str]:
+    """Each reason for which steps were left out or reduced, once."""
     for reason in dict.fromkeys(reason for each in telling.steps for reason in each.reasons):
         yield f"  * {reason}"
 

@@ -146,8 +146,8 @@ def _run_side(accounts: LiveAccounts, side: ChargingSide, prefix: str) -> LiveRe
             settings=accounts.settings,
             created_since=int(time.time()) - CLOCK_SKEW_SECONDS,
         )
-        account = tell_story(providers, side, prefix, Path(folder))
-    write(*figures.step_lines(account), "  The same in the sandbox, to compare …")
+        account = tell_story(providers, side, prefix, Path(folder), lambda step: write(figures.step_line(step)))
+    write(*figures.reason_lines(account), "  The same in the sandbox, to compare …")
     sandbox = _in_sandbox(accounts, side, prefix)
     report = LiveReport(
         prefix=prefix,

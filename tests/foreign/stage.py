@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +87,21 @@ def _wait_until_it_answers(stand_in: StandIn, process: subprocess.Popen[bytes], 
     raise StoryFailedError(message)
 
 
-def tell_story(providers: Providers, charged_by: ChargingSide, prefix: str, folder: Path) -> Telling:
-    """Run the whole story against these providers. Everything that it makes has ``prefix`` in its id or its name."""
+def show_nothing(_step: StepResult) -> None:
+    return
+
+
+def tell_story(
+    providers: Providers,
+    charged_by: ChargingSide,
+    prefix: str,
+    folder: Path,
+    show: Callable[[StepResult], None] = show_nothing,
+) -> Telling:
+    """Run the whole story against these providers. Everything that it makes has ``prefix`` in its id or its name.
+
+    ``show`` is called after each step.
+    """
     started = time.monotonic()
     with ExitStack() as stack:
         to_stripe = stack.enter_context(Forwarder(providers.stripe_url, providers.adapted, providers.left_out))
@@ -121,9 +134,10 @@ def tell_story(providers: Providers, charged_by: ChargingSide, prefix: str, fold
             lacks=providers.lacks,
         )
         steps = [_push(story)]
+        show(steps[0])
         product.api.close()
         if steps[0].status in {"done", "reduced"}:
-            steps += _tell_with_product(story, environment, folder)
+            steps += _tell_with_product(story, environment, folder, show)
         return Telling(
             steps=steps,
             stripe=to_stripe.requests,
@@ -133,13 +147,21 @@ def tell_story(providers: Providers, charged_by: ChargingSide, prefix: str, fold
         )
 
 
-def _tell_with_product(story: ForeignStory, environment: dict[str, str], folder: Path) -> list[StepResult]:
+def _tell_with_product(
+    story: ForeignStory, environment: dict[str, str], folder: Path, show: Callable[[StepResult], None]
+) -> list[StepResult]:
+    steps: list[StepResult] = []
     try:
         with running(environment, folder) as product:
             story.product = product
-            return list(tell(story))
+            for step in tell(story):
+                show(step)
+                steps.append(step)
     except StoryFailedError as error:
-        return [StepResult(title="start the product", status="failed", problem=str(error))]
+        failed = StepResult(title="start the product", status="failed", problem=str(error))
+        show(failed)
+        steps.append(failed)
+    return steps
 
 
 def _push(story: ForeignStory) -> StepResult:

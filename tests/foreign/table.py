@@ -53,7 +53,7 @@ class StandIn:
 SEAHAVEN: Final = StandIn(
     name="seahaven-stripe-world",
     origin="PyPI, seahaven-stripe-world 0.3.0, MIT",
-    needs="Python 3.12 or newer beside the project's own",
+    needs="Python 3.13 or newer beside the project's own",
     program=FOREIGN_FOLDER / "seahaven" / "bin" / "python",
     command=lambda port: [
         str(FOREIGN_FOLDER / "seahaven" / "bin" / "python"),
