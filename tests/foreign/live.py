@@ -190,9 +190,10 @@ def _left(report: LiveReport) -> Iterator[str]:
     """What the run made and left. Products and prices are shared by all organizations of a run."""
     yield f"{len(report.account.left)} customers in Stripe and in Lago, each with its organization's id:"
     yield from (f"- {org_id}" for org_id in report.account.left)
-    provider = "prices in Stripe, by lookup key" if report.charged_by == "stripe" else "plans"
-    yield f"{len(TIERS)} {provider}: {', '.join(f'{report.prefix}_{tier}' for tier in TIERS)}"
-    yield f"{len(TIERS)} plans in Lago, with the same codes"
+    codes = ", ".join(f"{report.prefix}_{tier}" for tier in TIERS)
+    yield f"{len(TIERS)} plans in Lago: {codes}"
+    if report.charged_by == "stripe":
+        yield f"{len(TIERS)} prices in Stripe, with these lookup keys, and a product each"
 
 
 def _write_report(reports: list[LiveReport]) -> Path:
