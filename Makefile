@@ -10,6 +10,8 @@
 #   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
 #   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
+#   make foreign   the whole story against stand-ins for Stripe that are not ours; three minutes (docs/how-to/prove-on-your-account.md)
+#   make live      the same against your own test accounts: STRIPE_SECRET_KEY=sk_test_… LAGO_API_URL=… LAGO_API_KEY=…
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make promtool  Prometheus's own checker of alerts, from Debian's package; without it the tests of the alerts are skipped
 #   make lock      writes the lock files again, after a change of dependencies in pyproject.toml
@@ -23,7 +25,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs promtool crash-matrix rate-limits chaos money bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs promtool crash-matrix rate-limits chaos money foreign live bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -61,6 +63,14 @@ test-all: $(VENV)/installed-test
 crash-matrix: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.crash.matrix
 
+# Programs of others, each in an environment of its own: one is GPL, one needs a newer Python, one is for Node.js.
+FOREIGN := .venv-foreign
+STAND_INS := tests/foreign/stand_ins
+FOREIGN_PIP := -m pip --disable-pip-version-check --quiet install --require-hashes
+# The newest Python from 3.13 on, also one of pyenv that is not switched on.
+NEWER_PYTHON := for each in python3.14 python3.13 $$(ls -dr "$$(pyenv root 2>/dev/null)"/versions/3.1[3-9]*/bin/python3 2>/dev/null); do \
+	"$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 13))' 2>/dev/null && { echo "$$each"; break; }; done
+
 SEED ?= 1
 rate-limits: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m benchmarks.rate_limits
@@ -77,6 +87,12 @@ chaos: $(VENV)/installed-test
 STEPS ?= 10000
 money: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.money.run --seed $(SEED) --steps $(STEPS)
+
+foreign: $(VENV)/installed-test $(FOREIGN)/installed
+	@$(BIN)/python -W ignore -m tests.foreign.run
+
+live: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.foreign.live
 
 # Unpacked, not installed, so that no server starts.
 promtool: $(BIN)/python
@@ -109,6 +125,21 @@ $(VENV)/installed-test: requirements-test.lock $(VENV)/installed
 $(VENV)/installed-docs: requirements-docs.lock $(VENV)/installed
 	@echo 'Installing what requirements-docs.lock names into $(VENV) …'
 	@$(PIP) --require-hashes -r requirements-docs.lock
+	@touch $@
+
+# What cannot be installed here is left out with one sentence; `make foreign` fails if fewer than two are left.
+$(FOREIGN)/installed: $(STAND_INS)/localstripe.lock $(STAND_INS)/seahaven.lock $(STAND_INS)/package-lock.json
+	@echo 'Installing the stand-ins of others into $(FOREIGN) …'
+	@rm -rf $(FOREIGN) && mkdir $(FOREIGN) && $(PYTHON) -m venv $(FOREIGN)/localstripe
+	@$(FOREIGN)/localstripe/bin/python $(FOREIGN_PIP) -r $(STAND_INS)/localstripe.lock
+	@newer=$$($(NEWER_PYTHON)); if [ -z "$$newer" ]; then \
+		echo 'There is no Python 3.13 or newer here: seahaven-stripe-world is left out.'; else \
+		"$$newer" -m venv $(FOREIGN)/seahaven && $(FOREIGN)/seahaven/bin/python $(FOREIGN_PIP) --no-deps \
+			--ignore-requires-python -r $(STAND_INS)/seahaven.lock; fi
+	@if ! command -v npm >/dev/null; then \
+		echo 'There is no npm here: stripe-stateful-mock is left out.'; else \
+		cp $(STAND_INS)/package.json $(STAND_INS)/package-lock.json $(FOREIGN) && \
+		npm ci --prefix $(FOREIGN) --ignore-scripts --no-audit --no-fund --silent; fi
 	@touch $@
 
 $(BIN)/python:

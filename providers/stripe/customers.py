@@ -19,6 +19,7 @@ from stripe.params import (
     CustomerUpdateParams,
     EventListParams,
     EventListParamsCreated,
+    SubscriptionListParams,
 )
 
 from core.common.json_types import Json
@@ -36,7 +37,7 @@ from providers.stripe.client import (
 )
 from providers.stripe.errors import IDEMPOTENCY_KEY_REUSED, RESOURCE_MISSING, STRIPE
 from providers.stripe.metadata import ORG_ID_KEY, to_metadata
-from providers.stripe.responses import StripeCustomer, StripeEvent, StripePage
+from providers.stripe.responses import StripeCustomer, StripeEvent, StripePage, StripeSubscriptionSummary
 from providers.transport.safe_ids import printable
 
 CREATE_CUSTOMER = "create_customer"
@@ -52,6 +53,7 @@ _STRIPE_BEGAN = datetime(2011, 1, 1, tzinfo=UTC)
 MAX_FORMER_GENERATIONS = 10
 # At Stripe's 25 creates a second a backfill creates 30,000 customers in twenty minutes.
 _MAX_CUSTOMER_PAGES = 400
+MAX_SUBSCRIPTION_PAGES = 10  # 500 subscriptions may be active at once (stripe.md 6), and ended ones are listed too
 # Stripe aborts a request within minutes. Until then it may still take effect.
 REQUEST_IN_FLIGHT_MAX = timedelta(minutes=5)
 
@@ -168,9 +170,26 @@ class StripeCustomers:
             )
             raise RejectedError(STRIPE, message)
         if spec.charged_by_other_provider:
-            _refuse_other_payments(found, spec, last_known, attempt)
+            _refuse_other_payments(found.id, self._live_subscriptions(found, attempt), spec, last_known, attempt)
         matches_spec = found.name == spec.name and found.org_id == spec.org_id and spec.email in {None, found.email}
         return _to_customer(found if matches_spec else self._update(found.id, spec, attempt))
+
+    def _live_subscriptions(self, found: StripeCustomer, attempt: AttemptContext) -> list[StripeSubscriptionSummary]:
+        """Those that came with the customer, or all pages of the list: a customer shows ten (stripe.md 4)."""
+        if found.subscriptions is not None and not found.subscriptions.has_more:
+            return found.subscriptions.data
+
+        def fetch_page(last_id: str | None) -> stripe.StripeObject:
+            params: SubscriptionListParams = {"customer": found.id, "limit": STRIPE_PAGE_SIZE}
+            return self._client.v1.subscriptions.list(
+                params if last_id is None else {**params, "starting_after": last_id}
+            )
+
+        purpose = f"list the subscriptions of customer {found.id}"
+        page_type = StripePage[StripeSubscriptionSummary]
+        return self._client.list_all(
+            attempt, "GET /v1/subscriptions", purpose, fetch_page, page_type, MAX_SUBSCRIPTION_PAGES
+        )
 
     def _update(self, customer_id: str, spec: CustomerSpec, attempt: AttemptContext) -> StripeCustomer:
         body = cast("CustomerUpdateParams", _request_body(spec, attempt.database_id))
@@ -291,25 +310,25 @@ def _single(live: list[str], spec: CustomerSpec) -> str:
 
 
 def _refuse_other_payments(
-    found: StripeCustomer, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
+    customer_id: str,
+    live: list[StripeSubscriptionSummary],
+    spec: CustomerSpec,
+    last_known: LastKnown,
+    attempt: AttemptContext,
 ) -> None:
     """Lago charges this organization, so a live subscription in Stripe would charge it twice (money.md 1)."""
-    live = found.subscriptions
-    if live is None or live.has_more:
-        message = f"Stripe does not list all subscriptions of customer {found.id}; check Stripe, then retry"
-        raise RejectedError(STRIPE, message)
     # Our own subscription, which is about to be ended, does not count.
     is_being_created = attempt.intent is not None and attempt.intent.operation == CREATE_SUBSCRIPTION
     others = [
         each.id
-        for each in live.data
+        for each in live
         if not (
             each.has_ended or each.id == last_known.subscription_id or (is_being_created and each.org_id == spec.org_id)
         )
     ]
     if others:
         message = (
-            f"customer {found.id} pays for {', '.join(others)} in Stripe, and Lago would charge it again; "
+            f"customer {customer_id} pays for {', '.join(others)} in Stripe, and Lago would charge it again; "
             "end those subscriptions in Stripe, or let Stripe charge the plan, then retry"
         )
         raise RejectedError(STRIPE, message, DOUBLE_CHARGING)

@@ -34,7 +34,7 @@ from providers.stripe.client import (
     with_new_idempotency_key,
 )
 from providers.stripe.collection import CollectionPolicy, StripeCollection
-from providers.stripe.customers import CREATE_SUBSCRIPTION, search_window, wait_out_inflight
+from providers.stripe.customers import CREATE_SUBSCRIPTION, MAX_SUBSCRIPTION_PAGES, search_window, wait_out_inflight
 from providers.stripe.ending import OUR_END, StripeEnding
 from providers.stripe.errors import MISSING_EMAIL, NO_CODE, NO_FIELD, RESOURCE_MISSING, STRIPE
 from providers.stripe.metadata import ORG_ID_KEY, to_metadata
@@ -49,7 +49,6 @@ _STRIPE_LIVE_STATUSES = frozenset({"active", "trialing", "past_due", "unpaid", "
 
 # At most three updates: back to the paid plan, upgrade, schedule. The fourth pass sees that nothing is left to do.
 _MAX_UPDATES = 4
-_MAX_SUBSCRIPTION_PAGES = 10  # 500 subscriptions may be active at once (stripe.md 6), and ended ones are listed too
 
 
 class StripeSubscriptions:
@@ -358,7 +357,7 @@ class StripeSubscriptions:
             purpose,
             fetch_page,
             StripePage[StripeSubscription],
-            _MAX_SUBSCRIPTION_PAGES,
+            MAX_SUBSCRIPTION_PAGES,
         )
 
     def _find_our_live(self, spec: SubscriptionSpec, existing: list[StripeSubscription]) -> StripeSubscription | None:

@@ -372,6 +372,21 @@ def test_bad_key_is_our_configuration_and_not_the_organizations_fault(
     assert len(world.customers()) == 1
 
 
+def test_every_subscription_of_a_customer_with_many_is_named_where_lago_charges(
+    world: StripeWorld, attempt: InMemoryAttempt
+) -> None:
+    """Stripe shows ten of them with the customer; the others are read from the list."""
+    world.sell_all()
+    customer = world.post("/v1/customers", {"name": "Acme", "email": "billing@acme.example"})["id"]
+    form = {"customer": customer, "items[0][price]": world.price("starter"), "collection_method": "send_invoice"}
+    theirs = [world.post("/v1/subscriptions", {**form, "days_until_due": "30"})["id"] for _ in range(12)]
+    spec = replace(SPEC, charged_by_other_provider=True)
+    with pytest.raises(RejectedError, match="pays for") as refused:
+        make(world, attempt, spec, LastKnown(customer_id=customer))
+    assert [each for each in theirs if each not in str(refused.value)] == []
+    assert world.calls() == [READ, "GET /v1/subscriptions"]
+
+
 def test_stripe_is_a_biller_like_any_other(world: StripeWorld) -> None:
     provider: BillingProvider = world.provider
     assert provider.provider == "stripe"
