@@ -614,7 +614,7 @@ def stripe_rights_page() -> str:
         "it cannot try the rights to write: of these it names only what Stripe refused before and parked a link for.",
         "A key without the right to read its account belongs to the account that Stripe names in its refusal. If "
         "Stripe names none, nothing is sent: a key of another account would create a second customer for everybody. "
-        "Each worker logs `account_check_skipped` with the right at its start.",
+        "Each worker then logs `account_check_skipped` with the right at its start.",
     )
 
 
