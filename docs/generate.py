@@ -82,8 +82,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     (
         "Stripe",
         (
-            "Set the key and the address together. Set both providers, or neither for the sandbox. A restricted key "
-            "needs [these rights](stripe-rights.md). No rate may be "
+            "Set the key and the address together. Set both providers, or neither for the sandbox. No rate may be "
             f"below {MIN_REQUESTS_PER_SECOND}, here and for Lago."
         ),
         (
@@ -293,7 +292,8 @@ def settings_page() -> str:
     introduction = (
         "Settings are read from the environment or from a file `.env` in the working folder. An empty value counts as "
         "not set. Neither provider has a default address, so nothing reaches a live system by accident. Compose passes "
-        "on only the settings that `docker-compose.yml` names."
+        "on only the settings that `docker-compose.yml` names. A Stripe key that is restricted needs "
+        f"{_link('these rights', 'reference/stripe-rights')}."
     )
     return _page("Settings", introduction, *parts)
 
@@ -614,7 +614,7 @@ def stripe_rights_page() -> str:
         "it cannot try the rights to write: of these it names only what Stripe refused before and parked a link for.",
         "A key without the right to read its account belongs to the account that Stripe names in its refusal. If "
         "Stripe names none, nothing is sent: a key of another account would create a second customer for everybody. "
-        "Each worker logs `account_check_skipped` with the right at its start.",
+        "Each worker then logs `account_check_skipped` with the right at its start.",
     )
 
 
