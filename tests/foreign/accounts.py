@@ -26,7 +26,7 @@ class StripeDashboard:
 
     def customers_of(self, org_id: str) -> list[Document]:
         """The customers marked with this organization; each is read by itself, too."""
-        marked = (each["id"] for each in self._customers() if (each.get("metadata") or {}).get("billing_sync_org_id") == org_id)
+        marked = [each["id"] for each in self._customers() if _mark(each) == org_id]
         return [self.get(f"/v1/customers/{customer_id}") for customer_id in marked]
 
     def live_subscriptions(self, customer_id: str) -> list[Document]:
@@ -117,3 +117,7 @@ def _only(found: list[Document], what: str) -> Document:
         message = f"expected one {what}, found {len(found)}"
         raise StoryFailedError(message)
     return found[0]
+
+
+def _mark(customer: Document) -> object:
+    return (customer.get("metadata") or {}).get("billing_sync_org_id")
