@@ -1,5 +1,7 @@
 """Changes of a request: one transaction, in the caller's name, and once for each Idempotency-Key of a POST.
 
+The caller's authority is checked in that transaction again, because it may have ended since the request came.
+
 The response to a POST is stored with its change. The same key with the same request gets that response again, byte for
 byte; with another request it is rejected. A request that failed changed nothing and may be sent again under its key.
 """
@@ -15,7 +17,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from api import problems
-from api.auth.authorization import PrincipalDep, rule_of
+from api.auth.authorization import Principal, PrincipalDep, confirm, rule_of
 from api.context import ContextDep
 from core.access import idempotency, users
 from core.access.idempotency import RequestKey, StoredResponse
@@ -45,13 +47,22 @@ class UnitOfWork:
     def __init__(self, request: Request, context: ContextDep, principal: PrincipalDep) -> None:
         self._request, self._context, self._principal = request, context, principal
 
+    @property
+    def principal(self) -> Principal:
+        """Within ``work``: the caller as the transaction sees it."""
+        return self._principal
+
     def run(self, work: Callable[[ChangeContext], WorkResult]) -> WorkResult:
-        """Commits everything that ``work`` does, or nothing. A user who calls is recorded with it."""
+        """Commits everything that ``work`` does, or nothing. A user who calls is recorded with it.
+
+        Raises ``ProblemError`` if the caller may not do it any more.
+        """
         caller = self._principal.caller
         with self._context.database.write() as session:
             change = ChangeContext(session, self._context.clock(), self._principal.cause)
             if isinstance(caller, UserProfile):
                 users.upsert(change, caller)
+            self._principal = confirm(session, self._principal, rule_of(self._request))
             return work(change)
 
     def run_idempotent(

@@ -6,7 +6,7 @@ names, else the one of ``X-Organization-ID``, else the caller's first. Membershi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
 from fastapi import Depends, Request
@@ -23,12 +23,14 @@ from core.access.api_keys import ServiceAccount
 from core.access.users import UserProfile
 from core.db.models.organizations import MembershipRole
 from core.events.event_types import Cause
-from core.organizations import queries
+from core.organizations import commands, queries
 from core.organizations.queries import OrganizationRow
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
 
 ORGANIZATION_HEADER: Final = "X-Organization-ID"
 API_EVENT_SOURCE: Final = "api"
+_SUBJECTS_WITH_ROLE: Final = frozenset({"organization", "current"})
+_KEY_NOT_VALID: Final = "The API key is unknown or has been revoked."
 
 Caller = UserProfile | ServiceAccount
 
@@ -75,6 +77,34 @@ def authorize(request: Request, context: ContextDep) -> None:
     request.state.organizations = principal.organizations
 
 
+def authorize_again(request: Request, context: ApiContext) -> Principal:
+    """The same question once more, for a request that waits. It does not count as another request."""
+    caller = _authenticate(request, context)
+    with context.database.read() as session:
+        return _principal(request, session, rule_of(request), caller)
+
+
+def confirm(session: Session, principal: Principal, rule: PermissionRule) -> Principal:
+    """The principal as the transaction that writes sees it. Call it before anything is changed.
+
+    Raises ``ProblemError`` if the caller has lost the membership, the role, the key or its scope meanwhile. Then the
+    organization's row or the key's is locked, so they stay as they are until the transaction ends.
+    """
+    if isinstance(principal.caller, ServiceAccount):
+        service = api_keys.lock(session, principal.caller.id)
+        if service is None:
+            raise problems.unauthorized(_KEY_NOT_VALID, invalid_token=True)
+        _refuse_missing_scope(rule, service)
+        return replace(principal, caller=service)
+    if principal.organization is None or rule.path_subject not in _SUBJECTS_WITH_ROLE:
+        return principal
+    org_id = principal.organization.organization.id
+    commands.lock(session, org_id)
+    organization = _visible_organization(session, org_id, principal.caller.user_id)
+    _refuse_other_role(rule, organization.role)
+    return replace(principal, organization=organization, role=organization.role)
+
+
 def get_principal(request: Request) -> Principal:
     principal = request.state.principal
     if not isinstance(principal, Principal):
@@ -103,9 +133,13 @@ def _authorize(request: Request, context: ApiContext, rule: PermissionRule) -> P
         raise
     _check_rate_limit(context, caller_name(caller))
     with context.database.read() as session:
-        if isinstance(caller, ServiceAccount):
-            return _authorize_service(request, session, rule, caller)
-        return _authorize_user(request, session, rule, caller)
+        return _principal(request, session, rule, caller)
+
+
+def _principal(request: Request, session: Session, rule: PermissionRule, caller: Caller) -> Principal:
+    if isinstance(caller, ServiceAccount):
+        return _authorize_service(request, session, rule, caller)
+    return _authorize_user(request, session, rule, caller)
 
 
 def _check_rate_limit(context: ApiContext, caller: str) -> None:
@@ -138,21 +172,12 @@ def _authenticate_key(context: ApiContext, api_key: str) -> ServiceAccount:
     with context.database.read() as session:
         service = api_keys.find(session, api_key)
     if service is None:
-        detail = "The API key is unknown or has been revoked."
-        raise problems.unauthorized(detail, invalid_token=True)
+        raise problems.unauthorized(_KEY_NOT_VALID, invalid_token=True)
     return service
 
 
 def _authorize_service(request: Request, session: Session, rule: PermissionRule, service: ServiceAccount) -> Principal:
-    if rule.scope is None:
-        detail = "This route is for users; an API key cannot call it."
-        raise problems.forbidden(detail)
-    if rule.scope not in service.scopes:
-        detail = (
-            f"The API key lacks the scope {rule.scope}. Create another key with it: "
-            f"`billing-sync keys create NAME --scope {rule.scope}`."
-        )
-        raise problems.forbidden(detail)
+    _refuse_missing_scope(rule, service)
     org_id = _requested_org_id(request)
     organization = None if org_id is None else _visible_organization(session, org_id, None)
     if rule.path_subject == "current" and organization is None:
@@ -185,9 +210,8 @@ def _authorize_user(request: Request, session: Session, rule: PermissionRule, us
     if rule.path_subject == "current" and organization is None:
         detail = "You are not a member of any organization. Create one, or accept an invitation to one."
         raise problems.not_found(detail)
-    if rule.path_subject in {"organization", "current"} and role not in rule.roles:
-        detail = f"This requires the role {' or '.join(sorted(rule.roles))} in this organization."
-        raise problems.forbidden(detail)
+    if rule.path_subject in _SUBJECTS_WITH_ROLE:
+        _refuse_other_role(rule, role)
     return Principal(
         caller=user,
         request_id=request.state.request_id,
@@ -195,6 +219,24 @@ def _authorize_user(request: Request, session: Session, rule: PermissionRule, us
         role=role,
         organizations=organizations,
     )
+
+
+def _refuse_missing_scope(rule: PermissionRule, service: ServiceAccount) -> None:
+    if rule.scope is None:
+        detail = "This route is for users; an API key cannot call it."
+        raise problems.forbidden(detail)
+    if rule.scope not in service.scopes:
+        detail = (
+            f"The API key lacks the scope {rule.scope}. Create another key with it: "
+            f"`billing-sync keys create NAME --scope {rule.scope}`."
+        )
+        raise problems.forbidden(detail)
+
+
+def _refuse_other_role(rule: PermissionRule, role: MembershipRole | None) -> None:
+    if role not in rule.roles:
+        detail = f"This requires the role {' or '.join(sorted(rule.roles))} in this organization."
+        raise problems.forbidden(detail)
 
 
 def _requested_org_id(request: Request) -> str | None:

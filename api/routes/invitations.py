@@ -63,9 +63,9 @@ def create_invitation(
 
     Only an owner can invite an owner. An organization has at most 50 pending invitations.
     """
-    require_owner_for_owner_role(principal, body.role)
 
     def work(change: ChangeContext) -> InvitationResponse:
+        require_owner_for_owner_role(unit_of_work.principal, body.role)
         organization = lock_undeleted_organization(change, org_id)
         return _invitation_response(
             invitation_commands.invite(change, organization, body.email, body.role, principal.user_id)

@@ -169,13 +169,12 @@ def add_member(
     org_id: OrgId,
     body: AddMemberRequest,
     unit_of_work: UnitOfWorkDep,
-    principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """As `POST /api/organizations/{org_id}/users`."""
-    members.require_owner_for_owner_role(principal, body.role)
 
     def work(change: ChangeContext) -> LegacyMemberChange:
+        members.require_owner_for_owner_role(unit_of_work.principal, body.role)
         return _legacy_member_change("User added to organization", members.add_member(change, org_id, body))
 
     return unit_of_work.run_idempotent(idempotency_key, body, 201, work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from api import problems
-from api.auth.authorization import Principal, PrincipalDep
+from api.auth.authorization import Principal
 from api.context import ContextDep
 from api.schemas import responses
 from api.schemas.requests import AddMemberRequest, ChangeRoleRequest, OrgId, PageLimit, PageOffset, UserIdInPath
@@ -31,12 +31,15 @@ def add_user(
     org_id: OrgId,
     body: AddMemberRequest,
     unit_of_work: UnitOfWorkDep,
-    principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Add a user by id. Only an owner can add an owner."""
-    require_owner_for_owner_role(principal, body.role)
-    return unit_of_work.run_idempotent(idempotency_key, body, 201, lambda change: add_member(change, org_id, body))
+
+    def work(change: ChangeContext) -> MemberChangeResponse:
+        require_owner_for_owner_role(unit_of_work.principal, body.role)
+        return add_member(change, org_id, body)
+
+    return unit_of_work.run_idempotent(idempotency_key, body, 201, work)
 
 
 @router.put("/api/organizations/{org_id}/users/{user_id}/role")

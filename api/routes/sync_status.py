@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
-from api.auth.authorization import PrincipalDep
+from api.auth.authorization import PrincipalDep, authorize_again
 from api.context import ApiContext, ContextDep
 from api.schemas.requests import OrgId
 from core.db.models.billing_links import PaymentStatus
@@ -117,6 +117,8 @@ async def get_sync_status(  # noqa: PLR0913 - the request and its caller
     poll_seconds = MIN_SYNC_POLL_SECONDS
     while True:
         version_status = await run_in_threadpool(_read_version_status, context, org_id, version)
+        if poll_seconds > MIN_SYNC_POLL_SECONDS:  # it waited, and the caller may have lost the right to it
+            principal = await run_in_threadpool(authorize_again, request, context)
         remaining = deadline - time.monotonic()
         if version_status.in_sync or remaining <= 0 or request.app.state.stopping.is_set():
             return _sync_status_response(org_id, version_status, for_service=principal.role == "service")
