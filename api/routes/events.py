@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
+from api.auth.authorization import PrincipalDep, confirm, rule_of
 from api.context import ApiContext, ContextDep
 from api.problems import PROBLEM_MEDIA_TYPE, FieldError, ProblemError
 from api.schemas.responses import SyncVersion
@@ -27,7 +28,7 @@ from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from core.db.models.inbox import ServiceEventStatus
 from core.inbox import service_events
 from core.inbox.event_schemas import DATA_MODELS, ServiceEventData, ServiceEventMessage
-from core.inbox.service_events import HandledEvent
+from core.inbox.service_events import ConfirmSender, HandledEvent
 from core.reporting import sync_status
 
 log = structlog.get_logger()
@@ -95,14 +96,17 @@ _EVENTS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.post("/api/events", responses=_EVENTS_RESPONSES, openapi_extra=_EVENTS_REQUEST_BODY)
-async def receive_events(request: Request, context: ContextDep) -> Response:
+async def receive_events(request: Request, context: ContextDep, principal: PrincipalDep) -> Response:
     """Send one CloudEvents 1.0 object, or a list of up to 100; `docs/schemas` has the schema of each type.
 
     One event: 200 with its status, 202 if it waits, 422 if it is rejected. A list: 200 with every status in order, even
     if some are rejected. Resend when in doubt; duplicates are applied once.
     """
     payload = _parse_body(await request.body(), request.headers.get("Content-Type", JSON_MEDIA_TYPE))
-    results = await run_in_threadpool(_handle_events, context, payload if isinstance(payload, list) else [payload])
+    events = payload if isinstance(payload, list) else [payload]
+    results = await run_in_threadpool(
+        _handle_events, context, events, lambda session: confirm(session, principal, rule_of(request))
+    )
     if isinstance(payload, list):
         return _json_response(HTTPStatus.OK, EventResults(events=results, count=len(results)))
     (result,) = results
@@ -152,10 +156,12 @@ def _parse_body(body: bytes, content_type: str) -> object:
     return payload
 
 
-def _handle_events(context: ApiContext, events: Sequence[object]) -> list[EventResult]:
+def _handle_events(context: ApiContext, events: Sequence[object], sender: ConfirmSender) -> list[EventResult]:
     """Each in its own transaction, in order. Raises ``ProblemError``; events that were applied by then stay applied."""
     try:
-        handled = [service_events.handle(context.database, context.catalog, context.clock, event) for event in events]
+        handled = [
+            service_events.handle(context.database, context.catalog, context.clock, event, sender) for event in events
+        ]
     except IntegrityError:
         detail = (
             "Other requests are sending the same events at the same time. Send it again; an event that was applied is "

@@ -47,6 +47,7 @@ __all__ = [
     "MAX_WAITING_EVENTS",
     "UNKNOWN_EVENT_SOURCE",
     "WAITING_SUBJECTS_BATCH",
+    "ConfirmSender",
     "HandledEvent",
     "SubjectMissingError",
     "apply_waiting",
@@ -63,6 +64,12 @@ WAITING_SUBJECTS_BATCH: Final = 500
 _MAX_CONFLICT_TRIES: Final = 3
 
 T = TypeVar("T")
+ConfirmSender = Callable[[Session], object]
+"""Raises if the sender may not send messages any more."""
+
+
+def _confirm_anybody(_: Session) -> None:
+    """Whoever reaches the queue may send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +82,12 @@ class HandledEvent:
     repeated: bool = False
 
 
-def handle(database: Database, catalog: Catalog, clock: Clock, raw: object) -> HandledEvent:
+def handle(
+    database: Database, catalog: Catalog, clock: Clock, raw: object, confirm: ConfirmSender = _confirm_anybody
+) -> HandledEvent:
     """Handle one message, whatever it contains. Its contents never raise an error.
+
+    ``confirm`` is called in the transaction that writes, before anything is written. If it raises, nothing is.
 
     The caller has to try again if the database is not reachable, on a deadlock (two organizations that swap their
     names), and on ``IntegrityError`` (other transactions kept inserting the same row at the same moments).
@@ -85,17 +96,17 @@ def handle(database: Database, catalog: Catalog, clock: Clock, raw: object) -> H
     try:
         envelope, _, data = parse(raw)
     except InvalidEventError as error:
-        return _store_rejected(database, raw, str(error), now)
+        return _store_rejected(database, raw, str(error), now, confirm)
 
     try:
-        return _with_conflict_retry(partial(_handle_in_transaction, database, catalog, envelope, data, now))
+        return _with_conflict_retry(partial(_handle_in_transaction, database, catalog, envelope, data, now, confirm))
     except InvalidChangeError as error:
-        return _store_rejected(database, raw, _reason(error), now, envelope.time)
+        return _store_rejected(database, raw, _reason(error), now, confirm, envelope.time)
 
 
 def reject(database: Database, clock: Clock, raw: object, reason: str) -> HandledEvent:
     """Store something that is no message as rejected. ``reason`` must repeat nothing of it."""
-    return _store_rejected(database, raw, reason, clock())
+    return _store_rejected(database, raw, reason, clock(), _confirm_anybody)
 
 
 def replay(  # noqa: PLR0913, PLR0917 - the message, where it is applied, and who asks for it
@@ -154,10 +165,16 @@ def _subjects_with_waiting_events(database: Database, after: str) -> list[str]:
         return [subject for subject in session.scalars(query) if subject is not None]
 
 
-def _handle_in_transaction(
-    database: Database, catalog: Catalog, envelope: ServiceEventMessage, data: ServiceEventData, now: datetime
+def _handle_in_transaction(  # noqa: PLR0913, PLR0917 - the parsed message, where it is applied, and its sender
+    database: Database,
+    catalog: Catalog,
+    envelope: ServiceEventMessage,
+    data: ServiceEventData,
+    now: datetime,
+    confirm: ConfirmSender,
 ) -> HandledEvent:
     with database.write() as session:
+        confirm(session)
         return _handle_event(session, catalog, envelope, data, now)
 
 
@@ -380,8 +397,13 @@ def _to_handled_event(row: ServiceEvent, *, repeated: bool) -> HandledEvent:
     return HandledEvent(status=statuses[row.status], reason=row.reason, org_id=row.org_id, repeated=repeated)
 
 
-def _store_rejected(
-    database: Database, raw: object, reason: str, now: datetime, occurred_at: datetime | None = None
+def _store_rejected(  # noqa: PLR0913, PLR0917 - the message, why it is rejected, and its sender
+    database: Database,
+    raw: object,
+    reason: str,
+    now: datetime,
+    confirm: ConfirmSender,
+    occurred_at: datetime | None = None,
 ) -> HandledEvent:
     """Store it for an operator, under its own source and id, or under a digest of its content if it has no id."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
@@ -399,6 +421,7 @@ def _store_rejected(
         data=data if isinstance(data, dict) and storage_problem(data) is None else None,
     )
     with database.write() as session:
+        confirm(session)
         return _store_or_find_earlier(session, row) or _to_handled_event(row, repeated=False)
 
 

@@ -16,6 +16,7 @@ from core.access import api_keys
 from core.common.clock import utc_now
 from core.db.models.access import ApiKey
 from core.db.models.events import Event
+from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import MembershipRole
 from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
@@ -108,6 +109,14 @@ LATE_REQUESTS = {
         loss=revoked,
         status=401,
     ),
+    "a revoked key sends an event": LateRequest(
+        method="POST",
+        path="/api/events",
+        body={"specversion": "1.0", "id": "1", "source": "/late", "type": "organization.created", "subject": "late"},
+        role=None,
+        loss=revoked,
+        status=401,
+    ),
     "a revoked key adds an endpoint": LateRequest(
         method="POST",
         path="/api/webhooks",
@@ -140,6 +149,7 @@ def test_a_request_without_authority_by_now_changes_nothing(api: Api, late: Late
     assert answer.status_code == late.status, answer.text
     with api.database.read() as session:
         assert number_of_events(session) == known
+        assert session.scalar(select(func.count()).select_from(ServiceEvent)) == 0
 
 
 @pytest.mark.parametrize(("role", "status"), [("owner", 404), (None, 401)], ids=["removed", "revoked"])
