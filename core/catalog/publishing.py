@@ -18,7 +18,8 @@ from core.ports.spec import PriceSpec, Provider
 class PriceStatus:
     """One plan at one provider. ``problem`` is None if the provider sells it exactly as the catalog says.
 
-    ``missing``: it is not there; ``added``: it is there now, and was not. ``remarks``: what it has beside its terms.
+    ``missing``: it is not there; ``added``: it is there now, and was not. ``unknown``: the provider did not answer.
+    ``remarks``: what it has beside its terms.
     """
 
     tier: str
@@ -26,6 +27,7 @@ class PriceStatus:
     code: str
     missing: bool = False
     added: bool = False
+    unknown: bool = False
     problem: str | None = None
     remarks: tuple[str, ...] = ()
 
@@ -68,7 +70,7 @@ def publish(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> l
                 except ProviderError as error:
                     unreachable = error
             if unreachable is not None:
-                status = replace(status, missing=True, problem=unreachable.message)
+                status = replace(status, unknown=True, problem=unreachable.message)
             statuses.append(status)
     return statuses
 

@@ -26,8 +26,8 @@ def check(*, as_json: output.JsonOption = False) -> None:
 
     It also warns where Stripe mails the invoices, and says how many organizations have no billing email.
 
-    JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "added", "problem",
-    "remarks": [sentence]}]}. A remark is no problem, such as an amount that includes tax.
+    JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "added", "unknown",
+    "problem", "remarks": [sentence]}]}. A remark is no problem, such as an amount that includes tax.
     """
     with _open_catalog_and_providers() as (catalog, providers):
         statuses = publishing.check(catalog, providers)
@@ -57,7 +57,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
         output.show_json({"in_order": in_order, "plans": statuses})
     else:
         output.show(output.table(statuses, _plan_columns()))
-        if any(each.problem is not None and not each.missing for each in statuses):
+        if any(each.problem is not None and not (each.missing or each.unknown) for each in statuses):
             output.show("Existing plans are never changed. Correct plans.toml, or sell the plan under a new code.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 

@@ -172,6 +172,6 @@ class EmbeddedProcess:
 def _publish_in_sandbox(runtime: Runtime) -> None:
     """Raises ``SettingsError`` if the sandbox does not take a plan."""
     statuses = publishing.publish(runtime.catalog, runtime.reconciler.providers.values())
-    refused = [f"plans.{each.tier}: {each.problem}" for each in statuses if each.missing]
+    refused = [f"plans.{each.tier}: {each.problem}" for each in statuses if each.missing or each.unknown]
     if refused:
         raise SettingsError("; ".join(refused))

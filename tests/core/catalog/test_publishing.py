@@ -52,7 +52,8 @@ def test_a_biller_that_cannot_be_asked_is_never_taken_for_missing(world: SyncWor
         publishing.check(world.catalog, world.providers.values())
     asked = world.count_requests()
     statuses = publishing.publish(world.catalog, world.providers.values())
-    assert not any(each.added or each.problem is None for each in statuses)
+    assert not any(each.added or each.missing or each.problem is None for each in statuses)
+    assert {each.provider for each in statuses if each.unknown} == {"lago"}
     assert world.count_requests() == asked, "it is asked for one plan, and not for each"
     world.sandbox.clear_faults()
     posts = [call for call in world.sandbox.calls("lago") if call.method == "POST"]
