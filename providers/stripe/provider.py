@@ -87,11 +87,21 @@ class StripeProvider:
 
         A restricted key that may not read it has the account that Stripe names in the refusal.
         """
+
+        def read_account() -> stripe.StripeObject:
+            try:
+                return self._client.v1.accounts.retrieve_current()
+            except stripe.PermissionError as refused:
+                account_id = errors.account_of_refusal(refused)
+                if account_id is None:
+                    raise
+            return stripe.StripeObject.construct_from({"id": account_id}, None)
+
         account = self._client.send(
             UnlimitedPermits(),
             "GET /v1/account",
             "read the account",
-            self._read_account,
+            read_account,
             StripeResource,
         )
         return Account(id=account.id, livemode=self._livemode, key_suffix=self._key_suffix)
@@ -106,12 +116,3 @@ class StripeProvider:
 
     def close(self) -> None:
         self._client.close()
-
-    def _read_account(self) -> stripe.StripeObject:
-        try:
-            return self._client.v1.accounts.retrieve_current()
-        except stripe.PermissionError as refused:
-            account_id = errors.account_of_refusal(refused)
-            if account_id is None:
-                raise
-        return stripe.StripeObject.construct_from({"id": account_id}, None)

@@ -111,11 +111,17 @@ SITES: Final[dict[str, str]] = {
         "tests/scenarios/test_double_charging.py::test_a_restored_database_finds_the_customer_that_it_forgot"
     ),
     # `billing-sync plans push`: an operator's command, which the operator repeats.
-    "providers.lago.provider:LagoProvider.create_price": (
+    "providers.lago.plans:LagoPlans.create_price": (
         "tests/providers/lago/test_subscriptions.py::test_plan_is_added_in_advance_and_once"
     ),
-    "providers.lago.provider:LagoProvider.find_price": (
-        "tests/providers/lago/test_subscriptions.py::test_plan_is_added_in_advance_and_once"
+    # It also reads the price of a plan that is sold again, after which the write is the one of any upgrade.
+    "providers.lago.plans:LagoPlans.find": (
+        "tests/scenarios/test_custom_prices.py::test_a_plan_whose_price_was_changed_in_lago_is_not_sold_again_without_a_word"
+    ),
+    # A customer with more than ten subscriptions; here each has one.
+    "providers.stripe.customers:StripeCustomers._live_subscriptions": (
+        "tests/providers/stripe/test_customers.py"
+        "::test_every_subscription_of_a_customer_with_many_is_named_where_lago_charges"
     ),
     "providers.stripe.prices:StripePrices._create_product": (
         f"{_STRIPE}::test_offer_whose_answer_was_lost_is_added_once"
