@@ -43,6 +43,16 @@ class StripeRight:
         return f"{self.resource}: {self.access}"
 
 
+ACCOUNT_RIGHT: Final = StripeRight(
+    resource="Accounts",
+    access="Read",
+    id="rak_accounts_kyc_basic_read",
+    requests=("GET /v1/account",),
+    affects="nothing",
+    consequence="whose account it is, is read from Stripe's refusal; nothing is sent if that names no account",
+    read_one=lambda client: client.v1.accounts.retrieve_current(),
+)
+
 STRIPE_RIGHTS: Final = (
     StripeRight(
         resource="Customers",
@@ -125,15 +135,7 @@ STRIPE_RIGHTS: Final = (
         ),
         read_one=lambda client: client.v1.events.list({"limit": 1}),
     ),
-    StripeRight(
-        resource="Accounts",
-        access="Read",
-        id="rak_accounts_kyc_basic_read",
-        requests=("GET /v1/account",),
-        affects="nothing",
-        consequence="whose account it is, is read from Stripe's refusal, which names the account",
-        read_one=lambda client: client.v1.accounts.retrieve_current(),
-    ),
+    ACCOUNT_RIGHT,
     StripeRight(
         resource="Webhook endpoints",
         access="Read",

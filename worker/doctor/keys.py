@@ -14,6 +14,8 @@ from core.flow_control import circuit_breaker
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.ports.errors import MisconfiguredError, ParkedError, ProviderError
 from core.ports.spec import PROVIDER_NAMES, Account, Provider
+from providers.stripe.errors import MISSING_PERMISSION
+from providers.stripe.rights import ACCOUNT_RIGHT
 from worker.config.settings import Settings, SettingsError
 from worker.doctor.findings import DoctorFinding, error, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
@@ -49,9 +51,7 @@ def _key_findings(inputs: DoctorInputs, provider: Provider, fetch: Callable[[], 
     try:
         account = fetch()
     except (MisconfiguredError, ParkedError) as rejected:
-        consequence = f"nothing reaches {name}, for any organization"
-        advice = f"set {KEY_SETTINGS[provider]} to a valid key, or correct {ADDRESS_SETTINGS[provider]}"
-        yield error(f"{provider}_key_rejected", f"{name}: {rejected.message}", consequence, advice)
+        yield _rejected_key(provider, rejected)
         return
     except ProviderError as failed:
         consequence = "changes wait until it responds; nothing is lost"
@@ -68,6 +68,16 @@ def _key_findings(inputs: DoctorInputs, provider: Provider, fetch: Callable[[], 
         )
         return
     yield from _mode_findings(inputs.settings, provider, account)
+
+
+def _rejected_key(provider: Provider, rejected: ProviderError) -> DoctorFinding:
+    name = PROVIDER_NAMES[provider]
+    consequence = f"nothing reaches {name}, for any organization"
+    if rejected.code == MISSING_PERMISSION:
+        advice = f"grant {ACCOUNT_RIGHT.name} to the key of {KEY_SETTINGS[provider]} in Stripe's dashboard"
+        return error("account_right_missing", f"{name}: {rejected.message}", consequence, advice)
+    advice = f"set {KEY_SETTINGS[provider]} to a valid key, or correct {ADDRESS_SETTINGS[provider]}"
+    return error(f"{provider}_key_rejected", f"{name}: {rejected.message}", consequence, advice)
 
 
 def _mode_findings(settings: Settings, provider: Provider, account: Account) -> Iterator[DoctorFinding]:

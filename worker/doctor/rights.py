@@ -43,7 +43,7 @@ def _finding(missing: MissingRight) -> DoctorFinding:
     right = missing.right
     message = f"the Stripe key lacks the right {right.name} ({missing.named})"
     if right.affects == "nothing":
-        return not_set("right_not_granted", f"{message}, which stops nothing: {right.consequence}")
+        return not_set("right_not_granted", f"{message}, without which the work goes on: {right.consequence}")
     advice = (
         f"grant {right.name} to the key of STRIPE_SECRET_KEY in Stripe's dashboard, then "
         f"`billing-sync retry --error {MISSING_PERMISSION}`"

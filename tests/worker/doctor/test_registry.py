@@ -261,6 +261,14 @@ def test_each_right_that_a_key_lacks_is_named_with_what_it_stops(set_up: DoctorH
     assert RESTRICTED not in str(finding)
 
 
+def test_a_key_whose_account_nobody_names_lacks_a_right_and_is_valid(set_up: DoctorHarness) -> None:
+    refusal = {"error": {"message": "This key does not have the required permissions for this endpoint."}}
+    set_up.sandbox.add_fault("stripe", "GET /v1/account", "status", status=403, body=json.dumps(refusal))
+    (finding,) = (each for each in set_up.examine("keys") if each.level == "error")
+    assert finding.code == "account_right_missing"
+    assert finding.advice == "grant Accounts: Read to the key of STRIPE_SECRET_KEY in Stripe's dashboard"
+
+
 def test_a_right_that_a_parked_link_names_is_named(set_up: DoctorHarness) -> None:
     restricts(set_up, without="")
     database = set_up.database()
