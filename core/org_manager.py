@@ -23,13 +23,13 @@ from sqlalchemy.orm import Session
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
+from core.common.names import name_key
 from core.common.validation import one_of
 from core.db.database import Database
 from core.db.models import billing_links, organizations
 from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships, plan_changes, provider_ids
 from core.organizations.commands import NewOrganization
-from core.organizations.validation import name_key
 
 DATABASE_FILE = "billing-sync.db"
 DEFAULT_DATA_DIR = Path("data")

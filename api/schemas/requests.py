@@ -5,24 +5,47 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from core.common import email_addresses
+from core.common.validation import InvalidChangeError
 from core.db.models.organizations import MembershipRole, OrganizationStatus
-from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH
+from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH, checked_name, refuse_invisible
 
 # Any text that both databases can store; core has the further rules.
 _STORABLE_PATTERN = r"^[^\x00]*$"
 _EXAMPLE_TOKEN = "q5v0bq0dFf0Bq3p0o1k8zq1m2n3v4c5x6z7l8k9j0h1"  # noqa: S105 - an example
 
-# One line of plain text that is not blank.
+# What a pattern can say of a name in the OpenAPI document: one line that is not blank. Core has the rule.
 _ONE_LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 
 # The OpenAPI document lists the catalog's tiers where this marker is.
 TIERS_MARKER: Final = "x-tiers"
 
+
+def _check_new_name(name: str) -> str:
+    """By core's own rule, but with a line end after the name refused, too."""
+    try:
+        refuse_invisible(name)
+        return checked_name(name)
+    except InvalidChangeError as error:
+        raise PydanticCustomError("invalid_name", "{problem}", {"problem": str(error)}) from None
+
+
 OrganizationName = Annotated[
-    str, Field(min_length=1, max_length=MAX_ORGANIZATION_NAME_LENGTH, pattern=_ONE_LINE_PATTERN, examples=["Acme"])
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_ORGANIZATION_NAME_LENGTH,
+        examples=["Acme"],
+        json_schema_extra={"pattern": _ONE_LINE_PATTERN},
+    ),
+    AfterValidator(_check_new_name),
+]
+# Core checks it, because it may be the present name, which may be older than the rule.
+ChangedOrganizationName = Annotated[
+    str, Field(min_length=1, max_length=MAX_ORGANIZATION_NAME_LENGTH, pattern=_STORABLE_PATTERN, examples=["Acme"])
 ]
 PlanTier = Annotated[
     str,
@@ -75,7 +98,7 @@ class CreateOrganizationRequest(RequestBody):
 class UpdateOrganizationRequest(RequestBody):
     """A field that is left out stays unchanged."""
 
-    name: OrganizationName | None = None
+    name: ChangedOrganizationName | None = None
     billing_email: BillingEmail | None = None
     currency: CurrencyCode | None = None
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import secrets
-import unicodedata
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select, update
 
 from core.catalog.plans import Catalog
+from core.common.names import without_refused
 from core.db.database import insert_once
 from core.db.models.access import User
 from core.db.models.organizations import Membership, Organization
@@ -106,8 +106,8 @@ def _create_own_organization(change: ChangeContext, profile: UserProfile, catalo
 
 def _clean_name(text: str, limit: int) -> str:
     """One line, without the characters that a name must not contain."""
-    cleaned = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
-    return " ".join(cleaned.split())[:limit].strip()
+    cleaned = " ".join(without_refused(text).split())[:limit].strip()
+    return without_refused(cleaned)  # the cut may leave a joiner without what it joins
 
 
 def _usable_email(email: str | None) -> str | None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog
 from core.common.json_types import Json
+from core.common.names import name_key
 from core.common.validation import InvalidChangeError, one_of
 from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import BillingLink
@@ -27,7 +28,6 @@ from core.organizations.validation import (
     checked_email,
     checked_name,
     checked_plan_currency,
-    name_key,
 )
 from core.ports.spec import PROVIDERS
 
@@ -89,11 +89,12 @@ def lock(session: Session, org_id: str) -> Organization | None:
 
 
 def rename(change: ChangeContext, organization: Organization, name: str) -> None:
+    if name.strip() == organization.name:
+        return  # also where it has a character that is refused today
     name = checked_name(name)
-    if name == organization.name:
-        return
     if name_key(name) != organization.name_key:
         _refuse_taken_name(change.session, name)
+        organization.may_share_name = False
     organization.name, organization.name_key = name, name_key(name)
     mark_for_sync(change, organization)
     outbox.record(change, "organization.renamed", organization.id, {})
@@ -107,7 +108,7 @@ def change_status(change: ChangeContext, organization: Organization, status: str
         return
     if before == "deleted":
         _refuse_taken_name(change.session, organization.name)
-        organization.name_key = name_key(organization.name)
+        organization.name_key, organization.may_share_name = name_key(organization.name), False
     organization.status = new_status
     organization.updated_at = change.now
     if "deleted" in {before, new_status}:

@@ -14,11 +14,11 @@ from typing import Final
 from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from core.common.names import name_key
 from core.common.validation import one_of
 from core.db.base import UtcDateTime
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, MembershipRole, Organization
-from core.organizations.validation import name_key
 
 # More than any user has. Further organizations can still be read by their id.
 MAX_MEMBERSHIPS_LISTED: Final = 200

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from core.catalog.plans import Catalog
+from core.common import names
 from core.common.validation import InvalidChangeError
 
 MAX_ORGANIZATION_NAME_LENGTH = 200
@@ -17,12 +17,8 @@ _DOMAIN_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 BILLING_EMAIL_PATTERN = re.compile(rf"{_LOCAL_WORD}(?:\.{_LOCAL_WORD})*@{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})+")
 
 
-def name_key(name: str) -> str:
-    """Two names with the same key are the same: outer spaces, letter case and Unicode composition do not count."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
-
-
 def checked_name(name: str) -> str:
+    """The name without outer spaces. Nothing else of it is changed."""
     stripped = name.strip()
     if not stripped:
         raise InvalidChangeError("name", "Organization name cannot be empty")
@@ -30,9 +26,14 @@ def checked_name(name: str) -> str:
         raise InvalidChangeError(
             "name", f"name is {len(stripped)} characters long; at most {MAX_ORGANIZATION_NAME_LENGTH} are allowed"
         )
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in stripped):
-        raise InvalidChangeError("name", "name contains control characters; use one line of plain text")
+    refuse_invisible(stripped)
     return stripped
+
+
+def refuse_invisible(name: str) -> None:
+    """The message names the character, because nobody sees it."""
+    if (refused := names.find_refused(name)) is not None:
+        raise InvalidChangeError("name", f"name contains {refused}; use one line of text that can be seen")
 
 
 def checked_email(email: str) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import Row, insert, select, update
 
 from core.catalog.plans import Catalog
+from core.common.names import name_key, without_refused
 from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import IS_NO_CONFLICT, BillingLink
 from core.db.models.events import EventData
@@ -23,7 +24,7 @@ from core.events.event_types import ChangeContext
 from core.inbox.service_events import subject_lock_key
 from core.organizations import link_states
 from core.organizations.links import new_link
-from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH, ORGANIZATION_ID_PATTERN, name_key
+from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH, ORGANIZATION_ID_PATTERN
 from core.ports.spec import PROVIDERS, Provider
 from core.predecessor.files import FileFinding, OldOrganization, read_organizations
 from core.predecessor.published_events import record_published
@@ -54,6 +55,7 @@ class ImportedOrganization:
     plan_tier: str
     status: str
     customer_ids: dict[Provider, str]
+    may_share_name: bool = False
     review_reasons: dict[Provider, list[ReviewReason]] = field(
         default_factory=lambda: {provider: [] for provider in PROVIDERS}
     )
@@ -119,11 +121,16 @@ class OrganizationImport:
         return result
 
     def _to_imported(self, old: OldOrganization) -> ImportedOrganization:
-        name = old.name[:MAX_ORGANIZATION_NAME_LENGTH] if old.name.strip() else old.id
+        visible = without_refused(old.name)
+        is_empty = not visible.strip()
+        # The cut may leave a joiner without what it joins.
+        name = old.id if is_empty else without_refused(visible[:MAX_ORGANIZATION_NAME_LENGTH])
         imported = ImportedOrganization(
             old, name, name_key(name), old.plan_tier[:MAX_PLAN_TIER_LENGTH], old.status, _customer_ids(old)
         )
-        if not old.name.strip():
+        if visible != old.name:
+            imported.record_repair("characters that nobody sees were removed from the name")
+        if is_empty:
             imported.record_repair(
                 "the empty name was replaced by the id; billing waits until the organization is renamed"
             )
@@ -132,7 +139,7 @@ class OrganizationImport:
                 f"the predecessor's file had no name for it: run `billing-sync set {old.id} --name …`, then "
                 f"`billing-sync retry {old.id}`",
             )
-        elif name != old.name:
+        elif name != visible:
             imported.record_repair(f"the name was cut to {MAX_ORGANIZATION_NAME_LENGTH} characters")
         if old.created_at is None:
             imported.record_repair("created_at was set to the time of the import")
@@ -237,9 +244,9 @@ def _existing_state(change: ChangeContext, imported: list[ImportedOrganization])
         links.where(BillingLink.provider.in_(PROVIDERS), BillingLink.customer_id.in_(imported_ids))
     )
     names = session.execute(
-        select(Organization.name_key, Organization.id).where(
-            Organization.name_key.in_({each.name_key for each in imported}), Organization.status != "deleted"
-        )
+        select(Organization.name_key, Organization.id)
+        .where(Organization.name_key.in_({each.name_key for each in imported}), Organization.status != "deleted")
+        .order_by(Organization.may_share_name.desc(), Organization.id.desc())  # the last one of a name is its owner
     )
     return ExistingState(
         {row.id: row for row in rows},
@@ -250,7 +257,7 @@ def _existing_state(change: ChangeContext, imported: list[ImportedOrganization])
 
 
 def _resolve_shared_name(imported: ImportedOrganization, existing: ExistingState) -> None:
-    """Of two live organizations with one name the second gets a ``name_key`` that no name can have."""
+    """Of two live organizations with one name the second shares it, so that both can be stored."""
     current = existing.organizations.get(imported.id)
     if imported.status == "deleted" or (
         current is not None and (current.name != imported.name or current.status == "deleted")
@@ -261,8 +268,7 @@ def _resolve_shared_name(imported: ImportedOrganization, existing: ExistingState
         imported.record_repair(
             f"its name is also the name of {owner}: both organizations keep it, {owner} and {imported.id}"
         )
-        # name_key() strips, so no name that a user chooses has a key that ends in a blank.
-        imported.name_key = f"{imported.name_key} {imported.id} "
+        imported.may_share_name = True
 
 
 def _record_differences(imported: ImportedOrganization, existing: ExistingState, result: ChunkResult) -> None:
@@ -333,6 +339,7 @@ def _organization_row(imported: ImportedOrganization, now: datetime) -> dict[str
         "id": imported.id,
         "name": imported.name,
         "name_key": imported.name_key,
+        "may_share_name": imported.may_share_name,
         "plan_tier": imported.plan_tier,
         "status": imported.status,
         "created_at": created_at,

@@ -13,6 +13,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, TextClause, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from core.common.names import name_key
 from core.db.models.billing_links import CREDIT_IS_LEFT, IS_CONFLICT, IS_NO_CONFLICT, LINK_IS_BEHIND, BillingLink
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
@@ -21,7 +22,6 @@ from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.inbox import provider_webhooks
-from core.organizations.validation import name_key
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.link_status import LinkReport, link_report
 from core.reporting.inbox_messages import _merge_counts

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from core.common.names import name_key
 from core.db.models.organizations import Organization
-from core.organizations.validation import name_key
 
 MIN_ID_PREFIX_LENGTH = 8  # "org_" and four more
 MAX_SUGGESTIONS = 5
@@ -65,7 +65,9 @@ def _suggestions(session: Session, word: str) -> list[OrganizationMatch]:
     rows = session.execute(
         select(Organization.id, Organization.name, Organization.name_key).where(not_deleted).limit(MAX_NAMES_COMPARED)
     ).all()
-    by_key = {row[2]: OrganizationMatch(id=row[0], name=row[1]) for row in rows}
-    by_id = {row[0]: OrganizationMatch(id=row[0], name=row[1]) for row in rows}
-    candidates = by_id if word.startswith("org_") else by_key
-    return [candidates[key] for key in difflib.get_close_matches(name_key(word), list(candidates), n=MAX_SUGGESTIONS)]
+    candidates: dict[str, list[OrganizationMatch]] = {}
+    for org_id, name, key in rows:
+        compared = org_id if word.startswith("org_") else key
+        candidates.setdefault(compared, []).append(OrganizationMatch(id=org_id, name=name))
+    close = difflib.get_close_matches(name_key(word), list(candidates), n=MAX_SUGGESTIONS)
+    return [match for key in close for match in candidates[key]][:MAX_SUGGESTIONS]

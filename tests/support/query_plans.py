@@ -10,12 +10,12 @@ from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog
+from core.common.names import name_key
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, Organization
 from core.organizations.links import new_link
-from core.organizations.validation import name_key
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 MANY = 10_000

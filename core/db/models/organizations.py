@@ -7,9 +7,11 @@ from typing import Literal
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ForeignKey,
     Index,
     String,
+    false,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -21,6 +23,7 @@ MembershipRole = Literal["owner", "billing_admin", "member"]
 
 ORGANIZATION_STATUSES: tuple[OrganizationStatus, ...] = ("active", "suspended", "deleted")
 MEMBERSHIP_ROLES: tuple[MembershipRole, ...] = ("owner", "billing_admin", "member")
+_HAS_ITS_NAME_ALONE = "status <> 'deleted' AND NOT may_share_name"
 
 
 class Organization(Base):
@@ -29,6 +32,12 @@ class Organization(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     name_key: Mapped[str] = mapped_column(String(1000))
+    """What names are compared by, see ``core.common.names``. It is never shown."""
+    may_share_name: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether the database accepts the same name for other organizations, too.
+
+    It was stored while ``UNIQUE_ORGANIZATION_NAMES`` was false, or an import or upgrade found the name in use already.
+    """
     plan_tier: Mapped[str] = mapped_column(String(200))
     pending_plan_tier: Mapped[str | None] = mapped_column(String(200))
     plan_effective_at: Mapped[datetime | None]
@@ -53,9 +62,10 @@ class Organization(Base):
             "uq_organizations_name_key",
             "name_key",
             unique=True,
-            sqlite_where=text("status <> 'deleted'"),
-            postgresql_where=text("status <> 'deleted'"),
+            sqlite_where=text(_HAS_ITS_NAME_ALONE),
+            postgresql_where=text(_HAS_ITS_NAME_ALONE),
         ),
+        Index("ix_organizations_name_key", "name_key"),
         Index("ix_organizations_plan_tier", "plan_tier"),
         Index("ix_organizations_created_at", "created_at", "id"),
         Index(

@@ -15,6 +15,9 @@ NONSENSE: list[tuple[object, str]] = [
     ({"name": "x" * 201}, "body.name"),
     ({"name": "a\x00b"}, "body.name"),
     ({"name": "a\nb"}, "body.name"),
+    ({"name": "Acme\n"}, "body.name"),
+    ({"name": "Acme\u202egpj"}, "body.name"),
+    ({"name": "\u3164"}, "body.name"),
     ({"name": "A", "plan_tier": "gold"}, "plan_tier"),
     ({"name": "A", "billing_email": "nobody"}, "body.billing_email"),
     ({"name": "A", "currency": "usd"}, "body.currency"),
@@ -69,6 +72,35 @@ def test_a_value_that_cannot_be_is_refused_by_its_name(api: Api) -> None:
         refused = api.post("/api/organizations", body, api.as_("u1"))
         assert refused.status_code == 422, body
         assert [each["field"] for each in refused.json()["errors"]] == [field], body
+
+
+def test_the_refusal_of_a_name_says_which_character_nobody_sees(api: Api) -> None:
+    sentence = "name contains U+202E (RIGHT-TO-LEFT OVERRIDE) at position 5; use one line of text that can be seen"
+    created = api.post("/api/organizations", {"name": "Acme\u202egpj"}, api.as_("u1")).json()
+    assert created["errors"] == [{"field": "body.name", "detail": sentence}]
+    path = f"/api/organizations/{api.organization(u1='owner')}"
+    renamed = api.send("PATCH", path, api.as_("u1"), {"name": "Acme\u202egpj"})
+    assert (renamed.status_code, renamed.json()["errors"]) == (422, [{"field": "name", "detail": sentence}])
+
+
+def test_what_a_script_needs_is_shown_and_found_without_it(api: Api) -> None:
+    name = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    org_id = api.post("/api/organizations", {"name": name}, api.as_("u1")).json()["org_id"]
+    assert api.get(f"/api/organizations/{org_id}", api.as_("u1")).json()["name"] == name
+    for search in ("میخواهم", name):
+        assert api.get("/api/organizations", api.as_("u1"), search=search).json()["count"] == 1
+    again = api.post("/api/organizations", {"name": "میخواهم"}, api.as_("u2"))
+    assert again.status_code == 409
+
+
+def test_a_name_that_is_older_than_the_rule_stays_until_it_is_changed(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    with api.database.write() as session:
+        session.get_one(Organization, org_id).name = "Ac\u200bme"
+    path = f"/api/organizations/{org_id}"
+    kept = api.send("PATCH", path, api.as_("u1"), {"name": "Ac\u200bme", "currency": "USD"})
+    assert (kept.status_code, kept.json()["sync"]) == (200, {"version": 2})
+    assert api.get(path, api.as_("u1")).json()["name"] == "Ac\u200bme"
 
 
 def test_a_list_is_walked_by_its_cursor(api: Api) -> None:

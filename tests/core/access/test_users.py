@@ -85,6 +85,12 @@ def test_two_people_of_one_name_have_two_organizations(database: Database, plans
         (UserProfile(user_id="u", name=" \n "), "Somebody's Organization"),
         (UserProfile(user_id="u", email="carol@example.test"), "carol's Organization"),
         (UserProfile(user_id="u", name="A\x00\nB"), "A B's Organization"),
+        (UserProfile(user_id="u", name="\u202eA\u200bB\u2028C\ufeff"), "AB C's Organization"),
+        (
+            UserProfile(user_id="u", name="\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645's Organization",
+        ),
+        (UserProfile(user_id="u", name="ب\u200c" * 250), "ب\u200c" * 88 + "ب's Organization"),
         (UserProfile(user_id="u", name="x" * 500), f"{'x' * 178}'s Organization"),
         (UserProfile(user_id="u", name="D", email="no address"), "D's Organization"),
     ],

@@ -1,11 +1,11 @@
-"""A billing email is one that both providers accept and store as it is (lago.md 13.1, B10)."""
+"""A name can be seen, and a billing email is one that both providers accept and store as it is (lago.md 13.1, B10)."""
 
 from __future__ import annotations
 
 import pytest
 
 from core.common.validation import InvalidChangeError
-from core.organizations.validation import checked_email
+from core.organizations.validation import checked_email, checked_name
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,32 @@ def test_an_email_of_the_common_form_is_accepted_unchanged(address: str) -> None
 def test_an_email_that_lago_refuses_or_would_change_is_refused_when_it_is_entered(address: str) -> None:
     with pytest.raises(InvalidChangeError, match="billing_email"):
         checked_email(address)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Acme",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f468\u200d\U0001f469",
+        "I \u2764\ufe0f NY",
+        "\uff21\uff23\uff2d\uff25",
+    ],
+)
+def test_a_name_is_stored_as_it_is_without_outer_spaces(name: str) -> None:
+    assert checked_name(f" {name}\u00a0") == name
+
+
+@pytest.mark.parametrize(
+    ("name", "character"),
+    [
+        ("Acme\u202egpj", "U+202E (RIGHT-TO-LEFT OVERRIDE) at position 5"),
+        (" Ac\u200bme", "U+200B (ZERO WIDTH SPACE) at position 3"),
+        ("a\nb", "U+000A (a control character) at position 2"),
+    ],
+)
+def test_the_refusal_of_a_name_names_the_character_that_nobody_sees(name: str, character: str) -> None:
+    with pytest.raises(InvalidChangeError) as caught:
+        checked_name(name)
+    assert caught.value.field == "name"
+    assert str(caught.value) == f"name contains {character}; use one line of text that can be seen"

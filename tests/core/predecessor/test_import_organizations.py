@@ -172,12 +172,37 @@ def test_two_of_one_name_both_live_and_neither_name_can_be_taken_again(importer:
         ("repair", f"its name is also the name of {A_ID}: both organizations keep it, {A_ID} and {B_ID}", B_ID)
     ]
     assert [importer.organization(org_id).name for org_id in (A_ID, B_ID)] == ["Acme", " ACME "]
-    assert importer.organization(B_ID).name_key.startswith("acme ")
-    with importer.change(C_ID) as (change, other):
-        with pytest.raises(organization_commands.NameTakenError):
+    shared = {org_id: importer.organization(org_id).may_share_name for org_id in (A_ID, B_ID, C_ID)}
+    assert shared == {A_ID: False, B_ID: True, C_ID: False}
+    for renamed in (A_ID, B_ID):
+        with importer.change(C_ID) as (change, other), pytest.raises(organization_commands.NameTakenError):
             organization_commands.rename(change, other, "acme")
-        organization_commands.rename(change, other, importer.organization(B_ID).name_key)
-    assert importer.organization(C_ID).name_key == f"acme {B_ID}"
+        with importer.change(renamed) as (change, other):
+            organization_commands.rename(change, other, f"Not {renamed}")
+    with importer.change(C_ID) as (change, other):
+        organization_commands.rename(change, other, "acme")
+    assert importer.organization(C_ID).name_key == "acme"
+
+
+def test_what_nobody_sees_in_a_name_is_removed_and_reported(importer: Importer) -> None:
+    records = [
+        organization(1, name="Ac\u202eme\n"),
+        organization(2, name="\u200b"),
+        organization(3, name="\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+    ]
+    removed = "characters that nobody sees were removed from the name"
+    empty = "the empty name was replaced by the id; billing waits until the organization is renamed"
+    assert said(importer.bring(records)) == [
+        ("repair", removed, A_ID),
+        ("repair", removed, B_ID),
+        ("repair", empty, B_ID),
+    ]
+    assert [importer.organization(org_id).name for org_id in (A_ID, B_ID, C_ID)] == [
+        "Acme ",
+        B_ID,
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    ]
+    assert said(importer.bring(records))[0] == ("repair", removed, A_ID)
 
 
 def test_the_name_of_a_deleted_organization_is_free(importer: Importer) -> None:
@@ -203,9 +228,10 @@ def test_a_name_too_long_is_cut_and_an_empty_one_waits_under_the_id(importer: Im
     assert on_hold_links(importer, B_ID) == dict.fromkeys(PROVIDERS, ("empty_name", sentence))
 
 
-def test_the_longest_key_that_a_name_can_have_fits(importer: Importer) -> None:
-    """One letter may become three in its key, and the second of a name has its id behind it."""
-    records = [organization(n, name="\u0390" * 200) for n in (1, 2)]
+@pytest.mark.parametrize("sign", ["\u0390", "\ufdfa", "\u3316"])
+def test_the_longest_key_that_a_name_can_have_fits(importer: Importer, sign: str) -> None:
+    """One letter may become eighteen in its key."""
+    records = [organization(n, name=sign * 200) for n in (1, 2)]
     assert importer.bring(records).organizations.new == 2
 
 
