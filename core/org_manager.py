@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import URL, ColumnElement, ScalarSelect, select
 from sqlalchemy.orm import Session
 
@@ -67,6 +68,9 @@ class OrgManager:
     Without either it uses ``DATABASE_URL`` of the environment, then the folder ``data``. A server's schema must be
     this version's (``billing-sync db upgrade``); a SQLite file is upgraded automatically. Raises ``DatabaseError``.
 
+    ``unique_names`` says whether an organization may get the name of another one. Without it
+    ``UNIQUE_ORGANIZATION_NAMES`` of the environment does; the default is that it may not.
+
     ``plans`` is the file of the plan catalog. Without it the file is ``PLANS_FILE`` of the environment, then
     ``plans.toml`` of the working folder, then the default catalog of this package. Raises ``CatalogError``.
     """
@@ -76,6 +80,8 @@ class OrgManager:
         database_url: str | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         plans: str | os.PathLike[str] | None = None,
+        *,
+        unique_names: bool | None = None,
     ) -> None:
         if database_url is not None and data_dir is not None:
             message = "pass OrgManager a database_url or a data_dir, not both"
@@ -83,11 +89,15 @@ class OrgManager:
         self._url = database_url
         self._data_dir = Path(data_dir) if data_dir is not None else None
         self._plans_file = Path(plans) if plans is not None else None
+        self._unique_names = unique_names
         self._opened: dict[int, tuple[Database, Catalog]] = {}
         self._opening_locks: dict[int, threading.Lock] = {}
 
     def create_organization(self, name: str, plan_tier: str = "founders_friend") -> str:
-        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name in use (ignoring case), unknown plan."""
+        """Return the new id, ``org_<uuid4>``. ValueError: empty name, name in use (ignoring case), unknown plan.
+
+        A name that others have is accepted if names need not be unique.
+        """
         with self._change() as (change, plans):
             new = NewOrganization(name=name, plan_tier=plan_tier)
             return commands.create(change, new, plans).id
@@ -221,7 +231,8 @@ class OrgManager:
 
     def _connect(self) -> tuple[Database, Catalog]:
         plans = plan_catalog.load(self._plans_file or _plans_file_of_environment())
-        database = Database(self._database_url())
+        unique_names = _unique_names_of_environment() if self._unique_names is None else self._unique_names
+        database = Database(self._database_url(), unique_names=unique_names)
         with ExitStack() as undo:
             undo.callback(database.close)
             database.ensure_schema()
@@ -240,6 +251,16 @@ class OrgManager:
         folder = self._data_dir or DEFAULT_DATA_DIR
         folder.mkdir(parents=True, exist_ok=True)
         return URL.create("sqlite", database=str(folder / DATABASE_FILE)).render_as_string()
+
+
+def _unique_names_of_environment() -> bool:
+    """The words are those of the settings. An empty value counts as not set. Raises ``ValueError``."""
+    word = os.environ.get("UNIQUE_ORGANIZATION_NAMES") or "true"
+    try:
+        return TypeAdapter(bool).validate_python(word)
+    except ValidationError:
+        message = "UNIQUE_ORGANIZATION_NAMES must be true or false"
+        raise ValueError(message) from None
 
 
 def _plans_file_of_environment() -> Path | None:

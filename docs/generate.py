@@ -80,6 +80,11 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ("PLANS_FILE", "CHARGED_BY"),
     ),
     (
+        "Names",
+        "Give all processes the same value.",
+        ("UNIQUE_ORGANIZATION_NAMES",),
+    ),
+    (
         "Stripe",
         (
             "Set the key and the address together. Set both providers, or neither for the sandbox. No rate may be "
@@ -293,7 +298,8 @@ def settings_page() -> str:
         "Settings are read from the environment or from a file `.env` in the working folder. An empty value counts as "
         "not set. Neither provider has a default address, so nothing reaches a live system by accident. Compose passes "
         "on only the settings that `docker-compose.yml` names. A Stripe key that is restricted needs "
-        f"{_link('these rights', 'reference/stripe-rights')}."
+        f"{_link('these rights', 'reference/stripe-rights')}. Where names need not be unique, "
+        f"{_link('this changes', 'how-to/organization-names')}."
     )
     return _page("Settings", introduction, *parts)
 

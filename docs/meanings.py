@@ -61,7 +61,8 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "method-not-allowed": "The path does not accept this method. The header `Allow` names those that it accepts.",
     "name-taken": (
-        "Another organization that is not deleted has this name. Upper and lower case count as the same letter."
+        "Another organization that is not deleted has this name, and `UNIQUE_ORGANIZATION_NAMES` is true. Letter case, "
+        "width, the number of spaces and characters that nobody sees do not count."
     ),
     "not-a-downgrade": "The plan is not lower than the present one. No change was made.",
     "not-an-upgrade": "The plan is not higher than the present one. No change was made.",

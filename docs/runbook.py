@@ -473,7 +473,10 @@ PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
     "forbidden": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` with the scope."),
     "internal": ("The log of the API, at the `request_id`.", "Report it with the traceback."),
     "malformed-webhook": ("The log of the API, at the `request_id`.", "Check the version of the provider's webhooks."),
-    "name-taken": ("`billing-sync orgs --search NAME`.", "Choose another name."),
+    "name-taken": (
+        "`billing-sync orgs --search NAME`.",
+        "Choose another name. If strangers must not learn who is a customer, set `UNIQUE_ORGANIZATION_NAMES=false`.",
+    ),
     "not-found": ("`billing-sync orgs --search NAME`.", "Correct the id or the path."),
     "too-many-requests": (
         "The log of the API: `key` is the caller.",

@@ -19,9 +19,9 @@ from sqlalchemy import Select, literal, select
 from sqlalchemy.exc import OperationalError
 
 from core.common.clock import utc_now
-from core.db.database import Database
 from core.db.models.events import Event
 from worker.config.settings import SettingsError, read
+from worker.wiring.database import connect
 
 HEALTH_CHECK_SECONDS: Final = 4.0
 # A batch or a short outage of the broker takes seconds. An event that is older is not being relayed.
@@ -85,7 +85,7 @@ def _check_relay() -> None:
 
 
 def _query_database(query: Select[ValueT]) -> ValueT | None:
-    database = Database(read().database, pool_size=1)
+    database = connect(read(), pool_size=1)
     try:
         with database.read() as session:
             return session.scalar(query)

@@ -45,6 +45,7 @@ from core.db import after_commit
 
 MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 
+DEFAULT_POOL_SIZE = 20
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
 POSTGRES_CONNECT_TIMEOUT_SECONDS = 5
 # Enough for contention on an organization's row, but not endless. Renewing a lease takes far less than this.
@@ -61,6 +62,7 @@ TCP_KEEPALIVE_OPTIONS: dict[str, int] = {
 _SQLSTATE_DATA_EXCEPTION = "22"
 _SQLSTATE_READ_ONLY = "25006"
 _READ_ONLY_PARAMETERS = ("default_transaction_read_only", "in_hot_standby")
+_UNIQUE_NAMES = "unique_names"
 _SCHEMA_LOCK_ID = 0x62696C6C  # any constant: one upgrade at a time
 # Alembic's environment is global to the process: two upgrades at once would run in each other's database.
 # One lock per process: a lock that a thread of the parent held at a fork is never released in the child.
@@ -99,10 +101,15 @@ def cause_name(error: BaseException) -> str:
 
 
 class Database:
-    """One engine per process. ``close()`` closes its connections."""
+    """One engine per process. ``close()`` closes its connections.
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    ``unique_names``: whether a write refuses the name of another organization (``UNIQUE_ORGANIZATION_NAMES``). It does
+    not change the schema.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = DEFAULT_POOL_SIZE, unique_names: bool = True) -> None:
         self.url = _parse_url(url)
+        self._session_info = {_UNIQUE_NAMES: unique_names}
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
         self._read_engine = self.engine.execution_options(read_only=True)
@@ -112,7 +119,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self.engine, expire_on_commit=False, info=self._session_info) as session:
             with session.begin():
                 yield session
             after_commit.run(session)
@@ -188,6 +195,11 @@ def is_read_only(session: Session) -> bool:
     if session.get_bind().dialect.name != "postgresql":
         return False
     return bool(session.scalar(text("SELECT current_setting('transaction_read_only') = 'on'")))
+
+
+def has_unique_names(session: Session) -> bool:
+    """Whether a change made in this transaction must refuse the name of another organization."""
+    return bool(session.info.get(_UNIQUE_NAMES, True))
 
 
 def acquire_advisory_locks(session: Session, *names: str) -> None:

@@ -16,7 +16,7 @@ from core.catalog.plans import Catalog
 from core.common.json_types import Json
 from core.common.names import name_key
 from core.common.validation import InvalidChangeError, one_of
-from core.db.database import acquire_advisory_locks
+from core.db.database import acquire_advisory_locks, has_unique_names
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events import outbox
@@ -60,11 +60,12 @@ def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Org
     one_of("plan_tier", new.plan_tier, catalog.tiers())
     currency = checked_currency(new.currency) if new.currency else None
     checked_plan_currency("currency", new.plan_tier, currency, catalog)
-    _refuse_taken_name(change.session, name)
+    may_share_name = _check_name_is_free(change.session, name)
     organization = Organization(
         id=new.org_id or f"org_{uuid4()}",
         name=name,
         name_key=name_key(name),
+        may_share_name=may_share_name,
         plan_tier=new.plan_tier,
         status="active",
         billing_email=checked_email(new.billing_email) if new.billing_email else None,
@@ -93,8 +94,7 @@ def rename(change: ChangeContext, organization: Organization, name: str) -> None
         return  # also where it has a character that is refused today
     name = checked_name(name)
     if name_key(name) != organization.name_key:
-        _refuse_taken_name(change.session, name)
-        organization.may_share_name = False
+        organization.may_share_name = _check_name_is_free(change.session, name)
     organization.name, organization.name_key = name, name_key(name)
     mark_for_sync(change, organization)
     outbox.record(change, "organization.renamed", organization.id, {})
@@ -107,8 +107,8 @@ def change_status(change: ChangeContext, organization: Organization, status: str
     if new_status == before:
         return
     if before == "deleted":
-        _refuse_taken_name(change.session, organization.name)
-        organization.name_key, organization.may_share_name = name_key(organization.name), False
+        organization.may_share_name = _check_name_is_free(change.session, organization.name)
+        organization.name_key = name_key(organization.name)
     organization.status = new_status
     organization.updated_at = change.now
     if "deleted" in {before, new_status}:
@@ -149,9 +149,16 @@ def change_billing_details(
     outbox.record(change, "organization.billing_details_changed", organization.id, {"fields": changed})
 
 
-def _refuse_taken_name(session: Session, name: str) -> None:
+def _check_name_is_free(session: Session, name: str) -> bool:
+    """Whether others may get this name, too: only if names need not be unique. Raises ``NameTakenError``.
+
+    It also finds the names that were stored while names did not have to be unique.
+    """
+    if not has_unique_names(session):
+        return True
     comparison_key = name_key(name)
     acquire_advisory_locks(session, f"name:{comparison_key}")
     # This query does not flush the session. It need not: each change of a name is flushed when it is made.
     if session.connection().scalar(_SELECT_NAME_OWNER, {"key": comparison_key}) is not None:
         raise NameTakenError("name", f"Organization '{name}' already exists")
+    return False

@@ -16,7 +16,7 @@ from sqlalchemy import Row, insert, select, update
 
 from core.catalog.plans import Catalog
 from core.common.names import name_key, without_refused
-from core.db.database import acquire_advisory_locks
+from core.db.database import acquire_advisory_locks, has_unique_names
 from core.db.models.billing_links import IS_NO_CONFLICT, BillingLink
 from core.db.models.events import EventData
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
@@ -103,8 +103,12 @@ class OrganizationImport:
         existing = _existing_state(change, imported)
         new: list[ImportedOrganization] = []
         contested: dict[tuple[str, Provider], tuple[str, str]] = {}
+        names_are_unique = has_unique_names(change.session)
         for each in imported:
-            _resolve_shared_name(each, existing)
+            if names_are_unique:
+                _resolve_shared_name(each, existing)
+            else:
+                each.may_share_name = True
             if each.id in existing.organizations:
                 _record_differences(each, existing, result)
             else:

@@ -316,3 +316,45 @@ def test_the_catalog_is_the_given_file_else_that_of_the_environment_else_that_of
     monkeypatch.setenv("PLANS_FILE", str(_own_catalog(tmp_path, "theirs")))
     assert tiers() == ["theirs"]
     assert tiers(_own_catalog(tmp_path, "small")) == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("word", "argument", "is_refused"),
+    [
+        (None, None, True),
+        ("", None, True),
+        ("true", None, True),
+        ("false", None, False),
+        ("0", None, False),
+        ("false", True, True),
+        ("true", False, False),
+    ],
+)
+def test_a_name_of_another_organization_is_refused_as_the_argument_or_the_environment_says(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str | None,
+    argument: bool | None,  # noqa: FBT001 - as the manager takes it
+    is_refused: bool,  # noqa: FBT001 - the outcome
+) -> None:
+    monkeypatch.delenv("UNIQUE_ORGANIZATION_NAMES", raising=False)
+    if word is not None:
+        monkeypatch.setenv("UNIQUE_ORGANIZATION_NAMES", word)
+    manager = OrgManager(database.url.render_as_string(hide_password=False), unique_names=argument)
+    manager.create_organization("Acme")
+    if is_refused:
+        with pytest.raises(ValueError, match="already exists"):
+            manager.create_organization("ACME")
+    else:
+        manager.create_organization("ACME")
+    assert len(manager.search_organizations("acme")) == (1 if is_refused else 2)
+    manager.close()
+
+
+def test_a_word_that_is_neither_true_nor_false_is_refused_by_the_name_of_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIQUE_ORGANIZATION_NAMES", "perhaps")
+    manager = OrgManager(data_dir=tmp_path)
+    with pytest.raises(ValueError, match="UNIQUE_ORGANIZATION_NAMES must be true or false"):
+        manager.list_all_organizations()

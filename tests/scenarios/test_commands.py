@@ -784,6 +784,19 @@ def test_nothing_counts_as_stored_for_an_organization_that_vanished_meanwhile(
     assert refused(said) == f"there is no organization {org_id} any more; nothing was stored"
 
 
+def test_set_gives_the_name_of_another_organization_only_where_names_need_not_be_unique(
+    types: Type, manager: OrgManager
+) -> None:
+    manager.create_organization("Acme")
+    second = manager.create_organization("Beta")
+    assert "Organization 'ACME' already exists" in refused(types("set", second, "--name", "ACME", "--yes"))
+    off = {"UNIQUE_ORGANIZATION_NAMES": "false"}
+    assert types("set", second, "--name", "ACME", "--yes", settings=off).exit_code == 0
+    listed = json_of(types("orgs", "--search", "acme", "--json"))["organizations"]
+    assert [each["name"] for each in listed] == ["Acme", "ACME"]
+    assert f"ACME ({second}); give the whole id" in refused(types("status", "Acme"))
+
+
 def test_payment_problems_are_counted_and_listed_with_the_way_out(
     types: Type, manager: OrgManager, database: Database
 ) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from core.db.database import Database
 from worker.cli import output, resources
 from worker.cli.exit_codes import CommandFailedError
 from worker.cli.run import stop_on_signal
@@ -17,6 +16,7 @@ from worker.config.api import DEFAULT_API_PORT
 from worker.processes.heartbeat import heartbeat
 from worker.wiring import api as api_wiring
 from worker.wiring import logging
+from worker.wiring.database import connect
 
 API_CHECK_SECONDS = 1.0  # seconds
 
@@ -43,7 +43,7 @@ def api(
     with (
         stop_on_signal() as stopping,
         api_wiring.serve(settings, server_settings.model_copy(update=overrides)) as server,
-        closing(Database(settings.database, pool_size=1)) as database,
+        closing(connect(settings, pool_size=1)) as database,
         heartbeat(database, "api"),
     ):
         output.show(f"The API listens on {server.url}; docs at {server.url}/docs; stop it with Ctrl-C.")

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from core.common.clock import utc_now
-from core.db.database import Database
 from core.reporting import overview
 from core.reporting.overview import LinkFilter, OrganizationReport
 from worker.cli import descriptions, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
+from worker.wiring.database import connect
 
 
 def orgs(  # noqa: PLR0913 - each is one option
@@ -61,7 +61,7 @@ def upgrade_database() -> None:
     """Upgrade the database schema to this version's."""
     settings = settings_of.read()
     resources.make_database_folder(settings)
-    database = Database(settings.database)
+    database = connect(settings)
     try:
         database.upgrade()
     finally:

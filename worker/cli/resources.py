@@ -12,6 +12,7 @@ from core.db.database import Database
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
 from worker.config.settings import Settings, SettingsError
+from worker.wiring.database import connect
 
 UP_LOCK_FILE = "up.lock"
 SANDBOX_ADDRESS_FILE = "sandbox.url"
@@ -22,7 +23,7 @@ def open_database(settings: Settings | None = None) -> Iterator[Database]:
     """The configured database, with this version's schema. Raises ``SettingsError`` or ``DatabaseError``."""
     settings = settings or settings_of.read()
     make_database_folder(settings)
-    database = Database(settings.database)
+    database = connect(settings)
     try:
         database.ensure_schema()
         yield database

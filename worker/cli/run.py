@@ -23,7 +23,6 @@ import typer
 from celery.apps.beat import Beat
 from celery.beat import Service
 
-from core.db.database import Database
 from tasks.base import BillingApp
 from tasks.routing import QUEUES
 from worker.cli import descriptions, output, resources
@@ -37,6 +36,7 @@ from worker.processes.queue_depths import QueueDepths
 from worker.processes.relay import Relay
 from worker.wiring import logging
 from worker.wiring.celery_app import build, keep_our_logging
+from worker.wiring.database import connect
 from worker.wiring.email import EMAIL_FOLDER_NAME
 from worker.wiring.runtime import check_accounts
 
@@ -157,7 +157,7 @@ def beat() -> None:
     keep_our_logging()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
-    database = Database(settings.database, pool_size=1)
+    database = connect(settings, pool_size=1)
     try:
         with metrics_server.serve(settings, "beat"), heartbeat(database, "beat"):
             _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()

@@ -63,6 +63,12 @@ class Settings(EmailSettings):
         description="Charging provider of plans without a `charged_by` of their own; overrides the catalog's default.",
     )
 
+    unique_organization_names: bool = Field(
+        default=True,
+        description="Whether a name that another organization has is refused. The refusal tells strangers who is a "
+        "customer.",
+    )
+
     stripe_secret_key: SecretStr | None = Field(
         default=None, description="sk_… or rk_…; if unset, the sandbox is used."
     )

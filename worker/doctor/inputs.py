@@ -16,6 +16,7 @@ from providers.stripe.provider import StripeProvider
 from worker.config.api import ApiSettings
 from worker.config.settings import Settings, SettingsError
 from worker.wiring import catalog as catalog_wiring
+from worker.wiring.database import connect
 from worker.wiring.runtime import open_stripe_and_lago
 
 DOCTOR_CALL_SECONDS: Final = 5.0
@@ -47,7 +48,7 @@ class DoctorInputs:
         if self.sqlite_file is not None and not self.sqlite_file.is_file():
             message = "there is no database yet"
             raise DatabaseError(message)
-        database = Database(self.settings.database, pool_size=1)
+        database = connect(self.settings, pool_size=1)
         try:
             yield database
         finally:

@@ -17,7 +17,6 @@ from api.server import ApiServer
 from api.usage import Cache, LocalCache
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
-from core.db.database import Database
 from core.flow_control.rate_limiter import RateLimiter
 from core.flow_control.request_gate import RequestGates
 from providers.lago.webhooks import HmacCheck, JwtCheck, LagoWebhookParser
@@ -29,6 +28,7 @@ from worker.shared.client_rate_limiter import RedisClientRateLimiter
 from worker.shared.rate_limiter import RedisRateLimiter
 from worker.wiring import catalog
 from worker.wiring import runtime as wiring_runtime
+from worker.wiring.database import connect
 
 # As many as there are threads for requests (anyio's limit): no thread waits for a connection.
 API_DATABASE_CONNECTIONS: Final = 40
@@ -47,7 +47,7 @@ def serve(
     """
     plans = catalog.load(settings)
     with ExitStack() as resources:
-        database = Database(settings.database, pool_size=API_DATABASE_CONNECTIONS)
+        database = connect(settings, pool_size=API_DATABASE_CONNECTIONS)
         resources.callback(database.close)
         database.ensure_schema()
         issuer = Issuer(api_settings.issuer) if api_settings.issuer else None

@@ -30,6 +30,7 @@ from tasks.base import Runtime
 from worker.config.settings import Settings, SettingsError
 from worker.shared.rate_limiter import RedisRateLimiter
 from worker.wiring import catalog
+from worker.wiring.database import connect
 from worker.wiring.email import open_email_sender
 
 log = structlog.get_logger()
@@ -52,7 +53,7 @@ def open_runtime(settings: Settings) -> Runtime:
     plans = catalog.load(settings)
     stripe, lago = open_stripe_and_lago(settings, plans, WORKER_CALL_SECONDS)
     providers: dict[Provider, BillingProvider] = {"stripe": stripe, "lago": lago}
-    database = Database(settings.database, pool_size=settings.worker_concurrency + 4)
+    database = connect(settings, pool_size=settings.worker_concurrency + 4)
     database.ensure_schema()
     policy = PayerPolicy(sends_payer_to_lago=bool(settings.lago_connection))
     rate_limiter = open_rate_limiter(settings)

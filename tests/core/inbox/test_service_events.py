@@ -573,3 +573,33 @@ def test_a_message_that_never_had_the_form_of_one_stays_rejected(inbox: InboxHar
     assert inbox.send("organization.created", name=7).status == "rejected"
     assert (replayed := inbox.replay("m1")) is not None
     assert (replayed.status, inbox.organization()) == ("rejected", None)
+
+
+def test_a_name_that_nobody_sees_is_rejected_by_its_code_point(inbox: InboxHarness) -> None:
+    sentence = (
+        "data.name: name contains U+202E (RIGHT-TO-LEFT OVERRIDE) at position 5; use one line of text that can be seen"
+    )
+    for event_type in ("organization.created", "organization.renamed"):
+        handled = inbox.send(event_type, name="Acme\u202egpj")
+        assert (handled.status, handled.reason) == ("rejected", sentence)
+        inbox.send("organization.created", name="Acme")
+    assert inbox.present().name == "Acme"
+
+
+@pytest.mark.parametrize(("unique_names", "status"), [(True, "rejected"), (False, "applied")])
+def test_a_name_of_another_organization_is_a_matter_of_the_setting(
+    acme: InboxHarness,
+    unique_names: bool,  # noqa: FBT001 - the setting
+    status: str,
+) -> None:
+    first = acme.database
+    acme.database = Database(first.url.render_as_string(hide_password=False), unique_names=unique_names)
+    try:
+        created = acme.send("organization.created", subject="org_second", name="ACME")
+        acme.send("organization.created", subject="org_third", name="Third")
+        renamed = acme.send("organization.renamed", subject="org_third", name="acme")
+    finally:
+        acme.database.close()
+        acme.database = first
+    assert (created.status, renamed.status) == (status, status)
+    assert acme.count(Organization) == (2 if unique_names else 3)

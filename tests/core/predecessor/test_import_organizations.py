@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.common.clock import Clock
+from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.organizations import commands as organization_commands
 from core.organizations import provider_ids
@@ -182,6 +185,14 @@ def test_two_of_one_name_both_live_and_neither_name_can_be_taken_again(importer:
     with importer.change(C_ID) as (change, other):
         organization_commands.rename(change, other, "acme")
     assert importer.organization(C_ID).name_key == "acme"
+
+
+def test_where_names_need_not_be_unique_an_import_shares_them_without_a_word(importer: Importer) -> None:
+    url = importer.database.url.render_as_string(hide_password=False)
+    off = replace(importer, database=Database(url, unique_names=False))
+    assert said(off.bring([organization(1, name="Acme"), organization(2, name="ACME")])) == []
+    off.database.close()
+    assert [importer.organization(org_id).may_share_name for org_id in (A_ID, B_ID)] == [True, True]
 
 
 def test_what_nobody_sees_in_a_name_is_removed_and_reported(importer: Importer) -> None:
