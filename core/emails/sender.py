@@ -187,12 +187,7 @@ class EmailSender:
             return self._invitation_context(session, organization, email.invitation_id)
         event_data = session.scalar(select(Event.data).where(Event.id == email.cause)) or {}
         if email.kind == "welcome":
-            owner = session.get(User, str(event_data.get("user_id")))
-            return TemplateContext(
-                organization=organization.name,
-                plan=self._plan_name(organization.plan_tier),
-                recipient_name=owner.name if owner else None,
-            )
+            return TemplateContext(organization=organization.name, plan=self._plan_name(organization.plan_tier))
         return TemplateContext(
             organization=organization.name,
             plan=self._plan_name(str(event_data.get("to"))),

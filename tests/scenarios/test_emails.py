@@ -96,7 +96,10 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(
     with smtp_server() as server, up(folder, oidc_provider, **by_smtp(server)) as running:
         org_id = running.post("/api/organizations", "alice", {"name": "Acme", "plan_tier": "starter"}).json()["org_id"]
         server.wait_for(1)
-        assert (server.accepted[0]["Subject"], server.accepted[0]["To"]) == ("Acme is set up", "alice@acme.test")
+        assert (server.accepted[0]["Subject"], server.accepted[0]["To"]) == (
+            "Your organization is set up",
+            "alice@acme.test",
+        )
         assert "Hello Alice" in text(server.accepted[0])
 
         path = f"/api/organizations/{org_id}"
@@ -121,7 +124,7 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(
         assert running.call("GET", f"{path}/sync?version={changed}&wait=30s", "bob").json()["in_sync"]
         server.wait_for(4)
         assert {str(email["To"]) for email in server.accepted[2:]} == {"alice@acme.test", "bob@acme.test"}
-        assert {str(email["Subject"]) for email in server.accepted[2:]} == {"Acme is now on the Professional plan"}
+        assert {str(email["Subject"]) for email in server.accepted[2:]} == {"The plan has been upgraded"}
 
 
 def test_without_a_mail_server_a_folder_has_what_one_clicks_along_with(
@@ -178,4 +181,4 @@ def test_deployed_mails_wait_for_a_mail_server_and_tell_nobody_what_is_in_them(
             deployed.start("worker")
             server.wait_for(1)
             until(lambda: waiting(registered) == 0, "the mail is sent")
-        assert server.accepted[0]["Subject"] == "Zebra Confidential is set up"
+        assert server.accepted[0]["Subject"] == "Your organization is set up"

