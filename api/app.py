@@ -91,6 +91,8 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        # A redirect would name the host of the request's Host header, which anybody may write.
+        redirect_slashes=False,
     )
     app.state.context = context
     app.state.stopping = threading.Event()

@@ -10,3 +10,12 @@ Clock = Callable[[], datetime]
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def to_utc(time: datetime) -> datetime:
+    """Raises ``ValueError`` at the ends of time, where another zone's time has no year in UTC."""
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        message = "must be between the years 1 and 9999 in UTC"
+        raise ValueError(message) from None

@@ -17,7 +17,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ _SQLSTATE_DATA_EXCEPTION = "22"
 _SQLSTATE_READ_ONLY = "25006"
 _READ_ONLY_PARAMETERS = ("default_transaction_read_only", "in_hot_standby")
 _UNIQUE_NAMES = "unique_names"
+SQLITE_FILE_MODE = 0o600
 _SCHEMA_LOCK_ID = 0x62696C6C  # any constant: one upgrade at a time
 # Alembic's environment is global to the process: two upgrades at once would run in each other's database.
 # One lock per process: a lock that a thread of the parent held at a fork is never released in the child.
@@ -259,6 +260,10 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
     )
 
+    @event.listens_for(engine, "do_connect")
+    def _create(*_: object) -> None:
+        _create_private_file(url)
+
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the DBAPI's own connection
         connection.isolation_level = None  # we send BEGIN ourselves
@@ -274,6 +279,18 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _create_private_file(url: URL) -> None:
+    """A new file is for this user only: it holds names, addresses and ids. SQLite gives its other files the same mode.
+
+    A file that exists keeps its mode, because somebody may share it on purpose; ``billing-sync doctor`` names it.
+    """
+    file = Path(url.database or "")
+    if str(file).startswith("file:") or not file.parent.is_dir():
+        return
+    with suppress(OSError):  # it exists, or SQLite says why it cannot be opened
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, SQLITE_FILE_MODE))
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

@@ -48,10 +48,16 @@ class Settings(EmailSettings):
     )
 
     data_dir: Path = Field(default=Path("data"), description="Folder of the embedded database and sandbox.")
-    database_url: str | None = Field(default=None, description="SQLite or Postgres; default: a file in DATA_DIR.")
-    celery_broker_url: str | None = Field(default=None, description="redis:// or amqp://; default: REDIS_URL.")
+    database_url: str | None = Field(
+        default=None, repr=False, description="SQLite or Postgres; default: a file in DATA_DIR."
+    )
+    celery_broker_url: str | None = Field(
+        default=None, repr=False, description="redis:// or amqp://; default: REDIS_URL."
+    )
     redis_url: str | None = Field(
-        default=None, description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set."
+        default=None,
+        repr=False,
+        description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set.",
     )
     plans_file: Path | None = Field(
         default=None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +21,8 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     folders = {inputs.settings.data_dir}
     if inputs.sqlite_file is not None:
         folders.add(inputs.sqlite_file.parent)
-    return [finding for folder in sorted(folders) for finding in _folder_findings(folder)]
+    found = [finding for folder in sorted(folders) for finding in _folder_findings(folder)]
+    return found if inputs.sqlite_file is None else [*found, *_readable_file(inputs.sqlite_file)]
 
 
 def _folder_findings(folder: Path) -> list[DoctorFinding]:
@@ -35,6 +38,16 @@ def _folder_findings(folder: Path) -> list[DoctorFinding]:
     except OSError as failed:
         return [not_checked("disk_unread", f"{existing}: {failed.strerror}")]
     return [_space_finding(existing, free)]
+
+
+def _readable_file(file: Path) -> Iterator[DoctorFinding]:
+    if file.is_file() and file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        yield warning(
+            "database_file_readable",
+            f"every user of this machine can read {file}",
+            "it has the names and addresses of customers",
+            f"`chmod 600 {file}*`",
+        )
 
 
 def _space_finding(folder: Path, free: int) -> DoctorFinding:

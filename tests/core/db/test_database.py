@@ -162,3 +162,16 @@ def test_an_error_carries_no_parameters(sqlite_url: str, tmp_path: Path) -> None
     assert "secret" not in str(caught.value)
     database.close()
     assert tmp_path.exists()
+
+
+def test_a_new_sqlite_file_is_for_this_user_only_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    for name, mode in (("new.db", None), ("shared.db", 0o660)):
+        file = tmp_path / name
+        if mode is not None:
+            file.touch()
+            file.chmod(mode)
+        database = Database(f"sqlite:///{file}")
+        database.upgrade()
+        modes = {each.stat().st_mode & 0o777 for each in tmp_path.glob(f"{name}*")}
+        assert modes == {mode or 0o600}
+        database.close()

@@ -40,3 +40,20 @@ def test_several_signing_secrets_are_read_from_one_setting() -> None:
         {**PROVIDERS, "stripe_secret_key": "sk_test_1", "stripe_webhook_secret": "whsec_a, whsec_b"}
     )
     assert settings.stripe_webhook_secrets == ["whsec_a", "whsec_b"]
+
+
+def test_no_repr_of_the_settings_shows_a_password() -> None:
+    settings = Settings.model_validate(
+        {
+            "database_url": "postgresql://me:hush-1@db/acme",
+            "redis_url": "redis://:hush-2@redis:6379/0",
+            "celery_broker_url": "amqp://me:hush-3@rabbit//",
+            "postgres_password": "hush-4",
+            "smtp_password": "hush-5",
+            "smtp_user": "me",
+            "smtp_host": "smtp.acme.test",
+            "mail_from": "a@acme.test",
+        }
+    )
+    for shown in (repr(settings), str(settings), f"{settings.with_sandbox('http://127.0.0.1:1')}"):
+        assert "hush" not in shown

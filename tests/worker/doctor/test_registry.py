@@ -199,6 +199,7 @@ BROKEN: list[tuple[str, Break, str, str]] = [
         "smtp_failed",
         "`billing-sync doctor`",
     ),
+    ("disk", lambda it: it.database_file.chmod(0o644), "database_file_readable", "`chmod 600 "),
     ("disk", sets(DATA_DIR="plans.toml"), "data_folder_invalid", "choose another folder in DATA_DIR"),
 ]
 
