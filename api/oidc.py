@@ -19,7 +19,8 @@ import jwt
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from core.access.users import UserProfile
-from core.organizations.memberships import MAX_USER_ID_LENGTH
+from core.common.validation import InvalidChangeError
+from core.organizations.validation import checked_user_id
 
 TokenAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 TOKEN_ALGORITHMS: Final[tuple[TokenAlgorithm, ...]] = get_args(TokenAlgorithm)
@@ -30,6 +31,9 @@ JWKS_FRESH_SECONDS: Final = 300.0  # seconds
 JWKS_USABLE_SECONDS: Final = 3600.0  # seconds, while the service does not respond
 MIN_JWKS_FETCH_INTERVAL_SECONDS: Final = 5.0  # seconds between two fetches, however many unknown keys appear
 TOKEN_CLOCK_SKEW_SECONDS: Final = 10.0  # seconds
+# RFC 9068 2.1 for access tokens; most services write JWT.
+_HEADER_TYPES: Final = frozenset({"jwt", "at+jwt"})
+_OTHER_TOKEN_KINDS: Final = frozenset({"id", "refresh", "offline", "logout"})
 
 
 class InvalidTokenError(Exception):
@@ -89,15 +93,34 @@ class Issuer:
         return self._metadata
 
     def verify_access_token(self, token: str) -> UserProfile:
-        """Return the user of an access token. Raises ``InvalidTokenError``, ``IssuerUnavailableError``."""
-        return profile_from_claims(self.verified_claims(token, self.settings.audience))
+        """Return the user of an access token. Raises ``InvalidTokenError``, ``IssuerUnavailableError``.
+
+        Keycloak writes the kind of its tokens into the claim ``typ``: an ID or refresh token is no access token.
+        """
+        claims = self.verified_claims(token, self.settings.audience)
+        if str(claims.get("typ", "")).lower() in _OTHER_TOKEN_KINDS:
+            message = "it is no access token"
+            raise InvalidTokenError(message)
+        return profile_from_claims(claims)
 
     def verified_claims(self, token: str, audience: str) -> dict[str, Any]:
         """Claims after checking signature, issuer, audience and times. Raises what ``verify_access_token`` raises."""
+        claims = self._decode(token, audience)
+        # Logout tokens and other security event tokens have it (RFC 8417 2.2), and no token that signs somebody in.
+        if "events" in claims:
+            message = "it reports an event, such as a logout"
+            raise InvalidTokenError(message)
+        return claims
+
+    def _decode(self, token: str, audience: str) -> dict[str, Any]:
         try:
+            header = jwt.get_unverified_header(token)
+            if str(header.get("typ", "JWT")).lower().removeprefix("application/") not in _HEADER_TYPES:
+                message = "its header says that it is another kind of token"
+                raise InvalidTokenError(message)
             return jwt.decode(
                 token,
-                self._signing_key(jwt.get_unverified_header(token).get("kid")),
+                self._signing_key(header.get("kid")),
                 algorithms=[self.settings.algorithm],
                 audience=audience,
                 issuer=self.settings.issuer,
@@ -213,14 +236,18 @@ class Issuer:
 
 def profile_from_claims(claims: Mapping[str, Any]) -> UserProfile:
     """Raises ``InvalidTokenError`` if the subject cannot be stored as a user id."""
-    user_id = claims.get("sub")
-    if not isinstance(user_id, str) or not 0 < len(user_id) <= MAX_USER_ID_LENGTH or not user_id.isprintable():
+    subject = claims.get("sub")
+    try:
+        user_id = checked_user_id("sub", subject if isinstance(subject, str) else "")
+    except InvalidChangeError:
         message = "its subject cannot be used as a user id"
-        raise InvalidTokenError(message)
+        raise InvalidTokenError(message) from None
     name = claims.get("name") or claims.get("preferred_username")
-    email = claims.get("email") if claims.get("email_verified") is True else None
+    verified = claims.get("email_verified")
+    email = claims.get("email") if verified is True else None
     return UserProfile(
         user_id=user_id,
         name=name if isinstance(name, str) else None,
         email=email if isinstance(email, str) else None,
+        is_email_unverified=verified is not None and verified is not True,
     )

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from core.access.idempotency import IdempotencyKeyReusedError
-from core.access.invitations import InvitationError, InvitationProblem, TooManyInvitationsError
+from core.access.invitations import OwnersInvitationError
+from core.access.limits import TooManyInvitationsError, TooManyOrganizationsError
+from core.access.received_invitations import InvitationError, InvitationProblem
 from core.common import runbook
 from core.common.validation import InvalidChangeError
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, is_read_only_error
@@ -42,6 +44,7 @@ _CONFLICT_KINDS: Final[dict[type[InvalidChangeError], str]] = {
     AlreadyMemberError: "already-member",
     LastOwnerError: "last-owner",
     TooManyInvitationsError: "too-many-invitations",
+    TooManyOrganizationsError: "too-many-organizations",
 }
 _INVITATION_PROBLEMS: Final[dict[InvitationProblem, tuple[HTTPStatus, str]]] = {
     "unknown": (HTTPStatus.NOT_FOUND, "not-found"),
@@ -52,6 +55,7 @@ _INVITATION_PROBLEMS: Final[dict[InvitationProblem, tuple[HTTPStatus, str]]] = {
     "expired": (HTTPStatus.CONFLICT, "invitation-expired"),
     "void": (HTTPStatus.CONFLICT, "invitation-void"),
     "deleted": (HTTPStatus.CONFLICT, "deleted"),
+    "suspended": (HTTPStatus.CONFLICT, "suspended"),
 }
 
 
@@ -139,6 +143,15 @@ def refuse_deleted(organization: Organization) -> None:
         raise conflict("deleted", "The organization is deleted. A service can reactivate it by setting its status.")
 
 
+def refuse_suspended(organization: Organization) -> None:
+    """Raises ``ProblemError`` if the organization is suspended. Reading, billing details and leaving go on."""
+    if organization.status == "suspended":
+        detail = (
+            "The organization is suspended: its plan and its members cannot be changed. A service can reactivate it."
+        )
+        raise conflict("suspended", detail)
+
+
 def unprocessable(field: str, detail: str) -> ProblemError:
     return ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -170,6 +183,7 @@ def install(app: FastAPI) -> None:
         HTTPException,
         InvalidChangeError,
         InvitationError,
+        OwnersInvitationError,
         IdempotencyKeyReusedError,
     )
     for kind in (*expected, *DATABASE_UNAVAILABLE_ERRORS, Exception):
@@ -202,8 +216,8 @@ def _to_problem(error: Exception, *, is_read: bool) -> ProblemError:
     match error:
         case RequestValidationError() | InvalidChangeError() | IdempotencyKeyReusedError():
             return _client_error(error)
-        case InvitationError():
-            return ProblemError(*_INVITATION_PROBLEMS[error.problem], str(error))
+        case InvitationError() | OwnersInvitationError():
+            return _invitation_problem(error)
         case HTTPException():
             return _framework_problem(HTTPStatus(error.status_code), error.headers)
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error. Report it with the request_id.")
@@ -225,6 +239,12 @@ def _client_error(error: RequestValidationError | InvalidChangeError | Idempoten
         case IdempotencyKeyReusedError():
             return unprocessable("Idempotency-Key", "this key was used for another request; send a new key")
     return _change_problem(error)
+
+
+def _invitation_problem(error: InvitationError | OwnersInvitationError) -> ProblemError:
+    if isinstance(error, OwnersInvitationError):
+        return forbidden(str(error))
+    return ProblemError(*_INVITATION_PROBLEMS[error.problem], str(error))
 
 
 def _validation_problem(error: RequestValidationError) -> ProblemError:

@@ -96,6 +96,13 @@ def lock_undeleted_organization(change: ChangeContext, org_id: str) -> Organizat
     return organization
 
 
+def lock_active_organization(change: ChangeContext, org_id: str) -> Organization:
+    """As ``lock_undeleted_organization``, for what a suspended organization may not do."""
+    organization = lock_undeleted_organization(change, org_id)
+    problems.refuse_suspended(organization)
+    return organization
+
+
 def _run_once(
     change: ChangeContext, request_key: RequestKey, status: int, work: Callable[[ChangeContext], BaseModel]
 ) -> Response:

@@ -29,8 +29,10 @@ from core.common.validation import one_of
 from core.db.database import Database
 from core.db.models import billing_links, organizations
 from core.events.event_types import ChangeContext
+from core.inbox import service_events
 from core.organizations import commands, memberships, plan_changes, provider_ids
 from core.organizations.commands import NewOrganization
+from core.organizations.memberships import LastOwnerError
 
 DATABASE_FILE = "billing-sync.db"
 DEFAULT_DATA_DIR = Path("data")
@@ -138,30 +140,42 @@ class OrgManager:
 
     def add_user_to_org(self, org_id: str, user_id: str, role: str = "member") -> bool:
         """ValueError: unknown role, or the user is a member already."""
-        with self._change() as (change, _):
+        with self._change() as (change, plans):
             one_of("role", role, organizations.MEMBERSHIP_ROLES)
             organization = commands.lock(change.session, org_id)
             if organization is None or organization.status == "deleted":
                 return False
             memberships.add(change, organization, user_id, role)
+            service_events.apply_waiting_for_owner(change, plans, org_id)
             return True
 
     def remove_user_from_org(self, org_id: str, user_id: str) -> bool:
-        """False if the user was not a member."""
+        """False if the user was not a member, or is the last owner, who stays."""
         with self._change() as (change, _):
+            organization = commands.lock(change.session, org_id)
             membership = memberships.lock(change.session, org_id, user_id)
-            if membership is not None:
+            if organization is None or membership is None:
+                return False
+            try:
                 memberships.remove(change, membership)
-            return membership is not None
+            except LastOwnerError:
+                return False
+            return True
 
     def update_user_role(self, org_id: str, user_id: str, role: str) -> bool:
-        """ValueError: unknown role."""
-        with self._change() as (change, _):
+        """False if the user is not a member, or is the last owner, who stays one. ValueError: unknown role."""
+        with self._change() as (change, plans):
             one_of("role", role, organizations.MEMBERSHIP_ROLES)
+            organization = commands.lock(change.session, org_id)
             membership = memberships.lock(change.session, org_id, user_id)
-            if membership is not None:
+            if organization is None or membership is None:
+                return False
+            try:
                 memberships.change_role(change, membership, role)
-            return membership is not None
+            except LastOwnerError:
+                return False
+            service_events.apply_waiting_for_owner(change, plans, org_id)
+            return True
 
     def get_user_orgs(self, user_id: str) -> list[Organization]:
         of_user = select(organizations.Membership.org_id).where(organizations.Membership.user_id == user_id)

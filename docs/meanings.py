@@ -11,12 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from api.middleware import BODY_TIMEOUT_SECONDS
-from core.access.invitations import (
-    INVITATION_LIFETIME,
-    MAX_INVITATION_EMAILS_PER_DAY,
-    MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS,
-    MAX_PENDING_INVITATIONS,
-)
+from core.access.invitations import INVITATION_LIFETIME, MAX_PENDING_INVITATIONS
+from core.access.limits import MAX_INVITATIONS_PER_DAY, MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT
 from core.emails.sender import MAX_EMAIL_ATTEMPTS
 from core.flow_control.circuit_breaker import BREAKER_FAILURE_THRESHOLD
 from core.webhooks.deliveries import DELIVERY_RETRY_DELAYS, HTTP_GONE
@@ -70,13 +66,19 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
         "The path or the object does not exist, the caller may not see it, or the feature is not configured. `detail` "
         "says what to check."
     ),
+    "suspended": (
+        "The organization is suspended: its plan cannot be changed, and nobody can be invited or join. Reading, "
+        "billing details and leaving go on."
+    ),
     "sign-in-refused": "The sign-in by browser failed. Start it again at `/auth/login`.",
     "too-large": "The body is too large. `detail` names the limit.",
     "too-many-invitations": (
         f"The organization has {MAX_PENDING_INVITATIONS} pending invitations, or within 24 hours it sent "
-        f"{MAX_INVITATION_EMAILS_PER_DAY} invitation emails, or {MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS} to this "
-        "address."
+        f"{MAX_INVITATIONS_PER_DAY} invitations, or {MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT} to this recipient. Or "
+        "within an hour the user sent `USER_INVITATIONS_PER_HOUR`, or the recipient got "
+        "`RECIPIENT_INVITATIONS_PER_HOUR` from all organizations."
     ),
+    "too-many-organizations": "The user created `USER_ORGANIZATIONS_PER_HOUR` organizations within an hour.",
     "too-many-requests": (
         "The caller exceeded `API_RATE_LIMIT`. Retry after the seconds in the header `Retry-After`. No change was made."
     ),

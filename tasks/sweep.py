@@ -10,6 +10,7 @@ from __future__ import annotations
 import structlog
 from celery import shared_task
 
+from core.access import limits
 from core.db import job_locks
 from core.emails import operations_digest
 from core.emails import queue as email_queue
@@ -52,6 +53,7 @@ def run(app: BillingApp) -> int:
     operations_digest.enqueue_due(runtime.database, runtime.operations_email, now)
     with runtime.database.write() as session:
         email_queue.delete_expired(session, now)
+        limits.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
     return dispatched
 

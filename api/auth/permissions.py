@@ -43,6 +43,7 @@ PUBLIC_ROUTE: Final = PermissionRule(public=True)
 READ_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", "member", scope="organizations:read")
 READ_BILLING: Final = _organization_rule("owner", "billing_admin", scope="organizations:read")
 CHANGE_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", scope="organizations:write")
+LEAVE_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", "member")
 OWNER_ONLY: Final = _organization_rule("owner", scope="organizations:write")
 READ_HISTORY: Final = _organization_rule(scope="organizations:read")
 SET_CUSTOMER_IDS: Final = _organization_rule(scope="billing:write")
@@ -78,12 +79,18 @@ PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
     ("GET", "/api/organizations/{org_id}/history"): READ_HISTORY,
     ("GET", "/api/organizations/{org_id}/users"): READ_ORGANIZATION,
     ("POST", "/api/organizations/{org_id}/users"): CHANGE_ORGANIZATION,
+    ("PUT", "/api/organizations/{org_id}/users"): OWNER_ONLY,
+    ("DELETE", "/api/organizations/{org_id}/users"): OWNER_ONLY,
     ("DELETE", "/api/organizations/{org_id}/users/{user_id}"): OWNER_ONLY,
     ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): OWNER_ONLY,
+    ("POST", "/api/organizations/{org_id}/leave"): LEAVE_ORGANIZATION,
     ("POST", "/api/organizations/{org_id}/invitations"): CHANGE_ORGANIZATION,
     ("GET", "/api/organizations/{org_id}/invitations"): READ_BILLING,
     ("DELETE", "/api/organizations/{org_id}/invitations/{invitation_id}"): CHANGE_ORGANIZATION,
+    ("GET", "/api/invitations"): ANY_USER,
     ("POST", "/api/invitations/accept"): ANY_USER,
+    ("POST", "/api/invitations/{invitation_id}/accept"): ANY_USER,
+    ("POST", "/api/invitations/{invitation_id}/decline"): ANY_USER,
     ("GET", "/api/users/{user_id}/organizations"): OWN_ACCOUNT,
     ("GET", "/api/dashboard"): ANY_USER,
     ("POST", "/api/events"): SEND_EVENTS,

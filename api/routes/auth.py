@@ -23,6 +23,7 @@ from api import problems
 from api.context import ApiContext, ContextDep
 from api.oidc import InvalidTokenError, Issuer, IssuerSettings, IssuerUnavailableError, profile_from_claims
 from api.problems import ProblemError
+from api.routes.invitations import ReceivedInvitationResponse, received_invitation_responses
 from api.schemas import responses
 from api.schemas.responses import OrganizationResponse
 from core.access import users
@@ -40,11 +41,16 @@ CallbackParameter = Annotated[str | None, Query(max_length=4096)]
 
 
 class SignInResponse(BaseModel):
-    """Send ``access_token`` as `Authorization: Bearer …`. ``created``: the organization created by this sign-in."""
+    """Send ``access_token`` as `Authorization: Bearer …`.
+
+    ``created``: the organization created by this sign-in, the first one of a user without an organization. None is
+    created for a user with invitations, who accepts or declines them: `POST /api/organizations` creates one later.
+    """
 
     user_id: str
     created: str | None
     organizations: list[OrganizationResponse]
+    invitations: list[ReceivedInvitationResponse]
     access_token: str
     token_type: Literal["Bearer"]
     expires_in: int | None
@@ -155,11 +161,13 @@ def _sign_in(context: ApiContext, user: UserProfile, tokens: dict[str, object], 
         organizations = [
             responses.organization_response(entry) for entry in queries.memberships_of_user(session, user.user_id)
         ]
+        invitations = received_invitation_responses(session, user.user_id, context.clock())
     lifetime = tokens.get("expires_in")
     return SignInResponse(
         user_id=user.user_id,
         created=created.id if created else None,
         organizations=organizations,
+        invitations=invitations,
         access_token=str(tokens["access_token"]),
         token_type="Bearer",  # noqa: S106 - the scheme's name
         expires_in=lifetime if isinstance(lifetime, int) else None,

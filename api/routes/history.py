@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
 from api.context import ApiContext, ContextDep
-from api.schemas.requests import OrgId
+from api.schemas.requests import OrgId, TimeInRequest
 from core.ports.spec import Provider
 from core.reporting import history
 from core.reporting.history import HistoryEntry, PastState, Subject
@@ -30,7 +30,7 @@ def _refuse_number(value: object) -> object:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_refuse_number)]
+Time = Annotated[TimeInRequest, BeforeValidator(_refuse_number)]
 LimitQuery = Annotated[int, Query(ge=1, le=history.MAX_ENTRIES, description="Maximum number of entries.")]
 BeforeQuery = Annotated[Time | None, Query(description="Only what happened before; for the next page.")]
 AtQuery = Annotated[Time | None, Query(description="Plan, status and links as they were then, in `past`.")]

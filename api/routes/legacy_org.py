@@ -169,23 +169,24 @@ def add_member(
     org_id: OrgId,
     body: AddMemberRequest,
     unit_of_work: UnitOfWorkDep,
+    context: ContextDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """As `POST /api/organizations/{org_id}/users`."""
 
     def work(change: ChangeContext) -> LegacyMemberChange:
-        members.require_owner_for_owner_role(unit_of_work.principal, body.role)
-        return _legacy_member_change("User added to organization", members.add_member(change, org_id, body))
+        changed = members.add_member(change, context, unit_of_work.principal, org_id, body)
+        return _legacy_member_change(f"User {changed.status} to organization", changed)
 
     return unit_of_work.run_idempotent(idempotency_key, body, 201, work)
 
 
 @router.put("/api/v1/org/{org_id}/members/{user_id}/role")
 def change_role(
-    org_id: OrgId, user_id: UserIdInPath, body: ChangeRoleRequest, unit_of_work: UnitOfWorkDep
+    org_id: OrgId, user_id: UserIdInPath, body: ChangeRoleRequest, unit_of_work: UnitOfWorkDep, context: ContextDep
 ) -> LegacyMemberChange:
     """As `PUT /api/organizations/{org_id}/users/{user_id}/role`."""
-    changed = unit_of_work.run(lambda change: members.set_role(change, org_id, user_id, body.role))
+    changed = unit_of_work.run(lambda change: members.set_role(change, context, org_id, user_id, body.role))
     return _legacy_member_change("User role updated", changed)
 
 

@@ -17,7 +17,7 @@ from api.context import ContextDep
 from api.routes.plan_preview import PlanPreviewResponse, build_preview
 from api.schemas.requests import LegacyChangePlanRequest, PlanTier
 from api.schemas.responses import SyncVersion
-from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_undeleted_organization
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_active_organization
 from core.catalog.plans import Catalog, CatalogPlan
 from core.common.validation import one_of
 from core.db.models.billing_links import BillingLink
@@ -169,7 +169,7 @@ def _change_plan(  # noqa: PLR0913 - the request and its caller
     org_id = _require_organization(principal).id
 
     def work(change: ChangeContext) -> LegacyPlanChange:
-        organization = lock_undeleted_organization(change, org_id)
+        organization = lock_active_organization(change, org_id)
         step = plan_changes.decide_plan_change(organization, body.target_tier, catalog)
         _require_step(organization, step, required_step)
         previous_tier = organization.plan_tier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -23,6 +23,7 @@ from api.schemas.requests import (
     PlanFilter,
     SetCustomerIdsRequest,
     UpdateOrganizationRequest,
+    UserIdFilter,
     UserIdInPath,
 )
 from api.schemas.responses import (
@@ -34,7 +35,8 @@ from api.schemas.responses import (
     PlanChangeResponse,
     SyncVersion,
 )
-from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_undeleted_organization
+from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_active_organization, lock_undeleted_organization
+from core.access.limits import refuse_too_many_organizations
 from core.catalog.plans import Catalog
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
@@ -56,9 +58,13 @@ def post_organization(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Create an organization; a user who calls becomes its owner."""
-    return unit_of_work.run_idempotent(
-        idempotency_key, body, 201, lambda change: create_organization(change, body, principal, context.catalog)
-    )
+
+    def work(change: ChangeContext) -> CreateOrganizationResponse:
+        if principal.user_id is not None:
+            refuse_too_many_organizations(change, principal.user_id, context.person_limits)
+        return create_organization(change, body, principal, context.catalog)
+
+    return unit_of_work.run_idempotent(idempotency_key, body, 201, work)
 
 
 def create_organization(
@@ -84,12 +90,18 @@ def list_organizations(  # noqa: PLR0913 - the filters of a list
     context: ContextDep,
     search: NameFilter = None,
     plan: PlanFilter = None,
+    user_id: UserIdFilter = None,
     limit: PageLimit = 50,
     cursor: PageCursor = None,
 ) -> OrganizationPage:
-    """The caller's organizations; for a service all of them. Without deleted ones, oldest first."""
+    """The caller's organizations; for a service all of them, or a user's. Without deleted ones, oldest first."""
+    if principal.user_id is not None and user_id not in {None, principal.user_id}:
+        detail = "only a service may name another user"
+        raise problems.unprocessable("query.user_id", detail)
     after = None if cursor is None else _parse_cursor(cursor)
-    organization_filter = OrganizationFilter(user_id=principal.user_id, search=search, plan=plan, after=after)
+    organization_filter = OrganizationFilter(
+        user_id=principal.user_id or user_id, search=search, plan=plan, after=after
+    )
     with context.database.read() as session:
         rows = queries.list_organizations(session, organization_filter, limit + 1)
     page = rows[:limit]
@@ -168,11 +180,11 @@ def change_plan(
 ) -> PlanChangeResponse:
     """A higher plan applies immediately, a lower one at the end of the period.
 
-    Choosing the current plan cancels a scheduled one.
+    Choosing the current plan cancels a scheduled one. A suspended organization keeps its plan.
     """
 
     def work(change: ChangeContext) -> PlanChangeResponse:
-        organization = lock_undeleted_organization(change, org_id)
+        organization = lock_active_organization(change, org_id)
         plan_changes.change_plan(change, organization, body.plan_tier, context.catalog)
         return PlanChangeResponse(
             status="updated",
@@ -220,9 +232,10 @@ def _parse_cursor(cursor: str) -> OrganizationCursor:
     invalid_cursor = problems.unprocessable("query.cursor", "send the `next_cursor` of the previous page")
     try:
         created_at, org_id = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
-        after = OrganizationCursor(created_at=datetime.fromisoformat(created_at), org_id=org_id)
-        usable = after.created_at.tzinfo is not None and ORGANIZATION_ID_PATTERN.fullmatch(org_id)
-    except (ValueError, TypeError, RecursionError):
+        position = datetime.fromisoformat(created_at)
+        usable = position.tzinfo is not None and ORGANIZATION_ID_PATTERN.fullmatch(org_id)
+        after = OrganizationCursor(created_at=position.astimezone(UTC), org_id=org_id)
+    except (ValueError, TypeError, RecursionError, OverflowError):
         raise invalid_cursor from None
     if not usable:
         raise invalid_cursor

@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from api import problems
 from api.context import ApiContext, ContextDep
-from api.schemas.requests import RequestBody
+from api.schemas.requests import RequestBody, TimeInRequest
 from api.unit_of_work import IdempotencyKey, UnitOfWorkDep
 from core.events.event_types import ChangeContext
 from core.webhooks import deliveries, endpoints, url_policy
@@ -63,7 +63,7 @@ class AddEndpointRequest(RequestBody):
 class ReplayRequest(RequestBody):
     """``since`` left out: resend failed deliveries. Otherwise resend every event from then on, delivered or not."""
 
-    since: AwareDatetime | None = Field(default=None, examples=["2026-11-23T12:00:00Z"])
+    since: TimeInRequest | None = Field(default=None, examples=["2026-11-23T12:00:00Z"])
 
 
 class WebhookEndpointResponse(BaseModel):

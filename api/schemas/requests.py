@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from core.common import email_addresses
+from core.common.clock import to_utc
 from core.common.validation import InvalidChangeError
 from core.db.models.organizations import MembershipRole, OrganizationStatus
 from core.organizations.validation import MAX_ORGANIZATION_NAME_LENGTH, checked_name, refuse_invisible
@@ -57,8 +58,7 @@ PlanTier = Annotated[
         json_schema_extra={TIERS_MARKER: 1},
     ),
 ]
-# Without a slash: the id is also part of paths.
-UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f/]*$", examples=["user_1"])]
+UserId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", examples=["user_1"])]
 BillingEmail = Annotated[
     str,
     Field(max_length=512, pattern=r"^[^@\s,\x00]+@[^@\s,\x00]+\.[^@\s,\x00]+$", examples=["billing@acme.example"]),
@@ -70,6 +70,11 @@ ProviderCustomerId = Annotated[
 
 OrgId = Annotated[str, Path(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])]
 UserIdInPath = Annotated[str, Path(min_length=1, max_length=255, pattern=_STORABLE_PATTERN, examples=["user_1"])]
+# An id with a slash cannot be in a path.
+UserIdInQuery = Annotated[str, Query(min_length=1, max_length=255, pattern=_STORABLE_PATTERN, examples=["auth0/1"])]
+UserIdFilter = Annotated[
+    str | None, Query(min_length=1, max_length=255, pattern=_STORABLE_PATTERN, description="A member's id.")
+]
 InvitationId = Annotated[
     str, Path(max_length=64, pattern=_STORABLE_PATTERN, examples=["inv_5a0c9c62-0f3e-4f5b-8c63-3b8f1d6f5a11"])
 ]
@@ -79,6 +84,9 @@ PlanFilter = Annotated[
 ]
 PageLimit = Annotated[int, Query(ge=1, le=200)]
 PageOffset = Annotated[int, Query(ge=0, le=1_000_000)]
+
+
+TimeInRequest = Annotated[AwareDatetime, AfterValidator(to_utc)]
 
 
 class RequestBody(BaseModel):
@@ -130,6 +138,13 @@ class AddMemberRequest(RequestBody):
 
 
 class ChangeRoleRequest(RequestBody):
+    role: MembershipRole
+
+
+class ChangeRoleOfRequest(RequestBody):
+    """``user_id``: a member's, also one with a slash, which cannot be in a path."""
+
+    user_id: Annotated[str, Field(min_length=1, max_length=255, pattern=_STORABLE_PATTERN, examples=["auth0/1"])]
     role: MembershipRole
 
 

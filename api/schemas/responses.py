@@ -41,11 +41,13 @@ class PlanChangeResponse(ChangeResponse):
 
 class MemberChangeResponse(ChangeResponse):
     user_id: str
-    role: MembershipRole | None = Field(description="null: no longer a member.")
+    role: MembershipRole | None = Field(
+        description="null: no longer a member. With `status` invited: the role that the user gets by accepting."
+    )
 
 
 class OrganizationResponse(BaseModel):
-    """``role`` is the caller's own; null for a service."""
+    """``role`` is the caller's own; null for a service. The customer ids are null for a member, who sees no billing."""
 
     id: str = Field(examples=["org_0b7c6a9e-2f4d-4c53-9a55-0f7b0a4c8d11"])
     name: str = Field(examples=["Acme"])
@@ -102,6 +104,7 @@ class MemberList(BaseModel):
 
 def organization_response(row: OrganizationRow) -> OrganizationResponse:
     organization = row.organization
+    sees_billing = row.role != "member"
     return OrganizationResponse(
         id=organization.id,
         name=organization.name,
@@ -110,8 +113,8 @@ def organization_response(row: OrganizationRow) -> OrganizationResponse:
         pending_plan_tier=organization.pending_plan_tier,
         plan_effective_at=organization.plan_effective_at,
         status=one_of("status", organization.status, ORGANIZATION_STATUSES),
-        lago_customer_id=row.lago_customer_id,
-        stripe_customer_id=row.stripe_customer_id,
+        lago_customer_id=row.lago_customer_id if sees_billing else None,
+        stripe_customer_id=row.stripe_customer_id if sees_billing else None,
         role=row.role,
         team_size=row.team_size,
     )

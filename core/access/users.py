@@ -1,4 +1,4 @@
-"""Users who sign in. The first sign-in of a user without an organization creates one, once.
+"""Users who sign in. The first sign-in of a user without an organization and without an invitation creates one, once.
 
 The user's row decides which sign-in is the first. Of two simultaneous sign-ins one inserts the row; the other waits for
 that transaction and finds the row.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import select, update
 
+from core.access import received_invitations
 from core.catalog.plans import Catalog
 from core.common.names import without_refused
 from core.db.database import insert_once
@@ -31,21 +32,29 @@ _DISAMBIGUATOR_DIGITS = 6  # hexadecimal digits: the chance of a collision is on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserProfile:
-    """What the sign-in service says about a user. ``email`` is set only if that service has verified it."""
+    """What the sign-in service says about a user. ``email`` is set only if that service has verified it.
+
+    ``is_email_unverified``: it says that the address is not verified. A token may also say nothing about it.
+    """
 
     user_id: str
     name: str | None = None
     email: str | None = None
+    is_email_unverified: bool = False
 
 
 def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization | None:
     """Records a sign-in. Returns the organization it created, on the lowest plan, with the user as its owner.
 
-    ``None``: it was not the first sign-in, or the user already belongs to an organization.
+    ``None``: it was not the first sign-in, or the user already belongs to an organization or is invited to one, and
+    chooses.
     """
     if not _record_sign_in(change, profile):
         return None
     if change.session.scalar(select(Membership.org_id).where(Membership.user_id == profile.user_id).limit(1)):
+        return None
+    change.session.flush()
+    if received_invitations.list_received(change.session, profile.user_id, change.now):
         return None
     organization = _create_own_organization(change, profile, catalog)
     memberships.add(change, organization, profile.user_id, "owner")
@@ -55,13 +64,16 @@ def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Or
 def upsert(change: ChangeContext, profile: UserProfile) -> None:
     """Stores the user of an access token, since emails and invitations need verified addresses.
 
-    A user who changes something belongs to an organization afterwards, so a later sign-in need not create one.
+    A user who changes something belongs to an organization afterwards, so a later sign-in need not create one. An
+    address that is not verified any more is forgotten, because it may be somebody else's by now.
     """
     profile_values = {
         "name": _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH),
         "email": _usable_email(profile.email),
     }
-    values = {field: value for field, value in profile_values.items() if value}
+    values: dict[str, str | None] = {field: value for field, value in profile_values.items() if value}
+    if profile.is_email_unverified:
+        values["email"] = None
     user = change.session.get(User, profile.user_id)
     if user is None:
         timestamps = {"first_seen_at": change.now, "last_seen_at": change.now}
@@ -111,4 +123,5 @@ def _clean_name(text: str, limit: int) -> str:
 
 
 def _usable_email(email: str | None) -> str | None:
-    return email if email and len(email) <= MAX_USER_EMAIL_LENGTH and _USER_EMAIL_PATTERN.fullmatch(email) else None
+    usable = email and len(email) <= MAX_USER_EMAIL_LENGTH and email.isprintable()
+    return email if email and usable and _USER_EMAIL_PATTERN.fullmatch(email) else None

@@ -156,16 +156,6 @@ def covered_until(digest: Email | None) -> datetime:
     return digest.closed_at - _DIGEST_OVERLAP
 
 
-def count_invitations_since(session: Session, org_id: str, since: datetime) -> dict[str, int]:
-    """Number of invitation emails of an organization by address, sent or not."""
-    rows = session.execute(
-        select(Email.recipient, func.count())
-        .where(Email.org_id == org_id, Email.kind == "invitation", Email.created_at >= since)
-        .group_by(Email.recipient)
-    )
-    return {row[0]: row[1] for row in rows}
-
-
 def any_due(session: Session, now: datetime) -> bool:
     """Whether any email may be due: a cheap query without a lock."""
     return session.scalar(select(Email.id).where(_IS_PENDING, Email.next_attempt_at <= now).limit(1)) is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
-from core.db.models.organizations import Organization
+from core.db.models.organizations import Membership, Organization
 from core.events.event_types import ChangeContext
 from core.inbox.event_schemas import (
     BillingDetailsChangedData,
@@ -23,10 +23,11 @@ from core.inbox.event_schemas import (
 )
 from core.organizations import commands, memberships, plan_changes
 from core.organizations.commands import NewOrganization
+from core.organizations.memberships import LastOwnerError
 
 
 class SubjectMissingError(InvalidChangeError):
-    """The subject may still arrive, for example a member who has not been added yet."""
+    """The subject may still arrive: a member who has not been added yet, or another owner."""
 
 
 def create_organization(change: ChangeContext, org_id: str, data: OrganizationCreatedData, catalog: Catalog) -> None:
@@ -82,17 +83,33 @@ def _add_member(change: ChangeContext, organization: Organization, data: Members
     if membership is None:
         memberships.add(change, organization, data.user_id, data.role)
     else:
-        memberships.change_role(change, membership, data.role)
+        _change_known_role(change, organization, membership, data.role)
 
 
 def _remove_member(change: ChangeContext, organization: Organization, data: MembershipRemovedData) -> None:
     membership = memberships.lock(change.session, organization.id, data.user_id)
     if membership is not None:
-        memberships.remove(change, membership)
+        try:
+            memberships.remove(change, membership)
+        except LastOwnerError:
+            raise _wait_for_owner(organization) from None
 
 
 def _change_role(change: ChangeContext, organization: Organization, data: MembershipRoleChangedData) -> None:
     membership = memberships.lock(change.session, organization.id, data.user_id)
     if membership is None:
         raise SubjectMissingError("user_id", f"this user is not a member of organization {organization.id}")
-    memberships.change_role(change, membership, data.role)
+    _change_known_role(change, organization, membership, data.role)
+
+
+def _change_known_role(change: ChangeContext, organization: Organization, membership: Membership, role: str) -> None:
+    try:
+        memberships.change_role(change, membership, role)
+    except LastOwnerError:
+        raise _wait_for_owner(organization) from None
+
+
+def _wait_for_owner(organization: Organization) -> SubjectMissingError:
+    """The message that adds the next owner may have been sent before this one, and arrive after it."""
+    message = f"this user is the last owner of {organization.id}; the change waits until there is another owner"
+    return SubjectMissingError("user_id", message)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from core.common.clock import to_utc
 from core.db.models.organizations import MembershipRole, OrganizationStatus
 from core.events.event_types import CHANGE_TYPES, ChangeType
+from core.organizations.validation import checked_user_id
 
 MAX_SERVICE_EVENT_BYTES: Final = 64 * 1024
 
 ShortText = Annotated[str, Field(min_length=1, max_length=255)]
 OrganizationIdField = Annotated[str, Field(pattern=r"^org_[A-Za-z0-9_-]{1,60}$")]
+UserIdField = Annotated[
+    str, Field(min_length=1, max_length=255), AfterValidator(lambda user_id: checked_user_id("user_id", user_id))
+]
 BillingEmailField = Annotated[str, Field(max_length=512, pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")]
 CurrencyField = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
@@ -43,7 +47,7 @@ class OrganizationCreatedData(ServiceEventData):
     plan_tier: ShortText = "founders_friend"
     billing_email: BillingEmailField | None = None
     currency: CurrencyField | None = None
-    owner_user_id: ShortText | None = None
+    owner_user_id: UserIdField | None = None
 
 
 class OrganizationRenamedData(ServiceEventData):
@@ -64,7 +68,7 @@ class BillingDetailsChangedData(ServiceEventData):
 
 
 class MembershipAddedData(ServiceEventData):
-    user_id: ShortText
+    user_id: UserIdField
     role: MembershipRole = "member"
 
 
@@ -73,7 +77,7 @@ class MembershipRemovedData(ServiceEventData):
 
 
 class MembershipRoleChangedData(ServiceEventData):
-    user_id: ShortText
+    user_id: UserIdField
     role: MembershipRole
 
 
@@ -89,14 +93,6 @@ DATA_MODELS: Final[dict[ChangeType, type[ServiceEventData]]] = {
 }
 
 
-def _in_utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        message = "must be between the years 1 and 9999 in UTC"
-        raise ValueError(message) from None
-
-
 class ServiceEventMessage(BaseModel):
     """CloudEvents 1.0; attributes that are not named here are allowed and ignored, as that standard asks."""
 
@@ -107,7 +103,7 @@ class ServiceEventMessage(BaseModel):
     source: ShortText
     type: ShortText
     subject: OrganizationIdField
-    time: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
+    time: Annotated[AwareDatetime, AfterValidator(to_utc)] | None = None
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any]
 

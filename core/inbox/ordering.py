@@ -13,6 +13,8 @@ The first row that fits decides:
 | has no part that is still news                                  | superseded | nothing         |
 | changes the role of a user who is not a member, and 500 wait    | rejected   | nothing         |
 | changes the role of a user who is not a member                  | waiting    | nothing         |
+| takes the last owner away, and 500 wait                         | rejected   | nothing         |
+| takes the last owner away                                       | waiting    | nothing         |
 | is any other                                                    | applied    | what is news    |
 
 An event that would be applied and is invalid, for example because its plan is unknown, is rejected.
@@ -22,10 +24,12 @@ the same source, organization and type, and has a later time. The membership typ
 time is neither later nor earlier than any other. Billing details are compared by field, members by user. Of each other
 type the last event is the only news.
 
-A waiting event is decided again, by the rows from "has no part" on, when an event about its organization is handled and
-after an import. Waiting events are decided in the order of their times. One whose member is still missing continues to
-wait, whatever their number. A rejected event is decided again when an operator replays it; then also an event that has
-no time is later than it, if it was received later. All other statuses are final.
+A waiting event is decided again, by the rows from "has no part" on, when an event about its organization is handled,
+after an import, and when somebody becomes an owner in another way. Waiting events are decided in the order of their
+times. One whose member or next owner is still missing continues to wait, whatever their number. One without a time that
+waits for the next owner is superseded by the next message without a time from the same source about the same member. A
+rejected event is decided again when an operator replays it; then also an event that has no time is later than it, if it
+was received later. All other statuses are final.
 """
 
 from __future__ import annotations
@@ -82,6 +86,11 @@ def decide_missing_subject(reason: str, waiting_count: int) -> Decision:
     if waiting_count < MAX_WAITING_EVENTS:
         return Decision(status="waiting", reason=reason)
     return Decision(status="rejected", reason=f"{reason}, and {MAX_WAITING_EVENTS} events already wait for it")
+
+
+def decide_repeated_member() -> Decision:
+    """Of an event that waits for the next owner, when its source has sent a newer one about the same member."""
+    return Decision(status="superseded", reason="data.user_id: the same source has since sent another message about it")
 
 
 def decide_change(data: ServiceEventData, later: Sequence[Mapping[str, Any]]) -> Decision:

@@ -25,13 +25,15 @@ from core.common.clock import Clock
 from core.common.validation import InvalidChangeError
 from core.db.database import Database, acquire_advisory_locks, insert_once
 from core.db.models.inbox import ServiceEvent, ServiceEventStatus
-from core.db.models.organizations import Organization
+from core.db.models.organizations import Membership, Organization
 from core.events.event_types import CHANGE_TYPES, Cause, ChangeContext
 from core.inbox import ordering
 from core.inbox.apply import SubjectMissingError, apply_change, create_organization
 from core.inbox.event_schemas import (
     InvalidEventError,
     MembershipAddedData,
+    MembershipRemovedData,
+    MembershipRoleChangedData,
     OrganizationCreatedData,
     ServiceEventData,
     ServiceEventMessage,
@@ -51,6 +53,7 @@ __all__ = [
     "HandledEvent",
     "SubjectMissingError",
     "apply_waiting",
+    "apply_waiting_for_owner",
     "handle",
     "reject",
     "replay",
@@ -128,6 +131,11 @@ def apply_waiting(database: Database, catalog: Catalog, clock: Clock) -> None:
     while subjects := _subjects_with_waiting_events(database, last_subject):
         for last_subject in subjects:
             _with_conflict_retry(partial(_apply_waiting_in_transaction, database, catalog, clock, last_subject))
+
+
+def apply_waiting_for_owner(change: ChangeContext, catalog: Catalog, org_id: str) -> None:
+    """After somebody became an owner in another way: apply the events that were waiting for the next owner."""
+    _apply_waiting(change.session, change.now, catalog, org_id)
 
 
 def subject_lock_key(org_id: str) -> str:
@@ -271,13 +279,27 @@ def _handle_creation(
 def _handle_change(
     change: ChangeContext, organization: Organization, row: ServiceEvent, data: ServiceEventData, catalog: Catalog
 ) -> HandledEvent:
+    if isinstance(data, MembershipAddedData | MembershipRemovedData | MembershipRoleChangedData):
+        _supersede_waiting(change, row, data.user_id)
     try:
         handled = _apply_if_current(change, organization, row, data, catalog)
     except SubjectMissingError as error:
         return _wait_for_subject(change.session, row, _reason(error), change.now)
-    if isinstance(data, MembershipAddedData):
+    if isinstance(data, MembershipAddedData | MembershipRoleChangedData):
         _apply_waiting(change.session, change.now, catalog, organization.id)
     return handled
+
+
+def _supersede_waiting(change: ChangeContext, row: ServiceEvent, user_id: str) -> None:
+    """What waits about a present member waits for the next owner: all else about it was applied before this message."""
+    if row.occurred_at is not None or change.session.get(Membership, (row.subject, user_id)) is None:
+        return
+    waiting = _waiting_events_of(row.subject).where(
+        ServiceEvent.source == row.source, ServiceEvent.occurred_at.is_(None)
+    )
+    for earlier in change.session.scalars(waiting.limit(MAX_WAITING_EVENTS).with_for_update()).all():
+        if (earlier.data or {}).get("user_id") == user_id:
+            _record(change.session, earlier, ordering.decide_repeated_member(), change.now)
 
 
 def _apply_if_current(

@@ -1,4 +1,7 @@
-"""Changes to memberships. Each records the event it causes; none affects billing."""
+"""Changes to memberships. Each records the event it causes; none affects billing.
+
+An organization that is not deleted keeps its last owner, whoever asks: else nobody could manage it any more.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ from core.db.models.events import EventData
 from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-
-MAX_USER_ID_LENGTH = 255
+from core.organizations.validation import checked_user_id
 
 # Built once, because building a statement costs more than sending it.
 _LOCK_MEMBERSHIP = (
@@ -35,12 +37,12 @@ def lock(session: Session, org_id: str, user_id: str) -> Membership | None:
 
 
 def add(change: ChangeContext, organization: Organization, user_id: str, role: str) -> None:
-    """Expects the organization's row to be locked, so that nobody joins one that is being deleted."""
+    """Expects the organization's row to be locked, so that nobody joins one that is being deleted.
+
+    Raises ``AlreadyMemberError``, ``InvalidChangeError``.
+    """
     checked = one_of("role", role, MEMBERSHIP_ROLES)
-    if not user_id.strip() or len(user_id) > MAX_USER_ID_LENGTH:
-        raise InvalidChangeError("user_id", f"user_id must be 1 to {MAX_USER_ID_LENGTH} characters long")
-    if not user_id.isprintable():
-        raise InvalidChangeError("user_id", "user_id contains control characters; use one line of plain text")
+    checked_user_id("user_id", user_id)
     row = {"org_id": organization.id, "user_id": user_id, "role": checked, "joined_at": change.now}
     if not insert_once(change.session, Membership, row):
         raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
@@ -48,25 +50,33 @@ def add(change: ChangeContext, organization: Organization, user_id: str, role: s
 
 
 def remove(change: ChangeContext, membership: Membership) -> None:
+    """Raises ``LastOwnerError``."""
+    _refuse_losing_last_owner(change.session, membership)
     change.session.delete(membership)
     outbox.record(change, "membership.removed", membership.org_id, {"user_id": membership.user_id})
 
 
 def change_role(change: ChangeContext, membership: Membership, role: str) -> None:
+    """Raises ``LastOwnerError``, ``InvalidChangeError``."""
     checked = one_of("role", role, MEMBERSHIP_ROLES)
     if checked == membership.role:
         return
+    _refuse_losing_last_owner(change.session, membership)
     data: EventData = {"user_id": membership.user_id, "from": membership.role, "to": checked}
     membership.role = checked
     outbox.record(change, "membership.role_changed", membership.org_id, data)
 
 
-def refuse_removing_last_owner(session: Session, membership: Membership) -> None:
-    """Called before an owner leaves or gets another role. Raises ``LastOwnerError`` if there is no other owner.
+def _refuse_losing_last_owner(session: Session, membership: Membership) -> None:
+    """Called before a member leaves or gets another role. The members of a deleted organization may all leave.
 
-    Expects the organization's row to be locked, so that of two owners who leave at the same moment one stays.
+    Locks the organization's row, so that of two owners who leave at the same moment one stays.
     """
+    if membership.role != "owner":
+        return
+    if session.get_one(Organization, membership.org_id, with_for_update=True).status == "deleted":
+        return
     owners = select(func.count()).where(Membership.org_id == membership.org_id, Membership.role == "owner")
-    if membership.role == "owner" and (session.scalar(owners) or 0) <= 1:
+    if (session.scalar(owners) or 0) <= 1:
         message = f"{membership.user_id} is the last owner of {membership.org_id}: make another member an owner first"
         raise LastOwnerError("user_id", message)

@@ -9,12 +9,23 @@ from core.common import names
 from core.common.validation import InvalidChangeError
 
 MAX_ORGANIZATION_NAME_LENGTH = 200
+MAX_USER_ID_LENGTH = 255
 ORGANIZATION_ID_PATTERN = re.compile(r"org_[A-Za-z0-9_-]{1,60}")
 # Lago's rule, without what it changes before it stores it: else Stripe would have a customer that Lago refuses, or the
 # address would never compare equal (lago.md 13.1, B10).
 _LOCAL_WORD = r"[\w!#$%&'*+/=?^`{|}~-]+"
 _DOMAIN_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 BILLING_EMAIL_PATTERN = re.compile(rf"{_LOCAL_WORD}(?:\.{_LOCAL_WORD})*@{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})+")
+
+
+def checked_user_id(field: str, user_id: str) -> str:
+    """The one rule for the ids of users, wherever they come in. An id with a slash cannot be in a path."""
+    if not 0 < len(user_id) <= MAX_USER_ID_LENGTH:
+        raise InvalidChangeError(field, f"{field} must be 1 to {MAX_USER_ID_LENGTH} characters long")
+    if user_id != user_id.strip() or not user_id.isprintable():
+        message = f"{field} begins or ends with a space, or contains control characters; use one line of plain text"
+        raise InvalidChangeError(field, message)
+    return user_id
 
 
 def checked_name(name: str) -> str:

@@ -11,10 +11,11 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, insert, select
 
+from core.common.validation import InvalidChangeError
 from core.db.models.events import Event, EventData
 from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, Organization
 from core.events.event_types import ChangeContext
-from core.organizations.memberships import MAX_USER_ID_LENGTH
+from core.organizations.validation import MAX_USER_ID_LENGTH, checked_user_id
 from core.predecessor.files import FileFinding, OldMember
 from core.predecessor.published_events import record_published
 from core.predecessor.report import ChunkResult
@@ -71,13 +72,21 @@ def _existing_organization_ids(change: ChangeContext, org_ids: set[str]) -> set[
 def _is_usable(old: OldMember, org_ids: set[str], result: ChunkResult) -> bool:
     if old.org_id not in org_ids:
         reason = "its organization is in neither the file nor the database"
-    elif len(old.user_id) > MAX_USER_ID_LENGTH:
-        reason = f"the user_id is {len(old.user_id)} characters long, more than {MAX_USER_ID_LENGTH}"
+    elif (problem := _user_id_problem(old.user_id)) is not None:
+        reason = problem
     else:
         return True
     result.findings.append(FileFinding("loss", reason, old.position, _subject(old)))
     result.counts.rejected += 1
     return False
+
+
+def _user_id_problem(user_id: str) -> str | None:
+    try:
+        checked_user_id("user_id", user_id)
+    except InvalidChangeError as error:
+        return str(error)
+    return None
 
 
 def _existing_members(change: ChangeContext, keys: set[MemberKey]) -> dict[MemberKey, tuple[str, datetime]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from core.db.models.access import User
 from tests.support.api_client import Api
 from worker.config import api as api_settings
 from worker.config.settings import SettingsError
@@ -49,3 +50,21 @@ def test_origins_are_read_from_the_environment_and_everybody_is_none(monkeypatch
         monkeypatch.setenv("API_CORS_ORIGINS", wrong)
         with pytest.raises(SettingsError, match="API_CORS_ORIGINS"):
             api_settings.read()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_answer_names_the_host_that_the_request_names(api: Api) -> None:
+    for path in ("/api/organizations/", "/healthz/", "/auth/login/"):
+        answer = api.get(path, api.as_service() | {"Host": "evil.example"})
+        assert answer.status_code == 404
+        assert "evil.example" not in str(dict(answer.headers))
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("email", ["a\x00b@acme.test", "a\ud800@acme.test", "a\u202eb@acme.test"])
+def test_a_verified_address_that_cannot_be_stored_is_left_out(api: Api, email: str) -> None:
+    token = api.oidc_provider.token("u1", name="a\x00\ud800b", email=email, email_verified=True)
+    created = api.post("/api/organizations", {"name": "Acme"}, {"Authorization": f"Bearer {token}"})
+    assert created.status_code == 201
+    with api.database.read() as session:
+        assert session.get_one(User, "u1").email is None

@@ -33,6 +33,13 @@ BAD_CLAIMS: list[dict[str, Any]] = [
     {"sub": "x" * 256},
     {"sub": "a\x00"},
     {"exp": "soon"},
+    {"typ": "ID"},
+    {"typ": "Refresh"},
+    {"typ": "Logout"},
+    {"typ": "Offline"},
+    {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
+    {"events": 1},
+    {"sub": " u1"},
 ]
 
 
@@ -58,6 +65,20 @@ def by_our_public_key(oidc_provider: OidcProvider) -> str:
 def test_a_token_of_the_service_for_us_opens(issuer: Issuer, oidc_provider: OidcProvider) -> None:
     assert issuer.verify_access_token(oidc_provider.token("u1", name="Una")).name == "Una"
     assert issuer.verify_access_token(oidc_provider.token("u1", aud=["other", AUDIENCE])).user_id == "u1"
+
+
+@pytest.mark.parametrize("header_type", ["JWT", "jwt", "at+jwt", "application/at+JWT"])
+def test_a_token_of_a_kind_that_signs_in_opens(issuer: Issuer, oidc_provider: OidcProvider, header_type: str) -> None:
+    token = oidc_provider.token("u1", header_type=header_type, typ="Bearer")
+    assert issuer.verify_access_token(token).user_id == "u1"
+
+
+@pytest.mark.parametrize("header_type", ["logout+jwt", "secevent+jwt", "dpop+jwt", "id+jwt"])
+def test_a_token_whose_header_names_another_kind_is_refused(
+    issuer: Issuer, oidc_provider: OidcProvider, header_type: str
+) -> None:
+    with pytest.raises(InvalidTokenError):
+        issuer.verify_access_token(oidc_provider.token("u1", header_type=header_type))
 
 
 @pytest.mark.parametrize("claims", BAD_CLAIMS, ids=lambda claims: str(next(iter(claims))))

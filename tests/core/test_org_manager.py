@@ -358,3 +358,13 @@ def test_a_word_that_is_neither_true_nor_false_is_refused_by_the_name_of_the_set
     manager = OrgManager(data_dir=tmp_path)
     with pytest.raises(ValueError, match="UNIQUE_ORGANIZATION_NAMES must be true or false"):
         manager.list_all_organizations()
+
+
+def test_the_last_owner_is_neither_removed_nor_given_another_role(manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    manager.add_user_to_org(org_id, "u1", "owner")
+    assert manager.remove_user_from_org(org_id, "u1") is False
+    assert manager.update_user_role(org_id, "u1", "member") is False
+    assert manager.get_user_role_in_org(org_id, "u1") == "owner"
+    manager.add_user_to_org(org_id, "u2", "owner")
+    assert manager.remove_user_from_org(org_id, "u1") is True

@@ -35,7 +35,7 @@ PLACES_FOR_NAMES: Final = {
     ("users", "name"),
     ("users", "email"),
     ("invitations", "email"),
-    ("invitations", "email_key"),
+    ("invitations", "recipient_key"),
     ("emails", "recipient"),
 }
 SHORTEST_NAME = 4  # letters; a shorter one occurs in any text

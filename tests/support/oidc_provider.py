@@ -77,7 +77,14 @@ class OidcProvider:
         self._server.server_close()
         self._thread.join()
 
-    def token(self, sub: str = "alice", *, key: Key | None = None, **claims: Any) -> str:  # noqa: ANN401 - any claim
+    def token(
+        self,
+        sub: str = "alice",
+        *,
+        key: Key | None = None,
+        header_type: str = "JWT",
+        **claims: Any,  # noqa: ANN401 - any claim
+    ) -> str:
         """An access token as the provider creates it, with ``claims`` changed; a claim that is None is left out."""
         now = int(time.time())
         payload = {"iss": self.issuer, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + LIFETIME} | claims
@@ -86,7 +93,7 @@ class OidcProvider:
             {name: value for name, value in payload.items() if value is not None},
             signer.private,
             algorithm="RS256",
-            headers={"kid": signer.kid},
+            headers={"kid": signer.kid, "typ": header_type},
         )
 
     def rotate(self) -> None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.oidc import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
+from core.access.limits import PersonLimits
 from providers.lago.webhooks import JwtCheck
 from worker.config.email import LOOPBACK_HOSTS
 from worker.config.settings import ENV_FILE, SettingsError, split_list
@@ -38,6 +39,18 @@ class ApiSettings(BaseSettings):
         gt=0,
         le=100_000,
         description="Requests per second per caller; bursts of twice as many.",
+    )
+    user_organizations_per_hour: int = Field(
+        default=10, ge=1, le=100_000, description="Organizations that one user may create within an hour."
+    )
+    user_invitations_per_hour: int = Field(
+        default=50, ge=1, le=100_000, description="Invitations that one user may send within an hour."
+    )
+    recipient_invitations_per_hour: int = Field(
+        default=10,
+        ge=1,
+        le=100_000,
+        description="Invitations that one address or user may get within an hour, from all organizations together.",
     )
     oidc_issuer: str | None = Field(default=None, description="OIDC issuer, exactly as in its tokens.")
     oidc_audience: str | None = Field(default=None, description="Audience of access tokens for this API.")
@@ -104,6 +117,14 @@ class ApiSettings(BaseSettings):
     @property
     def cors_origins(self) -> list[str]:
         return split_list(self.api_cors_origins)
+
+    @property
+    def person_limits(self) -> PersonLimits:
+        return PersonLimits(
+            organizations=self.user_organizations_per_hour,
+            invitations=self.user_invitations_per_hour,
+            invitations_to_recipient=self.recipient_invitations_per_hour,
+        )
 
     @property
     def is_https(self) -> bool:

@@ -1,7 +1,7 @@
 """Database tables, one module per feature. Importing this package registers all of them with ``Base``."""
 
 from core.db.base import Base
-from core.db.models.access import ApiKey, IdempotencyRecord, Invitation, InvitationToken, User
+from core.db.models.access import ApiKey, IdempotencyRecord, Invitation, InvitationToken, SentInvitation, User
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftFinding, DriftListing, DriftReportRecord
 from core.db.models.email import Email
@@ -33,6 +33,7 @@ __all__ = [
     "ProcessHeartbeat",
     "ProviderStatus",
     "ProviderWebhook",
+    "SentInvitation",
     "ServiceEvent",
     "User",
     "WebhookDelivery",

@@ -15,9 +15,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base
+from core.db.base import Base, Counter
 
-InvitationState = Literal["pending", "accepted", "revoked"]
+InvitationState = Literal["pending", "accepted", "revoked", "declined"]
 
 
 class User(Base):
@@ -65,14 +65,17 @@ class IdempotencyRecord(Base):
 
 
 class Invitation(Base):
-    """An invitation to join, sent by email. Its tokens are stored in ``invitation_tokens``, hashed."""
+    """An invitation to join: to an email address, with tokens in ``invitation_tokens``, or to a user who signs in."""
 
     __tablename__ = "invitations"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     email: Mapped[str] = mapped_column(String(512))
-    email_key: Mapped[str] = mapped_column(String(1024))
+    """Empty: it is to ``user_id``. SQLite cannot make a column nullable later."""
+    user_id: Mapped[str | None] = mapped_column(String(255))
+    recipient_key: Mapped[str] = mapped_column(String(1024))
+    """Two invitations with the same key are to the same address or user."""
     role: Mapped[str] = mapped_column(String(16))
     invited_by: Mapped[str | None] = mapped_column(String(255))
     """User id; NULL: a service."""
@@ -87,11 +90,36 @@ class Invitation(Base):
         Index(
             "uq_invitations_pending",
             "org_id",
-            "email_key",
+            "recipient_key",
             unique=True,
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
         ),
+        Index(
+            "ix_invitations_recipient_key",
+            "recipient_key",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+    )
+
+
+class SentInvitation(Base):
+    """One use of the right to invite, kept for a day. The limits count these rows."""
+
+    __tablename__ = "sent_invitations"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    org_id: Mapped[str] = mapped_column(String(64))
+    recipient_key: Mapped[str] = mapped_column(String(1024))
+    invited_by: Mapped[str | None] = mapped_column(String(255))
+    sent_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("ix_sent_invitations_org_id", "org_id", "sent_at"),
+        Index("ix_sent_invitations_recipient_key", "recipient_key", "sent_at"),
+        Index("ix_sent_invitations_invited_by", "invited_by", "sent_at"),
+        Index("ix_sent_invitations_sent_at", "sent_at"),
     )
 
 

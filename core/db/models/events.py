@@ -41,6 +41,14 @@ class Event(Leased, Base):
             postgresql_where=text("published_at IS NULL"),
         ),
         Index("ix_events_org_id", "org_id", "seq"),
+        # Bounds how many organizations one user makes.
+        Index(
+            "ix_events_created_by",
+            "actor",
+            "occurred_at",
+            sqlite_where=text("type = 'organization.created'"),
+            postgresql_where=text("type = 'organization.created'"),
+        ),
         {"sqlite_autoincrement": True},
     )
 

@@ -27,8 +27,12 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/api/organizations/{org_id}/status"): {"status": "deleted"},
     ("POST", "/api/organizations/{org_id}/users"): {"user_id": "somebody"},
     ("PUT", "/api/organizations/{org_id}/users/{user_id}/role"): {"role": "billing_admin"},
+    ("PUT", "/api/organizations/{org_id}/users"): {"user_id": "target", "role": "billing_admin"},
+    ("POST", "/api/organizations/{org_id}/leave"): {},
     ("POST", "/api/organizations/{org_id}/invitations"): {"email": "somebody@acme.test"},
     ("POST", "/api/invitations/accept"): {"token": "{token}"},
+    ("POST", "/api/invitations/{invitation_id}/accept"): {},
+    ("POST", "/api/invitations/{invitation_id}/decline"): {},
     ("POST", "/api/events"): {
         "specversion": "1.0",
         "id": "{n}",
@@ -47,7 +51,10 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/v1/subscriptions/downgrade"): {"target_tier": "starter"},
     ("POST", "/api/v1/subscriptions/change"): {"target_tier": "starter"},
 }
-QUERIES = {("GET", "/api/v1/subscriptions/preview-change"): "?target_tier=starter"}
+QUERIES = {
+    ("GET", "/api/v1/subscriptions/preview-change"): "?target_tier=starter",
+    ("DELETE", "/api/organizations/{org_id}/users"): "?user_id=target",
+}
 WEBHOOKS = ("/webhooks/stripe", "/webhooks/lago", "/api/v1/webhooks/", "/api/v1/billing/webhooks/")
 GUARDED = [(route, rule) for route, rule in PERMISSIONS.items() if not rule.public]
 
@@ -80,7 +87,9 @@ def headers(api: Api, rule: PermissionRule, caller: str) -> dict[str, str]:
 def outcome(api: Api, route: tuple[str, str], caller: str, number: int) -> str:
     """What the request was answered, on an organization of its own."""
     method, path = route
-    org_id = api.organization(owner="owner", billing_admin="billing_admin", member="member", target="member")
+    org_id = api.organization(
+        owner="owner", other="owner", billing_admin="billing_admin", member="member", target="member"
+    )
     user_id = "member" if PERMISSIONS[route].path_subject == "user" else "target"
     by_id = "{org_id}" in path
     invited, token = api.invitation(org_id, "guest") if by_id else api.invitation(api.organization(), caller)
@@ -118,7 +127,7 @@ def test_every_changing_route_is_walked_with_a_right_request() -> None:
 def test_what_belongs_to_an_organization_is_never_for_everybody(route: tuple[str, str], rule: PermissionRule) -> None:
     assert ("{org_id}" in route[1]) == (rule.path_subject == "organization")
     assert rule.public == (route[1].startswith(("/auth/", "/healthz", "/readyz", *WEBHOOKS)))
-    if route[0] != "GET" and rule.path_subject in {"organization", "current"}:
+    if route[0] != "GET" and rule.path_subject in {"organization", "current"} and not route[1].endswith("/leave"):
         assert "member" not in rule.roles
 
 

@@ -19,9 +19,10 @@ def roles_by_user(api: Api, org_id: str) -> dict[str, str]:
 def test_a_member_is_added_changed_and_taken_out(api: Api, paths: str) -> None:
     org_id = api.organization(u1="owner")
     path = paths.format(org_id)
-    added = api.post(path, {"user_id": "u2"}, api.as_("u1"))
+    added = api.post(path, {"user_id": "u2"}, api.as_service())
     assert (added.status_code, added.json()["role"], added.json()["sync"]) == (201, "member", {"version": 1})
-    assert api.post(path, {"user_id": "u2"}, api.as_("u1")).json()["type"].endswith("already-member")
+    for headers in (api.as_service(), api.as_("u1")):
+        assert api.post(path, {"user_id": "u2"}, headers).json()["type"].endswith("already-member")
     assert api.send("PUT", f"{path}/u2/role", api.as_("u1"), {"role": "billing_admin"}).is_success
     assert roles_by_user(api, org_id) == {"u1": "owner", "u2": "billing_admin"}
     assert api.send("DELETE", f"{path}/u2", api.as_("u1")).json()["role"] is None
@@ -85,3 +86,117 @@ def test_the_older_paths_answer_in_their_own_words(api: Api) -> None:
     changed = api.send("PUT", f"{root}/settings", api.as_("u1"), {"billing_email": "a@b.test"})
     assert changed.json() == {"status": "updated", "sync": {"version": 2}}
     assert api.get(f"{root}/settings", api.as_("u2")).json()["settings"]["billing_email"] == "a@b.test"
+
+
+@pytest.mark.parametrize("paths", ["/api/organizations/{}/users", "/api/v1/org/{}/members"])
+def test_a_user_whom_another_user_adds_is_invited_and_is_a_member_once_they_accept(api: Api, paths: str) -> None:
+    org_id = api.organization(u1="owner")
+    invited = api.post(paths.format(org_id), {"user_id": "auth0/new", "role": "billing_admin"}, api.as_("u1"))
+    assert (invited.status_code, invited.json()["role"]) == (201, "billing_admin")
+    assert "invited" in str(invited.json())
+    assert roles_by_user(api, org_id) == {"u1": "owner"}
+    new = api.as_("auth0/new")
+    selector = api.get("/api/organizations/selector", new).json()
+    assert (selector["count"], selector["default"]) == (0, None)
+    [received] = api.get("/api/invitations", new).json()["invitations"]
+    assert (received["org_id"], received["organization"], received["role"]) == (
+        org_id,
+        "Organization 1",
+        "billing_admin",
+    )
+    stranger = api.post(f"/api/invitations/{received['id']}/accept", {}, api.as_("eve"))
+    assert (stranger.status_code, stranger.json()["type"]) == (404, "urn:billing-sync:problem:not-found")
+    assert api.post(f"/api/invitations/{received['id']}/accept", {}, new).json()["role"] == "billing_admin"
+    assert roles_by_user(api, org_id) == {"u1": "owner", "auth0/new": "billing_admin"}
+    assert api.get("/api/organizations/selector", new).json()["default"] == org_id
+
+
+def test_a_declined_invitation_makes_no_member(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    api.post(f"/api/organizations/{org_id}/users", {"user_id": "u2"}, api.as_("u1"))
+    [received] = api.get("/api/invitations", api.as_("u2")).json()["invitations"]
+    assert api.post(f"/api/invitations/{received['id']}/decline", {}, api.as_("u2")).json()["status"] == "declined"
+    assert api.get("/api/invitations", api.as_("u2")).json()["count"] == 0
+    refused = api.post(f"/api/invitations/{received['id']}/accept", {}, api.as_("u2"))
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:billing-sync:problem:invitation-void")
+    assert roles_by_user(api, org_id) == {"u1": "owner"}
+
+
+def test_a_member_whose_id_cannot_be_in_a_path_is_changed_found_and_removed(api: Api) -> None:
+    org_id = api.organization(u1="owner")
+    path, slashed = f"/api/organizations/{org_id}/users", "auth0/../1"
+    assert api.post(path, {"user_id": slashed}, api.as_service()).status_code == 201
+    changed = api.send("PUT", path, api.as_("u1"), {"user_id": slashed, "role": "billing_admin"})
+    assert (changed.status_code, changed.json()["role"]) == (200, "billing_admin")
+    assert roles_by_user(api, org_id)[slashed] == "billing_admin"
+    found = api.get("/api/organizations", api.as_service(), user_id=slashed).json()["organizations"]
+    assert [each["id"] for each in found] == [org_id]
+    assert api.get("/api/organizations", api.as_("u1"), user_id=slashed).status_code == 422
+    removed = api.http.request("DELETE", path, params={"user_id": slashed}, headers=api.as_("u1"))
+    assert removed.json()["role"] is None
+    assert roles_by_user(api, org_id) == {"u1": "owner"}
+
+
+def test_everybody_may_leave_but_the_last_owner(api: Api) -> None:
+    org_id = api.organization(u1="owner", u2="member", u3="billing_admin", u4="owner")
+    for user_id in ("u2", "u3", "u4"):
+        assert api.post(f"/api/organizations/{org_id}/leave", {}, api.as_(user_id)).json()["status"] == "removed"
+        assert api.post(f"/api/organizations/{org_id}/leave", {}, api.as_(user_id)).status_code == 404
+    refused = api.post(f"/api/organizations/{org_id}/leave", {}, api.as_("u1"))
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:billing-sync:problem:last-owner")
+    assert roles_by_user(api, org_id) == {"u1": "owner"}
+
+
+def test_a_suspended_organization_keeps_its_plan_and_members_and_the_rest_goes_on(api: Api) -> None:
+    org_id = api.organization(u1="owner", u2="member")
+    path = f"/api/organizations/{org_id}"
+    api.post(f"{path}/users", {"user_id": "u3"}, api.as_("u1"))
+    [received] = api.get("/api/invitations", api.as_("u3")).json()["invitations"]
+    assert api.send("PUT", f"{path}/status", api.as_service(), {"status": "suspended"}).is_success
+    u1, service = api.as_("u1"), api.as_service()
+    current = u1 | {"X-Organization-ID": org_id}
+    for refused in (
+        api.send("PATCH", f"{path}/plan", u1, {"plan_tier": "enterprise"}),
+        api.send("PATCH", f"{path}/plan", service, {"plan_tier": "enterprise"}),
+        api.post("/api/v1/subscriptions/change", {"target_tier": "enterprise"}, current),
+        api.post("/api/v1/subscriptions/upgrade", {"target_tier": "enterprise"}, current),
+        api.post(f"{path}/invitations", {"email": "bob@acme.test"}, u1),
+        api.post(f"{path}/users", {"user_id": "u4"}, u1),
+        api.post(f"{path}/users", {"user_id": "u4"}, service),
+        api.post(f"/api/invitations/{received['id']}/accept", {}, api.as_("u3")),
+    ):
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:billing-sync:problem:suspended")
+    assert api.get(path, u1).is_success
+    assert api.send("PATCH", path, u1, {"billing_email": "pay@acme.test"}).is_success
+    assert api.post(f"{path}/leave", {}, api.as_("u2")).is_success
+
+
+def test_a_member_sees_no_customer_ids(api: Api) -> None:
+    org_id = api.organization(u1="owner", u2="member")
+    api.send("PATCH", f"/api/organizations/{org_id}/billing", api.as_service("billing:write"), {"stripe_id": "cus_1"})
+
+    def seen(headers: dict[str, str]) -> set[str | None]:
+        listed = api.get("/api/organizations", headers).json()["organizations"]
+        own = api.get(f"/api/organizations/{org_id}", headers).json()
+        return {each["stripe_customer_id"] for each in [*listed, own]}
+
+    assert seen(api.as_("u1")) == seen(api.as_service()) == {"cus_1"}
+    assert seen(api.as_("u2")) == {None}
+    assert (
+        api.get("/api/users/u2/organizations", api.as_("u2")).json()["organizations"][0]["stripe_customer_id"] is None
+    )
+
+
+def test_an_owner_who_is_made_over_http_ends_the_wait_of_a_message(api: Api) -> None:
+    org_id = api.organization(u1="owner", u2="member")
+    event = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/shop",
+        "type": "membership.removed",
+        "subject": org_id,
+        "data": {"user_id": "u1"},
+    }
+    assert api.post("/api/events", event, api.as_service("events:write")).json()["status"] == "waiting"
+    assert api.send("PUT", f"/api/organizations/{org_id}/users/u2/role", api.as_("u1"), {"role": "owner"}).is_success
+    assert roles_by_user(api, org_id) == {"u2": "owner"}

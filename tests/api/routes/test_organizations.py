@@ -121,8 +121,25 @@ def test_a_list_is_walked_by_its_cursor(api: Api) -> None:
     assert api.get("/api/organizations", api.as_("u1"), plan="starter").json()["count"] == 0
 
 
+# The first and the last moment, in zones whose UTC has no year for them.
+ENDS_OF_TIME = (
+    "WyIwMDAxLTAxLTAxVDAwOjAwOjAwKzE0OjAwIiwgIm9yZ19hIl0",
+    "WyI5OTk5LTEyLTMxVDIzOjU5OjU5LTE0OjAwIiwgIm9yZ19hIl0",
+)
+
+
 def test_a_cursor_that_nobody_gave_out_is_refused(api: Api) -> None:
-    for cursor in ("x", "é", "bnVsbA", "WzEsMl0", "W10", "WyIyMDI2LTExLTIzIiwib3JnX2EiXQ", "%00", "[" * 200):
+    for cursor in (
+        *ENDS_OF_TIME,
+        "x",
+        "é",
+        "bnVsbA",
+        "WzEsMl0",
+        "W10",
+        "WyIyMDI2LTExLTIzIiwib3JnX2EiXQ",
+        "%00",
+        "[" * 200,
+    ):
         refused = api.get("/api/organizations", api.as_("u1"), cursor=cursor)
         assert refused.status_code == 422, cursor
         assert refused.json()["errors"][0]["field"] == "query.cursor"

@@ -129,7 +129,13 @@ def test_a_replay_makes_what_was_settled_due_again(api: Api, mine: dict[str, str
     assert api.post(replay, {"since": since}, mine).json() == {"status": "replayed", "count": 1}
     assert states(api) == ["pending"]
     assert api.get("/api/webhooks", mine).json()["webhooks"][0]["pending"] == 1
-    for wrong in ({"since": "2026-11-23T12:00:00"}, {"since": "2020-01-01T00:00:00Z"}, {"since": "now"}):
+    for wrong in (
+        {"since": "2026-11-23T12:00:00"},
+        {"since": "2020-01-01T00:00:00Z"},
+        {"since": "now"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"since": "9999-12-31T23:59:59-14:00"},
+    ):
         assert api.post(replay, wrong, mine).status_code == 422
 
 

@@ -7,15 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
-from core.access import invitations, users
-from core.access.invitations import InvitationError, TooManyInvitationsError
+from core.access import invitations, limits, received_invitations, users
+from core.access.invitations import Invitee, OwnersInvitationError
+from core.access.limits import PersonLimits, TooManyInvitationsError, TooManyOrganizationsError
+from core.access.received_invitations import InvitationError
 from core.access.users import UserProfile
 from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
 from core.db.database import Database
-from core.db.models.access import Invitation
+from core.db.models.access import Invitation, SentInvitation
 from core.db.models.email import Email
 from core.db.models.events import Event
 from core.db.models.organizations import Membership, MembershipRole, Organization
@@ -39,6 +41,8 @@ class InvitationHarness:
             memberships.add(change, organization, "olga", "owner")
             memberships.add(change, organization, "bill", "billing_admin")
         self.org_id = organization.id
+        self.catalog = catalog
+        self.limits = PersonLimits(invitations=1000, invitations_to_recipient=1000)
         self.add_user("bob")
 
     def add_user(self, user_id: str, email: str | None = "given") -> None:
@@ -59,12 +63,41 @@ class InvitationHarness:
         with self.database.write() as session:
             organization = commands.lock(session, self.org_id)
             assert organization is not None
-            made = invitations.invite(ChangeContext(session, self.clock()), organization, email, role, by)
+            change = ChangeContext(session, self.clock())
+            made = invitations.invite(change, organization, Invitee(email=email), role, by, self.limits)
             return invitations.new_token(session, made.id)[1]
+
+    def invite_user(
+        self, user_id: str = "bob", role: MembershipRole = "member", by: str | None = "olga", org_id: str | None = None
+    ) -> str:
+        """Returns the id of the invitation."""
+        with self.database.write() as session:
+            organization = commands.lock(session, org_id or self.org_id)
+            assert organization is not None
+            change = ChangeContext(session, self.clock())
+            return invitations.invite(change, organization, Invitee(user_id=user_id), role, by, self.limits).id
+
+    def received(self, user_id: str = "bob") -> list[str]:
+        with self.database.read() as session:
+            return [each.id for each in received_invitations.list_received(session, user_id, self.clock())]
+
+    def accept_received(self, invitation_id: str, user_id: str = "bob") -> str:
+        """The role, or the problem."""
+        try:
+            with self.database.write() as session:
+                change = ChangeContext(session, self.clock(), Cause(actor=user_id))
+                return received_invitations.accept(change, invitation_id, user_id).role
+        except InvitationError as error:
+            return error.problem
+
+    def revoke(self, invitation_id: str, by: str | None = "olga") -> bool:
+        with self.database.write() as session:
+            return invitations.revoke(ChangeContext(session, self.clock()), self.org_id, invitation_id, by)
 
     def accept(self, token: str, user_id: str = "bob") -> MembershipRole:
         with self.database.write() as session:
-            return invitations.accept(ChangeContext(session, self.clock(), Cause(actor=user_id)), token, user_id).role
+            change = ChangeContext(session, self.clock(), Cause(actor=user_id))
+            return received_invitations.accept_by_token(change, token, user_id).role
 
     def obstacle(self, token: str, user_id: str = "bob") -> str:
         with pytest.raises(InvitationError) as caught:
@@ -162,9 +195,9 @@ def test_one_that_is_taken_back_opens_nothing(harness: InvitationHarness) -> Non
     token = harness.invite()
     with harness.database.write() as session:
         [invitation] = invitations.list_pending(session, harness.org_id, harness.clock())
-        assert not invitations.revoke(ChangeContext(session, harness.clock()), "org_other", invitation.id)
-        assert invitations.revoke(ChangeContext(session, harness.clock()), harness.org_id, invitation.id)
-        assert not invitations.revoke(ChangeContext(session, harness.clock()), harness.org_id, invitation.id)
+        assert not invitations.revoke(ChangeContext(session, harness.clock()), "org_other", invitation.id, "olga")
+        assert invitations.revoke(ChangeContext(session, harness.clock()), harness.org_id, invitation.id, "olga")
+        assert not invitations.revoke(ChangeContext(session, harness.clock()), harness.org_id, invitation.id, "olga")
     assert harness.obstacle(token) == "revoked"
     assert harness.accept(harness.invite()) == "member"
 
@@ -207,6 +240,7 @@ def test_what_somebody_may_give_is_looked_at_when_it_is_taken(
     harness: InvitationHarness, role: MembershipRole, inviter: str | None, then: MembershipRole | None, *, good: bool
 ) -> None:
     token = harness.invite(role=role, by=inviter)
+    harness.change(lambda change, found: memberships.add(change, found, "otto", "owner"))
     if inviter is not None and then is not None:
         harness.give(inviter, then)
     elif inviter is not None:
@@ -250,13 +284,13 @@ def test_what_is_no_address_is_refused(harness: InvitationHarness, email: str) -
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_nobody_is_mailed_without_end(harness: InvitationHarness) -> None:
-    for _ in range(invitations.MAX_INVITATION_EMAILS_PER_DAY_TO_ONE_ADDRESS):
+    for _ in range(limits.MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT):
         harness.invite()
-    with pytest.raises(TooManyInvitationsError, match="5 invitation emails were sent to this address"):
+    with pytest.raises(TooManyInvitationsError, match="5 invitations were sent to this recipient"):
         harness.invite("Bob@club.test")
     with harness.database.write() as session:
         [invitation] = invitations.list_pending(session, harness.org_id, harness.clock())
-        invitations.revoke(ChangeContext(session, harness.clock()), harness.org_id, invitation.id)
+        invitations.revoke(ChangeContext(session, harness.clock()), harness.org_id, invitation.id, "olga")
     with pytest.raises(TooManyInvitationsError, match="within 24 hours"):
         harness.invite()
     harness.clock.advance(days=1, seconds=1)
@@ -272,7 +306,7 @@ def test_an_organization_invites_so_many_at_once_and_so_many_a_day(harness: Invi
     harness.invite("u0@club.test")
     with harness.database.write() as session:
         session.execute(update(Invitation).values(state="revoked"))
-    for number in range(invitations.MAX_INVITATION_EMAILS_PER_DAY - invitations.MAX_PENDING_INVITATIONS - 1):
+    for number in range(limits.MAX_INVITATIONS_PER_DAY - invitations.MAX_PENDING_INVITATIONS - 1):
         harness.invite(f"v{number}@club.test")
         with harness.database.write() as session:
             session.execute(update(Invitation).values(state="revoked"))
@@ -295,7 +329,7 @@ def test_of_two_who_accept_at_the_same_moment_one_joins_and_the_other_is_told(ha
             assert sorted(pool.map(accept, range(2))) == ["member", "used"]
         with harness.database.write() as session:
             session.delete(session.get_one(Membership, (harness.org_id, "bob")))
-            session.execute(update(Email).values(created_at=harness.clock.now.replace(year=2020)))
+            session.execute(delete(SentInvitation))
 
 
 def test_of_two_who_invite_the_same_at_the_same_moment_both_have_the_one_invitation(harness: InvitationHarness) -> None:
@@ -313,3 +347,135 @@ def test_of_two_who_invite_the_same_at_the_same_moment_both_have_the_one_invitat
         assert len(session.scalars(select(Email)).all()) == 2
     assert harness.accept(tokens[0]) == "member"
     assert harness.obstacle(tokens[1]) == "used"
+
+
+def test_an_invited_user_is_no_member_before_accepting_and_then_has_the_role(harness: InvitationHarness) -> None:
+    invitation_id = harness.invite_user("never-seen/1", "billing_admin")
+    assert harness.role("never-seen/1") is None
+    assert harness.received("never-seen/1") == [invitation_id]
+    assert harness.received("eve") == []
+    assert harness.accept_received(invitation_id, "eve") == "unknown"
+    assert harness.accept_received(invitation_id, "never-seen/1") == harness.role("never-seen/1") == "billing_admin"
+    assert harness.accept_received(invitation_id, "never-seen/1") == "used"
+    assert harness.received("never-seen/1") == []
+
+
+def test_an_invitation_to_an_address_is_seen_and_accepted_by_its_user_without_a_token(
+    harness: InvitationHarness,
+) -> None:
+    harness.invite("Bob@Club.test")
+    [invitation_id] = harness.received()
+    assert harness.accept_received(invitation_id) == "member"
+
+
+def test_a_declined_invitation_cannot_be_accepted(harness: InvitationHarness) -> None:
+    token = harness.invite()
+    [invitation_id] = harness.received()
+    with harness.database.write() as session:
+        received_invitations.decline(ChangeContext(session, harness.clock()), invitation_id, "bob")
+    assert (harness.obstacle(token), harness.accept_received(invitation_id)) == ("void", "void")
+    assert harness.received() == []
+    assert harness.accept(harness.invite()) == "member"
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        lambda harness: harness.clock.advance(days=8),
+        lambda harness: harness.change(lambda change, found: commands.change_status(change, found, "suspended")),
+        lambda harness: harness.change(lambda change, found: commands.change_status(change, found, "deleted")),
+        lambda harness: (harness.give("bill", "owner"), harness.give("olga", "member")),
+        lambda harness: harness.revoke(harness.received()[0]),
+    ],
+    ids=["expired", "suspended", "deleted", "inviter demoted", "revoked"],
+)
+def test_what_cannot_be_accepted_is_not_offered(
+    harness: InvitationHarness, close: Callable[[InvitationHarness], object]
+) -> None:
+    invitation_id = harness.invite_user()
+    assert harness.received() == [invitation_id]
+    close(harness)
+    assert harness.received() == []
+    assert harness.accept_received(invitation_id) in {"expired", "suspended", "deleted", "void", "revoked"}
+    assert harness.role() is None
+
+
+def test_a_first_sign_in_with_an_invitation_creates_no_organization(harness: InvitationHarness) -> None:
+    harness.invite("new@club.test")
+    harness.invite_user("other")
+
+    def sign_in(user_id: str) -> Organization | None:
+        profile = UserProfile(user_id=user_id, name=user_id, email=f"{user_id}@club.test")
+        with harness.database.write() as session:
+            return users.sign_in(ChangeContext(session, harness.clock()), profile, harness.catalog)
+
+    assert sign_in("new") is None
+    assert sign_in("other") is None
+    assert sign_in("third") is not None
+
+
+def test_an_address_that_is_not_verified_any_more_accepts_nothing(harness: InvitationHarness) -> None:
+    token = harness.invite()
+    with harness.database.write() as session:
+        profile = UserProfile(user_id="bob", name="bob", is_email_unverified=True)
+        users.upsert(ChangeContext(session, harness.clock()), profile)
+    assert harness.obstacle(token) == "unverified"
+    assert harness.received() == []
+
+
+@pytest.mark.parametrize("by", ["olga", None])
+def test_a_billing_admin_neither_replaces_nor_revokes_the_invitation_of_an_owner_or_a_service(
+    harness: InvitationHarness, by: str | None
+) -> None:
+    invitation_id = harness.invite_user(role="billing_admin", by=by)
+    with pytest.raises(OwnersInvitationError):
+        harness.invite_user(role="member", by="bill")
+    with pytest.raises(OwnersInvitationError):
+        harness.revoke(invitation_id, by="bill")
+    assert harness.accept_received(invitation_id) == "billing_admin"
+    own = harness.invite_user("carol", by="bill")
+    assert harness.revoke(own, by="bill")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_inviter_and_a_recipient_have_a_limit_across_organizations(harness: InvitationHarness) -> None:
+    harness.limits = PersonLimits(invitations=2, invitations_to_recipient=3)
+    with harness.database.write() as session:
+        change = ChangeContext(session, harness.clock())
+        other = commands.create(change, NewOrganization(name="Other", plan_tier="starter"), harness.catalog)
+        memberships.add(change, other, "olga", "owner")
+        memberships.add(change, other, "otto", "owner")
+    harness.invite_user("u1")
+    harness.invite_user("u1", org_id=other.id)
+    with pytest.raises(TooManyInvitationsError, match="you have sent 2 invitations within an hour"):
+        harness.invite_user("u2")
+    harness.invite_user("u1", by="otto", org_id=other.id)
+    with pytest.raises(TooManyInvitationsError, match="this recipient was invited too often"):
+        harness.invite_user("u1", by="otto", org_id=other.id)
+    with harness.database.write() as session:
+        limits.delete_expired(session, harness.clock())
+        assert len(session.scalars(select(SentInvitation)).all()) == 3
+    harness.clock.advance(hours=1)
+    harness.invite_user("u2")
+    harness.clock.advance(days=1)
+    with harness.database.write() as session:
+        limits.delete_expired(session, harness.clock())
+        assert session.scalars(select(SentInvitation)).all() == []
+
+
+def test_a_user_creates_so_many_organizations_an_hour_also_at_the_same_moment(harness: InvitationHarness) -> None:
+    person_limits, together = PersonLimits(organizations=2), Barrier(4)
+
+    def create(number: int) -> bool:
+        together.wait()
+        try:
+            with harness.database.write() as session:
+                change = ChangeContext(session, harness.clock(), Cause(actor="bob"))
+                limits.refuse_too_many_organizations(change, "bob", person_limits)
+                commands.create(change, NewOrganization(name=f"Mine {number}", plan_tier="starter"), harness.catalog)
+        except TooManyOrganizationsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(create, range(4))) == [False, False, True, True]

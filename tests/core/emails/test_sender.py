@@ -14,6 +14,8 @@ from sqlalchemy import select, text, update
 from structlog.testing import capture_logs
 
 from core.access import invitations
+from core.access.invitations import Invitee
+from core.access.limits import PersonLimits
 from core.catalog.plans import Catalog
 from core.db import job_locks
 from core.db.database import Database
@@ -73,7 +75,7 @@ def invite(email_sender: EmailSender, *addresses: str, name: str = "Acme") -> st
         change = ChangeContext(session, email_sender.clock())
         organization = commands.create(change, NewOrganization(name=name, plan_tier="starter"), email_sender.catalog)
         for address in addresses:
-            invitations.invite(change, organization, address, "member", None)
+            invitations.invite(change, organization, Invitee(email=address), "member", None, PersonLimits())
         return organization.id
 
 
@@ -87,7 +89,7 @@ def test_a_mail_is_sent_once_however_often_somebody_rings(email_sender: EmailSen
     for _ in range(3):
         task.run(email_sender)
     [email] = server.accepted
-    assert email["Subject"] == "You are invited to Acme"
+    assert email["Subject"] == "You are invited to join an organization"
     assert [row.state for row in rows(email_sender)] == ["sent"]
 
 
@@ -122,7 +124,7 @@ def test_without_a_page_the_mail_holds_the_code_itself(email_sender: EmailSender
     replace(email_sender, config=SenderConfig(from_address=SENDER.from_address)).run(SECONDS)
     [email] = server.accepted
     words = " ".join(text_of(email).split())
-    assert "You need the application in which Acme has its account." in words
+    assert "You need the application in which \u201cAcme\u201d has its account." in words
     assert f"To accept, sign in to that application with this address and enter this code: {token(email)}" in words
     assert token(email) in page(email)
     assert "href" not in page(email)
@@ -260,8 +262,8 @@ def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(
         organization = commands.lock(session, org_id)
         assert organization is not None
         [bob, _] = sorted(invitations.list_pending(session, org_id, email_sender.clock()), key=lambda each: each.email)
-        assert invitations.revoke(change, org_id, bob.id)
-        invitations.invite(change, organization, "Carol@acme.test", "owner", None)
+        assert invitations.revoke(change, org_id, bob.id, None)
+        invitations.invite(change, organization, Invitee(email="Carol@acme.test"), "owner", None, PersonLimits())
     email_sender.run(SECONDS)
     [email] = server.accepted
     assert email["To"] == "carol@acme.test"

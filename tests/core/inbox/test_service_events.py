@@ -22,6 +22,7 @@ from core.db.models.organizations import Membership, Organization
 from core.events.event_types import CHANGE_TYPES, Cause, ChangeContext
 from core.inbox import service_events
 from core.inbox.service_events import MAX_WAITING_EVENTS, UNKNOWN_EVENT_SOURCE, HandledEvent
+from core.org_manager import OrgManager
 from core.organizations import commands
 from tests.support.clocks import SetClock
 
@@ -130,7 +131,7 @@ def test_every_other_type_changes_what_it_names(acme: InboxHarness) -> None:
         acme.send("organization.billing_details_changed", billing_email="a@b.test", currency="USD"),
         acme.send("membership.added", user_id="u1", role="owner"),
         acme.send("membership.added", user_id="u2"),
-        acme.send("membership.role_changed", user_id="u2", role="billing_admin"),
+        acme.send("membership.role_changed", user_id="u2", role="owner"),
         acme.send("membership.removed", user_id="u1"),
     ):
         assert (handled.status, handled.org_id) == ("applied", ORG), handled
@@ -141,7 +142,7 @@ def test_every_other_type_changes_what_it_names(acme: InboxHarness) -> None:
     organization = acme.present()
     assert (organization.name, organization.plan_tier, organization.status) == ("Acme GmbH", "enterprise", "suspended")
     assert (organization.billing_email, organization.currency) == ("a@b.test", "USD")
-    assert acme.roles() == {"u2": "billing_admin"}
+    assert acme.roles() == {"u2": "owner"}
 
 
 def test_a_repeat_finds_the_verdict_and_does_nothing(acme: InboxHarness) -> None:
@@ -603,3 +604,60 @@ def test_a_name_of_another_organization_is_a_matter_of_the_setting(
         acme.database = first
     assert (created.status, renamed.status) == (status, status)
     assert acme.count(Organization) == (2 if unique_names else 3)
+
+
+@pytest.mark.parametrize("leaves", ["membership.removed", "membership.role_changed", "membership.added"])
+@pytest.mark.parametrize("comes", ["membership.added", "membership.role_changed"])
+def test_a_message_that_takes_the_last_owner_away_waits_for_the_next_owner(
+    acme: InboxHarness, leaves: str, comes: str
+) -> None:
+    acme.send("membership.added", user_id="old", role="owner")
+    acme.send("membership.added", user_id="new", role="owner" if comes == "membership.added" else "member", at=1)
+    acme.send("membership.removed", user_id="new") if comes == "membership.added" else None
+    role: dict[str, Any] = {} if leaves == "membership.removed" else {"role": "member"}
+    waiting = acme.send(leaves, user_id="old", **role)
+    assert waiting.status == "waiting"
+    assert "last owner" in (waiting.reason or "")
+    assert "old" not in (waiting.reason or "").replace("older", "")
+    assert acme.roles()["old"] == "owner"
+    acme.send(comes, user_id="new", role="owner", at=2)
+    assert acme.roles() == {"new": "owner"} | ({"old": "member"} if role else {})
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["with times", "without"])
+def test_the_last_word_about_the_last_owner_is_the_one_that_holds(acme: InboxHarness, *, timed: bool) -> None:
+    acme.send("membership.added", user_id="old", role="owner", at=1 if timed else None)
+    assert acme.send("membership.removed", user_id="old", at=2 if timed else None).status == "waiting"
+    acme.send("membership.role_changed", user_id="old", role="owner", at=3 if timed else None)
+    acme.send("membership.added", user_id="new", role="owner", at=4 if timed else None)
+    assert acme.roles() == {"old": "owner", "new": "owner"}
+    assert [event.status for event in acme.stored_events() if event.type == "membership.removed"] == ["superseded"]
+
+
+def test_an_owner_who_is_made_in_another_way_ends_the_wait(acme: InboxHarness) -> None:
+    acme.send("membership.added", user_id="old", role="owner")
+    assert acme.send("membership.removed", user_id="old").status == "waiting"
+    manager = OrgManager(database_url=acme.database.url.render_as_string(hide_password=False))
+    assert manager.add_user_to_org(ORG, "new", "member")
+    assert acme.roles() == {"old": "owner", "new": "member"}
+    assert manager.update_user_role(ORG, "new", "owner")
+    manager.close()
+    assert acme.roles() == {"new": "owner"}
+
+
+def test_everybody_may_leave_a_deleted_organization(acme: InboxHarness) -> None:
+    acme.send("membership.added", user_id="old", role="owner")
+    acme.send("organization.status_changed", status="deleted")
+    assert acme.send("membership.removed", user_id="old").status == "applied"
+    assert acme.roles() == {}
+
+
+@pytest.mark.parametrize("user_id", [" u1", "u1 ", "a\u202eb", "a\nb", "\u200b"])
+def test_a_user_id_that_cannot_be_kept_is_rejected_wherever_it_comes_in(acme: InboxHarness, user_id: str) -> None:
+    for handled in (
+        acme.send("membership.added", user_id=user_id),
+        acme.send("membership.role_changed", user_id=user_id, role="owner"),
+        acme.send("organization.created", subject="org_other", name="Other", owner_user_id=user_id),
+    ):
+        assert handled.status == "rejected"
+        assert "user_id" in (handled.reason or "")

@@ -46,15 +46,15 @@ def test_each_change_records_its_event_and_raises_no_version(database: Database,
     with database.write() as session:
         member = memberships.lock(session, org_id, "u1")
         assert member is not None
-        memberships.change_role(ChangeContext(session, NOW), member, "owner")
-        memberships.change_role(ChangeContext(session, NOW), member, "owner")
+        memberships.change_role(ChangeContext(session, NOW), member, "billing_admin")
+        memberships.change_role(ChangeContext(session, NOW), member, "billing_admin")
     with database.write() as session:
         member = memberships.lock(session, org_id, "u1")
         assert member is not None
         memberships.remove(ChangeContext(session, NOW), member)
     assert events(database) == [
         ("membership.added", {"user_id": "u1", "role": "member"}),
-        ("membership.role_changed", {"user_id": "u1", "from": "member", "to": "owner"}),
+        ("membership.role_changed", {"user_id": "u1", "from": "member", "to": "billing_admin"}),
         ("membership.removed", {"user_id": "u1"}),
     ]
     with database.read() as session:
@@ -92,7 +92,6 @@ def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database
                 commands.lock(session, org_id)
                 member = memberships.lock(session, org_id, user_id)
                 assert member is not None
-                memberships.refuse_removing_last_owner(session, member)
                 change = ChangeContext(session, NOW)
                 if leaving == "removed":
                     memberships.remove(change, member)
@@ -109,9 +108,19 @@ def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database
     assert list(roles).count("owner") == 1
 
 
-def test_somebody_who_is_no_owner_may_always_leave(database: Database, org_id: str) -> None:
+def test_a_member_who_is_no_owner_and_each_member_of_a_deleted_organization_may_leave(
+    database: Database, org_id: str
+) -> None:
     add(database, org_id, "u1", "member")
+    add(database, org_id, "u2", "owner")
     with database.write() as session:
-        member = memberships.lock(session, org_id, "u1")
-        assert member is not None
-        memberships.refuse_removing_last_owner(session, member)
+        change = ChangeContext(session, NOW)
+        for user_id in ("u1", "u2"):
+            member = memberships.lock(session, org_id, user_id)
+            assert member is not None
+            memberships.remove(change, member)
+            organization = commands.lock(session, org_id)
+            assert organization is not None
+            commands.change_status(change, organization, "deleted")
+    with database.read() as session:
+        assert session.scalars(select(Membership)).all() == []
