@@ -20,7 +20,7 @@ from api import problems
 from api.auth.authorization import Principal
 from api.metrics import HttpMetrics
 from api.problems import ProblemError
-from core.access.api_keys import ServiceAccount
+from core.access.api_keys import ServiceCaller
 from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 
 log = structlog.get_logger()
@@ -141,6 +141,7 @@ def _route_template(scope: Scope) -> str | None:
 def _log_request(scope: Scope, status: int, seconds: float) -> None:
     state_value = scope["state"].get("principal")
     principal = state_value if isinstance(state_value, Principal) else None
+    service = principal.caller if principal and isinstance(principal.caller, ServiceCaller) else None
     fields = {
         "method": scope["method"],
         "route": _route_template(scope),
@@ -149,7 +150,8 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
         "request_id": scope["state"]["request_id"],
         "organization": principal.organization.organization.id if principal and principal.organization else None,
         "role": principal.role if principal else None,
-        "key": principal.caller.id if principal and isinstance(principal.caller, ServiceAccount) else None,
+        "account": service.account_id if service else None,
+        "key": service.key_id if service else None,
     }
     is_probe = fields["route"] in _PROBE_ROUTES and status < HTTPStatus.BAD_REQUEST
     write = log.debug if is_probe else log.info

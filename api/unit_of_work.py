@@ -62,7 +62,7 @@ class UnitOfWork:
             change = ChangeContext(session, self._context.clock(), self._principal.cause)
             if isinstance(caller, UserProfile):
                 users.upsert(change, caller)
-            self._principal = confirm(session, self._principal, rule_of(self._request))
+            self._principal = confirm(session, self._principal, rule_of(self._request), change.now)
             return work(change)
 
     def run_idempotent(

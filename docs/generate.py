@@ -117,6 +117,14 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ("WEBHOOK_SIGNING_SECRET", "WEBHOOK_ALLOW_PRIVATE"),
     ),
     (
+        "Service events",
+        (
+            "A message of another source is rejected. Sources over HTTP belong to service accounts and need no setting "
+            "(`billing-sync inbox sources`)."
+        ),
+        ("EVENT_SOURCES_ALLOWED",),
+    ),
+    (
         "Emails",
         (
             "Set `SMTP_HOST` and `MAIL_FROM` together. The port is 587 with `starttls`, 465 with `tls`, 25 with "

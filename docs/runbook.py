@@ -470,7 +470,10 @@ PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
         "`billing-sync inbox list --status rejected`.",
         "Correct the event; send it under a new `id`. If the cause was here, `billing-sync inbox replay ID`.",
     ),
-    "forbidden": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` with the scope."),
+    "forbidden": (
+        "`billing-sync keys list`; if `detail` names the source, `billing-sync inbox sources`.",
+        "`billing-sync keys create NAME --scope SCOPE`, or `billing-sync inbox bind SOURCE --account NAME`.",
+    ),
     "internal": ("The log of the API, at the `request_id`.", "Report it with the traceback."),
     "malformed-webhook": ("The log of the API, at the `request_id`.", "Check the version of the provider's webhooks."),
     "name-taken": (
@@ -479,7 +482,7 @@ PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "not-found": ("`billing-sync orgs --search NAME`.", "Correct the id or the path."),
     "too-many-requests": (
-        "The log of the API: `key` is the caller.",
+        "The log of the API: `account` is the caller.",
         "Slow the caller down, or raise `API_RATE_LIMIT`.",
     ),
     "unauthorized": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` creates another key."),

@@ -53,7 +53,7 @@ class Runtime:
     """What the tasks of one process work with. It is opened once, after the fork.
 
     ``email_sender`` is None without an SMTP server, ``webhook_dispatcher`` without a signing secret.
-    ``operations_email`` gets the operations digest.
+    ``operations_email`` gets the operations digest. ``allowed_event_sources`` None: all are allowed.
     """
 
     database: Database
@@ -67,6 +67,7 @@ class Runtime:
     email_sender: EmailSender | None = None
     operations_email: str | None = None
     webhook_dispatcher: Dispatcher | None = None
+    allowed_event_sources: frozenset[str] | None = None
 
 
 class BillingApp(Celery):

@@ -6,6 +6,7 @@ import structlog
 from celery import shared_task
 
 from core.inbox import service_events
+from core.inbox.senders import QueueSender
 from tasks.base import BillingTask
 from tasks.routing import RECEIVE_EVENT
 
@@ -21,7 +22,8 @@ def receive(self: BillingTask, /, *args: object, **kwargs: object) -> None:
     with self.with_database_retry():
         runtime = self.runtime
         if len(events) == 1:
-            handled = service_events.handle(runtime.database, runtime.catalog, runtime.clock, events[0])
+            sender = QueueSender(allowed_sources=runtime.allowed_event_sources)
+            handled = service_events.handle(runtime.database, runtime.catalog, runtime.clock, events[0], sender)
         else:
             handled = service_events.reject(runtime.database, runtime.clock, [args, kwargs], WRONG_ARGUMENTS)
     log.info("event_received", status=handled.status, org_id=handled.org_id, repeated=handled.repeated)

@@ -7,6 +7,7 @@ names, else the one of ``X-Organization-ID``, else the caller's first. Membershi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import Depends, Request
@@ -19,7 +20,7 @@ from api.context import ApiContext, ContextDep
 from api.oidc import InvalidTokenError, IssuerUnavailableError
 from api.problems import ProblemError
 from core.access import api_keys
-from core.access.api_keys import ServiceAccount
+from core.access.api_keys import ServiceCaller
 from core.access.users import UserProfile
 from core.db.models.organizations import MembershipRole
 from core.events.event_types import Cause
@@ -30,9 +31,9 @@ from core.organizations.validation import ORGANIZATION_ID_PATTERN
 ORGANIZATION_HEADER: Final = "X-Organization-ID"
 API_EVENT_SOURCE: Final = "api"
 _SUBJECTS_WITH_ROLE: Final = frozenset({"organization", "current"})
-_KEY_NOT_VALID: Final = "The API key is unknown or has been revoked."
+_KEY_NOT_VALID: Final = "The API key is unknown, has been revoked or has expired."
 
-Caller = UserProfile | ServiceAccount
+Caller = UserProfile | ServiceCaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +58,25 @@ class Principal:
 
     @property
     def cause(self) -> Cause:
-        actor = self.caller.user_id if isinstance(self.caller, UserProfile) else self.name
-        return Cause(actor=actor, source=API_EVENT_SOURCE, caused_by=f"request:{self.request_id}")
+        return Cause(
+            actor=self.caller.user_id if isinstance(self.caller, UserProfile) else self.name,
+            source=API_EVENT_SOURCE,
+            caused_by=f"request:{self.request_id}",
+            key_id=None if isinstance(self.caller, UserProfile) else self.caller.key_id,
+        )
+
+    @property
+    def service(self) -> ServiceCaller:
+        """For routes that no user may call."""
+        if isinstance(self.caller, UserProfile):
+            message = "the permission table lets a user call this route"
+            raise TypeError(message)
+        return self.caller
 
 
 def caller_name(caller: Caller) -> str:
-    return f"user:{caller.user_id}" if isinstance(caller, UserProfile) else f"service:{caller.id}"
+    """All keys of a service account are one caller: a repeat with another key finds the response of the first."""
+    return f"user:{caller.user_id}" if isinstance(caller, UserProfile) else f"service:{caller.account_id}"
 
 
 def authorize(request: Request, context: ContextDep) -> None:
@@ -84,14 +98,14 @@ def authorize_again(request: Request, context: ApiContext) -> Principal:
         return _principal(request, session, rule_of(request), caller)
 
 
-def confirm(session: Session, principal: Principal, rule: PermissionRule) -> Principal:
+def confirm(session: Session, principal: Principal, rule: PermissionRule, now: datetime) -> Principal:
     """The principal as the transaction that writes sees it. Call it before anything is changed.
 
     Raises ``ProblemError`` if the caller has lost the membership, the role, the key or its scope meanwhile. Then the
     organization's row or the key's is locked, so they stay as they are until the transaction ends.
     """
-    if isinstance(principal.caller, ServiceAccount):
-        service = api_keys.lock(session, principal.caller.id)
+    if isinstance(principal.caller, ServiceCaller):
+        service = api_keys.lock(session, principal.caller.key_id, now)
         if service is None:
             raise problems.unauthorized(_KEY_NOT_VALID, invalid_token=True)
         _refuse_missing_scope(rule, service)
@@ -137,7 +151,7 @@ def _authorize(request: Request, context: ApiContext, rule: PermissionRule) -> P
 
 
 def _principal(request: Request, session: Session, rule: PermissionRule, caller: Caller) -> Principal:
-    if isinstance(caller, ServiceAccount):
+    if isinstance(caller, ServiceCaller):
         return _authorize_service(request, session, rule, caller)
     return _authorize_user(request, session, rule, caller)
 
@@ -168,15 +182,15 @@ def _authenticate(request: Request, context: ApiContext) -> Caller:
         raise problems.unavailable(detail) from None
 
 
-def _authenticate_key(context: ApiContext, api_key: str) -> ServiceAccount:
+def _authenticate_key(context: ApiContext, api_key: str) -> ServiceCaller:
     with context.database.read() as session:
-        service = api_keys.find(session, api_key)
+        service = api_keys.find(session, api_key, context.clock())
     if service is None:
         raise problems.unauthorized(_KEY_NOT_VALID, invalid_token=True)
     return service
 
 
-def _authorize_service(request: Request, session: Session, rule: PermissionRule, service: ServiceAccount) -> Principal:
+def _authorize_service(request: Request, session: Session, rule: PermissionRule, service: ServiceCaller) -> Principal:
     _refuse_missing_scope(rule, service)
     org_id = _requested_org_id(request)
     organization = None if org_id is None else _visible_organization(session, org_id, None)
@@ -221,7 +235,7 @@ def _authorize_user(request: Request, session: Session, rule: PermissionRule, us
     )
 
 
-def _refuse_missing_scope(rule: PermissionRule, service: ServiceAccount) -> None:
+def _refuse_missing_scope(rule: PermissionRule, service: ServiceCaller) -> None:
     if rule.scope is None:
         detail = "This route is for users; an API key cannot call it."
         raise problems.forbidden(detail)

@@ -1,6 +1,7 @@
 """Service events by HTTP, handled by the rules of the Celery task ``events.receive`` and answered at once.
 
-Each event is handled once, by its source and id; a repeat gets the status of the first and changes nothing. The
+Each event is handled once, by its source and id; a repeat gets the status of the first and changes nothing. Another
+event under the id of an earlier one is rejected. A source belongs to the service account that first sent from it. The
 response to one event is its status, or a problem if it is rejected. The response to a batch has a status for each
 event, so that a bad event does not stop the others.
 """
@@ -17,6 +18,7 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
@@ -28,7 +30,8 @@ from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from core.db.models.inbox import ServiceEventStatus
 from core.inbox import service_events
 from core.inbox.event_schemas import DATA_MODELS, ServiceEventData, ServiceEventMessage
-from core.inbox.service_events import ConfirmSender, HandledEvent
+from core.inbox.senders import AccountSender, SenderAccount
+from core.inbox.service_events import HandledEvent
 from core.reporting import sync_status
 
 log = structlog.get_logger()
@@ -99,17 +102,25 @@ _EVENTS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 async def receive_events(request: Request, context: ContextDep, principal: PrincipalDep) -> Response:
     """Send one CloudEvents 1.0 object, or a list of up to 100; `docs/schemas` has the schema of each type.
 
-    One event: 200 with its status, 202 if it waits, 422 if it is rejected. A list: 200 with every status in order, even
-    if some are rejected. Resend when in doubt; duplicates are applied once.
+    One event: 200 with its status, 202 if it waits, 422 if it is rejected, 403 if its source belongs to another
+    service account. A list: 200 with every status in order, even if some are rejected. Resend when in doubt; duplicates
+    are applied once.
     """
     payload = _parse_body(await request.body(), request.headers.get("Content-Type", JSON_MEDIA_TYPE))
     events = payload if isinstance(payload, list) else [payload]
-    results = await run_in_threadpool(
-        _handle_events, context, events, lambda session: confirm(session, principal, rule_of(request))
-    )
+
+    def confirm_sender(session: Session) -> SenderAccount:
+        service = confirm(session, principal, rule_of(request), context.clock()).service
+        return SenderAccount(account_id=service.account_id, key_id=service.key_id)
+
+    handled = await run_in_threadpool(_handle_events, context, events, AccountSender(confirm=confirm_sender))
+    results = await run_in_threadpool(_event_results, context, events, handled)
     if isinstance(payload, list):
         return _json_response(HTTPStatus.OK, EventResults(events=results, count=len(results)))
     (result,) = results
+    if handled[0].is_foreign:
+        detail = f"{result.reason}. An operator can see whose it is: `billing-sync inbox sources`."
+        raise problems.forbidden(detail)
     if result.status == "rejected":
         raise _event_rejected(result.reason or "")
     return _json_response(HTTPStatus.ACCEPTED if result.status == "waiting" else HTTPStatus.OK, result)
@@ -156,7 +167,7 @@ def _parse_body(body: bytes, content_type: str) -> object:
     return payload
 
 
-def _handle_events(context: ApiContext, events: Sequence[object], sender: ConfirmSender) -> list[EventResult]:
+def _handle_events(context: ApiContext, events: Sequence[object], sender: AccountSender) -> list[HandledEvent]:
     """Each in its own transaction, in order. Raises ``ProblemError``; events that were applied by then stay applied."""
     try:
         handled = [
@@ -175,6 +186,10 @@ def _handle_events(context: ApiContext, events: Sequence[object], sender: Confir
         log.info(
             "event_received", status=handled_event.status, org_id=handled_event.org_id, repeated=handled_event.repeated
         )
+    return handled
+
+
+def _event_results(context: ApiContext, events: Sequence[object], handled: Sequence[HandledEvent]) -> list[EventResult]:
     with context.database.read() as session:
         latest_versions = sync_status.latest_versions(
             session, {handled_event.org_id for handled_event in handled if handled_event.org_id is not None}

@@ -1,5 +1,7 @@
 """Webhook endpoints: add, list and remove them, rotate a secret, and replay deliveries. For services only.
 
+A service account sees its own endpoints. Another's is not found, like one that does not exist.
+
 The API sends no webhooks: it writes rows, and the workers send what is due within seconds.
 """
 
@@ -12,9 +14,10 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
 from api import problems
+from api.auth.authorization import PrincipalDep
 from api.context import ApiContext, ContextDep
 from api.schemas.requests import RequestBody, TimeInRequest
-from api.unit_of_work import IdempotencyKey, UnitOfWorkDep
+from api.unit_of_work import IdempotencyKey, UnitOfWork, UnitOfWorkDep
 from core.events.event_types import ChangeContext
 from core.webhooks import deliveries, endpoints, url_policy
 from core.webhooks.endpoints import EndpointInfo, NewEndpoint
@@ -113,7 +116,12 @@ def add_endpoint(
 ) -> Response:
     """Add a webhook endpoint. The response contains the secret, this one time."""
     signer = _require_signer(context)
-    new = NewEndpoint(url=body.url, events=body.events, description=body.description)
+    new = NewEndpoint(
+        url=body.url,
+        events=body.events,
+        description=body.description,
+        account_id=unit_of_work.principal.service.account_id,
+    )
 
     def work(change: ChangeContext) -> EndpointSecret:
         endpoint = endpoints.add(change.session, new, change.now, allow_private=context.allow_private_webhooks)
@@ -123,10 +131,11 @@ def add_endpoint(
 
 
 @router.get("/api/webhooks")
-def list_endpoints(context: ContextDep) -> WebhookEndpointList:
-    """List webhook endpoints, oldest first."""
+def list_endpoints(context: ContextDep, principal: PrincipalDep) -> WebhookEndpointList:
+    """List your webhook endpoints, oldest first."""
     with context.database.read() as session:
-        endpoints_found = [_endpoint_response(report) for report in endpoints.list_all(session)]
+        found = endpoints.list_all(session, principal.service.account_id)
+    endpoints_found = [_endpoint_response(report) for report in found]
     return WebhookEndpointList(webhooks=endpoints_found, count=len(endpoints_found))
 
 
@@ -135,8 +144,8 @@ def remove_endpoint(endpoint_id: EndpointIdInPath, unit_of_work: UnitOfWorkDep) 
     """Remove the endpoint and all its deliveries."""
 
     def work(change: ChangeContext) -> EndpointRemoved:
-        if not endpoints.remove(change.session, endpoint_id):
-            raise _endpoint_not_found()
+        _lock_own(unit_of_work, change, endpoint_id)
+        endpoints.remove(change.session, endpoint_id)
         return EndpointRemoved(status="removed")
 
     return unit_of_work.run(work)
@@ -153,6 +162,7 @@ def rotate_secret(
     signer = _require_signer(context)
 
     def work(change: ChangeContext) -> EndpointSecret:
+        _lock_own(unit_of_work, change, endpoint_id)
         generation = endpoints.rotate_secret(change.session, endpoint_id, change.now)
         if generation is None:
             raise _endpoint_not_found()
@@ -171,6 +181,7 @@ def replay_deliveries(
     """Resend events under their original ids. A disabled endpoint is enabled again."""
 
     def work(change: ChangeContext) -> ReplayResponse:
+        _lock_own(unit_of_work, change, endpoint_id)
         count = deliveries.replay(change.session, endpoint_id, change.now, body.since)
         if count is None:
             raise _endpoint_not_found()
@@ -214,6 +225,12 @@ def _with_secret(signer: Signer, response: Response) -> Response:
     response.body = secret.model_dump_json().encode()
     response.headers["Content-Length"] = str(len(response.body))
     return response
+
+
+def _lock_own(unit_of_work: UnitOfWork, change: ChangeContext, endpoint_id: str) -> None:
+    """Raises ``ProblemError`` if the endpoint is not one of the caller's."""
+    if not endpoints.lock_own(change.session, endpoint_id, unit_of_work.principal.service.account_id):
+        raise _endpoint_not_found()
 
 
 def _endpoint_not_found() -> problems.ProblemError:

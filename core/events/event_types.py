@@ -38,11 +38,15 @@ another attempt (a retry, or a decided conflict), so the relay sends one althoug
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Who made a change, through what, and caused by which message (``source#id`` of a service event)."""
+    """Who made a change, through what, and caused by which message (``source#id`` of a service event).
+
+    ``key_id``: the API key of a service over HTTP. Keys are never deleted, so it also says which account.
+    """
 
     actor: str = "system"
     source: str = "billing-sync"
     caused_by: str | None = None
+    key_id: str | None = None
 
 
 BY_SYSTEM: Final = Cause()

@@ -33,6 +33,7 @@ def record_actions(
             "ended_at": change.now,
             "actor": change.cause.actor,
             "source": change.cause.source,
+            "key_id": change.cause.key_id,
             "data": data,
         }
         for provider in providers

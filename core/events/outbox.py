@@ -77,6 +77,7 @@ def record(
         "actor": change.cause.actor,
         "source": change.cause.source,
         "caused_by": change.cause.caused_by,
+        "key_id": change.cause.key_id,
         "data": data,
         "occurred_at": change.now,
     }

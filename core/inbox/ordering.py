@@ -17,6 +17,9 @@ The first row that fits decides:
 | takes the last owner away                                       | waiting    | nothing         |
 | is any other                                                    | applied    | what is news    |
 
+A time that is more than five minutes after the moment at which we received the event counts as those five minutes after
+it. A sender whose clock is ahead thereby makes its later events look superseded for five minutes at most.
+
 An event that would be applied and is invalid, for example because its plan is unknown, is rejected.
 
 News is what no later event has changed. An event is later than another one if it was applied or is being handled, has
@@ -49,8 +52,9 @@ from core.inbox.event_schemas import (
     ServiceEventData,
 )
 
-# One event dated far in the future would make all events of its source until then look superseded.
+# An event dated further ahead is a mistake of its sender, and no clock that is a little fast.
 MAX_EVENT_CLOCK_SKEW: Final = timedelta(days=1)
+MAX_ORDERED_AHEAD: Final = timedelta(minutes=5)
 MAX_WAITING_EVENTS: Final = 500
 _MEMBERSHIP_PREFIX: Final = "membership."
 
@@ -70,6 +74,11 @@ def decide_time(occurred_at: datetime | None, now: datetime) -> Decision | None:
         return None
     reason = "time: more than one day in the future; send the time at which the change happened"
     return Decision(status="rejected", reason=reason)
+
+
+def ordered_time(occurred_at: datetime | None, received_at: datetime) -> datetime | None:
+    """The time by which an event is compared with others, and which is stored."""
+    return None if occurred_at is None else min(occurred_at, received_at + MAX_ORDERED_AHEAD)
 
 
 def decide_creation(org_id: str, data: OrganizationCreatedData, existing_name: str | None) -> Decision:

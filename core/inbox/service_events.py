@@ -1,9 +1,9 @@
 """Inbox of service events: each is stored once, and is applied, rejected with a reason, or waiting for its subject.
 
-The status and the change commit together, so a repeated message finds the status and does nothing. A rejected one is
-decided again when an operator replays it. ``ordering`` decides
-the status, ``apply`` makes the change, and this module stores and locks. A reason names the field, never its value: the
-message itself is stored beside it.
+The status and the change commit together, so a repeated message finds the status and does nothing. Another message
+under the id of a stored one is rejected, and the stored one stays as it is. A rejected message is decided again when an
+operator replays it. ``senders`` says who may send, ``ordering`` decides the status, ``apply`` makes the change, and
+this module stores and locks. A reason names the field, never its value: the message itself is stored beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from core.db.database import Database, acquire_advisory_locks, insert_once
 from core.db.models.inbox import ServiceEvent, ServiceEventStatus
 from core.db.models.organizations import Membership, Organization
 from core.events.event_types import CHANGE_TYPES, Cause, ChangeContext
-from core.inbox import ordering
+from core.inbox import message_content, ordering
 from core.inbox.apply import SubjectMissingError, apply_change, create_organization
 from core.inbox.event_schemas import (
     InvalidEventError,
@@ -41,15 +41,16 @@ from core.inbox.event_schemas import (
     storage_problem,
 )
 from core.inbox.ordering import MAX_WAITING_EVENTS, Decision
+from core.inbox.senders import ANYBODY_ON_THE_QUEUE, Admission, EventSender
 from core.organizations import commands
 from core.organizations.commands import NameTakenError
 
 __all__ = [
+    "ID_USED_TWICE",
     "MAX_EVENT_KEY_LENGTH",
     "MAX_WAITING_EVENTS",
     "UNKNOWN_EVENT_SOURCE",
     "WAITING_SUBJECTS_BATCH",
-    "ConfirmSender",
     "HandledEvent",
     "SubjectMissingError",
     "apply_waiting",
@@ -66,31 +67,31 @@ MAX_EVENT_KEY_LENGTH = 255
 WAITING_SUBJECTS_BATCH: Final = 500
 _MAX_CONFLICT_TRIES: Final = 3
 
+ID_USED_TWICE: Final = "id: this source has already sent another message with this id; send a new id"
+
 T = TypeVar("T")
-ConfirmSender = Callable[[Session], object]
-"""Raises if the sender may not send messages any more."""
-
-
-def _confirm_anybody(_: Session) -> None:
-    """Whoever reaches the queue may send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandledEvent:
-    """``repeated``: the status was recorded earlier, and nothing was done now."""
+    """``repeated``: the status was recorded earlier, and nothing was done now.
+
+    ``is_foreign``: it was rejected without a row, since its source belongs to another service account.
+    """
 
     status: ServiceEventStatus
     reason: str | None
     org_id: str | None
     repeated: bool = False
+    is_foreign: bool = False
 
 
 def handle(
-    database: Database, catalog: Catalog, clock: Clock, raw: object, confirm: ConfirmSender = _confirm_anybody
+    database: Database, catalog: Catalog, clock: Clock, raw: object, sender: EventSender = ANYBODY_ON_THE_QUEUE
 ) -> HandledEvent:
     """Handle one message, whatever it contains. Its contents never raise an error.
 
-    ``confirm`` is called in the transaction that writes, before anything is written. If it raises, nothing is.
+    ``sender`` is asked in the transaction that writes, before anything is written. If it raises, nothing is.
 
     The caller has to try again if the database is not reachable, on a deadlock (two organizations that swap their
     names), and on ``IntegrityError`` (other transactions kept inserting the same row at the same moments).
@@ -99,17 +100,17 @@ def handle(
     try:
         envelope, _, data = parse(raw)
     except InvalidEventError as error:
-        return _store_rejected(database, raw, str(error), now, confirm)
+        return _store_rejected(database, raw, str(error), now, sender)
 
     try:
-        return _with_conflict_retry(partial(_handle_in_transaction, database, catalog, envelope, data, now, confirm))
+        return _with_conflict_retry(partial(_handle_in_transaction, database, catalog, envelope, data, now, sender))
     except InvalidChangeError as error:
-        return _store_rejected(database, raw, _reason(error), now, confirm, envelope.time)
+        return _store_rejected(database, raw, _reason(error), now, sender, envelope.time)
 
 
 def reject(database: Database, clock: Clock, raw: object, reason: str) -> HandledEvent:
     """Store something that is no message as rejected. ``reason`` must repeat nothing of it."""
-    return _store_rejected(database, raw, reason, clock(), _confirm_anybody)
+    return _store_rejected(database, raw, reason, clock(), ANYBODY_ON_THE_QUEUE)
 
 
 def replay(  # noqa: PLR0913, PLR0917 - the message, where it is applied, and who asks for it
@@ -119,7 +120,9 @@ def replay(  # noqa: PLR0913, PLR0917 - the message, where it is applied, and wh
 
     ``by``: whose command it is; the changes name both that and the message.
 
-    One that is not rejected keeps its status. What a later message has changed stays: without a time, the message that
+    One that is not rejected keeps its status. One that is stored under a digest is decided under the id that was sent,
+    unless its source has sent another message under it. An operator may also replay a message of a source that is not
+    allowed. What a later message has changed stays: without a time, the message that
     was received later is the later one.
     """
     return _with_conflict_retry(partial(_replay_in_transaction, database, catalog, source, event_id, clock(), by))
@@ -179,11 +182,15 @@ def _handle_in_transaction(  # noqa: PLR0913, PLR0917 - the parsed message, wher
     envelope: ServiceEventMessage,
     data: ServiceEventData,
     now: datetime,
-    confirm: ConfirmSender,
+    sender: EventSender,
 ) -> HandledEvent:
+    row = _new_row(envelope, now)
     with database.write() as session:
-        confirm(session)
-        return _handle_event(session, catalog, envelope, data, now)
+        admission = sender.admit(session, row.source, now)
+        if admission.reason is not None:
+            return _reject_sender(session, row, admission, now)
+        row.key_id = admission.key_id
+        return _handle_event(session, catalog, row, envelope, data)
 
 
 def _replay_in_transaction(  # noqa: PLR0913, PLR0917 - as replay
@@ -197,6 +204,12 @@ def _replay_in_transaction(  # noqa: PLR0913, PLR0917 - as replay
         session.refresh(row, with_for_update=True)
         if row.status != "rejected":
             return _to_handled_event(row, repeated=True)
+        if row.sent_id is not None:
+            if (earlier := session.get(ServiceEvent, (source, row.sent_id))) is not None:
+                is_same = message_content.is_same(earlier, row)
+                return _to_handled_event(earlier, repeated=True) if is_same else _to_handled_event(row, repeated=False)
+            row.id, row.sent_id = row.sent_id, None
+            session.flush()
         try:
             envelope, _, data = parse(_as_message(row))
             with session.begin_nested():
@@ -212,14 +225,13 @@ def _apply_waiting_in_transaction(database: Database, catalog: Catalog, clock: C
 
 
 def _handle_event(
-    session: Session, catalog: Catalog, envelope: ServiceEventMessage, data: ServiceEventData, now: datetime
+    session: Session, catalog: Catalog, row: ServiceEvent, envelope: ServiceEventMessage, data: ServiceEventData
 ) -> HandledEvent:
-    row = _new_row(envelope, now)
     # Messages about one organization are handled one after the other, even before it has a row to lock.
     acquire_advisory_locks(session, subject_lock_key(envelope.subject))
     if (earlier := _store_or_find_earlier(session, row)) is not None:
         return earlier
-    return _decide(session, catalog, row, envelope, data, now=now)
+    return _decide(session, catalog, row, envelope, data, now=row.received_at)
 
 
 def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
@@ -235,7 +247,8 @@ def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
     """The row is stored, and the lock of its subject is held. ``by``: an operator; ``None``: its sender."""
     if (rejected := ordering.decide_time(row.occurred_at, now)) is not None:
         return _record(session, row, rejected, now)
-    cause = by or Cause(actor="service", source=envelope.source)
+    row.occurred_at = ordering.ordered_time(row.occurred_at, row.received_at)
+    cause = by or Cause(actor="service", source=envelope.source, key_id=row.key_id)
     change = ChangeContext(session, now, replace(cause, caused_by=envelope.reference))
     organization = commands.lock(session, envelope.subject)
     if organization is not None:
@@ -249,12 +262,14 @@ def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
 
 
 def _new_row(envelope: ServiceEventMessage, now: datetime) -> ServiceEvent:
+    """A time that is too far ahead stays as it was sent: the message is rejected, and a replay decides again."""
+    is_rejected = ordering.decide_time(envelope.time, now) is not None
     return ServiceEvent(
         source=envelope.source,
         id=envelope.id,
         type=envelope.type,
         subject=envelope.subject,
-        occurred_at=envelope.time,
+        occurred_at=envelope.time if is_rejected else ordering.ordered_time(envelope.time, now),
         received_at=now,
         status="applied",
         data=envelope.data,
@@ -332,7 +347,7 @@ def _apply_waiting(session: Session, now: datetime, catalog: Catalog, org_id: st
         .with_for_update()
     ).all()
     for row in waiting:
-        cause = Cause(actor="service", source=row.source, caused_by=f"{row.source}#{row.id}")
+        cause = Cause(actor="service", source=row.source, caused_by=f"{row.source}#{row.id}", key_id=row.key_id)
         organization = commands.lock(session, org_id)
         if organization is None:
             return
@@ -381,7 +396,46 @@ def _later_event_data(session: Session, row: ServiceEvent) -> list[dict[str, Any
 
 
 def _store_or_find_earlier(session: Session, row: ServiceEvent) -> HandledEvent | None:
-    """Insert the row and return ``None``, or return what was recorded for the existing one."""
+    """Insert the row and return ``None``, or return what was recorded for the existing one.
+
+    A repeat has the same content. Other content is stored as rejected.
+    """
+    if _insert(session, row):
+        return None
+    earlier = session.get_one(ServiceEvent, (row.source, row.id))
+    if message_content.is_same(earlier, row):
+        return _to_handled_event(earlier, repeated=True)
+    return _store_under_digest(session, row, ID_USED_TWICE, row.received_at)
+
+
+def _store_under_digest(session: Session, row: ServiceEvent, reason: str, now: datetime) -> HandledEvent:
+    """Store it as rejected for an operator, and leave its id to the message that has it, or may have it later."""
+    rejected = ServiceEvent(
+        source=row.source,
+        id=message_content.digest(row),
+        type=row.type,
+        subject=row.subject,
+        occurred_at=row.occurred_at,
+        received_at=row.received_at,
+        status="rejected",
+        rejected_at=now,
+        reason=reason,
+        data=row.data,
+        sent_id=row.id,
+        key_id=row.key_id,
+    )
+    return _to_handled_event(rejected, repeated=not _insert(session, rejected))
+
+
+def _reject_sender(session: Session, row: ServiceEvent, admission: Admission, now: datetime) -> HandledEvent:
+    reason = admission.reason or ""
+    if admission.is_foreign:
+        return HandledEvent(status="rejected", reason=reason, org_id=None, is_foreign=True)
+    return _store_under_digest(session, row, reason, now)
+
+
+def _insert(session: Session, row: ServiceEvent) -> bool:
+    """False: its source has already sent a message with its id."""
     values = {
         "source": row.source,
         "id": row.id,
@@ -393,11 +447,10 @@ def _store_or_find_earlier(session: Session, row: ServiceEvent) -> HandledEvent 
         "rejected_at": row.rejected_at,
         "reason": row.reason,
         "data": row.data,
+        "sent_id": row.sent_id,
+        "key_id": row.key_id,
     }
-    if insert_once(session, ServiceEvent, values):
-        return None
-    earlier = session.get_one(ServiceEvent, (row.source, row.id))
-    return _to_handled_event(earlier, repeated=True)
+    return insert_once(session, ServiceEvent, values)
 
 
 def _record(session: Session, row: ServiceEvent, decision: Decision, now: datetime) -> HandledEvent:
@@ -424,14 +477,15 @@ def _store_rejected(  # noqa: PLR0913, PLR0917 - the message, why it is rejected
     raw: object,
     reason: str,
     now: datetime,
-    confirm: ConfirmSender,
+    sender: EventSender,
     occurred_at: datetime | None = None,
 ) -> HandledEvent:
     """Store it for an operator, under its own source and id, or under a digest of its content if it has no id."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
     data = fields.get("data")
+    source = storable_text(fields.get("source"))
     row = ServiceEvent(
-        source=storable_text(fields.get("source")) or UNKNOWN_EVENT_SOURCE,
+        source=source or UNKNOWN_EVENT_SOURCE,
         id=storable_text(fields.get("id")) or _digest(raw),
         type=storable_text(fields.get("type")),
         subject=storable_text(fields.get("subject")),
@@ -443,7 +497,10 @@ def _store_rejected(  # noqa: PLR0913, PLR0917 - the message, why it is rejected
         data=data if isinstance(data, dict) and storage_problem(data) is None else None,
     )
     with database.write() as session:
-        confirm(session)
+        admission = sender.admit(session, source, now)
+        if admission.reason is not None:
+            return _reject_sender(session, row, admission, now)
+        row.key_id = admission.key_id
         return _store_or_find_earlier(session, row) or _to_handled_event(row, repeated=False)
 
 

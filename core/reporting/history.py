@@ -6,7 +6,7 @@ Names, email addresses and other data of people are not in it: they stay in thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.common.json_types import Json
+from core.db.models.access import ApiKey, ServiceAccount
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftFinding, DriftReportRecord
 from core.db.models.email import Email
@@ -34,7 +35,8 @@ Subject = Literal["change", "sync", "action", "message", "webhook", "email", "de
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """``kind``: within the subject, such as ``organization.renamed``. ``by``: who or what caused it.
+    """``kind``: within the subject, such as ``organization.renamed``. ``by``: who or what caused it; of a service
+    over HTTP also the name of its account and the id of its key.
 
     ``details``: ids, codes, plans and statuses.
     """
@@ -164,19 +166,23 @@ def _changes(session: Session, org_id: str, limit: int, before: datetime | None)
         Event.type.not_in(("organization.sync_requested", "link.parked")),  # a row of the link says the same
         *_before(Event.occurred_at, before),
     )
-    for event in session.scalars(found.order_by(Event.seq.desc()).limit(limit)):
+    events = session.scalars(found.order_by(Event.seq.desc()).limit(limit)).all()
+    names = _account_names(session, [event.key_id for event in events])
+    for event in events:
         yield HistoryEntry(
             at=event.occurred_at,
             subject="change",
             kind=event.type,
-            by=f"{event.actor} ({event.caused_by or event.source})",
+            by=f"{event.actor}{_key_text(names, event.key_id)} ({event.caused_by or event.source})",
             details=event.data,
         )
 
 
 def _link_rows(session: Session, org_id: str, limit: int, before: datetime | None) -> Iterator[HistoryEntry]:
     found = select(LinkHistory).where(LinkHistory.org_id == org_id, *_before(LinkHistory.at, before))
-    for row in session.scalars(found.order_by(LinkHistory.seq.desc()).limit(limit)):
+    rows = session.scalars(found.order_by(LinkHistory.seq.desc()).limit(limit)).all()
+    names = _account_names(session, [row.key_id for row in rows])
+    for row in rows:
         is_attempt = row.kind == "attempt"
         ended = {"ended_at": row.ended_at.isoformat() if row.ended_at else None, "version": row.version}
         yield HistoryEntry(
@@ -184,19 +190,21 @@ def _link_rows(session: Session, org_id: str, limit: int, before: datetime | Non
             subject="sync" if is_attempt else "action",
             kind=(row.outcome or "not_ended") if is_attempt else row.kind,
             provider=_provider(row.provider),
-            by=None if is_attempt else f"{row.actor} ({row.source})",
+            by=None if is_attempt else f"{row.actor}{_key_text(names, row.key_id)} ({row.source})",
             details={**row.data, **ended} if is_attempt else row.data,
         )
 
 
 def _messages(session: Session, org_id: str, limit: int, before: datetime | None) -> Iterator[HistoryEntry]:
     found = select(ServiceEvent).where(ServiceEvent.org_id == org_id, *_before(ServiceEvent.received_at, before))
-    for row in session.scalars(found.order_by(ServiceEvent.received_at.desc()).limit(limit)):
+    rows = session.scalars(found.order_by(ServiceEvent.received_at.desc()).limit(limit)).all()
+    names = _account_names(session, [row.key_id for row in rows])
+    for row in rows:
         yield HistoryEntry(
             at=row.received_at,
             subject="message",
             kind=row.status,
-            by=row.source,
+            by=f"{row.source}{_key_text(names, row.key_id)}",
             details={"id": row.id, "type": row.type},
         )
 
@@ -278,6 +286,18 @@ def _drift(session: Session, org_id: str, limit: int, before: datetime | None) -
             kind="found",
             details={"report_id": report.report_id, "kinds": _finding_kinds(finding.body)},
         )
+
+
+def _account_names(session: Session, key_ids: Collection[str | None]) -> dict[str, str]:
+    """The name of the service account of each key."""
+    found = select(ApiKey.id, ServiceAccount.name).join(ServiceAccount, ServiceAccount.id == ApiKey.account_id)
+    given = {key_id for key_id in key_ids if key_id is not None}
+    return {row[0]: row[1] for row in session.execute(found.where(ApiKey.id.in_(given)))} if given else {}
+
+
+def _key_text(names: Mapping[str, str], key_id: str | None) -> str:
+    """`` signup, key 1a2b``; empty: no service called over HTTP."""
+    return "" if key_id is None else f" {names[key_id]}, key {key_id}"
 
 
 def _finding_kinds(body: Mapping[str, Any]) -> list[Json]:

@@ -23,10 +23,11 @@ _WEBHOOK_INBOX_STATUSES: dict[ProviderWebhookState, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxMessage:
-    """A service event or a provider webhook, with its status."""
+    """A service event or a provider webhook, with its status. ``sent_id``: the id that was sent, if not ``id``."""
 
     source: str
     id: str
+    sent_id: str | None
     type: str | None
     subject: str | None
     status: str
@@ -77,6 +78,7 @@ def _of_service_event(row: ServiceEvent) -> InboxMessage:
     return InboxMessage(
         source=row.source,
         id=row.id,
+        sent_id=row.sent_id,
         type=row.type,
         subject=row.subject,
         status=row.status,
@@ -91,6 +93,7 @@ def _of_provider_webhook(row: ProviderWebhook) -> InboxMessage:
     return InboxMessage(
         source=row.provider,
         id=row.id,
+        sent_id=None,
         type=row.type,
         subject=row.org_id or row.customer_id or row.object_id,
         status=_WEBHOOK_INBOX_STATUSES[row.state],

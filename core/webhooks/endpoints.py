@@ -1,7 +1,7 @@
 """Webhook endpoints: the URLs of subscribers, and the events that they subscribe to.
 
-A URL is https, or http on this machine. The address behind it is checked again at each delivery, because the host name
-may lead to another one by then.
+An endpoint belongs to the service account that added it, or to the operators. A URL is https, or http on this machine.
+The address behind it is checked again at each delivery, because the host name may lead to another one by then.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select, text, true
 from sqlalchemy.orm import Session
 
 from core.common.validation import InvalidChangeError, one_of
+from core.db.database import acquire_advisory_locks
 from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
 from core.webhooks.payloads import PUBLIC_EVENT_NAMES, PublicEventName
 from core.webhooks.url_policy import checked_url
@@ -23,6 +24,8 @@ from core.webhooks.url_policy import checked_url
 ENDPOINT_ID_PREFIX: Final = "we_"
 MAX_ENDPOINT_DESCRIPTION_LENGTH: Final = 200
 MAX_ENDPOINTS: Final = 50
+MAX_ENDPOINTS_OF_ACCOUNT: Final = 20
+_ENDPOINT_COUNT_LOCK: Final = "webhook_endpoints"
 
 # A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
 DELIVERY_IS_PENDING: Final = "state = 'pending'"
@@ -43,20 +46,23 @@ class EndpointInfo:
     disabled_reason: str | None
     pending: int
     failed: int
+    account_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEndpoint:
+    """``account_id``: the service account that owns it; ``None``: an operator adds it."""
+
     url: str
     events: Collection[str] = ()
     description: str | None = None
+    account_id: str | None = None
 
 
 def add(session: Session, new: NewEndpoint, now: datetime, *, allow_private: bool) -> EndpointInfo:
     """``allow_private``: the URL may lead to a private network. Raises ``InvalidChangeError``."""
     subscribed = {one_of("events", event, PUBLIC_EVENT_NAMES) for event in new.events}
-    if (session.scalar(select(func.count()).select_from(WebhookEndpoint)) or 0) >= MAX_ENDPOINTS:
-        raise InvalidChangeError("url", f"there are already {MAX_ENDPOINTS} webhook endpoints; remove one first")
+    _refuse_too_many(session, new.account_id)
     row = WebhookEndpoint(
         id=ENDPOINT_ID_PREFIX + secrets.token_hex(12),
         url=checked_url(new.url, allow_private=allow_private),
@@ -65,17 +71,36 @@ def add(session: Session, new: NewEndpoint, now: datetime, *, allow_private: boo
         secret_generation=1,
         created_at=now,
         consecutive_failures=0,
+        account_id=new.account_id,
     )
     session.add(row)
     session.flush()
     return _to_info(row, 0, 0)
 
 
-def list_all(session: Session) -> list[EndpointInfo]:
-    """Oldest first."""
+def list_all(session: Session, account_id: str | None = None) -> list[EndpointInfo]:
+    """Oldest first. ``account_id``: only those of this account; ``None``: all, for an operator."""
+    is_listed = true() if account_id is None else WebhookEndpoint.account_id == account_id
     pending, failed = _count_by_endpoint(session, DELIVERY_IS_PENDING), _count_by_endpoint(session, DELIVERY_IS_FAILED)
-    endpoints = session.scalars(select(WebhookEndpoint).order_by(WebhookEndpoint.created_at, WebhookEndpoint.id))
+    endpoints = session.scalars(
+        select(WebhookEndpoint).where(is_listed).order_by(WebhookEndpoint.created_at, WebhookEndpoint.id)
+    )
     return [_to_info(row, pending.get(row.id, 0), failed.get(row.id, 0)) for row in endpoints]
+
+
+def lock_own(session: Session, endpoint_id: str, account_id: str) -> bool:
+    """Whether the endpoint exists and belongs to this account. Then it does until the transaction ends."""
+    row = session.get(WebhookEndpoint, endpoint_id, with_for_update={"key_share": True})
+    return row is not None and row.account_id == account_id
+
+
+def assign(session: Session, endpoint_id: str, account_id: str) -> bool:
+    """Give the endpoint to this account, whoever owns it. False: it does not exist. Raises ``InvalidChangeError``."""
+    _refuse_too_many(session, account_id, is_new=False)
+    row = session.get(WebhookEndpoint, endpoint_id, with_for_update={"key_share": True})
+    if row is not None:
+        row.account_id = account_id
+    return row is not None
 
 
 def remove(session: Session, endpoint_id: str) -> bool:
@@ -97,6 +122,19 @@ def rotate_secret(session: Session, endpoint_id: str, now: datetime) -> int | No
     row.secret_generation += 1
     row.rotated_at = now
     return row.secret_generation
+
+
+def _refuse_too_many(session: Session, account_id: str | None, *, is_new: bool = True) -> None:
+    """Others who add an endpoint wait until this transaction ends. Raises ``InvalidChangeError``."""
+    acquire_advisory_locks(session, _ENDPOINT_COUNT_LOCK)
+    count = select(func.count()).select_from(WebhookEndpoint)
+    if is_new and (session.scalar(count) or 0) >= MAX_ENDPOINTS:
+        raise InvalidChangeError("url", f"there are already {MAX_ENDPOINTS} webhook endpoints; remove one first")
+    if account_id is None:
+        return
+    if (session.scalar(count.where(WebhookEndpoint.account_id == account_id)) or 0) >= MAX_ENDPOINTS_OF_ACCOUNT:
+        problem = f"the service account already has {MAX_ENDPOINTS_OF_ACCOUNT} webhook endpoints; remove one first"
+        raise InvalidChangeError("url", problem)
 
 
 def _checked_description(description: str | None) -> str | None:
@@ -126,4 +164,5 @@ def _to_info(row: WebhookEndpoint, pending: int, failed: int) -> EndpointInfo:
         disabled_reason=row.disabled_reason,
         pending=pending,
         failed=failed,
+        account_id=row.account_id,
     )

@@ -11,10 +11,12 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
+from sqlalchemy import update
 
 from api.oidc import InvalidTokenError, Issuer, IssuerSettings, IssuerUnavailableError
 from core.access import api_keys
 from core.common.clock import utc_now
+from core.db.models.access import ApiKey
 from tests.support.api_client import Api
 from tests.support.oidc_provider import AUDIENCE, Key, OidcProvider
 
@@ -193,6 +195,18 @@ def test_what_does_not_open_is_answered_401_with_the_way_in(api: Api) -> None:
         assert answer.headers["www-authenticate"].startswith('Bearer realm="billing-sync"')
     expired = {"Authorization": f"Bearer {api.oidc_provider.token('u1', exp=int(time.time()) - 60)}"}
     assert "it has expired" in api.get("/api/organizations", expired).json()["detail"]
+
+
+def test_a_key_opens_until_it_expires(api: Api) -> None:
+    headers = api.as_service("organizations:read")
+    assert api.get("/api/organizations", headers).is_success
+    with api.database.write() as session:
+        session.execute(update(ApiKey).values(expires_at=utc_now()))
+    refused = api.get("/api/organizations", headers)
+    assert (refused.status_code, refused.json()["detail"]) == (
+        401,
+        "The API key is unknown, has been revoked or has expired.",
+    )
 
 
 def test_a_key_opens_until_it_is_revoked(api: Api) -> None:

@@ -47,10 +47,11 @@ def test_a_caller_who_asks_too_often_is_told_when_to_come_back(api: Api, moment:
 
 
 @one_database
-def test_a_key_and_its_holder_are_callers_of_their_own(api: Api) -> None:
-    first, second = api.as_service(), api.as_service()
+def test_a_service_account_is_one_caller_with_all_its_keys(api: Api) -> None:
+    first, second, other = api.as_service(), api.as_service(), api.as_service(account="another service")
     assert [api.get("/api/organizations", first).status_code for _ in range(11)] == [200] * 10 + [429]
-    assert api.get("/api/organizations", second).status_code == 200
+    assert api.get("/api/organizations", second).status_code == 429
+    assert api.get("/api/organizations", other).status_code == 200
 
 
 @one_database

@@ -19,6 +19,14 @@ def test_the_same_request_under_the_same_key_has_the_same_answer(api: Api) -> No
     assert count(api) == 1
 
 
+def test_a_repeat_with_the_next_key_of_the_account_has_the_same_answer(api: Api) -> None:
+    first = api.post("/api/organizations", {"name": "Acme"}, api.as_service(), key="k1")
+    again = api.post("/api/organizations", {"name": "Acme"}, api.as_service(), key="k1")
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (first.content, "true")
+    other = api.post("/api/organizations", {"name": "Other"}, api.as_service(account="another service"), key="k1")
+    assert other.status_code == 201
+
+
 def test_another_request_under_the_key_is_refused(api: Api) -> None:
     org_id = api.organization(u1="owner")
     assert api.post("/api/organizations", {"name": "Acme"}, api.as_("u1"), key="k1").status_code == 201

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from api.oidc import Issuer
-from core.access import api_keys, invitations, users
+from core.access import api_keys, invitations, service_accounts, users
 from core.access.api_keys import SCOPES, Scope
 from core.access.invitations import Invitee
 from core.access.limits import PersonLimits
@@ -42,14 +42,24 @@ class Api:
     http: httpx.Client
     log: list[MutableMapping[str, Any]]
     made: int = field(default=0)
+    accounts: dict[str, str] = field(default_factory=dict)
 
     def as_(self, user_id: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.oidc_provider.token(user_id)}"}
 
-    def as_service(self, *scopes: Scope) -> dict[str, str]:
+    def as_service(self, *scopes: Scope, account: str = "a service") -> dict[str, str]:
+        """With a new key of the service account of this name."""
+        account_id = self.account_id(account)
         with self.database.write() as session:
-            _, key = api_keys.create(session, "a service", scopes or SCOPES, utc_now())
+            _, key = api_keys.create(session, "a key", scopes or SCOPES, utc_now(), account_id=account_id)
         return {"Authorization": f"Bearer {key}"}
+
+    def account_id(self, account: str = "a service") -> str:
+        """The service account of this name, which is created first if necessary."""
+        if account not in self.accounts:
+            with self.database.write() as session:
+                self.accounts[account] = service_accounts.create(session, account, utc_now()).id
+        return self.accounts[account]
 
     def organization(self, plan_tier: str = "professional", **roles: MembershipRole) -> str:
         """Create an organization with these members, without the API."""
@@ -63,11 +73,12 @@ class Api:
             return organization.id
 
     def webhook(self) -> str:
-        """Create a webhook endpoint without the API; all earlier ones are removed."""
+        """Create a webhook endpoint of "a service" without the API; all earlier ones are removed."""
+        account_id = self.account_id()
         with self.database.write() as session:
             for earlier in endpoints.list_all(session):
                 endpoints.remove(session, earlier.id)
-            new = NewEndpoint(url="https://hooks.example.com")
+            new = NewEndpoint(url="https://hooks.example.com", account_id=account_id)
             return endpoints.add(session, new, utc_now(), allow_private=False).id
 
     def invitation(self, org_id: str, user_id: str) -> tuple[str, str]:

@@ -209,6 +209,19 @@ _add(
     "Apply a rejected message again after its cause is gone, or process a provider webhook again. Safe to repeat.",
 )
 
+_add(
+    inbox_commands,
+    "sources",
+    ("inbox", "list_sources"),
+    "List the sources of service events with the service account that each belongs to.",
+)
+_add(
+    inbox_commands,
+    "bind",
+    ("inbox", "bind_source"),
+    "Give a source of service events to a service account; no other may send from it over HTTP.",
+)
+
 email_commands = _group("emails", "Emails that could not be sent; `parked` lists them.", PANEL_OPERATE)
 _add(
     email_commands,
@@ -274,6 +287,12 @@ _add(
     "list",
     ("webhooks", "list_endpoints"),
     "List webhook endpoints with their pending and failed deliveries.",
+)
+_add(
+    webhook_commands,
+    "assign",
+    ("webhooks", "assign_endpoint"),
+    "Give a webhook endpoint to a service account, which then manages it over the API.",
 )
 _add(
     webhook_commands, "remove", ("webhooks", "remove_endpoint"), "Remove a webhook endpoint and its pending deliveries."

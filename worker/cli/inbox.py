@@ -11,10 +11,11 @@ import typer
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
-from core.inbox import provider_webhooks, service_events
+from core.inbox import event_sources, provider_webhooks, service_events
+from core.inbox.event_sources import SourceInfo
 from core.reporting import inbox_messages
 from core.reporting.inbox_messages import InboxMessage
-from worker.cli import cause, output, resources, stored_change
+from worker.cli import cause, output, resources, service_accounts, stored_change
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
@@ -39,7 +40,7 @@ def list_inbox(
 ) -> None:
     """List incoming messages that were rejected or wait, with the reason; --status shows the others.
 
-    JSON: {"total", "messages": [{"source", "id", "type", "subject", "status", "reason", "occurred_at",
+    JSON: {"total", "messages": [{"source", "id", "sent_id", "type", "subject", "status", "reason", "occurred_at",
     "received_at", "is_provider_webhook"}]}
     """
     statuses = [each.value for each in status or (InboxStatus.rejected, InboxStatus.waiting)]
@@ -72,6 +73,39 @@ def replay_message(
         else:
             output.show(_apply_again(database, catalog, message))
     output.show(*stored_change.lines(settings))
+
+
+def list_sources(*, as_json: output.JsonOption = False) -> None:
+    """List the sources of service events with the service account that each belongs to.
+
+    A source belongs to the first account that sends from it over HTTP, until `inbox bind` gives it to another.
+
+    JSON: {"sources": [{"source", "account_id", "account_name", "bound_at"}]}
+    """
+    with resources.open_database() as database, database.read() as session:
+        found = event_sources.list_all(session)
+    if as_json:
+        output.show_json({"sources": found})
+        return
+    if not found:
+        output.show("No source belongs to a service account yet.")
+        return
+    output.show(output.table(found, _source_columns(utc_now())))
+
+
+def bind_source(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as its events name it.")],
+    *,
+    account: Annotated[str, typer.Option(help="The service account: its id or name, as `keys list` shows it.")],
+) -> None:
+    """Give a source of service events to a service account; no other may send from it over HTTP."""
+    if service_events.storable_text(source) is None:
+        message = f"a source has 1 to {service_events.MAX_EVENT_KEY_LENGTH} characters"
+        raise UsageError(message)
+    with resources.open_database() as database, database.write() as session:
+        account_id = service_accounts.whole_id(session, account)
+        event_sources.bind(session, source, account_id, utc_now())
+    output.show(f"The source {source} belongs to the service account {account_id}.")
 
 
 def _find_message(database: Database, message_id: str, source: str | None) -> InboxMessage:
@@ -117,12 +151,25 @@ def _process_again(database: Database, message: InboxMessage) -> str:
     return "The webhook will be processed again: its link gets a remote check."
 
 
+def _id_text(message: InboxMessage) -> str:
+    return message.id if message.sent_id is None else f"{message.id} (sent as {message.sent_id})"
+
+
+def _source_columns(now: datetime) -> list[Column[SourceInfo]]:
+    return [
+        Column("source", lambda row: row.source, kind="fold"),
+        Column("account", lambda row: row.account_name, kind="fold"),
+        Column("account id", lambda row: row.account_id, kind="id"),
+        Column("since", lambda row: output.relative_time(row.bound_at, now)),
+    ]
+
+
 def _message_columns(now: datetime) -> list[Column[InboxMessage]]:
     return [
         Column("received", lambda row: output.relative_time(row.received_at, now)),
         Column("status", lambda row: row.status),
         Column("source", lambda row: row.source, kind="fold"),
-        Column("id", lambda row: row.id, kind="fold"),
+        Column("id", _id_text, kind="fold"),
         Column("type", lambda row: row.type, kind="fold"),
         Column("about", lambda row: row.subject, kind="id"),
         Column("reason", lambda row: row.reason, kind="fold"),

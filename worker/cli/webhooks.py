@@ -15,7 +15,7 @@ from core.webhooks.deliveries import FailedDelivery
 from core.webhooks.endpoints import EndpointInfo, NewEndpoint
 from core.webhooks.payloads import OPERATOR_EVENT_NAMES, PUBLIC_EVENT_NAMES
 from core.webhooks.signing import Signer
-from worker.cli import descriptions, output, resources
+from worker.cli import descriptions, output, resources, service_accounts
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.config import settings as settings_of
@@ -44,7 +44,7 @@ def add_endpoint(
     """Add a webhook endpoint and print its signing secret, this one time.
 
     JSON: {"id", "url", "events", "description", "created_at", "disabled_at", "disabled_reason", "pending", "failed",
-    "secret"}
+    "account_id", "secret"}
     """
     settings = settings_of.read()
     signer = _require_signer(settings)
@@ -61,7 +61,7 @@ def list_endpoints(*, as_json: output.JsonOption = False) -> None:
     """List webhook endpoints with their pending and failed deliveries.
 
     JSON: {"webhooks": [{"id", "url", "events", "description", "created_at", "disabled_at", "disabled_reason",
-    "pending", "failed"}]}
+    "pending", "failed", "account_id"}]}
     """
     with resources.open_database() as database, database.read() as session:
         found = endpoints.list_all(session)
@@ -72,6 +72,24 @@ def list_endpoints(*, as_json: output.JsonOption = False) -> None:
         output.show("No webhook endpoints. Add one with `billing-sync webhooks add URL`.")
         return
     output.show(output.table(found, _endpoint_columns()))
+
+
+def assign_endpoint(
+    endpoint_id: EndpointIdArgument,
+    *,
+    account: Annotated[str, typer.Option(help="The service account: its id or name, as `keys list` shows it.")],
+) -> None:
+    """Give a webhook endpoint to a service account, which then manages it over the API."""
+    with resources.open_database() as database, database.write() as session:
+        endpoint_id = _whole_id(session, endpoint_id)
+        account_id = service_accounts.whole_id(session, account)
+        try:
+            assigned = endpoints.assign(session, endpoint_id, account_id)
+        except InvalidChangeError as error:
+            raise UsageError(str(error)) from None
+    if not assigned:
+        raise _unknown_endpoint(endpoint_id)
+    output.show(f"Webhook endpoint {endpoint_id} belongs to the service account {account_id}.")
 
 
 def remove_endpoint(endpoint_id: EndpointIdArgument) -> None:
@@ -206,6 +224,7 @@ def _endpoint_json(report: EndpointInfo) -> dict[str, object]:
         "disabled_reason": report.disabled_reason,
         "pending": report.pending,
         "failed": report.failed,
+        "account_id": report.account_id,
     }
 
 
@@ -215,6 +234,7 @@ def _endpoint_columns() -> list[Column[EndpointInfo]]:
         Column("url", lambda row: row.url, kind="fold"),
         Column("events", lambda row: ", ".join(row.events) or "all", kind="fold"),
         Column("description", lambda row: row.description, kind="fold"),
+        Column("account", lambda row: row.account_id, kind="id"),
         Column("pending", lambda row: str(row.pending)),
         Column("failed", lambda row: str(row.failed)),
         Column("disabled", lambda row: row.disabled_reason, kind="fold"),

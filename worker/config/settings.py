@@ -128,6 +128,11 @@ class Settings(EmailSettings):
     )
     webhook_allow_private: bool = Field(default=False, description="Allow webhook endpoints on private networks.")
 
+    event_sources_allowed: str | None = Field(
+        default=None,
+        description="Comma-separated sources from which messages on the queue are accepted; default: all.",
+    )
+
     lago_rate_limit: float = Field(
         default=50.0, ge=MIN_REQUESTS_PER_SECOND, description="Requests per second of the Lago organization."
     )
@@ -270,6 +275,11 @@ class Settings(EmailSettings):
     def payment_methods(self) -> list[str]:
         """Of a customer that is linked in Lago for the first time. Empty: Lago's default."""
         return split_list(self.lago_payment_methods)
+
+    @property
+    def allowed_event_sources(self) -> frozenset[str] | None:
+        """Of messages on the queue. ``None``: all."""
+        return frozenset(split_list(self.event_sources_allowed)) or None
 
     @property
     def database(self) -> str:

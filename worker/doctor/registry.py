@@ -50,6 +50,7 @@ CHECKS: Final[dict[str, Check]] = {
     "sign-in": services.check_sign_in,
     "emails": services.check_emails,
     "webhooks": services.check_outbound_webhooks,
+    "event sources": services.check_event_sources,
     "disk": disk.check,
 }
 

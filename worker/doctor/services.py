@@ -1,4 +1,4 @@
-"""What users and their services need: sign-in, emails and outbound webhooks."""
+"""What users and their services need: sign-in, emails, outbound webhooks and event sources."""
 
 from __future__ import annotations
 
@@ -53,3 +53,11 @@ def check_outbound_webhooks(inputs: DoctorInputs) -> list[DoctorFinding]:
         advice = "to use them: set WEBHOOK_SIGNING_SECRET to the output of `openssl rand -base64 32`"
         return [not_set("outbound_webhooks_not_set", "disabled: WEBHOOK_SIGNING_SECRET is not set", advice)]
     return [ok("outbound_webhooks", "WEBHOOK_SIGNING_SECRET is set")]
+
+
+def check_event_sources(inputs: DoctorInputs) -> list[DoctorFinding]:
+    allowed = inputs.settings.allowed_event_sources
+    if allowed is None:
+        message = "messages on the queue are accepted from every source, since EVENT_SOURCES_ALLOWED is not set"
+        return [not_set("event_sources_not_set", message, "set EVENT_SOURCES_ALLOWED to the sources, comma-separated")]
+    return [ok("event_sources", f"messages on the queue are accepted from {', '.join(sorted(allowed))}")]

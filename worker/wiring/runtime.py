@@ -91,6 +91,7 @@ def open_runtime(settings: Settings) -> Runtime:
         email_sender=email_sender,
         operations_email=settings.operations_email,
         webhook_dispatcher=dispatcher,
+        allowed_event_sources=settings.allowed_event_sources,
     )
 
 

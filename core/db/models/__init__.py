@@ -1,13 +1,21 @@
 """Database tables, one module per feature. Importing this package registers all of them with ``Base``."""
 
 from core.db.base import Base
-from core.db.models.access import ApiKey, IdempotencyRecord, Invitation, InvitationToken, SentInvitation, User
+from core.db.models.access import (
+    ApiKey,
+    IdempotencyRecord,
+    Invitation,
+    InvitationToken,
+    SentInvitation,
+    ServiceAccount,
+    User,
+)
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftFinding, DriftListing, DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
 from core.db.models.history import LinkHistory
-from core.db.models.inbox import ProviderWebhook, ServiceEvent
+from core.db.models.inbox import EventSource, ProviderWebhook, ServiceEvent
 from core.db.models.jobs import JobLock
 from core.db.models.organizations import Membership, Organization
 from core.db.models.processes import ProcessHeartbeat
@@ -23,6 +31,7 @@ __all__ = [
     "DriftReportRecord",
     "Email",
     "Event",
+    "EventSource",
     "IdempotencyRecord",
     "Invitation",
     "InvitationToken",
@@ -34,6 +43,7 @@ __all__ = [
     "ProviderStatus",
     "ProviderWebhook",
     "SentInvitation",
+    "ServiceAccount",
     "ServiceEvent",
     "User",
     "WebhookDelivery",

@@ -1,4 +1,4 @@
-"""Users, API keys, invitations and idempotency records."""
+"""Users, service accounts, API keys, invitations and idempotency records."""
 
 from __future__ import annotations
 
@@ -33,8 +33,19 @@ class User(Base):
     last_seen_at: Mapped[datetime]
 
 
+class ServiceAccount(Base):
+    """Another program that calls us. It may have several API keys, and it owns event sources and webhook endpoints."""
+
+    __tablename__ = "service_accounts"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """Of an account that an upgrade made: the id of its first key."""
+    name: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+
+
 class ApiKey(Base):
-    """A service account. The key itself is not stored; it was shown once, when it was created."""
+    """A key of a service account. The key itself is not stored; it was shown once, when it was created."""
 
     __tablename__ = "api_keys"
 
@@ -45,6 +56,10 @@ class ApiKey(Base):
     """Separated by spaces, as in OAuth."""
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    account_id: Mapped[str] = mapped_column(String(16), default="", server_default="")
+    """Always the id of a service account. SQLite can add no column without a default."""
+    expires_at: Mapped[datetime | None]
+    """NULL: it does not expire."""
 
 
 class IdempotencyRecord(Base):

@@ -29,6 +29,8 @@ class Event(Leased, Base):
     actor: Mapped[str] = mapped_column(String(255))
     source: Mapped[str] = mapped_column(String(255))
     caused_by: Mapped[str | None] = mapped_column(String(600))
+    key_id: Mapped[str | None] = mapped_column(String(16))
+    """The API key of the service that made the change. NULL: no service did, or its message was on the queue."""
     data: Mapped[dict[str, Any]]
     occurred_at: Mapped[datetime]
     published_at: Mapped[datetime | None]

@@ -36,6 +36,8 @@ class LinkHistory(Base):
     """NULL: the attempt has not ended, or its process died."""
     actor: Mapped[str | None] = mapped_column(String(255))
     source: Mapped[str | None] = mapped_column(String(255))
+    key_id: Mapped[str | None] = mapped_column(String(16))
+    """The API key, if a service acted."""
     data: Mapped[dict[str, Any]]
     """Ids, codes and plans only. Of an attempt: ``requests``, ``error`` and ``link``, the link afterwards."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sqlalchemy import (
     Boolean,
+    ForeignKey,
     Index,
     String,
     Text,
@@ -23,6 +24,16 @@ WebhookEffect = Literal[
 ProviderWebhookState = Literal["stored", "handled", "ignored", "rejected"]
 
 
+class EventSource(Base):
+    """The service account that a source belongs to. Only this account may send messages from it over HTTP."""
+
+    __tablename__ = "event_sources"
+
+    source: Mapped[str] = mapped_column(String(255), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("service_accounts.id"))
+    bound_at: Mapped[datetime]
+
+
 class ServiceEvent(Base):
     """A message of another service, stored once and permanently, with its status.
 
@@ -36,6 +47,7 @@ class ServiceEvent(Base):
     type: Mapped[str | None] = mapped_column(String(255))
     subject: Mapped[str | None] = mapped_column(String(255))
     occurred_at: Mapped[datetime | None]
+    """As it orders: five minutes after ``received_at`` at most. Of a rejected message: as it was sent."""
     received_at: Mapped[datetime]
     status: Mapped[str] = mapped_column(String(16))
     rejected_at: Mapped[datetime | None]
@@ -43,6 +55,10 @@ class ServiceEvent(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     org_id: Mapped[str | None] = mapped_column(String(64))
     data: Mapped[dict[str, Any] | None]
+    sent_id: Mapped[str | None] = mapped_column(String(255))
+    """The id that was sent, if the message could not be stored under it. ``id`` is then a digest."""
+    key_id: Mapped[str | None] = mapped_column(String(16))
+    """The API key of its sender. NULL: it was on the queue."""
 
     __table_args__ = (
         Index("ix_service_events_subject", "subject", "type", "status"),

@@ -41,6 +41,8 @@ class WebhookEndpoint(Base):
     """Failures in a row, of any event."""
     backoff_until: Mapped[datetime | None]
     """Nothing is sent to it before this time."""
+    account_id: Mapped[str | None] = mapped_column(String(16))
+    """The service account that owns it. NULL: operators do."""
 
 
 class WebhookDelivery(Leased, Base):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.access import api_keys
@@ -46,6 +46,10 @@ def made(role: MembershipRole) -> Loss:
 def revoked(session: Session, org_id: str) -> None:  # noqa: ARG001 - a key belongs to no organization
     for key_id in session.scalars(select(ApiKey.id)).all():
         api_keys.revoke(session, key_id, utc_now())
+
+
+def expired(session: Session, org_id: str) -> None:  # noqa: ARG001 - a key belongs to no organization
+    session.execute(update(ApiKey).values(expires_at=utc_now()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,14 @@ LATE_REQUESTS = {
         body={"name": "Globex"},
         role=None,
         loss=revoked,
+        status=401,
+    ),
+    "an expired key renames": LateRequest(
+        method="PATCH",
+        path="/api/organizations/{}",
+        body={"name": "Globex"},
+        role=None,
+        loss=expired,
         status=401,
     ),
     "a revoked key sends an event": LateRequest(

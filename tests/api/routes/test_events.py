@@ -115,6 +115,26 @@ def test_the_same_event_many_times_at_once_is_taken_once(api: Api) -> None:
     assert said(api) == ["organization.created", "membership.added"]
 
 
+def test_other_content_under_a_used_id_is_refused_and_changes_nothing(api: Api) -> None:
+    assert send(api, CREATED).status_code == 200
+    refused = send(api, CREATED | {"data": {"name": "Globex"}})
+    assert (refused.status_code, [each["field"] for each in refused.json()["errors"]]) == (422, ["id"])
+    assert send(api, CREATED).json()["status"] == "applied"
+
+
+def test_a_service_cannot_send_from_the_source_of_another(api: Api) -> None:
+    assert send(api, CREATED).status_code == 200
+    other = api.as_service("events:write", account="another service")
+    foreign = event(2, name="Globex")
+    refused = api.http.post("/api/events", json=foreign, headers=other)
+    assert (refused.status_code, refused.json()["type"]) == (403, "urn:billing-sync:problem:forbidden")
+    own = foreign | {"source": "/other"}
+    batch = api.http.post("/api/events", json=[foreign, own], headers=other).json()
+    assert [each["status"] for each in batch["events"]] == ["rejected", "applied"]
+    assert batch["events"][0]["reason"].startswith("source: ")
+    assert send(api, event(2, name="Initech AG")).json()["status"] == "applied"
+
+
 def test_a_batch_is_answered_event_by_event_and_a_bad_one_keeps_no_other_out(api: Api) -> None:
     batch = [CREATED, event(2, name=""), "nonsense", event(3, name="Initech AG"), CREATED]
     answer = send(api, batch, BATCH)

@@ -36,6 +36,29 @@ def test_a_moment_in_the_past_is_answered_beside_the_entries(api: Api) -> None:
     assert [api.get(path, service, at=each).status_code for each in ("2026-11-01", "0.5", "yesterday")] == [422] * 3
 
 
+def test_a_change_of_a_service_names_its_account_and_its_key(api: Api) -> None:
+    org_id = api.organization()
+    service = api.as_service(account="signup")
+    key_id = service["Authorization"].split("_")[1]
+    renamed = api.http.patch(f"/api/organizations/{org_id}", json={"name": "Acme"}, headers=service)
+    event = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/signup",
+        "type": "organization.renamed",
+        "subject": org_id,
+        "data": {"name": "Acme AG"},
+    }
+    assert api.http.post("/api/events", json=event, headers=service).status_code == 200
+    entries = api.get(f"/api/organizations/{org_id}/history", service).json()["entries"]
+    by = {each["by"] for each in entries if each["kind"] in {"organization.renamed", "applied"}}
+    assert by == {
+        f"service:{api.account_id('signup')} signup, key {key_id} (request:{renamed.headers['X-Request-ID']})",
+        f"service signup, key {key_id} (/signup#1)",
+        f"/signup signup, key {key_id}",
+    }
+
+
 def test_no_member_and_no_service_without_the_right_reads_it(api: Api) -> None:
     org_id = api.organization("professional", u1="owner")
     path = f"/api/organizations/{org_id}/history"

@@ -14,7 +14,7 @@ from core.db.models.access import IdempotencyRecord
 from core.db.models.events import Event
 from core.db.models.webhooks import WebhookDelivery
 from core.events import outbox
-from core.webhooks import deliveries, payloads
+from core.webhooks import deliveries, endpoints, payloads
 from core.webhooks.signing import Signer
 from tests.support.api_client import SIGNING_SECRET, Api
 
@@ -102,6 +102,30 @@ def test_a_webhook_that_is_not_there_is_not_found(api: Api, mine: dict[str, str]
     for method, path in (("DELETE", ""), ("POST", "/rotate"), ("POST", "/replay")):
         missing = api.send(method, f"/api/webhooks/we_none{path}", mine, {} if path == "/replay" else None)
         assert missing.status_code == 404, missing.text
+
+
+def test_another_accounts_endpoint_is_not_found_in_the_same_words_as_an_unknown_one(
+    api: Api, mine: dict[str, str]
+) -> None:
+    made = add(api, mine)
+    other = api.as_service("webhooks:write", account="another service")
+    assert api.get("/api/webhooks", other).json()["count"] == 0
+    for method, path in (("DELETE", ""), ("POST", "/rotate"), ("POST", "/replay")):
+        body = {} if path == "/replay" else None
+        foreign = api.send(method, f"/api/webhooks/{made['id']}{path}", other, body)
+        unknown = api.send(method, f"/api/webhooks/we_none{path}", other, body)
+        assert (foreign.status_code, foreign.json()["detail"]) == (404, unknown.json()["detail"])
+    assert api.post(f"/api/webhooks/{made['id']}/rotate", None, mine).json()["secret_generation"] == 2
+    next_key = api.as_service("webhooks:write")
+    assert api.get("/api/webhooks", next_key).json()["webhooks"][0]["id"] == made["id"]
+    assert api.send("DELETE", f"/api/webhooks/{made['id']}", next_key).json() == {"status": "removed"}
+
+
+def test_an_operators_endpoint_is_no_accounts(api: Api, mine: dict[str, str]) -> None:
+    with api.database.write() as session:
+        made = endpoints.add(session, endpoints.NewEndpoint(url=URL), utc_now(), allow_private=False)
+    assert api.get("/api/webhooks", mine).json()["count"] == 0
+    assert api.send("DELETE", f"/api/webhooks/{made.id}", mine).status_code == 404
 
 
 def test_what_is_removed_is_told_nothing_more(api: Api, mine: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -18,20 +18,53 @@ def test_a_key_is_known_by_itself_alone_until_it_is_revoked(database: Database) 
     with database.write() as session:
         report, key = api_keys.create(session, "signup", ["events:write", "organizations:read"], NOW)
     with database.read() as session:
-        service = api_keys.find(session, key)
+        service = api_keys.find(session, key, NOW)
         assert service is not None
-        assert (service.id, service.name) == (report.id, "signup")
+        assert (service.key_id, service.account_id, service.account_name) == (report.id, report.account_id, "signup")
         assert sorted(service.scopes) == ["events:write", "organizations:read"]
-        assert api_keys.find(session, key[:-1] + ("A" if key[-1] != "A" else "B")) is None
-        assert api_keys.find(session, report.id) is None
-        assert api_keys.find(session, "") is None
+        assert api_keys.find(session, key[:-1] + ("A" if key[-1] != "A" else "B"), NOW) is None
+        assert api_keys.find(session, report.id, NOW) is None
+        assert api_keys.find(session, "", NOW) is None
     with database.write() as session:
         assert api_keys.revoke(session, report.id, NOW)
         assert api_keys.revoke(session, report.id, NOW)
         assert not api_keys.revoke(session, "0" * 16, NOW)
     with database.read() as session:
-        assert api_keys.find(session, key) is None
+        assert api_keys.find(session, key, NOW) is None
         assert [(each.id, each.revoked_at) for each in api_keys.list_all(session)] == [(report.id, NOW)]
+
+
+def test_an_account_has_several_keys_and_one_replaces_another(database: Database) -> None:
+    with database.write() as session:
+        first, first_key = api_keys.create(session, "signup", ["events:write"], NOW)
+        second, second_key = api_keys.create(
+            session, "signup 2027", ["organizations:read"], NOW, account_id=first.account_id
+        )
+        api_keys.revoke(session, first.id, NOW)
+    assert (second.account_id, second.account_name, second.name) == (first.account_id, "signup", "signup 2027")
+    with database.read() as session:
+        service = api_keys.find(session, second_key, NOW)
+        assert api_keys.find(session, first_key, NOW) is None
+    assert service is not None
+    assert (service.account_id, service.key_id) == (first.account_id, second.id)
+    assert service.scopes == {"organizations:read"}
+
+
+def test_a_key_ends_at_its_time_also_in_the_transaction_that_writes(database: Database) -> None:
+    end = NOW + timedelta(days=1)
+    with database.write() as session:
+        report, key = api_keys.create(session, "signup", ["events:write"], NOW, expires_at=end)
+    before = end - timedelta(microseconds=1)
+    with database.write() as session:
+        assert api_keys.find(session, key, before) is not None
+        assert api_keys.lock(session, report.id, before) is not None
+        assert api_keys.find(session, key, end) is None
+        assert api_keys.lock(session, report.id, end) is None
+
+
+def test_no_key_is_made_for_an_account_that_does_not_exist(database: Database) -> None:
+    with database.write() as session, pytest.raises(InvalidChangeError, match="no such service account"):
+        api_keys.create(session, "signup", ["events:write"], NOW, account_id="0" * 16)
 
 
 def test_the_key_is_not_in_the_database(database: Database) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
+from core.access import api_keys
 from core.db.base import Base
-from core.db.database import TCP_KEEPALIVE_OPTIONS, Database, DatabaseError
+from core.db.database import MIGRATIONS_FOLDER, TCP_KEEPALIVE_OPTIONS, Database, DatabaseError
 from core.db.models.providers import ProviderStatus
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -37,6 +40,33 @@ def test_each_database_has_an_id_of_its_own(database: Database, tmp_path: Path) 
     other.close()
     assert [len(each) for each in ids] == [1, 1]
     assert ids[0] != ids[1]
+
+
+def test_an_upgrade_gives_each_key_an_account_with_its_id(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/old.db")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS_FOLDER))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "14")
+        connection.execute(
+            text(
+                "INSERT INTO api_keys (id, name, secret_hash, scopes, created_at, revoked_at) "
+                "VALUES (:id, :name, 'x', 'events:write', :at, :revoked_at)"
+            ),
+            [
+                {"id": "a" * 16, "name": "signup", "at": "2026-11-22 12:00:00", "revoked_at": None},
+                {"id": "b" * 16, "name": "shop", "at": "2026-11-22 12:00:00", "revoked_at": "2026-11-23 12:00:00"},
+            ],
+        )
+    database.upgrade()
+    with database.read() as session:
+        keys = api_keys.list_all(session)
+    database.close()
+    assert [(key.id, key.account_id, key.account_name, key.expires_at) for key in keys] == [
+        ("a" * 16, "a" * 16, "signup", None),
+        ("b" * 16, "b" * 16, "shop", None),
+    ]
 
 
 def test_many_may_upgrade_at_once(database_url: str) -> None:

@@ -30,12 +30,13 @@ from core.inbox.ordering import (
     decide_creation,
     decide_missing_subject,
     decide_time,
+    ordered_time,
 )
 
 ORG = "org_shop-1"
 ROLE_CHANGED: ChangeType = "membership.role_changed"
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-DAY, MICROSECOND = timedelta(days=1), timedelta(microseconds=1)
+DAY, MINUTE, MICROSECOND = timedelta(days=1), timedelta(minutes=1), timedelta(microseconds=1)
 MEMBERSHIP_TYPES: list[ChangeType] = ["membership.added", "membership.removed", ROLE_CHANGED]
 
 
@@ -59,6 +60,20 @@ def test_only_a_time_more_than_a_day_ahead_rejects_an_event(occurred_at: datetim
     decision = decide_time(occurred_at, NOON)
     assert (decision and decision.status) == status
     assert decision is None or (decision.news is None and (decision.reason or "").startswith("time: "))
+
+
+@pytest.mark.parametrize(
+    ("occurred_at", "ordered"),
+    [
+        (None, None),
+        (NOON - DAY, NOON - DAY),
+        (NOON + 5 * MINUTE, NOON + 5 * MINUTE),
+        (NOON + 5 * MINUTE + MICROSECOND, NOON + 5 * MINUTE),
+        (NOON + DAY, NOON + 5 * MINUTE),
+    ],
+)
+def test_a_time_orders_as_five_minutes_ahead_at_most(occurred_at: datetime | None, ordered: datetime | None) -> None:
+    assert ordered_time(occurred_at, NOON) == ordered
 
 
 @pytest.mark.parametrize(

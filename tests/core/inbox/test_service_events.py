@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
 from core.events.event_types import CHANGE_TYPES, Cause, ChangeContext
 from core.inbox import service_events
-from core.inbox.service_events import MAX_WAITING_EVENTS, UNKNOWN_EVENT_SOURCE, HandledEvent
+from core.inbox.service_events import ID_USED_TWICE, MAX_WAITING_EVENTS, UNKNOWN_EVENT_SOURCE, HandledEvent
 from core.org_manager import OrgManager
 from core.organizations import commands
 from tests.support.clocks import SetClock
@@ -160,6 +161,74 @@ def test_a_refused_message_keeps_its_verdict_too(acme: InboxHarness) -> None:
     again = acme.handle(bad)
     assert (again.status, again.repeated) == ("rejected", True)
     assert len([row for row in acme.stored_events() if row.id == "bad"]) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        message("organization.renamed", {"name": "Globex"}, "again"),
+        message("organization.renamed", {"name": "Acme GmbH"}, "again", subject="org_other"),
+        message("organization.status_changed", {"name": "Acme GmbH"}, "again"),
+        message("organization.renamed", {}, "again"),
+        message("organization.renamed", {"name": "x" * 70_000}, "again"),
+    ],
+    ids=["data", "subject", "type", "nothing", "too large"],
+)
+def test_other_content_under_a_used_id_is_rejected_and_listed(acme: InboxHarness, other: dict[str, Any]) -> None:
+    raw = message("organization.renamed", {"name": "Acme GmbH"}, "again")
+    acme.handle(raw)
+    refused = acme.handle(other)
+    assert (refused.status, refused.reason, refused.org_id, refused.repeated) == (
+        "rejected",
+        ID_USED_TWICE,
+        None,
+        False,
+    )
+    assert (acme.handle(other).status, acme.handle(other).repeated) == ("rejected", True)
+    rows = [row for row in acme.stored_events() if "again" in {row.id, row.sent_id}]
+    assert sorted((row.status, row.sent_id) for row in rows if row.sent_id) == [("rejected", "again")]
+    assert [(row.status, row.data) for row in rows if row.id == "again"] == [("applied", {"name": "Acme GmbH"})]
+    assert acme.present().name == "Acme GmbH"
+    assert (acme.handle(raw).status, acme.handle(raw).repeated) == ("applied", True)
+
+
+def test_a_corrected_message_under_the_id_of_a_rejected_one_needs_a_new_id(acme: InboxHarness) -> None:
+    wrong = message("organization.plan_changed", {"plan_tier": "gold"}, "bad")
+    right = message("organization.plan_changed", {"plan_tier": "enterprise"}, "bad")
+    first = acme.handle(wrong)
+    assert acme.handle(right).reason == ID_USED_TWICE
+    assert acme.handle(wrong) == replace(first, repeated=True)
+    assert acme.handle(right | {"id": "good"}).status == "applied"
+
+
+def test_a_replay_of_other_content_is_rejected_again(acme: InboxHarness) -> None:
+    acme.handle(message("organization.renamed", {"name": "Acme GmbH"}, "again"))
+    acme.handle(message("organization.renamed", {"name": "Globex"}, "again"))
+    digest = next(row.id for row in acme.stored_events() if row.sent_id)
+    replayed = acme.replay(digest)
+    assert replayed is not None
+    assert (replayed.status, replayed.reason, replayed.repeated) == ("rejected", ID_USED_TWICE, False)
+    assert acme.present().name == "Acme GmbH"
+
+
+@pytest.mark.parametrize("extra", [1e23, 1.0, -0.0, 5e-324, 10**300, 0.1, True], ids=repr)
+def test_the_same_message_is_a_repeat_whatever_the_database_makes_of_its_numbers(
+    acme: InboxHarness, extra: float
+) -> None:
+    raw = message("organization.renamed", {"name": "Acme GmbH", "extra": [extra]}, "numbers")
+    first = acme.handle(raw)
+    assert acme.handle(json.loads(json.dumps(raw))) == replace(first, repeated=True)
+
+
+def test_a_sender_whose_clock_is_ahead_makes_its_events_look_later_for_five_minutes(
+    acme: InboxHarness, clock: SetClock
+) -> None:
+    assert acme.send("organization.renamed", at=600, name="Early").status == "applied"
+    clock.advance(minutes=6)
+    assert acme.send("organization.renamed", at=4, name="Late").status == "superseded"
+    assert acme.send("organization.renamed", at=6, name="Right").status == "applied"
+    assert acme.present().name == "Right"
+    assert {row.occurred_at for row in acme.stored_events()} >= {NOON + timedelta(minutes=5)}
 
 
 @pytest.mark.parametrize(
@@ -363,6 +432,7 @@ def history_of(org_id: str) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_the_messages_of_one_source_end_alike_in_whatever_order_they_come(inbox: InboxHarness) -> None:
     arrival = random.Random(13)  # noqa: S311 - orders, not secrets
+    inbox.clock.advance(hours=1)  # after the last of them
     for number in range(12):
         org_id = f"org_{number}"
         history = history_of(org_id)

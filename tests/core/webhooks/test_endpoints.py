@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from core.common.validation import InvalidChangeError
 from core.db.database import Database
 from core.db.models.webhooks import WebhookEndpoint
 from core.webhooks import endpoints
-from core.webhooks.endpoints import MAX_ENDPOINTS, NewEndpoint
+from core.webhooks.endpoints import MAX_ENDPOINTS, MAX_ENDPOINTS_OF_ACCOUNT, NewEndpoint
 from core.webhooks.signing import ROTATION_OVERLAP, Signer
 from core.webhooks.url_policy import checked_url, is_public
 from tests.support.clocks import SetClock
@@ -141,6 +142,56 @@ def test_words_that_cannot_be_are_refused_and_there_is_a_bound(database: Databas
 
 def endpoint(generation: int = 1, rotated_at: datetime | None = None) -> WebhookEndpoint:
     return WebhookEndpoint(id="we_1", secret_generation=generation, rotated_at=rotated_at)
+
+
+def test_many_who_add_at_once_keep_to_the_bound(database: Database, clock: SetClock) -> None:
+    with database.write() as session:
+        for _ in range(MAX_ENDPOINTS - 2):
+            endpoints.add(session, NewEndpoint(url="https://a.example"), clock(), allow_private=False)
+
+    def add_one(_: int) -> bool:
+        try:
+            with database.write() as session:
+                endpoints.add(session, NewEndpoint(url="https://a.example"), clock(), allow_private=False)
+        except InvalidChangeError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(add_one, range(8))) == 2
+    with database.read() as session:
+        assert len(endpoints.list_all(session)) == MAX_ENDPOINTS
+
+
+def test_one_account_cannot_take_all_endpoints(database: Database, clock: SetClock) -> None:
+    mine = NewEndpoint(url="https://a.example", account_id="a" * 16)
+    with database.write() as session:
+        for _ in range(MAX_ENDPOINTS_OF_ACCOUNT):
+            endpoints.add(session, mine, clock(), allow_private=False)
+        other = endpoints.add(session, NewEndpoint(url="https://b.example"), clock(), allow_private=False)
+        for refused in (
+            lambda: endpoints.add(session, mine, clock(), allow_private=False),
+            lambda: endpoints.assign(session, other.id, "a" * 16),
+        ):
+            with pytest.raises(InvalidChangeError, match=f"already has {MAX_ENDPOINTS_OF_ACCOUNT}"):
+                refused()
+
+
+def test_an_endpoint_belongs_to_one_account_until_an_operator_gives_it_to_another(
+    database: Database, clock: SetClock
+) -> None:
+    with database.write() as session:
+        mine = endpoints.add(
+            session, NewEndpoint(url="https://a.example", account_id="a" * 16), clock(), allow_private=False
+        )
+        operators = endpoints.add(session, NewEndpoint(url="https://b.example"), clock(), allow_private=False)
+        assert [each.id for each in endpoints.list_all(session, "a" * 16)] == [mine.id]
+        assert not endpoints.lock_own(session, operators.id, "a" * 16)
+        assert endpoints.assign(session, operators.id, "a" * 16)
+        assert not endpoints.assign(session, "we_none", "a" * 16)
+        assert endpoints.lock_own(session, operators.id, "a" * 16)
+        assert not endpoints.lock_own(session, operators.id, "b" * 16)
+        assert not endpoints.lock_own(session, "we_none", "a" * 16)
 
 
 def test_the_public_library_verifies_what_is_signed() -> None:

@@ -38,6 +38,33 @@ def test_a_key_is_shown_once_and_listed_without_itself(folder: Path) -> None:
     assert json.loads(console.run(folder, "keys", "list", "--json").stdout)["keys"][0]["revoked_at"] is not None
 
 
+def test_a_key_is_replaced_by_another_of_its_account(folder: Path) -> None:
+    make(folder, "events:write")
+    words = ("keys", "create", "signup-2027", "--scope", "events:write", "--account", "signup", "--expires-in", "30")
+    made = json.loads(console.run(folder, *words, "--json").stdout)
+    first, second = json.loads(console.run(folder, "keys", "list", "--json").stdout)["keys"]
+    assert (second["account_id"], second["account_name"]) == (first["account_id"], "signup")
+    assert (first["expires_at"], second["expires_at"] is not None) == (None, True)
+    assert made["id"] == second["id"]
+    assert console.run(folder, "inbox", "sources").stdout.startswith("No source")
+    assert console.run(folder, "inbox", "bind", "/signup", "--account", first["account_id"]).returncode == 0
+    (source,) = json.loads(console.run(folder, "inbox", "sources", "--json").stdout)["sources"]
+    assert (source["source"], source["account_name"]) == ("/signup", "signup")
+    unknown = console.run(folder, "inbox", "bind", "/signup", "--account", "nobody")
+    assert (unknown.returncode, "there is no service account 'nobody'" in unknown.stderr) == (2, True)
+
+
+def test_an_endpoint_is_given_to_an_account(folder: Path) -> None:
+    make(folder, "webhooks:write")
+    secret = {"WEBHOOK_SIGNING_SECRET": "x1y2z3" * 8}
+    words = ("webhooks", "add", "https://hooks.example.com", "--json")
+    made = json.loads(console.run(folder, *words, settings=secret).stdout)
+    assert made["account_id"] is None
+    assert console.run(folder, "webhooks", "assign", made["id"], "--account", "signup").returncode == 0
+    (listed,) = json.loads(console.run(folder, "webhooks", "list", "--json").stdout)["webhooks"]
+    assert listed["account_id"] is not None
+
+
 def test_what_is_no_key_or_scope_is_said_so(folder: Path) -> None:
     unknown = console.run(folder, "keys", "revoke", "nothing")
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)

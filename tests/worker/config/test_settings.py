@@ -57,3 +57,10 @@ def test_no_repr_of_the_settings_shows_a_password() -> None:
     )
     for shown in (repr(settings), str(settings), f"{settings.with_sandbox('http://127.0.0.1:1')}"):
         assert "hush" not in shown
+
+
+def test_event_sources_are_all_allowed_until_some_are_named() -> None:
+    settings = {**PROVIDERS, "stripe_secret_key": "sk_test_1"}
+    assert Settings.model_validate(settings).allowed_event_sources is None
+    named = Settings.model_validate({**settings, "event_sources_allowed": "/signup, /shop"})
+    assert named.allowed_event_sources == {"/signup", "/shop"}

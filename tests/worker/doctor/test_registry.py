@@ -227,6 +227,15 @@ def test_a_healthy_set_up_has_no_finding_to_act_on(set_up: DoctorHarness, subjec
     assert {finding.level for finding in found} == {"ok"}, found
 
 
+def test_that_every_source_may_send_on_the_queue_is_a_note_and_no_failure(set_up: DoctorHarness) -> None:
+    (finding,) = set_up.examine("event sources")
+    assert finding.level == "not_set"
+    assert "EVENT_SOURCES_ALLOWED" in finding.advice
+    set_up.set({"EVENT_SOURCES_ALLOWED": "/signup, /shop"})
+    (finding,) = set_up.examine("event sources")
+    assert (finding.level, finding.message.rpartition("from ")[2]) == ("ok", "/shop, /signup")
+
+
 RESTRICTED = "rk_test_doctor"
 
 
