@@ -111,7 +111,7 @@ def test_another_accounts_endpoint_is_not_found_in_the_same_words_as_an_unknown_
     other = api.as_service("webhooks:write", account="another service")
     assert api.get("/api/webhooks", other).json()["count"] == 0
     for method, path in (("DELETE", ""), ("POST", "/rotate"), ("POST", "/replay")):
-        body = {} if path == "/replay" else None
+        body: dict[str, str] | None = {} if path == "/replay" else None
         foreign = api.send(method, f"/api/webhooks/{made['id']}{path}", other, body)
         unknown = api.send(method, f"/api/webhooks/we_none{path}", other, body)
         assert (foreign.status_code, foreign.json()["detail"]) == (404, unknown.json()["detail"])
