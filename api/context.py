@@ -12,7 +12,7 @@ from api.oidc import Issuer
 from api.provider_queries import ProviderQueries
 from api.rate_limit import DEFAULT_CLIENT_RATE, ClientRateLimiter, LocalClientRateLimiter
 from api.usage import Cache, CachedUsageReader, LocalCache
-from core.access.limits import PersonLimits
+from core.access.limits import UserLimits
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.db.database import Database
@@ -42,7 +42,7 @@ class ApiContext:
     lago_webhooks: LagoWebhookParser | None = None
     signer: Signer | None = None
     allow_private_webhooks: bool = False
-    person_limits: PersonLimits = field(default_factory=PersonLimits)
+    user_limits: UserLimits = field(default_factory=UserLimits)
 
     @property
     def usage_reader(self) -> CachedUsageReader:

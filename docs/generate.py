@@ -145,6 +145,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ),
         (
             *("API_HOST", "API_PORT", "API_PUBLIC_URL", "API_CORS_ORIGINS", "API_RATE_LIMIT"),
+            *("USER_ORGANIZATIONS_PER_HOUR", "USER_INVITATIONS_PER_HOUR", "RECIPIENT_INVITATIONS_PER_HOUR"),
             *("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_ALGORITHM", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"),
         ),
     ),

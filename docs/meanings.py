@@ -66,11 +66,11 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
         "The path or the object does not exist, the caller may not see it, or the feature is not configured. `detail` "
         "says what to check."
     ),
+    "sign-in-refused": "The sign-in by browser failed. Start it again at `/auth/login`.",
     "suspended": (
         "The organization is suspended: its plan cannot be changed, and nobody can be invited or join. Reading, "
         "billing details and leaving go on."
     ),
-    "sign-in-refused": "The sign-in by browser failed. Start it again at `/auth/login`.",
     "too-large": "The body is too large. `detail` names the limit.",
     "too-many-invitations": (
         f"The organization has {MAX_PENDING_INVITATIONS} pending invitations, or within 24 hours it sent "

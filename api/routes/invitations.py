@@ -95,7 +95,7 @@ def create_invitation(
     def work(change: ChangeContext) -> InvitationResponse:
         require_owner_for_owner_role(unit_of_work.principal, body.role)
         organization = lock_active_organization(change, org_id)
-        inviter, limits = unit_of_work.principal.user_id, context.person_limits
+        inviter, limits = unit_of_work.principal.user_id, context.user_limits
         return _invitation_response(
             invitation_commands.invite(change, organization, Invitee(email=body.email), body.role, inviter, limits)
         )

@@ -104,7 +104,7 @@ def add_member(
         service_events.apply_waiting_for_owner(change, context.catalog, org_id)
         return _member_change("added", organization, body.user_id, body.role)
     invitee = Invitee(user_id=body.user_id)
-    invitations.invite(change, organization, invitee, body.role, principal.user_id, context.person_limits)
+    invitations.invite(change, organization, invitee, body.role, principal.user_id, context.user_limits)
     return _member_change("invited", organization, body.user_id, body.role)
 
 

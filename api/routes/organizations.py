@@ -61,7 +61,7 @@ def post_organization(
 
     def work(change: ChangeContext) -> CreateOrganizationResponse:
         if principal.user_id is not None:
-            refuse_too_many_organizations(change, principal.user_id, context.person_limits)
+            refuse_too_many_organizations(change, principal.user_id, context.user_limits)
         return create_organization(change, body, principal, context.catalog)
 
     return unit_of_work.run_idempotent(idempotency_key, body, 201, work)

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.access import limits
-from core.access.limits import PersonLimits, TooManyInvitationsError
+from core.access.limits import TooManyInvitationsError, UserLimits
 from core.common import email_addresses
 from core.common.validation import InvalidChangeError, one_of
 from core.db.models.access import Invitation, InvitationToken, User
@@ -58,7 +58,7 @@ def invite(  # noqa: PLR0913, PLR0917 - who is invited as what, by whom, and how
     invitee: Invitee,
     role: str,
     invited_by: str | None,
-    person_limits: PersonLimits,
+    user_limits: UserLimits,
 ) -> Invitation:
     """Invites an address or a user. A pending invitation is valid for seven more days, and its address gets another
     email.
@@ -72,7 +72,7 @@ def invite(  # noqa: PLR0913, PLR0917 - who is invited as what, by whom, and how
     invitation = _lock_pending(change.session, organization.id, invitee)
     if invitation is not None:
         _refuse_owners_invitation(change.session, invitation, invited_by)
-    limits.count_invitation(change, organization.id, invitee.key, invited_by, person_limits)
+    limits.count_invitation(change, organization.id, invitee.key, invited_by, user_limits)
     if invitation is None:
         invitation = Invitation(
             id=f"inv_{uuid4()}",

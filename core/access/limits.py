@@ -1,4 +1,4 @@
-"""How much one person may start within an hour: each organization is a customer at both providers, and each invitation
+"""How much one user may start within an hour: each organization is a customer at both providers, and each invitation
 reaches somebody who may not want it. Services have no such limit.
 """
 
@@ -17,7 +17,7 @@ from core.db.models.access import SentInvitation
 from core.db.models.events import Event
 from core.events.event_types import ChangeContext
 
-PERSON_LIMIT_WINDOW: Final = timedelta(hours=1)
+USER_LIMIT_WINDOW: Final = timedelta(hours=1)
 ORGANIZATION_LIMIT_WINDOW: Final = timedelta(hours=24)
 MAX_INVITATIONS_PER_DAY: Final = 100
 MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT: Final = 5
@@ -33,7 +33,7 @@ class TooManyInvitationsError(InvalidChangeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PersonLimits:
+class UserLimits:
     """Within an hour: ``invitations_to_recipient`` counts those of all organizations to one address or user."""
 
     organizations: int = 10
@@ -41,13 +41,13 @@ class PersonLimits:
     invitations_to_recipient: int = 10
 
 
-def refuse_too_many_organizations(change: ChangeContext, user_id: str, limits: PersonLimits) -> None:
+def refuse_too_many_organizations(change: ChangeContext, user_id: str, limits: UserLimits) -> None:
     """Raises ``TooManyOrganizationsError``. Of two requests of one user the second waits for the first."""
     acquire_advisory_locks(change.session, f"creator:{user_id}")
     made = select(func.count()).where(
         Event.actor == user_id,
         Event.type == "organization.created",
-        Event.occurred_at > change.now - PERSON_LIMIT_WINDOW,
+        Event.occurred_at > change.now - USER_LIMIT_WINDOW,
     )
     if (change.session.scalar(made) or 0) >= limits.organizations:
         message = f"you have created {limits.organizations} organizations within an hour; try again later"
@@ -55,7 +55,7 @@ def refuse_too_many_organizations(change: ChangeContext, user_id: str, limits: P
 
 
 def count_invitation(
-    change: ChangeContext, org_id: str, recipient_key: str, invited_by: str | None, limits: PersonLimits
+    change: ChangeContext, org_id: str, recipient_key: str, invited_by: str | None, limits: UserLimits
 ) -> None:
     """Counts one more invitation. Raises ``TooManyInvitationsError``, and then counts none.
 
@@ -64,12 +64,12 @@ def count_invitation(
     """
     locks = [f"invited:{recipient_key}", *([] if invited_by is None else [f"inviter:{invited_by}"])]
     acquire_advisory_locks(change.session, *locks)
-    hour, day = change.now - PERSON_LIMIT_WINDOW, change.now - ORGANIZATION_LIMIT_WINDOW
+    hour, day = change.now - USER_LIMIT_WINDOW, change.now - ORGANIZATION_LIMIT_WINDOW
     of_organization = SentInvitation.org_id == org_id
     to_recipient = SentInvitation.recipient_key == recipient_key
-    sent_here = _count(change.session, of_organization, to_recipient, SentInvitation.sent_at > day)
-    if sent_here >= MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT:
-        message = f"{sent_here} invitations were sent to this recipient within 24 hours; try again tomorrow"
+    already_sent = _count(change.session, of_organization, to_recipient, SentInvitation.sent_at > day)
+    if already_sent >= MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT:
+        message = f"{already_sent} invitations were sent to this recipient within 24 hours; try again tomorrow"
         raise TooManyInvitationsError("email", message)
     if _count(change.session, of_organization, SentInvitation.sent_at > day) >= MAX_INVITATIONS_PER_DAY:
         message = f"the organization has sent {MAX_INVITATIONS_PER_DAY} invitations within 24 hours; try again tomorrow"

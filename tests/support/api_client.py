@@ -13,7 +13,7 @@ from api.oidc import Issuer
 from core.access import api_keys, invitations, service_accounts, users
 from core.access.api_keys import SCOPES, Scope
 from core.access.invitations import Invitee
-from core.access.limits import PersonLimits
+from core.access.limits import UserLimits
 from core.access.users import UserProfile
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
@@ -89,7 +89,7 @@ class Api:
             organization = commands.lock(session, org_id)
             assert organization is not None
             users.upsert(change, UserProfile(user_id=user_id, email=email))
-            made = invitations.invite(change, organization, Invitee(email=email), "member", None, PersonLimits())
+            made = invitations.invite(change, organization, Invitee(email=email), "member", None, UserLimits())
             return made.id, invitations.new_token(session, made.id)[1]
 
     def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.oidc import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
-from core.access.limits import PersonLimits
+from core.access.limits import UserLimits
 from providers.lago.webhooks import JwtCheck
 from worker.config.email import LOOPBACK_HOSTS
 from worker.config.settings import ENV_FILE, SettingsError, split_list
@@ -119,8 +119,8 @@ class ApiSettings(BaseSettings):
         return split_list(self.api_cors_origins)
 
     @property
-    def person_limits(self) -> PersonLimits:
-        return PersonLimits(
+    def user_limits(self) -> UserLimits:
+        return UserLimits(
             organizations=self.user_organizations_per_hour,
             invitations=self.user_invitations_per_hour,
             invitations_to_recipient=self.recipient_invitations_per_hour,

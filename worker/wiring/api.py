@@ -68,7 +68,7 @@ def serve(
             lago_webhooks=_lago_webhooks(settings, api_settings),
             signer=wiring_runtime.open_signer(settings),
             allow_private_webhooks=settings.webhook_allow_private,
-            person_limits=api_settings.person_limits,
+            user_limits=api_settings.user_limits,
         )
         yield resources.enter_context(_start_server(context, api_settings))
 

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 
 from core.access import invitations, limits, received_invitations, users
 from core.access.invitations import Invitee, OwnersInvitationError
-from core.access.limits import PersonLimits, TooManyInvitationsError, TooManyOrganizationsError
+from core.access.limits import TooManyInvitationsError, TooManyOrganizationsError, UserLimits
 from core.access.received_invitations import InvitationError
 from core.access.users import UserProfile
 from core.catalog.plans import Catalog
@@ -42,7 +42,7 @@ class InvitationHarness:
             memberships.add(change, organization, "bill", "billing_admin")
         self.org_id = organization.id
         self.catalog = catalog
-        self.limits = PersonLimits(invitations=1000, invitations_to_recipient=1000)
+        self.limits = UserLimits(invitations=1000, invitations_to_recipient=1000)
         self.add_user("bob")
 
     def add_user(self, user_id: str, email: str | None = "given") -> None:
@@ -439,7 +439,7 @@ def test_a_billing_admin_neither_replaces_nor_revokes_the_invitation_of_an_owner
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_inviter_and_a_recipient_have_a_limit_across_organizations(harness: InvitationHarness) -> None:
-    harness.limits = PersonLimits(invitations=2, invitations_to_recipient=3)
+    harness.limits = UserLimits(invitations=2, invitations_to_recipient=3)
     with harness.database.write() as session:
         change = ChangeContext(session, harness.clock())
         other = commands.create(change, NewOrganization(name="Other", plan_tier="starter"), harness.catalog)
@@ -464,14 +464,14 @@ def test_an_inviter_and_a_recipient_have_a_limit_across_organizations(harness: I
 
 
 def test_a_user_creates_so_many_organizations_an_hour_also_at_the_same_moment(harness: InvitationHarness) -> None:
-    person_limits, together = PersonLimits(organizations=2), Barrier(4)
+    user_limits, together = UserLimits(organizations=2), Barrier(4)
 
     def create(number: int) -> bool:
         together.wait()
         try:
             with harness.database.write() as session:
                 change = ChangeContext(session, harness.clock(), Cause(actor="bob"))
-                limits.refuse_too_many_organizations(change, "bob", person_limits)
+                limits.refuse_too_many_organizations(change, "bob", user_limits)
                 commands.create(change, NewOrganization(name=f"Mine {number}", plan_tier="starter"), harness.catalog)
         except TooManyOrganizationsError:
             return False

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from core.access import invitations
 from core.access.invitations import Invitee
-from core.access.limits import PersonLimits
+from core.access.limits import UserLimits
 from core.catalog.plans import Catalog
 from core.db import job_locks
 from core.db.database import Database
@@ -75,7 +75,7 @@ def invite(email_sender: EmailSender, *addresses: str, name: str = "Acme") -> st
         change = ChangeContext(session, email_sender.clock())
         organization = commands.create(change, NewOrganization(name=name, plan_tier="starter"), email_sender.catalog)
         for address in addresses:
-            invitations.invite(change, organization, Invitee(email=address), "member", None, PersonLimits())
+            invitations.invite(change, organization, Invitee(email=address), "member", None, UserLimits())
         return organization.id
 
 
@@ -263,7 +263,7 @@ def test_an_invitation_that_was_taken_back_or_mailed_anew_is_not_sent(
         assert organization is not None
         [bob, _] = sorted(invitations.list_pending(session, org_id, email_sender.clock()), key=lambda each: each.email)
         assert invitations.revoke(change, org_id, bob.id, None)
-        invitations.invite(change, organization, Invitee(email="Carol@acme.test"), "owner", None, PersonLimits())
+        invitations.invite(change, organization, Invitee(email="Carol@acme.test"), "owner", None, UserLimits())
     email_sender.run(SECONDS)
     [email] = server.accepted
     assert email["To"] == "carol@acme.test"
