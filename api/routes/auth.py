@@ -161,7 +161,7 @@ def _sign_in(context: ApiContext, user: UserProfile, tokens: dict[str, object], 
         organizations = [
             responses.organization_response(entry) for entry in queries.memberships_of_user(session, user.user_id)
         ]
-        invitations = received_invitation_responses(session, user.user_id, context.clock())
+        invitations = received_invitation_responses(session, user, context.clock())
     lifetime = tokens.get("expires_in")
     return SignInResponse(
         user_id=user.user_id,

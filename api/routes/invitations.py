@@ -18,9 +18,10 @@ from api.schemas.requests import AcceptInvitationRequest, InvitationId, InviteRe
 from api.schemas.responses import ChangeResponse, SyncVersion
 from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_active_organization
 from core.access import invitations as invitation_commands
-from core.access import received_invitations
+from core.access import received_invitations, users
 from core.access.invitations import Invitee
 from core.access.received_invitations import AcceptedInvitation
+from core.access.users import UserProfile
 from core.common.validation import one_of
 from core.db.models.access import Invitation as InvitationRow
 from core.db.models.organizations import MEMBERSHIP_ROLES, MembershipRole
@@ -148,8 +149,11 @@ def accept_invitation(
 @router.get("/api/invitations")
 def list_received_invitations(principal: PrincipalDep, context: ContextDep) -> ReceivedInvitationList:
     """The invitations that you can accept, oldest first: to your user id, and to your verified email address."""
+    caller = principal.caller
+    if not isinstance(caller, UserProfile):
+        raise TypeError(type(caller))
     with context.database.read() as session:
-        received = received_invitation_responses(session, principal.user_id or "", context.clock())
+        received = received_invitation_responses(session, caller, context.clock())
     return ReceivedInvitationList(invitations=received, count=len(received))
 
 
@@ -177,7 +181,10 @@ def decline_received_invitation(invitation_id: InvitationId, unit_of_work: UnitO
     return unit_of_work.run(work)
 
 
-def received_invitation_responses(session: Session, user_id: str, now: datetime) -> list[ReceivedInvitationResponse]:
+def received_invitation_responses(
+    session: Session, user: UserProfile, now: datetime
+) -> list[ReceivedInvitationResponse]:
+    email = users.verified_email(session, user)
     return [
         ReceivedInvitationResponse(
             id=each.id,
@@ -186,7 +193,7 @@ def received_invitation_responses(session: Session, user_id: str, now: datetime)
             role=each.role,
             expires_at=each.expires_at,
         )
-        for each in received_invitations.list_received(session, user_id, now)
+        for each in received_invitations.list_received(session, user.user_id, email, now)
     ]
 
 

@@ -52,13 +52,16 @@ class ReceivedInvitation:
     expires_at: datetime
 
 
-def list_received(session: Session, user_id: str, now: datetime) -> list[ReceivedInvitation]:
-    """Invitations that this user can accept, oldest first; at most ``MAX_RECEIVED_INVITATIONS``."""
+def list_received(session: Session, user_id: str, email: str | None, now: datetime) -> list[ReceivedInvitation]:
+    """Invitations that this user can accept, oldest first; at most ``MAX_RECEIVED_INVITATIONS``.
+
+    ``email``: the user's verified address; ``None``: there is none.
+    """
     rows = session.execute(
         select(Invitation, Organization)
         .join(Organization, Organization.id == Invitation.org_id)
         .where(
-            Invitation.recipient_key.in_(_keys(session, user_id)),
+            Invitation.recipient_key.in_(_keys(user_id, email)),
             Invitation.state == "pending",
             Invitation.expires_at > now,
             Organization.status == "active",
@@ -109,10 +112,14 @@ def decline(change: ChangeContext, invitation_id: str, user_id: str) -> None:
     invitation.state, invitation.closed_at = "declined", change.now
 
 
-def _keys(session: Session, user_id: str) -> list[str]:
-    user = session.get(User, user_id)
+def _keys(user_id: str, email: str | None) -> list[str]:
     keys = [Invitee(user_id=user_id).key]
-    return keys if user is None or user.email is None else [*keys, Invitee(email=user.email).key]
+    return keys if email is None else [*keys, Invitee(email=email).key]
+
+
+def _verified_email(session: Session, user_id: str) -> str | None:
+    user = session.get(User, user_id)
+    return None if user is None else user.email
 
 
 def _lock(session: Session, invitation_id: str) -> tuple[Organization, Invitation]:
@@ -126,7 +133,7 @@ def _lock(session: Session, invitation_id: str) -> tuple[Organization, Invitatio
 
 def _lock_own(session: Session, invitation_id: str, user_id: str) -> tuple[Organization, Invitation]:
     organization, invitation = _lock(session, invitation_id)
-    if invitation.recipient_key not in _keys(session, user_id):
+    if invitation.recipient_key not in _keys(user_id, _verified_email(session, user_id)):
         raise InvitationError("unknown", "Invitation not found.")
     return organization, invitation
 
@@ -146,14 +153,14 @@ def _accept(
 
 def _refuse_wrong_user(session: Session, invitation: Invitation, user_id: str) -> None:
     """Checked first, so that only the invited user learns anything about the invitation."""
-    user = session.get(User, user_id)
-    if user is None or user.email is None:
+    email = _verified_email(session, user_id)
+    if email is None:
         message = (
             "Your email address is not verified. Verify it with the sign-in service, sign in again, then accept the "
             "invitation."
         )
         raise InvitationError("unverified", message)
-    if invitation.recipient_key not in _keys(session, user_id):
+    if invitation.recipient_key not in _keys(user_id, email):
         message = "The invitation was sent to a different email address. Sign in with that address."
         raise InvitationError("not-yours", message)
 

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from core.access import received_invitations
 from core.catalog.plans import Catalog
@@ -53,8 +54,8 @@ def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Or
         return None
     if change.session.scalar(select(Membership.org_id).where(Membership.user_id == profile.user_id).limit(1)):
         return None
-    change.session.flush()
-    if received_invitations.list_received(change.session, profile.user_id, change.now):
+    email = _usable_email(profile.email)
+    if received_invitations.list_received(change.session, profile.user_id, email, change.now):
         return None
     organization = _create_own_organization(change, profile, catalog)
     memberships.add(change, organization, profile.user_id, "owner")
@@ -82,6 +83,14 @@ def upsert(change: ChangeContext, profile: UserProfile) -> None:
         change.session.execute(
             update(User).where(User.user_id == profile.user_id).values(**values, last_seen_at=change.now)
         )
+
+
+def verified_email(session: Session, profile: UserProfile) -> str | None:
+    """The address of the token, else the remembered one, unless the token says that it is not verified any more."""
+    if profile.email is not None or profile.is_email_unverified:
+        return _usable_email(profile.email)
+    user = session.get(User, profile.user_id)
+    return None if user is None else user.email
 
 
 def _record_sign_in(change: ChangeContext, profile: UserProfile) -> bool:

@@ -195,3 +195,17 @@ def test_a_service_invites_and_is_named_as_nobody(team: Team) -> None:
     [email] = team.server.accepted
     assert email["Subject"] == "You are invited to join an organization"
     assert team.accept(token(email)).is_success
+
+
+def test_a_token_that_says_unverified_uses_no_remembered_address(team: Team) -> None:
+    secret = team.token()
+    verified = team.as_("bob", "bob@acme.test")
+    assert team.api.get("/api/invitations", verified).json()["count"] == 1
+    team.api.post("/api/organizations", {"name": "Bob's own"}, verified)
+    assert team.api.get("/api/invitations", team.as_("bob")).json()["count"] == 1
+    token = team.api.oidc_provider.token("bob", email="bob@acme.test", email_verified=False)
+    unverified = {"Authorization": f"Bearer {token}"}
+    assert team.api.get("/api/invitations", unverified).json()["count"] == 0
+    refused = team.api.post("/api/invitations/accept", {"token": secret}, unverified)
+    assert kind(refused) == (403, "email-not-verified")
+    assert "bob" not in team.roles()

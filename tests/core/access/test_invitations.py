@@ -79,7 +79,8 @@ class InvitationHarness:
 
     def received(self, user_id: str = "bob") -> list[str]:
         with self.database.read() as session:
-            return [each.id for each in received_invitations.list_received(session, user_id, self.clock())]
+            email = users.verified_email(session, UserProfile(user_id=user_id))
+            return [each.id for each in received_invitations.list_received(session, user_id, email, self.clock())]
 
     def accept_received(self, invitation_id: str, user_id: str = "bob") -> str:
         """The role, or the problem."""
