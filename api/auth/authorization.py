@@ -34,6 +34,7 @@ _SUBJECTS_WITH_ROLE: Final = frozenset({"organization", "current"})
 _KEY_NOT_VALID: Final = "The API key is unknown, has been revoked or has expired."
 
 Caller = UserProfile | ServiceCaller
+CallerRole = MembershipRole | Literal["service"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Principal:
     caller: Caller
     request_id: str
     organization: OrganizationRow | None
-    role: MembershipRole | Literal["service"] | None
+    role: CallerRole
     organizations: tuple[OrganizationRow, ...]
 
     @property

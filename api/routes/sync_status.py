@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
-from api.auth.authorization import PrincipalDep, authorize_again
+from api.auth.authorization import CallerRole, PrincipalDep, authorize_again
 from api.context import ApiContext, ContextDep
 from api.schemas.requests import OrgId
 from core.db.models.billing_links import PaymentStatus
@@ -78,7 +78,7 @@ class CustomerCredit(BaseModel):
 
 class ProviderSyncStatus(BaseModel):
     """``next_at``: when it is retried automatically; null: nothing to wait for, or an operator must act. ``payment``
-    null: no payment problem is known. ``credit`` null: none is known.
+    null: no payment problem is known. ``credit`` null: none is known. A member sees neither.
     """
 
     in_sync: bool
@@ -121,7 +121,7 @@ async def get_sync_status(  # noqa: PLR0913 - the request and its caller
             principal = await run_in_threadpool(authorize_again, request, context)
         remaining = deadline - time.monotonic()
         if version_status.in_sync or remaining <= 0 or request.app.state.stopping.is_set():
-            return _sync_status_response(org_id, version_status, for_service=principal.role == "service")
+            return _sync_status_response(org_id, version_status, role=principal.role)
         await asyncio.sleep(min(poll_seconds, remaining))
         poll_seconds = min(poll_seconds * 1.5, MAX_SYNC_POLL_SECONDS)
 
@@ -136,21 +136,23 @@ def _read_version_status(context: ApiContext, org_id: str, version: int | None) 
     return version_status
 
 
-def _sync_status_response(org_id: str, version_status: VersionStatus, *, for_service: bool) -> SyncStatusResponse:
+def _sync_status_response(org_id: str, version_status: VersionStatus, *, role: CallerRole) -> SyncStatusResponse:
     return SyncStatusResponse(
         org_id=org_id,
         latest_version=version_status.latest_version,
         version=version_status.version,
         in_sync=version_status.in_sync,
         providers={
-            provider: _provider_sync_status(link_version, for_service=for_service)
+            provider: _provider_sync_status(link_version, role=role)
             for provider, link_version in version_status.providers.items()
         },
     )
 
 
-def _provider_sync_status(link_version: LinkVersionStatus, *, for_service: bool) -> ProviderSyncStatus:
+def _provider_sync_status(link_version: LinkVersionStatus, *, role: CallerRole) -> ProviderSyncStatus:
     link = link_version.link
+    # As with the route /billing: a member sees no billing.
+    payment, credit = (None, None) if role == "member" else (_payment_problem(link), _credit(link))
     if link_version.is_synced:
         return ProviderSyncStatus(
             in_sync=True,
@@ -160,8 +162,8 @@ def _provider_sync_status(link_version: LinkVersionStatus, *, for_service: bool)
             next_step=None,
             next_at=None,
             error=None,
-            payment=_payment_problem(link),
-            credit=_credit(link),
+            payment=payment,
+            credit=credit,
         )
     return ProviderSyncStatus(
         in_sync=False,
@@ -170,9 +172,9 @@ def _provider_sync_status(link_version: LinkVersionStatus, *, for_service: bool)
         reason=_reason(link),
         next_step=_next_step(link),
         next_at=link.next_at,
-        error=_error_details(link, for_service=for_service),
-        payment=_payment_problem(link),
-        credit=_credit(link),
+        error=_error_details(link, for_service=role == "service"),
+        payment=payment,
+        credit=credit,
     )
 
 

@@ -44,7 +44,7 @@ def test_a_receipt_is_in_sync_when_both_billers_hold_the_change(api: Api) -> Non
 def test_credit_is_shown_with_whether_an_invoice_will_use_it(
     api: Api, subscription_id: str | None, *, is_left: bool
 ) -> None:
-    org_id = api.organization(u1="owner")
+    org_id = api.organization(u1="owner", u2="member")
     mark_synced(api, org_id, "lago", 1)
     with api.database.write() as session:
         session.execute(
@@ -56,6 +56,8 @@ def test_credit_is_shown_with_whether_an_invoice_will_use_it(
     shown = providers["stripe"]["credit"]
     assert (shown.pop("since") is not None, shown) == (True, {"amount": 3206, "currency": "USD", "is_left": is_left})
     assert providers["lago"]["credit"] is None
+    to_member = api.get(f"/api/organizations/{org_id}/sync", api.as_("u2")).json()["providers"]["stripe"]
+    assert (to_member["credit"], to_member["payment"]) == (None, None)
 
 
 def test_a_wait_ends_as_soon_as_both_hold_it(api: Api) -> None:
