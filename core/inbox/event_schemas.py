@@ -20,6 +20,16 @@ from core.organizations.validation import checked_user_id
 MAX_SERVICE_EVENT_BYTES: Final = 64 * 1024
 
 ShortText = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        message = "must be one line of text that can be seen"
+        raise ValueError(message)
+    return text
+
+
+OneLine = Annotated[ShortText, AfterValidator(_one_line)]
 OrganizationIdField = Annotated[str, Field(pattern=r"^org_[A-Za-z0-9_-]{1,60}$")]
 UserIdField = Annotated[
     str, Field(min_length=1, max_length=255), AfterValidator(lambda user_id: checked_user_id("user_id", user_id))
@@ -99,9 +109,9 @@ class ServiceEventMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     specversion: Literal["1.0"]
-    id: ShortText
-    source: ShortText
-    type: ShortText
+    id: OneLine
+    source: OneLine
+    type: OneLine
     subject: OrganizationIdField
     time: Annotated[AwareDatetime, AfterValidator(to_utc)] | None = None
     datacontenttype: Literal["application/json"] = "application/json"

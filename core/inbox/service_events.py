@@ -148,7 +148,7 @@ def subject_lock_key(org_id: str) -> str:
 
 def storable_text(value: object) -> str | None:
     """A text that fits its column. A longer one is not cut, because it could then equal another one."""
-    fits = isinstance(value, str) and 0 < len(value) <= MAX_EVENT_KEY_LENGTH and storage_problem(value) is None
+    fits = isinstance(value, str) and 0 < len(value) <= MAX_EVENT_KEY_LENGTH and value.isprintable()
     return str(value) if fits else None
 
 

@@ -49,7 +49,9 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 def print_error(message: str) -> None:
     """One sentence to standard error."""
-    sys.stderr.write(f"billing-sync: {message}\n")
+    from worker.cli.visible_text import visible
+
+    sys.stderr.write(f"billing-sync: {visible(message)}\n")
     sys.stderr.flush()
 
 

@@ -108,7 +108,7 @@ class _JsonFindingWriter:
             "byte": finding.position.byte,
             "subject": finding.subject,
         }
-        typer.echo(f"{self._separator}  {json.dumps(fields, ensure_ascii=False)}", nl=False)
+        typer.echo(f"{self._separator}  {output.json_text(fields)}", nl=False)
         self._separator = ",\n"
 
     def end(self, report: ImportReport) -> None:

@@ -1,6 +1,7 @@
 """Output of the commands: tables for operators, JSON for programs. JSON field names and the time format are stable.
 
-A cell is text and never markup, so any name of an organization is shown unchanged. If a table is too wide, only ids
+A cell is text and never markup, so any name of an organization is shown unchanged, but for characters that control a
+terminal: these are shown as their codes. If a table is too wide, only ids
 are shortened, all to the same width. In a pipe they are never shortened.
 """
 
@@ -9,16 +10,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from worker.cli.visible_text import visible, visible_json
 
 TableRow = TypeVar("TableRow")
 
@@ -28,6 +32,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 PIPE_WIDTH = 250
 MIN_ID_WIDTH = 11  # below this width the columns of kind ``fold`` wrap
 EMPTY_CELL = "-"
+
+
+class _VisibleOutput(RenderHook):
+    """Holds for everything that a console prints, whoever made it."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_VisibleRenderable(each) for each in renderables]
+
+
+class _VisibleRenderable:
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rendered: Iterable[Segment] = console.render(self._inner, options)
+        for segment in rendered:
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +65,12 @@ class Column(Generic[TableRow]):
 def stdout_console() -> Console:
     """A console on the current standard output; created at each use, because tests and pipes replace it."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, width=PIPE_WIDTH if piped else None)
+    return _visible_console(Console(highlight=False, width=PIPE_WIDTH if piped else None))
 
 
 def stderr_console() -> Console:
     """A console on standard error, for progress and remarks, so that a pipe gets only the result."""
-    return Console(stderr=True, highlight=False)
+    return _visible_console(Console(stderr=True, highlight=False))
 
 
 def table(rows: Sequence[TableRow], columns: Sequence[Column[TableRow]]) -> Table:
@@ -74,11 +95,15 @@ def show(*parts: RenderableType) -> None:
     """Print each part on its own lines. A string is text, not markup."""
     out = stdout_console()
     for part in parts:
-        out.print(Text(part) if isinstance(part, str) else part)
+        out.print(Text(visible(part)) if isinstance(part, str) else part)
 
 
 def show_json(document: Mapping[str, object]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=_json_default))
+    typer.echo(json_text(document, indent=2))
+
+
+def json_text(document: Mapping[str, object], *, indent: int | None = None) -> str:
+    return visible_json(json.dumps(document, indent=indent, ensure_ascii=False, default=_json_default))
 
 
 def count_line(shown: int, total: int) -> str:
@@ -98,6 +123,11 @@ def utc_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def _visible_console(console: Console) -> Console:
+    console.push_render_hook(_VisibleOutput())
+    return console
+
+
 def _duration(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
@@ -106,7 +136,7 @@ def _duration(seconds: float) -> str:
 
 
 def _cell_text(cell: str | Text | None) -> Text:
-    return cell if isinstance(cell, Text) else Text(cell or EMPTY_CELL)
+    return cell if isinstance(cell, Text) else Text(visible(cell or EMPTY_CELL))
 
 
 def _id_width(columns: Sequence[Column[TableRow]], cells: Sequence[Sequence[Text]], width: int) -> int:
