@@ -1,8 +1,8 @@
-"""Who wins where authority ends while a request is on its way: 1,000 rounds for each kind, against one running API.
+"""Who wins where authority ends while a request is on its way: 1,000 times for each kind, against one running API.
 
-    python -m benchmarks.races [--rounds 1000]
+    python -m benchmarks.races [--times 1000]
 
-In each round a request and the loss of its authority start at the same moment, each in its own connection to Postgres
+In each race a request and the loss of its authority start at the same moment, each in its own connection to Postgres
 (the one that DATABASE_URL names, else a wheel's). The loss takes its lock first, then reads whether the change of the
 request is there already. A change that is there only afterwards was made without authority, and exit code 1 follows.
 The columns of who came first show that both orders happen.
@@ -69,7 +69,7 @@ class RacingRequest:
 
 @dataclass(slots=True, kw_only=True)
 class RaceCount:
-    rounds: int = 0
+    times: int = 0
     request_first: int = 0
     loss_first: int = 0
     won_without_authority: int = 0
@@ -77,17 +77,17 @@ class RaceCount:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Requests against the loss of their authority.")
-    parser.add_argument("--rounds", type=int, default=1000, help="rounds for each kind")
-    rounds = int(parser.parse_args().rounds)
+    parser.add_argument("--times", type=int, default=1000, help="times for each kind")
+    times = int(parser.parse_args().times)
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
     won = 0
     with running_api() as api:
         for name, race in RACES.items():
             began = time.monotonic()
-            count = race(api, rounds)
+            count = race(api, times)
             won += count.won_without_authority
             print(
-                f"{name:32} {count.rounds:,} rounds: {count.request_first:,} with the request first, "
+                f"{name:32} {count.times:,} times: {count.request_first:,} with the request first, "
                 f"{count.loss_first:,} with the loss first, {count.won_without_authority} won by the one without "
                 f"authority; {time.monotonic() - began:.0f} s",
                 flush=True,
@@ -97,7 +97,7 @@ def main() -> int:
 
 @contextmanager
 def running_api() -> Iterator[Api]:
-    """An API with a sign-in service, on a Postgres database of its own, without limits that a round could reach."""
+    """An API with a sign-in service, on a Postgres database of its own, without limits that a race could reach."""
     with ExitStack() as stack:
         server = stack.enter_context(servers.postgres())
         database = Database(stack.enter_context(servers.database(server)))
@@ -121,17 +121,17 @@ def running_api() -> Iterator[Api]:
         yield Api(running.url, database, catalog, oidc_provider, issuer, http, [])
 
 
-def race_against_loss(make_round: Callable[[Api, int], RacingRequest]) -> Callable[[Api, int], RaceCount]:
-    def run(api: Api, rounds: int) -> RaceCount:
+def race_against_loss(make_race: Callable[[Api, int], RacingRequest]) -> Callable[[Api, int], RaceCount]:
+    def run(api: Api, times: int) -> RaceCount:
         count = RaceCount()
-        for number in range(rounds):
-            _run_round(api, make_round(api, number), count)
+        for number in range(times):
+            _run_race(api, make_race(api, number), count)
         return count
 
     return run
 
 
-def _run_round(api: Api, racing: RacingRequest, count: RaceCount) -> None:
+def _run_race(api: Api, racing: RacingRequest, count: RaceCount) -> None:
     together = Barrier(2)
 
     def send() -> None:
@@ -152,7 +152,7 @@ def _run_round(api: Api, racing: RacingRequest, count: RaceCount) -> None:
         was_first = lost.result()
     with api.database.read() as session:
         is_made = racing.is_made(session)
-    count.rounds += 1
+    count.times += 1
     count.request_first += was_first
     count.loss_first += not was_first
     count.won_without_authority += is_made and not was_first
@@ -181,7 +181,7 @@ def removed(api: Api, number: int) -> RacingRequest:
     )
 
 
-def demoted(api: Api, number: int) -> RacingRequest:  # noqa: ARG001 - each round is the same
+def demoted(api: Api, number: int) -> RacingRequest:  # noqa: ARG001 - each race is the same
     """A billing admin becomes a member while he changes the plan."""
     org_id = api.organization("starter", owner="owner", bill="billing_admin", member="member")
     headers = api.as_("bill")
@@ -213,7 +213,7 @@ def key_revoked(api: Api, number: int) -> RacingRequest:
     )
 
 
-def invitation_withdrawn(api: Api, number: int) -> RacingRequest:  # noqa: ARG001 - each round is the same
+def invitation_withdrawn(api: Api, number: int) -> RacingRequest:  # noqa: ARG001 - each race is the same
     """An invitation is revoked while its user accepts it."""
     org_id = api.organization("starter", owner="owner")
     with api.database.write() as session:
@@ -235,10 +235,10 @@ def invitation_withdrawn(api: Api, number: int) -> RacingRequest:  # noqa: ARG00
     )
 
 
-def race_last_owner(api: Api, rounds: int) -> RaceCount:
+def race_last_owner(api: Api, times: int) -> RaceCount:
     """The last two owners leave, or remove each other, at the same moment. One must stay."""
     count = RaceCount()
-    for number in range(rounds):
+    for number in range(times):
         org_id = api.organization("starter", ann="owner", bob="owner")
         if number % 2:
             sends = [_leave(api, org_id, user_id) for user_id in ("ann", "bob")]
@@ -251,14 +251,14 @@ def race_last_owner(api: Api, rounds: int) -> RaceCount:
                     select(Membership.user_id).where(Membership.org_id == org_id, Membership.role == "owner")
                 )
             )
-        count.rounds += 1
+        count.times += 1
         count.request_first += owners == ["ann"]
         count.loss_first += owners == ["bob"]
         count.won_without_authority += len(owners) != 1
     return count
 
 
-def race_endpoint_bound(api: Api, rounds: int) -> RaceCount:
+def race_endpoint_bound(api: Api, times: int) -> RaceCount:
     """A service adds two endpoints at the same moment where one is left. It must not get both."""
     count, headers = RaceCount(), api.as_service(account="races")
     for number in range(MAX_ENDPOINTS_OF_ACCOUNT - 1):
@@ -266,12 +266,12 @@ def race_endpoint_bound(api: Api, rounds: int) -> RaceCount:
             raise AssertionError(number)
     with api.database.read() as session:
         kept = list(session.scalars(select(WebhookEndpoint.id)))
-    for _ in range(rounds):
+    for _ in range(times):
         first, second = _send_together([_add_endpoint(api, headers, each) for each in (1, 2)])
         with api.database.write() as session:
             total = session.scalar(select(func.count()).select_from(WebhookEndpoint)) or 0
             session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id.not_in(kept)))
-        count.rounds += 1
+        count.times += 1
         count.request_first += first.is_success
         count.loss_first += second.is_success
         count.won_without_authority += total != MAX_ENDPOINTS_OF_ACCOUNT
@@ -313,7 +313,7 @@ def _is_deleted(session: Session, org_id: str) -> bool:
 
 
 def _is_changed(session: Session, org_id: str) -> bool:
-    """Whether the organization has the change of any request of these rounds."""
+    """Whether the organization has the change of any request of these races."""
     columns = (Organization.name, Organization.plan_tier, Organization.status)
     name, plan_tier, status = session.execute(select(*columns).where(Organization.id == org_id)).one()
     is_owner = select(Membership.role).where(Membership.org_id == org_id, Membership.user_id == "member")

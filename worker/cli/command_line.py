@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from worker.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, UsageError
 from worker.cli.start_up import EXIT_INTERRUPTED
+from worker.cli.visible_text import visible
 
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -49,8 +50,6 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 def print_error(message: str) -> None:
     """One sentence to standard error."""
-    from worker.cli.visible_text import visible
-
     sys.stderr.write(f"billing-sync: {visible(message)}\n")
     sys.stderr.flush()
 

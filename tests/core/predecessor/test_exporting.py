@@ -57,11 +57,11 @@ def test_what_was_made_and_changed_here_comes_in_its_place(importer: Importer, t
     importer.bring([A, B], {A_ID: [member(1, 0), member(1, 1), member(1, 2)]})
     with importer.change(A_ID) as (change, acme):
         commands.rename(change, acme, "Łódź")
-        leaving = memberships.lock(change.session, A_ID, "user_0")
+        leaving = memberships.lock(change.session, A_ID, "user_1")
         assert leaving is not None
         memberships.remove(change, leaving)
         change.session.flush()
-        memberships.add(change, acme, "user_0", "member")
+        memberships.add(change, acme, "user_1", "member")
     with importer.database.write() as session:
         new = commands.create(
             ChangeContext(session, importer.clock()), NewOrganization(name="New", plan_tier="starter"), plans
@@ -72,7 +72,7 @@ def test_what_was_made_and_changed_here_comes_in_its_place(importer: Importer, t
         (B["id"], B["name"]),
         (new.id, "New"),
     ]
-    assert [row["user_id"] for row in json.loads(lists)[A_ID]] == ["user_1", "user_2", "user_0"]
+    assert [row["user_id"] for row in json.loads(lists)[A_ID]] == ["user_0", "user_2", "user_1"]
     assert json.loads(lists)[new.id] == []
 
 

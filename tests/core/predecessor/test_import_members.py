@@ -45,7 +45,7 @@ def test_a_missing_date_is_the_time_of_the_import(importer: Importer, clock: Clo
 def test_a_user_id_too_long_to_keep_is_a_loss(importer: Importer) -> None:
     members = [member(1, n, user_id="é" * length) for n, length in enumerate((255, 256))]
     report = importer.bring([A], {A_ID: members})
-    assert said(report) == [("loss", "the user_id is 256 characters long, more than 255", f"{A_ID} {'é' * 255}")]
+    assert said(report) == [("loss", "user_id must be 1 to 255 characters long", f"{A_ID} {'é' * 255}")]
     assert list(importer.members()) == [(A_ID, "é" * 255)]
 
 

@@ -57,14 +57,14 @@ def send(smtp: SmtpTransport, *messages: EmailMessage) -> None:
 
 
 def test_a_mail_arrives_with_text_page_and_the_headers_that_matter(server: SmtpServer) -> None:
-    send(connection(server.port), email_message("Sönke & <b>Söhne</b>"))
+    send(connection(server.port), email_message("Sönke & <b>Söhne"))
     [email] = server.accepted
     assert email["Subject"] == "Your organization is set up"
     assert (email["From"], email["To"]) == ("Billing <billing@acme.test>", "alice@acme.test")
     assert (email["Message-ID"], email["Date"]) == ("<welcome.1@acme.test>", "Mon, 23 Nov 2026 12:00:00 +0000")
     assert email["Auto-Submitted"] == "auto-generated"
-    assert "\u201cSönke & <b>Söhne</b>\u201d" in text(email)
-    assert "Sönke &amp; &lt;b&gt;Söhne&lt;/b&gt;" in page(email)
+    assert "\u201cSönke & <b>Söhne\u201d" in text(email)
+    assert "Sönke &amp; &lt;b&gt;Söhne" in page(email)
     assert "<b>" not in page(email)
     assert server.senders == ["billing@acme.test"]
 
