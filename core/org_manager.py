@@ -146,7 +146,8 @@ class OrgManager:
             if organization is None or organization.status == "deleted":
                 return False
             memberships.add(change, organization, user_id, role)
-            service_events.apply_waiting_for_owner(change, plans, org_id)
+            if role == "owner":
+                service_events.apply_waiting_for_owner(change, plans, organization, user_id)
             return True
 
     def remove_user_from_org(self, org_id: str, user_id: str) -> bool:
@@ -174,7 +175,8 @@ class OrgManager:
                 memberships.change_role(change, membership, role)
             except LastOwnerError:
                 return False
-            service_events.apply_waiting_for_owner(change, plans, org_id)
+            if role == "owner":
+                service_events.apply_waiting_for_owner(change, plans, organization, user_id)
             return True
 
     def get_user_orgs(self, user_id: str) -> list[Organization]:

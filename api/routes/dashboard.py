@@ -44,10 +44,11 @@ class DashboardRow(BaseModel):
 
 
 class Dashboard(BaseModel):
-    """``current``: the organization of `X-Organization-ID`, else the first. ``usage`` is of that organization.
+    """``current``: the organization of `X-Organization-ID`, else the first. ``usage`` is of that organization, null for
+    a member of it, who sees no billing.
 
     ``unpaid``: the number of these organizations with a payment problem. ``credit_left``: of those with credit at a
-    provider that no invoice will use.
+    provider that no invoice will use. Neither counts those in which you are only a member.
     """
 
     organizations: list[DashboardRow]
@@ -67,14 +68,19 @@ def get_dashboard(principal: PrincipalDep, context: ContextDep) -> Dashboard:
         lago_down = "lago" in circuit_breaker.open_breakers(session)
     rows = [_dashboard_row(entry, version_statuses[entry.organization.id]) for entry in principal.organizations]
     current = principal.organization
-    links = [[each.link for each in version_statuses[org_id].providers.values()] for org_id in ids]
+    # As with the route /billing: a member sees no billing.
+    with_billing = [entry.organization.id for entry in principal.organizations if entry.role != "member"]
+    links = [[each.link for each in version_statuses[org_id].providers.values()] for org_id in with_billing]
+    sees_usage = current is not None and current.role != "member"
     return Dashboard(
         organizations=rows,
         count=len(rows),
         unpaid=sum(any(link.payment_status is not None for link in of_one) for of_one in links),
         credit_left=sum(any(link.credit_is_left for link in of_one) for of_one in links),
         current=current.organization.id if current else None,
-        usage=context.usage_reader.read(current.organization.id, provider_down=lago_down) if current else None,
+        usage=context.usage_reader.read(current.organization.id, provider_down=lago_down)
+        if current and sees_usage
+        else None,
     )
 
 

@@ -141,7 +141,7 @@ def accept_invitation(
 
     def work(change: ChangeContext) -> InvitationAccepted:
         user_id = unit_of_work.principal.user_id or ""
-        return _accepted(change, context, received_invitations.accept_by_token(change, body.token, user_id))
+        return _accepted(change, context, user_id, received_invitations.accept_by_token(change, body.token, user_id))
 
     return unit_of_work.run_idempotent(idempotency_key, body, 200, work)
 
@@ -165,7 +165,7 @@ def accept_received_invitation(
 
     def work(change: ChangeContext) -> InvitationAccepted:
         user_id = unit_of_work.principal.user_id or ""
-        return _accepted(change, context, received_invitations.accept(change, invitation_id, user_id))
+        return _accepted(change, context, user_id, received_invitations.accept(change, invitation_id, user_id))
 
     return unit_of_work.run(work)
 
@@ -197,9 +197,12 @@ def received_invitation_responses(
     ]
 
 
-def _accepted(change: ChangeContext, context: ApiContext, accepted: AcceptedInvitation) -> InvitationAccepted:
+def _accepted(
+    change: ChangeContext, context: ApiContext, user_id: str, accepted: AcceptedInvitation
+) -> InvitationAccepted:
     organization = accepted.organization
-    service_events.apply_waiting_for_owner(change, context.catalog, organization.id)
+    if accepted.role == "owner":
+        service_events.apply_waiting_for_owner(change, context.catalog, organization, user_id)
     sync = SyncVersion(version=organization.version)
     return InvitationAccepted(status="accepted", sync=sync, org_id=organization.id, role=accepted.role)
 

@@ -239,7 +239,9 @@ def get_settings(org_id: OrgId, principal: PrincipalDep) -> LegacyOrganizationSe
         status=_organization_status(entry),
         created_at=organization.created_at,
         settings=LegacySettings(
-            name=organization.name, billing_email=organization.billing_email, currency=organization.currency
+            name=organization.name,
+            billing_email=None if entry.role == "member" else organization.billing_email,
+            currency=organization.currency,
         ),
     )
 

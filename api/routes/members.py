@@ -101,7 +101,8 @@ def add_member(
     organization = lock_active_organization(change, org_id)
     if principal.user_id is None:
         memberships.add(change, organization, body.user_id, body.role)
-        service_events.apply_waiting_for_owner(change, context.catalog, org_id)
+        if body.role == "owner":
+            service_events.apply_waiting_for_owner(change, context.catalog, organization, body.user_id)
         return _member_change("added", organization, body.user_id, body.role)
     invitee = Invitee(user_id=body.user_id)
     invitations.invite(change, organization, invitee, body.role, principal.user_id, context.user_limits)
@@ -113,7 +114,8 @@ def set_role(
 ) -> MemberChangeResponse:
     organization = lock_undeleted_organization(change, org_id)
     memberships.change_role(change, _find_membership(change, org_id, user_id), role)
-    service_events.apply_waiting_for_owner(change, context.catalog, org_id)
+    if role == "owner":
+        service_events.apply_waiting_for_owner(change, context.catalog, organization, user_id)
     return _member_change("updated", organization, user_id, role)
 
 

@@ -79,7 +79,7 @@ def create_organization(
     organization = commands.create(change, new, catalog)
     owner = principal.user_id or body.owner_user_id
     if owner is not None:
-        memberships.add(change, organization, owner, "owner")
+        memberships.add(change, organization, owner, "owner", is_chosen=principal.user_id is not None)
     return CreateOrganizationResponse(org_id=organization.id, sync=_sync_version(organization))
 
 

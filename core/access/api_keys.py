@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from core.access import service_accounts
 from core.common.validation import InvalidChangeError, one_of
+from core.db.database import acquire_advisory_locks
 from core.db.models.access import ApiKey, ServiceAccount
 
 Scope = Literal[
@@ -106,7 +107,8 @@ def find(session: Session, api_key: str, now: datetime) -> ServiceCaller | None:
 
 def lock(session: Session, key_id: str, now: datetime) -> ServiceCaller | None:
     """As ``find``, of a key that was found before. A revocation then waits for the end of the transaction."""
-    row = session.get(ApiKey, key_id, with_for_update={"read": True})
+    acquire_advisory_locks(session, _lock_name(key_id), shared=True)
+    row = session.get(ApiKey, key_id, populate_existing=True)
     return _to_caller(session, row) if row is not None and _is_valid(row, now) else None
 
 
@@ -121,11 +123,19 @@ def list_all(session: Session) -> list[ApiKeyInfo]:
 
 
 def revoke(session: Session, key_id: str, now: datetime) -> bool:
-    """Revokes the key as of the commit. False: there is no such key. Safe to repeat."""
-    row = session.get(ApiKey, key_id, with_for_update=True)
+    """Revokes the key as of the commit. False: there is no such key. Safe to repeat.
+
+    It waits for the transactions that use the key now, and for none that begins later.
+    """
+    acquire_advisory_locks(session, _lock_name(key_id))
+    row = session.get(ApiKey, key_id, populate_existing=True)
     if row is not None and row.revoked_at is None:
         row.revoked_at = now
     return row is not None
+
+
+def _lock_name(key_id: str) -> str:
+    return f"api_key:{key_id}"
 
 
 def _hash(secret: str) -> str:

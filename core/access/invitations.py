@@ -46,10 +46,10 @@ class Invitee:
 
     @property
     def key(self) -> str:
-        """No address has a colon before its @."""
+        """No address has a space."""
         if self.email is not None:
             return email_addresses.comparison_key(self.email)
-        return f"user:{self.user_id}"
+        return f"user {self.user_id}"
 
 
 def invite(  # noqa: PLR0913, PLR0917 - who is invited as what, by whom, and how often that may be
@@ -70,7 +70,7 @@ def invite(  # noqa: PLR0913, PLR0917 - who is invited as what, by whom, and how
     _refuse_unusable(change.session, organization, invitee)
     _refuse_too_many_pending(change, organization, invitee)
     invitation = _lock_pending(change.session, organization.id, invitee)
-    if invitation is not None:
+    if invitation is not None and invitation.expires_at > change.now:
         _refuse_owners_invitation(change.session, invitation, invited_by)
     limits.count_invitation(change, organization.id, invitee.key, invited_by, user_limits)
     if invitation is None:

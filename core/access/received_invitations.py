@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from core.access.invitations import INVITATION_LIFETIME, Invitee, hash_token, may_still_invite
 from core.common.validation import one_of
 from core.db.models.access import Invitation, InvitationToken, User
 from core.db.models.events import Event
-from core.db.models.organizations import MEMBERSHIP_ROLES, MembershipRole, Organization
+from core.db.models.organizations import MEMBERSHIP_ROLES, Membership, MembershipRole, Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands, memberships
 
@@ -65,6 +65,7 @@ def list_received(session: Session, user_id: str, email: str | None, now: dateti
             Invitation.state == "pending",
             Invitation.expires_at > now,
             Organization.status == "active",
+            *_is_open(user_id),
         )
         .order_by(Invitation.created_at, Invitation.id)
         .limit(MAX_RECEIVED_INVITATIONS)
@@ -77,7 +78,7 @@ def list_received(session: Session, user_id: str, email: str | None, now: dateti
             expires_at=invitation.expires_at,
         )
         for invitation, organization in rows
-        if may_still_invite(session, invitation) and not _was_removed_since(session, invitation, user_id)
+        if not _was_removed_since(session, invitation, user_id)
     ]
 
 
@@ -110,6 +111,19 @@ def decline(change: ChangeContext, invitation_id: str, user_id: str) -> None:
     _, invitation = _lock_own(change.session, invitation_id, user_id)
     _refuse_closed(invitation)
     invitation.state, invitation.closed_at = "declined", change.now
+
+
+def _is_open(user_id: str) -> list[ColumnElement[bool]]:
+    """The inviter may still invite, as ``may_still_invite`` says, and the user is no member yet. In the query, so that
+    many void invitations hide no other one."""
+    member, inviter = aliased(Membership), aliased(Membership)
+    is_member = select(member.org_id).where(member.org_id == Invitation.org_id, member.user_id == user_id)
+    may_invite = select(inviter.org_id).where(
+        inviter.org_id == Invitation.org_id,
+        inviter.user_id == Invitation.invited_by,
+        or_(inviter.role == "owner", and_(inviter.role == "billing_admin", Invitation.role != "owner")),
+    )
+    return [~is_member.exists(), or_(Invitation.invited_by.is_(None), may_invite.exists())]
 
 
 def _keys(user_id: str, email: str | None) -> list[str]:
@@ -146,7 +160,7 @@ def _accept(
     if _was_removed_since(change.session, invitation, user_id):
         message = "You were removed from the organization after you were invited. Ask an owner to invite you again."
         raise InvitationError("void", message)
-    memberships.add(change, organization, user_id, invitation.role)
+    memberships.add(change, organization, user_id, invitation.role, is_chosen=True)
     invitation.state, invitation.closed_at = "accepted", change.now
     return AcceptedInvitation(organization=organization, role=one_of("role", invitation.role, MEMBERSHIP_ROLES))
 

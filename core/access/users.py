@@ -1,6 +1,6 @@
 """Users who sign in. The first sign-in of a user without an organization and without an invitation creates one, once.
 
-The user's row decides which sign-in is the first. Of two simultaneous sign-ins one inserts the row; the other waits for
+The user's row decides which sign-in is the first. Of two simultaneous sign-ins one writes the row; the other waits for
 that transaction and finds the row.
 """
 
@@ -58,23 +58,23 @@ def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Or
     if received_invitations.list_received(change.session, profile.user_id, email, change.now):
         return None
     organization = _create_own_organization(change, profile, catalog)
-    memberships.add(change, organization, profile.user_id, "owner")
+    memberships.add(change, organization, profile.user_id, "owner", is_chosen=True)
     return organization
 
 
 def upsert(change: ChangeContext, profile: UserProfile) -> None:
     """Stores the user of an access token, since emails and invitations need verified addresses.
 
-    A user who changes something belongs to an organization afterwards, so a later sign-in need not create one. An
-    address that is not verified any more is forgotten, because it may be somebody else's by now.
+    It is no sign-in, so the first one still creates an organization if the user belongs to none by then. An address
+    that is not verified any more is forgotten, because it may be somebody else's by now.
     """
     profile_values = {
         "name": _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH),
         "email": _usable_email(profile.email),
     }
     values: dict[str, str | None] = {field: value for field, value in profile_values.items() if value}
-    if profile.is_email_unverified:
-        values["email"] = None
+    if profile.email is not None or profile.is_email_unverified:
+        values["email"] = _usable_email(profile.email)
     user = change.session.get(User, profile.user_id)
     if user is None:
         timestamps = {"first_seen_at": change.now, "last_seen_at": change.now}
@@ -94,15 +94,18 @@ def verified_email(session: Session, profile: UserProfile) -> str | None:
 
 
 def _record_sign_in(change: ChangeContext, profile: UserProfile) -> bool:
-    values = {
-        "name": _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH) or None,
-        "email": _usable_email(profile.email),
-        "last_seen_at": change.now,
-    }
-    if insert_once(change.session, User, {"user_id": profile.user_id, "first_seen_at": change.now, **values}):
+    """Whether it is the first."""
+    name = _clean_name(profile.name or "", MAX_ORGANIZATION_NAME_LENGTH) or None
+    email = _usable_email(profile.email)
+    times = dict.fromkeys(("first_seen_at", "last_seen_at", "signed_in_at"), change.now)
+    if insert_once(change.session, User, {"user_id": profile.user_id, "name": name, "email": email, **times}):
         return True
-    change.session.execute(update(User).where(User.user_id == profile.user_id).values(values))
-    return False
+    user = change.session.get_one(User, profile.user_id, with_for_update=True, populate_existing=True)
+    is_first = user.signed_in_at is None
+    user.name, user.email, user.last_seen_at = name, email, change.now
+    user.signed_in_at = user.signed_in_at or change.now
+    change.session.flush()
+    return is_first
 
 
 def _create_own_organization(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization:

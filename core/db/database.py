@@ -203,8 +203,11 @@ def has_unique_names(session: Session) -> bool:
     return bool(session.info.get(_UNIQUE_NAMES, True))
 
 
-def acquire_advisory_locks(session: Session, *names: str) -> None:
+def acquire_advisory_locks(session: Session, *names: str, shared: bool = False) -> None:
     """Lock these names until the transaction ends; other callers with one of them wait. SQLite has one writer anyway.
+
+    ``shared``: callers that share it do not wait for each other. Unlike locks of rows these are granted in order, so
+    many that share one do not overtake a caller that waits for it alone.
 
     For things that have no row to lock yet: a name, a customer id, an organization that a message is about. The locks
     are acquired in sorted order, so that two callers with the same names do not deadlock. Pass at most some hundreds,
@@ -212,7 +215,8 @@ def acquire_advisory_locks(session: Session, *names: str) -> None:
     """
     if session.get_bind().dialect.name == "postgresql":
         in_order = "(SELECT DISTINCT unnest(CAST(:words AS text[])) AS word ORDER BY word)"
-        statement = f"SELECT pg_advisory_xact_lock(hashtextextended(word, 0)) FROM {in_order} AS said"  # noqa: S608 - constants
+        lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+        statement = f"SELECT {lock}(hashtextextended(word, 0)) FROM {in_order} AS said"  # noqa: S608 - constants
         session.execute(text(statement), {"words": list(names)})
 
 

@@ -30,7 +30,9 @@ class SubjectMissingError(InvalidChangeError):
     """The subject may still arrive: a member who has not been added yet, or another owner."""
 
 
-def create_organization(change: ChangeContext, org_id: str, data: OrganizationCreatedData, catalog: Catalog) -> None:
+def create_organization(
+    change: ChangeContext, org_id: str, data: OrganizationCreatedData, catalog: Catalog
+) -> Organization:
     _reject_unknown_plan(data.plan_tier, catalog)
     new = NewOrganization(
         name=data.name,
@@ -45,6 +47,7 @@ def create_organization(change: ChangeContext, org_id: str, data: OrganizationCr
             memberships.add(change, organization, data.owner_user_id, "owner")
         except InvalidChangeError as error:
             raise InvalidChangeError("owner_user_id", str(error)) from None
+    return organization
 
 
 def apply_change(change: ChangeContext, organization: Organization, data: ServiceEventData, catalog: Catalog) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.db.database import insert_once
+from core.db.database import acquire_advisory_locks, insert_once
 from core.db.models.access import ServiceAccount
 from core.db.models.inbox import EventSource
 
@@ -26,21 +26,27 @@ class SourceInfo:
 
 def owner(session: Session, source: str, account_id: str, now: datetime) -> str:
     """The account that owns the source: ``account_id`` if nobody did. It stays so until the transaction ends."""
-    row = session.get(EventSource, source, with_for_update={"read": True})
+    acquire_advisory_locks(session, _lock_name(source), shared=True)
+    row = session.get(EventSource, source, populate_existing=True)
     if row is not None:
         return row.account_id
     if insert_once(session, EventSource, {"source": source, "account_id": account_id, "bound_at": now}):
         return account_id
-    return session.get_one(EventSource, source, with_for_update={"read": True}).account_id
+    return session.get_one(EventSource, source, populate_existing=True).account_id
 
 
 def bind(session: Session, source: str, account_id: str, now: datetime) -> None:
     """Give the source to this account, whoever owns it."""
-    row = session.get(EventSource, source, with_for_update=True)
-    if row is None and insert_once(session, EventSource, {"source": source, "account_id": account_id, "bound_at": now}):
-        return
-    row = row or session.get_one(EventSource, source, with_for_update=True)
-    row.account_id, row.bound_at = account_id, now
+    acquire_advisory_locks(session, _lock_name(source))
+    row = session.get(EventSource, source, populate_existing=True)
+    if row is None:
+        session.add(EventSource(source=source, account_id=account_id, bound_at=now))
+    else:
+        row.account_id, row.bound_at = account_id, now
+
+
+def _lock_name(source: str) -> str:
+    return f"event_source:{source}"
 
 
 def list_all(session: Session) -> list[SourceInfo]:

@@ -29,8 +29,8 @@ type the last event is the only news.
 
 A waiting event is decided again, by the rows from "has no part" on, when an event about its organization is handled,
 after an import, and when somebody becomes an owner in another way. Waiting events are decided in the order of their
-times. One whose member or next owner is still missing continues to wait, whatever their number. One without a time that
-waits for the next owner is superseded by the next message without a time from the same source about the same member. A
+times. One whose member or next owner is still missing continues to wait, whatever their number. One that waits for the
+next owner is superseded by the next message from the same source about the same member, unless both have times. A
 rejected event is decided again when an operator replays it; then also an event that has no time is later than it, if it
 was received later. All other statuses are final.
 """

@@ -136,9 +136,15 @@ def apply_waiting(database: Database, catalog: Catalog, clock: Clock) -> None:
             _with_conflict_retry(partial(_apply_waiting_in_transaction, database, catalog, clock, last_subject))
 
 
-def apply_waiting_for_owner(change: ChangeContext, catalog: Catalog, org_id: str) -> None:
-    """After somebody became an owner in another way: apply the events that were waiting for the next owner."""
-    _apply_waiting(change.session, change.now, catalog, org_id)
+def apply_waiting_for_owner(
+    change: ChangeContext, catalog: Catalog, organization: Organization, new_owner: str
+) -> None:
+    """After ``new_owner`` became one in another way: apply the events that were waiting for the next owner.
+
+    Those about the new owner go on waiting: they are older than what was decided now, in another way. Expects the
+    organization's row to be locked.
+    """
+    _apply_waiting(change.session, change.now, catalog, organization, except_user_id=new_owner)
 
 
 def subject_lock_key(org_id: str) -> str:
@@ -221,7 +227,9 @@ def _replay_in_transaction(  # noqa: PLR0913, PLR0917 - as replay
 def _apply_waiting_in_transaction(database: Database, catalog: Catalog, clock: Clock, org_id: str) -> None:
     with database.write() as session:
         acquire_advisory_locks(session, subject_lock_key(org_id))
-        _apply_waiting(session, clock(), catalog, org_id)
+        organization = commands.lock(session, org_id)
+        if organization is not None:
+            _apply_waiting(session, clock(), catalog, organization)
 
 
 def _handle_event(
@@ -253,7 +261,7 @@ def _decide(  # noqa: PLR0913 - the message, its row, and where it is applied
     organization = commands.lock(session, envelope.subject)
     if organization is not None:
         # An import may have created what they waited for. Without times, the first to arrive is applied first.
-        _apply_waiting(session, now, catalog, organization.id)
+        _apply_waiting(session, now, catalog, organization)
     if isinstance(data, OrganizationCreatedData):
         return _handle_creation(change, catalog, row, data, organization)
     if organization is None:
@@ -286,8 +294,8 @@ def _handle_creation(
     subject = row.subject or ""
     decision = ordering.decide_creation(subject, data, None if existing is None else existing.name)
     if decision.news is not None:
-        create_organization(change, subject, data, catalog)
-        _apply_waiting(change.session, change.now, catalog, subject)
+        created = create_organization(change, subject, data, catalog)
+        _apply_waiting(change.session, change.now, catalog, created)
     return _record(change.session, row, decision, change.now)
 
 
@@ -301,19 +309,19 @@ def _handle_change(
     except SubjectMissingError as error:
         return _wait_for_subject(change.session, row, _reason(error), change.now)
     if isinstance(data, MembershipAddedData | MembershipRoleChangedData):
-        _apply_waiting(change.session, change.now, catalog, organization.id)
+        _apply_waiting(change.session, change.now, catalog, organization)
     return handled
 
 
 def _supersede_waiting(change: ChangeContext, row: ServiceEvent, user_id: str) -> None:
     """What waits about a present member waits for the next owner: all else about it was applied before this message."""
-    if row.occurred_at is not None or change.session.get(Membership, (row.subject, user_id)) is None:
+    if change.session.get(Membership, (row.subject, user_id)) is None:
         return
-    waiting = _waiting_events_of(row.subject).where(
-        ServiceEvent.source == row.source, ServiceEvent.occurred_at.is_(None)
-    )
+    waiting = _waiting_events_of(row.subject).where(ServiceEvent.source == row.source)
     for earlier in change.session.scalars(waiting.limit(MAX_WAITING_EVENTS).with_for_update()).all():
-        if (earlier.data or {}).get("user_id") == user_id:
+        # Two with times are compared by them.
+        is_untimed = row.occurred_at is None or earlier.occurred_at is None
+        if is_untimed and (earlier.data or {}).get("user_id") == user_id:
             _record(change.session, earlier, ordering.decide_repeated_member(), change.now)
 
 
@@ -338,28 +346,44 @@ def _waiting_events_of(subject: str | None) -> Select[ServiceEvent]:
     )
 
 
-def _apply_waiting(session: Session, now: datetime, catalog: Catalog, org_id: str) -> None:
-    """In the order of their own times, each in its own savepoint, so that an invalid one does not affect the others."""
-    waiting = session.scalars(
-        _waiting_events_of(org_id)
+def _apply_waiting(
+    session: Session, now: datetime, catalog: Catalog, organization: Organization, except_user_id: str | None = None
+) -> None:
+    """In the order of their own times, and again while one that was applied may be what another waits for.
+
+    Expects the organization's row to be locked, before those of the events.
+    """
+    query = (
+        _waiting_events_of(organization.id)
         .order_by(func.coalesce(ServiceEvent.occurred_at, ServiceEvent.received_at), ServiceEvent.received_at)
         .limit(MAX_WAITING_EVENTS)
         .with_for_update()
-    ).all()
-    for row in waiting:
-        cause = Cause(actor="service", source=row.source, caused_by=f"{row.source}#{row.id}", key_id=row.key_id)
-        organization = commands.lock(session, org_id)
-        if organization is None:
+    )
+    for _ in range(MAX_WAITING_EVENTS):
+        is_progress = False
+        for row in session.scalars(query).all():
+            if except_user_id is None or (row.data or {}).get("user_id") != except_user_id:
+                is_progress |= _apply_one_waiting(session, now, catalog, organization, row)
+        if not is_progress:
             return
-        try:
-            with session.begin_nested():
-                _, _, data = parse(_as_message(row))
-                _apply_if_current(ChangeContext(session, now, cause), organization, row, data, catalog)
-        except SubjectMissingError:
-            continue
-        except (InvalidChangeError, InvalidEventError) as error:
-            session.refresh(organization)
-            _record(session, row, Decision(status="rejected", reason=_reason(error)), now)
+
+
+def _apply_one_waiting(
+    session: Session, now: datetime, catalog: Catalog, organization: Organization, row: ServiceEvent
+) -> bool:
+    """Whether a member came or changed. In its own savepoint, so that an invalid one does not affect the others."""
+    cause = Cause(actor="service", source=row.source, caused_by=f"{row.source}#{row.id}", key_id=row.key_id)
+    try:
+        with session.begin_nested():
+            _, _, data = parse(_as_message(row))
+            _apply_if_current(ChangeContext(session, now, cause), organization, row, data, catalog)
+    except SubjectMissingError:
+        return False
+    except (InvalidChangeError, InvalidEventError) as error:
+        session.refresh(organization)
+        _record(session, row, Decision(status="rejected", reason=_reason(error)), now)
+        return False
+    return isinstance(data, MembershipAddedData | MembershipRoleChangedData)
 
 
 def _as_message(row: ServiceEvent) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Changes to memberships. Each records the event it causes; none affects billing.
 
-An organization that is not deleted keeps its last owner, whoever asks: else nobody could manage it any more.
+An organization keeps its last owner, whoever asks: else nobody could manage it any more. A deleted one, too, because it
+may become active again.
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ def lock(session: Session, org_id: str, user_id: str) -> Membership | None:
     return session.scalars(_LOCK_MEMBERSHIP, {"org_id": org_id, "user_id": user_id}).one_or_none()
 
 
-def add(change: ChangeContext, organization: Organization, user_id: str, role: str) -> None:
+def add(change: ChangeContext, organization: Organization, user_id: str, role: str, *, is_chosen: bool = False) -> None:
     """Expects the organization's row to be locked, so that nobody joins one that is being deleted.
+
+    ``is_chosen``: the user asked for it, and it may be the organization of a request that names none.
 
     Raises ``AlreadyMemberError``, ``InvalidChangeError``.
     """
     checked = one_of("role", role, MEMBERSHIP_ROLES)
     checked_user_id("user_id", user_id)
-    row = {"org_id": organization.id, "user_id": user_id, "role": checked, "joined_at": change.now}
-    if not insert_once(change.session, Membership, row):
+    key = {"org_id": organization.id, "user_id": user_id}
+    values = {"role": checked, "joined_at": change.now, "is_chosen": is_chosen}
+    if not insert_once(change.session, Membership, {**key, **values}):
         raise AlreadyMemberError("user_id", f"User {user_id} already in organization {organization.id}")
     outbox.record(change, "membership.added", organization.id, {"user_id": user_id, "role": checked})
 
@@ -68,14 +72,13 @@ def change_role(change: ChangeContext, membership: Membership, role: str) -> Non
 
 
 def _refuse_losing_last_owner(session: Session, membership: Membership) -> None:
-    """Called before a member leaves or gets another role. The members of a deleted organization may all leave.
+    """Called before a member leaves or gets another role.
 
     Locks the organization's row, so that of two owners who leave at the same moment one stays.
     """
     if membership.role != "owner":
         return
-    if session.get_one(Organization, membership.org_id, with_for_update=True).status == "deleted":
-        return
+    session.get_one(Organization, membership.org_id, with_for_update=True)
     owners = select(func.count()).where(Membership.org_id == membership.org_id, Membership.role == "owner")
     if (session.scalar(owners) or 0) <= 1:
         message = f"{membership.user_id} is the last owner of {membership.org_id}: make another member an owner first"

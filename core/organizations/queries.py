@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, SQLColumnExpression, func, literal, or_, select, tuple_
+from sqlalchemy.orm import Session
 
 from core.common.names import name_key
 from core.common.validation import one_of
@@ -63,19 +63,19 @@ class Member:
 
 def list_organizations(session: Session, criteria: OrganizationFilter, limit: int) -> list[OrganizationRow]:
     """Organizations that are not deleted, oldest first."""
-    return _select_rows(session, criteria.user_id, _conditions(criteria), Organization.created_at, limit)
+    return _select_rows(session, criteria.user_id, _conditions(criteria), [Organization.created_at], limit)
 
 
 def memberships_of_user(session: Session, user_id: str) -> list[OrganizationRow]:
-    """The organizations of a user without the deleted ones, longest membership first."""
-    return _select_rows(
-        session, user_id, [Organization.status != "deleted"], Membership.joined_at, MAX_MEMBERSHIPS_LISTED
-    )
+    """The organizations of a user without the deleted ones, the longest membership first of those that the user chose,
+    then of the others."""
+    order = [Membership.is_chosen.desc(), Membership.joined_at]
+    return _select_rows(session, user_id, [Organization.status != "deleted"], order, MAX_MEMBERSHIPS_LISTED)
 
 
 def find_organization(session: Session, org_id: str, user_id: str | None = None) -> OrganizationRow | None:
     """One organization, deleted or not. ``None``: it does not exist, or the given user is not a member."""
-    found = _select_rows(session, user_id, [Organization.id == org_id], Organization.created_at, 1)
+    found = _select_rows(session, user_id, [Organization.id == org_id], [Organization.created_at], 1)
     return found[0] if found else None
 
 
@@ -152,18 +152,18 @@ def _select_rows(
     session: Session,
     user_id: str | None,
     conditions: Sequence[ColumnElement[bool]],
-    order: InstrumentedAttribute[datetime],
+    order: Sequence[SQLColumnExpression[Any]],
     limit: int,
 ) -> list[OrganizationRow]:
     """From all organizations, or from this user's."""
     if user_id is None:
-        all_organizations = select(Organization).where(*conditions).order_by(order, Organization.id).limit(limit)
+        all_organizations = select(Organization).where(*conditions).order_by(*order, Organization.id).limit(limit)
         return _to_rows(session, [(organization, None) for organization in session.scalars(all_organizations)])
     of_user = (
         select(Organization, Membership)
         .join(Membership, Membership.org_id == Organization.id)
         .where(Membership.user_id == user_id, *conditions)
-        .order_by(order, Organization.id)
+        .order_by(*order, Organization.id)
         .limit(limit)
     )
     return _to_rows(session, [(row[0], row[1]) for row in session.execute(of_user)])

@@ -1,4 +1,7 @@
-"""Invitations to users, and what the limits of one person count. Invitations of the last day start to count anew."""
+"""Invitations to users, what the limits of one user count, first sign-ins, and who chose a membership.
+
+The limits start to count anew. Every user that exists counts as signed in, and every membership as chosen.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +15,9 @@ depends_on = None
 def upgrade() -> None:
     op.execute("ALTER TABLE invitations RENAME COLUMN email_key TO recipient_key")
     op.add_column("invitations", sa.Column("user_id", sa.String(255), nullable=True))
+    op.add_column("users", sa.Column("signed_in_at", sa.DateTime(timezone=True), nullable=True))
+    op.execute("UPDATE users SET signed_in_at = first_seen_at")
+    op.add_column("memberships", sa.Column("is_chosen", sa.Boolean(), nullable=False, server_default=sa.true()))
     is_pending = sa.text("state = 'pending'")
     op.create_index(
         "ix_invitations_recipient_key",

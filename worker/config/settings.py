@@ -278,8 +278,8 @@ class Settings(EmailSettings):
 
     @property
     def allowed_event_sources(self) -> frozenset[str] | None:
-        """Of messages on the queue. ``None``: all."""
-        return frozenset(split_list(self.event_sources_allowed)) or None
+        """Of messages on the queue. ``None``: all. Empty: none."""
+        return None if self.event_sources_allowed is None else frozenset(split_list(self.event_sources_allowed))
 
     @property
     def database(self) -> str:

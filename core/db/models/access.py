@@ -29,6 +29,8 @@ class User(Base):
     name: Mapped[str | None] = mapped_column(String(200))
     email: Mapped[str | None] = mapped_column(String(512))
     """Only an address that the sign-in service has verified."""
+    signed_in_at: Mapped[datetime | None]
+    """The first sign-in by browser. NULL: there was none, only requests."""
     first_seen_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
 

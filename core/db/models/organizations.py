@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     false,
     text,
+    true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -84,5 +85,7 @@ class Membership(Base):
     user_id: Mapped[str] = mapped_column(String(255), primary_key=True)
     role: Mapped[str] = mapped_column(String(16))
     joined_at: Mapped[datetime]
+    is_chosen: Mapped[bool] = mapped_column(Boolean, server_default=true())
+    """The user created the organization or accepted an invitation to it. False: a service put the user into it."""
 
     __table_args__ = (Index("ix_memberships_user_id", "user_id"),)

@@ -200,3 +200,11 @@ def test_an_owner_who_is_made_over_http_ends_the_wait_of_a_message(api: Api) -> 
     assert api.post("/api/events", event, api.as_service("events:write")).json()["status"] == "waiting"
     assert api.send("PUT", f"/api/organizations/{org_id}/users/u2/role", api.as_("u1"), {"role": "owner"}).is_success
     assert roles_by_user(api, org_id) == {"u2": "owner"}
+
+
+def test_an_organization_that_a_service_chose_is_nobodys_default_beside_an_own_one(api: Api) -> None:
+    imposed = api.organization(u2="owner")
+    assert api.post(f"/api/organizations/{imposed}/users", {"user_id": "u1"}, api.as_service()).status_code == 201
+    assert api.get("/api/organizations/selector", api.as_("u1")).json()["default"] == imposed
+    own = api.post("/api/organizations", {"name": "Own"}, api.as_("u1")).json()["org_id"]
+    assert api.get("/api/organizations/selector", api.as_("u1")).json()["default"] == own

@@ -480,3 +480,57 @@ def test_a_user_creates_so_many_organizations_an_hour_also_at_the_same_moment(ha
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(create, range(4))) == [False, False, True, True]
+
+
+def test_an_expired_invitation_of_an_owner_blocks_nobody(harness: InvitationHarness) -> None:
+    harness.invite(by="olga")
+    harness.clock.advance(days=8)
+    assert harness.accept(harness.invite(by="bill")) == "member"
+
+
+def test_many_void_invitations_hide_no_good_one(harness: InvitationHarness) -> None:
+    for number in range(received_invitations.MAX_RECEIVED_INVITATIONS + 1):
+        with harness.database.write() as session:
+            change = ChangeContext(session, harness.clock())
+            other = commands.create(
+                change, NewOrganization(name=f"Void {number}", plan_tier="starter"), harness.catalog
+            )
+            memberships.add(change, other, "eve", "owner")
+            memberships.add(change, other, "otto", "owner")
+        harness.invite_user(by="eve", org_id=other.id)
+        with harness.database.write() as session:
+            session.delete(session.get_one(Membership, (other.id, "eve")))
+    good = harness.invite_user()
+    assert harness.received() == [good]
+    harness.change(lambda change, found: memberships.add(change, found, "bob", "member"))
+    assert harness.received() == []
+
+
+def test_an_address_never_stands_for_a_user_id(harness: InvitationHarness) -> None:
+    invitation_id = harness.invite_user("a@club.test")
+    harness.add_user("eve", "user:a@club.test")
+    harness.add_user("mallory", "a@club.test")
+    for user_id in ("eve", "mallory"):
+        assert harness.accept_received(invitation_id, user_id) == "unknown"
+    assert harness.accept_received(invitation_id, "a@club.test") == "member"
+
+
+def test_a_verified_address_that_cannot_be_used_replaces_the_remembered_one(harness: InvitationHarness) -> None:
+    token = harness.invite()
+    harness.add_user("bob", "new address@club.test")
+    assert harness.obstacle(token) == "unverified"
+
+
+def test_a_user_who_declined_before_the_first_sign_in_gets_an_organization(harness: InvitationHarness) -> None:
+    invitation_id = harness.invite_user("new")
+    profile = UserProfile(user_id="new", name="New")
+    with harness.database.write() as session:
+        change = ChangeContext(session, harness.clock())
+        users.upsert(change, profile)
+        received_invitations.decline(change, invitation_id, "new")
+    for is_first in (True, False):
+        with harness.database.write() as session:
+            created = users.sign_in(ChangeContext(session, harness.clock()), profile, harness.catalog)
+        assert (created is not None) == is_first
+        with harness.database.write() as session:
+            session.execute(delete(Membership).where(Membership.user_id == "new"))

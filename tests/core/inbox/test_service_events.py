@@ -422,6 +422,7 @@ def history_of(org_id: str) -> list[dict[str, Any]]:
         ("organization.renamed", {"name": f"Third {org_id}"}),
         ("organization.billing_details_changed", {"billing_email": "c@d.test"}),
         ("organization.status_changed", {"status": "suspended"}),
+        ("membership.added", {"user_id": "u3", "role": "owner"}),
         ("membership.removed", {"user_id": "u2"}),
         ("membership.added", {"user_id": "u2"}),
         ("membership.role_changed", {"user_id": "u2", "role": "billing_admin"}),
@@ -443,7 +444,7 @@ def test_the_messages_of_one_source_end_alike_in_whatever_order_they_come(inbox:
         assert (organization.billing_email, organization.currency) == ("c@d.test", "USD")
         with inbox.database.read() as session:
             members = session.scalars(select(Membership).where(Membership.org_id == org_id))
-            assert {each.user_id: each.role for each in members} == {"u2": "billing_admin"}
+            assert {each.user_id: each.role for each in members} == {"u2": "billing_admin", "u3": "owner"}
 
 
 def test_a_removal_is_not_undone_by_the_addition_that_comes_after_it(acme: InboxHarness) -> None:
@@ -715,11 +716,36 @@ def test_an_owner_who_is_made_in_another_way_ends_the_wait(acme: InboxHarness) -
     assert acme.roles() == {"new": "owner"}
 
 
-def test_everybody_may_leave_a_deleted_organization(acme: InboxHarness) -> None:
+def test_an_organization_that_was_deleted_meanwhile_has_its_owner_when_it_is_active_again(acme: InboxHarness) -> None:
     acme.send("membership.added", user_id="old", role="owner")
     acme.send("organization.status_changed", status="deleted")
-    assert acme.send("membership.removed", user_id="old").status == "applied"
-    assert acme.roles() == {}
+    assert acme.send("membership.removed", user_id="old").status == "waiting"
+    acme.send("organization.status_changed", status="active")
+    assert acme.roles() == {"old": "owner"}
+
+
+def test_what_waits_for_an_owner_who_waits_too_is_decided_with_it(inbox: InboxHarness) -> None:
+    assert inbox.send("membership.removed", user_id="old", at=2).status == "waiting"
+    assert inbox.send("membership.added", user_id="new", role="owner", at=3).status == "waiting"
+    inbox.send("organization.created", name="Acme", owner_user_id="old", at=1)
+    assert inbox.roles() == {"new": "owner"}
+
+
+def test_a_message_with_a_time_supersedes_what_waits_without_one(acme: InboxHarness) -> None:
+    acme.send("membership.added", user_id="old", role="owner")
+    assert acme.send("membership.removed", user_id="old").status == "waiting"
+    acme.send("membership.added", user_id="old", role="owner", at=5)
+    acme.send("membership.added", user_id="new", role="owner")
+    assert acme.roles() == {"old": "owner", "new": "owner"}
+
+
+def test_an_older_message_does_not_change_whom_somebody_adds_now(acme: InboxHarness) -> None:
+    assert acme.send("membership.role_changed", user_id="guest", role="owner").status == "waiting"
+    manager = OrgManager(database_url=acme.database.url.render_as_string(hide_password=False))
+    manager.add_user_to_org(ORG, "other", "owner")
+    manager.add_user_to_org(ORG, "guest", "member")
+    manager.close()
+    assert acme.roles() == {"other": "owner", "guest": "member"}
 
 
 @pytest.mark.parametrize("user_id", [" u1", "u1 ", "a\u202eb", "a\nb", "\u200b"])

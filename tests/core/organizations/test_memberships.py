@@ -108,19 +108,25 @@ def test_of_two_owners_who_leave_at_the_same_moment_one_stays(database: Database
     assert list(roles).count("owner") == 1
 
 
-def test_a_member_who_is_no_owner_and_each_member_of_a_deleted_organization_may_leave(
-    database: Database, org_id: str
+@pytest.mark.parametrize("status", ["active", "suspended", "deleted"])
+def test_a_member_who_is_no_owner_may_always_leave_and_the_last_owner_never(
+    database: Database, org_id: str, status: str
 ) -> None:
     add(database, org_id, "u1", "member")
     add(database, org_id, "u2", "owner")
     with database.write() as session:
-        change = ChangeContext(session, NOW)
-        for user_id in ("u1", "u2"):
+        organization = commands.lock(session, org_id)
+        assert organization is not None
+        commands.change_status(ChangeContext(session, NOW), organization, status)
+
+    def leave(user_id: str) -> None:
+        with database.write() as session:
             member = memberships.lock(session, org_id, user_id)
             assert member is not None
-            memberships.remove(change, member)
-            organization = commands.lock(session, org_id)
-            assert organization is not None
-            commands.change_status(change, organization, "deleted")
+            memberships.remove(ChangeContext(session, NOW), member)
+
+    leave("u1")
+    with pytest.raises(LastOwnerError):
+        leave("u2")
     with database.read() as session:
-        assert session.scalars(select(Membership)).all() == []
+        assert session.scalars(select(Membership.user_id)).all() == ["u2"]

@@ -63,4 +63,6 @@ def test_event_sources_are_all_allowed_until_some_are_named() -> None:
     settings = {**PROVIDERS, "stripe_secret_key": "sk_test_1"}
     assert Settings.model_validate(settings).allowed_event_sources is None
     named = Settings.model_validate({**settings, "event_sources_allowed": "/signup, /shop"})
+    nothing = Settings.model_validate({**settings, "event_sources_allowed": ","})
+    assert nothing.allowed_event_sources == frozenset()
     assert named.allowed_event_sources == frozenset({"/signup", "/shop"})
