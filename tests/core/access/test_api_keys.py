@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -90,3 +93,33 @@ def test_a_key_that_nobody_can_tell_apart_or_use_is_refused(
 ) -> None:
     with database.write() as session, pytest.raises(InvalidChangeError, match=sentence):
         api_keys.create(session, name, scopes, NOW)
+
+
+# SQLite has one writer at a time, and grants no order.
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_key_in_steady_use_does_not_delay_its_own_revocation(database: Database) -> None:
+    with database.write() as session:
+        info, _ = api_keys.create(session, "busy", ["events:write"], NOW)
+    revoking, revoked = threading.Event(), threading.Event()
+    lanes, late = 6, []
+
+    def use() -> None:
+        while not revoked.is_set():
+            is_late = revoking.is_set()
+            with database.write() as session:
+                if api_keys.lock(session, info.id, NOW) is None:
+                    return
+                time.sleep(0.005)  # some lane uses the key at every moment
+            late.extend([1] if is_late else [])
+
+    with ThreadPoolExecutor(lanes) as pool:
+        used = [pool.submit(use) for _ in range(lanes)]
+        time.sleep(0.1)
+        revoking.set()
+        with database.write() as session:
+            assert api_keys.revoke(session, info.id, NOW)
+        revoked.set()
+        for each in used:
+            each.result()
+    # Those that asked before the revocation did, and no others.
+    assert len(late) <= 2 * lanes
