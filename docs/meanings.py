@@ -68,8 +68,8 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "sign-in-refused": "The sign-in by browser failed. Start it again at `/auth/login`.",
     "suspended": (
-        "The organization is suspended: its plan cannot be changed, and nobody can be invited or join. Reading, "
-        "billing details and leaving go on."
+        "The organization is suspended: over HTTP its plan cannot be changed, and nobody can be invited or join. "
+        "Reading, billing details and leaving go on. Messages of services and the command line may still change it."
     ),
     "too-large": "The body is too large. `detail` names the limit.",
     "too-many-invitations": (

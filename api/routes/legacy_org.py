@@ -240,7 +240,7 @@ def get_settings(org_id: OrgId, principal: PrincipalDep) -> LegacyOrganizationSe
         created_at=organization.created_at,
         settings=LegacySettings(
             name=organization.name,
-            billing_email=None if entry.role == "member" else organization.billing_email,
+            billing_email=organization.billing_email,
             currency=organization.currency,
         ),
     )

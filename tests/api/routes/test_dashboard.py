@@ -114,8 +114,9 @@ def test_usage_is_lagos_word_and_asked_for_once_in_a_while(api: Api, world: Sync
 @one_database
 def test_of_several_organizations_it_is_the_current_ones(api: Api, world: SyncWorld) -> None:
     synced(api, world)
-    second = api.organization("starter", u1="member")
+    second, third = api.organization("starter", u1="billing_admin"), api.organization("starter", u1="member")
     assert dashboard(api)["usage"]["state"] == "known"
+    assert dashboard(api, **{"X-Organization-ID": third})["usage"] is None
     assert dashboard(api, **{"X-Organization-ID": second})["usage"]["state"] == "none"
     assert dashboard(api, "nobody's")["usage"] is None
 
