@@ -100,7 +100,7 @@ def test_from_registration_to_invitation_to_an_upgrade_that_both_billers_hold(
             "Your organization is set up",
             "alice@acme.test",
         )
-        assert "Hello Alice" in text(server.accepted[0])
+        assert "\u201cAcme\u201d is ready" in text(server.accepted[0])
 
         path = f"/api/organizations/{org_id}"
         invited = running.post(f"{path}/invitations", "alice", {"email": "bob@acme.test", "role": "billing_admin"})
