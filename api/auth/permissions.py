@@ -1,5 +1,6 @@
 """The permission table: it alone decides who may call which route. The app does not start if a documented route is not
-in it; the pages of the documentation itself are public.
+in it; the pages of the documentation itself are public. docs/how-to/permissions.md says the same for people, and a test
+compares each route with it: change the page first.
 
 A caller without a valid credential gets 401. For an organization that a user is not a member of, every route responds
 404. A member whose role is not sufficient gets 403, and so does a service whose API key lacks the scope.

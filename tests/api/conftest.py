@@ -18,6 +18,8 @@ from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.webhooks.signing import Signer
+from providers.lago.webhooks import LagoWebhookParser
+from providers.stripe.webhooks import StripeWebhookParser
 from tests.support.api_client import OWN_ORIGIN, SIGNING_SECRET, Api
 from tests.support.oidc_provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, OidcProvider
 
@@ -70,6 +72,17 @@ def origins() -> list[str]:
 
 
 @pytest.fixture
+def stripe_webhooks() -> StripeWebhookParser | None:
+    """Webhooks of Stripe are not enabled, unless a test's own fixture does so."""
+    return None
+
+
+@pytest.fixture
+def lago_webhooks() -> LagoWebhookParser | None:
+    return None
+
+
+@pytest.fixture
 def api(  # noqa: PLR0913, PLR0917 - the parts that a test may replace
     database: Database,
     plans: Catalog,
@@ -78,6 +91,8 @@ def api(  # noqa: PLR0913, PLR0917 - the parts that a test may replace
     provider_queries: ProviderQueries | None,
     rate_limiter: ClientRateLimiter,
     origins: list[str],
+    stripe_webhooks: StripeWebhookParser | None,
+    lago_webhooks: LagoWebhookParser | None,
 ) -> Iterator[Api]:
     runtime = ApiContext(
         database=database,
@@ -88,6 +103,8 @@ def api(  # noqa: PLR0913, PLR0917 - the parts that a test may replace
         rate_limiter=rate_limiter,
         signer=Signer(SIGNING_SECRET),
         allow_private_webhooks=True,
+        stripe_webhooks=stripe_webhooks,
+        lago_webhooks=lago_webhooks,
     )
     with (
         capture_logs() as log,

@@ -81,15 +81,19 @@ class Api:
             new = NewEndpoint(url="https://hooks.example.com", account_id=account_id)
             return endpoints.add(session, new, utc_now(), allow_private=False).id
 
-    def invitation(self, org_id: str, user_id: str) -> tuple[str, str]:
-        """Invite a user whose address is known, without the API; returns the invitation's id and token."""
+    def invitation(self, org_id: str, user_id: str, invited_by: str | None = None) -> tuple[str, str]:
+        """Invite a user whose address is known, without the API and its limits; returns the invitation's id and token.
+
+        ``invited_by`` None: by a service.
+        """
         email = f"{user_id.replace(' ', '.')}@acme.test"
+        limits = UserLimits(invitations=1_000_000, invitations_to_recipient=1_000_000)
         with self.database.write() as session:
             change = ChangeContext(session, utc_now())
             organization = commands.lock(session, org_id)
             assert organization is not None
             users.upsert(change, UserProfile(user_id=user_id, email=email))
-            made = invitations.invite(change, organization, Invitee(email=email), "member", None, UserLimits())
+            made = invitations.invite(change, organization, Invitee(email=email), "member", invited_by, limits)
             return made.id, invitations.new_token(session, made.id)[1]
 
     def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:  # noqa: ANN401 - httpx's own
