@@ -107,7 +107,7 @@ def list_organizations(  # noqa: PLR0913 - the filters of a list
     page = rows[:limit]
     next_cursor = _format_cursor(page[-1].organization) if len(rows) > limit else None
     return OrganizationPage(
-        organizations=[responses.organization_response(entry) for entry in page],
+        organizations=[responses.organization_response(entry, to_service=principal.user_id is None) for entry in page],
         count=len(page),
         next_cursor=next_cursor,
     )
@@ -129,10 +129,11 @@ def get_selector(principal: PrincipalDep) -> OrganizationChoices:
 
 
 @router.get("/api/users/{user_id}/organizations")
-def list_user_organizations(user_id: UserIdInPath, context: ContextDep) -> OrganizationList:
+def list_user_organizations(user_id: UserIdInPath, context: ContextDep, principal: PrincipalDep) -> OrganizationList:
     """Organizations of a user: your own; for a service any user's."""
     with context.database.read() as session:
-        found = [responses.organization_response(entry) for entry in queries.memberships_of_user(session, user_id)]
+        rows = queries.memberships_of_user(session, user_id)
+    found = [responses.organization_response(row, to_service=principal.user_id is None) for row in rows]
     return OrganizationList(organizations=found, count=len(found))
 
 

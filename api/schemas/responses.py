@@ -102,9 +102,9 @@ class MemberList(BaseModel):
     total: int
 
 
-def organization_response(row: OrganizationRow) -> OrganizationResponse:
+def organization_response(row: OrganizationRow, *, to_service: bool = False) -> OrganizationResponse:
     organization = row.organization
-    sees_billing = row.role != "member"
+    sees_billing = to_service or row.role != "member"
     return OrganizationResponse(
         id=organization.id,
         name=organization.name,

@@ -182,6 +182,9 @@ def test_a_member_sees_no_customer_ids(api: Api) -> None:
 
     assert seen(api.as_("u1")) == seen(api.as_service()) == {"cus_1"}
     assert seen(api.as_("u2")) == {None}
+    for path in ("/api/users/u2/organizations", "/api/organizations?user_id=u2"):
+        (shown,) = api.get(path, api.as_service()).json()["organizations"]
+        assert shown["stripe_customer_id"] == "cus_1"
     assert (
         api.get("/api/users/u2/organizations", api.as_("u2")).json()["organizations"][0]["stripe_customer_id"] is None
     )
