@@ -182,6 +182,41 @@ def test_a_header_that_makes_no_sense_ends_no_worker(deployed: Deployment, queue
     arrives(deployed, queue, database, created("Last Confidential"))
 
 
+def test_a_task_of_a_wrong_form_takes_no_thread_from_the_worker(
+    deployed: Deployment, queue: Queue, database: Database, broker_url: str
+) -> None:
+    """An error outside the task is lost in its thread: the message would stay unacknowledged for good."""
+    arrives(deployed, queue, database, created("First Confidential"))
+    parts: tuple[Json, ...] = (7, "text", [7], [{}], {"task": 7}, [{"task": "made.up"}])
+    wrong: list[object] = [[[created()], {}, embed] for embed in (7, "text", [7], {"id": "x"}, {"delivery_info": 7})]
+    wrong += [[[created()], kwargs, {}] for kwargs in (None, [], "text", [["event", created()]])]
+    wrong += [[args, {}, {}] for args in (7, None, "text", created())]
+    for name in ("callbacks", "errbacks", "chain", "chord"):
+        wrong += [[[created()], {}, {name: part}] for part in parts]
+        wrong += [{"args": [created()], "kwargs": {}, name: part} for part in parts]
+    for body in wrong:
+        queue.put(json.dumps(body).encode())
+    arrives(deployed, queue, database, created("Last Confidential"))
+    until(lambda: deployed.logs.count("message_dropped") == len(wrong), "each told")
+    assert len(received(database)) == 2
+    assert "raised unexpected" not in deployed.logs
+    assert not is_left(deployed, broker_url)
+
+
+def test_what_a_sender_lets_follow_a_task_is_no_reason_to_drop_it(
+    deployed: Deployment, queue: Queue, database: Database
+) -> None:
+    """As Celery writes it, by its second protocol, by its first, and by both at once."""
+    following: dict[str, Json] = {"task": "events.receive", "args": [], "kwargs": {}, "options": {"queue": "events"}}
+    second, first, both = (created(f"{word} Confidential") for word in ("Second", "First", "Both"))
+    queue.put(json.dumps([[second], {}, {"callbacks": [following], "errbacks": None, "chain": None}]).encode())
+    queue.put(json.dumps({"task": "events.receive", "id": "1", "args": [first], "kwargs": {}}).encode(), task=None)
+    queue.put(json.dumps({"args": [both], "kwargs": {}, "callbacks": None}).encode())
+    sent = {str(each["id"]) for each in (second, first, both)}
+    until(lambda: sent <= received(database).keys(), "received", seconds=120)
+    assert deployed.running[0].poll() is None
+
+
 def test_a_message_that_is_too_large_is_refused_by_its_size_and_not_kept(
     deployed: Deployment, queue: Queue, database: Database
 ) -> None:
