@@ -9,8 +9,9 @@
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
 #   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
-#   make races     requests against the loss of their authority, 1,000 rounds for each kind; five minutes
+#   make races     requests against the loss of their authority, 1,000 times for each kind; five minutes
 #   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
+#   make generated SEED=1   ten thousand generated messages and requests to a whole system: none is lost, none ends it; ten minutes
 #   make foreign   the whole story against stand-ins for Stripe that are not ours; three minutes (docs/how-to/prove-on-your-account.md)
 #   make live      the same against your own test accounts: STRIPE_SECRET_KEY=sk_test_… LAGO_API_URL=… LAGO_API_KEY=…
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
@@ -26,7 +27,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs promtool crash-matrix races rate-limits chaos money foreign live bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs promtool crash-matrix races rate-limits chaos money generated foreign live bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -91,6 +92,11 @@ chaos: $(VENV)/installed-test
 STEPS ?= 10000
 money: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.money.run --seed $(SEED) --steps $(STEPS)
+
+MESSAGES ?= 10000
+REQUESTS ?= 10000
+generated: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.generated.run --seed $(SEED) --messages $(MESSAGES) --requests $(REQUESTS)
 
 foreign: $(VENV)/installed-test $(FOREIGN)/installed
 	@$(BIN)/python -W ignore -m tests.foreign.run

@@ -124,7 +124,18 @@ class Deployment:
 
 @contextmanager
 def deployment(database_url: str, broker_url: str, sandbox_url: str, folder: Path) -> Iterator[Deployment]:
-    environment = {
+    deployed = Deployment(environment_of(database_url, broker_url, sandbox_url, folder), folder)
+    try:
+        yield deployed
+        deployed.read_flower()
+    finally:
+        deployed.stop()
+    deployed.wrote_nothing_private()
+
+
+def environment_of(database_url: str, broker_url: str, sandbox_url: str, folder: Path) -> dict[str, str]:
+    """Of processes with these servers, and with the sandbox as both providers."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("STRIPE_", "LAGO_", "REDIS_"))},
         "DATABASE_URL": with_password(database_url),
         "CELERY_BROKER_URL": with_password(broker_url),
@@ -138,13 +149,6 @@ def deployment(database_url: str, broker_url: str, sandbox_url: str, folder: Pat
         "LOG_LEVEL": "INFO",
         **dict.fromkeys(RATES, "200"),
     }
-    deployed = Deployment(environment, folder)
-    try:
-        yield deployed
-        deployed.read_flower()
-    finally:
-        deployed.stop()
-    deployed.wrote_nothing_private()
 
 
 def with_password(address: str) -> str:
