@@ -42,6 +42,7 @@ CALLERS_AT_ONCE: Final = 4
 # A sender waits while this many are in the queue: else all would be there before the first request.
 LONGEST_QUEUE: Final = 500
 SHOWN: Final = 20
+NO_PROGRESS_SECONDS: Final = 45.0
 POLL_SECONDS: Final = 0.1
 # What the document names: the database or the sign-in service did not respond.
 DOCUMENTED: Final = 503
@@ -185,9 +186,12 @@ def _send_requests(  # noqa: PLR0913, PLR0917 - what the threads share
 
 
 def _drain(under_test: SystemUnderTest, until: float) -> list[str]:
+    last, changed = -1, time.monotonic()
     while (waiting := under_test.waiting_messages()) and not under_test.ended():
-        if time.monotonic() > until:
-            return [f"{waiting} messages are still in the queue"]
+        if waiting != last:
+            last, changed = waiting, time.monotonic()
+        if time.monotonic() > min(until, changed + NO_PROGRESS_SECONDS):
+            return [f"{waiting} messages are still in the queue, or with a worker that does not finish them"]
         time.sleep(POLL_SECONDS)
     return []
 
