@@ -170,7 +170,7 @@ def _canonical(value: object) -> object:
 
 
 def _storable_text(value: object) -> str | None:
-    fits = isinstance(value, str) and 0 < len(value) <= LONGEST_KEY and _is_storable(value)
+    fits = isinstance(value, str) and 0 < len(value) <= LONGEST_KEY and value.isprintable()
     return str(value) if fits else None
 
 
