@@ -84,7 +84,7 @@ def console_commands(page: str) -> list[str]:
 def test_the_requests_over_http_do_what_they_say(page: str, tmp_path: Path) -> None:
     """Typed in one shell, one after the other; only the port and the new id are other than on the page."""
     folder = console.prepare(tmp_path)
-    make_key, create, *ask = [line for line in console_commands(page) if "keys create" in line or "curl" in line]
+    make_key, create, *ask = [line for line in console_commands(page) if line.startswith("KEY=") or "curl" in line]
     with console.running(folder, "up", settings={"API_PORT": "0"}) as up:
         origin = origin_of(up)
         lines = [make_key, create.replace(ADDRESS, origin)]

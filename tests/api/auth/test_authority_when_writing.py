@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from core.access import api_keys
 from core.common.clock import utc_now
+from core.db.database import acquire_advisory_locks
 from core.db.models.access import ApiKey
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
@@ -49,6 +50,8 @@ def revoked(session: Session, org_id: str) -> None:  # noqa: ARG001 - a key belo
 
 
 def expired(session: Session, org_id: str) -> None:  # noqa: ARG001 - a key belongs to no organization
+    for key_id in session.scalars(select(ApiKey.id)).all():
+        acquire_advisory_locks(session, f"api_key:{key_id}")  # as a revocation does; time needs no lock
     session.execute(update(ApiKey).values(expires_at=utc_now()))
 
 
