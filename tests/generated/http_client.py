@@ -38,6 +38,11 @@ class GeneratedRequest:
         )
 
     @property
+    def has_invalid_head(self) -> bool:
+        """A control character, at which a server stops reading."""
+        return any(byte < ord(" ") for value in (self.target, *(each for _, each in self.headers)) for byte in value)
+
+    @property
     def head(self) -> bytes:
         lines = [self.method.encode() + b" " + self.target + b" HTTP/1.1"]
         lines += [name.encode() + b": " + value for name, value in self.headers]
@@ -55,7 +60,8 @@ def send(port: int, request: GeneratedRequest) -> RawAnswer:
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as connection:
         connection.sendall(request.head)
         # A server may answer and close before it has read all; what it has not read would reset the connection.
-        is_answered = len(request.body) > LARGE_BODY and select.select([connection], [], [], EARLY_ANSWER_SECONDS)[0]
+        may_be_early = len(request.body) > LARGE_BODY or request.has_invalid_head
+        is_answered = may_be_early and select.select([connection], [], [], EARLY_ANSWER_SECONDS)[0]
         if not is_answered:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(request.body)
