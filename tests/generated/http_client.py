@@ -58,13 +58,14 @@ class RawAnswer:
 def send(port: int, request: GeneratedRequest) -> RawAnswer:
     """Raises ``OSError`` or ``http.client.HTTPException`` if there is no answer in time."""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as connection:
-        connection.sendall(request.head)
         # A server may answer and close before it has read all; what it has not read would reset the connection.
-        may_be_early = len(request.body) > LARGE_BODY or request.has_invalid_head
-        is_answered = may_be_early and select.select([connection], [], [], EARLY_ANSWER_SECONDS)[0]
-        if not is_answered:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.sendall(request.body)
+        if len(request.body) > LARGE_BODY or request.has_invalid_head:
+            connection.sendall(request.head)
+            if not select.select([connection], [], [], EARLY_ANSWER_SECONDS)[0]:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.sendall(request.body)
+        else:
+            connection.sendall(request.head + request.body)
         answer = http.client.HTTPResponse(connection, method=request.method)
         answer.begin()
         return RawAnswer(answer.status, answer.read())
