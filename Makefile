@@ -9,6 +9,7 @@
 #   make crash-matrix       kills every operation at every point, starts it again and compares; two hours
 #   make rate-limits        2,000 creates by four workers: how much of the providers' rate limits is used; two minutes
 #   make chaos SEED=1       makes changes while servers and processes are stopped and started; five minutes
+#   make held-open 1,200 silent and slow connections, waiting requests, forged tokens and large bodies at once; three minutes
 #   make races     requests against the loss of their authority, 1,000 times for each kind; five minutes
 #   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
 #   make generated SEED=1   ten thousand generated messages and requests to a whole system: none is lost, none ends it; ten minutes
@@ -27,7 +28,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs promtool crash-matrix races rate-limits chaos money generated foreign live bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs promtool nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -83,6 +84,11 @@ bench: $(VENV)/installed-test
 bench-quick: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m benchmarks.run --quick
 
+# Through nginx, too, where it can be had.
+held-open: $(VENV)/installed-test
+	@$(BIN)/nginx -v 2>/dev/null || timeout 300 $(MAKE) --no-print-directory nginx >/dev/null 2>&1 || true
+	@$(BIN)/python -W ignore -m benchmarks.held_open
+
 races: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m benchmarks.races
 
@@ -104,7 +110,12 @@ foreign: $(VENV)/installed-test $(FOREIGN)/installed
 live: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.foreign.live
 
-# Unpacked, not installed, so that no server starts.
+# The programs of Debian's packages are unpacked, not installed, so that no server starts.
+nginx: $(BIN)/python
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ( cd "$$folder" && \
+	{ apt-get download -qq nginx || { apt-get update -qq && apt-get download -qq nginx; }; } && \
+	dpkg-deb -x nginx_*.deb . ) && cp "$$folder/usr/sbin/nginx" $(BIN)/nginx && $(BIN)/nginx -v
+
 promtool: $(BIN)/python
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ( cd "$$folder" && \
 	{ apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && \

@@ -5,22 +5,26 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
 from api import problems
-from api.auth.authorization import ORGANIZATION_HEADER, authorize
+from api.auth.authorization import ORGANIZATION_HEADER
 from api.auth.permissions import PERMISSIONS, PermissionRule
+from api.connections import MAX_CONNECTIONS
 from api.context import ApiContext
 from api.metrics import HttpMetrics
 from api.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from api.openapi import docs_ui, examples
 from api.problems import PROBLEM_MEDIA_TYPE, Problem, ProblemError
+from api.request_limits import RequestLimits
 from api.routes import (
     auth,
     dashboard,
@@ -39,9 +43,12 @@ from api.routes import (
     webhook_endpoints,
 )
 from api.schemas.requests import TIERS_MARKER
+from api.sync_waits import SyncWaits
 from api.unit_of_work import REPLAYED_HEADER
 from core.reporting import metrics as metric_queries
+from core.reporting import sync_status as sync_queries
 from core.reporting.metrics import StoreMetrics
+from core.reporting.sync_status import OrganizationVersion
 
 ROUTERS: Final = (
     organizations,
@@ -77,7 +84,12 @@ class PermissionTableError(Exception):
 
 
 def build_app(
-    context: ApiContext, *, version: str, secure: bool = False, allowed_origins: Collection[str] = ()
+    context: ApiContext,
+    *,
+    version: str,
+    max_connections: int = MAX_CONNECTIONS,
+    secure: bool = False,
+    allowed_origins: Collection[str] = (),
 ) -> tuple[RequestMiddleware, FastAPI]:
     """Return the application that a server runs, and the FastAPI app inside. Raises ``PermissionTableError``.
 
@@ -87,7 +99,6 @@ def build_app(
         title="billing-sync",
         version=version,
         description=API_DESCRIPTION,
-        dependencies=[Depends(authorize)],
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
@@ -95,7 +106,10 @@ def build_app(
         redirect_slashes=False,
     )
     app.state.context = context
-    app.state.stopping = threading.Event()
+    app.state.stopping = stopping = threading.Event()
+    app.state.limits = limits = RequestLimits(max_connections)
+    app.state.sync_waits = SyncWaits(partial(_read_versions_in_sync, context), stopping)
+    app.state.probe_threads = None
     app.state.metrics = metrics = HttpMetrics(lambda: _read_metrics(context), context.clock)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)
@@ -109,7 +123,7 @@ def build_app(
     webhook_endpoints.describe(openapi)
     app.openapi_schema = openapi
     _check_permission_table(openapi)
-    return RequestMiddleware(_with_cors(allowed_origins, app), metrics, secure=secure), app
+    return RequestMiddleware(_with_cors(allowed_origins, app), metrics, limits.requests, secure=secure), app
 
 
 def _with_cors(allowed_origins: Collection[str], app: FastAPI) -> ASGIApp:
@@ -128,6 +142,13 @@ def _with_cors(allowed_origins: Collection[str], app: FastAPI) -> ASGIApp:
 def _read_metrics(context: ApiContext) -> StoreMetrics:
     with context.database.read() as session:
         return metric_queries.read(session, context.clock())
+
+
+def _read_versions_in_sync(
+    context: ApiContext, versions: Collection[OrganizationVersion]
+) -> AbstractSet[OrganizationVersion]:
+    with context.database.read() as session:
+        return sync_queries.versions_in_sync(session, versions)
 
 
 def _check_permission_table(document: dict[str, Any]) -> None:

@@ -1,13 +1,13 @@
-"""Middleware of every request: a request id, a bounded body, security headers for browsers, and a line in the log.
+"""Middleware of every request: a request id, a bounded number at once, security headers, and a line in the log.
 
 The log line has the route's template and never a token, a query, a user's id or an address: those may be personal.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -18,19 +18,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.auth.authorization import Principal
+from api.connections import connection_address
 from api.metrics import HttpMetrics
 from api.problems import ProblemError
+from api.request_limits import SharedAmount
+from api.routing import PROBE_PATHS
 from core.access.api_keys import ServiceCaller
-from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 
 log = structlog.get_logger()
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
-MAX_API_BODY_BYTES: Final = 1024 * 1024
-# A full batch of events, each of which may be as large as a single one.
-MAX_EVENT_BATCH_BYTES: Final = 100 * MAX_SERVICE_EVENT_BYTES + MAX_API_BODY_BYTES
-_EVENTS_PATH: Final = "/api/events"
-BODY_TIMEOUT_SECONDS: Final = 20.0
 # A load balancer calls these every few seconds: an answer that all is well is logged at DEBUG.
 _PROBE_ROUTES = frozenset({"/healthz", "/readyz"})
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -47,9 +44,10 @@ _DENY_ALL_CSP = "default-src 'none'; frame-ancestors 'none'"
 class RequestMiddleware:
     """The ASGI application around the routes. ``secure``: browsers reach it by https and are told to use only https."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, *, secure: bool = False) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, requests: SharedAmount, *, secure: bool = False) -> None:
         self._app = app
         self._metrics = metrics
+        self._requests = requests
         self._secure = secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,21 +73,15 @@ class RequestMiddleware:
             _log_request(scope, status, seconds)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            body = await _read_body(
-                receive, MAX_EVENT_BATCH_BYTES if scope["path"] == _EVENTS_PATH else MAX_API_BODY_BYTES
-            )
-        except ProblemError as problem:
-            response = problems.response(problem, scope["state"]["request_id"])
-            response.headers["Connection"] = "close"
-            await response(scope, receive, send)
-            return
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay_body() -> Message:
-            return messages.pop() if messages else await receive()
-
-        await self._app(scope, replay_body, send)
+        with ExitStack() as reserved:
+            if scope["path"] not in PROBE_PATHS:
+                client = scope["client"]
+                try:
+                    reserved.enter_context(self._requests.reserve(connection_address(client[0] if client else "")))
+                except ProblemError as problem:
+                    await problems.response(problem, scope["state"]["request_id"])(scope, receive, send)
+                    return
+            await self._app(scope, receive, send)
 
     def _add_headers(self, message: Message, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
@@ -105,31 +97,6 @@ def _request_id(scope: Scope) -> str:
     """The caller's own id if it is fit for a log, so that both sides find the same request."""
     given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
     return given if _REQUEST_ID_PATTERN.fullmatch(given) else uuid4().hex
-
-
-async def _read_body(receive: Receive, max_bytes: int) -> bytes:
-    """The whole body, bounded in size and time. Raises ``ProblemError``."""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            while True:
-                message = await receive()
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > max_bytes:
-                    raise _body_too_large(max_bytes)
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return b"".join(chunks)
-    except TimeoutError:
-        detail = f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} s."
-        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail) from None
-
-
-def _body_too_large(max_bytes: int) -> ProblemError:
-    detail = f"The body may have at most {max_bytes} bytes."
-    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 
 def _route_template(scope: Scope) -> str | None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import TracebackType
 from typing import Final, Self
 
 import uvicorn
 
 from api.app import build_app
+from api.connections import BoundedConnection, Connections, connection_class, max_connections
 from api.context import ApiContext
 
 API_START_SECONDS: Final = 15.0
 API_STOP_SECONDS: Final = 10.0  # running requests may finish; then they are cut off
-MAX_CONCURRENT_REQUESTS: Final = 500  # requests; further ones get 503
 # Bytes, for a request line with its headers. Lago's jwt signature has the whole body of a webhook in it, escaped and in
 # base64: 31 kB were seen, and an invoice with many fees has more (lago-differences B8).
 MAX_HEAD_BYTES: Final = 256 * 1024
@@ -23,6 +26,7 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 
 class ApiServer:
     """``secure``: it is behind https. ``allowed_origins``: the origins whose pages may call it from a browser.
+    ``trusted_proxies``: addresses or networks of proxies, whose ``X-Forwarded-For`` names the client.
 
     The caller closes what ``context`` contains, after ``stop``.
     """
@@ -36,22 +40,27 @@ class ApiServer:
         version: str,
         secure: bool = False,
         allowed_origins: Collection[str] = (),
+        trusted_proxies: Collection[str] = (),
     ) -> None:
         self._host, self._port = host, port
-        application, self._app = build_app(context, version=version, secure=secure, allowed_origins=allowed_origins)
+        connections = max_connections()
+        application, self._app = build_app(
+            context, version=version, max_connections=connections, secure=secure, allowed_origins=allowed_origins
+        )
+        proxies = [ip_network(each) for each in trusted_proxies]
         self._server = _UvicornServer(
             uvicorn.Config(
                 application,
                 loop="asyncio",
-                http="h11",
+                http=connection_class(Connections(partial(_is_in, proxies), connections)),
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,
-                limit_concurrency=MAX_CONCURRENT_REQUESTS,
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=list(trusted_proxies),
                 timeout_graceful_shutdown=int(API_STOP_SECONDS),
             )
         )
@@ -102,3 +111,20 @@ class _UvicornServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """The server calls it ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, BoundedConnection):
+                    connection.check(now)
+        return await super().on_tick(counter)
+
+
+def _is_in(networks: Sequence[IPv4Network | IPv6Network], address: str) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)

@@ -25,8 +25,8 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from api import problems
+from api.connections import HEAD_SECONDS
 from api.metrics import HttpMetrics
-from api.server import MAX_CONCURRENT_REQUESTS
 from core.common.process_metrics import ProcessMetrics
 from core.compare.findings import FindingKind
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
@@ -145,6 +145,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ),
         (
             *("API_HOST", "API_PORT", "API_PUBLIC_URL", "API_CORS_ORIGINS", "API_RATE_LIMIT"),
+            "TRUSTED_PROXIES",
             *("USER_ORGANIZATIONS_PER_HOUR", "USER_INVITATIONS_PER_HOUR", "RECIPIENT_INVITATIONS_PER_HOUR"),
             *("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_ALGORITHM", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"),
         ),
@@ -429,7 +430,7 @@ def errors_page() -> str:
         introduction,
         "## Problem details of the API\n\nEach error of the API is an RFC 9457 problem. The last part of `type` is one "
         f"of these names, after `{problems.PROBLEM_TYPE_PREFIX}`. The response has the `request_id`, and `detail` says "
-        f"what to do. A process with {MAX_CONCURRENT_REQUESTS} connections at once responds 503 in plain text instead.",
+        f"what to do. A head that is not complete within {HEAD_SECONDS:.0f} s gets 408 in plain text.",
         _table(("name", "status", "meaning"), problem_rows),
         "## Error kinds of billing links\n\nWith `--json`, `billing-sync status ORG` and `billing-sync parked` show "
         "the kind as `error_kind`. Without it they show the code, which is the provider's or ours. `billing-sync retry "

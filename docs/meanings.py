@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from api.middleware import BODY_TIMEOUT_SECONDS
+from api.routing import BODY_TIMEOUT_SECONDS
 from core.access.invitations import INVITATION_LIFETIME, MAX_PENDING_INVITATIONS
 from core.access.limits import MAX_INVITATIONS_PER_DAY, MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT
 from core.emails.sender import MAX_EMAIL_ATTEMPTS
@@ -80,13 +80,15 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "too-many-organizations": "The user created `USER_ORGANIZATIONS_PER_HOUR` organizations within an hour.",
     "too-many-requests": (
-        "The caller exceeded `API_RATE_LIMIT`. Retry after the seconds in the header `Retry-After`. No change was made."
+        "The caller exceeded `API_RATE_LIMIT`, or has too many requests at the same time; `detail` says which. Retry "
+        "after the seconds in the header `Retry-After`. No change was made."
     ),
     "too-slow": f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds.",
     "unauthorized": "No API key or access token was sent, or it is not valid. `detail` says why.",
     "unavailable": (
-        "The database or the sign-in service did not respond in time, or the database is read-only or has the schema "
-        "of another version. `detail` says which. Retry after the seconds in the header `Retry-After`."
+        "The database or the sign-in service did not respond in time, the database is read-only or has the schema of "
+        "another version, or there are too many requests at the same time. `detail` says which. Retry after the "
+        "seconds in the header `Retry-After`."
     ),
     "unsupported-media-type": (
         "`POST /api/events` does not accept this `Content-Type`. `detail` names those that it accepts."
@@ -209,6 +211,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     "broker_away": (
         "The relay cannot publish to the broker: it is unreachable, full (`OutOfMemoryError`) or read-only. It tries "
         "again; the events stay in the database."
+    ),
+    "connections_refused": (
+        "The API closed `count` connections within the last minute without serving a request on them, because one "
+        "address or all together had too many; `open` are open. Behind a proxy set `TRUSTED_PROXIES`."
     ),
     "database_away": (
         "The relay cannot use the database: for example it is unreachable, full or read-only "

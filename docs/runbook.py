@@ -483,7 +483,7 @@ PROBLEMS: Final[Mapping[str, tuple[str, str]]] = {
     "not-found": ("`billing-sync orgs --search NAME`.", "Correct the id or the path."),
     "too-many-requests": (
         "The log of the API: `account` is the caller.",
-        "Slow the caller down, or raise `API_RATE_LIMIT`.",
+        "Slow the caller down, or raise `API_RATE_LIMIT`; behind a proxy set `TRUSTED_PROXIES`.",
     ),
     "unauthorized": ("`billing-sync keys list`.", "`billing-sync keys create NAME --scope SCOPE` creates another key."),
     "unavailable": (

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from api import problems
 from api.auth.permissions import PERMISSIONS, PermissionRule
+from api.connections import connection_address
 from api.context import ApiContext, ContextDep
 from api.oidc import InvalidTokenError, IssuerUnavailableError
 from api.problems import ProblemError
@@ -144,7 +145,7 @@ def _authorize(request: Request, context: ApiContext, rule: PermissionRule) -> P
         caller = _authenticate(request, context)
     except ProblemError:
         # Callers without a valid credential are distinguished by their address alone.
-        _check_rate_limit(context, f"address:{request.client.host if request.client else ''}")
+        _check_rate_limit(context, f"address:{connection_address(request.client.host if request.client else '')}")
         raise
     _check_rate_limit(context, caller_name(caller))
     with context.database.read() as session:

@@ -24,6 +24,7 @@ from api.context import ApiContext, ContextDep
 from api.oidc import InvalidTokenError, Issuer, IssuerSettings, IssuerUnavailableError, profile_from_claims
 from api.problems import ProblemError
 from api.routes.invitations import ReceivedInvitationResponse, received_invitation_responses
+from api.routing import ApiRoute
 from api.schemas import responses
 from api.schemas.responses import OrganizationResponse
 from core.access import users
@@ -31,7 +32,7 @@ from core.access.users import UserProfile
 from core.events.event_types import Cause, ChangeContext
 from core.organizations import queries
 
-router = APIRouter(tags=["sign-in"])
+router = APIRouter(tags=["sign-in"], route_class=ApiRoute)
 
 SIGN_IN_COOKIE_SECONDS: Final = 600
 CALLBACK_PATH: Final = "/auth/callback"

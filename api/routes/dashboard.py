@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from api.auth.authorization import PrincipalDep
 from api.context import ContextDep
+from api.routing import ApiRoute
 from api.usage import UsageResponse
 from core.common.validation import one_of
 from core.db.models.organizations import ORGANIZATION_STATUSES, MembershipRole, OrganizationStatus
@@ -19,7 +20,7 @@ from core.reconcile.link_status import SyncStatus
 from core.reporting import sync_status
 from core.reporting.sync_status import VersionStatus
 
-router = APIRouter(tags=["dashboard"])
+router = APIRouter(tags=["dashboard"], route_class=ApiRoute)
 
 
 class DashboardSync(BaseModel):

@@ -25,6 +25,7 @@ from api import problems
 from api.auth.authorization import PrincipalDep, confirm, rule_of
 from api.context import ApiContext, ContextDep
 from api.problems import PROBLEM_MEDIA_TYPE, FieldError, ProblemError
+from api.routing import ApiRoute
 from api.schemas.responses import SyncVersion
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from core.db.models.inbox import ServiceEventStatus
@@ -35,7 +36,7 @@ from core.inbox.service_events import HandledEvent
 from core.reporting import sync_status
 
 log = structlog.get_logger()
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], route_class=ApiRoute)
 
 MAX_EVENTS_PER_BATCH: Final = 100
 SINGLE_EVENT_MEDIA_TYPE: Final = "application/cloudevents+json"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from api import problems
 from api.context import ContextDep
+from api.routing import ApiRoute, probe_threads
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=ApiRoute)
 
 
 class Health(BaseModel):
@@ -24,9 +26,9 @@ async def get_liveness() -> Health:
 
 
 @router.get("/readyz")
-def get_readiness(context: ContextDep) -> Health:
+async def get_readiness(request: Request, context: ContextDep) -> Health:
     """The database responds and has this version's schema."""
-    if not context.database.is_schema_current():
+    if not await run_sync(context.database.is_schema_current, limiter=probe_threads(request)):
         detail = "The database schema is of another version. Run `billing-sync db upgrade`."
         raise problems.unavailable(detail)
     return Health()

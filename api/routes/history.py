@@ -12,12 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 from api import problems
 from api.context import ApiContext, ContextDep
+from api.routing import ApiRoute
 from api.schemas.requests import OrgId, TimeInRequest
 from core.ports.spec import Provider
 from core.reporting import history
 from core.reporting.history import HistoryEntry, PastState, Subject
 
-router = APIRouter(tags=["sync"])
+router = APIRouter(tags=["sync"], route_class=ApiRoute)
 
 _NUMBER: Final = re.compile(r"[+-]?[\d.]*")
 

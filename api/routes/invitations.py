@@ -14,6 +14,7 @@ from api import problems
 from api.auth.authorization import PrincipalDep
 from api.context import ApiContext, ContextDep
 from api.routes.members import require_owner_for_owner_role
+from api.routing import ApiRoute
 from api.schemas.requests import AcceptInvitationRequest, InvitationId, InviteRequest, OrgId
 from api.schemas.responses import ChangeResponse, SyncVersion
 from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_active_organization
@@ -28,7 +29,7 @@ from core.db.models.organizations import MEMBERSHIP_ROLES, MembershipRole
 from core.events.event_types import ChangeContext
 from core.inbox import service_events
 
-router = APIRouter(tags=["invitations"])
+router = APIRouter(tags=["invitations"], route_class=ApiRoute)
 
 
 class InvitationResponse(BaseModel):

@@ -12,6 +12,7 @@ from api import problems
 from api.auth.authorization import Principal, PrincipalDep
 from api.context import ContextDep
 from api.routes import members, organizations
+from api.routing import ApiRoute
 from api.schemas.requests import (
     AddMemberRequest,
     ChangeRoleRequest,
@@ -29,7 +30,7 @@ from core.events.event_types import ChangeContext
 from core.organizations import queries
 from core.organizations.queries import OrganizationRow
 
-router = APIRouter(tags=["older paths"])
+router = APIRouter(tags=["older paths"], route_class=ApiRoute)
 
 
 class LegacyOrganization(BaseModel):

@@ -15,6 +15,7 @@ from api import problems
 from api.auth.authorization import Principal, PrincipalDep
 from api.context import ContextDep
 from api.routes.plan_preview import PlanPreviewResponse, build_preview
+from api.routing import ApiRoute
 from api.schemas.requests import LegacyChangePlanRequest, PlanTier
 from api.schemas.responses import SyncVersion
 from api.unit_of_work import IdempotencyKey, UnitOfWorkDep, lock_active_organization
@@ -26,7 +27,7 @@ from core.events.event_types import ChangeContext
 from core.organizations import plan_changes
 from core.organizations.plan_changes import PlannedPlanChange
 
-router = APIRouter(tags=["older paths"])
+router = APIRouter(tags=["older paths"], route_class=ApiRoute)
 
 SUBSCRIPTIONS_PATH = "/api/v1/subscriptions"
 

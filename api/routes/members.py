@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from api import problems
 from api.auth.authorization import Principal
 from api.context import ApiContext, ContextDep
+from api.routing import ApiRoute
 from api.schemas import responses
 from api.schemas.requests import (
     AddMemberRequest,
@@ -27,7 +28,7 @@ from core.events.event_types import ChangeContext
 from core.inbox import service_events
 from core.organizations import memberships, queries
 
-router = APIRouter(tags=["members"])
+router = APIRouter(tags=["members"], route_class=ApiRoute)
 
 
 @router.get("/api/organizations/{org_id}/users")

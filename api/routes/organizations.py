@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Response
 from api import problems
 from api.auth.authorization import Principal, PrincipalDep
 from api.context import ContextDep
+from api.routing import ApiRoute
 from api.schemas import responses
 from api.schemas.requests import (
     ChangePlanRequest,
@@ -44,7 +45,7 @@ from core.organizations import commands, memberships, plan_changes, provider_ids
 from core.organizations.queries import OrganizationCursor, OrganizationFilter
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
 
-router = APIRouter(tags=["organizations"])
+router = APIRouter(tags=["organizations"], route_class=ApiRoute)
 
 PageCursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the previous page.")]
 

@@ -12,6 +12,7 @@ from api import problems
 from api.auth.authorization import PrincipalDep
 from api.context import ApiContext, ContextDep
 from api.provider_queries import QueryFailure
+from api.routing import ApiRoute
 from api.schemas.requests import ChangePlanRequest, OrgId
 from core.db.models.organizations import Organization
 from core.ports.quotes import Quote
@@ -19,7 +20,7 @@ from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reporting import plan_preview
 from core.reporting.plan_preview import PlanChangePreview
 
-router = APIRouter(tags=["plans"])
+router = APIRouter(tags=["plans"], route_class=ApiRoute)
 
 _NO_PROVIDERS: Final = QueryFailure(kind="unavailable", detail="this process has no provider configured")
 

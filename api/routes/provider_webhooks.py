@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from api import problems
 from api.context import ApiContext, ContextDep
 from api.problems import PROBLEM_MEDIA_TYPE, ProblemError
+from api.routing import ApiRoute
 from core.db.models.inbox import ProviderWebhookState
 from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
@@ -25,7 +26,7 @@ from providers.lago import webhooks as lago_webhooks
 from providers.stripe import webhooks as stripe_webhooks
 from providers.stripe.webhooks import ThinEventError
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], route_class=ApiRoute)
 log = structlog.get_logger()
 
 STRIPE_WEBHOOK_PATH: Final = "/webhooks/stripe"

@@ -5,9 +5,9 @@ Users get a plain sentence. The provider's own message is for services only: it 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
@@ -17,18 +17,20 @@ from starlette.concurrency import run_in_threadpool
 from api import problems
 from api.auth.authorization import CallerRole, PrincipalDep, authorize_again
 from api.context import ApiContext, ContextDep
+from api.problems import ProblemError
+from api.routing import ApiRoute, request_limits
 from api.schemas.requests import OrgId
+from api.sync_waits import SyncWaits
 from core.db.models.billing_links import PaymentStatus
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.link_status import LinkReport, SyncStatus
 from core.reporting import sync_status
-from core.reporting.sync_status import LinkVersionStatus, VersionStatus
+from core.reporting.sync_status import LinkVersionStatus, OrganizationVersion, VersionStatus
 
-router = APIRouter(tags=["sync"])
+router = APIRouter(tags=["sync"], route_class=ApiRoute)
 
 MAX_SYNC_WAIT_SECONDS: Final = 30  # seconds
-MIN_SYNC_POLL_SECONDS: Final = 0.05  # seconds
-MAX_SYNC_POLL_SECONDS: Final = 0.5  # seconds: the longest pause between two reads, so a response is at most this late
+AUTHORITY_CHECK_SECONDS: Final = 10.0  # how often a waiting request is authorized again
 
 VersionQuery = Annotated[
     int | None, Query(ge=1, le=2**63 - 1, description="`sync.version` of a change; default: the latest.")
@@ -113,17 +115,37 @@ async def get_sync_status(  # noqa: PLR0913 - the request and its caller
     wait: WaitQuery = "0s",
 ) -> SyncStatusResponse:
     """Whether both providers have a change. With ``wait`` the response waits for it."""
-    deadline = time.monotonic() + int(wait.removesuffix("s"))
-    poll_seconds = MIN_SYNC_POLL_SECONDS
+    seconds = int(wait.removesuffix("s"))
+    version_status = await run_in_threadpool(_read_version_status, context, org_id, version)
+    if version_status.in_sync or seconds == 0:
+        return _sync_status_response(org_id, version_status, role=principal.role)
+    with request_limits(request).waiting.reserve(principal.name):
+        return await _wait_until_in_sync(request, context, OrganizationVersion(org_id, version_status.version), seconds)
+
+
+async def _wait_until_in_sync(
+    request: Request, context: ApiContext, version: OrganizationVersion, seconds: float
+) -> SyncStatusResponse:
+    deadline = time.monotonic() + seconds
     while True:
-        version_status = await run_in_threadpool(_read_version_status, context, org_id, version)
-        if poll_seconds > MIN_SYNC_POLL_SECONDS:  # it waited, and the caller may have lost the right to it
-            principal = await run_in_threadpool(authorize_again, request, context)
         remaining = deadline - time.monotonic()
-        if version_status.in_sync or remaining <= 0 or request.app.state.stopping.is_set():
-            return _sync_status_response(org_id, version_status, role=principal.role)
-        await asyncio.sleep(min(poll_seconds, remaining))
-        poll_seconds = min(poll_seconds * 1.5, MAX_SYNC_POLL_SECONDS)
+        await _wait(request, version, min(remaining, AUTHORITY_CHECK_SECONDS))
+        # The caller may have lost the right to it meanwhile.
+        principal = await run_in_threadpool(authorize_again, request, context)
+        version_status = await run_in_threadpool(_read_version_status, context, *version)
+        is_over = remaining <= AUTHORITY_CHECK_SECONDS or request.app.state.stopping.is_set()
+        if version_status.in_sync or is_over:
+            return _sync_status_response(version.org_id, version_status, role=principal.role)
+
+
+async def _wait(request: Request, version: OrganizationVersion, seconds: float) -> None:
+    """Raises ``ProblemError`` if the client has gone."""
+    waits = request.app.state.sync_waits
+    if not isinstance(waits, SyncWaits):
+        message = "the app must be created by api.app.build_app"
+        raise TypeError(message)
+    if not await waits.wait(version, seconds, request.receive):
+        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The client did not wait for the response.")
 
 
 def _read_version_status(context: ApiContext, org_id: str, version: int | None) -> VersionStatus:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from api import problems
 from api.auth.authorization import PrincipalDep
 from api.context import ApiContext, ContextDep
+from api.routing import ApiRoute
 from api.schemas.requests import RequestBody, TimeInRequest
 from api.unit_of_work import IdempotencyKey, UnitOfWork, UnitOfWorkDep
 from core.events.event_types import ChangeContext
@@ -30,7 +31,7 @@ from core.webhooks.payloads import (
 )
 from core.webhooks.signing import Signer
 
-router = APIRouter(tags=["webhooks out"])
+router = APIRouter(tags=["webhooks out"], route_class=ApiRoute)
 
 EndpointIdInPath = Annotated[str, Path(max_length=64, pattern=r"^[^\x00]*$", examples=["we_5f2b8c0d9e1a4b7c8d6e0f1a"])]
 _DELIVERY_DESCRIPTION: Final = """

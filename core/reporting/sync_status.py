@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import BillingLink
@@ -19,6 +20,11 @@ from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import link_status
 from core.reconcile.link_status import LinkReport, is_synced
+
+
+class OrganizationVersion(NamedTuple):
+    org_id: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,25 @@ def version_status(session: Session, org_id: str, now: datetime, version: int | 
 def version_statuses(session: Session, org_ids: Collection[str], now: datetime) -> dict[str, VersionStatus]:
     """Status of the newest version of several organizations."""
     return _version_statuses(session, org_ids, now, None)
+
+
+def versions_in_sync(session: Session, versions: Collection[OrganizationVersion]) -> set[OrganizationVersion]:
+    """Those of the versions that both providers have. Cheap, for a poll: only columns of few rows are read."""
+    applied = select(BillingLink.org_id, func.min(BillingLink.applied_version)).where(
+        BillingLink.org_id.in_({each.org_id for each in versions})
+    )
+    applied_versions: dict[str, int] = {row[0]: row[1] for row in session.execute(applied.group_by(BillingLink.org_id))}
+    possible = [each for each in versions if applied_versions.get(each.org_id, 0) >= each.version]
+    if not possible:
+        return set()
+    links: dict[str, list[BillingLink]] = {each.org_id: [] for each in possible}
+    for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(list(links)))):
+        links[link.org_id].append(link)
+    return {
+        each
+        for each in possible
+        if {link.provider for link in links[each.org_id] if is_synced(link, each.version)} >= set(PROVIDERS)
+    }
 
 
 def latest_versions(session: Session, org_ids: Collection[str]) -> dict[str, int]:

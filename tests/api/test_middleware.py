@@ -15,7 +15,7 @@ from jsonschema.validators import Draft202012Validator
 
 from api.auth.permissions import PERMISSIONS
 from api.context import ApiContext
-from api.middleware import MAX_API_BODY_BYTES
+from api.routing import MAX_API_BODY_BYTES
 from api.server import ApiServer
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -39,6 +40,11 @@ class ApiSettings(BaseSettings):
         gt=0,
         le=100_000,
         description="Requests per second per caller; bursts of twice as many.",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        description="Addresses or networks of proxies in front of the API, comma-separated; default: none. Their "
+        "X-Forwarded-For names the client, so limits hold for each client and not for the proxy.",
     )
     user_organizations_per_hour: int = Field(
         default=10, ge=1, le=100_000, description="Organizations that one user may create within an hour."
@@ -84,6 +90,17 @@ class ApiSettings(BaseSettings):
                 raise ValueError(problem)
         return text
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, text: str | None) -> str | None:
+        for network in split_list(text):
+            try:
+                ip_network(network)
+            except ValueError:
+                problem = "must be addresses or networks like 10.0.0.5, 10.1.0.0/16, comma-separated; no names and no *"
+                raise ValueError(problem) from None
+        return text
+
     @field_validator("lago_webhook_public_key")
     @classmethod
     def _check_public_key(cls, key: str | None) -> str | None:
@@ -117,6 +134,10 @@ class ApiSettings(BaseSettings):
     @property
     def cors_origins(self) -> list[str]:
         return split_list(self.api_cors_origins)
+
+    @property
+    def proxies(self) -> list[str]:
+        return split_list(self.trusted_proxies)
 
     @property
     def user_limits(self) -> UserLimits:

@@ -13,6 +13,7 @@ from api.context import ApiContext
 from api.oidc import Issuer
 from api.provider_queries import QUERY_CALL_TIMEOUT_SECONDS, ProviderQueries
 from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
+from api.routing import PROBE_THREADS
 from api.server import ApiServer
 from api.usage import Cache, LocalCache
 from core.catalog.plans import Catalog
@@ -30,8 +31,9 @@ from worker.wiring import catalog
 from worker.wiring import runtime as wiring_runtime
 from worker.wiring.database import connect
 
-# As many as there are threads for requests (anyio's limit): no thread waits for a connection.
-API_DATABASE_CONNECTIONS: Final = 40
+# As many as there are threads for requests (anyio's limit), for probes and for the poll of waiting requests: no thread
+# waits for a connection.
+API_DATABASE_CONNECTIONS: Final = 40 + PROBE_THREADS + 1
 
 
 @contextmanager
@@ -141,4 +143,5 @@ def _new_server(context: ApiContext, api_settings: ApiSettings, port: int) -> Ap
         version=version,
         secure=api_settings.is_https,
         allowed_origins=api_settings.cors_origins,
+        trusted_proxies=api_settings.proxies,
     )

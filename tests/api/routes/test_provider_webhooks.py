@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
 from api.context import ApiContext
-from api.middleware import MAX_API_BODY_BYTES
 from api.routes.provider_webhooks import LAGO_WEBHOOK_PATH, LEGACY_WEBHOOK_PATHS, STRIPE_WEBHOOK_PATH
+from api.routing import MAX_API_BODY_BYTES
 from api.server import MAX_HEAD_BYTES, ApiServer
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
