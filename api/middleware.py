@@ -5,9 +5,10 @@ The log line has the route's template and never a token, a query, a user's id or
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -28,6 +29,7 @@ from core.access.api_keys import ServiceCaller
 log = structlog.get_logger()
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+DISCARD_SECONDS: Final = 10.0
 # A load balancer calls these every few seconds: an answer that all is well is logged at DEBUG.
 _PROBE_ROUTES = frozenset({"/healthz", "/readyz"})
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -58,15 +60,19 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         started_at, status = time.perf_counter(), 500
 
+        body = _Body(receive)
+
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                if _client_closes(scope):
+                    await body.discard()
                 status = int(message["status"])
                 self._add_headers(message, request_id)
             await send(message)
 
         try:
-            await self._forward(scope, receive, send_with_headers)
+            await self._forward(scope, body, send_with_headers)
         finally:
             seconds = time.perf_counter() - started_at
             self._metrics.record(scope["method"], _route_template(scope), status, seconds)
@@ -91,6 +97,34 @@ class RequestMiddleware:
         if self._secure:
             headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         headers[REQUEST_ID_HEADER] = request_id
+
+
+class _Body:
+    """The body of a request, as the application receives it; what the application leaves can be discarded."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_read = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._is_read = not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Read the rest within ``DISCARD_SECONDS``, and keep nothing of it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while not self._is_read:
+                    await self()
+
+
+def _client_closes(scope: Scope) -> bool:
+    """Whether the connection ends with the response. Then a response to a body that was not read would be lost."""
+    headers = Headers(scope=scope)
+    if "Expect" in headers:
+        return False  # the body is sent only on demand
+    return scope["http_version"] == "1.0" or headers.get("Connection", "").lower() == "close"
 
 
 def _request_id(scope: Scope) -> str:

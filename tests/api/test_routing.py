@@ -53,6 +53,14 @@ def test_a_length_that_is_too_large_is_refused_before_the_body(api: Api) -> None
             assert status(connection) == 413
 
 
+@pytest.mark.parametrize("path", ["/api/events", "/nowhere"])
+def test_a_client_that_closes_gets_the_response_to_a_body_that_nobody_reads(api: Api, path: str) -> None:
+    """As nginx does: it sends the whole body and closes. An earlier response would be lost with the connection."""
+    with begin(api, path, 8_000_000, "", "Connection: close") as connection:
+        connection.sendall(b" ")
+        assert status(connection) == (401 if path == "/api/events" else 404)
+
+
 def test_bodies_of_unknown_callers_take_a_bounded_amount_of_memory(api: Api) -> None:
     size = MAX_API_BODY_BYTES
     count = MAX_PUBLIC_BODY_MEMORY_OF_ADDRESS // size
