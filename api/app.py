@@ -224,7 +224,7 @@ def _describe_operation(operation: dict[str, Any], rule: PermissionRule, method:
         "409": changes,
         "413": "requestBody" in operation,
         "422": "parameters" in operation or "requestBody" in operation,
-        "429": not rule.public,
+        "429": not rule.is_unlimited,
         "503": True,
     }
     for status, possible in possible_problems.items():

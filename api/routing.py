@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from api.auth.authorization import Principal, authorize, rule_of
+from api.auth.authorization import Principal, authorize, prepare_token, rule_of
 from api.connections import connection_address
 from api.context import get_context
 from api.problems import ProblemError
@@ -44,9 +44,10 @@ class ApiRoute(APIRoute):
         max_bytes = MAX_EVENT_BATCH_BYTES if self.path == _EVENTS_PATH else MAX_API_BODY_BYTES
 
         async def handle_authorized(request: Request) -> Response:
-            if not (is_probe and rule_of(request).public):
-                threads = probe_threads(request) if is_probe else None
-                await run_sync(authorize, request, get_context(request), limiter=threads)
+            context, rule = get_context(request), rule_of(request)
+            if not (rule.public and rule.is_unlimited):
+                await prepare_token(request, context)
+                await run_sync(authorize, request, context, limiter=probe_threads(request) if is_probe else None)
             if request.method in _METHODS_WITHOUT_BODY:
                 return await handle(request)
             with ExitStack() as stack:

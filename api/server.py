@@ -16,6 +16,7 @@ import uvicorn
 from api.app import build_app
 from api.connections import BoundedConnection, Connections, connection_class, max_connections
 from api.context import ApiContext
+from api.oidc import Issuer
 
 API_START_SECONDS: Final = 15.0
 API_STOP_SECONDS: Final = 10.0  # running requests may finish; then they are cut off
@@ -62,7 +63,8 @@ class ApiServer:
                 proxy_headers=bool(proxies),
                 forwarded_allow_ips=list(trusted_proxies),
                 timeout_graceful_shutdown=int(API_STOP_SECONDS),
-            )
+            ),
+            context.issuer,
         )
         self._thread: threading.Thread | None = None
 
@@ -104,12 +106,15 @@ class ApiServer:
 
 
 class _UvicornServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, issuer: Issuer | None) -> None:
         super().__init__(config)
+        self._issuer = issuer
         self.ready = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._issuer is not None:
+            self._issuer.begin_fetch()  # nobody waits for it; what is wrong with the service is logged
         self.ready.set()
 
     async def on_tick(self, counter: int) -> bool:

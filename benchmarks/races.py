@@ -27,7 +27,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from api.context import ApiContext
-from api.oidc import Issuer, IssuerSettings
+from api.issuer_client import IssuerSettings
+from api.oidc import Issuer
 from api.rate_limit import LocalClientRateLimiter
 from api.server import ApiServer
 from core.access import api_keys, invitations
@@ -105,7 +106,6 @@ def running_api() -> Iterator[Api]:
         database.upgrade()
         oidc_provider = stack.enter_context(OidcProvider())
         issuer = Issuer(IssuerSettings(issuer=oidc_provider.issuer, audience=AUDIENCE))
-        stack.callback(issuer.close)
         catalog = plan_catalog.load()
         context = ApiContext(
             database=database,

@@ -147,7 +147,8 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
             *("API_HOST", "API_PORT", "API_PUBLIC_URL", "API_CORS_ORIGINS", "API_RATE_LIMIT"),
             "TRUSTED_PROXIES",
             *("USER_ORGANIZATIONS_PER_HOUR", "USER_INVITATIONS_PER_HOUR", "RECIPIENT_INVITATIONS_PER_HOUR"),
-            *("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_ALGORITHM", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"),
+            *("OIDC_ISSUER", "OIDC_INTERNAL_URL", "OIDC_AUDIENCE", "OIDC_ALGORITHM", "OIDC_TRUST_EMAILS"),
+            *("OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"),
         ),
     ),
     (
@@ -309,7 +310,8 @@ def settings_page() -> str:
         "not set. Neither provider has a default address, so nothing reaches a live system by accident. Compose passes "
         "on only the settings that `docker-compose.yml` names. A Stripe key that is restricted needs "
         f"{_link('these rights', 'reference/stripe-rights')}. Where names need not be unique, "
-        f"{_link('this changes', 'how-to/organization-names')}."
+        f"{_link('this changes', 'how-to/organization-names')}. How to "
+        f"{_link('connect a sign-in service', 'how-to/sign-in')} explains the settings of OIDC."
     )
     return _page("Settings", introduction, *parts)
 

@@ -80,14 +80,15 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "too-many-organizations": "The user created `USER_ORGANIZATIONS_PER_HOUR` organizations within an hour.",
     "too-many-requests": (
-        "The caller exceeded `API_RATE_LIMIT`, or has too many requests at the same time; `detail` says which. Retry "
+        "The caller exceeded `API_RATE_LIMIT`, or has too many requests at the same time; `detail` says which. Callers "
+        "without a valid credential, and those of `/auth/login` and `/auth/callback`, are counted by their address. Retry "
         "after the seconds in the header `Retry-After`. No change was made."
     ),
     "too-slow": f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds.",
     "unauthorized": "No API key or access token was sent, or it is not valid. `detail` says why.",
     "unavailable": (
-        "The database or the sign-in service did not respond in time, the database is read-only or has the schema of "
-        "another version, or there are too many requests at the same time. `detail` says which. Retry after the "
+        "The database or the sign-in service did not respond as expected, the database is read-only or has the schema "
+        "of another version, or there are too many requests at the same time. `detail` says which. Retry after the "
         "seconds in the header `Retry-After`."
     ),
     "unsupported-media-type": (
@@ -311,6 +312,11 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "the provider's dashboard."
     ),
     "missed_webhooks_unread": "The broker or the database does not respond; the events are read the next time.",
+    "sign_in_service_usable": "The sign-in service responds again as expected.",
+    "sign_in_service_unusable": (
+        "Users cannot sign in, or their tokens cannot be checked. `reason` says what is wrong with the sign-in "
+        "service, and `advice` what to do. It is logged again when the reason changes."
+    ),
     "stripe_events_unread": "Stripe's list of events could not be read; nothing is skipped, the next time it goes on.",
     "queue_depths_unknown": "The broker did not respond to a scrape, so the metrics have no queue depths.",
     "redis_fallback_active": (

@@ -18,7 +18,8 @@ from api import problems
 from api.auth.permissions import PERMISSIONS, PermissionRule
 from api.connections import connection_address
 from api.context import ApiContext, ContextDep
-from api.oidc import InvalidTokenError, IssuerUnavailableError
+from api.issuer_client import IssuerUnavailableError
+from api.oidc import InvalidTokenError
 from api.problems import ProblemError
 from core.access import api_keys
 from core.access.api_keys import ServiceCaller
@@ -32,6 +33,10 @@ from core.organizations.validation import ORGANIZATION_ID_PATTERN
 ORGANIZATION_HEADER: Final = "X-Organization-ID"
 API_EVENT_SOURCE: Final = "api"
 _SUBJECTS_WITH_ROLE: Final = frozenset({"organization", "current"})
+ISSUER_UNAVAILABLE_DETAIL: Final = (
+    "The sign-in service does not respond as expected, so your token cannot be checked. Send the request again later. "
+    "An operator finds the reason in the log of the API and with `billing-sync doctor`."
+)
 _KEY_NOT_VALID: Final = "The API key is unknown, has been revoked or has expired."
 
 Caller = UserProfile | ServiceCaller
@@ -81,10 +86,20 @@ def caller_name(caller: Caller) -> str:
     return f"user:{caller.user_id}" if isinstance(caller, UserProfile) else f"service:{caller.account_id}"
 
 
+async def prepare_token(request: Request, context: ContextDep) -> None:
+    """Runs before ``authorize``. If the sign-in service must be called, the request waits for it without a thread."""
+    credential = _credential(request)
+    if context.issuer is None or credential.startswith(api_keys.API_KEY_PREFIX) or rule_of(request).public:
+        return
+    await context.issuer.prepare(credential)
+
+
 def authorize(request: Request, context: ContextDep) -> None:
     """Runs for every route. Raises ``ProblemError``: 401, 403, 404, 429, or 503 if the sign-in service is down."""
     rule = rule_of(request)
     if rule.public:
+        if not rule.is_unlimited:
+            _check_rate_limit(context, _address(request))
         return
     principal = _authorize(request, context, rule)
     request.state.principal = principal
@@ -144,8 +159,7 @@ def _authorize(request: Request, context: ApiContext, rule: PermissionRule) -> P
     try:
         caller = _authenticate(request, context)
     except ProblemError:
-        # Callers without a valid credential are distinguished by their address alone.
-        _check_rate_limit(context, f"address:{connection_address(request.client.host if request.client else '')}")
+        _check_rate_limit(context, _address(request))
         raise
     _check_rate_limit(context, caller_name(caller))
     with context.database.read() as session:
@@ -158,17 +172,27 @@ def _principal(request: Request, session: Session, rule: PermissionRule, caller:
     return _authorize_user(request, session, rule, caller)
 
 
+def _address(request: Request) -> str:
+    """Callers without a valid credential are distinguished by their address alone."""
+    return f"address:{request.client.host if request.client else ''}"
+
+
 def _check_rate_limit(context: ApiContext, caller: str) -> None:
     if (retry_after := context.rate_limiter.acquire(caller)) > 0:
         raise problems.too_many_requests(retry_after)
 
 
-def _authenticate(request: Request, context: ApiContext) -> Caller:
+def _credential(request: Request) -> str:
+    """Empty if the request has none."""
     scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not credential.strip():
+    return credential.strip() if scheme.lower() == "bearer" else ""
+
+
+def _authenticate(request: Request, context: ApiContext) -> Caller:
+    credential = _credential(request)
+    if not credential:
         detail = "Send the header `Authorization: Bearer …` with an access token or an API key."
         raise problems.unauthorized(detail, invalid_token=False)
-    credential = credential.strip()
     if credential.startswith(api_keys.API_KEY_PREFIX):
         return _authenticate_key(context, credential)
     if context.issuer is None:
@@ -180,8 +204,7 @@ def _authenticate(request: Request, context: ApiContext) -> Caller:
         detail = f"The access token was rejected: {error}. Sign in again."
         raise problems.unauthorized(detail, invalid_token=True) from None
     except IssuerUnavailableError:
-        detail = "The sign-in service does not respond, so your token cannot be checked. Try again."
-        raise problems.unavailable(detail) from None
+        raise problems.unavailable(ISSUER_UNAVAILABLE_DETAIL) from None
 
 
 def _authenticate_key(context: ApiContext, api_key: str) -> ServiceCaller:

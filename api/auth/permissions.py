@@ -27,9 +27,11 @@ class PermissionRule:
     ``roles``: the roles in that organization that may call. If the path names no organization, any signed-in user
     may, unless ``allows_users`` is False.
     ``scope``: what a service's API key must have; ``None``: no service may call.
+    ``is_unlimited``: a public route whose callers are not counted by their address.
     """
 
     public: bool = False
+    is_unlimited: bool = False
     path_subject: PathSubject = "nothing"
     allows_users: bool = True
     roles: frozenset[MembershipRole] = frozenset()
@@ -41,6 +43,8 @@ def _organization_rule(*roles: MembershipRole, scope: Scope | None = None) -> Pe
 
 
 PUBLIC_ROUTE: Final = PermissionRule(public=True)
+# Load balancers and providers send many requests from one address.
+UNLIMITED_ROUTE: Final = PermissionRule(public=True, is_unlimited=True)
 READ_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", "member", scope="organizations:read")
 READ_BILLING: Final = _organization_rule("owner", "billing_admin", scope="organizations:read")
 CHANGE_ORGANIZATION: Final = _organization_rule("owner", "billing_admin", scope="organizations:write")
@@ -59,14 +63,14 @@ SEND_EVENTS: Final = PermissionRule(allows_users=False, scope="events:write")
 MANAGE_WEBHOOKS: Final = PermissionRule(allows_users=False, scope="webhooks:write")
 
 PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
-    ("GET", "/healthz"): PUBLIC_ROUTE,
-    ("GET", "/readyz"): PUBLIC_ROUTE,
+    ("GET", "/healthz"): UNLIMITED_ROUTE,
+    ("GET", "/readyz"): UNLIMITED_ROUTE,
     ("GET", "/metrics"): READ_METRICS,
     ("GET", "/auth/login"): PUBLIC_ROUTE,
     ("GET", "/auth/callback"): PUBLIC_ROUTE,
     # Authenticated by the webhook's signature.
-    ("POST", "/webhooks/stripe"): PUBLIC_ROUTE,
-    ("POST", "/webhooks/lago"): PUBLIC_ROUTE,
+    ("POST", "/webhooks/stripe"): UNLIMITED_ROUTE,
+    ("POST", "/webhooks/lago"): UNLIMITED_ROUTE,
     ("POST", "/api/organizations"): CREATE_ORGANIZATION,
     ("GET", "/api/organizations"): LIST_ORGANIZATIONS,
     ("GET", "/api/organizations/selector"): ANY_USER,
@@ -111,11 +115,11 @@ PERMISSIONS: Final[dict[tuple[str, str], PermissionRule]] = {
     ("GET", "/api/v1/org/{org_id}/billing"): READ_BILLING,
     ("GET", "/api/v1/org/{org_id}/settings"): READ_ORGANIZATION,
     ("PUT", "/api/v1/org/{org_id}/settings"): CHANGE_ORGANIZATION,
-    ("POST", "/api/v1/webhooks/lago"): PUBLIC_ROUTE,
-    ("POST", "/api/v1/webhooks/stripe/checkout-completed"): PUBLIC_ROUTE,
-    ("POST", "/api/v1/webhooks/stripe/subscription-updated"): PUBLIC_ROUTE,
-    ("POST", "/api/v1/billing/webhooks/stripe"): PUBLIC_ROUTE,
-    ("POST", "/api/v1/billing/webhooks/stripe/checkout"): PUBLIC_ROUTE,
+    ("POST", "/api/v1/webhooks/lago"): UNLIMITED_ROUTE,
+    ("POST", "/api/v1/webhooks/stripe/checkout-completed"): UNLIMITED_ROUTE,
+    ("POST", "/api/v1/webhooks/stripe/subscription-updated"): UNLIMITED_ROUTE,
+    ("POST", "/api/v1/billing/webhooks/stripe"): UNLIMITED_ROUTE,
+    ("POST", "/api/v1/billing/webhooks/stripe/checkout"): UNLIMITED_ROUTE,
     ("GET", "/api/v1/subscriptions/plans"): LIST_ORGANIZATIONS,
     ("GET", "/api/v1/subscriptions/current"): READ_CURRENT_ORG,
     ("GET", "/api/v1/subscriptions/preview-change"): CHANGE_CURRENT_ORG,

@@ -17,11 +17,13 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from api import problems
 from api.context import ApiContext, ContextDep
-from api.oidc import InvalidTokenError, Issuer, IssuerSettings, IssuerUnavailableError, profile_from_claims
+from api.issuer_client import IssuerSettings, IssuerUnavailableError
+from api.oidc import CodeTokens, InvalidTokenError, Issuer
 from api.problems import ProblemError
 from api.routes.invitations import ReceivedInvitationResponse, received_invitation_responses
 from api.routing import ApiRoute
@@ -36,6 +38,10 @@ router = APIRouter(tags=["sign-in"], route_class=ApiRoute)
 
 SIGN_IN_COOKIE_SECONDS: Final = 600
 CALLBACK_PATH: Final = "/auth/callback"
+SIGN_IN_UNAVAILABLE: Final = (
+    "The sign-in service does not respond as expected. Start again at /auth/login later. An operator finds the reason "
+    "in the log of the API and with `billing-sync doctor`."
+)
 
 SecretPurpose = Literal["state", "nonce", "verifier"]
 CallbackParameter = Annotated[str | None, Query(max_length=4096)]
@@ -58,7 +64,7 @@ class SignInResponse(BaseModel):
 
 
 @router.get("/auth/login", status_code=303, response_class=RedirectResponse)
-def login(context: ContextDep) -> Response:
+async def login(context: ContextDep) -> Response:
     """Redirect to the sign-in service."""
     issuer, client_id, origin = _browser_sign_in_settings(context)
     secret = secrets.token_urlsafe(32)
@@ -73,7 +79,7 @@ def login(context: ContextDep) -> Response:
         "code_challenge_method": "S256",
     }
     try:
-        endpoint = issuer.metadata().authorization_endpoint
+        endpoint = (await issuer.metadata()).authorization_endpoint
     except IssuerUnavailableError:
         raise _issuer_unavailable() from None
     separator = "&" if "?" in endpoint else "?"
@@ -92,7 +98,7 @@ def login(context: ContextDep) -> Response:
 
 
 @router.get(CALLBACK_PATH)
-def callback(  # noqa: PLR0913 - what the sign-in service may send
+async def callback(  # noqa: PLR0913 - what the sign-in service may send
     *,
     request: Request,
     response: Response,
@@ -112,7 +118,7 @@ def callback(  # noqa: PLR0913 - what the sign-in service may send
         detail = "The sign-in service rejected the sign-in. Start again at /auth/login."
         raise _sign_in_refused(detail)
     try:
-        tokens = issuer.exchange_code(
+        tokens = await issuer.exchange_code(
             {
                 "grant_type": "authorization_code",
                 "code": code,
@@ -120,7 +126,7 @@ def callback(  # noqa: PLR0913 - what the sign-in service may send
                 "code_verifier": _derive(secret, "verifier"),
             }
         )
-        user = _user_from_tokens(issuer, client_id, tokens, secret)
+        user = await _user_from_tokens(issuer, client_id, tokens, secret)
     except InvalidTokenError as refusal:
         detail = f"The sign-in could not be completed ({refusal}). Start again at /auth/login."
         raise _sign_in_refused(detail) from None
@@ -129,7 +135,7 @@ def callback(  # noqa: PLR0913 - what the sign-in service may send
     response.delete_cookie(
         _cookie_name(origin), path="/", secure=origin.startswith("https:"), httponly=True, samesite="lax"
     )
-    return _sign_in(context, user, tokens, request.state.request_id)
+    return await run_in_threadpool(_sign_in, context, user, tokens, request.state.request_id)
 
 
 def _browser_sign_in_settings(context: ApiContext) -> tuple[Issuer, str, str]:
@@ -142,19 +148,17 @@ def _browser_sign_in_settings(context: ApiContext) -> tuple[Issuer, str, str]:
     return context.issuer, settings.client_id, settings.public_url
 
 
-def _user_from_tokens(issuer: Issuer, client_id: str, tokens: dict[str, object], secret: str) -> UserProfile:
-    identity = tokens.get("id_token")
-    if not isinstance(identity, str) or not isinstance(tokens.get("access_token"), str):
-        raise IssuerUnavailableError
-    claims = issuer.verified_claims(identity, client_id)
+async def _user_from_tokens(issuer: Issuer, client_id: str, tokens: CodeTokens, secret: str) -> UserProfile:
+    await issuer.prepare(tokens.id_token)
+    claims = issuer.verified_claims(tokens.id_token, client_id)
     nonce = claims.get("nonce")
     if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), _derive(secret, "nonce").encode()):
         message = "its nonce belongs to another sign-in"
         raise InvalidTokenError(message)
-    return profile_from_claims(claims)
+    return issuer.profile(claims)
 
 
-def _sign_in(context: ApiContext, user: UserProfile, tokens: dict[str, object], request_id: str) -> SignInResponse:
+def _sign_in(context: ApiContext, user: UserProfile, tokens: CodeTokens, request_id: str) -> SignInResponse:
     cause = Cause(actor=user.user_id, source="api", caused_by=f"request:{request_id}")
     with context.database.write() as session:
         created = users.sign_in(ChangeContext(session, context.clock(), cause), user, context.catalog)
@@ -163,15 +167,14 @@ def _sign_in(context: ApiContext, user: UserProfile, tokens: dict[str, object], 
             responses.organization_response(entry) for entry in queries.memberships_of_user(session, user.user_id)
         ]
         invitations = received_invitation_responses(session, user, context.clock())
-    lifetime = tokens.get("expires_in")
     return SignInResponse(
         user_id=user.user_id,
         created=created.id if created else None,
         organizations=organizations,
         invitations=invitations,
-        access_token=str(tokens["access_token"]),
+        access_token=tokens.access_token,
         token_type="Bearer",  # noqa: S106 - the scheme's name
-        expires_in=lifetime if isinstance(lifetime, int) else None,
+        expires_in=tokens.expires_in,
     )
 
 
@@ -197,4 +200,4 @@ def _sign_in_refused(detail: str) -> ProblemError:
 
 
 def _issuer_unavailable() -> ProblemError:
-    return problems.unavailable("The sign-in service does not respond. Try again.")
+    return problems.unavailable(SIGN_IN_UNAVAILABLE)

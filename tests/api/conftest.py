@@ -10,7 +10,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from api.context import ApiContext
-from api.oidc import Issuer, IssuerSettings
+from api.issuer_client import IssuerSettings
+from api.oidc import Issuer
 from api.provider_queries import ProviderQueries
 from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
 from api.server import ApiServer
@@ -33,7 +34,7 @@ def oidc_provider_server() -> Iterator[OidcProvider]:
 @pytest.fixture
 def oidc_provider(oidc_provider_server: OidcProvider) -> OidcProvider:
     """The provider in its initial state: it is available, and Alice is at its page."""
-    oidc_provider_server.away = False
+    oidc_provider_server.reset()
     oidc_provider_server.nonce_is = None
     oidc_provider_server.signs_in = {"sub": "alice", "name": "Alice"}
     oidc_provider_server.asked.clear()
@@ -41,7 +42,7 @@ def oidc_provider(oidc_provider_server: OidcProvider) -> OidcProvider:
 
 
 @pytest.fixture
-def issuer(oidc_provider: OidcProvider) -> Iterator[Issuer]:
+def issuer(oidc_provider: OidcProvider) -> Issuer:
     settings = IssuerSettings(
         issuer=oidc_provider.issuer,
         audience=AUDIENCE,
@@ -49,9 +50,7 @@ def issuer(oidc_provider: OidcProvider) -> Iterator[Issuer]:
         client_secret=SecretStr(CLIENT_SECRET),
         public_url=OWN_ORIGIN,
     )
-    opened = Issuer(settings)
-    yield opened
-    opened.close()
+    return Issuer(settings)
 
 
 @pytest.fixture

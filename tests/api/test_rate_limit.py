@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from api.auth.permissions import PERMISSIONS
 from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
 from tests.support.api_client import Api
 from worker.shared.client_rate_limiter import RedisClientRateLimiter
@@ -63,8 +64,29 @@ def test_who_shows_nothing_that_opens_is_counted_by_address_and_holds_up_nobody_
 
 
 @one_database
-def test_what_is_open_to_all_is_counted_for_nobody(api: Api) -> None:
+@pytest.mark.parametrize(("path", "status"), [("/auth/login", 303), ("/auth/callback", 400)])
+def test_sign_in_by_browser_is_counted_by_address(api: Api, path: str, status: int) -> None:
+    assert [api.get(path).status_code for _ in range(11)] == [status] * 10 + [429]
+    assert "retry-after" in api.get(path).headers
+    assert api.get("/api/organizations", api.as_("u1")).status_code == 200
+    assert api.get("/healthz").status_code == 200
+
+
+@one_database
+def test_probes_and_webhooks_of_providers_are_counted_for_nobody(api: Api) -> None:
     assert {api.get("/healthz").status_code for _ in range(30)} == {200}
+    assert {api.get("/readyz").status_code for _ in range(30)} == {200}
+    assert 429 not in {api.http.post("/webhooks/stripe", content=b"{}").status_code for _ in range(30)}
+
+
+def test_each_public_route_is_limited_but_probes_and_webhooks() -> None:
+    """A route that is added later is limited unless it says otherwise."""
+    unlimited = {path for (_, path), rule in PERMISSIONS.items() if rule.is_unlimited}
+    assert {path for path in unlimited if "webhooks" not in path} == {"/healthz", "/readyz"}
+    assert {path for (_, path), rule in PERMISSIONS.items() if rule.public and not rule.is_unlimited} == {
+        "/auth/login",
+        "/auth/callback",
+    }
 
 
 def count_allowed(rate_limiter: ClientRateLimiter, callers: int = 1, tries: int = 30) -> int:

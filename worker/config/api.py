@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from api.oidc import IssuerSettings, TokenAlgorithm
+from api.issuer_client import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
 from core.access.limits import UserLimits
 from providers.lago.webhooks import JwtCheck
 from worker.config.email import LOOPBACK_HOSTS
+from worker.config.hosts import is_remote
 from worker.config.settings import ENV_FILE, SettingsError, split_list
 
 DEFAULT_API_PORT: Final = 8080
@@ -59,8 +60,15 @@ class ApiSettings(BaseSettings):
         description="Invitations that one address or user may get within an hour, from all organizations together.",
     )
     oidc_issuer: str | None = Field(default=None, description="OIDC issuer, exactly as in its tokens.")
+    oidc_internal_url: str | None = Field(
+        default=None, description="Address at which the API reaches the issuer; default: OIDC_ISSUER."
+    )
     oidc_audience: str | None = Field(default=None, description="Audience of access tokens for this API.")
     oidc_algorithm: TokenAlgorithm = Field(default="RS256", description="Signing algorithm of the issuer's tokens.")
+    oidc_trust_emails: bool = Field(
+        default=False,
+        description="An email address in a token counts as verified if the token has no email_verified.",
+    )
     oidc_client_id: str | None = Field(default=None, description="Client id for /auth/login; requires API_PUBLIC_URL.")
     lago_webhook_algorithm: Literal["hmac", "jwt"] = Field(
         default="hmac", description="How Lago signs its webhooks; never read from the webhook itself."
@@ -73,9 +81,28 @@ class ApiSettings(BaseSettings):
     @field_validator("api_public_url", "oidc_issuer")
     @classmethod
     def _check_https_url(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "https://none")
+        problem = "must be an https:// address (http:// only on this machine)"
+        parts = _split(url or "https://none", problem)
         if not parts.hostname or not (parts.scheme == "https" or parts.hostname in LOOPBACK_HOSTS):
-            problem = "must be an https:// address (http:// only on this machine)"
+            raise ValueError(problem)
+        return url
+
+    @field_validator("oidc_internal_url")
+    @classmethod
+    def _check_internal_url(cls, url: str | None) -> str | None:
+        problem = "must be an https:// address, or http:// with a host of your own network, such as http://keycloak"
+        parts = _split(url or "https://none", problem)
+        is_private = parts.scheme == "http" and not is_remote(parts.hostname)
+        if not parts.hostname or not (parts.scheme == "https" or is_private):
+            raise ValueError(problem)
+        return url
+
+    @field_validator("oidc_issuer", "oidc_internal_url")
+    @classmethod
+    def _check_plain_url(cls, url: str | None) -> str | None:
+        """It is compared with what tokens say, and shown."""
+        if url is not None and any(character in url for character in "@?#"):
+            problem = "must have no user name, no password, no ? and no #"
             raise ValueError(problem)
         return url
 
@@ -124,6 +151,9 @@ class ApiSettings(BaseSettings):
         if (self.oidc_issuer is None) != (self.oidc_audience is None):
             problem = "OIDC_ISSUER and OIDC_AUDIENCE must be set together or both omitted"
             raise ValueError(problem)
+        if self.oidc_internal_url is not None and self.oidc_issuer is None:
+            problem = "OIDC_INTERNAL_URL needs OIDC_ISSUER: set the issuer as the tokens have it, or omit both"
+            raise ValueError(problem)
         if (self.oidc_client_id is None) != (self.api_public_url is None) or (
             self.oidc_client_id is not None and self.oidc_issuer is None
         ):
@@ -159,6 +189,8 @@ class ApiSettings(BaseSettings):
             issuer=self.oidc_issuer,
             audience=self.oidc_audience,
             algorithm=self.oidc_algorithm,
+            internal_url=self.oidc_internal_url,
+            trusts_emails=self.oidc_trust_emails,
             client_id=self.oidc_client_id,
             client_secret=self.oidc_client_secret,
             public_url=self.api_public_url.rstrip("/") if self.api_public_url else None,
@@ -171,6 +203,16 @@ def read() -> ApiSettings:
         return ApiSettings()
     except ValidationError as error:
         raise SettingsError("; ".join(map(_describe_error, error.errors(include_input=False)))) from None
+
+
+def _split(url: str, problem: str) -> SplitResult:
+    """Raises ``ValueError`` with ``problem``."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(problem) from None
+    return parts
 
 
 def _describe_error(error: ErrorDetails) -> str:

@@ -14,10 +14,10 @@ from redis.exceptions import RedisError
 
 from tasks.routing import QUEUES
 from worker.config.broker import transport_options
+from worker.config.hosts import is_remote
 from worker.config.settings import Settings, SettingsError
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
-from worker.doctor.settings import is_remote
 from worker.wiring import broker_probe
 from worker.wiring.broker_probe import BrokerState, RedisRefusal
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from api.oidc import Issuer, IssuerUnavailableError
+import asyncio
+
+from api.issuer_client import IssuerClient, IssuerUnavailableError
 from core.emails.sender import EmailError
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok
 from worker.doctor.inputs import DOCTOR_CALL_SECONDS, DoctorInputs
@@ -16,19 +18,11 @@ def check_sign_in(inputs: DoctorInputs) -> list[DoctorFinding]:
     settings = inputs.api_settings.issuer
     if settings is None:
         return [not_set("sign_in_not_set", "none; the API accepts API keys only", "set OIDC_ISSUER and OIDC_AUDIENCE")]
-    issuer = Issuer(settings)
     try:
-        issuer.metadata()
-    except IssuerUnavailableError:
-        address = f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration"
-        message = (
-            f"{address} does not respond, is not of the issuer {settings.issuer}, or has no {settings.algorithm} key"
-        )
+        asyncio.run(IssuerClient(settings).fetch())
+    except IssuerUnavailableError as found:
         consequence = "users cannot sign in, and their tokens get 503"
-        advice = f"`curl {address}`, then correct OIDC_ISSUER or OIDC_ALGORITHM"
-        return [error("sign_in_unreachable", message, consequence, advice)]
-    finally:
-        issuer.close()
+        return [error(f"sign_in_{found.problem}", found.message, consequence, found.advice)]
     return [ok("sign_in", f"{settings.issuer} responds and has keys for {settings.algorithm}")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import stat
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +11,7 @@ from pydantic import SecretStr
 
 from worker.config import names
 from worker.config.email import LOOPBACK_HOSTS
+from worker.config.hosts import is_remote
 from worker.config.names import UnknownName
 from worker.config.settings import ENV_FILE, Settings
 from worker.doctor.findings import DoctorFinding, error, ok, warning
@@ -98,16 +98,6 @@ def _unencrypted(settings: Settings) -> Iterator[DoctorFinding]:
                 "the API key crosses the network unencrypted",
                 f"set {name} to the https:// address",
             )
-
-
-def is_remote(host: str | None) -> bool:
-    """A host of another network: not this machine, no private address, no service name without a dot."""
-    if host is None or host in LOOPBACK_HOSTS or "." not in host:
-        return False
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        return not host.endswith((".local", ".internal", ".localhost"))
 
 
 def _readable_file() -> Iterator[DoctorFinding]:

@@ -53,8 +53,6 @@ def serve(
         resources.callback(database.close)
         database.ensure_schema()
         issuer = Issuer(api_settings.issuer) if api_settings.issuer else None
-        if issuer is not None:
-            resources.callback(issuer.close)
         provider_queries = (
             None if settings.uses_sandbox else _open_provider_queries(settings, plans, rate_limiter, resources)
         )

@@ -133,6 +133,17 @@ def test_a_database_of_another_schema_is_refused(folder: Path, postgres_url: str
         ({"OIDC_CLIENT_ID": "me"}, "OIDC_CLIENT_ID, API_PUBLIC_URL and OIDC_ISSUER must be set together"),
         ({"OIDC_ISSUER": "https://id.test", "OIDC_AUDIENCE": "a", "OIDC_ALGORITHM": "HS256"}, "OIDC_ALGORITHM: "),
         ({"OIDC_ALGORITHM": "none"}, "OIDC_ALGORITHM: "),
+        ({"OIDC_INTERNAL_URL": "http://keycloak:8080"}, "OIDC_INTERNAL_URL needs OIDC_ISSUER"),
+        (
+            {"OIDC_ISSUER": "https://id.test", "OIDC_AUDIENCE": "a", "OIDC_INTERNAL_URL": "http://8.8.8.8/"},
+            "OIDC_INTERNAL_URL: must be an https:// address, or http:// with a host of your own network",
+        ),
+        (
+            {"OIDC_ISSUER": "https://me:secret@id.test", "OIDC_AUDIENCE": "a"},
+            "OIDC_ISSUER: must have no user name, no password, no ? and no #",
+        ),
+        ({"OIDC_ISSUER": "https://[id.test", "OIDC_AUDIENCE": "a"}, "OIDC_ISSUER: must be an https:// address"),
+        ({"OIDC_TRUST_EMAILS": "perhaps"}, "OIDC_TRUST_EMAILS: "),
     ],
 )
 def test_a_sign_in_that_would_not_hold_is_refused_at_the_start(

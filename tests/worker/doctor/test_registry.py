@@ -27,8 +27,9 @@ from providers.stripe.rights import STRIPE_RIGHTS, StripeRight
 from tests.support import servers, smtp_server
 from tests.support.doctor_harness import LAGO_SECRET, OUR_API, STRIPE_SECRET, DoctorHarness
 from tests.support.oidc_provider import OidcProvider
+from worker.config.hosts import is_remote
 from worker.config.settings import Settings
-from worker.doctor import registry, settings
+from worker.doctor import registry
 from worker.doctor.findings import DoctorFinding, ok
 from worker.doctor.inputs import DoctorInputs
 
@@ -465,6 +466,41 @@ def test_services_that_respond_are_fine(set_up: DoctorHarness) -> None:
     assert smtp.received == []
 
 
+@pytest.mark.parametrize(
+    ("document", "algorithm", "code", "advice"),
+    [
+        ({"issuer": "https://id.test"}, "RS256", "sign_in_wrong_issuer", "set OIDC_ISSUER to https://id.test"),
+        ({"jwks_uri": None}, "RS256", "sign_in_no_discovery", "curl"),
+        ({}, "ES256", "sign_in_no_key", "set OIDC_ALGORITHM to the algorithm of the tokens"),
+    ],
+)
+def test_each_wrong_setting_of_a_sign_in_service_is_a_finding(
+    set_up: DoctorHarness, document: dict[str, str | None], algorithm: str, code: str, advice: str
+) -> None:
+    with OidcProvider() as oidc:
+        oidc.document.update(document)
+        set_up.set({"OIDC_ISSUER": oidc.issuer, "OIDC_AUDIENCE": "a", "OIDC_ALGORITHM": algorithm})
+        (finding,) = set_up.examine("sign-in")
+    assert (finding.code, finding.level) == (code, "error")
+    assert advice in finding.advice
+
+
+def test_a_sign_in_service_that_redirects_is_a_finding(set_up: DoctorHarness) -> None:
+    with OidcProvider() as oidc:
+        oidc.redirects_to = f"{oidc.issuer}/elsewhere"
+        set_up.set({"OIDC_ISSUER": oidc.issuer, "OIDC_AUDIENCE": "a"})
+        (finding,) = set_up.examine("sign-in")
+    assert (finding.code, finding.level) == ("sign_in_redirected", "error")
+    assert f"redirects to {oidc.issuer}/elsewhere (302)" in finding.message
+
+
+def test_a_sign_in_service_is_reached_by_its_inner_address(set_up: DoctorHarness) -> None:
+    with OidcProvider(named="https://id.acme.test/realms/acme") as oidc:
+        set_up.set({"OIDC_ISSUER": oidc.issuer, "OIDC_INTERNAL_URL": oidc.address, "OIDC_AUDIENCE": "a"})
+        (finding,) = set_up.examine("sign-in")
+    assert finding.level == "ok"
+
+
 class _LagoServer(BaseHTTPRequestHandler):
     """Responds with a version of Lago and a Date of another time."""
 
@@ -563,7 +599,7 @@ def test_an_error_in_a_check_is_a_finding_and_the_others_go_on(set_up: DoctorHar
     ],
 )
 def test_a_host_of_another_network_is_remote(host: str | None, *, remote: bool) -> None:
-    assert settings.is_remote(host) is remote
+    assert is_remote(host) is remote
 
 
 def test_names_that_others_set_are_not_ours(set_up: DoctorHarness) -> None:
