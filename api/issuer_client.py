@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -98,7 +99,7 @@ class IssuerClient:
 
     def __init__(self, settings: IssuerSettings) -> None:
         self._settings = settings
-        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._tls = httpx.create_ssl_context()  # SSL_CERT_FILE is honoured, as by the calls of providers
 
     async def fetch(self) -> tuple[IssuerMetadata, KeySet]:
         """The metadata, with each endpoint at the address where it is called, and the keys."""
@@ -190,7 +191,10 @@ class IssuerClient:
         if response.is_redirect:
             target = _shown(response.headers.get("Location", "")) or "nowhere"
             message = f"{_shown(url)} redirects to {target} ({response.status_code}), and redirects are not followed"
-            raise IssuerUnavailableError("redirected", message, self._address_advice(url))
+            advice = self._address_advice(url)
+            if url == self._settings.discovery_url:
+                advice = f"try `curl -L {_shown(url)}`, then set OIDC_ISSUER to the issuer that it names"
+            raise IssuerUnavailableError("redirected", message, advice)
 
     async def _request(
         self,
@@ -225,8 +229,25 @@ class IssuerClient:
         except (TimeoutError, httpx.TimeoutException):
             raise self._unreachable(url, f"did not respond within {ISSUER_TIMEOUT_SECONDS:.0f} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable(url, _reason(error)) from error
+            raise self._failure(url, error) from error
         return response, content
+
+    def _failure(self, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> IssuerUnavailableError:
+        cause: BaseException | None = error
+        while cause is not None:
+            match cause:
+                case ssl.SSLCertVerificationError():
+                    message = f"{_shown(url)} has a certificate that is not trusted ({cause.verify_message})"
+                    advice = "if it is of an authority of your own, set SSL_CERT_FILE to its certificate for the API"
+                    return IssuerUnavailableError("unreachable", message, advice)
+                case ssl.SSLError():
+                    return self._unreachable(url, "does not speak TLS as expected")
+                case ConnectionRefusedError():
+                    return self._unreachable(url, "refuses the connection")
+                case socket.gaierror():
+                    return self._unreachable(url, "has a host name that cannot be resolved")
+            cause = cause.__cause__ or cause.__context__
+        return self._unreachable(url, f"does not respond ({type(error).__name__})")
 
     def _unreachable(self, url: str, reason: str) -> IssuerUnavailableError:
         return IssuerUnavailableError("unreachable", f"{_shown(url)} {reason}", self._address_advice(url))
@@ -272,25 +293,5 @@ def _origin(url: str) -> str:
 
 def _shown(url: str) -> str:
     """An address that another program sent, for a line of a log or a terminal: no secrets, no control characters."""
-    address = url.split("?", maxsplit=1)[0].split("#", maxsplit=1)[0]
-    scheme, separator, rest = address.partition("://")
-    authority, slash, path = rest.partition("/")
-    if separator:
-        address = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    address = re.sub(r"//[^/]*@", "//", url.split("?", maxsplit=1)[0].split("#", maxsplit=1)[0])
     return json.dumps(address[:_MAX_SHOWN_CHARACTERS])[1:-1]
-
-
-def _reason(error: httpx.HTTPError | httpx.InvalidURL) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        match cause:
-            case ssl.SSLCertVerificationError():
-                return f"has a certificate that is not trusted ({cause.verify_message})"
-            case ssl.SSLError():
-                return "does not speak TLS as expected"
-            case ConnectionRefusedError():
-                return "refuses the connection"
-            case socket.gaierror():
-                return "has a host name that cannot be resolved"
-        cause = cause.__cause__ or cause.__context__
-    return f"does not respond ({type(error).__name__})"

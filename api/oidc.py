@@ -40,7 +40,8 @@ JWKS_USABLE_SECONDS: Final = 3600.0  # seconds, while the service does not respo
 # Seconds from the end of a fetch to the next one, however many unknown keys appear.
 MIN_JWKS_FETCH_INTERVAL_SECONDS: Final = 5.0
 TOKEN_CLOCK_SKEW_SECONDS: Final = 10.0  # seconds
-MAX_REQUESTS_WAITING_FOR_ISSUER: Final = 64  # requests; further ones get 503 at once
+# Requests that wait for keys, and as many sign-ins by browser; further ones get 503 at once.
+MAX_REQUESTS_WAITING_FOR_ISSUER: Final = 64
 MAX_CODES_SENT_AT_ONCE: Final = 4  # calls of the token endpoint; the others wait for one to end
 # RFC 9068 2.1 for access tokens; most services write JWT.
 _HEADER_TYPES: Final = frozenset({"jwt", "at+jwt"})
@@ -97,7 +98,7 @@ class Issuer:
         self._fetches_again_at = float("-inf")
         self._fetch_error: IssuerUnavailableError | None = None
         self._code_error: IssuerUnavailableError | None = None
-        self._waiting = 0
+        self._waiting_for_keys = self._waiting_with_code = 0
         self._codes = asyncio.Semaphore(MAX_CODES_SENT_AT_ONCE)
 
     def begin_fetch(self) -> asyncio.Task[None] | None:
@@ -133,18 +134,13 @@ class Issuer:
     async def exchange_code(self, form: Mapping[str, str]) -> CodeTokens:
         """Call the token endpoint. Raises ``InvalidTokenError`` if the code is rejected, ``IssuerUnavailableError``."""
         metadata = await self.metadata()
-        if self._waiting >= MAX_REQUESTS_WAITING_FOR_ISSUER:
+        if self._waiting_with_code >= MAX_REQUESTS_WAITING_FOR_ISSUER:
             raise _busy()
-        self._waiting += 1
+        self._waiting_with_code += 1
         try:
-            tokens = await self._send_code(metadata, form)
-        except IssuerUnavailableError as error:
-            self._code_error = _log_change(self._code_error, error)
-            raise
+            return await self._send_code(metadata, form)
         finally:
-            self._waiting -= 1
-        self._code_error = _log_change(self._code_error, None)
-        return tokens
+            self._waiting_with_code -= 1
 
     def verify_access_token(self, token: str) -> UserProfile:
         """Return the user of an access token. Raises ``InvalidTokenError``, ``IssuerUnavailableError``.
@@ -191,13 +187,13 @@ class Issuer:
         fetch = self.begin_fetch()
         if fetch is None or (is_sufficient and self._fetch_error is not None):
             return
-        if self._waiting >= MAX_REQUESTS_WAITING_FOR_ISSUER:
+        if self._waiting_for_keys >= MAX_REQUESTS_WAITING_FOR_ISSUER:
             return
-        self._waiting += 1
+        self._waiting_for_keys += 1
         try:
             await asyncio.shield(fetch)
         finally:
-            self._waiting -= 1
+            self._waiting_for_keys -= 1
 
     async def _fetch_keys(self) -> None:
         began_at = self._monotonic()
@@ -214,15 +210,19 @@ class Issuer:
     async def _send_code(self, metadata: IssuerMetadata, form: Mapping[str, str]) -> CodeTokens:
         deadline = asyncio.get_running_loop().time() + ISSUER_TIMEOUT_SECONDS
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(ISSUER_TIMEOUT_SECONDS / 2):  # the other half is for the call
                 await self._codes.acquire()
         except TimeoutError:
             raise _busy() from None
         try:
-            status, document = await self._client.send_code(metadata, form, deadline)
+            tokens = _tokens(*await self._client.send_code(metadata, form, deadline))
+        except IssuerUnavailableError as error:
+            self._code_error = _log_change(self._code_error, error)
+            raise
         finally:
             self._codes.release()
-        return _tokens(status, document)
+        self._code_error = _log_change(self._code_error, None)
+        return tokens
 
     def _usable_cache(self) -> CachedKeys | None:
         cached = self._cached
@@ -256,7 +256,11 @@ class Issuer:
         # The service may have a new key that could not be fetched.
         if self._fetch_error is not None or self._fetch is not None:
             raise self._unavailable()
-        message = "it is signed with a key that is not the sign-in service's"
+        message = (
+            "its header has no `kid`, and the sign-in service has several keys"
+            if kid is None
+            else "it is signed with a key that is not the sign-in service's"
+        )
         raise InvalidTokenError(message)
 
     def _decode(self, token: str, audience: str) -> dict[str, Any]:
@@ -275,8 +279,8 @@ class Issuer:
 
 
 def _tokens(status: int, document: dict[str, Any]) -> CodeTokens:
-    if document.get("error") in _CLIENT_ERRORS:
-        message = f"the sign-in service rejects the client OIDC_CLIENT_ID ({document['error']})"
+    if (code := str(document.get("error"))) in _CLIENT_ERRORS:
+        message = f"the sign-in service rejects the client OIDC_CLIENT_ID ({code})"
         advice = "correct OIDC_CLIENT_ID and OIDC_CLIENT_SECRET, or allow the client the code flow there"
         raise IssuerUnavailableError("client_rejected", message, advice)
     if status in {httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -20,8 +21,9 @@ from api.issuer_client import (
     IssuerSettings,
     IssuerUnavailableError,
 )
-from api.oidc import MIN_JWKS_FETCH_INTERVAL_SECONDS, InvalidTokenError, Issuer
+from api.oidc import MAX_CODES_SENT_AT_ONCE, MIN_JWKS_FETCH_INTERVAL_SECONDS, InvalidTokenError, Issuer
 from core.access.users import UserProfile
+from tests.support.certificates import self_signed
 from tests.support.oidc_provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Key, OidcProvider
 
 ENOUGH_SECONDS = ISSUER_TIMEOUT_SECONDS + 2
@@ -77,6 +79,10 @@ def redirects(provider: OidcProvider) -> None:
     provider.redirects_to = "https://operator:secret@id.acme.test/realms/acme/?session=secret"
 
 
+def redirects_without_scheme(provider: OidcProvider) -> None:
+    provider.redirects_to = "//operator:secret@id.acme.test/"
+
+
 def signs_with_another_algorithm(provider: OidcProvider) -> None:
     provider.keys[0].algorithm = "RS512"
 
@@ -86,6 +92,7 @@ def signs_with_another_algorithm(provider: OidcProvider) -> None:
     [
         (lambda provider: setattr(provider, "away", True), "unreachable", "answers 503"),
         (redirects, "redirected", "redirects to https://id.acme.test/realms/acme/ (302)"),
+        (redirects_without_scheme, "redirected", "redirects to //id.acme.test/ (302)"),
         (signs_with_another_algorithm, "no_key", "no key for OIDC_ALGORITHM=RS256, only for RS512"),
         (lambda provider: provider.keys.clear(), "no_key", "no key for OIDC_ALGORITHM=RS256, and no other"),
         (document(jwks_uri=None), "no_discovery", "it has no valid jwks_uri"),
@@ -132,6 +139,17 @@ def test_a_path_that_has_no_document_is_named(own_provider: OidcProvider) -> Non
     address = own_provider.issuer.removesuffix("/realms/acme")
     error = problem_of(IssuerSettings(issuer=address.replace("http:", "https:"), audience=AUDIENCE))
     assert (error.problem, "does not speak TLS as expected" in error.message) == ("unreachable", True)
+
+
+def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, context = self_signed(tmp_path)
+    with OidcProvider(tls=context) as provider:
+        error = problem_of(settings_of(provider))
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        metadata, _ = asyncio.run(IssuerClient(settings_of(provider)).fetch())
+    assert "has a certificate that is not trusted (self-signed certificate)" in error.message
+    assert "set SSL_CERT_FILE" in error.advice
+    assert metadata.issuer == provider.issuer
 
 
 @pytest.mark.parametrize("endpoints", ["outer", "inner"])
@@ -307,10 +325,12 @@ def test_codes_of_a_service_that_hangs_end_together(own_provider: OidcProvider) 
             )
         return list(results), time.monotonic() - began
 
-    results, took = asyncio.run(exchange())
+    with capture_logs() as log:
+        results, took = asyncio.run(exchange())
     assert {type(result) for result in results} == {IssuerUnavailableError}
     assert took < ENOUGH_SECONDS
-    assert sum(path.endswith("/token") for path in own_provider.asked) <= 4
+    assert sum(path.endswith("/token") for path in own_provider.asked) == MAX_CODES_SENT_AT_ONCE
+    assert [line["problem"] for line in log] == ["unreachable"]
 
 
 def test_a_port_that_nothing_answers_is_no_traceback() -> None:

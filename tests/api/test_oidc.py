@@ -257,6 +257,18 @@ def test_nobody_is_refused_because_the_service_is_away(api: Api) -> None:
     answer = api.get("/api/organizations", api.as_("u1"))
     assert answer.status_code == 503
     assert api.get("/api/organizations", api.as_service()).is_success
+    (line,) = [line for line in api.log if line["event"] == "sign_in_service_unusable"]
+    assert line["reason"] == f"{api.oidc_provider.issuer}/.well-known/openid-configuration answers 503"
+
+
+def test_a_token_that_names_no_key_is_said_so_if_there_are_several(issuer: Issuer, oidc_provider: OidcProvider) -> None:
+    nameless = jwt.encode({"sub": "u1"}, oidc_provider.keys[0].private, algorithm="RS256")
+    oidc_provider.keys.append(Key("second"))
+    try:
+        with pytest.raises(InvalidTokenError, match="its header has no `kid`"):
+            verified(issuer, nameless)
+    finally:
+        oidc_provider.keys.pop()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class OidcProvider:
     ``named``: the issuer as it names itself and writes it into its tokens, if it is behind a proxy.
     """
 
-    def __init__(self, named: str | None = None) -> None:
+    def __init__(self, named: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.named = named
         self.drip: Literal["headers", "body"] | None = None
         self.document: dict[str, Any] = {}
@@ -82,11 +83,14 @@ class OidcProvider:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), OidcProviderHandler)
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/realms/acme"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}/realms/acme"
 
     @property
     def issuer(self) -> str:

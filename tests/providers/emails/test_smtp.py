@@ -6,18 +6,13 @@ import re
 import ssl
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
-from ipaddress import ip_address
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from core.db.models.email import EmailKind
 from core.emails import templates
@@ -25,6 +20,7 @@ from core.emails.sender import EmailDeferredError, EmailError, EmailRejectedErro
 from core.emails.templates import TemplateContext
 from providers.emails.folder import EmailFolder
 from providers.emails.smtp import SmtpConfig, SmtpTransport, TlsMode
+from tests.support.certificates import self_signed
 from tests.support.smtp_server import LOGIN, SmtpServer, knows_the_login, page, silent_server, smtp_server, text
 
 SENDER = Address("Billing", addr_spec="billing@acme.test")
@@ -157,30 +153,7 @@ def test_a_server_that_drips_is_left_in_time() -> None:
 @pytest.fixture
 def certificates(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     """A certificate of 127.0.0.1 that signed itself, as a file and as a server's context."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file = tmp_path / "certificate.pem"
-    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    both = tmp_path / "both.pem"
-    both.write_bytes(secret + file.read_bytes())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(both)
-    return file, context
+    return self_signed(tmp_path)
 
 
 # aiosmtpd takes TLS from the first byte on for none.

@@ -492,6 +492,7 @@ def test_a_sign_in_service_that_redirects_is_a_finding(set_up: DoctorHarness) ->
         (finding,) = set_up.examine("sign-in")
     assert (finding.code, finding.level) == ("sign_in_redirected", "error")
     assert f"redirects to {oidc.issuer}/elsewhere (302)" in finding.message
+    assert f"try `curl -L {oidc.issuer}/.well-known/openid-configuration`, then set OIDC_ISSUER" in finding.advice
 
 
 def test_a_sign_in_service_is_reached_by_its_inner_address(set_up: DoctorHarness) -> None:
