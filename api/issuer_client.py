@@ -93,9 +93,7 @@ KeySet = Mapping[str | None, jwt.PyJWK]
 
 
 class IssuerClient:
-    """Each call has a connection of its own, so it works on any event loop. All methods raise
-    ``IssuerUnavailableError``.
-    """
+    """Works on any event loop: each call has a connection of its own. All raise ``IssuerUnavailableError``."""
 
     def __init__(self, settings: IssuerSettings) -> None:
         self._settings = settings
@@ -127,11 +125,12 @@ class IssuerClient:
             message = f"{_shown(url)} is no discovery document of OpenID Connect: it has no valid {fields}"
             raise IssuerUnavailableError("no_discovery", message, self._address_advice(url)) from None
         # A service may name itself by the address at which it is called. Its tokens are checked against OIDC_ISSUER.
-        if metadata.issuer not in {settings.issuer, settings.internal_url}:
-            raise self._wrong_issuer(metadata.issuer)
-        if settings.internal_url is None:
-            return metadata
         outer, inner = settings.issuer, settings.internal_url
+        names_inner_address = inner is not None and metadata.issuer.rstrip("/") == inner.rstrip("/")
+        if metadata.issuer != outer and not names_inner_address:
+            raise self._wrong_issuer(metadata.issuer)
+        if inner is None:
+            return metadata
         return metadata.model_copy(
             update={
                 "jwks_uri": _moved(metadata.jwks_uri, outer, inner),

@@ -101,6 +101,7 @@ def signs_with_another_algorithm(provider: OidcProvider) -> None:
             "no_discovery",
             "no valid jwks_uri, token_endpoint",
         ),
+        (document(issuer=""), "wrong_issuer", "names the issuer , and OIDC_ISSUER is http://127"),
         (document(issuer="\x1b[2Jx"), "wrong_issuer", "names the issuer \\u001b[2Jx, and OIDC_ISSUER is http://127"),
         (document(jwks_uri="http://127.0.0.1:9/keys"), "unreachable", "http://127.0.0.1:9/keys refuses the connection"),
         (document(jwks_uri="http://no.such.host.invalid/"), "unreachable", "a host name that cannot be resolved"),
@@ -178,7 +179,7 @@ def test_endpoints_beside_the_issuer_are_reached_at_the_inner_host(proxied_provi
     inner = proxied_provider.address
     host = inner.removesuffix("/realms/acme")
     proxied_provider.document.update(
-        issuer=inner, jwks_uri=f"{inner}/keys", token_endpoint="https://id.acme.test/token"
+        issuer=f"{inner}/", jwks_uri=f"{inner}/keys", token_endpoint="https://id.acme.test/token"
     )
     proxied_provider.document["authorization_endpoint"] = f"{host}/authorize"
     settings = IssuerSettings(issuer=OUTER, audience=AUDIENCE, internal_url=inner)
