@@ -81,8 +81,8 @@ PROBLEM_MEANINGS: Final[Mapping[str, str]] = {
     "too-many-organizations": "The user created `USER_ORGANIZATIONS_PER_HOUR` organizations within an hour.",
     "too-many-requests": (
         "The caller exceeded `API_RATE_LIMIT`, or has too many requests at the same time; `detail` says which. Callers "
-        "without a valid credential, and those of `/auth/login` and `/auth/callback`, are counted by their address. Retry "
-        "after the seconds in the header `Retry-After`. No change was made."
+        "without a valid credential, and those of `/auth/login` and `/auth/callback`, are counted by their address. "
+        "Retry after the seconds in the header `Retry-After`. No change was made."
     ),
     "too-slow": f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds.",
     "unauthorized": "No API key or access token was sent, or it is not valid. `detail` says why.",

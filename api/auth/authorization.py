@@ -174,7 +174,7 @@ def _principal(request: Request, session: Session, rule: PermissionRule, caller:
 
 def _address(request: Request) -> str:
     """Callers without a valid credential are distinguished by their address alone."""
-    return f"address:{request.client.host if request.client else ''}"
+    return f"address:{connection_address(request.client.host if request.client else '')}"
 
 
 def _check_rate_limit(context: ApiContext, caller: str) -> None:
