@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
+from http import HTTPStatus
 from typing import Final
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from starlette.types import Receive
 
+from api.problems import ProblemError
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS
 from core.reporting.sync_status import OrganizationVersion
 
@@ -34,7 +36,10 @@ class SyncWaits:
         self._poll: asyncio.Task[None] | None = None
 
     async def wait(self, version: OrganizationVersion, seconds: float, receive: Receive) -> bool:
-        """Return when the version is in sync or the time is over; False: the client has gone meanwhile."""
+        """True: the version is in sync, or the server stops. False: the time is over.
+
+        Raises ``ProblemError`` if the client has gone; nobody reads the response then.
+        """
         in_sync = asyncio.get_running_loop().create_future()
         gone = asyncio.create_task(_disconnected(receive))
         self._waits.setdefault(version, set()).add(in_sync)
@@ -42,7 +47,10 @@ class SyncWaits:
             self._poll = asyncio.create_task(self._poll_until_none_waits())
         try:
             await asyncio.wait({in_sync, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return not gone.done()
+            if gone.done():
+                detail = "The client did not wait for the response."
+                raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail)
+            return in_sync.done()
         finally:
             gone.cancel()
             self._remove(version, in_sync)

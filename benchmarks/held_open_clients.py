@@ -87,9 +87,11 @@ async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 async def _slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
-    while not reader.at_eof():
+    ended = asyncio.ensure_future(reader.read())
+    while not ended.done():
         writer.write(b"a")
-        await asyncio.sleep(1)
+        await asyncio.wait({ended}, timeout=1)
+    ended.result()
 
 
 def _request(method: str, path: str, credential: str) -> Client:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
@@ -17,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from api import problems
 from api.auth.authorization import CallerRole, PrincipalDep, authorize_again
 from api.context import ApiContext, ContextDep
-from api.problems import ProblemError
 from api.routing import ApiRoute, request_limits
 from api.schemas.requests import OrgId
 from api.sync_waits import SyncWaits
@@ -30,7 +28,7 @@ from core.reporting.sync_status import LinkVersionStatus, OrganizationVersion, V
 router = APIRouter(tags=["sync"], route_class=ApiRoute)
 
 MAX_SYNC_WAIT_SECONDS: Final = 30  # seconds
-AUTHORITY_CHECK_SECONDS: Final = 10.0  # how often a waiting request is authorized again
+AUTHORITY_CHECK_SECONDS: Final = 15.0  # how often a waiting request is authorized again
 
 VersionQuery = Annotated[
     int | None, Query(ge=1, le=2**63 - 1, description="`sync.version` of a change; default: the latest.")
@@ -129,23 +127,20 @@ async def _wait_until_in_sync(
     deadline = time.monotonic() + seconds
     while True:
         remaining = deadline - time.monotonic()
-        await _wait(request, version, min(remaining, AUTHORITY_CHECK_SECONDS))
+        is_in_sync = await _sync_waits(request).wait(version, min(remaining, AUTHORITY_CHECK_SECONDS), request.receive)
         # The caller may have lost the right to it meanwhile.
         principal = await run_in_threadpool(authorize_again, request, context)
-        version_status = await run_in_threadpool(_read_version_status, context, *version)
-        is_over = remaining <= AUTHORITY_CHECK_SECONDS or request.app.state.stopping.is_set()
-        if version_status.in_sync or is_over:
+        if is_in_sync or remaining <= AUTHORITY_CHECK_SECONDS:
+            version_status = await run_in_threadpool(_read_version_status, context, *version)
             return _sync_status_response(version.org_id, version_status, role=principal.role)
 
 
-async def _wait(request: Request, version: OrganizationVersion, seconds: float) -> None:
-    """Raises ``ProblemError`` if the client has gone."""
+def _sync_waits(request: Request) -> SyncWaits:
     waits = request.app.state.sync_waits
     if not isinstance(waits, SyncWaits):
         message = "the app must be created by api.app.build_app"
         raise TypeError(message)
-    if not await waits.wait(version, seconds, request.receive):
-        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The client did not wait for the response.")
+    return waits
 
 
 def _read_version_status(context: ApiContext, org_id: str, version: int | None) -> VersionStatus:
