@@ -559,7 +559,7 @@ def log_events_page() -> str:
         "`event`. Each line also has `level` and `timestamp`, and the lines of a Celery task have `task` and "
         "`task_id`. `error` is the class of an error, or why an endpoint did not respond. None of these events "
         "contains a secret, a name or an email address. Celery and the API server write lines of their own, which are "
-        "not listed; `message_dropped` begins the line about a message that Celery drops."
+        "not listed."
     )
     return _page("Log events", introduction, _table(("event", "level", "fields", "meaning"), rows))
 

@@ -307,6 +307,11 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "More links in Lago are due for a routine check than a tenth of its rate limit allows. What happens in Lago "
         "without a webhook is seen later than LAGO_CHECK_EVERY_HOURS."
     ),
+    "message_dropped": (
+        "What was in a queue is no task of ours and was thrown away. `reason`: it is `no_message` at all, was "
+        "`not_decoded`, is `malformed`, an `invalid_task`, an `unknown_message` or an `unknown_task`, whose name is in "
+        "`error`. Its contents are not logged. Look for who else writes into the broker."
+    ),
     "missed_webhooks_found": (
         "`webhooks` events were in the provider's list, and no webhook came for them. Look at the webhook endpoint in "
         "the provider's dashboard."

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import amqp
 import kombu
 import pytest
+import redis as redis_client
 from kombu import Connection
 from sqlalchemy import select
 
@@ -101,6 +105,17 @@ class Queue:
             body, exchange="", routing_key="events", content_type=kind, content_encoding=encoding, headers=headers
         )
 
+    def put_raw(self, body: bytes, headers: Headers | None = None) -> None:
+        """With no property that Celery sets."""
+        channel: Any = self._connection.channel()  # the published types leave out how to publish
+        if isinstance(channel, amqp.Channel):
+            properties = {} if headers is None else {"application_headers": dict(headers)}
+            channel.basic_publish(amqp.Message(body, **properties), routing_key="events")
+        else:
+            message = channel.prepare_message(body, headers=None if headers is None else dict(headers))
+            channel.basic_publish(message, exchange="", routing_key="events")
+        channel.close()
+
     def send(self, event: Json) -> None:
         self.put(json.dumps([[event], {}, {}]).encode())
 
@@ -167,7 +182,8 @@ def test_a_message_that_is_no_task_is_thrown_away(
         queue.put(body, task=None)
         queue.put(body, task="events.recieve")
     arrives(deployed, queue, database, created("Last Confidential"))
-    assert "message_dropped: unknown_task, events.recieve" in deployed.logs
+    dropped = [line for line in deployed.logs.splitlines() if "message_dropped" in line]
+    assert any("unknown_task" in line and "events.recieve" in line for line in dropped)
     # Not given back: the next worker must not meet it again.
     assert not is_left(deployed, broker_url)
 
@@ -215,6 +231,146 @@ def test_what_a_sender_lets_follow_a_task_is_no_reason_to_drop_it(
     sent = {str(each["id"]) for each in (second, first, both)}
     until(lambda: sent <= received(database).keys(), "received", seconds=120)
     assert deployed.running[0].poll() is None
+
+
+def envelope(**more: Json) -> dict[str, Json]:
+    """A message as it lies in a list of Redis."""
+    properties: dict[str, Json] = {
+        "correlation_id": "1",
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "events"},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": str(uuid4()),
+    }
+    return {
+        "body": base64.b64encode(json.dumps([[created()], {}, {}]).encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"task": "events.receive", "id": str(uuid4()), "lang": "py"},
+        "properties": properties,
+        **more,
+    }
+
+
+def without(name: str, part: str | None = None, **more: Json) -> dict[str, Json]:
+    whole = envelope()
+    inner = whole if part is None else whole[part]
+    assert isinstance(inner, dict)
+    del inner[name]
+    inner.update(more)
+    return whole
+
+
+NO_ENVELOPES: tuple[bytes, ...] = (
+    b"garbage",
+    b"",
+    b"\x00\xff\xfe",
+    b"7",
+    b"null",
+    b'"text"',
+    b"[]",
+    b"{}",
+    b"[" * 200_000,
+    b"[" * 200_000 + b"]" * 200_000,
+    b'{"body": "eyI',
+    b'{"__type__": "datetime", "__value__": "soon"}',
+    *(
+        json.dumps(each).encode()
+        for each in (
+            without("properties"),
+            without("delivery_tag", "properties"),
+            without("delivery_tag", "properties", delivery_tag=["x"]),
+            without("delivery_info", "properties"),
+            without("delivery_info", "properties", delivery_info=7),
+            without("delivery_info", "properties", delivery_info={"exchange": ""}),
+            without("delivery_info", "properties", delivery_info={"exchange": [], "routing_key": {}}),
+            without("body_encoding", "properties", body_encoding="rot13"),
+            without("body_encoding", "properties", body_encoding=7),
+            envelope(properties=None),
+            envelope(properties="text"),
+            envelope(properties=[7]),
+            envelope(body="A"),
+            envelope(body="\udcff"),
+            envelope(body=7),
+            envelope(body={"args": []}),
+            envelope(headers="text"),
+            envelope(headers=[7]),
+        )
+    ),
+)
+
+
+def test_what_is_no_message_at_all_is_thrown_away(
+    database: Database, sqlite_url: str, redis_url: str, sandbox_server: Sandbox, tmp_path: Path
+) -> None:
+    """Anything in the lists of Redis that Celery did not write itself: the worker goes on with what is behind it."""
+    assert database
+    queue = Queue(redis_url)
+    with deployment(sqlite_url, redis_url, sandbox_server.url, tmp_path) as deployed:
+        with redis_client.Redis.from_url(redis_url) as client:
+            deployed.start("worker")
+            arrives(deployed, queue, database, created("First Confidential"))
+            for item in NO_ENVELOPES:
+                client.lpush("events", item)
+                client.lpush("stripe", item)
+            arrives(deployed, queue, database, created("Last Confidential"))
+            until(lambda: client.llen("stripe") == 0, "the other queue is empty, too")
+            until(lambda: client.hlen("unacked") == 0, "nothing is held")
+            assert deployed.running[0].poll() is None
+        assert deployed.logs.count("message_dropped") == 2 * len(NO_ENVELOPES)
+    queue.close()
+
+
+def test_an_envelope_with_parts_left_out_is_read_or_thrown_away(
+    database: Database, sqlite_url: str, redis_url: str, sandbox_server: Sandbox, tmp_path: Path
+) -> None:
+    assert database
+    queue = Queue(redis_url)
+    none: tuple[Json, ...] = (None, {})
+    kinds: tuple[Json, ...] = (None, 7, [], {}, "made-up")
+    with (
+        deployment(sqlite_url, redis_url, sandbox_server.url, tmp_path) as deployed,
+        redis_client.Redis.from_url(redis_url) as client,
+    ):
+        deployed.start("worker")
+        arrives(deployed, queue, database, created("First Confidential"))
+        for each in (
+            *(without(name) for name in ("body", "content-encoding", "content-type", "headers")),
+            *(envelope(headers=headers) for headers in none),
+            *(envelope(**{name: kind}) for name in ("content-type", "content-encoding") for kind in kinds),
+            envelope(body=None),
+            envelope(body=""),
+            envelope(headers={"task": "events.receive", "id": "1", "compression": "made-up"}),
+            envelope(headers={"task": "events.receive", "id": "1", "compression": "application/x-gzip"}),
+            envelope(headers={"task": "events.receive", "id": "1", "more": "x" * 2**20}),
+        ):
+            client.lpush("events", json.dumps(each))
+        arrives(deployed, queue, database, created("Last Confidential"))
+        until(lambda: client.hlen("unacked") == 0, "nothing is held")
+        assert deployed.running[0].poll() is None
+    queue.close()
+
+
+def test_headers_of_a_wrong_form_end_no_worker(
+    deployed: Deployment, queue: Queue, database: Database, broker_url: str
+) -> None:
+    arrives(deployed, queue, database, created("First Confidential"))
+    wrong: tuple[Json, ...] = (7, [], {}, ["events.receive"], {"events.receive": 1}, True)
+    for body in (b"garbage", json.dumps([[created()], {}, {}]).encode(), json.dumps({"task": ["x"], "id": 1}).encode()):
+        for task in wrong:
+            queue.put(body, "events.receive", more={"task": task})
+        queue.put(body, "made.up", more={"id": None})
+        for name in ("compression", "root_id", "parent_id", "group", "origin", "ignore_result", "delivery_info"):
+            for value in wrong:
+                queue.put(body, "events.receive", more={name: value})
+                queue.put(body, "made.up", more={name: value})
+        queue.put_raw(body)
+        queue.put_raw(body, {"task": "made.up"})
+        queue.put_raw(body, {"task": "events.receive"})
+        queue.put_raw(body, {"task": "events.receive", "more": "x" * 100_000})
+    arrives(deployed, queue, database, created("Last Confidential"))
+    assert not is_left(deployed, broker_url)
 
 
 def test_a_message_that_is_too_large_is_refused_by_its_size_and_not_kept(

@@ -16,6 +16,7 @@ from tasks.base import BillingApp
 from tasks.routing import CHECK_DRIFT, FIND_MISSED_WEBHOOKS, QUEUE_BY_TASK, QUEUES, SEND_EMAILS, SWEEP
 from worker.config import broker
 from worker.config.settings import Settings
+from worker.wiring import redis_transport
 from worker.wiring.runtime import open_runtime
 
 TASK_MODULES: Final = [
@@ -39,6 +40,7 @@ SCHEDULED_MESSAGE_EXPIRES_SECONDS: Final = 60.0
 
 def build(settings: Settings) -> BillingApp:
     """Build the app of this process. Connections are opened by the first task or publish."""
+    redis_transport.register()
     app = BillingApp("billing-sync", open_runtime=lambda: open_runtime(settings), set_as_current=True)
     app.conf.update(_configuration(settings))
     app.set_default()
@@ -76,7 +78,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_pool_acquire_timeout": 5,
         "result_backend": None,
         "task_ignore_result": True,
-        "task_annotations": {"*": {"Strategy": "tasks.malformed_messages:drop_malformed"}},
+        "task_annotations": {"*": {"Strategy": "tasks.malformed_messages:check_form_first"}},
+        "worker_consumer": "tasks.malformed_messages:DroppingConsumer",
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_queues": queues,

@@ -9,7 +9,6 @@ An idle process writes nothing at INFO: Celery's own lines about periodic tasks 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -32,10 +31,8 @@ QUIET_LOGGERS = (
     "alembic",
     "celery.pool",
 )
-CELERY_CONSUMER_LOGGER = "celery.worker.consumer.consumer"
 # What these write at INFO for each message is routine if the task is periodic.
 CELERY_TASK_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
-TASK_NAME_PATTERN = re.compile(r"[a-zA-Z_.]{1,100}")
 
 
 def configure(settings: Settings) -> None:
@@ -65,7 +62,6 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-    logging.getLogger(CELERY_CONSUMER_LOGGER).addFilter(_hide_dropped_message)
     for name in CELERY_TASK_LOGGERS:
         logging.getLogger(name).addFilter(is_written)
     structlog.configure(
@@ -73,17 +69,6 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-
-
-def _hide_dropped_message(record: logging.LogRecord) -> bool:
-    """Celery logs the whole message that it drops, and the error's text may quote it. Log only the reason."""
-    if "body" in str(record.msg):
-        error = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        task_name = error.args[0] if isinstance(error, KeyError) and error.args else ""
-        shown = task_name if TASK_NAME_PATTERN.fullmatch(str(task_name)) else type(error).__name__
-        record.msg, record.args = "message_dropped: %s, %s", (record.funcName.removeprefix("on_"), shown)
-        record.exc_info = record.exc_text = None
-    return True
 
 
 def is_written(record: logging.LogRecord) -> bool:
