@@ -161,6 +161,7 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
             "LOG_FORMAT",
             "HISTORY_RETENTION_DAYS",
             "LAGO_CHECK_EVERY_HOURS",
+            "CELERY_REMOTE_CONTROL",
             "FLOWER_BASIC_AUTH",
             "METRICS_PORT",
             "METRICS_HOST",

@@ -209,6 +209,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A worker started and could not read the account of a provider's API key; `reason` says why. It reads the "
         "account before its first write."
     ),
+    "beat_waits_for_broker": "Beat cannot reach the broker and tries again after `seconds`. Nothing is lost.",
     "broker_away": (
         "The relay cannot publish to the broker: it is unreachable, full (`OutOfMemoryError`) or read-only. It tries "
         "again; the events stay in the database."
@@ -248,6 +249,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "heartbeat_not_removed": (
         "A process ended while the database was away. It is listed as running for one more minute."
+    ),
+    "process_stalled": (
+        "The loop of a worker or of beat has stood still for a minute. The process stores no heartbeat and counts as "
+        "unhealthy. Restart it; what it held is done by another one."
     ),
     "heartbeat_not_stored": (
         "A process of this `kind` cannot store its heartbeat: the database is away, read-only, or older than this "

@@ -1,8 +1,9 @@
 """Health check of a process: ``python -m worker.health worker|beat|relay|database|URL``.
 
-``worker`` and ``beat`` must respond to a ping through the broker under this host's name, so a process that runs without
-receiving messages is unhealthy. For ``relay`` no committed event may be unpublished for longer than a minute.
-``database`` must respond to a query, and a URL with 200. Exit code 0 means healthy, 1 unhealthy with a reason.
+``worker`` and ``beat`` must have a heartbeat of the last minute from this host. They store none while their loop stands
+still, so a process that runs without receiving or scheduling is unhealthy. For ``relay`` no committed event may be
+unpublished for longer than a minute. ``database`` must respond to a query, and a URL with 200. Exit code 0 means
+healthy, 1 unhealthy with a reason.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from __future__ import annotations
 import socket
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Final, TypeVar
 
 import httpx
-from celery import Celery
-from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Select, literal, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from core.common.clock import utc_now
+from core.db.database import DatabaseError, cause_name
 from core.db.models.events import Event
+from core.reporting import heartbeats
+from core.reporting.heartbeats import ProcessKind
 from worker.config.settings import SettingsError, read
 from worker.wiring.database import connect
 
 HEALTH_CHECK_SECONDS: Final = 4.0
 # A batch or a short outage of the broker takes seconds. An event that is older is not being relayed.
 MAX_RELAY_LAG: Final = timedelta(seconds=60)
-# The processes' node names at the broker: the command line sets the worker's, Celery sets beat's.
-CELERY_NODE_NAMES: Final = {"worker": "worker-*", "beat": "celerybeat"}
 ValueT = TypeVar("ValueT")
 
 
@@ -40,22 +41,22 @@ def main(arguments: list[str]) -> int:
         return _report_unhealthy("give one of worker, beat, relay, database or an http:// URL")
     try:
         check(arguments[0])
-    except (UnhealthyError, SettingsError) as error:
+    except (UnhealthyError, SettingsError, DatabaseError) as error:
         return _report_unhealthy(str(error))
-    except BrokerError:
-        return _report_unhealthy("the broker does not respond")
     except OperationalError:
         return _report_unhealthy("the database does not respond")
+    except DBAPIError as error:
+        return _report_unhealthy(f"the database cannot be read ({cause_name(error)})")
     except httpx.HTTPError as error:
         return _report_unhealthy(f"{arguments[0]} does not respond ({type(error).__name__})")
     return 0
 
 
 def check(target: str) -> None:
-    """Raises ``UnhealthyError``, or the error of the broker, the database or httpx."""
+    """Raises ``UnhealthyError``, or the error of the database or httpx."""
     match target:
         case "worker" | "beat":
-            _check_ping(target)
+            _check_heartbeat(target)
         case "relay":
             _check_relay()
         case "database":
@@ -64,15 +65,11 @@ def check(target: str) -> None:
             _check_url(target)
 
 
-def _check_ping(process: str) -> None:
+def _check_heartbeat(kind: ProcessKind) -> None:
     host = socket.gethostname()
-    # A separate app: a check runs every few seconds and must not load both providers' SDKs to send one message.
-    with Celery(broker=read().broker, set_as_current=False) as app:
-        if not app.control.ping(
-            timeout=HEALTH_CHECK_SECONDS, pattern=f"{CELERY_NODE_NAMES[process]}@{host}", matcher="glob", limit=1
-        ):
-            message = f"no {process} of {host} responds through the broker"
-            raise UnhealthyError(message)
+    if _query_database(heartbeats.last_of(kind, host, utc_now())) is None:
+        message = f"no {kind} of {host} has a heartbeat of the last minute"
+        raise UnhealthyError(message)
 
 
 def _check_relay() -> None:
@@ -87,6 +84,9 @@ def _check_relay() -> None:
 def _query_database(query: Select[ValueT]) -> ValueT | None:
     database = connect(read(), pool_size=1)
     try:
+        if database.is_sqlite and not Path(str(database.url.database)).exists():
+            message = "no process has made the database file yet"  # only connecting would make an empty one
+            raise UnhealthyError(message)
         with database.read() as session:
             return session.scalar(query)
     finally:

@@ -1,6 +1,7 @@
-"""Celery app for Celery's own tools: ``celery -A worker.main_app inspect``, ``report``.
+"""Celery app for Celery's own tools: ``celery -A worker.main_app report``, ``inspect``.
 
-Importing it reads the settings. ``billing-sync`` starts workers and beat with their options.
+``inspect`` needs CELERY_REMOTE_CONTROL in the workers. Importing it reads the settings. ``billing-sync`` starts workers
+and beat with their options.
 """
 
 from worker.config.settings import read

@@ -1,7 +1,7 @@
 """Heartbeats: which processes run. Each writes one small row every ``HEARTBEAT_SECONDS``.
 
-A process that was killed is no longer listed after ``LISTED_FOR``, and its row is deleted after ``STORED_FOR``. So the
-table has at most one row for each start within that time.
+A process whose loop stands still writes none. A process that was killed is no longer listed after ``LISTED_FOR``, and
+its row is deleted after ``STORED_FOR``. So the table has at most one row for each start within that time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, get_args
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -94,6 +94,19 @@ def running(session: Session, now: datetime) -> list[RunningProcess]:
         )
         for row in rows
     ]
+
+
+def last_of(kind: ProcessKind, host: str, now: datetime) -> Select[str]:
+    """The query for a process of this kind on this host with a heartbeat in the last minute: its id, or no row."""
+    return (
+        select(ProcessHeartbeat.instance_id)
+        .where(
+            ProcessHeartbeat.kind == kind,
+            ProcessHeartbeat.host == host,
+            ProcessHeartbeat.last_heartbeat_at >= now - LISTED_FOR,
+        )
+        .limit(1)
+    )
 
 
 def count_running(session: Session, now: datetime) -> dict[str, int]:

@@ -77,6 +77,7 @@ def test_a_crowd_of_waits_neither_stops_nor_narrows_a_worker(
     deployed: Deployment, database: Database, redis_url: str, elsewhere: Celery
 ) -> None:
     org_ids = [f"org_nobody-{number}" for number in range(1100)]
+    deployed.environment["CELERY_REMOTE_CONTROL"] = "true"  # to ask the worker how many messages it takes at once
     with redis_client.Redis.from_url(redis_url) as server:
         send(elsewhere, SYNC_TO_LAGO, *org_ids, countdown=30)
         deployed.start("worker")

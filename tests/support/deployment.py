@@ -88,8 +88,12 @@ class Deployment:
         return self.flower
 
     def read_flower(self) -> None:
-        for page in ("/api/tasks", "/api/workers?refresh=1", "/tasks", "/workers", "/broker") if self.flower else ():
+        for page in ("/api/tasks", "/workers?json=1", "/tasks", "/workers", "/broker") if self.flower else ():
             self.shown.append((f"Flower{page}", self.get_flower(page).text))
+
+    def workers_in_flower(self) -> list[str]:
+        """By the events that they send, as its page of workers."""
+        return [worker["hostname"] for worker in self.get_flower("/workers?json=1").json()["data"]]
 
     def get_flower(self, page: str) -> httpx.Response:
         """A page of Flower, as an operator who has signed in reads it."""

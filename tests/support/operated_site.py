@@ -199,7 +199,7 @@ def operated(site: OperatedSite, catalog: Catalog, sandbox_url: str) -> Iterator
     site.deployed.start_flower()
     for kind in PROCESSES:
         site.start(kind)
-    until(lambda: len(site.deployed.get_flower("/api/workers?refresh=1").json()) == 1, "the worker is in Flower")
+    until(lambda: len(site.deployed.workers_in_flower()) >= 1, "the worker is in Flower")
     scopes = ("--scope", "metrics:read", "--scope", "organizations:write")
     site.key = site.deployed.run("keys", "create", "operator", *scopes).stdout.strip()
     site.sandbox.set_webhooks(

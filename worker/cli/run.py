@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -32,6 +33,7 @@ from worker.config import settings as settings_of
 from worker.config.settings import Settings
 from worker.processes import metrics_server
 from worker.processes.heartbeat import heartbeat
+from worker.processes.loop_watch import LoopWatch, WatchedScheduler, WorkerLoopWatch
 from worker.processes.queue_depths import QueueDepths
 from worker.processes.relay import Relay
 from worker.wiring import logging
@@ -114,18 +116,18 @@ def run_worker(
         settings = settings.model_copy(update={"worker_concurrency": concurrency})
     app = _open_app(settings)
     database = app.runtime.database
-    with metrics_server.serve(settings, "worker"), heartbeat(database, "worker"):
+    worker = app.Worker(
+        hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
+        pool_cls="threads",
+        concurrency=settings.worker_concurrency,
+        queues=chosen,
+        task_events=True,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    with metrics_server.serve(settings, "worker"), heartbeat(database, "worker", loop=WorkerLoopWatch(worker)):
         check_accounts(app.runtime)
-        worker = app.Worker(
-            hostname=f"worker-{os.getpid()}@{socket.gethostname()}",
-            pool_cls="threads",
-            concurrency=settings.worker_concurrency,
-            queues=chosen,
-            task_events=True,
-            without_gossip=True,
-            without_mingle=True,
-            quiet=True,
-        )
         worker.start()
     app.close_runtime()
     database.close()  # Celery closed the runtime before the last heartbeat
@@ -158,9 +160,10 @@ def beat() -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = build(settings)
     database = connect(settings, pool_size=1)
+    process = _Beat(app, settings.data_dir / "celerybeat-schedule")
     try:
-        with metrics_server.serve(settings, "beat"), heartbeat(database, "beat"):
-            _Beat(app=app, schedule=str(settings.data_dir / "celerybeat-schedule"), quiet=True).run()
+        with metrics_server.serve(settings, "beat"), heartbeat(database, "beat", loop=process.watch):
+            process.run()
     finally:
         database.close()
 
@@ -172,8 +175,15 @@ class _Beat(Beat):
     and the next tick then fails. So the loop is also told to end.
     """
 
+    def __init__(self, app: BillingApp, schedule: Path) -> None:
+        scheduler = f"{WatchedScheduler.__module__}:{WatchedScheduler.__name__}"
+        super().__init__(app=app, schedule=str(schedule), scheduler=scheduler, quiet=True)
+        self.watch = LoopWatch()
+
     def install_sync_handler(self, service: Service) -> None:
-        _ = service.scheduler
+        scheduler = service.scheduler
+        if isinstance(scheduler, WatchedScheduler):
+            scheduler.on_progress = self.watch.mark
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             service.stop()
@@ -188,7 +198,16 @@ def flower(context: typer.Context) -> None:
     settings = resources.settings_with_broker("flower")
     keep_our_logging()
     # Not the arguments of the process, so no list of processes shows the password.
-    build(settings).start(["flower", *FLOWER_OPTIONS, *_flower_login(settings, context.args), *context.args])
+    options = [*FLOWER_OPTIONS, *_flower_inspection(settings), *_flower_login(settings, context.args), *context.args]
+    build(settings).start(["flower", *options])
+
+
+def _flower_inspection(settings: Settings) -> list[str]:
+    """Flower asks all workers at its start. Without remote control none answers, which is no reason for a warning."""
+    if settings.celery_remote_control:
+        return []
+    getLogger("flower.inspector").setLevel(ERROR)
+    return ["--enable-events=false"]
 
 
 def _flower_login(settings: Settings, arguments: list[str]) -> list[str]:

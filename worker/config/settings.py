@@ -148,6 +148,11 @@ class Settings(EmailSettings):
     history_retention_days: int = Field(
         default=730, ge=1, le=36_500, description="Days for which `billing-sync history` keeps what was sent."
     )
+    celery_remote_control: bool = Field(
+        default=False,
+        description="Workers and beat obey the commands of `celery inspect`, `celery control` and Flower's pages of a "
+        "worker. Whoever can write into the broker can then stop them.",
+    )
     flower_basic_auth: SecretStr | None = Field(
         default=None,
         description="user:password of Flower; default: `billing-sync flower` makes up a password and prints it.",

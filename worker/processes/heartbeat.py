@@ -1,7 +1,7 @@
 """The heartbeat of a process: a thread that stores every 20 seconds that the process runs.
 
-While the database is away nothing is stored, and the process goes on. When the process ends, its row is deleted, so it
-is no longer listed; after a kill it is listed for one more minute.
+Nothing is stored while the loop of the process stands still, or while the database is away; the process goes on. When
+the process ends, its row is deleted, so it is no longer listed; after a kill it is listed for one more minute.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from core.common.clock import utc_now
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name
 from core.reporting import heartbeats
 from core.reporting.heartbeats import HEARTBEAT_SECONDS, ProcessKind, ProcessStart
+from worker.processes.loop_watch import LoopWatch
 
 log = structlog.get_logger()
 
@@ -31,8 +32,13 @@ _UNSTORED_ERRORS: Final = (*DATABASE_UNAVAILABLE_ERRORS, DBAPIError)
 
 
 @contextmanager
-def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
-    """Store inside the ``with`` block that this process runs. Nothing is raised; the caller closes the database."""
+def heartbeat(
+    database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_SECONDS, loop: LoopWatch | None = None
+) -> Iterator[None]:
+    """Store inside the ``with`` block that this process runs, and that its loop does, if one is given.
+
+    Nothing is raised; the caller closes the database.
+    """
     stopping = threading.Event()
     process = ProcessStart(
         instance_id=uuid4().hex,
@@ -41,7 +47,8 @@ def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_
         version=importlib.metadata.version("billing-sync"),
         started_at=utc_now(),
     )
-    thread = threading.Thread(target=_run, args=(database, process, stopping, seconds), name="heartbeat", daemon=True)
+    arguments = (database, process, stopping, seconds, loop)
+    thread = threading.Thread(target=_run, args=arguments, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -51,14 +58,21 @@ def heartbeat(database: Database, kind: ProcessKind, seconds: float = HEARTBEAT_
         thread.join(HEARTBEAT_STOP_SECONDS)
 
 
-def _run(database: Database, process: ProcessStart, stopping: threading.Event, seconds: float) -> None:
-    was_stored, has_row = True, False
+def _run(
+    database: Database, process: ProcessStart, stopping: threading.Event, seconds: float, loop: LoopWatch | None
+) -> None:
+    was_stored, was_stalled, has_row = True, False, False
     while True:
-        error = _store(database, process)
-        is_stored = error is None
-        if was_stored and not is_stored:
-            log.warning("heartbeat_not_stored", kind=process.kind, error=error)
-        was_stored, has_row = is_stored, has_row or is_stored
+        is_stalled = loop is not None and loop.is_stalled()
+        if is_stalled and not was_stalled:
+            log.error("process_stalled", kind=process.kind)
+        was_stalled = is_stalled
+        if not is_stalled:
+            error = _store(database, process)
+            is_stored = error is None
+            if was_stored and not is_stored:
+                log.warning("heartbeat_not_stored", kind=process.kind, error=error)
+            was_stored, has_row = is_stored, has_row or is_stored
         if stopping.wait(seconds):
             break
     if has_row:

@@ -79,7 +79,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "result_backend": None,
         "task_ignore_result": True,
         "task_annotations": {"*": {"Strategy": "tasks.malformed_messages:check_form_first"}},
-        "worker_consumer": "tasks.malformed_messages:DroppingConsumer",
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_queues": queues,
@@ -97,16 +96,24 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_send_sent_event": True,
         "timezone": "UTC",
         "enable_utc": True,
+        **_worker_configuration(settings),
+        "beat_schedule": _beat_schedule(settings),
+    }
+
+
+def _worker_configuration(settings: Settings) -> dict[str, Any]:
+    return {
+        "worker_consumer": "tasks.malformed_messages:DroppingConsumer",
         "worker_prefetch_multiplier": 1,
         # No worker_eta_task_limit: in kombu a countdown does not raise the prefetch count above this limit, but each
         # countdown that ends lowers it. After a burst of countdowns a worker would process one message at a time for
         # good. ``MAX_QUEUE_DELAY_SECONDS`` bounds the countdowns.
         "worker_send_task_events": True,
+        "worker_enable_remote_control": settings.celery_remote_control,
+        "beat_enable_remote_control": settings.celery_remote_control,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "beat_schedule": _beat_schedule(settings),
-        "beat_enable_remote_control": True,
     }
 
 

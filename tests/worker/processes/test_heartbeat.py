@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,17 @@ from core.reporting import heartbeats
 from tests.support.closed_database import closed_to_all
 from tests.support.waiting import until
 from worker.processes.heartbeat import heartbeat
+from worker.processes.loop_watch import LoopWatch
 
 
 def kinds(database: Database) -> list[str]:
     with database.read() as session:
         return [each.kind for each in heartbeats.running(session, utc_now())]
+
+
+def last(database: Database) -> object:
+    with database.read() as session:
+        return [each.last_heartbeat_at for each in heartbeats.running(session, utc_now())]
 
 
 def test_a_process_is_listed_while_it_runs_and_not_after_it(database: Database) -> None:
@@ -27,14 +34,24 @@ def test_a_process_is_listed_while_it_runs_and_not_after_it(database: Database) 
 
 
 def test_each_heartbeat_is_later_than_the_one_before(database: Database) -> None:
-    def last() -> object:
-        with database.read() as session:
-            return [each.last_heartbeat_at for each in heartbeats.running(session, utc_now())]
-
     with heartbeat(database, "worker", seconds=0.05):
-        until(lambda: last() != [], "the first heartbeat")
-        first = last()
-        until(lambda: last() != first, "another heartbeat")
+        until(lambda: last(database) != [], "the first heartbeat")
+        first = last(database)
+        until(lambda: last(database) != first, "another heartbeat")
+
+
+def test_a_loop_that_stands_still_gets_no_heartbeat_until_it_goes_on(database: Database) -> None:
+    loop = LoopWatch(max_standstill=0.5)
+    with capture_logs() as logs, heartbeat(database, "worker", seconds=0.05, loop=loop):
+        until(lambda: kinds(database) == ["worker"], "the first heartbeat")
+        until(lambda: logs != [], "it stands still")
+        stalled = last(database)
+        time.sleep(0.3)
+        assert last(database) == stalled
+        loop.mark()
+        until(lambda: last(database) != stalled, "the heartbeat after that")
+    assert [each["event"] for each in logs] == ["process_stalled", "process_ended"]
+    assert kinds(database) == []
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
