@@ -110,6 +110,9 @@ ERROR_KIND_MEANINGS: Final[Mapping[str, str]] = {
         "uses a new key."
     ),
     "misconfigured": "The provider rejects our key, address or permission. Every organization fails alike.",
+    "unexpected": (
+        "The program raised an error that nobody named. It is tried eight times with growing waits, then parked."
+    ),
     "rejected": (
         "The provider rejects the request, or we do not send it: for example the plan is unknown, or both providers "
         "would charge."
@@ -249,6 +252,14 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "heartbeat_not_removed": (
         "A process ended while the database was away. It is listed as running for one more minute."
+    ),
+    "unexpected_error": (
+        "A message that is stored nowhere else could not be handled: `error` was raised at `at`. It is sent again "
+        "with a growing wait, and after eight `tries` stored as rejected. Report it; then `billing-sync inbox replay`."
+    ),
+    "link_failed_unexpectedly": (
+        "A sync attempt raised an `error` that nobody named, at `at`. It is retried; the eighth one in a row parks the "
+        "link. Report it."
     ),
     "process_stalled": (
         "The loop of a worker or of beat has stood still for a minute. The process stores no heartbeat and counts as "

@@ -230,6 +230,12 @@ LINK_KINDS: Final[Mapping[ErrorKind | str, Entry]] = {
         "`billing-sync status`, and the provider's status page.",
         "Nothing; waiting links resume by themselves. To probe now: " + RETRY + ".",
     ),
+    "unexpected": Entry(
+        "The program raised an error that nobody named. It is tried eight times with growing waits, then parked.",
+        "A defect of this version, or an answer of the provider that no document describes.",
+        f"{STATUS}; the log event `link_failed_unexpectedly` says where.",
+        f"Report the error and the place. After an update that mends it: {RETRY}.",
+    ),
     "waiting_for_payer": Entry(
         "No error: Lago waits for the Stripe customer that it will charge.",
         "The link to Stripe is not in sync yet.",

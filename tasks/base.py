@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import structlog
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 from celery.utils.time import get_exponential_backoff_interval
 from celery.worker.request import Request
 from sqlalchemy.exc import IntegrityError
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
+from core.common.error_place import raised_at
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name, is_read_only_error
 from core.emails.sender import EmailSender
 from core.inbox.missed_webhooks import EventReader
@@ -46,6 +47,8 @@ log = structlog.get_logger()
 
 # A worker keeps its slot this long after the database was unavailable, which limits the tries whatever the backlog.
 DATABASE_RETRY_PAUSE_SECONDS = 1.0
+# About a minute in all. Messages that were given back because the database was away count, too.
+MAX_UNEXPECTED_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,10 @@ class SyncFailedError(Exception):
     """Marks the task as failed in Flower. The sweep starts the next attempt."""
 
 
+class UnexpectedTaskError(Exception):
+    """Marks the task as failed in Flower. Its message is stored for an operator."""
+
+
 class TaskRetryError(Exception):
     """Shown in Flower as the reason of a retry."""
 
@@ -153,7 +160,7 @@ class BillingTask(Task[Any, Any]):
     Request = "tasks.base:IdsOnlyRequest"
     max_retries = None
     ignore_result = True
-    throws = (LinkParkedError, SyncFailedError)
+    throws = (LinkParkedError, SyncFailedError, UnexpectedTaskError)
 
     @property
     def runtime(self) -> Runtime:
@@ -173,16 +180,44 @@ class BillingTask(Task[Any, Any]):
         try:
             yield
         except (*DATABASE_UNAVAILABLE_ERRORS, IntegrityError) as error:
+            if isinstance(error, IntegrityError) and self.request.retries >= MAX_UNEXPECTED_TRIES:
+                raise
             # Only the class: a database's own text may repeat what was sent to it.
             state = "read-only" if is_read_only_error(error) else "unavailable or busy"
             reason = f"the database is {state} ({cause_name(error)})"
         else:
             return
         time.sleep(DATABASE_RETRY_PAUSE_SECONDS)
-        wait = get_exponential_backoff_interval(
-            1, self.request.retries, int(backoff.MAX_QUEUE_DELAY_SECONDS), full_jitter=True
-        )
-        raise self.retry_in(reason, max(0.2, wait)) from None
+        raise self.retry_in(reason, self._backoff()) from None
+
+    @contextmanager
+    def giving_back(self, park: Callable[[str], object] | None = None) -> Iterator[None]:
+        """For work whose only record is the message: an error that nobody expects sends the message again, later.
+
+        After ``MAX_UNEXPECTED_TRIES``, ``park`` stores the message with a reason. If that fails too, or without
+        ``park``, the message is sent again for as long as it takes. No reason has the text of an error: it may repeat
+        what was sent.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, TaskPredicate):
+                raise
+            name, tries = type(error).__name__, self.request.retries + 1
+            log.error("unexpected_error", error=name, at=raised_at(error), tries=tries)  # noqa: TRY400 - no text of it
+        else:
+            return
+        if park is None or tries <= MAX_UNEXPECTED_TRIES:
+            reason = f"unexpected error ({name})"
+            raise self.retry_in(reason, self._backoff())
+        with self.giving_back():
+            park(f"unexpected error {name}; the log event unexpected_error says where")
+        message = f"{name}; the message is stored as rejected"
+        raise UnexpectedTaskError(message)
+
+    def _backoff(self) -> float:
+        most = int(backoff.MAX_QUEUE_DELAY_SECONDS)
+        return max(0.2, get_exponential_backoff_interval(1, self.request.retries, most, full_jitter=True))
 
     def retry_in(self, reason: str | None, seconds: float) -> Exception:
         """The exception that ends this run and sends the message again. If that fails, the broker keeps this message.

@@ -8,6 +8,7 @@ ProviderError
         NotYetAllowedError  the provider allows it only after something of its own, such as a payment that is pending
         OutcomeUnknownError the idempotency key returns the same response that proves nothing: read, then use a new key
         MisconfiguredError  our key, address or permission: every organization fails until an operator acts
+        UnexpectedError     a program raised what nobody named: retried a few times, then the link is parked
     ParkedError         repeating cannot help: an operator must act on this organization
         RejectedError       the provider rejects the request, or has something that we must not touch
         AmbiguousError      we cannot prove what exists at the provider; going on could create a second customer
@@ -37,6 +38,7 @@ ErrorKind = Literal[
     "rejected",
     "ambiguous",
     "conflict",
+    "unexpected",
 ]
 
 
@@ -94,6 +96,10 @@ class OutcomeUnknownError(RetryableError):
 
 class MisconfiguredError(RetryableError):
     kind = "misconfigured"
+
+
+class UnexpectedError(RetryableError):
+    kind = "unexpected"
 
 
 class ParkedError(ProviderError):

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
+
+import structlog
+from sqlalchemy.exc import IntegrityError
 
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
+from core.common.error_place import raised_at
 from core.compare import charging_guard
 from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
-from core.db.database import Database
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
 from core.ports.errors import (
@@ -26,6 +30,7 @@ from core.ports.errors import (
     RejectedError,
     RetryableError,
     ThrottledError,
+    UnexpectedError,
 )
 from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider
@@ -37,6 +42,10 @@ from core.reconcile.outcomes import FollowUps
 from core.reconcile.remote_check import CheckResult
 from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, Progress, next_step
 
+log = structlog.get_logger()
+
+# About four minutes of growing waits. Then a program that fails at this link bothers the provider no more.
+MAX_UNEXPECTED_ATTEMPTS: Final = 8
 # Failures of a request that was sent: the link had waited for its payer already, or did not have to.
 _REQUEST_ERROR_KINDS = frozenset({"unavailable", "throttled", "misconfigured"})
 
@@ -83,7 +92,7 @@ class Reconciler:
         priority: Priority = "in_flight" if attempt.is_breaker_probe else "bulk" if bulk else "interactive"
         attempt.gate = gate = self.request_gates.open_gate(provider, org_id, priority)
         try:
-            return self._run_attempt(attempt)
+            return self._run_to_its_end(attempt)
         except LeaseLostError:
             if not attempt.request_count:
                 outcomes.release(attempt)
@@ -94,6 +103,14 @@ class Reconciler:
             )
         finally:
             gate.close()
+
+    def _run_to_its_end(self, attempt: SyncAttempt) -> ReconcileResult:
+        try:
+            return self._run_attempt(attempt)
+        except Exception as error:
+            if isinstance(error, (LeaseLostError, IntegrityError, *DATABASE_UNAVAILABLE_ERRORS)):
+                raise
+            return _end_unexpectedly(attempt, error)
 
     def _run_attempt(self, attempt: SyncAttempt) -> ReconcileResult:
         try:
@@ -186,6 +203,18 @@ class Reconciler:
         if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _REQUEST_ERROR_KINDS:
             return None
         return outcomes.defer_for_payer(attempt, until)
+
+
+def _end_unexpectedly(attempt: SyncAttempt, error: Exception) -> ReconcileResult:
+    """Of the error only the class and the place are told: its text may repeat what was sent."""
+    name, at = type(error).__name__, raised_at(error)
+    log.error("link_failed_unexpectedly", org_id=attempt.organization.id, provider=attempt.provider, error=name, at=at)
+    message = f"the program failed unexpectedly ({name} at {at})"
+    unexpected = UnexpectedError(attempt.provider, message)
+    is_last = attempt.link.error_kind == UnexpectedError.kind and attempt.link.attempts >= MAX_UNEXPECTED_ATTEMPTS
+    requeue_after = outcomes.park(attempt, unexpected) if is_last else outcomes.schedule_retry(attempt, unexpected)
+    kind: Literal["parked", "retry"] = "parked" if requeue_after is None else "retry"
+    return ReconcileResult(kind=kind, requeue_after=requeue_after, error=str(unexpected))
 
 
 def _result_without_attempt(no_lease: NoLease) -> ReconcileResult:

@@ -41,6 +41,7 @@ def leaves(kind: type[ProviderError]) -> Iterator[type[ProviderError]]:
         ("MisconfiguredError", "misconfigured"),
         ("RejectedError", "rejected"),
         ("AmbiguousError", "ambiguous"),
+        ("UnexpectedError", "unexpected"),
     ],
 )
 def test_error_kind_is_stored_under_a_name_of_its_own(name: str, stored: str) -> None:
