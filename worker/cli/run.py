@@ -30,13 +30,13 @@ from worker.cli import descriptions, output, resources
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
-from worker.config.settings import Settings
+from worker.config.settings import Settings, SettingsError
 from worker.processes import metrics_server
 from worker.processes.heartbeat import heartbeat
 from worker.processes.loop_watch import LoopWatch, WatchedScheduler, WorkerLoopWatch
 from worker.processes.queue_depths import QueueDepths
 from worker.processes.relay import Relay
-from worker.wiring import logging
+from worker.wiring import broker_probe, logging
 from worker.wiring.celery_app import build, keep_our_logging
 from worker.wiring.database import connect
 from worker.wiring.email import EMAIL_FOLDER_NAME
@@ -110,7 +110,7 @@ def run_worker(
     ] = None,
 ) -> None:
     """Run one Celery worker process; run as many as you need."""
-    settings = resources.settings_with_broker("worker")
+    settings = _settings_with_usable_broker("worker")
     chosen = _checked_queues(queues)
     if concurrency is not None:
         settings = settings.model_copy(update={"worker_concurrency": concurrency})
@@ -136,7 +136,7 @@ def run_worker(
 
 def relay() -> None:
     """Publish committed events to the broker; run one or several."""
-    settings = resources.settings_with_broker("relay")
+    settings = _settings_with_usable_broker("relay")
     app = _open_app(settings)
     process = Relay(app, app.runtime.database)
     try:
@@ -154,7 +154,7 @@ def relay() -> None:
 
 def beat() -> None:
     """Schedule the periodic jobs; one is enough, a second does no harm."""
-    settings = resources.settings_with_broker("beat")
+    settings = _settings_with_usable_broker("beat")
     logging.configure(settings)
     keep_our_logging()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -254,6 +254,17 @@ def _quiet_settings(settings: Settings) -> Settings:
     return (
         settings if "log_level" in settings.model_fields_set else settings.model_copy(update={"log_level": "WARNING"})
     )
+
+
+def _settings_with_usable_broker(command: str) -> Settings:
+    """A broker that does not respond is waited for. Raises ``SettingsError`` if its queues are not as ours must be."""
+    settings = resources.settings_with_broker(command)
+    problems = broker_probe.probe(settings.broker).queue_problems
+    if problems:
+        text = "; ".join(f"{each.text} ({each.advice})" for each in problems)
+        message = f"`billing-sync {command}` cannot use the broker: {text}"
+        raise SettingsError(message)
+    return settings
 
 
 def _open_app(settings: Settings) -> BillingApp:

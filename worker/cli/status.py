@@ -40,7 +40,7 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "inbox": {status: count},
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable",
-    "refusal": why it accepts no message, or null},
+    "refusal": why it accepts no message, or null, "queue_problems": [why no worker can use it]},
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
 
     With ORG: an organization as in `orgs`; its links: {"provider", "status", "breaker_reason", "customer_id",
@@ -111,6 +111,7 @@ def _show_overview(
             "address": broker_state.address if broker_state else None,
             "reachable": broker_state.responds if broker_state else None,
             "refusal": broker_state.refusal if broker_state else None,
+            "queue_problems": [each.text for each in broker_state.queue_problems] if broker_state else [],
         }
         document = {**asdict(described), "in_sync": overview.in_sync, **asdict(overview)}
         output.show_json({**document, "broker": broker, "emails": asdict(emails)})
@@ -181,6 +182,11 @@ def _broker_text(state: BrokerState | None) -> str:
     if state.refusal is not None:
         return (
             f"accepts no message, because {state.refusal}; work stays in the database, nothing is lost; "
+            "`billing-sync doctor` says what to do"
+        )
+    if state.queue_problems:
+        return (
+            f"responds, but no worker can use it: {state.queue_problems[0].text}; work stays in the database; "
             "`billing-sync doctor` says what to do"
         )
     return "responds"

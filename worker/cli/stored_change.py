@@ -32,5 +32,7 @@ def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
     state = broker_probe.probe(settings.broker)
     if not state.responds:
         yield BROKER_AWAY_NOTICE
+    elif state.queue_problems:
+        yield f"No worker can use the broker: {state.queue_problems[0].text}. {BROKER_REFUSES_NOTICE}"
     elif state.refusal is not None:
         yield f"The broker accepts no message: {state.refusal}. {BROKER_REFUSES_NOTICE}"

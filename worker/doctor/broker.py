@@ -7,12 +7,11 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import amqp
-from kombu import Connection, Queue
+from kombu import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks.routing import QUEUES
 from worker.config.broker import transport_options
 from worker.config.hosts import is_remote
 from worker.config.settings import Settings, SettingsError
@@ -29,7 +28,6 @@ REFUSAL_ADVICE: Final[Mapping[RedisRefusal, str]] = {
     "it is a replica": "name the primary server in REDIS_URL or CELERY_BROKER_URL",
 }
 MIN_RABBITMQ_VERSION: Final = (4, 0, 1)
-QUORUM: Final = {"x-queue-type": "quorum"}
 
 
 def check(inputs: DoctorInputs) -> list[DoctorFinding]:
@@ -49,7 +47,7 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
         consequence = "changes stay in the database until it does; nothing is lost"
         advice = "start it, or correct REDIS_URL or CELERY_BROKER_URL; then `billing-sync status`"
         return [error("broker_unreachable", f"{state.address} does not respond", consequence, advice)]
-    found = [*_refusal(state), *_encryption(settings.broker, state.address), *_queues(settings)]
+    found = [*_refusal(state), *_encryption(settings.broker, state.address), *_queues(state), *_version(settings)]
     return found or [ok("broker", f"{state.address} responds")]
 
 
@@ -112,8 +110,14 @@ def _encryption(url: str, address: str) -> Iterator[DoctorFinding]:
         yield warning("broker_unencrypted", f"{address} is not encrypted", consequence, f"use {secure}:// in its URL")
 
 
-def _queues(settings: Settings) -> Iterator[DoctorFinding]:
-    """RabbitMQ only: a queue of another type than quorum loses countdowns, and workers cannot declare it."""
+def _queues(state: BrokerState) -> Iterator[DoctorFinding]:
+    for problem in state.queue_problems:
+        consequence = "no worker starts, and work stays in the database"
+        yield error("queue_type", f"no worker can use the broker: {problem.text}", consequence, problem.advice)
+
+
+def _version(settings: Settings) -> Iterator[DoctorFinding]:
+    """RabbitMQ only."""
     if not settings.broker.startswith(("amqp", "pyamqp")):
         return
     try:
@@ -121,18 +125,13 @@ def _queues(settings: Settings) -> Iterator[DoctorFinding]:
             settings.broker, transport_options=transport_options(settings.broker), connect_timeout=4
         ) as connection:
             version = _version_of(connection)
-            wrong = [name for name in QUEUES if _is_of_other_type(connection, name)]
     except (KombuError, OSError, amqp.AMQPError) as failed:
-        yield not_checked("queues_unread", f"the types of the queues cannot be read ({type(failed).__name__})")
+        yield not_checked("queues_unread", f"the version of RabbitMQ cannot be read ({type(failed).__name__})")
         return
     if version and version < MIN_RABBITMQ_VERSION:
         shown = ".".join(map(str, version))
         consequence = "countdowns in its quorum queues may be lost"
         yield error("rabbitmq_old", f"RabbitMQ is version {shown}", consequence, "upgrade it to 4.0.1 or newer")
-    if wrong:
-        consequence = "no worker starts: RabbitMQ refuses to use it as a quorum queue"
-        advice = f"`rabbitmqctl delete_queue {wrong[0]}`; the sweep sends its work again"
-        yield error("queue_type", f"not of the type quorum: {', '.join(wrong)}", consequence, advice)
 
 
 def _version_of(connection: Connection) -> tuple[int, ...]:
@@ -141,18 +140,3 @@ def _version_of(connection: Connection) -> tuple[int, ...]:
     version = properties.get("version", "") if isinstance(properties, dict) else ""
     numbers = str(version).split(".")
     return tuple(map(int, numbers)) if all(number.isdigit() for number in numbers) else ()
-
-
-def _is_of_other_type(connection: Connection, name: str) -> bool:
-    """Declares nothing new: a queue that is absent is found first, passively. Each refusal closes its channel."""
-    try:
-        with connection.channel() as channel:
-            Queue(name, channel=channel).queue_declare(passive=True)
-    except amqp.NotFound:
-        return False
-    try:
-        with connection.channel() as channel:
-            Queue(name, channel=channel, queue_arguments=QUORUM).queue_declare()
-    except amqp.PreconditionFailed:
-        return True
-    return False

@@ -12,6 +12,7 @@ from typing import Final
 
 import psycopg
 import structlog
+from amqp import AMQPError
 from kombu.exceptions import KombuError
 from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
@@ -38,7 +39,7 @@ MAX_RELAY_PAUSE_SECONDS: Final = 8.0  # seconds
 
 # Raised if the broker is unavailable, full, read-only or has another password: errors of kombu and the socket, and
 # those of the Redis client that kombu does not convert.
-BROKER_UNAVAILABLE_ERRORS: Final = (KombuError, OSError, RedisError)
+BROKER_UNAVAILABLE_ERRORS: Final = (AMQPError, KombuError, OSError, RedisError)
 
 
 class Relay:

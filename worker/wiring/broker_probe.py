@@ -1,4 +1,4 @@
-"""Whether the broker responds and accepts messages, without the Celery app and what belongs to it."""
+"""Whether the broker responds, accepts messages and has our queues, without the Celery app and what belongs to it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from amqp import AMQPError
 from kombu import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from worker.config.broker import transport_options
+from worker.wiring import broker_queues
+from worker.wiring.broker_queues import QueueProblem
 
 RedisRefusal = Literal["its memory is full", "it is a replica"]
 
@@ -20,11 +23,15 @@ BROKER_PROBE_SECONDS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerState:
-    """``address`` has no password. ``refusal``: why a Redis that responds accepts no message."""
+    """``address`` has no password. ``refusal``: why a Redis that responds accepts no message.
+
+    ``queue_problems``: why no worker can use the queues of a broker that responds.
+    """
 
     address: str
     responds: bool
     refusal: RedisRefusal | None = None
+    queue_problems: tuple[QueueProblem, ...] = ()
 
 
 def probe(url: str) -> BrokerState:
@@ -33,20 +40,27 @@ def probe(url: str) -> BrokerState:
         address = connection.as_uri()
         try:
             connection.ensure_connection(max_retries=1, timeout=BROKER_PROBE_SECONDS)
-            refusal = _redis_refusal(url) if url.startswith(("redis://", "rediss://")) else None
-        except (KombuError, OSError, RedisError):
+            if url.startswith(("redis://", "rediss://")):
+                return _probe_redis(url, address)
+            problems = tuple(broker_queues.problems_in_rabbitmq(connection)) if _is_rabbitmq(url) else ()
+        except (KombuError, OSError, RedisError, AMQPError):
             return BrokerState(address=address, responds=False)
-        return BrokerState(address=address, responds=True, refusal=refusal)
+        return BrokerState(address=address, responds=True, queue_problems=problems)
 
 
-def _redis_refusal(url: str) -> RedisRefusal | None:
+def _is_rabbitmq(url: str) -> bool:
+    return url.startswith(("amqp", "pyamqp"))
+
+
+def _probe_redis(url: str, address: str) -> BrokerState:
     with Redis.from_url(
         url,
         socket_timeout=BROKER_PROBE_SECONDS,
         socket_connect_timeout=BROKER_PROBE_SECONDS,
         decode_responses=True,
     ) as client:
-        return write_refusal(client.info())
+        refusal, problems = write_refusal(client.info()), tuple(broker_queues.problems_in_redis(client))
+    return BrokerState(address=address, responds=True, refusal=refusal, queue_problems=problems)
 
 
 def write_refusal(info: Mapping[str, Any]) -> RedisRefusal | None:

@@ -401,7 +401,7 @@ def test_a_queue_of_another_type_is_found_in_rabbitmq(set_up: DoctorHarness, rab
         finally:
             queue.delete()
         assert (finding.code, finding.level) == ("queue_type", "error")
-        assert "`rabbitmqctl delete_queue events`" in finding.advice
+        assert "`rabbitmqctl delete_queue events --if-empty`" in finding.advice
         assert set_up.examine("broker") == before
         with pytest.raises(amqp.NotFound):  # the check itself made none
             queue.queue_declare(passive=True)
