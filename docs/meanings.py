@@ -257,6 +257,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "A message that is stored nowhere else could not be handled: `error` was raised at `at`. It is sent again "
         "with a growing wait, and after eight `tries` stored as rejected. Report it; then `billing-sync inbox replay`."
     ),
+    "webhook_failed_unexpectedly": (
+        "The program raised an `error` that nobody named, at `at`, before or while it sent a delivery. It counts as a "
+        "failed attempt. Report it."
+    ),
     "link_failed_unexpectedly": (
         "A sync attempt raised an `error` that nobody named, at `at`. It is retried; the eighth one in a row parks the "
         "link. Report it."

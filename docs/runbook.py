@@ -323,6 +323,12 @@ DELIVERIES: Final[Mapping[DeliveryError, Entry]] = {
         "`openssl s_client -connect HOST:443`.",
         "Renew it. Then " + _REPLAY,
     ),
+    "unexpected": Entry(
+        "The program raised an error that nobody named before or while it sent the event.",
+        "A defect of this version.",
+        "The log event `webhook_failed_unexpectedly`, which says where.",
+        "Report the error and the place. After an update that mends it: " + _REPLAY,
+    ),
 }
 
 TASKS: Final[Mapping[str, Entry]] = {

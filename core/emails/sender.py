@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session
 from core.catalog.plans import Catalog
 from core.common import email_addresses
 from core.common.clock import Clock
+from core.common.error_place import raised_at
 from core.common.validation import one_of
-from core.db.database import Database
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.db.models.access import Invitation, User
 from core.db.models.events import Event
 from core.db.models.organizations import MEMBERSHIP_ROLES, Organization
@@ -135,18 +136,27 @@ class EmailSender:
         try:
             connection.send(self._render(email))
         except EmailDeferredError as error:
-            if email.attempts + 1 < MAX_EMAIL_ATTEMPTS:
-                self._reschedule(email, error.reason, count_attempt=True)
-            else:
-                self._fail(email, f"{error.reason} (after {MAX_EMAIL_ATTEMPTS} attempts)")
+            self._defer(email, error.reason)
             return 0
         except EmailRejectedError as error:
             self._fail(email, error.reason)
+            return 0
+        except Exception as error:
+            if isinstance(error, (EmailServerUnavailableError, *DATABASE_UNAVAILABLE_ERRORS)):
+                raise
+            # Only the class and the place: the text may have an address.
+            self._defer(email, f"the program failed unexpectedly ({type(error).__name__} at {raised_at(error)})")
             return 0
         with self.database.write() as session:
             queue.mark_sent(session, email, self.clock())
         log.info("email_sent", email_id=email.id, kind=email.kind, org_id=email.org_id)
         return 1
+
+    def _defer(self, email: LeasedEmail, reason: str) -> None:
+        if email.attempts + 1 < MAX_EMAIL_ATTEMPTS:
+            self._reschedule(email, reason, count_attempt=True)
+        else:
+            self._fail(email, f"{reason} (after {MAX_EMAIL_ATTEMPTS} attempts)")
 
     def _reschedule(self, email: LeasedEmail, reason: str, *, count_attempt: bool) -> None:
         delay = (

@@ -46,7 +46,9 @@ HTTP_GONE: Final = 410
 _EVENT_REJECTED_STATUSES: Final = frozenset({400, 409, 413, 415, 422})
 
 
-NoResponseReason = Literal["bad_address", "no_answer", "no_connection", "private_address", "timeout", "tls"]
+NoResponseReason = Literal[
+    "bad_address", "no_answer", "no_connection", "private_address", "timeout", "tls", "unexpected"
+]
 DeliveryError = NoResponseReason | Literal["disabled"]
 """``disabled``: the endpoint was gone, so the delivery was not sent."""
 

@@ -17,7 +17,8 @@ from typing import Protocol
 import structlog
 
 from core.common.clock import Clock
-from core.db.database import Database
+from core.common.error_place import raised_at
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.webhooks import deliveries, payloads
 from core.webhooks.deliveries import DeliveryAttempt, WebhookResponse
 from core.webhooks.payloads import CLOUDEVENT_MEDIA_TYPE
@@ -81,11 +82,7 @@ class Dispatcher:
         return True
 
     def _send(self, attempt: DeliveryAttempt) -> bool:
-        body = payloads.build(attempt.event, attempt.name).model_dump_json().encode()
-        signature_headers = self.signer.headers(attempt.endpoint, attempt.event.id, body, self.clock())
-        response = self.sender.post(
-            attempt.endpoint.url, body, {"Content-Type": CLOUDEVENT_MEDIA_TYPE, **signature_headers}
-        )
+        response = self._post(attempt)
         with self.database.write() as session:
             deliveries.record_attempt(session, attempt, response, self.clock())
         write_log = log.info if response.accepted else log.warning
@@ -98,3 +95,22 @@ class Dispatcher:
             error=response.error,
         )
         return response.endpoint_healthy
+
+    def _post(self, attempt: DeliveryAttempt) -> WebhookResponse:
+        """An error that nobody named counts as a failed attempt, so that the delivery fails in the end."""
+        try:
+            body = payloads.build(attempt.event, attempt.name).model_dump_json().encode()
+            signature_headers = self.signer.headers(attempt.endpoint, attempt.event.id, body, self.clock())
+            headers = {"Content-Type": CLOUDEVENT_MEDIA_TYPE, **signature_headers}
+            return self.sender.post(attempt.endpoint.url, body, headers)
+        except Exception as error:
+            if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
+                raise
+            log.error(  # noqa: TRY400 - its text may repeat what was sent
+                "webhook_failed_unexpectedly",
+                endpoint=attempt.endpoint.id,
+                event_id=attempt.event.id,
+                error=type(error).__name__,
+                at=raised_at(error),
+            )
+            return WebhookResponse(error="unexpected")

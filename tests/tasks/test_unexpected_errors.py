@@ -25,16 +25,13 @@ from core.ports.spec import Provider
 from core.reconcile.reconciler import MAX_UNEXPECTED_ATTEMPTS
 from tasks.base import MAX_UNEXPECTED_TRIES, BillingApp, BillingTask, Runtime
 from tasks.routing import QUEUES, RECEIVE_EVENT, SYNC_TO_STRIPE
+from tests.support.strange_error import StrangeError
 from tests.support.sync_world import SyncWorld
 from worker.config.settings import IN_MEMORY_BROKER_URL, Settings
 from worker.wiring.celery_app import build
 
 SECRET = "nobody-may-read-this"
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-class StrangeError(Exception):
-    """Known to nobody."""
 
 
 class NoEvents(missed_webhooks.EventReader):

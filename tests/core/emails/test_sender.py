@@ -11,6 +11,7 @@ from email.headerregistry import Address
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
 from core.access import invitations
@@ -19,7 +20,7 @@ from core.access.limits import UserLimits
 from core.catalog.plans import Catalog
 from core.db import job_locks
 from core.db.database import Database
-from core.db.models.access import InvitationToken
+from core.db.models.access import Invitation, InvitationToken
 from core.db.models.email import Email
 from core.db.models.jobs import JobLock
 from core.emails import queue
@@ -33,6 +34,7 @@ from tasks.routing import SEND_EMAILS
 from tests.support.clocks import SetClock
 from tests.support.smtp_server import SmtpServer, free_port, page, smtp_server, token
 from tests.support.smtp_server import text as text_of
+from tests.support.strange_error import StrangeError
 
 SENDER = SenderConfig(
     from_address=Address("Billing", addr_spec="billing@acme.test"), invitation_url="https://app.test/join#{token}"
@@ -174,6 +176,28 @@ def test_later_for_ever_means_no(email_sender: EmailSender, server: SmtpServer, 
     [row] = rows(email_sender)
     assert (row.state, len(server.rcpt)) == ("failed", 20 - MAX_EMAIL_ATTEMPTS)
     assert row.error == "the SMTP server rejects the recipient (450 4.2.1) (after 10 attempts)"
+
+
+def test_an_error_that_nobody_named_delays_one_email_and_no_other(
+    email_sender: EmailSender, server: SmtpServer, clock: SetClock
+) -> None:
+    def fail_for_the_first(session: Session, invitation_id: str) -> tuple[Invitation, str]:
+        invitation, token_of_it = invitations.new_token(session, invitation_id)
+        if invitation.email.startswith("a"):
+            raise StrangeError(invitation.email)
+        return invitation, token_of_it
+
+    broken = replace(email_sender, new_token=fail_for_the_first)
+    invite(broken, "a@acme.test", "b@acme.test")
+    for _ in range(MAX_EMAIL_ATTEMPTS):
+        task.run(broken)
+        clock.advance(hours=5)
+    first, second = rows(broken)
+    assert (first.state, second.state, len(server.accepted)) == ("failed", "sent", 1)
+    assert first.error is not None
+    assert first.error.startswith("the program failed unexpectedly (StrangeError at test_sender.py:")
+    assert first.error.endswith(") (after 10 attempts)")
+    assert "a@acme.test" not in first.error
 
 
 def test_a_mail_whose_answer_was_lost_comes_again_as_the_same(

@@ -10,11 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import select
 from standardwebhooks.webhooks import Webhook
 from structlog.testing import capture_logs
 
 from core.catalog.plans import Catalog
 from core.db.database import Database
+from core.db.models.webhooks import WebhookDelivery
 from core.webhooks import endpoints
 from core.webhooks.deliveries import DELIVERY_LEASE, DELIVERY_RETRY_DELAYS, WebhookResponse
 from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
@@ -23,6 +25,7 @@ from core.webhooks.signing import Signer
 from providers.outbound_webhooks.http import WebhookHttpSender
 from tests.support.clocks import SetClock
 from tests.support.delivery_harness import DeliveryHarness
+from tests.support.strange_error import StrangeError
 from tests.support.webhook_receiver import ReceiverReply, WebhookReceiver, receiving
 
 SIGNER = Signer("a setting of the deployment, long and random")
@@ -38,6 +41,14 @@ class DiesAfterSending:
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
         self._sender.post(url, body, headers)
         raise KeyboardInterrupt
+
+    def close(self) -> None:
+        return
+
+
+class FailsStrangely:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> WebhookResponse:
+        raise StrangeError(url + str(body) + str(headers))
 
     def close(self) -> None:
         return
@@ -244,3 +255,22 @@ def test_a_replay_sends_what_was_taken_again_under_its_id(
     dispatcher.run(endpoint_id, SECONDS)
     [first, second] = [json.loads(sent.body)["id"] for sent in receiver.requests]
     assert first == second
+
+
+def test_an_error_that_nobody_named_is_a_failed_attempt(
+    harness: DeliveryHarness, receiver: WebhookReceiver, dispatcher: Dispatcher
+) -> None:
+    endpoint_id = subscribe(harness, receiver, "organization.created")
+    harness.publish_event()
+    broken = replace(dispatcher, sender=FailsStrangely())
+    with capture_logs() as logs:
+        for delay in (*DELIVERY_RETRY_DELAYS, DELIVERY_RETRY_DELAYS[-1]):
+            broken.run(endpoint_id, SECONDS)
+            harness.clock.advance(seconds=2 * delay.total_seconds() + 60)
+    with harness.database.read() as session:
+        (delivery,) = session.scalars(select(WebhookDelivery)).all()
+    assert (delivery.state, delivery.last_error) == ("failed", "unexpected")
+    assert delivery.attempts == len(DELIVERY_RETRY_DELAYS) + 1
+    strange = [each for each in logs if each["event"] == "webhook_failed_unexpectedly"]
+    assert {each["error"] for each in strange} == {"StrangeError"}
+    assert receiver.url not in str(logs)
