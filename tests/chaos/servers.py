@@ -92,10 +92,11 @@ class Rabbit:
 
     name = "RabbitMQ"
 
-    def __init__(self, folder: Path, port: int, distribution_port: int) -> None:
+    def __init__(self, folder: Path, port: int, distribution_port: int, disk_free_limit: str) -> None:
         self._folder = folder
         self._port = port
         self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
+        (folder / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = {disk_free_limit}\n", encoding="ascii")
         (folder / "plugins").write_text("[].", encoding="ascii")
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -107,7 +108,7 @@ class Rabbit:
             "RABBITMQ_MNESIA_BASE": str(folder / "queues"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-            "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
             "RABBITMQ_PID_FILE": str(folder / "pid"),
         }
@@ -163,9 +164,10 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
-def rabbit() -> Iterator[Rabbit]:
+def rabbit(disk_free_limit: str = "50MB") -> Iterator[Rabbit]:
+    """``disk_free_limit``: with less free disk its alarm is on. RabbitMQ's own default is 50 MB."""
     with _folder("rabbit") as folder:
-        server = Rabbit(folder, free_port(), free_port())
+        server = Rabbit(folder, free_port(), free_port(), disk_free_limit)
         try:
             server.start()
             yield server

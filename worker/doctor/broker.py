@@ -18,13 +18,14 @@ from worker.config.settings import Settings, SettingsError
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
 from worker.wiring import broker_probe
-from worker.wiring.broker_probe import BrokerState, RedisRefusal
+from worker.wiring.broker_probe import BrokerRefusal, BrokerState
 
 REDIS_SECONDS: Final = 3.0
 HIGH_MEMORY_SHARE: Final = 0.9  # of maxmemory
 MEMORY_ADVICE: Final = "give it more memory with `redis-cli config set maxmemory 512mb`, and the same in redis.conf"
-REFUSAL_ADVICE: Final[Mapping[RedisRefusal, str]] = {
+REFUSAL_ADVICE: Final[Mapping[BrokerRefusal, str]] = {
     "its memory is full": MEMORY_ADVICE,
+    "its alarm is on (memory or disk)": "`rabbitmqctl status` names the alarm; free memory or disk of RabbitMQ",
     "it is a replica": "name the primary server in REDIS_URL or CELERY_BROKER_URL",
 }
 MIN_RABBITMQ_VERSION: Final = (4, 0, 1)

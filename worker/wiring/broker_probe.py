@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import amqp
 from amqp import AMQPError
 from kombu import Connection
 from kombu.exceptions import KombuError
@@ -16,36 +17,64 @@ from worker.config.broker import transport_options
 from worker.wiring import broker_queues
 from worker.wiring.broker_queues import QueueProblem
 
-RedisRefusal = Literal["its memory is full", "it is a replica"]
+BrokerRefusal = Literal["its memory is full", "it is a replica", "its alarm is on (memory or disk)"]
 
 BROKER_PROBE_SECONDS: Final = 2
+_NO_QUEUE: Final = "billing-sync.probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerState:
-    """``address`` has no password. ``refusal``: why a Redis that responds accepts no message.
+    """``address`` has no password. ``refusal``: why a broker that responds accepts no message.
 
     ``queue_problems``: why no worker can use the queues of a broker that responds.
     """
 
     address: str
     responds: bool
-    refusal: RedisRefusal | None = None
+    refusal: BrokerRefusal | None = None
     queue_problems: tuple[QueueProblem, ...] = ()
 
 
 def probe(url: str) -> BrokerState:
-    """One attempt of a few seconds. Why RabbitMQ accepts no message is not read."""
-    with Connection(url, transport_options=transport_options(url), connect_timeout=4) as connection:
+    """One attempt of a few seconds."""
+    blocked: list[str] = []
+    options = transport_options(url) | ({"on_blocked": blocked.append} if _is_rabbitmq(url) else {})
+    with Connection(url, transport_options=options, connect_timeout=4) as connection:
         address = connection.as_uri()
         try:
             connection.ensure_connection(max_retries=1, timeout=BROKER_PROBE_SECONDS)
             if url.startswith(("redis://", "rediss://")):
                 return _probe_redis(url, address)
-            problems = tuple(broker_queues.problems_in_rabbitmq(connection)) if _is_rabbitmq(url) else ()
+            return _probe_rabbitmq(connection, address, blocked) if _is_rabbitmq(url) else _responds(address)
         except (KombuError, OSError, RedisError, AMQPError):
             return BrokerState(address=address, responds=False)
-        return BrokerState(address=address, responds=True, queue_problems=problems)
+
+
+def _responds(address: str) -> BrokerState:
+    """A broker in memory has nothing to ask for."""
+    return BrokerState(address=address, responds=True)
+
+
+def _probe_rabbitmq(connection: Connection, address: str, blocked: list[str]) -> BrokerState:
+    """``blocked`` gets an entry when RabbitMQ says that it reads nothing more from this connection.
+
+    It does so after the first message, which it still confirms. Ours have no queue, so it throws them away.
+    """
+    problems = tuple(broker_queues.problems_in_rabbitmq(connection))
+    channel: Any = connection.channel()  # the published types leave out how to publish
+    refusal: BrokerRefusal | None = None
+    try:
+        for _ in range(2):
+            channel.basic_publish(
+                amqp.Message(b""), exchange="", routing_key=_NO_QUEUE, confirm_timeout=BROKER_PROBE_SECONDS
+            )
+    except TimeoutError:
+        if not blocked:
+            raise
+        refusal = "its alarm is on (memory or disk)"
+        connection.collect()  # it would wait for the answer to its goodbye
+    return BrokerState(address=address, responds=True, refusal=refusal, queue_problems=problems)
 
 
 def _is_rabbitmq(url: str) -> bool:
@@ -63,7 +92,7 @@ def _probe_redis(url: str, address: str) -> BrokerState:
     return BrokerState(address=address, responds=True, refusal=refusal, queue_problems=problems)
 
 
-def write_refusal(info: Mapping[str, Any]) -> RedisRefusal | None:
+def write_refusal(info: Mapping[str, Any]) -> BrokerRefusal | None:
     """Why this Redis refuses each write, by its ``INFO``; ``None``: it accepts them."""
     if memory_share(info) >= 1 and info.get("maxmemory_policy") == "noeviction":
         return "its memory is full"

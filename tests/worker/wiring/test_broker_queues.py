@@ -16,6 +16,7 @@ from core.db.database import Database
 from core.events import outbox
 from core.org_manager import OrgManager
 from sandbox.server import Sandbox
+from tests.chaos.servers import rabbit, rabbit_is_installed
 from tests.support import console
 from tests.support.deployment import deployment
 from tests.support.waiting import until
@@ -88,6 +89,23 @@ def test_an_exchange_of_another_type_is_named(rabbit_url: str) -> None:
         finally:
             exchange.delete()
     assert found.text == "the exchange billing-sync has type direct and must have topic"
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not rabbit_is_installed(), reason="RabbitMQ is not installed: its own node must run out of disk")
+def test_an_alarm_of_rabbitmq_is_told(sqlite_url: str, tmp_path: Path) -> None:
+    Database(sqlite_url).upgrade()
+    folder = console.prepare(tmp_path)
+    with rabbit(disk_free_limit="100000GB") as server:
+        settings = {"CELERY_BROKER_URL": server.url, "DATABASE_URL": sqlite_url}
+        status = " ".join(console.run(folder, "status", settings=settings).stdout.split())
+        report = json.loads(console.run(folder, "doctor", "--json", settings=settings).stdout)
+    assert "broker: accepts no message, because its alarm is on (memory or disk); work stays in the database" in status
+    (found,) = [
+        each for subject in report["subjects"] for each in subject["findings"] if each["code"] == "broker_refuses"
+    ]
+    assert found["message"].endswith("refuses each message: its alarm is on (memory or disk)")
+    assert found["advice"] == "`rabbitmqctl status` names the alarm; free memory or disk of RabbitMQ"
 
 
 @pytest.mark.processes
