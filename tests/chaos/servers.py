@@ -114,6 +114,11 @@ class Rabbit:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    def control(self, *words: str) -> None:
+        """Run ``rabbitmqctl`` at this node."""
+        script = RABBIT_SCRIPT.with_name("rabbitmqctl")
+        subprocess.run([script, *words], env=self._environment, cwd=self._folder, check=True, capture_output=True)
+
     def stop(self) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)

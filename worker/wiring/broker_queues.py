@@ -38,6 +38,14 @@ def problems_in_rabbitmq(connection: Connection) -> Iterator[QueueProblem]:
     """Raises the errors of kombu and amqp if the broker cannot be asked."""
     vhost = connection.virtual_host
     on_vhost = "" if vhost == "/" else f"-p {vhost} "
+    try:
+        yield from _problems(connection, on_vhost)
+    except amqp.AccessRefused as refused:
+        advice = f"""`rabbitmqctl set_permissions {on_vhost}USER ".*" ".*" ".*"` with the user of the broker's URL"""
+        yield QueueProblem(text=f"the user has not the permissions ({refused.reply_text})", advice=advice)
+
+
+def _problems(connection: Connection, on_vhost: str) -> Iterator[QueueProblem]:
     difference = _exchange_difference(connection)
     if difference is not None:
         advice = f"delete the exchange {OUR_EXCHANGE} in RabbitMQ's management page; the next worker makes it anew"

@@ -109,6 +109,23 @@ def test_an_alarm_of_rabbitmq_is_told(sqlite_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.skipif(not rabbit_is_installed(), reason="RabbitMQ is not installed: its own node must have another user")
+def test_a_user_without_permissions_is_told_and_one_with_those_of_a_worker_is_not() -> None:
+    with rabbit() as server:
+        url = server.url.replace("guest:guest", "narrow:word")
+        with Connection(server.url) as connection:
+            Exchange("billing-sync", type="topic", channel=connection.channel()).declare()
+        server.control("add_user", "narrow", "word")
+        server.control("set_permissions", "narrow", "^$", "^$", "^$")
+        (found,) = problems(url)
+        server.control("set_permissions", "narrow", ".*", "^billing-sync$", ".*")
+        narrow = broker_probe.probe(url)
+    assert found.text.startswith("the user has not the permissions (ACCESS_REFUSED - access to exchange 'billing-sync'")
+    assert found.advice.startswith("""`rabbitmqctl set_permissions USER ".*" ".*" ".*"`""")
+    assert (narrow.responds, narrow.refusal, narrow.queue_problems) == (True, None, ())
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["worker", "relay", "beat"])
 def test_no_process_starts_with_a_queue_that_it_cannot_use(
     rabbit_url: str, sqlite_url: str, tmp_path: Path, command: str
