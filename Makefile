@@ -17,6 +17,7 @@
 #   make live      the same against your own test accounts: STRIPE_SECRET_KEY=sk_test_… LAGO_API_URL=… LAGO_API_KEY=…
 #   make bench     benchmarks, each figure beside its baseline (make bench-quick: small sizes, some minutes)
 #   make promtool  Prometheus's own checker of alerts, from Debian's package; without it the tests of the alerts are skipped
+#   make pgbouncer a real PgBouncer, from Debian's package; without it the tests through a pooler are skipped
 #   make lock      writes the lock files again, after a change of dependencies in pyproject.toml
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs promtool nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock
+.PHONY: install demo test test-all check lint types layers docs promtool pgbouncer nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -120,6 +121,15 @@ promtool: $(BIN)/python
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ( cd "$$folder" && \
 	{ apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
 	dpkg-deb -x prometheus_*.deb . ) && cp "$$folder/usr/bin/promtool" $(BIN)/promtool && $(BIN)/promtool --version
+
+# Unpacked as well, with the two libraries that a machine without it may lack; their names differ between releases.
+pgbouncer: $(BIN)/python
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && ( cd "$$folder" && \
+	get() { apt-get download -qq pgbouncer $$(apt-cache depends pgbouncer | sed -nE 's/^ +Depends: (lib(event|c-?ares)[^ ]*)$$/\1/p'); } && \
+	{ get || { apt-get update -qq && get; }; } && \
+	for package in *.deb; do dpkg-deb -x "$$package" .; done ) && mkdir -p $(VENV)/lib/pgbouncer && \
+	cp -a "$$folder"/usr/lib/*/*.so* $(VENV)/lib/pgbouncer/ && cp "$$folder/usr/sbin/pgbouncer" $(BIN)/pgbouncer && \
+	LD_LIBRARY_PATH=$(VENV)/lib/pgbouncer $(BIN)/pgbouncer --version | head -n 1
 
 # Keeps the versions that still fit. To update everything, remove the lock files first.
 lock:
