@@ -69,10 +69,11 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         "Database and broker",
         (
             "Without a broker, one process runs everything (`billing-sync up`). `DATABASE_URL` is `postgresql://…` or "
-            "`sqlite:///…`. `REDIS_URL` is `redis://…`, and `CELERY_BROKER_URL` is `redis://…` or `amqp://…`. With "
+            "`sqlite:///…`; it may lead to a pooler such as PgBouncer. `REDIS_URL` is `redis://…`, and "
+            "`CELERY_BROKER_URL` is `redis://…` or `amqp://…`. With "
             "RabbitMQ set `REDIS_URL` as well: otherwise each process uses the whole rate limit."
         ),
-        ("DATA_DIR", "DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL"),
+        ("DATA_DIR", "DATABASE_URL", "DATABASE_DIRECT_URL", "CELERY_BROKER_URL", "REDIS_URL"),
     ),
     (
         "Plans",

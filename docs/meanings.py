@@ -225,6 +225,7 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "The relay cannot use the database: for example it is unreachable, full or read-only "
         "(`ReadOnlySqlTransaction`). It tries again."
     ),
+    "database_is_ready": "The process waited for its database, and goes on.",
     "drift_check_failed": (
         "The database failed during an automatic drift check of `billing-sync up`. The check resumes automatically."
     ),
@@ -355,6 +356,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "sweep_failed": (
         "The sweep of `billing-sync up` cannot use the broker or the database. It runs again within seconds."
+    ),
+    "waits_for_database": (
+        "A process waits at its start for a database that is starting, read-only or a standby; `reason` says which, "
+        "and what to do. It goes on by itself. The API serves reads meanwhile, if there are any."
     ),
     "webhook_delivered": "A webhook endpoint accepted a delivery.",
     "webhook_delivery_failed": (

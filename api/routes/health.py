@@ -27,8 +27,13 @@ async def get_liveness() -> Health:
 
 @router.get("/readyz")
 async def get_readiness(request: Request, context: ContextDep) -> Health:
-    """The database responds and has this version's schema."""
-    if not await run_sync(context.database.is_schema_current, limiter=probe_threads(request)):
-        detail = "The database schema is of another version. Run `billing-sync db upgrade`."
+    """The database responds and has a schema on which this version may run."""
+    state = await run_sync(context.database.schema_state, limiter=probe_threads(request))
+    if not state.is_usable:
+        detail = (
+            "The database schema is of a newer version. Install it here: `pip install --upgrade billing-sync`."
+            if state.is_newer
+            else "The database schema is of another version. Run `billing-sync db upgrade`."
+        )
         raise problems.unavailable(detail)
     return Health()

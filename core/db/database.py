@@ -6,6 +6,9 @@ be refused at once, whatever the busy timeout (celery.md 8.1). ``read()`` takes 
 There is a limit to each wait: for a lock, for a statement, for a connection and for a host that is gone. There is none
 for a server that is up but frozen: its kernel still responds, so it cannot be distinguished from a slow one.
 
+A pooler such as PgBouncer may be between: no transaction relies on what an earlier one left in its session
+(``core.db.postgres_sessions``).
+
 An error says what went wrong and where, never what was in a row. Postgres repeats row values after the first line of
 its message, so only that line is used.
 """
@@ -17,11 +20,12 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import (
     URL,
     Connection,
@@ -30,27 +34,27 @@ from sqlalchemy import (
     Executable,
     create_engine,
     event,
-    inspect,
     make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from core.db import after_commit
+from core.db import after_commit, postgres_sessions, schema
+from core.db.postgres_sessions import NO_OPTIONS
+from core.db.problems import DatabaseProblem
+from core.db.schema import SchemaState
 
 MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 
 DEFAULT_POOL_SIZE = 20
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
 POSTGRES_CONNECT_TIMEOUT_SECONDS = 5
-# Enough for contention on an organization's row, but not endless. Renewing a lease takes far less than this.
-POSTGRES_LOCK_TIMEOUT = "10s"
-POSTGRES_STATEMENT_TIMEOUT = "30s"
 # Detects a host that is gone: it acknowledges nothing that was sent, or it does not respond to keepalive probes.
 TCP_KEEPALIVE_OPTIONS: dict[str, int] = {
     "tcp_user_timeout": 20_000,  # milliseconds
@@ -62,7 +66,10 @@ TCP_KEEPALIVE_OPTIONS: dict[str, int] = {
 _SQLSTATE_DATA_EXCEPTION = "22"
 _SQLSTATE_READ_ONLY = "25006"
 _READ_ONLY_PARAMETERS = ("default_transaction_read_only", "in_hot_standby")
+READ_ONLY_CODE = "read_only"
 _UNIQUE_NAMES = "unique_names"
+_IS_POOLED = "is_pooled"
+_NO_TRANSACTION = "AUTOCOMMIT"
 SQLITE_FILE_MODE = 0o600
 _SCHEMA_LOCK_ID = 0x62696C6C  # any constant: one upgrade at a time
 # Alembic's environment is global to the process: two upgrades at once would run in each other's database.
@@ -80,6 +87,14 @@ _RETRY_WHILE_BUSY = Retrying(
 
 class DatabaseError(Exception):
     """The database cannot be used as it is. The message says why and what to do."""
+
+
+class UnusableDatabaseError(DatabaseError):
+    """The same, with a problem that `doctor` finds, too."""
+
+    def __init__(self, problem: DatabaseProblem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 # Errors that pass automatically, or once an operator has repaired the database: unreachable, restarting, full,
@@ -105,11 +120,19 @@ class Database:
     """One engine per process. ``close()`` closes its connections.
 
     ``unique_names``: whether a write refuses the name of another organization (``UNIQUE_ORGANIZATION_NAMES``). It does
-    not change the schema.
+    not change the schema. ``direct_url``: the same database without the pooler that is in front of ``url``.
     """
 
-    def __init__(self, url: str, *, pool_size: int = DEFAULT_POOL_SIZE, unique_names: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        direct_url: str | None = None,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        unique_names: bool = True,
+    ) -> None:
         self.url = _parse_url(url)
+        self._direct_url = self.url if direct_url is None else _parse_direct_url(direct_url)
         self._session_info = {_UNIQUE_NAMES: unique_names}
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
@@ -133,11 +156,16 @@ class Database:
     def upgrade(self) -> None:
         """Upgrade the schema to this version's. Safe when many processes or threads do it at once.
 
-        Raises ``DatabaseError`` if another version made the schema.
+        A schema that a newer version made, and on which this one may run, stays as it is. Raises ``DatabaseError`` if
+        another version made the schema.
         """
         with _upgrade_locks.setdefault(os.getpid(), threading.Lock()), self.engine.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK_ID})
+            state = schema.read(connection, _head_revision())
+            if state.is_newer:
+                self._refuse(state)
+                return
             from core.db import upgrade  # noqa: PLC0415 - Alembic is slow to import, and rarely needed
 
             try:
@@ -150,42 +178,90 @@ class Database:
                 raise DatabaseError(message) from error
 
     def ensure_schema(self) -> None:
-        """Make sure that the schema is this version's. A SQLite file is upgraded; a server must be up to date already.
+        """Make sure that this version may run on the schema. A SQLite file is upgraded; a server must be already.
 
         Raises ``DatabaseError``: the schema of a server changes only when its operator upgrades it.
         """
-        head = _head_revision()
         try:
-            current = self._current_revision()
+            state = self.schema_state()
         except OperationalError as error:
-            reason = _first_line(error.orig)
-            message = f"the database is not reachable ({reason}); check DATABASE_URL and that it is running"
-            raise DatabaseError(message) from error
-        if current == head:
+            raise self._unreachable(error) from error
+        if self.is_sqlite and not state.is_newer:
+            if not state.is_usable:
+                self.upgrade()
             return
-        if not self.is_sqlite:
-            schema = f"schema is {current}" if current else "is empty"
-            message = f"the database {schema}, this version needs {head}: run `billing-sync db upgrade`"
-            raise DatabaseError(message)
-        self.upgrade()
+        self._refuse(state)
 
-    def is_schema_current(self) -> bool:
-        """Whether the schema is this version's. Raises one of ``DATABASE_UNAVAILABLE_ERRORS`` if it cannot be read."""
-        return self._current_revision() == _head_revision()
+    def schema_state(self) -> SchemaState:
+        """Raises one of ``DATABASE_UNAVAILABLE_ERRORS`` if it cannot be read."""
+        with self._read_engine.connect() as connection:
+            return schema.read(connection, _head_revision())
 
-    def schema_revisions(self) -> tuple[str | None, str]:
-        """The schema's revision, ``None`` if it is empty, and the one that this version needs. Raises as above."""
-        return self._current_revision(), _head_revision()
+    def accepts_schema(self) -> bool:
+        """Whether this version may run on the schema. Raises as ``schema_state`` does."""
+        return self.schema_state().is_usable
+
+    def obstacle(self) -> DatabaseProblem | None:
+        """What a process has to wait for: a server that is starting, or that accepts no write.
+
+        Raises ``DatabaseError`` if it cannot be reached at all.
+        """
+        if self.is_sqlite:
+            return None
+        try:
+            with self.read() as session:
+                return read_only_problem(session)
+        except OperationalError as error:
+            if not postgres_sessions.is_not_ready(error.orig):
+                raise self._unreachable(error) from error
+            return postgres_sessions.not_ready(_first_line(error.orig))
+
+    def needs_direct_url(self) -> bool:
+        """Whether a pooler is in front, and no address without it is known. Not for SQLite."""
+        with self.read() as session:
+            return bool(session.connection().info.get(_IS_POOLED)) and self._direct_url == self.url
+
+    def direct_url_problem(self) -> DatabaseProblem | None:
+        """What is wrong with the address without a pooler, if there is one."""
+        if self._direct_url == self.url:
+            return None
+        if self.is_sqlite:
+            return postgres_sessions.DIRECT_URL_OF_SQLITE
+        try:
+            with self.session_of_server() as server:
+                if server is None:
+                    return postgres_sessions.DIRECT_URL_POOLED
+                direct = postgres_sessions.identity(server)
+        except psycopg.OperationalError as error:
+            return postgres_sessions.direct_url_unreachable(_first_line(error))
+        with self.read() as session:
+            pooled = session.connection().connection.driver_connection
+            is_same = isinstance(pooled, psycopg.Connection) and postgres_sessions.identity(pooled) == direct
+        return None if is_same else postgres_sessions.DIRECT_URL_DIFFERS
+
+    @contextmanager
+    def session_of_server(self) -> Iterator[psycopg.Connection[tuple[object, ...]] | None]:
+        """A session of the server itself, outside of the pool; ``None`` if a pooler is in front of it.
+
+        Raises ``psycopg.Error`` if it cannot be reached.
+        """
+        url = self._direct_url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with closing(psycopg.connect(url, **_connect_arguments())) as connection:
+            yield None if postgres_sessions.is_pooled(connection) else connection
+
+    def _refuse(self, state: SchemaState) -> None:
+        """Raises ``UnusableDatabaseError`` if this version may not run on the schema."""
+        if (problem := state.problem(is_sqlite=self.is_sqlite)) is not None:
+            raise UnusableDatabaseError(problem)
+
+    def _unreachable(self, error: OperationalError) -> DatabaseError:
+        reason = _first_line(error.orig)
+        if postgres_sessions.refuses_options(error.orig):
+            return DatabaseError(f"the pooler in front of the database refuses it ({reason}): {NO_OPTIONS}")
+        return DatabaseError(f"the database is not reachable ({reason}); check DATABASE_URL and that it is running")
 
     def close(self) -> None:
         self.engine.dispose()
-
-    def _current_revision(self) -> str | None:
-        with self._read_engine.connect() as connection:
-            if not inspect(connection).has_table("alembic_version"):
-                return None
-            revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-            return revision
 
 
 def is_read_only(session: Session) -> bool:
@@ -196,6 +272,30 @@ def is_read_only(session: Session) -> bool:
     if session.get_bind().dialect.name != "postgresql":
         return False
     return bool(session.scalar(text("SELECT current_setting('transaction_read_only') = 'on'")))
+
+
+def read_only_problem(session: Session) -> DatabaseProblem | None:
+    """Why the database accepts no write."""
+    if not is_read_only(session):
+        return None
+    consequence = "no change is accepted and none is synced"
+    if session.scalar(text("SELECT pg_is_in_recovery()")):
+        return DatabaseProblem(
+            code=READ_ONLY_CODE,
+            message="the database is read-only: it is a standby",
+            consequence=consequence,
+            advice="set DATABASE_URL to the primary server, or promote this one; the processes go on by themselves",
+        )
+    name = session.scalar(text("SELECT current_database()"))
+    return DatabaseProblem(
+        code=READ_ONLY_CODE,
+        message="the database is read-only: default_transaction_read_only is on",
+        consequence=consequence,
+        advice=(
+            f"if its disk is full, free space; then `ALTER DATABASE {name} RESET default_transaction_read_only`, "
+            "or the same with `ALTER ROLE` or `ALTER SYSTEM`, where it was set; the processes go on by themselves"
+        ),
+    )
 
 
 def has_unique_names(session: Session) -> bool:
@@ -256,6 +356,17 @@ def _parse_url(url: str) -> URL:
     return parsed
 
 
+def _parse_direct_url(url: str) -> URL:
+    try:
+        parsed = _parse_url(url)
+    except DatabaseError as error:
+        raise DatabaseError(str(error).replace("DATABASE_URL", "DATABASE_DIRECT_URL")) from None
+    if parsed.get_backend_name() == "sqlite":
+        message = "DATABASE_DIRECT_URL names a SQLite file: it is for a Postgres behind a pooler; remove it"
+        raise DatabaseError(message)
+    return parsed
+
+
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     engine = create_engine(
         url,
@@ -307,27 +418,57 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={
-            "connect_timeout": POSTGRES_CONNECT_TIMEOUT_SECONDS,
-            **TCP_KEEPALIVE_OPTIONS,
-            "options": (
-                f"-c timezone=UTC -c lock_timeout={POSTGRES_LOCK_TIMEOUT} "
-                f"-c statement_timeout={POSTGRES_STATEMENT_TIMEOUT} "
-                "-c idle_in_transaction_session_timeout=60s"
-            ),
-        },
+        isolation_level=_NO_TRANSACTION,  # we send BEGIN ourselves
+        connect_args=_connect_arguments(),
     )
+    event.listen(engine, "do_connect", _connect_to_postgres)
+    event.listen(engine, "begin", _begin_on_postgres)
     event.listen(engine, "handle_error", _redact_values)
     event.listen(engine, "checkin", _drop_if_read_only)
     return engine
 
 
+def _connect_arguments() -> dict[str, Any]:
+    return {
+        "connect_timeout": POSTGRES_CONNECT_TIMEOUT_SECONDS,
+        **TCP_KEEPALIVE_OPTIONS,
+        "client_encoding": "utf8",  # whatever PGCLIENTENCODING says
+        "autocommit": True,
+    }
+
+
+def _connect_to_postgres(
+    dialect: Dialect, record: ConnectionPoolEntry | None, arguments: list[Any], parameters: dict[str, Any]
+) -> DBAPIConnection:
+    """Raises ``UnusableDatabaseError`` at the first connection to a database that could not store every text."""
+    connection = dialect.connect(*arguments, **parameters)
+    driver: Any = connection
+    with ExitStack() as undo:
+        undo.callback(driver.close)
+        if (problem := postgres_sessions.encoding_problem(driver)) is not None:
+            raise UnusableDatabaseError(problem)
+        is_pooled = postgres_sessions.is_pooled(driver)
+        if is_pooled:
+            driver.prepare_threshold = None  # the next transaction may be in a session that has not prepared it
+        if record is not None:
+            record.info[_IS_POOLED] = is_pooled
+        undo.pop_all()
+    return connection
+
+
+def _begin_on_postgres(connection: Connection) -> None:
+    """In one round trip, as BEGIN alone would take."""
+    if connection.get_execution_options().get("isolation_level") != _NO_TRANSACTION:
+        connection.exec_driver_sql(postgres_sessions.BEGIN_STATEMENT)
+
+
 def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401 - the DBAPI's own
     """The pool keeps no read-only connection: it would stay so when the database is not any more.
 
-    The address may also lead to another server by then. Postgres reports both settings, from version 14 on.
+    The address may also lead to another server by then. Postgres reports both settings, from version 14 on. Of a
+    pooler's connections only the pooler knows to which server they lead.
     """
-    if connection is None or connection.closed:
+    if connection is None or connection.closed or record.info.get(_IS_POOLED):
         return
     if "on" in {connection.info.parameter_status(name) for name in _READ_ONLY_PARAMETERS}:
         record.invalidate()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, func, select, text
 from sqlalchemy.orm import Session
 
 from core.db.database import Database
@@ -50,7 +50,7 @@ def _snapshot(database: Database) -> Iterator[Session]:
     """A session that sees no later writes. In SQLite every read transaction is a snapshot anyway."""
     with database.read() as session:
         if not database.is_sqlite:
-            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         yield session
 
 

@@ -23,7 +23,7 @@ SECRETS: Final = (
     "SMTP_PASSWORD",
     "FLOWER_BASIC_AUTH",
 )
-ADDRESSES: Final = ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL")
+ADDRESSES: Final = ("DATABASE_URL", "DATABASE_DIRECT_URL", "CELERY_BROKER_URL", "REDIS_URL")
 
 # Columns for names and emails: the rows themselves, the data of service events, and the body of an open create request.
 PLACES_FOR_NAMES: Final = {

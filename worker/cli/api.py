@@ -16,7 +16,7 @@ from worker.config.api import DEFAULT_API_PORT
 from worker.processes.heartbeat import heartbeat
 from worker.wiring import api as api_wiring
 from worker.wiring import logging
-from worker.wiring.database import connect
+from worker.wiring.database import connect, wait_until_ready
 
 API_CHECK_SECONDS = 1.0  # seconds
 
@@ -40,6 +40,7 @@ def api(
     }
     logging.configure(settings)
     resources.make_database_folder(settings)
+    wait_until_ready(settings, for_writes=False)
     with (
         stop_on_signal() as stopping,
         api_wiring.serve(settings, server_settings.model_copy(update=overrides)) as server,

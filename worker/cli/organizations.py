@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from core.reporting.overview import LinkFilter, OrganizationReport
 from worker.cli import descriptions, output, resources
 from worker.cli.output import Column
 from worker.config import settings as settings_of
-from worker.wiring.database import connect
+from worker.wiring.database import check_direct_url, connect, connect_directly
 
 
 def orgs(  # noqa: PLR0913 - each is one option
@@ -61,11 +62,10 @@ def upgrade_database() -> None:
     """Upgrade the database schema to this version's."""
     settings = settings_of.read()
     resources.make_database_folder(settings)
-    database = connect(settings)
-    try:
+    with closing(connect(settings, pool_size=1)) as database:
+        check_direct_url(database)
+    with closing(connect_directly(settings)) as database:
         database.upgrade()
-    finally:
-        database.close()
     output.show("The database schema is up to date.")
 
 

@@ -38,7 +38,7 @@ from worker.processes.queue_depths import QueueDepths
 from worker.processes.relay import Relay
 from worker.wiring import broker_probe, logging
 from worker.wiring.celery_app import build, keep_our_logging
-from worker.wiring.database import connect
+from worker.wiring.database import connect, wait_until_ready
 from worker.wiring.email import EMAIL_FOLDER_NAME
 from worker.wiring.runtime import check_accounts
 
@@ -57,6 +57,7 @@ def up() -> None:
 
     settings, api = settings_of.read(), api_settings.read()
     logging.configure(_quiet_settings(settings))
+    wait_until_ready(settings, for_writes=True)  # while a signal still ends the process
     with (
         resources.single_instance(settings.data_dir),
         stop_on_signal() as stopping,
@@ -273,6 +274,7 @@ def _open_app(settings: Settings) -> BillingApp:
     keep_our_logging()
     app = build(settings)
     resources.make_database_folder(settings)
+    wait_until_ready(settings, for_writes=True)
     app.runtime  # noqa: B018 - opens it
     return app
 

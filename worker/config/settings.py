@@ -51,6 +51,12 @@ class Settings(EmailSettings):
     database_url: str | None = Field(
         default=None, repr=False, description="SQLite or Postgres; default: a file in DATA_DIR."
     )
+    database_direct_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="The same Postgres without a pooler, if DATABASE_URL leads to one such as PgBouncer: the relay is "
+        "notified there, and `db upgrade` runs there; default: the relay asks every 0.2 s.",
+    )
     celery_broker_url: str | None = Field(
         default=None, repr=False, description="redis:// or amqp://; default: REDIS_URL."
     )

@@ -6,24 +6,23 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import psycopg
-from psycopg.conninfo import make_conninfo
 from sqlalchemy import Row, text
 from sqlalchemy.exc import DBAPIError
 
 from core.common.clock import utc_now
-from core.db.database import POSTGRES_CONNECT_TIMEOUT_SECONDS, Database, DatabaseError
+from core.db.database import Database, DatabaseError, UnusableDatabaseError, read_only_problem
+from core.db.problems import DatabaseProblem
+from core.db.schema import SchemaState
 from worker.doctor.findings import DoctorFinding, error, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
+from worker.processes.relay import POOLER_POLL_SECONDS
 
 MIN_POSTGRES_VERSION: Final = 140_000  # older ones get no security fixes
 MAX_DATABASE_CLOCK_DIFFERENCE: Final = timedelta(seconds=5)
 
 _POSTGRES_STATE = text(
     "SELECT current_setting('server_version_num')::int AS number, "
-    "current_setting('server_version') AS version, "
-    "pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only') = 'on' AS is_read_only, "
-    "current_database() AS name, clock_timestamp() AS now"
+    "current_setting('server_version') AS version, clock_timestamp() AS now"
 )
 
 
@@ -34,12 +33,12 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     try:
         with inputs.open_database() as database:
             return list(_findings(database))
+    except UnusableDatabaseError as unusable:
+        return [_finding_of(unusable.problem)]
     except DatabaseError as invalid:
         return [error("database_url_invalid", str(invalid), "no process starts", "correct DATABASE_URL")]
     except DBAPIError as failed:
         return [_unreachable(failed.orig, is_sqlite=file is not None)]
-    except psycopg.Error as failed:
-        return [_unreachable(failed, is_sqlite=False)]
 
 
 def _unreachable(failed: BaseException | None, *, is_sqlite: bool) -> DoctorFinding:
@@ -53,67 +52,57 @@ def _unreachable(failed: BaseException | None, *, is_sqlite: bool) -> DoctorFind
     return error("database_unreachable", message, "no change is accepted and none is synced", advice)
 
 
+def _finding_of(problem: DatabaseProblem) -> DoctorFinding:
+    """As an error that stops the start of a process, or makes it wait."""
+    return error(problem.code, problem.message, problem.consequence, problem.advice)
+
+
 def _findings(database: Database) -> Iterator[DoctorFinding]:
-    if not database.is_sqlite and (encoding := _server_encoding(database)) != "UTF8":
-        yield error(
-            "encoding",
-            f"the database's encoding is {encoding}",
-            "a name with a character that it lacks is refused",
-            "create a database with `createdb --encoding=UTF8 --template=template0 NAME`, and move the rows",
-        )
-        return  # with SQL_ASCII, SQLAlchemy cannot even connect
-    current, needed = database.schema_revisions()
+    schema = database.schema_state()
     if database.is_sqlite:
         with database.read() as session:
             version = session.scalar(text("SELECT sqlite_version()"))
-        found = list(_schema_findings(current, needed, is_sqlite=True))
-        yield from found or [ok("database", f"SQLite {version}, schema {current}, {database.url.database}")]
+        found = [*_schema_findings(schema, is_sqlite=True), *_direct_url_findings(database)]
+        yield from found or [ok("database", f"SQLite {version}, {_schema_text(schema)}, {database.url.database}")]
         return
     before = utc_now()
     with database.read() as session:
         state = session.execute(_POSTGRES_STATE).one()
+        read_only = read_only_problem(session)
     clock_difference = abs(_halfway(before, utc_now()) - state.now)
-    found = [*_schema_findings(current, needed, is_sqlite=False), *_server_findings(state, clock_difference)]
+    found = [
+        *_schema_findings(schema, is_sqlite=False),
+        *([] if read_only is None else [_finding_of(read_only)]),
+        *_direct_url_findings(database),
+        *_server_findings(state, clock_difference),
+    ]
     place = f"{database.url.database} at {database.url.host or 'the local socket'}"
-    yield from found or [ok("database", f"Postgres {state.version}, schema {current}, {place}")]
-
-
-def _server_encoding(database: Database) -> str | None:
-    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(make_conninfo(url, connect_timeout=POSTGRES_CONNECT_TIMEOUT_SECONDS)) as connection:
-        return connection.info.parameter_status("server_encoding")
-
-
-def _schema_findings(current: str | None, needed: str, *, is_sqlite: bool) -> Iterator[DoctorFinding]:
-    if current == needed:
-        return
-    if current is not None and current.isdigit() and not current.startswith("0") and int(current) > int(needed):
-        yield error(
-            "schema_newer",
-            f"the schema is {current}, and this version knows {needed}",
-            "this version must not write it",
-            "install the newer version here: `pip install --upgrade billing-sync`",
+    yield from found or [ok("database", f"Postgres {state.version}, {_schema_text(schema)}, {place}")]
+    if database.needs_direct_url():
+        yield not_set(
+            "no_direct_url",
+            f"a pooler is in front of the database, so the relay asks for new events every {POOLER_POLL_SECONDS} s",
+            "to have it notified: DATABASE_DIRECT_URL, the same database without the pooler",
         )
-        return
-    message = f"the schema is {current}" if current else "the database is empty"
-    consequence = "the next command upgrades it" if is_sqlite else "no process of this version starts"
-    finding = warning if is_sqlite else error
-    yield finding("schema_older", f"{message}, this version needs {needed}", consequence, "`billing-sync db upgrade`")
+
+
+def _schema_text(schema: SchemaState) -> str:
+    newer = f", on which this version ({schema.needed}) may run" if schema.is_newer else ""
+    return f"schema {schema.current}{newer}"
+
+
+def _schema_findings(schema: SchemaState, *, is_sqlite: bool) -> Iterator[DoctorFinding]:
+    if (problem := schema.problem(is_sqlite=is_sqlite)) is not None:
+        finding = warning if is_sqlite and not schema.is_newer else error
+        yield finding(problem.code, problem.message, problem.consequence, problem.advice)
+
+
+def _direct_url_findings(database: Database) -> Iterator[DoctorFinding]:
+    if (problem := database.direct_url_problem()) is not None:
+        yield _finding_of(problem)
 
 
 def _server_findings(state: Row[Any], clock_difference: timedelta) -> Iterator[DoctorFinding]:
-    if state.is_standby:
-        consequence = "no change is accepted and none is synced"
-        advice = "set DATABASE_URL to the primary server"
-        yield error("read_only", "the database is read-only: it is a standby", consequence, advice)
-    elif state.is_read_only:
-        yield error(
-            "read_only",
-            "the database is read-only: default_transaction_read_only is on",
-            "no change is accepted and none is synced",
-            f"if its disk is full, free space; then `ALTER DATABASE {state.name} RESET default_transaction_read_only`, "
-            "or the same with `ALTER ROLE` or `ALTER SYSTEM`, where it was set; the processes go on by themselves",
-        )
     if state.number < MIN_POSTGRES_VERSION:
         yield warning(
             "server_old",

@@ -1,23 +1,23 @@
 """The relay publishes committed events to the broker, oldest first. It may repeat a message and never loses one.
 
 It leases rows, publishes them, then marks them as published; no transaction is open during a call to the broker. On
-Postgres it waits with LISTEN, on SQLite it polls. Several relays share the work. While the broker or the database is
-unavailable, full or read-only, the relay keeps retrying.
+Postgres it waits with LISTEN, on SQLite and behind a pooler it polls. Several relays share the work. While the broker
+or the database is unavailable, full or read-only, the relay keeps retrying.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import Final
 
 import psycopg
 import structlog
 from amqp import AMQPError
 from kombu.exceptions import KombuError
-from psycopg.conninfo import make_conninfo
 from redis.exceptions import RedisError
 
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS, TCP_KEEPALIVE_OPTIONS, Database, cause_name
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name
 from core.emails import queue as email_queue
 from core.events import outbox
 from core.inbox import provider_webhooks
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 RELAY_BATCH_SIZE: Final = 500
 SQLITE_POLL_SECONDS: Final = 0.02  # seconds
+POOLER_POLL_SECONDS: Final = 0.2  # seconds; a pooler passes no notification on
 POSTGRES_POLL_SECONDS: Final = 1.0  # seconds; the fallback for a missed notification
 FIRST_RELAY_PAUSE_SECONDS: Final = 0.5  # seconds; doubled by each consecutive failure
 MAX_RELAY_PAUSE_SECONDS: Final = 8.0  # seconds
@@ -51,6 +52,9 @@ class Relay:
         self._stopping = threading.Event()
         self._burst_classifier = BurstClassifier(app.runtime.reconciler.request_gates.rate_limiter.expected_rate)
         self._listener: psycopg.Connection[tuple[object, ...]] | None = None
+        self._closing = ExitStack()
+        # Without LISTEN. Of Postgres it is not known before the first wait.
+        self._polls = database.is_sqlite
         self._failures = 0
 
     def run(self) -> None:
@@ -78,7 +82,7 @@ class Relay:
     def _relay_events(self) -> int:
         runtime = self._app.runtime
         now = runtime.clock
-        if self._database.is_sqlite and not self._is_pending():
+        if self._polls and not self._is_pending():
             return 0
         with self._database.write() as session:
             token, events = outbox.lease_batch(session, RELAY_BATCH_SIZE, now())
@@ -102,7 +106,7 @@ class Relay:
         return len(events)
 
     def _is_pending(self) -> bool:
-        """For SQLite, which is polled: a read avoids the write lock that even an empty lease would take."""
+        """For a database that is polled: a read avoids the lock of SQLite that even an empty lease would take."""
         with self._database.read() as session:
             return outbox.has_pending(session)
 
@@ -124,22 +128,26 @@ class Relay:
         self._failures += 1
 
     def _wait_for_events(self) -> None:
-        if self._database.is_sqlite:
-            self._stopping.wait(SQLITE_POLL_SECONDS)
+        listener = None if self._polls else self._listen()
+        if listener is None:
+            self._stopping.wait(SQLITE_POLL_SECONDS if self._database.is_sqlite else POOLER_POLL_SECONDS)
             return
-        for _ in self._listen().notifies(timeout=POSTGRES_POLL_SECONDS, stop_after=1):
+        for _ in listener.notifies(timeout=POSTGRES_POLL_SECONDS, stop_after=1):
             pass
 
-    def _listen(self) -> psycopg.Connection[tuple[object, ...]]:
+    def _listen(self) -> psycopg.Connection[tuple[object, ...]] | None:
+        """``None`` behind a pooler."""
         if self._listener is None:
-            url = self._database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            self._listener = psycopg.connect(
-                make_conninfo(url, connect_timeout=5, **TCP_KEEPALIVE_OPTIONS), autocommit=True
-            )
-            self._listener.execute(f"LISTEN {outbox.EVENTS_CHANNEL}")
+            self._listener = self._closing.enter_context(self._database.session_of_server())
+            self._polls = self._listener is None
+            if self._listener is not None:
+                self._listener.execute(f"LISTEN {outbox.EVENTS_CHANNEL}")
+            else:
+                self._closing.close()
         return self._listener
 
     def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        """The next wait finds out anew what DATABASE_URL leads to."""
+        self._closing.close()
+        self._listener = None
+        self._polls = self._database.is_sqlite

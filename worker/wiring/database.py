@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
-from core.db.database import DEFAULT_POOL_SIZE, Database
+import time
+from contextlib import closing
+from typing import Final
+
+import structlog
+
+from core.db.database import DEFAULT_POOL_SIZE, READ_ONLY_CODE, Database, UnusableDatabaseError
 from worker.config.settings import Settings
+
+log = structlog.get_logger()
+
+WAIT_FOR_DATABASE_SECONDS: Final = 1.0
 
 
 def connect(settings: Settings, *, pool_size: int = DEFAULT_POOL_SIZE) -> Database:
-    return Database(settings.database, pool_size=pool_size, unique_names=settings.unique_organization_names)
+    return Database(
+        settings.database,
+        direct_url=settings.database_direct_url,
+        pool_size=pool_size,
+        unique_names=settings.unique_organization_names,
+    )
+
+
+def connect_directly(settings: Settings) -> Database:
+    """Without the pooler, if there is one and DATABASE_DIRECT_URL is set."""
+    return Database(settings.database_direct_url or settings.database, pool_size=1)
+
+
+def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
+    """Wait while the server is starting or is read-only, and say so once. It goes on by itself, as after a failover.
+
+    ``for_writes``: the API also starts on a read-only database, because it answers reads there. Raises
+    ``DatabaseError`` if the server cannot be reached, or DATABASE_DIRECT_URL does not lead to it.
+    """
+    with closing(connect(settings, pool_size=1)) as database:
+        said = None
+        while (obstacle := database.obstacle()) is not None:
+            if (reason := str(obstacle)) != said:
+                log.warning("waits_for_database", reason=reason)
+                said = reason
+            if obstacle.code == READ_ONLY_CODE and not for_writes:
+                break
+            time.sleep(WAIT_FOR_DATABASE_SECONDS)
+        else:
+            if said is not None:
+                log.warning("database_is_ready")
+        check_direct_url(database)
+
+
+def check_direct_url(database: Database) -> None:
+    """Raises ``UnusableDatabaseError`` if DATABASE_DIRECT_URL does not lead to the server behind the pooler."""
+    if (problem := database.direct_url_problem()) is not None:
+        raise UnusableDatabaseError(problem)

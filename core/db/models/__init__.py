@@ -20,6 +20,7 @@ from core.db.models.jobs import JobLock
 from core.db.models.organizations import Membership, Organization
 from core.db.models.processes import ProcessHeartbeat
 from core.db.models.providers import ProviderStatus
+from core.db.models.schema import SchemaCompatibility
 from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ProcessHeartbeat",
     "ProviderStatus",
     "ProviderWebhook",
+    "SchemaCompatibility",
     "SentInvitation",
     "ServiceAccount",
     "ServiceEvent",

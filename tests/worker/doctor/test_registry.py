@@ -45,11 +45,12 @@ def sets(**values: str | None) -> Break:
     return lambda set_up: set_up.set(values)
 
 
-def executes(statement: str) -> Break:
+def executes(*statements: str) -> Break:
     def execute(set_up: DoctorHarness) -> None:
         database = set_up.database()
         with database.write() as session:
-            session.execute(text(statement))
+            for statement in statements:
+                session.execute(text(statement))
         database.close()
 
     return execute
@@ -140,7 +141,14 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("database", is_no_database, "database_unreachable", "check DATABASE_URL"),
     ("database", executes("UPDATE alembic_version SET version_num = '8'"), "schema_older", "`billing-sync db upgrade`"),
     ("database", executes("DELETE FROM alembic_version"), "schema_older", "`billing-sync db upgrade`"),
-    ("database", executes("UPDATE alembic_version SET version_num = '99'"), "schema_newer", "`pip install --upgrade"),
+    (
+        "database",
+        executes(
+            "UPDATE alembic_version SET version_num = '99'", "UPDATE schema_compatibility SET lowest_revision = 99"
+        ),
+        "schema_newer",
+        "`pip install --upgrade",
+    ),
     ("processes", sets(), "no_up", "`billing-sync up`"),
     ("processes", lambda it: it.beats("up", at=utc_now().replace(year=2020)), "no_up", "`billing-sync up`"),
     ("processes", lambda it: it.beats("up", version="0.0.1"), "versions_differ", "`billing-sync worker`"),

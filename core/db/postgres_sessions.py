@@ -1,0 +1,111 @@
+"""Sessions of Postgres, and what holds if a pooler such as PgBouncer in transaction mode is between.
+
+Such a pooler gives each transaction any of its sessions of the server. So nothing may be set for a session, and a
+statement that one session has prepared is unknown in the next. Each transaction begins with its own limits. A pooler
+accepts no ``options`` at the start of a connection either, so those in DATABASE_URL are the user's alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+
+from core.db.problems import DatabaseProblem
+
+# Enough for contention on an organization's row, but not endless. Renewing a lease takes far less than this.
+POSTGRES_LOCK_TIMEOUT: Final = "10s"
+POSTGRES_STATEMENT_TIMEOUT: Final = "30s"
+BEGIN_STATEMENT: Final = (
+    f"BEGIN; SET LOCAL lock_timeout = '{POSTGRES_LOCK_TIMEOUT}'; "
+    f"SET LOCAL statement_timeout = '{POSTGRES_STATEMENT_TIMEOUT}'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL timezone = 'UTC'"
+)
+_NEEDED_ENCODING: Final = "UTF8"
+# libpq gives no code for an error at the start of a connection. All that pass by themselves begin so: the server is
+# starting up, is shutting down, is in recovery mode, is not yet accepting connections.
+_NOT_READY: Final = "the database system is "
+# Of PgBouncer.
+_OPTIONS_REFUSED: Final = "unsupported startup parameter"
+NO_OPTIONS: Final = (
+    "remove `options` from DATABASE_URL, and set the same for the role, such as `ALTER ROLE … SET search_path = …`"
+)
+
+
+_SESSIONS: Final = "the relay is not notified, and `db upgrade` may run elsewhere"
+_OR_REMOVE: Final = "or remove it: the relay then asks for new events several times a second"
+DIRECT_URL_OF_SQLITE: Final = DatabaseProblem(
+    code="direct_url_unused",
+    message="DATABASE_DIRECT_URL is set, but DATABASE_URL is a SQLite file, which has no pooler",
+    consequence="nothing uses it",
+    advice="remove DATABASE_DIRECT_URL, or set DATABASE_URL to the Postgres",
+)
+DIRECT_URL_POOLED: Final = DatabaseProblem(
+    code="direct_url_pooled",
+    message="DATABASE_DIRECT_URL leads to a pooler, not to the server itself",
+    consequence=_SESSIONS,
+    advice=f"set it to the server's own address, {_OR_REMOVE}",
+)
+DIRECT_URL_DIFFERS: Final = DatabaseProblem(
+    code="direct_url_differs",
+    message="DATABASE_DIRECT_URL and DATABASE_URL lead to different databases",
+    consequence=_SESSIONS,
+    advice=f"set it to the same database without the pooler, {_OR_REMOVE}",
+)
+
+
+def direct_url_unreachable(reason: str) -> DatabaseProblem:
+    return DatabaseProblem(
+        code="direct_url_unreachable",
+        message=f"DATABASE_DIRECT_URL is not reachable ({reason})",
+        consequence=_SESSIONS,
+        advice=f"correct it, {_OR_REMOVE}",
+    )
+
+
+def identity(connection: psycopg.Connection[Any]) -> tuple[object, ...] | None:
+    """What only this database of this server has, until the server is restarted."""
+    return connection.execute(
+        "SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()"
+    ).fetchone()
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler is between: what it gave us at the start is not the id of the server's process."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
+
+
+def is_not_ready(error: BaseException | None) -> bool:
+    """Whether a server refused a connection that it will accept later."""
+    return _NOT_READY in str(error)
+
+
+def not_ready(reason: str) -> DatabaseProblem:
+    return DatabaseProblem(
+        code="database_starting",
+        message=f"the database accepts no connection yet ({reason})",
+        consequence="no change is accepted and none is synced",
+        advice="the processes go on by themselves when it does",
+    )
+
+
+def refuses_options(error: BaseException | None) -> bool:
+    """Whether a pooler refused the ``options`` of DATABASE_URL."""
+    return _OPTIONS_REFUSED in str(error)
+
+
+def encoding_problem(connection: psycopg.Connection[Any]) -> DatabaseProblem | None:
+    """Postgres says its encoding when a connection starts, so this asks nothing."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding == _NEEDED_ENCODING:
+        return None
+    return DatabaseProblem(
+        code="encoding",
+        message=f"the database's encoding is {encoding}, not {_NEEDED_ENCODING}",
+        consequence="a name or a message with a character that it lacks could not be stored",
+        advice=(
+            f"create one with `createdb --encoding={_NEEDED_ENCODING} --template=template0 NAME`, move the rows, and "
+            "set DATABASE_URL to it"
+        ),
+    )

@@ -1,0 +1,177 @@
+"""Transactions on Postgres, directly and through a real PgBouncer in transaction mode.
+
+With one server connection and several clients, what a session keeps from one transaction to the next would be seen.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from core.db.database import Database, DatabaseError, acquire_advisory_locks
+from tests.support import pgbouncer
+from tests.support.pgbouncer import Pooler
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+LIMITS = {
+    "lock_timeout": "10s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "1min",
+    "TimeZone": "UTC",
+}
+
+
+@pytest.fixture
+def pooler(postgres_url: str) -> Iterator[Pooler]:
+    with pgbouncer.in_front_of(postgres_url) as running:
+        yield running
+
+
+@pytest.fixture(params=["direct", "pooled"])
+def address(request: pytest.FixtureRequest) -> str:
+    if request.param == "direct":
+        return str(request.getfixturevalue("postgres_url"))
+    pooled: Pooler = request.getfixturevalue("pooler")
+    return pooled.url
+
+
+@pytest.fixture
+def opened(address: str) -> Iterator[Database]:
+    database = Database(address)
+    database.upgrade()
+    yield database
+    database.close()
+
+
+def limits(database: Database) -> dict[str, str]:
+    with database.read() as session:
+        return {name: str(session.scalar(text(f"SHOW {name}"))) for name in LIMITS}
+
+
+def test_each_transaction_has_our_limits_and_leaves_none(opened: Database, address: str) -> None:
+    name = Identifier(str(make_url(address).database))
+    with psycopg.connect(address, autocommit=True, prepare_threshold=None) as other:
+        before = [other.execute(f"SHOW {each}".encode()).fetchone() for each in LIMITS]
+        assert limits(opened) == LIMITS
+        with opened.write() as session:
+            session.execute(text("CREATE TABLE used (id int)"))
+        assert [other.execute(f"SHOW {each}".encode()).fetchone() for each in LIMITS] == before
+        other.execute(SQL("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'").format(name))
+        other.execute(SQL("ALTER DATABASE {} SET statement_timeout = '2h'").format(name))
+    again = Database(address)
+    assert limits(again) == LIMITS
+    again.close()
+
+
+def test_a_lock_that_somebody_has_is_not_waited_for_endlessly(opened: Database) -> None:
+    with opened.write() as holder:
+        acquire_advisory_locks(holder, "a name")
+        begun = time.monotonic()
+        with pytest.raises(DBAPIError, match="lock timeout"), opened.write() as waiting:
+            acquire_advisory_locks(waiting, "a name")
+    assert 9 < time.monotonic() - begun < PATIENCE_SECONDS
+
+
+def test_many_threads_repeat_their_statements(opened: Database) -> None:
+    """A statement that psycopg had prepared in one session would be unknown, or known already, in the next."""
+    failed: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for repeat in range(30):
+                with opened.write() as session:
+                    session.execute(text("INSERT INTO job_locks (name) VALUES (:name)"), {"name": f"{number}-{repeat}"})
+        except DBAPIError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert failed == []
+    with opened.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM job_locks")) == 12 * 30
+
+
+def test_only_a_server_itself_is_listened_to(pooler: Pooler) -> None:
+    for url, direct_url, is_direct in (
+        (pooler.direct_url, None, True),
+        (pooler.url, None, False),
+        (pooler.url, pooler.direct_url, True),
+    ):
+        database = Database(url, direct_url=direct_url)
+        with database.session_of_server() as server:
+            assert (server is not None) == is_direct
+        database.close()
+
+
+def test_a_transaction_takes_no_more_round_trips_than_its_statements_and_three(
+    opened: Database, tmp_path: Path
+) -> None:
+    """One each for the check that the connection lives, BEGIN with our limits, and COMMIT."""
+    with opened.engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+    with (tmp_path / "trace").open("w+b") as file:
+        driver.pgconn.trace(file.fileno())
+        with opened.read() as session:
+            session.execute(text("SELECT 1"))
+        driver.pgconn.untrace()
+        file.seek(0)
+        answers = re.findall(rb"\tReadyForQuery", file.read())
+    assert len(answers) == 4
+
+
+def test_the_users_own_options_hold_beside_ours(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("CREATE SCHEMA billing")
+    url = make_url(postgres_url).update_query_dict({"options": "-csearch_path=billing -cstatement_timeout=2h"})
+    database = Database(url.render_as_string(hide_password=False))
+    database.upgrade()
+    database.ensure_schema()
+    assert limits(database) == LIMITS
+    with database.read() as session:
+        schemas = session.scalars(
+            text(
+                "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            )
+        ).all()
+    database.close()
+    assert schemas == ["billing"]
+
+
+def test_a_pooler_that_refuses_options_is_named_with_the_way_out(pooler: Pooler) -> None:
+    url = make_url(pooler.url).update_query_dict({"options": "-csearch_path=billing"})
+    database = Database(url.render_as_string(hide_password=False))
+    with pytest.raises(DatabaseError, match=r"pooler .* `ALTER ROLE … SET search_path = …`") as refused:
+        database.ensure_schema()
+    database.close()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pooler_that_connects_anew_is_not_noticed(pooler: Pooler) -> None:
+    """As after a restart of the server, or ``RECONNECT`` in PgBouncer's console."""
+    database, name = Database(pooler.url), str(make_url(pooler.url).database)
+    assert limits(database) == LIMITS
+    with psycopg.connect(pooler.direct_url, autocommit=True) as owner:
+        owner.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+            [name],
+        )
+    until(lambda: not pooled_sessions(pooler), "PgBouncer has noticed")
+    assert limits(database) == LIMITS
+    database.close()
+
+
+def pooled_sessions(pooler: Pooler) -> list[tuple[object, ...]]:
+    return [row for row in pooler.enter("SHOW SERVERS") if row[2] == make_url(pooler.url).database]

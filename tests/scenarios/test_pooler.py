@@ -1,0 +1,132 @@
+"""The main story through a real PgBouncer in transaction mode, with all processes and fewer sessions than they have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from core.catalog import publishing
+from core.catalog.plans import Catalog
+from core.db.database import Database
+from core.org_manager import OrgManager
+from providers.lago.provider import LagoProvider
+from sandbox.client import SandboxClient
+from sandbox.server import Sandbox
+from tests.support import pgbouncer
+from tests.support.deployment import Deployment, answers, deployment, free_port, in_sync
+from tests.support.pgbouncer import SERVER_CONNECTIONS, Pooler
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.processes
+ORGANIZATIONS = 25
+
+
+@pytest.fixture
+def pooler(postgres_url: str) -> Iterator[Pooler]:
+    with pgbouncer.in_front_of(postgres_url) as running:
+        yield running
+
+
+@pytest.fixture
+def on_sale(sandbox: SandboxClient, sandbox_server: Sandbox, plans: Catalog) -> str:
+    """The address of both providers, which have every plan."""
+    lago = LagoProvider(sandbox_server.url, "key", payment_provider_code=None, ending=plans.ending)
+    publishing.publish(plans, [lago])
+    lago.close()
+    sandbox.reset_calls()
+    return sandbox_server.url
+
+
+@pytest.fixture
+def deployed(pooler: Pooler, redis_url: str, on_sale: str, tmp_path: Path) -> Iterator[Deployment]:
+    """The schema is made through the pooler, too. Nothing runs yet."""
+    with deployment(pooler.url, redis_url, on_sale, tmp_path) as ready:
+        assert ready.run("db", "upgrade").returncode == 0
+        yield ready
+
+
+@pytest.fixture
+def database(pooler: Pooler) -> Iterator[Database]:
+    opened = Database(pooler.direct_url)
+    yield opened
+    opened.close()
+
+
+def start_all(deployed: Deployment) -> str:
+    """The address of the API."""
+    port = free_port()
+    deployed.environment["API_PORT"] = str(port)
+    for kind in ("worker", "worker", "relay", "beat", "api"):
+        deployed.start(kind)
+    api = f"http://127.0.0.1:{port}"
+    until(lambda: answers(f"{api}/readyz"), "the API answers", details=lambda: deployed.logs)
+    return api
+
+
+def findings(deployed: Deployment) -> dict[str, str]:
+    """What `doctor` says about the database, by its code."""
+    subjects = json.loads(deployed.run("doctor", "--json").stdout)["subjects"]
+    (about,) = (each["findings"] for each in subjects if each["subject"] == "database")
+    return {each["code"]: each["message"] for each in about}
+
+
+@pytest.mark.parametrize("is_direct_known", [False, True], ids=["polling", "direct url"])
+def test_what_is_changed_reaches_both_providers(
+    deployed: Deployment,
+    pooler: Pooler,
+    database: Database,
+    sandbox: SandboxClient,
+    is_direct_known: bool,  # noqa: FBT001
+) -> None:
+    if is_direct_known:
+        deployed.environment["DATABASE_DIRECT_URL"] = pooler.direct_url
+    api = start_all(deployed)
+    key = deployed.run("keys", "create", "tests", "--scope", "organizations:write").stdout.split()[-1]
+    manager = OrgManager(database_url=pooler.url)
+    ids = [manager.create_organization(f"Company {number}", "starter") for number in range(ORGANIZATIONS)]
+    until(lambda: in_sync(database), "created", details=lambda: deployed.logs)
+    for org_id in ids:
+        manager.update_org_plan(org_id, "enterprise")
+    manager.close()
+    with httpx.Client(base_url=api, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+        created = client.post("/api/organizations", json={"name": "Over HTTP"}, headers={"Idempotency-Key": "1"})
+    assert created.status_code == httpx.codes.CREATED, created.text
+    until(lambda: in_sync(database), "changed", details=lambda: deployed.logs)
+    counts = sandbox.counters()
+    assert counts.stripe.operations["POST /v1/customers"] == ORGANIZATIONS + 1
+    assert counts.lago.operations["POST /api/v1/customers"] == ORGANIZATIONS + 1
+    assert len(pooler.enter("SHOW SERVERS")) <= SERVER_CONNECTIONS
+    assert is_listening(pooler) == is_direct_known
+    assert set(findings(deployed)) == {"database"} | (set() if is_direct_known else {"no_direct_url"})
+    assert "Traceback" not in deployed.logs
+    assert "prepared statement" not in deployed.logs
+
+
+def is_listening(pooler: Pooler) -> bool:
+    with psycopg.connect(pooler.direct_url, autocommit=True) as owner:
+        (number,) = owner.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+        ).fetchone() or (0,)
+    return bool(number)
+
+
+def test_a_direct_url_that_is_none_is_refused_at_the_start_and_found_by_doctor(
+    deployed: Deployment, pooler: Pooler, postgres_server: str
+) -> None:
+    elsewhere = make_url(postgres_server).render_as_string(hide_password=False)
+    for url, code, sentence in (
+        (pooler.url, "direct_url_pooled", "DATABASE_DIRECT_URL leads to a pooler, not to the server itself: "),
+        (elsewhere, "direct_url_differs", "DATABASE_DIRECT_URL and DATABASE_URL lead to different databases: "),
+        ("postgresql://me@127.0.0.1:1/none", "direct_url_unreachable", "DATABASE_DIRECT_URL is not reachable ("),
+    ):
+        deployed.environment["DATABASE_DIRECT_URL"] = url
+        for command in (("relay",), ("db", "upgrade")):
+            ended = deployed.run(*command)
+            assert (ended.returncode, sentence in ended.stderr) == (2, True), ended.stdout + ended.stderr
+        assert sentence.removesuffix(": ") in findings(deployed)[code]
