@@ -46,7 +46,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from core.db import after_commit, postgres_sessions, schema
-from core.db.postgres_sessions import NO_OPTIONS
 from core.db.problems import DatabaseProblem
 from core.db.schema import SchemaState
 
@@ -185,7 +184,7 @@ class Database:
         try:
             state = self.schema_state()
         except OperationalError as error:
-            raise self._unreachable(error) from error
+            raise _unreachable(error) from error
         if self.is_sqlite and not state.is_newer:
             if not state.is_usable:
                 self.upgrade()
@@ -212,9 +211,10 @@ class Database:
             with self.read() as session:
                 return read_only_problem(session)
         except OperationalError as error:
-            if not postgres_sessions.is_not_ready(error.orig):
-                raise self._unreachable(error) from error
-            return postgres_sessions.not_ready(_first_line(error.orig))
+            problem = postgres_sessions.connection_problem(error.orig)
+            if problem is None or problem.code != postgres_sessions.NOT_READY_CODE:
+                raise _unreachable(error) from error
+            return problem
 
     def needs_direct_url(self) -> bool:
         """Whether a pooler is in front, and no address without it is known. Not for SQLite."""
@@ -232,7 +232,7 @@ class Database:
                 if server is None:
                     return postgres_sessions.DIRECT_URL_POOLED
                 direct = postgres_sessions.identity(server)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             return postgres_sessions.direct_url_unreachable(_first_line(error))
         with self.read() as session:
             pooled = session.connection().connection.driver_connection
@@ -253,12 +253,6 @@ class Database:
         """Raises ``UnusableDatabaseError`` if this version may not run on the schema."""
         if (problem := state.problem(is_sqlite=self.is_sqlite)) is not None:
             raise UnusableDatabaseError(problem)
-
-    def _unreachable(self, error: OperationalError) -> DatabaseError:
-        reason = _first_line(error.orig)
-        if postgres_sessions.refuses_options(error.orig):
-            return DatabaseError(f"the pooler in front of the database refuses it ({reason}): {NO_OPTIONS}")
-        return DatabaseError(f"the database is not reachable ({reason}); check DATABASE_URL and that it is running")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -282,14 +276,14 @@ def read_only_problem(session: Session) -> DatabaseProblem | None:
     if session.scalar(text("SELECT pg_is_in_recovery()")):
         return DatabaseProblem(
             code=READ_ONLY_CODE,
-            message="the database is read-only: it is a standby",
+            message="the database is read-only, because it is a standby",
             consequence=consequence,
             advice="set DATABASE_URL to the primary server, or promote this one; the processes go on by themselves",
         )
     name = session.scalar(text("SELECT current_database()"))
     return DatabaseProblem(
         code=READ_ONLY_CODE,
-        message="the database is read-only: default_transaction_read_only is on",
+        message="the database is read-only, because default_transaction_read_only is on",
         consequence=consequence,
         advice=(
             f"if its disk is full, free space; then `ALTER DATABASE {name} RESET default_transaction_read_only`, "
@@ -486,6 +480,13 @@ def _redact_values(context: ExceptionContext) -> None:
                 else _first_line(error.args[0])
             )
             error.args = (reason, *error.args[1:])
+
+
+def _unreachable(error: OperationalError) -> DatabaseError:
+    if (problem := postgres_sessions.connection_problem(error.orig)) is not None:
+        return UnusableDatabaseError(problem)
+    reason = _first_line(error.orig)
+    return DatabaseError(f"the database is not reachable ({reason}); check DATABASE_URL and that it is running")
 
 
 @cache

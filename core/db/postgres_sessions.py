@@ -27,9 +27,7 @@ _NEEDED_ENCODING: Final = "UTF8"
 _NOT_READY: Final = "the database system is "
 # Of PgBouncer.
 _OPTIONS_REFUSED: Final = "unsupported startup parameter"
-NO_OPTIONS: Final = (
-    "remove `options` from DATABASE_URL, and set the same for the role, such as `ALTER ROLE … SET search_path = …`"
-)
+NOT_READY_CODE: Final = "database_starting"
 
 
 _SESSIONS: Final = "the relay is not notified, and `db upgrade` may run elsewhere"
@@ -76,23 +74,24 @@ def is_pooled(connection: psycopg.Connection[Any]) -> bool:
     return row is None or row[0] != connection.info.backend_pid
 
 
-def is_not_ready(error: BaseException | None) -> bool:
-    """Whether a server refused a connection that it will accept later."""
-    return _NOT_READY in str(error)
-
-
-def not_ready(reason: str) -> DatabaseProblem:
-    return DatabaseProblem(
-        code="database_starting",
-        message=f"the database accepts no connection yet ({reason})",
-        consequence="no change is accepted and none is synced",
-        advice="the processes go on by themselves when it does",
-    )
-
-
-def refuses_options(error: BaseException | None) -> bool:
-    """Whether a pooler refused the ``options`` of DATABASE_URL."""
-    return _OPTIONS_REFUSED in str(error)
+def connection_problem(error: BaseException | None) -> DatabaseProblem | None:
+    """Why a server or a pooler refused a connection, if it is one of two reasons that have a way out of their own."""
+    reason = next(iter(str(error).splitlines()), "")
+    if _NOT_READY in reason:
+        return DatabaseProblem(
+            code=NOT_READY_CODE,
+            message=f"the database accepts no connection yet ({reason})",
+            consequence="no change is accepted and none is synced",
+            advice="the processes go on by themselves when it does",
+        )
+    if _OPTIONS_REFUSED in reason:
+        return DatabaseProblem(
+            code="options_refused",
+            message=f"the pooler in front of the database refuses `options` in DATABASE_URL ({reason})",
+            consequence="no process starts",
+            advice="remove them, and set the same for the role, such as `ALTER ROLE … SET search_path = …`",
+        )
+    return None
 
 
 def encoding_problem(connection: psycopg.Connection[Any]) -> DatabaseProblem | None:

@@ -29,9 +29,10 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.processes
 PROCESSES = ("worker", "relay", "api")
+GOES_ON = "the processes go on by themselves when it does"
 STANDBY = (
-    "the database is read-only: it is a standby: set DATABASE_URL to the primary server, or promote this one; the "
-    "processes go on by themselves"
+    "the database is read-only, because it is a standby: set DATABASE_URL to the primary server, or promote this one; "
+    "the processes go on by themselves"
 )
 
 
@@ -114,9 +115,9 @@ class TestReadOnly:
         tmp_path: Path,
     ) -> None:
         sentence = (
-            "the database is read-only: default_transaction_read_only is on: if its disk is full, free space; then "
-            f"`ALTER DATABASE {make_url(postgres_url).database} RESET default_transaction_read_only`, or the same with "
-            "`ALTER ROLE` or `ALTER SYSTEM`, where it was set; the processes go on by themselves"
+            "the database is read-only, because default_transaction_read_only is on: if its disk is full, free space; "
+            f"then `ALTER DATABASE {make_url(postgres_url).database} RESET default_transaction_read_only`, or the same "
+            "with `ALTER ROLE` or `ALTER SYSTEM`, where it was set; the processes go on by themselves"
         )
         with deployment(postgres_url, redis_url, on_sale, tmp_path) as deployed:
             assert finding(deployed) == ("read_only", sentence)
@@ -138,8 +139,12 @@ class TestReadOnly:
 
 class TestStandby:
     @pytest.fixture
-    def replicas(self) -> Iterator[Replicas]:
-        with standby.replicas() as running:
+    def is_hot(self) -> bool:
+        return True
+
+    @pytest.fixture
+    def replicas(self, is_hot: bool) -> Iterator[Replicas]:  # noqa: FBT001 - a fixture
+        with standby.replicas(is_hot=is_hot) as running:
             with closing(Database(running.url)) as database:
                 database.upgrade()
             yield running
@@ -156,6 +161,20 @@ class TestStandby:
         assert finding(deployed) == ("read_only", STANDBY)
         replicas.promote()
         until(lambda: len(logged(deployed, "database_is_ready")) == 2, "both go on", details=lambda: deployed.logs)
+
+    @pytest.mark.parametrize("is_hot", [False])
+    def test_a_start_on_a_server_in_recovery_waits_until_it_accepts_connections(
+        self, replicas: Replicas, deployed: Deployment
+    ) -> None:
+        replicas.fail_over()
+        starts(deployed, *PROCESSES)
+        until(lambda: len(logged(deployed, "waits_for_database")) == len(PROCESSES), "each says so")
+        (sentence,) = set(logged(deployed, "waits_for_database"))
+        assert sentence.startswith("the database accepts no connection yet (connection failed: ")
+        assert sentence.endswith("the database system is not accepting connections): " + GOES_ON)
+        assert finding(deployed) == ("database_starting", sentence)
+        replicas.promote()
+        until(lambda: len(logged(deployed, "database_is_ready")) == len(PROCESSES), "all go on")
 
     def test_a_failover_under_running_processes_loses_nothing(
         self, replicas: Replicas, deployed: Deployment, redis_url: str

@@ -28,10 +28,11 @@ SOCKET: Final = ".s.PGSQL.5432"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
-    """``folder`` has the data of both servers, and the address."""
+    """``folder`` has the data of both servers, and the address. ``is_hot``: whether the standby answers reads."""
 
     folder: Path
     owner: str | None
+    is_hot: bool
 
     @property
     def url(self) -> str:
@@ -44,8 +45,7 @@ class Replicas:
         self._lead_to("standby")
 
     def promote(self) -> None:
-        with psycopg.connect(self.url, autocommit=True) as standby:
-            standby.execute("SELECT pg_promote()")
+        self.run("pg_ctl", "promote", "-w", "-D", self.folder / "standby")
 
     def start_standby(self) -> None:
         primary, standby = self.folder / "primary", self.folder / "standby"
@@ -54,7 +54,8 @@ class Replicas:
             os.chown(standby, pwd.getpwnam(self.owner).pw_uid, pwd.getpwnam(self.owner).pw_gid)
         self.run("pg_basebackup", "-R", "-c", "fast", "-h", primary, "-U", "postgres", "-D", standby)
         (standby / f"{SOCKET}.lock").unlink()  # a copy of the primary's
-        self.run("pg_ctl", "start", "-w", "-o", f"-k {standby} -h ''", "-l", standby / "log", "-D", standby)
+        options = f"-k {standby} -h '' -c hot_standby={'on' if self.is_hot else 'off'}"
+        self.run("pg_ctl", "start", "-w", "-o", options, "-l", standby / "log", "-D", standby)
         self._lead_to("primary")
 
     def stop(self) -> None:
@@ -63,7 +64,13 @@ class Replicas:
 
     def run(self, program: str, *words: str | Path) -> None:
         subprocess.run(
-            [BIN / program, *words], user=self.owner, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=60
+            [BIN / program, *words],
+            user=self.owner,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            timeout=60,
         )
 
     def _lead_to(self, server: str) -> None:
@@ -73,9 +80,7 @@ class Replicas:
 
     def _is_replicated(self) -> bool:
         with psycopg.connect(url_of(self.folder / "primary")) as primary:
-            written = primary.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
-        with psycopg.connect(url_of(self.folder / "standby")) as standby:
-            row = standby.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", written).fetchone()
+            row = primary.execute("SELECT replay_lsn = pg_current_wal_flush_lsn() FROM pg_stat_replication").fetchone()
         return row is not None and bool(row[0])
 
 
@@ -84,11 +89,11 @@ def url_of(folder: Path) -> str:
 
 
 @contextmanager
-def replicas() -> Iterator[Replicas]:
+def replicas(*, is_hot: bool) -> Iterator[Replicas]:
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
         folder = Path(name)
         primary = get_server(folder / "primary", cleanup_mode="delete")
-        servers = Replicas(folder=folder, owner=primary.system_user)
+        servers = Replicas(folder=folder, owner=primary.system_user, is_hot=is_hot)
         (folder / "address").mkdir()
         try:
             servers.start_standby()

@@ -10,6 +10,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.exc import DBAPIError
 
 from core.common.clock import utc_now
+from core.db import postgres_sessions
 from core.db.database import Database, DatabaseError, UnusableDatabaseError, read_only_problem
 from core.db.problems import DatabaseProblem
 from core.db.schema import SchemaState
@@ -38,7 +39,8 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     except DatabaseError as invalid:
         return [error("database_url_invalid", str(invalid), "no process starts", "correct DATABASE_URL")]
     except DBAPIError as failed:
-        return [_unreachable(failed.orig, is_sqlite=file is not None)]
+        problem = postgres_sessions.connection_problem(failed.orig)
+        return [_finding_of(problem) if problem else _unreachable(failed.orig, is_sqlite=file is not None)]
 
 
 def _unreachable(failed: BaseException | None, *, is_sqlite: bool) -> DoctorFinding:

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -17,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from core.db.database import Database, DatabaseError, acquire_advisory_locks
+from core.db.database import Database, DatabaseError, UnusableDatabaseError, acquire_advisory_locks
 from tests.support import pgbouncer
 from tests.support.pgbouncer import Pooler
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -72,6 +73,7 @@ def test_each_transaction_has_our_limits_and_leaves_none(opened: Database, addre
     again.close()
 
 
+@pytest.mark.slow
 def test_a_lock_that_somebody_has_is_not_waited_for_endlessly(opened: Database) -> None:
     with opened.write() as holder:
         acquire_advisory_locks(holder, "a name")
@@ -157,6 +159,20 @@ def test_a_pooler_that_refuses_options_is_named_with_the_way_out(pooler: Pooler)
         database.ensure_schema()
     database.close()
     assert "\n" not in str(refused.value)
+
+
+def test_another_encoding_is_seen_through_a_pooler(postgres_server: str) -> None:
+    name = "latin1_behind_a_pooler"
+    with psycopg.connect(postgres_server, autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0".encode())
+        try:
+            direct = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+            with pgbouncer.in_front_of(direct) as pooler, closing(Database(pooler.url)) as database:
+                for refuses in (database.ensure_schema, database.upgrade):
+                    with pytest.raises(UnusableDatabaseError, match="the database's encoding is LATIN1, not UTF8: "):
+                        refuses()
+        finally:
+            owner.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def test_a_pooler_that_connects_anew_is_not_noticed(pooler: Pooler) -> None:
