@@ -281,13 +281,15 @@ def read_only_problem(session: Session) -> DatabaseProblem | None:
             advice="set DATABASE_URL to the primary server, or promote this one; the processes go on by themselves",
         )
     name = session.scalar(text("SELECT current_database()"))
+    pooler = "; then `RECONNECT` in the pooler's console" if session.connection().info.get(_IS_POOLED) else ""
     return DatabaseProblem(
         code=READ_ONLY_CODE,
         message="the database is read-only, because default_transaction_read_only is on",
         consequence=consequence,
         advice=(
             f"if its disk is full, free space; then `ALTER DATABASE {name} RESET default_transaction_read_only`, "
-            "or the same with `ALTER ROLE` or `ALTER SYSTEM`, where it was set; the processes go on by themselves"
+            f"or the same with `ALTER ROLE` or `ALTER SYSTEM`, where it was set{pooler}; the processes go on by "
+            "themselves"
         ),
     )
 

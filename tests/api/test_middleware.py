@@ -22,6 +22,7 @@ from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.organizations import MembershipRole
 from tests.support.api_client import Api
+from tests.support.next_schema import OUR_REVISION, upgrade_to_next_versions
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -149,6 +150,19 @@ def test_a_database_that_is_away_is_said_to_be_away(api: Api, tmp_path: Path) ->
     unsure = api.send("POST", "/api/organizations", headers, {"name": "Acme"})
     assert unsure.status_code == 503
     assert "The change may have been made." in unsure.json()["detail"]
+
+
+def test_a_rolling_deploy_leaves_an_older_api_ready_if_the_new_schema_permits_it(api: Api, tmp_path: Path) -> None:
+    upgrade_to_next_versions(api.database, tmp_path / "next", OUR_REVISION)
+    assert api.get("/readyz").json() == {"status": "ok"}
+    made = api.send("POST", "/api/organizations", api.as_service(), {"name": "Acme"})
+    assert made.status_code == 201, made.text
+    upgrade_to_next_versions(api.database, tmp_path / "after it", OUR_REVISION, None)
+    answer = api.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == (
+        "The database schema is of a newer version. Install it here: `pip install --upgrade billing-sync`."
+    )
 
 
 def test_no_answer_waits_for_the_packet_before_it_to_be_acknowledged(api: Api) -> None:

@@ -189,5 +189,22 @@ def test_a_pooler_that_connects_anew_is_not_noticed(pooler: Pooler) -> None:
     database.close()
 
 
+def test_a_read_only_database_behind_a_pooler_is_named_with_what_the_pooler_needs(pooler: Pooler) -> None:
+    """PgBouncer keeps the sessions that it has, and a session keeps the setting that it began with."""
+    name = Identifier(str(make_url(pooler.url).database))
+    with closing(Database(pooler.url)) as database, psycopg.connect(pooler.direct_url, autocommit=True) as owner:
+        assert database.obstacle() is None
+        owner.execute(SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        pooler.enter("RECONNECT")
+        until(lambda: database.obstacle() is not None, "new sessions are read-only")
+        found = database.obstacle()
+        assert found is not None
+        assert found.advice.endswith("`RECONNECT` in the pooler's console; the processes go on by themselves")
+        owner.execute(SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+        assert database.obstacle() == found
+        pooler.enter("RECONNECT")
+        until(lambda: database.obstacle() is None, "and so on")
+
+
 def pooled_sessions(pooler: Pooler) -> list[tuple[object, ...]]:
     return [row for row in pooler.enter("SHOW SERVERS") if row[2] == make_url(pooler.url).database]
