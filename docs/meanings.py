@@ -226,6 +226,10 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "(`ReadOnlySqlTransaction`). It tries again."
     ),
     "database_is_ready": "The process waited for its database, and goes on.",
+    "direct_url_not_used": (
+        "`DATABASE_DIRECT_URL` seems to lead to a pooler, too, so the relay asks for new events instead of listening "
+        "there. `reason` says what to do."
+    ),
     "drift_check_failed": (
         "The database failed during an automatic drift check of `billing-sync up`. The check resumes automatically."
     ),

@@ -228,16 +228,15 @@ class Database:
         if self.is_sqlite:
             return postgres_sessions.DIRECT_URL_OF_SQLITE
         try:
-            with self.session_of_server() as server:
-                if server is None:
-                    return postgres_sessions.DIRECT_URL_POOLED
-                direct = postgres_sessions.identity(server)
+            with self._direct_connection() as connection:
+                direct, is_pooled = postgres_sessions.identity(connection), postgres_sessions.is_pooled(connection)
         except psycopg.Error as error:
             return postgres_sessions.direct_url_unreachable(_first_line(error))
         with self.read() as session:
             pooled = session.connection().connection.driver_connection
-            is_same = isinstance(pooled, psycopg.Connection) and postgres_sessions.identity(pooled) == direct
-        return None if is_same else postgres_sessions.DIRECT_URL_DIFFERS
+            if not isinstance(pooled, psycopg.Connection) or postgres_sessions.identity(pooled) != direct:
+                return postgres_sessions.DIRECT_URL_DIFFERS
+        return postgres_sessions.DIRECT_URL_POOLED if is_pooled else None
 
     @contextmanager
     def session_of_server(self) -> Iterator[psycopg.Connection[tuple[object, ...]] | None]:
@@ -245,9 +244,14 @@ class Database:
 
         Raises ``psycopg.Error`` if it cannot be reached.
         """
+        with self._direct_connection() as connection:
+            yield None if postgres_sessions.is_pooled(connection) else connection
+
+    @contextmanager
+    def _direct_connection(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
         url = self._direct_url.set(drivername="postgresql").render_as_string(hide_password=False)
         with closing(psycopg.connect(url, **_connect_arguments())) as connection:
-            yield None if postgres_sessions.is_pooled(connection) else connection
+            yield connection
 
     def _refuse(self, state: SchemaState) -> None:
         """Raises ``UnusableDatabaseError`` if this version may not run on the schema."""

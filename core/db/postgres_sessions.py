@@ -22,9 +22,10 @@ BEGIN_STATEMENT: Final = (
     "SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL timezone = 'UTC'"
 )
 _NEEDED_ENCODING: Final = "UTF8"
-# libpq gives no code for an error at the start of a connection. All that pass by themselves begin so: the server is
-# starting up, is shutting down, is in recovery mode, is not yet accepting connections.
-_NOT_READY: Final = "the database system is "
+# What passes by itself. libpq gives no code for an error at the start of a connection. A server says that it is
+# starting up, is shutting down, is in recovery mode or is not (yet) accepting connections. PgBouncer says that such a
+# server has refused it, or that it has waited long enough.
+_NOT_READY: Final = ("the database system is ", "server login has been failing", "query_wait_timeout")
 # Of PgBouncer.
 _OPTIONS_REFUSED: Final = "unsupported startup parameter"
 NOT_READY_CODE: Final = "database_starting"
@@ -32,6 +33,7 @@ NOT_READY_CODE: Final = "database_starting"
 
 _SESSIONS: Final = "the relay is not notified, and `db upgrade` may run elsewhere"
 _OR_REMOVE: Final = "or remove it: the relay then asks for new events several times a second"
+DIRECT_URL_POOLED_CODE: Final = "direct_url_pooled"
 DIRECT_URL_OF_SQLITE: Final = DatabaseProblem(
     code="direct_url_unused",
     message="DATABASE_DIRECT_URL is set, but DATABASE_URL is a SQLite file, which has no pooler",
@@ -39,9 +41,9 @@ DIRECT_URL_OF_SQLITE: Final = DatabaseProblem(
     advice="remove DATABASE_DIRECT_URL, or set DATABASE_URL to the Postgres",
 )
 DIRECT_URL_POOLED: Final = DatabaseProblem(
-    code="direct_url_pooled",
-    message="DATABASE_DIRECT_URL leads to a pooler, not to the server itself",
-    consequence=_SESSIONS,
+    code=DIRECT_URL_POOLED_CODE,
+    message="DATABASE_DIRECT_URL seems to lead to a pooler, too, so the relay does not listen there",
+    consequence="the relay asks for new events several times a second",
     advice=f"set it to the server's own address, {_OR_REMOVE}",
 )
 DIRECT_URL_DIFFERS: Final = DatabaseProblem(
@@ -77,7 +79,7 @@ def is_pooled(connection: psycopg.Connection[Any]) -> bool:
 def connection_problem(error: BaseException | None) -> DatabaseProblem | None:
     """Why a server or a pooler refused a connection, if it is one of two reasons that have a way out of their own."""
     reason = next(iter(str(error).splitlines()), "")
-    if _NOT_READY in reason:
+    if any(words in reason for words in _NOT_READY):
         return DatabaseProblem(
             code=NOT_READY_CODE,
             message=f"the database accepts no connection yet ({reason})",

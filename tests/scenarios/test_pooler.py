@@ -116,12 +116,11 @@ def is_listening(pooler: Pooler) -> bool:
     return bool(number)
 
 
-def test_a_direct_url_that_is_none_is_refused_at_the_start_and_found_by_doctor(
-    deployed: Deployment, pooler: Pooler, postgres_server: str
+def test_a_direct_url_to_elsewhere_is_refused_at_the_start_and_found_by_doctor(
+    deployed: Deployment, postgres_server: str
 ) -> None:
     elsewhere = make_url(postgres_server).render_as_string(hide_password=False)
     for url, code, sentence in (
-        (pooler.url, "direct_url_pooled", "DATABASE_DIRECT_URL leads to a pooler, not to the server itself: "),
         (elsewhere, "direct_url_differs", "DATABASE_DIRECT_URL and DATABASE_URL lead to different databases: "),
         ("postgresql://me@127.0.0.1:1/none", "direct_url_unreachable", "DATABASE_DIRECT_URL is not reachable ("),
     ):
@@ -130,3 +129,18 @@ def test_a_direct_url_that_is_none_is_refused_at_the_start_and_found_by_doctor(
             ended = deployed.run(*command)
             assert (ended.returncode, sentence in ended.stderr) == (2, True), ended.stdout + ended.stderr
         assert sentence.removesuffix(": ") in findings(deployed)[code]
+
+
+def test_a_direct_url_to_another_pooler_is_a_warning_and_the_relay_polls(
+    deployed: Deployment, pooler: Pooler, database: Database
+) -> None:
+    sentence = "DATABASE_DIRECT_URL seems to lead to a pooler, too, so the relay does not listen there"
+    deployed.environment["DATABASE_DIRECT_URL"] = pooler.url
+    assert sentence in findings(deployed)["direct_url_pooled"]
+    deployed.start("relay")
+    deployed.start("worker")
+    manager = OrgManager(database_url=pooler.url)
+    manager.create_organization("Acme")
+    manager.close()
+    until(lambda: in_sync(database), "in sync", details=lambda: deployed.logs)
+    assert sentence in deployed.logs

@@ -93,7 +93,8 @@ def _owner(server: URL) -> str | None:
     if os.geteuid() != 0:
         return None
     if isinstance(socket_folder, str):
-        return pwd.getpwuid(Path(socket_folder).stat().st_uid).pw_name
+        socket = Path(socket_folder) / f".s.PGSQL.{server.port or 5432}"
+        return pwd.getpwuid(socket.stat().st_uid).pw_name
     return "nobody"
 
 

@@ -101,7 +101,8 @@ def _schema_findings(schema: SchemaState, *, is_sqlite: bool) -> Iterator[Doctor
 
 def _direct_url_findings(database: Database) -> Iterator[DoctorFinding]:
     if (problem := database.direct_url_problem()) is not None:
-        yield _finding_of(problem)
+        finding = warning if problem.code == postgres_sessions.DIRECT_URL_POOLED_CODE else error
+        yield finding(problem.code, problem.message, problem.consequence, problem.advice)
 
 
 def _server_findings(state: Row[Any], clock_difference: timedelta) -> Iterator[DoctorFinding]:

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from core.db.database import DEFAULT_POOL_SIZE, READ_ONLY_CODE, Database, UnusableDatabaseError
+from core.db.postgres_sessions import DIRECT_URL_POOLED_CODE
 from worker.config.settings import Settings
 
 log = structlog.get_logger()
@@ -52,6 +53,13 @@ def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
 
 
 def check_direct_url(database: Database) -> None:
-    """Raises ``UnusableDatabaseError`` if DATABASE_DIRECT_URL does not lead to the server behind the pooler."""
-    if (problem := database.direct_url_problem()) is not None:
+    """Raises ``UnusableDatabaseError`` if DATABASE_DIRECT_URL does not lead to the database behind the pooler.
+
+    Another pooler is only a warning: a proxy may look like one and keep sessions.
+    """
+    problem = database.direct_url_problem()
+    if problem is None:
+        return
+    if problem.code != DIRECT_URL_POOLED_CODE:
         raise UnusableDatabaseError(problem)
+    log.warning("direct_url_not_used", reason=str(problem))

@@ -19,7 +19,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from core.db.database import Database, DatabaseError, UnusableDatabaseError, acquire_advisory_locks
-from tests.support import pgbouncer
+from tests.support import pgbouncer, standby
 from tests.support.pgbouncer import Pooler
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -204,6 +204,24 @@ def test_a_read_only_database_behind_a_pooler_is_named_with_what_the_pooler_need
         assert database.obstacle() == found
         pooler.enter("RECONNECT")
         until(lambda: database.obstacle() is None, "and so on")
+
+
+def test_a_server_in_recovery_behind_a_pooler_is_waited_for() -> None:
+    with (
+        standby.replicas(is_hot=False) as replicas,
+        pgbouncer.in_front_of(replicas.url) as pooler,
+        closing(Database(pooler.url)) as database,
+    ):
+        assert database.obstacle() is None
+        for setting in ("query_wait_timeout", "server_login_retry"):  # 120 s and 15 s would take long
+            pooler.enter(f"SET {setting} = 1")
+        replicas.fail_over()
+        for _ in range(3):
+            found = database.obstacle()
+            assert found is not None
+            assert found.message.startswith("the database accepts no connection yet (")
+        replicas.promote()
+        until(lambda: database.obstacle() is None, "it goes on")
 
 
 def pooled_sessions(pooler: Pooler) -> list[tuple[object, ...]]:
