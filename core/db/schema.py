@@ -51,7 +51,7 @@ class SchemaState:
             code="schema_older",
             message=f"the database {has}, this version needs {self.needed}",
             consequence="the next command upgrades it" if is_sqlite else "no process of this version starts",
-            advice="`billing-sync db upgrade`",
+            advice="run `billing-sync db upgrade`",
         )
 
 

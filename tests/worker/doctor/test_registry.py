@@ -419,7 +419,7 @@ def test_a_queue_of_another_type_is_found_in_rabbitmq(set_up: DoctorHarness, rab
 def test_a_postgres_database_is_described(set_up: DoctorHarness, postgres_url: str) -> None:
     set_up.set({"DATABASE_URL": postgres_url})
     (empty,) = set_up.examine("database")
-    assert (empty.code, empty.level, empty.advice) == ("schema_older", "error", "`billing-sync db upgrade`")
+    assert (empty.code, empty.level, empty.advice) == ("schema_older", "error", "run `billing-sync db upgrade`")
 
 
 def test_a_postgres_database_that_accepts_no_write_is_found(
