@@ -96,6 +96,10 @@ class UnusableDatabaseError(DatabaseError):
         self.problem = problem
 
 
+class UnreachableDatabaseError(UnusableDatabaseError):
+    """No connection could be made, for another reason than that the server is starting."""
+
+
 # Errors that pass automatically, or once an operator has repaired the database: unreachable, restarting, full,
 # read-only, deadlock.
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, NoConnectionError, DatabaseError)
@@ -491,8 +495,14 @@ def _redact_values(context: ExceptionContext) -> None:
 def _unreachable(error: OperationalError) -> DatabaseError:
     if (problem := postgres_sessions.connection_problem(error.orig)) is not None:
         return UnusableDatabaseError(problem)
-    reason = _first_line(error.orig)
-    return DatabaseError(f"the database is not reachable ({reason}); check DATABASE_URL and that it is running")
+    return UnreachableDatabaseError(
+        DatabaseProblem(
+            code="database_unreachable",
+            message=f"the database is not reachable ({_first_line(error.orig)})",
+            consequence="no change is accepted and none is synced",
+            advice="check DATABASE_URL and that it is running",
+        )
+    )
 
 
 @cache

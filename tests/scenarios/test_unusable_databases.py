@@ -173,6 +173,9 @@ class TestStandby:
         assert sentence.startswith("the database accepts no connection yet (connection failed: ")
         assert sentence.endswith("the database system is not accepting connections): " + GOES_ON)
         assert finding(deployed) == ("database_starting", sentence)
+        replicas.stop()
+        until(lambda: deployed.logs.count("the database is not reachable (") == len(PROCESSES), "away for a moment")
+        replicas.start()
         replicas.promote()
         until(lambda: len(logged(deployed, "database_is_ready")) == len(PROCESSES), "all go on")
 

@@ -54,9 +54,13 @@ class Replicas:
             os.chown(standby, pwd.getpwnam(self.owner).pw_uid, pwd.getpwnam(self.owner).pw_gid)
         self.run("pg_basebackup", "-R", "-c", "fast", "-h", primary, "-U", "postgres", "-D", standby)
         (standby / f"{SOCKET}.lock").unlink()  # a copy of the primary's
+        self.start()
+        self._lead_to("primary")
+
+    def start(self) -> None:
+        standby = self.folder / "standby"
         options = f"-k {standby} -h '' -c hot_standby={'on' if self.is_hot else 'off'}"
         self.run("pg_ctl", "start", "-w", "-o", options, "-l", standby / "log", "-D", standby)
-        self._lead_to("primary")
 
     def stop(self) -> None:
         if (self.folder / "standby" / "postmaster.pid").exists():

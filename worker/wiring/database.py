@@ -8,8 +8,15 @@ from typing import Final
 
 import structlog
 
-from core.db.database import DEFAULT_POOL_SIZE, READ_ONLY_CODE, Database, UnusableDatabaseError
+from core.db.database import (
+    DEFAULT_POOL_SIZE,
+    READ_ONLY_CODE,
+    Database,
+    UnreachableDatabaseError,
+    UnusableDatabaseError,
+)
 from core.db.postgres_sessions import DIRECT_URL_POOLED_CODE
+from core.db.problems import DatabaseProblem
 from worker.config.settings import Settings
 
 log = structlog.get_logger()
@@ -39,7 +46,7 @@ def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
     """
     with closing(connect(settings, pool_size=1)) as database:
         said = None
-        while (obstacle := database.obstacle()) is not None:
+        while (obstacle := _obstacle(database, has_waited=said is not None)) is not None:
             if (reason := str(obstacle)) != said:
                 log.warning("waits_for_database", reason=reason)
                 said = reason
@@ -50,6 +57,16 @@ def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
             if said is not None:
                 log.warning("database_is_ready")
         check_direct_url(database)
+
+
+def _obstacle(database: Database, *, has_waited: bool) -> DatabaseProblem | None:
+    """A server that was there, and is away for a moment, as in a failover, is waited for, too."""
+    try:
+        return database.obstacle()
+    except UnreachableDatabaseError as error:
+        if not has_waited:
+            raise
+        return error.problem
 
 
 def check_direct_url(database: Database) -> None:
