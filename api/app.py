@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import compile_path
 from starlette.types import ASGIApp
@@ -42,6 +43,7 @@ from api.routes import (
     sync_status,
     webhook_endpoints,
 )
+from api.routing import ApiRoute
 from api.schemas.requests import TIERS_MARKER
 from api.sync_waits import SyncWaits
 from api.unit_of_work import REPLAYED_HEADER
@@ -122,8 +124,8 @@ def build_app(
     events.describe(openapi)
     webhook_endpoints.describe(openapi)
     app.openapi_schema = openapi
-    _check_permission_table(openapi)
-    return RequestMiddleware(_with_cors(allowed_origins, app), metrics, limits.requests, secure=secure), app
+    _check_permission_table(app, openapi)
+    return RequestMiddleware(_with_cors(allowed_origins, app), metrics, limits, secure=secure), app
 
 
 def _with_cors(allowed_origins: Collection[str], app: FastAPI) -> ASGIApp:
@@ -151,10 +153,15 @@ def _read_versions_in_sync(
         return sync_queries.versions_in_sync(session, versions)
 
 
-def _check_permission_table(document: dict[str, Any]) -> None:
-    """The permission table and the routes must name the same methods and paths."""
-    routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    if mismatched := routes ^ set(PERMISSIONS):
+def _check_permission_table(app: FastAPI, document: dict[str, Any]) -> None:
+    """The permission table and the routes must name the same methods and paths, and each route must authorize."""
+    if unauthorized := [
+        each.path for each in app.routes if isinstance(each, APIRoute) and not isinstance(each, ApiRoute)
+    ]:
+        message = f"these routes are no ApiRoute, so nobody is authorized: {unauthorized}"
+        raise PermissionTableError(message)
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    if mismatched := described ^ set(PERMISSIONS):
         message = f"routes and permissions differ: {sorted(mismatched)}"
         raise PermissionTableError(message)
 

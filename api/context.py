@@ -49,7 +49,8 @@ class ApiContext:
         return CachedUsageReader(self.provider_queries, self.usage_cache, self.clock)
 
 
-def get_context(request: Request) -> ApiContext:
+async def get_context(request: Request) -> ApiContext:
+    """Async, so that it needs no thread."""
     context = request.app.state.context
     if not isinstance(context, ApiContext):
         message = "the app must be created by api.app.build_app"

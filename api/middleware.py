@@ -22,8 +22,8 @@ from api.auth.authorization import Principal
 from api.connections import connection_address
 from api.metrics import HttpMetrics
 from api.problems import ProblemError
-from api.request_limits import SharedAmount
-from api.routing import PROBE_PATHS
+from api.request_limits import RequestLimits
+from api.routing import LIVENESS_PATH, PROBE_PATHS
 from core.access.api_keys import ServiceCaller
 
 log = structlog.get_logger()
@@ -46,10 +46,10 @@ _DENY_ALL_CSP = "default-src 'none'; frame-ancestors 'none'"
 class RequestMiddleware:
     """The ASGI application around the routes. ``secure``: browsers reach it by https and are told to use only https."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, requests: SharedAmount, *, secure: bool = False) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, limits: RequestLimits, *, secure: bool = False) -> None:
         self._app = app
         self._metrics = metrics
-        self._requests = requests
+        self._limits = limits
         self._secure = secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,10 +65,13 @@ class RequestMiddleware:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                if _client_closes(scope):
-                    await body.discard()
                 status = int(message["status"])
                 self._add_headers(message, request_id)
+                if not body.is_read and "Expect" in Headers(scope=scope):
+                    # Nobody knows whether the client will send the body now (RFC 9110 10.1.1).
+                    MutableHeaders(scope=message)["Connection"] = "close"
+                elif _client_closes(scope):
+                    await body.discard()
             await send(message)
 
         try:
@@ -78,16 +81,20 @@ class RequestMiddleware:
             self._metrics.record(scope["method"], _route_template(scope), status, seconds)
             _log_request(scope, status, seconds)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, scope: Scope, body: _Body, send: Send) -> None:
+        client = scope["client"]
+        is_probe = scope["method"] == "GET" and scope["path"] in PROBE_PATHS
         with ExitStack() as reserved:
-            if scope["path"] not in PROBE_PATHS:
-                client = scope["client"]
+            # Liveness is answered at once, so it needs no bound.
+            if not (is_probe and scope["path"] == LIVENESS_PATH):
+                amount = self._limits.probes if is_probe else self._limits.requests
                 try:
-                    reserved.enter_context(self._requests.reserve(connection_address(client[0] if client else "")))
+                    reserved.enter_context(amount.reserve(connection_address(client[0] if client else "")))
                 except ProblemError as problem:
-                    await problems.response(problem, scope["state"]["request_id"])(scope, receive, send)
+                    body.is_refused = True
+                    await problems.response(problem, scope["state"]["request_id"])(scope, body, send)
                     return
-            await self._app(scope, receive, send)
+            await self._app(scope, body, send)
 
     def _add_headers(self, message: Message, request_id: str) -> None:
         headers = MutableHeaders(scope=message)
@@ -104,27 +111,28 @@ class _Body:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._is_read = False
+        self.is_read = False
+        self.is_refused = False
 
     async def __call__(self) -> Message:
         message = await self._receive()
-        self._is_read = not message.get("more_body", False)
+        self.is_read = not message.get("more_body", False)
         return message
 
     async def discard(self) -> None:
-        """Read the rest within ``DISCARD_SECONDS``, and keep nothing of it."""
+        """Read the rest within ``DISCARD_SECONDS``, and keep nothing of it. A refused request must cost nothing."""
+        if self.is_refused:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
-                while not self._is_read:
+                while not self.is_read:
                     await self()
 
 
 def _client_closes(scope: Scope) -> bool:
     """Whether the connection ends with the response. Then a response to a body that was not read would be lost."""
-    headers = Headers(scope=scope)
-    if "Expect" in headers:
-        return False  # the body is sent only on demand
-    return scope["http_version"] == "1.0" or headers.get("Connection", "").lower() == "close"
+    options = ",".join(Headers(scope=scope).getlist("Connection")).lower().split(",")
+    return scope["http_version"] == "1.0" or "close" in (option.strip() for option in options)
 
 
 def _request_id(scope: Scope) -> str:

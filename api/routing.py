@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from api.auth.authorization import Principal, authorize, prepare_token, rule_of
-from api.connections import connection_address
+from api.connections import BODY_TIMEOUT_SECONDS, connection_address
 from api.context import get_context
 from api.problems import ProblemError
 from api.request_limits import RequestLimits, Share
@@ -25,9 +25,9 @@ from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 MAX_API_BODY_BYTES: Final = 1024 * 1024
 # A full batch of events, each of which may be as large as a single one.
 MAX_EVENT_BATCH_BYTES: Final = 100 * MAX_SERVICE_EVENT_BYTES + MAX_API_BODY_BYTES
-BODY_TIMEOUT_SECONDS: Final = 20.0
 # Load balancers and monitoring ask these. They have threads of their own, and no bound that others could exhaust.
-PROBE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+LIVENESS_PATH: Final = "/healthz"
+PROBE_PATHS: Final = frozenset({LIVENESS_PATH, "/readyz", "/metrics"})
 PROBE_THREADS: Final = 3
 _EVENTS_PATH: Final = "/api/events"
 _METHODS_WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
@@ -44,9 +44,10 @@ class ApiRoute(APIRoute):
         max_bytes = MAX_EVENT_BATCH_BYTES if self.path == _EVENTS_PATH else MAX_API_BODY_BYTES
 
         async def handle_authorized(request: Request) -> Response:
-            context, rule = get_context(request), rule_of(request)
+            context, rule = await get_context(request), rule_of(request)
             if not (rule.public and rule.is_unlimited):
-                await prepare_token(request, context)
+                if rule.allows_users or rule.public:
+                    await prepare_token(request, context)
                 await run_sync(authorize, request, context, limiter=probe_threads(request) if is_probe else None)
             if request.method in _METHODS_WITHOUT_BODY:
                 return await handle(request)
@@ -104,15 +105,21 @@ async def _read_body(request: Request, max_bytes: int, share: Share) -> Request:
 
     if int(request.headers.get("Content-Length", 0)) > max_bytes:
         raise _body_too_large(max_bytes)
-    with_body = Request(request.scope, receive)
+    with_body, loop = Request(request.scope, receive), asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            await with_body.body()
-    except (TimeoutError, ClientDisconnect):
-        detail = f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} s."
-        headers = {"Connection": "close"}
-        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail, headers=headers) from None
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS) as deadline:
+            with share.evictable(lambda: deadline.reschedule(loop.time())):
+                await with_body.body()
+    except TimeoutError:
+        raise _body_missing(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} s.") from None  # noqa: TRY003
+    except ClientDisconnect:
+        raise _body_missing("The client did not send the whole body.") from None  # noqa: TRY003
     return with_body
+
+
+def _body_missing(detail: str) -> ProblemError:
+    headers = {"Connection": "close"}
+    return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail, headers=headers)
 
 
 def _body_too_large(max_bytes: int) -> ProblemError:

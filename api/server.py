@@ -22,6 +22,9 @@ API_START_SECONDS: Final = 15.0
 API_STOP_SECONDS: Final = 10.0  # running requests may finish; then they are cut off
 # Bytes, for a request line with its headers. Lago's jwt signature has the whole body of a webhook in it, escaped and in
 # base64: 31 kB were seen, and an invoice with many fees has more (lago-differences B8).
+# The loop accepts so many connections before it counts them; the system keeps further ones waiting.
+ACCEPTED_AT_ONCE: Final = 64
+BACKLOG: Final = 2048
 MAX_HEAD_BYTES: Final = 256 * 1024
 
 
@@ -63,6 +66,7 @@ class ApiServer:
                 proxy_headers=bool(proxies),
                 forwarded_allow_ips=list(trusted_proxies),
                 timeout_graceful_shutdown=int(API_STOP_SECONDS),
+                backlog=ACCEPTED_AT_ONCE,
             ),
             context.issuer,
         )
@@ -78,7 +82,7 @@ class ApiServer:
 
     def start(self) -> Self:
         """Raises ``OSError`` when the port is in use."""
-        listener = socket.create_server((self._host, self._port), backlog=512)
+        listener = socket.create_server((self._host, self._port), backlog=BACKLOG)
         # asyncio sets this only on sockets that it creates; without it a response waits for the client's ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
@@ -113,6 +117,8 @@ class _UvicornServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
         if self._issuer is not None:
             self._issuer.begin_fetch()  # nobody waits for it; what is wrong with the service is logged
         self.ready.set()

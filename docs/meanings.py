@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from api.routing import BODY_TIMEOUT_SECONDS
+from api.connections import BODY_TIMEOUT_SECONDS
 from core.access.invitations import INVITATION_LIFETIME, MAX_PENDING_INVITATIONS
 from core.access.limits import MAX_INVITATIONS_PER_DAY, MAX_INVITATIONS_PER_DAY_TO_ONE_RECIPIENT
 from core.emails.sender import MAX_EMAIL_ATTEMPTS
@@ -208,6 +208,10 @@ WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
 }
 
 LOG_MEANINGS: Final[Mapping[str, str]] = {
+    "sync_poll_failed": (
+        "The API could not read whether changes are in sync, for requests with `wait=`; it tries again in a second. "
+        "Report the `error`."
+    ),
     "account_check_skipped": (
         "A worker started and could not read the account of a provider's API key; `reason` says why. It reads the "
         "account before its first write."

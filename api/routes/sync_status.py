@@ -126,13 +126,15 @@ async def _wait_until_in_sync(
 ) -> SyncStatusResponse:
     deadline = time.monotonic() + seconds
     while True:
-        remaining = deadline - time.monotonic()
+        remaining = max(0.0, deadline - time.monotonic())
         is_in_sync = await _sync_waits(request).wait(version, min(remaining, AUTHORITY_CHECK_SECONDS), request.receive)
         # The caller may have lost the right to it meanwhile.
         principal = await run_in_threadpool(authorize_again, request, context)
-        if is_in_sync or remaining <= AUTHORITY_CHECK_SECONDS:
+        is_over = time.monotonic() >= deadline or request.app.state.stopping.is_set()
+        if is_in_sync or is_over:
             version_status = await run_in_threadpool(_read_version_status, context, *version)
-            return _sync_status_response(version.org_id, version_status, role=principal.role)
+            if version_status.in_sync or is_over:
+                return _sync_status_response(version.org_id, version_status, role=principal.role)
 
 
 def _sync_waits(request: Request) -> SyncWaits:

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from api.connections import (
-    HEAD_SECONDS,
+    BODY_TIMEOUT_SECONDS,
+    MAX_BUFFERED_BYTES,
     MAX_CONNECTIONS_OF_ADDRESS,
-    MAX_UNFINISHED_HEAD_BYTES,
     connection_address,
 )
 from api.context import ApiContext
@@ -33,6 +33,7 @@ from tests.support.waiting import until
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 SLACK_SECONDS = 8.0  # for a machine that does much else
+RESPONSES = 8
 UNFINISHED_HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "
 FORGED = "Bearer bsk_0000000000000000_" + "A" * 43
 
@@ -74,7 +75,7 @@ def _assert_all_are_closed(open_connections: dict[str, socket.socket]) -> None:
     lingering.sendall(b"POST /api/events HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
     assert lingering.recv(12) == b"HTTP/1.1 401"
     began = time.monotonic()
-    while open_connections and time.monotonic() - began < HEAD_SECONDS + SLACK_SECONDS:
+    while open_connections and time.monotonic() - began < BODY_TIMEOUT_SECONDS + SLACK_SECONDS:
         time.sleep(1)
         for name, connection in list(open_connections.items()):
             if is_closed(connection):
@@ -112,7 +113,7 @@ def test_one_address_does_not_take_all_connections(api: Api) -> None:
 @one_database
 def test_unfinished_heads_take_a_bounded_amount_of_memory(api: Api) -> None:
     part = UNFINISHED_HEAD + b"a" * (MAX_HEAD_BYTES - 1024)
-    count = MAX_UNFINISHED_HEAD_BYTES // len(part) + 10
+    count = MAX_BUFFERED_BYTES // len(part) + 10
     with ExitStack() as stack:
         connections = [stack.enter_context(connect(api.url)) for _ in range(count)]
         for connection in connections:
@@ -120,6 +121,49 @@ def test_unfinished_heads_take_a_bounded_amount_of_memory(api: Api) -> None:
         until(lambda: sum(map(is_closed, connections)) >= 10, "the oldest are closed")
         assert not is_closed(connections[-1])
         assert api.get("/healthz").is_success
+
+
+@one_database
+def test_responses_that_nobody_reads_take_a_bounded_amount_of_memory(api: Api) -> None:
+    size = len(api.get("/docs/swagger-ui-bundle.js").content)
+    request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        # More than what the system buffers for each.
+        connections = [stack.enter_context(connect(api.url)) for _ in range(2 * MAX_BUFFERED_BYTES // size)]
+        for connection in connections:
+            connection.sendall(request * RESPONSES)
+        until(lambda: any(line["event"] == "connections_refused" for line in api.log), "the oldest is closed")
+        assert api.get("/healthz").is_success
+        received = 0
+        while part := connections[0].recv(1_000_000):
+            received += len(part)
+        assert received < RESPONSES * size
+
+
+@one_database
+def test_the_rest_of_a_body_after_an_early_response_closes_no_other_connection(api: Api) -> None:
+    size = MAX_BUFFERED_BYTES + 1_000_000
+    with connect(api.url) as bystander, connect(api.url) as uploader:
+        bystander.sendall(UNFINISHED_HEAD)
+        uploader.sendall(f"POST /api/events HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        assert uploader.recv(12) == b"HTTP/1.1 401"
+        uploader.sendall(b" " * size)
+        bystander.sendall(b"a\r\n\r\n")
+        assert bystander.recv(12) == b"HTTP/1.1 200"
+
+
+@one_database
+def test_requests_without_their_bodies_keep_nobody_out(api: Api) -> None:
+    """Each would wait for the rest of its body before the response that closes, if nothing bounded them."""
+    with ExitStack() as stack:
+        for path in ("/healthz", "/nowhere"):
+            for number in range(2 * MAX_CONNECTIONS_OF_ADDRESS):
+                address = f"127.0.0.{100 + number % 4}"
+                connection = stack.enter_context(connect(api.url, address))
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"
+                connection.sendall(head.encode())
+        assert [api.get("/healthz").status_code for _ in range(5)] == [200] * 5
+        assert api.get("/docs").status_code == 200
 
 
 @contextmanager
