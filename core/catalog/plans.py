@@ -174,15 +174,9 @@ def load(path: Path | None = None, charged_by: ChargingProvider | None = None) -
     Raises ``CatalogError`` with one sentence.
     """
     path = path or default_file()
+    text = _read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
-    except FileNotFoundError:
-        message = f"{path}: plan file not found; set PLANS_FILE to your catalog, or unset it to use the default one"
-        raise CatalogError(message) from None
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read ({error})"
-        raise CatalogError(message) from None
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: not valid TOML: {error}"
         raise CatalogError(message) from None
@@ -198,6 +192,24 @@ def load(path: Path | None = None, charged_by: ChargingProvider | None = None) -
         return Catalog.model_validate(raw)
     except ValidationError as error:
         raise CatalogError(_error_text(path, text, error)) from None
+
+
+def _read_text(path: Path) -> str:
+    """An editor of Windows begins the file with a byte order mark."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        message = f"{path}: plan file not found; set PLANS_FILE to your catalog, or unset it to use the default one"
+        raise CatalogError(message) from None
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError as error:
+        message = f"{path}: cannot be read ({error})"
+        raise CatalogError(message) from None
+    if "\0" in text:  # ASCII in UTF-16 without a byte order mark can be decoded
+        message = f"{path}: is not UTF-8 text: save it as UTF-8"
+        raise CatalogError(message)
+    return text
 
 
 def _refuse_same_values(values: Iterable[tuple[str, str, object]]) -> None:

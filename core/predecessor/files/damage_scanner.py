@@ -77,18 +77,19 @@ class DamageScanner:
         self.list_open = False
         self.list_key: str | None = None
         self.is_list_key_uncertain = False
+        self.is_list = False
+        """Whether the open document is a list of records instead of an object with keys: both forms are read."""
         self._window = window
         self._expects_lists = expects_lists
         self._documents = 0
         self._damaged = False
-        self._top_is_list = False
         self._key: tuple[str, FilePosition] | None = None
         self._damage: DamageSpan | None = None
         self._cut_off = False
 
     @property
     def is_in_order(self) -> bool:
-        return self.document_open and self._damage is None and self._key is None and not self._top_is_list
+        return self.document_open and self._damage is None and self._key is None and not self.is_list
 
     def take_findings(self) -> list[FileFinding]:
         findings, self.findings = self.findings, []
@@ -158,8 +159,9 @@ class DamageScanner:
             self._begin_document(token)
         elif mark == "[" and not self.document_open:
             self._begin_document(token)
-            self._top_is_list = True
-            self._record_repair("the file contains a list where an object is expected", token.start())
+            self.is_list = True
+        elif mark == "[" and self._expects_lists and self.is_list and not self.list_open:
+            self.list_open = True
         elif mark == "[" and self._expects_lists and self._key is not None:
             self.open_list(self._key[0])
             self._key = None
@@ -167,9 +169,9 @@ class DamageScanner:
             self._read_damage(token)
         elif mark == "]" and self.list_open:
             self.list_open, self.list_key = False, None
-        elif mark == ("]" if self._top_is_list else "}") and self.document_open:
+        elif mark == ("]" if self.is_list else "}") and self.document_open:
             self._close_key()
-            self.document_open = self.list_open = self._top_is_list = False
+            self.document_open = self.list_open = self.is_list = False
             self.list_key = None
         elif mark != ",":
             self._record_repair(f"an extra {mark!r} was skipped", token.start())

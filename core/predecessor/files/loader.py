@@ -63,15 +63,28 @@ def _detect_content(path: Path) -> Literal["organizations", "members"] | None:
     """What the file contains, by its first bytes; None if they are unclear, for example damaged."""
     with open_file(path) as file:
         try:
-            text = file.read(READ_CHUNK_BYTES // 16).decode("latin-1")
+            begin = file.read(READ_CHUNK_BYTES // 16)
         except OSError as error:
             raise UnreadableFileError(read_error_message(path, error)) from error
+    if _is_utf_16(begin):
+        message = f"{path} is UTF-16 or UTF-32 text: save it as UTF-8."
+        raise UnreadableFileError(message)
+    text = begin.decode("latin-1")
     has_organizations = any(f'"{name}"' in text for name in ORGANIZATION_FIELDS)
     has_lists = LIST_UNDER_KEY_PATTERN.search(text) is not None
     has_members = any(f'"{name}"' in text for name in MEMBER_FIELDS)
     if (has_lists or has_members) and not has_organizations:
         return "members"
     return "organizations" if has_organizations and not has_lists and not has_members else None
+
+
+def _is_utf_16(begin: bytes) -> bool:
+    """By its byte order mark, else by the zeros beside its first two characters. UTF-32 begins alike."""
+    if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    zeros = [byte == 0 for byte in begin[:4]]
+    opening = begin[:2].replace(b"\0", b"")
+    return opening in {b"{", b"["} and zeros in ([False, True, False, True], [True, False, True, False])
 
 
 class _OrganizationReader(Reader[OldOrganization]):
@@ -111,9 +124,9 @@ class _OrganizationReader(Reader[OldOrganization]):
     def subject(self, record: OldOrganization) -> str:
         return record.id
 
-    def check_key(self, scanner: "DamageScanner", key: str | None, owner: str) -> str | None:  # noqa: ARG002 - an organization has no list
+    def check_key(self, scanner: "DamageScanner", key: str | None, owner: str) -> str | None:
         if key is None:
-            return "its key is damaged: the id was taken from the record"
+            return None if scanner.is_list else "its key is damaged: the id was taken from the record"
         return None if key == owner else f"it is stored under the key {key!r}: the id in the record was used"
 
 
@@ -145,7 +158,7 @@ class _MemberReader(Reader[OldMember]):
     def check_key(self, scanner: "DamageScanner", key: str | None, owner: str) -> str | None:
         if key is not None:
             scanner.open_list(key)
-        if scanner.list_key == owner:
+        if scanner.list_key == owner or scanner.is_list:
             return None
         if scanner.list_key is None or scanner.is_list_key_uncertain:
             scanner.open_list(owner)  # so that the other records of this list do not report it again

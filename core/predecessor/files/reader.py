@@ -120,7 +120,7 @@ class Reader(ABC, Generic[RecordT]):
         position = window.position(match.start())
         record = self._parse_record(match.group(), position, findings)
         owner = None if record is None else self.owner(record)
-        head, key = self._find_key_before(window, match.start(), owner)
+        head, key = self._find_key_before(window, scanner, match.start(), owner)
         yield from scanner.read(window.cursor, head)
         key = key or scanner.take_key()
         scanner.begin_record(head)
@@ -173,15 +173,23 @@ class Reader(ABC, Generic[RecordT]):
             count, first = self._unknown_fields.get(counted_name, (0, position))
             self._unknown_fields[counted_name] = count + 1, first
 
-    def _find_key_before(self, window: FileWindow, index: int, owner: str | None) -> tuple[int, str | None]:
-        """Where the key of the record at ``index`` begins, and the key if it is intact. A damaged key is skipped."""
+    def _find_key_before(
+        self, window: FileWindow, scanner: "DamageScanner", index: int, owner: str | None
+    ) -> tuple[int, str | None]:
+        """Where the key of the record at ``index`` begins, and the key if it is intact. A damaged key is skipped.
+
+        A bracket that begins the document opens no list under a key: the file itself is a list.
+        """
         lowest = max(window.cursor, index - MAX_RECORD_KEY_BYTES)
         intact = KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
         if intact is not None:
             return intact.start(), decode_utf8(intact.group(1))
         torn = TORN_KEY_BEFORE_PATTERNS[self.list_opening].search(window.text, lowest, index)
+        is_in_list = scanner.is_list or not scanner.document_open
+        begins_list = is_in_list and torn is not None and torn.group().strip() == "["
         if (
             torn is not None
+            and not begins_list
             and owner is not None
             and (owner.endswith(torn.group(1)) or owner.startswith(torn.group(1)))
         ):

@@ -265,8 +265,18 @@ def test_a_file_that_cannot_be_read_is_told(file: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="cannot be read"):
         load(tmp_path)
     file.write_bytes(b'name = "\xff"')
-    with pytest.raises(CatalogError, match="cannot be read"):
+    with pytest.raises(CatalogError, match=r"plans\.toml: is not UTF-8 text: save it as UTF-8"):
         load(file)
+
+
+def test_a_file_of_windows_is_read_and_one_in_utf_16_is_refused(file: Path) -> None:
+    text = DEFAULT_PLANS_FILE.read_text("utf-8").replace("\n", "\r\n")
+    file.write_bytes(("\ufeff" + text).encode())
+    assert load(file) == load(DEFAULT_PLANS_FILE)
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        file.write_bytes(text.encode(encoding))
+        with pytest.raises(CatalogError, match=r"plans\.toml: is not UTF-8 text: save it as UTF-8"):
+            load(file)
 
 
 def test_a_higher_rank_that_costs_less_a_year_is_a_disagreement(file: Path) -> None:

@@ -2,10 +2,18 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from core.predecessor.files import FileFinding, FilePosition, OldOrganization, read_members, read_organizations
+from core.predecessor.files import (
+    FileFinding,
+    FilePosition,
+    OldOrganization,
+    UnreadableFileError,
+    read_members,
+    read_organizations,
+)
 from tests.support.predecessor_files import (
     A_ID,
     B_ID,
@@ -163,11 +171,43 @@ def test_what_is_no_json_at_all_is_a_loss_and_no_exception(organizations: ReadOr
 def test_a_list_at_the_top_is_read(organizations: ReadOrganizations) -> None:
     items = organizations(json.dumps([A, B], indent=2).encode())
     assert ids(items) == [A_ID, B_ID]
-    assert [f[1] for f in findings(items)] == [
-        "the file contains a list where an object is expected",
-        "its key is damaged: the id was taken from the record",
-        "its key is damaged: the id was taken from the record",
-    ]
+    assert findings(items) == []
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_members_are_read_from_a_list_and_from_a_list_of_lists(members: ReadMembers, indent: int | None) -> None:
+    lists = [[member(1, 0), member(1, 1)], [member(2, 0)]]
+    expected = [(each["org_id"], each["user_id"]) for each in (*lists[0], *lists[1])]
+    for form in ([*lists[0], *lists[1]], lists):
+        items = members(json.dumps(form, indent=indent).encode())
+        assert users(items) == expected
+        assert findings(items) == []
+
+
+def test_a_list_that_lost_its_beginning_is_still_a_loss(members: ReadMembers) -> None:
+    text = members_text({A_ID: [member(1, 0)], B_ID: [member(2, 0)]})
+    items = members(text[text.index(b"[") :])
+    assert len(users(items)) == 2
+    assert "loss" in [kind for kind, *_ in findings(items)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_file_in_utf_16_is_refused_by_name(tmp_path: Path, encoding: str, indent: int | None) -> None:
+    file = tmp_path / "org_users.json"
+    file.write_bytes(members_text({A_ID: [member(1, 0)]}, indent).decode().encode(encoding))
+    for read in (read_members, read_organizations):
+        with pytest.raises(UnreadableFileError) as refused:
+            list(read(file))
+        assert str(refused.value) == f"{file} is UTF-16 or UTF-32 text: save it as UTF-8."
+
+
+def test_a_file_of_windows_is_read(members: ReadMembers, organizations: ReadOrganizations) -> None:
+    windows = ("\ufeff" + members_text({A_ID: [member(1, 0)]}).decode().replace("\n", "\r\n")).encode()
+    items = members(windows)
+    assert len(users(items)) == 1
+    assert [(kind, reason) for kind, reason, *_ in findings(items)] == [("repair", "a byte order mark was skipped")]
+    assert ids(organizations(organizations_text([A, B]).replace(b"\n", b"\r\n"))) == [A_ID, B_ID]
 
 
 def test_what_stands_under_a_key_and_is_no_record_is_named_by_its_key(organizations: ReadOrganizations) -> None:
