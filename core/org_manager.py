@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
+from core.common import given_text
 from core.common.clock import utc_now
 from core.common.names import name_key
 from core.common.validation import one_of
@@ -262,7 +263,7 @@ class OrgManager:
     def _database_url(self) -> str:
         if self._url is not None:
             return self._url
-        if self._data_dir is None and (url := os.environ.get("DATABASE_URL")):
+        if self._data_dir is None and (url := given_text.trimmed(os.environ.get("DATABASE_URL", ""))):
             return url
         folder = self._data_dir or DEFAULT_DATA_DIR
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +272,7 @@ class OrgManager:
 
 def _unique_names_of_environment() -> bool:
     """The words are those of the settings. An empty value counts as not set. Raises ``ValueError``."""
-    word = os.environ.get("UNIQUE_ORGANIZATION_NAMES") or "true"
+    word = given_text.trimmed(os.environ.get("UNIQUE_ORGANIZATION_NAMES", "")) or "true"
     try:
         return TypeAdapter(bool).validate_python(word)
     except ValidationError:
@@ -280,7 +281,7 @@ def _unique_names_of_environment() -> bool:
 
 
 def _plans_file_of_environment() -> Path | None:
-    name = os.environ.get("PLANS_FILE")
+    name = given_text.trimmed(os.environ.get("PLANS_FILE", ""))
     return Path(name) if name else None
 
 

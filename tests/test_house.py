@@ -82,6 +82,7 @@ def test_every_import_stands_at_the_top_of_its_module_but_for_what_few_starts_ne
         ("worker/cli/app.py", "importlib", "metadata"),
         ("worker/cli/command_line.py", "worker.cli", "error_messages"),
         ("worker/cli/command_line.py", "worker.cli.error_messages", "EXPECTED_ERRORS"),
+        ("worker/cli/lazy_commands.py", "worker.config", "names"),
         ("worker/cli/lazy_commands.py", "worker.config.settings", "Settings"),
         ("worker/cli/lazy_commands.py", "worker.wiring", "logging"),
         ("worker/cli/status.py", "worker.wiring", "broker_probe"),

@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
         check(arguments[0])
     except (UnhealthyError, SettingsError, DatabaseError) as error:
         return _report_unhealthy(str(error))
-    except OperationalError:
-        return _report_unhealthy("the database does not respond")
+    except OperationalError as error:
+        return _report_unhealthy(f"the database does not respond: {next(iter(str(error.orig).splitlines()), '')}")
     except DBAPIError as error:
         return _report_unhealthy(f"the database cannot be read ({cause_name(error)})")
     except httpx.HTTPError as error:

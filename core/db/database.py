@@ -34,18 +34,18 @@ from sqlalchemy import (
     Executable,
     create_engine,
     event,
-    make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from core.db import after_commit, postgres_sessions, schema
+from core.common import tls_failures
+from core.db import after_commit, database_url, postgres_sessions, postgres_tls, schema
 from core.db.problems import DatabaseProblem
 from core.db.schema import SchemaState
 
@@ -114,9 +114,13 @@ def is_read_only_error(error: BaseException) -> bool:
 
 
 def cause_name(error: BaseException) -> str:
-    """The class of the driver's own error, which says more than that of SQLAlchemy or kombu. It is fit for a log."""
+    """The class of the driver's own error, which says more than that of SQLAlchemy or kombu. It is fit for a log.
+
+    If TLS was the cause, the reason follows.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error.__cause__
-    return type(cause or error).__name__
+    name, why = type(cause or error).__name__, tls_failures.reason(error)
+    return name if why is None else f"{name}: {why}"
 
 
 class Database:
@@ -340,24 +344,12 @@ def _insert_once_statement(table: type[DeclarativeBase], dialect_name: str) -> E
     return statement
 
 
-def _parse_url(url: str) -> URL:
+def _parse_url(text: str) -> URL:
     try:
-        parsed = make_url(url)
-    except ArgumentError:
-        message = "DATABASE_URL is not a valid URL; use sqlite:///path/to/file.db or postgresql://user@host/name"
+        return database_url.parse(text)
+    except ValueError as error:
+        message = f"DATABASE_URL {error}"
         raise DatabaseError(message) from None
-    if parsed.drivername in {"postgres", "postgresql"}:
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
-        message = f"DATABASE_URL names {parsed.drivername}; only sqlite:// and postgresql:// are supported"
-        raise DatabaseError(message)
-    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        message = (
-            "DATABASE_URL names an in-memory SQLite database, which would be lost in a crash; "
-            "use a file: sqlite:///data/billing.db"
-        )
-        raise DatabaseError(message)
-    return parsed
 
 
 def _parse_direct_url(url: str) -> URL:
@@ -428,6 +420,16 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
     event.listen(engine, "do_connect", _connect_to_postgres)
     event.listen(engine, "begin", _begin_on_postgres)
     event.listen(engine, "handle_error", _redact_values)
+
+    @event.listens_for(engine, "handle_error")
+    def _explain(context: ExceptionContext) -> None:
+        cause = context.original_exception
+        if postgres_tls.LIBPQ_REFUSAL in str(cause):
+            explained = postgres_tls.explained(url, _first_line(cause))
+            for error in (cause, context.sqlalchemy_exception):
+                if error is not None:
+                    error.args = (explained, *error.args[1:])
+
     event.listen(engine, "checkin", _drop_if_read_only)
     return engine
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import functools
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -71,8 +72,9 @@ class StripeClient:
 
     def __init__(self, secret_key: str, api_base: str, seconds: float, account_id: str | None = None) -> None:
         base = api_base.rstrip("/")
-        if not secret_key:
-            message = "the Stripe API key is empty; set STRIPE_SECRET_KEY"
+        # Checked here, because httpx cannot send such a header, and says so as if no answer had come.
+        if not re.fullmatch(r"[\x21-\x7e]+", secret_key):
+            message = "STRIPE_SECRET_KEY is empty, or contains a space, a line break or a character that is not ASCII"
             raise ValueError(message)
         if not base.startswith(("http://", "https://")):
             message = "STRIPE_API_BASE must begin with http:// or https://"

@@ -38,6 +38,7 @@ def api(
         "api_host": host or server_settings.api_host,
         "api_port": DEFAULT_API_PORT if chosen_port is None else chosen_port,
     }
+    resources.warn_of_weak_tls(settings)
     logging.configure(settings)
     resources.make_database_folder(settings)
     wait_until_ready(settings, for_writes=False)

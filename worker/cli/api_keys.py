@@ -37,7 +37,7 @@ def create_key(
     JSON: {"id", "name", "scopes", "created_at", "revoked_at", "expires_at", "account_id", "account_name", "key"}
     """
     now = utc_now()
-    with resources.open_database() as database, database.write() as session:
+    with resources.open_database(may_create=True) as database, database.write() as session:
         account_id = None if account is None else service_accounts.whole_id(session, account)
         expires_at = None if expires_in is None else now + timedelta(days=expires_in)
         try:

@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError
 
 from core.catalog.plans import CatalogError
+from core.common import tls_failures
 from core.db.database import DatabaseError, is_read_only_error
 from core.ports.errors import ProviderError
 from core.predecessor.files import UnreadableFileError, UnwritableFileError
@@ -42,10 +43,8 @@ def message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
     """The message and the exit code; ``None`` if this error is not an expected one."""
     match error:
         case BrokerError():
-            return (
-                "the broker does not respond; check REDIS_URL or CELERY_BROKER_URL and that it is running",
-                EXIT_FAILED,
-            )
+            why = tls_failures.reason(error) or "does not respond"
+            return f"the broker: {why}; check REDIS_URL or CELERY_BROKER_URL and that it is running", EXIT_FAILED
         case DBAPIError() if is_read_only_error(error):
             return "the database is read-only, so nothing was stored; `billing-sync doctor` says more", EXIT_FAILED
         case DBAPIError():

@@ -44,7 +44,7 @@ def import_command(
     """
     settings = settings_of.read()
     catalog = catalog_wiring.load(settings)
-    with resources.open_database(settings) as database, _progress(orgs, users) as on_bytes:
+    with resources.open_database(settings, may_create=True) as database, _progress(orgs, users) as on_bytes:
         json_writer = _JsonFindingWriter() if as_json else None
         report = import_files(
             database,

@@ -17,7 +17,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from worker.cli import start_up
+from worker.cli.command_line import print_error
 
+DOCTOR = "doctor"
 Function = Callable[..., object]
 
 
@@ -45,6 +47,8 @@ class LazyCommand(TyperCommand):
         context = self.load().make_context(*arguments, **options)
         if not context.resilient_parsing:  # shell completion
             _log_only_errors()
+            if self.name != DOCTOR:
+                _warn_of_typos()
         start_up.ends()
         return context
 
@@ -57,6 +61,14 @@ def function_of(module: str, name: str) -> Callable[[], Function]:
         return function
 
     return load
+
+
+def _warn_of_typos() -> None:
+    """One sentence for each name that is nearly a setting, from every command; doctor has findings of its own."""
+    from worker.config import names
+
+    for typo in names.typos():
+        print_error(f"{typo.name} in {typo.place} is no setting, so nothing reads it; the nearest one is {typo.meant}")
 
 
 def _log_only_errors() -> None:

@@ -76,7 +76,7 @@ def _open_catalog_and_providers() -> Iterator[tuple[Catalog, list[BillingProvide
 
 def _verify_accounts(providers: list[BillingProvider]) -> None:
     """Refuse to create prices in an account that does not belong to this database."""
-    with resources.open_database() as database:
+    with resources.open_database(may_create=True) as database:
         by_name = {provider.provider: provider for provider in providers}
         errors = AccountGuard(database=database, providers=by_name, clock=utc_now).confirm()
     if errors:
@@ -90,8 +90,10 @@ def _billing_email_warnings(catalog: Catalog) -> list[str]:
     tiers = [plan.tier for plan in plans if plan.charged_by == "stripe" and plan.amount > 0]
     if settings.stripe_collection_method != "send_invoice" or not tiers:
         return []
-    with resources.open_database(settings) as database, database.read() as session:
-        count = queries.count_without_billing_email(session, tiers)
+    count = 0
+    if resources.has_database(settings):
+        with resources.open_database(settings) as database, database.read() as session:
+            count = queries.count_without_billing_email(session, tiers)
     sentence = (
         f"Stripe mails the invoices of {', '.join(tiers)}, so an organization on these plans needs a billing email, or "
         f"its customer an email address in Stripe. Organizations on them without a billing email: {count}"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.db.database import Database
+from worker.cli import command_line
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
 from worker.config.settings import Settings, SettingsError
@@ -19,10 +20,17 @@ SANDBOX_ADDRESS_FILE = "sandbox.url"
 
 
 @contextmanager
-def open_database(settings: Settings | None = None) -> Iterator[Database]:
-    """The configured database, with this version's schema. Raises ``SettingsError`` or ``DatabaseError``."""
+def open_database(settings: Settings | None = None, *, may_create: bool = False) -> Iterator[Database]:
+    """The configured database, with this version's schema. Raises ``SettingsError`` or ``DatabaseError``.
+
+    ``may_create``: whether a SQLite file is made if there is none. A command that reads makes none: with a wrong
+    setting it would show an empty one.
+    """
     settings = settings or settings_of.read()
-    make_database_folder(settings)
+    if may_create:
+        make_database_folder(settings)
+    else:
+        require_database(settings)
     database = connect(settings)
     try:
         database.ensure_schema()
@@ -33,8 +41,31 @@ def open_database(settings: Settings | None = None) -> Iterator[Database]:
 
 def make_database_folder(settings: Settings) -> None:
     """SQLite creates its file, but not the folder of it."""
-    if settings.database.startswith("sqlite:///"):
-        Path(settings.database.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if settings.sqlite_file is not None:
+        settings.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def require_database(settings: Settings) -> None:
+    """Raises ``SettingsError`` if the file of the database is not there."""
+    file = settings.sqlite_file
+    if file is not None and not has_database(settings):
+        message = (
+            f"there is no database {file}: correct DATABASE_URL or DATA_DIR, or make it with `billing-sync up` or "
+            "`billing-sync db upgrade`"
+        )
+        raise SettingsError(message)
+
+
+def has_database(settings: Settings) -> bool:
+    """Always true of a database on a server, and of a SQLite URI, which names a file in its own way."""
+    file = settings.sqlite_file
+    return file is None or str(file).startswith("file:") or file.is_file()
+
+
+def warn_of_weak_tls(settings: Settings) -> None:
+    """One sentence for each address. Call it where a process starts; doctor says the same."""
+    for name, weakness in settings.weak_tls.items():
+        command_line.print_error(f"{name}: {weakness}; `billing-sync doctor` says what to do")
 
 
 def settings_with_broker(command: str) -> Settings:
@@ -46,6 +77,7 @@ def settings_with_broker(command: str) -> Settings:
             "CELERY_BROKER_URL, or run `billing-sync up`, which needs none"
         )
         raise SettingsError(message)
+    warn_of_weak_tls(settings)
     return settings
 
 

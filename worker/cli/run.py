@@ -56,6 +56,7 @@ def up() -> None:
     from worker.wiring import api as api_wiring
 
     settings, api = settings_of.read(), api_settings.read()
+    resources.warn_of_weak_tls(settings)
     logging.configure(_quiet_settings(settings))
     wait_until_ready(settings, for_writes=True)  # while a signal still ends the process
     with (
@@ -260,7 +261,7 @@ def _quiet_settings(settings: Settings) -> Settings:
 def _settings_with_usable_broker(command: str) -> Settings:
     """A broker that does not respond is waited for. Raises ``SettingsError`` if its queues are not as ours must be."""
     settings = resources.settings_with_broker(command)
-    problems = broker_probe.probe(settings.broker).queue_problems
+    problems = broker_probe.probe(settings).queue_problems
     if problems:
         text = "; ".join(f"{each.text} ({each.advice})" for each in problems)
         message = f"`billing-sync {command}` cannot use the broker: {text}"

@@ -177,6 +177,8 @@ def _overview_lines(
 def _broker_text(state: BrokerState | None) -> str:
     if state is None:
         return "none configured; work is done only while `billing-sync up` runs"
+    if state.tls_problem is not None:
+        return f"{state.tls_problem}; work stays in the database, nothing is lost"
     if not state.responds:
         return "does not respond; work stays in the database, nothing is lost"
     if state.refusal is not None:
@@ -241,4 +243,4 @@ def _probe_broker(settings: Settings) -> BrokerState | None:
         return None
     from worker.wiring import broker_probe
 
-    return broker_probe.probe(settings.broker)
+    return broker_probe.probe(settings)

@@ -29,7 +29,7 @@ def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
         return
     from worker.wiring import broker_probe
 
-    state = broker_probe.probe(settings.broker)
+    state = broker_probe.probe(settings)
     if not state.responds:
         yield BROKER_AWAY_NOTICE
     elif state.queue_problems:

@@ -48,7 +48,7 @@ def add_endpoint(
     """
     settings = settings_of.read()
     signer = _require_signer(settings)
-    with resources.open_database(settings) as database, database.write() as session:
+    with resources.open_database(settings, may_create=True) as database, database.write() as session:
         new = NewEndpoint(url=url, events=event or (), description=description)
         try:
             report = endpoints.add(session, new, utc_now(), allow_private=settings.webhook_allow_private)

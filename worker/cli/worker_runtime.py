@@ -19,7 +19,7 @@ def open_worker_runtime() -> Iterator[Runtime]:
     """As a worker opens them. A wrong setting is a ``CommandFailedError``: exit code 2 may mean something else."""
     try:
         settings = resources.settings_with_providers()
-        resources.make_database_folder(settings)
+        resources.require_database(settings)
         runtime = open_runtime(settings)
     except (SettingsError, CatalogError, DatabaseError) as error:
         raise CommandFailedError(str(error)) from error

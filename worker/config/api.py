@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from api.issuer_client import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
@@ -16,14 +16,15 @@ from core.access.limits import UserLimits
 from providers.lago.webhooks import JwtCheck
 from worker.config.email import LOOPBACK_HOSTS
 from worker.config.hosts import is_remote
-from worker.config.settings import ENV_FILE, SettingsError, split_list
+from worker.config.settings import ENV_FILE, ENV_FILE_ENCODING, SettingsError, split_list
+from worker.config.values import CleanedSettings
 
 DEFAULT_API_PORT: Final = 8080
 
 
-class ApiSettings(BaseSettings):
+class ApiSettings(CleanedSettings):
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=ENV_FILE, env_file_encoding=ENV_FILE_ENCODING, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     api_host: str = Field(

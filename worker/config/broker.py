@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from worker.config.settings import SettingsError
+from worker.config.server_urls import AMQP_SCHEMES, REDIS_SCHEMES
 
 # The visibility timeout must exceed the longest countdown and the longest task, or they run again (celery.md 0.2).
 REDIS_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
@@ -22,17 +22,8 @@ MEMORY_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {"polling_interval": 0.01}
 
 
 def transport_options(broker: str) -> dict[str, Any]:
-    """Raises ``SettingsError`` if no transport has the scheme of this URL."""
-    # Without "://" the part before the colon may be a password, so it is not shown.
-    scheme = broker.split("://", 1)[0] if "://" in broker else "none"
-    if scheme in {"redis", "rediss"}:
+    """``broker``: an address that the settings accepted."""
+    scheme = broker.partition("://")[0]
+    if scheme in REDIS_SCHEMES:
         return REDIS_TRANSPORT_OPTIONS
-    if scheme in {"amqp", "amqps", "pyamqp"}:
-        return AMQP_TRANSPORT_OPTIONS
-    if scheme == "memory":
-        return MEMORY_TRANSPORT_OPTIONS
-    message = (
-        f"the broker URL (CELERY_BROKER_URL, else REDIS_URL) has the scheme {scheme}; "
-        "use redis://, rediss://, amqp:// or amqps://"
-    )
-    raise SettingsError(message)
+    return AMQP_TRANSPORT_OPTIONS if scheme in AMQP_SCHEMES else MEMORY_TRANSPORT_OPTIONS

@@ -7,9 +7,9 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings
 
 from core.common.email_addresses import is_mailable
+from worker.config.values import CleanedSettings
 
 TlsMode = Literal["starttls", "tls", "none"]
 
@@ -17,7 +17,7 @@ LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 INVITATION_URL_TOKEN: Final = "{token}"  # noqa: S105 - a placeholder
 
 
-class EmailSettings(BaseSettings):
+class EmailSettings(CleanedSettings):
     smtp_host: str | None = Field(default=None, description="SMTP server; requires MAIL_FROM.")
     smtp_port: int | None = Field(default=None, ge=1, le=65_535, description="Default: 587, 465 or 25, by SMTP_TLS.")
     smtp_user: str | None = Field(default=None, description="SMTP user; requires SMTP_PASSWORD.")

@@ -1,6 +1,7 @@
 """Names of settings that are set but that nothing reads, such as STRIPE_SECRT_KEY, with the name that was meant.
 
-Values are not looked at. A name counts if it begins as only our settings do, or if it nearly is one of ours.
+Values are not looked at. A name counts if it begins as only our settings do, or if it nearly is one of ours. Every
+command looks for them, so nothing slow is imported for it.
 """
 
 from __future__ import annotations
@@ -8,52 +9,87 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from dotenv import dotenv_values
 
-from worker.config.api import ApiSettings
-from worker.config.settings import ENV_FILE, Settings
+from worker.config.settings import ENV_FILE, ENV_FILE_ENCODING, Settings
 
+# The fields of ``ApiSettings``, whose module imports an HTTP client. A test compares them.
+API_SETTINGS: Final = frozenset(
+    {
+        "API_CORS_ORIGINS",
+        "API_HOST",
+        "API_PORT",
+        "API_PUBLIC_URL",
+        "API_RATE_LIMIT",
+        "LAGO_WEBHOOK_ALGORITHM",
+        "LAGO_WEBHOOK_PUBLIC_KEY",
+        "OIDC_ALGORITHM",
+        "OIDC_AUDIENCE",
+        "OIDC_CLIENT_ID",
+        "OIDC_CLIENT_SECRET",
+        "OIDC_ISSUER",
+        "RECIPIENT_INVITATIONS_PER_HOUR",
+        "USER_INVITATIONS_PER_HOUR",
+        "USER_ORGANIZATIONS_PER_HOUR",
+    }
+)
 OUR_PREFIXES: Final = ("STRIPE_", "LAGO_", "OIDC_", "SMTP_")
-# Read by docker-compose.yml, by TLS libraries, or by nobody: Kubernetes and Docker set an address for each service.
+# Read by TLS libraries or by nobody: Kubernetes, Docker and Railway set an address for each service.
 _NOT_SETTINGS: Final = re.compile(
-    r"FLOWER_BASIC_AUTH|SSL_CERT_(FILE|DIR)|.*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT(_\d+_(TCP|UDP)(_.*)?)?"
+    r"SSL_CERT_(FILE|DIR)|.*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT(_\d+_(TCP|UDP)(_.*)?)?|REDIS(HOST|PORT|USER|PASSWORD)"
 )
 _MIN_LIKENESS: Final = 0.6
-_MIN_LIKENESS_WITHOUT_PREFIX: Final = 0.88
+_MIN_LIKENESS_OF_TYPO: Final = 0.88  # above that of STRIPE_LIVE_SECRET_KEY, which another program may read
 _SAME_LAST_WORD: Final = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownName:
-    """``meant``: the nearest setting; ``None``: none is near."""
+    """``meant``: the nearest setting; ``None``: none is near. ``is_typo``: no other program has so near a name."""
 
     name: str
     in_file: bool
     meant: str | None
+    is_typo: bool
+
+    @property
+    def place(self) -> str:
+        return str(ENV_FILE) if self.in_file else "the environment"
 
 
 def known_names() -> frozenset[str]:
     """The names of all settings, in capitals."""
-    return frozenset(name.upper() for model in (Settings, ApiSettings) for name in model.model_fields)
+    return API_SETTINGS | {name.upper() for name in Settings.model_fields}
 
 
 def unknown_names() -> list[UnknownName]:
     """Names in the environment and in ``.env`` that look like settings and are none."""
-    from_file = set(dotenv_values(ENV_FILE, interpolate=False)) if ENV_FILE.is_file() else set()
+    from_file = set(_env_file_values())
     settings = known_names()
     found = [_unknown(name, settings, in_file=name in from_file) for name in sorted(from_file | set(os.environ))]
     return [each for each in found if each is not None]
 
 
+def typos() -> list[UnknownName]:
+    """Those that are surely meant for us, fit for a warning at each start."""
+    return [each for each in unknown_names() if each.is_typo]
+
+
 def count_set() -> int:
     """How many settings have a value."""
-    from_file = dotenv_values(ENV_FILE, interpolate=False) if ENV_FILE.is_file() else {}
-    given = {name.upper() for name, value in (*from_file.items(), *os.environ.items()) if value}
+    given = {name.upper() for name, value in (*_env_file_values().items(), *os.environ.items()) if value}
     return len(given & known_names())
+
+
+def _env_file_values() -> Mapping[str, str | None]:
+    try:
+        return dotenv_values(ENV_FILE, interpolate=False, encoding=ENV_FILE_ENCODING) if ENV_FILE.is_file() else {}
+    except UnicodeDecodeError:  # the settings refuse such a file by name
+        return {}
 
 
 def _unknown(name: str, settings: Collection[str], *, in_file: bool) -> UnknownName | None:
@@ -62,9 +98,14 @@ def _unknown(name: str, settings: Collection[str], *, in_file: bool) -> UnknownN
         return None
     if capitals.startswith(OUR_PREFIXES):
         likeness, meant = _nearest(capitals, settings)
-        return UnknownName(name=name, in_file=in_file, meant=meant if likeness >= _MIN_LIKENESS else None)
-    near = difflib.get_close_matches(capitals, settings, n=1, cutoff=_MIN_LIKENESS_WITHOUT_PREFIX)
-    return UnknownName(name=name, in_file=in_file, meant=near[0]) if near else None
+        return UnknownName(
+            name=name,
+            in_file=in_file,
+            meant=meant if likeness >= _MIN_LIKENESS else None,
+            is_typo=likeness >= _MIN_LIKENESS_OF_TYPO,
+        )
+    near = difflib.get_close_matches(capitals, settings, n=1, cutoff=_MIN_LIKENESS_OF_TYPO)
+    return UnknownName(name=name, in_file=in_file, meant=near[0], is_typo=True) if near else None
 
 
 def _nearest(name: str, settings: Collection[str]) -> tuple[float, str]:

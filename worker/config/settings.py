@@ -7,20 +7,25 @@ uses its own sandbox on loopback, never a live system.
 from __future__ import annotations
 
 import io
+import re
 import secrets
 from pathlib import Path
-from typing import Final, Literal
-from urllib.parse import quote
+from typing import Any, Final, Literal
+from urllib.parse import quote, urlsplit
 
 from dotenv.parser import parse_stream
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from core.catalog.plans import ChargingProvider, default_file
+from core.db import database_url
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
+from worker.config import server_urls
 from worker.config.email import EmailSettings
+from worker.config.server_urls import BROKER_SCHEMES, REDIS_SCHEMES
 
 ENV_FILE = Path(".env")
+ENV_FILE_ENCODING: Final = "utf-8-sig"  # an editor of Windows begins the file with a byte order mark
 IN_MEMORY_BROKER_URL = "memory://localhost"
 # A real Lago knows no such key. The Compose file has it, too.
 SANDBOX_LAGO_KEY = "sandbox"
@@ -40,7 +45,7 @@ class SettingsError(Exception):
 class Settings(EmailSettings):
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
-        env_file_encoding="utf-8",
+        env_file_encoding=ENV_FILE_ENCODING,
         env_ignore_empty=True,  # NAME= counts as not set, as in Compose
         extra="ignore",
         frozen=True,
@@ -49,7 +54,10 @@ class Settings(EmailSettings):
 
     data_dir: Path = Field(default=Path("data"), description="Folder of the embedded database and sandbox.")
     database_url: str | None = Field(
-        default=None, repr=False, description="SQLite or Postgres; default: a file in DATA_DIR."
+        default=None,
+        repr=False,
+        description="SQLite or Postgres, several hosts too; default: a file in DATA_DIR. sslmode=require verifies the "
+        "certificate and the host, with sslrootcert=FILE for an authority of your own.",
     )
     database_direct_url: str | None = Field(
         default=None,
@@ -58,12 +66,15 @@ class Settings(EmailSettings):
         "notified there, and `db upgrade` runs there; default: the relay asks every 0.2 s.",
     )
     celery_broker_url: str | None = Field(
-        default=None, repr=False, description="redis:// or amqp://; default: REDIS_URL."
+        default=None,
+        repr=False,
+        description="redis:// or amqp://, with TLS rediss:// or amqps://, which are verified; default: REDIS_URL.",
     )
     redis_url: str | None = Field(
         default=None,
         repr=False,
-        description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set.",
+        description="Redis for shared rate limits; also the broker if CELERY_BROKER_URL is not set. rediss:// is TLS, "
+        "which is verified; ssl_ca_certs=FILE names an authority of your own.",
     )
     plans_file: Path | None = Field(
         default=None,
@@ -87,7 +98,9 @@ class Settings(EmailSettings):
     stripe_context: str | None = Field(
         default=None, description="acct_… of the account, with an organization key (sk_org_…) only."
     )
-    stripe_api_base: str | None = Field(default=None, description="https://api.stripe.com for live; no default.")
+    stripe_api_base: str | None = Field(
+        default=None, description="https://api.stripe.com for live, without /v1; no default."
+    )
     stripe_webhook_secret: SecretStr | None = Field(
         default=None,
         description="whsec_… of the webhook endpoint; several with commas between them, while one is rotated.",
@@ -191,6 +204,47 @@ class Settings(EmailSettings):
     redis_port: int = 6379
     redis_db: int = 0
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            database_url.parse(url)
+        return url
+
+    @field_validator("celery_broker_url", "redis_url")
+    @classmethod
+    def _check_server_url(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None:
+            # Without CELERY_BROKER_URL this one names the broker, which may be RabbitMQ.
+            is_broker = info.field_name == "celery_broker_url" or info.data.get("celery_broker_url") is None
+            server_urls.check(url, BROKER_SCHEMES if is_broker else REDIS_SCHEMES)
+        return url
+
+    @field_validator("postgres_host", "redis_host")
+    @classmethod
+    def _check_host(cls, host: str | None) -> str | None:
+        if host is not None and not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.%]+\]", host):
+            problem = "must be a host name or an address alone, an IPv6 address in brackets"
+            raise ValueError(problem)
+        return host
+
+    @field_validator("stripe_api_base", "lago_api_url")
+    @classmethod
+    def _check_provider_url(cls, url: str | None) -> str | None:
+        if url is not None and not _is_http_address(url):
+            problem = "must be an address such as https://billing.example.com, with https:// or http:// before the host"
+            raise ValueError(problem)
+        return url
+
+    @field_validator("stripe_secret_key", "lago_api_key", "stripe_context")
+    @classmethod
+    def _check_sendable(cls, key: SecretStr | str | None) -> SecretStr | str | None:
+        text = key.get_secret_value() if isinstance(key, SecretStr) else key
+        if text is not None and not re.fullmatch(r"[\x21-\x7e]+", text):
+            problem = "contains a space, a line break or a character that is not ASCII, so no request can carry it"
+            raise ValueError(problem)
+        return key
+
     @field_validator("webhook_signing_secret")
     @classmethod
     def _check_signing_secret(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -245,6 +299,9 @@ class Settings(EmailSettings):
             raise ValueError(problem)
         if self.lago_api_url is not None and "/api/v1" in self.lago_api_url:
             problem = "LAGO_API_URL must be the bare origin, without /api/v1"
+            raise ValueError(problem)
+        if self.stripe_api_base is not None and re.search(r"/v[12]/*$", self.stripe_api_base):
+            problem = "STRIPE_API_BASE must be the bare origin, without /v1"
             raise ValueError(problem)
         return self
 
@@ -303,14 +360,48 @@ class Settings(EmailSettings):
         return f"sqlite:///{self.data_dir / 'billing-sync.db'}"
 
     @property
+    def sqlite_file(self) -> Path | None:
+        """The file of the database; ``None`` if it is on a server."""
+        url = database_url.parse(self.database)
+        return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+    @property
     def broker(self) -> str:
-        return self.celery_broker_url or self._configured_redis_url or IN_MEMORY_BROKER_URL
+        """Without the words of its TLS, which are in ``broker_tls``."""
+        return server_urls.for_kombu(self._broker_url)[0]
+
+    @property
+    def broker_tls(self) -> dict[str, Any] | None:
+        """The options of TLS as kombu, Celery and Flower take them; ``None``: the broker's address asks for none."""
+        return server_urls.for_kombu(self._broker_url)[1]
 
     @property
     def redis(self) -> str | None:
         """The Redis that processes share: the configured one, else a broker that is Redis, else ``None``."""
-        if self._configured_redis_url is None and self.broker.startswith(("redis://", "rediss://")):
-            return self.broker
+        return None if self._redis_url is None else server_urls.for_redis_client(self._redis_url)
+
+    @property
+    def is_redis_broker(self) -> bool:
+        """Whether the Redis that processes share is the broker too."""
+        return self._redis_url == self._broker_url
+
+    @property
+    def weak_tls(self) -> dict[str, str]:
+        """What is not verified although an address asks for TLS, by the name of its setting."""
+        servers = {"REDIS_URL": self.redis_url, "CELERY_BROKER_URL": self.celery_broker_url}
+        found = {name: server_urls.tls(url) for name, url in servers.items() if url is not None}
+        weak = {name: tls.weakness for name, tls in found.items() if tls is not None}
+        weak["DATABASE_URL"] = None if self.database_url is None else database_url.weak_tls(self.database_url)
+        return {name: weakness for name, weakness in weak.items() if weakness is not None}
+
+    @property
+    def _broker_url(self) -> str:
+        return self.celery_broker_url or self._configured_redis_url or IN_MEMORY_BROKER_URL
+
+    @property
+    def _redis_url(self) -> str | None:
+        if self._configured_redis_url is None and self._broker_url.startswith(("redis://", "rediss://")):
+            return self._broker_url
         return self._configured_redis_url
 
     @property
@@ -322,7 +413,7 @@ class Settings(EmailSettings):
     @property
     def is_embedded(self) -> bool:
         """One process does everything: no broker is configured."""
-        return self.broker == IN_MEMORY_BROKER_URL
+        return self._broker_url == IN_MEMORY_BROKER_URL
 
     @property
     def uses_sandbox(self) -> bool:
@@ -342,6 +433,14 @@ class Settings(EmailSettings):
                 "lago_webhook_secret": self.lago_webhook_secret or SecretStr(secrets.token_hex(16)),
             }
         )
+
+
+def _is_http_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def split_list(text: str | None) -> list[str]:
@@ -365,10 +464,13 @@ def _refuse_unreadable_lines() -> None:
     if not ENV_FILE.is_file():
         return
     try:
-        lines = list(parse_stream(io.StringIO(ENV_FILE.read_text(encoding="utf-8"))))
+        text = ENV_FILE.read_text(encoding=ENV_FILE_ENCODING)
     except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # ASCII in UTF-16 without a byte order mark can be decoded
         message = f"{ENV_FILE} is not UTF-8 text: save it as UTF-8"
-        raise SettingsError(message) from None
+        raise SettingsError(message)
+    lines = list(parse_stream(io.StringIO(text)))
     unreadable = [
         str(each.original.line + _count_leading_blank_lines(each.original.string))
         for each in lines

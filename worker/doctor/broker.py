@@ -12,9 +12,9 @@ from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from worker.config.broker import transport_options
+from core.common import tls_failures
 from worker.config.hosts import is_remote
-from worker.config.settings import Settings, SettingsError
+from worker.config.settings import Settings
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
 from worker.wiring import broker_probe
@@ -28,6 +28,10 @@ REFUSAL_ADVICE: Final[Mapping[BrokerRefusal, str]] = {
     "its alarm is on (memory or disk)": "`rabbitmqctl status` names the alarm; free memory or disk of RabbitMQ",
     "it is a replica": "name the primary server in REDIS_URL or CELERY_BROKER_URL",
 }
+TLS_ADVICE: Final = (
+    "renew the certificate, correct the host in REDIS_URL or CELERY_BROKER_URL, or add ssl_ca_certs=FILE with the "
+    "certificate of its authority there"
+)
 MIN_RABBITMQ_VERSION: Final = (4, 0, 1)
 
 
@@ -35,17 +39,12 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     settings = inputs.settings
     if settings.is_embedded:
         return [not_set("broker_not_set", "none: `billing-sync up` does all work", "for more processes set REDIS_URL")]
-    try:
-        state = broker_probe.probe(settings.broker)
-    except SettingsError as invalid:
-        return [
-            error("broker_url_invalid", str(invalid), "no process starts", "correct REDIS_URL or CELERY_BROKER_URL")
-        ]
-    except ValueError:
-        message = "the broker's URL cannot be parsed"
-        return [error("broker_url_invalid", message, "no process starts", "correct REDIS_URL or CELERY_BROKER_URL")]
+    state = broker_probe.probe(settings)
     if not state.responds:
         consequence = "changes stay in the database until it does; nothing is lost"
+        if state.tls_problem is not None:
+            message = f"TLS with {state.address} fails: {state.tls_problem}"
+            return [error("broker_tls", message, consequence, TLS_ADVICE)]
         advice = "start it, or correct REDIS_URL or CELERY_BROKER_URL; then `billing-sync status`"
         return [error("broker_unreachable", f"{state.address} does not respond", consequence, advice)]
     found = [*_refusal(state), *_encryption(settings.broker, state.address), *_queues(state), *_version(settings)]
@@ -66,11 +65,13 @@ def check_redis(inputs: DoctorInputs) -> list[DoctorFinding]:
             settings.redis, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, decode_responses=True
         ) as client:
             info = client.info()
-    except (RedisError, OSError, ValueError) as failed:
+    except (RedisError, OSError) as failed:
         consequence = "each process uses the providers' full rate limits"
+        if (why := tls_failures.reason(failed)) is not None:
+            return [error("redis_tls", f"TLS with Redis fails: {why}", consequence, TLS_ADVICE)]
         message = f"Redis does not respond ({type(failed).__name__})"
         return [error("redis_unreachable", message, consequence, "start it, or correct REDIS_URL")]
-    found = list(_redis_findings(info, is_broker=settings.redis == settings.broker))
+    found = list(_redis_findings(info, is_broker=settings.is_redis_broker))
     return found or [ok("redis", f"Redis {info.get('redis_version', '?')}, noeviction")]
 
 
@@ -122,9 +123,7 @@ def _version(settings: Settings) -> Iterator[DoctorFinding]:
     if not settings.broker.startswith(("amqp", "pyamqp")):
         return
     try:
-        with Connection(
-            settings.broker, transport_options=transport_options(settings.broker), connect_timeout=4
-        ) as connection:
+        with broker_probe.open_connection(settings) as connection:
             version = _version_of(connection)
     except (KombuError, OSError, amqp.AMQPError) as failed:
         yield not_checked("queues_unread", f"the version of RabbitMQ cannot be read ({type(failed).__name__})")

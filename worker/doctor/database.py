@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.common.clock import utc_now
 from core.db import postgres_sessions
-from core.db.database import Database, DatabaseError, UnusableDatabaseError, read_only_problem
+from core.db.database import Database, UnusableDatabaseError, read_only_problem
 from core.db.problems import DatabaseProblem
 from core.db.schema import SchemaState
 from worker.doctor.findings import DoctorFinding, error, not_set, ok, warning
@@ -30,14 +30,12 @@ _POSTGRES_STATE = text(
 def check(inputs: DoctorInputs) -> list[DoctorFinding]:
     file = inputs.sqlite_file
     if file is not None and not file.is_file():
-        return [not_set("database_absent", f"{file} is not there yet", "`billing-sync up` makes it, as does `status`")]
+        return [not_set("database_absent", f"{file} is not there yet", "`billing-sync up` makes it")]
     try:
         with inputs.open_database() as database:
             return list(_findings(database))
     except UnusableDatabaseError as unusable:
         return [_finding_of(unusable.problem)]
-    except DatabaseError as invalid:
-        return [error("database_url_invalid", str(invalid), "no process starts", "correct DATABASE_URL")]
     except DBAPIError as failed:
         problem = postgres_sessions.connection_problem(failed.orig)
         return [_finding_of(problem) if problem else _unreachable(failed.orig, is_sqlite=file is not None)]

@@ -33,9 +33,7 @@ class DoctorInputs:
     @property
     def sqlite_file(self) -> Path | None:
         """The file of the database, ``None`` if it is on a server."""
-        prefix = "sqlite:///"
-        url = self.settings.database
-        return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
+        return self.settings.sqlite_file
 
     @property
     def uses_up(self) -> bool:

@@ -29,6 +29,7 @@ def check(inputs: DoctorInputs) -> Iterator[DoctorFinding]:
         *_weak_secrets(inputs.settings),
         *_unencrypted(inputs.settings),
         *_readable_file(),
+        *_weak_tls(inputs.settings),
     ]
     yield from found or [ok("settings", f"{names.count_set()} set, the others are at their defaults")]
 
@@ -41,11 +42,10 @@ def invalid(message: str) -> list[DoctorFinding]:
 
 
 def _unknown_name(unknown: UnknownName) -> DoctorFinding:
-    place = str(ENV_FILE) if unknown.in_file else "the environment"
     if unknown.meant is None:
-        advice = f"remove it from {place}; docs/reference/settings.md lists all names"
+        advice = f"remove it from {unknown.place}; docs/reference/settings.md lists all names"
     else:
-        advice = f"rename it to {unknown.meant} in {place}, or remove it"
+        advice = f"rename it to {unknown.meant} in {unknown.place}, or remove it"
     return warning("unknown_setting", f"{unknown.name} is no setting", "nothing reads its value", advice)
 
 
@@ -107,6 +107,16 @@ def _readable_file() -> Iterator[DoctorFinding]:
             f"every user of this machine can read {ENV_FILE}",
             "it has the API keys",
             f"`chmod 600 {ENV_FILE}`",
+        )
+
+
+def _weak_tls(settings: Settings) -> Iterator[DoctorFinding]:
+    for name, weakness in settings.weak_tls.items():
+        yield warning(
+            "weak_tls",
+            f"{name}: {weakness}",
+            "who is between both machines can read and change what is sent",
+            f"remove that word from {name}, and name the file of the authority's certificate if it is your own",
         )
 
 

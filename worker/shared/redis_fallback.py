@@ -14,6 +14,8 @@ from typing import TypeVar
 import redis
 import structlog
 
+from core.common import tls_failures
+
 log = structlog.get_logger()
 
 Result = TypeVar("Result")
@@ -69,4 +71,6 @@ class RedisWithFallback:
         # Threads that fail at the same time log one line. It has only the error's class: the text may contain the URL
         # with the password.
         if not is_marked:
-            log.warning("redis_fallback_active", component=self._component, error=type(error).__name__)
+            name, why = type(error).__name__, tls_failures.reason(error)
+            shown = name if why is None else f"{name}: {why}"
+            log.warning("redis_fallback_active", component=self._component, error=shown)

@@ -13,7 +13,9 @@ from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from core.common import tls_failures
 from worker.config.broker import transport_options
+from worker.config.settings import Settings
 from worker.wiring import broker_queues
 from worker.wiring.broker_queues import QueueProblem
 
@@ -28,27 +30,40 @@ class BrokerState:
     """``address`` has no password. ``refusal``: why a broker that responds accepts no message.
 
     ``queue_problems``: why no worker can use the queues of a broker that responds.
+
+    ``tls_problem``: why TLS failed, if that is why it does not respond.
     """
 
     address: str
     responds: bool
+    tls_problem: str | None = None
     refusal: BrokerRefusal | None = None
     queue_problems: tuple[QueueProblem, ...] = ()
 
 
-def probe(url: str) -> BrokerState:
+def probe(settings: Settings) -> BrokerState:
     """One attempt of a few seconds."""
     blocked: list[str] = []
-    options = transport_options(url) | ({"on_blocked": blocked.append} if _is_rabbitmq(url) else {})
-    with Connection(url, transport_options=options, connect_timeout=4) as connection:
+    is_rabbitmq = _is_rabbitmq(settings.broker)
+    with open_connection(settings, **({"on_blocked": blocked.append} if is_rabbitmq else {})) as connection:
         address = connection.as_uri()
         try:
             connection.ensure_connection(max_retries=1, timeout=BROKER_PROBE_SECONDS)
-            if url.startswith(("redis://", "rediss://")):
-                return _probe_redis(url, address)
-            return _probe_rabbitmq(connection, address, blocked) if _is_rabbitmq(url) else _responds(address)
-        except (KombuError, OSError, RedisError, AMQPError):
-            return BrokerState(address=address, responds=False)
+            if settings.redis is not None and settings.is_redis_broker:
+                return _probe_redis(settings.redis, address)
+            return _probe_rabbitmq(connection, address, blocked) if is_rabbitmq else _responds(address)
+        except (KombuError, OSError, RedisError, AMQPError) as error:
+            return BrokerState(address=address, responds=False, tls_problem=tls_failures.reason(error))
+
+
+def open_connection(settings: Settings, **options: object) -> Connection:
+    """To the broker, with the TLS of its address; it connects when it is used. ``options``: of the transport."""
+    return Connection(
+        settings.broker,
+        ssl=settings.broker_tls or False,
+        transport_options={**transport_options(settings.broker), **options},
+        connect_timeout=4,
+    )
 
 
 def _responds(address: str) -> BrokerState:

@@ -68,6 +68,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     return {
         "imports": TASK_MODULES,
         "broker_url": settings.broker,
+        "broker_use_ssl": settings.broker_tls,
         "broker_transport_options": broker.transport_options(settings.broker),
         "broker_connection_timeout": 4,
         "broker_connection_retry_on_startup": True,

@@ -46,9 +46,8 @@ def folder(tmp_path: Path) -> Path:
         (("plans", "check"), {}, 2, "no provider is configured"),
         (("plans", "check"), {"PLANS_FILE": "none.toml"}, 2, "none.toml: plan file not found"),
         (("import", "none.json", "users.json"), {}, 2, "none.json"),
-        (("export", "no/folder/o.json", "u.json"), {}, 2, "no/folder"),
-        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "else REDIS_URL) has the scheme http; use redis://"),
-        (("status",), {"REDIS_URL": "secret-word:x@127.0.0.1"}, 2, "has the scheme none; use redis://"),
+        (("worker",), {"REDIS_URL": "http://127.0.0.1"}, 2, "REDIS_URL: has the scheme http; use redis://"),
+        (("status",), {"REDIS_URL": "secret-word:x@127.0.0.1"}, 2, "REDIS_URL: has the scheme none; use redis://"),
         (("status",), {"STRIPE_SECRET_KEY": "", "STRIPE_API_BASE": "http://127.0.0.1:9"}, 2, "STRIPE_SECRET_KEY is"),
         (("up",), {"DATA_DIR": "plans.toml/data"}, 2, "plans.toml"),
         (("export", "a.json", "./a.json"), {}, 2, "ORGS and USERS are the same file, a.json: give two different files"),
@@ -89,11 +88,47 @@ def test_a_line_of_the_env_file_that_cannot_be_read_is_never_skipped(
 
 def test_an_env_file_is_read_and_a_name_without_a_value_says_nothing(folder: Path) -> None:
     (folder / ".env").write_text("# settings\nexport DATA_DIR='else where'  # with a blank\nCHARGED_BY=\n")
-    assert console.run(folder, "status").returncode == 0
+    assert console.run(folder, "db", "upgrade").returncode == 0
     assert (folder / "else where").is_dir()
 
 
+READING = (
+    ("status",),
+    ("orgs",),
+    ("parked",),
+    ("history", "Acme"),
+    ("inbox", "list"),
+    ("inbox", "sources"),
+    ("keys", "list"),
+    ("webhooks", "list"),
+    ("webhooks", "failed"),
+    ("export", "o.json", "u.json"),
+    ("retry", "--all"),
+    ("doctor",),
+)
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_a_look_makes_no_database_and_no_folder(folder: Path, words: tuple[str, ...]) -> None:
+    shown = console.run(folder, *words)
+    assert [each.name for each in folder.iterdir()] == ["plans.toml"]
+    if words != ("doctor",):
+        assert shown.stderr == (
+            "billing-sync: there is no database data/billing-sync.db: correct DATABASE_URL or DATA_DIR, or make it "
+            "with `billing-sync up` or `billing-sync db upgrade`\n"
+        )
+        assert (shown.returncode, shown.stdout) == (2, "")
+
+
+def test_an_export_into_a_folder_that_does_not_exist_is_one_sentence(folder: Path) -> None:
+    assert console.run(folder, "db", "upgrade").returncode == 0
+    failed = console.run(folder, "export", "no/folder/o.json", "u.json")
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+    assert "no/folder" in failed.stderr
+
+
 def test_status_says_that_the_broker_is_away(folder: Path) -> None:
+    assert console.run(folder, "db", "upgrade").returncode == 0
     shown = console.run(folder, "status", settings={"REDIS_URL": "redis://:secret-word@127.0.0.1:9/0"})
     assert shown.returncode == 0
     assert "broker: does not respond" in shown.stdout
@@ -101,6 +136,7 @@ def test_status_says_that_the_broker_is_away(folder: Path) -> None:
 
 
 def test_status_says_that_the_broker_answers(folder: Path, redis_url: str) -> None:
+    assert console.run(folder, "db", "upgrade").returncode == 0
     shown = console.run(folder, "status", "--json", settings={"REDIS_URL": redis_url})
     assert json.loads(shown.stdout)["broker"]["reachable"] is True
 
@@ -159,6 +195,7 @@ def test_ctrl_c_ends_without_a_word(folder: Path) -> None:
 
 def test_a_pipe_that_is_closed_is_no_error(folder: Path) -> None:
     """As with ``billing-sync status | head``."""
+    assert console.run(folder, "db", "upgrade").returncode == 0
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody_reads:

@@ -65,7 +65,7 @@ def test_help_and_version_import_neither_a_database_nor_a_server(folder: Path, w
 
 
 def test_status_imports_the_database_and_nothing_slower(folder: Path) -> None:
-    assert console.run(folder, "status").returncode == 0  # creates the schema, with Alembic
+    assert console.run(folder, "db", "upgrade").returncode == 0  # with Alembic
     imported = imported_packages(folder, "status")
     assert "sqlalchemy" in imported
     assert imported & SLOW == set()
@@ -97,6 +97,7 @@ def test_ctrl_c_while_the_program_starts_ends_it_without_a_word(folder: Path, mo
 
 
 def test_a_command_in_the_background_goes_on_to_ignore_ctrl_c(folder: Path) -> None:
+    assert console.run(folder, "db", "upgrade").returncode == 0
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{INTERRUPTED}"
     ended = run(folder, ignoring, "worker.cli.status", "status")
     assert ended.returncode == 0, ended.stderr

@@ -131,7 +131,6 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("settings", sets(POSTGRES_HOST="db", POSTGRES_PASSWORD="postgres"), "weak_secret", "set POSTGRES_PASSWORD"),
     ("settings", sets(LAGO_API_URL="http://lago.example.com"), "unencrypted_key", "set LAGO_API_URL to the https://"),
     ("settings", writes_env_file, "env_file_readable", "`chmod 600 .env`"),
-    ("database", sets(DATABASE_URL="mysql://me@host/db"), "database_url_invalid", "correct DATABASE_URL"),
     (
         "database",
         sets(DATABASE_URL=f"postgresql://me:word-of-mine@{CLOSED}/none"),
@@ -154,7 +153,7 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("processes", lambda it: it.beats("up", version="0.0.1"), "versions_differ", "`billing-sync worker`"),
     ("keys", sets(STRIPE_SECRET_KEY="sk_bad"), "stripe_key_rejected", "set STRIPE_SECRET_KEY to a valid key"),
     ("keys", sets(LAGO_API_KEY="bad"), "lago_key_rejected", "set LAGO_API_KEY to a valid key"),
-    ("keys", sets(LAGO_API_KEY="a b"), "providers_invalid", "`billing-sync doctor`"),
+    ("keys", sets(LAGO_STRIPE_PROVIDER_CODE=None), "providers_invalid", "`billing-sync doctor`"),
     ("keys", sets(STRIPE_API_BASE=f"http://{CLOSED}"), "stripe_unreachable", "check STRIPE_API_BASE"),
     ("keys", sets(LAGO_API_URL=f"http://{CLOSED}"), "lago_unreachable", "check LAGO_API_URL"),
     ("keys", pins("acct_other"), "stripe_wrong_account", "set STRIPE_SECRET_KEY to a key of acct_other"),
@@ -172,7 +171,6 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("plans", sets(PLANS_FILE="none.toml"), "catalog_invalid", "`billing-sync plans check`"),
     ("payer", sets(LAGO_STRIPE_PROVIDER_CODE=None), "payer_missing", "LAGO_MANUAL_PAYMENTS=true"),
     ("broker", sets(REDIS_URL=f"redis://:word-of-mine@{CLOSED}/0"), "broker_unreachable", "`billing-sync status`"),
-    ("broker", sets(CELERY_BROKER_URL="http://host"), "broker_url_invalid", "correct REDIS_URL or CELERY_BROKER_URL"),
     ("redis", sets(CELERY_BROKER_URL=f"amqp://{CLOSED}"), "redis_not_shared", "set REDIS_URL for every process"),
     ("redis", sets(REDIS_URL=f"redis://{CLOSED}"), "redis_unreachable", "correct REDIS_URL"),
     (

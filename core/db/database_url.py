@@ -1,0 +1,147 @@
+"""The address of the database as its operator wrote it: read in the forms that other programs use, or refused.
+
+Where the address asks for TLS, the server's certificate and its name are verified: ``sslmode=require``, with which
+libpq itself verifies nothing, becomes ``verify-full`` (decision 21). A weaker mode that is written out stays.
+
+A refusal is a ``ValueError`` whose text follows the name of the setting and never contains the address.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from psycopg import pq
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+POSTGRES_DRIVER: Final = "postgresql+psycopg"
+# What the modes that verify less than everything leave open.
+WEAK_SSL_MODES: Final = {
+    "verify-ca": "sslmode=verify-ca verifies the certificate, but not that it belongs to this host",
+    "prefer": "sslmode=prefer verifies no certificate, and goes on without TLS if the server offers none",
+    "allow": "sslmode=allow verifies no certificate, and uses TLS only if the server insists",
+}
+_SSL_MODES: Final = frozenset({"disable", *WEAK_SSL_MODES, "require", "verify-full"})
+_VERIFYING_MODES: Final = frozenset({"verify-ca", "require", "verify-full"})
+_POSTGRES_SCHEME: Final = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
+_SQLITE_SCHEME: Final = re.compile(r"sqlite(\+\w+)?", re.IGNORECASE)
+# user:password@host:port,host:port/name?parameters, as libpq reads it; SQLAlchemy knows one host only.
+_SEVERAL_HOSTS: Final = re.compile(
+    r"(?P<scheme>[^:]+://)(?P<user>[^@/?]*@)?(?P<hosts>[^@/?]*,[^@/?]*)(?P<rest>[/?].*)?"
+)
+_HOST: Final = re.compile(r"(?P<name>\[[^]]*\]|[^:\[\]]*)(:(?P<port>\d{0,5}))?")
+_FORMS: Final = "use sqlite:///path/to/file.db or postgresql://user@host/name"
+_LIBPQ_ROOT_FILE: Final = "~/.postgresql/root.crt"
+
+
+def parse(text: str) -> URL:
+    """With the driver that is installed, whichever one is named. Raises ``ValueError``."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or re.search(r"[\x00-\x1f\x7f]", text):
+        problem = f"is not a valid URL; {_FORMS}"
+        raise ValueError(problem)
+    if _SQLITE_SCHEME.fullmatch(scheme):
+        return _sqlite_url(rest)
+    if not _POSTGRES_SCHEME.fullmatch(scheme):
+        # Without an ordinary scheme the part before the colon may be a password, so it is not shown.
+        shown = scheme if re.fullmatch(r"[A-Za-z][\w+.-]{0,30}", scheme) else "another kind of database"
+        problem = f"names {shown}; only sqlite:// and postgresql:// are supported"
+        raise ValueError(problem)
+    return _with_verified_tls(_postgres_url(f"{POSTGRES_DRIVER}://{rest}"))
+
+
+def weak_tls(text: str) -> str | None:
+    """What the TLS of this address does not verify; ``None``: it verifies everything, or the address asks for none."""
+    return WEAK_SSL_MODES.get(str(parse(text).query.get("sslmode", "")))
+
+
+def _sqlite_url(rest: str) -> URL:
+    url = _make_url(f"sqlite://{rest}")
+    if url.host:
+        problem = f"has two slashes where three begin the path of a file; {_FORMS}"
+        raise ValueError(problem)
+    if url.database in {None, "", ":memory:"}:
+        problem = (
+            "names an in-memory SQLite database, which would be lost in a crash; use a file: sqlite:///data/billing.db"
+        )
+        raise ValueError(problem)
+    return url
+
+
+def _postgres_url(text: str) -> URL:
+    if text.partition("?")[0].count("@") > 1:
+        problem = "has more than one @, so its password could end at either: write an @ in the password as %40"
+        raise ValueError(problem)
+    several = _SEVERAL_HOSTS.fullmatch(text)
+    if several is None:
+        url = _make_url(text)
+    else:
+        url = _make_url(f"{several['scheme']}{several['user'] or ''}{several['rest'] or ''}")
+        url = url.update_query_dict(_hosts_and_ports(several["hosts"]))
+    if unknown := sorted(set(url.query) - _parameters()):
+        problem = f"has the parameter {unknown[0]}, which Postgres does not know: remove it; for TLS use sslmode"
+        raise ValueError(problem)
+    return url
+
+
+def _hosts_and_ports(text: str) -> dict[str, str]:
+    """As parameters, in which SQLAlchemy passes on several hosts."""
+    found = [_HOST.fullmatch(each) for each in text.split(",")]
+    hosts = [each for each in found if each is not None]
+    if len(hosts) < len(found):
+        problem = f"has a host or a port that is not valid; {_FORMS}"
+        raise ValueError(problem)
+    return {
+        "host": ",".join(each["name"].strip("[]") for each in hosts),
+        "port": ",".join(each["port"] or "" for each in hosts),
+    }
+
+
+def _with_verified_tls(url: URL) -> URL:
+    mode = url.query.get("sslmode")
+    if mode is None:
+        return url
+    if mode not in _SSL_MODES:
+        problem = "has an sslmode that Postgres does not know: use sslmode=verify-full, or disable for none"
+        raise ValueError(problem)
+    if mode not in _VERIFYING_MODES:
+        return url
+    given = url.query.get("sslrootcert")
+    if isinstance(given, str) and given != "system" and not Path(given).is_file():
+        problem = "has an sslrootcert that is not a file: give the file of the authority's certificate"
+        raise ValueError(problem)
+    verified = {"sslmode": "verify-full" if mode == "require" else mode}
+    return url.update_query_dict(verified if given or _has_root_file() else {**verified, **_system_roots()})
+
+
+def _has_root_file() -> bool:
+    """Whether libpq finds authorities by itself: in PGSSLROOTCERT, or in its own file."""
+    if any(each.keyword == b"sslrootcert" and each.val for each in pq.Conninfo.get_defaults()):
+        return True
+    try:
+        return Path(_LIBPQ_ROOT_FILE).expanduser().is_file()
+    except RuntimeError:  # this user has no home folder
+        return False
+
+
+def _system_roots() -> dict[str, str]:
+    """The file that Python's TLS uses, so that all connections trust the same. The wheel of psycopg has other paths."""
+    return {"sslrootcert": ssl.get_default_verify_paths().cafile or "system"}
+
+
+def _make_url(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):  # the message of the second one quotes what may be a part of the password
+        problem = f"is not a valid URL; {_FORMS}, and in a password %2F for /, %3F for ?, %23 for # and %40 for @"
+        raise ValueError(problem) from None
+
+
+@cache
+def _parameters() -> frozenset[str]:
+    """The names that the installed client library knows."""
+    return frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())

@@ -1,0 +1,47 @@
+"""Why a Postgres server's certificate is refused. libpq says only that it is, so the handshake is made once more."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from typing import Final
+
+from sqlalchemy import URL
+
+from core.common import tls_failures
+
+LIBPQ_REFUSAL: Final = "certificate verify failed"
+TLS_CHECK_SECONDS: Final = 5.0
+POSTGRES_PORT: Final = 5432
+_TLS_REQUEST: Final = struct.pack("!ii", 8, 80877103)  # its length, and a number that is no protocol version
+_TLS_ACCEPTED: Final = b"S"
+
+
+def explained(url: URL, message: str) -> str:
+    """The message of libpq, with the reason if its certificate was refused."""
+    why = _refusal(url) if LIBPQ_REFUSAL in message else None
+    return message if why is None else f"{message.rstrip()}: {why}"
+
+
+def _refusal(url: URL) -> str | None:
+    """``None``: the reason is not certain, for example because the server accepts nobody any more."""
+    host, port = _first_server(url)
+    authorities = url.query.get("sslrootcert")
+    try:
+        context = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+        with socket.create_connection((host, port), TLS_CHECK_SECONDS) as connection:
+            connection.settimeout(TLS_CHECK_SECONDS)
+            connection.sendall(_TLS_REQUEST)
+            if connection.recv(1) == _TLS_ACCEPTED:
+                context.wrap_socket(connection, server_hostname=host).close()
+    except OSError as error:  # errors of TLS are errors of the operating system
+        return tls_failures.reason(error)
+    return None
+
+
+def _first_server(url: URL) -> tuple[str, int]:
+    hosts, ports = url.query.get("host", url.host or "localhost"), url.query.get("port", str(url.port or ""))
+    host = hosts.split(",")[0] if isinstance(hosts, str) else hosts[0]
+    port = (ports if isinstance(ports, str) else ports[0]).split(",")[0]
+    return host, int(port) if port.isdigit() else POSTGRES_PORT
