@@ -35,6 +35,12 @@ _SEVERAL_HOSTS: Final = re.compile(
 )
 _HOST: Final = re.compile(r"(?P<name>\[[^]]*\]|[^:\[\]]*)(:(?P<port>\d{0,5}))?")
 _FORMS: Final = "use sqlite:///path/to/file.db or postgresql://user@host/name"
+# Of Debian and Alpine, of Red Hat, and of the BSDs and macOS.
+_SYSTEM_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
 _LIBPQ_ROOT_FILE: Final = "~/.postgresql/root.crt"
 
 
@@ -129,8 +135,12 @@ def _has_root_file() -> bool:
 
 
 def _system_roots() -> dict[str, str]:
-    """The file that Python's TLS uses, so that all connections trust the same. The wheel of psycopg has other paths."""
-    return {"sslrootcert": ssl.get_default_verify_paths().cafile or "system"}
+    """The file that Python's TLS uses, so that all connections trust the same. The wheel of psycopg has no authorities.
+
+    Python may have a folder instead, which libpq does not read.
+    """
+    files = (ssl.get_default_verify_paths().cafile, *_SYSTEM_FILES)
+    return {"sslrootcert": next((file for file in files if file and Path(file).is_file()), "system")}
 
 
 def _make_url(text: str) -> URL:

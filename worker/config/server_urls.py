@@ -24,7 +24,7 @@ BROKER_SCHEMES: Final = (*REDIS_SCHEMES, *AMQP_SCHEMES, "memory")
 _UNNAMED: Final = ("pyamqp", "memory")  # kombu's own
 TLS_SCHEMES: Final = ("rediss", "amqps")
 _FILE_WORDS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TLS_WORDS: Final = frozenset({*_FILE_WORDS, "ssl_cert_reqs", "ssl_check_hostname"})
+_WORDS: Final = frozenset({*_FILE_WORDS, "ssl_cert_reqs", "ssl_check_hostname"})
 # Optional is the same as required for a client: a server has always a certificate (Python's documentation of ssl).
 _IS_VERIFIED: Final = {"required": True, "optional": True, "none": False}
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -56,26 +56,26 @@ def check(text: str, schemes: Collection[str]) -> None:
     if re.search(r"[\x00-\x20\x7f]", text):
         problem = "contains a space, a line break or another control character"
         raise ValueError(problem)
-    parts = text.split(";")  # kombu tries several brokers in turn
+    parts = re.split(r";(?=[a-z]+://)", text)  # kombu tries several brokers in turn
     found = {_check_one(each, schemes) for each in parts}
-    if len(parts) > 1 and found & {*TLS_SCHEMES}:
-        problem = "has several servers with TLS, whose names cannot all be verified: give one address"
+    if len(parts) > 1 and (found & {*TLS_SCHEMES} or schemes == REDIS_SCHEMES):
+        problem = "has several servers, and only a broker without TLS may have them: give one address"
         raise ValueError(problem)
 
 
 def tls(text: str) -> Tls | None:
     """How TLS is used at this address; ``None``: it asks for none. Raises ``ValueError``."""
     address = urlsplit(text)
-    words = {name: value for name, value in parse_qsl(address.query) if name.startswith("ssl_")}
+    words = dict(parse_qsl(address.query, keep_blank_values=True))
+    if unknown := sorted(set(words) - _WORDS):
+        problem = f"has the parameter {unknown[0]}, which is not known: remove it; TLS has {', '.join(sorted(_WORDS))}"
+        raise ValueError(problem)
     if address.scheme not in TLS_SCHEMES:
         if words:
             secure = "amqps" if address.scheme in AMQP_SCHEMES else "rediss"
             problem = f"has {min(words)}, but {address.scheme}:// uses no TLS: write {secure}://"
             raise ValueError(problem)
         return None
-    if unknown := sorted(set(words) - _TLS_WORDS):
-        problem = f"has the parameter {unknown[0]}, which is not known; TLS has {', '.join(sorted(_TLS_WORDS))}"
-        raise ValueError(problem)
     files: dict[str, str] = {name: words[name] for name in _FILE_WORDS if name in words}
     for name, file in files.items():
         if not Path(file).is_file():
@@ -106,8 +106,7 @@ def for_redis_client(text: str) -> str:
         "ssl_cert_reqs": "required" if found.is_verified else "none",
         "ssl_check_hostname": str(found.is_host_checked).lower(),
     }
-    others = [(name, value) for name, value in parse_qsl(urlsplit(text).query) if not name.startswith("ssl_")]
-    return urlsplit(text)._replace(query=urlencode([*others, *words.items()])).geturl()
+    return urlsplit(text)._replace(query=urlencode(words)).geturl()
 
 
 def for_kombu(text: str) -> tuple[str, dict[str, Any] | None]:
@@ -116,8 +115,7 @@ def for_kombu(text: str) -> tuple[str, dict[str, Any] | None]:
     if found is None:
         return text, None
     address = urlsplit(text)
-    others = [(name, value) for name, value in parse_qsl(address.query) if not name.startswith("ssl_")]
-    plain = address._replace(query=urlencode(others)).geturl()
+    plain = address._replace(query="").geturl()
     required = ssl.CERT_REQUIRED if found.is_verified else ssl.CERT_NONE
     if address.scheme in REDIS_SCHEMES:
         options = {"ssl_cert_reqs": required, "ssl_check_hostname": found.is_host_checked}
@@ -137,8 +135,12 @@ def _check_one(text: str, schemes: Collection[str]) -> str:
         raise ValueError(problem)
     end = re.search(r"[/?#]", rest)
     authority, path = (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
-    if "@" in path or not _HOST_AND_PORT.fullmatch(authority.rpartition("@")[2]) or not _can_be_split(text):
+    is_host = _HOST_AND_PORT.fullmatch(authority.rpartition("@")[2]) is not None
+    if "@" in path or ";" in rest or not is_host or not _can_be_split(text):
         problem = f"has a host or a port that is not valid; {_IN_PASSWORD}"
+        raise ValueError(problem)
+    if scheme in REDIS_SCHEMES and not re.fullmatch(r"(/\d*)?(\?.*)?", path):
+        problem = "has a path that is no number of a database; write redis://host:6379/0"
         raise ValueError(problem)
     tls(text)
     return scheme

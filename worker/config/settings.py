@@ -215,9 +215,7 @@ class Settings(EmailSettings):
     @classmethod
     def _check_server_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None:
-            # Without CELERY_BROKER_URL this one names the broker, which may be RabbitMQ.
-            is_broker = info.field_name == "celery_broker_url" or info.data.get("celery_broker_url") is None
-            server_urls.check(url, BROKER_SCHEMES if is_broker else REDIS_SCHEMES)
+            server_urls.check(url, REDIS_SCHEMES if info.field_name == "redis_url" else BROKER_SCHEMES)
         return url
 
     @field_validator("postgres_host", "redis_host")
@@ -436,9 +434,12 @@ class Settings(EmailSettings):
 
 
 def _is_http_address(url: str) -> bool:
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return False
     try:
         parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+        host = (parts.hostname or "").encode("idna")  # refuses what no client can look up
+        return parts.scheme in {"http", "https"} and bool(host) and (parts.port or 1) > 0
     except ValueError:
         return False
 

@@ -6,6 +6,7 @@ password may begin or end with one. Quotes are refused: nobody can see whether t
 
 from __future__ import annotations
 
+import re
 from typing import Final, get_args
 
 from pydantic import SecretStr, ValidationInfo, field_validator
@@ -27,7 +28,9 @@ class CleanedSettings(BaseSettings):
         clean = given_text.without_line_ends if _is_secret(cls, info.field_name) else given_text.trimmed
         cleaned = clean(value)
         problem = ""
-        if value and not cleaned.strip():
+        if re.search(r"[\ud800-\udfff]", cleaned):  # how Python shows a byte that is not UTF-8
+            problem = "is not UTF-8 text"
+        elif value and not cleaned.strip():
             problem = "is blank: give it a value, or remove it"
         elif cleaned.startswith(_QUOTES) and cleaned.endswith(_QUOTES):
             problem = "is in quotes, which would be a part of it: remove them (`docker run --env-file` keeps them)"
