@@ -23,6 +23,7 @@ def test_worker_relay_beat_and_api_are_listed_while_they_run(
             document = json.loads(deployed.run("status", "--json").stdout)
             return [process["kind"] for process in document["processes"]]
 
+        assert deployed.run("db", "upgrade").returncode == 0
         assert listed() == []
         deployed.environment["API_PORT"] = str(free_port())
         processes = [deployed.start(kind) for kind in ("worker", "relay", "beat", "api")]
