@@ -121,26 +121,26 @@ def _with_verified_tls(url: URL) -> URL:
         problem = "has an sslrootcert that is not a file: give the file of the authority's certificate"
         raise ValueError(problem)
     verified = {"sslmode": "verify-full" if mode == "require" else mode}
-    return url.update_query_dict(verified if given or _has_root_file() else {**verified, **_system_roots()})
+    return url.update_query_dict(verified if given else {**verified, "sslrootcert": _default_authorities()})
 
 
-def _has_root_file() -> bool:
-    """Whether libpq finds authorities by itself: in PGSSLROOTCERT, or in its own file."""
-    if any(each.keyword == b"sslrootcert" and each.val for each in pq.Conninfo.get_defaults()):
-        return True
-    try:
-        return Path(_LIBPQ_ROOT_FILE).expanduser().is_file()
-    except RuntimeError:  # this user has no home folder
-        return False
+def _default_authorities() -> str:
+    """The file that libpq is told to use or finds by itself, else that of Python's TLS, so that all trust the same.
 
-
-def _system_roots() -> dict[str, str]:
-    """The file that Python's TLS uses, so that all connections trust the same. The wheel of psycopg has no authorities.
-
-    Python may have a folder instead, which libpq does not read.
+    The wheel of psycopg has no authorities, and Python may have a folder, which libpq does not read.
     """
-    files = (ssl.get_default_verify_paths().cafile, *_SYSTEM_FILES)
-    return {"sslrootcert": next((file for file in files if file and Path(file).is_file()), "system")}
+    named = next((each.val for each in pq.Conninfo.get_defaults() if each.keyword == b"sslrootcert"), None)
+    if named:
+        return named.decode()
+    files = (_own_file(), ssl.get_default_verify_paths().cafile, *_SYSTEM_FILES)
+    return next((file for file in files if file and Path(file).is_file()), "system")
+
+
+def _own_file() -> str | None:
+    try:
+        return str(Path(_LIBPQ_ROOT_FILE).expanduser())
+    except RuntimeError:  # this user has no home folder
+        return None
 
 
 def _make_url(text: str) -> URL:

@@ -29,7 +29,7 @@ def _refusal(url: URL) -> str | None:
     host, port = _first_server(url)
     authorities = url.query.get("sslrootcert")
     try:
-        context = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+        context = ssl.create_default_context(cafile=None if authorities in {None, "system"} else str(authorities))
         with socket.create_connection((host, port), TLS_CHECK_SECONDS) as connection:
             connection.settimeout(TLS_CHECK_SECONDS)
             connection.sendall(_TLS_REQUEST)

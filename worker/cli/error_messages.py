@@ -43,8 +43,9 @@ def message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
     """The message and the exit code; ``None`` if this error is not an expected one."""
     match error:
         case BrokerError():
-            why = tls_failures.reason(error) or "does not respond"
-            return f"the broker: {why}; check REDIS_URL or CELERY_BROKER_URL and that it is running", EXIT_FAILED
+            why = tls_failures.reason(error)
+            problem = "the broker does not respond" if why is None else f"TLS with the broker fails: {why}"
+            return f"{problem}; check REDIS_URL or CELERY_BROKER_URL and that it is running", EXIT_FAILED
         case DBAPIError() if is_read_only_error(error):
             return "the database is read-only, so nothing was stored; `billing-sync doctor` says more", EXIT_FAILED
         case DBAPIError():

@@ -178,7 +178,7 @@ def _broker_text(state: BrokerState | None) -> str:
     if state is None:
         return "none configured; work is done only while `billing-sync up` runs"
     if state.tls_problem is not None:
-        return f"{state.tls_problem}; work stays in the database, nothing is lost"
+        return f"TLS fails: {state.tls_problem}; work stays in the database, nothing is lost"
     if not state.responds:
         return "does not respond; work stays in the database, nothing is lost"
     if state.refusal is not None:

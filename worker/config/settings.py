@@ -204,6 +204,14 @@ class Settings(EmailSettings):
     redis_port: int = 6379
     redis_db: int = 0
 
+    @field_validator("data_dir")
+    @classmethod
+    def _check_folder(cls, folder: Path) -> Path:
+        if re.search(r"[\x00-\x1f\x7f]", str(folder)):
+            problem = "contains a line break or another control character"
+            raise ValueError(problem)
+        return folder
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, url: str | None) -> str | None:

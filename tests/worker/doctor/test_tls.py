@@ -19,6 +19,8 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from core.db.database import DatabaseError
+from tests.support import console
+from tests.support.deployment import free_port
 from tests.support.doctor_harness import DoctorHarness
 from tests.support.tls_servers import CertificateName, Certificates, make_certificates, tls_front
 from worker import health
@@ -221,3 +223,47 @@ def test_doctor_and_the_health_check_name_the_reason(
         set_up.set({"REDIS_URL": f"{url.partition('?')[0]}?ssl_cert_reqs=none"})
         assert settings_of.read().weak_tls
         assert [each.code for each in set_up.examine("settings")] == ["weak_tls"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["worker", "relay", "beat", "api", "up", "flower"])
+def test_each_process_warns_at_its_start_of_what_it_does_not_verify(tmp_path: Path, command: str) -> None:
+    address = f"rediss://127.0.0.1:{free_port()}/0?ssl_cert_reqs=CERT_NONE"
+    with console.running(
+        console.prepare(tmp_path), command, settings={"REDIS_URL": address, "API_PORT": "0"}
+    ) as process:
+        process.wait_for_output("billing-sync: REDIS_URL: ssl_cert_reqs=none verifies no certificate")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", REFUSALS)
+def test_status_names_the_reason(
+    certificates: Certificates, redis_url: str, tmp_path: Path, name: CertificateName
+) -> None:
+    folder = console.prepare(tmp_path)
+    with secured(redis_url, certificates.file(name), f"ssl_ca_certs={certificates.authority}") as url:
+        assert console.run(folder, "db", "upgrade", settings={"REDIS_URL": url}).returncode == 0
+        shown = console.run(folder, "status", settings={"REDIS_URL": url})
+    assert f"broker: TLS fails: {REFUSALS[name]}" in shown.stdout
+
+
+@pytest.mark.parametrize("authorities", ["system", "own"])
+def test_without_a_file_in_the_address_the_authorities_of_this_machine_count(
+    certificates: Certificates, postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if authorities == "own":
+        (tmp_path / ".postgresql").mkdir()
+        (tmp_path / ".postgresql" / "root.crt").write_bytes(certificates.authority.read_bytes())
+    else:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    names: tuple[CertificateName, ...] = ("good", "expired")
+    for name in names:
+        with secured_postgres(postgres_url, certificates.file(name), "sslmode=require") as url, ExitStack() as closing:
+            database = connect(settings(database_url=url), pool_size=1)
+            closing.callback(database.close)
+            if name == "good":
+                database.upgrade()
+                continue
+            with pytest.raises(DatabaseError, match="its certificate has expired"):
+                database.ensure_schema()
