@@ -387,6 +387,12 @@ class Settings(EmailSettings):
         return None if self._redis_url is None else server_urls.for_redis_client(self._redis_url)
 
     @property
+    def redis_broker(self) -> str | None:
+        """The broker as a client of Redis takes it; ``None`` if it is none."""
+        url = self._broker_url
+        return server_urls.for_redis_client(url) if url.partition("://")[0] in REDIS_SCHEMES else None
+
+    @property
     def is_redis_broker(self) -> bool:
         """Whether the Redis that processes share is the broker too."""
         return self._redis_url == self._broker_url

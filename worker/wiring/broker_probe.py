@@ -49,8 +49,8 @@ def probe(settings: Settings) -> BrokerState:
         address = connection.as_uri()
         try:
             connection.ensure_connection(max_retries=1, timeout=BROKER_PROBE_SECONDS)
-            if settings.redis is not None and settings.is_redis_broker:
-                return _probe_redis(settings.redis, address)
+            if settings.redis_broker is not None:
+                return _probe_redis(settings.redis_broker, address)
             return _probe_rabbitmq(connection, address, blocked) if is_rabbitmq else _responds(address)
         except (KombuError, OSError, RedisError, AMQPError) as error:
             return BrokerState(address=address, responds=False, tls_problem=tls_failures.reason(error))

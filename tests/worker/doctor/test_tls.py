@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 import structlog
 from kombu import Connection
 from kombu.exceptions import OperationalError as BrokerError
@@ -116,6 +117,17 @@ def test_both_spellings_of_a_word_mean_the_same_to_every_client(
         assert (cache_problems(broker) == []) == is_weak
         weakness = {"REDIS_URL": "ssl_cert_reqs=none verifies no certificate"} if is_weak else {}
         assert broker.weak_tls == weakness
+
+
+def test_a_broker_beside_another_redis_is_probed_by_itself(certificates: Certificates, redis_url: str) -> None:
+    words = f"ssl_ca_certs={certificates.authority}"
+    with secured(redis_url, certificates.file("good"), words) as url, redis.Redis.from_url(redis_url) as server:
+        broker = settings(celery_broker_url=url, redis_url="redis://127.0.0.1:9/0")
+        server.config_set("maxmemory", "1")
+        try:
+            assert broker_probe.probe(broker).refusal == "its memory is full"
+        finally:
+            server.config_set("maxmemory", "0")
 
 
 def test_redis_with_a_good_certificate_is_used_by_every_client(certificates: Certificates, redis_url: str) -> None:
