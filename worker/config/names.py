@@ -31,8 +31,11 @@ API_SETTINGS: Final = frozenset(
         "OIDC_AUDIENCE",
         "OIDC_CLIENT_ID",
         "OIDC_CLIENT_SECRET",
+        "OIDC_INTERNAL_URL",
         "OIDC_ISSUER",
+        "OIDC_TRUST_EMAILS",
         "RECIPIENT_INVITATIONS_PER_HOUR",
+        "TRUSTED_PROXIES",
         "USER_INVITATIONS_PER_HOUR",
         "USER_ORGANIZATIONS_PER_HOUR",
     }
@@ -109,11 +112,15 @@ def _unknown(name: str, settings: Collection[str], *, in_file: bool) -> UnknownN
 
 
 def _nearest(name: str, settings: Collection[str]) -> tuple[float, str]:
-    """Of two names that are as near, the one with the same last word: a KEY is meant to be a KEY."""
+    """Of two names that are as near, the one with the same last word, or with one word less.
+
+    A KEY is meant to be a KEY, and OIDC_ISSUER_URL is meant to be OIDC_ISSUER.
+    """
     last = name.rsplit("_", 1)[-1]
 
     def likeness(candidate: str) -> float:
-        bonus = _SAME_LAST_WORD if candidate.rsplit("_", 1)[-1] == last else 0.0
+        is_alike = candidate.rsplit("_", 1)[-1] == last or name.startswith(f"{candidate}_")
+        bonus = _SAME_LAST_WORD if is_alike else 0.0
         return difflib.SequenceMatcher(None, name, candidate).ratio() + bonus
 
     nearest = max(sorted(settings), key=likeness)

@@ -24,7 +24,6 @@ from tests.support import console
 from tests.support.deployment import free_port
 from tests.support.doctor_harness import DoctorHarness
 from tests.support.tls_servers import CertificateName, Certificates, make_certificates, tls_front
-from worker import health
 from worker.config import settings as settings_of
 from worker.config.settings import Settings
 from worker.shared.cache import RedisCache
@@ -222,16 +221,14 @@ def test_doctor_names_the_reason_and_reads_several_hosts(
         assert finding.code == "schema_older"
 
 
-def test_doctor_and_the_health_check_name_the_reason(
-    set_up: DoctorHarness, certificates: Certificates, redis_url: str, capsys: pytest.CaptureFixture[str]
+def test_doctor_names_the_reason_and_what_is_not_verified(
+    set_up: DoctorHarness, certificates: Certificates, redis_url: str
 ) -> None:
     with secured(redis_url, certificates.file("expired"), f"ssl_ca_certs={certificates.authority}") as url:
         set_up.set({"REDIS_URL": url})
         found = [*set_up.examine("broker"), *set_up.examine("redis")]
         assert [each.code for each in found] == ["broker_tls", "redis_tls"]
         assert all(each.message.endswith("its certificate has expired") for each in found)
-        assert health.main(["worker"]) == 1
-        assert capsys.readouterr().err == "not healthy: the broker does not respond: its certificate has expired\n"
         set_up.set({"REDIS_URL": f"{url.partition('?')[0]}?ssl_cert_reqs=none"})
         assert settings_of.read().weak_tls
         assert [each.code for each in set_up.examine("settings")] == ["weak_tls"]

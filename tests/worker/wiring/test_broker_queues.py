@@ -20,6 +20,7 @@ from tests.chaos.servers import rabbit, rabbit_is_installed
 from tests.support import console
 from tests.support.deployment import deployment
 from tests.support.waiting import until
+from worker.config.settings import Settings
 from worker.wiring import broker_probe
 from worker.wiring.broker_queues import QueueProblem
 
@@ -42,7 +43,7 @@ def foreign_queue(url: str, name: str, messages: int = 0, **options: Any) -> Ite
 
 
 def problems(url: str) -> tuple[QueueProblem, ...]:
-    return broker_probe.probe(url).queue_problems
+    return broker_probe.probe(Settings(celery_broker_url=url)).queue_problems
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_user_without_permissions_is_told_and_one_with_those_of_a_worker_is_no
         server.control("set_permissions", "narrow", "^$", "^$", "^$")
         (found,) = problems(url)
         server.control("set_permissions", "narrow", ".*", "^billing-sync$", ".*")
-        narrow = broker_probe.probe(url)
+        narrow = broker_probe.probe(Settings(celery_broker_url=url))
     assert found.text.startswith("the user has not the permissions (ACCESS_REFUSED - access to exchange 'billing-sync'")
     assert found.advice.startswith("""`rabbitmqctl set_permissions USER ".*" ".*" ".*"`""")
     assert (narrow.responds, narrow.refusal, narrow.queue_problems) == (True, None, ())
