@@ -111,7 +111,7 @@ def build_app(
     app.state.stopping = stopping = threading.Event()
     app.state.limits = limits = RequestLimits(max_connections)
     app.state.sync_waits = SyncWaits(partial(_read_versions_in_sync, context), stopping)
-    app.state.probe_threads = None
+    app.state.threads = None
     app.state.metrics = metrics = HttpMetrics(lambda: _read_metrics(context), context.clock)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)

@@ -25,10 +25,13 @@ from core.inbox.event_schemas import MAX_SERVICE_EVENT_BYTES
 MAX_API_BODY_BYTES: Final = 1024 * 1024
 # A full batch of events, each of which may be as large as a single one.
 MAX_EVENT_BATCH_BYTES: Final = 100 * MAX_SERVICE_EVENT_BYTES + MAX_API_BODY_BYTES
-# Load balancers and monitoring ask these. They have threads of their own, and no bound that others could exhaust.
+# Load balancers and monitoring ask these. They have threads of their own, and a bound of their own.
 LIVENESS_PATH: Final = "/healthz"
 PROBE_PATHS: Final = frozenset({LIVENESS_PATH, "/readyz", "/metrics"})
 PROBE_THREADS: Final = 3
+# Hundreds of requests that wait begin and end at the same time, so they have few threads of their own, too.
+WAIT_PATH: Final = "/api/organizations/{org_id}/sync"
+WAIT_THREADS: Final = 6
 _EVENTS_PATH: Final = "/api/events"
 _METHODS_WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 
@@ -40,7 +43,6 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
-        is_probe = self.path in PROBE_PATHS
         max_bytes = MAX_EVENT_BATCH_BYTES if self.path == _EVENTS_PATH else MAX_API_BODY_BYTES
 
         async def handle_authorized(request: Request) -> Response:
@@ -48,7 +50,7 @@ class ApiRoute(APIRoute):
             if not (rule.public and rule.is_unlimited):
                 if rule.allows_users or rule.public:
                     await prepare_token(request, context)
-                await run_sync(authorize, request, context, limiter=probe_threads(request) if is_probe else None)
+                await run_sync(authorize, request, context, limiter=threads_of(request))
             if request.method in _METHODS_WITHOUT_BODY:
                 return await handle(request)
             with ExitStack() as stack:
@@ -66,16 +68,24 @@ def request_limits(request: Request) -> RequestLimits:
     return limits
 
 
-def probe_threads(request: Request) -> CapacityLimiter:
-    """The threads of the probes. They are made in the event loop that uses them."""
+class RouteThreads:
+    """The threads of the routes that have their own. Made in the event loop that uses them."""
+
+    def __init__(self) -> None:
+        probes, waits = CapacityLimiter(PROBE_THREADS), CapacityLimiter(WAIT_THREADS)
+        self.by_path = {**dict.fromkeys(PROBE_PATHS, probes), WAIT_PATH: waits}
+
+
+def threads_of(request: Request) -> CapacityLimiter | None:
+    """For ``run_sync``; None: the threads that all other routes share."""
     state = request.app.state
-    if state.probe_threads is None:
-        state.probe_threads = CapacityLimiter(PROBE_THREADS)
-    threads = state.probe_threads
-    if not isinstance(threads, CapacityLimiter):
+    if state.threads is None:
+        state.threads = RouteThreads()
+    threads = state.threads
+    if not isinstance(threads, RouteThreads):
         message = "the app must be created by api.app.build_app"
         raise TypeError(message)
-    return threads
+    return threads.by_path.get(request.scope["route"].path)
 
 
 def client_address(request: Request) -> str:

@@ -136,7 +136,8 @@ def confirm(session: Session, principal: Principal, rule: PermissionRule, now: d
     return replace(principal, organization=organization, role=organization.role)
 
 
-def get_principal(request: Request) -> Principal:
+async def get_principal(request: Request) -> Principal:
+    """Async, so that it needs no thread."""
     principal = request.state.principal
     if not isinstance(principal, Principal):
         message = "a public route has no principal"

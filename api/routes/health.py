@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api import problems
 from api.context import ContextDep
-from api.routing import ApiRoute, probe_threads
+from api.routing import ApiRoute, threads_of
 
 router = APIRouter(tags=["health"], route_class=ApiRoute)
 
@@ -28,7 +28,7 @@ async def get_liveness() -> Health:
 @router.get("/readyz")
 async def get_readiness(request: Request, context: ContextDep) -> Health:
     """The database responds and has a schema on which this version may run."""
-    state = await run_sync(context.database.schema_state, limiter=probe_threads(request))
+    state = await run_sync(context.database.schema_state, limiter=threads_of(request))
     if not state.is_usable:
         detail = (
             "The database schema is of a newer version. Install it here: `pip install --upgrade billing-sync`."

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from api.metrics import METRICS_MEDIA_TYPE, HttpMetrics
-from api.routing import ApiRoute, probe_threads
+from api.routing import ApiRoute, threads_of
 
 router = APIRouter(tags=["health"], route_class=ApiRoute)
 
@@ -19,4 +19,4 @@ async def get_metrics(request: Request) -> Response:
     if not isinstance(metrics, HttpMetrics):
         message = "the app must be created by api.app.build_app"
         raise TypeError(message)
-    return Response(await run_sync(metrics.render, limiter=probe_threads(request)), media_type=METRICS_MEDIA_TYPE)
+    return Response(await run_sync(metrics.render, limiter=threads_of(request)), media_type=METRICS_MEDIA_TYPE)

@@ -9,14 +9,14 @@ import time
 from datetime import datetime
 from typing import Annotated, Final
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from api import problems
 from api.auth.authorization import CallerRole, PrincipalDep, authorize_again
 from api.context import ApiContext, ContextDep
-from api.routing import ApiRoute, request_limits
+from api.routing import WAIT_PATH, ApiRoute, request_limits, threads_of
 from api.schemas.requests import OrgId
 from api.sync_waits import SyncWaits
 from core.db.models.billing_links import PaymentStatus
@@ -102,7 +102,7 @@ class SyncStatusResponse(BaseModel):
     providers: dict[Provider, ProviderSyncStatus]
 
 
-@router.get("/api/organizations/{org_id}/sync")
+@router.get(WAIT_PATH)
 async def get_sync_status(  # noqa: PLR0913 - the request and its caller
     *,
     org_id: OrgId,
@@ -113,8 +113,8 @@ async def get_sync_status(  # noqa: PLR0913 - the request and its caller
     wait: WaitQuery = "0s",
 ) -> SyncStatusResponse:
     """Whether both providers have a change. With ``wait`` the response waits for it."""
-    seconds = int(wait.removesuffix("s"))
-    version_status = await run_in_threadpool(_read_version_status, context, org_id, version)
+    threads, seconds = threads_of(request), int(wait.removesuffix("s"))
+    version_status = await run_sync(_read_version_status, context, org_id, version, limiter=threads)
     if version_status.in_sync or seconds == 0:
         return _sync_status_response(org_id, version_status, role=principal.role)
     with request_limits(request).waiting.reserve(principal.name):
@@ -124,15 +124,15 @@ async def get_sync_status(  # noqa: PLR0913 - the request and its caller
 async def _wait_until_in_sync(
     request: Request, context: ApiContext, version: OrganizationVersion, seconds: float
 ) -> SyncStatusResponse:
-    deadline = time.monotonic() + seconds
+    threads, deadline = threads_of(request), time.monotonic() + seconds
     while True:
         remaining = max(0.0, deadline - time.monotonic())
         is_in_sync = await _sync_waits(request).wait(version, min(remaining, AUTHORITY_CHECK_SECONDS), request.receive)
         # The caller may have lost the right to it meanwhile.
-        principal = await run_in_threadpool(authorize_again, request, context)
+        principal = await run_sync(authorize_again, request, context, limiter=threads)
         is_over = time.monotonic() >= deadline or request.app.state.stopping.is_set()
         if is_in_sync or is_over:
-            version_status = await run_in_threadpool(_read_version_status, context, *version)
+            version_status = await run_sync(_read_version_status, context, *version, limiter=threads)
             if version_status.in_sync or is_over:
                 return _sync_status_response(version.org_id, version_status, role=principal.role)
 

@@ -42,6 +42,15 @@ def connect(url: str, address: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60, source_address=(address, 0))
 
 
+def connect_with_a_small_buffer(url: str) -> socket.socket:
+    """Of the system, for what the client has not read."""
+    connection = socket.socket()
+    connection.settimeout(60)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    connection.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    return connection
+
+
 def is_closed(connection: socket.socket) -> bool:
     """Whether the server has closed it; what it sent before does not count."""
     connection.settimeout(0)
@@ -128,8 +137,8 @@ def test_responses_that_nobody_reads_take_a_bounded_amount_of_memory(api: Api) -
     size = len(api.get("/docs/swagger-ui-bundle.js").content)
     request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as stack:
-        # More than what the system buffers for each.
-        connections = [stack.enter_context(connect(api.url)) for _ in range(2 * MAX_BUFFERED_BYTES // size)]
+        count = 2 * MAX_BUFFERED_BYTES // size
+        connections = [stack.enter_context(connect_with_a_small_buffer(api.url)) for _ in range(count)]
         for connection in connections:
             connection.sendall(request * RESPONSES)
         until(lambda: any(line["event"] == "connections_refused" for line in api.log), "the oldest is closed")

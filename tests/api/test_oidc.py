@@ -136,8 +136,11 @@ def test_a_token_that_was_not_signed_by_the_service_is_refused(
         ({"aud": "secret"}, "its claim `aud` is for another audience"),
         ({"iss": "https://secret.test"}, "its claim `iss` is not OIDC_ISSUER"),
         ({"iat": None}, "its claim `iat` is missing"),
-        ({"iat": int(time.time()) + 100}, r"it was issued in the future: its claim `iat` is \d\d s ahead of our clock"),
-        ({"nbf": int(time.time()) + 100}, r"it is not valid yet: its claim `nbf` is \d\d s ahead of our clock"),
+        (
+            {"iat": int(time.time()) + 9999},
+            r"it was issued in the future: its claim `iat` is \d+ s ahead of our clock",
+        ),
+        ({"nbf": int(time.time()) + 86_400}, r"it is not valid yet: its claim `nbf` is \d+ s ahead of our clock"),
         ({"exp": int(time.time()) - 60}, r"it expired \d\d+ s ago"),
         ({"exp": "secret"}, "its claim `exp` is no number"),
         ({"nbf": "secret"}, "its claim `nbf` is no number"),

@@ -13,7 +13,7 @@ from api.context import ApiContext
 from api.oidc import Issuer
 from api.provider_queries import QUERY_CALL_TIMEOUT_SECONDS, ProviderQueries
 from api.rate_limit import ClientRateLimiter, LocalClientRateLimiter
-from api.routing import PROBE_THREADS
+from api.routing import PROBE_THREADS, WAIT_THREADS
 from api.server import ApiServer
 from api.usage import Cache, LocalCache
 from core.catalog.plans import Catalog
@@ -31,9 +31,9 @@ from worker.wiring import catalog
 from worker.wiring import runtime as wiring_runtime
 from worker.wiring.database import connect
 
-# As many as there are threads for requests (anyio's limit), for probes and for the poll of waiting requests: no thread
-# waits for a connection.
-API_DATABASE_CONNECTIONS: Final = 40 + PROBE_THREADS + 1
+# As many as there are threads for requests (anyio's limit, and those of some routes) and for the poll of those that
+# wait: no thread waits for a connection.
+API_DATABASE_CONNECTIONS: Final = 40 + PROBE_THREADS + WAIT_THREADS + 1
 
 
 @contextmanager
