@@ -82,7 +82,7 @@ def test_another_encoding_stops_every_start(
             SQL("CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0").format(Identifier(name), encoding)
         )
         try:
-            for command in (*((kind,) for kind in PROCESSES), ("db", "upgrade"), ("status",)):
+            for command in (*((kind,) for kind in PROCESSES), ("beat",), ("db", "upgrade"), ("status",)):
                 ended = deployed.run(*command)
                 assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, f"billing-sync: {sentence}"), command
             assert finding(deployed) == ("encoding", sentence)

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import ERROR, getLogger
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ import typer
 from celery.apps.beat import Beat
 from celery.beat import Service
 
+from core.db.database import UnreachableDatabaseError
 from tasks.base import BillingApp
 from tasks.routing import QUEUES
 from worker.cli import descriptions, output, resources
@@ -164,6 +165,9 @@ def beat() -> None:
     database = connect(settings, pool_size=1)
     process = _Beat(app, settings.data_dir / "celerybeat-schedule")
     try:
+        # Beat goes on without a database, but not on one that no process can use.
+        with suppress(UnreachableDatabaseError):
+            database.obstacle()
         with metrics_server.serve(settings, "beat"), heartbeat(database, "beat", loop=process.watch):
             process.run()
     finally:

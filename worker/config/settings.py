@@ -212,7 +212,7 @@ class Settings(EmailSettings):
             raise ValueError(problem)
         return folder
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_direct_url")
     @classmethod
     def _check_database_url(cls, url: str | None) -> str | None:
         if url is not None:
@@ -403,7 +403,8 @@ class Settings(EmailSettings):
         servers = {"REDIS_URL": self.redis_url, "CELERY_BROKER_URL": self.celery_broker_url}
         found = {name: server_urls.tls(url) for name, url in servers.items() if url is not None}
         weak = {name: tls.weakness for name, tls in found.items() if tls is not None}
-        weak["DATABASE_URL"] = None if self.database_url is None else database_url.weak_tls(self.database_url)
+        databases = {"DATABASE_URL": self.database_url, "DATABASE_DIRECT_URL": self.database_direct_url}
+        weak |= {name: None if url is None else database_url.weak_tls(url) for name, url in databases.items()}
         return {name: weakness for name, weakness in weak.items() if weakness is not None}
 
     @property
