@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import structlog
@@ -47,8 +47,13 @@ log = structlog.get_logger()
 
 # A worker keeps its slot this long after the database was unavailable, which limits the tries whatever the backlog.
 DATABASE_RETRY_PAUSE_SECONDS = 1.0
-# About a minute in all. Messages that were given back because the database was away count, too.
+# About a minute in all. Tries while the database is unavailable do not count.
 MAX_UNEXPECTED_TRIES = 8
+# Of a message that failed unexpectedly: how often, and the seconds since 1970 when it did so first.
+UNEXPECTED_TRIES_HEADER = "unexpected_tries"
+FIRST_FAILED_HEADER = "first_failed_at"
+_MAX_FAILING_SECONDS = 86_400
+_MAX_BACKOFF_STEPS = 64  # Celery computes a power of two before it looks at the maximum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +139,16 @@ def _format_org_ids(arguments: Sequence[object] | None) -> str:
 class _RetryWithRepr(Protocol):
     """The options that Celery passes on to the message of a retry; its published types have fewer."""
 
-    def retry(self, *, exc: Exception, countdown: float, throw: bool, argsrepr: str, kwargsrepr: str) -> Retry: ...
+    def retry(  # noqa: PLR0913 - Celery's
+        self,
+        *,
+        exc: Exception,
+        countdown: float,
+        throw: bool,
+        argsrepr: str,
+        kwargsrepr: str,
+        headers: dict[str, Any] | None,
+    ) -> Retry: ...
 
 
 class LinkParkedError(Exception):
@@ -180,7 +194,8 @@ class BillingTask(Task[Any, Any]):
         try:
             yield
         except (*DATABASE_UNAVAILABLE_ERRORS, IntegrityError) as error:
-            if isinstance(error, IntegrityError) and self.request.retries >= MAX_UNEXPECTED_TRIES:
+            is_conflict = isinstance(error, IntegrityError)
+            if is_conflict and self._unexpected_tries >= MAX_UNEXPECTED_TRIES:
                 raise
             # Only the class: a database's own text may repeat what was sent to it.
             state = "read-only" if is_read_only_error(error) else "unavailable or busy"
@@ -188,7 +203,7 @@ class BillingTask(Task[Any, Any]):
         else:
             return
         time.sleep(DATABASE_RETRY_PAUSE_SECONDS)
-        raise self.retry_in(reason, self._backoff()) from None
+        raise self.retry_in(reason, self._backoff(), is_unexpected=is_conflict) from None
 
     @contextmanager
     def giving_back(self, park: Callable[[str], object] | None = None) -> Iterator[None]:
@@ -203,13 +218,13 @@ class BillingTask(Task[Any, Any]):
         except Exception as error:
             if isinstance(error, TaskPredicate):
                 raise
-            name, tries = type(error).__name__, self.request.retries + 1
+            name, tries = type(error).__name__, self._unexpected_tries + 1
             log.error("unexpected_error", error=name, at=raised_at(error), tries=tries)  # noqa: TRY400 - no text of it
         else:
             return
         if park is None or tries <= MAX_UNEXPECTED_TRIES:
             reason = f"unexpected error ({name})"
-            raise self.retry_in(reason, self._backoff())
+            raise self.retry_in(reason, self._backoff(), is_unexpected=True)
         with self.giving_back():
             park(f"unexpected error {name}; the log event unexpected_error says where")
         message = f"{name}; the message is stored as rejected"
@@ -217,9 +232,27 @@ class BillingTask(Task[Any, Any]):
 
     def _backoff(self) -> float:
         most = int(backoff.MAX_QUEUE_DELAY_SECONDS)
-        return max(0.2, get_exponential_backoff_interval(1, self.request.retries, most, full_jitter=True))
+        steps = min(self.request.retries, _MAX_BACKOFF_STEPS)
+        return max(0.2, get_exponential_backoff_interval(1, steps, most, full_jitter=True))
 
-    def retry_in(self, reason: str | None, seconds: float) -> Exception:
+    @property
+    def _unexpected_tries(self) -> int:
+        tries = (self.request.headers or {}).get(UNEXPECTED_TRIES_HEADER)
+        return tries if type(tries) is int and tries > 0 else 0  # any program may write the header
+
+    @property
+    def first_failed_at(self) -> datetime:
+        """When the message failed unexpectedly for the first time; now, if it has not or says so in no usable form."""
+        now, seconds = self.runtime.clock(), (self.request.headers or {}).get(FIRST_FAILED_HEADER)
+        age = now.timestamp() - seconds if isinstance(seconds, int | float) else 0.0
+        return now - timedelta(seconds=age) if 0 < age < _MAX_FAILING_SECONDS else now
+
+    def _next_headers(self) -> dict[str, Any]:
+        """Of the message that is sent again after an unexpected failure."""
+        first = {} if self._unexpected_tries else {FIRST_FAILED_HEADER: time.time()}
+        return {**(self.request.headers or {}), **first, UNEXPECTED_TRIES_HEADER: self._unexpected_tries + 1}
+
+    def retry_in(self, reason: str | None, seconds: float, *, is_unexpected: bool = False) -> Exception:
         """The exception that ends this run and sends the message again. If that fails, the broker keeps this message.
 
         While another error is handled, raise it ``from None``: a traceback in Flower would show that error too.
@@ -231,6 +264,7 @@ class BillingTask(Task[Any, Any]):
                 throw=False,
                 argsrepr=_format_org_ids(self.request.args),
                 kwargsrepr="{}",
+                headers=self._next_headers() if is_unexpected else self.request.headers,
             )
         except Reject as publish_rejected:
             # Only the class here too: Redis repeats what it rejects.

@@ -73,9 +73,22 @@ def check_form_first(task: object, app: object, consumer: object) -> Callable[..
 
     def check_and_handle(message: Message, *others: object) -> None:
         _check_form(message.payload)
+        for headers in (message.headers, message.payload):
+            if isinstance(headers, dict):
+                _replace_senseless_numbers(headers)
         handle_message(message, *others)
 
     return check_and_handle
+
+
+def _replace_senseless_numbers(headers: dict[str, Any]) -> None:
+    """Celery counts with them outside of everything that expects errors. The message itself may be good."""
+    retries, timelimit = headers.get("retries"), headers.get("timelimit")
+    if "retries" in headers and not (type(retries) is int and retries >= 0):
+        headers["retries"] = 0
+    is_pair = isinstance(timelimit, list | tuple) and len(timelimit) == len(("hard", "soft"))
+    if timelimit is not None and not (is_pair and all(isinstance(each, int | float | None) for each in timelimit)):
+        headers["timelimit"] = None
 
 
 def _check_form(payload: Any) -> None:  # noqa: ANN401 - any JSON value

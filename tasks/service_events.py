@@ -27,7 +27,8 @@ def receive(self: BillingTask, /, *args: object, **kwargs: object) -> None:
 
     def reject(reason: str) -> HandledEvent:
         with self.with_database_retry():
-            return service_events.reject(self.runtime.database, self.runtime.clock, raw, reason)
+            runtime = self.runtime
+            return service_events.reject(runtime.database, runtime.clock, raw, reason, self.first_failed_at)
 
     with self.giving_back(reject), self.with_database_retry():
         runtime = self.runtime

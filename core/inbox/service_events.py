@@ -108,9 +108,19 @@ def handle(
         return _store_rejected(database, raw, _reason(error), now, sender, envelope.time)
 
 
-def reject(database: Database, clock: Clock, raw: object, reason: str) -> HandledEvent:
-    """Store something that is no message as rejected. ``reason`` must repeat nothing of it."""
-    return _store_rejected(database, raw, reason, clock(), ANYBODY_ON_THE_QUEUE)
+def reject(
+    database: Database, clock: Clock, raw: object, reason: str, received_at: datetime | None = None
+) -> HandledEvent:
+    """Store a message, or something that is none, as rejected. ``reason`` must repeat nothing of it.
+
+    ``received_at``: when it came first, if that is earlier than now. When it is replayed, it is ordered by its own time
+    or else by this, so what came later stays.
+    """
+    try:
+        occurred_at = parse(raw)[0].time
+    except InvalidEventError:
+        occurred_at = None
+    return _store_rejected(database, raw, reason, clock(), ANYBODY_ON_THE_QUEUE, occurred_at, received_at)
 
 
 def replay(  # noqa: PLR0913, PLR0917 - the message, where it is applied, and who asks for it
@@ -503,6 +513,7 @@ def _store_rejected(  # noqa: PLR0913, PLR0917 - the message, why it is rejected
     now: datetime,
     sender: EventSender,
     occurred_at: datetime | None = None,
+    received_at: datetime | None = None,
 ) -> HandledEvent:
     """Store it for an operator, under its own source and id, or under a digest of its content if it has no id."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
@@ -514,7 +525,7 @@ def _store_rejected(  # noqa: PLR0913, PLR0917 - the message, why it is rejected
         type=storable_text(fields.get("type")),
         subject=storable_text(fields.get("subject")),
         occurred_at=occurred_at,
-        received_at=now,
+        received_at=received_at or now,
         status="rejected",
         rejected_at=now,
         reason=reason,

@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -198,6 +199,24 @@ def test_a_header_that_makes_no_sense_ends_no_worker(deployed: Deployment, queue
     arrives(deployed, queue, database, created("Last Confidential"))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [{"retries": None}, {"retries": "abc"}, {"retries": -5}, {"timelimit": [1]}, {"timelimit": "abc"}],
+    ids=str,
+)
+def test_a_good_message_with_a_senseless_number_is_received(
+    deployed: Deployment, queue: Queue, database: Database, broker_url: str, header: dict[str, Json]
+) -> None:
+    """Also one that waits first: Celery reads the number in a timer then."""
+    events = [created("First Confidential"), created("Second Confidential")]
+    eta = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    more: tuple[dict[str, Json], ...] = (header, {**header, "eta": eta})
+    for event, headers in zip(events, more, strict=True):
+        queue.put(json.dumps([[event], {}, {}]).encode(), more=headers)
+    until(lambda: {str(each["id"]) for each in events} <= received(database).keys(), "both are received")
+    assert not is_left(deployed, broker_url)
+
+
 def test_a_task_of_a_wrong_form_takes_no_thread_from_the_worker(
     deployed: Deployment, queue: Queue, database: Database, broker_url: str
 ) -> None:
@@ -275,6 +294,7 @@ NO_ENVELOPES: tuple[bytes, ...] = (
     b"[" * 200_000 + b"]" * 200_000,
     b'{"body": "eyI',
     b'{"__type__": "datetime", "__value__": "soon"}',
+    b'{"__type__": "decimal", "__value__": "soon"}',
     *(
         json.dumps(each).encode()
         for each in (
@@ -344,6 +364,8 @@ def test_an_envelope_with_parts_left_out_is_read_or_thrown_away(
             envelope(headers={"task": "events.receive", "id": "1", "compression": "made-up"}),
             envelope(headers={"task": "events.receive", "id": "1", "compression": "application/x-gzip"}),
             envelope(headers={"task": "events.receive", "id": "1", "more": "x" * 2**20}),
+            without("delivery_info", "properties", delivery_info={"exchange": None, "routing_key": "events"}),
+            without("delivery_tag", "properties", delivery_tag=7),
         ):
             client.lpush("events", json.dumps(each))
         arrives(deployed, queue, database, created("Last Confidential"))

@@ -70,12 +70,20 @@ class Consumer:
 
     app: BillingApp
 
-    def run(self, task_name: str, *arguments: Json, retries: int = 0) -> BaseException | None:
+    def run(
+        self, task_name: str, *arguments: Json, retries: int = 0, headers: dict[str, Any] | None = None
+    ) -> BaseException | None:
         """The error with which the task ended; Celery acknowledges the message for all of them but ``Reject``."""
         task = self.app.tasks[task_name]
         assert isinstance(task, BillingTask)
         task.push_request(
-            id=str(uuid4()), args=list(arguments), kwargs={}, retries=retries, called_directly=False, delivery_info={}
+            id=str(uuid4()),
+            args=list(arguments),
+            kwargs={},
+            retries=retries,
+            headers=headers,
+            called_directly=False,
+            delivery_info={},
         )
         try:
             task.run(*arguments)
@@ -86,14 +94,17 @@ class Consumer:
         return None
 
     def sent(self) -> list[tuple[str, list[Any], int]]:
-        """Task, arguments and number of retries of each message in the queues. They are taken out."""
+        """Task, arguments and number of unexpected tries of each message in the queues. They are taken out."""
+        return [(headers["task"], arguments, headers.get("unexpected_tries", 0)) for headers, arguments in self.take()]
+
+    def take(self) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Headers and arguments of each message in the queues."""
         found = []
         with self.app.connection_for_read() as connection:
             for name in QUEUES:
                 queue = kombu.Queue(name, channel=connection.default_channel)
                 while (message := queue.get(no_ack=True)) is not None:
-                    headers: dict[str, Any] = dict(message.headers)
-                    found.append((headers["task"], json.loads(message.body or "")[0], headers["retries"]))
+                    found.append((dict(message.headers), json.loads(message.body or "")[0]))
         return found
 
 
@@ -173,9 +184,9 @@ def test_a_message_that_fails_each_time_is_stored_as_rejected_and_can_be_replaye
 
     event.listen(world.database.engine, "before_cursor_execute", fail_to_apply)
     for tries in range(MAX_UNEXPECTED_TRIES):
-        consumer.run(RECEIVE_EVENT, message, retries=tries)
+        consumer.run(RECEIVE_EVENT, message, headers={"unexpected_tries": tries})
         assert consumer.sent() == [(RECEIVE_EVENT, [message], tries + 1)]
-    error = consumer.run(RECEIVE_EVENT, message, retries=MAX_UNEXPECTED_TRIES)
+    error = consumer.run(RECEIVE_EVENT, message, headers={"unexpected_tries": MAX_UNEXPECTED_TRIES})
     event.remove(world.database.engine, "before_cursor_execute", fail_to_apply)
     assert str(error) == "StrangeError; the message is stored as rejected"
     assert consumer.sent() == []
@@ -194,7 +205,7 @@ def test_a_message_that_cannot_even_be_stored_is_sent_again_for_as_long_as_it_ta
     message = created()
     for tries in (MAX_UNEXPECTED_TRIES, 1000):
         with steps(world, fails_at=0, lasts=True):
-            consumer.run(RECEIVE_EVENT, message, retries=tries)
+            consumer.run(RECEIVE_EVENT, message, headers={"unexpected_tries": tries})
         assert consumer.sent() == [(RECEIVE_EVENT, [message], tries + 1)]
 
 
@@ -206,8 +217,65 @@ def test_a_worker_that_cannot_open_what_it_needs_loses_no_message(consumer: Cons
     broken_app = BillingApp("broken", open_runtime=broken, set_as_current=False)
     broken_app.conf.update(consumer.app.conf.changes or {})
     broken_app.loader.import_default_modules()
-    Consumer(broken_app).run(RECEIVE_EVENT, message, retries=1000)
+    Consumer(broken_app).run(RECEIVE_EVENT, message, headers={"unexpected_tries": 1000})
     assert consumer.sent() == [(RECEIVE_EVENT, [message], 1001)]
+
+
+def test_tries_while_the_database_is_away_do_not_count(world: SyncWorld, consumer: Consumer) -> None:
+    message = created()
+    for retries in (9, 1_000_000_000_000):
+        with steps(world, fails_at=0):
+            consumer.run(RECEIVE_EVENT, message, retries=retries)
+        assert consumer.sent() == [(RECEIVE_EVENT, [message], 1)]
+
+
+@pytest.mark.parametrize("header", [None, "8", True, -1, [], 1.5])
+def test_a_header_of_another_program_is_not_taken_for_our_count(
+    world: SyncWorld, consumer: Consumer, header: object
+) -> None:
+    message = created()
+    with steps(world, fails_at=0):
+        consumer.run(RECEIVE_EVENT, message, headers={"unexpected_tries": header, "first_failed_at": header})
+    assert consumer.sent() == [(RECEIVE_EVENT, [message], 1)]
+
+
+@pytest.mark.parametrize("has_time", [True, False])
+def test_a_message_that_is_replayed_after_its_failures_changes_nothing_that_is_newer(
+    world: SyncWorld, consumer: Consumer, *, has_time: bool
+) -> None:
+    """A plan that a later message set is what the customer pays for."""
+    first = created()
+    org_id = str(first["id"])
+    consumer.run(RECEIVE_EVENT, first)
+    older, newer = plan_change(org_id, "professional"), plan_change(org_id, "starter")
+    if has_time:
+        older["time"], newer["time"] = ((world.clock() - timedelta(hours=ago)).isoformat() for ago in (2, 1))
+    with steps(world, fails_at=0):
+        consumer.run(RECEIVE_EVENT, older)
+    ((headers, _),) = consumer.take()
+    world.wait(60)
+    assert consumer.run(RECEIVE_EVENT, newer) is None
+    world.wait(60)
+    last = {"first_failed_at": headers["first_failed_at"], "unexpected_tries": MAX_UNEXPECTED_TRIES}
+
+    def fail_to_apply(*arguments: Any) -> None:  # noqa: ANN401 - as SQLAlchemy calls it
+        if "UPDATE organizations" in arguments[2]:
+            raise StrangeError(SECRET)
+
+    event.listen(world.database.engine, "before_cursor_execute", fail_to_apply)
+    consumer.run(RECEIVE_EVENT, older, headers=last)
+    event.remove(world.database.engine, "before_cursor_execute", fail_to_apply)
+    by = Cause(actor="operator")
+    handled = service_events.replay(world.database, world.catalog, world.clock, "/signup", str(older["id"]), by)
+    assert handled is not None
+    assert handled.status == "superseded"
+    with world.database.read() as session:
+        assert session.get_one(Organization, org_id).plan_tier == "starter"
+
+
+def plan_change(org_id: str, tier: str) -> dict[str, Json]:
+    envelope: dict[str, Json] = {"specversion": "1.0", "id": str(uuid4()), "source": "/signup", "subject": org_id}
+    return {**envelope, "type": "organization.plan_changed", "data": {"plan_tier": tier}}
 
 
 @pytest.mark.parametrize("provider", ["stripe"])

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from core.common import tls_failures
 from worker.config.broker import transport_options
 from worker.config.settings import Settings
-from worker.wiring import broker_queues
+from worker.wiring import broker_queues, redis_transport
 from worker.wiring.broker_queues import QueueProblem
 
 BrokerRefusal = Literal["its memory is full", "it is a replica", "its alarm is on (memory or disk)"]
@@ -58,6 +58,8 @@ def probe(settings: Settings) -> BrokerState:
 
 def open_connection(settings: Settings, **options: object) -> Connection:
     """To the broker, with the TLS of its address; it connects when it is used. ``options``: of the transport."""
+    # kombu keeps the transport of the first connection, and a probe comes before the worker's own.
+    redis_transport.register()
     return Connection(
         settings.broker,
         ssl=settings.broker_tls or False,

@@ -17,8 +17,9 @@ from redis import Redis
 
 log = structlog.get_logger()
 
-# What an envelope of any other form makes kombu raise. ``ValueError`` includes errors of JSON, UTF-8 and base64.
-_FORM_ERRORS: Final = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# What an envelope of any other form makes kombu raise. ``ValueError`` includes errors of JSON, UTF-8 and base64, and
+# ``ArithmeticError`` those of numbers.
+_FORM_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def register() -> None:
@@ -61,8 +62,9 @@ def _check_envelope(envelope: Mapping[str, Any]) -> None:
     """Raises one of ``_FORM_ERRORS``. These parts are used by kombu itself, the others by Celery."""
     properties = envelope["properties"]
     delivery = properties["delivery_info"]
-    names = (properties["delivery_tag"], delivery["exchange"], delivery["routing_key"])
-    if not (all(isinstance(name, str) for name in names) and isinstance(envelope.get("headers") or {}, dict)):
+    tag, exchange, routing_key = properties["delivery_tag"], delivery["exchange"], delivery["routing_key"]
+    names = isinstance(tag, str | int) and isinstance(exchange, str | None) and isinstance(routing_key, str)
+    if not (names and isinstance(envelope.get("headers") or {}, dict)):
         message = "a name or the headers are of a wrong type"
         raise TypeError(message)
     body, encoding = envelope.get("body"), properties.get("body_encoding")
