@@ -33,7 +33,15 @@ _MAX_SHOWN_CHARACTERS: Final = 200
 _KEY_TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 
 IssuerProblem = Literal[
-    "unreachable", "redirected", "no_discovery", "wrong_issuer", "no_key", "client_rejected", "busy"
+    "unreachable",
+    "redirected",
+    "no_discovery",
+    "unusable_address",
+    "wrong_issuer",
+    "no_key",
+    "client_rejected",
+    "busy",
+    "failed",
 ]
 
 
@@ -83,8 +91,8 @@ class IssuerMetadata(BaseModel):
     @field_validator("jwks_uri", "authorization_endpoint", "token_endpoint")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        if urlsplit(url).scheme not in {"http", "https"}:
-            problem = "must be an http address"
+        if not _is_usable(url):
+            problem = "must be an http address that can be called"
             raise ValueError(problem)
         return url
 
@@ -117,13 +125,11 @@ class IssuerClient:
         return response.status_code, _to_document(content)
 
     def _metadata(self, document: dict[str, Any]) -> IssuerMetadata:
-        settings, url = self._settings, self._settings.discovery_url
+        settings = self._settings
         try:
             metadata = IssuerMetadata.model_validate(document)
         except ValidationError as error:
-            fields = ", ".join(sorted({str(item["loc"][0]) for item in error.errors(include_input=False)}))
-            message = f"{_shown(url)} is no discovery document of OpenID Connect: it has no valid {fields}"
-            raise IssuerUnavailableError("no_discovery", message, self._address_advice(url)) from None
+            raise self._invalid_document(document, error) from None
         # A service may name itself by the address at which it is called. Its tokens are checked against OIDC_ISSUER.
         outer, inner = settings.issuer, settings.internal_url
         names_inner_address = inner is not None and metadata.issuer.rstrip("/") == inner.rstrip("/")
@@ -138,6 +144,17 @@ class IssuerClient:
                 "authorization_endpoint": _moved(metadata.authorization_endpoint, inner, outer),
             }
         )
+
+    def _invalid_document(self, document: dict[str, Any], error: ValidationError) -> IssuerUnavailableError:
+        url = _shown(self._settings.discovery_url)
+        types = {str(item["loc"][0]): item["type"] for item in error.errors(include_input=False)}
+        if set(types.values()) != {"value_error"}:
+            message = f"{url} is no discovery document of OpenID Connect: it has no valid {', '.join(sorted(types))}"
+            return IssuerUnavailableError("no_discovery", message, self._address_advice(self._settings.discovery_url))
+        named = ", ".join(f"{field} {_shown(document[field])}" for field in sorted(types))
+        message = f"the discovery document {url} names an address that cannot be used: {named}"
+        advice = "correct the service's own host name and port in its settings, or OIDC_ISSUER if it is another service"
+        return IssuerUnavailableError("unusable_address", message, advice)
 
     def _wrong_issuer(self, named: str) -> IssuerUnavailableError:
         settings = self._settings
@@ -227,11 +244,12 @@ class IssuerClient:
             raise self._unreachable(url, "accepts no connection in time") from None
         except (TimeoutError, httpx.TimeoutException):
             raise self._unreachable(url, f"did not respond within {ISSUER_TIMEOUT_SECONDS:.0f} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        # UnicodeError: httpx also reads the address that a redirect names.
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise self._failure(url, error) from error
         return response, content
 
-    def _failure(self, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> IssuerUnavailableError:
+    def _failure(self, url: str, error: httpx.HTTPError | httpx.InvalidURL | UnicodeError) -> IssuerUnavailableError:
         cause: BaseException | None = error
         while cause is not None:
             match cause:
@@ -274,6 +292,19 @@ def _key_kind(jwk: dict[str, Any]) -> str:
         if isinstance(name, str) and (name in TOKEN_ALGORITHMS or name in _KEY_TYPES):
             return name
     return "others"
+
+
+def _is_usable(url: str) -> bool:
+    """Whether it can be called. Everything but the host is printable ASCII, and the host is ASCII or an IDNA name."""
+    if re.search(r"[\x00-\x20\x7f]", url):
+        return False
+    try:
+        parts, host = urlsplit(url), httpx.URL(url).host
+        port = parts.port
+    except (ValueError, httpx.InvalidURL):
+        return False
+    rest = (parts.netloc.rpartition("@")[0], parts.path, parts.query, parts.fragment)
+    return parts.scheme in {"http", "https"} and host != "" and port != 0 and "".join(rest).isascii()
 
 
 def _moved(url: str, source: str, target: str) -> str:

@@ -30,6 +30,7 @@ from api.issuer_client import (
     KeySet,
 )
 from core.access.users import UserProfile
+from core.common.error_place import raised_at
 from core.common.validation import InvalidChangeError
 from core.organizations.validation import checked_user_id
 
@@ -104,10 +105,11 @@ class Issuer:
     def begin_fetch(self) -> asyncio.Task[None] | None:
         """The fetch that runs, or a new one; ``None`` for a few seconds after a fetch. It raises nothing.
 
-        Wait for it with ``asyncio.shield``, since other requests wait for it, too.
+        Wait for it with ``asyncio.wait``: other requests wait for it, too, and what it raises is not theirs.
         """
         if self._fetch is None and self._monotonic() >= self._fetches_again_at:
             self._fetch = asyncio.get_running_loop().create_task(self._fetch_keys())
+            self._fetch.add_done_callback(self._end_fetch)
         return self._fetch
 
     async def prepare(self, token: str) -> None:
@@ -191,7 +193,7 @@ class Issuer:
             return
         self._waiting_for_keys += 1
         try:
-            await asyncio.shield(fetch)
+            await asyncio.wait({fetch})
         finally:
             self._waiting_for_keys -= 1
 
@@ -204,8 +206,12 @@ class Issuer:
         else:
             self._cached = CachedKeys(metadata=metadata, keys=keys, fetched_at=began_at)
             self._fetch_error = _log_change(self._fetch_error, None)
-        finally:
-            self._fetch, self._fetches_again_at = None, self._monotonic() + MIN_JWKS_FETCH_INTERVAL_SECONDS
+
+    def _end_fetch(self, fetch: asyncio.Task[None]) -> None:
+        """Runs before those who wait for the fetch go on. An error that nobody foresaw leaves the keys in use, too."""
+        if not fetch.cancelled() and (error := fetch.exception()) is not None:
+            self._fetch_error = _log_change(self._fetch_error, _failed(error))
+        self._fetch, self._fetches_again_at = None, self._monotonic() + MIN_JWKS_FETCH_INTERVAL_SECONDS
 
     async def _send_code(self, metadata: IssuerMetadata, form: Mapping[str, str]) -> CodeTokens:
         deadline = asyncio.get_running_loop().time() + ISSUER_TIMEOUT_SECONDS
@@ -321,6 +327,11 @@ def _seconds_ahead(token: str, name: Literal["exp", "iat", "nbf"]) -> int:
 def _busy() -> IssuerUnavailableError:
     message = "too many requests wait for the sign-in service"
     return IssuerUnavailableError("busy", message, "check whether the service responds slowly")
+
+
+def _failed(error: BaseException) -> IssuerUnavailableError:
+    message = f"its keys cannot be fetched: {type(error).__name__} at {raised_at(error)}"
+    return IssuerUnavailableError("failed", message, "check OIDC_ISSUER and OIDC_INTERNAL_URL, and report the error")
 
 
 def _log_change(

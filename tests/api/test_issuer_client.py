@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,10 +98,16 @@ def signs_with_another_algorithm(provider: OidcProvider) -> None:
         (lambda provider: provider.keys.clear(), "no_key", "no key for OIDC_ALGORITHM=RS256, and no other"),
         (document(jwks_uri=None), "no_discovery", "it has no valid jwks_uri"),
         (
-            document(jwks_uri="http://[", token_endpoint="file:///x"),
+            document(jwks_uri=None, token_endpoint="file:///x"),
             "no_discovery",
             "no valid jwks_uri, token_endpoint",
         ),
+        (
+            document(jwks_uri="http://[", token_endpoint="file:///x"),
+            "unusable_address",
+            "names an address that cannot be used: jwks_uri http://[, token_endpoint file:///x",
+        ),
+        (lambda provider: setattr(provider, "redirects_to", "https://xn--/"), "unreachable", "does not respond (IDNA"),
         (document(issuer=""), "wrong_issuer", "names the issuer , and OIDC_ISSUER is http://127"),
         (document(issuer="\x1b[2Jx"), "wrong_issuer", "names the issuer \\u001b[2Jx, and OIDC_ISSUER is http://127"),
         (document(jwks_uri="http://127.0.0.1:9/keys"), "unreachable", "http://127.0.0.1:9/keys refuses the connection"),
@@ -116,6 +123,78 @@ def test_what_is_wrong_with_the_service_is_named(
     assert said in error.message
     assert "OIDC_" in error.advice
     assert "secret" not in str(error)
+
+
+UNUSABLE = [
+    "http://127.0.0.1:99999/k",
+    "http://127.0.0.1:-1/k",
+    "http://127.0.0.1:0/k",
+    "http://xn--/k",
+    "http://127.0.0.1:9/\ud800",
+    "http://127.0.0.1:9/é",
+    "http://127.0.0.1:9/a b",
+    "http://127.0.0.1:9/a\nb",
+    "http://\ud800/k",
+    "http://user:pässword@127.0.0.1:9/",
+    "http:///k",
+    "http://256.1.1.1/k",
+    "/keys",
+]
+
+
+@pytest.mark.parametrize("field", ["jwks_uri", "token_endpoint", "authorization_endpoint"])
+@pytest.mark.parametrize("address", UNUSABLE, ids=ascii)
+def test_an_address_that_cannot_be_used_is_named(own_provider: OidcProvider, field: str, address: str) -> None:
+    own_provider.document[field] = address
+    error = problem_of(settings_of(own_provider))
+    assert error.problem == "unusable_address"
+    assert f"names an address that cannot be used: {field} " in error.message
+    assert error.message.isascii()
+    assert "ssword" not in error.message
+
+
+def test_an_address_with_a_name_of_another_alphabet_can_be_used(own_provider: OidcProvider) -> None:
+    own_provider.document["authorization_endpoint"] = "https://anmeldung.münchen.test/authorize?tenant=a%20b"
+    metadata, _ = asyncio.run(IssuerClient(settings_of(own_provider)).fetch())
+    assert metadata.authorization_endpoint == own_provider.document["authorization_endpoint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingSettings(IssuerSettings):
+    """Later, the discovery document has an address on which httpx fails with no error of its own."""
+
+    fetched: list[str] = field(default_factory=list)
+
+    @property
+    def discovery_url(self) -> str:
+        return "http://127.0.0.1:99999/" if self.fetched else super().discovery_url
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_fetch_that_fails_for_any_other_reason_leaves_the_keys_in_use(
+    own_provider: OidcProvider, *, known: bool
+) -> None:
+    now = 1000.0
+    settings = MovingSettings(issuer=own_provider.issuer, audience=AUDIENCE)
+    issuer = Issuer(settings, lambda: now)
+
+    async def check() -> list[UserProfile | type[Exception]]:
+        nonlocal now
+        await outcome(issuer, own_provider.token())
+        settings.fetched.append("once")
+        now += 400  # the keys are not fresh any more
+        key = None if known else Key("unheard of")
+        results = await asyncio.gather(*(outcome(issuer, own_provider.token("u1", key=key)) for _ in range(3)))
+        return [result for result, _ in results]
+
+    with capture_logs() as log:
+        results = asyncio.run(check())
+    if known:
+        assert [result.user_id for result in results if isinstance(result, UserProfile)] == ["u1"] * 3
+    else:
+        assert results == [IssuerUnavailableError] * 3
+    assert [(line["event"], line["problem"]) for line in log] == [("sign_in_service_unusable", "failed")]
+    assert "ExceptionGroup" in log[0]["reason"]
 
 
 def test_an_issuer_that_differs_only_in_the_slash_is_named_with_its_own_spelling(own_provider: OidcProvider) -> None:
