@@ -20,6 +20,8 @@ import httpx
 import jwt
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
+from core.common.hosts import is_remote
+
 TokenAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 TOKEN_ALGORITHMS: Final[tuple[TokenAlgorithm, ...]] = get_args(TokenAlgorithm)
 
@@ -37,6 +39,7 @@ IssuerProblem = Literal[
     "redirected",
     "no_discovery",
     "unusable_address",
+    "unencrypted",
     "wrong_issuer",
     "no_key",
     "client_rejected",
@@ -111,6 +114,7 @@ class IssuerClient:
         """The metadata, with each endpoint at the address where it is called, and the keys."""
         deadline = asyncio.get_running_loop().time() + ISSUER_TIMEOUT_SECONDS
         metadata = self._metadata(await self._get(self._settings.discovery_url, deadline))
+        self._refuse_unencrypted(metadata)
         return metadata, self._usable_keys(await self._get(metadata.jwks_uri, deadline), metadata)
 
     async def send_code(
@@ -155,6 +159,19 @@ class IssuerClient:
         message = f"the discovery document {url} names an address that cannot be used: {named}"
         advice = "correct the service's own host name and port in its settings, or OIDC_ISSUER if it is another service"
         return IssuerUnavailableError("unusable_address", message, advice)
+
+    def _refuse_unencrypted(self, metadata: IssuerMetadata) -> None:
+        """Who is on the path could read the client's secret, the codes and the verifiers, and replace the keys."""
+        endpoints = {"jwks_uri": metadata.jwks_uri, "token_endpoint": metadata.token_endpoint}
+        named = [f"{field} {_shown(url)}" for field, url in endpoints.items() if _is_readable_on_the_way(url)]
+        if named:
+            url = _shown(self._settings.discovery_url)
+            message = f"the discovery document {url} names an http:// address of another network: {', '.join(named)}"
+            advice = (
+                "have the service name https:// addresses: correct the headers of the proxy in front of it, and its "
+                "host name (Keycloak: `proxy-headers` and `hostname`)"
+            )
+            raise IssuerUnavailableError("unencrypted", message, advice)
 
     def _wrong_issuer(self, named: str) -> IssuerUnavailableError:
         settings = self._settings
@@ -305,6 +322,11 @@ def _is_usable(url: str) -> bool:
         return False
     rest = (parts.netloc.rpartition("@")[0], parts.path, parts.query, parts.fragment)
     return parts.scheme in {"http", "https"} and host != "" and port != 0 and "".join(rest).isascii()
+
+
+def _is_readable_on_the_way(url: str) -> bool:
+    address = httpx.URL(url)
+    return address.scheme == "http" and is_remote(address.host)
 
 
 def _moved(url: str, source: str, target: str) -> str:

@@ -111,7 +111,7 @@ def signs_with_another_algorithm(provider: OidcProvider) -> None:
         (document(issuer=""), "wrong_issuer", "names the issuer , and OIDC_ISSUER is http://127"),
         (document(issuer="\x1b[2Jx"), "wrong_issuer", "names the issuer \\u001b[2Jx, and OIDC_ISSUER is http://127"),
         (document(jwks_uri="http://127.0.0.1:9/keys"), "unreachable", "http://127.0.0.1:9/keys refuses the connection"),
-        (document(jwks_uri="http://no.such.host.invalid/"), "unreachable", "a host name that cannot be resolved"),
+        (document(jwks_uri="https://no.such.host.invalid/"), "unreachable", "a host name that cannot be resolved"),
     ],
 )
 def test_what_is_wrong_with_the_service_is_named(
@@ -157,6 +157,40 @@ def test_an_address_with_a_name_of_another_alphabet_can_be_used(own_provider: Oi
     own_provider.document["authorization_endpoint"] = "https://anmeldung.münchen.test/authorize?tenant=a%20b"
     metadata, _ = asyncio.run(IssuerClient(settings_of(own_provider)).fetch())
     assert metadata.authorization_endpoint == own_provider.document["authorization_endpoint"]
+
+
+@pytest.mark.parametrize("field", ["jwks_uri", "token_endpoint"])
+@pytest.mark.parametrize(
+    "address", ["http://id.acme.test/x", "HTTP://ID.acme.test/x", "http://8.8.8.8/x", "http://[2606:4700::1111]/x"]
+)
+def test_http_addresses_of_another_network_are_refused(own_provider: OidcProvider, field: str, address: str) -> None:
+    own_provider.document[field] = address
+    error = problem_of(settings_of(own_provider))
+    assert error.problem == "unencrypted"
+    assert f"names an http:// address of another network: {field} {address}" in error.message
+    assert "Keycloak: `proxy-headers` and `hostname`" in error.advice
+
+
+def test_no_secret_is_sent_to_an_http_address_of_another_network(own_provider: OidcProvider) -> None:
+    own_provider.document["token_endpoint"] = "http://id.acme.test/token"
+    with pytest.raises(IssuerUnavailableError) as caught:
+        asyncio.run(Issuer(settings_of(own_provider)).exchange_code({"code": "x"}))
+    assert caught.value.problem == "unencrypted"
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "keycloak:8080", "[fd00::1]:8080", "keycloak.internal", "localhost"])
+def test_http_addresses_of_the_own_network_are_accepted(own_provider: OidcProvider, host: str) -> None:
+    own_provider.document["token_endpoint"] = f"http://{host}/token"
+    metadata, _ = asyncio.run(IssuerClient(settings_of(own_provider)).fetch())
+    assert metadata.token_endpoint == f"http://{host}/token"
+
+
+def test_an_outer_http_address_is_refused_after_the_inner_ones_are_put_in(proxied_provider: OidcProvider) -> None:
+    """Keycloak behind a proxy whose headers it does not read: only https addresses are replaced."""
+    settings = IssuerSettings(issuer=OUTER, audience=AUDIENCE, internal_url=proxied_provider.address)
+    asyncio.run(IssuerClient(settings).fetch())  # https://id.acme.test/… becomes the inner address
+    proxied_provider.document["jwks_uri"] = f"{OUTER.replace('https:', 'http:')}/keys"
+    assert problem_of(settings).problem == "unencrypted"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,8 @@ from pydantic_settings import SettingsConfigDict
 from api.issuer_client import IssuerSettings, TokenAlgorithm
 from api.rate_limit import DEFAULT_CLIENT_RATE
 from core.access.limits import UserLimits
+from core.common.hosts import LOOPBACK_HOSTS, is_remote
 from providers.lago.webhooks import JwtCheck
-from worker.config.email import LOOPBACK_HOSTS
-from worker.config.hosts import is_remote
 from worker.config.settings import ENV_FILE, ENV_FILE_ENCODING, SettingsError, split_list
 from worker.config.values import CleanedSettings
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from core.common.email_addresses import is_mailable
+from core.common.hosts import LOOPBACK_HOSTS
 from worker.config.values import CleanedSettings
 
 TlsMode = Literal["starttls", "tls", "none"]
 
-LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 INVITATION_URL_TOKEN: Final = "{token}"  # noqa: S105 - a placeholder
 
 

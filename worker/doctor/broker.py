@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from core.common import tls_failures
-from worker.config.hosts import is_remote
+from core.common.hosts import is_remote
 from worker.config.settings import Settings
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs

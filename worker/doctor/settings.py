@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from core.common.hosts import LOOPBACK_HOSTS, is_remote
 from worker.config import names
-from worker.config.email import LOOPBACK_HOSTS
-from worker.config.hosts import is_remote
 from worker.config.names import UnknownName
 from worker.config.settings import ENV_FILE, Settings
 from worker.doctor.findings import DoctorFinding, error, ok, warning

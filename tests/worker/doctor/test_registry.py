@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import make_url, text, update
 
 from core.common.clock import utc_now
+from core.common.hosts import is_remote
 from core.db.models.billing_links import BillingLink
 from core.db.models.providers import ProviderStatus
 from core.inbox import provider_webhooks
@@ -27,7 +28,6 @@ from providers.stripe.rights import STRIPE_RIGHTS, StripeRight
 from tests.support import servers, smtp_server
 from tests.support.doctor_harness import LAGO_SECRET, OUR_API, STRIPE_SECRET, DoctorHarness
 from tests.support.oidc_provider import OidcProvider
-from worker.config.hosts import is_remote
 from worker.config.settings import Settings
 from worker.doctor import registry
 from worker.doctor.findings import DoctorFinding, ok
@@ -477,6 +477,8 @@ def test_services_that_respond_are_fine(set_up: DoctorHarness) -> None:
     [
         ({"issuer": "https://id.test"}, "RS256", "sign_in_wrong_issuer", "set OIDC_ISSUER to https://id.test"),
         ({"jwks_uri": None}, "RS256", "sign_in_no_discovery", "curl"),
+        ({"jwks_uri": "http://127.0.0.1:99999/"}, "RS256", "sign_in_unusable_address", "own host name and port"),
+        ({"token_endpoint": "http://id.test/token"}, "RS256", "sign_in_unencrypted", "Keycloak: `proxy-headers`"),
         ({}, "ES256", "sign_in_no_key", "set OIDC_ALGORITHM to the algorithm of the tokens"),
     ],
 )
@@ -603,6 +605,8 @@ def test_an_error_in_a_check_is_a_finding_and_the_others_go_on(set_up: DoctorHar
         (None, False),
         ("8.8.8.8", True),
         ("redis.example.com", True),
+        ("2606:4700::1111", True),
+        ("fd00::1", False),
     ],
 )
 def test_a_host_of_another_network_is_remote(host: str | None, *, remote: bool) -> None:
