@@ -2,7 +2,8 @@
 
 The algorithm is fixed by the settings, never taken from a token. Keys are looked up by their id, cached for minutes,
 and fetched again when an unknown id appears, which is how a key rotation is noticed. While the service is down the
-cached keys stay usable for a while. A token that cannot be checked gets 503, never 401.
+cached keys stay usable for a while. A token that cannot be checked gets 503, never 401: also one with an unknown key id
+that may be issued since the last fetch.
 
 A token is checked with the cached keys only, so no thread waits for the service. Before the check, ``prepare`` fetches
 the keys that it lacks, on the event loop: one fetch at a time, whose outcome all requests share.
@@ -61,6 +62,14 @@ _TOKEN_ERRORS: Final[Mapping[type[jwt.PyJWTError], str]] = {
 
 class InvalidTokenError(Exception):
     """The token is not valid for us. The message says briefly why, and repeats nothing of the token."""
+
+
+class UnknownKeyError(IssuerUnavailableError):
+    """The key of the token may be newer than the cached ones. ``retry_after``: seconds until they are fetched again."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("busy", "the token may be signed with a key that was not fetched yet", "send it again later")
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,12 +271,25 @@ class Issuer:
         # The service may have a new key that could not be fetched.
         if self._fetch_error is not None or self._fetch is not None:
             raise self._unavailable()
-        message = (
-            "its header has no `kid`, and the sign-in service has several keys"
-            if kid is None
-            else "it is signed with a key that is not the sign-in service's"
-        )
+        if kid is None:
+            message = "its header has no `kid`, and the sign-in service has several keys"
+            raise InvalidTokenError(message)
+        if self._may_be_newer(token, cached):
+            raise UnknownKeyError(max(1.0, self._fetches_again_at - self._monotonic()))
+        message = "it is signed with a key that is not the sign-in service's"
         raise InvalidTokenError(message)
+
+    def _may_be_newer(self, token: str, cached: CachedKeys) -> bool:
+        """Whether the token may be issued after these keys were fetched, by its claim `iat`, which nobody has verified.
+
+        A token without that claim is invalid, whatever key it is signed with. A forged one gains nothing by it.
+        """
+        try:
+            issued_at = jwt.decode(token, options={"verify_signature": False}).get("iat")
+        except jwt.PyJWTError:
+            return False
+        fetched_at = time.time() - (self._monotonic() - cached.fetched_at)
+        return isinstance(issued_at, int | float) and fetched_at - TOKEN_CLOCK_SKEW_SECONDS <= issued_at
 
     def _decode(self, token: str, audience: str) -> dict[str, Any]:
         try:

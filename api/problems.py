@@ -37,7 +37,7 @@ MAYBE_CHANGED_DETAIL: Final = (
     "Idempotency-Key; without a key, read the organization first."
 )
 READ_ONLY_DETAIL: Final = "The database is read-only. No change was made. Send the request again later."
-_RETRY_AFTER_SECONDS: Final = "2"
+_RETRY_AFTER_SECONDS: Final = 2.0
 _READ_METHODS: Final = frozenset({"GET", "HEAD"})
 _CONFLICT_KINDS: Final[dict[type[InvalidChangeError], str]] = {
     NameTakenError: "name-taken",
@@ -169,9 +169,10 @@ def too_many_requests(retry_after: float) -> ProblemError:
     )
 
 
-def unavailable(detail: str) -> ProblemError:
+def unavailable(detail: str, retry_after: float = _RETRY_AFTER_SECONDS) -> ProblemError:
+    """``retry_after``: seconds."""
     return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, headers={"Retry-After": _RETRY_AFTER_SECONDS}
+        HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, headers={"Retry-After": str(math.ceil(retry_after))}
     )
 
 

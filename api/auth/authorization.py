@@ -19,7 +19,7 @@ from api.auth.permissions import PERMISSIONS, PermissionRule
 from api.connections import connection_address
 from api.context import ApiContext, ContextDep
 from api.issuer_client import IssuerUnavailableError
-from api.oidc import InvalidTokenError
+from api.oidc import InvalidTokenError, UnknownKeyError
 from api.problems import ProblemError
 from core.access import api_keys
 from core.access.api_keys import ServiceCaller
@@ -33,6 +33,10 @@ from core.organizations.validation import ORGANIZATION_ID_PATTERN
 ORGANIZATION_HEADER: Final = "X-Organization-ID"
 API_EVENT_SOURCE: Final = "api"
 _SUBJECTS_WITH_ROLE: Final = frozenset({"organization", "current"})
+_UNKNOWN_KEY: Final = (
+    "The access token may be signed with a new key of the sign-in service, which the API has not fetched yet. Send the "
+    "request again after the number of seconds in Retry-After."
+)
 ISSUER_UNAVAILABLE_DETAIL: Final = (
     "The sign-in service does not respond as expected, so your token cannot be checked. Send the request again later. "
     "An operator finds the reason in the log of the API and with `billing-sync doctor`."
@@ -204,6 +208,8 @@ def _authenticate(request: Request, context: ApiContext) -> Caller:
     except InvalidTokenError as error:
         detail = f"The access token was rejected: {error}. Sign in again."
         raise problems.unauthorized(detail, invalid_token=True) from None
+    except UnknownKeyError as error:
+        raise problems.unavailable(_UNKNOWN_KEY, error.retry_after) from None
     except IssuerUnavailableError:
         raise problems.unavailable(ISSUER_UNAVAILABLE_DETAIL) from None
 

@@ -16,7 +16,13 @@ from cryptography.hazmat.primitives import serialization
 from sqlalchemy import update
 
 from api.issuer_client import IssuerSettings, IssuerUnavailableError
-from api.oidc import InvalidTokenError, Issuer
+from api.oidc import (
+    MIN_JWKS_FETCH_INTERVAL_SECONDS,
+    TOKEN_CLOCK_SKEW_SECONDS,
+    InvalidTokenError,
+    Issuer,
+    UnknownKeyError,
+)
 from core.access import api_keys
 from core.access.users import UserProfile
 from core.common.clock import utc_now
@@ -111,7 +117,7 @@ def test_a_token_with_a_wrong_claim_is_refused(
         lambda oidc_provider: unsigned(oidc_provider.token()),
         by_our_public_key,
         lambda oidc_provider: oidc_provider.token(key=Key(oidc_provider.keys[0].kid)),
-        lambda oidc_provider: oidc_provider.token(key=Key("unheard of")),
+        lambda oidc_provider: oidc_provider.token(key=Key("unheard of"), iat=int(time.time()) - 60),
         lambda oidc_provider: oidc_provider.token()[:-8] + "AAAAAAAA",
         lambda oidc_provider: oidc_provider.token().replace(".", "", 1),
         lambda _: "x",
@@ -213,7 +219,7 @@ def test_keys_are_fetched_once_and_a_rotation_is_noticed(
     for _ in range(5):
         verified(keyed, oidc_provider.token())
     assert fetches(oidc_provider) == 1
-    old = oidc_provider.token()
+    old = oidc_provider.token(iat=int(time.time()) - 60)
     oidc_provider.rotate()
     ticking.now += 10
     verified(keyed, oidc_provider.token())
@@ -228,10 +234,68 @@ def test_unknown_keys_do_not_have_us_knock_at_the_service_again_and_again(
 ) -> None:
     verified(keyed, oidc_provider.token())
     ticking.now += 10
-    for _ in range(20):
+    unknown = Key("unheard of")
+    for number in range(20):
         with pytest.raises(InvalidTokenError):
-            verified(keyed, oidc_provider.token(key=Key("unheard of")))
+            verified(keyed, oidc_provider.token(key=unknown, iat=int(time.time()) - 60))
+        with pytest.raises(UnknownKeyError):
+            verified(keyed, oidc_provider.token(key=unknown, iat=int(time.time()) + number))
     assert fetches(oidc_provider) == 2
+
+
+def test_a_valid_token_of_a_new_key_is_not_refused_between_two_fetches(
+    keyed: Issuer, oidc_provider: OidcProvider, ticking: TokenClock
+) -> None:
+    verified(keyed, oidc_provider.token())
+    oidc_provider.rotate()
+    ticking.now += 1.5
+    token = oidc_provider.token("u1")
+    with pytest.raises(UnknownKeyError) as caught:
+        verified(keyed, token)
+    assert caught.value.retry_after == MIN_JWKS_FETCH_INTERVAL_SECONDS - 1.5
+    assert fetches(oidc_provider) == 1
+    ticking.now += caught.value.retry_after
+    assert verified(keyed, token).user_id == "u1"
+
+
+@pytest.mark.parametrize(
+    ("issued", "error"),
+    [
+        (lambda now: now - TOKEN_CLOCK_SKEW_SECONDS - 5, InvalidTokenError),
+        (lambda now: now - TOKEN_CLOCK_SKEW_SECONDS + 5, UnknownKeyError),  # its clock may be behind ours
+        (lambda now: now + 9999, UnknownKeyError),
+        (lambda _: float("inf"), UnknownKeyError),
+        (lambda _: float("nan"), InvalidTokenError),
+        (lambda _: 10**400, UnknownKeyError),
+        (str, InvalidTokenError),
+        (lambda _: None, InvalidTokenError),
+        (lambda _: [], InvalidTokenError),
+    ],
+)
+def test_a_token_of_an_unknown_key_is_refused_only_if_it_is_older_than_the_keys(
+    issuer: Issuer, oidc_provider: OidcProvider, issued: Callable[[int], object], error: type[Exception]
+) -> None:
+    token = oidc_provider.token(key=Key("unheard of"), iat=issued(int(time.time())), exp=int(time.time()) + 99)
+    with pytest.raises((InvalidTokenError, UnknownKeyError)) as caught:
+        verified(issuer, token)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_token_of_a_new_key_gets_503_until_the_keys_are_fetched_again(api: Api) -> None:
+    assert api.get("/api/organizations", api.as_("u1")).status_code == 200
+    known = api.oidc_provider.keys
+    api.oidc_provider.rotate()
+    try:
+        headers = api.as_("u1")
+        answer = api.get("/api/organizations", headers)
+        assert answer.status_code == 503
+        assert 1 <= int(answer.headers["retry-after"]) <= MIN_JWKS_FETCH_INTERVAL_SECONDS
+        assert "which the API has not fetched yet" in answer.json()["detail"]
+        time.sleep(int(answer.headers["retry-after"]))
+        assert api.get("/api/organizations", headers).status_code == 200
+    finally:
+        api.oidc_provider.keys = known
 
 
 def test_known_keys_outlast_a_short_absence_of_the_service(
