@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse
 from api import problems
 from api.context import ApiContext, ContextDep
 from api.issuer_client import IssuerSettings, IssuerUnavailableError
-from api.oidc import CodeTokens, InvalidTokenError, Issuer
+from api.oidc import CodeTokens, InvalidTokenError, Issuer, UnknownKeyError
 from api.problems import ProblemError
 from api.routes.invitations import ReceivedInvitationResponse, received_invitation_responses
 from api.routing import ApiRoute
@@ -38,6 +38,10 @@ router = APIRouter(tags=["sign-in"], route_class=ApiRoute)
 
 SIGN_IN_COOKIE_SECONDS: Final = 600
 CALLBACK_PATH: Final = "/auth/callback"
+_NEW_KEY: Final = (
+    "The sign-in service may sign with a new key, which the API has not fetched yet. Start again at /auth/login after "
+    "the number of seconds in Retry-After."
+)
 SIGN_IN_UNAVAILABLE: Final = (
     "The sign-in service does not respond as expected. Start again at /auth/login later. An operator finds the reason "
     "in the log of the API and with `billing-sync doctor`."
@@ -130,6 +134,8 @@ async def callback(  # noqa: PLR0913 - what the sign-in service may send
     except InvalidTokenError as refusal:
         detail = f"The sign-in could not be completed ({refusal}). Start again at /auth/login."
         raise _sign_in_refused(detail) from None
+    except UnknownKeyError as unknown:
+        raise problems.unavailable(_NEW_KEY, unknown.retry_after) from None
     except IssuerUnavailableError:
         raise _issuer_unavailable() from None
     response.delete_cookie(

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from api.oidc import MIN_JWKS_FETCH_INTERVAL_SECONDS
 from tests.support.api_client import Api, begin, browser
 
 
@@ -91,6 +92,21 @@ def test_a_provider_that_is_away_is_said_to_be_away(api: Api) -> None:
         api.oidc_provider.away = True
         answer = each.get("/auth/callback", params=own)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sign_in_with_a_key_that_is_not_fetched_yet_may_start_again(api: Api) -> None:
+    known = api.oidc_provider.keys
+    with browser(api) as each:
+        own = begin(each)
+        api.oidc_provider.rotate()
+        try:
+            answer = each.get("/auth/callback", params=own)
+        finally:
+            api.oidc_provider.keys = known
+    assert answer.status_code == 503
+    assert 1 <= int(answer.headers["retry-after"]) <= MIN_JWKS_FETCH_INTERVAL_SECONDS
+    assert "Start again at /auth/login after the number of seconds" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
