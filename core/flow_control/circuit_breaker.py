@@ -76,7 +76,7 @@ def acquire_probe(session: Session, provider: Provider, now: datetime) -> bool:
 
 
 def return_probe(session: Session, provider: Provider, now: datetime) -> None:
-    """The probe sent no request, so the next attempt may be the probe."""
+    """The probe sent no request, or it is not known what came of it, so the next attempt may be the probe."""
     session.execute(
         update(ProviderStatus)
         .where(ProviderStatus.provider == provider, ProviderStatus.probe_at.is_not(None))

@@ -37,6 +37,7 @@ from core.ports.errors import (
     ProviderError,
     RetryableError,
     UnavailableError,
+    UnexpectedError,
 )
 from core.reconcile import commands as reconcile_commands
 from core.reconcile import customer_credit, operator_events, payment_problems
@@ -213,7 +214,9 @@ def defer_request(attempt: SyncAttempt, seconds: float, *, is_reserved: bool) ->
 def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter = random.uniform) -> float:
     """Record the failure and when to try again; returns the seconds until then."""
     now = attempt.clock()
-    seconds = retry_delay(error, attempt.link.attempts, jitter)
+    # Unexpected errors are counted by themselves: an outage before the first one says nothing about the program.
+    is_first_unexpected = isinstance(error, UnexpectedError) and attempt.link.error_kind != error.kind
+    seconds = retry_delay(error, 1 if is_first_unexpected else attempt.link.attempts, jitter)
     # If the organization changed during this attempt, the failures before that say nothing about the new data. Only a
     # limit of the object applies to it, too.
     seconds_if_changed = (
@@ -231,6 +234,8 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
                 else_=sweep_at(now, seconds),
             ),
         }
+        if is_first_unexpected:
+            values["attempts"] = case((BillingLink.attempts > 1, 1), else_=BillingLink.attempts)
         row = fenced_update(session, attempt, values)
         _end_history(session, attempt, now, "retry", {}, error)
         if isinstance(error, UnavailableError | MisconfiguredError):
@@ -240,7 +245,7 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
             )
             operator_events.record_unavailable(ChangeContext(session, now), attempt.provider, opened)
         else:
-            _record_provider_health(session, attempt, row, now)
+            _record_provider_health(session, attempt, row, now, error)
     return seconds if row.not_before == retry_at else seconds_if_changed
 
 
@@ -260,7 +265,7 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
             "next_sweep_at": now + SWEEP_GRACE,
         }
         row = fenced_update(session, attempt, values)
-        _record_provider_health(session, attempt, row, now)
+        _record_provider_health(session, attempt, row, now, error)
         is_parked = row.state == "parked"
         _end_history(session, attempt, now, "parked" if is_parked else "retry", {"state": row.state}, error)
         if is_parked:
@@ -450,9 +455,15 @@ def _end_history(  # noqa: PLR0913, PLR0917 - an outcome, and what the link is a
     attempt.history.end(session, now, outcome, link, written, error)
 
 
-def _record_provider_health(session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime) -> None:
-    """Tell the circuit breaker what the attempt shows of the provider. Nothing is written while all is well."""
-    if attempt.request_count and (attempt.is_breaker_probe or row.consecutive_failures):
+def _record_provider_health(
+    session: Session, attempt: SyncAttempt, row: FencedRow, now: datetime, error: ProviderError | None = None
+) -> None:
+    """Tell the circuit breaker what the attempt shows of the provider. Nothing is written while all is well.
+
+    After an unexpected error nobody knows whether the provider responded.
+    """
+    has_response = attempt.request_count and not isinstance(error, UnexpectedError)
+    if has_response and (attempt.is_breaker_probe or row.consecutive_failures):
         circuit_breaker.record_success(session, attempt.provider, now, is_probe=attempt.is_breaker_probe)
     elif attempt.is_breaker_probe:
         circuit_breaker.return_probe(session, attempt.provider, now)

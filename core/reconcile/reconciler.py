@@ -46,8 +46,8 @@ log = structlog.get_logger()
 
 # About four minutes of growing waits. Then a program that fails at this link bothers the provider no more.
 MAX_UNEXPECTED_ATTEMPTS: Final = 8
-# Failures of a request that was sent: the link had waited for its payer already, or did not have to.
-_REQUEST_ERROR_KINDS = frozenset({"unavailable", "throttled", "misconfigured"})
+# Failures of an attempt that had gone on: the link had waited for its payer already, or did not have to.
+_ERROR_KINDS_AFTER_WAIT = frozenset({"unavailable", "throttled", "misconfigured", "unexpected"})
 
 
 WaitCause = Literal[LeaseRefusal, "lease_lost", "wrong_account"]
@@ -200,7 +200,7 @@ class Reconciler:
         """Seconds that this link still waits for the payer's id; ``None``: it goes on without a payer."""
         now = self.clock()
         until = (attempt.link.waiting_since or now) + self.policy.payer_wait
-        if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _REQUEST_ERROR_KINDS:
+        if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _ERROR_KINDS_AFTER_WAIT:
             return None
         return outcomes.defer_for_payer(attempt, until)
 

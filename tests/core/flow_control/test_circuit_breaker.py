@@ -24,6 +24,8 @@ from core.reconcile import backoff, due_links, lease, outcomes
 from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.lease import LeaseRefusal, NoLease
 from core.reconcile.outcomes import FollowUps
+from core.reconcile.reconciler import MAX_UNEXPECTED_ATTEMPTS
+from tests.support.strange_error import StrangeError
 from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld
 
 DOWN = UnavailableError("stripe", "no answer")
@@ -407,3 +409,28 @@ def test_a_transition_that_was_rolled_back_is_not_logged(world: SyncWorld) -> No
         open_and_roll_back(world)
     assert breaker_lines(logged) == []
     assert open_breaker(world) is None
+
+
+def test_a_program_that_fails_after_its_request_closes_no_breaker_and_gives_the_probe_back(world: SyncWorld) -> None:
+    """Whether it is retried or parked: the request was counted before it was sent, and nobody knows what came of it."""
+    world.sandbox.add_fault("stripe", "*", "500_before", times=999)
+    for number in range(BREAKER_FAILURE_THRESHOLD):
+        world.run(world.create(f"Down {number}"), "stripe")
+    opened = open_breaker(world)
+    assert opened is not None
+    world.sandbox.clear_faults()
+
+    def fail() -> None:
+        raise StrangeError
+
+    org_id = world.create("Strange")
+    for tries in range(1, MAX_UNEXPECTED_ATTEMPTS + 1):
+        world.wait(901)
+        world.providers["stripe"].after_customer = fail
+        world.sandbox.reset_calls()
+        assert world.run(org_id, "stripe").kind == ("retry" if tries < MAX_UNEXPECTED_ATTEMPTS else "parked")
+        assert world.count_requests()[0] > 0
+        breaker = open_breaker(world)
+        assert breaker is not None, tries
+        assert (breaker.reason, breaker.open_since, breaker.probe_at) == (opened.reason, opened.open_since, world.now)
+        assert failures(world) == BREAKER_FAILURE_THRESHOLD

@@ -18,7 +18,9 @@ from core.ports.spec import Provider
 from core.reconcile import commands as reconcile_commands
 from core.reconcile.attempt import MAX_REPORTED_REQUESTS, SyncAttempt
 from core.reconcile.lease import acquire
+from core.reconcile.reconciler import MAX_UNEXPECTED_ATTEMPTS
 from sandbox.server import Sandbox
+from tests.support.strange_error import StrangeError
 from tests.support.sync_world import SyncWorld
 
 REFUSAL = '{"status":422,"code":"validation_errors"}'
@@ -204,3 +206,37 @@ def test_a_write_that_lost_its_lease_before_it_was_sent_is_not_in_the_history(wo
         )
         sent = [request for data in rows for request in data["requests"]]
     assert all(request["request_id"] is not None for request in sent), sent
+
+
+def run_unexpectedly(world: SyncWorld, org_id: str, provider: Provider) -> BillingLink:
+    """One attempt in which the program fails; the link after it, when its wait is over."""
+
+    def fail() -> None:
+        raise StrangeError
+
+    world.providers[provider].before_customer = fail
+    world.run(org_id, provider)
+    world.wait(901)
+    return world.link(org_id, provider)
+
+
+def test_an_outage_before_it_does_not_park_what_failed_unexpectedly_twice(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.sandbox.add_fault("stripe", "*", "500_before", times=999)
+    for _ in range(20):
+        world.run(org_id, "stripe")
+        world.wait(901)
+    world.sandbox.clear_faults()
+    assert world.link(org_id, "stripe").attempts == 20
+    for tries in range(1, MAX_UNEXPECTED_ATTEMPTS + 1):
+        link = run_unexpectedly(world, org_id, "stripe")
+        assert (link.error_kind, link.attempts) == ("unexpected", tries)
+        assert link.state == ("active" if tries < MAX_UNEXPECTED_ATTEMPTS else "parked")
+
+
+def test_a_lago_link_that_fails_unexpectedly_after_its_wait_does_not_wait_again_and_is_parked(world: SyncWorld) -> None:
+    org_id = world.create()
+    assert world.run(org_id, "lago").reason == "payer"
+    world.wait(30.1)
+    states = [run_unexpectedly(world, org_id, "lago").state for _ in range(MAX_UNEXPECTED_ATTEMPTS)]
+    assert states == ["active"] * (MAX_UNEXPECTED_ATTEMPTS - 1) + ["parked"]
