@@ -270,6 +270,11 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
         "The program raised an `error` that nobody named, at `at`, before or while it sent a delivery. It counts as a "
         "failed attempt. Report it."
     ),
+    "provider_webhook_failed_unexpectedly": (
+        "The webhooks of a provider about one link could not be processed: `error` was raised at `at`. They are tried "
+        "again with growing waits, and rejected when they have failed for an hour. Report it; then `billing-sync inbox "
+        "replay`."
+    ),
     "link_failed_unexpectedly": (
         "A sync attempt raised an `error` that nobody named, at `at`. It is retried; the eighth one in a row parks the "
         "link. Report it."

@@ -6,6 +6,9 @@ payment, and that a payer was rejected or accepted, come from it, because no pro
 the one that was received last counts. The API
 that stores it needs no broker: the relay finds the row within moments, as it finds events, and has it processed in the
 queue. The sweep processes what it missed.
+
+An unexpected error at one link delays nobody else: its webhooks wait, each time longer, and those that have failed for
+an hour are rejected, so that an operator sees them and can replay them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+import structlog
 from sqlalchemy import (
     Boolean,
     ColumnElement,
@@ -33,7 +37,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.common.clock import Clock
-from core.db.database import Database
+from core.common.error_place import raised_at
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.db.models.billing_links import LINK_HAS_WORK, BillingLink
 from core.db.models.inbox import ProviderWebhook, ProviderWebhookState, WebhookEffect
 from core.db.models.providers import ProviderStatus
@@ -42,11 +47,21 @@ from core.organizations import commands
 from core.organizations.links import SWEEP_GRACE
 from core.ports.spec import PROVIDERS, Provider
 
+log = structlog.get_logger()
+
 PROVIDER_WEBHOOK_RETENTION: Final = timedelta(days=30)
 """Longer than any provider sends one again: Stripe for three days, Lago by hand for as long as it shows it."""
 # For one that was dispatched and not processed by then: the broker lost the message, or its worker died.
 WEBHOOK_REDISPATCH_AFTER: Final = timedelta(seconds=15)
 PROVIDER_WEBHOOK_BATCH_SIZE: Final = 200
+# After an unexpected error a webhook waits as long as it has existed, within these bounds. The minimum is longer than
+# ``_RETRY_WINDOW``: until then it is left out.
+MIN_WEBHOOK_RETRY_WAIT: Final = timedelta(minutes=1)
+MAX_WEBHOOK_RETRY_WAIT: Final = timedelta(minutes=15)
+# One that failed before is then rejected. That is nine tries, or two of a webhook that was older when it first failed.
+MAX_WEBHOOK_RETRY_TIME: Final = timedelta(hours=1)
+# What failed is processed when it is due within this time: a dispatch has just rescheduled it, by its own clock.
+_RETRY_WINDOW: Final = 2 * WEBHOOK_REDISPATCH_AFTER
 # What comes from a webhook and cannot be read at the provider: the one that was received last counts.
 _STATED_EFFECTS: Final[tuple[WebhookEffect, ...]] = ("payment_failed", "payer_rejected", "payer_accepted")
 # A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.
@@ -222,12 +237,16 @@ def dispatch(session: Session, now: datetime) -> int:
 def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATCH_SIZE) -> tuple[int, list[LinkRef]]:
     """Process the stored webhooks, first those that are due longest, one organization after the other.
 
-    Returns their number, and each link that needs a remote check now, once however many webhooks were about it.
+    Returns their number, and each link that needs a remote check now, once however many webhooks were about it. An
+    unexpected error is logged, and the webhooks of its link are rescheduled. Errors of the database are raised.
     """
     with database.read() as session:
+        has_not_failed_or_is_due = or_(
+            ProviderWebhook.reason.is_(None), ProviderWebhook.due_at <= clock() + _RETRY_WINDOW
+        )
         query = (
             select(ProviderWebhook)
-            .where(text(WEBHOOK_IS_STORED))
+            .where(text(WEBHOOK_IS_STORED), has_not_failed_or_is_due)
             .order_by(ProviderWebhook.due_at, ProviderWebhook.id)
             .limit(limit)
         )
@@ -243,9 +262,8 @@ def process(database: Database, clock: Clock, limit: int = PROVIDER_WEBHOOK_BATC
             by_link.setdefault(link, []).append(webhook)
     to_check = []
     for link, of_link in by_link.items():
-        with database.write() as session:
-            if _request_check(session, link, of_link, clock()):
-                to_check.append(link)
+        if _try_to_request_check(database, clock, link, of_link):
+            to_check.append(link)
     return len(webhooks), to_check
 
 
@@ -320,6 +338,43 @@ def _find_links(session: Session, webhooks: Collection[ProviderWebhook]) -> dict
             if org_id is not None:
                 links[_key(webhook)] = LinkRef(provider, org_id)
     return links
+
+
+def _try_to_request_check(
+    database: Database, clock: Clock, ref: LinkRef, webhooks: Collection[ProviderWebhook]
+) -> bool:
+    """Whether the link needs a remote check now. Of an unexpected error only the class and the place are logged."""
+    try:
+        with database.write() as session:
+            return _request_check(session, ref, webhooks, clock())
+    except Exception as error:
+        if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
+            raise
+        name, at = type(error).__name__, raised_at(error)
+    log.error("provider_webhook_failed_unexpectedly", org_id=ref.org_id, provider=ref.provider, error=name, at=at)
+    with database.write() as session:
+        _reschedule(session, webhooks, f"the program failed unexpectedly ({name} at {at})", clock())
+    return False
+
+
+def _reschedule(session: Session, webhooks: Iterable[ProviderWebhook], reason: str, now: datetime) -> None:
+    """Let them wait, or reject those that have failed for too long. A stored one with a reason has failed before."""
+    for webhook in webhooks:
+        age = now - webhook.received_at
+        if webhook.reason is not None and age >= MAX_WEBHOOK_RETRY_TIME:
+            _close(session, [webhook], "rejected", reason)
+            continue
+        wait = min(max(age, MIN_WEBHOOK_RETRY_WAIT), MAX_WEBHOOK_RETRY_WAIT)
+        session.execute(
+            update(ProviderWebhook)
+            .where(
+                ProviderWebhook.provider == webhook.provider,
+                ProviderWebhook.id == webhook.id,
+                text(WEBHOOK_IS_STORED),
+            )
+            .values(reason=reason, due_at=now + wait)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def _request_check(session: Session, ref: LinkRef, webhooks: Collection[ProviderWebhook], now: datetime) -> bool:

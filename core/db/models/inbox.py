@@ -93,6 +93,7 @@ class ProviderWebhook(Base):
     received_at: Mapped[datetime]
     state: Mapped[ProviderWebhookState] = mapped_column(String(8))
     reason: Mapped[str | None] = mapped_column(Text)
+    """While it is stored: why the last try failed."""
     due_at: Mapped[datetime]
     """When it is dispatched next, while it is stored."""
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from core.compare.desired_state import PayerPolicy
 from core.db.models.inbox import ProviderWebhook, WebhookEffect
@@ -19,9 +23,10 @@ from core.inbox import provider_webhooks
 from core.inbox.provider_webhooks import LinkRef, ParsedWebhook, StoredResult
 from core.ports.spec import CUSTOMER_DELETED, Provider
 from core.reconcile import backoff, commands, due_links, payment_problems
+from core.reporting import inbox_messages, sync_status
 from core.reporting import overview as status_overview
-from core.reporting import sync_status
 from sandbox.server import Sandbox
+from tests.support.strange_error import StrangeError
 from tests.support.sync_world import SyncWorld, with_policy
 
 NUMBERS = count(1)
@@ -770,3 +775,59 @@ def test_a_webhook_of_another_account_stays_rejected_until_the_account_is_ours(w
     with world.database.write() as session:
         session.get_one(ProviderStatus, "stripe").account_id = "acct_other"
     assert replay(world, foreign.id, "stripe") == StoredResult(state="stored", reason=None, repeated=False)
+
+
+@contextmanager
+def failing_link(world: SyncWorld, org_id: str, error: Exception) -> Iterator[None]:
+    """No check can be requested of this organization's links."""
+
+    def fail(*arguments: object) -> None:
+        if str(arguments[2]).startswith("UPDATE billing_links") and org_id in str(arguments[3]):
+            raise error
+
+    event.listen(world.database.engine, "before_cursor_execute", fail)
+    try:
+        yield
+    finally:
+        event.remove(world.database.engine, "before_cursor_execute", fail)
+
+
+def test_a_webhook_that_fails_delays_no_other_is_rejected_in_the_end_and_can_be_replayed(world: SyncWorld) -> None:
+    failing, other = synced(world), synced(world, name="Other")
+    failed = parsed_webhook(world, failing, "stripe")
+    store(world, failed, parsed_webhook(world, other, "stripe"))
+    since = world.now
+    with failing_link(world, failing, StrangeError("nobody-may-read-this")), capture_logs() as logs:
+        assert process(world) == [("stripe", other)]
+        waiting = row(world, failed.id)
+        assert (waiting.state, waiting.due_at - since) == ("stored", provider_webhooks.MIN_WEBHOOK_RETRY_WAIT)
+        assert str(waiting.reason).startswith(
+            "the program failed unexpectedly (StrangeError at test_provider_webhooks.py:"
+        )
+        assert provider_webhooks.process(world.database, world.clock) == (0, [])
+        while row(world, failed.id).state == "stored":
+            world.now = row(world, failed.id).due_at
+            store(world, parsed_webhook(world, other, "stripe"))
+            with world.database.write() as session:
+                assert provider_webhooks.dispatch(session, world.now) == 2
+            assert process(world)[-1] == ("stripe", other)
+    assert row(world, failed.id).state == "rejected"
+    assert len([each for each in logs if each["event"] == "provider_webhook_failed_unexpectedly"]) == 9
+    assert "nobody-may-read-this" not in f"{logs} {row(world, failed.id).reason}"
+    with world.database.read() as session:
+        (shown,), _ = inbox_messages.list_messages(session, ["rejected"], 10)
+    assert (shown.id, shown.reason) == (failed.id, row(world, failed.id).reason)
+    assert replay(world, failed.id, "stripe") == StoredResult(state="stored", reason=None, repeated=False)
+    assert process(world) == [("stripe", failing)]
+    assert (row(world, failed.id).state, row(world, failed.id).reason) == ("handled", None)
+
+
+def test_an_outage_of_the_database_fails_no_webhook(world: SyncWorld) -> None:
+    org_id = synced(world)
+    webhook = parsed_webhook(world, org_id, "stripe")
+    store(world, webhook)
+    outage = OperationalError("UPDATE", {}, Exception("the server is gone"))
+    with failing_link(world, org_id, outage), pytest.raises(OperationalError):
+        process(world)
+    assert (row(world, webhook.id).state, row(world, webhook.id).reason) == ("stored", None)
+    assert process(world) == [("stripe", org_id)]
