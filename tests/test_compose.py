@@ -326,6 +326,13 @@ def test_a_service_waits_for_what_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", services())
+def test_a_service_that_reads_tables_waits_for_the_schema(name: str) -> None:
+    service = services()[name]
+    if name not in SERVERS | {"migrate"} and "POSTGRES_DB" in service.get("environment", {}):
+        assert "migrate" in service["depends_on"]
+
+
+@pytest.mark.parametrize("name", services())
 def test_a_service_can_be_scaled(name: str) -> None:
     assert not {"container_name", "hostname"} & set(services()[name])
 

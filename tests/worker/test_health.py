@@ -5,19 +5,23 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.reporting import heartbeats
 from core.reporting.heartbeats import ProcessKind, ProcessStart
 from sandbox.server import Sandbox
+from tests.support.closed_database import closed_to_all
 from tests.support.console import environment
-from tests.support.deployment import ROOT, deployment
+from tests.support.deployment import ROOT, deployment, free_port
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 HOST = socket.gethostname()
@@ -72,13 +76,40 @@ def test_a_look_makes_no_database(tmp_path: Path) -> None:
 def test_a_database_that_cannot_be_read_is_told_in_one_sentence(sqlite_url: str, postgres_url: str) -> None:
     with Database(sqlite_url).engine.connect():  # makes an empty file
         pass
-    assert check("beat", {"DATABASE_URL": sqlite_url}) == (1, "not healthy: the database does not respond\n")
+    no_table = "not healthy: the database does not respond: no such table: process_heartbeats\n"
+    assert check("beat", {"DATABASE_URL": sqlite_url}) == (1, no_table)
     assert check("beat", {"DATABASE_URL": postgres_url}) == (
         1,
         "not healthy: the database cannot be read (UndefinedTable)\n",
     )
     code, sentence = check("beat", {"DATABASE_URL": "mysql://h/x"})
-    assert (code, "DATABASE_URL names mysql" in sentence) == (1, True)
+    assert (code, "DATABASE_URL: names mysql" in sentence) == (1, True)
+
+
+def test_while_the_database_is_away_no_process_is_unhealthy(postgres_url: str, postgres_server: str) -> None:
+    nobody = f"postgresql://u@127.0.0.1:{free_port()}/x"
+    for kind in ("worker", "beat", "relay"):
+        code, line = check(kind, {"DATABASE_URL": nobody})
+        assert (code, line.startswith("health not known: the database does not respond: connection failed")) == (
+            0,
+            True,
+        )
+    with closing(Database(postgres_url)) as database, closed_to_all(database, postgres_server):
+        code, line = check("worker", {"DATABASE_URL": postgres_url})
+    assert (code, line.startswith("health not known: the database does not respond: connection failed")) == (0, True)
+    assert check("database", {"DATABASE_URL": nobody})[0] == 1
+
+
+def test_while_the_database_is_read_only_no_process_is_unhealthy(postgres_url: str) -> None:
+    settings = {"DATABASE_URL": postgres_url}
+    with closing(Database(postgres_url)) as database:
+        database.upgrade()
+    assert check("worker", settings)[0] == 1
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        name = Identifier(str(database.url.database))
+        owner.execute(SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+    reason = "the database is read-only, because default_transaction_read_only is on"
+    assert check("worker", settings) == (0, f"health not known: {reason}\n")
 
 
 @pytest.mark.processes

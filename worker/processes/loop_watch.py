@@ -19,6 +19,8 @@ log = structlog.get_logger()
 LOOP_MARK_SECONDS: Final = 5.0
 # What blocks a loop for a while, such as a publish to a broker that hangs, has a shorter time limit.
 MAX_STANDSTILL_SECONDS: Final = 60.0
+# Celery's own names for the states before the end.
+_STATES_BEFORE_END: Final = ("initializing", "running")
 
 
 class LoopWatch:
@@ -36,16 +38,20 @@ class LoopWatch:
 
 
 class WorkerLoopWatch(LoopWatch):
-    """A timer of the loop itself marks it. Without a connection there is no loop, and the worker tries to connect."""
+    """A timer of the loop itself marks it. Without a connection there is no loop, and the worker tries to connect.
 
-    def __init__(self, worker: Worker) -> None:
-        super().__init__()
+    A worker that shuts down has no connection either, and must end.
+    """
+
+    def __init__(self, worker: Worker, max_standstill: float = MAX_STANDSTILL_SECONDS) -> None:
+        super().__init__(max_standstill)
         controller: Any = worker  # the published types have neither the timer's methods nor the consumer
         controller.timer.call_repeatedly(LOOP_MARK_SECONDS, self.mark)
         self._controller = controller
 
     def is_stalled(self) -> bool:
-        if self._controller.consumer.connection is None:
+        is_ending = self._controller.blueprint.human_state() not in _STATES_BEFORE_END
+        if self._controller.consumer.connection is None and not is_ending:
             self.mark()
         return super().is_stalled()
 

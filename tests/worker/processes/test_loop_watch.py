@@ -1,7 +1,8 @@
-"""Beat goes on while it waits for its broker, and its ticks are seen."""
+"""Worker and beat go on while they wait for their broker, and a worker that ends does not wait."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from structlog.testing import capture_logs
 
 from tests.support.deployment import free_port
 from worker.config.settings import Settings
-from worker.processes.loop_watch import WatchedScheduler
+from worker.processes.loop_watch import WatchedScheduler, WorkerLoopWatch
 from worker.wiring.celery_app import build
 
 
@@ -38,3 +39,15 @@ def test_each_attempt_to_reach_the_broker_is_progress(tmp_path: Path) -> None:
     assert len(marks) == 2
     assert {(each["event"], each["error"]) for each in logs} == {("beat_waits_for_broker", "ConnectionError")}
     opened.close()
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")
+def test_a_worker_without_a_connection_goes_on_until_it_shuts_down() -> None:
+    app = build(Settings(celery_broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    worker = app.Worker(pool_cls="threads", concurrency=1, quiet=True)
+    watch = WorkerLoopWatch(worker, max_standstill=0.05)
+    time.sleep(0.1)
+    assert not watch.is_stalled()
+    worker.terminate()
+    time.sleep(0.1)
+    assert watch.is_stalled()
