@@ -239,7 +239,7 @@ class Database:
             with self._direct_connection() as connection:
                 direct, is_pooled = postgres_sessions.identity(connection), postgres_sessions.is_pooled(connection)
         except psycopg.Error as error:
-            return postgres_sessions.direct_url_unreachable(_first_line(error))
+            return postgres_sessions.direct_url_unreachable(first_line(error))
         with self.read() as session:
             pooled = session.connection().connection.driver_connection
             if not isinstance(pooled, psycopg.Connection) or postgres_sessions.identity(pooled) != direct:
@@ -257,8 +257,14 @@ class Database:
 
     @contextmanager
     def _direct_connection(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-        url = self._direct_url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with closing(psycopg.connect(url, **_connect_arguments())) as connection:
+        """With the arguments that the pool uses: libpq reads the ``+`` of a rendered URL as itself, not as a space."""
+        positional, arguments = self.engine.dialect.create_connect_args(self._direct_url)
+        try:
+            connection = psycopg.connect(*positional, **{**arguments, **_connect_arguments()})
+        except psycopg.OperationalError as error:
+            error.args = (postgres_tls.explained(self._direct_url, first_line(error)),)
+            raise
+        with closing(connection):
             yield connection
 
     def _refuse(self, state: SchemaState) -> None:
@@ -425,7 +431,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
     def _explain(context: ExceptionContext) -> None:
         cause = context.original_exception
         if postgres_tls.LIBPQ_REFUSAL in str(cause):
-            explained = postgres_tls.explained(url, _first_line(cause))
+            explained = postgres_tls.explained(url, first_line(cause))
             for error in (cause, context.sqlalchemy_exception):
                 if error is not None:
                     error.args = (explained, *error.args[1:])
@@ -487,9 +493,7 @@ def _redact_values(context: ExceptionContext) -> None:
     for error in (cause, context.sqlalchemy_exception):
         if error is not None and error.args:
             reason = (
-                f"({type(cause).__name__})"
-                if state.startswith(_SQLSTATE_DATA_EXCEPTION)
-                else _first_line(error.args[0])
+                f"({type(cause).__name__})" if state.startswith(_SQLSTATE_DATA_EXCEPTION) else first_line(error.args[0])
             )
             error.args = (reason, *error.args[1:])
 
@@ -500,7 +504,7 @@ def _unreachable(error: OperationalError) -> DatabaseError:
     return UnreachableDatabaseError(
         DatabaseProblem(
             code="database_unreachable",
-            message=f"the database is not reachable ({_first_line(error.orig)})",
+            message=f"the database is not reachable ({first_line(error.orig)})",
             consequence="no change is accepted and none is synced",
             advice="check DATABASE_URL and that it is running",
         )
@@ -517,5 +521,6 @@ def _head_revision() -> str:
     return found[1]
 
 
-def _first_line(error: object) -> str:
+def first_line(error: object) -> str:
+    """What went wrong, without the values of rows that Postgres repeats after it."""
     return next(iter(str(error).splitlines()), "")

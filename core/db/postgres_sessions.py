@@ -97,8 +97,11 @@ def connection_problem(error: BaseException | None) -> DatabaseProblem | None:
 
 
 def encoding_problem(connection: psycopg.Connection[Any]) -> DatabaseProblem | None:
-    """Postgres says its encoding when a connection starts, so this asks nothing."""
+    """Postgres says its encoding when a connection starts. Some poolers do not pass that on, so they are asked."""
     encoding = connection.info.parameter_status("server_encoding")
+    if encoding is None:
+        row = connection.execute("SHOW server_encoding").fetchone()
+        encoding = None if row is None else str(row[0])
     if encoding == _NEEDED_ENCODING:
         return None
     return DatabaseProblem(

@@ -41,7 +41,7 @@ def _refusal(url: URL) -> str | None:
 
 
 def _first_server(url: URL) -> tuple[str, int]:
-    hosts, ports = url.query.get("host", url.host or "localhost"), url.query.get("port", str(url.port or ""))
-    host = hosts.split(",")[0] if isinstance(hosts, str) else hosts[0]
-    port = (ports if isinstance(ports, str) else ports[0]).split(",")[0]
-    return host, int(port) if port.isdigit() else POSTGRES_PORT
+    """Several are in one text with commas, whichever form the address has."""
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    host, port = (str(arguments.get(name, "")).partition(",")[0] for name in ("host", "port"))
+    return host or "localhost", int(port) if port.isdigit() else POSTGRES_PORT

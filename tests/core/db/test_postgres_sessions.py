@@ -19,7 +19,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from core.db.database import Database, DatabaseError, UnusableDatabaseError, acquire_advisory_locks
-from tests.support import pgbouncer, standby
+from tests.support import pgbouncer, silent_pooler, standby
 from tests.support.pgbouncer import Pooler
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -152,6 +152,24 @@ def test_the_users_own_options_hold_beside_ours(postgres_url: str) -> None:
     assert schemas == ["billing"]
 
 
+def test_the_session_of_the_server_reads_the_address_as_the_pool_does(postgres_url: str) -> None:
+    """A space is written as %20 or as +, and libpq itself takes a + for one."""
+    server = make_url(postgres_url)
+    host, port = server.query.get("host", server.host), server.port or 5432
+    for address in (f"host={host}&port={port}", f"host=127.0.0.1:1&host={host}:{port}"):
+        words = "options=-c%20search_path%3Dbilling%20-c%20application_name%3Dours"
+        name = f"{server.username}:{server.password or 'x'}@"
+        with (
+            closing(Database(f"postgresql://{name}/{server.database}?{address}&{words}")) as database,
+            database.read() as session,
+            database.session_of_server() as direct,
+        ):
+            assert direct is not None
+            for setting, value in (("search_path", "billing"), ("application_name", "ours")):
+                assert session.scalar(text(f"SHOW {setting}")) == value
+                assert direct.execute(f"SHOW {setting}".encode()).fetchone() == (value,)
+
+
 def test_a_pooler_that_refuses_options_is_named_with_the_way_out(pooler: Pooler) -> None:
     url = make_url(pooler.url).update_query_dict({"options": "-csearch_path=billing"})
     database = Database(url.render_as_string(hide_password=False))
@@ -171,6 +189,26 @@ def test_another_encoding_is_seen_through_a_pooler(postgres_server: str) -> None
                 for refuses in (database.ensure_schema, database.upgrade):
                     with pytest.raises(UnusableDatabaseError, match="the database's encoding is LATIN1, not UTF8: "):
                         refuses()
+        finally:
+            owner.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def test_a_pooler_that_does_not_say_the_encoding_is_asked(postgres_server: str, postgres_url: str) -> None:
+    name = "latin1_behind_a_silent_pooler"
+    with silent_pooler.without_status(postgres_url, "server_encoding") as url, closing(Database(url)) as database:
+        with psycopg.connect(url) as connection:
+            assert connection.info.parameter_status("server_encoding") is None
+        database.upgrade()
+    with psycopg.connect(postgres_server, autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0".encode())
+        try:
+            other = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+            with (
+                silent_pooler.without_status(other, "server_encoding") as url,
+                closing(Database(url)) as database,
+                pytest.raises(UnusableDatabaseError, match="the database's encoding is LATIN1, not UTF8: "),
+            ):
+                database.ensure_schema()
         finally:
             owner.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
