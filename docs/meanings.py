@@ -231,8 +231,8 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "database_is_ready": "The process waited for its database, and goes on.",
     "direct_url_not_used": (
-        "`DATABASE_DIRECT_URL` seems to lead to a pooler, too, so the relay asks for new events instead of listening "
-        "there. `reason` says what to do."
+        "`DATABASE_DIRECT_URL` cannot be reached, or seems to lead to a pooler, too, so the relay asks for new events "
+        "instead of listening there. `reason` says what to do."
     ),
     "drift_check_failed": (
         "The database failed during an automatic drift check of `billing-sync up`. The check resumes automatically."
@@ -313,6 +313,11 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     "link_waits": (
         "A sync task did nothing: there was work, and `reason` says why it may not be done now. `seconds`: the task "
         "runs again then; if it is null or more than 15, the sweep starts the next attempt."
+    ),
+    "listen_failed": (
+        "The relay lost or could not make the connection on which it is notified; `reason` says why. It asks for new "
+        "events several times a second, and tries again every 20 s. It is logged once until it is notified again. "
+        "With `DATABASE_DIRECT_URL` that is the address to check."
     ),
     "links_swept": "The sweep sent a sync request for each of `links` due links.",
     "process_ended": (

@@ -31,9 +31,11 @@ _OPTIONS_REFUSED: Final = "unsupported startup parameter"
 NOT_READY_CODE: Final = "database_starting"
 
 
-_SESSIONS: Final = "the relay is not notified, and `db upgrade` may run elsewhere"
 _OR_REMOVE: Final = "or remove it: the relay then asks for new events several times a second"
 DIRECT_URL_POOLED_CODE: Final = "direct_url_pooled"
+DIRECT_URL_UNREACHABLE_CODE: Final = "direct_url_unreachable"
+# A process goes on with these: only the relay and `db upgrade` use that address, and the relay can do without it.
+DIRECT_URL_WARNINGS: Final = frozenset({DIRECT_URL_POOLED_CODE, DIRECT_URL_UNREACHABLE_CODE})
 DIRECT_URL_OF_SQLITE: Final = DatabaseProblem(
     code="direct_url_unused",
     message="DATABASE_DIRECT_URL is set, but DATABASE_URL is a SQLite file, which has no pooler",
@@ -49,16 +51,16 @@ DIRECT_URL_POOLED: Final = DatabaseProblem(
 DIRECT_URL_DIFFERS: Final = DatabaseProblem(
     code="direct_url_differs",
     message="DATABASE_DIRECT_URL and DATABASE_URL lead to different databases",
-    consequence=_SESSIONS,
+    consequence="the relay is not notified, and `db upgrade` may run elsewhere",
     advice=f"set it to the same database without the pooler, {_OR_REMOVE}",
 )
 
 
 def direct_url_unreachable(reason: str) -> DatabaseProblem:
     return DatabaseProblem(
-        code="direct_url_unreachable",
+        code=DIRECT_URL_UNREACHABLE_CODE,
         message=f"DATABASE_DIRECT_URL is not reachable ({reason})",
-        consequence=_SESSIONS,
+        consequence="the relay asks for new events several times a second, and `db upgrade` does not run",
         advice=f"correct it, {_OR_REMOVE}",
     )
 

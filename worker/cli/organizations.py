@@ -63,7 +63,7 @@ def upgrade_database() -> None:
     settings = settings_of.read()
     resources.make_database_folder(settings)
     with closing(connect(settings, pool_size=1)) as database:
-        check_direct_url(database)
+        check_direct_url(database, is_needed=True)
     with closing(connect_directly(settings)) as database:
         database.upgrade()
     output.show("The database schema is up to date.")

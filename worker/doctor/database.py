@@ -99,7 +99,7 @@ def _schema_findings(schema: SchemaState, *, is_sqlite: bool) -> Iterator[Doctor
 
 def _direct_url_findings(database: Database) -> Iterator[DoctorFinding]:
     if (problem := database.direct_url_problem()) is not None:
-        finding = warning if problem.code == postgres_sessions.DIRECT_URL_POOLED_CODE else error
+        finding = warning if problem.code in postgres_sessions.DIRECT_URL_WARNINGS else error
         yield finding(problem.code, problem.message, problem.consequence, problem.advice)
 
 

@@ -1,13 +1,15 @@
 """The relay publishes committed events to the broker, oldest first. It may repeat a message and never loses one.
 
 It leases rows, publishes them, then marks them as published; no transaction is open during a call to the broker. On
-Postgres it waits with LISTEN, on SQLite and behind a pooler it polls. Several relays share the work. While the broker
-or the database is unavailable, full or read-only, the relay keeps retrying.
+Postgres it waits with LISTEN, on SQLite and behind a pooler it polls, and also while the connection that listens is
+lost. Several relays share the work. While the broker or the database is unavailable, full or read-only, the relay keeps
+retrying.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack
 from typing import Final
 
@@ -17,7 +19,7 @@ from amqp import AMQPError
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name
+from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name, first_line
 from core.emails import queue as email_queue
 from core.events import outbox
 from core.inbox import provider_webhooks
@@ -35,6 +37,7 @@ RELAY_BATCH_SIZE: Final = 500
 SQLITE_POLL_SECONDS: Final = 0.02  # seconds
 POOLER_POLL_SECONDS: Final = 0.2  # seconds; a pooler passes no notification on
 POSTGRES_POLL_SECONDS: Final = 1.0  # seconds; the fallback for a missed notification
+LISTEN_RETRY_SECONDS: Final = 20.0  # seconds; meanwhile the relay polls
 FIRST_RELAY_PAUSE_SECONDS: Final = 0.5  # seconds; doubled by each consecutive failure
 MAX_RELAY_PAUSE_SECONDS: Final = 8.0  # seconds
 
@@ -55,6 +58,7 @@ class Relay:
         self._closing = ExitStack()
         # Without LISTEN. Of Postgres it is not known before the first wait.
         self._polls = database.is_sqlite
+        self._listens_again_at: float | None = None
         self._failures = 0
 
     def run(self) -> None:
@@ -65,7 +69,7 @@ class Relay:
                 self._failures = 0
             except BROKER_UNAVAILABLE_ERRORS as error:
                 self._pause("broker_away", error)
-            except (*DATABASE_UNAVAILABLE_ERRORS, psycopg.Error) as error:
+            except DATABASE_UNAVAILABLE_ERRORS as error:
                 self._stop_listening()
                 self._pause("database_away", error)
         self._stop_listening()
@@ -128,12 +132,25 @@ class Relay:
         self._failures += 1
 
     def _wait_for_events(self) -> None:
-        listener = None if self._polls else self._listen()
-        if listener is None:
-            self._stopping.wait(SQLITE_POLL_SECONDS if self._database.is_sqlite else POOLER_POLL_SECONDS)
-            return
-        for _ in listener.notifies(timeout=POSTGRES_POLL_SECONDS, stop_after=1):
-            pass
+        if self._listens_again_at is not None and time.monotonic() >= self._listens_again_at:
+            self._polls = False
+        try:
+            listener = None if self._polls else self._listen()
+            if listener is not None:
+                for _ in listener.notifies(timeout=POSTGRES_POLL_SECONDS, stop_after=1):
+                    pass
+                return
+        except psycopg.Error as error:
+            self._poll_instead(error)
+        self._stopping.wait(SQLITE_POLL_SECONDS if self._database.is_sqlite else POOLER_POLL_SECONDS)
+
+    def _poll_instead(self, error: psycopg.Error) -> None:
+        """For a while. It is said once, until the relay listens again."""
+        if self._listens_again_at is None:
+            log.warning("listen_failed", reason=first_line(error))
+        self._stop_listening()
+        self._polls = True
+        self._listens_again_at = time.monotonic() + LISTEN_RETRY_SECONDS
 
     def _listen(self) -> psycopg.Connection[tuple[object, ...]] | None:
         """``None`` behind a pooler."""
@@ -144,10 +161,12 @@ class Relay:
                 self._listener.execute(f"LISTEN {outbox.EVENTS_CHANNEL}")
             else:
                 self._closing.close()
+            self._listens_again_at = None
         return self._listener
 
     def _stop_listening(self) -> None:
         """The next wait finds out anew what DATABASE_URL leads to."""
         self._closing.close()
         self._listener = None
+        self._listens_again_at = None
         self._polls = self._database.is_sqlite

@@ -15,7 +15,7 @@ from core.db.database import (
     UnreachableDatabaseError,
     UnusableDatabaseError,
 )
-from core.db.postgres_sessions import DIRECT_URL_POOLED_CODE
+from core.db.postgres_sessions import DIRECT_URL_UNREACHABLE_CODE, DIRECT_URL_WARNINGS
 from core.db.problems import DatabaseProblem
 from worker.config.settings import Settings
 
@@ -42,7 +42,7 @@ def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
     """Wait while the server is starting or is read-only, and say so once. It goes on by itself, as after a failover.
 
     ``for_writes``: the API also starts on a read-only database, because it answers reads there. Raises
-    ``DatabaseError`` if the server cannot be reached, or DATABASE_DIRECT_URL does not lead to it.
+    ``DatabaseError`` if the server cannot be reached, or DATABASE_DIRECT_URL leads to another database.
     """
     with closing(connect(settings, pool_size=1)) as database:
         said = None
@@ -56,7 +56,7 @@ def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
         else:
             if said is not None:
                 log.warning("database_is_ready")
-        check_direct_url(database)
+        check_direct_url(database, is_needed=False)
 
 
 def _obstacle(database: Database, *, has_waited: bool) -> DatabaseProblem | None:
@@ -69,14 +69,15 @@ def _obstacle(database: Database, *, has_waited: bool) -> DatabaseProblem | None
         return error.problem
 
 
-def check_direct_url(database: Database) -> None:
+def check_direct_url(database: Database, *, is_needed: bool) -> None:
     """Raises ``UnusableDatabaseError`` if DATABASE_DIRECT_URL does not lead to the database behind the pooler.
 
-    Another pooler is only a warning: a proxy may look like one and keep sessions.
+    Another pooler is only a warning: a proxy may look like one and keep sessions. So is an address that cannot be
+    reached, unless it is needed now: no process but the relay uses it, and the relay asks for new events without it.
     """
     problem = database.direct_url_problem()
     if problem is None:
         return
-    if problem.code != DIRECT_URL_POOLED_CODE:
+    if problem.code not in DIRECT_URL_WARNINGS or (is_needed and problem.code == DIRECT_URL_UNREACHABLE_CODE):
         raise UnusableDatabaseError(problem)
     log.warning("direct_url_not_used", reason=str(problem))
