@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
+EXPIRED: Final = "its certificate has expired"
 _MAX_CAUSES: Final = 8
 # OpenSSL's X509_V_ERR_… codes.
 _EXPIRED: Final = {10}
@@ -30,7 +31,7 @@ def reason(error: BaseException) -> str | None:
 
 def _certificate_reason(error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code in _EXPIRED:
-        return "its certificate has expired"
+        return EXPIRED
     if error.verify_code in _UNKNOWN_AUTHORITY:
         return f"its certificate is of an unknown authority ({error.verify_message})"
     if error.verify_code in _OTHER_HOST:

@@ -360,13 +360,10 @@ def _parse_url(text: str) -> URL:
 
 def _parse_direct_url(url: str) -> URL:
     try:
-        parsed = _parse_url(url)
-    except DatabaseError as error:
-        raise DatabaseError(str(error).replace("DATABASE_URL", "DATABASE_DIRECT_URL")) from None
-    if parsed.get_backend_name() == "sqlite":
-        message = "DATABASE_DIRECT_URL names a SQLite file: it is for a Postgres behind a pooler; remove it"
-        raise DatabaseError(message)
-    return parsed
+        return database_url.parse_direct(url)
+    except ValueError as error:
+        message = f"DATABASE_DIRECT_URL {error}"
+        raise DatabaseError(message) from None
 
 
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:

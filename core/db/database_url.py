@@ -1,13 +1,15 @@
 """The address of the database as its operator wrote it: read in the forms that other programs use, or refused.
 
 Where the address asks for TLS, the server's certificate and its name are verified: ``sslmode=require``, with which
-libpq itself verifies nothing, becomes ``verify-full`` (decision 21). A weaker mode that is written out stays.
+libpq itself verifies nothing, becomes ``verify-full`` (decision 21). A weaker mode that is written out stays. Without a
+word in the address PGSSLMODE counts, as for libpq.
 
 A refusal is a ``ValueError`` whose text follows the name of the setting and never contains the address.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from functools import cache
@@ -25,6 +27,7 @@ WEAK_SSL_MODES: Final = {
     "prefer": "sslmode=prefer verifies no certificate, and goes on without TLS if the server offers none",
     "allow": "sslmode=allow verifies no certificate, and uses TLS only if the server insists",
 }
+MODE_VARIABLE: Final = "PGSSLMODE"
 _SSL_MODES: Final = frozenset({"disable", *WEAK_SSL_MODES, "require", "verify-full"})
 _VERIFYING_MODES: Final = frozenset({"verify-ca", "require", "verify-full"})
 _POSTGRES_SCHEME: Final = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
@@ -58,6 +61,20 @@ def parse(text: str) -> URL:
         problem = f"names {shown}; only sqlite:// and postgresql:// are supported"
         raise ValueError(problem)
     return _with_verified_tls(_postgres_url(f"{POSTGRES_DRIVER}://{rest}"))
+
+
+def parse_direct(text: str) -> URL:
+    """For an address without a pooler. Raises ``ValueError``."""
+    url = parse(text)
+    if url.get_backend_name() == "sqlite":
+        problem = "names a SQLite file: it is for a Postgres behind a pooler; remove it"
+        raise ValueError(problem)
+    return url
+
+
+def has_tls_mode(text: str) -> bool:
+    """Whether the address itself has an sslmode; else PGSSLMODE counts."""
+    return "sslmode=" in text.partition("?")[2]
 
 
 def weak_tls(text: str) -> str | None:
@@ -108,20 +125,30 @@ def _hosts_and_ports(text: str) -> dict[str, str]:
 
 
 def _with_verified_tls(url: URL) -> URL:
-    mode = url.query.get("sslmode")
+    own = url.query.get("sslmode")
+    mode = own or _default_mode()
     if mode is None:
         return url
     if mode not in _SSL_MODES:
-        problem = "has an sslmode that Postgres does not know: use sslmode=verify-full, or disable for none"
+        what = "has an sslmode" if own else f"takes an sslmode from {MODE_VARIABLE}"
+        problem = f"{what} that Postgres does not know: use sslmode=verify-full, or disable for none"
         raise ValueError(problem)
     if mode not in _VERIFYING_MODES:
-        return url
+        return url if own else url.update_query_dict({"sslmode": str(mode)})
     given = url.query.get("sslrootcert")
     if isinstance(given, str) and given != "system" and not Path(given).is_file():
         problem = "has an sslrootcert that is not a file: give the file of the authority's certificate"
         raise ValueError(problem)
-    verified = {"sslmode": "verify-full" if mode == "require" else mode}
+    verified = {"sslmode": "verify-full" if mode == "require" else str(mode)}
     return url.update_query_dict(verified if given else {**verified, "sslrootcert": _default_authorities()})
+
+
+def _default_mode() -> str | None:
+    """What libpq is told by PGSSLMODE, PGREQUIRESSL or a service file; ``None``: nothing, so it would prefer TLS."""
+    option = next(each for each in pq.Conninfo.get_defaults() if each.keyword == b"sslmode")
+    if not option.val or (option.val == option.compiled and not os.environ.get(MODE_VARIABLE)):
+        return None
+    return option.val.decode()
 
 
 def _default_authorities() -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import psycopg
 
+from core.db import postgres_tls
 from core.db.problems import DatabaseProblem
 
 # Enough for contention on an organization's row, but not endless. Renewing a lease takes far less than this.
@@ -61,7 +62,7 @@ def direct_url_unreachable(reason: str) -> DatabaseProblem:
         code=DIRECT_URL_UNREACHABLE_CODE,
         message=f"DATABASE_DIRECT_URL is not reachable ({reason})",
         consequence="the relay asks for new events several times a second, and `db upgrade` does not run",
-        advice=f"correct it, {_OR_REMOVE}",
+        advice=f"{postgres_tls.way_out(reason, 'DATABASE_DIRECT_URL') or 'correct it'}, {_OR_REMOVE}",
     )
 
 
@@ -79,7 +80,7 @@ def is_pooled(connection: psycopg.Connection[Any]) -> bool:
 
 
 def connection_problem(error: BaseException | None) -> DatabaseProblem | None:
-    """Why a server or a pooler refused a connection, if it is one of two reasons that have a way out of their own."""
+    """Why a server or a pooler refused a connection, if its reason has a way out of its own."""
     reason = next(iter(str(error).splitlines()), "")
     if any(words in reason for words in _NOT_READY):
         return DatabaseProblem(
@@ -94,6 +95,13 @@ def connection_problem(error: BaseException | None) -> DatabaseProblem | None:
             message=f"the pooler in front of the database refuses `options` in DATABASE_URL ({reason})",
             consequence="no process starts",
             advice="remove them, and set the same for the role, such as `ALTER ROLE … SET search_path = …`",
+        )
+    if (way_out := postgres_tls.way_out(reason, "DATABASE_URL")) is not None:
+        return DatabaseProblem(
+            code="database_tls",
+            message=f"TLS with the database fails: {reason}",
+            consequence="no change is accepted and none is synced",
+            advice=way_out,
         )
     return None
 

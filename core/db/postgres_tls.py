@@ -12,6 +12,9 @@ from sqlalchemy import URL
 from core.common import tls_failures
 
 LIBPQ_REFUSAL: Final = "certificate verify failed"
+# What else libpq says of a certificate.
+_OTHER_HOST: Final = "does not match host name"
+_NO_AUTHORITIES: Final = "root certificate file"
 TLS_CHECK_SECONDS: Final = 5.0
 POSTGRES_PORT: Final = 5432
 _TLS_REQUEST: Final = struct.pack("!ii", 8, 80877103)  # its length, and a number that is no protocol version
@@ -22,6 +25,22 @@ def explained(url: URL, message: str) -> str:
     """The message of libpq, with the reason if its certificate was refused."""
     why = _refusal(url) if LIBPQ_REFUSAL in message else None
     return message if why is None else f"{message.rstrip()}: {why}"
+
+
+def way_out(reason: str, setting: str) -> str | None:
+    """What to do if libpq refused the certificate for this reason; ``None``: it has another one."""
+    if _OTHER_HOST in reason:
+        return (
+            f"use the host that its certificate names, or in {setting} `sslmode=verify-ca`, which does not compare it"
+        )
+    if LIBPQ_REFUSAL not in reason and _NO_AUTHORITIES not in reason:
+        return None
+    if tls_failures.EXPIRED in reason:
+        return "renew the certificate of the server"
+    return (
+        f"add `sslrootcert=FILE` with the certificate of its authority to {setting} (Amazon RDS: global-bundle.pem), "
+        "and `sslmode=verify-ca` if the certificate is for another host name"
+    )
 
 
 def _refusal(url: URL) -> str | None:

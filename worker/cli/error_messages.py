@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.catalog.plans import CatalogError
 from core.common import tls_failures
+from core.db import postgres_sessions
 from core.db.database import DatabaseError, is_read_only_error
 from core.ports.errors import ProviderError
 from core.predecessor.files import UnreadableFileError, UnwritableFileError
@@ -48,6 +49,8 @@ def message_and_code(error: Exception, command: str) -> tuple[str, int] | None:
             return f"{problem}; check REDIS_URL or CELERY_BROKER_URL and that it is running", EXIT_FAILED
         case DBAPIError() if is_read_only_error(error):
             return "the database is read-only, so nothing was stored; `billing-sync doctor` says more", EXIT_FAILED
+        case DBAPIError() if (known := postgres_sessions.connection_problem(error.orig)) is not None:
+            return str(known), EXIT_USAGE
         case DBAPIError():
             return (
                 f"the database failed: {_first_line(error.orig)}; check DATABASE_URL and that it is running",

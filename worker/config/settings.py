@@ -56,8 +56,8 @@ class Settings(EmailSettings):
     database_url: str | None = Field(
         default=None,
         repr=False,
-        description="SQLite or Postgres, several hosts too; default: a file in DATA_DIR. sslmode=require verifies the "
-        "certificate and the host, with sslrootcert=FILE for an authority of your own.",
+        description="SQLite or Postgres, several hosts too; default: a file in DATA_DIR. sslmode=require (or "
+        "PGSSLMODE) verifies the certificate and the host, with sslrootcert=FILE for an authority of your own.",
     )
     database_direct_url: str | None = Field(
         default=None,
@@ -214,9 +214,10 @@ class Settings(EmailSettings):
 
     @field_validator("database_url", "database_direct_url")
     @classmethod
-    def _check_database_url(cls, url: str | None) -> str | None:
+    def _check_database_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None:
-            database_url.parse(url)
+            check = database_url.parse if info.field_name == "database_url" else database_url.parse_direct
+            check(url)
         return url
 
     @field_validator("celery_broker_url", "redis_url")
@@ -312,6 +313,17 @@ class Settings(EmailSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_postgres_settings(self) -> Settings:
+        """The address that they make, with what PGSSLMODE says."""
+        if self.postgres_host and not self.database_url:
+            try:
+                database_url.parse(self.database)
+            except ValueError as error:
+                problem = f"the database of POSTGRES_HOST {error}"
+                raise ValueError(problem) from None
+        return self
+
+    @model_validator(mode="after")
     def _check_organization_key(self) -> Settings:
         """Stripe rejects an organization key without the account, and names no field."""
         key = "" if self.stripe_secret_key is None else self.stripe_secret_key.get_secret_value()
@@ -403,8 +415,11 @@ class Settings(EmailSettings):
         servers = {"REDIS_URL": self.redis_url, "CELERY_BROKER_URL": self.celery_broker_url}
         found = {name: server_urls.tls(url) for name, url in servers.items() if url is not None}
         weak = {name: tls.weakness for name, tls in found.items() if tls is not None}
-        databases = {"DATABASE_URL": self.database_url, "DATABASE_DIRECT_URL": self.database_direct_url}
-        weak |= {name: None if url is None else database_url.weak_tls(url) for name, url in databases.items()}
+        databases = {"DATABASE_URL": self.database, "DATABASE_DIRECT_URL": self.database_direct_url}
+        for name, url in databases.items():
+            if url is not None:
+                where = name if database_url.has_tls_mode(url) else database_url.MODE_VARIABLE
+                weak[where] = database_url.weak_tls(url)
         return {name: weakness for name, weakness in weak.items() if weakness is not None}
 
     @property

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.common.clock import utc_now
 from core.db import postgres_sessions
-from core.db.database import Database, UnusableDatabaseError, read_only_problem
+from core.db.database import Database, DatabaseError, UnusableDatabaseError, read_only_problem
 from core.db.problems import DatabaseProblem
 from core.db.schema import SchemaState
 from worker.doctor.findings import DoctorFinding, error, not_set, ok, warning
@@ -36,6 +36,9 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
             return list(_findings(database))
     except UnusableDatabaseError as unusable:
         return [_finding_of(unusable.problem)]
+    except DatabaseError as refused:
+        consequence = "no process and no other command starts"
+        return [error("database_unusable", str(refused), consequence, "correct that setting")]
     except DBAPIError as failed:
         problem = postgres_sessions.connection_problem(failed.orig)
         return [_finding_of(problem) if problem else _unreachable(failed.orig, is_sqlite=file is not None)]

@@ -80,6 +80,16 @@ def folder(tmp_path: Path) -> Path:
             "has several servers, and only a broker without TLS",
         ),
         ("status", {"DATABASE_URL": "postgresql://me@db/x?sslmode=on"}, "has an sslmode that Postgres does not know"),
+        (
+            "worker",
+            {"POSTGRES_HOST": "db", "POSTGRES_PASSWORD": SECRET, "PGSSLMODE": "on"},
+            "the database of POSTGRES_HOST takes an sslmode from PGSSLMODE that Postgres does not know",
+        ),
+        (
+            "relay",
+            {"DATABASE_URL": f"postgresql://me:{SECRET}@db/x", "DATABASE_DIRECT_URL": "sqlite:///x.db"},
+            "DATABASE_DIRECT_URL: names a SQLite file: it is for a Postgres behind a pooler; remove it",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_by_the_process_and_by_doctor(

@@ -256,6 +256,85 @@ def test_status_names_the_reason(
     assert f"broker: TLS fails: {REFUSALS[name]}" in shown.stdout
 
 
+WAYS_OUT: dict[CertificateName, str] = {
+    "expired": "renew the certificate of the server",
+    "unknown authority": "add `sslrootcert=FILE` with the certificate of its authority to DATABASE_URL (Amazon RDS: ",
+    "other host": "use the host that its certificate names, or in DATABASE_URL `sslmode=verify-ca`",
+}
+
+
+@pytest.mark.parametrize("name", WAYS_OUT)
+def test_a_refused_certificate_of_postgres_is_named_with_the_way_out(
+    set_up: DoctorHarness, certificates: Certificates, postgres_url: str, name: CertificateName
+) -> None:
+    words = f"sslmode=require&sslrootcert={certificates.authority}"
+    with secured_postgres(postgres_url, certificates.file(name), words) as secured_url:
+        url = secured_url.replace(":x@", ":word-of-mine@")
+        set_up.set({"DATABASE_URL": url})
+        (finding,) = set_up.examine("database")
+        assert finding.code == "database_tls"
+        assert finding.advice.startswith(WAYS_OUT[name])
+        for command in (("db", "upgrade"), ("status",)):
+            ended = console.run(set_up.folder, *command, settings={"DATABASE_URL": url})
+            assert (ended.returncode, WAYS_OUT[name] in ended.stderr) == (2, True), ended.stderr
+            assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["DATABASE_URL", "POSTGRES_HOST"])
+def test_the_variable_of_libpq_counts_as_the_word_in_the_address(
+    certificates: Certificates, postgres_url: str, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv("PGSSLROOTCERT", str(certificates.authority))
+    monkeypatch.setenv("PGSSLMODE", "require")
+    names: tuple[CertificateName, ...] = ("good", *REFUSALS)
+    for name in names:
+        with secured_postgres(postgres_url, certificates.file(name), "") as url, ExitStack() as closing:
+            used = settings(**(in_parts(url) if form == "POSTGRES_HOST" else {"database_url": url}))
+            assert used.weak_tls == {}
+            database = connect(used, pool_size=1)
+            closing.callback(database.close)
+            if name == "good":
+                database.upgrade()
+                continue
+            with pytest.raises(DatabaseError, match="TLS with the database fails: "):
+                database.ensure_schema()
+    monkeypatch.setenv("PGSSLMODE", "prefer")
+    monkeypatch.delenv("PGSSLROOTCERT")  # libpq would verify the authority with it
+    with secured_postgres(postgres_url, certificates.file("unknown authority"), "") as url, ExitStack() as closing:
+        used = settings(**(in_parts(url) if form == "POSTGRES_HOST" else {"database_url": url}))
+        assert used.weak_tls["PGSSLMODE"].startswith("sslmode=prefer verifies no certificate")
+        database = connect(used, pool_size=1)
+        closing.callback(database.close)
+        database.ensure_schema()
+    monkeypatch.setenv("PGSSLMODE", "sometimes")
+    with pytest.raises(ValueError, match="takes an sslmode from PGSSLMODE that Postgres does not know: use sslmode="):
+        settings(**(in_parts(url) if form == "POSTGRES_HOST" else {"database_url": url}))
+
+
+def in_parts(url: str) -> dict[str, str]:
+    parts = make_url(url)
+    return {
+        "postgres_host": str(parts.host),
+        "postgres_port": str(parts.port),
+        "postgres_user": str(parts.username),
+        "postgres_password": str(parts.password),
+        "postgres_db": str(parts.database),
+    }
+
+
+def test_the_variable_of_libpq_does_no_harm_where_there_is_no_tls(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a socket of the system, and for SQLite."""
+    monkeypatch.setenv("PGSSLMODE", "require")
+    if not str(make_url(postgres_url).query.get("host", "")).startswith("/"):
+        pytest.skip("this Postgres has no socket")
+    database = connect(settings(database_url=postgres_url), pool_size=1)
+    database.upgrade()
+    database.close()
+    assert settings(database_url="sqlite:///any.db").weak_tls == {}
+
+
 @pytest.mark.parametrize("authorities", ["system", "own"])
 def test_without_a_file_in_the_address_the_authorities_of_this_machine_count(
     certificates: Certificates, postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: str
