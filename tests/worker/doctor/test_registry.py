@@ -617,3 +617,12 @@ def test_names_that_others_set_are_not_ours(set_up: DoctorHarness) -> None:
     """Kubernetes and Docker name the address of each service in the environment of each container."""
     set_up.set({"LAGO_SERVICE_HOST": "1", "LAGO_API_PORT_80_TCP_ADDR": "1", "REDIS_PORT_6379_TCP": "1", "API_KEY": "1"})
     assert {finding.level for finding in set_up.examine("settings")} == {"ok"}
+
+
+def test_an_address_that_no_database_can_have_is_no_bug(postgres_url: str) -> None:
+    """As if a setting had changed after it was checked."""
+    settings = Settings.model_construct(database_url=postgres_url, database_direct_url="sqlite:///x.db")
+    inputs = DoctorInputs(settings=settings, api_settings=None, version="1")
+    (finding,) = registry.CHECKS["database"](inputs)
+    assert finding.code == "database_unusable"
+    assert finding.message.startswith("DATABASE_DIRECT_URL names a SQLite file: ")
