@@ -45,6 +45,8 @@ OUR_PREFIXES: Final = ("STRIPE_", "LAGO_", "OIDC_", "SMTP_")
 _NOT_SETTINGS: Final = re.compile(
     r"SSL_CERT_(FILE|DIR)|.*_SERVICE_(HOST|PORT)(_.*)?|.*_PORT(_\d+_(TCP|UDP)(_.*)?)?|REDIS(HOST|PORT|USER|PASSWORD)"
 )
+# Each is so near to a word of ours that it looks misspelt, and is a word of other programs' names, as are numbers.
+_WORDS_OF_OTHERS: Final = frozenset({"APP", "EMAIL", "URI"})
 _MIN_LIKENESS: Final = 0.6
 _MIN_LIKENESS_OF_TYPO: Final = 0.88  # above that of STRIPE_LIVE_SECRET_KEY, which another program may read
 _SAME_LAST_WORD: Final = 0.15
@@ -99,16 +101,43 @@ def _unknown(name: str, settings: Collection[str], *, in_file: bool) -> UnknownN
     capitals = name.upper()
     if capitals in settings or _NOT_SETTINGS.fullmatch(capitals):
         return None
+    is_of_others = capitals[-1].isdigit() or not _WORDS_OF_OTHERS.isdisjoint(capitals.split("_"))
     if capitals.startswith(OUR_PREFIXES):
         likeness, meant = _nearest(capitals, settings)
         return UnknownName(
             name=name,
             in_file=in_file,
-            meant=meant if likeness >= _MIN_LIKENESS else None,
-            is_typo=likeness >= _MIN_LIKENESS_OF_TYPO,
+            meant=meant if likeness >= _MIN_LIKENESS and _has_word_of(capitals, meant) else None,
+            is_typo=likeness >= _MIN_LIKENESS_OF_TYPO and not is_of_others,
         )
     near = difflib.get_close_matches(capitals, settings, n=1, cutoff=_MIN_LIKENESS_OF_TYPO)
-    return UnknownName(name=name, in_file=in_file, meant=near[0], is_typo=True) if near else None
+    if not near or is_of_others or not _is_misspelt(capitals, near[0]):
+        return None
+    return UnknownName(name=name, in_file=in_file, meant=near[0], is_typo=True)
+
+
+def _is_misspelt(name: str, meant: str) -> bool:
+    """Whether one word alone differs, by one letter too many, too few or wrong, or by two that changed places."""
+    pairs = list(zip(name.split("_"), meant.split("_"), strict=False))
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    return name.count("_") == meant.count("_") and len(differing) == 1 and _is_one_slip(*differing[0])
+
+
+def _is_one_slip(word: str, meant: str) -> bool:
+    shorter, longer = sorted((word, meant), key=len)
+    if len(shorter) < len(longer):
+        return shorter in {longer[:place] + longer[place + 1 :] for place in range(len(longer))}
+    first, *others = [pair for pair in zip(word, meant, strict=True) if pair[0] != pair[1]] or [("", "")]
+    return not others or others == [first[::-1]]
+
+
+def _has_word_of(name: str, meant: str) -> bool:
+    """Whether a word after the first is the same, or nearly: SMTP_USERNAME may be SMTP_USER, but not SMTP_SERVER."""
+    return any(
+        word.startswith(ours) or ours.startswith(word) or _is_one_slip(word, ours)
+        for word in name.split("_")[1:]
+        for ours in meant.split("_")[1:]
+    )
 
 
 def _nearest(name: str, settings: Collection[str]) -> tuple[float, str]:

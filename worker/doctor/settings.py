@@ -13,7 +13,7 @@ from core.common.hosts import LOOPBACK_HOSTS, is_remote
 from worker.config import names
 from worker.config.names import UnknownName
 from worker.config.settings import ENV_FILE, Settings
-from worker.doctor.findings import DoctorFinding, error, ok, warning
+from worker.doctor.findings import DoctorFinding, error, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
 
 MIN_SECRET_LENGTH: Final = 16
@@ -41,11 +41,17 @@ def invalid(message: str) -> list[DoctorFinding]:
 
 
 def _unknown_name(unknown: UnknownName) -> DoctorFinding:
-    if unknown.meant is None:
-        advice = f"remove it from {unknown.place}; docs/reference/settings.md lists all names"
-    else:
+    """A name that is surely misspelt is a warning; any other may be of another program, and is only said."""
+    message = f"{unknown.name} is no setting"
+    if unknown.is_typo:
         advice = f"rename it to {unknown.meant} in {unknown.place}, or remove it"
-    return warning("unknown_setting", f"{unknown.name} is no setting", "nothing reads its value", advice)
+        return warning("unknown_setting", message, "nothing reads its value", advice)
+    if unknown.meant is None:
+        advice = f"remove it from {unknown.place}, unless another program reads it"
+    else:
+        message += f", the nearest one is {unknown.meant}"
+        advice = f"rename it to {unknown.meant} in {unknown.place}, unless another program reads it"
+    return not_set("unknown_setting", message, advice)
 
 
 def _wrong_keys(settings: Settings) -> Iterator[DoctorFinding]:
