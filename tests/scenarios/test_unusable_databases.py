@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,10 +29,13 @@ from sandbox.server import Sandbox
 from tests.support import standby
 from tests.support.deployment import Deployment, answers, deployment, environment_of, free_port, in_sync
 from tests.support.standby import Replicas
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.processes
 PROCESSES = ("worker", "relay", "api")
+# root would lose its rights in a namespace of users, and another user may make none of processes without it.
+OWN_USERS = () if os.geteuid() == 0 else ("--user", "--map-current-user")
+PROCESS_1 = ("unshare", *OWN_USERS, "--pid", "--fork", "--kill-child")
 GOES_ON = "the processes go on by themselves when it does"
 STANDBY = (
     "the database is read-only, because it is a standby: set DATABASE_URL to the primary server, or promote this one; "
@@ -179,6 +186,30 @@ class TestStandby:
         replicas.promote()
         until(lambda: len(logged(deployed, "database_is_ready")) == len(PROCESSES), "all go on")
 
+    @pytest.mark.parametrize("is_hot", [False])
+    def test_a_signal_ends_the_wait_even_of_process_1_of_a_container(
+        self, replicas: Replicas, deployed: Deployment
+    ) -> None:
+        """The kernel withholds from process 1 each signal for which it has no handler."""
+        if not can_be_process_1():
+            pytest.skip("`unshare --pid` makes no namespace of processes for this user")
+        replicas.fail_over()
+        deployed.environment |= {"API_PORT": str(free_port()), "LOG_FORMAT": "json"}
+        commands = (*PROCESSES, "up")
+        outer = [deployed.start(command, before=PROCESS_1) for command in commands]
+        until(
+            lambda: len(logged(deployed, "waits_for_database")) == len(commands),
+            "each says so",
+            seconds=40,
+            details=lambda: deployed.logs,
+        )
+        for process in outer:
+            (inner,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(inner), signal.SIGTERM)
+        assert [process.wait(PATIENCE_SECONDS) for process in outer] == [0] * len(commands)
+        assert "Traceback" not in deployed.logs
+        replicas.promote()
+
     def test_a_failover_under_running_processes_loses_nothing(
         self, replicas: Replicas, deployed: Deployment, redis_url: str
     ) -> None:
@@ -202,6 +233,10 @@ class TestStandby:
         manager.close()
         with redis_client.Redis.from_url(redis_url) as broker:
             until(lambda: not broker.llen("events"), "nothing is left")
+
+
+def can_be_process_1() -> bool:
+    return shutil.which(PROCESS_1[0]) is not None and subprocess.run([*PROCESS_1, "true"], check=False).returncode == 0
 
 
 def send_created(broker_url: str, org_id: str) -> None:

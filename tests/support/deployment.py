@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +51,12 @@ class Deployment:
         for name in RATES:
             self.environment.pop(name)
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """``before``: the words of a program that runs it."""
         log = self.folder / f"{arguments[0]}-{len(self.running)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [SCRIPT, *arguments],
+                [*before, SCRIPT, *arguments],
                 env=self.environment,
                 cwd=ROOT,
                 stdout=output,

@@ -9,14 +9,14 @@ import typer
 
 from worker.cli import output, resources
 from worker.cli.exit_codes import CommandFailedError
-from worker.cli.run import stop_on_signal
+from worker.cli.run import stop_on_signal, wait_for_database
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
 from worker.config.api import DEFAULT_API_PORT
 from worker.processes.heartbeat import heartbeat
 from worker.wiring import api as api_wiring
 from worker.wiring import logging
-from worker.wiring.database import connect, wait_until_ready
+from worker.wiring.database import connect
 
 API_CHECK_SECONDS = 1.0  # seconds
 
@@ -41,7 +41,7 @@ def api(
     resources.warn_of_weak_tls(settings)
     logging.configure(settings)
     resources.make_database_folder(settings)
-    wait_until_ready(settings, for_writes=False)
+    wait_for_database(settings, for_writes=False)
     with (
         stop_on_signal() as stopping,
         api_wiring.serve(settings, server_settings.model_copy(update=overrides)) as server,

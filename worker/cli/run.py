@@ -59,7 +59,7 @@ def up() -> None:
     settings, api = settings_of.read(), api_settings.read()
     resources.warn_of_weak_tls(settings)
     logging.configure(_quiet_settings(settings))
-    wait_until_ready(settings, for_writes=True)  # while a signal still ends the process
+    wait_for_database(settings, for_writes=True)
     with (
         resources.single_instance(settings.data_dir),
         stop_on_signal() as stopping,
@@ -248,6 +248,17 @@ def stop_on_signal(on_stop: Callable[[], None] | None = None) -> Iterator[thread
             signal.signal(number, handler)
 
 
+def wait_for_database(settings: Settings, *, for_writes: bool) -> None:
+    """A signal meanwhile ends the process with exit code 0, as later. Raises ``DatabaseError`` as the wait does.
+
+    Process 1 of a container ignores a signal for which it has no handler.
+    """
+    with stop_on_signal() as stopping:
+        wait_until_ready(settings, for_writes=for_writes, stopping=stopping)
+    if stopping.is_set():
+        raise typer.Exit
+
+
 def _exit_within(seconds: float) -> None:
     """End the process with exit code 0 after this time, even if a thread still waits for a response."""
     timer = threading.Timer(seconds, os._exit, [0])
@@ -279,7 +290,7 @@ def _open_app(settings: Settings) -> BillingApp:
     keep_our_logging()
     app = build(settings)
     resources.make_database_folder(settings)
-    wait_until_ready(settings, for_writes=True)
+    wait_for_database(settings, for_writes=True)
     app.runtime  # noqa: B018 - opens it
     return app
 

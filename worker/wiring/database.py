@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from contextlib import closing
 from typing import Final
 
@@ -38,11 +38,11 @@ def connect_directly(settings: Settings) -> Database:
     return Database(settings.database_direct_url or settings.database, pool_size=1)
 
 
-def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
+def wait_until_ready(settings: Settings, *, for_writes: bool, stopping: threading.Event) -> None:
     """Wait while the server is starting or is read-only, and say so once. It goes on by itself, as after a failover.
 
-    ``for_writes``: the API also starts on a read-only database, because it answers reads there. Raises
-    ``DatabaseError`` if the server cannot be reached, or DATABASE_DIRECT_URL leads to another database.
+    ``for_writes``: the API also starts on a read-only database, because it answers reads there. ``stopping`` ends the
+    wait. Raises ``DatabaseError`` if the server cannot be reached, or DATABASE_DIRECT_URL leads to another database.
     """
     with closing(connect(settings, pool_size=1)) as database:
         said = None
@@ -52,7 +52,8 @@ def wait_until_ready(settings: Settings, *, for_writes: bool) -> None:
                 said = reason
             if obstacle.code == READ_ONLY_CODE and not for_writes:
                 break
-            time.sleep(WAIT_FOR_DATABASE_SECONDS)
+            if stopping.wait(WAIT_FOR_DATABASE_SECONDS):
+                return
         else:
             if said is not None:
                 log.warning("database_is_ready")
