@@ -27,7 +27,7 @@ from celery.beat import Service
 from core.db.database import UnreachableDatabaseError
 from tasks.base import BillingApp
 from tasks.routing import QUEUES
-from worker.cli import descriptions, output, resources
+from worker.cli import command_line, descriptions, output, resources
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.config import api as api_settings
 from worker.config import settings as settings_of
@@ -274,11 +274,16 @@ def _quiet_settings(settings: Settings) -> Settings:
 
 
 def _settings_with_usable_broker(command: str) -> Settings:
-    """A broker that does not respond is waited for. Raises ``SettingsError`` if its queues are not as ours must be."""
+    """A broker that does not respond is waited for, and a sentence says so if TLS is why.
+
+    Raises ``SettingsError`` if its queues are not as ours must be.
+    """
     settings = resources.settings_with_broker(command)
-    problems = broker_probe.probe(settings).queue_problems
-    if problems:
-        text = "; ".join(f"{each.text} ({each.advice})" for each in problems)
+    state = broker_probe.probe(settings)
+    if state.tls_problem is not None:
+        command_line.print_error(f"TLS with {state.address} fails: {state.tls_problem}; {broker_probe.TLS_ADVICE}")
+    if state.queue_problems:
+        text = "; ".join(f"{each.text} ({each.advice})" for each in state.queue_problems)
         message = f"`billing-sync {command}` cannot use the broker: {text}"
         raise SettingsError(message)
     return settings

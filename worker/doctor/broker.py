@@ -18,7 +18,7 @@ from worker.config.settings import Settings
 from worker.doctor.findings import DoctorFinding, error, not_checked, not_set, ok, warning
 from worker.doctor.inputs import DoctorInputs
 from worker.wiring import broker_probe
-from worker.wiring.broker_probe import BrokerRefusal, BrokerState
+from worker.wiring.broker_probe import TLS_ADVICE, BrokerRefusal, BrokerState
 
 REDIS_SECONDS: Final = 3.0
 HIGH_MEMORY_SHARE: Final = 0.9  # of maxmemory
@@ -28,10 +28,6 @@ REFUSAL_ADVICE: Final[Mapping[BrokerRefusal, str]] = {
     "its alarm is on (memory or disk)": "`rabbitmqctl status` names the alarm; free memory or disk of RabbitMQ",
     "it is a replica": "name the primary server in REDIS_URL or CELERY_BROKER_URL",
 }
-TLS_ADVICE: Final = (
-    "renew the certificate, correct the host in REDIS_URL or CELERY_BROKER_URL, or add ssl_ca_certs=FILE with the "
-    "certificate of its authority there"
-)
 MIN_RABBITMQ_VERSION: Final = (4, 0, 1)
 
 

@@ -14,6 +14,8 @@ from celery.apps.worker import Worker
 from celery.beat import PersistentScheduler
 from kombu import Connection
 
+from core.db.database import cause_name
+
 log = structlog.get_logger()
 
 LOOP_MARK_SECONDS: Final = 5.0
@@ -67,7 +69,7 @@ class WatchedScheduler(PersistentScheduler):
 
     def _ensure_connected(self) -> Connection:
         def wait(error: Exception, seconds: float) -> None:
-            log.warning("beat_waits_for_broker", error=type(error).__name__, seconds=seconds)
+            log.warning("beat_waits_for_broker", error=cause_name(error), seconds=seconds)
             self._mark()
 
         return self.connection.ensure_connection(wait, self.app.conf.broker_connection_max_retries)

@@ -21,6 +21,10 @@ from worker.wiring.broker_queues import QueueProblem
 
 BrokerRefusal = Literal["its memory is full", "it is a replica", "its alarm is on (memory or disk)"]
 
+TLS_ADVICE: Final = (
+    "renew the certificate, correct the host in REDIS_URL or CELERY_BROKER_URL, or add ssl_ca_certs=FILE with the "
+    "certificate of its authority there"
+)
 BROKER_PROBE_SECONDS: Final = 2
 _NO_QUEUE: Final = "billing-sync.probe"
 

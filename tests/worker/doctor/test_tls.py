@@ -335,6 +335,24 @@ def test_the_variable_of_libpq_does_no_harm_where_there_is_no_tls(
     assert settings(database_url="sqlite:///any.db").weak_tls == {}
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["worker", "relay", "beat"])
+def test_each_process_that_waits_for_the_broker_says_that_tls_fails(
+    certificates: Certificates, redis_url: str, tmp_path: Path, command: str
+) -> None:
+    folder = console.prepare(tmp_path)
+    with secured(redis_url, certificates.file("expired"), f"ssl_ca_certs={certificates.authority}") as url:
+        process_settings = {"REDIS_URL": url, "LOG_FORMAT": "json"}
+        assert console.run(folder, "db", "upgrade", settings=process_settings).returncode == 0
+        with console.running(folder, command, settings=process_settings) as process:
+            process.wait_for_output(f"fails: {REFUSALS['expired']}; renew the certificate, correct the host in")
+            if command == "beat":
+                process.wait_for_output('"beat_waits_for_broker"')
+                (line, *_) = (line for line in process.output.splitlines() if "beat_waits_for_broker" in line)
+                assert REFUSALS["expired"] in line
+            assert process.output.count("renew the certificate") == 1
+
+
 @pytest.mark.parametrize("authorities", ["system", "own"])
 def test_without_a_file_in_the_address_the_authorities_of_this_machine_count(
     certificates: Certificates, postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorities: str
