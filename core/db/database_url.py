@@ -97,7 +97,7 @@ def _sqlite_url(rest: str) -> URL:
 
 def _postgres_url(text: str) -> URL:
     if text.partition("?")[0].count("@") > 1:
-        problem = "has more than one @, so its password could end at either: write an @ in the password as %40"
+        problem = "has more than one @: in the user name or password write @ as %40"
         raise ValueError(problem)
     several = _SEVERAL_HOSTS.fullmatch(text)
     if several is None:

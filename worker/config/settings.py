@@ -22,7 +22,7 @@ from core.db import database_url
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
 from worker.config import server_urls
 from worker.config.email import EmailSettings
-from worker.config.server_urls import BROKER_SCHEMES, REDIS_SCHEMES
+from worker.config.server_urls import BROKER_SCHEMES, CACHE_SCHEMES, REDIS_SCHEMES
 
 ENV_FILE = Path(".env")
 ENV_FILE_ENCODING: Final = "utf-8-sig"  # an editor of Windows begins the file with a byte order mark
@@ -223,9 +223,9 @@ class Settings(EmailSettings):
     @field_validator("celery_broker_url", "redis_url")
     @classmethod
     def _check_server_url(cls, url: str | None, info: ValidationInfo) -> str | None:
-        if url is not None:
-            server_urls.check(url, REDIS_SCHEMES if info.field_name == "redis_url" else BROKER_SCHEMES)
-        return url
+        if url is None:
+            return None
+        return server_urls.checked(url, CACHE_SCHEMES if info.field_name == "redis_url" else BROKER_SCHEMES)
 
     @field_validator("postgres_host", "redis_host")
     @classmethod
@@ -321,6 +321,13 @@ class Settings(EmailSettings):
             except ValueError as error:
                 problem = f"the database of POSTGRES_HOST {error}"
                 raise ValueError(problem) from None
+        return self
+
+    @model_validator(mode="after")
+    def _check_broker(self) -> Settings:
+        if self.celery_broker_url is None and (self.redis_url or "").startswith("unix:"):
+            problem = "REDIS_URL: unix:// leads to no broker: set CELERY_BROKER_URL too, or write redis://host:6379/0"
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -33,8 +33,12 @@ def folder(tmp_path: Path) -> Path:
         ("status", {"DATABASE_URL": f"'sqlite:///{SECRET}.db'"}, "DATABASE_URL: is in quotes"),
         ("api", {"OIDC_ISSUER": '"https://secret-word"', "OIDC_AUDIENCE": "a"}, "OIDC_ISSUER: is in quotes"),
         ("up", {"STRIPE_SECRET_KEY": " \n"}, "STRIPE_SECRET_KEY: is blank: give it a value, or remove it"),
-        ("worker", {"DATABASE_URL": f"postgresql://me:{SECRET}@a@db/x"}, "write an @ in the password as %40"),
-        ("relay", {"DATABASE_URL": f"postgresql://me:{SECRET}@12:3@db/x"}, "write an @ in the password as %40"),
+        ("worker", {"DATABASE_URL": f"postgresql://me:{SECRET}@a@db/x"}, "in the user name or password write @"),
+        (
+            "relay",
+            {"DATABASE_URL": f"postgresql://me:{SECRET}@12:3@db/x"},
+            "in the user name or password write @ as %40",
+        ),
         ("beat", {"DATABASE_URL": f"postgresql://me@db:{SECRET}/x"}, "DATABASE_URL: is not a valid URL"),
         (
             "api",
@@ -53,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
             {"REDIS_URL": f"redis://:12/{SECRET}@127.0.0.1"},
             "REDIS_URL: has a host or a port that is not valid",
         ),
-        ("relay", {"REDIS_URL": f"redis://:12#{SECRET}@127.0.0.1"}, "in a password write / as %2F"),
+        ("relay", {"REDIS_URL": f"redis://:12#{SECRET}@127.0.0.1"}, "in a user name or password write / as %2F"),
         ("beat", {"POSTGRES_HOST": f"me:{SECRET}@db"}, "POSTGRES_HOST: must be a host name or an address alone"),
         (
             "flower",
@@ -77,7 +81,21 @@ def folder(tmp_path: Path) -> Path:
         (
             "worker",
             {"CELERY_BROKER_URL": "amqps://a;amqps://b"},
-            "has several servers, and only a broker without TLS",
+            "has several servers, which only RabbitMQ without TLS (amqp://) may have",
+        ),
+        (
+            "relay",
+            {"CELERY_BROKER_URL": "redis://a:1/1;redis://b:1/1"},
+            "CELERY_BROKER_URL: has several servers, which only RabbitMQ without TLS (amqp://) may have",
+        ),
+        ("worker", {"REDIS_URL": "unix:///tmp/redis.sock"}, "REDIS_URL: unix:// leads to no broker: set CELERY_BROKER"),
+        ("up", {"REDIS_URL": "redis://127.0.0.1?db=1&db=3"}, "REDIS_URL: has db twice"),
+        ("worker", {"REDIS_URL": "redis://127.0.0.1?db=one"}, "REDIS_URL: has a db that is not valid"),
+        ("beat", {"CELERY_BROKER_URL": "amqp://127.0.0.1?heartbeat=x"}, "has a heartbeat that is not valid"),
+        (
+            "status",
+            {"DATABASE_URL": f"postgresql://svc@{SECRET}.iam@/db?host=/cloudsql/a"},
+            "in the user name or password write @ as %40",
         ),
         ("status", {"DATABASE_URL": "postgresql://me@db/x?sslmode=on"}, "has an sslmode that Postgres does not know"),
         (
