@@ -1,7 +1,7 @@
 """Names of settings that are set but that nothing reads, such as STRIPE_SECRT_KEY, with the name that was meant.
 
-Values are not looked at. A name counts if it begins as only our settings do, or if it nearly is one of ours. Every
-command looks for them, so nothing slow is imported for it.
+Values are not looked at. A name counts if it begins as only our settings do, or if it is one of ours but for one slip.
+Every command looks for them, so nothing slow is imported for it.
 """
 
 from __future__ import annotations
