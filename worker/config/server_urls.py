@@ -26,23 +26,23 @@ _UNNAMED: Final = ("pyamqp", "memory", "unix")  # understood, and not what a ref
 TLS_SCHEMES: Final = ("rediss", "amqps")
 _FILE_WORDS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _WORDS: Final = frozenset({*_FILE_WORDS, "ssl_cert_reqs", "ssl_check_hostname"})
-_NUMBER: Final = r"\d{1,5}(\.\d{1,6})?"
-_SECONDS: Final = rf"(?=.*[1-9]){_NUMBER}"
-_BOOLEAN: Final = r"(?i:true|1|yes|false|0|no)"
+_NUMBER_FORM: Final = r"\d{1,5}(\.\d{1,6})?"
+_TIMEOUT_FORM: Final = rf"(?=.*[1-9]){_NUMBER_FORM}"
+_BOOLEAN_FORM: Final = r"(?i:true|1|yes|false|0|no)"
 # What else redis-py and kombu read in an address. Not connect_timeout: kombu passes it on as text, with which no
 # connection can be made (read in 5.7.0).
 _CLIENT_WORDS: Final[dict[str, dict[str, str]]] = {
     "redis": {
         "db": r"\d{1,5}",
         "protocol": "[23]",
-        "socket_timeout": _SECONDS,
-        "socket_connect_timeout": _SECONDS,
-        "socket_keepalive": _BOOLEAN,
-        "retry_on_timeout": _BOOLEAN,
+        "socket_timeout": _TIMEOUT_FORM,
+        "socket_connect_timeout": _TIMEOUT_FORM,
+        "socket_keepalive": _BOOLEAN_FORM,
+        "retry_on_timeout": _BOOLEAN_FORM,
         "max_connections": r"[1-9]\d{0,5}",
         "health_check_interval": r"\d{1,5}",
     },
-    "amqp": {"heartbeat": _NUMBER},
+    "amqp": {"heartbeat": _NUMBER_FORM},
 }
 # Optional is the same as required for a client: a server has always a certificate (Python's documentation of ssl).
 _IS_VERIFIED: Final = {"required": True, "optional": True, "none": False}
