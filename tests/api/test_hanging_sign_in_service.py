@@ -72,6 +72,7 @@ def test_forged_tokens_keep_no_service_waiting(api: Api) -> None:
     assert len(api.oidc_provider.asked) <= 2  # at the start, and for all of them together
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hangs")
 def test_tokens_beyond_number_are_answered_at_once(api: Api) -> None:
     count = MAX_REQUESTS_WAITING_FOR_ISSUER + 30
@@ -89,6 +90,7 @@ def test_users_whose_key_is_known_go_on(api: Api) -> None:
         others_wait_for_nothing(api, known)
 
 
+@pytest.mark.slow
 def test_sign_ins_by_browser_keep_nobody_waiting(api: Api) -> None:
     with browser(api) as each:
         own = begin(each)

@@ -302,6 +302,7 @@ def test_endpoints_beside_the_issuer_are_reached_at_the_inner_host(proxied_provi
     assert metadata.authorization_endpoint == "https://id.acme.test/authorize"
 
 
+@pytest.mark.slow
 def test_a_call_ends_however_slowly_the_service_sends() -> None:
     def seconds(provider: OidcProvider) -> tuple[str, float]:
         began = time.monotonic()
@@ -362,6 +363,7 @@ def test_the_pause_between_fetches_counts_from_the_end_of_a_fetch(own_provider: 
     assert asyncio.run(fetch_slowly()) == [1, 1, 2]
 
 
+@pytest.mark.slow
 def test_known_keys_go_on_while_unknown_ones_wait_for_a_service_that_hangs(own_provider: OidcProvider) -> None:
     now = 1000.0
     issuer = Issuer(settings_of(own_provider), lambda: now)
@@ -427,6 +429,7 @@ def test_a_client_that_the_service_rejects_is_named(own_provider: OidcProvider) 
     assert "another secret" not in str(log)
 
 
+@pytest.mark.slow
 def test_codes_of_a_service_that_hangs_end_together(own_provider: OidcProvider) -> None:
     issuer = Issuer(settings_of(own_provider))
 

@@ -281,6 +281,7 @@ def test_a_token_of_an_unknown_key_is_refused_only_if_it_is_older_than_the_keys(
     assert type(caught.value) is error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_token_of_a_new_key_gets_503_until_the_keys_are_fetched_again(api: Api) -> None:
     assert api.get("/api/organizations", api.as_("u1")).status_code == 200

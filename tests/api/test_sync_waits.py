@@ -40,6 +40,7 @@ def test_a_caller_has_a_bounded_number_of_waiting_requests(api: Api) -> None:
     until(lambda: api.get(path, mine, wait="1s").status_code == 200, "requests end with their clients", seconds=25)
 
 
+@pytest.mark.slow
 def test_all_waiting_requests_share_one_poll(api: Api) -> None:
     org_id, headers = api.organization(), [api.as_service(account=str(number)) for number in range(4)]
     with ExitStack() as stack:

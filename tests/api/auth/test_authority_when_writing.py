@@ -167,6 +167,7 @@ def test_a_request_without_authority_by_now_changes_nothing(api: Api, late: Late
         assert session.scalar(select(func.count()).select_from(ServiceEvent)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "status"), [("owner", 404), (None, 401)], ids=["removed", "revoked"])
 def test_a_request_that_waits_ends_with_the_authority(api: Api, role: MembershipRole | None, status: int) -> None:
     others: dict[str, MembershipRole] = {"u2": "owner"}

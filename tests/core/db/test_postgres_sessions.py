@@ -193,6 +193,7 @@ def test_another_encoding_is_seen_through_a_pooler(postgres_server: str) -> None
             owner.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+@pytest.mark.slow
 def test_a_pooler_that_does_not_say_the_encoding_is_asked(postgres_server: str, postgres_url: str) -> None:
     name = "latin1_behind_a_silent_pooler"
     with silent_pooler.without_status(postgres_url, "server_encoding") as url, closing(Database(url)) as database:
@@ -244,6 +245,7 @@ def test_a_read_only_database_behind_a_pooler_is_named_with_what_the_pooler_need
         until(lambda: database.obstacle() is None, "and so on")
 
 
+@pytest.mark.slow
 def test_a_server_in_recovery_behind_a_pooler_is_waited_for() -> None:
     with (
         standby.replicas(is_hot=False) as replicas,

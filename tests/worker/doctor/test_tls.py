@@ -157,6 +157,7 @@ def test_a_redis_without_tls_is_named_as_such(redis_url: str) -> None:
     assert "TLS" in state.tls_problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["good", *REFUSALS])
 def test_rabbitmq_is_verified_as_redis_is(certificates: Certificates, rabbit_url: str, name: CertificateName) -> None:
     with secured(rabbit_url, certificates.file(name), f"ssl_ca_certs={certificates.authority}") as url:

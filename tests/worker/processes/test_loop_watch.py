@@ -31,6 +31,7 @@ def test_each_tick_is_progress(redis_url: str, tmp_path: Path) -> None:
     opened.close()
 
 
+@pytest.mark.slow
 def test_each_attempt_to_reach_the_broker_is_progress(tmp_path: Path) -> None:
     marks: list[str] = []
     opened = scheduler(f"redis://127.0.0.1:{free_port()}/0", tmp_path, marks)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.predecessor.files import FileFinding
+from core.predecessor.files.records import UnreadableFileError
 from tests.support.predecessor_files import (
     ReadMembers,
     ReadOrganizations,
@@ -109,6 +111,10 @@ def test_a_short_file_written_over_a_long_one_keeps_every_whole_record_of_both(
 @given(st.binary(max_size=400) | st.text('{}[]",:\\ \n\0aoid_1', max_size=400).map(str.encode))
 @any_bytes
 def test_no_bytes_make_it_raise_and_none_vanish_without_a_word(organizations: ReadOrganizations, junk: bytes) -> None:
+    if junk[:2] in {b"\xff\xfe", b"\xfe\xff"} or b"\0" in junk[:4]:
+        with suppress(UnreadableFileError):  # UTF-16 is refused by name
+            organizations(junk)
+        return
     items = organizations(junk)
     if junk.strip(b" \t\r\n{}[],"):
         assert items
