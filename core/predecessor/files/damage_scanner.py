@@ -79,6 +79,7 @@ class DamageScanner:
         self.is_list_key_uncertain = False
         self.is_list = False
         """Whether the open document is a list of records instead of an object with keys: both forms are read."""
+        self._ended_list = False
         self._window = window
         self._expects_lists = expects_lists
         self._documents = 0
@@ -171,8 +172,13 @@ class DamageScanner:
             self.list_open, self.list_key = False, None
         elif mark == ("]" if self.is_list else "}") and self.document_open:
             self._close_key()
+            self._ended_list = self.is_list
             self.document_open = self.list_open = self.is_list = False
             self.list_key = None
+        elif mark == "}" and self._ended_list and self._expects_lists:
+            # The list was not the whole file: it was under a key, which was cut off with everything before it.
+            self._ended_list = False
+            self._record_loss(_BEGINNING_MISSING, self._window.position(token.start()))
         elif mark != ",":
             self._record_repair(f"an extra {mark!r} was skipped", token.start())
 

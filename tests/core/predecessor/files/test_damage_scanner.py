@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +60,16 @@ def test_cut_at_any_byte_every_whole_organization_comes_out(
         assert_all_that_is_whole_comes_out(damaged, healthy, list(organizations(damaged)))
     if cut < len(healthy):
         assert any(kind == "loss" for kind, *_ in findings(organizations(healthy[:cut])))
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_members_that_are_cut_at_the_bracket_of_a_list_are_no_whole_list(
+    members: ReadMembers, indent: int | None
+) -> None:
+    """A list of members is a form of the file, but one that an object's end follows was under a key."""
+    healthy = members_text(CUT_LISTS, indent)
+    for head in (index for index, byte in enumerate(healthy) if byte == ord("[")):
+        assert_all_that_is_whole_comes_out(healthy[head:], healthy, list(members(healthy[head:])))
 
 
 @given(cut=st.integers(0, 3000), head=st.integers(0, 3000), indent=INDENTS)
