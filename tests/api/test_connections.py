@@ -106,6 +106,7 @@ def test_a_head_that_does_not_come_is_answered(api: Api) -> None:
     assert answer.endswith(b"The request did not arrive in time.")
 
 
+@pytest.mark.slow
 @one_database
 def test_one_address_does_not_take_all_connections(api: Api) -> None:
     with ExitStack() as stack:
@@ -119,6 +120,7 @@ def test_one_address_does_not_take_all_connections(api: Api) -> None:
         assert later.recv(12) == b"HTTP/1.1 200"
 
 
+@pytest.mark.slow
 @one_database
 def test_unfinished_heads_take_a_bounded_amount_of_memory(api: Api) -> None:
     part = UNFINISHED_HEAD + b"a" * (MAX_HEAD_BYTES - 1024)
@@ -132,6 +134,7 @@ def test_unfinished_heads_take_a_bounded_amount_of_memory(api: Api) -> None:
         assert api.get("/healthz").is_success
 
 
+@pytest.mark.slow
 @one_database
 def test_responses_that_nobody_reads_take_a_bounded_amount_of_memory(api: Api) -> None:
     size = len(api.get("/docs/swagger-ui-bundle.js").content)
@@ -161,6 +164,7 @@ def test_the_rest_of_a_body_after_an_early_response_closes_no_other_connection(a
         assert bystander.recv(12) == b"HTTP/1.1 200"
 
 
+@pytest.mark.slow
 @one_database
 def test_requests_without_their_bodies_keep_nobody_out(api: Api) -> None:
     """Each would wait for the rest of its body before the response that closes, if nothing bounded them."""
@@ -203,6 +207,7 @@ def test_a_trusted_proxy_names_the_client(database: Database, plans: Catalog) ->
         assert statuses(url) == [401, 401, 429, 429, 429, 429, 429]
 
 
+@pytest.mark.slow
 @one_database
 def test_a_trusted_proxy_may_have_more_connections(database: Database, plans: Catalog) -> None:
     with server_behind_a_proxy(database, plans, ["127.0.0.9"]) as url, ExitStack() as stack:

@@ -61,6 +61,7 @@ def forged(api: Api) -> dict[str, str]:
     return {"Authorization": f"Bearer {api.oidc_provider.token(key=Key('unheard of'))}"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hangs")
 def test_forged_tokens_keep_no_service_waiting(api: Api) -> None:
     service = api.as_service()
@@ -104,6 +105,7 @@ def test_sign_ins_by_browser_keep_nobody_waiting(api: Api) -> None:
         assert max(took for _, took in answers) < ENOUGH_SECONDS
 
 
+@pytest.mark.slow
 def test_a_waiting_request_checks_its_token_without_the_service(api: Api) -> None:
     org_id = api.organization(u1="owner")
     headers = api.as_("u1")

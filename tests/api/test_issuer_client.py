@@ -450,6 +450,7 @@ def test_codes_of_a_service_that_hangs_end_together(own_provider: OidcProvider) 
     assert [line["problem"] for line in log] == ["unreachable"]
 
 
+@pytest.mark.slow
 def test_a_port_that_nothing_answers_is_no_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         host, port = listener.getsockname()

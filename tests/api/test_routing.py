@@ -70,6 +70,7 @@ def test_a_client_that_closes_gets_the_response_to_a_body_that_nobody_reads(api:
         assert status(connection) == (401 if path == "/api/events" else 404)
 
 
+@pytest.mark.slow
 def test_bodies_of_unknown_callers_take_a_bounded_amount_of_memory(api: Api) -> None:
     size = MAX_API_BODY_BYTES
     count = MAX_PUBLIC_BODY_MEMORY_OF_ADDRESS // size
@@ -80,6 +81,7 @@ def test_bodies_of_unknown_callers_take_a_bounded_amount_of_memory(api: Api) -> 
     until(lambda: whole(api, "/webhooks/stripe", size, "") == 401, "the memory is given back")
 
 
+@pytest.mark.slow
 def test_bodies_that_never_arrive_keep_no_webhook_out(api: Api) -> None:
     size = MAX_API_BODY_BYTES
     of_address = MAX_PUBLIC_BODY_MEMORY_OF_ADDRESS // size
@@ -92,6 +94,7 @@ def test_bodies_that_never_arrive_keep_no_webhook_out(api: Api) -> None:
         assert whole(api, "/webhooks/stripe", size, "") == 401
 
 
+@pytest.mark.slow
 def test_bodies_of_one_caller_take_a_bounded_amount_of_memory(api: Api) -> None:
     mine, others = api.as_service()["Authorization"], api.as_service(account="others")["Authorization"]
     size = MAX_EVENT_BATCH_BYTES

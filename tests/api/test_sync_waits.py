@@ -24,6 +24,7 @@ def wait_for(api: Api, org_id: str, authorization: str, seconds: int = 30) -> so
     return connection
 
 
+@pytest.mark.slow
 def test_a_caller_has_a_bounded_number_of_waiting_requests(api: Api) -> None:
     org_id = api.organization()
     mine, others = api.as_service(), api.as_service(account="others")

@@ -73,6 +73,7 @@ def test_a_look_makes_no_database(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_read_is_told_in_one_sentence(sqlite_url: str, postgres_url: str) -> None:
     with Database(sqlite_url).engine.connect():  # makes an empty file
         pass
@@ -86,6 +87,7 @@ def test_a_database_that_cannot_be_read_is_told_in_one_sentence(sqlite_url: str,
     assert (code, "DATABASE_URL: names mysql" in sentence) == (1, True)
 
 
+@pytest.mark.slow
 def test_while_the_database_is_away_no_process_is_unhealthy(postgres_url: str, postgres_server: str) -> None:
     nobody = f"postgresql://u@127.0.0.1:{free_port()}/x"
     for kind in ("worker", "beat", "relay"):
@@ -100,6 +102,7 @@ def test_while_the_database_is_away_no_process_is_unhealthy(postgres_url: str, p
     assert check("database", {"DATABASE_URL": nobody})[0] == 1
 
 
+@pytest.mark.slow
 def test_while_the_database_is_read_only_no_process_is_unhealthy(postgres_url: str) -> None:
     settings = {"DATABASE_URL": postgres_url}
     with closing(Database(postgres_url)) as database:
