@@ -85,13 +85,15 @@ class RequestMiddleware:
         client = scope["client"]
         is_probe = scope["method"] == "GET" and scope["path"] in PROBE_PATHS
         with ExitStack() as reserved:
-            # Liveness is answered at once, so it needs no bound.
-            if not (is_probe and scope["path"] == LIVENESS_PATH):
+            # Liveness is answered at once, so it needs no bound, if nothing waits for a body that it does not have.
+            if is_probe and scope["path"] == LIVENESS_PATH:
+                body.is_left = True
+            else:
                 amount = self._limits.probes if is_probe else self._limits.requests
                 try:
                     reserved.enter_context(amount.reserve(connection_address(client[0] if client else "")))
                 except ProblemError as problem:
-                    body.is_refused = True
+                    body.is_left = True
                     await problems.response(problem, scope["state"]["request_id"])(scope, body, send)
                     return
             await self._app(scope, body, send)
@@ -112,7 +114,7 @@ class _Body:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.is_read = False
-        self.is_refused = False
+        self.is_left = False
 
     async def __call__(self) -> Message:
         message = await self._receive()
@@ -120,8 +122,8 @@ class _Body:
         return message
 
     async def discard(self) -> None:
-        """Read the rest within ``DISCARD_SECONDS``, and keep nothing of it. A refused request must cost nothing."""
-        if self.is_refused:
+        """Read the rest within ``DISCARD_SECONDS``, and keep nothing of it. Nobody waits for one that is left."""
+        if self.is_left:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):

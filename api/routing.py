@@ -48,7 +48,7 @@ class ApiRoute(APIRoute):
         async def handle_authorized(request: Request) -> Response:
             context, rule = await get_context(request), rule_of(request)
             if not (rule.public and rule.is_unlimited):
-                if rule.allows_users or rule.public:
+                if rule.allows_users:
                     await prepare_token(request, context)
                 await run_sync(authorize, request, context, limiter=threads_of(request))
             if request.method in _METHODS_WITHOUT_BODY:
