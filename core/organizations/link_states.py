@@ -157,17 +157,17 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     "changed": Transition(
         meaning="The organization changed in a way that a provider must see.",
         written_by="core.organizations.links:mark_for_sync",
-        link={"active": "active", "parked": "active", "on_hold": "on_hold"},
+        link={"active": "active", "parked": "active", "on_hold": "on_hold", "observed": "active"},
     ),
     "deleted": Transition(
         meaning="The organization was deleted, so billing ends: also a hold for a conflict, not one since an import.",
         written_by="core.organizations.links:release_conflicts_of_deleted",
-        link={"active": "active", "parked": "active", "on_hold": "active"},
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
     ),
     "retried": Transition(
         meaning="An operator's retry: everything is read before it is written. A conflict stays on hold.",
         written_by="core.reconcile.commands:retry",
-        link={"active": "active", "parked": "active", "on_hold": "active"},
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=_ANY_CUSTOMER_UNCONFIRMED,
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
@@ -177,7 +177,7 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
             "customer stays ours, so that it can be ended."
         ),
         written_by="core.reconcile.commands:retry",
-        link={"active": "active", "parked": "active", "on_hold": "active"},
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=_KNOWN_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,
     ),
@@ -225,14 +225,14 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     "customer_id_set": Transition(
         meaning="The link got another customer id. Nothing is known of that customer.",
         written_by="core.organizations.provider_ids:set_customer_ids",
-        link={"active": "active", "parked": "active", "on_hold": "active"},
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=dict.fromkeys(_ALL_CUSTOMER_STATES, "unconfirmed"),
         plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
     ),
     "customer_id_contested": Transition(
         meaning="An import has the same customer id for another organization. A conflict stays as it is.",
         written_by="core.predecessor.import_organizations:OrganizationImport",
-        link={"active": "on_hold", "parked": "on_hold", "on_hold": "on_hold"},
+        link={"active": "on_hold", "parked": "on_hold", "on_hold": "on_hold", "observed": "on_hold"},
     ),
 }
 

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.base import Base, JsonObject
 from core.db.leases import Leased
 
-LinkState = Literal["active", "parked", "on_hold"]
+LinkState = Literal["active", "parked", "on_hold", "observed"]
 CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
 """absent: no id is stored. unconfirmed: the id came from outside, or an operator asked for a retry. unknown: a write
 was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
@@ -39,6 +39,12 @@ WaitReason = Literal["backoff", "object_limit", "cooldown", "request", "payer"]
 """backoff: after an error. object_limit: the provider limits requests to this customer. cooldown: after an attempt that
 made calls. request: for a permit of the rate limiter, or until no earlier request can be in
 flight any more. payer: for the Stripe customer that Lago will charge."""
+Ownership = Literal["ours", "theirs", "adopted"]
+"""Of the customer and the subscription. ours: we made them, or will. theirs: the id came from outside, so nothing is
+written to them, and the whole organization is observed. adopted: an operator handed them over to billing-sync."""
+MarksState = Literal["ours", "due", "none", "removal"]
+"""Stripe only: our metadata. ours: it is written with whatever is written. due: of adopted objects; it is written once
+the organization is managed. none: adopted without marks. removal: the objects are given back, so it is removed."""
 PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue", "manual"]
 
 CONFLICT = "conflict"
@@ -60,6 +66,12 @@ class BillingLink(Leased, Base):
 
     customer_id: Mapped[str | None] = mapped_column(String(255))
     subscription_id: Mapped[str | None] = mapped_column(String(255))
+    external_customer_id: Mapped[str | None] = mapped_column(String(255))
+    """Lago only: the external id of the customer, if it is not the organization's id. Lago addresses it by that."""
+    external_subscription_id: Mapped[str | None] = mapped_column(String(255))
+    """Lago only: the same for the subscription."""
+    ownership: Mapped[Ownership] = mapped_column(String(8), default="ours", server_default="ours")
+    marks: Mapped[MarksState] = mapped_column(String(8), default="ours", server_default="ours")
     account_id: Mapped[str | None] = mapped_column(String(255))
     livemode: Mapped[bool | None] = mapped_column(Boolean)
 
@@ -89,13 +101,16 @@ class BillingLink(Leased, Base):
     """Lago only: the Stripe customer that Lago charges. While it is set, Stripe itself may not charge."""
     payer_confirmed: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     """Lago has returned ``payer_id`` since it was stored, so it is not sent again."""
+    without_payer: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Lago only: it was adopted without a payer, so Lago gets none until an operator says so."""
     arrangement: Mapped[dict[str, Any] | None]
     """``core.ports.arrangement.Arrangement`` as the subscription last showed it; NULL: nothing is arranged."""
     synced_at: Mapped[datetime | None]
 
     state: Mapped[LinkState] = mapped_column(String(8))
     """active; parked (until the organization changes, its scheduled plan is due, the other link changes who charges, or
-    an operator retries); on_hold (until an operator decides; one for a conflict also until the deletion)."""
+    an operator retries); on_hold (until an operator decides; one for a conflict also until the deletion); observed (it
+    was read and compared, and nothing may be written; until the organization changes or is read again)."""
     attempts: Mapped[int] = mapped_column(Integer)
     not_before: Mapped[datetime | None]
     """No sync attempt before this time; NULL: at once."""
@@ -118,6 +133,9 @@ class BillingLink(Leased, Base):
     """Number of remote checks that webhooks have requested."""
     checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Number of them that are done; if it is lower, a remote check is due."""
+    observation: Mapped[dict[str, Any] | None]
+    """Of an observed link: ``core.reconcile.observation.Observation``, the steps that would be taken."""
+    observed_at: Mapped[datetime | None]
     routine_check_at: Mapped[datetime | None]
     """When its last routine check was requested, since a webhook may get lost."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))
@@ -148,6 +166,22 @@ class BillingLink(Leased, Base):
             unique=True,
             sqlite_where=text("customer_id IS NOT NULL"),
             postgresql_where=text("customer_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_billing_links_external_customer_id",
+            "provider",
+            "external_customer_id",
+            unique=True,
+            sqlite_where=text("external_customer_id IS NOT NULL"),
+            postgresql_where=text("external_customer_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_billing_links_external_subscription_id",
+            "provider",
+            "external_subscription_id",
+            unique=True,
+            sqlite_where=text("external_subscription_id IS NOT NULL"),
+            postgresql_where=text("external_subscription_id IS NOT NULL"),
         ),
         Index(
             "ix_billing_links_due",

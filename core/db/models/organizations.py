@@ -21,6 +21,9 @@ from core.db.base import Base
 
 OrganizationStatus = Literal["active", "suspended", "deleted"]
 MembershipRole = Literal["owner", "billing_admin", "member"]
+Management = Literal["observe", "manage"]
+"""observe: everything is read and compared, and nothing is written at a provider. manage: the providers are made to
+match."""
 
 ORGANIZATION_STATUSES: tuple[OrganizationStatus, ...] = ("active", "suspended", "deleted")
 MEMBERSHIP_ROLES: tuple[MembershipRole, ...] = ("owner", "billing_admin", "member")
@@ -51,6 +54,8 @@ class Organization(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     version: Mapped[int] = mapped_column(BigInteger)
+    management: Mapped[Management | None] = mapped_column(String(8))
+    """Its own mode. NULL: that of the installation (``MANAGEMENT``)."""
 
     def is_downgrade_due(self, now: datetime) -> bool:
         """Whether the pending plan may be active, and the provider is to be read for that now."""
