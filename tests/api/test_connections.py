@@ -22,6 +22,7 @@ from api.connections import (
     connection_address,
 )
 from api.context import ApiContext
+from api.middleware import DISCARD_SECONDS
 from api.rate_limit import LocalClientRateLimiter
 from api.server import MAX_HEAD_BYTES, ApiServer
 from core.catalog.plans import Catalog
@@ -92,6 +93,15 @@ def _assert_all_are_closed(open_connections: dict[str, socket.socket]) -> None:
             elif name != "silent":
                 connection.send(b"a")
     assert not open_connections
+
+
+@one_database
+def test_liveness_waits_for_no_body(api: Api) -> None:
+    """It is outside the bound of requests, so one that waited would keep a place for ``DISCARD_SECONDS``."""
+    with connect(api.url) as unfinished:
+        unfinished.settimeout(DISCARD_SECONDS - 1)
+        unfinished.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n")
+        assert unfinished.recv(12) == b"HTTP/1.1 200"
 
 
 @one_database
