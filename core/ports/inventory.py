@@ -6,7 +6,7 @@ what is ours. Amounts are in ISO minor units of their currency (``core.ports.min
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -43,6 +43,8 @@ class InventoryCustomer:
 
     ``named_org_ids``: values of metadata keys that may name an organization, such as a merchant's own ``org_id``. They
     prove nothing. ``payer_id``: the Stripe customer that Lago charges. ``has_payment_method``: None if it is not shown.
+    ``discounts``: on whatever the customer buys, in words; Lago's lists leave them out (``Inventory.discounts``).
+    ``is_addressable`` False: the provider's API cannot reach it under its id.
     """
 
     id: str
@@ -55,12 +57,17 @@ class InventoryCustomer:
     payer_id: str | None = None
     has_payment_method: bool | None = None
     named_org_ids: tuple[str, ...] = ()
+    discounts: tuple[str, ...] = ()
+    is_addressable: bool = True
     deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InventoryItem:
-    """One price on a subscription. ``amount``: what one unit costs there, which may be a price of its own in Lago."""
+    """One price on a subscription. ``amount``: what one unit costs there, which may be a price of its own in Lago.
+
+    ``amount`` None: it has no flat amount. ``unusual``: as of ``InventoryPrice``.
+    """
 
     price_id: str
     code: str | None
@@ -69,14 +76,17 @@ class InventoryItem:
     interval: Interval | None
     interval_count: int = 1
     quantity: int = 1
+    unusual: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InventorySubscription:
     """A subscription that has not ended. ``external_id``: Lago's. ``org_id``: our complete marks in Stripe.
 
-    ``next_code``: the plan that is scheduled. ``trial_ends_at``: while a trial runs. ``next_at``: the end of the
-    current period. ``discounts``: coupons in words, such as "20 % off for 3 months".
+    ``customer_id``: the ``id`` of its customer. ``next_code``: the plan that is scheduled. ``trial_ends_at``: while a
+    trial runs. ``next_at``: the end of the current period. ``discounts``: coupons in words, such as "20 % off for 3
+    months". ``is_paid_manually``: Lago charges nobody for it, or Stripe mails its invoices. ``has_payment_method``: one
+    of its own.
     """
 
     id: str
@@ -91,8 +101,17 @@ class InventorySubscription:
     next_at: datetime | None = None
     discounts: tuple[str, ...] = ()
     is_paid_manually: bool = False
+    has_payment_method: bool = False
     created_at: datetime | None = None
-    marks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryDiscount:
+    """A discount on whatever a customer buys. ``customer_id``: the ``id`` of the customer."""
+
+    id: str
+    customer_id: str
+    text: str
 
 
 class Inventory(Protocol):
@@ -105,11 +124,14 @@ class Inventory(Protocol):
 
     def subscriptions(self, cursor: str | None) -> ObservedPage[InventorySubscription]: ...
 
+    def discounts(self, cursor: str | None) -> ObservedPage[InventoryDiscount]:
+        """Those that the list of customers does not show. Stripe shows all of them there, so it makes no call."""
+
     def prices(self, cursor: str | None) -> ObservedPage[InventoryPrice]:
         """Also those that are sold no longer."""
 
     def customer(self, customer_id: str) -> InventoryCustomer | None:
-        """Stripe: by ``cus_…``; Lago: by external id. None: the provider says that there is none."""
+        """With its discounts. Stripe: by ``cus_…``; Lago: by external id. None: the provider says there is none."""
 
     def subscriptions_of(self, customer_id: str) -> list[InventorySubscription]:
         """All of one customer that have not ended. Stripe: by ``cus_…``; Lago: by external id."""
