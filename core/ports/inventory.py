@@ -66,7 +66,8 @@ class InventoryCustomer:
 class InventoryItem:
     """One price on a subscription. ``amount``: what one unit costs there, which may be a price of its own in Lago.
 
-    ``amount`` None: it has no flat amount. ``unusual``: as of ``InventoryPrice``.
+    ``amount`` None: it has no flat amount. ``unusual``: as of ``InventoryPrice``. ``sold_price_id``: as in
+    ``SoldPrice``, so for Lago the amount in its own cents; None: it is not known.
     """
 
     price_id: str
@@ -76,6 +77,7 @@ class InventoryItem:
     interval: Interval | None
     interval_count: int = 1
     quantity: int = 1
+    sold_price_id: str | None = None
     unusual: tuple[str, ...] = ()
 
 
