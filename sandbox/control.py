@@ -20,9 +20,9 @@ PATCH       /sandbox/{provider}/{object_type}/{id}    change one by hand
 DELETE      /sandbox/{provider}/{object_type}/{id}    delete one by hand
 ==========  ===============================  ===============================================================
 
-Object types: ``stripe`` has customers, subscriptions, products and prices; ``lago`` has customers, subscriptions and
-plans. Lago's ``{id}`` is the external id, or the plan's code. For payments both have ``invoices``, and ``lago`` also
-has ``payer_errors`` and ``payers`` (stripe_api/payments.py, lago_api/invoices.py).
+Object types: ``stripe`` has customers, subscriptions, products, prices and coupons; ``lago`` has customers,
+subscriptions, plans and applied_coupons. Lago's ``{id}`` is the external id, or the plan's code. For payments both have
+``invoices``, and ``lago`` also has ``payer_errors`` and ``payers`` (stripe_api/payments.py, lago_api/invoices.py).
 """
 
 import json

@@ -19,6 +19,7 @@ class DashboardActor:
         self._stripe = stripe
         self._lago = lago
         self._creators: dict[str, Callable[[JsonDocument], JsonDocument]] = {
+            "stripe coupons": lambda sent: stripe.discounts.create_coupon(form_values(sent)),
             "stripe customers": self._create_stripe_customer,
             "stripe subscriptions": self._create_stripe_subscription,
             "stripe products": lambda sent: stripe.catalog.create_product(form_values(sent)),
@@ -32,9 +33,10 @@ class DashboardActor:
                 lago.subscriptions.create_or_change(sent, lago.customers)["subscription"]
             ),
             "lago plans": lambda sent: dict(lago.plans.create(sent)["plan"]),
+            "lago applied_coupons": lago.applied_coupons.apply,
         }
         self._patchers: dict[str, Callable[[str, JsonDocument], JsonDocument]] = {
-            "stripe customers": lambda key, sent: stripe.customers.update(key, form_values(sent)),
+            "stripe customers": self._patch_stripe_customer,
             "stripe subscriptions": lambda key, sent: stripe.subscriptions.patch(key, form_values(sent)),
             "stripe products": lambda key, sent: stripe.catalog.update_product(key, form_values(sent)),
             "stripe prices": lambda key, sent: stripe.catalog.update_price(key, form_values(sent)),
@@ -72,6 +74,14 @@ class DashboardActor:
         if sent.get("id") is not None and self._stripe.tables.customers.get(sent["id"]) is not None:
             raise InvalidControlRequestError("id", f"There is already a Stripe customer {sent['id']!r}.")
         return self._stripe.customers.create(form_values(fields), sent.get("id"), sent.get("created"))
+
+    def _patch_stripe_customer(self, customer_id: str, sent: JsonDocument) -> JsonDocument:
+        """``coupon`` gives the customer a discount on everything."""
+        fields = {name: value for name, value in sent.items() if name != "coupon"}
+        changed = self._stripe.customers.update(customer_id, form_values(fields))
+        if "coupon" not in sent:
+            return changed
+        return self._stripe.customers.give_discount(customer_id, sent["coupon"])
 
     def _create_stripe_subscription(self, sent: JsonDocument) -> JsonDocument:
         """Takes ``price`` and ``quantity`` as a short form; billed by invoice, so no payment method is needed."""

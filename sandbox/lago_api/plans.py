@@ -1,4 +1,7 @@
-"""Lago's plans (lago.md 4): POST is not an upsert, and a code is unique."""
+"""Lago's plans (lago.md 4): POST is not an upsert, and a code is unique.
+
+Charges for usage are shown as they were sent, with Lago's defaults. Usage itself is not simulated.
+"""
 
 from sandbox.http import JsonDocument
 from sandbox.lago_api.errors import not_found, validation_error
@@ -48,6 +51,7 @@ class LagoPlansApi:
         row |= {name: sent[name] for name in LAGO_PLAN_FIELDS if name in sent}
         if row["interval"] in INTERVALS_OF_MONTHLY_CHARGES:
             row |= {name: bool(row[name]) for name in ("bill_charges_monthly", "bill_fixed_charges_monthly")}
+        row["charges"] = [_new_charge(charge, now) for charge in sent.get("charges") or []]
         self._tables.plans.put(row["lago_id"], row)
         return {"plan": serialize(row)}
 
@@ -95,7 +99,7 @@ def serialize(row: JsonDocument) -> JsonDocument:
         "active_subscriptions_count": 0,
         "draft_invoices_count": 0,
         "parent_id": row.get("parent_id"),
-        "charges": [],
+        "charges": [{**charge, "created_at": format_time(charge["created_at"])} for charge in row.get("charges") or []],
         "fixed_charges": [],
         "entitlements": [],
         "usage_thresholds": [],
@@ -106,6 +110,30 @@ def serialize(row: JsonDocument) -> JsonDocument:
 
 def serialize_without(row: JsonDocument, *omitted: str) -> JsonDocument:
     return {name: value for name, value in serialize(row).items() if name not in omitted}
+
+
+def _new_charge(sent: JsonDocument, now: float) -> JsonDocument:
+    metric = sent.get("billable_metric_code") or "usage"
+    return {
+        "lago_id": new_id(),
+        "lago_billable_metric_id": sent.get("billable_metric_id") or new_id(),
+        "code": sent.get("code") or metric,
+        "billable_metric_code": metric,
+        "invoice_display_name": sent.get("invoice_display_name"),
+        "created_at": now,
+        "charge_model": sent.get("charge_model") or "standard",
+        "pay_in_advance": sent.get("pay_in_advance", False),
+        "invoiceable": sent.get("invoiceable", True),
+        "regroup_paid_fees": None,
+        "prorated": sent.get("prorated", False),
+        "min_amount_cents": sent.get("min_amount_cents", 0),
+        "accepts_target_wallet": False,
+        "properties": sent.get("properties") or {"amount": "0"},
+        "applied_pricing_unit": None,
+        "lago_parent_id": None,
+        "filters": [],
+        "taxes": [],
+    }
 
 
 def _validation_errors(sent: JsonDocument) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from sandbox.faults import InjectedFault
 from sandbox.http import JsonDocument, ProviderRequest, ProviderResponse
+from sandbox.lago_api.applied_coupons import LagoAppliedCouponsApi
 from sandbox.lago_api.customers import LagoCustomersApi
 from sandbox.lago_api.errors import (
     LagoApiError,
@@ -75,6 +76,7 @@ class LagoApi:
         self.customers = LagoCustomersApi(self.tables, LagoStripeConnection(stripe), self.subscriptions.end_all)
         self.plans = LagoPlansApi(self.tables)
         self.invoices = LagoInvoicesApi(self.tables, self.customers)
+        self.applied_coupons = LagoAppliedCouponsApi(self.tables)
         self._routes = self._build_routes()
         self.reset_limits()
 
@@ -95,6 +97,12 @@ class LagoApi:
             ),
             "GET /api/v1/customers/{id}/subscriptions": lambda request, key: subscriptions.list_subscriptions(
                 LagoQuery.parse(request.query), customers.find_existing(key)
+            ),
+            "GET /api/v1/customers/{id}/applied_coupons": lambda request, key: (
+                self.applied_coupons.list_applied_coupons(LagoQuery.parse(request.query), customers.find_existing(key))
+            ),
+            "GET /api/v1/applied_coupons": lambda request, _: self.applied_coupons.list_applied_coupons(
+                LagoQuery.parse(request.query)
             ),
             "POST /api/v1/invoices/{id}": self._preview,
             "GET /api/v1/webhook_endpoints": lambda request, _: list_endpoints(

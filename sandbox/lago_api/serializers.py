@@ -56,6 +56,7 @@ class LagoTables:
         )
 
         self.invoices = store.table("lago.invoices")
+        self.applied_coupons = store.table("lago.applied_coupons")
 
     def emit(self, event_type: str, object_type: str, object_id: str, document: Callable[[], JsonDocument]) -> None:
         """Send a webhook, if an endpoint is set. ``document`` reads the object as it is then."""

@@ -1,4 +1,7 @@
-"""Stripe's products and prices (stripe.md 5): one price per lookup key, and a price's amount never changes."""
+"""Stripe's products and prices (stripe.md 5): one price per lookup key, and a price's amount never changes.
+
+The tiers of a price are checked and not shown: Stripe shows them only if they are expanded.
+"""
 
 from decimal import Decimal
 
@@ -39,15 +42,25 @@ PRICE_RECURRING_FIELDS = forms.record(
     {
         "interval": forms.choice(("day", "week", "month", "year")),
         "interval_count": forms.integer(1, 1095),
-        "usage_type": forms.choice(("licensed",)),
-        "meter": forms.unsupported,
+        "usage_type": forms.choice(("licensed", "metered")),
+        "meter": forms.text(clearable=False),
         "trial_period_days": forms.unsupported,
     },
     required=("interval",),
 )
+PRICE_TIER_FIELDS = forms.record(
+    {
+        "flat_amount": forms.integer(0),
+        "flat_amount_decimal": forms.decimal_amount,
+        "unit_amount": forms.integer(0),
+        "unit_amount_decimal": forms.decimal_amount,
+        "up_to": forms.text(clearable=False),
+    },
+    required=("up_to",),
+)
 PRICE_FIELDS: forms.FormSchema = {
     "active": forms.boolean,
-    "billing_scheme": forms.choice(("per_unit",)),
+    "billing_scheme": forms.choice(("per_unit", "tiered")),
     "currency": forms.text(3, clearable=False),
     "lookup_key": forms.text(200),
     "metadata": forms.metadata,
@@ -70,9 +83,9 @@ PRICE_FIELDS: forms.FormSchema = {
     "transfer_lookup_key": forms.boolean,
     "unit_amount": forms.integer(0, 99_999_999),
     "unit_amount_decimal": forms.decimal_amount,
-    **dict.fromkeys(
-        ("currency_options", "custom_unit_amount", "tiers", "tiers_mode", "transform_quantity"), forms.unsupported
-    ),
+    "tiers": forms.array(PRICE_TIER_FIELDS),
+    "tiers_mode": forms.choice(("graduated", "volume")),
+    **dict.fromkeys(("currency_options", "custom_unit_amount", "transform_quantity"), forms.unsupported),
     **forms.EXPAND_FIELDS,
 }
 PRICE_UPDATE_FIELDS: forms.FormSchema = {
@@ -177,8 +190,9 @@ class StripeCatalogApi:
                 if "product" not in sent
                 else invalid_param(None, "Pass product or product_data.")
             )
-        if "unit_amount" not in sent and "unit_amount_decimal" not in sent:
-            raise missing_param("unit_amount")
+        amount = "tiers" if sent.get("billing_scheme") == "tiered" else "unit_amount"
+        if amount not in sent and f"{amount}_decimal" not in sent:
+            raise missing_param(amount)
         if "product" in sent and self._tables.products.get(sent["product"]) is None:
             raise not_found("product", sent["product"], "product", in_path=False)
         self._release_lookup_key(sent)
@@ -237,12 +251,13 @@ class StripeCatalogApi:
 
 def _price_row(price_id: str, product_id: str, created: int, sent: JsonDocument) -> JsonDocument:
     recurring = sent.get("recurring")
+    is_tiered = sent.get("billing_scheme") == "tiered"
     amount = sent.get("unit_amount_decimal", Decimal(sent.get("unit_amount", 0)))
     return {
         "id": price_id,
         "object": "price",
         "active": sent.get("active", True),
-        "billing_scheme": "per_unit",
+        "billing_scheme": "tiered" if is_tiered else "per_unit",
         "created": created,
         "currency": sent["currency"].lower(),
         "custom_unit_amount": None,
@@ -255,15 +270,15 @@ def _price_row(price_id: str, product_id: str, created: int, sent: JsonDocument)
         and {
             "interval": recurring["interval"],
             "interval_count": recurring.get("interval_count", 1),
-            "meter": None,
-            "usage_type": "licensed",
+            "meter": recurring.get("meter"),
+            "usage_type": recurring.get("usage_type", "licensed"),
         },
         "tax_behavior": sent.get("tax_behavior", "unspecified"),
-        "tiers_mode": None,
+        "tiers_mode": sent.get("tiers_mode") if is_tiered else None,
         "transform_quantity": None,
         "type": "recurring" if recurring else "one_time",
-        "unit_amount": int(amount) if amount == int(amount) else None,
-        "unit_amount_decimal": f"{amount.normalize():f}",
+        "unit_amount": int(amount) if amount == int(amount) and not is_tiered else None,
+        "unit_amount_decimal": None if is_tiered else f"{amount.normalize():f}",
     }
 
 

@@ -18,7 +18,12 @@ class StripeProrations:
     def lines_between(
         self, before: JsonDocument, after: JsonDocument, moment: int, *, restarts_period: bool
     ) -> list[JsonDocument]:
-        """Credit and charge for each changed item. With ``restarts_period``, the new period's price is no proration."""
+        """Credit and charge for each changed item. With ``restarts_period``, the new period's price is no proration.
+
+        In a trial there is nothing to credit or charge.
+        """
+        if before["status"] == "trialing":
+            return []
         remaining = {item["id"]: item for item in after["items"]}
         lines: list[JsonDocument] = []
         for old in before["items"]:
@@ -40,7 +45,7 @@ class StripeProrations:
     def whole_period(self, item: JsonDocument, start: int, end: int) -> JsonDocument:
         """The charge for a whole period at the item's price."""
         price = self._tables.price(item["price"])
-        return _line(item, price, int(price["unit_amount"] or 0) * int(item["quantity"]), (start, end), proration=False)
+        return _line(item, price, billed_amount(price, item["quantity"]), (start, end), proration=False)
 
     def _credit(self, row: JsonDocument, item: JsonDocument, moment: int) -> list[JsonDocument]:
         billed = billed_terms(item) if row["billing_mode"]["type"] == "flexible" else _terms(item)
@@ -52,9 +57,15 @@ class StripeProrations:
 
     def _line(self, item: JsonDocument, moment: int, end: int, *, sign: int) -> JsonDocument:
         price = self._tables.price(item["price"])
-        full_amount = int(price["unit_amount"] or 0) * int(item["quantity"])
+        full_amount = billed_amount(price, item["quantity"])
         share = Fraction(end - moment, end - item["current_period_start"])
         return _line(item, price, sign * full_amount * share // 1, (moment, end), proration=True)
+
+
+def billed_amount(price: JsonDocument, quantity: int) -> int:
+    """For one period. Usage and tiers are not simulated: they cost nothing."""
+    bills_usage = (price["recurring"] or {}).get("usage_type") == "metered"
+    return 0 if bills_usage else int(price["unit_amount"] or 0) * int(quantity)
 
 
 def mark_billed(row: JsonDocument, unchanged_since: JsonDocument | None = None) -> None:

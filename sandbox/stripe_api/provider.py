@@ -13,6 +13,7 @@ from sandbox.stripe_api.balances import StripeBalancesApi
 from sandbox.stripe_api.catalog import StripeCatalogApi
 from sandbox.stripe_api.credit_notes import StripeCreditNotesApi
 from sandbox.stripe_api.customers import StripeCustomersApi
+from sandbox.stripe_api.discounts import StripeDiscountsApi
 from sandbox.stripe_api.errors import StripeApiError, error_response, internal_error
 from sandbox.stripe_api.events import StripeEventsApi
 from sandbox.stripe_api.idempotency import StripeIdempotencyKeys
@@ -51,6 +52,7 @@ class StripeApi:
         self.subscriptions = StripeSubscriptionsApi(self.tables, self.invoices)
         self.customers = StripeCustomersApi(self.tables, self.subscriptions, self.balances)
         self.catalog = StripeCatalogApi(self.tables)
+        self.discounts = StripeDiscountsApi(self.tables)
         self.payments = StripePaymentsApi(self.tables, self.customers, self.invoices)
         self._routes = self._build_routes() | self._build_invoice_routes()
         self.reset_limits()

@@ -60,6 +60,8 @@ class StripeTables:
         self.invoice_items = store.table(
             "stripe.invoice_items", pending_of=lambda row: row["subscription"] if row["invoice"] is None else None
         )
+        self.coupons = store.table("stripe.coupons")
+        self.discounts = store.table("stripe.discounts")
         self.credit_notes = store.table("stripe.credit_notes", invoice=lambda row: str(row["invoice"]))
         self.balance_transactions = store.table(
             "stripe.balance_transactions", customer=lambda row: str(row["customer"])
@@ -135,6 +137,8 @@ class StripeTables:
         value = node[names[0]]
         if isinstance(value, str):
             value = node[names[0]] = self._object(value, path)
+        elif isinstance(value, list):
+            value = node[names[0]] = [self._object(one, path) if isinstance(one, str) else one for one in value]
         if len(names) > 1 and value is not None:
             self._expand(value, names[1:], path)
 
@@ -147,6 +151,8 @@ class StripeTables:
             self.invoices,
             self.credit_notes,
             self.balance_transactions,
+            self.coupons,
+            self.discounts,
         )
         for table in tables:
             if (row := table.get(key)) is not None:

@@ -21,11 +21,14 @@ class StripeSubscriptionInvoices:
         self.prorations = StripeProrations(tables)
 
     def at_start(self, row: JsonDocument) -> None:
-        mark_billed(row)
+        if row["status"] != "trialing":
+            mark_billed(row)
         self._bill(row, self._periods(row), "subscription_create")
 
     def at_change(self, old: JsonDocument, row: JsonDocument, behavior: str, moment: int, *, restarts: bool) -> None:
         """``behavior`` is that of the update. With ``restarts`` a new period begins, and is billed, now."""
+        if row["status"] == "trialing":
+            return
         prorated = (
             [] if behavior == "none" else self.prorations.lines_between(old, row, moment, restarts_period=restarts)
         )
@@ -112,7 +115,10 @@ class StripeSubscriptionInvoices:
         return self.items.pending_lines(row["id"])
 
     def _periods(self, row: JsonDocument) -> list[JsonDocument]:
-        return [
+        """A trial is a line of 0."""
+        lines = [
             self.prorations.whole_period(item, item["current_period_start"], item["current_period_end"])
             for item in row["items"]
         ]
+        free: JsonDocument = {"amount": 0, "unit_amount": 0} if row["status"] == "trialing" else {}
+        return [{**line, **free} for line in lines]

@@ -2,8 +2,8 @@
 
 Behavior that makes careless callers bill twice is simulated too. An update without the item's id adds an item, a price
 change without a quantity resets it to 1, a canceled subscription accepts metadata only, and canceling twice is 404.
-Trials and metered prices are not implemented: their parameters are rejected. The invoices are in
-``subscription_invoices``.
+In a trial the period ends with it and nothing is charged; a trial cannot be changed later. Usage is not simulated: a
+metered price costs nothing. The invoices are in ``subscription_invoices``.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from sandbox.http import JsonDocument
 from sandbox.months import period_containing, utc_datetime
 from sandbox.stripe_api import forms
+from sandbox.stripe_api.discounts import DISCOUNT_FIELDS, StripeDiscountsApi
 from sandbox.stripe_api.errors import StripeApiError, invalid_param, missing_param, not_found
 from sandbox.stripe_api.invoices import StripeInvoicesApi
+from sandbox.stripe_api.prorations import billed_amount
 from sandbox.stripe_api.serializers import API_VERSION, NO_REQUEST, StripeTables, new_id
 from sandbox.stripe_api.subscription_invoices import StripeSubscriptionInvoices
 
 MAX_SUBSCRIPTION_ITEMS = 20
 MAX_SUBSCRIPTIONS = 500
+MAX_TRIAL_DAYS = 730
+SECONDS_OF_A_TRIAL_DAY = 24 * 3600
 INCOMPLETE_EXPIRES_SECONDS = 23 * 3600
 ENDED_STATUSES = frozenset({"canceled", "incomplete_expired"})
 STRIPE_SUBSCRIPTION_STATUSES = (
@@ -79,6 +83,7 @@ SUBSCRIPTION_COMMON_FIELDS: forms.FormSchema = {
     "days_until_due": forms.integer(0, clearable=True),
     "default_payment_method": forms.text(),
     "description": forms.text(500),
+    "discounts": DISCOUNT_FIELDS,
     "metadata": forms.metadata,
     "off_session": forms.boolean,
     "payment_behavior": forms.choice(
@@ -99,7 +104,6 @@ SUBSCRIPTION_COMMON_FIELDS: forms.FormSchema = {
             "billing_thresholds",
             "default_source",
             "default_tax_rates",
-            "discounts",
             "invoice_settings",
             "on_behalf_of",
             "pending_invoice_item_interval",
@@ -112,19 +116,27 @@ SUBSCRIPTION_COMMON_FIELDS: forms.FormSchema = {
     ),
     **forms.EXPAND_FIELDS,
 }
+
+
+def _trial_end(param: str, value: forms.FormNode) -> int | None:
+    """ "now" means no trial."""
+    return None if value == "now" else forms.integer(0)(param, value)
+
+
 SUBSCRIPTION_CREATE_FIELDS: forms.FormSchema = {
     **SUBSCRIPTION_COMMON_FIELDS,
     "billing_mode": forms.record({"type": forms.choice(("classic", "flexible")), "flexible": forms.unsupported}),
     "currency": forms.text(3, clearable=False),
     "customer": forms.text(clearable=False),
     "items": forms.array(SUBSCRIPTION_ITEM_FIELDS, MAX_SUBSCRIPTION_ITEMS),
+    "trial_end": _trial_end,
+    "trial_period_days": forms.integer(1, MAX_TRIAL_DAYS),
     **dict.fromkeys(
         (
             "backdate_start_date",
             "billing_cycle_anchor",
             "billing_cycle_anchor_config",
             "customer_account",
-            "trial_period_days",
         ),
         forms.unsupported,
     ),
@@ -172,6 +184,7 @@ SUBSCRIPTION_LIST_FIELDS: forms.FormSchema = {
 class StripeSubscriptionsApi:
     def __init__(self, tables: StripeTables, invoices: StripeInvoicesApi) -> None:
         self._tables = tables
+        self._discounts = StripeDiscountsApi(tables)
         self.invoices = StripeSubscriptionInvoices(tables, invoices)
         invoices.on_paid = self._on_invoice_paid
         tables.subscriptions.schedule(_due_at, self._on_due)
@@ -190,17 +203,19 @@ class StripeSubscriptionsApi:
         now = self._tables.now()
         row = _new_row(new_id("sub_", 24), customer["id"], now, sent)
         row["number"] = len(self._tables.subscriptions)  # the order of creation, also within one second
+        _begin_trial(row, sent, now)
         for number, item in enumerate(sent["items"]):
             self._add_item(row, item, f"items[{number}]")
         row["currency"] = self._checked_currency(row, customer)
         row["status"] = self._first_status(row, customer, sent)
         _set_cancel(row, sent, self._tables.now())
+        row["discounts"] = self._discounts.of_subscription(row, sent.get("discounts", []))
         if customer["currency"] is None:
             self._tables.customers.put(customer["id"], {**customer, "currency": row["currency"]})
         self._tables.subscriptions.put(row["id"], row)
         self.invoices.at_start(row)
         self._save(row, "customer.subscription.created")
-        self._charge(row, self._period_amount(row), "subscription_create")
+        self._charge(row, 0 if row["status"] == "trialing" else self._period_amount(row), "subscription_create")
         return self._tables.expanded(self.serialize(row), sent)
 
     def retrieve(self, subscription_id: str, form: JsonDocument) -> JsonDocument:
@@ -222,6 +237,8 @@ class StripeSubscriptionsApi:
         row = self.with_changed_items(old, sent.get("items", []))
         _refuse_end_of_scheduled(old, sent)
         _set_plain(row, sent)
+        if "discounts" in sent:
+            row["discounts"] = self._discounts.of_subscription(row, sent["discounts"])
         _check_collection(row["collection_method"], row["days_until_due"])
         if _restarts_now(sent):
             self._restart_period(row)
@@ -230,7 +247,7 @@ class StripeSubscriptionsApi:
         before, after = self._period_amount(old), self._period_amount(row)
         self._save(row, "customer.subscription.updated")
         if before != after or _price_ids(old) != _price_ids(row):
-            without_proration = sent.get("proration_behavior") == "none"
+            without_proration = sent.get("proration_behavior") == "none" or row["status"] == "trialing"
             self._charge(row, 0 if without_proration else after - before, "plan_change")
         return self._tables.expanded(self.serialize(row), sent)
 
@@ -294,11 +311,7 @@ class StripeSubscriptionsApi:
 
     def serialize(self, row: JsonDocument) -> JsonDocument:
         """As Stripe returns it: the items as a list object, each with its whole price."""
-        items = [
-            {key: value for key, value in item.items() if key != "billed"}
-            | {"price": self._tables.price(item["price"])}
-            for item in row["items"]
-        ]
+        items = [self._serialize_item(item) for item in row["items"]]
         document = {name: value for name, value in row.items() if name != "number"}
         document["items"] = {
             "object": "list",
@@ -308,6 +321,12 @@ class StripeSubscriptionsApi:
             "url": f"/v1/subscription_items?subscription={row['id']}",
         }
         return document
+
+    def _serialize_item(self, item: JsonDocument) -> JsonDocument:
+        price = self._tables.price(item["price"])
+        bills_usage = price["recurring"]["usage_type"] == "metered"
+        omitted = ("billed", "quantity") if bills_usage else ("billed",)
+        return {**{name: value for name, value in item.items() if name not in omitted}, "price": price}
 
     def find_existing(self, subscription_id: str) -> JsonDocument:
         if (row := self._tables.subscriptions.get(subscription_id)) is None:
@@ -322,6 +341,8 @@ class StripeSubscriptionsApi:
 
     def restarts_period(self, old: JsonDocument, row: JsonDocument) -> bool:
         """Whether the change of items ends the current period and bills a new one at once."""
+        if old["status"] == "trialing":
+            return False
         prices = {item["id"]: self._tables.price(item["price"]) for item in old["items"]}
         return any(
             _restarts_period(prices[item["id"]], self._tables.price(item["price"]))
@@ -361,7 +382,7 @@ class StripeSubscriptionsApi:
                 "object": "subscription_item",
                 "billing_thresholds": None,
                 "created": now,
-                **period_at(row["billing_cycle_anchor"], now, price),
+                **_current_period(row, now, price),
                 "billed": None,  # what was charged for it: see prorations.py
                 "discounts": [],
                 "metadata": forms.merge_metadata({}, item.get("metadata", {})),
@@ -417,7 +438,7 @@ class StripeSubscriptionsApi:
         old = self._tables.price(item["price"])
         item["price"] = price["id"]
         item["quantity"] = 1  # the documented default: a price change without a quantity resets it
-        if _restarts_period(old, price):
+        if row["status"] != "trialing" and _restarts_period(old, price):
             self._restart_period(row)
 
     def _restart_period(self, row: JsonDocument) -> None:
@@ -447,6 +468,8 @@ class StripeSubscriptionsApi:
         return found.pop()
 
     def _first_status(self, row: JsonDocument, customer: JsonDocument, sent: JsonDocument) -> str:
+        if row["trial_end"] is not None:
+            return "trialing"
         if row["collection_method"] == "send_invoice" or self._period_amount(row) == 0:
             return "active"
         if sent.get("payment_behavior") == "default_incomplete":
@@ -462,9 +485,7 @@ class StripeSubscriptionsApi:
         return "active"
 
     def _period_amount(self, row: JsonDocument) -> int:
-        return sum(
-            int(self._tables.price(item["price"])["unit_amount"] or 0) * int(item["quantity"]) for item in row["items"]
-        )
+        return sum(billed_amount(self._tables.price(item["price"]), item["quantity"]) for item in row["items"])
 
     def _charge(self, row: JsonDocument, amount: int, reason: str) -> None:
         self._tables.state.ledger.charge(
@@ -506,6 +527,7 @@ class StripeSubscriptionsApi:
         if row["status"] == "paused":  # it makes no invoices
             self._save(row, "customer.subscription.updated")
             return
+        row["status"] = "active" if row["status"] == "trialing" else row["status"]
         self.invoices.at_renewal(row, renewed, (started, moment))
         self._save(row, "customer.subscription.updated")
         self._charge(row, self._period_amount({**row, "items": renewed}), "renewal")
@@ -554,6 +576,23 @@ def period_at(anchor: int, moment: int, price: JsonDocument) -> JsonDocument:
         months=MONTHS_BY_STRIPE_INTERVAL.get(interval, 0) * count,
     )
     return {"current_period_end": int(end.timestamp()), "current_period_start": int(start.timestamp())}
+
+
+def _begin_trial(row: JsonDocument, sent: JsonDocument, now: int) -> None:
+    days = sent.get("trial_period_days")
+    ends = sent.get("trial_end") if days is None else now + days * SECONDS_OF_A_TRIAL_DAY
+    if ends is None:
+        return
+    if ends <= now:
+        raise invalid_param("trial_end", "Timestamp must be in the future.")
+    row.update(trial_start=now, trial_end=ends, billing_cycle_anchor=ends)
+
+
+def _current_period(row: JsonDocument, now: int, price: JsonDocument) -> JsonDocument:
+    """In a trial it is the trial."""
+    if row["trial_end"] is not None and now < row["trial_end"]:
+        return {"current_period_end": row["trial_end"], "current_period_start": row["trial_start"]}
+    return period_at(row["billing_cycle_anchor"], now, price)
 
 
 def _matches(row: JsonDocument, sent: JsonDocument) -> bool:
@@ -647,8 +686,6 @@ ALWAYS_EMPTY_FIELDS = (
     "pending_update",
     "test_clock",
     "transfer_data",
-    "trial_end",
-    "trial_start",
 )
 INITIALLY_EMPTY_FIELDS = (
     "cancel_at",
@@ -661,6 +698,8 @@ INITIALLY_EMPTY_FIELDS = (
     "latest_invoice",
     "pause_collection",
     "schedule",
+    "trial_end",
+    "trial_start",
 )
 
 

@@ -93,6 +93,23 @@ def drive_invoices(stripe: DocumentedCalls, client: httpx.Client, customer: str,
     assert client.delete(f"/v1/invoices/{first}").is_client_error
 
 
+def drive_unusual_terms(stripe: DocumentedCalls, client: httpx.Client, customer: str, price: str) -> None:
+    """A trial, a discount, tiers and usage."""
+    monthly = {"currency": "usd", "product_data[name]": "x", "recurring[interval]": "month"}
+    tiers = {"tiers[0][up_to]": "inf", "tiers[0][unit_amount]": "5", "tiers_mode": "volume"}
+    stripe.post("prices", billing_scheme="tiered", **tiers, **monthly)
+    usage = {"recurring[usage_type]": "metered", "recurring[meter]": "mtr_1"}
+    metered = stripe.post("prices", unit_amount="2", **usage, **monthly)
+    with SandboxClient(str(client.base_url)) as hand:
+        coupon = hand.create("stripe", "coupons", percent_off=20, duration="repeating", duration_in_months=3)["id"]
+        hand.patch("stripe", "customers", customer, coupon=coupon)
+    terms = {"trial_period_days": "14", "discounts[0][coupon]": coupon, "items[1][price]": metered}
+    by_invoice = {"collection_method": "send_invoice", "days_until_due": "30"}
+    stripe.post("subscriptions", customer=customer, **by_invoice, **terms, **{"items[0][price]": price})
+    stripe.get(f"customers/{customer}", "subscriptions", "subscriptions?expand[]=data.discounts")
+    stripe.get("subscriptions?expand[]=data.discounts.source.coupon")
+
+
 def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[Exchange]) -> None:
     stripe = DocumentedCalls(client)
     address = {"metadata[a]": "1", "address[city]": "Berlin"}
@@ -120,6 +137,7 @@ def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[
     )
     stripe.get("customers/search?query=name:'Acme'", "products", f"products/{product}")
     stripe.get("prices?expand[]=data.product", f"prices/{price}", "subscriptions", f"subscriptions/{subscription}")
+    drive_unusual_terms(stripe, client, customer, price)
     stripe.delete(
         f"subscriptions/{subscription}", f"customers/{customer}", f"products/{stripe.post('products', name='x')}"
     )
@@ -152,9 +170,14 @@ def test_lagos_answers_fit_its_document(client: httpx.Client, exchanges: list[Ex
     usage = "customers/org_1/current_usage?external_subscription_id=org_1"
     with SandboxClient(str(client.base_url)) as hand:
         hand.create("lago", "invoices", external_customer_id="org_1")
+        hand.create("lago", "applied_coupons", external_customer_id="org_1", coupon_code="c", percentage_rate="20.0")
+        charges = [{"charge_model": "standard", "properties": {"amount": "1"}}]
+        used = {"name": "used", "code": "used", "interval": "monthly", "amount_cents": 0, "pay_in_advance": True}
+        hand.create("lago", "plans", **used, amount_currency="USD", charges=charges)
     unpaid = "invoices?external_customer_id=org_1&payment_statuses[]=failed"
     object_types = ("plans", "plans/free", "customers", "customers/org_1", "subscriptions", "subscriptions/org_1")
-    for path in (*object_types, usage, unpaid, "customers/org_1/subscriptions"):
+    coupons = ("applied_coupons", "customers/org_1/applied_coupons")
+    for path in (*object_types, *coupons, usage, unpaid, "customers/org_1/subscriptions"):
         client.get(f"/api/v1/{path}")
     for path in ("subscriptions/org_1?status=pending", "subscriptions/org_1"):
         client.delete(f"/api/v1/{path}")

@@ -628,3 +628,19 @@ def test_the_official_client_works_against_it(server: Sandbox, sandbox: SandboxC
         client.customers.find("nobody")
     assert (error.value.status_code, error.value.response["code"]) == (404, "customer_not_found")
     assert sandbox.counters().lago.of("POST /api/v1/subscriptions") == 2
+
+
+def test_applied_coupons_are_listed_by_customer_status_and_code(sandbox: SandboxClient, lago: httpx.Client) -> None:
+    for number in (1, 2):
+        sandbox.preload_lago_customers([{"external_id": f"org_{number}"}])
+        coupon = {"coupon_code": f"c{number}", "percentage_rate": "20.0"}
+        sandbox.create("lago", "applied_coupons", external_customer_id=f"org_{number}", **coupon)
+    for path, codes in (
+        ("applied_coupons", {"c1", "c2"}),
+        ("applied_coupons?external_customer_id=org_1", {"c1"}),
+        ("applied_coupons?coupon_code[]=c2", {"c2"}),
+        ("applied_coupons?status=terminated", set()),
+        ("customers/org_2/applied_coupons", {"c2"}),
+    ):
+        found = lago.get(f"/{path}").json()["applied_coupons"]
+        assert {each["coupon_code"] for each in found} == codes

@@ -112,17 +112,26 @@ def test_a_subscription_by_invoice_is_active_at_once_with_its_periods_on_the_ite
         ),
         ({"customer": "CUS", "items[0][price]": "PRICE"}, "parameter_missing", "days_until_due"),
         ({"customer": "CUS", "items[0][prise]": "PRICE"}, "parameter_unknown", "items[0][prise]"),
-        ({"customer": "CUS", "items[0][price]": "PRICE", "trial_end": "now"}, "sandbox_unsupported", "trial_end"),
+        (
+            {"customer": "CUS", "items[0][price]": "PRICE", "backdate_start_date": "1"},
+            "sandbox_unsupported",
+            "backdate_start_date",
+        ),
+        (
+            {"customer": "CUS", "items[0][price]": "PRICE", "days_until_due": "1", "trial_end": "1"},
+            None,
+            "trial_end",
+        ),
     ],
 )
 def test_a_wrong_subscription_is_400_and_the_field_named(  # noqa: PLR0913, PLR0917  # the fixtures and the case
-    raw: httpx.Client, customer: str, prices: dict[str, str], fields: dict[str, str], code: str, param: str
+    raw: httpx.Client, customer: str, prices: dict[str, str], fields: dict[str, str], code: str | None, param: str
 ) -> None:
     real = {"CUS": customer, "PRICE": prices["starter"]}
     form = {name: real.get(value, value) for name, value in fields.items()}
     answer = raw.post("/v1/subscriptions", data={"collection_method": "send_invoice", **form})
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert (answer.status_code, error.get("code"), error["param"]) == (400, code, param)
 
 
 def test_charging_without_a_payment_method_is_refused_unless_left_incomplete(
@@ -303,3 +312,43 @@ def test_what_is_sent_by_mail_needs_an_address(billing: stripe.StripeClient, pri
         billing.v1.subscriptions.update(charged.id, {"collection_method": "send_invoice", "days_until_due": 30})
     billing.v1.customers.update(nobody, {"email": "a@acme.test"})
     billing.v1.subscriptions.update(charged.id, {"collection_method": "send_invoice", "days_until_due": 30})
+
+
+def test_a_trial_costs_nothing_until_it_ends(sandbox: SandboxClient, prices: dict[str, str], customer: str) -> None:
+    created = sandbox.preload_stripe_subscription(customer, prices["starter"], trial_period_days=14)
+    [item] = created["items"]["data"]
+    assert (created["status"], item["current_period_end"]) == ("trialing", created["trial_end"])
+    sandbox.patch("stripe", "subscriptions", created["id"], items=[{"id": item["id"], "price": prices["professional"]}])
+    assert sum(each["amount"] for each in sandbox.charges()) == 0
+    sandbox.advance(timedelta(days=15))
+    [begun] = sandbox.state()["stripe"]["subscriptions"]
+    assert (begun["status"], begun["items"]["data"][0]["current_period_start"]) == ("active", created["trial_end"])
+    assert [each["amount"] for each in sandbox.charges() if each["amount"]] == [4900]
+    assert [each["total"] for each in sandbox.state()["invoices"] if each["total"]] == [4900]
+
+
+def test_a_discount_is_shown_by_its_id_and_whole_where_it_is_expanded(
+    sandbox: SandboxClient, raw: httpx.Client, prices: dict[str, str], customer: str
+) -> None:
+    coupon = sandbox.create("stripe", "coupons", percent_off=20, duration="forever")["id"]
+    created = sandbox.preload_stripe_subscription(customer, prices["starter"], discounts=[{"coupon": coupon}])
+    [listed] = raw.get("/v1/subscriptions?expand[]=data.discounts.source.coupon").json()["data"]
+    [discount] = listed["discounts"]
+    assert created["discounts"] == [discount["id"]]
+    assert (discount["subscription"], discount["source"]["coupon"]["percent_off"]) == (created["id"], 20.0)
+    by_hand = sandbox.patch("stripe", "customers", customer, coupon=coupon)
+    assert by_hand["discount"]["source"]["coupon"] == coupon
+
+
+def test_usage_and_tiers_cost_nothing_and_a_metered_item_has_no_quantity(
+    sandbox: SandboxClient, raw: httpx.Client, customer: str
+) -> None:
+    monthly = {"currency": "usd", "recurring": {"interval": "month"}, "product_data": {"name": "x"}}
+    metered = {**monthly, "recurring": {"interval": "month", "usage_type": "metered", "meter": "mtr_1"}}
+    tiers = {"billing_scheme": "tiered", "tiers_mode": "volume", "tiers": [{"up_to": "inf", "unit_amount": 5}]}
+    [tiered, usage] = sandbox.preload_stripe_prices([{**monthly, **tiers}, {**metered, "unit_amount": 2}])
+    assert (tiered["unit_amount"], tiered["tiers_mode"]) == (None, "volume")
+    sandbox.preload_stripe_subscription(customer, usage["id"])
+    [subscription] = raw.get("/v1/subscriptions").json()["data"]
+    assert "quantity" not in subscription["items"]["data"][0]
+    assert [each["amount"] for each in sandbox.charges()] == [0]
