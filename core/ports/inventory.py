@@ -22,8 +22,9 @@ class InventoryPrice:
     """A Stripe price, or a Lago plan. ``amount`` None: it has no flat amount (usage, tiers).
 
     ``id``: Stripe's price id; Lago's plan code. ``code``: Stripe's lookup key, None without one; Lago's plan code.
-    ``name``: Lago's plan name, or the name of Stripe's product. ``unusual``: what we do not sell, in words, such as
-    "charges for usage" or "a trial of 14 days".
+    ``name``: Lago's plan name, or the name of Stripe's product. ``active``: new subscriptions may use it. ``unusual``:
+    what the catalog cannot say, a sentence each, such as "it begins with 14 days that are free". ``remarks``: what it
+    has beside the catalog's terms and may have, such as "it bills usage, too: storage"; as in ``PriceSpec``.
     """
 
     id: str
@@ -35,6 +36,7 @@ class InventoryPrice:
     interval_count: int = 1
     active: bool = True
     unusual: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,10 @@ class Inventory(Protocol):
         """Those that the list of customers does not show. Stripe shows all of them there, so it makes no call."""
 
     def prices(self, cursor: str | None) -> ObservedPage[InventoryPrice]:
-        """Also those that are sold no longer."""
+        """Recurring ones, also those that are sold no longer."""
+
+    def price(self, price_id: str) -> InventoryPrice | None:
+        """One of them with all that it charges for: Lago's list leaves fixed charges out. None: there is none."""
 
     def customer(self, customer_id: str) -> InventoryCustomer | None:
         """With its discounts. Stripe: by ``cus_…``; Lago: by external id. None: the provider says there is none."""

@@ -94,12 +94,16 @@ def _price_spec(plan: LagoPlan) -> PriceSpec:
         amount=LAGO_UNITS.from_provider(plan.amount_cents, plan.amount_currency),
         currency=plan.amount_currency,
         interval=plan.interval,
-        other_terms=tuple(_other_terms(plan)),
-        remarks=tuple(f"it bills usage, too: {charge.code}" for charge in plan.charges),
+        other_terms=tuple(other_terms(plan)),
+        remarks=remarks(plan),
     )
 
 
-def _other_terms(plan: LagoPlan) -> Iterator[str]:
+def remarks(plan: LagoPlan) -> tuple[str, ...]:
+    return tuple(f"it bills usage, too: {charge.code}" for charge in plan.charges)
+
+
+def other_terms(plan: LagoPlan) -> Iterator[str]:
     """What the catalog cannot say, and what we count on (lago.md 4, 5.1)."""
     if plan.pending_deletion:
         yield "Lago is deleting it, which ends its subscriptions"

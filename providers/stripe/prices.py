@@ -64,8 +64,8 @@ class StripePrices:
             amount=STRIPE_UNITS.from_provider(price.unit_amount, price.currency.upper()),
             currency=price.currency.upper(),
             interval=interval_of(price),
-            other_terms=tuple(_other_terms(price)),
-            remarks=("its amount includes tax",) if price.tax_behavior == "inclusive" else (),
+            other_terms=tuple(other_terms(price)),
+            remarks=remarks(price),
         )
 
     def create_price(self, spec: PriceSpec) -> None:
@@ -164,7 +164,11 @@ def interval_of(price: StripePrice) -> str:
     return next(names, f"{price.recurring.interval_count} {price.recurring.interval}")
 
 
-def _other_terms(price: StripePrice) -> Iterator[str]:
+def remarks(price: StripePrice) -> tuple[str, ...]:
+    return ("its amount includes tax",) if price.tax_behavior == "inclusive" else ()
+
+
+def other_terms(price: StripePrice) -> Iterator[str]:
     """What the catalog cannot say (stripe.md 5)."""
     if price.recurring is not None and price.recurring.usage_type == "metered":
         yield "it is metered, so a subscription pays for usage and not the amount"

@@ -111,6 +111,7 @@ class StripeRecurring(StripeModel):
 
 class StripeProduct(StripeResource):
     name: str = ""
+    active: bool = True
 
 
 class StripeTransformQuantity(StripeModel):
@@ -118,6 +119,7 @@ class StripeTransformQuantity(StripeModel):
 
 
 class StripePrice(StripeResource):
+    active: bool = True
     currency: str
     unit_amount: int | None = None
     lookup_key: str | None = None
