@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -33,6 +33,7 @@ from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database, cause_name, 
 from core.emails.sender import EmailSender
 from core.inbox.missed_webhooks import EventReader
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
+from core.ports.inventory import Inventory
 from core.ports.spec import Provider
 from core.reconcile import backoff
 from core.reconcile.reconciler import Reconciler, ReconcileResult
@@ -61,7 +62,8 @@ class Runtime:
     """What the tasks of one process work with. It is opened once, after the fork.
 
     ``email_sender`` is None without an SMTP server, ``webhook_dispatcher`` without a signing secret.
-    ``operations_email`` gets the operations digest. ``allowed_event_sources`` None: all are allowed.
+    ``operations_email`` gets the operations digest. ``allowed_event_sources`` None: all are allowed. ``inventories``
+    are for the commands that adopt what is at the providers.
     """
 
     database: Database
@@ -76,6 +78,7 @@ class Runtime:
     operations_email: str | None = None
     webhook_dispatcher: Dispatcher | None = None
     allowed_event_sources: frozenset[str] | None = None
+    inventories: Mapping[Provider, Inventory] = field(default_factory=dict)
 
 
 class BillingApp(Celery):

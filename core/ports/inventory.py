@@ -37,6 +37,8 @@ class InventoryPrice:
     active: bool = True
     unusual: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    trial_days: float | None = None
+    """Lago only: how long a new subscription is free. Stripe shows the end of a trial in the subscription."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,8 @@ class InventoryCustomer:
     """``external_id``: Lago's. ``org_id``, ``database_id``: our complete marks in Stripe's metadata; else None.
 
     ``named_org_ids``: values of metadata keys that may name an organization, such as a merchant's own ``org_id``. They
-    prove nothing. ``payer_id``: the Stripe customer that Lago charges. ``has_payment_method``: None if it is not shown.
+    prove nothing. ``payer_id``: the Stripe customer that Lago charges. ``other_payer``: by what else Lago charges it.
+    ``has_payment_method``: None if it is not shown.
     ``discounts``: on whatever the customer buys, in words; Lago's lists leave them out (``Inventory.discounts``).
     ``is_addressable`` False: the provider's API cannot reach it under its id.
     """
@@ -57,6 +60,7 @@ class InventoryCustomer:
     email: str | None = None
     currency: str | None = None
     payer_id: str | None = None
+    other_payer: str | None = None
     has_payment_method: bool | None = None
     named_org_ids: tuple[str, ...] = ()
     discounts: tuple[str, ...] = ()
@@ -80,6 +84,7 @@ class InventoryItem:
     interval_count: int = 1
     quantity: int = 1
     sold_price_id: str | None = None
+    bills_usage: bool = False
     unusual: tuple[str, ...] = ()
 
 

@@ -68,6 +68,7 @@ def inventory_price(plan: LagoPlan) -> InventoryPrice:
         active=not plan.pending_deletion,
         unusual=(*other_terms(plan), *problems),
         remarks=remarks(plan),
+        trial_days=plan.trial_period,
     )
 
 

@@ -17,6 +17,7 @@ from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provide
 from providers.lago import webhook_endpoints
 from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.customers import LagoCustomers
+from providers.lago.inventory import LagoInventory
 from providers.lago.plans import LagoPlans
 from providers.lago.state_reader import LagoStateReader
 from providers.lago.subscriptions import LagoSubscriptions
@@ -59,6 +60,11 @@ class LagoProvider:
     @property
     def provider(self) -> Provider:
         return "lago"
+
+    @property
+    def inventory(self) -> LagoInventory:
+        """A new one at each use."""
+        return LagoInventory(self._client)
 
     def ensure_customer(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
         return self._customers.ensure(spec, last_known, attempt)

@@ -204,22 +204,26 @@ def _observed_customer(response: CustomerResponse) -> ObservedCustomer:
         email=(response.email or "").split(",")[0].strip() or None,
         currency=response.currency,
         payer_id=configuration.provider_customer_id if configuration else None,
-        changed_at=_parse_optional_time(response.external_id, response.updated_at),
+        changed_at=parse_optional_time(response.external_id, response.updated_at),
     )
 
 
-def _observed_subscriptions(rows: Collection[LagoSubscription]) -> tuple[ObservedSubscription, ...]:
+def without_successors(rows: Collection[LagoSubscription]) -> list[LagoSubscription]:
     """A row with a predecessor that has not begun is no subscription of its own: it is the next plan of the other row.
 
     One that waits for its first payment is no scheduled plan either, because nothing is known of when or whether.
     """
     waiting = {row.external_id for row in rows if row.status == "incomplete" and row.previous_plan_code is not None}
-    rows = [
+    return [
         row.copy(update={"next_plan_code": None, "upgrade_waits": True})
         if row.status == "active" and row.external_id in waiting
         else row
         for row in rows
+        if row.status == "active" or row.previous_plan_code is None
     ]
+
+
+def _observed_subscriptions(rows: Collection[LagoSubscription]) -> tuple[ObservedSubscription, ...]:
     return tuple(
         ObservedSubscription(
             id=row.lago_id,
@@ -231,12 +235,11 @@ def _observed_subscriptions(rows: Collection[LagoSubscription]) -> tuple[Observe
             arrangement=arrangement_of(row),
             paid_cents=int(row.plan_amount_cents) if row.plan_amount_cents is not None else None,
             is_paid_manually=is_paid_manually(row),
-            changed_at=_parse_optional_time(row.external_id, row.created_at),
+            changed_at=parse_optional_time(row.external_id, row.created_at),
         )
-        for row in rows
-        if row.status == "active" or row.previous_plan_code is None
+        for row in without_successors(rows)
     )
 
 
-def _parse_optional_time(context: str | None, value: str | None) -> datetime | None:
+def parse_optional_time(context: str | None, value: str | None) -> datetime | None:
     return parse_time(str(context), value) if value else None

@@ -17,6 +17,7 @@ from providers.stripe.client import StripeClient, UnlimitedPermits
 from providers.stripe.collection import DEFAULT_COLLECTION, CollectionPolicy
 from providers.stripe.customers import StripeCustomers
 from providers.stripe.events import StripeEventReader
+from providers.stripe.inventory import StripeInventory
 from providers.stripe.invoice_preview import StripeInvoicePreviewer
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeResource
@@ -56,6 +57,7 @@ class StripeProvider:
         self._key_suffix = key_suffix(secret_key)
         self._livemode = _LIVEMODE_BY_KEY_PREFIX.get(secret_key[3:8]) if secret_key.startswith(("sk_", "rk_")) else None
         self.reader = StripeStateReader(self._client)
+        self.inventory = StripeInventory(self._client)
         self.event_reader = StripeEventReader(self._client)
         self._prices = StripePrices(self._client)
         self.invoice_previewer = StripeInvoicePreviewer(self._client, self._prices)

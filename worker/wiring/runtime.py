@@ -82,6 +82,7 @@ def open_runtime(settings: Settings) -> Runtime:
     return Runtime(
         database=database,
         reconciler=reconciler,
+        inventories={"stripe": stripe.inventory, "lago": lago.inventory},
         catalog=plans,
         clock=utc_now,
         close=close,
