@@ -119,7 +119,7 @@ def build_app(
         app.include_router(module.router)
     docs_ui.add_docs_routes(app)
     openapi = _describe_operations(app.openapi())
-    _insert_tiers(openapi, context.catalog.tiers())
+    _insert_tiers(openapi, context.catalog.tiers(), context.catalog.offered_tiers()[-1])
     examples.add_examples(openapi)
     events.describe(openapi)
     webhook_endpoints.describe(openapi)
@@ -204,18 +204,18 @@ def _describe_operations(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _insert_tiers(node: Any, tiers: list[str]) -> None:  # noqa: ANN401 - any JSON
-    """List the catalog's tiers wherever a tier is expected."""
+def _insert_tiers(node: Any, tiers: list[str], example: str) -> None:  # noqa: ANN401 - any JSON
+    """List the catalog's tiers wherever a tier is expected. One that is sold no longer may be kept."""
     if isinstance(node, list):
         for child in node:
-            _insert_tiers(child, tiers)
+            _insert_tiers(child, tiers, example)
     elif isinstance(node, dict):
         if node.pop(TIERS_MARKER, None):
             for name in ("minLength", "maxLength", "pattern"):
                 node.pop(name, None)
-            node["enum"], node["examples"] = tiers, [tiers[-1]]
+            node["enum"], node["examples"] = tiers, [example]
         for child in node.values():
-            _insert_tiers(child, tiers)
+            _insert_tiers(child, tiers, example)
 
 
 def _describe_operation(operation: dict[str, Any], rule: PermissionRule, method: str) -> None:

@@ -85,7 +85,7 @@ def _run_steps(runtime: Runtime, sandbox: SandboxClient, folder: Path, write_lin
     write_line(f"Imported {summary}")
     write_line(f"Both providers in sync after {time.monotonic() - started:.1f} s")
     with runtime.database.write() as session:
-        new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.tiers()[0])
+        new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.offered_tiers()[0])
         org_id = commands.create(ChangeContext(session, utc_now(), DEMO_CAUSE), new, runtime.catalog).id
     problem = problem or _wait_until_in_sync(runtime.database)
     write_line("Created Northwind: a customer at Stripe, a customer and a subscription at Lago")
@@ -99,7 +99,7 @@ def _run_steps(runtime: Runtime, sandbox: SandboxClient, folder: Path, write_lin
 
 def _steps(runtime: Runtime) -> Iterable[tuple[str, DemoStep]]:
     plans = runtime.catalog
-    tiers = plans.tiers()
+    tiers = plans.offered_tiers()
     high, low = tiers[-1], tiers[len(tiers) // 2 - 1]
 
     def rename(change: ChangeContext, organization: Organization) -> None:

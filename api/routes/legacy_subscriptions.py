@@ -84,8 +84,8 @@ class LegacyPlanPreview(BaseModel):
 
 @router.get(f"{SUBSCRIPTIONS_PATH}/plans")
 def list_plans(context: ContextDep) -> LegacyPlanList:
-    """List plans."""
-    return LegacyPlanList(plans=[_legacy_plan(context.catalog.plan(tier)) for tier in context.catalog.tiers()])
+    """List the plans that are on sale."""
+    return LegacyPlanList(plans=[_legacy_plan(context.catalog.plan(tier)) for tier in context.catalog.offered_tiers()])
 
 
 @router.get(f"{SUBSCRIPTIONS_PATH}/current")

@@ -45,7 +45,7 @@ class UserProfile:
 
 
 def sign_in(change: ChangeContext, profile: UserProfile, catalog: Catalog) -> Organization | None:
-    """Records a sign-in. Returns the organization it created, on the lowest plan, with the user as its owner.
+    """Records a sign-in. Returns the organization it created, on the lowest plan on sale, with its owner.
 
     ``None``: it was not the first sign-in, or the user already belongs to an organization or is invited to one, and
     chooses.
@@ -120,7 +120,7 @@ def _create_own_organization(change: ChangeContext, profile: UserProfile, catalo
         or "Somebody"
     )
     new = NewOrganization(
-        name=f"{name}{_ORGANIZATION_NAME_SUFFIX}", plan_tier=catalog.tiers()[0], billing_email=billing_email
+        name=f"{name}{_ORGANIZATION_NAME_SUFFIX}", plan_tier=catalog.offered_tiers()[0], billing_email=billing_email
     )
     try:
         return commands.create(change, new, catalog)

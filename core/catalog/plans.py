@@ -31,6 +31,7 @@ PERIODS_PER_YEAR: dict[BillingInterval, int] = {
 
 # The field of each provider's code, current or, in ``former_codes``, former.
 CODE_FIELDS: Final[Mapping[ChargingProvider, str]] = {"lago": "lago_plan_code", "stripe": "stripe_lookup_key"}
+_PROBLEM_AT = "problem_at"  # type of an error of ours, whose context names the field
 _DEEPEST_KEY = 3  # plans.TIER.FIELD; what is below is written on the line of the field
 
 ProviderPlanCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
@@ -54,7 +55,10 @@ class FormerCodes(BaseModel):
 
 
 class CatalogPlan(BaseModel):
-    """One tier. ``amount`` is in the minor unit of ``currency``, for one ``interval``."""
+    """One tier. ``amount`` is in the minor unit of ``currency``, for one ``interval``.
+
+    ``offered`` False: it is sold no longer. Organizations that are on it stay on it, and no other one gets it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -68,6 +72,7 @@ class CatalogPlan(BaseModel):
     stripe_lookup_key: ProviderPlanCode
     charged_by: ChargingProvider
     former_codes: FormerCodes = FormerCodes()
+    offered: bool = True
 
     def code(self, provider: ChargingProvider) -> str:
         """The code under which the provider sells it today."""
@@ -117,6 +122,9 @@ class Catalog(BaseModel):
     @model_validator(mode="after")
     def _refuse_duplicates(self) -> Catalog:
         plans = self.plans.values()
+        if not any(plan.offered for plan in plans):
+            problem = "no plan is offered; remove `offered = false` from one that new organizations may have"
+            raise PydanticCustomError(_PROBLEM_AT, problem, {"where": "plans"})
         _refuse_same_values((plan.tier, "rank", plan.rank) for plan in plans)
         for provider, field in CODE_FIELDS.items():
             _refuse_same_values(
@@ -133,6 +141,10 @@ class Catalog(BaseModel):
         """All tiers, lowest rank first."""
         return [plan.tier for plan in sorted(self.plans.values(), key=lambda plan: plan.rank)]
 
+    def offered_tiers(self) -> list[str]:
+        """Those that a new organization may have, lowest rank first; at least one."""
+        return [tier for tier in self.tiers() if self.plans[tier].offered]
+
     def tiers_above(self, tier: str) -> frozenset[str]:
         return frozenset(each for each in self.tiers() if self.plans[each].rank > self.plan(tier).rank)
 
@@ -147,17 +159,29 @@ class Catalog(BaseModel):
         return next((plan.tier for plan in self.plans.values() if plan.has_code(provider, code)), None)
 
     def conflicts(self) -> list[str]:
-        """Adjacent ranks that Lago would order differently, one sentence for each pair (money.md 7)."""
-        ordered = [self.plans[tier] for tier in self.tiers()]
+        """Adjacent ranks that Lago would order differently, one sentence for each pair (money.md 7).
+
+        An organization keeps its currency, so plans in different ones are not compared.
+        """
+        pairs = self._adjacent_plans()
         return [
             f"plans.{high.tier} ranks above plans.{low.tier} but costs less per year "
             f"({high.yearly_amount} < {low.yearly_amount}): Lago would treat the upgrade as a downgrade"
-            for low, high in itertools.pairwise(ordered)
+            for low, high in pairs
             if high.yearly_amount < low.yearly_amount
         ] + [
             f"plans.{high.tier} costs the same per year as plans.{low.tier}: Lago would apply the downgrade immediately"
-            for low, high in itertools.pairwise(ordered)
+            for low, high in pairs
             if high.yearly_amount == low.yearly_amount
+        ]
+
+    def _adjacent_plans(self) -> list[tuple[CatalogPlan, CatalogPlan]]:
+        ordered = [self.plans[tier] for tier in self.tiers()]
+        currencies = dict.fromkeys(plan.currency for plan in ordered)
+        return [
+            pair
+            for currency in currencies
+            for pair in itertools.pairwise(plan for plan in ordered if plan.currency == currency)
         ]
 
 
@@ -219,7 +243,7 @@ def _refuse_same_values(values: Iterable[tuple[str, str, object]]) -> None:
         if value in tier_by_value:
             problem = "{where} is {value}, which plans.{other} already uses"
             parameters = {"where": f"plans.{tier}.{field}", "value": repr(value), "other": tier_by_value[value]}
-            raise PydanticCustomError("duplicate_value", problem, parameters)
+            raise PydanticCustomError(_PROBLEM_AT, problem, parameters)
         tier_by_value[value] = tier
 
 
@@ -231,8 +255,10 @@ def _tier_key_error(path: Path, text: str, tier: str) -> str:
 def _error_text(path: Path, text: str, error: ValidationError) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
-    if first["type"] == "duplicate_value":
-        return f"{path} line {_line_number(text, first['ctx']['where'].split('.'))}: {first['msg']}"
+    if first["type"] == _PROBLEM_AT:
+        where = first["ctx"]["where"]
+        sentence = first["msg"] if first["msg"].startswith(where) else f"{where}: {first['msg']}"
+        return f"{path} line {_line_number(text, where.split('.'))}: {sentence}"
     actual = "" if first["type"] == "missing" else f" (got {first['input']!r})"
     return f"{path} line {_line_number(text, location)}: {'.'.join(location)}: {first['msg']}{actual}"
 

@@ -1,6 +1,7 @@
 """`plans check` and `plans push`: the catalog compared with the providers' prices.
 
-`plans push` creates missing prices. It never changes an existing one, because a plan with subscribers is a contract.
+`plans push` creates missing prices. It never changes an existing one, because a plan with subscribers is a contract,
+and creates none that is sold no longer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class PriceStatus:
     """One plan at one provider. ``problem`` is None if the provider sells it exactly as the catalog says.
 
     ``missing``: it is not there; ``added``: it is there now, and was not. ``unknown``: the provider did not answer.
-    ``remarks``: what it has beside its terms.
+    ``sold_no_longer``: it is not there, and need not be. ``remarks``: what it has beside its terms.
     """
 
     tier: str
@@ -28,6 +29,7 @@ class PriceStatus:
     missing: bool = False
     added: bool = False
     unknown: bool = False
+    sold_no_longer: bool = False
     problem: str | None = None
     remarks: tuple[str, ...] = ()
 
@@ -89,6 +91,9 @@ def _compare(plan: CatalogPlan, expected: PriceSpec, billing_provider: BillingPr
         actual = billing_provider.find_price(expected.code)
     except RejectedError as error:
         return replace(status, problem=error.message)
+    if actual is None and not plan.offered and billing_provider.provider == plan.charged_by:
+        # The other provider needs it all the same, for the organizations that stay on it.
+        return replace(status, sold_no_longer=True)
     if actual is None:
         return replace(status, missing=True, problem="no such price at the provider")
     return replace(status, problem=_difference(expected, actual), remarks=actual.remarks)

@@ -27,6 +27,7 @@ from core.organizations.validation import (
     checked_currency,
     checked_email,
     checked_name,
+    checked_offered,
     checked_plan_currency,
 )
 from core.ports.spec import PROVIDERS
@@ -50,6 +51,8 @@ class NewOrganization:
     org_id: str | None = None
     billing_email: str | None = None
     currency: str | None = None
+    has_plan_already: bool = False
+    """A provider charges it for the plan already, so the plan may be one that is sold no longer."""
 
 
 def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Organization:
@@ -58,6 +61,8 @@ def create(change: ChangeContext, new: NewOrganization, catalog: Catalog) -> Org
         raise InvalidChangeError("org_id", "org_id must be org_ followed by at most 60 letters, digits, _ or -")
     name = checked_name(new.name)
     one_of("plan_tier", new.plan_tier, catalog.tiers())
+    if not new.has_plan_already:
+        checked_offered("plan_tier", new.plan_tier, catalog)
     currency = checked_currency(new.currency) if new.currency else None
     checked_plan_currency("currency", new.plan_tier, currency, catalog)
     may_share_name = _check_name_is_free(change.session, name)

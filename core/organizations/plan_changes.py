@@ -13,7 +13,7 @@ from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
 from core.organizations.links import mark_for_sync
-from core.organizations.validation import checked_plan_currency
+from core.organizations.validation import checked_offered, checked_plan_currency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ def decide_plan_change(organization: Organization, plan_tier: str, catalog: Cata
     current_tier, pending_tier = organization.plan_tier, organization.pending_plan_tier
     current_plan = catalog.plans.get(current_tier)
     if plan_tier not in {current_tier, pending_tier}:
+        checked_offered("plan_tier", plan_tier, catalog)
         currency = organization.currency or (current_plan.currency if current_plan else None)
         checked_plan_currency("plan_tier", plan_tier, currency, catalog)
     billed = organization.status != "deleted"

@@ -62,6 +62,13 @@ def checked_currency(currency: str) -> str:
     return currency
 
 
+def checked_offered(field: str, plan_tier: str, catalog: Catalog) -> None:
+    """Whoever is on a plan that is sold no longer stays on it, and nobody else gets it."""
+    if not catalog.plan(plan_tier).offered:
+        message = f"plan {plan_tier} is sold no longer; plans on sale: {', '.join(catalog.offered_tiers())}"
+        raise InvalidChangeError(field, message)
+
+
 def checked_plan_currency(field: str, plan_tier: str, currency: str | None, catalog: Catalog) -> None:
     """All plans of an organization are in one currency. Lago takes a plan in another and mixes the two (lago.md 5.1).
 
@@ -70,7 +77,7 @@ def checked_plan_currency(field: str, plan_tier: str, currency: str | None, cata
     plan = catalog.plans.get(plan_tier)
     if plan is None or currency in {None, plan.currency}:
         return
-    tiers = [tier for tier in catalog.tiers() if catalog.plan(tier).currency == currency]
+    tiers = [tier for tier in catalog.offered_tiers() if catalog.plan(tier).currency == currency]
     raise InvalidChangeError(
         field,
         f"plan {plan_tier} costs {plan.currency}, not {currency}. Plans in {currency}: {', '.join(tiers) or 'none'}. "

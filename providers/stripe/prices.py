@@ -43,7 +43,10 @@ class StripePrices:
             return price
         price = self._find_active(lookup_key, guard)
         if price is None:
-            message = f"no active price with lookup key {lookup_key}; run `billing-sync plans push`"
+            message = (
+                f"no active price with lookup key {lookup_key}; run `billing-sync plans push`, or make it active again "
+                "in Stripe if plans.toml has `offered = false` for it"
+            )
             raise RejectedError(STRIPE, message, "unknown_lookup_key")
         with self._lock:
             if len(self._cache) >= _MAX_CACHED_PRICES:

@@ -27,7 +27,7 @@ def check(*, as_json: output.JsonOption = False) -> None:
     It also warns where Stripe mails the invoices, and says how many organizations have no billing email.
 
     JSON: {"in_order", "warnings": [sentence], "plans": [{"tier", "provider", "code", "missing", "added", "unknown",
-    "problem", "remarks": [sentence]}]}. A remark is no problem, such as an amount that includes tax.
+    "sold_no_longer", "problem", "remarks": [sentence]}]}. A remark is no problem, such as an amount that includes tax.
     """
     with _open_catalog_and_providers() as (catalog, providers):
         statuses = publishing.check(catalog, providers)
@@ -113,7 +113,8 @@ def _remarks(statuses: list[PriceStatus]) -> list[str]:
 
 def _plan_columns() -> list[Column[PriceStatus]]:
     def price_status(row: PriceStatus) -> str:
-        return row.problem or ("added now" if row.added else "as in the catalog")
+        without_problem = "sold no longer" if row.sold_no_longer else "added now" if row.added else "as in the catalog"
+        return row.problem or without_problem
 
     return [
         Column("plan", lambda row: row.tier),

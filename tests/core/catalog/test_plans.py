@@ -294,3 +294,29 @@ def test_the_same_price_a_year_is_a_disagreement(file: Path) -> None:
     assert _changed(file, "amount = 1900", "amount = 0").conflicts() == [
         "plans.starter costs the same per year as plans.founders_friend: Lago would apply the downgrade immediately"
     ]
+
+
+def _not_offered(*tiers: str) -> str:
+    """The shipped file with these plans sold no longer."""
+    text = SHIPPED
+    for tier in tiers:
+        text = text.replace(f"[plans.{tier}]", f"[plans.{tier}]\noffered = false")
+    return text
+
+
+def test_a_plan_that_is_sold_no_longer_stays_a_tier_and_is_not_offered(file: Path) -> None:
+    file.write_text(_not_offered("starter"))
+    plans = load(file)
+    assert plans.tiers() == ["founders_friend", "starter", "professional", "enterprise"]
+    assert plans.offered_tiers() == ["founders_friend", "professional", "enterprise"]
+
+
+def test_a_catalog_that_offers_nothing_is_refused(file: Path) -> None:
+    problem = _problem(file, _not_offered("founders_friend", "starter", "professional", "enterprise"))
+    assert problem == (
+        f"{file} line 1: plans: no plan is offered; remove `offered = false` from one that new organizations may have"
+    )
+
+
+def test_plans_in_different_currencies_are_not_compared(file: Path) -> None:
+    assert _changed(file, 'amount = 1900\ncurrency = "USD"', 'amount = 990000\ncurrency = "JPY"').conflicts() == []

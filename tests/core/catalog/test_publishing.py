@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.catalog import publishing
+from core.catalog.plans import Catalog
 from core.ports.errors import ProviderError
 from tests.support.sync_world import SyncWorld
 
@@ -82,3 +85,35 @@ def test_a_lookup_key_of_an_archived_price_is_named_with_the_price(world: SyncWo
     assert starter.problem == (
         f"the archived price {price['id']} has the lookup key starter_monthly_usd; remove it there in Stripe"
     )
+
+
+def not_offered(world: SyncWorld, tier: str) -> Catalog:
+    plan = world.catalog.plan(tier).model_copy(update={"offered": False})
+    return world.catalog.model_copy(update={"plans": {**world.catalog.plans, tier: plan}})
+
+
+def test_what_is_sold_no_longer_need_not_be_there_and_is_not_made(world: SyncWorld) -> None:
+    catalog = not_offered(world, "starter")
+    world.sandbox.reset()
+    published = publishing.publish(catalog, world.providers.values())
+    assert [each.tier for each in published if each.sold_no_longer] == ["starter"]
+    assert all(each.problem is None for each in published)
+    assert "starter" not in {row["code"] for row in world.lago_objects("plans")}
+    assert publishing.check(catalog, world.providers.values()) == [replace(each, added=False) for each in published]
+
+
+def test_what_is_sold_no_longer_and_differs_is_named(world: SyncWorld) -> None:
+    catalog = not_offered(world, "starter")
+    world.sandbox.patch("lago", "plans", "starter", amount_cents=2900)
+    (starter,) = [each for each in publishing.check(catalog, world.providers.values()) if each.tier == "starter"]
+    assert starter.problem == "amount is 2900 at the provider but 1900 in the catalog"
+
+
+def test_lago_gets_the_plan_of_a_price_that_stripe_sells_no_longer(world: SyncWorld) -> None:
+    """Organizations stay on it, and each has a subscription in Lago that charges nobody."""
+    world.set_charging_provider("stripe", "starter")
+    catalog = not_offered(world, "starter")
+    world.sandbox.reset()
+    publishing.publish(catalog, world.providers.values())
+    assert "starter" in {row["code"] for row in world.lago_objects("plans")}
+    assert "starter_monthly_usd" not in {row["lookup_key"] for row in world.stripe_objects("prices")}
