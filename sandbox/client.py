@@ -141,6 +141,10 @@ class SandboxClient:
         """A subscription that billing-sync did not create, billed by invoice."""
         return self._create("stripe/subscriptions", [{"customer": customer, "price": price, **fields}])[0]
 
+    def preload_stripe_subscriptions(self, subscriptions: Iterable[JsonDocument]) -> list[JsonDocument]:
+        """``[{"customer", "price"}]``, or ``items`` as Stripe takes them; billed by invoice if nothing else is said."""
+        return self._create("stripe/subscriptions", subscriptions)
+
     def preload_lago_customers(self, customers: Iterable[JsonDocument]) -> list[JsonDocument]:
         """Customers created by hand; ``lago_id`` may be chosen: ``[{"external_id": "org_1", "name": "Acme"}]``."""
         return self._create("lago/customers", customers)
@@ -157,6 +161,12 @@ class SandboxClient:
     ) -> JsonDocument:
         required = {"external_customer_id": external_customer_id, "plan_code": plan_code, "external_id": external_id}
         return self._create("lago/subscriptions", [{**required, **fields}])[0]
+
+    def preload_lago_subscriptions(self, subscriptions: Iterable[JsonDocument]) -> list[JsonDocument]:
+        return self._create("lago/subscriptions", subscriptions)
+
+    def preload_applied_coupons(self, coupons: Iterable[JsonDocument]) -> list[JsonDocument]:
+        return self._create("lago/applied_coupons", coupons)
 
     def patch(self, provider: str, object_type: str, key: str, **fields: Any) -> JsonDocument:  # noqa: ANN401
         """Change an object as in the dashboard: ``patch("stripe", "customers", "cus_1", name="Other")``."""

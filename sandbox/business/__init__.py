@@ -1,0 +1,1 @@
+"""A business that exists already: customers, subscriptions and prices at both providers, by seed, with their truth."""
