@@ -1,41 +1,19 @@
-"""Low-priority reads of a provider: interactive changes go first, the rate limit is respected, errors are retried.
-
-A listing survives a transient error and a 429. If the provider is down for longer, the check stops; it can be resumed.
-"""
+"""The reads of drift checks and repairs. A check that fails, since a provider is down for longer, can be resumed."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
 
-from core.flow_control.request_gate import RequestGate, RequestGates
-from core.ports.errors import MisconfiguredError, MustWaitError, RetryableError, ThrottledError
 from core.ports.provider import StateReader
-from core.ports.spec import Provider
-from core.reconcile.backoff import retry_delay
+from core.reconcile.low_priority_reader import LowPriorityReader
 from core.reconcile.reconciler import Reconciler
 
-MAX_READ_FAILURES = 6  # of one request, up to half a minute apart
-MAX_PERMIT_WAITS = 600  # each some seconds long: interactive changes go first as long as there are any
-DRIFT_RESERVATION_HOLDER = "drift"
-
-ReadResultT = TypeVar("ReadResultT")
-ProviderRead = Callable[[StateReader], ReadResultT]
-
-
-class Sleep(Protocol):
-    def __call__(self, seconds: float, /) -> None: ...
+DRIFT_PURPOSE = "drift"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriftReader:
-    """``readers``: of the providers that are to be read."""
-
-    readers: Mapping[Provider, StateReader]
-    gates: RequestGates = field(default_factory=RequestGates)
-    sleep: Sleep = time.sleep
+class DriftReader(LowPriorityReader[StateReader]):
+    purpose: str = DRIFT_PURPOSE
 
     @classmethod
     def for_reconciler(cls, reconciler: Reconciler) -> DriftReader:
@@ -43,32 +21,3 @@ class DriftReader:
             readers={each: provider.reader for each, provider in reconciler.providers.items()},
             gates=reconciler.request_gates,
         )
-
-    def __call__(self, provider: Provider, read: ProviderRead[ReadResultT]) -> ReadResultT:
-        """Makes one read; after an error ``read`` is called again from its start. Raises ``ProviderError``."""
-        failures = 0
-        for _ in range(MAX_PERMIT_WAITS):
-            gate = self.gates.open_gate(provider, DRIFT_RESERVATION_HOLDER, "bulk")
-            try:
-                return read(self.readers[provider].with_permits(gate))
-            except MustWaitError as wait:
-                self.sleep(wait.retry_after)
-            except MisconfiguredError:
-                raise
-            except RetryableError as error:
-                failures += 1
-                if failures == MAX_READ_FAILURES:
-                    raise
-                self._back_off(error, failures, gate)
-            finally:
-                gate.close()
-        message = (
-            "other requests used the whole rate limit for too long; run the command again when there is less traffic "
-            "(a drift check resumes where it stopped)"
-        )
-        raise ThrottledError(provider, message)
-
-    def _back_off(self, error: RetryableError, failures: int, gate: RequestGate) -> None:
-        if isinstance(error, ThrottledError):
-            gate.record_throttle(error)
-        self.sleep(retry_delay(error, failures))

@@ -8,12 +8,12 @@ import pytest
 
 from core.db.models.providers import ProviderStatus
 from core.drift import report_store
-from core.drift.provider_reader import MAX_READ_FAILURES
 from core.drift.repairer import ChangedSinceReportError
 from core.drift.report_store import DriftReport
 from core.organizations.links import SWEEP_GRACE
 from core.reconcile import due_links
 from core.reconcile.account_guard import WrongAccountError
+from core.reconcile.low_priority_reader import MAX_READ_FAILURES
 from tests.support.drift_harness import DriftHarness, synced_organization
 from tests.support.sync_world import SyncWorld, WorkerDiedError, kill_worker
 
