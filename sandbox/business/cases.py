@@ -1,7 +1,7 @@
 """What customers of a business look like at both providers, one function a case.
 
-A clear case is one that a strong key and its terms decide: it is adopted as it is. Every other one is left to an
-operator, with a reason.
+A clear case is one that a strong key decides, and whose plan the catalog knows: it is adopted with all its terms. Every
+other one is left to an operator, with a reason.
 """
 
 from collections.abc import Callable
@@ -374,7 +374,7 @@ CASES: Final = (
     _case(2, _lago_with_two_subscriptions, clear=False),
     _case(2, _lago_with_a_scheduled_downgrade, clear=False),
     _case(1, _lago_that_begins_later, clear=False),
-    _case(2, _lago_with_a_planned_end, clear=False),
+    _case(2, _lago_with_a_planned_end, clear=True),
     _case(2, _lago_charges_another_payer, clear=False),
     _case(2, _two_at_lago_charge_one_payer, clear=False),
     _case(2, _payer_was_deleted, clear=False),
@@ -396,9 +396,9 @@ CASES: Final = (
     _case(2, _stripe_in_tiers, clear=False),
     _case(2, _stripe_with_two_items, clear=False),
     _case(2, _stripe_with_two_subscriptions, clear=False),
-    _case(2, _stripe_with_a_planned_end, clear=False),
-    _case(2, _stripe_paused, clear=False),
-    _case(1, _stripe_with_a_schedule, clear=False),
+    _case(2, _stripe_with_a_planned_end, clear=True),
+    _case(2, _stripe_paused, clear=True),
+    _case(1, _stripe_with_a_schedule, clear=True),
     _case(1, _stripe_unpaid_so_far, clear=False),
     _case(3, _stripe_without_subscription, clear=False),
     _case(2, _deleted_customer_of_the_manager, clear=False),

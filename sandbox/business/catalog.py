@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from sandbox.http import JsonDocument
 
-STRIPE_TIER: Final = "professional"  # Stripe charges for it; Lago charges for the other two
-LAGO_TIERS: Final = ("starter", "enterprise")
-AMOUNTS: Final = {"starter": 1900, "professional": 4900, "enterprise": 9900}
+AMOUNTS: Final = {"starter": 1900, "professional": 4900, "scale": 7900, "enterprise": 9900, "unlimited": 19900}
+"""Of each tier, lowest first. Stripe charges for professional and scale, Lago for the others."""
+UPGRADES: Final = {"starter": "enterprise", "enterprise": "unlimited", "professional": "scale"}
+"""To a higher tier that the same provider charges for."""
 FORMER_AMOUNTS: Final = {"starter": 1500, "professional": 3900}
 PLANS_TOML: Final = """
 [ending]
@@ -40,8 +41,28 @@ lago_plan_code = "professional"
 stripe_lookup_key = "professional_monthly_usd"
 former_codes = { stripe = ["professional_2023_usd"] }
 
-[plans.enterprise]
+[plans.scale]
 rank = 3
+name = "Scale"
+amount = 7900
+currency = "USD"
+interval = "monthly"
+charged_by = "stripe"
+lago_plan_code = "scale"
+stripe_lookup_key = "scale_monthly_usd"
+
+[plans.unlimited]
+rank = 5
+name = "Unlimited"
+amount = 19900
+currency = "USD"
+interval = "monthly"
+charged_by = "lago"
+lago_plan_code = "unlimited"
+stripe_lookup_key = "unlimited_monthly_usd"
+
+[plans.enterprise]
+rank = 4
 name = "Enterprise"
 amount = 9900
 currency = "USD"

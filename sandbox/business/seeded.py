@@ -17,7 +17,8 @@ from sandbox.http import JsonDocument
 
 PAYMENT_PROVIDER_CODE: Final = "stripe_main"
 BEGINNING: Final = datetime(2024, 1, 8, 9, 0, tzinfo=UTC)
-# Names as customers have them: not unique, in several scripts, and some that a spreadsheet would run as a formula.
+# Names as customers have them: in several scripts, and some that a spreadsheet would run as a formula. Each occurs once
+# only because of its number: a name that occurs twice is a case of its own.
 _FIRST_WORDS: Final = (
     "Acme",
     "Blue Harbor",
@@ -85,7 +86,7 @@ class BusinessDraft:
         self._deletions: list[tuple[str, str, str]] = []
 
     def new_customer(self, number: int, case: str, *, is_clear: bool) -> BusinessCustomer:
-        name = f"{self.random.choice(_FIRST_WORDS)} {self.random.choice(_SECOND_WORDS)}"
+        name = f"{self.random.choice(_FIRST_WORDS)} {self.random.choice(_SECOND_WORDS)} {number + 1}"
         return BusinessCustomer(number=number, case=case, is_clear=is_clear, name=name, email=f"billing@c{number}.test")
 
     def organization(
