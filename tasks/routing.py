@@ -46,6 +46,8 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
     "organization.status_changed": _BOTH_PROVIDERS,
     "organization.billing_details_changed": _BOTH_PROVIDERS,
     "organization.sync_requested": _BOTH_PROVIDERS,
+    "organization.adopted": _BOTH_PROVIDERS,
+    "organization.released": _BOTH_PROVIDERS,
     # The providers have no members.
     "membership.added": (),
     "membership.removed": (),

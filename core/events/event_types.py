@@ -31,7 +31,12 @@ ORGANIZATION_CHANGES: Final = tuple(name for name in CHANGE_TYPES if name.starts
 OperatorEventType = Literal["link.parked", "provider.unavailable"]
 """What an operator must act on. Only an endpoint that asks for them by name gets them."""
 
-EventType = ChangeType | Literal["organization.sync_requested", "organization.synced"] | OperatorEventType
+AdoptionEventType = Literal["organization.adopted", "organization.released"]
+"""An operator handed what is at the providers over to billing-sync, or gave it back."""
+
+EventType = (
+    ChangeType | Literal["organization.sync_requested", "organization.synced"] | AdoptionEventType | OperatorEventType
+)
 """All types that we record; no other service can send the additional ones. ``sync_requested``: an operator asked for
 another attempt (a retry, or a decided conflict), so the relay sends one although no value changed."""
 

@@ -42,6 +42,9 @@ LinkEvent = Literal[
     "plan_repaired",
     "customer_id_set",
     "customer_id_contested",
+    "adopted",
+    "adopted_with_subscription",
+    "released",
 ]
 StateT = TypeVar("StateT", LinkState, CustomerState, PlanState)
 
@@ -233,6 +236,27 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         meaning="An import has the same customer id for another organization. A conflict stays as it is.",
         written_by="core.predecessor.import_organizations:OrganizationImport",
         link={"active": "on_hold", "parked": "on_hold", "on_hold": "on_hold", "observed": "on_hold"},
+    ),
+    "adopted": Transition(
+        meaning="An operator handed the customer over to billing-sync. What it is there counts as what we want.",
+        written_by="core.adoption.adoption:adopt",
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
+        customer=dict.fromkeys(_ALL_CUSTOMER_STATES, "applied"),
+        plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
+    ),
+    "adopted_with_subscription": Transition(
+        meaning="The same, and the same of its subscription, unless that is to get the catalog's price.",
+        written_by="core.adoption.adoption:adopt",
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
+        customer=dict.fromkeys(_ALL_CUSTOMER_STATES, "applied"),
+        plan=dict.fromkeys(_ALL_PLAN_STATES, "applied"),
+    ),
+    "released": Transition(
+        meaning="An operator gave the customer back: it is observed, and nothing is written to it.",
+        written_by="core.adoption.release:release",
+        link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
+        customer=_ANY_CUSTOMER_UNCONFIRMED,
+        plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
     ),
 }
 

@@ -230,6 +230,18 @@ _add(
     "Send a failed email again after its cause is gone. Safe to repeat.",
 )
 
+adopt_commands = _group(
+    "adopt",
+    "Customers and subscriptions that are at the providers already: hand them over to billing-sync.",
+    PANEL_OPERATE,
+)
+_add(
+    adopt_commands,
+    "release",
+    ("adopt_organization", "release"),
+    "Give an adopted organization back: our metadata in Stripe is removed, and nothing else is written to it.",
+)
+
 drift_commands = _group(
     "drift", "Compare the providers with the desired state, and repair what differs.", PANEL_OPERATE
 )

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Counter
 
-HistoryKind = Literal["attempt", "retried", "resolved", "customer_id_set", "drift_repaired"]
+HistoryKind = Literal["attempt", "retried", "resolved", "customer_id_set", "drift_repaired", "adopted", "released"]
 AttemptOutcome = Literal["synced", "waiting", "retry", "parked", "on_hold", "lease_lost"]
 
 

@@ -11,15 +11,22 @@ from typing import Any, Final, get_args
 
 import pytest
 
+from core.adoption import adoption, provider_objects, release
+from core.adoption.adoption import AdoptionRules
+from core.adoption.provider_objects import ProviderObjects
+from core.adoption.row import AdoptionRow
+from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog
+from core.compare.desired_state import PayerPolicy
 from core.db.database import Database
-from core.db.models.billing_links import BillingLink, CustomerState, LinkState, PlanState
+from core.db.models.billing_links import BillingLink, CustomerState, LinkState, Ownership, PlanState
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands, link_states, provider_ids
 from core.organizations.commands import NewOrganization
 from core.organizations.link_states import TRANSITIONS, LinkEvent, UndefinedTransitionError
 from core.ports.errors import ConflictError, RejectedError
+from core.ports.inventory import InventoryCustomer, InventoryItem, InventorySubscription
 from core.ports.provider import Customer, Subscription
 from core.ports.spec import PAYER_CHANGED, Provider
 from core.reconcile import commands as reconcile_commands
@@ -32,12 +39,39 @@ from tests.support.predecessor_files import organization
 
 States = tuple[LinkState, CustomerState, PlanState]
 CUSTOMER: Final = ApplyResult(customer=Customer(id="cus_1", livemode=False), customer_fingerprint="digest")
+SUBSCRIPTION_THERE: Final = InventorySubscription(
+    id="sub_1",
+    customer_id="cus_1",
+    items=(InventoryItem(price_id="professional", code="professional", amount=4900, currency="USD", interval="month"),),
+)
 SUBSCRIPTION: Final = ApplyResult(subscription=Subscription(id="sub_1", plan_code="professional"))
 
 
 def _send_after(attempt: SyncAttempt, prepare: Callable[[None], None]) -> None:
     prepare(None)
     attempt.before_request("POST /v1/anything")
+
+
+def _adopt(
+    change: ChangeContext, acme: Organization, provider: Provider, subscriptions: tuple[InventorySubscription, ...]
+) -> None:
+    subscription = subscriptions[0] if subscriptions else None
+    found = ProviderObjects(customer=InventoryCustomer(id="cus_1", name="Acme"), subscription=subscription)
+    side = provider_objects.side_of(found)
+    row = AdoptionRow(
+        org_id=acme.id,
+        sides={provider: side},
+        matched_by="link",
+        plan_tier="professional",
+        difference=0,
+        currency="USD",
+        name_source=provider,
+        email_source=provider,
+        action="adopt",
+        reason="",
+    )
+    rules = AdoptionRules(catalog=plan_catalog.load(), policy=PayerPolicy())
+    adoption.adopt(change, row, {provider: found}, rules)
 
 
 OF_ATTEMPTS: Final[dict[LinkEvent, Callable[[SyncAttempt], object]]] = {
@@ -65,6 +99,14 @@ OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provid
     "customer_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["customer_repaired"]),
     "plan_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["plan_repaired"]),
     "customer_id_set": lambda change, acme, at: provider_ids.set_customer_ids(change, acme, {at: "cus_new"}),
+    "adopted": lambda change, acme, at: _adopt(change, acme, at, ()),
+    "adopted_with_subscription": lambda change, acme, at: _adopt(change, acme, at, (SUBSCRIPTION_THERE,)),
+    "released": lambda change, acme, _: release.release(change, acme),
+}
+OWNERSHIP_BEFORE: Final[dict[LinkEvent, Ownership]] = {
+    "adopted": "theirs",
+    "adopted_with_subscription": "theirs",
+    "released": "adopted",
 }
 # Only a link on hold for this reason is moved by the event.
 CONFLICTS: Final[tuple[LinkEvent, ...]] = (
@@ -72,6 +114,8 @@ CONFLICTS: Final[tuple[LinkEvent, ...]] = (
     "conflict_ended",
     "conflict_ended_keeping_customer",
     "payer_decided",
+    "adopted",
+    "adopted_with_subscription",
 )
 KEEPING_CUSTOMER: Final[tuple[LinkEvent, ...]] = ("retried_keeping_customer", "conflict_ended_keeping_customer")
 
@@ -154,7 +198,8 @@ def test_an_attempt_moves_the_states_as_the_table_says_or_raises(links: Links, e
 @pytest.mark.slow
 @pytest.mark.parametrize("event", OF_COMMANDS)
 def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkEvent) -> None:
-    provider: Provider = "lago" if event in {*KEEPING_CUSTOMER, "payer_decided"} else "stripe"
+    at_lago = {*KEEPING_CUSTOMER, "payer_decided", "adopted_with_subscription", "released"}
+    provider: Provider = "lago" if event in at_lago else "stripe"
     link_states_before: tuple[LinkState, ...] = tuple(TRANSITIONS[event].link or ("active",))
     for state in link_states_before:
         for before in all_states(state):
@@ -163,6 +208,7 @@ def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkE
             error_kind = "conflict" if event in CONFLICTS else "import"
             values: dict[str, Any] = {"error_kind": error_kind} if state == "on_hold" else {}
             values |= {"error_code": PAYER_CHANGED} if event == "payer_decided" else {}
+            values |= {"ownership": OWNERSHIP_BEFORE[event]} if event in OWNERSHIP_BEFORE else {}
             with links.database.write() as session:
                 found = session.get_one(Organization, "org_acme")
                 found.status, found.name, version = "active", "Acme", found.version

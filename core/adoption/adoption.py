@@ -1,0 +1,307 @@
+"""The adoption of one row, in one transaction: an organization whose links have the identities that are there.
+
+Nothing is written at a provider. A link that is adopted says that the provider has what is desired, so the reconcile
+after it finds nothing to do but our marks. With ``change-to-catalog`` the charging provider's plan counts as unknown,
+so once the organization is managed, a reconcile brings it to the catalog's price.
+
+An organization is new if the row names none. A repeated row finds the organization by the identities, which belong to
+one organization each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from core.adoption import guards
+from core.adoption.guards import DISCOVER_AGAIN, NotAdoptedError, Objects
+from core.adoption.provider_objects import ProviderObjects
+from core.adoption.row import AdoptionRow, ValueSource
+from core.catalog.plans import Catalog, CatalogPlan
+from core.common.validation import InvalidChangeError
+from core.compare.desired_state import PayerPolicy, customer_fingerprint, desired_state
+from core.db import leases
+from core.db.database import acquire_advisory_locks
+from core.db.models.billing_links import NO_ERROR, BillingLink
+from core.db.models.organizations import Organization
+from core.db.models.providers import ProviderStatus
+from core.events import link_history, outbox
+from core.events.event_types import ChangeContext
+from core.organizations import commands, link_states, plan_changes
+from core.organizations.commands import NewOrganization
+from core.organizations.links import mark_for_sync
+from core.ports import arrangement
+from core.ports.errors import RejectedError
+from core.ports.spec import PROVIDERS, Provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptionRules:
+    """``with_marks`` False: Stripe's metadata stays as it is."""
+
+    catalog: Catalog
+    policy: PayerPolicy
+    with_marks: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """``remarks``: what an operator should know, in sentences."""
+
+    org_id: str
+    is_new: bool
+    remarks: tuple[str, ...]
+
+
+def adopted_before(session: Session, row: AdoptionRow) -> str | None:
+    """The organization that has the row's customers since an earlier adoption. None: not all of them are adopted."""
+    found: set[str] = set()
+    for provider, side in row.sides.items():
+        link = session.scalars(
+            select(BillingLink).where(BillingLink.provider == provider, BillingLink.customer_id == side.customer_id)
+        ).one_or_none()
+        if link is None or not (_is_adopted(link) or guards.is_ours(link)):
+            return None
+        found.add(link.org_id)
+    return found.pop() if len(found) == 1 and (row.org_id is None or row.org_id in found) else None
+
+
+def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: AdoptionRules) -> Adopted:
+    """``objects``: what was just read for the row's sides. Raises ``NotAdoptedError``; nothing may be stored then."""
+    plan = guards.plan_of(row, rules.catalog)
+    guards.refuse_objects(row, plan, objects, rules.catalog, rules.policy)
+    acquire_advisory_locks(change.session, *guards.identity_names(objects))
+    try:
+        organization = _organization(change, row, objects, plan, rules.catalog)
+        links = _links(change.session, organization.id)
+        for provider in PROVIDERS:
+            guards.refuse_link(links[provider], objects.get(provider))
+        is_new = row.org_id is None
+        if not is_new:
+            _take_over_values(change, organization, row, objects, rules.catalog)
+        _take_over_plan(change, organization, plan, objects, rules.catalog)
+    except InvalidChangeError as error:
+        raise _unusable_value(error) from error
+    for provider, found in objects.items():
+        if not guards.is_ours(links[provider]):
+            _adopt_link(change, organization, provider, found, row, plan, rules)
+    outbox.record(change, "organization.adopted", organization.id, {"action": row.action})
+    if not is_new:
+        mark_for_sync(change, organization)
+    links = _links(change.session, organization.id)
+    _store_fingerprints(organization, links, objects, rules)
+    return Adopted(org_id=organization.id, is_new=is_new, remarks=tuple(_remarks(row, plan, objects, links)))
+
+
+def _is_adopted(link: BillingLink) -> bool:
+    return link.ownership == "adopted" and link.marks != "removal"
+
+
+def _organization(
+    change: ChangeContext, row: AdoptionRow, objects: Objects, plan: CatalogPlan, catalog: Catalog
+) -> Organization:
+    """The locked organization, or a new one. Raises ``NotAdoptedError`` and ``InvalidChangeError``."""
+    for owner, identity in guards.owners(change.session, objects).items():
+        if owner != row.org_id:
+            message = f"{identity} belongs to organization {owner}: {DISCOVER_AGAIN}"
+            raise NotAdoptedError(message)
+    if row.org_id is None:
+        return _new_organization(change, row, objects, plan, catalog)
+    organization = commands.lock(change.session, row.org_id)
+    if organization is None:
+        message = f"there is no organization {row.org_id}: leave org_id empty for a new one, or correct the row"
+        raise NotAdoptedError(message)
+    guards.refuse_organization(organization, plan)
+    return organization
+
+
+def _new_organization(
+    change: ChangeContext, row: AdoptionRow, objects: Objects, plan: CatalogPlan, catalog: Catalog
+) -> Organization:
+    name = _value("name", row.name_source, row.our_name, objects)
+    if name is None:
+        message = "it has no name at Stripe or Lago: write one into our_name, and `ours` into name_source"
+        raise NotAdoptedError(message)
+    email = _value("email", row.email_source, row.our_email, objects)
+    new = NewOrganization(name=name, plan_tier=plan.tier, billing_email=email)
+    return commands.create(change, new, catalog)
+
+
+def _take_over_values(
+    change: ChangeContext, organization: Organization, row: AdoptionRow, objects: Objects, catalog: Catalog
+) -> None:
+    name = _value("name", row.name_source, organization.name, objects)
+    if name is not None:
+        commands.rename(change, organization, name)
+    email = _value("email", row.email_source, organization.billing_email, objects)
+    commands.change_billing_details(change, organization, catalog, billing_email=email)
+
+
+def _value(field: str, source: ValueSource, ours: str | None, objects: Objects) -> str | None:
+    """Of the source that the row names, or else of the others: an empty value replaces none."""
+    theirs: Mapping[str, str | None] = {provider: getattr(found.customer, field) for provider, found in objects.items()}
+    values = {"ours": ours, **theirs}
+    order = [source, *(each for each in values if each != source)]
+    return next((value for each in order if (value := values.get(each))), None)
+
+
+def _take_over_plan(
+    change: ChangeContext, organization: Organization, plan: CatalogPlan, objects: Objects, catalog: Catalog
+) -> None:
+    """The pending plan that is paid already, and the one that is scheduled there. Raises ``NotAdoptedError``."""
+    if organization.plan_tier != plan.tier:
+        plan_changes.record_scheduled_plan_took_effect(change, organization, plan.tier)
+    paid = objects.get(plan.charged_by)
+    next_code = paid.subscription.next_code if paid is not None and paid.subscription is not None else None
+    next_tier = None if next_code is None else catalog.tier_of(plan.charged_by, next_code)
+    if next_tier in {None, organization.pending_plan_tier}:
+        return
+    # What a provider schedules and what an upgrade would do at once are told apart by the rank.
+    plan_changes.change_plan(change, organization, next_tier or plan.tier, catalog)
+    if organization.pending_plan_tier != next_tier:
+        message = f"{next_code} is scheduled at the provider, and is no lower plan than {plan.tier}: cancel it there"
+        raise NotAdoptedError(message)
+
+
+def _links(session: Session, org_id: str) -> dict[Provider, BillingLink]:
+    return {
+        provider: session.get_one(BillingLink, (org_id, provider), populate_existing=True) for provider in PROVIDERS
+    }
+
+
+def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
+    change: ChangeContext,
+    organization: Organization,
+    provider: Provider,
+    found: ProviderObjects,
+    row: AdoptionRow,
+    plan: CatalogPlan,
+    rules: AdoptionRules,
+) -> None:
+    """The lease must be free, and its generation ends any attempt that comes back later."""
+    status = change.session.get_one(ProviderStatus, provider)
+    values = {
+        "customer_id": found.customer.id,
+        "account_id": status.account_id,
+        "livemode": status.livemode,
+        "ownership": "adopted",
+        **_plan_values(provider, found, row, plan),
+        "generation": BillingLink.generation + 1,
+        **NO_ERROR,
+    }
+    if provider == "stripe":
+        values["marks"] = "due" if rules.with_marks else "none"
+    else:
+        values |= _lago_values(organization.id, found, plan, rules.policy)
+    adopted = change.session.scalars(
+        update(BillingLink)
+        .where(
+            BillingLink.org_id == organization.id,
+            BillingLink.provider == provider,
+            BillingLink.intent.is_(None),
+            leases.is_free(BillingLink, change.now),
+        )
+        .values(values)
+        .returning(BillingLink.org_id)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if adopted is None:
+        message = f"{organization.id} is being synced now: apply the table again in a minute"
+        raise NotAdoptedError(message, is_left=True)
+    link_history.record_actions(
+        change,
+        organization.id,
+        [provider],
+        "adopted",
+        action=row.action,
+        customer_id=found.customer.id,
+        subscription_id=found.subscription.id if found.subscription else None,
+    )
+
+
+def _plan_values(provider: Provider, found: ProviderObjects, row: AdoptionRow, plan: CatalogPlan) -> dict[str, Any]:
+    subscription, item = found.subscription, found.item
+    values: dict[str, Any] = {
+        **link_states.values_after("adopted"),
+        "subscription_id": None,
+        "sold_plan": None,
+        "sold_price_id": None,
+        "applied_next_plan": None,
+        "replaced_next_plans": None,
+        "arrangement": None,
+    }
+    if subscription is None or item is None:
+        return values
+    values |= {
+        "subscription_id": subscription.id,
+        "applied_next_plan": subscription.next_code,
+        "arrangement": arrangement.to_json(subscription.arrangement),
+    }
+    if row.action == "change-to-catalog" and provider == plan.charged_by:
+        # The code that is to be sold, so that a former code is none that was sold.
+        return values | {"sold_plan": plan.code(provider)}
+    code = item.code if item.code is not None and plan.has_code(provider, item.code) else plan.code(provider)
+    return values | {
+        **link_states.values_after("adopted_with_subscription"),
+        "applied_plan": code,
+        "sold_plan": code,
+        "sold_price_id": item.price_id if provider == "stripe" else item.sold_price_id,
+    }
+
+
+def _lago_values(org_id: str, found: ProviderObjects, plan: CatalogPlan, policy: PayerPolicy) -> dict[str, Any]:
+    customer, subscription = found.customer, found.subscription
+    external_id = subscription.external_id if subscription is not None else None
+    is_charged = plan.charged_by == "lago" and policy.sends_payer_to_lago
+    return {
+        "external_customer_id": customer.external_id if customer.external_id != org_id else None,
+        "external_subscription_id": external_id if external_id != org_id else None,
+        "payer_id": customer.payer_id,
+        "payer_confirmed": customer.payer_id is not None,
+        "without_payer": is_charged and customer.payer_id is None,
+        "subscription_requested": subscription is not None,
+    }
+
+
+def _store_fingerprints(
+    organization: Organization, links: Mapping[Provider, BillingLink], objects: Objects, rules: AdoptionRules
+) -> None:
+    """What is there counts as what is desired, so no name, address or payer is written. Raises ``NotAdoptedError``."""
+    for provider in objects:
+        if links[provider].ownership != "adopted":
+            continue
+        try:
+            desired = desired_state(provider, organization, links, rules.catalog, rules.policy)
+        except RejectedError as error:
+            raise NotAdoptedError(error.message) from error
+        links[provider].customer_fingerprint = customer_fingerprint(desired.customer)
+
+
+def _remarks(
+    row: AdoptionRow, plan: CatalogPlan, objects: Objects, links: Mapping[Provider, BillingLink]
+) -> Iterator[str]:
+    if links["lago"].without_payer:
+        yield (
+            "Lago charges nobody, because the customer has no payer, and it is given none: "
+            f"`billing-sync adopt {links['lago'].org_id} --give-payer` gives it one"
+        )
+    for provider in PROVIDERS:
+        needs_subscription = provider in {"lago", plan.charged_by}
+        name = "Stripe" if provider == "stripe" else "Lago"
+        if provider not in objects and links[provider].customer_id is None:
+            also = " with a subscription" if needs_subscription else ""
+            yield f"a customer{also} will be created at {name} once the organization is managed"
+        elif provider in objects and objects[provider].subscription is None and needs_subscription:
+            yield f"a subscription to {plan.code(provider)} will begin at {name} once the organization is managed"
+    if row.action == "change-to-catalog":
+        yield "the price changes to the catalog's once the organization is managed"
+
+
+def _unusable_value(error: InvalidChangeError) -> NotAdoptedError:
+    field = "email" if error.field == "billing_email" else error.field
+    way_out = f": choose another {field}_source, or correct it at the provider" if field in {"name", "email"} else ""
+    return NotAdoptedError(f"{error}{way_out}")
