@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeVar
 
 from core.flow_control.request_gate import RequestGates
 from core.ports.errors import MustWaitError, ParkedError, ProviderError, ThrottledError
+from core.ports.external_ids import ExternalIds
 from core.ports.provider import InvoicePreviewer, RequestPermits, UsageReader
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import PROVIDERS, Provider
@@ -63,10 +64,12 @@ class ProviderQueries:
             provider, QUOTE_TIMEOUT_SECONDS, lambda permits: previewer.with_permits(permits).quote(query)
         )
 
-    def usage(self, org_id: str) -> Usage | QueryFailure | None:
+    def usage(self, org_id: str, external_ids: ExternalIds) -> Usage | QueryFailure | None:
         """``None``: the organization has no subscription."""
         return self._run_with_timeout(
-            "lago", USAGE_TIMEOUT_SECONDS, lambda permits: self._usage_reader.with_permits(permits).usage(org_id)
+            "lago",
+            USAGE_TIMEOUT_SECONDS,
+            lambda permits: self._usage_reader.with_permits(permits).usage(org_id, external_ids),
         )
 
     def close(self) -> None:

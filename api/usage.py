@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from api.provider_queries import ProviderQueries, QueryFailure
 from core.common.clock import Clock
+from core.ports.external_ids import ExternalIds
 from core.ports.quotes import Usage as ProviderUsage
 from core.ports.quotes import UsageLine
 
@@ -87,13 +88,13 @@ class CachedUsageReader:
     def __init__(self, provider_queries: ProviderQueries | None, cache: Cache, clock: Clock) -> None:
         self._provider_queries, self._cache, self._clock = provider_queries, cache, clock
 
-    def read(self, org_id: str, *, provider_down: bool) -> UsageResponse:
+    def read(self, org_id: str, external_ids: ExternalIds, *, provider_down: bool) -> UsageResponse:
         """``provider_down``: Lago's circuit breaker is open, so Lago is not called."""
         if (cached := _parse_cached(self._cache.get(org_id))) is not None:
             return cached
         if provider_down or self._provider_queries is None:
             return UsageResponse(state="unavailable", as_of=self._clock(), reason=_LAGO_UNAVAILABLE)
-        usage = _usage_response(self._provider_queries.usage(org_id), self._clock())
+        usage = _usage_response(self._provider_queries.usage(org_id, external_ids), self._clock())
         self._cache.put(
             org_id,
             usage.model_dump_json(),

@@ -12,9 +12,11 @@ from api.context import ContextDep
 from api.routing import ApiRoute
 from api.usage import UsageResponse
 from core.common.validation import one_of
+from core.compare import local_state
 from core.db.models.organizations import ORGANIZATION_STATUSES, MembershipRole, OrganizationStatus
 from core.flow_control import circuit_breaker
 from core.organizations.queries import OrganizationRow
+from core.ports.external_ids import OWN_IDS
 from core.ports.spec import Provider
 from core.reconcile.link_status import SyncStatus
 from core.reporting import sync_status
@@ -64,11 +66,12 @@ class Dashboard(BaseModel):
 def get_dashboard(principal: PrincipalDep, context: ContextDep) -> Dashboard:
     """All organizations of the caller. Responds within two seconds even if Lago is down."""
     ids = [entry.organization.id for entry in principal.organizations]
+    current = principal.organization
     with context.database.read() as session:
         version_statuses = sync_status.version_statuses(session, ids, context.clock())
         lago_down = "lago" in circuit_breaker.open_breakers(session)
+        local = local_state.load(session, current.organization.id) if current else None
     rows = [_dashboard_row(entry, version_statuses[entry.organization.id]) for entry in principal.organizations]
-    current = principal.organization
     # As with the route /billing: a member sees no billing.
     with_billing = [entry.organization.id for entry in principal.organizations if entry.role != "member"]
     links = [[each.link for each in version_statuses[org_id].providers.values()] for org_id in with_billing]
@@ -79,7 +82,9 @@ def get_dashboard(principal: PrincipalDep, context: ContextDep) -> Dashboard:
         unpaid=sum(any(link.payment_status is not None for link in of_one) for of_one in links),
         credit_left=sum(any(link.credit_is_left for link in of_one) for of_one in links),
         current=current.organization.id if current else None,
-        usage=context.usage_reader.read(current.organization.id, provider_down=lago_down)
+        usage=context.usage_reader.read(
+            current.organization.id, local.external_ids("lago") if local else OWN_IDS, provider_down=lago_down
+        )
         if current and sees_usage
         else None,
     )

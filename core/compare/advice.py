@@ -27,6 +27,7 @@ AdviceCode = Literal[
     "payer_removed",
     "payer_is_first",
     "payer_differs",
+    "payer_set",
     "payer_still_linked",
     # The subscription
     "no_desired_state",
@@ -59,6 +60,7 @@ AdviceCode = Literal[
     "conflict_payer",
     "conflict_payer_removed",
     "conflict_payer_never_set",
+    "conflict_payer_set",
     "conflict_adoption",
     "conflict_older_subscription",
     "conflict_price_of_its_own",
@@ -112,6 +114,10 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "which asks for your decision"
     ),
     "payer_is_first": "the payer in Lago was changed: run `{retry_command}`, and decide about the payer first",
+    "payer_set": (
+        "the organization was adopted without a payer, and somebody has set one in Lago since: unlink it there; or run "
+        "`{retry_command}`, and decide then which is meant"
+    ),
     "payer_differs": (
         "Lago charges another Stripe customer, and replacing it would lose its payment methods: decide which of the "
         "two is right"
@@ -210,6 +216,11 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "conflict_payer_never_set": (
         "the customer in Lago has a subscription but no payer, so its invoices are paid in another way. Nothing was "
         "changed: run `billing-sync resolve {org_id} --ours` to let Lago charge {ours} for them from now on"
+    ),
+    "conflict_payer_set": (
+        "Lago charges the Stripe customer {theirs}, but the organization was adopted without a payer, and billing-sync "
+        "did not make this change: clear the payer in Lago and run `billing-sync resolve {org_id} --ours`, or run "
+        "`billing-sync resolve {org_id} --theirs` to let Lago charge {theirs}"
     ),
     "conflict_adoption": (
         "billing-sync does not know subscription {subscription_id} in Stripe, and its terms are not those of the "

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from core.compare.advice import AdviceCode
 from core.compare.findings import FindingKind
 from core.compare.provider_side import ProviderSide, RuleFinding
+from core.db.models.billing_links import MarksState
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCustomer
 from core.ports.spec import CustomerSpec
+
+_MARKS_MAY_BE_MISSING: Final[frozenset[MarksState]] = frozenset({"due", "none", "removal"})
 
 
 def wrong_account(side: ProviderSide) -> RuleFinding | None:
@@ -100,7 +104,9 @@ def _field_findings(side: ProviderSide, customer: ObservedCustomer) -> Iterable[
     desired = side.desired
     if isinstance(desired, RejectedError) or not desired.active:
         return
-    if (customer.org_id or customer.former_org_id) != side.organization.id:
+    has_mark = (customer.org_id or customer.former_org_id) == side.organization.id
+    # An adopted customer may be without our marks, and then need none.
+    if not has_mark and (customer.org_id is not None or side.link.marks not in _MARKS_MAY_BE_MISSING):
         yield _back_link(side, customer)
         if customer.org_id is not None:
             return
@@ -173,6 +179,15 @@ def _payer(side: ProviderSide, customer: ObservedCustomer, spec: CustomerSpec) -
             ours=None,
             theirs=customer.payer_id,
             advice=side.advice("payer_still_linked"),
+            observed=customer,
+        )
+    elif spec.without_payer and customer.payer_id is not None:
+        yield RuleFinding(
+            kind="broken_link",
+            field="provider_customer_id",
+            ours=None,
+            theirs=customer.payer_id,
+            advice=side.advice("payer_set"),
             observed=customer,
         )
     elif spec.payer_id is not None and customer.payer_id != spec.payer_id:

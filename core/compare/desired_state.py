@@ -18,6 +18,7 @@ from core.compare.advice import Advice
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import RejectedError
+from core.ports.external_ids import ExternalIds
 from core.ports.spec import PROVIDER_NAMES, CustomerSpec, Provider, SoldPrice, SubscriptionSpec
 
 
@@ -72,6 +73,7 @@ class DesiredState:
             next_plan_amount=self.next_plan_amount,
             charged_by_other_provider=not self.is_charging,
             has_billing_email=self.customer.email is not None,
+            external_ids=self.customer.external_ids,
         )
 
 
@@ -98,6 +100,10 @@ def sold_price(link: BillingLink) -> SoldPrice | None:
     return SoldPrice(plan_code=link.sold_plan, price_id=link.sold_price_id)
 
 
+def external_ids(link: BillingLink) -> ExternalIds:
+    return ExternalIds(customer_id=link.external_customer_id, subscription_id=link.external_subscription_id)
+
+
 def desired_state(
     provider: Provider,
     organization: Organization,
@@ -112,6 +118,7 @@ def desired_state(
         name=organization.name,
         email=organization.billing_email,
         currency=organization.currency,
+        external_ids=external_ids(link),
     )
     if organization.status == "deleted":
         return DesiredState(customer=spec, active=False)
@@ -166,9 +173,9 @@ def _at_lago(
     policy: PayerPolicy,
 ) -> DesiredState:
     """Always a customer and a subscription; a payer only if Lago charges."""
-    sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago"
-    payer_id = charging_guard.payer_id(links["stripe"]) if sends_payer else None
     link = links["lago"]
+    sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago" and not link.without_payer
+    payer_id = charging_guard.payer_id(links["stripe"]) if sends_payer else None
     sold = SoldCode.of(plan, "lago", link.sold_plan, link.applied_next_plan)
     sold_next = SoldCode.of(next_plan, "lago", link.applied_next_plan) if next_plan else None
     return DesiredState(
@@ -177,6 +184,7 @@ def _at_lago(
             plan_currency=plan.currency,
             payer_id=payer_id,
             charged_by_other_provider=plan.charged_by != "lago",
+            without_payer=link.without_payer,
         ),
         plan_code=sold.code,
         next_plan_code=sold_next.code if sold_next else None,

@@ -9,10 +9,12 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.compare.desired_state import external_ids
 from core.compare.findings import FindingKind, OurWrite
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.organizations import Organization
+from core.ports.external_ids import ExternalIds
 from core.ports.spec import PROVIDERS, Provider
 
 _MAX_EVENTS_READ = 100
@@ -38,6 +40,9 @@ class LocalState:
             for provider, link in sorted(self.links.items())
         ]
         return "|".join([str(self.organization.version), *parts])
+
+    def external_ids(self, provider: Provider) -> ExternalIds:
+        return external_ids(self.links[provider])
 
     def other_link(self, provider: Provider) -> BillingLink:
         return self.links["lago" if provider == "stripe" else "stripe"]

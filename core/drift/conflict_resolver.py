@@ -25,6 +25,7 @@ from core.drift.provider_reader import DriftReader
 from core.events.event_types import RESOLVE_SOURCE, Cause, ChangeContext
 from core.organizations import commands, plan_changes, provider_ids
 from core.organizations.validation import checked_plan_currency
+from core.ports.external_ids import OWN_IDS, ExternalIds
 from core.ports.observed import ObservedCustomer, ObservedState
 from core.ports.provider import StateReader
 from core.ports.spec import OTHER_TERMS, PROVIDER_NAMES, Provider
@@ -83,7 +84,9 @@ class ConflictResolver:
             raise CannotResolveError(before.links[provider].error_message or "")
         customer_id = before.links[provider].customer_id
         known_ids = [customer_id] if customer_id is not None else []
-        observed = self.provider_reader(provider, partial(_read_state, org_id, known_ids))
+        observed = self.provider_reader(
+            provider, partial(_read_state, org_id, known_ids, before.external_ids(provider))
+        )
         payers = self._read_payers(before, observed) if provider == "lago" else ()
         with self.database.write() as session:
             organization = commands.lock(session, org_id)
@@ -116,7 +119,7 @@ class ConflictResolver:
         payer_ids = sorted({each.payer_id for each in observed.customers if each.payer_id is not None} - known)
         if not payer_ids:
             return ()
-        state = self.provider_reader("stripe", partial(_read_state, local.organization.id, payer_ids))
+        state = self.provider_reader("stripe", partial(_read_state, local.organization.id, payer_ids, OWN_IDS))
         return [each for each in state.customers if each.id in payer_ids]
 
     def _take(
@@ -215,6 +218,11 @@ def _take_payer(
     change: ChangeContext, organization: Organization, finding: Finding, payer: ObservedCustomer | None
 ) -> None:
     """Lago charges this Stripe customer already; from now on it is also the organization's customer in Stripe."""
+    lago_link = change.session.get_one(BillingLink, (organization.id, "lago"))
+    stripe_link = change.session.get_one(BillingLink, (organization.id, "stripe"))
+    if lago_link.without_payer and finding.theirs == stripe_link.customer_id:
+        lago_link.payer_id, lago_link.without_payer = finding.theirs, False
+        return
     if payer is None or payer.deleted or payer.org_id not in {None, organization.id}:
         reason = f"Stripe has no customer {finding.theirs} that is free for this organization"
         raise _cannot_take(organization, finding, reason)
@@ -222,12 +230,13 @@ def _take_payer(
         provider_ids.set_customer_ids(change, organization, {"stripe": payer.id})
     except InvalidChangeError as error:
         raise CannotResolveError(str(error)) from error
-    lago_link = change.session.get_one(BillingLink, (organization.id, "lago"))
-    lago_link.payer_id = payer.id
+    lago_link.payer_id, lago_link.without_payer = payer.id, False
 
 
-def _read_state(org_id: str, customer_ids: Collection[str], reader: StateReader) -> ObservedState:
-    return reader.read(org_id, customer_ids)
+def _read_state(
+    org_id: str, customer_ids: Collection[str], known_as: ExternalIds, reader: StateReader
+) -> ObservedState:
+    return reader.read(org_id, customer_ids, known_as)
 
 
 def _no_conflict(org_id: str, provider: Provider) -> CannotResolveError:

@@ -17,6 +17,7 @@ from core.compare.findings import DriftItem, Finding, FindingKind, OurWrite, Rep
 from core.compare.local_state import LocalState
 from core.db.database import Database
 from core.drift.provider_reader import DriftReader
+from core.ports.external_ids import ExternalIds
 from core.ports.observed import ObservedState, RemoteWrite, Repair
 from core.ports.provider import StateReader
 from core.ports.spec import Provider
@@ -38,7 +39,10 @@ class Inspector:
         if before is None or before.is_in_flux(self.clock()):
             return IN_FLUX
         observed_states = {
-            provider: self.provider_reader(provider, partial(_read_state, org_id, customer_ids.get(provider, ())))
+            provider: self.provider_reader(
+                provider,
+                partial(_read_state, org_id, customer_ids.get(provider, ()), before.external_ids(provider)),
+            )
             for provider in sorted(self.provider_reader.readers)
         }
         after = self._local_state(org_id)
@@ -80,8 +84,10 @@ class Inspector:
         )
 
 
-def _read_state(org_id: str, customer_ids: Collection[str], reader: StateReader) -> ObservedState:
-    return reader.read(org_id, customer_ids)
+def _read_state(
+    org_id: str, customer_ids: Collection[str], known_as: ExternalIds, reader: StateReader
+) -> ObservedState:
+    return reader.read(org_id, customer_ids, known_as)
 
 
 def _with_writers(

@@ -6,16 +6,18 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from core.compare import desired_state
 from core.compare.diff import relevant_to
 from core.compare.local_state import LocalState
+from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftListing
 from core.db.models.organizations import Organization
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
-from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription
+from core.ports.observed import ObservedCustomer, ObservedState, ObservedSubscription, named
 from core.ports.spec import Provider
 
 ObjectType = Literal["customer", "subscription"]
@@ -28,8 +30,9 @@ def add_page(
     session: Session, run_id: str, provider: Provider, rows: Sequence[ObservedCustomer] | Sequence[ObservedSubscription]
 ) -> None:
     """Stores one page of a listing. If a row comes twice, because the list changed meanwhile, the later one counts."""
+    named_rows = _with_adopted_names(session, rows) if provider == "lago" else rows
     # One statement may write each row only once.
-    values = {row.id: _row_values(run_id, provider, row) for row in rows}
+    values = {row.id: _row_values(run_id, provider, row) for row in named_rows}
     if not values:
         return
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
@@ -40,6 +43,33 @@ def add_page(
             set_={name: statement.excluded[name] for name in ("org_id", "customer_id", "observed")},
         )
     )
+
+
+def _with_adopted_names(
+    session: Session, rows: Sequence[ObservedCustomer] | Sequence[ObservedSubscription]
+) -> list[ObservedCustomer | ObservedSubscription]:
+    """Lago's objects with the ids of the organizations that have their external ids."""
+    external_ids = [each.org_id for each in rows if each.org_id is not None]
+    has_one = or_(
+        BillingLink.external_customer_id.in_(external_ids),
+        BillingLink.external_subscription_id.in_(external_ids),
+        and_(
+            BillingLink.org_id.in_(external_ids),
+            or_(BillingLink.external_customer_id.is_not(None), BillingLink.external_subscription_id.is_not(None)),
+        ),
+    )
+    links = list(session.scalars(select(BillingLink).where(BillingLink.provider == "lago", has_one)))
+    known = [(link.org_id, desired_state.external_ids(link)) for link in links]
+    by_customer = {ids.customer_of(org_id): (org_id, ids) for org_id, ids in known}
+    by_subscription = {ids.subscription_of(org_id): (org_id, ids) for org_id, ids in known}
+    by_org_id = {org_id: (org_id, ids) for org_id, ids in known}
+    found: list[ObservedCustomer | ObservedSubscription] = []
+    for row in rows:
+        by_external_id = by_customer if isinstance(row, ObservedCustomer) else by_subscription
+        name = row.org_id or ""
+        owner = by_external_id.get(name) or by_org_id.get(name)
+        found.append(row if owner is None else named(row, *owner))
+    return found
 
 
 def load_observed(

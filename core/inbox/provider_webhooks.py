@@ -80,7 +80,8 @@ class MalformedWebhookError(Exception):
 class ParsedWebhook:
     """What is stored of a webhook: the provider's own ids and codes. ``effect`` is None for a type that is not used.
 
-    ``org_id``: the organization of ours that it names. ``caused_by_us``: one of our own requests caused it.
+    ``org_id``: the organization of ours that it names. ``external_customer_id``: Lago's, maybe of an adopted customer;
+    it is not stored. ``caused_by_us``: one of our own requests caused it.
     """
 
     provider: Provider
@@ -90,6 +91,7 @@ class ParsedWebhook:
     object_id: str | None = None
     customer_id: str | None = None
     org_id: str | None = None
+    external_customer_id: str | None = None
     code: str | None = None
     account_id: str | None = None
     livemode: bool | None = None
@@ -127,7 +129,7 @@ def store(session: Session, webhook: ParsedWebhook, now: datetime) -> StoredResu
         "effect": webhook.effect,
         "object_id": webhook.object_id,
         "customer_id": webhook.customer_id,
-        "org_id": webhook.org_id,
+        "org_id": _adopted_org_id(session, webhook) or webhook.org_id,
         "code": webhook.code,
         "account_id": webhook.account_id,
         "livemode": webhook.livemode,
@@ -288,6 +290,16 @@ def delete_expired(database: Database, clock: Clock, limit: int = PROVIDER_WEBHO
 
 def _is_expired(now: datetime) -> tuple[ColumnElement[bool], ...]:
     return ProviderWebhook.received_at < now - PROVIDER_WEBHOOK_RETENTION, ProviderWebhook.state != "stored"
+
+
+def _adopted_org_id(session: Session, webhook: ParsedWebhook) -> str | None:
+    """The organization that has this external id in Lago, whatever organization of ours the id looks like."""
+    if webhook.external_customer_id is None:
+        return None
+    is_theirs = and_(
+        BillingLink.provider == webhook.provider, BillingLink.external_customer_id == webhook.external_customer_id
+    )
+    return session.scalar(select(BillingLink.org_id).where(is_theirs))
 
 
 def _initial_state(session: Session, webhook: ParsedWebhook) -> tuple[ProviderWebhookState, str | None]:

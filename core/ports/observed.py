@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
 from core.ports.arrangement import Arrangement
+from core.ports.external_ids import ExternalIds
 from core.ports.spec import SubscriptionSpec
 
 ObservedT = TypeVar("ObservedT")
+ObservedObjectT = TypeVar("ObservedObjectT", bound="ObservedCustomer | ObservedSubscription")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,8 @@ class ObservedCredit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCustomer:
-    """A customer at the provider. ``org_id``: the organization in it (Stripe: metadata; Lago: ``external_id``).
+    """A customer at the provider. ``org_id``: the organization in it (Stripe: metadata; Lago: ``external_id``, or the
+    organization that has this external id).
 
     ``former_org_id``: Stripe only: under the key of earlier versions. Others use that key, too, so it counts only for a
     customer whose id is in our database. ``database_id``: Stripe only: of the database that wrote it.
@@ -72,6 +75,21 @@ class ObservedSubscription:
     @property
     def waits_for_payment(self) -> bool:
         return self.arrangement is not None and self.arrangement.waits_for_payment
+
+
+def named(observed: ObservedObjectT, org_id: str, external_ids: ExternalIds) -> ObservedObjectT:
+    """The object of Lago with the id of the organization that has its external id.
+
+    Another object that is under the organization's own id is not the organization's.
+    """
+    ours = (
+        external_ids.customer_of(org_id)
+        if isinstance(observed, ObservedCustomer)
+        else external_ids.subscription_of(org_id)
+    )
+    if observed.org_id == ours:
+        return replace(observed, org_id=org_id)
+    return replace(observed, org_id=None) if observed.org_id == org_id else observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

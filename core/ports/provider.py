@@ -15,6 +15,7 @@ from typing import Protocol
 
 from core.common.json_types import Json
 from core.ports.arrangement import Arrangement
+from core.ports.external_ids import OWN_IDS, ExternalIds
 from core.ports.observed import (
     ObservedCredit,
     ObservedCustomer,
@@ -141,10 +142,15 @@ class StateReader(Protocol):
 
     def subscriptions(self, cursor: str | None) -> ObservedPage[ObservedSubscription]: ...
 
-    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:
-        """One organization as it is now: these customers, those that have its org_id, and all their subscriptions."""
+    def read(self, org_id: str, customer_ids: Collection[str], external_ids: ExternalIds = OWN_IDS) -> ObservedState:
+        """One organization as it is now: these customers, those that have its org_id, and all their subscriptions.
 
-    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:
+        What has its external ids has its org_id in the result.
+        """
+
+    def read_payment(
+        self, org_id: str, observed: ObservedState, *, is_charging: bool, external_ids: ExternalIds = OWN_IDS
+    ) -> ObservedPayment:
         """What is wrong with the invoices of its customer, which is in ``observed``.
 
         ``is_charging`` False: this provider does not charge for the plan, so its invoices may stay unpaid.
@@ -171,7 +177,7 @@ class UsageReader(Protocol):
 
     def with_permits(self, permits: RequestPermits) -> UsageReader: ...
 
-    def usage(self, org_id: str) -> Usage | None:
+    def usage(self, org_id: str, external_ids: ExternalIds = OWN_IDS) -> Usage | None:
         """``None``: the organization has no subscription that usage could belong to."""
 
 

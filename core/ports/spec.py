@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
+from core.ports.external_ids import OWN_IDS, ExternalIds
+
 Provider = Literal["stripe", "lago"]
 PROVIDERS: tuple[Provider, ...] = ("stripe", "lago")
 PROVIDER_NAMES: Final[dict[Provider, str]] = {"stripe": "Stripe", "lago": "Lago"}
@@ -38,6 +40,9 @@ class CustomerSpec:
     """The Stripe customer that Lago charges; the Stripe adapter ignores it."""
     charged_by_other_provider: bool = False
     """The other provider charges: a payer at Lago, or a subscription at Stripe, is a ``RejectedError`` (money.md 1)."""
+    without_payer: bool = False
+    """It was adopted without a payer, and Lago gets none. One that somebody sets there is a ``ConflictError``."""
+    external_ids: ExternalIds = OWN_IDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,7 @@ class SubscriptionSpec:
     """The other provider decides when the next plan takes effect; here it may be active before."""
     has_billing_email: bool = False
     """Our row has an email address, which the customer got before the subscription. Lago does not need it."""
+    external_ids: ExternalIds = OWN_IDS
 
     def as_sold(self, plan_code: str | None, next_plan_code: str | None) -> SubscriptionSpec:
         """The same with the codes that the provider has, where they are former codes of the desired plans.
@@ -117,6 +123,7 @@ class LastKnown:
     sold_price: SoldPrice | None = None
     payer_id: str | None = None
     """Lago only: the payer that was last sent to it, or that it last returned."""
+    external_ids: ExternalIds = OWN_IDS
     payer_confirmed: bool = False
     """Lago has returned ``payer_id``. If it returns another one or none from now on, somebody else changed that."""
 

@@ -35,7 +35,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from core.common.clock import Clock
 from core.common.json_types import Json
 from core.compare import charging_guard
-from core.compare.desired_state import sold_price
+from core.compare.desired_state import external_ids, sold_price
 from core.db import leases
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -142,6 +142,7 @@ class SyncAttempt:
             next_plan_code=self.link.applied_next_plan,
             replaced_next_plan_codes=frozenset(self.link.replaced_next_plans or ()),
             sold_price=sold_price(self.link),
+            external_ids=external_ids(self.link),
             payer_id=self.link.payer_id,
             payer_confirmed=self.link.payer_confirmed and self.link.customer_state in {"unknown", "applied"},
         )

@@ -14,7 +14,7 @@ from typing import Final
 from core.catalog.plans import Catalog
 from core.compare import diff
 from core.compare.advice import Advice, AdviceCode
-from core.compare.desired_state import DesiredState, PayerPolicy
+from core.compare.desired_state import DesiredState, PayerPolicy, external_ids
 from core.compare.diff import DiffRules
 from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
@@ -57,7 +57,8 @@ def check(
     if customer_id is None:
         return None
     reader = reader.with_permits(attempt)
-    observed = reader.read(org_id, [customer_id])
+    known_as = external_ids(attempt.link)
+    observed = reader.read(org_id, [customer_id], known_as)
     local_state = LocalState(organization=attempt.organization, links=attempt.links)
     rules = DiffRules(catalog=catalog, policy=policy, is_remote_check=True)
     for finding in diff.compare(local_state, {attempt.provider: observed}, rules).findings:
@@ -65,7 +66,7 @@ def check(
             raise ConflictError(attempt.provider, conflict_advice(finding, org_id).sentence, _error_code(finding))
     return CheckResult(
         scheduled_change_took_effect=_scheduled_change_took_effect(observed, desired),
-        payment=reader.read_payment(org_id, observed, is_charging=desired.is_charging),
+        payment=reader.read_payment(org_id, observed, is_charging=desired.is_charging, external_ids=known_as),
         # The comparison found no conflict, so the subscriptions are ours.
         arrangement=next((each.arrangement for each in observed.subscriptions if each.arrangement is not None), None),
         credit=next((each.credit for each in observed.customers if each.id == customer_id), None),
@@ -120,6 +121,8 @@ def conflict_advice(finding: Finding, org_id: str) -> Advice:
 
 def _conflict_code(finding: Finding) -> AdviceCode:
     """``resolve`` is offered only where it can carry out what the sentence says."""
+    if finding.kind == "broken_link" and finding.ours is None and finding.theirs is not None:
+        return "conflict_payer_set"
     if finding.kind == "broken_link":
         return "conflict_payer" if finding.theirs is not None else "conflict_payer_removed"
     if finding.kind in {"double_charging", "foreign_subscription"}:

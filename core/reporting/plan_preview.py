@@ -14,13 +14,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog, CatalogPlan
-from core.compare.desired_state import SoldCode, sold_price
+from core.compare.desired_state import SoldCode, external_ids, sold_price
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.organizations import plan_changes
 from core.organizations.plan_changes import PlannedPlanChange
+from core.ports.external_ids import OWN_IDS
 from core.ports.quotes import PlanChangeQuery
 from core.ports.spec import PROVIDERS, Provider, SubscriptionSpec
 
@@ -121,6 +122,7 @@ def _plan_change_query(
             next_plan_code=sold_next.code if sold_next else None,
             former_plan_codes=sold.former,
             former_next_plan_codes=sold_next.former if sold_next else frozenset(),
+            external_ids=external_ids(link) if link else OWN_IDS,
         ),
         subscription_id=link.subscription_id if link else None,
         list_price=renewal_plan.amount if renewal_code == renewal_plan.code(provider) else None,

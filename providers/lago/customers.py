@@ -1,4 +1,6 @@
-"""One Lago customer per organization, under ``external_id`` = organization id, verified to be the last-known one.
+"""One Lago customer per organization, verified to be the last-known one.
+
+Its ``external_id`` is the organization's id. An adopted customer keeps its own, and none is created under that.
 
 POST /customers creates or updates, and does not report which (lago.md 3.1). A customer with an imported id is therefore
 read before it is written. Otherwise the response shows whether the customer existed before. Customers are never
@@ -64,7 +66,7 @@ class LagoCustomers:
         methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
         response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods, entity_code=entity_code)
         # The customer of an imported id that is our external id was read before it got on hold.
-        if lago_id is not None and lago_id not in {response.lago_id, spec.org_id}:
+        if lago_id is not None and lago_id not in {response.lago_id, _external_id(spec)}:
             raise _rejection(
                 spec,
                 f"{lago_id} no longer exists in Lago, so Lago created a new customer, {response.lago_id}; "
@@ -112,17 +114,18 @@ class LagoCustomers:
             return ()
         if last_known.applied:
             return self._payment_methods
-        found = self._find(spec, spec.org_id, attempt)
+        found = self._find(spec, _external_id(spec), attempt)
         return self._payment_methods if found is not None and _payer_id(found) is None else ()
 
     def _verify_imported_id(
         self, spec: CustomerSpec, last_known: LastKnown, imported: str, attempt: AttemptContext
     ) -> CustomerResponse:
         """Our customer, if the imported id really is that customer's. Only reads."""
-        found = self._find(spec, spec.org_id, attempt)
+        external_id = _external_id(spec)
+        found = self._find(spec, external_id, attempt)
         if found is None:
             raise self._unknown_id_error(spec, imported, attempt)
-        if imported not in (found.lago_id, spec.org_id):
+        if imported not in (found.lago_id, external_id):
             raise _rejection(
                 spec,
                 f"the customer is {found.lago_id} in Lago, not {printable(imported)}; "
@@ -139,10 +142,13 @@ class LagoCustomers:
         if imported is not None:
             return None if last_known.confirmed else self._verify_imported_id(spec, last_known, imported, attempt)
         replaces_nothing = self._payment_provider_code is None and self._billing_entity_code is None
-        if not last_known.maybe_older and (not last_known.maybe_lost_in_restore or replaces_nothing):
+        is_adopted = spec.external_ids.customer_id is not None
+        if not (last_known.maybe_older or is_adopted) and (not last_known.maybe_lost_in_restore or replaces_nothing):
             return None
-        found = self._find(spec, spec.org_id, attempt)
-        if not last_known.maybe_older:
+        found = self._find(spec, _external_id(spec), attempt)
+        if is_adopted and found is None:
+            raise _rejection(spec, f"Lago has no customer with the external id {_shown_id(spec)} any more; check Lago")
+        if not (last_known.maybe_older or is_adopted):
             self._refuse_another_payer(spec, last_known, found)
         elif found is not None:
             self._refuse_unclear_payments(spec, last_known, found, attempt)
@@ -166,6 +172,8 @@ class LagoCustomers:
         """
         if self._payment_provider_code is None or spec.charged_by_other_provider or _payer_id(found) is not None:
             return
+        if spec.without_payer:
+            return
         if last_known.subscription_id is None and has_subscription:
             raise _payer_conflict("conflict_payer_never_set", spec, spec.payer_id)
         if last_known.subscription_id is not None and last_known.payer_id is not None:
@@ -184,13 +192,13 @@ class LagoCustomers:
         raise _rejection(spec, f"Lago charges {printable(payer)}, but {our_payer}; decide which is correct, then retry")
 
     def _unknown_id_error(self, spec: CustomerSpec, imported: str, attempt: AttemptContext) -> RejectedError:
-        other = None if imported == spec.org_id else self._find(spec, imported, attempt)
+        other = None if imported == _external_id(spec) else self._find(spec, imported, attempt)
         if other is None:
             return _rejection(
                 spec,
                 f"Lago has no customer {printable(imported)}: it was deleted, belongs to another account, or the id is "
-                f"outdated; check LAGO_API_KEY, or create a customer with the external id {spec.org_id} in Lago "
-                f"and {_set_id_advice(spec, spec.org_id)}, then retry",
+                f"outdated; check LAGO_API_KEY, or create a customer with the external id {_shown_id(spec)} in Lago "
+                f"and {_set_id_advice(spec, _shown_id(spec))}, then retry",
             )
         return _rejection(
             spec,
@@ -206,7 +214,10 @@ class LagoCustomers:
             root="customer",
             response_type=CustomerResponse,
         )
-        return self._client.send_or_none("customer_not_found", request, attempt)
+        found = self._client.send_or_none("customer_not_found", request, attempt)
+        if found is not None:
+            _refuse_another_customer(spec, external_id, found)
+        return found
 
     def _refuse_changed_payer(
         self, spec: CustomerSpec, last_known: LastKnown, response: CustomerResponse, *, sends_payer: bool
@@ -216,6 +227,8 @@ class LagoCustomers:
         A payer that somebody removed is not set again: Lago would charge whom somebody wanted to charge no more.
         """
         payer, ours = _payer_id(response), last_known.payer_id
+        if spec.without_payer and payer is not None and not spec.charged_by_other_provider:
+            raise _payer_conflict("conflict_payer_set", spec, None, payer)
         was_sent = sends_payer and self._has_linked_payer(spec)
         if was_sent or ours is None or payer == ours:
             return
@@ -238,7 +251,7 @@ class LagoCustomers:
         entity_code: str | None = None,
     ) -> CustomerResponse:
         body: dict[str, object] = {
-            "external_id": spec.org_id,
+            "external_id": _external_id(spec),
             "name": spec.name,
             "email": spec.email,
             "currency": spec.currency,
@@ -262,8 +275,7 @@ class LagoCustomers:
             body=CustomerBody.parse_obj(body),
         )
         response = self._client.send(request, attempt)
-        if response.external_id != spec.org_id:
-            raise _rejection(spec, f"Lago returned another customer, {printable(response.external_id)}; check Lago")
+        _refuse_another_customer(spec, _external_id(spec), response)
         return response
 
     def _has_linked_payer(self, spec: CustomerSpec) -> bool:
@@ -280,10 +292,11 @@ class LagoCustomers:
             path=("subscriptions",),
             root="subscriptions",
             response_type=SubscriptionResponse,
-            params={"external_customer_id": spec.org_id, "status[]": LIVE_STATUSES, "per_page": "100"},
+            params={"external_customer_id": _external_id(spec), "status[]": LIVE_STATUSES, "per_page": "100"},
         )
         subscriptions, more = self._client.list_page(request, attempt)
-        others = [found for found in subscriptions if found.external_id != spec.org_id]
+        ours = spec.external_ids.subscription_of(spec.org_id)
+        others = [found for found in subscriptions if found.external_id != ours]
         if others:
             raise _rejection(
                 spec,
@@ -293,6 +306,19 @@ class LagoCustomers:
         if more:
             raise _rejection(spec, "the customer has more than 100 subscriptions in Lago; check Lago")
         return bool(subscriptions)
+
+
+def _external_id(spec: CustomerSpec) -> str:
+    return spec.external_ids.customer_of(spec.org_id)
+
+
+def _shown_id(spec: CustomerSpec) -> str:
+    return printable(_external_id(spec))
+
+
+def _refuse_another_customer(spec: CustomerSpec, external_id: str, response: CustomerResponse) -> None:
+    if response.external_id != external_id:
+        raise _rejection(spec, f"Lago returned another customer, {printable(response.external_id)}; check Lago")
 
 
 def _existed_before(response: CustomerResponse, requested_at: datetime) -> bool:

@@ -1,7 +1,8 @@
 """Lago behind ``core.ports.provider.BillingProvider``: one customer and one subscription per organization.
 
-Both have the organization's id. Every method may be repeated after a crash, a timeout or a lost response and ends in
-the same state: Lago's writes are absolute under an ``external_id`` (lago.md 9), so no intent is recorded.
+Both have the organization's id, or the ids that they had before they were adopted. Every method may be repeated after
+a crash, a timeout or a lost response and ends in the same state: Lago's writes are absolute under an ``external_id``
+(lago.md 9), so no intent is recorded.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class LagoProvider:
     def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         """Where Stripe charges from now on, the subscription in Lago goes on without a payer."""
 
-    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:  # noqa: ARG002 - ours is the one under the organization's id
-        self._subscriptions.end(org_id, attempt)
+    def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._subscriptions.end(last_known, org_id, attempt)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._plans.find_price(code)

@@ -12,6 +12,7 @@ from datetime import datetime
 from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.customer import CustomerResponse
 
+from core.ports.external_ids import OWN_IDS, ExternalIds
 from core.ports.observed import (
     ObservedCustomer,
     ObservedPage,
@@ -20,10 +21,12 @@ from core.ports.observed import (
     ObservedSubscription,
     RemoteWrite,
     Repair,
+    named,
 )
 from core.ports.provider import RequestPermits
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 from providers.lago.subscriptions import LIVE_STATUSES, LagoSubscription, arrangement_of, is_paid_manually
+from providers.transport.safe_ids import printable
 
 # Lago sets no limit of its own (lago.md 3.4). A server with smaller pages only needs more of them.
 LAGO_PAGE_SIZE = 200
@@ -73,33 +76,44 @@ class LagoStateReader:
         )
         return ObservedPage(rows=_observed_subscriptions(rows), next_cursor=str(page + 1) if more else None)
 
-    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:  # noqa: ARG002 - Lago finds ours by our own id
-        """The customer and the subscription under the organization's id, and whatever else the customer has."""
-        found = self._client.send_or_none("customer_not_found", self._customer_request(org_id), self._permits)
+    def read(
+        self,
+        org_id: str,
+        customer_ids: Collection[str],  # noqa: ARG002 - Lago finds ours by external ids
+        external_ids: ExternalIds = OWN_IDS,
+    ) -> ObservedState:
+        """The customer and the subscription under their external ids, and whatever else the customer has."""
+        known_as, subscription_id = external_ids.customer_of(org_id), external_ids.subscription_of(org_id)
+        found = self._client.send_or_none("customer_not_found", self._customer_request(org_id, known_as), self._permits)
         listed, _ = self._client.list_page(
-            self._live_subscriptions_request(f"subscriptions of customer {org_id}", external_customer_id=org_id),
+            self._live_subscriptions_request(f"subscriptions of customer {org_id}", external_customer_id=known_as),
             self._permits,
         )
         rows = list(listed)
-        if not any(row.external_id == org_id for row in rows):
+        if not any(row.external_id == subscription_id for row in rows):
             # Ours may belong to another customer, whose subscriptions are not in this list.
             stray = self._client.send_or_none(
-                "subscription_not_found", self._subscription_request(org_id), self._permits
+                "subscription_not_found", self._subscription_request(org_id, subscription_id), self._permits
             )
-            rows += [stray] if stray is not None else []
+            rows += [stray] if stray is not None and stray.external_id == subscription_id else []
+        # An address with an id that cannot be addressed is about another customer (core.ports.external_ids).
+        customers = [_observed_customer(found)] if found is not None and found.external_id == known_as else []
         return ObservedState(
-            customers=(_observed_customer(found),) if found is not None else (),
-            subscriptions=_observed_subscriptions(rows),
+            customers=tuple(named(each, org_id, external_ids) for each in customers),
+            subscriptions=tuple(named(each, org_id, external_ids) for each in _observed_subscriptions(rows)),
         )
 
-    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:
+    def read_payment(
+        self, org_id: str, observed: ObservedState, *, is_charging: bool, external_ids: ExternalIds = OWN_IDS
+    ) -> ObservedPayment:
         """One call for unpaid invoices, and one for lost disputes, whose invoices Lago leaves as paid (lago.md 6).
 
         Where Lago does not charge, nobody pays its invoices, so only a payment that failed counts.
         """
         statuses = ["failed", "pending"] if is_charging else ["failed"]
-        unpaid = self._list_invoices(org_id, observed, {"payment_statuses[]": statuses})
-        disputed = self._list_invoices(org_id, observed, {"payment_dispute_lost": "true"})
+        by_customer = {"external_customer_id": external_ids.customer_of(org_id)}
+        unpaid = self._list_invoices(org_id, observed, {**by_customer, "payment_statuses[]": statuses})
+        disputed = self._list_invoices(org_id, observed, {**by_customer, "payment_dispute_lost": "true"})
         lost_at = [each.payment_dispute_lost_at for each in disputed if each.payment_dispute_lost_at is not None]
         return ObservedPayment(
             failed=any(each.payment_status == "failed" for each in unpaid),
@@ -123,7 +137,7 @@ class LagoStateReader:
             path=("invoices",),
             root="invoices",
             response_type=LagoInvoiceState,
-            params={"external_customer_id": org_id, "statuses[]": ["finalized"], **filters, "per_page": "100"},
+            params={"statuses[]": ["finalized"], **filters, "per_page": "100"},
         )
         rows, _ = self._client.list_page(request, self._permits)
         ours = {each.id for each in observed.customers}
@@ -144,7 +158,7 @@ class LagoStateReader:
         if observed is not None:
             desired = desired.as_sold(observed.plan_code, observed.next_plan_code)
         next_plan_code = desired.next_plan_code if desired.next_plan_code != desired.plan_code else None
-        path = f"/api/v1/subscriptions/{repair.org_id}"
+        path = f"/api/v1/subscriptions/{printable(desired.external_ids.subscription_of(repair.org_id))}"
         requests.append(f"GET {path}")
         changes_plan = observed is None or observed.plan_code != desired.plan_code
         scheduled_code = observed.next_plan_code if observed is not None and not changes_plan else None
@@ -156,20 +170,20 @@ class LagoStateReader:
             requests.append(f"DELETE {path}?status=pending")
         return requests
 
-    def _customer_request(self, org_id: str) -> LagoRequest[CustomerResponse]:
+    def _customer_request(self, org_id: str, external_id: str) -> LagoRequest[CustomerResponse]:
         return LagoRequest(
             context=f"customer {org_id}",
             method="GET",
-            path=("customers", org_id),
+            path=("customers", external_id),
             root="customer",
             response_type=CustomerResponse,
         )
 
-    def _subscription_request(self, org_id: str) -> LagoRequest[LagoSubscription]:
+    def _subscription_request(self, org_id: str, external_id: str) -> LagoRequest[LagoSubscription]:
         return LagoRequest(
             context=f"subscription {org_id}",
             method="GET",
-            path=("subscriptions", org_id),
+            path=("subscriptions", external_id),
             root="subscription",
             response_type=LagoSubscription,
         )
@@ -242,4 +256,4 @@ def _observed_subscriptions(rows: Collection[LagoSubscription]) -> tuple[Observe
 
 
 def parse_optional_time(context: str | None, value: str | None) -> datetime | None:
-    return parse_time(str(context), value) if value else None
+    return parse_time(printable(context), value) if value else None

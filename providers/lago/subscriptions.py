@@ -1,4 +1,4 @@
-"""One Lago subscription per organization, always under ``external_id`` = organization id.
+"""One Lago subscription per organization. Its ``external_id`` is the organization's id; an adopted one keeps its own.
 
 POST /subscriptions creates, upgrades at once, schedules a downgrade or does nothing. Lago decides which by the yearly
 amount (lago.md 5.1). Every write is therefore checked in its own response. If Lago decided otherwise than requested,
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from lago_python_client.models import Subscription as SubscriptionBody
 from lago_python_client.models.subscription import SubscriptionResponse
@@ -39,12 +39,22 @@ from providers.lago.client import (
 )
 from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.plans import LagoPlans
+from providers.transport.safe_ids import printable
 
 # Without the brackets Lago ignores the filter and lists the active ones only (lago.md 5.3).
 LIVE_STATUSES: Final = ["active", "pending", "incomplete"]
+ACTIVE: Final[dict[str, str | list[str]]] = {}
+PENDING: Final[dict[str, str | list[str]]] = {"status": "pending"}
 WAITING: Final[dict[str, str | list[str]]] = {"status": "incomplete"}
 # A scheduled plan is created long before it starts. A change that Lago makes at once starts when it is created.
 IMMEDIATE_START_WITHIN = timedelta(seconds=60)
+
+
+class _SubscriptionName(NamedTuple):
+    """``org_id`` is what messages say; ``external_id`` is what Lago knows."""
+
+    org_id: str
+    external_id: str
 
 
 class LagoSubscription(SubscriptionResponse):
@@ -65,21 +75,36 @@ class LagoSubscriptions:
             return self._ensure_current_plan(spec, last_known, attempt)
         return self._ensure_current_and_next_plan(spec, last_known, attempt)
 
-    def end(self, org_id: str, attempt: AttemptContext) -> None:
+    def end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         """End the active subscription together with its scheduled plan, or else cancel one that has not started.
 
         Raises ``NotYetAllowedError`` while one waits for its first payment.
         """
-        if self._terminate(org_id, attempt) or self._cancel_pending(org_id, attempt) is not None:
+        name = _SubscriptionName(org_id, last_known.external_ids.subscription_of(org_id))
+        self._refuse_to_end_another(name, last_known, attempt)
+        if self._terminate(name, attempt) or self._cancel_pending(name, attempt) is not None:
             return
-        self._refuse_waiting(org_id, attempt)
+        self._refuse_waiting(name, attempt)
         # What waited, or was to start, may have become active between these requests.
-        self._terminate(org_id, attempt)
+        self._terminate(name, attempt)
 
-    def _terminate(self, org_id: str, attempt: AttemptContext) -> bool:
+    def _refuse_to_end_another(self, name: _SubscriptionName, last_known: LastKnown, attempt: AttemptContext) -> None:
+        """An id that was not made here may be given to another customer once its subscription has ended."""
+        if name.external_id == name.org_id:
+            return
+        for status in (ACTIVE, PENDING):
+            found = self._get(name, status, attempt)
+            if found is not None and found.lago_customer_id != last_known.customer_id:
+                raise _rejection(
+                    name.org_id,
+                    f"the subscription with its external id in Lago, {found.lago_id}, belongs to another customer, so "
+                    "it was not ended; check in Lago that the organization pays for nothing",
+                )
+
+    def _terminate(self, name: _SubscriptionName, attempt: AttemptContext) -> bool:
         """Whether there was an active one."""
         request = self._delete_request(
-            org_id,
+            name,
             {
                 "on_termination_invoice": self._ending.lago_invoice,
                 "on_termination_credit_note": self._ending.lago_credit_note,
@@ -87,7 +112,8 @@ class LagoSubscriptions:
         )
         ended = self._client.send_or_none("subscription_not_found", request, attempt)
         if ended is not None and ended.status != "terminated":
-            raise _rejection(org_id, f"Lago reports {ended.status} after the request to end it; check Lago, then retry")
+            sentence = f"Lago reports {ended.status} after the request to end it; check Lago, then retry"
+            raise _rejection(name.org_id, sentence)
         return ended is not None
 
     def _ensure_current_plan(
@@ -152,7 +178,7 @@ class LagoSubscriptions:
         if response.plan_code == spec.plan_code or _follows_later(spec, response):
             return response
         if response.next_plan_code == spec.plan_code:
-            self._cancel_pending(spec.org_id, attempt)
+            self._cancel_pending(_name_of(spec), attempt)
         raise _rejection(
             spec.org_id,
             f"it is on {response.plan_code} in Lago, which costs more per year, so Lago would change to "
@@ -182,7 +208,7 @@ class LagoSubscriptions:
     def _without_next_plan(
         self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
     ) -> Subscription:
-        if response.next_plan_code is not None and self._cancel_pending(spec.org_id, attempt) is None:
+        if response.next_plan_code is not None and self._cancel_pending(_name_of(spec), attempt) is None:
             if response.downgrade_plan_date is None:
                 raise _no_date_rejection(spec.org_id, response)
             # It may have taken effect between the two responses. The next attempt starts from the state at that time.
@@ -191,20 +217,22 @@ class LagoSubscriptions:
         return replace(_to_subscription(response), next_plan_code=None, next_plan_at=None)
 
     def _read(self, spec: SubscriptionSpec, attempt: AttemptContext) -> LagoSubscription | None:
-        found = self._get(spec.org_id, {}, attempt)
+        found = self._get(_name_of(spec), ACTIVE, attempt)
         if found is None:
             return None
         _verify_ours(spec, found)
         has_no_date = found.next_plan_code is not None and found.downgrade_plan_date is None
-        if has_no_date and self._get(spec.org_id, WAITING, attempt) is not None:
+        if has_no_date and self._get(_name_of(spec), WAITING, attempt) is not None:
             return found.copy(update={"next_plan_code": None, "upgrade_waits": True})
         return found
 
-    def _get(self, org_id: str, params: dict[str, str | list[str]], attempt: AttemptContext) -> LagoSubscription | None:
+    def _get(
+        self, name: _SubscriptionName, params: dict[str, str | list[str]], attempt: AttemptContext
+    ) -> LagoSubscription | None:
         request = LagoRequest(
-            context=f"subscription {org_id}",
+            context=f"subscription {name.org_id}",
             method="GET",
-            path=("subscriptions", org_id),
+            path=("subscriptions", name.external_id),
             root="subscription",
             response_type=LagoSubscription,
             params=params,
@@ -219,8 +247,8 @@ class LagoSubscriptions:
         Lago would charge the payer of a subscription that is paid manually after its next plan change (lago.md 5.5).
         """
         body: dict[str, object] = {
-            "external_customer_id": spec.org_id,
-            "external_id": spec.org_id,
+            "external_customer_id": spec.external_ids.customer_of(spec.org_id),
+            "external_id": spec.external_ids.subscription_of(spec.org_id),
             "plan_code": plan_code,
         }
         if current is not None and is_paid_manually(current):
@@ -244,7 +272,7 @@ class LagoSubscriptions:
 
     def _waiting(self, spec: SubscriptionSpec, attempt: AttemptContext) -> LagoSubscription:
         """Ours that waits for its first payment. Raises ``ConflictError`` if it is to become something else."""
-        found = self._get(spec.org_id, WAITING, attempt)
+        found = self._get(_name_of(spec), WAITING, attempt)
         if found is None:
             message = f"subscription {spec.org_id}: it changed in Lago during the update"
             raise UnavailableError("lago", message)
@@ -252,39 +280,45 @@ class LagoSubscriptions:
         _refuse_arranged(spec, found)
         return found
 
-    def _refuse_waiting(self, org_id: str, attempt: AttemptContext) -> None:
-        if self._get(org_id, WAITING, attempt) is not None:
+    def _refuse_waiting(self, name: _SubscriptionName, attempt: AttemptContext) -> None:
+        if self._get(name, WAITING, attempt) is not None:
             message = (
-                f"subscription {org_id}: it waits for its first payment, and Lago ends it only after that is paid, has "
-                "failed or has expired; to end it sooner, cancel the payment in Stripe"
+                f"subscription {name.org_id}: it waits for its first payment, and Lago ends it only after that is "
+                "paid, has failed or has expired; to end it sooner, cancel the payment in Stripe"
             )
             raise NotYetAllowedError("lago", message, "subscription_incomplete")
 
-    def _cancel_pending(self, org_id: str, attempt: AttemptContext) -> LagoSubscription | None:
+    def _cancel_pending(self, name: _SubscriptionName, attempt: AttemptContext) -> LagoSubscription | None:
         """Cancel a scheduled plan or a subscription that has not started; None if there is neither.
 
         Posting the current plan would not cancel it (lago.md 5.1).
         """
-        canceled = self._client.send_or_none(
-            "subscription_not_found", self._delete_request(org_id, {"status": "pending"}), attempt
-        )
+        canceled = self._client.send_or_none("subscription_not_found", self._delete_request(name, PENDING), attempt)
         if canceled is not None and canceled.status != "canceled":
-            raise _rejection(org_id, f"Lago reports {canceled.status} after the request to cancel it; check Lago")
+            sentence = f"Lago reports {canceled.status} after the request to cancel it; check Lago"
+            raise _rejection(name.org_id, sentence)
         return canceled
 
-    def _delete_request(self, org_id: str, params: dict[str, str | list[str]]) -> LagoRequest[LagoSubscription]:
+    def _delete_request(
+        self, name: _SubscriptionName, params: dict[str, str | list[str]]
+    ) -> LagoRequest[LagoSubscription]:
         return LagoRequest(
-            context=f"subscription {org_id}",
+            context=f"subscription {name.org_id}",
             method="DELETE",
-            path=("subscriptions", org_id),
+            path=("subscriptions", name.external_id),
             root="subscription",
             response_type=LagoSubscription,
             params=params,
         )
 
 
+def _name_of(spec: SubscriptionSpec) -> _SubscriptionName:
+    return _SubscriptionName(spec.org_id, spec.external_ids.subscription_of(spec.org_id))
+
+
 def _verify_ours(spec: SubscriptionSpec, response: LagoSubscription, status: str = "active") -> LagoSubscription:
-    if response.external_id != spec.org_id or response.external_customer_id != spec.org_id:
+    ids = (spec.external_ids.customer_of(spec.org_id), spec.external_ids.subscription_of(spec.org_id))
+    if (response.external_customer_id, response.external_id) != ids:
         raise _rejection(spec.org_id, f"Lago returned a subscription of another customer ({response.lago_id})")
     if response.lago_customer_id != spec.customer_id:
         # POST /subscriptions creates a bare customer if it finds none (lago.md 5.1).
@@ -300,7 +334,7 @@ def _verify_ours(spec: SubscriptionSpec, response: LagoSubscription, status: str
 
 
 def _to_subscription(response: LagoSubscription) -> Subscription:
-    context = f"subscription {response.external_id}"
+    context = f"subscription {printable(response.external_id)}"
     if response.plan_code is None:
         raise unreadable_error(context, "plan_code")
     return Subscription(
@@ -329,7 +363,7 @@ def _next_plan_at(context: str, response: LagoSubscription) -> datetime | None:
 def arrangement_of(response: LagoSubscription) -> Arrangement | None:
     """Lago has no pause and no schedule."""
     ends = response.ending_at
-    ends_at = parse_time(f"subscription {response.external_id}", ends) if ends is not None else None
+    ends_at = parse_time(f"subscription {printable(response.external_id)}", ends) if ends is not None else None
     waits = response.status == "incomplete" or response.upgrade_waits
     return Arrangement(ends_at=ends_at, waits_for_payment=waits) if waits or ends_at is not None else None
 
@@ -423,7 +457,7 @@ def _was_scheduled(spec: SubscriptionSpec, last_known: LastKnown) -> bool:
 def _started_immediately(response: LagoSubscription) -> bool:
     if response.created_at is None or response.started_at is None:
         return True
-    context = f"subscription {response.external_id}"
+    context = f"subscription {printable(response.external_id)}"
     return parse_time(context, response.started_at) - parse_time(context, response.created_at) < IMMEDIATE_START_WITHIN
 
 

@@ -13,6 +13,7 @@ from lago_python_client.base_model import BaseResponseModel
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.ports.errors import MisconfiguredError
+from core.ports.external_ids import OWN_IDS, ExternalIds
 from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
 from providers.lago.client import LagoClient, LagoRequest, parse_period_end, parse_time
@@ -83,7 +84,7 @@ class LagoUsageAndPreview:
         request = LagoRequest(
             context=context,
             method="GET",
-            path=("subscriptions", org_id),
+            path=("subscriptions", query.spec.external_ids.subscription_of(org_id)),
             root="subscription",
             response_type=LagoPlannedSubscription,
         )
@@ -114,16 +115,19 @@ class LagoUsageAndPreview:
             reason=_EXTRAS_NOTE if keeps_plan else _IMMEDIATE_AMOUNT_UNKNOWN,
         )
 
-    def usage(self, org_id: str) -> Usage | None:
+    def usage(self, org_id: str, external_ids: ExternalIds = OWN_IDS) -> Usage | None:
         """Requested without taxes, because a tax integration would be called each time (lago.md 6)."""
         context = f"usage of {org_id}"
         request = LagoRequest(
             context=context,
             method="GET",
-            path=("customers", org_id, "current_usage"),
+            path=("customers", external_ids.customer_of(org_id), "current_usage"),
             root="customer_usage",
             response_type=LagoUsage,
-            params={"external_subscription_id": org_id, "apply_taxes": "false"},
+            params={
+                "external_subscription_id": external_ids.subscription_of(org_id),
+                "apply_taxes": "false",
+            },
         )
         try:
             found = self._client.send_or_none("no_active_subscription", request, self._permits)

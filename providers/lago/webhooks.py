@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from core.db.models.inbox import WebhookEffect
 from core.inbox.provider_webhooks import BadSignatureError, MalformedWebhookError, ParsedWebhook
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
-from providers.transport.safe_ids import extract
+from providers.transport.safe_ids import extract, extract_outside_id
 
 LAGO_SIGNATURE_HEADER: Final = "X-Lago-Signature"
 LAGO_UNIQUE_KEY_HEADER: Final = "X-Lago-Unique-Key"
@@ -108,7 +108,7 @@ class LagoWebhookParser:
         effect = LAGO_WEBHOOK_EFFECTS.get(webhook_type)
         object_path = _OBJECT_PATHS.get(object_type, (object_type,))
         customer_path = object_path if object_type == "customer" else (*object_path, "customer")
-        org_id = extract(payload, object_type, "external_customer_id") or extract(
+        external_id = extract_outside_id(payload, object_type, "external_customer_id") or extract_outside_id(
             payload, *customer_path, "external_id"
         )
         return ParsedWebhook(
@@ -119,7 +119,8 @@ class LagoWebhookParser:
             object_id=_object_id(payload, object_type, object_path, effect),
             customer_id=extract(payload, object_type, "lago_customer_id")
             or extract(payload, *customer_path, "lago_id"),
-            org_id=org_id if org_id and ORGANIZATION_ID_PATTERN.fullmatch(org_id) else None,
+            org_id=external_id if external_id and ORGANIZATION_ID_PATTERN.fullmatch(external_id) else None,
+            external_customer_id=external_id,
             code=_payment_error_code(payload, object_type, webhook_type)
             if effect in {"payment_failed", "payer_rejected"}
             else None,

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from stripe.params import CustomerListParams, EventListParams, SubscriptionListParams
 
 from core.ports.errors import RejectedError
+from core.ports.external_ids import OWN_IDS, ExternalIds
 from core.ports.observed import (
     ObservedCustomer,
     ObservedPage,
@@ -100,7 +101,12 @@ class StripeStateReader:
         )
         return ObservedPage(rows=_live_subscriptions(found), next_cursor=_next_cursor(found))
 
-    def read(self, org_id: str, customer_ids: Collection[str]) -> ObservedState:
+    def read(
+        self,
+        org_id: str,
+        customer_ids: Collection[str],
+        external_ids: ExternalIds = OWN_IDS,  # noqa: ARG002 - Lago's
+    ) -> ObservedState:
         found = [self._read_customer(org_id, each) for each in sorted(customer_ids)]
         customers = tuple(each for each in found if each is not None)
         return ObservedState(
@@ -113,7 +119,14 @@ class StripeStateReader:
             ),
         )
 
-    def read_payment(self, org_id: str, observed: ObservedState, *, is_charging: bool) -> ObservedPayment:  # noqa: ARG002 - the customer shows it
+    def read_payment(
+        self,
+        org_id: str,  # noqa: ARG002 - the customer shows it
+        observed: ObservedState,
+        *,
+        is_charging: bool,  # noqa: ARG002
+        external_ids: ExternalIds = OWN_IDS,  # noqa: ARG002
+    ) -> ObservedPayment:
         """By the customer's own flag, which Stripe sets and clears with each invoice that fails or is paid. No call."""
         return ObservedPayment(failed=any(each.has_unpaid_invoice for each in observed.customers))
 

@@ -14,12 +14,19 @@ def printable(identifier: str | None) -> str:
 
 
 def extract(document: object, *path: str) -> str | None:
-    """The id or word at this path. ``None`` if there is none, or none that fits a column."""
+    """The provider's own id or word at this path. ``None`` if there is none, or none that fits a column."""
+    found = extract_outside_id(document, *path)
+    # A provider's own ids and words have no other characters.
+    return found if found is not None and found.isascii() else None
+
+
+def extract_outside_id(document: object, *path: str) -> str | None:
+    """An id that somebody gave to an object at the provider, in any script. It is compared, and never shown."""
     for name in path:
         if not isinstance(document, dict):
             return None
         document = document.get(name)
     if not isinstance(document, str) or not 0 < len(document) <= MAX_OUTSIDE_ID_LENGTH:
         return None
-    # A provider's own ids and words have no other characters, and a lone surrogate could not be stored.
-    return document if document.isascii() and document.isprintable() else None
+    # Of a lone surrogate no query can be made.
+    return document if document.isprintable() else None

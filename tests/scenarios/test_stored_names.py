@@ -87,8 +87,9 @@ def test_every_field_of_a_customer_is_in_its_fingerprint() -> None:
         "payer_id": "cus_1",
         "charged_by_other_provider": True,
     }
-    # The plan's currency is compared with what the provider has, and is never written.
-    assert asdict(plain).keys() - {"plan_currency"} == others.keys()
+    # The plan's currency is compared with what the provider has, and is never written. That it gets no payer is in
+    # ``payer_id``. External ids are those that the customer has had from the beginning.
+    assert asdict(plain).keys() - {"plan_currency", "without_payer", "external_ids"} == others.keys()
     assert len(
         {customer_fingerprint(CustomerSpec(**{**asdict(plain), field: value})) for field, value in others.items()}
     ) == len(others)

@@ -107,6 +107,7 @@ RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "payer_not_set": side("lago", customer(), stripe=CONFIRMED),
     "payer_removed": side("lago", customer(), stripe=CONFIRMED, ours=link("lago", payer_id="cus_1")),
     "payer_is_first": side("lago", customer(name="Mallory"), stripe=CONFIRMED, ours=link("lago", payer_id="cus_1")),
+    "payer_set": side("lago", customer(payer_id="cus_2"), ours=link("lago", without_payer=True)),
     "payer_differs": side("lago", customer(payer_id="cus_2"), stripe=CONFIRMED),
     "payer_still_linked": side("lago", customer(payer_id="cus_2"), charged_by="stripe"),
     "no_desired_state": side("stripe", customer(), plan_tier="gold"),
@@ -145,13 +146,15 @@ REJECTION_CASES: dict[AdviceCode, Callable[[], None]] = {
 }
 
 
-def conflict(kind: FindingKind, field: str, *, theirs: str | None = None, repairable: bool = False) -> Advice:
+def conflict(
+    kind: FindingKind, field: str, *, ours: str | None = None, theirs: str | None = None, repairable: bool = False
+) -> Advice:
     finding = Finding(
         kind=kind,
         provider="lago",
         object_id="sub_1",
         field=field,
-        ours=None,
+        ours=ours,
         theirs=theirs,
         repairable=repairable,
         advice="end it in Lago",
@@ -161,7 +164,8 @@ def conflict(kind: FindingKind, field: str, *, theirs: str | None = None, repair
 
 CONFLICT_CASES: dict[AdviceCode, Advice] = {
     "conflict_customer": conflict("deleted", "customer_id"),
-    "conflict_payer": conflict("broken_link", "provider_customer_id", theirs="cus_2"),
+    "conflict_payer": conflict("broken_link", "provider_customer_id", ours="cus_1", theirs="cus_2"),
+    "conflict_payer_set": conflict("broken_link", "provider_customer_id", theirs="cus_2"),
     "conflict_payer_removed": conflict("broken_link", "provider_customer_id"),
     "conflict_payer_never_set": Advice("conflict_payer_never_set", {"org_id": "org_1", "ours": "cus_1"}),
     "conflict_subscription": conflict("foreign_subscription", "subscription"),
