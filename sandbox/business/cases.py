@@ -104,7 +104,8 @@ def _lago_on_an_unknown_plan(draft: BusinessDraft, one: BusinessCustomer) -> Non
 
 
 def _lago_in_another_currency(draft: BusinessDraft, one: BusinessCustomer) -> None:
-    draft.lago_customer(one, draft.organization(one, "starter"), payer=draft.stripe_customer(one))
+    org_id = draft.organization(one, "starter")
+    draft.lago_customer(one, org_id, payer=draft.stripe_customer(one), currency="EUR")
     draft.lago_subscription(one, "starter_eur")
 
 

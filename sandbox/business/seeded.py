@@ -147,7 +147,7 @@ class BusinessDraft:
     ) -> str:
         """Returns its external id, which is one of the business's own if none is given."""
         external_id = external_id or f"acct-{one.number}"
-        document: JsonDocument = {"external_id": external_id, "name": one.name, "email": one.email}
+        document: JsonDocument = {"external_id": external_id, "name": one.name, "email": one.email, "currency": "USD"}
         if payer is not None:
             document["billing_configuration"] = {
                 "payment_provider": "stripe",

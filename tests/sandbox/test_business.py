@@ -5,6 +5,7 @@ from pathlib import Path
 from core.catalog import plans
 from sandbox.business.cases import CASES, create_business
 from sandbox.business.catalog import AMOUNTS, PLANS_TOML
+from sandbox.business.comparison import changed_objects, new_objects, objects_with_new_metadata
 from sandbox.business.seeded import Business
 from sandbox.client import SandboxClient
 
@@ -35,6 +36,22 @@ def test_every_case_occurs_and_has_what_is_said_of_it(sandbox: SandboxClient) ->
         assert {at_lago[each] for each in one.lago_subscriptions} <= set(one.lago_customers)
     organizations = {each.id for each in business.organizations}
     assert {one.org_id for one in business.customers if one.org_id} == organizations
+
+
+def test_a_comparison_names_what_changed_and_tells_metadata_and_new_objects_from_it(sandbox: SandboxClient) -> None:
+    business = create(sandbox, 1)
+    before = sandbox.state()
+    customers = [each for one in business.customers for each in one.stripe_customers if one.is_clear]
+    sandbox.patch("stripe", "customers", customers[0], metadata={"ours_org_id": "org_1"})
+    sandbox.preload_lago_customers([{"external_id": "new"}])
+    after = sandbox.state()
+    assert list(changed_objects(before, after, except_metadata="ours_")) == []
+    assert len(list(changed_objects(before, after))) == 1
+    assert objects_with_new_metadata(before, after, "ours_") == {"customers in Stripe": 1}
+    assert [each["external_id"] for each in new_objects(before, after, "customers in Lago")] == ["new"]
+    sandbox.patch("stripe", "customers", customers[1], name="Other")
+    [sentence] = changed_objects(before, sandbox.state(), except_metadata="ours_")
+    assert sentence.endswith("-> Other")
 
 
 def test_the_catalog_of_the_business_loads(tmp_path: Path) -> None:
