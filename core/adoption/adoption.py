@@ -146,7 +146,7 @@ def _value(field: str, source: ValueSource, ours: str | None, objects: Objects) 
     theirs: Mapping[str, str | None] = {provider: getattr(found.customer, field) for provider, found in objects.items()}
     values = {"ours": ours, **theirs}
     order = [source, *(each for each in values if each != source)]
-    return next((value for each in order if (value := values.get(each))), None)
+    return next((value for each in order if (value := (values.get(each) or "").strip())), None)
 
 
 def _take_over_plan(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from core.adoption import provider_objects
@@ -28,7 +28,6 @@ BY_OPERATOR = Cause(actor="operator:ada", source="billing-sync adopt apply")
 class AdoptionHarness:
     world: SyncWorld
     url: str
-    inventories: Mapping[Provider, Inventory] = field(init=False)
 
     def __post_init__(self) -> None:
         ending = self.world.catalog.ending
