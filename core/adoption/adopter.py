@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeVar
 from sqlalchemy.orm import Session
 
 from core.adoption import adoption, provider_objects
-from core.adoption.adoption import Adopted, AdoptionRules
+from core.adoption.adoption import AdoptedOrganization, AdoptionRules
 from core.adoption.guards import DISCOVER_AGAIN, NotAdoptedError
 from core.adoption.provider_objects import ProviderObjects
 from core.adoption.row import AdoptionRow, AdoptionSide
@@ -109,7 +109,7 @@ class Adopter:
             raise NotAdoptedError(message, is_left=True)
         return found
 
-    def _store(self, row: AdoptionRow, objects: dict[Provider, ProviderObjects]) -> Adopted:
+    def _store(self, row: AdoptionRow, objects: dict[Provider, ProviderObjects]) -> AdoptedOrganization:
         with self.database.write() as session:
             if not self.is_dry_run:
                 return self._adopt(session, row, objects)
@@ -118,5 +118,7 @@ class Adopter:
             savepoint.rollback()
             return adopted
 
-    def _adopt(self, session: Session, row: AdoptionRow, objects: dict[Provider, ProviderObjects]) -> Adopted:
+    def _adopt(
+        self, session: Session, row: AdoptionRow, objects: dict[Provider, ProviderObjects]
+    ) -> AdoptedOrganization:
         return adoption.adopt(ChangeContext(session, self.clock(), self.cause), row, objects, self.rules)

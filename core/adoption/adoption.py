@@ -49,7 +49,7 @@ class AdoptionRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class AdoptedOrganization:
     """``remarks``: what an operator should know, in sentences."""
 
     org_id: str
@@ -70,7 +70,7 @@ def adopted_before(session: Session, row: AdoptionRow) -> str | None:
     return found.pop() if len(found) == 1 and (row.org_id is None or row.org_id in found) else None
 
 
-def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: AdoptionRules) -> Adopted:
+def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: AdoptionRules) -> AdoptedOrganization:
     """``objects``: what was just read for the row's sides. Raises ``NotAdoptedError``; nothing may be stored then."""
     plan = guards.plan_of(row, rules.catalog)
     guards.refuse_objects(row, plan, objects, rules.catalog, rules.policy)
@@ -94,7 +94,9 @@ def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: Adop
         mark_for_sync(change, organization)
     links = _links(change.session, organization.id)
     _store_fingerprints(organization, links, objects, rules)
-    return Adopted(org_id=organization.id, is_new=is_new, remarks=tuple(_remarks(row, plan, objects, links)))
+    return AdoptedOrganization(
+        org_id=organization.id, is_new=is_new, remarks=tuple(_remarks(row, plan, objects, links))
+    )
 
 
 def _is_adopted(link: BillingLink) -> bool:
