@@ -90,7 +90,7 @@ class InventoryItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InventorySubscription:
-    """A subscription that has not ended. ``external_id``: Lago's. ``org_id``: our complete marks in Stripe.
+    """A subscription that has not ended. ``external_id``: Lago's. ``org_id``, ``database_id``: our complete marks.
 
     ``customer_id``: the ``id`` of its customer. ``next_code``: the plan that is scheduled. ``trial_ends_at``: while a
     trial runs. ``next_at``: the end of the current period. ``discounts``: coupons in words, such as "20 % off for 3
@@ -102,6 +102,7 @@ class InventorySubscription:
     customer_id: str
     external_id: str | None = None
     org_id: str | None = None
+    database_id: str | None = None
     status: str = "active"
     items: tuple[InventoryItem, ...] = ()
     next_code: str | None = None

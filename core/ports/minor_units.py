@@ -6,6 +6,7 @@ only if nothing is lost: an amount that cannot be told exactly is a ``RejectedEr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,9 @@ _ISO_DECIMALS: Final[Mapping[str, int]] = {
 _WITHOUT_DECIMAL_UNIT: Final = frozenset({"MRO", "MRU"})
 
 
+_AMOUNT_TEXT: Final = re.compile(
+    r"(?P<whole>[0-9]{1,18})(?:\.(?P<fraction>[0-9]{1,4}))? (?P<currency>[A-Z]{3})(?: as billing-sync counts it)?"
+)
 _UNITS: Final = (1, 10, 100, 1_000, 10_000)
 
 
@@ -83,6 +87,16 @@ def amount_text(amount: int, currency: str) -> str:
         return f"{amount} {currency} as billing-sync counts it"
     decimals = _iso_decimals(currency)
     return f"{amount // _UNITS[decimals]}{f'.{amount % _UNITS[decimals]:0{decimals}}' if decimals else ''} {currency}"
+
+
+def amount_of(text: str) -> tuple[int, str] | None:
+    """The amount and the currency of a text that ``amount_text`` wrote; None for any other text."""
+    found = _AMOUNT_TEXT.fullmatch(text)
+    if found is None:
+        return None
+    whole, fraction, currency = found["whole"], found["fraction"] or "", found["currency"]
+    amount = int(whole + fraction)
+    return (amount, currency) if amount_text(amount, currency) == text else None
 
 
 def _iso_decimals(currency: str) -> int:

@@ -27,7 +27,7 @@ from core.ports.observed import ObservedPage
 from core.ports.provider import RequestPermits
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import RESOURCE_MISSING
-from providers.stripe.metadata import ORG_ID_KEY
+from providers.stripe.metadata import DATABASE_ID_KEY, ORG_ID_KEY
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.plan_changes import arrangement_of
 from providers.stripe.price_inventory import inventory_price, list_prices, read_price
@@ -230,13 +230,15 @@ def _live(rows: list[_InventoriedSubscription]) -> tuple[InventorySubscription, 
 
 
 def _subscription(found: _InventoriedSubscription) -> InventorySubscription:
-    marks = found.marks if ORG_ID_KEY in found.metadata else {}
+    has_marks = bool(found.metadata.get(ORG_ID_KEY) and found.metadata.get(DATABASE_ID_KEY))
+    marks = found.marks if has_marks else {}
     item_discounts = tuple("a discount on an item" for item in found.items.data if item.discounts)
     trial_end = found.trial_end if found.status == "trialing" else None
     return InventorySubscription(
         id=found.id,
         customer_id=found.customer,
-        org_id=marks.get("org_id") or None,
+        org_id=marks.get("org_id"),
+        database_id=marks.get("database_id"),
         status=found.status,
         items=tuple(_item(each) for each in found.items.data),
         next_code=marks.get("next_plan") or None,
