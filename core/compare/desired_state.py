@@ -74,6 +74,7 @@ class DesiredState:
             charged_by_other_provider=not self.is_charging,
             has_billing_email=self.customer.email is not None,
             external_ids=self.customer.external_ids,
+            writes_marks=self.customer.writes_marks,
         )
 
 
@@ -119,6 +120,7 @@ def desired_state(
         email=organization.billing_email,
         currency=organization.currency,
         external_ids=external_ids(link),
+        writes_marks=link.marks not in {"none", "removal"},
     )
     if organization.status == "deleted":
         return DesiredState(customer=spec, active=False)

@@ -8,18 +8,18 @@ already. One that is on hold for a conflict is compared as if it was active, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from core.catalog.plans import Catalog
 from core.compare.customer_rules import customer_findings, wrong_account
-from core.compare.desired_state import DesiredState, PayerPolicy
+from core.compare.desired_state import DesiredState, PayerPolicy, sold_price
 from core.compare.findings import Finding
 from core.compare.local_state import LocalState
 from core.compare.provider_side import ProviderSide
 from core.compare.subscription_rules import subscription_findings
 from core.ports.errors import RejectedError
-from core.ports.observed import ObservedState, Repair
+from core.ports.observed import ObservedState, ObservedSubscription, Repair
 from core.ports.spec import Provider
 
 MAX_CUSTOMERS_INSPECTED = 10
@@ -106,8 +106,15 @@ def _repair_for(side: ProviderSide, findings: list[Finding]) -> Repair | None:
         subscription=desired.subscription_spec(side.organization.id, customer_id)
         if repairs_subscription or _needs_plan_date(side, desired)
         else None,
-        observed=side.subscription,
+        observed=_as_sold(side),
     )
+
+
+def _as_sold(side: ProviderSide) -> ObservedSubscription | None:
+    """Our subscription. At the price that was sold it is on the plan that was sold, whatever the provider shows."""
+    observed, sold = side.subscription, sold_price(side.link)
+    is_as_sold = observed is not None and sold is not None and observed.price_id == sold.price_id
+    return replace(observed, plan_code=sold.plan_code) if observed and sold and is_as_sold else observed
 
 
 def _needs_plan_date(side: ProviderSide, desired: DesiredState) -> bool:

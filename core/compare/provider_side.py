@@ -112,7 +112,8 @@ class ProviderSide:
         )
 
     def _is_ours(self, subscription: ObservedSubscription) -> bool:
-        has_org_id = subscription.org_id == self.organization.id and subscription.customer_id == self.link.customer_id
+        is_named = self.organization.id in {subscription.org_id, subscription.former_org_id}
+        has_org_id = is_named and subscription.customer_id == self.link.customer_id
         if self.provider == "lago":
             return has_org_id and (subscription.started or subscription.waits_for_payment)
         return subscription.id == self.link.subscription_id or (has_org_id and self.link.subscription_id is None)

@@ -59,6 +59,8 @@ class ObservedSubscription:
     id: str
     customer_id: str
     org_id: str | None = None
+    former_org_id: str | None = None
+    """As of a customer."""
     plan_code: str | None = None
     price_id: str | None = None
     next_plan_code: str | None = None

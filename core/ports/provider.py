@@ -222,6 +222,18 @@ class BillingProvider(Protocol):
         Returns the credit that the customer then has on its balance, if a response showed it.
         """
 
+    def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
+        """Write our metadata to an adopted customer and its subscription in Stripe, and nothing else. Lago has none.
+
+        ``plan_code``: of the subscription; None if Stripe does not charge. What has it already is not written.
+        """
+
+    def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        """Remove our metadata from a customer and its subscription in Stripe, and nothing else.
+
+        ``RejectedError`` while a plan is scheduled: only our metadata says what is paid until then.
+        """
+
     def find_price(self, code: str) -> PriceSpec | None:
         """The plan or price that is on sale under this code; ``None`` only if the provider says that there is none."""
 

@@ -43,6 +43,8 @@ class CustomerSpec:
     without_payer: bool = False
     """It was adopted without a payer, and Lago gets none. One that somebody sets there is a ``ConflictError``."""
     external_ids: ExternalIds = OWN_IDS
+    writes_marks: bool = True
+    """Stripe only. False: it was adopted without our metadata, which an update then does not send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,8 @@ class SubscriptionSpec:
     has_billing_email: bool = False
     """Our row has an email address, which the customer got before the subscription. Lago does not need it."""
     external_ids: ExternalIds = OWN_IDS
+    writes_marks: bool = True
+    """Stripe only. False: it was adopted without our metadata, which then goes with changes of its plan only."""
 
     def as_sold(self, plan_code: str | None, next_plan_code: str | None) -> SubscriptionSpec:
         """The same with the codes that the provider has, where they are former codes of the desired plans.
@@ -124,6 +128,8 @@ class LastKnown:
     payer_id: str | None = None
     """Lago only: the payer that was last sent to it, or that it last returned."""
     external_ids: ExternalIds = OWN_IDS
+    is_adopted: bool = False
+    """We did not make them. Metadata that resembles that of our earlier versions is somebody else's."""
     payer_confirmed: bool = False
     """Lago has returned ``payer_id``. If it returns another one or none from now on, somebody else changed that."""
 

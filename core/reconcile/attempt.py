@@ -143,6 +143,7 @@ class SyncAttempt:
             replaced_next_plan_codes=frozenset(self.link.replaced_next_plans or ()),
             sold_price=sold_price(self.link),
             external_ids=external_ids(self.link),
+            is_adopted=self.link.ownership == "adopted",
             payer_id=self.link.payer_id,
             payer_confirmed=self.link.payer_confirmed and self.link.customer_state in {"unknown", "applied"},
         )

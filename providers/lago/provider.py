@@ -81,6 +81,12 @@ class LagoProvider:
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         self._subscriptions.end(last_known, org_id, attempt)
 
+    def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
+        """The metadata of a customer is a list that replaces that of others (lago.md 3.3), so nothing is marked."""
+
+    def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        """Nothing is marked."""
+
     def find_price(self, code: str) -> PriceSpec | None:
         return self._plans.find_price(code)
 

@@ -171,7 +171,8 @@ class StripeCustomers:
             raise RejectedError(STRIPE, message)
         if spec.charged_by_other_provider:
             _refuse_other_payments(found.id, self._live_subscriptions(found, attempt), spec, last_known, attempt)
-        matches_spec = found.name == spec.name and found.org_id == spec.org_id and spec.email in {None, found.email}
+        has_marks = found.org_id == spec.org_id or not spec.writes_marks
+        matches_spec = found.name == spec.name and has_marks and spec.email in {None, found.email}
         return _to_customer(found if matches_spec else self._update(found.id, spec, attempt))
 
     def _live_subscriptions(self, found: StripeCustomer, attempt: AttemptContext) -> list[StripeSubscriptionSummary]:
@@ -192,7 +193,7 @@ class StripeCustomers:
         )
 
     def _update(self, customer_id: str, spec: CustomerSpec, attempt: AttemptContext) -> StripeCustomer:
-        body = cast("CustomerUpdateParams", _request_body(spec, attempt.database_id))
+        body = cast("CustomerUpdateParams", _update_body(spec, attempt.database_id))
         options = with_new_idempotency_key("update_customer")
         try:
             updated = self._client.send(
@@ -351,6 +352,11 @@ def _request_body(spec: CustomerSpec, database_id: str) -> dict[str, Json]:
     marks = to_metadata({"org_id": spec.org_id, "database_id": database_id})
     email: dict[str, Json] = {"email": spec.email} if spec.email else {}
     return {"name": spec.name, **email, "metadata": {**marks}}
+
+
+def _update_body(spec: CustomerSpec, database_id: str) -> dict[str, Json]:
+    body = _request_body(spec, database_id)
+    return body if spec.writes_marks else {name: value for name, value in body.items() if name != "metadata"}
 
 
 def _to_customer(customer: StripeCustomer) -> Customer:

@@ -31,6 +31,11 @@ def read_marks(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: metadata[key] for key in _FORMER_KEYS if key in metadata}
 
 
+def only_ours(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The keys that we write, with their prefix."""
+    return {key: value for key, value in metadata.items() if key.startswith(PREFIX)}
+
+
 def to_metadata(marks: Mapping[str, str]) -> dict[str, str]:
     """The metadata of a request. An empty value removes the mark."""
     return {f"{PREFIX}{name}": value for name, value in marks.items()}

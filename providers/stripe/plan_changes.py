@@ -147,6 +147,8 @@ def next_update(state: SubscriptionState, spec: SubscriptionSpec, find_price: Fi
         if next_plan_code is not None:
             return _schedule_plan(state, next_plan_code, state.item.current_period_end, find_price, spec)
         desired_marks = _plan_marks(spec, spec.plan_code)
+        if not spec.writes_marks and not state.marks.get("next_plan"):
+            return None
         return None if _has_marks(state.marks, desired_marks) else _update_marks(state, desired_marks)
     return _next_update_while_scheduled(state, spec, next_plan_code, find_price)
 
@@ -176,7 +178,8 @@ def _set_plan(
 def _schedule_plan(
     state: SubscriptionState, plan: str, scheduled_at: int, find_price: FindPrice, spec: SubscriptionSpec
 ) -> StripeUpdate:
-    price, paid_price = find_price(plan), _paid_price(state, find_price)
+    # While a plan is scheduled, the item may have its price. Its interval is the same, and it is not free.
+    price, paid_price = find_price(plan), state.item.price
     if paid_price.is_free and not price.is_free:
         raise _not_schedulable(plan, spec, "Stripe charges at once when a free subscription becomes paid")
     if interval_of(price) != interval_of(paid_price):
@@ -200,10 +203,6 @@ def _not_schedulable(plan: str, spec: SubscriptionSpec, reason: str) -> Rejected
         f"plan again (`PATCH /api/organizations/{spec.org_id}/plan`); until then the Stripe link stays parked"
     )
     return RejectedError(STRIPE, message)
-
-
-def _paid_price(state: SubscriptionState, find_price: FindPrice) -> StripePrice:
-    return state.item.price if state.scheduled_plan is None or state.item.quantity == 0 else find_price(state.paid_plan)
 
 
 def _paid_price_id(state: SubscriptionState, find_price: FindPrice) -> str:

@@ -19,6 +19,7 @@ from providers.stripe.customers import StripeCustomers
 from providers.stripe.events import StripeEventReader
 from providers.stripe.inventory import StripeInventory
 from providers.stripe.invoice_preview import StripeInvoicePreviewer
+from providers.stripe.marks import StripeMarks
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeResource
 from providers.stripe.rights import MissingRight
@@ -61,6 +62,7 @@ class StripeProvider:
         self.event_reader = StripeEventReader(self._client)
         self._prices = StripePrices(self._client)
         self.invoice_previewer = StripeInvoicePreviewer(self._client, self._prices)
+        self._marks = StripeMarks(self._client)
         self._customers = StripeCustomers(self._client, clock)
         self._subscriptions = StripeSubscriptions(self._client, self._prices, ending, collection, clock)
 
@@ -77,6 +79,12 @@ class StripeProvider:
 
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
         return self._subscriptions.end(last_known, org_id, attempt)
+
+    def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
+        self._marks.write(last_known, org_id, plan_code, attempt)
+
+    def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._marks.remove(last_known, org_id, attempt)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._prices.find_price(code)

@@ -30,7 +30,7 @@ from core.ports.provider import RequestPermits
 from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
 from providers.stripe.errors import MISSING_PERMISSION, RESOURCE_MISSING
-from providers.stripe.metadata import read_marks
+from providers.stripe.metadata import only_ours, read_marks
 from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
 from providers.stripe.responses import (
     StripeCustomer,
@@ -235,7 +235,8 @@ def _observed_subscription(subscription: _ListedSubscription) -> ObservedSubscri
     return ObservedSubscription(
         id=subscription.id,
         customer_id=subscription.customer or "",
-        org_id=read_marks(subscription.metadata).get("org_id") or None,
+        org_id=read_marks(only_ours(subscription.metadata)).get("org_id") or None,
+        former_org_id=read_marks(subscription.metadata).get("org_id") or None,
         plan_code=(state.paid_plan or None) if state is not None else None,
         price_id=state.item.price.id if state is not None and state.scheduled_plan is None else None,
         # The next invoice uses the price on the item, whatever our marks say.

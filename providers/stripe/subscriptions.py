@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NoReturn, cast
+from typing import NoReturn, TypeVar, cast
 
 import stripe
 from stripe.params import (
@@ -37,11 +37,13 @@ from providers.stripe.collection import CollectionPolicy, StripeCollection
 from providers.stripe.customers import CREATE_SUBSCRIPTION, MAX_SUBSCRIPTION_PAGES, search_window, wait_out_inflight
 from providers.stripe.ending import OUR_END, StripeEnding
 from providers.stripe.errors import MISSING_EMAIL, NO_CODE, NO_FIELD, RESOURCE_MISSING, STRIPE
-from providers.stripe.metadata import ORG_ID_KEY, to_metadata
+from providers.stripe.metadata import ORG_ID_KEY, only_ours, to_metadata
 from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
 from providers.transport.safe_ids import printable
+
+SubscriptionT = TypeVar("SubscriptionT", bound=StripeSubscriptionSummary)
 
 SUBSCRIPTION_CREATE_OPERATION = "POST /v1/subscriptions"
 
@@ -77,7 +79,7 @@ class StripeSubscriptions:
         sold = last_known.sold_price
         if last_known.subscription_id is None:
             return self._bring_to_spec(self._find_or_create(spec, attempt), spec, sold, attempt)
-        found = self._read(last_known.subscription_id, attempt)
+        found = _with_our_marks(self._read(last_known.subscription_id, attempt), last_known)
         if found.has_ended and last_known.ending_started and found.cancellation_comment == OUR_END:
             # The end may have been interrupted before what was left was credited, and is not repeated from now on.
             self._credit_unused([found], attempt)
@@ -104,16 +106,17 @@ class StripeSubscriptions:
         if last_known.subscription_id is not None:
             ended.append(self._cancel(last_known.subscription_id, attempt))
         if last_known.customer_id and (last_known.subscription_id is None or intent is not None):
-            ended += self._end_leftovers(last_known.customer_id, org_id, intent, attempt)
+            ended += self._end_leftovers(last_known, last_known.customer_id, org_id, intent, attempt)
         return self._credit_unused(ended, attempt)
 
     def _end_leftovers(
-        self, customer_id: str, org_id: str, intent: Intent | None, attempt: AttemptContext
+        self, last_known: LastKnown, customer_id: str, org_id: str, intent: Intent | None, attempt: AttemptContext
     ) -> list[StripeSubscription]:
         """A subscription that a lost response or a late worker left behind would charge indefinitely."""
         live = self._list_live(customer_id, attempt)
         if live is None:
             return []
+        live = [_with_our_marks(found, last_known) for found in live]
         leftovers = [self._cancel(found.id, attempt) for found in live if found.org_id == org_id]
         if intent is None:
             return leftovers
@@ -122,7 +125,7 @@ class StripeSubscriptions:
         known_ids = {found.id for found in leftovers}
         leftovers += [
             found
-            for found in self._list_all(customer_id, attempt)
+            for found in (_with_our_marks(each, last_known) for each in self._list_all(customer_id, attempt))
             if found.org_id == org_id and found.has_ended and found.created >= earliest and found.id not in known_ids
         ]
         if not leftovers:
@@ -391,6 +394,11 @@ class StripeSubscriptions:
         if problem:
             message = f"subscription {found.id} {problem}; correct it in Stripe"
             raise RejectedError(STRIPE, message)
+
+
+def _with_our_marks(found: SubscriptionT, last_known: LastKnown) -> SubscriptionT:
+    """Without keys of a merchant that look like those of our earlier versions."""
+    return found.model_copy(update={"metadata": only_ours(found.metadata)}) if last_known.is_adopted else found
 
 
 def _is_left_by(intent: Intent | None, found: StripeSubscription) -> bool:

@@ -82,6 +82,12 @@ class HookedProvider:
         self._run_hook("after_end")
         return credit
 
+    def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
+        self._wrapped.write_marks(last_known, org_id, plan_code, attempt)
+
+    def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        self._wrapped.remove_marks(last_known, org_id, attempt)
+
     def find_price(self, code: str) -> PriceSpec | None:
         return self._wrapped.find_price(code)
 
