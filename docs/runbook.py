@@ -134,6 +134,13 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         f"{STATUS} and `billing-sync plans check`.",
         "`billing-sync set ORG --plan PLAN`, or `billing-sync set ORG --currency CODE`.",
     ),
+    "scheduled_plan_needs_marks": Entry(
+        "An adopted organization is given back, and a lower plan is scheduled for it in Stripe.",
+        "Only our metadata says what it pays until then, so the metadata is not removed.",
+        f"{STATUS}, which names both plans.",
+        "`billing-sync set ORG --plan PLAN` with the current plan; or wait until the lower plan has taken effect, then "
+        f"{RETRY}.",
+    ),
     "sold_code_not_in_catalog": Entry(
         "The subscription was sold under a code that is in no plan of the catalog.",
         "A code was changed in plans.toml, and the former one was not listed.",

@@ -135,6 +135,6 @@ def _refuse_scheduled_plan(subscription_id: str, found: Mapping[str, str], org_i
         message = (
             f"subscription {subscription_id} goes on to {marks['next_plan']} at the end of its period, and only our "
             f"metadata says that {marks.get('plan')} is paid until then: cancel that with `billing-sync set {org_id} "
-            "--plan …` and its current plan, or wait until it has taken effect; our metadata is removed then"
+            f"--plan …` and its current plan; or wait until it has taken effect, then run `billing-sync retry {org_id}`"
         )
         raise RejectedError(STRIPE, message, SCHEDULED_PLAN_NEEDS_MARKS)
