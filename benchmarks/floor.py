@@ -8,11 +8,12 @@ It prints "ready", starts when it reads a line, and prints "done".
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from core.catalog import plans
 from core.common.json_types import Json
+from core.ports.planned import PlannedStep
 from core.ports.provider import Intent
 from core.ports.spec import CustomerSpec, LastKnown
 from providers.lago.provider import LagoProvider
@@ -24,6 +25,10 @@ class UnlimitedAttempt:
 
     intent: Intent | None = None
     database_id = "benchmark"
+    may_write = True
+
+    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+        """It does not plan."""
 
     def acquire_permit_ahead(self, operation: str) -> None:
         """The permit is always there."""

@@ -81,6 +81,11 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ("PLANS_FILE", "CHARGED_BY"),
     ),
     (
+        "Observe and manage",
+        "Give all processes the same value.",
+        ("MANAGEMENT",),
+    ),
+    (
         "Names",
         "Give all processes the same value.",
         ("UNIQUE_ORGANIZATION_NAMES",),

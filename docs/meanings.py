@@ -293,8 +293,13 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     ),
     "link_freed": (
         "A link that was parked or on hold is active again. `by`: `change`, `deletion`, `retry`, `resolve`, "
-        "`set-customer-id`, `due_downgrade`, or `other_link` (the attempt at the organization's other link). "
+        "`set-customer-id`, `due_downgrade`, `management` (another mode), or `other_link` (the attempt at the "
+        "organization's other link). "
         "`request_id`: of the API request that did it. A command on a terminal does not write this line."
+    ),
+    "link_observed": (
+        "An attempt at an observed organization stored what a reconcile would do: `steps`, or the `problem` that would "
+        "park the link. Nothing was sent but reads; `requests` is how many."
     ),
     "link_on_hold": (
         "Somebody changed the provider, so an attempt put the link on hold. `billing-sync parked` says what to do. The "
@@ -394,6 +399,10 @@ LINK_STATE_MEANINGS: Final[Mapping[str, str]] = {
     "active": "It is reconciled and swept.",
     "parked": "Repeating cannot help. A change that a provider must see, or a retry, makes it active.",
     "on_hold": "An operator must decide: about imported data (`retry`), or about a conflict (`resolve`).",
+    "observed": (
+        "It was read and compared, and nothing may be written. A change of the organization, a requested check or "
+        "another mode makes it active, so that it is read again."
+    ),
 }
 CUSTOMER_STATE_MEANINGS: Final[Mapping[str, str]] = {
     "absent": "No id is stored.",

@@ -27,10 +27,10 @@ def describe(provider: Provider, result: ReconcileResult) -> str:
     match result.kind:
         case "synced":
             return f"synced: {name} has version {result.version} ({_count(result.request_count)}){_next(result)}"
-        case "idle" if result.reason == "unknown_organization":
-            return "nothing was sent: there is no such organization"
+        case "observed":
+            return f"observed: nothing was sent to {name}; `billing-sync management report` says what would be"
         case "idle":
-            return f"in sync already: {name} has version {result.version}; nothing was sent"
+            return _idle_text(name, result)
         case "parked" | "on_hold":
             state = "parked" if result.kind == "parked" else "on hold"
             cause = f": {result.error}" if result.error else "; nothing was sent"
@@ -39,6 +39,12 @@ def describe(provider: Provider, result: ReconcileResult) -> str:
             cause = WAIT_TEXT_BY_CAUSE[result.reason] if result.reason is not None else "it is not its turn"
             return f"waits for {name}: {cause}{_next(result)}"
     return f"{result.error}{_next(result)}"
+
+
+def _idle_text(name: str, result: ReconcileResult) -> str:
+    if result.reason == "unknown_organization":
+        return "nothing was sent: there is no such organization"
+    return f"in sync already: {name} has version {result.version}; nothing was sent"
 
 
 def _next(result: ReconcileResult) -> str:

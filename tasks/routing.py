@@ -48,6 +48,7 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
     "organization.sync_requested": _BOTH_PROVIDERS,
     "organization.adopted": _BOTH_PROVIDERS,
     "organization.released": _BOTH_PROVIDERS,
+    "organization.management_changed": _BOTH_PROVIDERS,
     # The providers have no members.
     "membership.added": (),
     "membership.removed": (),

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 SWEEP_JOB_SECONDS = 4.0
 MAX_DOWNGRADES_PER_SWEEP = 200
+MAX_RESUMED_PER_SWEEP = 1_000
 # Twice the interval of the sweep, so that the rate limit is used in full even if a sweep is late.
 SWEEP_AHEAD_SECONDS = 10.0
 
@@ -45,6 +46,7 @@ def run(app: BillingApp) -> int:
     with runtime.database.write() as session:
         if not job_locks.acquire(session, SWEEP, SWEEP_JOB_SECONDS, now):
             return 0
+    _resume_managed(app)
     due_links.recheck_due_downgrades(runtime.database, MAX_DOWNGRADES_PER_SWEEP, now)
     provider_webhooks.sweep(app)
     dispatched = sum(_dispatch_due_links(app, provider) for provider in PROVIDERS)
@@ -56,6 +58,18 @@ def run(app: BillingApp) -> int:
         limits.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
     return dispatched
+
+
+def _resume_managed(app: BillingApp) -> None:
+    """Once after the start: MANAGEMENT may have been observe before. Later only commands change a mode, and they see to
+    the links themselves.
+    """
+    runtime = app.runtime
+    if runtime.reconciler.management == "observe" or app.has_resumed_managed:
+        return
+    with runtime.database.write() as session:
+        resumed = due_links.resume_managed(session, MAX_RESUMED_PER_SWEEP, runtime.clock())
+    app.has_resumed_managed = resumed < MAX_RESUMED_PER_SWEEP
 
 
 def _dispatch_due_links(app: BillingApp, provider: Provider) -> int:

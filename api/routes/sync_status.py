@@ -223,7 +223,7 @@ def _reason(link: LinkReport) -> str:
             return _breaker_cause(link)
         case "waiting":
             return "Lago waits for the Stripe customer that it will charge."
-        case "parked" | "on_hold":
+        case "parked" | "on_hold" | "observed":
             return _operator_reason(link)
         case "retrying":
             reasons = {
@@ -237,7 +237,7 @@ def _reason(link: LinkReport) -> str:
 
 def _next_step(link: LinkReport) -> str:
     match link.status:
-        case "parked" | "on_hold":
+        case "parked" | "on_hold" | "observed":
             return _operator_step(link)
         case "provider_down":
             return _step_while_breaker_is_open(link)
@@ -274,6 +274,8 @@ def _step_while_breaker_is_open(link: LinkReport) -> str:
 
 def _operator_reason(link: LinkReport) -> str:
     provider_name = PROVIDER_NAMES[link.provider]
+    if link.status == "observed":
+        return f"The organization is observed: nothing is written at {provider_name}."
     if link.is_conflict:
         return f"Somebody changed the billing of this organization in {provider_name}."
     if link.status == "on_hold":
@@ -282,6 +284,8 @@ def _operator_reason(link: LinkReport) -> str:
 
 
 def _operator_step(link: LinkReport) -> str:
+    if link.status == "observed":
+        return "An operator decides from when on it is managed."
     if link.is_conflict:
         return "An operator must decide which one is right. Nothing is sent before."
     if link.status == "on_hold":

@@ -80,6 +80,22 @@ def may_end_at_stripe(
     return plan_changed or plan == "ending" or customer in {"absent", "unconfirmed"}
 
 
+def setting_would_end(
+    provider: Provider, org_id: str, subscription_id: str | None, *, credits_unused_time: bool
+) -> RejectedError:
+    """For a subscription at Stripe that only a changed setting would end."""
+    credited = "" if credits_unused_time else " and credits no paid time that is left (stripe_prorate)"
+    retry_command = f"billing-sync retry {org_id}"
+    return RejectedError(
+        provider,
+        "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
+        f"Stripe still has {subscription_phrase(subscription_id)} and goes on charging: to keep Stripe, set it back, "
+        f"restart the workers and run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the "
+        f"Stripe subscription{credited}",
+        DOUBLE_CHARGING,
+    )
+
+
 def lago_gave_way(payer_before: str | None, payer_now: str | None) -> bool:
     """Whether the payer was removed, so that Stripe may charge now."""
     return payer_before is not None and payer_now is None

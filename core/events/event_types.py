@@ -35,10 +35,14 @@ AdoptionEventType = Literal["organization.adopted", "organization.released"]
 """An operator handed what is at the providers over to billing-sync, or gave it back."""
 
 EventType = (
-    ChangeType | Literal["organization.sync_requested", "organization.synced"] | AdoptionEventType | OperatorEventType
+    ChangeType
+    | Literal["organization.sync_requested", "organization.synced", "organization.management_changed"]
+    | AdoptionEventType
+    | OperatorEventType
 )
 """All types that we record; no other service can send the additional ones. ``sync_requested``: an operator asked for
-another attempt (a retry, or a decided conflict), so the relay sends one although no value changed."""
+another attempt (a retry, or a decided conflict), so the relay sends one although no value changed.
+``management_changed``: the organization is observed or managed from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,11 @@ class RequestGate:
     _operation: str = ""
     _has_permit: bool = False
 
+    @property
+    def may_write(self) -> bool:
+        """Outside an attempt, which has permits of its own, it is for reads and previews only."""
+        return False
+
     def acquire_permit_ahead(self, operation: str) -> None:
         """Get the permit of the next request ahead of it, so that an attempt that must wait has written nothing yet."""
         self._acquire(operation)

@@ -43,7 +43,7 @@ from core.db.models.billing_links import LINK_HAS_WORK, BillingLink
 from core.db.models.inbox import ProviderWebhook, ProviderWebhookState, WebhookEffect
 from core.db.models.providers import ProviderStatus
 from core.events import outbox
-from core.organizations import commands
+from core.organizations import commands, link_states
 from core.organizations.links import SWEEP_GRACE
 from core.ports.spec import PROVIDERS, Provider
 
@@ -414,7 +414,7 @@ def _request_check(session: Session, ref: LinkRef, webhooks: Collection[Provider
         return False
     waiting_reason = (
         "the link is parked or on hold; the provider is checked when the link is active again"
-        if link.state != "active"
+        if link.state not in {"active", "observed"}
         else None
     )
     _close(session, relevant, "handled", waiting_reason)
@@ -445,6 +445,7 @@ def _link_changes(link: BillingLink, webhooks: Iterable[ProviderWebhook], now: d
     """That a payment failed is stored by the remote check, its code here. A rejected payer cannot be read later."""
     has_work = literal_column(f"({LINK_HAS_WORK})", Boolean)
     values: dict[str, Any] = {
+        **link_states.values_after("check_requested"),
         "checks_requested": BillingLink.checks_requested + 1,
         "next_sweep_at": case((has_work, BillingLink.next_sweep_at), else_=now + SWEEP_GRACE),
     }

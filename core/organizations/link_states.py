@@ -29,6 +29,7 @@ LinkEvent = Literal[
     "parked",
     "conflict_found",
     "lease_lost",
+    "observed",
     # Of the organization and of operators
     "changed",
     "deleted",
@@ -45,6 +46,8 @@ LinkEvent = Literal[
     "adopted",
     "adopted_with_subscription",
     "released",
+    "check_requested",
+    "mode_of_installation_changed",
 ]
 StateT = TypeVar("StateT", LinkState, CustomerState, PlanState)
 
@@ -150,6 +153,11 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         written_by="core.reconcile.outcomes:put_on_hold",
         link={"active": "on_hold"},
         customer=_KNOWN_CUSTOMER_UNKNOWN,
+    ),
+    "observed": Transition(
+        meaning="The organization is observed: what an attempt would do is stored, and nothing was sent.",
+        written_by="core.reconcile.outcomes:observe",
+        link={"active": "observed"},
     ),
     "lease_lost": Transition(
         meaning="An attempt lost its lease after it had sent a request. What it wrote last is unknown.",
@@ -257,6 +265,16 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=_ANY_CUSTOMER_UNCONFIRMED,
         plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
+    ),
+    "check_requested": Transition(
+        meaning="A webhook, or the time since the last check, asks for a remote check. An observed link is read again.",
+        written_by="core.inbox.provider_webhooks:process",
+        link={"active": "active", "parked": "parked", "on_hold": "on_hold", "observed": "active"},
+    ),
+    "mode_of_installation_changed": Transition(
+        meaning="The installation is managed now, and the organization has no other mode: it is reconciled.",
+        written_by="core.reconcile.due_links:resume_managed",
+        link={"observed": "active"},
     ),
 }
 

@@ -23,7 +23,9 @@ from core.ports.spec import PROVIDERS, Provider
 
 log = structlog.get_logger()
 
-FreedBy = Literal["change", "deletion", "retry", "resolve", "set-customer-id", "due_downgrade", "other_link"]
+FreedBy = Literal[
+    "change", "deletion", "retry", "resolve", "set-customer-id", "due_downgrade", "other_link", "management"
+]
 """What made a link active again that was parked or on hold. other_link: the attempt at the organization's other link
 changed who charges, or lost its lease."""
 # The relay sends a sync request within moments of the commit. If the link is still behind after this, the sweep sends

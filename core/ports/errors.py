@@ -11,6 +11,7 @@ ProviderError
         UnexpectedError     a program raised what nobody named: retried a few times, then the link is parked
     ParkedError         repeating cannot help: an operator must act on this organization
         RejectedError       the provider rejects the request, or has something that we must not touch
+            WriteRefusedError   we do not send a request that writes: observe mode
         AmbiguousError      we cannot prove what exists at the provider; going on could create a second customer
     ConflictError       somebody changed at the provider what we charge: an operator decides (`billing-sync resolve`)
 
@@ -108,6 +109,10 @@ class ParkedError(ProviderError):
 
 class RejectedError(ParkedError):
     kind = "rejected"
+
+
+class WriteRefusedError(RejectedError):
+    pass
 
 
 class AmbiguousError(ParkedError):

@@ -8,7 +8,7 @@ the database nor Celery.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -26,6 +26,7 @@ from core.ports.observed import (
     RemoteWrite,
     Repair,
 )
+from core.ports.planned import PlannedStep
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 
@@ -83,6 +84,18 @@ class Intent:
 class AttemptContext(Protocol):
     """One worker's sync attempt at one link. What a method stores is committed before the next request that writes."""
 
+    @property
+    def may_write(self) -> bool:
+        """False: the organization is observed. The client then refuses every request that writes."""
+
+    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+        """Call before the first write of a change, and before an intent is stored or a permit acquired for it.
+
+        An attempt that only plans calls ``describe``, which may read, and raises ``WritePlannedError``. Any other goes
+        on without calling it. ``describe`` returns nothing if the write would change nothing, and raises what the
+        write or the check of its response would raise, as far as reads can show it.
+        """
+
     def acquire_permit_ahead(self, operation: str) -> None:
         """Call before an intent is recorded: gets the permit of its request, or raises ``MustWaitError`` while nothing
         is written. The next ``before_request`` of that operation uses this permit.
@@ -121,6 +134,10 @@ class AttemptContext(Protocol):
 
 
 class RequestPermits(Protocol):
+    @property
+    def may_write(self) -> bool:
+        """Whether a request that writes may be sent with these permits. Previews write nothing."""
+
     def before_request(self, operation: str) -> None:
         """Call before every request; raises ``MustWaitError`` if the rate limiter does not permit it now."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -49,6 +49,7 @@ from core.organizations.link_states import LinkEvent
 from core.ports import arrangement
 from core.ports.errors import LeaseLostError, RejectedError
 from core.ports.observed import ObservedCredit
+from core.ports.planned import PlannedStep
 from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subscription
 from core.ports.spec import Account, LastKnown, Provider
 from core.reconcile.attempt_history import AttemptHistory
@@ -96,6 +97,8 @@ class SyncAttempt:
     """The provider's ids of the last requests that it answered."""
     account: Account | None = None
     """The account of the API key that this attempt uses; it is stored with the ids."""
+    may_write: bool = False
+    """Whether the organization is managed. The reconciler decides it before the first request."""
     gate: RequestGate | None = None
     """What every request passes; ``None``: requests are not limited."""
     history: AttemptHistory = field(init=False)
@@ -158,6 +161,9 @@ class SyncAttempt:
 
     def has_intent(self, operation: str) -> bool:
         return self.intent is not None and self.intent.operation == operation
+
+    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+        """Nobody waits for a description of what is written now."""
 
     def acquire_permit_ahead(self, operation: str) -> None:
         if self.gate is not None:

@@ -16,9 +16,9 @@ from core.db.database import Database
 from core.db.models.billing_links import HAS_ROUTINE_CHECKS, LINK_HAS_WORK, LINK_IS_ACTIVE_WITH_WORK, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
-from core.organizations import commands
+from core.organizations import commands, link_states
 from core.organizations import links as organization_links
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.backoff import next_downgrade_check
 from core.reconcile.commands import invalidate
 
@@ -131,8 +131,8 @@ def request_routine_checks(session: Session, provider: Provider, every: timedelt
         .where(
             BillingLink.provider == provider,
             text(HAS_ROUTINE_CHECKS),
-            # What has work is read soon, or waits for a reason.
-            text(f"NOT ({LINK_HAS_WORK})"),
+            # What is active and has work is read soon, or waits for a reason. An observed link keeps its work.
+            text(f"(state = 'observed' OR NOT ({LINK_HAS_WORK}))"),
             BillingLink.routine_check_at < now - every,
             leases.is_free(BillingLink, now),
         )
@@ -144,10 +144,50 @@ def request_routine_checks(session: Session, provider: Provider, every: timedelt
     session.execute(
         update(BillingLink)
         .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))
-        .values(checks_requested=BillingLink.checks_requested + 1, next_sweep_at=now, routine_check_at=now)
+        .values(
+            **link_states.values_after("check_requested"),
+            checks_requested=BillingLink.checks_requested + 1,
+            next_sweep_at=now,
+            routine_check_at=now,
+        )
         .execution_options(synchronize_session=False)
     )
     return len(org_ids)
+
+
+def resume_managed(session: Session, limit: int, now: datetime) -> int:
+    """Make up to ``limit`` observed links due that the installation manages: its mode was observe before.
+
+    Not those of an organization whose own mode is observe, or that has something which must be adopted first.
+    """
+    theirs = select(BillingLink.org_id).where(BillingLink.ownership == "theirs")
+    observed = select(Organization.id).where(Organization.management == "observe")
+    rows = session.execute(
+        select(BillingLink.org_id, BillingLink.provider)
+        .where(
+            BillingLink.state == "observed",
+            BillingLink.org_id.not_in(theirs),
+            BillingLink.org_id.not_in(observed),
+        )
+        .order_by(BillingLink.org_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for provider in PROVIDERS:
+        session.execute(
+            update(BillingLink)
+            .where(
+                BillingLink.provider == provider,
+                BillingLink.org_id.in_([row.org_id for row in rows if row.provider == provider]),
+            )
+            .values(
+                **link_states.values_after("mode_of_installation_changed"),
+                checks_requested=BillingLink.checks_requested + 1,
+                next_sweep_at=now,
+            )
+            .execution_options(synchronize_session=False)
+        )
+    return len(rows)
 
 
 def _charging_link(session: Session, org_id: str) -> tuple[BillingLink, Provider]:

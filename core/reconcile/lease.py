@@ -98,7 +98,15 @@ _SWEEP_AFTER_PROBE: Final = (
 
 
 LeaseRefusal = Literal[
-    "unknown_organization", "in_sync", "parked", "on_hold", "leased", "breaker_open", "probe_in_progress", WaitReason
+    "unknown_organization",
+    "in_sync",
+    "parked",
+    "on_hold",
+    "observed",
+    "leased",
+    "breaker_open",
+    "probe_in_progress",
+    WaitReason,
 ]
 """Why there is no attempt. leased: another worker has the link; it compares the version again before it ends, so no
 change is missed. breaker_open, probe_in_progress: the sweep dispatches the link when the provider responds again. The

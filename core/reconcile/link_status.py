@@ -14,6 +14,8 @@ from core.flow_control.circuit_breaker import OpenBreaker
 from core.ports import arrangement
 from core.ports.arrangement import Arrangement
 from core.ports.spec import Provider
+from core.reconcile import observation
+from core.reconcile.observation import Observation
 
 
 def is_synced(link: BillingLink, version: int) -> bool:
@@ -25,7 +27,9 @@ def is_synced(link: BillingLink, version: int) -> bool:
     return link.applied_version == link.desired_version or link.customer_state == "applied"
 
 
-SyncStatus = Literal["in_sync", "syncing", "waiting", "provider_down", "retrying", "queued", "parked", "on_hold"]
+SyncStatus = Literal[
+    "in_sync", "syncing", "waiting", "provider_down", "retrying", "queued", "parked", "on_hold", "observed"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,11 @@ class LinkReport:
     credit_since: datetime | None
     credit_is_left: bool
     """No invoice will use the credit: an operator must refund or grant it."""
+    observation: Observation | None
+    """Of an observed link: what a reconcile would do."""
+    observed_at: datetime | None
+    is_theirs: bool
+    """Nothing is written to its customer and its subscription before they are adopted."""
 
 
 def link_report(
@@ -102,12 +111,15 @@ def link_report(
         credit_currency=link.credit_currency if credit_amount is not None else None,
         credit_since=link.credit_since if credit_amount is not None else None,
         credit_is_left=credit_amount is not None and link.subscription_id is None,
+        observation=observation.from_json(link.observation) if link.state == "observed" else None,
+        observed_at=link.observed_at if link.state == "observed" else None,
+        is_theirs=link.ownership == "theirs",
     )
 
 
 def _sync_status(link: BillingLink, now: datetime) -> SyncStatus:
     if link.state != "active":
-        return "on_hold" if link.state == "on_hold" else "parked"
+        return link.state
     if link.applied_version >= link.desired_version and link.intent is None:
         return "in_sync"
     if link.lease_until is not None and link.lease_until > now:

@@ -60,6 +60,7 @@ from core.reconcile.backoff import (
     retry_delay,
     sweep_at,
 )
+from core.reconcile.observation import Observation, to_json
 from core.reconcile.remote_check import CheckResult
 
 log = structlog.get_logger()
@@ -165,6 +166,33 @@ def _report_synced(change: ChangeContext, organization: Organization, attempt: S
     version = organization.version
     if row.completes_version and version == attempt.organization.version:
         outbox.record(change, "organization.synced", organization.id, {"version": version}, notify_relay=False)
+
+
+def observe(attempt: SyncAttempt, observation: Observation) -> bool:
+    """Store what a reconcile would do, and end the lease. Nothing was sent, so nothing is applied.
+
+    Returns whether it is out of date already: the organization changed meanwhile, or a remote check was requested.
+    """
+    now = attempt.clock()
+    is_stale = or_(_has_new_version(attempt), BillingLink.checks_requested > attempt.link.checks_requested)
+    with attempt.database.write() as session:
+        values: dict[str, Any] = {
+            **leases.RELEASED,
+            **NO_ERROR,
+            "state": case((is_stale, "active"), else_=link_states.values_after("observed")["state"]),
+            "observation": to_json(observation),
+            "observed_at": now,
+            "checks_done": attempt.link.checks_requested,
+            "attempts": 0,
+            "not_before": now + LINK_COOLDOWN,
+            "not_before_reason": "cooldown",
+            "next_sweep_at": now + SWEEP_GRACE,
+            "waiting_since": None,
+        }
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
+        after_commit.call(session, lambda: _log_observed(attempt, observation))
+    return row.state == "active"
 
 
 def defer_for_payer(attempt: SyncAttempt, until: datetime) -> float:
@@ -386,6 +414,18 @@ def _log_completed(attempt: SyncAttempt) -> None:
         event_id=attempt.event_id,
         request_id=attempt.request_id,
         previous_error=attempt.link.error_code or attempt.link.error_kind,
+    )
+
+
+def _log_observed(attempt: SyncAttempt, observation: Observation) -> None:
+    log.info(
+        "link_observed",
+        org_id=attempt.organization.id,
+        provider=attempt.provider,
+        version=attempt.organization.version,
+        requests=attempt.request_count,
+        steps=[step.kind for step in observation.steps],
+        problem=observation.problem.code or observation.problem.kind if observation.problem is not None else None,
     )
 
 

@@ -17,11 +17,12 @@ from sqlalchemy.exc import IntegrityError
 from core.catalog.plans import Catalog
 from core.common.clock import Clock
 from core.common.error_place import raised_at
-from core.compare import charging_guard
 from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.db.models.organizations import Management
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
+from core.organizations import management
 from core.ports.errors import (
     ConflictError,
     LeaseLostError,
@@ -34,11 +35,13 @@ from core.ports.errors import (
 )
 from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider
-from core.reconcile import backoff, lease, outcomes, remote_check
+from core.reconcile import backoff, lease, outcomes, planning, remote_check
 from core.reconcile.account_guard import AccountGuard, WrongAccountError
 from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.lease import LeaseRefusal, NoLease
+from core.reconcile.observation import Observation, problem_of
 from core.reconcile.outcomes import FollowUps
+from core.reconcile.planning import Planner, PlanningContext, refuse_to_end
 from core.reconcile.remote_check import CheckResult
 from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, Progress, next_step
 
@@ -61,7 +64,7 @@ class ReconcileResult:
     ``version``: what the provider has, if this is known; ``request_count``: the requests that this run sent for it.
     """
 
-    kind: Literal["synced", "idle", "waiting", "retry", "parked", "on_hold"]
+    kind: Literal["synced", "observed", "idle", "waiting", "retry", "parked", "on_hold"]
     reason: WaitCause | None = None
     requeue_after: float | None = None
     also_requeue: tuple[Provider, ...] = ()
@@ -78,6 +81,8 @@ class Reconciler:
     policy: PayerPolicy
     clock: Clock
     account_guard: AccountGuard
+    management: Management = "manage"
+    """The mode of organizations without one of their own."""
     request_gates: RequestGates = field(default_factory=RequestGates)
 
     def run(self, org_id: str, provider: Provider, *, bulk: bool = False) -> ReconcileResult:
@@ -141,6 +146,9 @@ class Reconciler:
             )
 
     def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
+        if management.is_observed(attempt.organization, attempt.links.values(), self.management):
+            return self._observe(attempt)
+        attempt.may_write = True
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", reason="payer", requeue_after=requeue_after)
@@ -157,6 +165,31 @@ class Reconciler:
             requeue_after=completion.cooldown_seconds if completion.is_behind else None,
             also_requeue=other_providers if completion.requeue_other else (),
             version=attempt.organization.version,
+            request_count=attempt.request_count,
+        )
+
+    def _observe(self, attempt: SyncAttempt) -> ReconcileResult:
+        """Plan the steps instead of taking them. It waits for no payer: it plans with the one that is there."""
+        try:
+            desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
+            attempt.account = self.account_guard.verify(attempt)
+        except (ParkedError, ConflictError) as error:
+            observation = Observation(version=attempt.organization.version, problem=problem_of(error))
+        else:
+            planner = Planner(
+                billing_provider=self.providers[attempt.provider],
+                context=PlanningContext(attempt),
+                desired=desired,
+                last_known=attempt.last_known,
+                catalog=self.catalog,
+                policy=self.policy,
+            )
+            observation = planner.observe(planning.facts_to_plan(link_facts(attempt, desired)))
+        is_stale = outcomes.observe(attempt, observation)
+        return ReconcileResult(
+            kind="observed",
+            requeue_after=backoff.LINK_COOLDOWN.total_seconds() if is_stale else None,
+            version=attempt.link.applied_version,
             request_count=attempt.request_count,
         )
 
@@ -182,7 +215,7 @@ class Reconciler:
                     progress = replace(progress, subscription_ended=True)
                 case "refuse_to_end":
                     attempt.save_customer(result)
-                    raise _refuse_to_end(attempt, last_known, self.catalog)
+                    raise refuse_to_end(attempt, self.catalog)
                 case "check":
                     # After all writes: what differs then was changed by somebody else.
                     reader = billing_provider.reader
@@ -221,7 +254,7 @@ def _result_without_attempt(no_lease: NoLease) -> ReconcileResult:
     match no_lease.reason:
         case "in_sync" | "unknown_organization":
             return ReconcileResult(kind="idle", reason=no_lease.reason, version=no_lease.version)
-        case "parked" | "on_hold":
+        case "parked" | "on_hold" | "observed":
             return ReconcileResult(kind=no_lease.reason, version=no_lease.version)
         case _:
             return ReconcileResult(
@@ -310,20 +343,6 @@ def _end_subscription(
     attempt.prepare_subscription_end()
     credit = billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True, credit=credit or result.credit)
-
-
-def _refuse_to_end(attempt: SyncAttempt, last_known: LastKnown, catalog: Catalog) -> RejectedError:
-    credited = "" if catalog.ending.stripe_prorate else " and credits no paid time that is left (stripe_prorate)"
-    retry_command = f"billing-sync retry {attempt.organization.id}"
-    subscription = charging_guard.subscription_phrase(last_known.subscription_id)
-    return RejectedError(
-        attempt.provider,
-        "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
-        f"Stripe still has {subscription} and goes on charging: to keep Stripe, set it back, restart the workers and "
-        f"run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the Stripe subscription"
-        f"{credited}",
-        charging_guard.DOUBLE_CHARGING,
-    )
 
 
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:

@@ -34,6 +34,16 @@ def upgrade() -> None:
             sqlite_where=condition,
             postgresql_where=condition,
         )
+    # Observed links are read as well, also without a subscription.
+    op.drop_index("ix_billing_links_routine_check", "billing_links")
+    routine = sa.text("((state = 'active' AND subscription_id IS NOT NULL) OR state = 'observed')")
+    op.create_index(
+        "ix_billing_links_routine_check",
+        "billing_links",
+        ["provider", "routine_check_at"],
+        sqlite_where=routine,
+        postgresql_where=routine,
+    )
     op.execute(
         "UPDATE billing_links SET ownership = 'theirs' "
         "WHERE customer_id IS NOT NULL AND customer_state = 'unconfirmed' AND synced_at IS NULL"

@@ -28,6 +28,7 @@ from core.ports.provider import RequestPermits
 from providers.lago.errors import ErrorResponse, NoAnswer, failure_with_code, valid_code
 from providers.transport import deadline, request_metrics
 from providers.transport.inline_retry import retry_transient
+from providers.transport.permits import refuse_write
 
 CREATE_RACE_CODE = "external_id:value_already_exist"
 
@@ -65,12 +66,10 @@ class LagoClient:
     def close(self) -> None:
         self._http.close()
 
-    def send(self, request: LagoRequest[ResponseT], permits: RequestPermits | None) -> ResponseT:
+    def send(self, request: LagoRequest[ResponseT], permits: RequestPermits) -> ResponseT:
         return _parse_response(request, self._send_or_raise(request, permits))
 
-    def send_or_none(
-        self, code: str, request: LagoRequest[ResponseT], permits: RequestPermits | None
-    ) -> ResponseT | None:
+    def send_or_none(self, code: str, request: LagoRequest[ResponseT], permits: RequestPermits) -> ResponseT | None:
         """None only if Lago rejects the request with exactly this code (or ``field:code``). A proxy's 404 has none."""
         outcome = self._send_with_race_retry(request, permits)
         if isinstance(outcome, httpx.Response):
@@ -79,9 +78,7 @@ class LagoClient:
             return None
         raise outcome.to_failure(request.context).to_error()
 
-    def list_page(
-        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
-    ) -> tuple[list[ResponseT], bool]:
+    def list_page(self, request: LagoRequest[ResponseT], permits: RequestPermits) -> tuple[list[ResponseT], bool]:
         """The first page of a list, and whether there are more pages."""
         document = _response_data(request, self._send_or_raise(request, permits), key="")
         rows, meta = (
@@ -91,14 +88,14 @@ class LagoClient:
             raise unreadable_error(request.context, f"{request.root}, meta")
         return [_parse_model(request, row) for row in rows], meta.get("next_page") is not None
 
-    def _send_or_raise(self, request: LagoRequest[ResponseT], permits: RequestPermits | None) -> httpx.Response:
+    def _send_or_raise(self, request: LagoRequest[ResponseT], permits: RequestPermits) -> httpx.Response:
         outcome = self._send_with_race_retry(request, permits)
         if isinstance(outcome, httpx.Response):
             return outcome
         raise outcome.to_failure(request.context).to_error()
 
     def _send_with_race_retry(
-        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         outcome = self._send_with_inline_retry(request, permits)
         if isinstance(outcome, ErrorResponse) and CREATE_RACE_CODE in outcome.codes:
@@ -106,7 +103,7 @@ class LagoClient:
         return outcome
 
     def _send_with_inline_retry(
-        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         return retry_transient(
             lambda: self._send_once(request, permits),
@@ -116,18 +113,19 @@ class LagoClient:
         )
 
     def _send_once(
-        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits
     ) -> httpx.Response | ErrorResponse | NoAnswer:
-        if permits is not None:
-            permits.before_request(operation_of(request))
+        operation = operation_of(request)
+        refuse_write("lago", permits, operation)
+        permits.before_request(operation)
         started_at = time.monotonic()
         outcome = self._request(request, permits)
         failure = None if isinstance(outcome, httpx.Response) else outcome.to_failure(request.context)
-        request_metrics.record("lago", operation_of(request), started_at, failure)
+        request_metrics.record("lago", operation, started_at, failure)
         return outcome
 
     def _request(
-        self, request: LagoRequest[ResponseT], permits: RequestPermits | None
+        self, request: LagoRequest[ResponseT], permits: RequestPermits
     ) -> httpx.Response | ErrorResponse | NoAnswer:
         url = make_url(
             origin=self._origin, path_parts=[_escape(part) for part in request.path], query_pairs=request.params
@@ -137,8 +135,7 @@ class LagoClient:
             response = self._http.request(request.method, url, headers=self._headers, content=content)
         except httpx.RequestError as error:
             return NoAnswer(error)
-        if permits is not None:
-            permits.after_response(valid_code(response.headers.get("x-request-id")))
+        permits.after_response(valid_code(response.headers.get("x-request-id")))
         return (
             response
             if response.is_success

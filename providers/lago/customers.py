@@ -19,8 +19,10 @@ from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.compare.advice import Advice, AdviceCode
 from core.ports.errors import ConflictError, RejectedError
+from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext, Customer
 from core.ports.spec import PAYER_CHANGED, CustomerSpec, LastKnown
+from providers.lago import planned_steps
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 from providers.lago.subscriptions import LIVE_STATUSES
 from providers.transport.safe_ids import printable
@@ -64,22 +66,11 @@ class LagoCustomers:
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = payer_before is None or spec.payer_id != payer_before
         methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
+        attempt.before_change(
+            lambda: self._planned_upsert(spec, replace(last_known, customer_id=lago_id), attempt, sends_payer)
+        )
         response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods, entity_code=entity_code)
-        # The customer of an imported id that is our external id was read before it got on hold.
-        if lago_id is not None and lago_id not in {response.lago_id, _external_id(spec)}:
-            raise _rejection(
-                spec,
-                f"{lago_id} no longer exists in Lago, so Lago created a new customer, {response.lago_id}; "
-                "decide which one to keep",
-            )
-        _refuse_other_currency(spec, response)
-        if spec.charged_by_other_provider and _payer_id(response) is not None:
-            raise _rejection(
-                spec,
-                f"Lago charges {printable(_payer_id(response))}, but Stripe charges for this plan; "
-                "unlink the payment provider in Lago, then retry",
-            )
-        self._refuse_changed_payer(spec, last_known, response, sends_payer=sends_payer)
+        self._check_response(spec, replace(last_known, customer_id=lago_id), response, sends_payer=sends_payer)
         if self._has_other_payer(spec, response):
             # Lago may ignore a payment provider that is sent with the create. Sent again, it is set (lago.md 3.5).
             response = self._upsert(spec, attempt, sends_payer=True, methods=methods)
@@ -100,6 +91,48 @@ class LagoCustomers:
             payer_accepted=payer_accepted,
             is_older=is_older or is_known_older or last_known.maybe_lost_in_restore,
         )
+
+    def _check_response(
+        self, spec: CustomerSpec, last_known: LastKnown, response: CustomerResponse, *, sends_payer: bool
+    ) -> None:
+        """Refuse what the response shows. The customer of an imported id that is our external id was read before it
+        got on hold.
+        """
+        lago_id = last_known.customer_id
+        if lago_id is not None and lago_id not in {response.lago_id, _external_id(spec)}:
+            raise _rejection(
+                spec,
+                f"{lago_id} no longer exists in Lago, so Lago created a new customer, {response.lago_id}; "
+                "decide which one to keep",
+            )
+        _refuse_other_currency(spec, response)
+        if spec.charged_by_other_provider and _payer_id(response) is not None:
+            raise _rejection(
+                spec,
+                f"Lago charges {printable(_payer_id(response))}, but Stripe charges for this plan; "
+                "unlink the payment provider in Lago, then retry",
+            )
+        self._refuse_changed_payer(spec, last_known, response, sends_payer=sends_payer)
+
+    def _planned_upsert(
+        self,
+        spec: CustomerSpec,
+        last_known: LastKnown,
+        attempt: AttemptContext,
+        sends_payer: bool,  # noqa: FBT001 - as in the request
+    ) -> list[PlannedStep]:
+        """Reads the customer first, so that what its response would refuse is refused now."""
+        found = self._find(spec, _external_id(spec), attempt)
+        lago_id = last_known.customer_id
+        if found is None and lago_id not in {None, _external_id(spec)}:
+            sentence = f"{lago_id} no longer exists in Lago, so Lago would create a new customer; decide what to keep"
+            raise _rejection(spec, sentence)
+        if found is not None:
+            self._check_response(spec, last_known, found, sends_payer=sends_payer)
+            if lago_id is None:
+                self._refuse_other_subscriptions(spec, attempt)
+        payer = spec.payer_id if sends_payer and self._has_linked_payer(spec) else None
+        return planned_steps.customer_steps(spec, found, payer)
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
         """Empty unless this request links the customer for the first time.

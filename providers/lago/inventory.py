@@ -26,6 +26,7 @@ from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.plan_inventory import list_plans, read_plan
 from providers.lago.state_reader import LAGO_PAGE_SIZE, parse_optional_time, without_successors
 from providers.lago.subscriptions import LIVE_STATUSES, LagoSubscription, arrangement_of, is_paid_manually
+from providers.transport.permits import READ_ONLY
 
 PAYMENT_PROVIDER_STRIPE: Final = "stripe"
 MAX_PLANS_REMEMBERED: Final = 10_000
@@ -37,7 +38,7 @@ class LagoInventory:
     def __init__(
         self,
         client: LagoClient,
-        permits: RequestPermits | None = None,
+        permits: RequestPermits = READ_ONLY,
         plans: dict[str, InventoryPrice | None] | None = None,
     ) -> None:
         self._client = client

@@ -25,7 +25,7 @@ _INTERVALS: Final[dict[str, tuple[Interval, int]]] = {
 }
 
 
-def list_plans(client: LagoClient, permits: RequestPermits | None, cursor: str | None) -> ObservedPage[InventoryPrice]:
+def list_plans(client: LagoClient, permits: RequestPermits, cursor: str | None) -> ObservedPage[InventoryPrice]:
     """``cursor``: the number of the page."""
     page = int(cursor) if cursor is not None else 1
     request = LagoRequest(
@@ -40,7 +40,7 @@ def list_plans(client: LagoClient, permits: RequestPermits | None, cursor: str |
     return ObservedPage(rows=tuple(map(inventory_price, rows)), next_cursor=str(page + 1) if more else None)
 
 
-def read_plan(client: LagoClient, permits: RequestPermits | None, code: str) -> InventoryPrice | None:
+def read_plan(client: LagoClient, permits: RequestPermits, code: str) -> InventoryPrice | None:
     plan = LagoPlans(client).find(code, permits)
     return None if plan is None else inventory_price(plan)
 

@@ -16,6 +16,7 @@ from core.ports.provider import RequestPermits
 from core.ports.spec import PriceSpec
 from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.minor_units import LAGO_UNITS
+from providers.transport.permits import READ_ONLY
 
 
 class LagoCharge(BaseResponseModel):
@@ -48,10 +49,13 @@ class LagoPlan(BaseResponseModel):
 
 
 class LagoPlans:
-    def __init__(self, client: LagoClient) -> None:
-        self._client = client
+    """``outside_attempts``: the permits of a request that creates a plan."""
 
-    def find(self, code: str, permits: RequestPermits | None = None) -> LagoPlan | None:
+    def __init__(self, client: LagoClient, outside_attempts: RequestPermits = READ_ONLY) -> None:
+        self._client = client
+        self._outside_attempts = outside_attempts
+
+    def find(self, code: str, permits: RequestPermits = READ_ONLY) -> LagoPlan | None:
         """One call. Raises ``ProviderError``."""
         request = LagoRequest(
             context=f"plan {code}", method="GET", path=("plans", code), root="plan", response_type=LagoPlan
@@ -79,7 +83,7 @@ class LagoPlans:
             response_type=LagoPlan,
             body=PlanBody.parse_obj(body),
         )
-        created = self._client.send_or_none("code:value_already_exist", request, permits=None)
+        created = self._client.send_or_none("code:value_already_exist", request, self._outside_attempts)
         # After a lost response the repeated create finds the plan that the first one created.
         existing = self.find_price(price.code) if created is None else replace(_price_spec(created), other_terms=())
         if existing != price:

@@ -23,6 +23,7 @@ from providers.lago.plans import LagoPlans
 from providers.lago.state_reader import LagoStateReader
 from providers.lago.subscriptions import LagoSubscriptions
 from providers.lago.usage_and_preview import LagoUsageAndPreview
+from providers.transport.permits import READ_ONLY, UnlimitedPermits
 
 
 class LagoOrganization(BaseResponseModel):
@@ -36,6 +37,7 @@ class LagoProvider:
 
     ``payment_provider_code`` is Lago's code of its Stripe connection. If it is None, no customer is linked to Stripe.
     ``payment_methods`` are given to a customer when it is linked for the first time. Empty: Lago's default.
+    ``may_write``: whether ``create_price`` may; an attempt says by itself whether it may write.
     ``billing_entity_code``: of new customers. None: Lago's default.
     """
 
@@ -49,12 +51,13 @@ class LagoProvider:
         billing_entity_code: str | None = None,
         ending: EndingPolicy,
         timeout: float = 10.0,
+        may_write: bool = True,
     ) -> None:
         self._client = LagoClient(api_url, api_key, timeout)
         self._key_suffix = key_suffix(api_key)
         self.reader = LagoStateReader(self._client)
         self.usage_and_preview = LagoUsageAndPreview(self._client)
-        self._plans = LagoPlans(self._client)
+        self._plans = LagoPlans(self._client, UnlimitedPermits(may_write))
         self._customers = LagoCustomers(self._client, payment_provider_code, payment_methods, billing_entity_code)
         self._subscriptions = LagoSubscriptions(self._client, ending, self._plans)
 
@@ -102,7 +105,7 @@ class LagoProvider:
             root="organization",
             response_type=LagoOrganization,
         )
-        return Account(id=self._client.send(request, permits=None).lago_id, key_suffix=self._key_suffix)
+        return Account(id=self._client.send(request, READ_ONLY).lago_id, key_suffix=self._key_suffix)
 
     def webhook_endpoints(self) -> list[RegisteredEndpoint]:
         """Those that are registered in the Lago organization of the key. Raises ``ProviderError``."""

@@ -26,6 +26,7 @@ from core.ports.observed import (
 from core.ports.provider import RequestPermits
 from providers.lago.client import LagoClient, LagoRequest, parse_time
 from providers.lago.subscriptions import LIVE_STATUSES, LagoSubscription, arrangement_of, is_paid_manually
+from providers.transport.permits import READ_ONLY
 from providers.transport.safe_ids import printable
 
 # Lago sets no limit of its own (lago.md 3.4). A server with smaller pages only needs more of them.
@@ -49,7 +50,7 @@ class LagoInvoiceState(BaseResponseModel):
 
 
 class LagoStateReader:
-    def __init__(self, client: LagoClient, permits: RequestPermits | None = None) -> None:
+    def __init__(self, client: LagoClient, permits: RequestPermits = READ_ONLY) -> None:
         self._client = client
         self._permits = permits
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 from lago_python_client.models import Subscription as SubscriptionBody
@@ -26,8 +27,10 @@ from core.catalog.plans import EndingPolicy
 from core.compare.arrangements import plan_change_conflict
 from core.ports.arrangement import Arrangement
 from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableError
+from core.ports.planned import PlannedPrice, PlannedStep, StepKind
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
+from providers.lago import planned_steps
 from providers.lago.adoption import refuse_other_plan, refuse_other_price, sells_again
 from providers.lago.client import (
     LagoClient,
@@ -103,6 +106,7 @@ class LagoSubscriptions:
 
     def _terminate(self, name: _SubscriptionName, attempt: AttemptContext) -> bool:
         """Whether there was an active one."""
+        attempt.before_change(lambda: self._planned_end(name, attempt))
         request = self._delete_request(
             name,
             {
@@ -160,6 +164,7 @@ class LagoSubscriptions:
         if found.next_plan_code == spec.next_plan_code:
             return _to_scheduled_subscription(spec.org_id, found)
         _refuse_immediate_downgrade(spec, found)
+        attempt.before_change(partial(self._planned_schedule, spec, found, attempt))
         return self._checked_schedule(spec, self._post(spec, spec.next_plan_code, found, attempt), attempt)
 
     def _change_immediately(
@@ -174,16 +179,13 @@ class LagoSubscriptions:
             )
         if found is not None and sells_again(spec, last_known):
             refuse_other_price(spec, last_known, found, self._plans.find(spec.plan_code, attempt))
+        attempt.before_change(lambda: self._planned_change(spec, found, attempt))
         response = self._post(spec, spec.plan_code, found, attempt)
         if response.plan_code == spec.plan_code or _follows_later(spec, response):
             return response
         if response.next_plan_code == spec.plan_code:
             self._cancel_pending(_name_of(spec), attempt)
-        raise _rejection(
-            spec.org_id,
-            f"it is on {response.plan_code} in Lago, which costs more per year, so Lago would change to "
-            f"{spec.plan_code} only at period end; that change was canceled; see `billing-sync plans check`",
-        )
+        raise _later_rejection(spec, response.plan_code)
 
     def _checked_schedule(
         self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
@@ -208,6 +210,8 @@ class LagoSubscriptions:
     def _without_next_plan(
         self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
     ) -> Subscription:
+        if response.next_plan_code is not None:
+            attempt.before_change(lambda: self._planned_cancellation(response, attempt))
         if response.next_plan_code is not None and self._cancel_pending(_name_of(spec), attempt) is None:
             if response.downgrade_plan_date is None:
                 raise _no_date_rejection(spec.org_id, response)
@@ -215,6 +219,95 @@ class LagoSubscriptions:
             message = f"subscription {spec.org_id}: it changed in Lago during the update"
             raise UnavailableError("lago", message)
         return replace(_to_subscription(response), next_plan_code=None, next_plan_at=None)
+
+    def _planned_change(
+        self, spec: SubscriptionSpec, found: LagoSubscription | None, attempt: AttemptContext
+    ) -> list[PlannedStep]:
+        """The change to the plan, and then to the next one. Raises what Lago's answer would be refused for."""
+        new = self._plans.find(spec.plan_code, attempt)
+        if new is None:
+            raise _rejection(spec.org_id, f"Lago has no plan {spec.plan_code}; run `billing-sync plans push`")
+        price = planned_steps.paid(None, new)
+        if found is None:
+            steps = [PlannedStep(kind="create_subscription", after=spec.plan_code, price_after=price)]
+            changed = None
+        else:
+            current = self._plans.find(found.plan_code or "", attempt)
+            is_immediate = planned_steps.is_immediate(found.plan_amount_cents, current, new)
+            if not (is_immediate or spec.charged_by_other_provider):
+                raise _later_rejection(spec, found.plan_code)
+            kind: StepKind = "change_plan" if is_immediate else "schedule_plan"
+            steps = [
+                PlannedStep(
+                    kind=kind,
+                    object_id=found.lago_id,
+                    before=found.plan_code,
+                    after=spec.plan_code,
+                    price_before=planned_steps.paid(found.plan_amount_cents, current),
+                    price_after=price,
+                    at_period_end=not is_immediate,
+                )
+            ]
+            if found.next_plan_code is not None:
+                steps = [*self._planned_cancellation(found, attempt), *steps]
+            changed = found
+        if spec.next_plan_code in {None, spec.plan_code} or steps[-1].kind == "schedule_plan":
+            return steps
+        return [*steps, *self._planned_schedule(spec, changed, attempt, paid=price)]
+
+    def _planned_schedule(
+        self,
+        spec: SubscriptionSpec,
+        found: LagoSubscription | None,
+        attempt: AttemptContext,
+        paid: PlannedPrice | None = None,
+    ) -> list[PlannedStep]:
+        """``paid``: after a change that is planned; None: what is paid for the plan that it has."""
+        new = self._plans.find(spec.next_plan_code or "", attempt)
+        if new is None:
+            raise _rejection(spec.org_id, f"Lago has no plan {spec.next_plan_code}; run `billing-sync plans push`")
+        steps: list[PlannedStep] = []
+        if paid is None and found is not None:
+            if found.next_plan_code is not None:
+                steps = self._planned_cancellation(found, attempt)
+            paid = planned_steps.paid(found.plan_amount_cents, self._plans.find(found.plan_code or "", attempt))
+        period_end = found.current_billing_period_ending_at if found is not None else None
+        step = PlannedStep(
+            kind="schedule_plan",
+            object_id=found.lago_id if found is not None else None,
+            before=spec.plan_code,
+            after=spec.next_plan_code,
+            price_before=paid,
+            price_after=planned_steps.paid(None, new),
+            at_period_end=True,
+            effective_at=parse_period_end(f"subscription {spec.org_id}", period_end) if period_end else None,
+        )
+        return [*steps, step]
+
+    def _planned_cancellation(self, found: LagoSubscription, attempt: AttemptContext) -> list[PlannedStep]:
+        next_plan = self._plans.find(found.next_plan_code or "", attempt)
+        current = self._plans.find(found.plan_code or "", attempt)
+        return [
+            PlannedStep(
+                kind="cancel_scheduled_plan",
+                object_id=found.lago_id,
+                before=found.next_plan_code,
+                after=found.plan_code,
+                price_before=planned_steps.paid(None, next_plan),
+                price_after=planned_steps.paid(found.plan_amount_cents, current),
+            )
+        ]
+
+    def _planned_end(self, name: _SubscriptionName, attempt: AttemptContext) -> list[PlannedStep]:
+        found = self._get(name, ACTIVE, attempt) or self._get(name, PENDING, attempt)
+        if found is None:
+            self._refuse_waiting(name, attempt)
+            return []
+        current = self._plans.find(found.plan_code or "", attempt)
+        paid = planned_steps.paid(found.plan_amount_cents, current)
+        return [
+            PlannedStep(kind="end_subscription", object_id=found.lago_id, before=found.plan_code, price_before=paid)
+        ]
 
     def _read(self, spec: SubscriptionSpec, attempt: AttemptContext) -> LagoSubscription | None:
         found = self._get(_name_of(spec), ACTIVE, attempt)
@@ -413,6 +506,14 @@ def _to_scheduled_subscription(org_id: str, response: LagoSubscription) -> Subsc
     if response.downgrade_plan_date is None:
         raise _no_date_rejection(org_id, response)
     return _to_subscription(response)
+
+
+def _later_rejection(spec: SubscriptionSpec, plan_code: str | None) -> RejectedError:
+    return _rejection(
+        spec.org_id,
+        f"it is on {plan_code} in Lago, which costs more per year, so Lago would change to {spec.plan_code} only at "
+        "period end; that change was canceled; see `billing-sync plans check`",
+    )
 
 
 def _no_date_rejection(org_id: str, response: LagoSubscription) -> RejectedError:

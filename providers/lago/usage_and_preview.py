@@ -19,6 +19,7 @@ from core.ports.quotes import PlanChangeQuery, Quote, Usage, UsageLine
 from providers.lago.client import LagoClient, LagoRequest, parse_period_end, parse_time
 from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.plans import LagoPlan, LagoPlans
+from providers.transport.permits import READ_ONLY
 
 _EXTRAS_NOTE = "next is the plan's price without usage, taxes and discounts"
 _NO_LAGO_SUBSCRIPTION = (
@@ -69,7 +70,7 @@ class LagoPlannedSubscription(SubscriptionResponse):
 class LagoUsageAndPreview:
     """An ``InvoicePreviewer`` and a ``UsageReader``."""
 
-    def __init__(self, client: LagoClient, permits: RequestPermits | None = None) -> None:
+    def __init__(self, client: LagoClient, permits: RequestPermits = READ_ONLY) -> None:
         self._client = client
         self._plans = LagoPlans(client)
         self._permits = permits

@@ -8,6 +8,7 @@ from lago_python_client.base_model import BaseResponseModel
 
 from core.ports.registered_endpoints import RegisteredEndpoint
 from providers.lago.client import LagoClient, LagoRequest
+from providers.transport.permits import READ_ONLY
 
 LAGO_ALL_EVENTS: Final = "*"
 
@@ -30,7 +31,7 @@ def list_endpoints(client: LagoClient) -> list[RegisteredEndpoint]:
         response_type=LagoWebhookEndpoint,
         params={"per_page": "100"},
     )
-    found, _ = client.list_page(request, permits=None)
+    found, _ = client.list_page(request, READ_ONLY)
     return [
         RegisteredEndpoint(
             url=each.webhook_url,

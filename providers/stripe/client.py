@@ -29,6 +29,7 @@ from providers.stripe.transport import PooledTransport
 from providers.transport import request_metrics
 from providers.transport.failure_table import Failure
 from providers.transport.inline_retry import retry_transient
+from providers.transport.permits import refuse_write
 
 ModelT = TypeVar("ModelT", bound=StripeModel)
 ResourceT = TypeVar("ResourceT", bound=StripeResource)
@@ -51,16 +52,6 @@ def _in_stable_order(value: Json) -> Json:
     if isinstance(value, list):
         return [_in_stable_order(each) for each in value]
     return value
-
-
-class UnlimitedPermits:
-    """For requests outside a sync attempt, such as those for prices and the account."""
-
-    def before_request(self, operation: str) -> None:  # noqa: ARG002 - nothing limits them
-        return
-
-    def after_response(self, request_id: str | None) -> None:  # noqa: ARG002 - nobody asks for it
-        return
 
 
 class StripeClient:
@@ -104,7 +95,10 @@ class StripeClient:
 
         ``operation`` is what Stripe's limits count: the method and the path, with every id as ``{id}`` (stripe.md 3).
         ``request`` may run three times, so it must carry its idempotency key (``with_idempotency_key``).
+        Raises ``WriteRefusedError`` before anything is sent if it writes and the guard does not allow that.
         """
+
+        refuse_write(STRIPE, guard, operation)
 
         def send_once() -> ModelT | Failure:
             guard.before_request(operation)

@@ -74,9 +74,9 @@ class StripeCollection:
 
     def refuse_missing_email(self, spec: SubscriptionSpec, attempt: AttemptContext) -> None:
         """Raises ``RejectedError`` if the customer has no email address at Stripe, whatever our row says."""
-        if not self._read(spec.customer_id, attempt).email:
+        if not spec.customer_id or not self._read(spec.customer_id, attempt).email:
             message = (
-                f"Stripe mails the invoices of this plan, and customer {spec.customer_id} has no email address: set "
+                f"Stripe mails the invoices of this plan, and {_customer_phrase(spec)} has no email address: set "
                 f"one with `billing-sync set {spec.org_id} --billing-email ADDRESS`, and the subscription is created "
                 f"by itself; or set one in Stripe, then run `billing-sync retry {spec.org_id}`"
             )
@@ -87,9 +87,9 @@ class StripeCollection:
             if not spec.has_billing_email:  # the customer got ours before the subscription
                 self.refuse_missing_email(spec, attempt)
             return
-        if not self._read(spec.customer_id, attempt).has_payment_method:
+        if not spec.customer_id or not self._read(spec.customer_id, attempt).has_payment_method:
             message = (
-                f"Stripe charges this plan automatically, and customer {spec.customer_id} has no default payment "
+                f"Stripe charges this plan automatically, and {_customer_phrase(spec)} has no default payment "
                 f"method: set one in Stripe, then run `billing-sync retry {spec.org_id}`"
             )
             raise RejectedError(STRIPE, message, PAYMENT_METHOD_MISSING)
@@ -102,3 +102,7 @@ class StripeCollection:
             lambda: self._client.v1.customers.retrieve(customer_id),
             StripeCustomer,
         )
+
+
+def _customer_phrase(spec: SubscriptionSpec) -> str:
+    return f"customer {spec.customer_id}" if spec.customer_id else "the customer, who is not created yet,"

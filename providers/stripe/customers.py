@@ -25,8 +25,10 @@ from stripe.params import (
 from core.common.json_types import Json
 from core.compare.charging_guard import DOUBLE_CHARGING
 from core.ports.errors import AmbiguousError, MisconfiguredError, MustWaitError, OutcomeUnknownError, RejectedError
+from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext, Customer, Intent
 from core.ports.spec import CUSTOMER_DELETED, CustomerSpec, LastKnown
+from providers.stripe import planned_steps
 from providers.stripe.balances import credit_of
 from providers.stripe.client import (
     STRIPE_PAGE_SIZE,
@@ -80,6 +82,7 @@ class StripeCustomers:
             return self._find_lost_in_restore(spec, last_known, attempt) or self._create_new(spec, last_known, attempt)
         lookback = STRIPE_CLOCK_SKEW
         if intent.is_key_safe(self._clock()):
+            attempt.before_change(lambda: [PlannedStep(kind="create_customer", is_repeat=True)])
             attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
             intent = attempt.resend_intent()
             try:
@@ -100,6 +103,7 @@ class StripeCustomers:
         )
 
     def _create_new(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Customer:
+        attempt.before_change(lambda: [PlannedStep(kind="create_customer")])
         attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
         intent = attempt.record_intent(CREATE_CUSTOMER, _request_body(spec, attempt.database_id))
         return self._confirm_created(self._post(intent, spec, attempt), spec, last_known, attempt)
@@ -193,6 +197,7 @@ class StripeCustomers:
         )
 
     def _update(self, customer_id: str, spec: CustomerSpec, attempt: AttemptContext) -> StripeCustomer:
+        attempt.before_change(lambda: self._planned_update(customer_id, spec, attempt))
         body = cast("CustomerUpdateParams", _update_body(spec, attempt.database_id))
         options = with_new_idempotency_key("update_customer")
         try:
@@ -211,6 +216,12 @@ class StripeCustomers:
         if updated.deleted:
             _refuse_deleted(customer_id, spec)
         return updated
+
+    def _planned_update(self, customer_id: str, spec: CustomerSpec, attempt: AttemptContext) -> list[PlannedStep]:
+        found = self._read(customer_id, attempt, spec)
+        if found.deleted:
+            _refuse_deleted(customer_id, spec)
+        return planned_steps.customer_update(found, spec)
 
     def _read(self, customer_id: str, attempt: AttemptContext, spec: CustomerSpec) -> StripeCustomer:
         try:

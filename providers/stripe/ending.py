@@ -21,11 +21,13 @@ from stripe.params import CreditNoteCreateParams, CreditNoteListParams, InvoiceL
 
 from core.ports.errors import RejectedError
 from core.ports.observed import ObservedCredit
+from core.ports.planned import PlannedPrice, PlannedStep
 from core.ports.provider import AttemptContext
 from providers.stripe.balances import credit_of
 from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.errors import STRIPE
 from providers.stripe.metadata import ENDED_SUBSCRIPTION_KEY
+from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.responses import (
     StripeCreditNote,
     StripeCustomer,
@@ -76,9 +78,33 @@ class StripeEnding:
                 on_balance = credit_of(note.customer) or on_balance
         return on_balance
 
+    def planned_credits(
+        self, subscription: StripeSubscription, ended_at: int, attempt: AttemptContext
+    ) -> list[PlannedStep]:
+        """What would be credited if it ended then, for an attempt that only plans. Raises as ``credit_unused`` does."""
+        invoices = self._invoices(subscription.id, attempt)
+        if subscription.pause_collection is not None:
+            invoices = [each for each in invoices if each.status != "draft"]
+        steps: list[PlannedStep] = []
+        for credit in unused_credits(invoices, ended_at):
+            _refuse_other_amounts(credit.invoice, subscription)
+            price = subscription.items.data[0].price
+            currency = price.currency.upper()
+            amount = STRIPE_UNITS.from_provider(min(credit.amount, credit.invoice.creditable), currency)
+            if amount > 0:
+                steps.append(
+                    PlannedStep(
+                        kind="credit_unused_time",
+                        object_id=credit.invoice.id,
+                        price_after=PlannedPrice(amount=amount, currency=currency, interval=None),
+                    )
+                )
+        return steps
+
     def _credit(
         self, credit: InvoiceCredit, ended: StripeSubscription, attempt: AttemptContext
     ) -> StripeCreditNote | None:
+        attempt.before_change(lambda: [PlannedStep(kind="credit_unused_time", object_id=credit.invoice.id)])
         invoice = self._finalized(credit.invoice, attempt)
         amount = min(credit.amount, invoice.creditable)
         if amount <= 0:

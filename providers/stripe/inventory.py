@@ -25,7 +25,7 @@ from core.ports.inventory import (
 )
 from core.ports.observed import ObservedPage
 from core.ports.provider import RequestPermits
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient
 from providers.stripe.errors import RESOURCE_MISSING
 from providers.stripe.metadata import DATABASE_ID_KEY, ORG_ID_KEY
 from providers.stripe.minor_units import STRIPE_UNITS
@@ -39,6 +39,7 @@ from providers.stripe.responses import (
     StripeSubscription,
     StripeSubscriptionItem,
 )
+from providers.transport.permits import READ_ONLY
 from providers.transport.safe_ids import printable
 
 _MAX_SUBSCRIPTION_PAGES: Final = 5  # of one customer, which may have 500 subscriptions (stripe.md 6)
@@ -103,9 +104,9 @@ class _InventoriedSubscription(StripeSubscription):
 
 
 class StripeInventory:
-    def __init__(self, client: StripeClient, permits: RequestPermits | None = None) -> None:
+    def __init__(self, client: StripeClient, permits: RequestPermits = READ_ONLY) -> None:
         self._client = client
-        self._permits = permits or UnlimitedPermits()
+        self._permits = permits
 
     def with_permits(self, permits: RequestPermits) -> StripeInventory:
         return StripeInventory(self._client, permits)

@@ -14,11 +14,12 @@ from stripe.params import InvoiceCreatePreviewParams
 from core.ports.provider import RequestPermits
 from core.ports.quotes import PlanChangeQuery, Quote
 from core.ports.spec import SubscriptionSpec
-from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
+from providers.stripe.client import StripeClient, with_new_idempotency_key
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.plan_changes import StripeUpdate, SubscriptionState, next_update, parse_state
 from providers.stripe.prices import StripePrices, interval_of
 from providers.stripe.responses import StripeModel, StripePage, StripePrice, StripeSubscription, StripeSubscriptionItem
+from providers.transport.permits import READ_ONLY
 
 _NO_STRIPE_SUBSCRIPTION = "Stripe has no subscription for this organization yet; the first invoice is created with it"
 _SUBSCRIPTION_ENDED = "the subscription has ended in Stripe"
@@ -54,10 +55,10 @@ class _InvoicePreview(StripeModel):
 class StripeInvoicePreviewer:
     """An ``InvoicePreviewer``."""
 
-    def __init__(self, client: StripeClient, prices: StripePrices, permits: RequestPermits | None = None) -> None:
+    def __init__(self, client: StripeClient, prices: StripePrices, permits: RequestPermits = READ_ONLY) -> None:
         self._client = client
         self._prices = prices
-        self._permits = permits or UnlimitedPermits()
+        self._permits = permits
 
     def with_permits(self, permits: RequestPermits) -> StripeInvoicePreviewer:
         return StripeInvoicePreviewer(self._client, self._prices, permits)

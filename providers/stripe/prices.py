@@ -11,10 +11,11 @@ from stripe.params import PriceCreateParamsRecurring
 from core.ports.errors import RejectedError
 from core.ports.provider import RequestPermits
 from core.ports.spec import PriceSpec
-from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
+from providers.stripe.client import StripeClient, with_new_idempotency_key
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.responses import StripePage, StripePrice, StripeProduct
+from providers.transport.permits import READ_ONLY
 
 # A lookup key moves to a new price when somebody raises it (stripe.md 5). We see that within five minutes.
 PRICE_CACHE_SECONDS = 300.0
@@ -30,8 +31,11 @@ _INTERVALS: dict[str, PriceCreateParamsRecurring] = {
 
 
 class StripePrices:
-    def __init__(self, client: StripeClient) -> None:
+    """``outside_attempts``: the permits of a request that creates a price."""
+
+    def __init__(self, client: StripeClient, outside_attempts: RequestPermits = READ_ONLY) -> None:
         self._client = client
+        self._outside_attempts = outside_attempts
         self._cache: dict[str, tuple[float, StripePrice]] = {}
         self._lock = threading.Lock()
 
@@ -54,8 +58,18 @@ class StripePrices:
             self._cache[lookup_key] = (time.monotonic(), price)
         return price
 
+    def price_by_id(self, price_id: str, guard: RequestPermits) -> StripePrice:
+        """Also one that is sold no longer. Raises ``RejectedError`` if there is none."""
+        return self._client.send(
+            guard,
+            "GET /v1/prices/{id}",
+            f"read price {price_id}",
+            lambda: self._client.v1.prices.retrieve(price_id),
+            StripePrice,
+        )
+
     def find_price(self, code: str) -> PriceSpec | None:
-        price = self._find_active(code, UnlimitedPermits())
+        price = self._find_active(code, READ_ONLY)
         if price is None:
             return None
         if price.unit_amount is None or price.recurring is None:
@@ -81,7 +95,7 @@ class StripePrices:
         options = with_new_idempotency_key("create_price")
         try:
             self._client.send(
-                UnlimitedPermits(),
+                self._outside_attempts,
                 "POST /v1/prices",
                 f"create the price with lookup key {spec.code}",
                 lambda: self._client.v1.prices.create(
@@ -100,7 +114,7 @@ class StripePrices:
             # The response was lost, or another process was first. The key is unique, so the existing price decides.
             found = self.find_price(spec.code)
             if found is None:
-                archived = self._find(spec.code, UnlimitedPermits(), active=False)
+                archived = self._find(spec.code, READ_ONLY, active=False)
                 if archived is None:
                     raise
                 message = f"the archived price {archived.id} has the lookup key {spec.code}; remove it there in Stripe"
@@ -115,7 +129,7 @@ class StripePrices:
         options = with_new_idempotency_key("create_product")
         try:
             self._client.send(
-                UnlimitedPermits(),
+                self._outside_attempts,
                 "POST /v1/products",
                 f"create product {product_id}",
                 lambda: self._client.v1.products.create({"id": product_id, "name": spec.name}, options),
@@ -128,7 +142,7 @@ class StripePrices:
     def _has_product(self, product_id: str) -> bool:
         try:
             self._client.send(
-                UnlimitedPermits(),
+                READ_ONLY,
                 "GET /v1/products/{id}",
                 f"read product {product_id}",
                 lambda: self._client.v1.products.retrieve(product_id),

@@ -13,7 +13,7 @@ from core.ports.provider import AttemptContext, Customer, Subscription
 from core.ports.registered_endpoints import RegisteredEndpoint
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec, key_suffix
 from providers.stripe import errors, rights, webhook_endpoints
-from providers.stripe.client import StripeClient, UnlimitedPermits
+from providers.stripe.client import StripeClient
 from providers.stripe.collection import DEFAULT_COLLECTION, CollectionPolicy
 from providers.stripe.customers import StripeCustomers
 from providers.stripe.events import StripeEventReader
@@ -25,6 +25,7 @@ from providers.stripe.responses import StripeResource
 from providers.stripe.rights import MissingRight
 from providers.stripe.state_reader import StripeStateReader
 from providers.stripe.subscriptions import StripeSubscriptions
+from providers.transport.permits import READ_ONLY, UnlimitedPermits
 
 _LIVEMODE_BY_KEY_PREFIX = {"live_": True, "test_": False}
 STRIPE_CALL_SECONDS = 20.0  # for one request, up to the last byte of the response
@@ -38,7 +39,8 @@ class StripeProvider:
     """Build one in each process, after the fork. Threads share it. Close it when the process ends.
 
     ``api_base`` has no default, so that no test and no staging system reaches live systems by accident.
-    ``account_id``: as in ``StripeClient``.
+    ``account_id``: as in ``StripeClient``. ``may_write``: whether ``create_price`` may; an attempt says by itself
+    whether it may write.
     """
 
     provider: Provider = "stripe"
@@ -52,6 +54,7 @@ class StripeProvider:
         collection: CollectionPolicy = DEFAULT_COLLECTION,
         timeout: float = STRIPE_CALL_SECONDS,
         account_id: str | None = None,
+        may_write: bool = True,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._client = StripeClient(secret_key, api_base, timeout, account_id)
@@ -60,7 +63,7 @@ class StripeProvider:
         self.reader = StripeStateReader(self._client)
         self.inventory = StripeInventory(self._client)
         self.event_reader = StripeEventReader(self._client)
-        self._prices = StripePrices(self._client)
+        self._prices = StripePrices(self._client, UnlimitedPermits(may_write))
         self.invoice_previewer = StripeInvoicePreviewer(self._client, self._prices)
         self._marks = StripeMarks(self._client)
         self._customers = StripeCustomers(self._client, clock)
@@ -108,7 +111,7 @@ class StripeProvider:
             return stripe.StripeObject.construct_from({"id": account_id}, None)
 
         account = self._client.send(
-            UnlimitedPermits(),
+            READ_ONLY,
             "GET /v1/account",
             "read the account",
             read_account,

@@ -14,9 +14,10 @@ from typing import Final, Literal
 import stripe
 
 from core.ports.errors import ProviderError
-from providers.stripe.client import StripeClient, UnlimitedPermits
+from providers.stripe.client import StripeClient
 from providers.stripe.errors import MISSING_PERMISSION
 from providers.stripe.responses import StripeModel
+from providers.transport.permits import READ_ONLY
 
 # ``all``: nothing is sent to Stripe. ``some``: what needs it is parked or fails. ``nothing``: only a remark is missing.
 AffectedByMissingRight = Literal["all", "some", "nothing"]
@@ -170,7 +171,7 @@ def named_right(message: str) -> str | None:
 def _refused(client: StripeClient, right: StripeRight) -> MissingRight | None:
     operation = next(each for each in right.requests if each.startswith("GET "))
     try:
-        client.send(UnlimitedPermits(), operation, f"check {right.id}", lambda: right.read_one(client), StripeModel)
+        client.send(READ_ONLY, operation, f"check {right.id}", lambda: right.read_one(client), StripeModel)
     except ProviderError as error:
         if error.code != MISSING_PERMISSION:
             raise

@@ -28,7 +28,7 @@ from core.ports.observed import (
 )
 from core.ports.provider import RequestPermits
 from providers.stripe.balances import credit_of
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient
 from providers.stripe.errors import MISSING_PERMISSION, RESOURCE_MISSING
 from providers.stripe.metadata import only_ours, read_marks
 from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
@@ -40,6 +40,7 @@ from providers.stripe.responses import (
     StripeSubscription,
     StripeSubscriptionSummary,
 )
+from providers.transport.permits import READ_ONLY
 from providers.transport.safe_ids import printable
 
 _MAX_EVENT_PAGES = 10
@@ -72,9 +73,9 @@ class _WriteEvent(StripeEvent):
 
 
 class StripeStateReader:
-    def __init__(self, client: StripeClient, permits: RequestPermits | None = None) -> None:
+    def __init__(self, client: StripeClient, permits: RequestPermits = READ_ONLY) -> None:
         self._client = client
-        self._permits = permits or UnlimitedPermits()
+        self._permits = permits
 
     def with_permits(self, permits: RequestPermits) -> StripeStateReader:
         return StripeStateReader(self._client, permits)

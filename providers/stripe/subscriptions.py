@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NoReturn, TypeVar, cast
 
 import stripe
@@ -23,8 +24,10 @@ from core.common.json_types import Json
 from core.compare.arrangements import plan_change_conflict, provider_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.observed import ObservedCredit
+from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
+from providers.stripe import planned_steps
 from providers.stripe.adoption import refuse_other_terms
 from providers.stripe.client import (
     STRIPE_PAGE_SIZE,
@@ -71,6 +74,7 @@ class StripeSubscriptions:
 
     def ensure(self, spec: SubscriptionSpec, last_known: LastKnown, attempt: AttemptContext) -> Subscription:
         if not spec.customer_id:
+            attempt.before_change(lambda: self._planned_creation(spec, attempt))
             # An empty filter lists the subscriptions of all customers, and Stripe's schema accepts an empty customer.
             message = (
                 f"organization {spec.org_id} has no Stripe customer yet; its subscription is created after the customer"
@@ -147,6 +151,7 @@ class StripeSubscriptions:
         intent = attempt.intent
         if intent is not None and intent.operation == CREATE_SUBSCRIPTION:
             if intent.is_key_safe(self._clock()):
+                attempt.before_change(lambda: self._planned_creation(spec, attempt, is_repeat=True))
                 attempt.acquire_permit_ahead(SUBSCRIPTION_CREATE_OPERATION)
                 intent = attempt.resend_intent()
                 try:
@@ -159,6 +164,7 @@ class StripeSubscriptions:
                 wait_out_inflight(intent, self._clock())
             if (found := self._find_leftover(intent, spec, existing)) is not None:
                 return self._adopted(found, spec, attempt)
+        attempt.before_change(lambda: self._planned_creation(spec, attempt))
         body = self._create_body(spec, attempt)
         attempt.acquire_permit_ahead(SUBSCRIPTION_CREATE_OPERATION)
         intent = attempt.record_intent(CREATE_SUBSCRIPTION, body)
@@ -239,6 +245,7 @@ class StripeSubscriptions:
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                     arrangement=arrangement,
                 )
+            attempt.before_change(partial(self._planned_updates, found, spec, sold, attempt))
             if update.price not in {None, state.item.price.id}:
                 self._prepare_collection(found, spec, attempt)
             found = self._update(found.id, state.item.id, update, attempt)
@@ -246,6 +253,48 @@ class StripeSubscriptions:
             f"subscription {found.id} does not reach its plan, because someone else is changing it; check it in Stripe"
         )
         raise RejectedError(STRIPE, message)
+
+    def _planned_creation(
+        self, spec: SubscriptionSpec, attempt: AttemptContext, *, is_repeat: bool = False
+    ) -> list[PlannedStep]:
+        self._create_body(spec, attempt)  # raises what refuses a create
+        price = self._prices.active_price(spec.plan_code, attempt)
+        paid = planned_steps.planned_price(price, 1)
+        step = PlannedStep(kind="create_subscription", after=spec.plan_code, price_after=paid, is_repeat=is_repeat)
+        if spec.next_plan_code in {None, spec.plan_code}:
+            return [step]
+        created = planned_steps.created(spec, price, attempt.database_id)
+        planned = self._planned(created, spec, None, attempt)
+        return [step, *planned_steps.subscription_steps(created, planned, None, self._find_by_id(attempt))]
+
+    def _planned_updates(
+        self, found: StripeSubscription, spec: SubscriptionSpec, sold: SoldPrice | None, attempt: AttemptContext
+    ) -> list[PlannedStep]:
+        planned = self._planned(found, spec, sold, attempt)
+        steps = planned_steps.subscription_steps(found, planned, sold, self._find_by_id(attempt))
+        if all(item.price.is_free for item in found.items.data) and steps[0].kind == "change_plan":
+            price = self._prices.active_price(spec.plan_code, attempt)
+            terms = self._collection.change_terms(found, spec, price, attempt)
+            if terms is not None:
+                method = str(terms["collection_method"])
+                steps.insert(0, PlannedStep(kind="change_collection", object_id=found.id, after=method))
+        return steps
+
+    def _planned(
+        self, found: StripeSubscription, spec: SubscriptionSpec, sold: SoldPrice | None, attempt: AttemptContext
+    ) -> StripeSubscription:
+        """The subscription as it would be after all its updates, by the loop of ``_bring_to_spec``."""
+        for _ in range(_MAX_UPDATES):
+            state = parse_state(found, sold)
+            update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
+            if update is None:
+                return found
+            price = state.item.price if update.price is None else self._find_by_id(attempt)(update.price)
+            found = planned_steps.updated(found, update, state.item.id, price)
+        return found
+
+    def _find_by_id(self, attempt: AttemptContext) -> planned_steps.FindById:
+        return lambda price_id: self._prices.price_by_id(price_id, attempt)
 
     def _prepare_collection(self, found: StripeSubscription, spec: SubscriptionSpec, attempt: AttemptContext) -> None:
         """Before a free subscription gets a paid price: Stripe collects that at once, by the method of that moment."""
@@ -288,6 +337,7 @@ class StripeSubscriptions:
         )
 
     def _cancel(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
+        attempt.before_change(lambda: self._planned_end(subscription_id, attempt))
         # Without Stripe's proration: its credit does not reach the customer (stripe.md 9).
         params: SubscriptionCancelParams = {
             "invoice_now": self._policy.stripe_invoice_now,
@@ -311,6 +361,15 @@ class StripeSubscriptions:
             if not ended.has_ended:
                 raise
             return ended
+
+    def _planned_end(self, subscription_id: str, attempt: AttemptContext) -> list[PlannedStep]:
+        found = self._read(subscription_id, attempt)
+        if found.has_ended:
+            return []
+        step = planned_steps.subscription_end(found, self._find_by_id(attempt))
+        if not self._policy.stripe_prorate:
+            return [step]
+        return [step, *self._ending.planned_credits(found, int(self._clock().timestamp()), attempt)]
 
     def _read(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
         try:

@@ -7,8 +7,9 @@ from typing import Final
 from stripe.params import WebhookEndpointListParams
 
 from core.ports.registered_endpoints import RegisteredEndpoint
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, UnlimitedPermits
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient
 from providers.stripe.responses import StripePage, StripeResource
+from providers.transport.permits import READ_ONLY
 
 MAX_ENDPOINT_PAGES: Final = 2
 STRIPE_ALL_EVENTS: Final = "*"
@@ -23,7 +24,7 @@ class StripeWebhookEndpoint(StripeResource):
 def list_endpoints(client: StripeClient) -> list[RegisteredEndpoint]:
     """Raises ``ProviderError``; a restricted key may lack the right to list them."""
     found = client.list_all(
-        UnlimitedPermits(),
+        READ_ONLY,
         "GET /v1/webhook_endpoints",
         "list the webhook endpoints",
         lambda last_id: client.v1.webhook_endpoints.list(_page_params(last_id)),

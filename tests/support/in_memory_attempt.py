@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from core.common.json_types import Json
 from core.ports.errors import LeaseLostError
+from core.ports.planned import PlannedStep
 from core.ports.provider import Intent
 
 
@@ -31,6 +32,7 @@ class InMemoryAttempt:
         """The provider's id of each request that it answered."""
         self.lease_lost_after: int | None = None
         """How many more requests the lease lasts; None: without end."""
+        self.may_write = True
         self._now = now
         self._generation = stored.generation if stored else 0
 
@@ -41,6 +43,9 @@ class InMemoryAttempt:
     @property
     def request_count(self) -> int:
         return len(self.operations)
+
+    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+        """It does not plan."""
 
     def acquire_permit_ahead(self, operation: str) -> None:
         self.permits_ahead.append(operation)

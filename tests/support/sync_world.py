@@ -11,17 +11,18 @@ from core.catalog.plans import Catalog, ChargingProvider
 from core.compare.desired_state import PayerPolicy
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.organizations import Organization
+from core.db.models.organizations import Management, Organization
 from core.events.event_types import ChangeContext
-from core.organizations import commands, memberships, plan_changes
+from core.organizations import commands, management, memberships, plan_changes
 from core.organizations.commands import NewOrganization
 from core.organizations.provider_ids import set_customer_ids as replace_ids
 from core.ports.observed import ObservedCredit
 from core.ports.provider import AttemptContext, BillingProvider, Customer, StateReader, Subscription
 from core.ports.spec import PROVIDERS, Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
-from core.reconcile import attempt
+from core.reconcile import attempt, observation
 from core.reconcile import commands as reconcile_commands
 from core.reconcile.account_guard import AccountGuard
+from core.reconcile.observation import Observation
 from core.reconcile.reconciler import Reconciler, ReconcileResult
 from providers.lago.provider import LagoProvider
 from providers.stripe.provider import StripeProvider
@@ -126,6 +127,7 @@ class SyncWorld:
     """A new connection to each provider, as a process opens it when it starts."""
     account_guard: AccountGuard = field(init=False)
     policy: PayerPolicy = field(default_factory=lambda: PayerPolicy(sends_payer_to_lago=True))
+    management: Management = "manage"
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ class SyncWorld:
             policy=self.policy,
             clock=self.clock,
             account_guard=self.account_guard,
+            management=self.management,
         )
 
     def advance_time(self, **by: float) -> None:
@@ -207,6 +210,14 @@ class SyncWorld:
     def organization(self, org_id: str) -> Organization:
         with self.database.read() as session:
             return session.get_one(Organization, org_id)
+
+    def set_mode(self, org_id: str, mode: Management) -> None:
+        self.change(org_id, lambda change, organization: management.set_mode(change, organization, mode))
+
+    def observation(self, org_id: str, provider: Provider) -> Observation:
+        stored = observation.from_json(self.link(org_id, provider).observation)
+        assert stored is not None
+        return stored
 
     def link(self, org_id: str, provider: Provider) -> BillingLink:
         with self.database.read() as session:

@@ -168,6 +168,28 @@ _add(
     "Change an organization as the API does: plan, name, status, billing email or currency. Says first what follows.",
     PANEL_OPERATE,
 )
+management_commands = _group(
+    "management", "Observe organizations, which writes nothing at a provider, or manage them.", PANEL_OPERATE
+)
+_add(
+    management_commands,
+    "observe",
+    ("management", "observe"),
+    "Only observe organizations: read and compare, and write nothing at a provider.",
+)
+_add(
+    management_commands,
+    "manage",
+    ("management", "manage"),
+    "Manage organizations: make the providers match, also where MANAGEMENT is observe.",
+)
+_add(
+    management_commands,
+    "report",
+    ("management", "report"),
+    "Show what would be written for each observed organization, and what it would change in what is paid.",
+)
+
 _add(
     app,
     "import",

@@ -20,7 +20,7 @@ from core.organizations import commands
 from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.link_status import LinkReport
-from core.reporting import search
+from core.reporting import planned_changes, search
 from core.reporting.overview import OrganizationReport
 from core.reporting.search import OrganizationMatch, SearchResult
 from worker.cli import output
@@ -65,6 +65,8 @@ def sync_summary(links: Iterable[LinkReport]) -> Text:
     statuses = {link.status for link in links}
     if statuses & {"parked", "on_hold"}:
         return Text("parked", style=_PROBLEM_STYLE)
+    if "observed" in statuses:
+        return Text("observed", style=_PENDING_STYLE)
     if "provider_down" in statuses:
         return Text("provider_down", style=_PROBLEM_STYLE)
     if statuses <= {"in_sync"}:
@@ -83,14 +85,14 @@ def link_status(link: LinkReport, now: datetime) -> Text:
         case "parked" | "on_hold":
             state = "on hold" if link.status == "on_hold" else "parked"
             return Text(f"{state} {output.relative_time(link.error_at, now)}", style=_PROBLEM_STYLE)
-        case "syncing":
-            return Text("syncing now", style=_PENDING_STYLE)
+        case "observed":
+            return Text(f"observed {output.relative_time(link.observed_at, now)}", style=_PENDING_STYLE)
         case "retrying":
             # 0 attempts after an operator's retry: the error shown is the one from before.
             failed = {0: "", 1: "failed once, "}.get(link.attempts, f"failed {link.attempts} times, ")
             return Text(f"{failed}retrying automatically", style=_PENDING_STYLE)
-        case "waiting" | "queued":
-            return Text(link.status, style=_PENDING_STYLE)
+        case "syncing" | "waiting" | "queued":
+            return Text("syncing now" if link.status == "syncing" else link.status, style=_PENDING_STYLE)
 
 
 def _breaker_cause(link: LinkReport) -> str:
@@ -181,10 +183,23 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
             return None
         case "parked" | "on_hold":
             return advice(link, org_id)
+        case "observed":
+            return _step_while_observed(link, org_id)
         case "provider_down":
             return _step_while_breaker_is_open(link)
         case "syncing" | "waiting" | "retrying" | "queued":
             return _automatic_step(link, link.status, now)
+
+
+def _step_while_observed(link: LinkReport, org_id: str) -> str:
+    if link.is_theirs:
+        return "what it has there is not ours: adopt it first; nothing is written before"
+    return f"nothing is written; `billing-sync management manage {org_id}` takes these steps"
+
+
+def would_do(link: LinkReport) -> list[str]:
+    """What a reconcile of an observed link would do, a sentence each; empty for any other link."""
+    return [] if link.observation is None else planned_changes.sentences(link.provider, link.observation)
 
 
 def _automatic_step(

@@ -48,9 +48,10 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "waits_for_payment"} or null,
     "synced_at", "next_at", "attempts", "error_kind", "error_code",
     "error_message", "error_request_id", "error_at", "is_conflict", "payment_status", "payment_since", "payment_code",
-    "credit_amount", "credit_currency", "credit_since", "credit_is_left", "next_step"}. Amounts are in minor units.
-    Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold. Payments: null, failed,
-    payer_rejected, dispute_lost, overdue, manual.
+    "credit_amount", "credit_currency", "credit_since", "credit_is_left", "observation": as in `management report`, or
+    null, "observed_at", "is_theirs", "next_step"}. Amounts are in minor units.
+    Statuses: in_sync, syncing, waiting, provider_down, retrying, queued, parked, on_hold, observed. Payments: null,
+    failed, payer_rejected, dispute_lost, overdue, manual.
     """
     settings, now = settings_of.read(), utc_now()
     with resources.open_database(settings) as database, database.read() as session:
@@ -92,6 +93,7 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("plan", descriptions.plan_text(link.plan_code, link.next_plan_code) if link.plan_code else None),
         ("arranged", descriptions.arrangement_text(link)),
         ("reason", descriptions.reason_text(link)),
+        *(("would", sentence) for sentence in descriptions.would_do(link)),
         ("next", descriptions.next_step(link, report.id, now)),
         ("payment", descriptions.payment_text(link, report.id, now)),
         ("credit", descriptions.credit_text(link)),

@@ -19,6 +19,7 @@ from pydantic_settings import SettingsConfigDict
 
 from core.catalog.plans import ChargingProvider, default_file
 from core.db import database_url
+from core.db.models.organizations import Management
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
 from worker.config import server_urls
 from worker.config.email import EmailSettings
@@ -84,6 +85,12 @@ class Settings(EmailSettings):
     charged_by: ChargingProvider | None = Field(
         default=None,
         description="Charging provider of plans without a `charged_by` of their own; overrides the catalog's default.",
+    )
+
+    management: Management = Field(
+        default="manage",
+        description="observe: everything is read and compared, and nothing is written at a provider. An organization's "
+        "own mode wins (`billing-sync management`).",
     )
 
     unique_organization_names: bool = Field(

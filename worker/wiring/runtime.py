@@ -76,6 +76,7 @@ def open_runtime(settings: Settings) -> Runtime:
         policy=policy,
         clock=utc_now,
         account_guard=account_guard,
+        management=settings.management,
         request_gates=RequestGates(rate_limiter, settings.worker_concurrency),
     )
     email_sender = open_email_sender(settings, database, plans)
@@ -178,6 +179,7 @@ def open_stripe_and_lago(
         ),
         timeout=call_seconds,
         account_id=settings.stripe_context,
+        may_write=settings.management == "manage",
     )
     lago = LagoProvider(
         lago_url,
@@ -187,6 +189,7 @@ def open_stripe_and_lago(
         billing_entity_code=settings.lago_billing_entity_code,
         ending=plans.ending,
         timeout=call_seconds,
+        may_write=settings.management == "manage",
     )
     return stripe, lago
 

@@ -52,7 +52,7 @@ CONFLICT = "conflict"
 LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
 CREDIT_IS_LEFT = "credit_amount > 0 AND subscription_id IS NULL"
 """No invoice will use the credit, because no subscription of ours is left."""
-HAS_ROUTINE_CHECKS = "state = 'active' AND subscription_id IS NOT NULL"
+HAS_ROUTINE_CHECKS = "((state = 'active' AND subscription_id IS NOT NULL) OR state = 'observed')"
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 

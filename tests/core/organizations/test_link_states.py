@@ -32,6 +32,7 @@ from core.ports.spec import PAYER_CHANGED, Provider
 from core.reconcile import commands as reconcile_commands
 from core.reconcile import due_links, lease, outcomes
 from core.reconcile.attempt import ApplyResult, SyncAttempt
+from core.reconcile.observation import Observation
 from core.reconcile.outcomes import FollowUps
 from tests.support.clocks import SetClock
 from tests.support.importer import Importer
@@ -86,6 +87,7 @@ OF_ATTEMPTS: Final[dict[LinkEvent, Callable[[SyncAttempt], object]]] = {
     "parked": lambda attempt: outcomes.park(attempt, RejectedError(attempt.provider, "no")),
     "conflict_found": lambda attempt: outcomes.put_on_hold(attempt, ConflictError(attempt.provider, "changed")),
     "lease_lost": outcomes.invalidate_after_lost_lease,
+    "observed": lambda attempt: outcomes.observe(attempt, Observation(version=1)),
 }
 OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provider], object]]] = {
     "changed": lambda change, acme, _: commands.rename(change, acme, "Acme GmbH"),
@@ -235,6 +237,25 @@ def test_a_downgrade_that_is_due_moves_the_plan_of_active_links_only(links: Link
         assert links.states("stripe") == (state, *expected[1:]), before
 
 
+def test_a_requested_check_moves_observed_links_only(links: Links) -> None:
+    for state in get_args(LinkState):
+        before: States = (state, "applied", "applied")
+        links.put("lago", before, subscription_id="sub_1", applied_version=1, desired_version=1)
+        with links.database.write() as session:
+            due_links.request_routine_checks(session, "lago", timedelta(seconds=-1), 10, links.clock())
+        assert links.states("lago") == after("check_requested", before)
+
+
+def test_an_installation_that_is_managed_again_moves_observed_links_only(links: Links) -> None:
+    for state in get_args(LinkState):
+        before: States = (state, "applied", "applied")
+        links.put("lago", before)
+        with links.database.write() as session:
+            due_links.resume_managed(session, 10, links.clock())
+        expected = after("mode_of_installation_changed", before) if state == "observed" else before
+        assert links.states("lago") == expected
+
+
 def test_an_id_that_an_import_contests_puts_the_link_on_hold(
     links: Links, plans: Catalog, clock: SetClock, tmp_path: Path
 ) -> None:
@@ -257,7 +278,8 @@ def test_a_conflict_stays_whatever_an_import_contests(
 
 
 def test_every_event_is_run_here() -> None:
-    run = {*OF_ATTEMPTS, *OF_COMMANDS, "downgrade_due", "customer_id_contested"}
+    elsewhere = {"downgrade_due", "customer_id_contested", "check_requested", "mode_of_installation_changed"}
+    run = {*OF_ATTEMPTS, *OF_COMMANDS, *elsewhere}
     assert run == set(TRANSITIONS) == set(get_args(LinkEvent))
 
 

@@ -11,6 +11,7 @@ from core.common.json_types import Json
 from core.ports.inventory import InventoryPrice
 from providers.lago import plan_inventory
 from providers.lago.client import LagoClient
+from providers.transport.permits import READ_ONLY
 from sandbox.server import Sandbox
 from tests.support.scripted_lago import NO_ID, Reply, ScriptedLago
 
@@ -38,7 +39,7 @@ def read(script: ScriptedLago, **changed: Json) -> InventoryPrice:
     script.respond_with(Reply(200, {"plan": {**PLAN, **changed}}))
     client = LagoClient(script.url, "key", 10.0)
     try:
-        found = plan_inventory.read_plan(client, None, "starter")
+        found = plan_inventory.read_plan(client, READ_ONLY, "starter")
     finally:
         client.close()
     assert found is not None
@@ -54,8 +55,8 @@ def test_all_pages_are_listed() -> None:
                 f"{sandbox.url}/api/v1/plans", json=body, headers={"Authorization": "Bearer key"}
             ).raise_for_status()
         client = LagoClient(sandbox.url, "key", 10.0)
-        first = plan_inventory.list_plans(client, None, None)
-        second = plan_inventory.list_plans(client, None, first.next_cursor)
+        first = plan_inventory.list_plans(client, READ_ONLY, None)
+        second = plan_inventory.list_plans(client, READ_ONLY, first.next_cursor)
         client.close()
     assert second.next_cursor is None
     assert {each.code for each in (*first.rows, *second.rows)} == codes

@@ -22,8 +22,9 @@ from core.ports.errors import (
     ThrottledError,
     UnavailableError,
 )
-from providers.stripe.client import StripeClient, UnlimitedPermits, with_idempotency_key, with_new_idempotency_key
+from providers.stripe.client import StripeClient, with_idempotency_key, with_new_idempotency_key
 from providers.stripe.responses import StripeCustomer, StripePage
+from providers.transport.permits import UnlimitedPermits
 from tests.support.in_memory_attempt import InMemoryAttempt
 from tests.support.stripe_stub import EMAIL, KEY, NAME, StripeStub, running
 
@@ -54,7 +55,7 @@ def client(stub: StripeStub) -> Iterator[StripeClient]:
 def update(client: StripeClient, attempt: InMemoryAttempt | None = None) -> StripeCustomer:
     options = with_new_idempotency_key("test")
     return client.send(
-        attempt or UnlimitedPermits(),
+        attempt or UnlimitedPermits(may_write=True),
         "POST /v1/customers/{id}",
         "update customer cus_1",
         lambda: client.v1.customers.update("cus_1", {"name": NAME, "email": EMAIL}, options),
@@ -134,7 +135,11 @@ def forbidden(stub: StripeStub, client: StripeClient, operation: str, message: s
     stub.refuse(403, {"type": INVALID, "message": message})
     with pytest.raises(ProviderError) as caught:
         client.send(
-            UnlimitedPermits(), operation, "ask Stripe", lambda: client.v1.customers.retrieve("cus_1"), StripeCustomer
+            UnlimitedPermits(may_write=True),
+            operation,
+            "ask Stripe",
+            lambda: client.v1.customers.retrieve("cus_1"),
+            StripeCustomer,
         )
     assert KEY not in repr(vars(caught.value))
     return caught.value
@@ -371,7 +376,7 @@ def test_list_that_does_not_end_is_ambiguous_not_half_read(stub: StripeStub, cli
     stub.answer(200, {"object": "list", "has_more": True, "data": [{"id": "cus_1", "object": "customer"}]})
     with pytest.raises(ProviderError, match="too many to be certain"):
         client.list_all(
-            UnlimitedPermits(),
+            UnlimitedPermits(may_write=True),
             "GET /v1/customers",
             "list customers",
             lambda _: client.v1.customers.list({"limit": 100}),

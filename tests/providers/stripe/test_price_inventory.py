@@ -9,7 +9,8 @@ import pytest
 from core.common.json_types import Json
 from core.ports.inventory import InventoryPrice
 from providers.stripe import price_inventory
-from providers.stripe.client import StripeClient, UnlimitedPermits
+from providers.stripe.client import StripeClient
+from providers.transport.permits import UnlimitedPermits
 from sandbox.server import Sandbox
 from tests.support.stripe_stub import KEY, StripeStub
 from tests.support.stripe_stub import running as stub_running

@@ -19,9 +19,10 @@ from core.common.json_types import Json
 from core.ports.errors import ProviderError, RejectedError
 from core.ports.spec import CustomerSpec, LastKnown, Provider
 from providers.lago.provider import LagoProvider
-from providers.stripe.client import StripeClient, UnlimitedPermits, with_new_idempotency_key
+from providers.stripe.client import StripeClient, with_new_idempotency_key
 from providers.stripe.responses import StripeCustomer
 from providers.transport.failure_table import DEFAULT_RULE, FAILURE_RULES, Failure, FailureRule
+from providers.transport.permits import UnlimitedPermits
 from tests import contract
 from tests.contract.documents import array, lago_document, obj, stripe_document
 from tests.support.in_memory_attempt import InMemoryAttempt
@@ -128,7 +129,7 @@ def stripe_error(
     options = with_new_idempotency_key("test")
     with pytest.raises(ProviderError) as caught:
         stripe_client.send(
-            UnlimitedPermits(),
+            UnlimitedPermits(may_write=True),
             operation,
             "update it",
             lambda: stripe_client.v1.customers.update("cus_1", {"name": "n"}, options),

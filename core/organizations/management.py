@@ -1,0 +1,43 @@
+"""Whether an organization is observed or managed, and the change of its mode.
+
+An observed organization is read and compared, and nothing is written at a provider. It is observed as a whole: who is
+adopted at one provider only could be charged by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import update
+
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Management, Organization
+from core.events import outbox
+from core.events.event_types import ChangeContext
+from core.organizations import links
+
+
+def is_observed(organization: Organization, its_links: Iterable[BillingLink], installation: Management) -> bool:
+    """``its_links``: both. ``installation``: the mode of organizations without one of their own (``MANAGEMENT``)."""
+    mode = organization.management or installation
+    return mode == "observe" or any(link.ownership == "theirs" for link in its_links)
+
+
+def set_mode(change: ChangeContext, organization: Organization, mode: Management) -> bool:
+    """Set the organization's own mode, which wins over the installation's. The caller has locked the organization.
+
+    Both links are read anew, and compared with the providers. An attempt that runs loses its lease, so it sends nothing
+    that it has not sent yet. Returns False, and changes nothing, if it has this mode already.
+    """
+    if organization.management == mode:
+        return False
+    organization.management = mode
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == organization.id)
+        .values(generation=BillingLink.generation + 1, checks_requested=BillingLink.checks_requested + 1)
+        .execution_options(synchronize_session=False)
+    )
+    links.mark_for_sync(change, organization, "management")
+    outbox.record(change, "organization.management_changed", organization.id, {"management": mode})
+    return True

@@ -1,0 +1,95 @@
+"""The steps that an observed link would take, as sentences, and what they would change in what somebody pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from core.ports.minor_units import amount_text
+from core.ports.planned import PlannedPrice, PlannedStep, StepKind
+from core.ports.spec import PROVIDER_NAMES, Provider
+from core.reconcile.observation import Observation
+
+_TEMPLATES: Final[Mapping[StepKind, str]] = {
+    "create_customer": "create a customer in {name}",
+    "update_customer": "update the customer {subject} in {name}: {fields}",
+    "set_payer": "let Lago charge {payer}{payer_before}",
+    "create_subscription": "create a subscription on {after} in {name}",
+    "change_plan": "change the subscription {subject} in {name} from {before} to {after} now",
+    "schedule_plan": "schedule {after} after {before} for the subscription {subject} in {name} {day}",
+    "cancel_scheduled_plan": "cancel the change of the subscription {subject} in {name} from {after} to {before}",
+    "change_collection": "change how the invoices of {subject} in {name} are paid: {after}",
+    "end_subscription": "end the subscription {subject} in {name}",
+    "credit_unused_time": "credit unused time on the invoice {subject} in {name}",
+    "write_marks": "write our metadata to {subject} in {name}",
+    "remove_marks": "remove our metadata from {subject} in {name}",
+}
+
+
+def sentences(provider: Provider, observation: Observation) -> list[str]:
+    """One for each step, then the problem. Without either: that nothing would be done."""
+    lines = [_sentence(provider, step) for step in observation.steps]
+    if observation.problem is not None:
+        end = "an operator decides" if observation.problem.is_conflict else "the link is parked"
+        lines.append(f"then {end}: {observation.problem.message}" if lines else f"{end}: {observation.problem.message}")
+    return lines or ["nothing"]
+
+
+def _sentence(provider: Provider, step: PlannedStep) -> str:
+    day = f"on {step.effective_at:%Y-%m-%d}" if step.effective_at is not None else "at the end of the period"
+    text = _TEMPLATES[step.kind].format(
+        name=PROVIDER_NAMES[provider],
+        subject=step.object_id or "that is created",
+        fields=", ".join(step.fields),
+        before=step.before,
+        after=step.after,
+        payer=step.after or "the Stripe customer that is created",
+        payer_before=f", not {step.before}" if step.before is not None else "",
+        day=day,
+    )
+    repeat = "; this was sent before and has no answer" if step.is_repeat else ""
+    return f"{text}{_money(step)}{repeat}"
+
+
+def _money(step: PlannedStep) -> str:
+    before, after = _price_text(step.price_before), _price_text(step.price_after)
+    if before is not None and after is not None:
+        return f": {before} → {after}"
+    return f": {after or before}" if after or before else ""
+
+
+def _price_text(price: PlannedPrice | None) -> str | None:
+    if price is None:
+        return None
+    if price.amount is None or price.currency is None:
+        return "an amount that is not known"
+    return f"{amount_text(price.amount, price.currency)} {price.interval or ''}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyChange:
+    """What is paid for one interval in one currency before and after the steps that are counted. In minor units."""
+
+    currency: str
+    interval: str
+    before: int
+    after: int
+
+
+def money_changes(steps: Iterable[PlannedStep]) -> list[MoneyChange]:
+    """Of the steps whose amounts are known, without credits. A create has no amount before, an end none after."""
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
+    for step in steps:
+        if step.kind == "credit_unused_time":
+            continue
+        for price, is_after in ((step.price_before, False), (step.price_after, True)):
+            if price is None or price.amount is None or price.currency is None:
+                continue
+            key = (price.currency, price.interval or "")
+            before, after = totals.get(key, (0, 0))
+            totals[key] = (before, after + price.amount) if is_after else (before + price.amount, after)
+    return [
+        MoneyChange(currency=currency, interval=interval, before=before, after=after)
+        for (currency, interval), (before, after) in sorted(totals.items())
+    ]

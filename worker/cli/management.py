@@ -1,0 +1,109 @@
+"""Commands of observe mode: an organization's own mode, and the report of what would be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import typer
+
+from core.common.clock import utc_now
+from core.db.models.organizations import Management
+from core.events.event_types import ChangeContext
+from core.organizations import management
+from core.ports.minor_units import amount_text
+from core.ports.planned import PlannedStep
+from core.ports.spec import PROVIDER_NAMES
+from core.reporting import observed, planned_changes
+from core.reporting.observed import ObservedOrganization
+from worker.cli import cause, descriptions, output, resources, stored_change
+from worker.cli.exit_codes import UsageError
+from worker.config import settings as settings_of
+
+OrgsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="ORG", help="Ids, beginnings of ids, or exact names.")
+]
+
+
+def observe(*, orgs: OrgsArgument = None) -> None:
+    """Only observe organizations: read and compare, and write nothing at a provider.
+
+    What is being sent is not sent again, and `management report` shows what would be.
+    """
+    _set_mode("observe", orgs)
+
+
+def manage(*, orgs: OrgsArgument = None) -> None:
+    """Manage organizations: make the providers match, also where MANAGEMENT is observe.
+
+    What an import or `set-customer-id` brought stays observed until it is adopted.
+    """
+    _set_mode("manage", orgs)
+
+
+def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> None:
+    """Show what would be written for each observed organization, and what it would change in what is paid.
+
+    JSON: {"installation": mode, "organizations": [{"org_id", "name", "mode", "theirs": [provider], "without_answer":
+    [provider], "observations": {provider: {"version", "steps": [{"kind", "object_id", "fields", "before", "after",
+    "price_before": {"amount", "currency", "interval"} or null, "price_after", "at_period_end", "effective_at",
+    "is_repeat"}], "problem": {"kind", "code", "message"} or null} or null if it was not read yet}}], "money":
+    [{"currency", "interval", "before", "after"}]}. Amounts are in minor units.
+    """
+    settings = settings_of.read()
+    with resources.open_database(settings) as database, database.read() as session:
+        ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
+        found = list(observed.observed_organizations(session, settings.management, ids))
+    money = planned_changes.money_changes(_steps(found))
+    if as_json:
+        output.show_json({"installation": settings.management, "organizations": found, "money": money})
+        return
+    output.show(f"MANAGEMENT={settings.management}. Organizations that are observed: {len(found)}.")
+    for each in found:
+        output.show("", f"{each.name}  {each.org_id}", *_lines(each))
+    for change in money:
+        before, after = (amount_text(amount, change.currency) for amount in (change.before, change.after))
+        output.show("", f"All steps together, {change.interval}: {before} → {after}")
+
+
+def _set_mode(mode: Management, orgs: list[str] | None) -> None:
+    if not orgs:
+        message = (
+            f"name the organizations; for all that have no mode of their own, set MANAGEMENT={mode} for every process "
+            "and restart them"
+        )
+        raise UsageError(message)
+    settings = settings_of.read()
+    with resources.open_database(settings) as database:
+        with database.read() as session:
+            ids = [descriptions.find_organization(session, each).id for each in orgs]
+        for org_id in ids:
+            with database.write() as session:
+                organization = descriptions.lock_organization(session, org_id)
+                change = ChangeContext(session, utc_now(), cause.of_command("management"))
+                is_changed = management.set_mode(change, organization, mode)
+            output.show(f"{org_id}: {mode}." if is_changed else f"{org_id}: {mode} already. Nothing was changed.")
+    output.show(*stored_change.lines(settings))
+
+
+def _steps(organizations: Iterable[ObservedOrganization]) -> Iterator[PlannedStep]:
+    for organization in organizations:
+        for observation in organization.observations.values():
+            yield from observation.steps if observation is not None else ()
+
+
+def _lines(organization: ObservedOrganization) -> Iterator[str]:
+    for provider, observation in organization.observations.items():
+        name = PROVIDER_NAMES[provider]
+        if observation is None:
+            yield f"  {name}: not read yet"
+            continue
+        for sentence in planned_changes.sentences(provider, observation):
+            yield f"  {name}: {sentence}"
+    for provider in organization.without_answer:
+        yield (
+            f"  {PROVIDER_NAMES[provider]}: a request that was sent before has no answer. It is not sent again while "
+            "the organization is observed"
+        )
+    if organization.theirs:
+        yield "  what it has there is not ours: adopt it first"
