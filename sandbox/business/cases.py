@@ -191,6 +191,19 @@ def _stripe_with_a_payer_in_lago(draft: BusinessDraft, one: BusinessCustomer) ->
     draft.stripe_subscription(one, "professional")
 
 
+def _stripe_with_a_customer_in_lago(draft: BusinessDraft, one: BusinessCustomer) -> None:
+    customer_id, lago_id = draft.stripe_customer(one), draft.new_lago_id()
+    draft.organization(one, "professional", stripe_customer_id=customer_id, lago_customer_id=lago_id)
+    draft.lago_customer(one, lago_id=lago_id)
+    draft.stripe_subscription(one, "professional")
+
+
+def _stripe_with_the_same_plan_in_lago(draft: BusinessDraft, one: BusinessCustomer) -> None:
+    """Lago measures usage there, and charges nobody."""
+    _stripe_with_a_customer_in_lago(draft, one)
+    draft.lago_subscription(one, "professional")
+
+
 def _stripe_at_a_former_price(draft: BusinessDraft, one: BusinessCustomer) -> None:
     draft.organization(one, "professional", stripe_customer_id=draft.stripe_customer(one))
     draft.stripe_subscription(one, "former")
@@ -383,7 +396,9 @@ CASES: Final = (
     _case(15, _stripe_with_our_marks, clear=True),
     _case(40, _stripe_alone, clear=True),
     _case(10, _stripe_by_invoice, clear=True),
-    _case(15, _stripe_with_a_payer_in_lago, clear=True),
+    _case(3, _stripe_with_a_payer_in_lago, clear=False),
+    _case(15, _stripe_with_a_customer_in_lago, clear=True),
+    _case(15, _stripe_with_the_same_plan_in_lago, clear=True),
     _case(10, _stripe_at_a_former_price, clear=True),
     _case(8, _stripe_with_a_coupon, clear=True),
     _case(2, _stripe_with_a_coupon_of_the_customer, clear=True),

@@ -1,4 +1,4 @@
-"""What the truth about the business says of a table, of the links, and of both accounts.
+"""What the truth about the business says of a table and of the links.
 
 Each function returns what it found, in sentences; none means that everything is as it must be.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
 from sqlalchemy import select
 
@@ -19,8 +18,6 @@ from core.db.models.billing_links import BillingLink
 from core.ports.spec import Provider
 from sandbox.business.seeded import Business, BusinessCustomer
 
-Document = Mapping[str, Any]
-MARK_PREFIX: Final = "billing_sync_"
 ADOPTING: Final = frozenset({"adopt", "adopt-keep-price"})
 LEFT: Final = frozenset({"skip", "conflict"})
 
@@ -105,7 +102,7 @@ def left_although_clear(business: Business, identities: Iterable[AdoptedIdentity
 
 
 def badly_listed(business: Business, rows: Iterable[AdoptionRow]) -> Iterator[str]:
-    """Each customer is in one row; each doubtful one in rows that are left, with their reasons."""
+    """Each clear customer is in one row that adopts it; each other one in rows that are left, with their reasons."""
     by_customer: dict[tuple[Provider, str], list[AdoptionRow]] = {}
     by_organization: dict[str, list[AdoptionRow]] = {}
     for row in rows:
@@ -123,57 +120,6 @@ def badly_listed(business: Business, rows: Iterable[AdoptionRow]) -> Iterator[st
             expected = ADOPTING if one.is_clear else LEFT
             if row.action not in expected or not row.reason:
                 yield f"{one.case}: {row.action} because {row.reason!r}"
-    yield from (f"{key} is in {len(found)} rows" for key, found in by_customer.items() if len(found) > 1)
-
-
-# --- both accounts
-
-Kind = Literal["customers", "subscriptions", "prices", "plans", "invoices", "charges"]
-
-
-def changed_objects(before: Document, after: Document, *, with_marks: bool) -> Iterator[str]:
-    """What was there before and is not as it was. ``with_marks``: our metadata counts as a change, too."""
-    for place, key in (
-        *((("stripe", noun), "id") for noun in ("customers", "subscriptions", "products", "prices")),
-        *((("lago", noun), "lago_id") for noun in ("customers", "subscriptions", "plans")),
-        (("invoices",), "id"),
-        (("credit_notes",), "id"),
-    ):
-        then, now = (
-            {each[key]: each if with_marks else _unmarked(each) for each in _at(state, place)}
-            for state in (before, after)
-        )
-        for object_id, document in then.items():
-            if now.get(object_id) != document:
-                yield f"{'.'.join(place)} {object_id}: {_difference(document, now.get(object_id))}"
-
-
-def new_objects(before: Document, after: Document, *place: str, key: str = "id") -> list[Document]:
-    known = {each[key] for each in _at(before, place)}
-    return [each for each in _at(after, place) if each[key] not in known]
-
-
-def _at(state: Document, place: tuple[str, ...]) -> list[Document]:
-    found: Any = state
-    for name in place:
-        found = found[name]
-    return list(found)
-
-
-def _unmarked(document: Document) -> Document:
-    metadata = document.get("metadata")
-    if not isinstance(metadata, dict):
-        return document
-    return {**document, "metadata": {name: value for name, value in metadata.items() if MARK_PREFIX not in name}}
-
-
-def _difference(then: Document, now: Document | None) -> str:
-    if now is None:
-        return "it is gone"
-    return ", ".join(f"{name}: {then.get(name)} -> {now.get(name)}" for name in now if then.get(name) != now.get(name))
-
-
-def identities_at(database: Database) -> list[AdoptedIdentity]:
-    """Of a database that is closed afterwards."""
-    with closing(database):
-        return adopted(database)
+    for customer, found in by_customer.items():
+        if len(found) > 1 and any(row.action in ADOPTING for row in found):
+            yield f"{customer} is in {len(found)} rows, one of which is adopted"

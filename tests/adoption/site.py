@@ -6,9 +6,11 @@ A command can be killed at a request that it makes. Every request that could wri
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,8 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from core.adoption.row import AdoptionRow
+from core.adoption.table import read_table
 from core.db.database import Database
 from core.db.models.providers import ProviderStatus
 from core.predecessor.files import FilePosition, OldOrganization, write_members, write_organizations
@@ -28,10 +32,13 @@ from sandbox.business.seeded import PAYMENT_PROVIDER_CODE, Business, BusinessOrg
 from sandbox.client import SandboxClient
 from sandbox.http import Exchange
 from sandbox.server import Sandbox
+from tests.adoption import judge
+from tests.adoption.judge import AdoptedIdentity
 
 PROGRAM: Final = Path(sys.executable).parent / "billing-sync"
 COMMAND_MAX_SECONDS: Final = 900
 RATES: Final = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
+MAX_REQUESTS_BETWEEN_KILLS: Final = 250
 HIGH_RATE: Final = "100000"
 PLACE: Final = FilePosition("the business", 0, 0)
 
@@ -65,6 +72,7 @@ class AdoptionSite:
     watch: RequestWatch
     environment: dict[str, str]
     business: Business = field(init=False)
+    kill_points: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311  # repeats the same kills
 
     @property
     def database_url(self) -> str:
@@ -105,6 +113,46 @@ class AdoptionSite:
             self.watch.kill_at = None
         assert status in {0, 1, -signal.SIGKILL}, f"{' '.join(arguments)}: exit code {status}\n{output}{errors}"
         return status == -signal.SIGKILL
+
+    def run_with_kills(self, *arguments: str) -> int:
+        """Run a command until it ends by itself, killed again and again. Returns how often it was killed."""
+        kills = 0
+        while self.run_until_killed(*arguments, at_request=self.kill_points.randint(1, MAX_REQUESTS_BETWEEN_KILLS)):
+            kills += 1
+        return kills
+
+    @contextmanager
+    def another_database(self) -> Iterator[AdoptionSite]:
+        """An empty one beside the same two accounts."""
+        with tempfile.TemporaryDirectory(prefix="billing-sync-adoption-") as name:
+            folder = Path(name)
+            (folder / "plans.toml").write_text(PLANS_TOML)
+            other = AdoptionSite(
+                folder=folder,
+                sandbox=self.sandbox,
+                url=self.url,
+                watch=self.watch,
+                environment=environment_of(folder, self.url),
+            )
+            other.business = self.business
+            other.copy_database_id(self.database_id())
+            yield other
+
+    def copy_database_id(self, database_id: str) -> None:
+        """So that the marks that are ours are ours there, too."""
+        self.run("db", "upgrade")
+        with closing(self.open_database()) as database, database.write() as session:
+            session.execute(update(ProviderStatus).values(database_id=database_id))
+
+    def read_table(self, name: str) -> list[AdoptionRow]:
+        return read_table(self.folder / name)
+
+    def identities(self) -> list[AdoptedIdentity]:
+        with closing(self.open_database()) as database:
+            return judge.adopted(database)
+
+    def writes_since(self, count: int) -> list[str]:
+        return self.watch.writes[count:]
 
     def _run(self, *arguments: str) -> tuple[int, str, str]:
         with subprocess.Popen(
