@@ -32,7 +32,7 @@ class Sleep(Protocol):
     def __call__(self, seconds: float, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # with slots, an alias of this generic class cannot be called
 class LowPriorityReader(Generic[ReaderT]):
     """``readers``: of the providers that are to be read. ``purpose``: who reads, for the rate limiter."""
 

@@ -280,7 +280,13 @@ _add(
     "Repair what a drift report lists as repairable, with exactly the requests it lists.",
 )
 
-plan_commands = _group("plans", "Compare the plan catalog with the providers' prices.", PANEL_RUN)
+plan_commands = _group("plans", "The plan catalog, and the prices at both providers.", PANEL_RUN)
+_add(
+    plan_commands,
+    "discover",
+    ("plan_discovery", "discover"),
+    "Propose a plans.toml from the prices and plans that are in use at Lago and Stripe.",
+)
 _add(
     plan_commands,
     "check",

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from sqlalchemy import func, select
 
@@ -29,6 +28,7 @@ from core.reconcile.account_guard import WrongAccountError
 from worker.cli import descriptions, exit_codes, output
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
+from worker.cli.progress import OnProgress, progress_bar
 from worker.cli.worker_runtime import open_worker_runtime
 
 EXIT_DRIFT_FOUND = 2
@@ -52,8 +52,6 @@ _STAGES_WITH_TOTAL: tuple[DriftStage, ...] = (
     "organizations",
 )
 
-OnProgress = Callable[[str, int, int | None], None]
-
 
 def check(*, as_json: output.JsonOption = False) -> None:
     """Compare both providers with the desired state; writes nothing to them.
@@ -66,7 +64,7 @@ def check(*, as_json: output.JsonOption = False) -> None:
     "advice", "our_write", "their_write"}], "repairs": [{"provider", "customer", "subscription", "calls"}]}]}
     """
     with open_worker_runtime() as runtime:
-        with _progress() as on_progress, _failures_as_messages():
+        with progress_bar() as on_progress, _failures_as_messages():
             report = DriftDetector.for_reconciler(runtime.reconciler).check(
                 _check_progress(runtime.database, on_progress)
             )
@@ -94,7 +92,7 @@ def repair(
     """
     with open_worker_runtime() as runtime:
         report = _find_report(runtime.database, report_id)
-        with _progress() as on_progress, _failures_as_messages():
+        with progress_bar() as on_progress, _failures_as_messages():
             runtime.reconciler.account_guard.confirm()
             on_inspected = _repair_progress(on_progress, "inspecting again", report)
             on_repaired = _repair_progress(on_progress, "repairing", report)
@@ -133,24 +131,6 @@ def _find_report(database: Database, id_prefix: str) -> DriftReport:
         message = f"{problem}; `billing-sync drift check` creates one and prints its id"
         raise UsageError(message)
     return found[0]
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """A progress bar on standard error, if that is a terminal."""
-    console = output.stderr_console()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda activity, done, total: bar.update(task, description=activity, completed=done, total=total)
 
 
 def _check_progress(database: Database, on_progress: OnProgress) -> Callable[[DriftStage, int], None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -14,16 +17,22 @@ from core.db.database import Database
 from core.flow_control.rate_limiter import LocalRateLimiter, ProviderRateLimits, RateLimit, RateLimiter
 from core.flow_control.request_gate import RequestGates
 from core.ports.errors import RejectedError
+from core.ports.inventory import Inventory
 from core.ports.provider import BillingProvider
 from core.ports.spec import Provider
 from core.reconcile.account_guard import AccountGuard
+from core.reconcile.low_priority_reader import LowPriorityReader
 from core.reconcile.reconciler import Reconciler
 from core.webhooks.dispatcher import Dispatcher, PerEndpointSlots
 from core.webhooks.signing import Signer
+from providers.lago.client import LagoClient
+from providers.lago.inventory import LagoInventory
 from providers.lago.minor_units import LAGO_UNITS
 from providers.lago.provider import LagoProvider
 from providers.outbound_webhooks.http import WebhookHttpSender
+from providers.stripe.client import StripeClient
 from providers.stripe.collection import CollectionPolicy
+from providers.stripe.inventory import StripeInventory
 from providers.stripe.minor_units import STRIPE_UNITS
 from providers.stripe.provider import StripeProvider
 from tasks.base import Runtime
@@ -160,19 +169,12 @@ def open_stripe_and_lago(
     settings: Settings, plans: Catalog, call_seconds: float
 ) -> tuple[StripeProvider, LagoProvider]:
     """Raises as ``open_providers`` does."""
-    stripe_key, stripe_url = settings.stripe_secret_key, settings.stripe_api_base
-    lago_key, lago_url = settings.lago_api_key, settings.lago_api_url
-    if stripe_key is None or stripe_url is None or lago_key is None or lago_url is None:
-        message = (
-            "no provider is configured: set STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY and LAGO_API_URL, "
-            "or run `billing-sync up`, which starts its own sandbox"
-        )
-        raise SettingsError(message)
+    access = _provider_access(settings)
     _refuse_lago_without_payer(settings, plans)
     _refuse_different_units(settings, plans)
     stripe = StripeProvider(
-        stripe_key.get_secret_value(),
-        stripe_url,
+        access.stripe_key,
+        access.stripe_url,
         ending=plans.ending,
         collection=CollectionPolicy(
             method=settings.stripe_collection_method, days_until_due=settings.stripe_days_until_due
@@ -182,8 +184,8 @@ def open_stripe_and_lago(
         may_write=settings.management == "manage",
     )
     lago = LagoProvider(
-        lago_url,
-        lago_key.get_secret_value(),
+        access.lago_url,
+        access.lago_key,
         payment_provider_code=settings.lago_connection,
         payment_methods=settings.payment_methods,
         billing_entity_code=settings.lago_billing_entity_code,
@@ -192,6 +194,48 @@ def open_stripe_and_lago(
         may_write=settings.management == "manage",
     )
     return stripe, lago
+
+
+@contextmanager
+def open_inventory_reader(settings: Settings, purpose: str) -> Iterator[LowPriorityReader[Inventory]]:
+    """Reads both accounts, also where there is no plan catalog yet. Raises ``SettingsError``."""
+    access = _provider_access(settings)
+    stripe = StripeClient(access.stripe_key, access.stripe_url, WORKER_CALL_SECONDS, settings.stripe_context)
+    lago = LagoClient(access.lago_url, access.lago_key, WORKER_CALL_SECONDS)
+    rate_limiter = open_rate_limiter(settings)
+    inventories: dict[Provider, Inventory] = {"stripe": StripeInventory(stripe), "lago": LagoInventory(lago)}
+    try:
+        yield LowPriorityReader(readers=inventories, purpose=purpose, gates=RequestGates(rate_limiter))
+    finally:
+        stripe.close()
+        lago.close()
+        if isinstance(rate_limiter, RedisRateLimiter):
+            rate_limiter.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProviderAccess:
+    stripe_key: str = field(repr=False)
+    stripe_url: str
+    lago_key: str = field(repr=False)
+    lago_url: str
+
+
+def _provider_access(settings: Settings) -> _ProviderAccess:
+    stripe_key, stripe_url = settings.stripe_secret_key, settings.stripe_api_base
+    lago_key, lago_url = settings.lago_api_key, settings.lago_api_url
+    if stripe_key is None or stripe_url is None or lago_key is None or lago_url is None:
+        message = (
+            "no provider is configured: set STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY and LAGO_API_URL, "
+            "or run `billing-sync up`, which starts its own sandbox"
+        )
+        raise SettingsError(message)
+    return _ProviderAccess(
+        stripe_key=stripe_key.get_secret_value(),
+        stripe_url=stripe_url,
+        lago_key=lago_key.get_secret_value(),
+        lago_url=lago_url,
+    )
 
 
 def _refuse_lago_without_payer(settings: Settings, plans: Catalog) -> None:
